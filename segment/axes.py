@@ -1,0 +1,22 @@
+"""The letters of the axes, and what a head's channels mean; checked once, where arrays enter.
+
+N images, C channels, H rows, W columns, K classes, T draws, M images in one statistics mini-batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Head = Literal["softmax", "sigmoid", "multilabel"]
+"""softmax: K >= 2 channels, one class a pixel; sigmoid: 1 channel, two classes; multilabel: K labels, each on its own."""
+
+HEADS: tuple[Head, ...] = ("softmax", "sigmoid", "multilabel")
+
+
+def classes_of(head: Head, outputs: int) -> int:
+    """K, the number of probabilities a pixel gets from that many logits.
+
+    >>> classes_of("sigmoid", 1), classes_of("softmax", 11), classes_of("multilabel", 3)
+    (2, 11, 3)
+    """
+    return 2 if head == "sigmoid" else outputs

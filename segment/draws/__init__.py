@@ -1,0 +1,1 @@
+"""Draws: seeded mini-batches, their statistics, the bank."""

@@ -1,0 +1,73 @@
+"""Every refusal of the project, one tree under SegmentError.
+
+A message says what was asked, what is wrong and what to do. `exit_code` is what the command line ends with.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SegmentError(Exception):
+    """The root: a caller who catches this has caught every refusal made on purpose."""
+
+    exit_code = 2
+
+
+class WrongUse(SegmentError):
+    """An argument, option, card or settings file asks for something that cannot be."""
+
+
+class MissingExtra(WrongUse):
+    """A feature needs an optional package; the message names the extra to install."""
+
+
+class ModelRefused(SegmentError):
+    """The network, its weights or its outputs cannot be used as asked."""
+
+    exit_code = 3
+
+
+class UnknownNetwork(ModelRefused):
+    """No network is called that."""
+
+
+class WeightsRefused(ModelRefused):
+    """A weights file is missing, unsafe, altered or made for another network."""
+
+
+class NoBatchNorm(ModelRefused):
+    """The network has no batch normalisation to draw from."""
+
+
+class BankRefused(ModelRefused):
+    """A bank is damaged, or was made for another network, preprocessing or layer list."""
+
+
+class ImageUnreadable(SegmentError):
+    """One file does not decode as an image (or label); the others of its folder are not touched by it."""
+
+    exit_code = 1
+
+
+class PredictionFailed(SegmentError):
+    """The network gave no usable output for one image: not finite, or of another shape than promised."""
+
+    exit_code = 1
+
+
+class OutOfMemory(SegmentError):
+    """Even the smallest plan does not fit; the message tells the number needed."""
+
+    exit_code = 4
+
+
+def near(asked: str, known: Iterable[str]) -> str:
+    """A hint " Near: 'x'." for a misspelt name, or nothing.
+
+    >>> near("unet_resnet43", ["toy", "unet_resnet34"])
+    " Near: 'unet_resnet34'."
+    """
+    close = difflib.get_close_matches(asked, list(known), n=1)
+    return f" Near: {close[0]!r}." if close else ""

@@ -1,0 +1,1 @@
+"""The paper's tables and figures, and the training of the shipped network."""

@@ -1,0 +1,1 @@
+"""Files and arrays: decode, find, prepare, tile, generate."""

@@ -1,0 +1,43 @@
+"""What a network expects of its input, and how its training changed it: values only.
+
+Must not know how an image is decoded, nor any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """From decoded pixels (H W 3, 0..255) to what the network was trained on.
+
+    scale: the pixel value that becomes 1.0 before mean and std (255: divide by 255; 1: keep 0..255)
+    mean, std: one number a channel, in units after `scale`; empty: none
+    channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma)
+    stride: height and width are padded (bottom, right) to a multiple of it, and the maps cropped back
+    pad: "reflect" (without repeating the edge; "edge" where the image is too small for it), "edge" or "zero"
+    white: the raw value of a 16-bit file that means white (65535, or 4095 for 12-bit data); None refuses 16-bit files
+    """
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    stride: int = 1
+    pad: Literal["reflect", "edge", "zero"] = "reflect"
+    white: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """How a training mini-batch looked.
+
+    batch: M, images in one
+    transforms: albumentations by name and arguments, in order, on H W 3 uint8: ({"name": "HorizontalFlip", "p": 0.5}, ...)
+    """
+
+    batch: int
+    transforms: tuple[Mapping[str, Any], ...] = ()

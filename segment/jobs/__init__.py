@@ -1,0 +1,1 @@
+"""One folder run each: fit, predict, evaluate."""

@@ -1,0 +1,1 @@
+"""Networks: what they expect, how they load, where their BN layers are."""

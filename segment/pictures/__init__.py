@@ -1,0 +1,1 @@
+"""Arrays to pictures: palettes, heat maps, overlays, sheets."""

@@ -1,0 +1,1 @@
+"""Passes of a network under draws, and the estimate they give."""

@@ -1,0 +1,1 @@
+"""Streaming, mergeable scores over a data set."""

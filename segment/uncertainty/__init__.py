@@ -1,0 +1,1 @@
+"""Pure: moments over draws and the measures made of them."""
