@@ -1,0 +1,207 @@
+"""A map of numbers as colours on one fixed scale, and the legend that says which number a colour is.
+
+Must not know the image, nor other images' values: a colour depends on the value alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.axes import Head
+from segment.errors import WrongUse, near
+from segment.pictures.lettering import BOLD, INK, Picture, rising, shortened, width_of, write
+
+COLOURS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
+COLOURS["cividis"] = cv2.COLORMAP_CIVIDIS
+"""Maps whose lightness only rises, close to evenly: they read the same in grey and to colour-blind eyes."""
+
+ABSENT = (128, 128, 128)
+"""Painted where there is no number (NaN); none of the colour maps holds it."""
+
+PAPER = (255, 255, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a measure's colours mean, the same for every image of a run.
+
+    title, unit: for people ("predictive entropy", "nats"); unit is empty for a probability
+    high: the value of the last colour, what lies above is shown in it
+    bound: the largest value the measure can take; legends write the top number as "≥" where it is above `high`
+    """
+
+    title: str
+    unit: str
+    high: float
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.high) and self.high > 0):
+            raise WrongUse(f"A heat map's maximum is a number above 0, not {self.high}.")
+
+
+def _entropy(classes: int) -> float:
+    return math.log(classes)
+
+
+def _doubt(classes: int) -> float:
+    return 1 - 1 / classes
+
+
+def _of_a_probability(classes: int) -> float:
+    return (1 - 1 / classes) / classes
+
+
+# title, unit, K -> largest value, shown up to (None: the largest value)
+MEASURES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
+    "predictive_entropy": ("predictive entropy", "nats", _entropy, None),
+    "expected_entropy": ("expected entropy", "nats", _entropy, None),
+    "mutual_information": ("mutual information", "nats", _entropy, None),
+    "variance": ("variance", "", _of_a_probability, 0.02),  # its bound would paint every map black
+    "predicted_std": ("std of the predicted class", "", lambda _: 0.5, None),
+    "one_minus_max": ("1 − largest probability", "", _doubt, None),
+    "margin": ("1 − margin", "", lambda _: 1.0, None),
+    "variation_ratio": ("variation ratio", "", _doubt, None),
+    "standard_error": ("Monte Carlo standard error", "", lambda _: math.sqrt(0.5), 0.1),
+}
+
+
+def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | None = None) -> Scale:
+    """The run-wide scale of a measure for K classes; `high` replaces the default maximum.
+
+    A sigmoid head has two classes; a multi-label head's measures are means over two-class problems.
+    Bounds: ln K for entropies, (1 - 1/K)/K for the variance; the standard error's sqrt(1/2) holds for any weights.
+
+    >>> round(scale_of("predictive_entropy", 11).high, 3), scale_of("variance", 11).high
+    (2.398, 0.02)
+    """
+    if measure not in MEASURES:
+        raise WrongUse(f"No measure is called {measure!r}.{near(measure, MEASURES)} Known: {', '.join(MEASURES)}.")
+    title, unit, bound_of, shown = MEASURES[measure]
+    bound = bound_of(classes if head == "softmax" else 2)
+    default = bound if shown is None else min(shown, bound)
+    return Scale(title=title, unit=unit, high=default if high is None else high, bound=bound)
+
+
+def heatmap(
+    values: NDArray[np.floating], *, high: float, low: float = 0.0, colours: str = "inferno"
+) -> Picture:  # H W -> H W 3
+    """Each value's colour on the scale low..high; beyond it the end colours, ABSENT where the value is NaN.
+
+    Error: half of one of 256 steps, (high - low) / 510.
+
+    >>> heatmap(np.array([[0.0, 9.0, np.nan]]), high=1.0).tolist()
+    [[[0, 0, 4], [252, 255, 164], [128, 128, 128]]]
+    """
+    if colours not in COLOURS:
+        raise WrongUse(f"No colour map is called {colours!r}.{near(colours, COLOURS)} Known: {', '.join(COLOURS)}.")
+    if not (math.isfinite(high) and math.isfinite(low) and high > low):
+        raise WrongUse(f"A heat map's scale must rise: its ends are {low} and {high}.")
+    known = np.isfinite(values) | np.isinf(values)
+    steps = (np.where(known, values, low) - low) * (255 / (high - low))
+    table = ramp(colours)
+    picture = table[np.clip(np.rint(steps), 0, 255).astype(np.uint8)]
+    if not known.all():
+        picture[~known] = ABSENT
+    return picture
+
+
+def ramp(colours: str) -> Picture:  # -> 256 3
+    """The 256 colours of a map, lowest value first."""
+    grey = np.arange(256, dtype=np.uint8)[None]
+    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOURS[colours])[0, :, ::-1])
+
+
+def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str]]:
+    """Round numbers from low up to, but not too near, high; high itself is written at the end of the bar.
+
+    >>> [text for _, text in ticks(2.398)], [text for _, text in ticks(0.02)]
+    (['0', '0.5', '1.0', '1.5', '2.0'], ['0', '0.005', '0.010', '0.015'])
+    """
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most)
+    first = math.ceil(low / step - 1e-9)
+    marks = [(first + index) * step for index in range(most + 2)]
+    decimals = next(places for places in range(99) if math.isclose(step, round(step, places)))
+    written = f".{decimals}f" if step >= 1e-4 else ".0e"
+    return [(mark, f"{mark:{written}}" if mark else "0") for mark in marks if mark < high - 0.6 * step]
+
+
+def legend(
+    length: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
+) -> Picture:  # -> length x about 6 * size, 3
+    """An upright bar, lowest value at the foot, with numbers and the measure's name, as a strip `length` pixels high.
+
+    length: at least 10 * size and what the name needs, else the strip is that high
+    size: of the letters, pixels
+    """
+    turned = rising(_title(scale), size, BOLD)
+    length = max(length, 10 * size, turned.shape[0])
+    bar, gap = size, size // 2
+    top, foot = size, length - size
+    marks = [*ticks(scale.high, low), (scale.high, _top(scale))]
+    wide = max(width_of(text, size) for _, text in marks)
+    left = gap + bar + size  # where the numbers begin
+    strip = np.full((length, left + wide + gap + turned.shape[1] + gap // 2, 3), PAPER, np.uint8)
+    rows = np.linspace(255, 0, foot - top).round().astype(np.uint8)
+    strip[top:foot, gap : gap + bar] = ramp(colours)[rows][:, None]
+    cv2.rectangle(strip, (gap, top), (gap + bar - 1, foot - 1), INK, 1)
+    for mark, text in marks:
+        row = round(foot - 1 - (foot - 1 - top) * (mark - low) / (scale.high - low))
+        strip[row, gap + bar : gap + bar + size // 3] = INK
+        write(strip, text, left, row + round(size * 0.36), size=size)
+    x, y = left + wide + gap, (length - turned.shape[0]) // 2
+    strip[y : y + turned.shape[0], x : x + turned.shape[1]] = turned
+    return strip
+
+
+def level_legend(
+    width: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
+) -> Picture:  # -> about 4 * size, width, 3
+    """The same lying down, title above, lowest value at the left."""
+    strip = np.full((4 * size, width, 3), PAPER, np.uint8)
+    write(strip, shortened(_title(scale), size, width, BOLD), 0, size, size=size, weight=BOLD)
+    top, foot, end = round(1.5 * size), round(2.4 * size), width - 1
+    columns = np.linspace(0, 255, width).round().astype(np.uint8)
+    strip[top:foot] = ramp(colours)[columns][None]
+    cv2.rectangle(strip, (0, top), (end, foot - 1), INK, 1)
+    last = _top(scale)
+    free = width - width_of(last, size) - size // 2  # where the top number begins
+    for mark, text in ticks(scale.high, low):
+        column = round(end * (mark - low) / (scale.high - low))
+        left = max(0, column - width_of(text, size) // 2)
+        if left + width_of(text, size) < free:
+            strip[foot : foot + size // 4, column] = INK
+            write(strip, text, left, foot + round(1.25 * size), size=size)
+    write(strip, last, width - width_of(last, size), foot + round(1.25 * size), size=size)
+    return strip
+
+
+def _top(scale: Scale) -> str:
+    return ("≥ " if scale.bound > scale.high * (1 + 1e-6) else "") + f"{scale.high:.3g}"
+
+
+def _title(scale: Scale) -> str:
+    return scale.title + (f", {scale.unit}" if scale.unit else "")
+
+
+def with_legend(heat: Picture, scale: Scale, *, low: float = 0.0, colours: str = "inferno") -> Picture:
+    """The heat map, pixel for pixel in the top left corner, and its legend at the right on white.
+
+    Letters grow with the picture (13 to 52 pixels). Where the picture is lower than the shortest legend that can be
+    read, the legend reaches below it; where it is very tall, the legend ends after 40 lines of its letters.
+    """
+    rows, columns = heat.shape[:2]
+    size = round(min(max(13.0, 13 * math.sqrt(rows * columns) / 600), 52.0))
+    strip = legend(min(rows, 40 * size), scale, low=low, colours=colours, size=size)
+    canvas = np.full((max(rows, strip.shape[0]), columns + strip.shape[1], 3), PAPER, np.uint8)
+    canvas[:rows, :columns] = heat
+    canvas[: strip.shape[0], columns:] = strip
+    return canvas

@@ -1,0 +1,62 @@
+"""Text on a picture: measured, shortened to fit, drawn upright or rising.
+
+Must not know what the words mean. The typefaces are the scalable ones inside OpenCV, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+REGULAR, BOLD = 400, 600
+INK = (28, 30, 36)
+PALE_INK = (110, 114, 124)
+
+
+def width_of(text: str, size: int, weight: int = REGULAR) -> int:
+    """Pixels from the first letter's left to the last one's right.
+
+    >>> width_of("", 14), width_of("road", 14) < width_of("road", 28)
+    (0, True)
+    """
+    if not text:
+        return 0
+    left, _, wide, _ = cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), size, weight)
+    return int(left + wide)
+
+
+def shortened(text: str, size: int, width: int, weight: int = REGULAR) -> str:
+    """The text, or its beginning and end around an ellipsis, so that it fits in so many pixels.
+
+    >>> shortened("city/0001TP_008550", 14, 90)
+    'city/…08550'
+    """
+    kept, shown = len(text), text
+    while kept > 1 and width_of(shown, size, weight) > width:
+        kept -= 1
+        shown = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
+    return shown
+
+
+def write(
+    picture: Picture,  # H W 3, drawn on
+    text: str,
+    x: int,
+    y: int,
+    *,
+    size: int,
+    weight: int = REGULAR,
+    colour: tuple[int, int, int] = INK,
+) -> None:
+    """Draws the text with its left end at x and its letters' feet on row y."""
+    if text:
+        cv2.putText(picture, text, (x, y), colour, cv2.FontFace("sans"), size, weight)
+
+
+def rising(text: str, size: int, weight: int = REGULAR, paper: tuple[int, int, int] = (255, 255, 255)) -> Picture:
+    """The text turned to read from bottom to top, on a strip of its own as long as it needs."""
+    strip = np.full((size + size // 2, width_of(text, size, weight) + 2, 3), paper, np.uint8)
+    write(strip, text, 0, size + size // 8, size=size, weight=weight)
+    return np.ascontiguousarray(np.rot90(strip))

@@ -1,0 +1,69 @@
+"""An image with its class contours and, as a warm glow, where not to trust them.
+
+Must not know a network or a file: three arrays of one size in, a picture of that size out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import WrongUse
+from segment.pictures.palettes import Picture, colour_mask
+
+MILD, STRONG = np.array((255, 190, 40), np.float32), np.array((255, 40, 70), np.float32)
+"""Amber for some doubt, red for the most."""
+
+THICKEST = 0.85
+"""Share of the glow where the doubt is greatest."""
+
+
+def overlay(
+    image: Picture,  # H W 3
+    labels: NDArray[np.integer],  # H W
+    uncertainty: NDArray[np.floating],  # H W
+    *,
+    high: float,
+    palette: Picture,  # K 3
+    low: float = 0.0,
+) -> Picture:  # H W 3
+    """The image, quietened; doubt from amber to red, thicker as it nears `high`; each class outlined in its colour.
+
+    Lines lie inside their class, so both sides of a border show their colour; a rim parts it from the image.
+    The glow depends on the value alone, never on the image's other values; NaN counts as the greatest doubt.
+    """
+    if not image.shape[:2] == labels.shape == uncertainty.shape:
+        raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
+    doubt = np.clip((np.nan_to_num(uncertainty, nan=high) - low) / (high - low), 0, 1).astype(np.float32)[..., None]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    picture = image * np.float32(0.5) + grey * np.float32(0.45)  # half the colour, so that lines and glow stand out
+    glow = (MILD + (STRONG - MILD) * doubt) * (0.6 + grey * np.float32(0.4 / 255))  # what is under it stays readable
+    picture += THICKEST * doubt * (glow - picture)
+    _outline(picture, labels, palette)
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def _outline(picture: NDArray[np.float32], labels: NDArray[np.integer], palette: Picture) -> None:
+    """Draws on the picture; line width 1 up to 600 x 600 pixels or so, then in proportion to the side."""
+    border = np.zeros(labels.shape, np.uint8)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    thick = max(1, round(math.sqrt(labels.size) / 600))
+    line = _widened(border, thick - 1)
+    rim = (_widened(line, (thick + 1) // 2) > 0) & (line == 0)
+    colours = colour_mask(labels[rim][None], palette)[0]
+    pale = colours @ np.array((0.299, 0.587, 0.114)) < 100  # a dark line gets a pale rim, a pale line a dark one
+    picture[rim] = 0.5 * picture[rim] + np.where(pale, 120, 0)[:, None]
+    picture[line > 0] = colour_mask(labels[line > 0][None], palette)[0]
+
+
+def _widened(mask: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+    if by == 0:
+        return mask
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))).astype(np.uint8)

@@ -1,0 +1,101 @@
+"""Class colours: K of them, far apart to the eye, and a label map painted with them.
+
+Must not know a network, a card or a file: labels and colours in, a picture out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import WrongUse
+
+RGB = tuple[int, int, int]
+Picture = NDArray[np.uint8]
+"""H W 3, RGB, 0..255."""
+
+VOID: RGB = (0, 0, 0)
+"""Painted where a label names no class."""
+
+GRID = 24
+"""Levels a channel among which colours are looked for."""
+
+
+def palette(classes: int, given: Sequence[Sequence[int]] = ()) -> Picture:  # -> K 3
+    """K class colours: the first K of `given`, or colours of our own that stay the same whatever K is.
+
+    >>> palette(2, given=[(128, 64, 128), (0, 0, 142), (0, 0, 0)]).tolist()
+    [[128, 64, 128], [0, 0, 142]]
+    >>> bool((palette(3) == palette(20)[:3]).all())
+    True
+    """
+    if classes < 1:
+        raise WrongUse(f"A palette for {classes} classes was asked for; at least 1 is needed.")
+    if not given:
+        return np.resize(_spread(min(classes, 1024)), (classes, 3))  # beyond 1024 nobody tells colours apart: repeat
+    colours = np.asarray(given)
+    if colours.ndim != 2 or colours.shape[1] != 3 or colours.min() < 0 or colours.max() > 255:
+        raise WrongUse("A palette is a list of colours (red, green, blue), each from 0 to 255.")
+    if len(colours) < classes:
+        raise WrongUse(f"The palette names {len(colours)} colours for {classes} classes; give one a class, or none.")
+    return colours[:classes].astype(np.uint8)
+
+
+def colour_mask(labels: NDArray[np.integer], colours: Picture) -> Picture:  # H W, K 3 -> H W 3
+    """Each pixel in its class's colour; VOID where the label is outside 0..K - 1.
+
+    >>> colour_mask(np.array([[1, 255]]), np.array([[9, 9, 9], [1, 2, 3]], np.uint8)).tolist()
+    [[[1, 2, 3], [0, 0, 0]]]
+    """
+    table = np.vstack([colours, np.array([VOID], np.uint8)])
+    known = (labels >= 0) & (labels < len(colours))
+    return table[np.where(known, labels, len(colours)).astype(np.intp)]
+
+
+def oklab(colours: NDArray[np.integer]) -> NDArray[np.float64]:  # ... 3 -> ... 3
+    """SRGB 0..255 as OKLab (lightness 0..1, green-red, blue-yellow), where equal steps look equal.
+
+    Source: Björn Ottosson, "A perceptual color space for image processing", 2020; its published matrices.
+    """
+    srgb = np.asarray(colours, np.float64) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [
+            [0.4122214708, 0.2119034982, 0.0883024619],
+            [0.5363325363, 0.6806995451, 0.2817188376],
+            [0.0514459929, 0.1073969566, 0.6299787005],
+        ]
+    )
+    return np.cbrt(cones) @ np.array(
+        [
+            [0.2104542553, 1.9779984951, 0.0259040371],
+            [0.7936177850, -2.4285922050, 0.7827717662],
+            [-0.0040720468, 0.4505937099, -0.8086757660],
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def _spread(classes: int) -> Picture:  # -> K 3
+    """Colours chosen one by one, each the farthest in OKLab from those before it and from black, white and grey.
+
+    Farthest-first makes a shorter palette the beginning of every longer one.
+    """
+    levels = np.linspace(0, 255, GRID).round().astype(np.int64)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    places = oklab(colours)
+    lightness, chroma = places[:, 0], np.hypot(places[:, 1], places[:, 2])
+    calm = (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.18)  # neither murky nor glaring
+    colours, places = colours[calm], places[calm]
+    distance = np.full(len(colours), np.inf)
+    for taken in oklab(np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128]])):
+        distance = np.minimum(distance, np.linalg.norm(places - taken, axis=1))
+    nearest_blue = int(np.linalg.norm(places - oklab(np.array([60, 120, 216])), axis=1).argmin())
+    chosen = [nearest_blue]
+    while len(chosen) < classes:
+        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    return colours[chosen].astype(np.uint8)
