@@ -7,8 +7,6 @@ Must not know where its weights come from, nor what its classes mean.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +14,10 @@ from torch.nn import functional
 Pair = int | tuple[int, int]
 
 
-def conv_norm_prelu(inputs: int, outputs: int, kernel: Pair, *, padding: Pair = 0, **kwargs: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False, **kwargs)
+def conv_norm_prelu(
+    inputs: int, outputs: int, kernel: Pair, *, stride: int = 1, padding: Pair = 0, dilation: int = 1
+) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.PReLU())
 
 
@@ -103,7 +103,7 @@ class Upsampling(Bottleneck):
         self.main_conv1 = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def unpooled(self, x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C' H W -> N C' 2H 2W
-        main = functional.max_unpool2d(self.main_conv1(x), indices, kernel_size=2, stride=2)
+        main = functional.max_unpool2d(self.main_conv1(x), indices, kernel_size=(2, 2), stride=(2, 2))
         return self.out_prelu(main + self.branch(x))
 
 
@@ -120,15 +120,19 @@ class ENet(nn.Module):
         for index in range(1, 5):
             self.add_module(f"regular1_{index}", regular(64, 0.01))
         self.downsample2_0 = Downsampling(64, 128, 0.1)
-        deep = {
-            "regular": regular,
-            "asymmetric": asymmetric,
-            **{f"dilated{d}": partial(dilated, dilation=d) for d in (2, 4, 8, 16)},
-        }
-        order = "regular dilated2 asymmetric dilated4 regular dilated8 asymmetric dilated16".split()
         for stage, first in ((2, 1), (3, 0)):
-            for index, kind in enumerate(order, start=first):
-                self.add_module(f"{kind.rstrip('0123456789')}{stage}_{index}", deep[kind](128, 0.1))
+            deep = (
+                ("regular", regular(128, 0.1)),
+                ("dilated", dilated(128, 0.1, 2)),
+                ("asymmetric", asymmetric(128, 0.1)),
+                ("dilated", dilated(128, 0.1, 4)),
+                ("regular", regular(128, 0.1)),
+                ("dilated", dilated(128, 0.1, 8)),
+                ("asymmetric", asymmetric(128, 0.1)),
+                ("dilated", dilated(128, 0.1, 16)),
+            )
+            for index, (kind, block) in enumerate(deep, start=first):
+                self.add_module(f"{kind}{stage}_{index}", block)
         self.upsample4_0 = Upsampling(128, 64, 0.1)
         self.regular4_1 = regular(64, 0.1)
         self.regular4_2 = regular(64, 0.1)

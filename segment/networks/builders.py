@@ -1,0 +1,181 @@
+"""URI -> network with random weights (or its library's own): smp, torchvision, a saved smp folder, a factory, ours.
+
+Must not know cards. Nothing is downloaded unless the URI asks for it (`encoder_weights=imagenet`, `weights=DEFAULT`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segment.errors import ModelRefused, UnknownNetwork, near
+from segment.networks.enet import ENet
+from segment.networks.uris import SCHEMES, Uri, parse_uri
+from segment.networks.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+OWN = ("enet", "tiny")
+OLD_SMP_ARGUMENTS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")
+
+
+def build(uri: str) -> nn.Module:
+    """The network that the URI names, on the CPU; the process's random numbers go on as if nothing had been drawn."""
+    asked = parse_uri(uri)
+    builder = {
+        "smp": _smp,
+        "smp-dir": _smp_folder,
+        "torchvision": _torchvision,
+        "py": _factory,
+        "segment": _own,
+    }[asked.scheme]
+    devices = range(torch.cuda.device_count())
+    try:
+        with torch.random.fork_rng(devices=devices):
+            return builder(asked)
+    except ModelRefused:
+        raise
+    except OSError as error:
+        raise ModelRefused(
+            f"{uri!r} cannot be built: {_line(error)}. Pretrained weights are downloaded once; without a connection, "
+            "leave them out of the URI and name a file with --weights."
+        ) from error
+    except Exception as error:  # whatever a library or the caller's factory raises is a refusal of this URI
+        raise ModelRefused(f"{uri!r} cannot be built: {type(error).__name__}: {_line(error)}.") from error
+
+
+def _smp(asked: Uri) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    known = {name.__name__.lower(): name for name in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+    architecture = known.get(asked.target.lower())
+    if architecture is None:
+        names = sorted(built.__name__ for built in known.values())
+        raise UnknownNetwork(
+            f"smp has no architecture {asked.target!r}.{near(asked.target, names)} Known: {', '.join(names)}."
+        )
+    arguments = {{"encoder": "encoder_name"}.get(key, key): value for key, value in asked.arguments.items()}
+    return _smp_network(architecture, arguments)
+
+
+def _smp_network(architecture: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    encoder = arguments.get("encoder_name", inspect.signature(architecture).parameters["encoder_name"].default)
+    _check_encoder(str(encoder))
+    known = [*inspect.signature(architecture).parameters, *OLD_SMP_ARGUMENTS]
+    if not str(encoder).startswith("tu-"):  # timm checks its own; smp's encoders drop what they do not know
+        for key in arguments:
+            if key not in known:
+                raise ModelRefused(f"{architecture.__name__} has no argument {key!r}.{near(key, known)}")
+    if arguments.pop("activation", None) is not None:
+        logger.info("The activation after %s's last layer is left out: logits are needed.", architecture.__name__)
+    return architecture(**{"encoder_weights": None} | arguments)
+
+
+def _check_encoder(encoder: str) -> None:
+    import timm
+    from segmentation_models_pytorch.encoders import encoders
+
+    if encoder.startswith("tu-"):
+        if not timm.is_model(encoder.removeprefix("tu-").split(".")[0]):
+            close = near(encoder, [f"tu-{name}" for name in timm.list_models()])
+            raise UnknownNetwork(
+                f"timm has no encoder {encoder!r}.{close} Known: `timm.list_models()`, with 'tu-' before."
+            )
+    elif encoder not in encoders and not encoder.startswith("timm-"):
+        names = sorted(encoders)
+        raise UnknownNetwork(
+            f"smp has no encoder {encoder!r}.{near(encoder, names)} "
+            f"Known: {', '.join(names)}; and timm's, with 'tu-' before."
+        )
+
+
+def _smp_folder(asked: Uri) -> nn.Module:
+    """What smp's `save_pretrained` wrote, read here so that no network (of the other kind) is ever asked."""
+    import segmentation_models_pytorch as smp
+
+    folder = Path(asked.target).expanduser()
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = smp.MODEL_ARCHITECTURES_MAPPING[str(config["_model_class"]).lower()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnknownNetwork(
+            f"{asked.target!r} is not a folder that smp's save_pretrained wrote: config.json: {_line(error)}."
+        ) from None
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+    module = _smp_network(architecture, arguments | {"encoder_weights": None} | dict(asked.arguments))
+    files = [folder / "model.safetensors", folder / "pytorch_model.bin"]
+    load_weights(module, next((file for file in files if file.exists()), files[0]))
+    return module
+
+
+def _torchvision(asked: Uri) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(models.segmentation)
+    if asked.target not in known:
+        raise UnknownNetwork(
+            f"torchvision has no segmentation network {asked.target!r}.{near(asked.target, known)} "
+            f"Known: {', '.join(known)}."
+        )
+    module: nn.Module = models.get_model(asked.target, **{"weights_backbone": None} | dict(asked.arguments))
+    if getattr(module, "aux_classifier", None) is not None:
+        del module.aux_classifier
+        module.register_module(
+            "aux_classifier", None
+        )  # for the training loss only: its output is never used, and its BN never matters
+    return module
+
+
+def _factory(asked: Uri) -> nn.Module:
+    name, _, attribute = asked.target.partition(":")
+    if not attribute:
+        raise UnknownNetwork(f"'py:{asked.target}' names no factory. As in {SCHEMES['py']!r}.")
+    with _importable_here():
+        try:
+            factory: Any = importlib.import_module(name)
+            for part in attribute.split("."):
+                factory = getattr(factory, part)
+        except (ImportError, AttributeError) as error:
+            raise UnknownNetwork(
+                f"'py:{asked.target}' is not to be found: {_line(error)}. Searched: {Path.cwd()}."
+            ) from None
+        module = factory(**asked.arguments)
+    if not isinstance(module, nn.Module):
+        raise ModelRefused(f"'py:{asked.target}' gave {type(module).__name__}; a torch.nn.Module is needed.")
+    return module
+
+
+def _own(asked: Uri) -> nn.Module:
+    if asked.target not in OWN:
+        raise UnknownNetwork(
+            f"No network is called 'segment:{asked.target}'.{near(asked.target, OWN)} Known: {', '.join(OWN)}."
+        )
+    if asked.target == "enet":
+        return ENet(**asked.arguments)
+    from segment.networks.tiny import TinyUNet
+
+    return TinyUNet(**asked.arguments)
+
+
+@contextmanager
+def _importable_here() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

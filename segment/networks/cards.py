@@ -1,0 +1,223 @@
+"""What a network expects of its images and what its outputs mean: the model card, read from YAML.
+
+Must not know how a network is built or loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
+
+from segment.axes import Head
+from segment.errors import UnknownNetwork, WrongUse, near
+from segment.images.specs import InputSpec, TrainingSpec
+from segment.networks.uris import parse_uri
+
+CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
+SHIPPED = Path(__file__).parent / "shipped"
+"""Cards (and weights) that an installed package brings along; the repository's own cards are in `configs/models/`."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One network, ready to be built: how, from which weights, for which images, with which classes.
+
+    name: what it is called in messages and files
+    network: a URI, see `segment.networks.builders`
+    weights, sha256: the weights file, and the sum it must have; None: the URI's own, or random ones
+    head: what the output channels are; never guessed from their number
+    input: how an image becomes the network's input
+    classes: names of the K classes, in the order of the outputs that are kept; empty: not told
+    palette: RGB, 0..255, one a class; empty: not told
+    void: the label that no score counts
+    unseen: labels of classes that training never saw
+    drop_outputs: channels that are removed before the softmax
+    batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
+    training: how a training mini-batch looked; None: not told
+    images: which images the network is for, or where they are
+    """
+
+    name: str
+    network: str
+    weights: Path | None = None
+    sha256: str | None = None
+    head: Head = "softmax"
+    input: InputSpec = field(default_factory=InputSpec)
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    void: int | None = None
+    unseen: tuple[int, ...] = ()
+    drop_outputs: tuple[int, ...] = ()
+    batchnorm_eps: Mapping[str, float] = field(default_factory=dict)
+    training: TrainingSpec | None = None
+    images: str | None = None
+
+
+def card_folders() -> tuple[Path, ...]:
+    return (Path("configs/models"), CHECKOUT, SHIPPED)
+
+
+def known_cards() -> dict[str, Path]:
+    """Every card that can be asked for by name; the working folder's come before the repository's and the package's."""
+    return {path.stem: path for folder in reversed(card_folders()) for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_card(card: str | Path) -> Card:
+    """The card in that YAML file, or of that name.
+
+    Raises WrongUse with one line for each problem, naming file and key; UnknownNetwork where no card has that name.
+    """
+    path = Path(card)
+    if path.suffix not in (".yaml", ".yml"):
+        known = known_cards()
+        if str(card) not in known:
+            raise UnknownNetwork(f"No card is called {str(card)!r}.{near(str(card), known)} Known: {', '.join(known)}.")
+        path = known[str(card)]
+    found = _read_yaml(path)
+    try:
+        return _CardFile.model_validate(found).card(path)
+    except ValidationError as error:
+        raise WrongUse("\n".join(_problem(path, dict(problem)) for problem in error.errors())) from None
+
+
+def default_card(uri: str, *, stride: int | None = None) -> Card:
+    """What is taken for granted of a network without a card: RGB / 255, and the usual mean and std of its library.
+
+    The head is softmax unless the URI says `head=sigmoid` or `head=multilabel`.
+
+    >>> default_card("smp:Unet?classes=11").input.stride, default_card("py:net:make?head=sigmoid").head
+    (32, 'sigmoid')
+    """
+    asked = parse_uri(uri)
+    usual = asked.scheme in ("smp", "smp-dir", "torchvision")
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((), ())
+    stride = stride or {"smp": 32, "smp-dir": 32, "segment": 8}.get(asked.scheme, 1)
+    return Card(name=uri, network=uri, head=asked.head or "softmax", input=InputSpec(mean=mean, std=std, stride=stride))
+
+
+def relative_to(folder: Path, uri: str) -> str:
+    """The URI with its folder, where it names one, taken from there instead of from the working folder.
+
+    >>> relative_to(Path("cards"), "smp-dir:saved"), relative_to(Path("cards"), "segment:tiny")
+    ('smp-dir:cards/saved', 'segment:tiny')
+    """
+    scheme, _, rest = uri.partition(":")
+    return f"{scheme}:{folder / rest}" if scheme == "smp-dir" else uri
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {' '.join(str(error).split())}.") from None
+
+
+def _problem(path: Path, problem: dict[str, Any]) -> str:
+    place: tuple[Any, ...] = problem["loc"]
+    key = ".".join(str(part) for part in place) or "the card"
+    if problem["type"] != "extra_forbidden":
+        return f"Card {str(path)!r}: {key}: {problem['msg'].removeprefix('Value error, ')}."
+    inner: dict[Any, type[BaseModel]] = {"weights": _Weights, "input": _Input, "training": _Training}
+    known = sorted(inner.get(place[0] if len(place) > 1 else None, _CardFile).model_fields)
+    return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Weights(_Strict):
+    file: StrictStr
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class _Input(_Strict):
+    scale: Annotated[float, Field(gt=0)] = 255.0
+    mean: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    stride: Annotated[StrictInt, Field(ge=1)] = 1
+    pad: Literal["reflect", "edge", "zero"] = "reflect"
+    white: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def one_number_a_channel(self) -> Self:
+        wanted = 1 if self.channels == "grey" else 3
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (0, wanted):
+                raise ValueError(f"{name} has {len(numbers)} numbers where {self.channels} needs {wanted}, or none")
+        return self
+
+
+class _Training(_Strict):
+    batch: Annotated[StrictInt, Field(ge=1)]
+    transforms: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def transforms_have_names(self) -> Self:
+        if any(not isinstance(transform.get("name"), str) for transform in self.transforms):
+            raise ValueError("every transform needs a name, as in {name: HorizontalFlip, p: 0.5}")
+        return self
+
+
+Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+Index = Annotated[StrictInt, Field(ge=0)]
+
+
+class _CardFile(_Strict):
+    network: StrictStr
+    weights: _Weights | None = None
+    head: Head | None = None
+    input: _Input | None = None
+    classes: tuple[StrictStr, ...] = ()
+    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    void: Index | None = None
+    unseen: tuple[Index, ...] = ()
+    drop_outputs: tuple[Index, ...] = ()
+    batchnorm_eps: dict[StrictStr, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    training: _Training | None = None
+    images: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Self:
+        if self.palette and self.classes and len(self.palette) != len(self.classes):
+            raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        if self.head == "sigmoid" and len(self.classes) not in (0, 2):
+            raise ValueError(f"a sigmoid head has two classes, (1 - p, p), and {len(self.classes)} are named")
+        return self
+
+    def card(self, path: Path) -> Card:
+        usual = default_card(self.network)
+        given = {} if self.input is None else self.input.model_dump(exclude_unset=True)
+        if given.get("channels") == "grey":
+            given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
+        if usual.head != "softmax" and self.head not in (None, usual.head):
+            raise WrongUse(f"Card {str(path)!r}: head is {self.head}, and {usual.head} in the network's URI.")
+        return Card(
+            name=path.stem,
+            network=relative_to(path.parent, self.network),
+            weights=None if self.weights is None else path.parent / self.weights.file,
+            sha256=None if self.weights is None else self.weights.sha256,
+            head=self.head or usual.head,
+            input=InputSpec(**{**vars(usual.input), **given}),
+            classes=self.classes,
+            palette=self.palette,
+            void=self.void,
+            unseen=self.unseen,
+            drop_outputs=self.drop_outputs,
+            batchnorm_eps=self.batchnorm_eps,
+            training=None if self.training is None else TrainingSpec(**self.training.model_dump()),
+            images=self.images,
+        )

@@ -1,0 +1,217 @@
+"""URI, card or module -> `Network`: one that gives logits of its input's size, in eval mode, on one device.
+
+Must not know what its logits are used for.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from segment.axes import classes_of
+from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near
+from segment.networks.builders import build
+from segment.networks.cards import Card, default_card, known_cards, read_card
+from segment.networks.uris import SCHEMES, is_uri, parse_uri
+from segment.networks.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+MAP_KEYS = ("out", "logits", "masks")
+"""Where torchvision, transformers and others keep the map in what they give back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network with the card that says what goes in and what comes out; called, it gives logits N K' H W.
+
+    K' is what is left after the card's `drop_outputs`: K, or 1 for a sigmoid head.
+    """
+
+    module: nn.Module
+    card: Card
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, types and values of the state dict, as 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.module.state_dict().items()):
+            digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def classes(self) -> int:
+        """K: two for a sigmoid head; as the card names them, else as many as a small black image gets."""
+        return len(self.card.classes) or classes_of(self.card.head, self._outputs())
+
+    def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
+        """Logits of the input's size.
+
+        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs.
+        """
+        logits = self._kept(_map_of(self.module(x), self.name))
+        if logits.shape[-2:] != x.shape[-2:]:
+            raise PredictionFailed(
+                f"{self.name!r} gave {_size(logits)} for an input of {_size(x)}; say its `input: stride:` in a "
+                "card, or let a py: factory resize the output."
+            )
+        return logits
+
+    def _kept(self, logits: Tensor) -> Tensor:  # N K'' H W -> N K' H W
+        given, drop = logits.shape[1], self.card.drop_outputs
+        if drop and max(drop) >= given:
+            raise ModelRefused(
+                f"{self.name!r} has {given} outputs, 0 to {given - 1}; drop_outputs asks for {max(drop)}."
+            )
+        if drop:
+            kept = [index for index in range(given) if index not in drop]
+            logits = logits[:, kept]
+        self._check_channels(logits.shape[1])
+        return logits
+
+    def _check_channels(self, outputs: int) -> None:
+        head, named = self.card.head, len(self.card.classes)
+        if head == "sigmoid" and outputs != 1:
+            raise ModelRefused(
+                f"{self.name!r} has {outputs} outputs; a sigmoid head has one. Say head softmax or multilabel."
+            )
+        if head == "softmax" and outputs == 1:
+            raise ModelRefused(
+                f"{self.name!r} has one output, of which a softmax is always 1. Say `head: sigmoid` in the card, or "
+                "head=sigmoid in the URI."
+            )
+        if head != "sigmoid" and named not in (0, outputs):
+            raise ModelRefused(
+                f"{self.name!r} gives {outputs} outputs for the {named} classes of its card; correct `classes:` or "
+                "`drop_outputs:`."
+            )
+
+    def _outputs(self) -> int:
+        side = -(-64 // self.card.input.stride) * self.card.input.stride
+        channels = 1 if self.card.input.channels == "grey" else 3
+        like = next(self.module.parameters(), torch.zeros(()))
+        with torch.no_grad():
+            try:
+                found = self.module(torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype))
+            except Exception as error:
+                raise ModelRefused(
+                    f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "
+                    f"({' '.join(str(error).split())[:160]}). Name the `classes:` in a card."
+                ) from error
+        return self._kept(_map_of(found, self.name)).shape[1]
+
+
+def load_network(
+    model: str | Path | nn.Module,
+    *,
+    weights: Path | str | None = None,
+    card: Card | None = None,
+    device: str | None = None,
+) -> Network:
+    """The network that a URI, a card (its file or its name) or a module stands for.
+
+    weights: a file that replaces the card's
+    card: for a URI or a module: what it expects and means; without one see `cards.default_card`
+    device: as torch names it; None: the CPU, or where a module given directly already is
+
+    A module given directly is copied, so that the caller's stays as it is: its flags, its device, its weights.
+    Raises UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line.
+    """
+    if isinstance(model, nn.Module):
+        name = type(model).__name__
+        card = card or replace(default_card("py:given:module"), name=name, network=name)
+        module = copy.deepcopy(model)
+    else:
+        card = _card_of(model, card)
+        module = build(card.network)
+    if weights is not None and card.sha256 is not None:
+        logger.warning("%s is loaded from %s, not from its card's file: the sum is not checked.", card.name, weights)
+    if weights is not None:
+        load_weights(module, weights)
+    elif card.weights is not None:
+        load_weights(module, card.weights, sha256=card.sha256)
+    elif not isinstance(model, nn.Module) and _is_random(card.network):
+        logger.warning("%s has random weights: no weights file was named.", card.name)
+    _set_epsilons(module, card)
+    for part in module.modules():
+        part.training = False  # not .eval(): a network may override train() to skip a frozen encoder
+    return Network(module=_moved(module, device), card=card)
+
+
+def _card_of(model: str | Path, card: Card | None) -> Card:
+    text = str(model)
+    if is_uri(text):
+        parse_uri(text)
+        return replace(card, network=text) if card is not None else default_card(text)
+    if card is not None:
+        raise WrongUse(f"{text!r} is a card already; another card was given beside it.")
+    if Path(text).suffix not in (".yaml", ".yml") and text not in known_cards():
+        known = [*known_cards(), *SCHEMES.values()]
+        raise UnknownNetwork(f"No network is called {text!r}.{near(text, known)} Known: {', '.join(known)}.")
+    return read_card(model)
+
+
+def _is_random(uri: str) -> bool:
+    asked = parse_uri(uri)
+    return asked.scheme in ("smp", "segment") or (asked.scheme == "torchvision" and not asked.arguments.get("weights"))
+
+
+def _set_epsilons(module: nn.Module, card: Card) -> None:
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, BatchNorm)}
+    for glob, epsilon in card.batchnorm_eps.items():
+        matching = [layer for name, layer in layers.items() if fnmatchcase(name, glob)]
+        if not matching:
+            raise ModelRefused(
+                f"batchnorm_eps of {card.name!r}: {glob!r} matches no BN layer.{near(glob, layers)} "
+                f"Known: {', '.join(list(layers)[:3])}, ..."
+            )
+        for layer in matching:
+            layer.eps = epsilon
+
+
+def _moved(module: nn.Module, device: str | None) -> nn.Module:
+    if device is None:
+        return module
+    try:
+        return module.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise WrongUse(f"Device {device!r} cannot be used: {' '.join(str(error).split())[:160]}.") from None
+
+
+def _map_of(output: Any, name: str) -> Tensor:  # N K H W
+    """The one map of logits among what a network gives back: a tensor, a dictionary, a tuple, an object."""
+    if isinstance(output, Mapping):
+        found = next((output[key] for key in MAP_KEYS if key in output), None)
+    elif isinstance(output, (tuple, list)):
+        found = output[0] if output else None  # smp with aux_params: mask, then label
+    elif isinstance(output, Tensor):
+        found = output
+    else:
+        found = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
+    if not isinstance(found, Tensor) or found.ndim != 4:
+        given = _size(found) if isinstance(found, Tensor) else type(output).__name__
+        raise ModelRefused(
+            f"{name!r} gave {given}, not logits N x K x H x W (nor these under {', '.join(MAP_KEYS)}, or first in a "
+            "tuple); let a py: factory wrap it."
+        )
+    return found
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))

@@ -1,0 +1,79 @@
+"""`scheme:target?key=value&key=value`: the one-line way to name a network.
+
+Must not know what any scheme builds.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import unquote
+
+from segment.axes import HEADS, Head
+from segment.errors import UnknownNetwork, WrongUse, near
+
+SCHEMES = {
+    "smp": "smp:Unet?encoder=resnet34&classes=11",
+    "torchvision": "torchvision:deeplabv3_resnet50?num_classes=21",
+    "smp-dir": "smp-dir:PATH",
+    "py": "py:package.module:factory",
+    "segment": "segment:enet?classes=12",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uri:
+    """A network's URI, taken apart.
+
+    scheme: one of SCHEMES
+    target: what the scheme is asked for: an architecture, a folder, module:factory
+    head: what the output channels are, where the URI says so
+    arguments: for the builder, values as Python literals (11, 1e-3, (64, 32), None), anything else as text
+    """
+
+    scheme: str
+    target: str
+    head: Head | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_uri(text: str) -> bool:
+    """Whether the text is meant as a URI: two letters or more before a colon (one letter is a Windows drive)."""
+    return re.match(r"[A-Za-z][\w+.-]+:", text) is not None
+
+
+def parse_uri(text: str) -> Uri:
+    """The parts of a URI.
+
+    >>> parse_uri("smp:Unet?encoder=resnet34&classes=11&decoder_channels=(64,32,16)").arguments
+    {'encoder': 'resnet34', 'classes': 11, 'decoder_channels': (64, 32, 16)}
+    """
+    scheme, _, rest = text.partition(":")
+    if scheme not in SCHEMES:
+        shapes = ", ".join(SCHEMES.values())
+        raise UnknownNetwork(
+            f"No network is called {text!r}: its scheme is unknown.{near(scheme, SCHEMES)} Known: {shapes}."
+        )
+    target, _, query = rest.partition("?")
+    if not target:
+        raise UnknownNetwork(f"No network is called {text!r}: nothing follows the scheme. As in {SCHEMES[scheme]!r}.")
+    arguments: dict[str, Any] = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier() or key in arguments:
+            raise WrongUse(f"{text!r}: {pair!r} is not key=value, or its key was there before.")
+        arguments[key] = _literal(unquote(value))
+    head = arguments.pop("head", None)
+    if head not in (None, *HEADS):
+        raise WrongUse(f"{text!r}: head={head} is not a head.{near(str(head), HEADS)} Known: {', '.join(HEADS)}.")
+    return Uri(scheme=scheme, target=unquote(target), head=cast("Head | None", head), arguments=arguments)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

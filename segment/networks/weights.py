@@ -1,0 +1,153 @@
+"""A weights file -> the tensors of a network, strictly, and with nothing unpickled that could run code.
+
+Must not know how a network is built, nor what a card is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from segment.errors import WeightsRefused
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts keep the state dict, beside epochs and optimisers."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before every key."""
+
+AUXILIARY = "aux_classifier."
+"""torchvision's second head, there for the training loss only."""
+
+
+def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> None:
+    """Load a safetensors file, or a state dict that torch reads with `weights_only=True`, into the module.
+
+    Every key and shape must fit; a missing `num_batches_tracked` is fine (older files have none), and torchvision's
+    auxiliary head is left out where the module has none. Raises WeightsRefused in one line; the module's weights are
+    undefined after that.
+    """
+    path = Path(path)
+    _check_file(path, sha256)
+    own = module.state_dict()
+    state = _without_prefixes(_unwrapped(_read(path), path), own)
+    if not any(key.startswith(AUXILIARY) for key in own):
+        state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
+    for key, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WeightsRefused(
+                f"Weights {str(path)!r}: {key!r} holds values that are not finite; the file is of no use."
+            )
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    try:
+        module.load_state_dict(counters | state, strict=True)  # a network's own method may rename keys of older files
+    except RuntimeError as error:
+        differences = _differences(own, state)
+        what = "; ".join(differences) or " ".join(str(error).split())
+        raise WeightsRefused(
+            f"Weights {str(path)!r} do not fit {type(module).__name__}: {what}. Name the network they were made with."
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, sha256: str | None) -> None:
+    if not path.exists():
+        raise WeightsRefused(f"Weights {str(path)!r} are not there; name the file with --weights FILE.")
+    if path.is_dir():
+        raise WeightsRefused(f"Weights {str(path)!r} are a folder; what smp saved is asked for as 'smp-dir:{path}'.")
+    if path.stat().st_size == 0:
+        raise WeightsRefused(f"Weights {str(path)!r} are empty (0 bytes); copy the file again.")
+    if sha256 is not None and (found := sha256_of(path)) != sha256:
+        raise WeightsRefused(
+            f"Weights {str(path)!r} are not the card's: SHA-256 {found[:12]}..., the card says {sha256[:12]}...; "
+            "copy the file again, or correct the card."
+        )
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise WeightsRefused(
+                f"Weights {str(path)!r} are not a whole safetensors file ({error}); copy it again."
+            ) from None
+    if start[:2] not in (b"PK", b"\x80\x02") and start[:1] != b"\x80":
+        raise WeightsRefused(
+            f"Weights {str(path)!r} are neither safetensors nor a torch file; they start with {start[:8]!r}."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # any failure of a file nobody vouches for is a refusal
+        reason = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
+        raise WeightsRefused(
+            f"Weights {str(path)!r} cannot be read without running code from the file, or are damaged ({reason}). "
+            "If you trust where they come from, save the state dict alone, once, where the network's own code is: "
+            f"`import torch; found = torch.load({str(path)!r}, weights_only=False)`, then "
+            "`torch.save(found['state_dict'], 'weights.pt')`, or found.state_dict() where it is a whole network."
+        ) from None
+
+
+def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(found, Mapping) and (
+        inner := next((k for k in WRAPPERS if isinstance(found.get(k), Mapping)), None)
+    ):
+        found = found[inner]
+    if not isinstance(found, Mapping) or not found:
+        raise WeightsRefused(
+            f"Weights {str(path)!r} hold {type(found).__name__}, not a state dict (names and tensors)."
+        )
+    others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsRefused(
+            f"Weights {str(path)!r} hold {_some(others)} beside or instead of tensors; save `network.state_dict()`, "
+            f"alone or under {', '.join(map(repr, WRAPPERS))}."
+        )
+    return {str(key): value for key, value in found.items()}
+
+
+def _without_prefixes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict less the prefixes that all of its keys share, as far as that makes more keys fit."""
+    best = state
+    while shared := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(shared): value for key, value in state.items()}
+        if len(state.keys() & own.keys()) > len(best.keys() & own.keys()):
+            best = state
+    return best
+
+
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {_shape(state[key])} for {_shape(own[key])}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    found = (("missing", missing), ("not in the network", unexpected), ("of another shape", shapes))
+    return [f"{len(keys)} of {len(own)} keys {what}, {_some(keys)}" for what, keys in found if keys]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
