@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.pictures.palettes import Picture, colour_mask
 
-MILD, STRONG = np.array((255, 190, 40), np.float32), np.array((255, 40, 70), np.float32)
+MILD, STRONG = np.array((255, 200, 40), np.float32), np.array((255, 48, 16), np.float32)
 """Amber for some doubt, red for the most."""
 
-THICKEST = 0.85
+THICKEST = 0.8
 """Share of the glow where the doubt is greatest."""
 
 
@@ -39,9 +39,9 @@ def overlay(
         raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
     doubt = np.clip((np.nan_to_num(uncertainty, nan=high) - low) / (high - low), 0, 1).astype(np.float32)[..., None]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    picture = image * np.float32(0.5) + grey * np.float32(0.45)  # half the colour, so that lines and glow stand out
-    glow = (MILD + (STRONG - MILD) * doubt) * (0.6 + grey * np.float32(0.4 / 255))  # what is under it stays readable
-    picture += THICKEST * doubt * (glow - picture)
+    picture = image * np.float32(0.45) + grey * np.float32(0.4) + np.float32(28)  # paler: lines and glow stand out
+    glow = (MILD + (STRONG - MILD) * doubt) * (0.85 + grey * np.float32(0.15 / 255))  # what is under it stays readable
+    picture += THICKEST * doubt**2 * (3 - 2 * doubt) * (glow - picture)
     _outline(picture, labels, palette)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
