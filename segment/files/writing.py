@@ -1,0 +1,157 @@
+"""Maps and pictures to disk, whole or not at all, and 16-bit maps read back.
+
+Must not know a network or how a map came about. Every file is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, WrongUse
+from segment.files import png
+
+Text = Mapping[str, str]
+FULL = 65535
+"""The largest 16-bit pixel."""
+
+
+@contextmanager
+def fresh(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name, with its folders, when the block ends well; else nothing is left behind."""
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            yield stream
+        part.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        _discard(part)
+
+
+def unwritable(path: Path, error: OSError) -> WrongUse:
+    """The refusal for a file or folder that cannot be written, in one line."""
+    why = error.strerror or str(error)
+    return WrongUse(f"Cannot write {str(path)!r}: {why}. Choose an output folder that can be written and has room.")
+
+
+def _discard(part: Path) -> None:
+    try:
+        part.unlink(missing_ok=True)
+    except OSError:
+        return  # its folder is not one: nothing was written there
+
+
+def write_text(path: Path, text: str) -> None:
+    with fresh(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, keys in the order given; NaN and infinity are refused, for JSON has neither (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_png(path: Path, picture: NDArray[np.uint8], text: Text | None = None) -> None:  # H W 3 RGB, or H W grey
+    with fresh(path) as stream:
+        stream.writelines(png.encoded(picture, text=text))
+
+
+def write_palette_png(
+    path: Path,
+    labels: NDArray[np.integer],  # H W
+    palette: NDArray[np.uint8],  # K 3
+    text: Text | None = None,
+) -> None:
+    """Class indices as pixel values, shown in their colours; above 256 classes a 16-bit grey PNG of the indices."""
+    indices = as_indices(labels, len(palette))
+    with fresh(path) as stream:
+        stream.writelines(png.encoded(indices, palette=palette if len(palette) <= 256 else None, text=text))
+
+
+def as_indices(labels: NDArray[np.integer], classes: int) -> NDArray[np.uint8] | NDArray[np.uint16]:  # H W -> H W
+    """uint8 up to 256 classes, uint16 up to 65536; a label outside 0..K - 1 is refused.
+
+    >>> as_indices(np.array([[0, 300]]), 301).dtype
+    dtype('uint16')
+    """
+    if classes > FULL + 1:
+        raise WrongUse(f"A prediction of {classes} classes does not fit in 16 bits; at most {FULL + 1} are written.")
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise WrongUse(f"A prediction holds labels {labels.min()}..{labels.max()}; {classes} classes were named.")
+    return labels.astype(np.uint8, copy=False) if classes <= 256 else labels.astype(np.uint16, copy=False)
+
+
+def write_map_png(
+    path: Path,
+    values: NDArray[np.floating],  # H W
+    *,
+    measure: str,
+    unit: str,
+    high: float,
+    low: float = 0.0,
+    text: Text | None = None,
+) -> None:
+    """A 16-bit grey PNG, pixel = round((value - low) / (high - low) * 65535), with that scale in its text chunks.
+
+    high: the measure's largest possible value, so that files compare and nothing saturates; what exceeds the scale by
+    more than rounding (one step), or is not finite, is refused.
+    Error: half a step, (high - low) / 131070.
+    """
+    pixels = (values.astype(np.float64) - low) * (FULL / (high - low))
+    if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
+        raise WrongUse(
+            f"{path.name}: {measure} runs over {values.min()}..{values.max()}, its scale over {low}..{high}."
+        )
+    notes = {
+        "measure": measure,
+        "unit": unit,
+        "low": repr(float(low)),
+        "high": repr(float(high)),
+        "formula": f"value = low + pixel / {FULL} * (high - low)",
+    }
+    grey = np.rint(pixels).clip(0, FULL).astype(np.uint16)
+    with fresh(path) as stream:
+        stream.writelines(png.encoded(grey, text={**notes, **(text or {})}))
+
+
+def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
+    """The values of a map that `write_map_png` wrote, and its text chunks."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageUnreadable(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    info = png.text_of(data) if data.startswith(png.SIGNATURE) else {}
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if {"low", "high"} <= set(info) else None
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ImageUnreadable(f"{str(path)!r} is not a 16-bit map with its scale in text chunks.")
+    low, high = float(info["low"]), float(info["high"])
+    return (low + pixels.astype(np.float64) * ((high - low) / FULL)).astype(np.float32), info
+
+
+def write_npz(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
+    """Arrays by name for `numpy.load`: numbers as float32, stored plain; whole numbers as they are, packed.
+
+    The low bits of a float32 map are noise to a packer: it would save a tenth of the room for ten times the time.
+    The same arrays give the same bytes (members carry no date).
+    """
+    with fresh(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, values in maps.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            real = np.issubdtype(values.dtype, np.floating)
+            member.compress_type = zipfile.ZIP_STORED if real else zipfile.ZIP_DEFLATED
+            array = np.ascontiguousarray(values, np.float32 if real else values.dtype)
+            with archive.open(member, "w", force_zip64=True) as entry:
+                np.lib.format.write_array(cast(BinaryIO, entry), array, allow_pickle=False)
