@@ -1,0 +1,1 @@
+"""Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have."""

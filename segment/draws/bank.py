@@ -1,0 +1,159 @@
+"""A bank: T weighted joint draws of (mean, variance) for each stochastic BN layer, frozen.
+
+Must not know how it was recorded, nor where it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segment.errors import BankRefused, WrongUse
+from segment.networks.batchnorm import BatchNormNetwork
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+"""One draw: layer name -> mean, biased variance, each (C) float32."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Draws in a random order, so that the first N of a bank are N random draws.
+
+    weights: (T) float32, none negative, sum 1
+    mean, var: layer name -> (T, C) float32, in the order in which data meets the layers; var is the biased one
+    provenance: what it was recorded from (JSON values); "distilled": true where its draws are no random sample
+    """
+
+    weights: Tensor
+    mean: Mapping[str, Tensor]
+    var: Mapping[str, Tensor]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 1 or len(self.weights) == 0:
+            raise BankRefused(f"A bank's weights are one number a draw, not of shape {tuple(self.weights.shape)}.")
+        if (
+            not torch.isfinite(self.weights).all()
+            or self.weights.min() < 0
+            or abs(float(self.weights.sum()) - 1) > 1e-4
+        ):
+            raise BankRefused("A bank's weights are not negative and sum to 1; these do not: record it anew.")
+        if list(self.mean) != list(self.var) or not self.mean:
+            raise BankRefused("A bank holds a mean and a variance for each of its layers; here some are missing.")
+        for name, mean in self.mean.items():
+            var = self.var[name]
+            if mean.shape != var.shape or mean.ndim != 2 or len(mean) != len(self.weights):
+                raise BankRefused(
+                    f"Layer {name!r} of the bank has means {tuple(mean.shape)} and variances {tuple(var.shape)}; "
+                    f"both should be ({len(self.weights)}, channels)."
+                )
+            if not torch.isfinite(mean).all() or not torch.isfinite(var).all() or (var < 0).any():
+                raise BankRefused(f"Layer {name!r} of the bank holds a NaN, an infinity or a negative variance.")
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(self.mean)
+
+    @property
+    def distilled(self) -> bool:
+        return bool(self.provenance.get("distilled", False))
+
+    @property
+    def effective_draws(self) -> float:
+        """T_eff = 1 / sum w^2: T for equal weights."""
+        return 1.0 / float((self.weights.double() ** 2).sum())
+
+    def first(self, draws: int) -> Bank:
+        """The first N draws, weights renormalised. Errors: WrongUse above T, or below it in a distilled bank."""
+        if draws == len(self):
+            return self
+        if not 1 <= draws <= len(self):
+            raise WrongUse(
+                f"{draws} draws were asked of a bank of {len(self)}; ask 1 to {len(self)}, or fit a larger one."
+            )
+        if self.distilled:
+            raise WrongUse(
+                f"A distilled bank is used whole: its {len(self)} weighted draws belong together. Leave --draws out."
+            )
+        weights = self.weights[:draws] / self.weights[:draws].sum()
+        return replace(
+            self,
+            weights=weights,
+            mean={name: value[:draws] for name, value in self.mean.items()},
+            var={name: value[:draws] for name, value in self.var.items()},
+        )
+
+    def average(self) -> Bank:
+        """One draw: the weighted mean of the means and of the variances (re-estimated BN)."""
+        w = self.weights[:, None]
+        return replace(
+            self,
+            weights=torch.ones(1),
+            mean={name: (w * value).sum(dim=0, keepdim=True) for name, value in self.mean.items()},
+            var={name: (w * value).sum(dim=0, keepdim=True) for name, value in self.var.items()},
+            provenance={**self.provenance, "averaged": len(self)},
+        )
+
+    def layers_only(self, names: Sequence[str]) -> Bank:
+        """The same draws, for fewer layers; a bank records each with every BN layer normalised by its batch."""
+        missing = [name for name in names if name not in self.mean]
+        if missing:
+            raise BankRefused(
+                f"The bank holds no draws of layer {missing[0]!r}; it was recorded for {len(self.mean)} layers."
+            )
+        return replace(
+            self, mean={name: self.mean[name] for name in names}, var={name: self.var[name] for name in names}
+        )
+
+    @staticmethod
+    def of_draws(draws: Sequence[Statistics], provenance: Mapping[str, Any] | None = None) -> Bank:
+        """Equal weights over draws as `recording.record` gives them."""
+        if not draws:
+            raise WrongUse("A bank needs one draw at least.")
+        return Bank(
+            torch.full((len(draws),), 1.0 / len(draws)),
+            {name: torch.stack([draw[name][0] for draw in draws]) for name in draws[0]},
+            {name: torch.stack([draw[name][1] for draw in draws]) for name in draws[0]},
+            dict(provenance or {}),
+        )
+
+    @staticmethod
+    def of_trained(network: BatchNormNetwork) -> Bank:
+        """One draw that holds the trained running statistics; its pass is `model.eval()`.
+
+        Errors: BankRefused where a stochastic layer keeps no running statistics.
+        """
+        draw = {}
+        for layer in network.stochastic:
+            if layer.trained is None:
+                raise BankRefused(f"Layer {layer.name!r} keeps no running statistics to make a bank of.")
+            mean, var = layer.trained
+            draw[layer.name] = (mean.detach().float().cpu().clone(), var.detach().float().cpu().clone())
+        return Bank.of_draws([draw], {"trained": True})
+
+    def check_layers(self, network: BatchNormNetwork) -> None:
+        """Refuse a bank whose layers or channel counts are not those of the network, naming the first differences."""
+        known = {layer.name: layer for layer in network.layers if layer.call is not None}
+        unknown = [name for name in self.mean if name not in known]
+        if unknown:
+            raise BankRefused(
+                f"The bank has layer {unknown[0]!r} ({len(unknown)} such), which this network has not; "
+                "it was recorded on another one: run `segment fit` again."
+            )
+        for name, mean in self.mean.items():
+            if mean.shape[1] != known[name].channels:
+                raise BankRefused(
+                    f"Layer {name!r} has {known[name].channels} channels, but {mean.shape[1]} in the bank: "
+                    "it was recorded on another network; run `segment fit` again."
+                )
+
+    def __iter__(self) -> Iterator[Statistics]:
+        for t in range(len(self)):
+            yield {name: (self.mean[name][t], self.var[name][t]) for name in self.mean}

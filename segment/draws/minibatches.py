@@ -1,0 +1,62 @@
+"""A plan and a number of images to T seeded choices of M of them.
+
+Must not know what an image is, nor a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segment.errors import WrongUse
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawPlan:
+    """How many draws, and from how much.
+
+    draws: T, a count from 1 up (one draw has no variance: its maps are 0)
+    batch: M, images per draw; the training batch size, for a smaller M widens the spread
+    seed: an integer from 0 up; the same seed picks the same mini-batches everywhere
+    """
+
+    draws: int = 128
+    batch: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("batch", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise WrongUse(f"{name} = {value}, but it is an integer from {least} up.")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One mini-batch: which images, and the seed of each one's training transform."""
+
+    images: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
+    """T mini-batches of M among N images, without replacement within one; draw t does not depend on T.
+
+    Errors: WrongUse where M is larger than N.
+
+    >>> [choice.images for choice in choices(DrawPlan(draws=2, batch=3, seed=0), 5)]
+    [(3, 4, 0), (2, 4, 0)]
+    """
+    if plan.batch > images:
+        raise WrongUse(
+            f"A mini-batch of {plan.batch} images was asked of {images}; within one, no image comes twice. "
+            f"Give at least {plan.batch} images, or --batch {images} or less."
+        )
+    found = []
+    for draw in range(plan.draws):
+        rng = np.random.default_rng([plan.seed, draw])
+        picked = rng.permutation(images)[: plan.batch]
+        seeds = rng.integers(2**31, size=plan.batch)
+        found.append(Choice(tuple(int(index) for index in picked), tuple(int(seed) for seed in seeds)))
+    return tuple(found)

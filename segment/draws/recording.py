@@ -1,0 +1,102 @@
+"""A network and mini-batches to draws: Teye et al. 2018, Algorithm 1.
+
+The network stays in eval mode, so dropout is off; only batch normalisation is told to use the mini-batch.
+Must not know what an image file is, nor how draws are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from segment.draws.bank import Statistics
+from segment.errors import ModelRefused, PredictionFailed, WrongUse
+from segment.networks.batchnorm import BatchNormNetwork, Layer
+from segment.networks.tracing import lent
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def half(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast for a half precision, nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
+    """Mean and biased variance of each channel over all other axes, in float32 or better.
+
+    Two passes over the data, so a mean far above the deviation costs no digits.
+    """
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if (
+        x.device.type == "cpu"
+    ):  # the statistics half of train-mode batch norm, up to 15 times faster than var_mean there
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 1.0)
+        return mean, var
+    var, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
+    return mean, var
+
+
+class _ByMiniBatch(TorchFunctionMode):
+    """Every BN normalises with the statistics of what it is given, and those are kept."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.draw: dict[str, tuple[Tensor, Tensor]] = {}
+        self._layers = iter(layers)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is not functional.batch_norm:
+            return func(*args, **(kwargs or {}))
+        layer = next(self._layers, None)
+        if layer is None or layer.channels != args[0].shape[1]:
+            raise ModelRefused("The network took another way through its BN layers than when they were listed.")
+        if layer.reason.startswith("it normalises weights"):
+            return func(*args, **(kwargs or {}))
+        return self._normalise(layer, *args, **(kwargs or {}))
+
+    def _normalise(
+        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        if x.numel() == x.shape[1]:
+            raise WrongUse(
+                f"BN layer {layer.name!r} sees one value a channel at M = 1 and a 1x1 map: it has no variance. "
+                "Use --batch 2 or more, or leave the layer out with --layers."
+            )
+        mean, var = biased_statistics(x)
+        if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
+            raise PredictionFailed(
+                f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at the "
+                "statistics images, or record with --precision fp32."
+            )
+        self.draw[layer.name] = (mean, var)
+        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+
+
+def record(
+    network: BatchNormNetwork, batches: Iterable[Tensor], *, precision: Precision = "fp32"
+) -> Iterator[Statistics]:
+    """One draw for each mini-batch (M C H W): every BN layer normalises with that batch's own statistics.
+
+    A draw holds the stochastic layers only, on the CPU, as float32; the biased variance, as train mode uses it.
+    Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite.
+    """
+    met = sorted((layer for layer in network.layers if layer.call is not None), key=lambda layer: layer.call or 0)
+    kept = [layer.name for layer in network.stochastic]
+    for batch in batches:
+        mode = _ByMiniBatch(met)
+        with torch.no_grad(), lent(network.module), half(precision, network.device), mode:
+            network.forward(batch.to(network.device))
+        yield {name: (mode.draw[name][0].float().cpu(), mode.draw[name][1].float().cpu()) for name in kept}

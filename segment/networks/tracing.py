@@ -1,0 +1,147 @@
+"""The calls that one pass of a network makes, in order, and which of them feed which.
+
+Every torch call inside a pass is seen by a TorchFunctionMode, so unmodified networks of any library can be followed.
+Must not know what a draw is: it tells which calls an image reaches and which call a module made, nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Call:
+    """One torch call of a pass.
+
+    function: what was called
+    parents: indices of the earlier calls whose results it reads (-1: the image itself)
+    module: name of the innermost module that made it ("" outside any)
+    in_place: it writes into storage that an earlier call (or the image) made
+    reads_image: its result depends on the image's values or shape
+    facts: shape and dtype of its first tensor argument, None where it has none
+    arguments: what a function asked about was called with, besides its first argument; None for all others
+    """
+
+    function: Callable[..., Any]
+    parents: tuple[int, ...]
+    module: str
+    in_place: bool
+    reads_image: bool
+    facts: tuple[torch.Size, torch.dtype] | None
+    arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested lists, tuples and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+@contextmanager
+def lent(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; its flags and buffers, and the RNG, come back as they were, whatever happens.
+
+    Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
+    """
+    flags = [(child, child.training) for child in module.modules()]
+    held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in module.buffers()]
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            for child, _ in flags:
+                child.training = False
+            yield
+    finally:
+        for child, training in flags:
+            child.training = training
+        with torch.no_grad():
+            for buffer, version, value in held:
+                if version is None or buffer._version != version:  # a network may count in its own forward
+                    buffer.copy_(value)
+
+
+class _Following(TorchFunctionMode):
+    """Writes the tape of one pass; keeps every result alive meanwhile, so that storage addresses stay unique."""
+
+    def __init__(
+        self, image: Tensor, constants: set[int], module: Callable[[], str], about: Collection[Callable[..., Any]]
+    ) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._alive: list[Any] = [image]
+        self._writer: dict[int, int] = {_storage(image): -1}
+        self._constants = constants
+        self._module = module
+        self._about = about
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = list(tensors_in((args, kwargs)))
+        before = [(_storage(tensor), tensor._version) for tensor in given]
+        parents = tuple(dict.fromkeys(self._writer[place] for place, _ in before if place in self._writer))
+        facts = (given[0].shape, given[0].dtype) if given else None
+        result = func(*args, **kwargs)
+        changed = {place for (place, version), tensor in zip(before, given, strict=True) if tensor._version != version}
+        index = len(self.calls)
+        reads = any(parent < 0 or self.calls[parent].reads_image for parent in parents)
+        in_place = any(place in self._writer or place in self._constants for place in changed)
+        arguments = (tuple(args[1:]), kwargs) if func in self._about else None
+        self.calls.append(Call(func, parents, self._module(), in_place, reads, facts, arguments))
+        for place in changed | {_storage(tensor) for tensor in tensors_in(result)}:
+            if place and (place not in self._constants or place in changed):
+                self._writer[place] = index
+        self._alive.append(result)
+        return result
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+
+
+def _storage(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage().data_ptr()
+
+
+def follow(
+    module: nn.Module, forward: Callable[[Tensor], Any], image: Tensor, about: Collection[Callable[..., Any]] = ()
+) -> tuple[Call, ...]:
+    """The tape of one eval pass of `forward`, which runs `module`, over `image` (N C H W).
+
+    about: functions whose arguments are to be kept on the tape
+    """
+    names = {child: name for name, child in module.named_modules()}
+    stack: list[str] = [""]
+    handles = []
+
+    def leave(*_: Any) -> None:  # a hook that returns something replaces the module's result
+        stack.pop()
+
+    constants = {_storage(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    try:
+        for child, name in names.items():
+            handles.append(child.register_forward_pre_hook(lambda _m, _a, name=name: stack.append(name)))
+            handles.append(child.register_forward_hook(leave, always_call=True))
+        with torch.inference_mode(mode=False), torch.no_grad(), lent(module):
+            image = image.clone()  # an inference tensor counts no versions; the caller's image is not ours to write
+            with _Following(image, constants, lambda: stack[-1], about) as following:
+                forward(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(following.calls)

@@ -1,0 +1,35 @@
+"""Logits to class probabilities, as the card's head says.
+
+Must not know which network made the logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segment.axes import Head
+from segment.errors import ModelRefused
+
+
+def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ..., float32 or better
+    """Softmax over K channels; sigmoid: one channel p enters as two classes (1 - p, p); multi-label: K sigmoids.
+
+    Errors: ModelRefused where the channels do not fit the head.
+
+    >>> probabilities(torch.tensor([[0.0]]), "sigmoid")
+    tensor([[0.5000, 0.5000]])
+    """
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    channels = logits.shape[1]
+    if head == "softmax":
+        if channels < 2:
+            raise ModelRefused("A softmax over one channel is always 1; say `head: sigmoid` in the model card.")
+        return logits.softmax(dim=1)
+    if head == "sigmoid":
+        if channels != 1:
+            raise ModelRefused(
+                f"A sigmoid head has one channel, this network gives {channels}; say `head: softmax` or `head: multilabel`."
+            )
+        return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)  # 1 - sigmoid(x) loses small probabilities
+    return logits.sigmoid()

@@ -1,0 +1,138 @@
+"""Mean, spread, expected entropy and votes over T draws, kept one draw at a time.
+
+The one accumulator of every method. Must not know where a draw came from: no network, no bank, no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from segment.axes import Head
+from segment.errors import WrongUse
+
+KEPT = ("square", "expected_entropy", "votes")
+
+
+def entropy(p: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ...
+    """H(p) in nats: over the K classes, or the mean over labels of each label's two-class entropy (multi-label)."""
+    if head == "multilabel":
+        return (torch.special.entr(p) + torch.special.entr(1 - p)).mean(dim=1)
+    return torch.special.entr(p).sum(dim=1)
+
+
+class DrawMoments:
+    """What is kept over draws of probabilities (N K ...): never the draws themselves.
+
+    weight: sum of w; weight_square: sum of w^2; draws: how many
+    mean: (N K ...); square: weighted squared deviations from the mean (Welford), (N K ...)
+    expected_entropy: (N ...) weighted sum of H(p) over weight, nats; votes: (N K ...) weight of draws whose mask has k
+    keep: which of "square", "expected_entropy", "votes" are wanted; the others cost nothing
+    """
+
+    def __init__(self, head: Head = "softmax", keep: Iterable[str] = KEPT) -> None:
+        self.head = head
+        self.keep = frozenset(keep)
+        self.reset()
+
+    def reset(self) -> None:
+        self.draws = 0
+        self.weight = 0.0
+        self.weight_square = 0.0
+        self._mean: Tensor | None = None
+        self._square: Tensor | None = None
+        self._entropy: Tensor | None = None
+        self._votes: Tensor | None = None
+
+    def update(self, p: Tensor, weight: float = 1.0) -> None:  # N K ...
+        """Add one draw. West 1979: W += w; d = p - mean; mean += w/W d; square += w d (p - mean)."""
+        if weight == 0:
+            return
+        if self._mean is None:
+            self._start(p)
+        assert self._mean is not None
+        self.draws += 1
+        self.weight += weight
+        self.weight_square += weight**2
+        share = weight / self.weight
+        delta = p - self._mean
+        self._mean.add_(delta, alpha=share)
+        if self._square is not None:
+            # d (p - mean_new) = (1 - w/W) d^2: one product instead of two, and exactly 0 for equal draws
+            self._square.addcmul_(delta, delta, value=weight * (1 - share))
+        if self._entropy is not None:
+            self._entropy.add_(entropy(p, self.head) - self._entropy, alpha=share)
+        if self._votes is not None:
+            self._vote(p, weight)
+
+    def _start(self, p: Tensor) -> None:
+        self._mean = torch.zeros_like(p)
+        if "square" in self.keep:
+            self._square = torch.zeros_like(p)
+        if "expected_entropy" in self.keep:
+            self._entropy = torch.zeros_like(p[:, 0])
+        if "votes" in self.keep:
+            self._votes = torch.zeros_like(p)
+
+    def _vote(self, p: Tensor, weight: float) -> None:
+        assert self._votes is not None
+        if self.head == "multilabel":
+            self._votes.add_((p >= 0.5).to(p.dtype), alpha=weight)
+        else:
+            winner = p.argmax(dim=1, keepdim=True)
+            self._votes.scatter_add_(1, winner, torch.full_like(winner, weight, dtype=p.dtype))
+
+    def merge(self, other: DrawMoments) -> None:
+        """Add the draws of another accumulator (Chan, Golub & LeVeque 1983); an empty one changes nothing."""
+        if other.head != self.head or other.keep != self.keep:
+            raise WrongUse("Only moments of the same head that keep the same sums can be merged.")
+        if other._mean is None:
+            return
+        if self._mean is None:
+            self._start(other._mean)
+        assert self._mean is not None
+        total = self.weight + other.weight
+        delta = other._mean - self._mean
+        share = other.weight / total
+        if self._square is not None and other._square is not None:
+            self._square.add_(other._square).addcmul_(delta, delta, value=self.weight * share)
+        self._mean.add_(delta, alpha=share)
+        if self._entropy is not None and other._entropy is not None:
+            self._entropy.add_(other._entropy - self._entropy, alpha=share)
+        if self._votes is not None and other._votes is not None:
+            self._votes.add_(other._votes)
+        self.draws += other.draws
+        self.weight = total
+        self.weight_square += other.weight_square
+
+    @property
+    def mean(self) -> Tensor:  # N K ...
+        return self._given(self._mean, "mean")
+
+    @property
+    def variance(self) -> Tensor:  # N K ...
+        """Var_T[p_k], biased by weight: sum w (p - mean)^2 / sum w."""
+        return self._given(self._square, "square") / self.weight
+
+    @property
+    def expected_entropy(self) -> Tensor:  # N ...
+        return self._given(self._entropy, "expected_entropy")
+
+    @property
+    def votes(self) -> Tensor:  # N K ...
+        """Share of the weight whose mask has class k."""
+        return self._given(self._votes, "votes") / self.weight
+
+    @property
+    def effective_draws(self) -> float:
+        """T_eff = (sum w)^2 / sum w^2."""
+        return self.weight**2 / self.weight_square if self.weight_square else 0.0
+
+    def _given(self, value: Tensor | None, name: str) -> Tensor:
+        if self.draws == 0:
+            raise WrongUse(f"No draw was added yet, so there is no {name}.")
+        if value is None:
+            raise WrongUse(f"{name!r} was not kept; kept: {', '.join(sorted(self.keep))}.")
+        return value
