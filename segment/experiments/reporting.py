@@ -1,0 +1,175 @@
+"""What every experiment leaves behind: tables (CSV, Markdown), figures (PNG, SVG) and verdicts.
+
+Files appear by atomic rename, and hold no date: the same numbers write the same bytes.
+Must not know what was measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from segment.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Budget = Literal["quick", "paper"]
+Outcome = Literal["reproduced", "not reproduced", "not testable here"]
+Progress = Callable[[str], None]
+Row = Mapping[str, object]
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
+COLOURS = {  # Okabe & Ito 2008: told apart also by colour-blind readers
+    "mcbn": "#0072b2", "mcdo": "#d55e00", "mnf": "#009e73", "ensemble": "#cc79a7", "constant": "#7f8c96",
+    "trained statistics": "#e69f00",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One claim, what became of it here, and the numbers that say so."""
+
+    experiment: str
+    claim: str
+    outcome: Outcome
+    numbers: str
+
+    def __post_init__(self) -> None:
+        if self.outcome not in get_args(Outcome):
+            raise ValueError(f"A verdict is one of {', '.join(get_args(Outcome))}, not {self.outcome!r}.")
+
+    def line(self) -> str:
+        """One line of Markdown."""
+        return f"**{self.outcome}** — {self.claim} ({self.numbers})"
+
+
+def judged(*, holds: bool) -> Outcome:
+    """The outcome of a claim that was tested."""
+    return "reproduced" if holds else "not reproduced"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    _atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_table(out: Path, name: str, rows: Sequence[Row], *, digits: int = 3) -> str:
+    """Write `name.csv` (full precision) and `name.md` (rounded); the Markdown is also returned.
+
+    Every row has the first one's columns; nan and None are shown as a dash.
+    """
+    if not rows:
+        raise ValueError(f"Table {name!r} has no rows.")
+    columns = list(rows[0])
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / f"{name}.csv", buffer.getvalue())
+    text = markdown_table(rows, digits=digits)
+    write_text(out / f"{name}.md", text)
+    return text
+
+
+def markdown_table(rows: Sequence[Row], *, digits: int = 3) -> str:
+    """A Markdown table, numbers to the right and rounded.
+
+    >>> print(markdown_table([{"set": "yacht", "rmse": 0.12345}]), end="")
+    | set | rmse |
+    | --- | ---: |
+    | yacht | 0.123 |
+    """
+    columns = list(rows[0])
+    right = [all(isinstance(row[column], (int, float, type(None))) for row in rows) for column in columns]
+    lines = [columns, ["---:" if numeric else "---" for numeric in right]]
+    lines += [[_cell(row[column], digits) for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object, digits: int) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        text = f"{value:.{digits}f}"
+        return text.removeprefix("-") if float(text) == 0 else text
+    return str(value)
+
+
+def with_error(values: Sequence[float], *, digits: int = 3) -> str:
+    """Mean ± standard error of the mean; the mean alone for a single value.
+
+    >>> with_error([1.0, 2.0, 3.0])
+    '2.000 ± 0.577'
+    """
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return f"{mean:.{digits}f}"
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches in the house style; needs the `plots` extra.
+
+    Error: MissingExtra where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as missing:
+        raise MissingExtra("Figures need matplotlib; install it with: pip install 'mcbn-segment[plots]'") from missing
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def styled(axes: Any) -> Any:
+    """The same matplotlib axes, with quiet spines, a pale grid and dark text."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5)
+    axes.title.set_color(INK)
+    axes.title.set_fontsize(10)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
+        label.set_fontsize(9)
+    return axes
+
+
+def write_figure(figure: Figure, out: Path, name: str) -> None:
+    """Write `name.png` (200 dpi) and `name.svg`, without dates and with fixed ids."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        _atomically(out / f"{name}.png", lambda part: figure.savefig(part, format="png", dpi=200))
+        _atomically(out / f"{name}.svg", lambda part: figure.savefig(part, format="svg", metadata={"Date": None}))
+
+
+def write_verdicts(out: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write `verdicts.csv` and `verdicts.md`, one line a claim."""
+    rows = [asdict(verdict) for verdict in verdicts]
+    write_table(out, "verdicts", rows)
+    write_text(out / "verdicts.md", "".join(f"- {verdict.line()}\n" for verdict in verdicts))
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+__all__ = [
+    "COLOURS", "GRID", "INK", "MUTED", "Budget", "Outcome", "Progress", "Row", "Verdict", "judged", "markdown_table",
+    "new_figure", "styled", "with_error", "write_figure", "write_table", "write_text", "write_verdicts",
+]  # fmt: skip
