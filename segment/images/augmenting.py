@@ -1,0 +1,159 @@
+"""A card's training pipeline: albumentations by name and arguments; the only adapter to it.
+
+It makes a training image look as it did in training, so that the statistics of a mini-batch are those of that
+distribution. Every argument is checked when the pipeline is made: albumentations itself only warns of an unknown one,
+and falls back to defaults for some that it cannot read.
+
+Must not know which images make a mini-batch, nor what the network wants after the pipeline (`preparing.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from segment.errors import WrongUse, near
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for its latest version
+import albumentations as A
+from albumentations.augmentations.crops.transforms import CropSizeError
+
+_GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Sequential, "SomeOf": A.SomeOf}
+_LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does
+_NO_IMAGE = frozenset({"BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda"})
+_REFUSED = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, cv2.error, CropSizeError)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Transforms in order, on H W 3 uint8. Without state: an image and a seed give one result, in any order or thread.
+
+    transforms: as the card has them
+    """
+
+    transforms: tuple[Mapping[str, Any], ...]
+    _compose: Any = field(repr=False, compare=False)  # a template, only ever copied
+
+    def __call__(self, image: NDArray[Any], seed: int) -> NDArray[np.uint8]:  # H W 3 -> H' W' 3
+        """One training view of the image. A float image (a 16-bit file, 0..255) is rounded to uint8 first.
+
+        seed: an integer from 0 up, one for each view; no global generator is read or moved.
+        """
+        if image.dtype != np.uint8:
+            image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+        view = _seeded(self._compose, seed)
+        try:
+            result = view(image=image)["image"]
+        except _REFUSED as problem:
+            advice = "Leave out or correct the transform that asks for more"
+            if isinstance(problem, CropSizeError):
+                advice = "Give larger images, or the crop `pad_if_needed: true` if the network was trained so"
+            raise WrongUse(
+                f"The training pipeline does not take an image of {image.shape[0]} x {image.shape[1]}: "
+                f"{_one_line(problem)}. {advice}."
+            ) from None
+        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
+            found = f"{getattr(result, 'dtype', type(result).__name__)} {getattr(result, 'shape', '')}".strip()
+            raise WrongUse(
+                f"The training pipeline gives {found}, not H W 3 uint8. Scaling and axes are `input:`'s job."
+            )
+        return np.ascontiguousarray(result)
+
+
+def pipeline(transforms: tuple[Mapping[str, Any], ...]) -> Pipeline:
+    """The pipeline of a card's `training: {transforms: [...]}`, or the refusal of the first thing wrong in it.
+
+    >>> pipeline(({"name": "HorizontalFlip", "p": 1},))(np.eye(2, dtype=np.uint8)[..., None].repeat(3, 2), 0)[..., 0]
+    array([[0, 1],
+           [1, 0]], dtype=uint8)
+    """
+    compose = A.Compose([_built(entry) for entry in transforms])
+    compose.set_random_state(np.random.default_rng(0), random.Random(0))
+    return Pipeline(tuple(transforms), compose)
+
+
+def _seeded(compose: Any, seed: int) -> Any:
+    """A copy (.13 ms; two threads in one would take numbers from each other) that draws from one pair of generators.
+
+    Not set_random_seed, which starts every transform at the same number, so that a large scale comes with a gain.
+    """
+    generator, python_random = np.random.default_rng(seed), random.Random(seed)
+    return copy.deepcopy(compose, {id(compose.random_generator): generator, id(compose.py_random): python_random})
+
+
+def _built(entry: object) -> Any:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise WrongUse(f"A transform is a mapping with a name, as {{name: HorizontalFlip, p: 0.5}}; not {entry!r}.")
+    name = str(entry["name"])
+    if name in _LATER:
+        raise WrongUse(
+            f"Transform {name!r} does not belong to `training:`: `input:` normalises after it. Leave it out."
+        )
+    if name not in _known():
+        raise WrongUse(
+            f"No transform of albumentations {A.__version__} is called {name!r}.{near(name, _known())} "
+            f"Known: {len(_known())}, among them HorizontalFlip, OneOf, RandomBrightnessContrast, RandomCrop."
+        )
+    make = _known()[name]
+    arguments = _checked(name, make, {key: _frozen(value) for key, value in entry.items() if key != "name"})
+    try:
+        if "InitSchema" in vars(make):
+            arguments["strict"] = True  # else an argument that fails to validate may fall back to its default
+        transform = make(**arguments)
+        needed = getattr(transform, "targets_as_params", [])
+    except _REFUSED as problem:
+        raise WrongUse(f"Transform {name!r} cannot be made so: {_one_line(problem)}. Correct it in the card.") from None
+    if needed:
+        raise WrongUse(f"Transform {name!r} needs more than the image ({', '.join(needed)}). Leave it out.")
+    return transform
+
+
+def _checked(name: str, make: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    known = [argument for argument in inspect.signature(make).parameters if argument != "self"]
+    for argument in arguments:
+        if argument not in known:
+            raise WrongUse(
+                f"Transform {name!r} has no argument {argument!r}.{near(argument, known)} Known: {', '.join(known)}."
+            )
+    p = arguments.get("p", 0.5)
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise WrongUse(f"Transform {name!r} has p = {p!r}. A probability lies within [0, 1].")
+    if name in _GROUPS:
+        inner = arguments.get("transforms")
+        if not isinstance(inner, tuple) or not inner:
+            raise WrongUse(f"Transform {name!r} chooses among others: give it `transforms: [...]`, at least one.")
+        arguments["transforms"] = [_built(entry) for entry in inner]
+    return arguments
+
+
+@cache
+def _known() -> Mapping[str, Callable[..., Any]]:
+    """Name → class: what takes an image alone and may give an image back."""
+    flat = {
+        name: kind
+        for name, kind in vars(A).items()
+        if inspect.isclass(kind) and issubclass(kind, A.BasicTransform) and not issubclass(kind, A.Transform3D)
+    }
+    return {name: kind for name, kind in (flat | _GROUPS).items() if name not in _LATER | _NO_IMAGE}
+
+
+def _frozen(value: Any) -> Any:
+    """YAML's lists as the tuples that albumentations asks for."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _one_line(problem: Exception) -> str:
+    if isinstance(problem.__cause__, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.__cause__.errors())
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(".")
