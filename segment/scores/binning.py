@@ -1,0 +1,97 @@
+"""Values to histogram bins, and real sums to integers, so that every count is exact and adds in any order.
+
+Must not know what a value measures, nor where a pixel came from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LOWEST, HIGHEST = -44, 4  # powers of two: 5.7e-14 to 16 holds every measure down to rounding, up to ln K of 8 million
+FINE = 10  # 2^10 bins an octave: a bin is at most 0.1 % wide
+BINS = (HIGHEST - LOWEST) * 2**FINE + 1
+SCALE = 2.0**20  # an image's sum is kept to 5e-7, and int64 holds 1e11 pixels at the worst NLL of 88 nats
+
+
+def bin_of(values: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The bin of each value: 0 for exactly 0, else 1024 bins an octave, growing with the value.
+
+    A positive float32, read as an integer, grows with its value and steps evenly inside an octave: dropping its low
+    bits is a bin. Values under 2^-44 share bin 1, values from 16 up the last bin. Values: finite, not negative.
+
+    >>> bin_of(np.float32([0.0, 1e-30, 0.5, 0.5004, 0.501, 1.0, 1e9])).tolist()
+    [0, 1, 44033, 44033, 44035, 45057, 49152]
+    """
+    floats = np.ascontiguousarray(values, dtype=np.float32)
+    bins = floats.view(np.int32) >> (23 - FINE)
+    bins -= ((127 + LOWEST) << FINE) - 1
+    np.clip(bins, 0, BINS - 1, out=bins)
+    return np.maximum(bins, floats > 0, out=bins)
+
+
+def coarser(histogram: Ints, octave: int) -> Ints:  # B ... -> b ...
+    """The same histogram with 2^octave bins an octave; bin 0 stays its own.
+
+    >>> coarser(np.ones(BINS, dtype=np.int64), 0).tolist()[:3]
+    [1, 1024, 1024]
+    """
+    rest = histogram[1:]
+    bins = (HIGHEST - LOWEST) * 2**octave
+    grouped = rest.reshape(bins, -1, *rest.shape[1:]).sum(axis=1)
+    return np.concatenate([histogram[:1], grouped])
+
+
+def coarser_bin(bins: NDArray[np.int32], octave: int) -> NDArray[np.int32]:
+    """The bin at 2^octave bins an octave of a pixel whose fine bin is known.
+
+    >>> coarser_bin(np.int32([0, 1, 1024, 1025]), 0).tolist()
+    [0, 1, 1, 2]
+    """
+    shift = FINE - octave
+    return (bins + ((1 << shift) - 1)) >> shift
+
+
+def edges(bins: int) -> Floats:
+    """Lower edge of each of that many bins, and the upper edge of the last: length bins + 1.
+
+    >>> edges(49)[[0, 1, 2, 45, 49]].tolist()
+    [0.0, 5.684341886080802e-14, 1.1368683772161603e-13, 1.0, 16.0]
+    """
+    octaves = HIGHEST - LOWEST
+    within = (bins - 1) // octaves
+    step = np.arange(bins)
+    upper = np.ldexp(1 + (step % within) / within, LOWEST + step // within)
+    return np.concatenate([[0.0], upper])
+
+
+def fixed(sums: Floats) -> Ints:
+    """Real sums of one image in units of 2^-20: integers add to the same bits in any order.
+
+    >>> fixed(np.float64([0.5, 1.25])).tolist()
+    [524288, 1310720]
+    """
+    return np.rint(sums * SCALE).astype(np.int64)
+
+
+def quotient(above: Floats | Ints, below: Floats | Ints) -> Floats:
+    """Above / below, nan where below is 0: a score that is not defined is told apart, never warned about.
+
+    >>> quotient(np.array([1, 0]), np.array([4, 0])).tolist()
+    [0.25, nan]
+    """
+    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
+    return np.divide(above, below, out=np.full(shape, np.nan), where=np.asarray(below) != 0)
+
+
+def mean_defined(values: Floats) -> Floats:  # ... X -> ...
+    """Mean over the last axis of what is defined; nan where nothing is.
+
+    >>> mean_defined(np.array([[0.2, np.nan, 0.4], [np.nan] * 3])).tolist()
+    [0.30000000000000004, nan]
+    """
+    known = ~np.isnan(values)
+    return quotient(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))

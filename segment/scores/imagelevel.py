@@ -1,0 +1,89 @@
+"""One number for the doubt of a whole image, and how well it ranks images by the quality of their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import WrongUse, near
+from segment.scores.binning import Floats
+
+AGGREGATIONS = ("mean", "p95", "area", "interior")
+BORDER = 2  # pixels on either side of a predicted boundary, where every network doubts
+
+
+def interior(prediction: NDArray[np.int64]) -> NDArray[np.bool_]:  # ... H W -> H W
+    """Pixels whose 5 x 5 neighbourhood is predicted as one class (of every label, where several masks are given).
+
+    >>> interior(np.array([[0, 0, 0, 0, 1]])).tolist()
+    [[True, True, False, False, False]]
+    """
+    lowest = highest = prediction
+    for axis in (-2, -1):
+        lowest, highest = _window(lowest, np.minimum, axis), _window(highest, np.maximum, axis)
+    same = lowest == highest
+    return same.reshape(-1, *same.shape[-2:]).all(axis=0)
+
+
+def _window(values: NDArray[np.int64], reduce: np.ufunc, axis: int) -> NDArray[np.int64]:
+    widths = [(0, 0)] * values.ndim
+    widths[axis] = (BORDER, BORDER)
+    padded = np.moveaxis(np.pad(values, widths, mode="edge"), axis, 0)
+    length = values.shape[axis]
+    found = padded[:length]
+    for start in range(1, 2 * BORDER + 1):
+        found = reduce(found, padded[start : start + length])
+    return np.moveaxis(found, 0, axis)
+
+
+def aggregate(measure: NDArray[np.float32], inside: NDArray[np.bool_], threshold: float | None) -> Floats:  # -> 4
+    """Mean, 95th percentile, share of pixels above the threshold, mean over the interior; in the measure's unit.
+
+    All pixels of the image, void ones too: where it is used there are no labels. nan: no threshold, or no interior.
+
+    >>> aggregate(np.float32([[0, 1, 2, 3]]), np.array([[True, True, False, False]]), 1.5).round(2).tolist()
+    [1.5, 2.85, 0.5, 0.5]
+    """
+    above = np.nan if threshold is None else float((measure > threshold).mean())
+    within = float(measure[inside].mean(dtype=np.float64)) if inside.any() else np.nan
+    return np.array([measure.mean(dtype=np.float64), np.quantile(measure, 0.95), above, within])
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count - 1) / 2)[place]  # ties share their mean rank
+
+
+def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
+    """Spearman's rank correlation over the images where both are defined, and their number.
+
+    Within [-1, 1]; nan for fewer than two images, or where one side is constant.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0, np.nan]), np.array([1.0, 4.0, 9.0, 0.0]))
+    (1.0, 3)
+    """
+    known = ~(np.isnan(x) | np.isnan(y))
+    a, b = _ranks(x[known]), _ranks(y[known])
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan"), int(known.sum())
+    a, b = a - a.mean(), b - b.mean()
+    return float((a @ b / np.sqrt((a @ a) * (b @ b))).round(12)), int(known.sum())
+
+
+def select(rows: Sequence[Mapping[str, object]], by: str, top: int) -> list[tuple[str, float]]:
+    """The images most worth a look or a label: the `top` highest by one column, equal ones in order of their id.
+
+    rows: `Scoreboard.per_image()`, or the lines of a manifest laid flat. An image without that number is left out.
+
+    >>> select([{"id": "a", "mean.variance": 0.1}, {"id": "b", "mean.variance": 0.3}], "mean.variance", 1)
+    [('b', 0.3)]
+    """
+    if top < 1:
+        raise WrongUse(f"The {top} images most worth a look were asked for. Ask for 1 or more.")
+    known = {column for row in rows for column in row} - {"id"}
+    if rows and by not in known:
+        raise WrongUse(f"No column is called {by!r}.{near(by, known)} Known: {', '.join(sorted(known))}.")
+    found = [(str(row["id"]), float(value)) for row in rows if isinstance(value := row.get(by), (int, float))]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:top]

@@ -1,0 +1,75 @@
+"""What is scored, in the ids of the label files; a frozen setting that every shard shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from segment.axes import HEADS, Head
+from segment.errors import WrongUse
+from segment.scores.intervals import REPLICATES
+from segment.scores.tally import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan:
+    """What is scored, in the ids of the label files.
+
+    classes: their names, in the order of the ids 0..K-1 (two for a sigmoid head; one a label for multilabel)
+    head: what the probabilities mean
+    measures: names of the maps that `update` brings
+    void: the label id that is left out everywhere
+    unseen: label ids of things of no trained class: left out of mask, probability and error scores
+    thresholds: per measure the value above which a pixel is uncertain (PAvPU, area), from validation images
+    validation_accuracy: of the mask on validation images, within [0, 1]; per label for multilabel, or one for all
+    replicates: of the bootstrap, from 2 up
+    """
+
+    classes: tuple[str, ...]
+    head: Head = "softmax"
+    measures: tuple[str, ...] = ()
+    void: int | None = None
+    unseen: tuple[int, ...] = ()
+    thresholds: Mapping[str, float] | None = None
+    validation_accuracy: float | tuple[float, ...] | None = None
+    replicates: int = REPLICATES
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise WrongUse(f"No head is called {self.head!r}. Known: {', '.join(HEADS)}.")
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise WrongUse(f"Scores need at least one class and no name twice; given: {list(self.classes)}.")
+        if self.head == "sigmoid" and len(self.classes) != 2:
+            raise WrongUse(
+                f"A sigmoid head has two classes; {len(self.classes)} names were given: {list(self.classes)}."
+            )
+        if self.void is not None and self.void in self.unseen:
+            raise WrongUse(f"Label id {self.void} cannot be both void and unseen; take it out of one of the two.")
+        if strange := set(self.thresholds or {}) - set(self.measures):
+            raise WrongUse(f"A threshold was given for {sorted(strange)}, which is not among {list(self.measures)}.")
+        if self.replicates < 2:
+            raise WrongUse(f"An interval from {self.replicates} replicates was asked for; it needs 2 or more.")
+        accuracies = self.accuracies
+        if len(accuracies) != self.problems or any(a is not None and not 0 <= a <= 1 for a in accuracies):
+            raise WrongUse(
+                f"The validation accuracy must be within 0..1, one in all or one a label; it is {accuracies}."
+            )
+
+    @property
+    def problems(self) -> int:
+        return len(self.classes) if self.head == "multilabel" else 1
+
+    @property
+    def accuracies(self) -> tuple[float | None, ...]:
+        given = self.validation_accuracy
+        return given if isinstance(given, tuple) else (given,) * self.problems
+
+    def problem(self, index: int) -> Problem:
+        """The K-class problem, or the two-class problem of one label."""
+        return Problem(
+            classes=2 if self.head == "multilabel" else len(self.classes),
+            measures=self.measures,
+            unseen=bool(self.unseen),
+            thresholds=self.thresholds or {},
+            validation_accuracy=self.accuracies[index],
+        )

@@ -1,0 +1,147 @@
+"""What is gained by trusting only the pixels that a measure doubts least: risk against coverage.
+
+Input: histograms of the measure, doubt growing with the bin; pixels of one bin are ties and share their mean error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segment.scores.binning import Floats, Ints, edges, quotient
+from segment.scores.confusion import mean_iou
+
+_GAMMA = float(np.euler_gamma)
+_TABLE = np.concatenate([[0.0], (1 / np.arange(1, 257)).cumsum()])
+
+
+def harmonic(n: Floats | Ints) -> Floats:
+    """1 + 1/2 + ... + 1/n, 0 at n = 0; by table up to 256, then by its asymptotic series (error under 1e-15).
+
+    >>> harmonic(np.array([0, 2, 1000])).round(12).tolist()
+    [0.0, 1.5, 7.48547086055]
+    """
+    count = np.asarray(n, dtype=np.int64)
+    large = np.maximum(count, 256).astype(np.float64)
+    series = np.log(large) + _GAMMA + 1 / (2 * large) - 1 / (12 * large**2) + 1 / (120 * large**4)
+    return np.where(count <= 256, _TABLE[np.minimum(count, 256)], series)
+
+
+def aurc(histogram: Ints) -> Floats:  # R B 2 -> R
+    """Area under the risk-coverage curve: mean over coverages k/n, k = 1..n, of the error rate of the k surest pixels.
+
+    The last axis is (right, wrong). Within [0, 1], 0 is best; nan without pixels. Inside a bin of c pixels, n0 before
+    it with e0 errors, the risk at k is (e0 + (k - n0) r)/k, r the bin's error rate, so that it adds
+    c r + (e0 - n0 r)(H(n0 + c) - H(n0)), H the harmonic numbers.
+    Source: Geifman & El-Yaniv 2017, arXiv:1705.08500 (risk-coverage curve).
+
+    >>> float(aurc(np.array([[[2, 0], [1, 1]]]))[0].round(6))  # risks 0, 0, (1/2)/3, 1/4 over 4 pixels
+    0.104167
+    """
+    count, wrong = histogram.sum(axis=-1), histogram[..., 1]
+    after = count.cumsum(axis=-1)
+    before = after - count
+    errors = wrong.cumsum(axis=-1) - wrong
+    rate = wrong / np.maximum(count, 1)
+    area = count * rate + (errors - before * rate) * (harmonic(after) - harmonic(before))
+    return quotient(area.sum(axis=-1), after[..., -1])
+
+
+def oracle_aurc(histogram: Ints) -> Floats:  # R B 2 -> R
+    """AURC of the best order there is, every right pixel before every wrong one; only their numbers matter.
+
+    >>> float(oracle_aurc(np.array([[[2, 0], [1, 1]]]))[0].round(6))  # risks 0, 0, 0, 1/4 over 4 pixels
+    0.0625
+    """
+    return aurc(_oracle(histogram))
+
+
+def ause(histogram: Ints) -> Floats:  # R B 2 -> R
+    """Area under the sparsification error: AURC minus the oracle's; within [0, 1], 0 is best, nan without pixels.
+
+    Source: Ilg et al. 2018, arXiv:1802.07095; here the error is 0 or 1.
+
+    >>> float(ause(np.array([[[2, 0], [1, 1]]]))[0].round(6))
+    0.041667
+    """
+    return (aurc(histogram) - oracle_aurc(histogram)).clip(min=0)  # only rounding can fall below 0
+
+
+def _oracle(histogram: Ints) -> Ints:  # R B 2 -> R 2 2
+    right, wrong = histogram.sum(axis=-2)[..., 0], histogram.sum(axis=-2)[..., 1]
+    nothing = np.zeros_like(right)
+    return np.stack([np.stack([right, nothing], axis=-1), np.stack([nothing, wrong], axis=-1)], axis=-2)
+
+
+def retained(histogram: Ints, pixels: Ints, coverage: Floats) -> Floats:  # R B X, R B, Q -> R Q X
+    """What the surest share of the pixels holds of each column; the bin at the limit is shared out evenly.
+
+    pixels: how many of each bin there are, which may be more or less than the columns' sum.
+
+    >>> retained(np.array([[[3], [8]]]), np.array([[2, 4]]), np.array([0.5])).tolist()  # 3 pixels: 2 and 1 of 4
+    [[[5.0]]]
+    """
+    after = pixels.cumsum(axis=-1)
+    wanted = after[:, -1:] * coverage  # R Q
+    limit = np.stack([np.searchsorted(a, w) for a, w in zip(after, wanted, strict=True)])
+    limit = np.minimum(limit, pixels.shape[1] - 1)
+    at = np.take_along_axis(pixels, limit, axis=1)
+    share = quotient(wanted - (np.take_along_axis(after, limit, axis=1) - at), at)
+    share = np.where(at > 0, share, 0)[..., None]
+    inside = np.take_along_axis(histogram, limit[..., None], axis=1)
+    through = np.take_along_axis(histogram.cumsum(axis=1), limit[..., None], axis=1)
+    return through - inside * (1 - share)
+
+
+def risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> R Q
+    """Error rate of the surest share of the pixels, within [0, 1]; nan without pixels.
+
+    >>> risk_at(np.array([[[2, 0], [1, 1]]]), np.array([0.5, 0.75, 1.0])).round(4).tolist()
+    [[0.0, 0.1667, 0.25]]
+    """
+    kept = retained(histogram, histogram.sum(axis=-1), coverage)
+    return quotient(kept[..., 1], kept.sum(axis=-1))
+
+
+def oracle_risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> R Q
+    """The same in the best order there is.
+
+    >>> oracle_risk_at(np.array([[[2, 0], [1, 1]]]), np.array([0.75, 1.0])).tolist()
+    [[0.0, 0.25]]
+    """
+    return risk_at(_oracle(histogram), coverage)
+
+
+def miou_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 3K, Q -> R Q
+    """Mean IoU over the surest share of the pixels, of the classes seen there in label or prediction.
+
+    The last axis is K times right, K times wrong by label, K times wrong by prediction. nan without pixels.
+
+    >>> miou_at(np.array([[[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]]), np.array([0.5, 1.0])).round(4).tolist()
+    [[1.0, 0.3333]]
+    """
+    classes = histogram.shape[-1] // 3
+    pixels = histogram[..., : 2 * classes].sum(axis=-1)
+    kept = retained(histogram, pixels, coverage)
+    right, missed, mistaken = (kept[..., i * classes : (i + 1) * classes] for i in range(3))
+    return mean_iou(np.stack([right, right + missed, right + mistaken], axis=-2))
+
+
+def best_threshold(histogram: Ints) -> float:  # B 2
+    """The value above which a pixel is called uncertain: it parts wrong from right pixels best.
+
+    Best: the highest share of wrong pixels above it minus share of right ones above it (Youden 1950); ties go to the
+    lowest. The most pixels put on the right side would be no measure: where errors are outnumbered at every value, that
+    is "everything is certain". A bin's upper edge, so exact to 0.1 %. Without right or wrong pixels: the top edge.
+
+    >>> from segment.scores.binning import BINS, bin_of
+    >>> histogram = np.zeros((BINS, 2), dtype=np.int64)
+    >>> histogram[bin_of(np.float32([0.1, 0.7])), [0, 1]] = [50, 5]
+    >>> 0.1 <= best_threshold(histogram) < 0.1002
+    True
+    """
+    limits, total = edges(len(histogram)), histogram.sum(axis=0)
+    if not total.all():
+        return float(limits[-1])
+    under = histogram.cumsum(axis=0)
+    parted = under[:, 0] * float(total[1]) - under[:, 1] * float(total[0])
+    return float(limits[int(parted.argmax()) + 1])

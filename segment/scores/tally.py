@@ -1,0 +1,134 @@
+"""What is kept of an image: integer counts in fixed memory, from which every score of a data set follows.
+
+One K-class problem; a multi-label head is K of them. Must not know of files, networks or methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.scores import calibration, patches
+from segment.scores.binning import BINS, HIGHEST, LOWEST, Ints, bin_of, coarser, coarser_bin
+from segment.scores.confusion import class_counts, confusion_matrix
+
+CLASS_OCTAVE = 6  # bins an octave, as a power of two, of the histogram with classes: 64
+ROUGH_OCTAVE = 4  # the replicates' histograms: 16 bins an octave without classes,
+ROUGH_CLASS_OCTAVE = 1  # 2 with them
+
+Tally = dict[str, Ints]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One K-class problem: what is counted, and what the scores need besides counts.
+
+    classes: K
+    measures: names of the maps
+    unseen: whether some label ids mark things of no trained class
+    thresholds: per measure the value above which a pixel is uncertain, chosen on validation images
+    validation_accuracy: of the mask on validation images, within [0, 1]; None where there were none
+    """
+
+    classes: int
+    measures: tuple[str, ...]
+    unseen: bool
+    thresholds: Mapping[str, float]
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One image's arrays, checked: H W each, probability K H W. Unseen and void pixels have any label."""
+
+    probability: NDArray[np.float32]
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    maps: Mapping[str, NDArray[np.float32]]
+    known: NDArray[np.bool_]
+    unseen: NDArray[np.bool_]
+
+
+def shapes(problem: Problem) -> dict[str, tuple[int, ...]]:
+    """Name and shape of everything that is counted; int64 each, whatever the number of images.
+
+    confusion: K K. sums: NLL and Brier in 2^-20. confidence: 1 - max p by right, wrong. reliability and
+    class_reliability: bins by pixels, right, sum of p in 2^-20. ranking/MEASURE: by right, wrong (, unseen).
+    classes/MEASURE: by class K times right, wrong by label, wrong by prediction. patches/MEASURE: sizes by 4.
+    """
+    k, kinds = problem.classes, 3 if problem.unseen else 2
+    rough_bins = (HIGHEST - LOWEST) * 2**CLASS_OCTAVE + 1
+    found: dict[str, tuple[int, ...]] = {"confusion": (k, k), "sums": (2,), "confidence": (BINS, 2)}
+    found |= {"reliability": (calibration.RELIABILITY_BINS, 3)}
+    found |= {"class_reliability": (k, calibration.RELIABILITY_BINS, 3)}
+    for name in problem.measures:
+        found |= {f"ranking/{name}": (BINS, kinds), f"classes/{name}": (rough_bins, 3 * k)}
+        if name in problem.thresholds:
+            found[f"patches/{name}"] = (len(patches.SIZES), 4)
+    return found
+
+
+def count(image: Image, problem: Problem) -> Tally:
+    """The counts of one image, in the shapes above."""
+    known = np.flatnonzero(image.known)
+    label, prediction = image.label.ravel()[known], image.prediction.ravel()[known]
+    p = image.probability.reshape(problem.classes, -1)
+    p = p if known.size == image.known.size else np.take(p, known, axis=1)
+    right, confidence = label == prediction, p.max(axis=0)
+    doubt = bin_of((1 - confidence).clip(min=0)) * np.int64(2)  # p may round to above 1
+    found = {
+        "confusion": confusion_matrix(label, prediction, problem.classes),
+        "sums": calibration.proper_sums(p, label),
+        "confidence": np.bincount(doubt + ~right, minlength=2 * BINS).reshape(BINS, 2),
+        "reliability": calibration.reliability_counts(confidence, right),
+        "class_reliability": calibration.class_reliability_counts(p, label),
+    }
+    return found | _measured(image, problem)
+
+
+def _measured(image: Image, problem: Problem) -> Tally:
+    k = problem.classes
+    right = image.known & (image.label == image.prediction)
+    wrong = image.known & ~right
+    kinds = 4  # right, wrong, unseen, void
+    kind = np.where(image.known, wrong, np.where(image.unseen, 2, 3)).ravel()
+    of_class = np.where(right, image.label, np.where(wrong, k + image.label, 2 * k)).ravel()
+    at_wrong = np.flatnonzero(wrong)
+    mistaken = image.prediction.ravel()[at_wrong]
+    cut = patches.Patches(image.known, right)
+    columns, rows = (3 if problem.unseen else 2), (HIGHEST - LOWEST) * 2**CLASS_OCTAVE + 1
+    found: Tally = {}
+    for name in problem.measures:
+        bins = bin_of(image.maps[name]).ravel()
+        ranking = np.bincount(bins * np.int64(kinds) + kind, minlength=BINS * kinds).reshape(BINS, kinds)
+        found[f"ranking/{name}"] = ranking[:, :columns]
+        bins = coarser_bin(bins, CLASS_OCTAVE)
+        by_label = np.bincount(bins * np.int64(2 * k + 1) + of_class, minlength=rows * (2 * k + 1))
+        by_mistake = np.bincount(bins[at_wrong] * np.int64(k) + mistaken, minlength=rows * k)
+        parts = [by_label.reshape(rows, -1)[:, : 2 * k], by_mistake.reshape(rows, k)]
+        found[f"classes/{name}"] = np.concatenate(parts, axis=1)
+        if name in problem.thresholds:
+            found[f"patches/{name}"] = cut.counts(image.maps[name], problem.thresholds[name])
+    return found
+
+
+def rough(tally: Tally) -> Tally:
+    """The same in the replicates' coarser bins; what no interval needs is left out."""
+    found: Tally = {"counts": class_counts(tally["confusion"])}
+    for name, counts in tally.items():
+        kind = name.split("/")[0]
+        if kind in ("confidence", "ranking"):
+            found[name] = coarser(counts, ROUGH_OCTAVE)
+        elif kind == "classes":
+            found[name] = coarser(counts, ROUGH_CLASS_OCTAVE)
+        elif kind in ("sums", "reliability", "patches"):
+            found[name] = counts
+    return found
+
+
+def exact(tally: Tally) -> Tally:
+    """The same in the finest bins, in the form that `summary.scores` reads."""
+    return {"counts": class_counts(tally["confusion"])} | tally
