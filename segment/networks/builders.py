@@ -10,8 +10,8 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def build(uri: str) -> nn.Module:
     except ModelRefused:
         raise
     except OSError as error:
+        if asked.scheme not in ("smp", "torchvision"):
+            raise ModelRefused(f"{uri!r} cannot be built: {_line(error)}.") from error
         raise ModelRefused(
             f"{uri!r} cannot be built: {_line(error)}. Pretrained weights are downloaded once; without a connection, "
             "leave them out of the URI and name a file with --weights."
@@ -71,11 +73,9 @@ def _smp(asked: Uri) -> nn.Module:
 def _smp_network(architecture: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
     encoder = arguments.get("encoder_name", inspect.signature(architecture).parameters["encoder_name"].default)
     _check_encoder(str(encoder))
-    known = [*inspect.signature(architecture).parameters, *OLD_SMP_ARGUMENTS]
     if not str(encoder).startswith("tu-"):  # timm checks its own; smp's encoders drop what they do not know
-        for key in arguments:
-            if key not in known:
-                raise ModelRefused(f"{architecture.__name__} has no argument {key!r}.{near(key, known)}")
+        known = [*inspect.signature(architecture).parameters, *OLD_SMP_ARGUMENTS]
+        _check_arguments(architecture.__name__, arguments, known)
     if arguments.pop("activation", None) is not None:
         logger.info("The activation after %s's last layer is left out: logits are needed.", architecture.__name__)
     return architecture(**{"encoder_weights": None} | arguments)
@@ -127,13 +127,20 @@ def _torchvision(asked: Uri) -> nn.Module:
             f"torchvision has no segmentation network {asked.target!r}.{near(asked.target, known)} "
             f"Known: {', '.join(known)}."
         )
-    module: nn.Module = models.get_model(asked.target, **{"weights_backbone": None} | dict(asked.arguments))
+    builder = models.get_model_builder(asked.target)
+    _check_arguments(asked.target, asked.arguments, inspect.signature(builder).parameters)
+    module: nn.Module = builder(**{"weights_backbone": None} | dict(asked.arguments))
     if getattr(module, "aux_classifier", None) is not None:
-        del module.aux_classifier
-        module.register_module(
-            "aux_classifier", None
-        )  # for the training loss only: its output is never used, and its BN never matters
+        del module.aux_classifier  # its output is for the training loss only
+        module.register_module("aux_classifier", None)  # where torchvision looks before every use
     return module
+
+
+def _check_arguments(name: str, arguments: Iterable[str], known: Iterable[str]) -> None:
+    known = sorted(set(known) - {"kwargs"})
+    for key in arguments:
+        if key not in known:
+            raise ModelRefused(f"{name} has no argument {key!r}.{near(key, known)} Known: {', '.join(known)}.")
 
 
 def _factory(asked: Uri) -> nn.Module:
@@ -174,7 +181,8 @@ def _importable_here() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(here)
+        with suppress(ValueError):  # the caller's module may have tidied up
+            sys.path.remove(here)
 
 
 def _line(error: BaseException) -> str:

@@ -88,7 +88,7 @@ def read_card(card: str | Path) -> Card:
         raise WrongUse("\n".join(_problem(path, dict(problem)) for problem in error.errors())) from None
 
 
-def default_card(uri: str, *, stride: int | None = None) -> Card:
+def default_card(uri: str) -> Card:
     """What is taken for granted of a network without a card: RGB / 255, and the usual mean and std of its library.
 
     The head is softmax unless the URI says `head=sigmoid` or `head=multilabel`.
@@ -99,7 +99,7 @@ def default_card(uri: str, *, stride: int | None = None) -> Card:
     asked = parse_uri(uri)
     usual = asked.scheme in ("smp", "smp-dir", "torchvision")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((), ())
-    stride = stride or {"smp": 32, "smp-dir": 32, "segment": 8}.get(asked.scheme, 1)
+    stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(asked.scheme, 1)
     return Card(name=uri, network=uri, head=asked.head or "softmax", input=InputSpec(mean=mean, std=std, stride=stride))
 
 

@@ -32,7 +32,7 @@ MAP_KEYS = ("out", "logits", "masks")
 """Where torchvision, transformers and others keep the map in what they give back."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """A network with the card that says what goes in and what comes out; called, it gives logits N K' H W.
 
@@ -57,8 +57,9 @@ class Network:
 
     @cached_property
     def classes(self) -> int:
-        """K: two for a sigmoid head; as the card names them, else as many as a small black image gets."""
-        return len(self.card.classes) or classes_of(self.card.head, self._outputs())
+        """K: two for a sigmoid head; as many as the card names, else as a small black image gets outputs."""
+        outputs = 1 if self.card.head == "sigmoid" else len(self.card.classes) or self._outputs()
+        return classes_of(self.card.head, outputs)
 
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
@@ -103,7 +104,7 @@ class Network:
             )
 
     def _outputs(self) -> int:
-        side = -(-64 // self.card.input.stride) * self.card.input.stride
+        side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
         channels = 1 if self.card.input.channels == "grey" else 3
         like = next(self.module.parameters(), torch.zeros(()))
         with torch.no_grad():
