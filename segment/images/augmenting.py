@@ -31,7 +31,9 @@ from albumentations.augmentations.crops.transforms import CropSizeError
 
 _GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Sequential, "SomeOf": A.SomeOf}
 _LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does
-_NO_IMAGE = frozenset({"BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda"})
+_ABSTRACT = frozenset({"BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda"})
+_BOXES = frozenset({"AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "RandomSizedBBoxSafeCrop"})
+_MASKS = frozenset({"ConstrainedCoarseDropout", "CropNonEmptyMaskIfExists"})  # they do not say so themselves
 _REFUSED = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, cv2.error, CropSizeError)
 
 
@@ -100,6 +102,8 @@ def _built(entry: object) -> Any:
         raise WrongUse(
             f"Transform {name!r} does not belong to `training:`: `input:` normalises after it. Leave it out."
         )
+    if name in _BOXES | _MASKS:
+        raise WrongUse(f"Transform {name!r} needs more than the image (boxes or a mask). Leave it out.")
     if name not in _known():
         raise WrongUse(
             f"No transform of albumentations {A.__version__} is called {name!r}.{near(name, _known())} "
@@ -145,7 +149,7 @@ def _known() -> Mapping[str, Callable[..., Any]]:
         for name, kind in vars(A).items()
         if inspect.isclass(kind) and issubclass(kind, A.BasicTransform) and not issubclass(kind, A.Transform3D)
     }
-    return {name: kind for name, kind in (flat | _GROUPS).items() if name not in _LATER | _NO_IMAGE}
+    return {name: kind for name, kind in (flat | _GROUPS).items() if name not in _LATER | _ABSTRACT | _BOXES | _MASKS}
 
 
 def _frozen(value: Any) -> Any:

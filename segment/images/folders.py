@@ -20,7 +20,7 @@ from segment.images.reading import IMAGE_SUFFIXES
 
 _LIST_SUFFIX = ".txt"
 _SHOWN = 5  # names in one message
-_ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')  # in a file name on Windows
+_ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows name, or in UTF-8
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
 
 _Line: TypeAlias = tuple[Path, Path | None]  # an image, and its label map
@@ -162,7 +162,7 @@ def _safe(relative: str) -> str:
     """
     path = PurePath(relative).with_suffix("")
     parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
-    return "/".join(_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts)
+    return "/".join(_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts) or "_"
 
 
 def _unique(ids: Iterable[str]) -> list[str]:
