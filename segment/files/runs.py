@@ -82,9 +82,13 @@ class Run:
         """
         asked = json.loads(json.dumps(settings, allow_nan=False))
         manifest = folder / MANIFEST
-        if manifest.exists() and not resume:
+        try:
+            begun = manifest.exists()
+        except OSError as error:  # a folder that may not be looked into
+            raise unwritable(folder, error) from error
+        if begun and not resume:
             raise WrongUse(f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder.")
-        if not manifest.exists():
+        if not begun:
             run = cls(folder, {"settings": asked}, {})
             run.note()
             return run
@@ -118,13 +122,13 @@ class Run:
         missing = [name for name in entry.files if not (self.folder / name).is_file()]
         if missing:
             raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
-        line = entry.line()
+        text = json.dumps(entry.line(), ensure_ascii=False, allow_nan=False)
         try:
             with (self.folder / MANIFEST).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+                stream.write(text + "\n")
         except OSError as error:
             raise unwritable(self.folder / MANIFEST, error) from error
-        self._lines[entry.id] = json.loads(json.dumps(line))
+        self._lines[entry.id] = json.loads(text)
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The newest line of every image, done or failed, by id."""

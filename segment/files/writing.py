@@ -110,11 +110,16 @@ def write_map_png(
     more than rounding (one step), or is not finite, is refused.
     Error: half a step, (high - low) / 131070.
     """
-    pixels = (values.astype(np.float64) - low) * (FULL / (high - low))
-    if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
-        raise WrongUse(
-            f"{path.name}: {measure} runs over {values.min()}..{values.max()}, its scale over {low}..{high}."
-        )
+    grey = np.empty(values.shape, np.uint16)
+    for start in range(0, len(values), png.ROWS):
+        block = values[start : start + png.ROWS]
+        pixels = (block.astype(np.float64) - low) * (FULL / (high - low))
+        if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
+            raise WrongUse(
+                f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale {low}..{high}; "
+                "give the largest value it can take."
+            )
+        grey[start : start + png.ROWS] = np.rint(pixels).clip(0, FULL)
     notes = {
         "measure": measure,
         "unit": unit,
@@ -122,7 +127,6 @@ def write_map_png(
         "high": repr(float(high)),
         "formula": f"value = low + pixel / {FULL} * (high - low)",
     }
-    grey = np.rint(pixels).clip(0, FULL).astype(np.uint16)
     with fresh(path) as stream:
         stream.writelines(png.encoded(grey, text={**notes, **(text or {})}))
 

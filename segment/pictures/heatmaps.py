@@ -26,6 +26,9 @@ ABSENT = (128, 128, 128)
 
 PAPER = (255, 255, 255)
 
+ROWS = 256
+"""Painted at a time, so that a large map is not held several times over."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -103,12 +106,15 @@ def heatmap(
         raise WrongUse(f"No colour map is called {colours!r}.{near(colours, COLOURS)} Known: {', '.join(COLOURS)}.")
     if not (math.isfinite(high) and math.isfinite(low) and high > low):
         raise WrongUse(f"A heat map's scale must rise: its ends are {low} and {high}.")
-    known = np.isfinite(values) | np.isinf(values)
-    steps = (np.where(known, values, low) - low) * (255 / (high - low))
     table = ramp(colours)
-    picture = table[np.clip(np.rint(steps), 0, 255).astype(np.uint8)]
-    if not known.all():
-        picture[~known] = ABSENT
+    picture = np.empty((*values.shape, 3), np.uint8)
+    for start in range(0, len(values), ROWS):
+        block = values[start : start + ROWS]
+        absent = np.isnan(block)
+        steps = np.rint((np.where(absent, low, block) - low) * (255 / (high - low)))
+        painted = table[np.clip(steps, 0, 255).astype(np.uint8)]
+        painted[absent] = ABSENT
+        picture[start : start + ROWS] = painted
     return picture
 
 
@@ -143,13 +149,13 @@ def legend(
     size: of the letters, pixels
     """
     turned = rising(_title(scale), size, BOLD)
-    length = max(length, 10 * size, turned.shape[0])
+    length = max(length, 10 * size, turned.shape[0] + size)
     bar, gap = size, size // 2
     top, foot = size, length - size
     marks = [*ticks(scale.high, low), (scale.high, _top(scale))]
     wide = max(width_of(text, size) for _, text in marks)
     left = gap + bar + size  # where the numbers begin
-    strip = np.full((length, left + wide + gap + turned.shape[1] + gap // 2, 3), PAPER, np.uint8)
+    strip = np.full((length, left + wide + gap + turned.shape[1] + gap, 3), PAPER, np.uint8)
     rows = np.linspace(255, 0, foot - top).round().astype(np.uint8)
     strip[top:foot, gap : gap + bar] = ramp(colours)[rows][:, None]
     cv2.rectangle(strip, (gap, top), (gap + bar - 1, foot - 1), INK, 1)

@@ -20,6 +20,9 @@ MILD, STRONG = np.array((255, 200, 40), np.float32), np.array((255, 48, 16), np.
 THICKEST = 0.8
 """Share of the glow where the doubt is greatest."""
 
+ROWS = 256
+"""Painted at a time: the sums are float32, which a large picture has no room for."""
+
 
 def overlay(
     image: Picture,  # H W 3
@@ -37,16 +40,24 @@ def overlay(
     """
     if not image.shape[:2] == labels.shape == uncertainty.shape:
         raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
-    doubt = np.clip((np.nan_to_num(uncertainty, nan=high) - low) / (high - low), 0, 1).astype(np.float32)[..., None]
+    picture = np.empty_like(image)
+    for start in range(0, len(image), ROWS):
+        rows = slice(start, start + ROWS)
+        picture[rows] = _glowing(image[rows], (uncertainty[rows] - low) / (high - low))
+    _outline(picture, labels, palette)
+    return picture
+
+
+def _glowing(image: Picture, doubt: NDArray[np.floating]) -> Picture:  # H W 3, H W within 0..1 -> H W 3
+    share = np.clip(np.nan_to_num(doubt, nan=1.0, posinf=1.0), 0, 1).astype(np.float32)[..., None]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     picture = image * np.float32(0.45) + grey * np.float32(0.4) + np.float32(28)  # paler: lines and glow stand out
-    glow = (MILD + (STRONG - MILD) * doubt) * (0.85 + grey * np.float32(0.15 / 255))  # what is under it stays readable
-    picture += THICKEST * doubt**2 * (3 - 2 * doubt) * (glow - picture)
-    _outline(picture, labels, palette)
+    glow = (MILD + (STRONG - MILD) * share) * (0.85 + grey * np.float32(0.15 / 255))  # what is under it stays readable
+    picture += THICKEST * share**2 * (3 - 2 * share) * (glow - picture)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
-def _outline(picture: NDArray[np.float32], labels: NDArray[np.integer], palette: Picture) -> None:
+def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture) -> None:
     """Draws on the picture; line width 1 up to 600 x 600 pixels or so, then in proportion to the side."""
     border = np.zeros(labels.shape, np.uint8)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
@@ -59,7 +70,7 @@ def _outline(picture: NDArray[np.float32], labels: NDArray[np.integer], palette:
     rim = (_widened(line, (thick + 1) // 2) > 0) & (line == 0)
     colours = colour_mask(labels[rim][None], palette)[0]
     pale = colours @ np.array((0.299, 0.587, 0.114)) < 100  # a dark line gets a pale rim, a pale line a dark one
-    picture[rim] = 0.5 * picture[rim] + np.where(pale, 120, 0)[:, None]
+    picture[rim] = picture[rim] // 2 + np.where(pale, 120, 0).astype(np.uint8)[:, None]
     picture[line > 0] = colour_mask(labels[line > 0][None], palette)[0]
 
 

@@ -88,7 +88,7 @@ def _spread(classes: int) -> Picture:  # -> K 3
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     places = oklab(colours)
     lightness, chroma = places[:, 0], np.hypot(places[:, 1], places[:, 2])
-    calm = (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.18)  # neither murky nor glaring
+    calm = (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.2)  # neither murky nor glaring
     colours, places = colours[calm], places[calm]
     distance = np.full(len(colours), np.inf)
     for taken in oklab(np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128]])):
