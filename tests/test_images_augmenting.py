@@ -90,7 +90,7 @@ def gain_and_offset(view: NDArray[np.uint8], grey: NDArray[np.uint8]) -> tuple[f
 
 
 def test_the_camvid_unets_pipeline_has_the_gain_and_offset_of_its_training() -> None:
-    """A view is x * U(.75, 1.25) + U(-20, 20), rounded; both uniform, each on its own."""
+    """A view is x * U(.75, 1.25) + U(-20, 20); both uniform, each on its own."""
     ramp = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
     views = pipeline(CAMVID_UNET[3:])
     found = np.array([gain_and_offset(views(ramp, seed), ramp) for seed in range(1500)])
@@ -100,7 +100,14 @@ def test_the_camvid_unets_pipeline_has_the_gain_and_offset_of_its_training() -> 
     for seed in range(20):
         gain, offset = found[seed]
         expected = np.clip(ramp.astype(float) * gain + offset, 0, 255)
-        assert np.abs(views(ramp, seed) - expected).max() <= 0.6  # rounded to the nearest, not cut
+        assert np.abs(views(ramp, seed) - expected).max() <= 0.6  # affine, clipped
+
+
+def test_the_camvid_unets_brightness_is_rounded_not_cut() -> None:
+    """Albumentations cuts to uint8: limits half a level higher make U(-20, 20) round, to -20 and to 20 as well."""
+    grey = np.full((1, 1, 3), 128, np.uint8)
+    views = pipeline((CAMVID_UNET[3] | {"contrast_limit": 0},))
+    assert {int(views(grey, seed)[0, 0, 0]) - 128 for seed in range(1500)} == set(range(-20, 21))
 
 
 def test_the_camvid_unets_pipeline_scales_crops_and_flips_as_its_training_did() -> None:
