@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from segment.errors import UnknownNetwork, WrongUse
+from segment.images.augmenting import pipeline
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card, card_folders, default_card, known_cards, read_card
+from segment.networks.uris import parse_uri
 
 REPOSITORY = Path(__file__).parents[1]
 CAMVID = ("enet_camvid", "unet_lite0_camvid")
@@ -165,6 +168,24 @@ def test_every_card_of_the_repository_reads() -> None:
     for path in paths:
         card = read_card(path)
         assert len(card.palette) in (0, len(card.classes)), path
+        parse_uri(card.network)
+
+
+def test_the_unets_training_views_are_the_crops_it_was_trained_on() -> None:
+    training = read_card("unet_lite0_camvid").training
+    assert training is not None
+    frame = np.full((360, 480, 3), 128, np.uint8)
+    views = [pipeline(training.transforms)(frame, seed) for seed in range(40)]
+    assert {view.shape for view in views} == {(320, 320, 3)}
+    levels = [int(view[0, 0, 0]) for view in views]
+    assert 128 * 0.75 - 20 <= min(levels) < 110 < 146 < max(levels) <= 128 * 1.25 + 20
+
+
+def test_enets_training_views_are_the_images_themselves() -> None:
+    training = read_card("enet_camvid").training
+    assert training == TrainingSpec(batch=10)
+    frame = np.arange(360 * 480 * 3).reshape(360, 480, 3).astype(np.uint8)
+    np.testing.assert_array_equal(pipeline(training.transforms)(frame, 0), frame)
 
 
 @pytest.mark.parametrize("name", CAMVID)

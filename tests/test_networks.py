@@ -206,6 +206,14 @@ def test_an_unknown_network_is_told_with_what_is_near_and_known(uri: str, said: 
         load_network(uri)
 
 
+def test_weights_or_a_folder_in_the_place_of_a_network_are_told_how_to_be_named(here: Path) -> None:
+    (here / "net.pth").write_bytes(b"weights")
+    (here / "saved").mkdir()
+    for asked, said in {"net.pth": "MODEL --weights net.pth", "saved": "'smp-dir:saved'"}.items():
+        with pytest.raises(UnknownNetwork, match=said):
+            load_network(asked)
+
+
 @pytest.mark.parametrize(
     ("uri", "error", "said"),
     [
@@ -333,6 +341,13 @@ def test_the_callers_module_stays_as_it_was() -> None:
     assert module.norm.eps == 1e-5
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert network.fingerprint == load_network(module).fingerprint
+
+
+def test_a_module_that_cannot_be_copied_is_refused_with_the_way_out() -> None:
+    module = Tiny(3)
+    module.kept = module.layer.weight * 2  # a tensor with a history
+    with pytest.raises(ModelRefused, match=r"Tiny cannot be copied .*py:package\.module:factory"):
+        load_network(module)
 
 
 def test_building_leaves_the_random_numbers_alone() -> None:

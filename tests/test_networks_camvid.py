@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchvision.transforms.functional import normalize, to_tensor
 
 from segment.networks.catalogue import Network, load_network
-from segment.networks.enet import ENet
+from segment.networks.enet import ENet, unpooled_in_order
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VOID = 11
@@ -80,6 +80,29 @@ def test_enet_gives_the_reference_logits() -> None:
     np.testing.assert_array_equal(
         torch.bincount(found.argmax(dim=0).flatten(), minlength=12), reference["argmax_counts"]
     )
+
+
+def test_unpooling_in_order_is_what_a_cpu_does_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(0, 4, (2, 3, 24, 32), generator=generator).float()  # many equal maxima, many shared pixels
+    x += torch.rand(x.shape, generator=generator) * torch.randint(0, 2, x.shape, generator=generator)
+    pooled, indices = functional.max_pool2d(x, 3, stride=2, padding=1, return_indices=True)
+    assert len(set(indices[0, 0].flatten().tolist())) < 0.9 * indices[0, 0].numel()
+    values = torch.randn(pooled.shape, generator=generator)
+    wanted = functional.max_unpool2d(values, indices, (2, 2), (2, 2))
+    assert torch.equal(unpooled_in_order(values, indices), wanted)
+    halves = values.bfloat16()
+    assert torch.equal(unpooled_in_order(halves, indices), functional.max_unpool2d(halves, indices, (2, 2), (2, 2)))
+
+
+@pytest.mark.gpu
+def test_enet_on_a_gpu_gives_the_same_bits_each_time_and_the_cpus_classes() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x = next(images())[0]
+    once, twice = (logits(load_network("enet_camvid", device="cuda"), x.cuda()).cpu() for _ in range(2))
+    assert torch.equal(once, twice)
+    assert (once.argmax(dim=0) == logits(load_network("enet_camvid"), x).argmax(dim=0)).float().mean() > 0.999
 
 
 def test_enet_as_carded_has_eleven_classes_and_never_gives_void() -> None:

@@ -39,7 +39,8 @@ def build(uri: str) -> nn.Module:
         "py": _factory,
         "segment": _own,
     }[asked.scheme]
-    devices = range(torch.cuda.device_count())
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if started else ()  # asking a GPU for its state would start it
     try:
         with torch.random.fork_rng(devices=devices):
             return builder(asked)

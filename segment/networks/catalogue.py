@@ -52,7 +52,7 @@ class Network:
         digest = hashlib.sha256()
         for key, value in sorted(self.module.state_dict().items()):
             digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     @cached_property
@@ -137,7 +137,7 @@ def load_network(
     if isinstance(model, nn.Module):
         name = type(model).__name__
         card = card or replace(default_card("py:given:module"), name=name, network=name)
-        module = copy.deepcopy(model)
+        module = _copied(model)
     else:
         card = _card_of(model, card)
         module = build(card.network)
@@ -157,15 +157,29 @@ def load_network(
 
 def _card_of(model: str | Path, card: Card | None) -> Card:
     text = str(model)
-    if is_uri(text):
-        parse_uri(text)
+    if is_uri(text) and not Path(text).is_file():
         return replace(card, network=text) if card is not None else default_card(text)
     if card is not None:
         raise WrongUse(f"{text!r} is a card already; another card was given beside it.")
     if Path(text).suffix not in (".yaml", ".yml") and text not in known_cards():
         known = [*known_cards(), *SCHEMES.values()]
-        raise UnknownNetwork(f"No network is called {text!r}.{near(text, known)} Known: {', '.join(known)}.")
+        hint = near(text, known)
+        if Path(text).is_dir():
+            hint = f" What smp saved in a folder is asked for as 'smp-dir:{text}'."
+        elif Path(text).is_file():
+            hint = f" Weights need their network named too: MODEL --weights {text}."
+        raise UnknownNetwork(f"No network is called {text!r}.{hint} Known: {', '.join(known)}.")
     return read_card(model)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ModelRefused(
+            f"{type(module).__name__} cannot be copied ({' '.join(str(error).split())[:160]}), and yours is not to be "
+            "changed; name a factory that makes another: py:package.module:factory."
+        ) from error
 
 
 def _is_random(uri: str) -> bool:

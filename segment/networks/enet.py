@@ -89,11 +89,7 @@ class Downsampling(Bottleneck):
 
 
 class Upsampling(Bottleneck):
-    """Twice the size, by unpooling with the indices of the matching downsampling block.
-
-    The pools overlap, so two values can meet on one pixel: on a CPU the last in raster order stays, on a GPU the order
-    is not defined and logits differ from run to run.
-    """
+    """Twice the size, by unpooling with the indices of the matching downsampling block."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         inner = inputs // 4
@@ -103,8 +99,26 @@ class Upsampling(Bottleneck):
         self.main_conv1 = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def unpooled(self, x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C' H W -> N C' 2H 2W
-        main = functional.max_unpool2d(self.main_conv1(x), indices, kernel_size=(2, 2), stride=(2, 2))
+        main = self.main_conv1(x)
+        if main.device.type == "cpu":
+            main = functional.max_unpool2d(main, indices, kernel_size=(2, 2), stride=(2, 2))
+        else:
+            main = unpooled_in_order(main, indices)
         return self.out_prelu(main + self.branch(x))
+
+
+def unpooled_in_order(x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C H W -> N C 2H 2W
+    """`max_unpool2d` as a CPU does it, bit for bit, on any device.
+
+    The 3x3 pools overlap, so up to four values can meet on one pixel. A CPU writes in raster order and the last one
+    stays; a GPU's order is not defined, and logits would differ from run to run.
+    """
+    n, c, h, w = x.shape
+    around = functional.pad(indices, (1, 1, 0, 1), value=-1)
+    later = [around[..., dy : dy + h, 1 + dx : 1 + dx + w] == indices for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1))]
+    last = x.masked_fill(later[0] | later[1] | later[2] | later[3], 0)
+    empty = x.new_zeros((n, c, 4 * h * w))
+    return torch.scatter_add(empty, 2, indices.flatten(2), last.flatten(2)).reshape(n, c, 2 * h, 2 * w)
 
 
 class ENet(nn.Module):
