@@ -1,1 +1,56 @@
-"""Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have."""
+"""Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.
+
+>>> import segment
+>>> network = segment.load_network("segment:tiny?classes=6")
+>>> network.classes
+6
+
+Names load when they are first used, so that importing segment does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segment.draws.bank import Bank as Bank
+    from segment.errors import SegmentError as SegmentError
+    from segment.files.banks import load_bank as load_bank
+    from segment.files.banks import save_bank as save_bank
+    from segment.jobs.fit import fit_bank as fit_bank
+    from segment.jobs.predict import predict as predict
+    from segment.networks.cards import Card as Card
+    from segment.networks.cards import read_card as read_card
+    from segment.networks.catalogue import Network as Network
+    from segment.networks.catalogue import load_network as load_network
+    from segment.sampling.estimate import Estimate as Estimate
+    from segment.sampling.mcbn import MCBN as MCBN
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bank": "segment.draws.bank",
+    "Card": "segment.networks.cards",
+    "Estimate": "segment.sampling.estimate",
+    "MCBN": "segment.sampling.mcbn",
+    "Network": "segment.networks.catalogue",
+    "SegmentError": "segment.errors",
+    "fit_bank": "segment.jobs.fit",
+    "load_bank": "segment.files.banks",
+    "load_network": "segment.networks.catalogue",
+    "predict": "segment.jobs.predict",
+    "read_card": "segment.networks.cards",
+    "save_bank": "segment.files.banks",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segment' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

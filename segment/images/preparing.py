@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from segment.errors import WrongUse
 from segment.images.specs import InputSpec
@@ -41,6 +42,23 @@ def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3, 0..255 ->
         padded[:, height:, :width] = padded[:, _beyond(height, bottom, spec.pad), :width]
         padded[:, :, width:] = padded[:, :, _beyond(width, right, spec.pad)]
     return torch.from_numpy(padded)
+
+
+def pad(images: Tensor, spec: InputSpec) -> Tensor:  # ... H W -> ... H+ W+
+    """Images that are normalised already, padded as `prepare` pads.
+
+    >>> pad(torch.tensor([[1.0, 2.0, 3.0]]), InputSpec(stride=4))[0]
+    tensor([1., 2., 3., 2.])
+    """
+    height, width = images.shape[-2:]
+    bottom, right = padding(height, width, spec.stride)
+    if spec.pad == "zero":
+        return functional.pad(images, (0, right, 0, bottom))
+    rows = np.concatenate([np.arange(height), _beyond(height, bottom, spec.pad)])
+    columns = np.concatenate([np.arange(width), _beyond(width, right, spec.pad)])
+    if bottom:
+        images = images.index_select(-2, torch.from_numpy(rows).to(images.device))
+    return images.index_select(-1, torch.from_numpy(columns).to(images.device)) if right else images
 
 
 def padding(height: int, width: int, stride: int) -> tuple[int, int]:

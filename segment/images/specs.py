@@ -15,10 +15,11 @@ class InputSpec:
     """From decoded pixels (H W 3, 0..255) to what the network was trained on.
 
     scale: the pixel value that becomes 1.0 before mean and std (255: divide by 255; 1: keep 0..255)
-    mean, std: one number a channel, in units after `scale`; empty: none
+    mean, std: one number a channel, in the order of `channels`, in units after `scale`; empty: none
     channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma)
     stride: height and width are padded (bottom, right) to a multiple of it, and the maps cropped back
-    pad: "reflect" (without repeating the edge; "edge" where the image is too small for it), "edge" or "zero"
+    pad: "reflect" (without repeating the edge; "edge" where the image is too small for it), "edge" or "zero" (0 after
+        normalising, as a convolution pads)
     white: the raw value of a 16-bit file that means white (65535, or 4095 for 12-bit data); None refuses 16-bit files
     """
 
@@ -36,7 +37,7 @@ class TrainingSpec:
     """How a training mini-batch looked.
 
     batch: M, images in one
-    transforms: albumentations by name and arguments, in order, on H W 3 uint8: ({"name": "HorizontalFlip", "p": 0.5}, ...)
+    transforms: albumentations by name and arguments, in order, on H W 3 uint8, as {"name": "HorizontalFlip", "p": 0.5}
     """
 
     batch: int

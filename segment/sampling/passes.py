@@ -45,8 +45,8 @@ class PassPlan:
             raise WrongUse(f"fold = {self.fold}, but it is a count of draws from 1 up.")
 
 
-class _Diverged(Exception):  # noqa: N818 - no refusal: the pass is run again without the tape
-    """The network made other calls than on its tape."""
+class _Diverged(Exception):
+    """The network made other calls than on its tape; no refusal, the pass is run again without it."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ class Passes:
                 if found.shape == plain.shape and not bool(((found - plain).abs() > allowed).any()):
                     return
             except (_Diverged, RuntimeError, ValueError, TypeError, SegmentError) as problem:
-                log.info("Sharing %s, fold %d: %s", self.plan.share, self.plan.fold, problem or "other calls")
+                log.info("Sharing %s, fold %d: %s", self.plan.share, self.plan.fold, problem)
             if self.plan.share:
                 log.warning("This network's draws cannot share work; each pass runs in full.")
                 self.plan = replace(self.plan, share=False)

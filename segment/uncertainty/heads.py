@@ -29,7 +29,8 @@ def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ...,
     if head == "sigmoid":
         if channels != 1:
             raise ModelRefused(
-                f"A sigmoid head has one channel, this network gives {channels}; say `head: softmax` or `head: multilabel`."
+                f"A sigmoid head has one channel, this network gives {channels}; "
+                "say `head: softmax` or `head: multilabel` in the model card."
             )
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)  # 1 - sigmoid(x) loses small probabilities
     return logits.sigmoid()

@@ -68,7 +68,10 @@ def one_minus_max(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ... ->
 
 
 def margin(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ...
-    """1 - (p1 - p2) of the two largest mean probabilities, within [0, 1]; multi-label: mean over labels of 1 - |2p - 1|."""
+    """1 - (p1 - p2) of the two largest mean probabilities, within [0, 1].
+
+    Multi-label: the mean over labels of 1 - |2p - 1|.
+    """
     if head == "multilabel":
         return (1 - (2 * mean - 1).abs()).mean(dim=1)
     top = mean.topk(2, dim=1).values

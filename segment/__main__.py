@@ -1,0 +1,5 @@
+"""`python -m segment`."""
+
+from segment.cli import main
+
+main()

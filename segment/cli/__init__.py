@@ -1,0 +1,10 @@
+"""Arguments to one job; the only room that prints or ends the process."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """The `segment` command."""
+    from segment.cli.app import run
+
+    run()

@@ -1,0 +1,29 @@
+"""What this machine has: versions, devices, what is missing and how to get it: `segment doctor`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from segment.jobs.versions import versions
+
+EXTRAS = {"plots": ("matplotlib",), "bench": ("torch_uncertainty",)}
+
+
+def examine() -> dict[str, Any]:
+    """Name -> what was found; a missing optional package says how to install its extra."""
+    found: dict[str, Any] = dict(versions())
+    found["threads"] = torch.get_num_threads()
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            found[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    else:
+        found["cuda"] = "none; the CPU is used"
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        found[f"extra {extra}"] = f"missing: pip install 'mcbn-segment[{extra}]'" if missing else "installed"
+    return found

@@ -1,0 +1,47 @@
+"""What a network is made of, as MCBN sees it: `segment inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from segment.networks.batchnorm import Layer
+from segment.networks.catalogue import Network
+from segment.networks.drawable import drawable
+from segment.networks.footprint import peak_bytes
+from segment.networks.tracing import lent
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A network's BN layers in data order, and what one pass over one image of `size` (H, W) takes."""
+
+    name: str
+    parameters: int
+    classes: int
+    head: str
+    layers: tuple[Layer, ...]
+    size: tuple[int, int]
+    pass_bytes: int
+    whole_image: bool
+
+    @property
+    def stochastic(self) -> int:
+        return sum(layer.status == "stochastic" for layer in self.layers)
+
+
+def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, int] = (480, 640)) -> Inspection:
+    """List the BN layers and count the memory of one fp32 pass over an image of `size`, padded to the stride."""
+    drawn = drawable(network, layers)
+    stride = network.card.input.stride
+    height, width = (-(-side // stride) * stride for side in size)
+    channels = 1 if network.card.input.channels == "grey" else 3
+    image = torch.zeros(1, channels, height, width, device=drawn.device)
+    with lent(network.module):
+        taken = peak_bytes(network, image)
+    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    pooled = any(layer.values == 1 for layer in drawn.layers)
+    return Inspection(
+        network.name, parameters, network.classes, network.card.head, drawn.layers, (height, width), taken, pooled
+    )

@@ -1,0 +1,209 @@
+"""A network, a bank and a folder of images to a RUN folder: `segment predict`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segment.draws.bank import Bank
+from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
+from segment.files.runs import Entry, Run
+from segment.images.folders import Source, find_images
+from segment.images.preparing import prepare
+from segment.images.reading import read_image
+from segment.jobs.progress import Progress, silent
+from segment.jobs.rendering import FORMATS, Look, render, sheet
+from segment.jobs.versions import versions
+from segment.networks.catalogue import Network
+from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.mcbn import fitted, resolve_precision
+from segment.sampling.methods import mcbn
+from segment.sampling.passes import PassPlan
+from segment.uncertainty.measures import MEASURES, needed
+
+log = logging.getLogger(__name__)
+
+MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
+"""Written by default."""
+
+IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, IndexError, MemoryError)
+"""What one image may run into (a network that does not take its size raises what it likes); the others go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictPlan:
+    """What to predict with and what to write.
+
+    draws: the first N of the bank; None: all. precision: "auto", "fp32", "bf16" or "fp16"
+    maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
+    formats: of "png", "npz"; fold: draws in one pass
+    """
+
+    draws: int | None = None
+    precision: str = "auto"
+    maps: tuple[str, ...] = MAPS
+    heat: str = "predictive_entropy"
+    heat_max: float | None = None
+    formats: tuple[str, ...] = FORMATS
+    fold: int = 1
+
+    def __post_init__(self) -> None:
+        known = (*MEASURES, "prediction", "probability")
+        for name in (*self.maps, self.heat):
+            if name not in known:
+                raise WrongUse(f"No map is called {name!r}.{near(name, known)} Known: {', '.join(known)}.")
+        if self.heat not in MEASURES:
+            raise WrongUse(f"--heat shows a measure, not {self.heat!r}. Known: {', '.join(MEASURES)}.")
+        for name in self.formats:
+            if name not in FORMATS:
+                raise WrongUse(f"No format is called {name!r}.{near(name, FORMATS)} Known: {', '.join(FORMATS)}.")
+        if "probability" in self.maps and "npz" not in self.formats:
+            raise WrongUse("probability is written to maps.npz only; add npz to --format.")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Those that are computed: asked for as maps, or shown."""
+        return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: its folder, images done and failed (id -> why), and seconds."""
+
+    folder: Path
+    done: int
+    failed: Mapping[str, str]
+    seconds: float
+    precision: str
+    draws: int
+
+
+def predict(
+    network: Network, source: str | Path | Sequence[Source], bank: Bank, folder: str | Path,
+    plan: PredictPlan | None = None, *, resume: bool = False, progress: Progress = silent,
+) -> Summary:  # fmt: skip
+    """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
+
+    Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
+    """
+    plan = plan or PredictPlan()
+    drawn = fitted(network, bank)
+    used = bank if plan.draws is None else bank.first(plan.draws)
+    sources = find_images(source) if isinstance(source, str | Path) else tuple(source)
+    precision, why = resolve_precision(plan.precision, bank, drawn.device)
+    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True)
+    method = mcbn(drawn, used, passes)
+    run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
+    run.note(
+        plan={"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
+              "threads": torch.get_num_threads(), "device": str(drawn.device)},
+        fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
+        versions=versions(), classes=list(network.card.classes),
+    )  # fmt: skip
+    look = Look.of(network, plan.heat, plan.heat_max)
+    pending = [item for item in sources if item.id not in run.done()]
+    start, draws = time.perf_counter(), 0
+    needed(plan.measures)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        writing: deque[Future[Entry]] = deque()
+        for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
+            began = time.perf_counter()
+            found: Estimate | str = image if isinstance(image, str) else _estimated(network, method, image, plan)
+            seconds = time.perf_counter() - began
+            if isinstance(found, Estimate):
+                draws += found.draws
+            writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
+            while len(writing) > 2 or (writing and writing[0].done()):
+                run.add(writing.popleft().result())
+            progress("predicting", len(sources) - len(pending) + number, len(sources), draws)
+        for future in writing:
+            run.add(future.result())
+    seconds = time.perf_counter() - start
+    entries = run.entries()
+    run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
+    if "png" in plan.formats:
+        sheet(run, sources, look, network)
+    failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
+    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used))
+
+
+def bank_fingerprint(bank: Bank) -> str:
+    """SHA-256 over a bank's weights and statistics."""
+    digest = hashlib.sha256(bank.weights.numpy().tobytes())
+    for name in bank.layers:
+        digest.update(name.encode() + bank.mean[name].numpy().tobytes() + bank.var[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> dict[str, Any]:
+    return {
+        "model": network.name,
+        "source": str(source) if isinstance(source, str | Path) else f"{len(source)} images",
+        "bank": bank_fingerprint(bank),
+        "draws": plan.draws, "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
+        "heat_max": plan.heat_max, "formats": list(plan.formats), "fold": plan.fold,
+    }  # fmt: skip
+
+
+def _read(
+    sources: Sequence[Source], network: Network, reader: ThreadPoolExecutor
+) -> Iterator[tuple[Source, NDArray[Any] | str, str]]:
+    """Decoded images with their SHA-256 in order, one ahead of the network; a refusal in words where one fails."""
+    coming: deque[Future[tuple[NDArray[Any] | str, str]]] = deque()
+    ahead = iter(sources)
+    for source in sources:
+        while len(coming) < 2 and (following := next(ahead, None)) is not None:
+            coming.append(reader.submit(_decoded, following, network))
+        image, sha256 = coming.popleft().result()
+        yield source, image, sha256
+
+
+def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]:
+    sha256 = ""
+    try:
+        sha256 = hashlib.sha256(source.path.read_bytes()).hexdigest()
+        return read_image(source.path, white=network.card.input.white), sha256
+    except (ImageUnreadable, OSError, MemoryError) as problem:
+        return _said(problem), sha256
+
+
+def _said(problem: BaseException) -> str:
+    words = " ".join(str(problem).split())
+    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"
+
+
+def _estimated(network: Network, method: Any, image: NDArray[Any], plan: PredictPlan) -> Estimate | str:
+    """The estimate of one image, or why there is none."""
+    try:
+        images = prepare(image, network.card.input)[None]
+        size = (image.shape[0], image.shape[1])
+        return estimate(method, images, head=network.card.head, measures=plan.measures, size=size).image(0)
+    except IMAGE_PROBLEMS as problem:
+        return f"{image.shape[0]} x {image.shape[1]} image: {_said(problem)}"
+
+
+def _written(
+    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Estimate | str, look: Look,
+    plan: PredictPlan, seconds: float,
+) -> Entry:  # fmt: skip
+    where = str(source.path)
+    if isinstance(found, str) or isinstance(image, str):
+        log.warning("%s: %s", source.id, found)
+        return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(found), seconds=seconds)
+    shown = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
+    files, measures = render(run, source.id, shown, found, look, maps=plan.maps, formats=plan.formats)
+    return Entry(
+        id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
+        measures=measures, notes=dict(found.withheld),
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""An estimate to its files in RUN/<id>/, and a run to its contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.axes import Head
+from segment.files.runs import Run, summary
+from segment.files.writing import as_indices, write_map_png, write_npz, write_palette_png, write_png
+from segment.images.folders import Source
+from segment.images.reading import read_image
+from segment.networks.catalogue import Network
+from segment.pictures.heatmaps import Scale, heatmap, scale_of, with_legend
+from segment.pictures.overlays import overlay
+from segment.pictures.palettes import Picture, palette
+from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
+from segment.sampling.estimate import Estimate
+from segment.uncertainty.measures import MEASURES
+
+FORMATS = ("png", "npz")
+SHEET_ROWS = 24
+NO_LABEL = (128, 128, 128)
+"""Colour of a pixel that no label of a multi-label head claims."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the pictures of a run share: one heat scale, one palette, the names of the classes."""
+
+    heat: str
+    scale: Scale
+    palette: Picture  # K 3
+    classes: tuple[str, ...]
+    head: Head
+
+    @staticmethod
+    def of(network: Network, heat: str, heat_max: float | None = None) -> Look:
+        card = network.card
+        count = network.classes
+        names = card.classes
+        if not names:
+            names = (
+                ("background", "foreground") if card.head == "sigmoid" else tuple(f"class {k}" for k in range(count))
+            )
+        return Look(heat, scale_of(heat, count, card.head, heat_max), palette(count, card.palette), names, card.head)
+
+
+def render(
+    run: Run, image_id: str, image: Picture, found: Estimate, look: Look, *, maps: Sequence[str], formats: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
+    """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile."""
+    arrays = {name: value.float().cpu().numpy() for name, value in found.maps.items()}
+    labels = found.prediction.cpu().numpy()
+    written: list[Path] = []
+
+    def path(name: str) -> Path:
+        written.append(run.path(image_id, name))
+        return written[-1]
+
+    if "png" in formats:
+        heat = arrays.get(look.heat)
+        if heat is None:  # withheld, with its reason in the manifest
+            heat = np.full(image.shape[:2], np.nan, np.float32)
+        flat, colours = _one_mask(labels, found, look)
+        write_png(path("overlay.png"), overlay(image, flat, np.nan_to_num(heat), high=look.scale.high, palette=colours))
+        write_png(path("heat.png"), with_legend(heatmap(heat, high=look.scale.high), look.scale))
+        if "prediction" in maps:
+            _write_masks(path, labels, look)
+        for name in maps:
+            if name in arrays:
+                scale = scale_of(name, len(look.classes), look.head)
+                write_map_png(path(f"{name}.png"), arrays[name], measure=name, unit=scale.unit, high=scale.bound)
+    if "npz" in formats:
+        kept: dict[str, NDArray[np.generic]] = {}
+        if "prediction" in maps:
+            kept["prediction"] = as_indices(labels, len(look.classes) if look.head != "multilabel" else 2)
+        kept |= {name: arrays[name] for name in maps if name in arrays}
+        if "probability" in maps:
+            kept["probability"] = found.probability.float().cpu().numpy()
+        write_npz(path("maps.npz"), kept)
+    measures: dict[str, Mapping[str, float]] = {
+        name: summary(array) for name, array in arrays.items() if name in MEASURES
+    }
+    return tuple(run.relative(file) for file in written), measures
+
+
+def _write_masks(path: Callable[[str], Path], labels: NDArray[np.int64], look: Look) -> None:
+
+    if look.head != "multilabel":
+        write_palette_png(path("prediction.png"), labels, look.palette)
+        return
+    for index, name in enumerate(look.classes):
+        colours = np.array([NO_LABEL, look.palette[index]], np.uint8)
+        safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+        write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
+
+
+def _one_mask(labels: NDArray[np.int64], found: Estimate, look: Look) -> tuple[NDArray[np.int64], Picture]:
+    """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
+    if look.head != "multilabel":
+        return labels, look.palette
+    p = found.probability.cpu().numpy()
+    flat = np.where(p.max(axis=0) >= 0.5, p.argmax(axis=0), len(look.classes)).astype(np.int64)
+    return flat, np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
+
+
+def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> Path | None:
+    """`sheet.png`: up to SHEET_ROWS images of the run, evenly chosen, from its files; None where none is done."""
+    done = run.done()
+    ready = [source for source in sources if source.id in done]
+    if not ready:
+        return None
+    step = max(1, -(-len(ready) // SHEET_ROWS))
+    rows = [_row(run, source, done[source.id], look, network) for source in ready[::step]]
+    classes = {
+        name: tuple(int(part) for part in colour) for name, colour in zip(look.classes, look.palette, strict=True)
+    }
+    shown = f"{len(rows)} of {len(ready)} images" if len(rows) < len(ready) else f"{len(ready)} images"
+    draws = done[ready[0].id]["draws"]
+    picture = contact_sheet(
+        rows, title=network.name, subtitle=f"{shown}, {draws} draws", classes=classes, scale=look.scale
+    )
+    path = run.folder / "sheet.png"
+    write_png(path, picture)
+    return path
+
+
+def _row(run: Run, source: Source, line: Mapping[str, object], look: Look, network: Network) -> SheetRow:
+    image = read_image(source.path, white=network.card.input.white)
+    image = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
+    over = _read_rgb(run.path(source.id, "overlay.png"))
+    heat = _read_rgb(run.path(source.id, "heat.png"))[: image.shape[0], : image.shape[1]]
+    pictures = {"image": thumbnail(image)}
+    mask = run.path(source.id, "prediction.png")
+    if mask.is_file():
+        pictures["prediction"] = thumbnail(_read_rgb(mask))
+    pictures |= {look.scale.title: thumbnail(heat), "overlay": thumbnail(over)}
+    numbers = line.get(look.heat)
+    note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
+    return SheetRow(name=source.id, pictures=pictures, note=note)
+
+
+def _read_rgb(path: Path) -> Picture:
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None, path
+    return decoded.astype(np.uint8)

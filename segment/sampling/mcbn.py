@@ -1,0 +1,115 @@
+"""MCBN for a program: a network and a bank, called with an image, give an Estimate.
+
+Must not know a file.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segment.draws.bank import Bank
+from segment.draws.recording import Precision
+from segment.errors import WrongUse
+from segment.images.preparing import crop, pad, prepare
+from segment.networks.batchnorm import BatchNormNetwork
+from segment.networks.catalogue import Network, load_network
+from segment.networks.drawable import drawable
+from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.methods import BankMethod, mcbn
+from segment.sampling.passes import PassPlan
+from segment.sampling.precision import choose
+from segment.uncertainty.heads import probabilities
+from segment.uncertainty.measures import MEASURES
+
+Image = Tensor | NDArray[Any]
+
+
+def preprocessing_of(network: Network) -> dict[str, Any]:
+    """What a bank's statistics depend on besides the network: scale, mean, std and channel order, as JSON values."""
+    spec = network.card.input
+    return {"scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std), "channels": spec.channels}
+
+
+def fitted(network: Network, bank: Bank) -> BatchNormNetwork:
+    """The network with the bank's layers stochastic. Errors: BankRefused where the bank is not this network's."""
+    bank.check_fits(network.fingerprint, preprocessing_of(network))
+    found = drawable(network)
+    bank.check_layers(found)
+    return found.select(bank.layers)
+
+
+def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Precision, str]:
+    """fp32, bf16 or fp16, and why: what was asked, or for "auto" what the audit kept in the bank allows."""
+    if asked == "auto":
+        return choose(bank.provenance.get("audit", {}).get(device.type, {}))
+    if asked not in ("fp32", "bf16", "fp16"):
+        raise WrongUse(f"No precision is called {asked!r}. Known: auto, fp32, bf16, fp16.")
+    if asked == "fp16" and device.type == "cpu":
+        raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
+    return ("fp32" if asked == "fp32" else "bf16" if asked == "bf16" else "fp16"), "asked for"
+
+
+class MCBN:
+    """Monte Carlo batch normalisation (Teye et al. 2018) of one network under one bank.
+
+    network: what `load_network` gave, or any torch module with BN (it is copied, so the caller's stays as it is)
+    draws: the first N of the bank; None: all. precision: "auto", "fp32", "bf16", "fp16". device: None: where it is
+    """
+
+    def __init__(
+        self, network: Network | nn.Module, bank: Bank, *, draws: int | None = None, precision: str = "auto",
+        device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
+    ) -> None:  # fmt: skip
+        if isinstance(network, nn.Module):
+            network = load_network(network)
+        if device is not None:
+            name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+            network = replace(network, module=copy.deepcopy(network.module).to(name))
+        self.network = network
+        self.bank = bank if draws is None else bank.first(draws)
+        self.drawn = fitted(network, bank)
+        self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
+        plan = plan or PassPlan(channels_last=True)
+        self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision))
+
+    def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate:
+        """Mask, mean probability and maps of one image or several.
+
+        image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which goes through the card.
+        Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
+        """
+        images, size, single = self._entered(image)
+        found = estimate(self.method, images, head=self.network.card.head, measures=measures, size=size)
+        return found.image(0) if single else found
+
+    def draws(self, image: Image) -> Iterator[Tensor]:
+        """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order."""
+        images, size, single = self._entered(image)
+        for _, logits in self.method(images):
+            p = probabilities(crop(logits, *size), self.network.card.head)
+            yield p[0] if single else p
+
+    def _entered(self, image: Image) -> tuple[Tensor, tuple[int, int], bool]:
+        spec = self.network.card.input
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise WrongUse(
+                    f"An array is uint8 H W 3 (RGB), this one is {image.dtype} {image.shape}; "
+                    "give a normalised image as a float tensor (C H W)."
+                )
+            return prepare(image, spec)[None], (image.shape[0], image.shape[1]), True
+        if image.ndim not in (3, 4) or not image.is_floating_point():
+            raise WrongUse(
+                f"A tensor is float (C H W) or (N C H W), already normalised; this one is {image.dtype} "
+                f"{tuple(image.shape)}. Give a raw image as a uint8 array (H W 3)."
+            )
+        images = image if image.ndim == 4 else image[None]
+        return pad(images, spec), (images.shape[2], images.shape[3]), image.ndim == 3

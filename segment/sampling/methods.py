@@ -1,0 +1,78 @@
+"""How the next pass is made: MCBN, one deterministic pass, or the bank's mean statistics.
+
+A method gives weighted outputs and knows whether they are a random sample. Must not know what an output means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.networks.batchnorm import BatchNormNetwork
+from segment.sampling.passes import Passes, PassPlan
+
+
+class Method(Protocol):
+    """Called with images (N C H W), gives (weight, output N K ...) once a draw; weights sum to 1.
+
+    random: its draws are a random sample, so that the mean of them has a Monte Carlo standard error
+    draws: T; note: what a reader of its maps should know, or ""
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def random(self) -> bool: ...
+    @property
+    def draws(self) -> int: ...
+    @property
+    def note(self) -> str: ...
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class BankMethod:
+    """Passes under a bank, whatever the bank stands for."""
+
+    name: str
+    passes: Passes
+    random: bool
+    note: str = ""
+
+    @property
+    def draws(self) -> int:
+        return len(self.passes.bank)
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
+        return zip(self.passes.bank.weights.tolist(), self.passes(images), strict=True)
+
+
+def mcbn(network: BatchNormNetwork, bank: Bank, plan: PassPlan | None = None) -> BankMethod:
+    """One pass under each draw of the bank (Teye et al. 2018, Algorithm 1)."""
+    distilled = "its draws were chosen, not drawn at random" if bank.distilled else ""
+    return BankMethod("mcbn", Passes(network, bank, plan), random=not bank.distilled, note=distilled)
+
+
+def mean_statistics(network: BatchNormNetwork, bank: Bank, plan: PassPlan | None = None) -> BankMethod:
+    """One pass under the bank's mean statistics: re-estimated batch normalisation."""
+    return BankMethod("mean_statistics", Passes(network, bank.average(), plan), random=False)
+
+
+def deterministic(network: BatchNormNetwork, bank: Bank | None = None, plan: PassPlan | None = None) -> BankMethod:
+    """One pass under the trained running statistics, as `model.eval()`.
+
+    A layer that keeps none (in eval mode it would use the test image itself) gets the bank's mean statistics.
+    Errors: BankRefused where there is such a layer and no bank.
+    """
+    untracked = [layer.name for layer in network.stochastic if layer.trained is None]
+    trained = Bank.of_trained(network, mean_of=bank)
+    note = ""
+    if untracked:
+        note = (
+            f"{len(untracked)} layers keep no running statistics and have the bank's mean: {', '.join(untracked[:3])}"
+        )
+    return BankMethod("deterministic", Passes(network, trained, plan), random=False, note=note)
