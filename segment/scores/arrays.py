@@ -91,7 +91,7 @@ def _prediction(
     identity: str, plan: ScorePlan, given: ArrayLike | None, p: NDArray[np.float32], shape: tuple[int, ...]
 ) -> NDArray[np.int64]:
     if given is None:
-        return (p > 0.5).astype(np.int64) if plan.head == "multilabel" else p.argmax(axis=0)
+        return (p >= 0.5).astype(np.int64) if plan.head == "multilabel" else p.argmax(axis=0)
     masks = _numpy(given)
     highest = 1 if plan.head == "multilabel" else len(p) - 1
     if masks.shape != shape or masks.dtype.kind not in "iub" or masks.min() < 0 or masks.max() > highest:

@@ -99,7 +99,7 @@ def equal_mass(doubt: Ints) -> tuple[Floats, Floats]:  # R B 2 -> R 15, R 15
     """Mean of max p and share of right pixels in 15 bins of equal pixel counts, sure pixels first.
 
     doubt: fine histogram of 1 - max p, right and wrong pixels. A histogram bin that straddles two of the fifteen is
-    shared out: ties share their mean. Error: under 5e-4 (1 - max p), half a histogram bin.
+    shared out: ties share their mean. Error: under 2.5e-4 (1 - max p), half a histogram bin.
     """
     limits = edges(doubt.shape[1])
     confidence = 1 - (limits[:-1] + limits[1:]) / 2

@@ -28,7 +28,8 @@ def average_precision(histogram: Ints) -> Floats:  # R B 2 -> R
     """Mean precision over the positives, highest value first; within [0, 1], nan without positives or negatives.
 
     AP = sum_b (recall_b - recall_{b+1}) precision_b over bins b from the top, as scikit-learn defines it, no
-    interpolation; precision_b counts the whole of bin b. Error: at most the largest step of recall in one bin.
+    interpolation; precision_b counts the whole of bin b. Error: low by about half the fall of
+    the precision inside a bin; under 1e-3 unless all doubt lies within a few percent.
 
     >>> float(average_precision(np.array([[[3, 0], [1, 1], [0, 1]]]))[0].round(4))  # (1 + 2/3) / 2
     0.8333

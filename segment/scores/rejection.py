@@ -131,7 +131,7 @@ def best_threshold(histogram: Ints) -> float:  # B 2
 
     Best: the highest share of wrong pixels above it minus share of right ones above it (Youden 1950); ties go to the
     lowest. The most pixels put on the right side would be no measure: where errors are outnumbered at every value, that
-    is "everything is certain". A bin's upper edge, so exact to 0.1 %. Without right or wrong pixels: the top edge.
+    is "everything is certain". A bin's upper edge, so exact to 0.05 %. Without right or wrong pixels: the top edge.
 
     >>> from segment.scores.binning import BINS, bin_of
     >>> histogram = np.zeros((BINS, 2), dtype=np.int64)

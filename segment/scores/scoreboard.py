@@ -49,7 +49,7 @@ class Scoreboard:
         probability: arrays.ArrayLike,  # K H W
         maps: Mapping[str, arrays.ArrayLike],  # H W each; multilabel: also K H W
         label: arrays.ArrayLike,  # H W ids; multilabel: K H W of 0, 1 or void
-        prediction: arrays.ArrayLike | None = None,  # as label; the most probable class, or p > .5, if not given
+        prediction: arrays.ArrayLike | None = None,  # as label; the most probable class, or p >= .5, if not given
     ) -> None:
         """Count one image, once. A refused image has changed nothing."""
         if identity in self._rows:
