@@ -6,7 +6,9 @@ Must not know how draws are made: what it trains is an ordinary network with bat
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +36,7 @@ BATCH = 16
 STEPS = 1200
 TRANSFORMS: tuple[Mapping[str, Any], ...] = (
     {"name": "HorizontalFlip", "p": 0.5},
-    {"name": "RandomResizedCrop", "size": list(SIZE), "scale": [0.5, 1.0], "ratio": [1.5, 1.5], "p": 0.5},
+    {"name": "RandomResizedCrop", "size": SIZE, "scale": (0.5, 1.0), "ratio": (1.5, 1.5), "p": 0.5},
     {"name": "RandomBrightnessContrast", "brightness_limit": 0.15, "contrast_limit": 0.15, "p": 0.5},
 )
 """What training does to a scene, and so what a bank's mini-batches must repeat: the card's `training:` entry."""
@@ -48,6 +50,7 @@ def train_scenes(
     *,
     seed: int = 0,
     steps: int = STEPS,
+    batch: int = BATCH,
     scenes: int = len(TRAIN),
     test: int = 100,
     threads: int = 2,
@@ -56,23 +59,24 @@ def train_scenes(
     """Write `scenes.safetensors` and `scenes.yaml` into the folder `out`; the same seed gives the same weights.
 
     seed: of the first weights, the order of the scenes and what is done to them
-    steps: mini-batches of BATCH scenes; scenes: how many of TRAIN are used; test: how many of TEST are scored
+    steps: mini-batches; batch: M, scenes in one
+    scenes: how many of TRAIN are used; test: how many of TEST are scored
     threads: of torch, for the time of the training; other counts may give other last bits
 
     Gives back accuracy, miou, nll (nats) on test scenes without unseen things, and the last training loss.
     Raises WrongUse where a count is too small or too large.
     """
-    if steps < 1 or not BATCH <= scenes <= len(TRAIN) or not 1 <= test <= len(TEST):
+    if steps < 1 or not 1 <= batch <= scenes <= len(TRAIN) or not 1 <= test <= len(TEST):
         raise WrongUse(
-            f"Training needs 1 step or more, {BATCH} to {len(TRAIN)} scenes and 1 to {len(TEST)} test scenes; "
-            f"got {steps} steps, {scenes} scenes, {test} test scenes."
+            f"Training needs 1 step or more, a batch no larger than its scenes, at most {len(TRAIN)} scenes and 1 to "
+            f"{len(TEST)} test scenes; got {steps} steps, batch {batch}, {scenes} scenes, {test} test scenes."
         )
     with _threads(threads):
         shown = [scene(number) for number in TRAIN[:scenes]]
         mean, std = _colours(shown)
-        network, loss = _trained(shown, mean, std, seed=seed, steps=steps, progress=progress)
+        network, loss = _trained(shown, mean, std, seed=seed, steps=steps, batch=batch, progress=progress)
         scores = score(network, [scene(number) for number in TEST[:test]], mean, std)
-    _write(out, network, mean, std, seed=seed, steps=steps, scenes=scenes)
+    _write(out, network, mean, std, batch=batch, made={"seed": seed, "steps": steps, "scenes": scenes})
     return scores | {"loss": loss}
 
 
@@ -127,6 +131,7 @@ def _trained(
     *,
     seed: int,
     steps: int,
+    batch: int,
     progress: Progress | None,
 ) -> tuple[TinyUNet, float]:
     """AdamW with a one-cycle learning rate on the cross-entropy; and the mean loss of late."""
@@ -135,11 +140,11 @@ def _trained(
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=8e-3, total_steps=steps + 1)
     late = float(np.log(len(CLASSES)))
-    for step, (images, labels) in enumerate(_minibatches(scenes, seed, steps), start=1):
+    for step, (images, labels) in enumerate(_minibatches(scenes, batch, seed, steps), start=1):
         x = _normalised(images, mean, std).contiguous(memory_format=torch.channels_last)
         loss = functional.cross_entropy(network(x), torch.from_numpy(labels).long())
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         late += 0.05 * (float(loss.detach()) - late)
@@ -149,19 +154,29 @@ def _trained(
 
 
 def _minibatches(
-    scenes: Sequence[Scene], seed: int, steps: int
+    scenes: Sequence[Scene], batch: int, seed: int, steps: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:  # M H W 3, M H W
     """Epochs in random order, the rest of an epoch that fills no mini-batch left out; each scene transformed anew."""
     rng = np.random.default_rng([seed, 2])
-    transforms = [getattr(albumentations, one["name"])(**{k: v for k, v in one.items() if k != "name"}) for one in TRANSFORMS]
-    pipeline = albumentations.Compose(transforms, seed=seed)
+    pipeline = albumentations.Compose([_transform(**one) for one in TRANSFORMS])
+    # not Compose(seed=...), which starts every transform at the same number, so that a large scale comes with a gain
+    pipeline.set_random_state(np.random.default_rng([seed, 3]), random.Random(seed))
     order: list[int] = []
     for _ in range(steps):
-        if len(order) < BATCH:
+        if len(order) < batch:
             order = rng.permutation(len(scenes)).tolist()
-        chosen, order = order[:BATCH], order[BATCH:]
+        chosen, order = order[:batch], order[batch:]
         made = [pipeline(image=scenes[n].image, mask=scenes[n].label) for n in chosen]
         yield np.stack([one["image"] for one in made]), np.stack([one["mask"] for one in made])
+
+
+def _transform(name: str, **arguments: Any) -> Any:
+    return getattr(albumentations, name)(**arguments)
+
+
+def _plain(transform: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML has no tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in transform.items()}
 
 
 def _write(
@@ -170,18 +185,12 @@ def _write(
     mean: Sequence[float],
     std: Sequence[float],
     *,
-    seed: int,
-    steps: int,
-    scenes: int,
+    batch: int,
+    made: Mapping[str, int],
 ) -> None:
-    metadata = {
-        "command": f"segment experiment train-scenes (seed {seed}, {steps} steps of {BATCH}, {scenes} scenes)",
-        "seed": str(seed),
-        "steps": str(steps),
-        "scenes": f"{TRAIN[0]}..{TRAIN[scenes - 1]}",
-        "versions": ", ".join(f"{module.__name__} {module.__version__}" for module in (torch, np, cv2, albumentations)),
-    }
-    weights = save(dict(network.state_dict()), metadata)
+    versions = {module.__name__: module.__version__ for module in (torch, np, cv2, albumentations)}
+    told = {"command": "segment experiment train-scenes", "batch": batch, **made, "versions": versions}
+    weights = save(dict(network.state_dict()), {"training": json.dumps(told)})  # one key: safetensors shuffles several
     card = {
         "network": NETWORK,
         "weights": {"file": "scenes.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
@@ -190,7 +199,7 @@ def _write(
         "classes": list(CLASSES),
         "palette": [list(colour) for colour in PALETTE],
         "unseen": [UNSEEN],
-        "training": {"batch": BATCH, "transforms": [dict(one) for one in TRANSFORMS]},
+        "training": {"batch": batch, "transforms": [_plain(one) for one in TRANSFORMS]},
         "images": "scenes",
     }
     out.mkdir(parents=True, exist_ok=True)
