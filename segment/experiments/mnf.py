@@ -9,6 +9,7 @@ Must not know what the layers are built into.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,15 +41,15 @@ class MaskedFlow(nn.Module):
         with torch.no_grad():
             self.leave_bias[..., :width] = gate  # open gates: the flow starts near the identity
 
-    def masks(self, z: Tensor, generator: torch.Generator) -> list[Tensor]:
+    def masks(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A fair coin for each unit at each step, as the paper draws them."""
-        return [torch.rand(z.shape, generator=generator).lt(0.5).to(z) for _ in range(self.steps)]
+        return torch.rand((self.steps, *z.shape), generator=generator, dtype=z.dtype).lt(0.5).to(z).unbind()
 
     def _layers(self) -> list[tuple[Tensor, ...]]:
         parts = (self.enter, self.enter_bias, self.leave, self.leave_bias)
         return list(zip(*(part.unbind(-3) for part in parts), strict=True))
 
-    def forward(self, z: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:  # ... G width -> the same, ... G
+    def forward(self, z: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # ... G width -> the same, ... G
         """The flow's image of z, and log |det dz'/dz|."""
         logdet = torch.zeros(())
         for layer, mask in zip(self._layers(), masks, strict=True):
@@ -58,7 +59,7 @@ class MaskedFlow(nn.Module):
             logdet = logdet + (moved * functional.logsigmoid(logit)).sum(dim=-1)
         return z, logdet
 
-    def inverse(self, z: Tensor, masks: list[Tensor]) -> Tensor:
+    def inverse(self, z: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """The z whose image under these masks is the given one."""
         for layer, mask in reversed(list(zip(self._layers(), masks, strict=True))):
             logit, shift = _steered(mask * z, layer)

@@ -7,6 +7,7 @@ Must not know what is measured on the predictions.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -142,6 +143,14 @@ class Stack:
         """Keep the networks of these numbers, in this order."""
         for group in (self.weights, self.biases, self.gammas, self.betas):
             group[:] = [tensor.detach()[chosen].clone() for tensor in group]
+
+    def only(self, number: int) -> Stack:
+        """A stack of that one network, its parameters copied."""
+        alone = copy.copy(self)
+        for group in ("weights", "biases", "gammas", "betas"):
+            setattr(alone, group, list(getattr(self, group)))
+        alone.select(torch.tensor([number]))
+        return alone
 
     @torch.no_grad()
     def network(self, number: int, *, dropout: float = 0.0, statistics: Tensor | None = None) -> nn.Sequential:

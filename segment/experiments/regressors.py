@@ -37,13 +37,13 @@ class Protocol:
     """
 
     hidden: tuple[int, ...] = (50, 50)
-    l2: tuple[float, ...] = tuple(10.0**-power for power in (1, 2, 3, 4, 5, 6, 15))
+    l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-5, 1e-15)
     batches: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     dropouts: tuple[float, ...] = (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
     dropout_batch: int = 32
-    precisions: tuple[float, ...] = (1.0, 10.0, 100.0)
+    precisions: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
     folds: int = 5
-    race: Race = field(default_factory=lambda: Race(rungs={100: 0.5, 300: 0.5, 700: 0.5}))
+    race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}))
     draws: int = 500
     members: int = 5
 

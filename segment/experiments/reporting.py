@@ -58,10 +58,12 @@ def write_text(path: Path, text: str) -> None:
     _atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def write_table(out: Path, name: str, rows: Sequence[Row], *, digits: int = 3) -> str:
+def write_table(
+    out: Path, name: str, rows: Sequence[Row], *, shown: Sequence[Row] | None = None, digits: int = 3
+) -> str:
     """Write `name.csv` (full precision) and `name.md` (rounded); the Markdown is also returned.
 
-    Every row has the first one's columns; nan and None are shown as a dash.
+    Every row has the first one's columns; nan and None are shown as a dash. shown: other rows for the Markdown.
     """
     if not rows:
         raise ValueError(f"Table {name!r} has no rows.")
@@ -71,7 +73,7 @@ def write_table(out: Path, name: str, rows: Sequence[Row], *, digits: int = 3) -
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / f"{name}.csv", buffer.getvalue())
-    text = markdown_table(rows, digits=digits)
+    text = markdown_table(shown or rows, digits=digits)
     write_text(out / f"{name}.md", text)
     return text
 
@@ -159,6 +161,14 @@ def write_verdicts(out: Path, verdicts: Sequence[Verdict]) -> None:
     write_text(out / "verdicts.md", "".join(f"- {verdict.line()}\n" for verdict in verdicts))
 
 
+def write_page(out: Path, title: str, opening: str, verdicts: Sequence[Verdict], sections: Mapping[str, str]) -> None:
+    """Write `page.md`: what was done, the verdicts, and a section for each table or figure; and the verdict files."""
+    write_verdicts(out, verdicts)
+    lines = [f"## {title}\n", opening.strip() + "\n", (out / "verdicts.md").read_text(encoding="utf-8")]
+    lines += [f"### {heading}\n\n{body.strip()}\n" for heading, body in sections.items()]
+    write_text(out / "page.md", "\n".join(lines))
+
+
 def _atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -171,5 +181,5 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 __all__ = [
     "COLOURS", "GRID", "INK", "MUTED", "Budget", "Outcome", "Progress", "Row", "Verdict", "judged", "markdown_table",
-    "new_figure", "styled", "with_error", "write_figure", "write_table", "write_text", "write_verdicts",
+    "new_figure", "styled", "with_error", "write_figure", "write_page", "write_table", "write_text", "write_verdicts",
 ]  # fmt: skip
