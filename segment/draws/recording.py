@@ -71,6 +71,8 @@ class _ByMiniBatch(TorchFunctionMode):
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         if x.numel() == x.shape[1]:
+            if layer.status == "fixed" and layer.trained is not None:
+                return functional.batch_norm(x, *layer.trained, weight, bias, training=False, momentum=0.0, eps=eps)
             raise WrongUse(
                 f"BN layer {layer.name!r} sees one value a channel at M = 1 and a 1x1 map: it has no variance. "
                 "Use --batch 2 or more, or leave the layer out with --layers."

@@ -100,11 +100,9 @@ class BatchNormNetwork:
 def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> BatchNormNetwork:
     """Follow one eval pass over `image` (N C H W; any values, a usual size) and list the BN layers it meets.
 
-    Errors: NoBatchNorm where the pass meets none; ModelRefused where a BN was never initialised.
+    Errors: NoBatchNorm where the pass meets none; ModelRefused where a BN was never initialised, or a part is compiled.
     """
-    for name, child in module.named_modules():
-        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():  # type: ignore[misc]
-            raise ModelRefused(f"Module {name!r} ({type(child).__name__}) was never initialised: run or load it first.")
+    _check_followable(module)
     calls = follow(module, forward, image, about=(functional.batch_norm,))
     modules = dict(module.named_modules())
     seen: Counter[str] = Counter()
@@ -120,8 +118,32 @@ def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
         layers.append(_named(name, made_by, index, call, "stochastic", ""))
     met = {layer.name for layer in layers}
-    layers += [_unmet(name, child) for name, child in modules.items() if _looks_like_bn(child) and name not in met]
+    run = {call.module for call in calls if call.reads_image}
+    lower = {call.module for call in calls if call.reads_image and _is_lower_batch_norm(call.function)}
+    layers += [
+        _unmet(name or "(root)", child, run=name in run)
+        for name, child in modules.items()
+        if (name or "(root)") not in met and (_looks_like_bn(child) or name in lower)
+    ]
     return _drawable(BatchNormNetwork(module, forward, calls, tuple(layers)))
+
+
+def _check_followable(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        who = f"Module {name or '(root)'!r} ({type(child).__name__})"
+        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():  # type: ignore[misc]
+            raise ModelRefused(f"{who} was never initialised: run or load it first.")
+        if isinstance(child, torch.jit.ScriptModule):
+            raise ModelRefused(f"{who} is TorchScript, whose BN layers cannot be reached: give the Python module.")
+        if type(child).__name__ == "OptimizedModule" or getattr(child, "_compiled_call_impl", None) is not None:
+            raise ModelRefused(
+                f"{who} is compiled, so its BN layers cannot be reached: give the module that was compiled "
+                "(`_orig_mod` of what torch.compile gave), or leave `.compile()` out."
+            )
+
+
+def _is_lower_batch_norm(function: Callable[..., object]) -> bool:
+    return function is not functional.batch_norm and "batch_norm" in getattr(function, "__name__", str(function))
 
 
 def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
@@ -158,20 +180,19 @@ def _looks_like_bn(child: nn.Module) -> bool:
     )
 
 
-def _unmet(name: str, child: nn.Module) -> Layer:
+def _unmet(name: str, child: nn.Module, *, run: bool) -> Layer:
     kind = type(child).__name__
     mean = getattr(child, "running_mean", None)
     frozen = "frozen" in kind.lower()
-    known = isinstance(child, nn.modules.batchnorm._BatchNorm)
     if frozen:
         reason = "frozen: its statistics were constants in training, no mini-batch's"
-    elif known:
+    elif not run:
         reason = "an image does not reach it in eval mode"
     else:
         reason = "it does not call torch.nn.functional.batch_norm; replace it by torch.nn.BatchNorm2d"
     return Layer(
         name=name, kind=kind, channels=0 if mean is None else len(mean), values=0,
-        status="fixed" if frozen or known else "refused", reason=reason,
+        status="refused" if run and not frozen else "fixed", reason=reason,
     )  # fmt: skip
 
 

@@ -1,0 +1,34 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from plain import Toy, calibrated, noise, seeded
+from torch import Tensor
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network when it is imported
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def toy() -> Toy:
+    """Two BN layers, K = 4, running statistics of a few random batches, eval mode."""
+    return calibrated(seeded(Toy), (32, 32))
+
+
+@pytest.fixture
+def image() -> Tensor:
+    """One image as a network gets it: 1 3 32 32."""
+    return noise(1, 3, 32, 32, seed=1)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data is not at {SHARED_DATA}")
+    return SHARED_DATA
