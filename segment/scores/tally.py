@@ -17,7 +17,7 @@ from segment.scores.confusion import class_counts, confusion_matrix
 
 CLASS_OCTAVE = 6  # bins an octave, as a power of two, of the histogram with classes: 64
 ROUGH_OCTAVE = 4  # the replicates' histograms: 16 bins an octave without classes,
-ROUGH_CLASS_OCTAVE = 1  # 2 with them
+ROUGH_CLASS_OCTAVE = 1  # 2 with them, 1 where K is above 32: 200 replicates of 3 K columns are the largest thing kept
 
 Tally = dict[str, Ints]
 
@@ -123,7 +123,7 @@ def rough(tally: Tally) -> Tally:
         if kind in ("confidence", "ranking"):
             found[name] = coarser(counts, ROUGH_OCTAVE)
         elif kind == "classes":
-            found[name] = coarser(counts, ROUGH_CLASS_OCTAVE)
+            found[name] = coarser(counts, ROUGH_CLASS_OCTAVE if len(tally["confusion"]) <= 32 else 0)
         elif kind in ("sums", "reliability", "patches"):
             found[name] = counts
     return found
