@@ -22,7 +22,9 @@ def loaded(model: str, weights: Path | None, device: str) -> Network:
     import torch
 
     from segment.networks.catalogue import load_network
+    from segment.sampling.memory import keep_freed_pages
 
+    keep_freed_pages()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_network(model, weights=weights, device=device)
@@ -116,6 +118,7 @@ def fit(
     import time
 
     from segment.files.banks import save_bank
+    from segment.files.writing import check_writable
     from segment.jobs.fit import fit_bank
     from segment.sampling.precision import choose
 
@@ -123,6 +126,7 @@ def fit(
         raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
+    check_writable(output)
     network = loaded(model, weights, device)
     start = time.perf_counter()
     with screen.progress() as shown:

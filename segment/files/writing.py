@@ -41,6 +41,20 @@ def fresh(path: Path) -> Iterator[BinaryIO]:
         _discard(part)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse now what could not be written at the end of a long job: the folder of `path` is made and tried."""
+    probe = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    try:
+        if path.is_dir():
+            raise WrongUse(f"Cannot write {str(path)!r}: it is a folder. Name a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        _discard(probe)
+
+
 def unwritable(path: Path, error: OSError) -> WrongUse:
     """The refusal for a file or folder that cannot be written, in one line."""
     why = error.strerror or str(error)

@@ -7,7 +7,7 @@ Must not know what a draw is: it tells which calls an image reaches and which ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,27 +50,39 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-@contextmanager
-def lent(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode; its flags and buffers, and the RNG, come back as they were, whatever happens.
+class Loan:
+    """A module that can be borrowed again and again; what is listed once is not looked for at every pass."""
 
-    Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
-    """
-    flags = [(child, child.training) for child in module.modules()]
-    held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in module.buffers()]
-    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            for child, _ in flags:
-                child.training = False
-            yield
-    finally:
-        for child, training in flags:
-            child.training = training
-        with torch.no_grad():
-            for buffer, version, value in held:
-                if version is None or buffer._version != version:  # a network may count in its own forward
-                    buffer.copy_(value)
+    def __init__(self, module: nn.Module) -> None:
+        self._children = tuple(module.modules())
+        self._buffers = tuple(module.buffers())
+        self._devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Eval mode for the time of a block; flags, buffers and RNG come back as they were, whatever happens.
+
+        Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
+        """
+        flags = [(child, child.training) for child in self._children]
+        held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in self._buffers]
+        try:
+            with torch.random.fork_rng(devices=self._devices):
+                for child, _ in flags:
+                    child.training = False
+                yield
+        finally:
+            for child, training in flags:
+                child.training = training
+            with torch.no_grad():
+                for buffer, version, value in held:
+                    if version is None or buffer._version != version:  # a network may count in its own forward
+                        buffer.copy_(value)
+
+
+def lent(module: nn.Module) -> AbstractContextManager[None]:
+    """Borrow a module once; see `Loan`."""
+    return Loan(module)()
 
 
 class _Following(TorchFunctionMode):

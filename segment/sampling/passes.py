@@ -20,7 +20,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half
 from segment.errors import ModelRefused, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
-from segment.networks.tracing import lent, tensors_in
+from segment.networks.tracing import Loan, tensors_in
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +211,7 @@ class Passes:
         if not self._program.shareable:
             self.plan = replace(self.plan, share=False)
         self._checked = not self.plan.share and self.plan.fold == 1
+        self._lent = Loan(network.module)
         device = network.device
         self._mean = {layer.name: bank.mean[layer.name].to(device) for layer in network.stochastic}
         self._var = {layer.name: bank.var[layer.name].to(device) for layer in network.stochastic}
@@ -241,7 +242,7 @@ class Passes:
             images = torch.cat([images] * len(chunk))
         network = self.network
         mode = _Replay(self._program, draws, images, shared)
-        with torch.no_grad(), lent(network.module), half(self.plan.precision, network.device), mode:
+        with torch.no_grad(), self._lent(), half(self.plan.precision, network.device), mode:
             outputs = network.forward(images)
         if shared is not None and mode.at != len(network.calls):
             shared.clear()

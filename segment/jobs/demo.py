@@ -1,0 +1,144 @@
+"""The whole way on generated scenes and the shipped network: `segment demo`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segment.errors import WrongUse
+from segment.files.banks import save_bank
+from segment.files.runs import MANIFEST
+from segment.files.writing import write_json, write_palette_png, write_png
+from segment.images.folders import Source
+from segment.images.preparing import prepare
+from segment.images.scenes import TEST, TRAIN, UNSEEN, Scene, scene
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import PredictPlan, predict
+from segment.jobs.progress import Progress, silent
+from segment.networks.catalogue import Network, load_network
+from segment.pictures.palettes import palette
+from segment.sampling.estimate import estimate
+from segment.sampling.mcbn import fitted
+from segment.sampling.methods import Method, deterministic, mcbn
+from segment.sampling.passes import PassPlan
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard, paired_differences
+
+log = logging.getLogger(__name__)
+
+SCENES = 24
+EVERY = 3
+"""One scene in so many holds an unseen object."""
+DRAWS = 32
+TRAINING_SCENES = 300
+MEASURES = ("predictive_entropy", "mutual_information", "variance")
+
+# what is shown -> the score's name; + means that more is better
+ROWS = (
+    ("accuracy", "accuracy", True),
+    ("mIoU", "miou", True),
+    ("NLL, nats", "nll", False),
+    ("AUROC of errors, predictive entropy", "error_auroc.predictive_entropy", True),
+    ("AUROC of errors, variance", "error_auroc.variance", True),
+    ("AUROC of unseen objects, predictive entropy", "unseen_auroc.predictive_entropy", True),
+    ("AUROC of unseen objects, mutual information", "unseen_auroc.mutual_information", True),
+)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """The table of the demo, in words where MCBN does not help, and where its pictures are."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    findings: tuple[str, ...]
+    scores: Mapping[str, Any]
+    folder: str
+    sheet: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
+    """Draw scenes, fit a bank, predict, and score MCBN beside the deterministic network."""
+    run = folder / "run"
+    if (run / MANIFEST).exists():
+        raise WrongUse(f"{str(run)!r} holds a demo already. Remove {str(folder)!r}, or give another folder with -o.")
+    network = load_network("scenes")
+    shown = [(f"scene_{seed}", scene(seed, unseen=number % EVERY == EVERY - 1)) for number, seed in _seeds()]
+    sources = _drawn(folder, shown, network)
+    bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:TRAINING_SCENES]], draws=DRAWS, progress=progress)
+    save_bank(bank, folder / "bank.safetensors")
+    summary = predict(network, sources, bank, run, PredictPlan(), progress=progress)
+    if summary.failed:
+        raise WrongUse(f"The demo's own images failed: {dict(summary.failed)}")
+    drawn = fitted(network, bank)
+    plain = PassPlan(channels_last=True)
+    boards = {
+        "deterministic": _scored(network, deterministic(drawn, bank, plain), shown, progress),
+        "MCBN": _scored(network, mcbn(drawn, bank, plain), shown, progress),
+    }
+    return _told(boards, folder, run / "sheet.png", bank.provenance["batch"])
+
+
+def _seeds() -> list[tuple[int, int]]:
+    return list(enumerate(TEST[:SCENES]))
+
+
+def _drawn(folder: Path, shown: list[tuple[str, Scene]], network: Network) -> list[Source]:
+    colours = np.vstack([palette(network.classes, network.card.palette), np.array([[255, 255, 255]], np.uint8)])
+    sources = []
+    for name, drawn in shown:
+        path, label = folder / "images" / f"{name}.png", folder / "labels" / f"{name}.png"
+        write_png(path, drawn.image)
+        write_palette_png(label, drawn.label, colours)
+        sources.append(Source(name, path, label))
+    return sources
+
+
+def _scored(network: Network, method: Method, shown: list[tuple[str, Scene]], progress: Progress) -> Scoreboard:
+    board = Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
+    for number, (name, drawn) in enumerate(shown, start=1):
+        size = (drawn.image.shape[0], drawn.image.shape[1])
+        images = prepare(drawn.image, network.card.input)[None]
+        found = estimate(method, images, head=network.card.head, measures=MEASURES, size=size).image(0)
+        maps = {measure: value.numpy() for measure, value in found.maps.items()}
+        board.update(name, found.probability.numpy(), maps, drawn.label, found.prediction.numpy())
+        progress(f"scoring {method.name}", number, len(shown))
+    return board
+
+
+def _told(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: int) -> Demonstration:
+    scores = {name: board.compute()["scores"] for name, board in boards.items()}
+    difference = paired_differences(boards["deterministic"], boards["MCBN"])
+    rows, findings = [], []
+    for words, name, more in ROWS:
+        both = [scores[method][name] for method in boards]
+        gain = difference.get(name)
+        rows.append((words, *(_number(entry) for entry in both), _verdict(gain, more=more)))
+        if gain is not None and gain["value"] is not None and (gain["value"] > 0) != more and gain["value"] != 0:
+            sure = gain["low"] is not None and (gain["low"] > 0 or gain["high"] < 0)
+            findings.append(f"MCBN does not help here: {words} ({'beyond' if sure else 'within'} the interval).")
+    write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
+    title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"
+    columns = ("", "deterministic", "MCBN", "MCBN is")
+    return Demonstration(title, columns, tuple(rows), tuple(findings), scores, str(folder), str(sheet))
+
+
+def _number(entry: Mapping[str, Any]) -> str:
+    return "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
+
+
+def _verdict(gain: Mapping[str, Any] | None, *, more: bool) -> str:
+    if gain is None or gain["value"] is None or gain["low"] is None:
+        return ""
+    if gain["low"] <= 0 <= gain["high"]:
+        return "no different, within 95 %"
+    return "better" if (gain["value"] > 0) == more else "worse"
