@@ -34,6 +34,9 @@ class Bank:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for value in (self.weights, *self.mean.values(), *self.var.values()):
+            if value.dtype != torch.float32:
+                raise BankRefused(f"A bank holds float32 numbers; this one holds {value.dtype}: record it anew.")
         if self.weights.ndim != 1 or len(self.weights) == 0:
             raise BankRefused(f"A bank's weights are one number a draw, not of shape {tuple(self.weights.shape)}.")
         if (
@@ -125,18 +128,45 @@ class Bank:
         )
 
     @staticmethod
-    def of_trained(network: BatchNormNetwork) -> Bank:
+    def of_trained(network: BatchNormNetwork, mean_of: Bank | None = None) -> Bank:
         """One draw that holds the trained running statistics; its pass is `model.eval()`.
 
-        Errors: BankRefused where a stochastic layer keeps no running statistics.
+        mean_of: gives its mean statistics to layers that keep none
+        Errors: BankRefused where a stochastic layer keeps no running statistics and `mean_of` has none for it.
         """
+        average = None if mean_of is None else mean_of.average()
         draw = {}
         for layer in network.stochastic:
-            if layer.trained is None:
-                raise BankRefused(f"Layer {layer.name!r} keeps no running statistics to make a bank of.")
-            mean, var = layer.trained
-            draw[layer.name] = (mean.detach().float().cpu().clone(), var.detach().float().cpu().clone())
+            if layer.trained is not None:
+                mean, var = layer.trained
+                draw[layer.name] = (mean.detach().float().cpu().clone(), var.detach().float().cpu().clone())
+            elif average is not None and layer.name in average.mean:
+                draw[layer.name] = (average.mean[layer.name][0], average.var[layer.name][0])
+            else:
+                raise BankRefused(
+                    f"Layer {layer.name!r} keeps no running statistics; give a bank that has some for it."
+                )
         return Bank.of_draws([draw], {"trained": True})
+
+    def check_fits(self, fingerprint: str, preprocessing: Mapping[str, Any]) -> None:
+        """Refuse another network's bank, or one recorded with another preprocessing, naming what differs."""
+        there = self.provenance.get("fingerprint")
+        if there is not None and there != fingerprint:
+            raise BankRefused(
+                f"The bank was recorded on network {self.provenance.get('network', '?')!r} ({there[:12]}), this one is "
+                f"{fingerprint[:12]}: other weights or layers. Run `segment fit` on this network."
+            )
+        was = self.provenance.get("preprocessing")
+        if was is not None and was != dict(preprocessing):
+            differs = [
+                f"{key}: {was.get(key)} in the bank, {preprocessing.get(key)} now"
+                for key in dict.fromkeys([*preprocessing, *was])
+                if was.get(key) != preprocessing.get(key)
+            ]
+            raise BankRefused(
+                f"The bank was recorded with another preprocessing ({'; '.join(differs)}). "
+                "Use the same card, or run `segment fit` again."
+            )
 
     def check_layers(self, network: BatchNormNetwork) -> None:
         """Refuse a bank whose layers or channel counts are not those of the network, naming the first differences."""

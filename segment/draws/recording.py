@@ -65,6 +65,10 @@ class _ByMiniBatch(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         return self._normalise(layer, *args, **(kwargs or {}))
 
+    def missed(self) -> Layer | None:
+        """The first layer that was listed but not met, asked once the pass is over."""
+        return next(self._layers, None)
+
     def _normalise(
         self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
         weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
@@ -93,7 +97,8 @@ def record(
     """One draw for each mini-batch (M C H W): every BN layer normalises with that batch's own statistics.
 
     A draw holds the stochastic layers only, on the CPU, as float32; the biased variance, as train mode uses it.
-    Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite.
+    Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite;
+    ModelRefused where the network takes another way than when its layers were listed.
     """
     met = sorted((layer for layer in network.layers if layer.call is not None), key=lambda layer: layer.call or 0)
     kept = [layer.name for layer in network.stochastic]
@@ -105,4 +110,9 @@ def record(
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), lent(), half(precision, network.device), mode:
             network.forward(images)
+        if missed := mode.missed():
+            raise ModelRefused(
+                f"The mini-batch ({'x'.join(map(str, batch.shape))}) did not reach BN layer {missed.name!r}: the "
+                "network takes another way at this size than at the one where its layers were listed."
+            )
         yield {name: (mode.draw[name][0].float().cpu(), mode.draw[name][1].float().cpu()) for name in kept}

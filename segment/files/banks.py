@@ -35,7 +35,15 @@ def save_bank(bank: Bank, path: str | Path) -> None:
         "provenance": json.dumps(dict(bank.provenance), allow_nan=False, sort_keys=True),
     }
     with fresh(path) as stream:
-        stream.write(save(tensors, metadata))
+        stream.write(_in_one_order(save(tensors, metadata)))
+
+
+def _in_one_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: safetensors orders the metadata at random."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns its tensors
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def load_bank(path: str | Path) -> Bank:
@@ -58,7 +66,9 @@ def load_bank(path: str | Path) -> Bank:
             mean = {name: file.get_tensor(f"{name}.mean") for name in layers}
             var = {name: file.get_tensor(f"{name}.var") for name in layers}
             provenance = json.loads(metadata["provenance"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if not isinstance(provenance, dict):
+                raise ValueError("its provenance is no JSON object")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         why = " ".join(str(error).split())[:120]
         raise BankRefused(
             f"{str(path)!r} does not read as a bank ({why}); record it anew with `segment fit`."
