@@ -31,9 +31,9 @@ from segment.networks.tiny import TinyUNet
 logger = logging.getLogger(__name__)
 
 NETWORK = f"segment:tiny?classes={len(CLASSES)}"
-BATCH = 16
+BATCH = 4
 """M: scenes in a training mini-batch, and behind a draw."""
-STEPS = 1200
+STEPS = 2400
 TRANSFORMS: tuple[Mapping[str, Any], ...] = (
     {"name": "HorizontalFlip", "p": 0.5},
     {"name": "RandomResizedCrop", "size": SIZE, "scale": (0.5, 1.0), "ratio": (1.5, 1.5), "p": 0.5},
@@ -76,7 +76,9 @@ def train_scenes(
         mean, std = _colours(shown)
         network, loss = _trained(shown, mean, std, seed=seed, steps=steps, batch=batch, progress=progress)
         scores = score(network, [scene(number) for number in TEST[:test]], mean, std)
-    _write(out, network, mean, std, batch=batch, made={"seed": seed, "steps": steps, "scenes": scenes})
+    _write(
+        out, network, mean, std, batch=batch, made={"seed": seed, "steps": steps, "scenes": scenes, "threads": threads}
+    )
     return scores | {"loss": loss}
 
 

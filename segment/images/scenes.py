@@ -21,7 +21,7 @@ from segment.images.streets import Street, furnish, lay_ground, skyline
 
 __all__ = ["CLASSES", "PALETTE", "SIZE", "TEST", "TRAIN", "UNSEEN", "VALIDATION", "Scene", "scene"]
 
-TRAIN = range(0, 600)
+TRAIN = range(0, 300)
 VALIDATION = range(50_000, 50_100)
 TEST = range(100_000, 101_000)
 """Seeds; disjoint, and only TRAIN is ever seen by training or by a bank."""
