@@ -7,7 +7,7 @@ Must not know a data set's name, nor what is made of the scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,9 @@ FOLDED = 50  # draws in one pass: tiny networks, so Python is the price
 class Protocol:
     """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
 
-    folds: of the cross-validation; precisions: of MNF's Gaussian likelihood; draws: T; members: of the ensemble
+    folds: of the cross-validation; draws: T; members: of the ensemble
+    precisions: of MNF's Gaussian likelihood; flow_rate, flow_epochs: its learning rate and most epochs, for a step of it
+    costs ten of the others'
     """
 
     hidden: tuple[int, ...] = (50, 50)
@@ -42,6 +44,8 @@ class Protocol:
     dropouts: tuple[float, ...] = (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
     dropout_batch: int = 32
     precisions: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+    flow_rate: float = 3e-3
+    flow_epochs: int = 800
     folds: int = 5
     race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}))
     draws: int = 500
@@ -212,9 +216,11 @@ def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.
         sets = torch.arange(len(problem.x)).repeat(len(precisions))
         network = RegressionMNF(widths, generator=generator, stack=(len(sets),))
         each = torch.tensor(precisions).repeat_interleave(len(problem.x))
-        return VariationalTraining(network, VariationalFit(problem=problem, sets=sets, precision=each), generator)
+        how = VariationalFit(problem=problem, sets=sets, precision=each, learning_rate=protocol.flow_rate)
+        return VariationalTraining(network, how, generator)
 
-    found = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, protocol.race)
+    plan = replace(protocol.race, epochs=min(protocol.race.epochs, protocol.flow_epochs))
+    found = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, plan)
     precision = protocol.precisions[found.best]
     choice = _choice(found, precision=precision)
     draws = []
