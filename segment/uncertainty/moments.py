@@ -50,6 +50,8 @@ class DrawMoments:
         """Add one draw. West 1979: W += w; d = p - mean; mean += w/W d; square += w d (p - mean)."""
         if weight == 0:
             return
+        if p.dtype not in (torch.float32, torch.float64):
+            p = p.float()  # sums in half precision would round most of a small spread away
         if self._mean is None:
             self._start(p)
         assert self._mean is not None
