@@ -46,7 +46,7 @@ def run() -> None:
 
 
 def _load_commands() -> None:
-    for module in ("commands", "experiments"):
+    for module in ("commands", "scoring", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 

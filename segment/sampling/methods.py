@@ -1,18 +1,21 @@
-"""How the next pass is made: MCBN, one deterministic pass, or the bank's mean statistics.
+"""How the next pass is made: MCBN, one deterministic pass, the bank's mean statistics, or an ensemble.
 
 A method gives weighted outputs and knows whether they are a random sample. Must not know what an output means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from segment.draws.bank import Bank
+from segment.draws.recording import half
 from segment.networks.batchnorm import BatchNormNetwork
+from segment.networks.tracing import lent
 from segment.sampling.passes import Passes, PassPlan
 
 
@@ -76,3 +79,47 @@ def deterministic(network: BatchNormNetwork, bank: Bank | None = None, plan: Pas
             f"{len(untracked)} layers keep no running statistics and have the bank's mean: {', '.join(untracked[:3])}"
         )
     return BankMethod("deterministic", Passes(network, trained, plan), random=False, note=note)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One pass in eval mode, for a network without BN: what `deterministic` is for the others.
+
+    forward: images N C H W -> outputs N K ..., which runs the module
+    """
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    plan: PassPlan
+    name: str = "deterministic"
+    random: bool = False
+    draws: int = 1
+    note: str = ""
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
+        device = next((parameter.device for parameter in self.module.parameters()), images.device)
+        images = images.to(device)
+        if self.plan.channels_last and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), lent(self.module), half(self.plan.precision, device):
+            output = self.forward(images)
+        yield 1.0, output
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One pass of each member, all with the same weight (Lakshminarayanan et al. 2017, arXiv:1612.01474)."""
+
+    members: tuple[Method, ...]
+    name: str = "ensemble"
+    random: bool = False
+    note: str = "its members are a few networks, no random sample"
+
+    @property
+    def draws(self) -> int:
+        return sum(member.draws for member in self.members)
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
+        for member in self.members:
+            for weight, output in member(images):
+                yield weight / len(self.members), output

@@ -1,0 +1,212 @@
+"""A network, banks and labelled images to scores of every method: `segment evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.files.runs import Entry, Run
+from segment.files.writing import write_json, write_text
+from segment.images.folders import Source
+from segment.jobs.comparing import Comparison, Standing, compare, scores
+from segment.jobs.contenders import Contenders, MethodPlan, contenders, key
+from segment.jobs.predict import bank_fingerprint
+from segment.jobs.progress import Progress, silent
+from segment.jobs.scoring import Scoring, class_names, labelled, multilabels
+from segment.jobs.validating import Validation, validate
+from segment.jobs.versions import versions
+from segment.networks.catalogue import Network
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+
+log = logging.getLogger(__name__)
+
+SCORES, PER_IMAGE, STATE = "scores.json", "per_image.csv", "state.npz"
+VALIDATION, COMPARISONS = "validation.json", "comparisons.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePlan:
+    """What is scored, and which methods.
+
+    void: the label id that no score counts; unseen: ids of things of no trained class; None, (): as the card says
+    """
+
+    methods: MethodPlan = field(default_factory=MethodPlan)
+    void: int | None = None
+    unseen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Images and their label maps: two SRCs."""
+
+    images: str | Path
+    labels: str | Path | None = None
+
+    def sources(self, network: Network) -> tuple[Source, ...]:
+        if network.card.head == "multilabel":
+            if self.labels is None:
+                raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
+            return multilabels(self.images, self.labels, class_names(network))
+        return labelled(self.images, self.labels)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; all of it is in its folder too."""
+
+    folder: Path
+    scores: Mapping[str, Any]
+    comparisons: Sequence[Comparison]
+    validation: Validation
+    failed: Mapping[str, str]
+    notes: Mapping[str, str]
+    record: Mapping[str, Any]
+
+
+def evaluate(
+    network: Network, data: Labels, folder: str | Path, *, banks: Sequence[Bank] = (),
+    plan: EvaluatePlan | None = None, members: Sequence[Network] = (), validation: Labels | None = None,
+    resume: bool = False, progress: Progress = silent,
+) -> Evaluation:  # fmt: skip
+    """Score every method on labelled images, reading each once; an image that fails is named, the others count.
+
+    members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
+    thresholds and the constant uncertainty; without it the scores that need them are null and say why
+    Errors: as `contenders`; WrongUse for a folder that holds a run, or where no image can be scored.
+    """
+    plan = plan or EvaluatePlan()
+    methods = contenders(network, banks, plan.methods, members=members, validated=validation is not None)
+    sources = data.sources(network)
+    held_out = validation.sources(network) if validation else ()
+    scored = _score_plan(network, plan)
+    run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
+    run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
+    chosen = _validated(run, network, held_out, methods, scored, progress)
+    readings = methods.readings(chosen.temperatures)
+    boards = {
+        name: Scoreboard(
+            replace(
+                scored,
+                measures=reading.measures,
+                thresholds=chosen.thresholds.get(name),
+                validation_accuracy=chosen.accuracies.get(name),
+            )
+        )
+        for name, reading in readings.items()
+    }
+    scoring = Scoring(network, readings, boards)
+    if resume and (run.folder / STATE).exists():
+        scoring.load(run.folder / STATE)
+    begun = time.perf_counter()
+    scoring.run(sources, save=lambda: _save(run, scoring, sources), progress=progress)
+    if not scoring.done:
+        first = next(iter(scoring.failed.items()))
+        raise WrongUse(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
+    return _written(run, scoring, methods, chosen, begun)
+
+
+def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
+    card = network.card
+    return ScorePlan(
+        classes=class_names(network), head=card.head, void=card.void if plan.void is None else plan.void,
+        unseen=plan.unseen or card.unseen,
+    )  # fmt: skip
+
+
+def _settings(
+    network: Network, data: Labels, banks: Sequence[Bank], plan: EvaluatePlan, methods: Contenders,
+    validation: Labels | None,
+) -> dict[str, Any]:  # fmt: skip
+    asked = plan.methods
+    return {
+        "model": network.name, "network": network.fingerprint, "images": str(data.images), "labels": str(data.labels),
+        "banks": [bank_fingerprint(bank) for bank in banks], "methods": list(methods.names),
+        "draws": asked.draws, "precision": asked.precision, "measures": list(asked.measures),
+        "views": [[view.flip, view.scale] for view in asked.views], "insert_dropout": asked.insert_dropout,
+        "seed": asked.seed, "void": plan.void, "unseen": list(plan.unseen),
+        "validation": None if validation is None else [str(validation.images), str(validation.labels)],
+    }  # fmt: skip
+
+
+def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
+    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
+    return {"precision": methods.precision, "precision_why": methods.why, "threads": torch.get_num_threads(),
+            "device": str(device), "notes": dict(methods.notes)}  # fmt: skip
+
+
+def _validated(
+    run: Run, network: Network, sources: Sequence[Source], methods: Contenders, scored: ScorePlan, progress: Progress
+) -> Validation:
+    """What validation images tell; read back where this very run has asked them before."""
+    if not sources:
+        return Validation.none()
+    path = run.folder / VALIDATION
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["settings"] == run.record["settings"]:
+                return Validation.of(kept["found"])
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            log.info("%s is not used: %s", path, problem)
+    found = validate(network, sources, methods, scored, progress)
+    write_json(path, {"settings": run.record["settings"], "found": found.as_dict()})
+    return found
+
+
+def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
+    """The state, and after it the manifest's lines: a line stands only for what the state holds."""
+    scoring.save(run.folder / STATE)
+    done, lines = scoring.done, run.entries()
+    passes = sum(reading.passes for reading in scoring.readings.values())
+    for source in sources:
+        status = lines.get(source.id, {}).get("status")
+        if source.id in done and status != "done":
+            run.add(Entry(id=source.id, source=str(source.path), draws=passes))
+        elif source.id in scoring.failed and status != "failed":
+            error = scoring.failed[source.id]
+            run.add(Entry(id=source.id, source=str(source.path), status="failed", error=error))
+
+
+def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation, begun: float) -> Evaluation:
+    images = len(scoring.done)
+    standings = {}
+    for name, made in methods.methods.items():
+        keys = [key(name, index) for index in range(len(made))]
+        spent = sum(scoring.seconds[one] for one in keys) / len(keys) / images
+        standings[name] = Standing(tuple(scoring.boards[one] for one in keys), made[0].draws, spent)
+    found = scores(standings)
+    compared = compare(standings) if len(standings) > 1 else []
+    write_json(run.folder / SCORES, found)
+    write_json(run.folder / COMPARISONS, [one.as_dict() for one in compared])
+    write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
+    run.note(timings={
+        "seconds": round(time.perf_counter() - begun, 3), "images": images,
+        "passes_seconds": {name: round(seconds, 3) for name, seconds in scoring.seconds.items()},
+        "scoring_seconds": round(scoring.scoring_seconds, 3),
+    })  # fmt: skip
+    failed = {**chosen.failed, **scoring.failed}
+    return Evaluation(run.folder, found, compared, chosen, failed, methods.notes, run.record)
+
+
+def per_image(boards: Mapping[str, Scoreboard]) -> str:
+    """CSV, a line for each image and method; a column that a method lacks, or a value not defined, is empty."""
+    rows = [{"method": name} | row for name, board in boards.items() for row in board.per_image()]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,119 @@
+"""What only validation images can tell: temperatures, thresholds of doubt, and the accuracy of the mask.
+
+Two rounds: temperatures are fitted first, then every method is scored under them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import SegmentError, WrongUse
+from segment.images.folders import Source
+from segment.images.preparing import prepare
+from segment.jobs.contenders import FITTED, Contenders, key
+from segment.jobs.progress import Progress
+from segment.jobs.scoring import Labelled, Scoring, read_labelled, unpadded_input
+from segment.networks.catalogue import Network
+from segment.sampling.temperature import TemperatureFit
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Per method and bank (see `contenders.key`) what was chosen on validation images; empty where there were none.
+
+    temperatures: key -> what divides the logits; accuracies: key -> of the mask, one or one a label
+    thresholds: key -> measure -> above it a pixel is uncertain; images: how many; failed: id -> why
+    """
+
+    temperatures: Mapping[str, float]
+    accuracies: Mapping[str, float | tuple[float, ...]]
+    thresholds: Mapping[str, Mapping[str, float]]
+    images: int
+    failed: Mapping[str, str]
+
+    @staticmethod
+    def none() -> Validation:
+        return Validation({}, {}, {}, 0, {})
+
+    @staticmethod
+    def of(told: Mapping[str, Any]) -> Validation:
+        """What `as_dict` gave, read back from JSON."""
+        accuracies = {name: tuple(a) if isinstance(a, list) else a for name, a in told["accuracies"].items()}
+        return Validation(**{**told, "accuracies": accuracies})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def validate(
+    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
+) -> Validation:
+    """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
+    temperatures = _temperatures(network, sources, methods, plan, progress)
+    readings = methods.readings(temperatures)
+    boards = {name: Scoreboard(_blind(plan, reading.measures)) for name, reading in readings.items()}
+    scoring = Scoring(network, readings, boards)
+    scoring.run(sources, progress=progress, stage="validating")
+    if not scoring.done:
+        first = next(iter(scoring.failed.values()), "no image")
+        raise WrongUse(f"None of the {len(sources)} validation images can be used. {first}")
+    return Validation(
+        temperatures,
+        {name: _accuracy(board) for name, board in scoring.boards.items()},
+        {name: board.thresholds() for name, board in scoring.boards.items()},
+        len(scoring.done),
+        scoring.failed,
+    )
+
+
+def _temperatures(
+    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
+) -> dict[str, float]:
+    fits = {
+        key(name, index): (method, TemperatureFit(network.card.head))
+        for name in FITTED
+        for index, method in enumerate(methods.methods.get(name, ()))
+    }
+    if not fits:
+        return {}
+    for number, item in enumerate(read_labelled(sources, network), start=1):
+        if not item.problem:
+            try:
+                images = prepare(item.image, unpadded_input(network))[None]
+                for method, fit in fits.values():
+                    fit.update(method, images, item.label, _known(item, plan))
+            except (SegmentError, RuntimeError, ValueError) as problem:  # the scoring round names it
+                log.info("%s: %s", item.source.id, problem)
+        progress("fitting temperatures", number, len(sources))
+    found = {name: fit.best() for name, (_, fit) in fits.items()}
+    log.info("Temperatures: %s", found)
+    return found
+
+
+def _known(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:
+    classes = 2 if plan.head == "multilabel" else len(plan.classes)
+    known = (item.label >= 0) & (item.label < classes) & ~np.isin(item.label, plan.unseen)
+    return known if plan.void is None else known & (item.label != plan.void)
+
+
+def _blind(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:
+    return ScorePlan(
+        classes=plan.classes, head=plan.head, measures=measures, void=plan.void, unseen=plan.unseen, replicates=2
+    )
+
+
+def _accuracy(board: Scoreboard) -> float | tuple[float, ...]:
+    counts = board.confusion()
+    tables = counts if counts.ndim == 3 else counts[None]
+    found = tuple(float(np.trace(table) / table.sum()) if table.sum() else 0.0 for table in tables)
+    return found if counts.ndim == 3 else found[0]
