@@ -34,8 +34,8 @@ class Protocol:
     """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
 
     folds: of the cross-validation; draws: T; members: of the ensemble
-    precisions: of MNF's Gaussian likelihood; flow_rate, flow_epochs: its learning rate and most epochs, for a step of it
-    costs ten of the others'
+    precisions: of MNF's Gaussian likelihood; flow_rate, flow_epochs: its learning rate and most epochs, as a step
+    of it costs ten of the others'
     """
 
     hidden: tuple[int, ...] = (50, 50)

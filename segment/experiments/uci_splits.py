@@ -67,10 +67,9 @@ def results(
     plan: Plan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, list[SplitResult]]:
     """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept."""
-    found: dict[str, list[SplitResult]] = {}
-    for name in plan.sets:
-        found[name] = []
-        for split in plan.splits:
+    found: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
+    for split in plan.splits:  # outermost: a run that is stopped early has some splits of every set
+        for name in plan.sets:
             path = kept / f"{name}-{split}.json"
             settings = {"seed": seed, **json.loads(json.dumps(asdict(_protocol(plan.protocol, name))))}
             result = _read(path, settings)

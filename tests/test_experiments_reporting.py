@@ -1,0 +1,86 @@
+"""Tables, figures, verdicts: the same numbers write the same bytes, files are whole, a missing tool is named."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from segment.errors import MissingExtra
+from segment.experiments.reporting import (
+    Verdict,
+    judged,
+    markdown_table,
+    new_figure,
+    styled,
+    with_error,
+    write_figure,
+    write_page,
+    write_table,
+    write_text,
+)
+
+ROWS = [{"set": "yacht", "rmse": 0.1 + 0.2, "p": None}, {"set": "wine", "rmse": -0.0001, "p": math.nan}]
+
+
+def test_a_csv_keeps_every_digit_and_markdown_rounds(tmp_path: Path) -> None:
+    text = write_table(tmp_path, "scores", ROWS)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["rmse"]) == 0.1 + 0.2
+    assert text.splitlines()[2:] == ["| yacht | 0.300 | – |", "| wine | 0.000 | – |"]
+    assert (tmp_path / "scores.md").read_text() == text
+
+
+def test_numbers_stand_to_the_right() -> None:
+    assert markdown_table(ROWS).splitlines()[1] == "| --- | ---: | ---: |"
+
+
+def test_a_mean_is_shown_with_its_standard_error() -> None:
+    assert with_error([2.0, 4.0, 6.0, 8.0], digits=2) == "5.00 ± 1.29"
+    assert with_error([2.0]) == "2.000"
+
+
+def test_the_same_figure_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        figure = new_figure(3, 2)
+        styled(figure.subplots()).plot([0, 1], [1, 0], label="a line")
+        write_figure(figure, tmp_path / name, "line")
+    for suffix in ("png", "svg"):
+        first, second = ((tmp_path / name / f"line.{suffix}").read_bytes() for name in ("first", "second"))
+        assert first == second
+    with Image.open(tmp_path / "first" / "line.png") as picture:
+        assert picture.size == (600, 400)
+    assert b"<dc:date>" not in (tmp_path / "first" / "line.svg").read_bytes()
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"mcbn-segment\[plots\]"):
+        new_figure(1, 1)
+
+
+def test_a_failed_write_leaves_no_half_a_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "table.md", "whole")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "table.md", "broken \ud800")
+    assert (tmp_path / "table.md").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_a_page_holds_the_verdicts_and_every_section(tmp_path: Path) -> None:
+    verdict = Verdict(experiment="uci", claim="MCBN is better", outcome=judged(holds=False), numbers="0 of 2")
+    write_page(tmp_path, "UCI", "Opening.", [verdict], {"Scores": markdown_table(ROWS)})
+    page = (tmp_path / "page.md").read_text()
+    assert "- **not reproduced** — MCBN is better (0 of 2)" in page
+    assert "### Scores" in page
+    assert (tmp_path / "verdicts.csv").read_text().startswith("experiment,claim,outcome,numbers\n")
+
+
+def test_an_unknown_outcome_is_refused() -> None:
+    with pytest.raises(ValueError, match="not 'maybe'"):
+        Verdict(experiment="uci", claim="c", outcome="maybe", numbers="")  # type: ignore[arg-type]
