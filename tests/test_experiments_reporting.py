@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from segment.errors import MissingExtra
+from segment.errors import MissingExtra, WrongUse
+from segment.experiments.pages import assemble
 from segment.experiments.reporting import (
     Verdict,
     judged,
@@ -84,3 +86,29 @@ def test_a_page_holds_the_verdicts_and_every_section(tmp_path: Path) -> None:
 def test_an_unknown_outcome_is_refused() -> None:
     with pytest.raises(ValueError, match="not 'maybe'"):
         Verdict(experiment="uci", claim="c", outcome="maybe", numbers="")  # type: ignore[arg-type]
+
+
+def left_a_page(folder: Path, experiment: str) -> Path:
+    verdict = Verdict(experiment=experiment, claim="it holds", outcome="reproduced", numbers="1 of 1")
+    write_page(folder, experiment, "Opening.", [verdict], {"A figure": f"![{experiment}]({experiment}.png)"})
+    (folder / f"{experiment}.png").write_bytes(b"a picture")
+    return folder
+
+
+def test_pages_put_together_hold_every_verdict_and_reach_their_figures(tmp_path: Path) -> None:
+    folders = [left_a_page(tmp_path / "run" / name, name) for name in ("toy", "uci")]
+    assemble(folders, tmp_path / "run" / "index.md", title="All", command="segment experiment all")
+    assemble(folders, tmp_path / "docs" / "reproduction.md", title="All", command="segment experiment all")
+    for document in (tmp_path / "run" / "index.md", tmp_path / "docs" / "reproduction.md"):
+        text = document.read_text()
+        assert "| toy | it holds | reproduced |" in text
+        assert "`segment experiment all`" in text
+        links = re.findall(r"\]\(([^)]+)\)", text)
+        assert len(links) == 2
+        for link in links:
+            assert (document.parent / link).read_bytes() == b"a picture"
+
+
+def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"holds no page\.md"):
+        assemble([tmp_path], tmp_path / "index.md", title="All", command="c")
