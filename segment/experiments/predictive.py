@@ -10,9 +10,12 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, ndtr, stdtr
+
+from segment.uncertainty.moments import DrawMoments
 
 Array = NDArray[np.float64]
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
@@ -21,6 +24,18 @@ CRPS_OPTIMAL_SD = 1.201122
 RESIDUAL_FLOOR = (
     1e-6  # standard deviations of the target: an error of 0 would have an optimal log-likelihood of infinity
 )
+
+
+def moments(draws: Array) -> tuple[Array, Array]:  # T N -> N, N
+    """Mean and biased variance over draws, by the accumulator that maps go through; equal draws vary by exactly 0.
+
+    >>> [part.tolist() for part in moments(np.array([[1.0, 2.0], [3.0, 2.0]]))]
+    [[2.0, 2.0], [1.0, 0.0]]
+    """
+    kept = DrawMoments(keep=("square",))
+    for draw in torch.from_numpy(draws):
+        kept.update(draw[:, None])  # N K, a regression's one output as K
+    return kept.mean[:, 0].numpy(), kept.variance[:, 0].numpy()
 
 
 def log_likelihood(draws: Array, y: Array, precision: float) -> Array:  # T N, N -> N
@@ -110,7 +125,7 @@ def scores_of(draws: Array, y: Array, *, precision: float, constant: float) -> S
     The constant uncertainty has the same mean and one variance; the optimum has, for each point, the variance that is
     best for its error: there PLL = -1/2 log 2 pi - 1/2 - log|e| and CRPS = 0.594904 |e|, Teye et al. 2018.
     """
-    mean, variance = draws.mean(axis=0), draws.var(axis=0)
+    mean, variance = moments(draws)
     error = np.abs(y - mean)
     return Scores(
         pll=float(log_likelihood(draws, y, precision).mean()),
@@ -141,5 +156,5 @@ def better_by_splits(difference: Array, *, test_to_train: float) -> float:
 
 __all__ = [
     "CRPS_OPTIMAL_SD", "CRPS_OPTIMUM", "RESIDUAL_FLOOR", "Scores", "best_precision", "better_by_splits", "crps",
-    "log_likelihood", "normalised", "scores_of",
+    "log_likelihood", "moments", "normalised", "scores_of",
 ]  # fmt: skip

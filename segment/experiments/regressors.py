@@ -18,7 +18,7 @@ from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.experiments.mnf_regression import RegressionMNF, VariationalFit, VariationalTraining, predictions
-from segment.experiments.predictive import Array, Scores, best_precision, scores_of
+from segment.experiments.predictive import Array, Scores, best_precision, moments, scores_of
 from segment.experiments.regression import Architecture, Fit, Problem, Stack, Training, standardised
 from segment.experiments.search import Found, Race, race
 from segment.experiments.uci_data import fold_rows
@@ -109,19 +109,20 @@ def drawn_methods(
 
 def scored(drawn: Drawn, final: Problem) -> Scored:
     """Fit tau and the constant on the folds, both by CRPS, and score the test draws."""
-    means = np.concatenate([draws.mean(axis=0) for draws, _ in drawn.folds])
-    variances = np.concatenate([draws.var(axis=0) for draws, _ in drawn.folds])
+    held = [moments(draws) for draws, _ in drawn.folds]
+    means, variances = (np.concatenate(part) for part in zip(*held, strict=True))
     targets = np.concatenate([y for _, y in drawn.folds])
     precision, constant = best_precision(means, variances, targets), best_precision(means, 0.0, targets)
     y, scale = final.y_held[0].double().numpy(), float(final.y_scale[0])
+    mean, variance = moments(drawn.test)
     return Scored(
         method=drawn.method,
         choice=drawn.choice,
         precision=precision,
         constant=constant,
         scores=scores_of(drawn.test, y, precision=precision, constant=constant).in_units(scale),
-        errors=(np.abs(y - drawn.test.mean(axis=0)) * scale).tolist(),
-        spreads=(np.sqrt(drawn.test.var(axis=0) + 1 / precision) * scale).tolist(),
+        errors=(np.abs(y - mean) * scale).tolist(),
+        spreads=(np.sqrt(variance + 1 / precision) * scale).tolist(),
     )
 
 

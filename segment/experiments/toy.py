@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.experiments.predictive import Array
+from segment.experiments.predictive import Array, moments
 from segment.experiments.regression import Problem, standardised
 from segment.experiments.regressors import Protocol, drawn_methods, folded, scored
 from segment.experiments.reporting import (
@@ -142,7 +142,7 @@ def _bands(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> dic
     bands = {}
     for drawn in drawn_methods(folds, final, protocol, seed, lambda _: None):
         result = scored(drawn, final)
-        mean = drawn.test.mean(axis=0) * scale + centre
+        mean = moments(drawn.test)[0] * scale + centre
         bands[drawn.method] = Band(mean, QUANTILE * np.array(result.spreads))
         if drawn.method == "mcbn":
             bands["constant"] = Band(mean, np.full(len(mean), QUANTILE * scale / np.sqrt(result.constant)))
