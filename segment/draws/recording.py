@@ -45,6 +45,18 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     return mean, var
 
 
+def met(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: Any, **__: Any) -> Layer:
+    """The layer that should come next, if a call of torch.nn.functional.batch_norm is that layer's.
+
+    Errors: ModelRefused where it is another's, by channels or by running statistics.
+    """
+    listed = None if layer is None or layer.trained is None else layer.trained[0]
+    same = listed is None or running_mean is None or running_mean is listed or torch.equal(running_mean, listed)
+    if layer is None or layer.channels != x.shape[1] or not same:
+        raise ModelRefused("The network took another way through its BN layers than when they were listed.")
+    return layer
+
+
 class _ByMiniBatch(TorchFunctionMode):
     """Every BN normalises with the statistics of what it is given, and those are kept."""
 
@@ -58,9 +70,7 @@ class _ByMiniBatch(TorchFunctionMode):
     ) -> Any:
         if func is not functional.batch_norm:
             return func(*args, **(kwargs or {}))
-        layer = next(self._layers, None)
-        if layer is None or layer.channels != args[0].shape[1]:
-            raise ModelRefused("The network took another way through its BN layers than when they were listed.")
+        layer = met(next(self._layers, None), *args, **(kwargs or {}))
         if layer.reason.startswith("it normalises weights"):
             return func(*args, **(kwargs or {}))
         return self._normalise(layer, *args, **(kwargs or {}))
@@ -100,11 +110,11 @@ def record(
     Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite;
     ModelRefused where the network takes another way than when its layers were listed.
     """
-    met = sorted((layer for layer in network.layers if layer.call is not None), key=lambda layer: layer.call or 0)
+    listed = sorted((layer for layer in network.layers if layer.call is not None), key=lambda layer: layer.call or 0)
     kept = [layer.name for layer in network.stochastic]
     lent = Loan(network.module)
     for batch in batches:
-        mode = _ByMiniBatch(met)
+        mode = _ByMiniBatch(listed)
         images = batch.to(network.device)
         if images.ndim == 4:  # statistics of a channel are several times faster to take where channels lie innermost
             images = images.contiguous(memory_format=torch.channels_last)

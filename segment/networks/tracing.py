@@ -23,7 +23,9 @@ class Call:
     function: what was called
     parents: indices of the earlier calls whose results it reads (-1: the image itself)
     module: name of the innermost module that made it ("" outside any)
-    in_place: it writes into storage that an earlier call (or the image) made
+    in_place: it writes into storage that an earlier call (or the image) made, or into a parameter or buffer
+    writes: indices of the earlier calls into whose results it writes (-1: the image itself)
+    leaves: it gives a number or an array, whose further way is not followed
     reads_image: its result depends on the image's values or shape
     facts: shape and dtype of its first tensor argument, None where it has none
     arguments: what a function asked about was called with, besides its first argument; None for all others
@@ -36,6 +38,15 @@ class Call:
     reads_image: bool
     facts: tuple[torch.Size, torch.dtype] | None
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+    writes: tuple[int, ...] = ()
+    leaves: bool = False
+
+
+LEAVING = (
+    "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__array__", "item", "tolist",
+    "numpy", "equal", "allclose", "is_nonzero",
+)  # fmt: skip
+"""Names of calls that give a tensor's values to Python."""
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -55,7 +66,6 @@ class Loan:
 
     def __init__(self, module: nn.Module) -> None:
         self._children = tuple(module.modules())
-        self._buffers = tuple(module.buffers())
         self._devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
 
     @contextmanager
@@ -65,7 +75,9 @@ class Loan:
         Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
         """
         flags = [(child, child.training) for child in self._children]
-        held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in self._buffers]
+        registered = [(child, dict(child._buffers)) for child in self._children if child._buffers]
+        buffers = {id(each): each for _, by_name in registered for each in by_name.values() if each is not None}
+        held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in buffers.values()]
         try:
             with torch.random.fork_rng(devices=self._devices):
                 for child, _ in flags:
@@ -74,10 +86,21 @@ class Loan:
         finally:
             for child, training in flags:
                 child.training = training
-            with torch.no_grad():
-                for buffer, version, value in held:
-                    if version is None or buffer._version != version:  # a network may count in its own forward
-                        buffer.copy_(value)
+            for child, by_name in registered:
+                child._buffers.clear()  # a network may put another tensor in a buffer's place
+                child._buffers.update(by_name)
+            for buffer, version, value in held:
+                if version is None or buffer._version != version:  # a network may count in its own forward
+                    _put_back(buffer, value)
+
+
+def _put_back(buffer: Tensor, value: Tensor) -> None:
+    if not buffer.is_inference():
+        with torch.no_grad():
+            buffer.copy_(value)
+    elif not torch.equal(buffer, value):
+        with torch.inference_mode():  # nowhere else may an inference tensor be written
+            buffer.copy_(value)
 
 
 def lent(module: nn.Module) -> AbstractContextManager[None]:
@@ -104,16 +127,18 @@ class _Following(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = list(tensors_in((args, kwargs)))
-        before = [(_storage(tensor), tensor._version) for tensor in given]
+        before = [(_storage(tensor), _version(tensor)) for tensor in given]
         parents = tuple(dict.fromkeys(self._writer[place] for place, _ in before if place in self._writer))
         facts = (given[0].shape, given[0].dtype) if given else None
         result = func(*args, **kwargs)
-        changed = {place for (place, version), tensor in zip(before, given, strict=True) if tensor._version != version}
+        changed = {place for (place, version), tensor in zip(before, given, strict=True) if _version(tensor) != version}
         index = len(self.calls)
         reads = any(parent < 0 or self.calls[parent].reads_image for parent in parents)
         in_place = any(place in self._writer or place in self._constants for place in changed)
         arguments = (tuple(args[1:]), kwargs) if func in self._about else None
-        self.calls.append(Call(func, parents, self._module(), in_place, reads, facts, arguments))
+        writes = tuple(dict.fromkeys(self._writer[place] for place in changed if place in self._writer))
+        leaves = bool(given) and getattr(func, "__name__", "") in LEAVING
+        self.calls.append(Call(func, parents, self._module(), in_place, reads, facts, arguments, writes, leaves))
         for place in changed | {_storage(tensor) for tensor in tensors_in(result)}:
             if place and (place not in self._constants or place in changed):
                 self._writer[place] = index
