@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WrongUse
+from segment.experiments.dropout_check import dropout_draws
 from segment.experiments.regression import EPS, Architecture, Fit, Problem, Stack, Training, standardised
-from segment.experiments.regressors import dropout_draws, mcbn_draws, seeded
+from segment.experiments.regressors import mcbn_draws, outputs, seeded
 from segment.experiments.search import Race, race
 from segment.experiments.uci_data import FILES, fold_rows, random_split, read_table, standard_splits
+from segment.sampling.dropout import Dropout
+from segment.sampling.methods import Plain
+from segment.sampling.passes import PassPlan
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 COUNTS = {"boston": (506, 13), "concrete": (1030, 8), "energy": (768, 8), "kin8nm": (8192, 8), "power": (9568, 4),
@@ -118,13 +122,11 @@ def test_a_batch_of_all_training_rows_makes_mcbn_deterministic(problem: Problem)
     assert smaller.var(dim=0).min() > 0
 
 
-def test_dropout_draws_have_the_moments_of_the_plain_module(problem: Problem) -> None:
+def test_dropout_draws_have_the_moments_of_the_engines(problem: Problem) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 1, generator())
     drawn = dropout_draws(stack, problem.x_held[:1], 0.8, 4000, generator(1))[0]
-    module = stack.network(0, dropout=0.2).train()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.default_generator.manual_seed(0)
-        plain = module(problem.x_held[0].repeat(4000, 1)).view(4000, -1)
+    module = stack.network(0, dropout=0.2)
+    plain = outputs(Dropout(Plain(module, module, PassPlan()), draws=2000), problem.x_held[0])
     torch.testing.assert_close(drawn.mean(dim=0), plain.mean(dim=0), rtol=0, atol=0.03)
     torch.testing.assert_close(drawn.std(dim=0), plain.std(dim=0), rtol=0.1, atol=0.01)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segment.experiments.predictive import Array, log_likelihood
 from segment.experiments.regression import Architecture, Fit, Problem, Stack, Training, standardised
-from segment.experiments.regressors import dropout_draws, seeded
+from segment.experiments.regressors import seeded
 from segment.experiments.reporting import Row, Verdict, judged, with_error, write_text
 from segment.experiments.uci_data import FILES, Table, read_table, standard_splits
 
@@ -156,6 +156,13 @@ def _log_likelihood(drawn: Array, target: Array, tau: float) -> float:
     return float(np.concatenate(parts).mean())
 
 
+@torch.no_grad()
+def dropout_draws(stack: Stack, x: Tensor, keep: float, draws: int, generator: torch.Generator) -> Tensor:  # R T V
+    """T passes of each network's own rows x (R, V, D), every mask drawn anew."""
+    kept = torch.full((stack.size, 1, 1), keep)
+    return stack.forward(x.repeat(1, draws, 1), kept, generator).view(stack.size, draws, -1)
+
+
 def _numpy(tensor: Tensor) -> Array:
     array: Array = tensor.double().numpy()
     return array
@@ -218,4 +225,4 @@ def _printed(reference: tuple[float, float | None]) -> str:
     return f"{reference[0]:.2f}" + ("" if reference[1] is None else f" ± {reference[1]:.2f}")
 
 
-__all__ = ["REFERENCES", "CheckPlan", "Reference", "check", "check_rows", "check_verdict"]
+__all__ = ["REFERENCES", "CheckPlan", "Reference", "check", "check_rows", "check_verdict", "dropout_draws"]

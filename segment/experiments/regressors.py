@@ -23,7 +23,9 @@ from segment.experiments.regression import Architecture, Fit, Problem, Stack, Tr
 from segment.experiments.search import Found, Race, race
 from segment.experiments.uci_data import fold_rows
 from segment.networks.batchnorm import survey
-from segment.sampling.passes import Passes, PassPlan
+from segment.sampling.dropout import Dropout
+from segment.sampling.methods import Ensemble, Method, Plain, deterministic, mcbn
+from segment.sampling.passes import PassPlan
 
 METHODS = ("mcbn", "mcdo", "mnf", "ensemble", "trained statistics")
 FOLDED = 50  # draws in one pass: tiny networks, so Python is the price
@@ -86,8 +88,12 @@ def mcbn_draws(network: nn.Module, rows: Tensor, x: Tensor, *, batch: int, draws
     plan = DrawPlan(draws=1 if batch >= len(rows) else draws, batch=min(batch, len(rows)), seed=seed)
     found = survey(network, network, rows[:2])
     bank = Bank.of_draws(list(record(found, (rows[list(choice.images)] for choice in choices(plan, len(rows))))))
-    outputs = Passes(found, bank, PassPlan(fold=min(FOLDED, len(bank))))(x)
-    return torch.stack([output[:, 0] for output in outputs])
+    return outputs(mcbn(found, bank, PassPlan(fold=min(FOLDED, len(bank)))), x)
+
+
+def outputs(method: Method, x: Tensor) -> Tensor:  # N D -> T N
+    """What an engine's method gives for rows of one output, all its draws."""
+    return torch.stack([output[:, 0] for _, output in method(x)])
 
 
 def folded(train: Tensor, x: Tensor, y: Tensor, protocol: Protocol, seed: int) -> Problem:
@@ -102,7 +108,7 @@ def drawn_methods(
     say("batch normalisation: search")
     yield from _batchnorm(folds, final, protocol, seed)
     say("dropout: search")
-    yield _dropout(folds, final, protocol, seeded(seed, 2))
+    yield _dropout(folds, final, protocol, seed)
     say("multiplicative normalizing flows: search")
     yield _flows(folds, final, protocol, seeded(seed, 3))
 
@@ -144,19 +150,19 @@ def _batchnorm(folds: Problem, final: Problem, protocol: Protocol, seed: int) ->
         first = number * members
         return [stack.network(first + member, statistics=problem.x[number]) for member in range(members)]
 
-    def mcbn(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
+    def sampled(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
         rows, x = problem.x[number], problem.x_held[number]
         return mcbn_draws(nets[0], rows, x, batch=batch, draws=protocol.draws, seed=seed * 100 + number)
 
     def ensemble(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
-        with torch.no_grad():
-            return torch.stack([net(problem.x_held[number])[:, 0] for net in nets])
+        one_pass = tuple(deterministic(survey(net, net, problem.x[number, :2])) for net in nets)
+        return outputs(Ensemble(one_pass), problem.x_held[number])
 
     def trained(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
         return ensemble(problem, nets[:1], number)
 
     every = [[networks(problem, stack, number) for number in range(len(problem.x))] for problem, stack in kept]
-    for method, draw in (("mcbn", mcbn), ("ensemble", ensemble), ("trained statistics", trained)):
+    for method, draw in (("mcbn", sampled), ("ensemble", ensemble), ("trained statistics", trained)):
         held, test = ([draw(problem, nets[n], n) for n in range(len(problem.x))]
                       for (problem, _), nets in zip(kept, every, strict=True))  # fmt: skip
         yield _drawn(method, choice, folds, held, test[0])
@@ -180,7 +186,8 @@ def _batchnorm_choice(
     return _choice(found, batch=float(batch), l2=protocol.l2[found.best])
 
 
-def _dropout(folds: Problem, final: Problem, protocol: Protocol, generator: torch.Generator) -> Drawn:
+def _dropout(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> Drawn:
+    generator = seeded(seed, 2)
     architecture = Architecture(features=folds.x.shape[2], hidden=protocol.hidden, batchnorm=False)
     candidates = [(rate, l2) for rate in protocol.dropouts for l2 in protocol.l2]
     batch = protocol.dropout_batch
@@ -195,19 +202,15 @@ def _dropout(folds: Problem, final: Problem, protocol: Protocol, generator: torc
     found = race(fit(folds, candidates), groups, protocol.folds, protocol.race)
     rate, l2 = candidates[found.best]
     choice = _choice(found, dropout=rate, l2=l2, batch=float(batch))
-    draws = []
+    draws: list[Tensor] = []
     for problem in (folds, final):
         training = fit(problem, [(rate, l2)])
         training.run(int(choice["epochs"]))
-        draws.append(dropout_draws(training.stack, problem.x_held, 1 - rate, protocol.draws, generator))
-    return _drawn("mcdo", choice, folds, list(draws[0]), draws[1][0])
-
-
-@torch.no_grad()
-def dropout_draws(stack: Stack, x: Tensor, keep: float, draws: int, generator: torch.Generator) -> Tensor:  # R T V
-    """T passes of each network's own rows x (R, V, D), every mask drawn anew."""
-    kept = torch.full((stack.size, 1, 1), keep)
-    return stack.forward(x.repeat(1, draws, 1), kept, generator).view(stack.size, draws, -1)
+        for number, x in enumerate(problem.x_held):
+            network = training.stack.network(number, dropout=rate)
+            one_pass = Plain(network, network, PassPlan())
+            draws.append(outputs(Dropout(one_pass, draws=protocol.draws, seed=seed * 100 + len(draws)), x))
+    return _drawn("mcdo", choice, folds, draws[:-1], draws[-1])
 
 
 def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.Generator) -> Drawn:
@@ -254,6 +257,5 @@ def seeded(*numbers: int) -> torch.Generator:
 
 
 __all__ = [
-    "METHODS", "Drawn", "Protocol", "Scored", "drawn_methods", "dropout_draws", "folded", "mcbn_draws", "scored",
-    "seeded",
+    "METHODS", "Drawn", "Protocol", "Scored", "drawn_methods", "folded", "mcbn_draws", "outputs", "scored", "seeded",
 ]  # fmt: skip
