@@ -223,6 +223,3 @@ def _se(values: Sequence[float]) -> float:
 
 def _printed(reference: tuple[float, float | None]) -> str:
     return f"{reference[0]:.2f}" + ("" if reference[1] is None else f" ± {reference[1]:.2f}")
-
-
-__all__ = ["REFERENCES", "CheckPlan", "Reference", "check", "check_rows", "check_verdict", "dropout_draws"]

@@ -203,6 +203,3 @@ class ConvMNF(MultiplicativeWeights):
 
 def _noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=like.dtype)
-
-
-__all__ = ["ConvMNF", "DenseMNF", "MaskedFlow", "MultiplicativeWeights", "Multipliers"]

@@ -105,6 +105,3 @@ def predictions(network: RegressionMNF, x: Tensor, draws: int, generator: torch.
     """T passes (R, T, V) of rows (R, V, D), each with a z of its own."""
     outputs: Tensor = network(x[:, None].expand(-1, draws, -1, -1), generator)[0]
     return outputs
-
-
-__all__ = ["RegressionMNF", "VariationalFit", "VariationalTraining", "predictions"]

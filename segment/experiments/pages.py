@@ -54,6 +54,3 @@ def _linked(text: str, folder: Path, target: Path) -> str:
 def _versions() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
     return f"Python {platform.python_version()}, {packages} on {platform.machine()}"
-
-
-__all__ = ["assemble"]

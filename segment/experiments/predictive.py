@@ -152,9 +152,3 @@ def better_by_splits(difference: Array, *, test_to_train: float) -> float:
         return 1.0 if difference[0] <= 0 else 0.0
     statistic = float(difference.mean()) / (spread * math.sqrt(1 / splits + test_to_train))
     return float(stdtr(splits - 1, -statistic))
-
-
-__all__ = [
-    "CRPS_OPTIMAL_SD", "CRPS_OPTIMUM", "RESIDUAL_FLOOR", "Scores", "best_precision", "better_by_splits", "crps",
-    "log_likelihood", "moments", "normalised", "scores_of",
-]  # fmt: skip

@@ -303,6 +303,3 @@ def _biases(init: str, shape: Sequence[int], generator: torch.Generator, *, posi
         return torch.zeros(*shape)
     drawn = _weights(init, shape, generator)
     return drawn.abs_() if positive else drawn  # positive before a ReLU, so that no unit starts dead
-
-
-__all__ = ["EPS", "Architecture", "Fit", "Problem", "Stack", "Training", "batches_of", "standardised"]

@@ -254,8 +254,3 @@ def seeded(*numbers: int) -> torch.Generator:
     """A generator of its own for these numbers, unlike that of any others."""
     state: Any = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
-
-
-__all__ = [
-    "METHODS", "Drawn", "Protocol", "Scored", "drawn_methods", "folded", "mcbn_draws", "outputs", "scored", "seeded",
-]  # fmt: skip

@@ -177,9 +177,3 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-__all__ = [
-    "COLOURS", "GRID", "INK", "MUTED", "Budget", "Outcome", "Progress", "Row", "Verdict", "judged", "markdown_table",
-    "new_figure", "styled", "with_error", "write_figure", "write_page", "write_table", "write_text", "write_verdicts",
-]  # fmt: skip

@@ -89,6 +89,3 @@ def _ahead(error: Tensor, groups: Tensor, running: Tensor, share: float) -> Tens
         kept = members[error[members].argsort(stable=True)][: math.ceil(share * len(members))]
         ahead[kept] = True
     return ahead
-
-
-__all__ = ["Found", "Race", "Trainable", "race"]

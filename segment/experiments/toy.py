@@ -222,6 +222,3 @@ Budget `{budget}`, seed {seed}. {plan.rows} training points of sin 1.8x + 0.35x 
 [{SPAN[0]}, {SPAN[1]}]; {plan.repeats} data sets, networks and cross-validation as for the UCI sets. A band is the
 predictive mean ± 1.96 sd, the variance of the draws plus 1/tau. Mean ± standard error over the data sets.
 """
-
-
-__all__ = ["PLANS", "ToyPlan", "curve", "inside", "run"]

@@ -298,6 +298,3 @@ def _check_note(checks: CheckPlan) -> str:
         "its three taus: they enter training by an L2 of 1e-4 / (N tau) only). "
         "Within: two standard errors of the reference, and half a unit of its last printed digit."
     )
-
-
-__all__ = ["CHECKS", "Columns", "columns_of", "run"]

@@ -82,6 +82,3 @@ def fold_rows(train: Tensor, folds: int, generator: torch.Generator) -> tuple[Te
     held = order[: size * folds].view(folds, size)
     rest = [torch.cat([order[: fold * size], order[(fold + 1) * size :]]) for fold in range(folds)]
     return torch.stack(rest), held
-
-
-__all__ = ["FILES", "Table", "fold_rows", "random_split", "read_table", "standard_splits"]

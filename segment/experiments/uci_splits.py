@@ -114,6 +114,3 @@ def _read(path: Path, settings: Mapping[str, Any]) -> SplitResult | None:
     methods = {name: Scored(**{**fields, "scores": Scores(**fields["scores"])})
                for name, fields in result["methods"].items()}  # fmt: skip
     return SplitResult(**{**result, "methods": methods})
-
-
-__all__ = ["PAPER_SETS", "PLANS", "Plan", "SplitResult", "results"]

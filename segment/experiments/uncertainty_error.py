@@ -192,6 +192,3 @@ Budget `{budget}`, seed {seed}; the networks of the UCI experiment, sets {", ".j
 splits {", ".join(map(str, plan.splits))} pooled. Estimated uncertainty: the predictive sd, from the variance of the
 draws plus 1/tau. Intervals: {REPLICATES} bootstrap replicates over table rows. The expected |error| is sd sqrt(2 / pi).
 """
-
-
-__all__ = ["pooled", "rank_correlation", "run", "running"]
