@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -52,20 +53,24 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the dropout masks.")] = 0,
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
+    plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Score MCBN and its rivals on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
-    from segment.jobs.comparing import COLUMNS, WINNERS, table, winners
+    from segment.jobs.comparing import DOUBT_COLUMNS, MASK_COLUMNS, WINNERS, screens, winners
     from segment.jobs.contenders import SCORED, MethodPlan
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.telling import put, told
+    from segment.pictures.plots import needs_matplotlib
     from segment.sampling.views import views as views_of
 
-    if (validation_labels is not None) and validation_images is None:
+    if plots:
+        needs_matplotlib()
+    if validation_labels is not None and validation_images is None:
         raise WrongUse("--validation-labels needs --validation-images.")
     asked = MethodPlan(
         methods=listed(methods), draws=draws, precision=precision, views=views_of(views),
@@ -80,23 +85,143 @@ def evaluate(
             plan=EvaluatePlan(methods=asked, void=void, unseen=ids(unseen)),
             validation=Labels(validation_images, validation_labels) if validation_images else None,
         )  # fmt: skip
+    if plots:
+        from segment.jobs.plotting import plot_evaluation
+
+        plot_evaluation(found.scores, found.folder)
     if report is not None:
         put(report, title or network.name, told(found, banks=[one.provenance for one in banks], title=title))
     if json:
         screen.as_json(dict(found.scores))
     else:
         counted = f"{found.scores['images']} images, {found.scores['pixels']:,} labelled pixels"
-        screen.table(f"{network.name}: {counted}", list(COLUMNS), table(found.scores))
+        mask, doubt = screens(found.scores)
+        screen.table(f"{network.name}: {counted}", list(MASK_COLUMNS), mask)
+        screen.table("How right the uncertainty is", list(DOUBT_COLUMNS), doubt)
         if found.comparisons:
-            screen.table("Who wins", list(WINNERS), winners(found.comparisons))
+            rows = [
+                [score, best, other, by, certain] for score, best, _, other, by, certain in winners(found.comparisons)
+            ]
+            screen.table("Who wins", [WINNERS[0], WINNERS[1], *WINNERS[3:]], rows)
         for name, note in found.notes.items():
             screen.say(f"{name}: {note}.")
         screen.say(f"All scores, curves and classes: {found.folder / 'scores.json'}")
     _end_with_failures(found.failed, output)
 
 
-def _end_with_failures(failed: dict[str, str] | object, output: Path) -> None:
-    if isinstance(failed, dict) and failed:
+def counts(text: str, option: str) -> tuple[int, ...]:
+    """Integers with commas between.
+
+    >>> counts("4,8", "--batches")
+    (4, 8)
+    """
+    parts = listed(text)
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise WrongUse(f"{option} {text!r} is no list of integers; write them with commas, as 4,8,16.")
+    return tuple(int(part) for part in parts)
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between.
+
+    >>> shares("0,0.5,1")
+    (0.0, 0.5, 1.0)
+    """
+    try:
+        return tuple(float(part) for part in listed(text))
+    except ValueError:
+        raise WrongUse(f"--alphas {text!r} is no list of numbers; write them with commas, as 0,0.5,1.") from None
+
+
+@app.command()
+def sweep(
+    model: Model, images: Images, output: Out,
+    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
+    labels: LabelMaps = None,
+    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
+    draws: Annotated[str, typer.Option(help="T, with commas: prefixes of one run at the largest.")] = "1,2,4,8,16",
+    layers: Annotated[str, typer.Option(
+        help="With commas: all, encoder, decoder, first, last, or globs joined by +.",
+    )] = "all",
+    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
+    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
+    seeds: Annotated[str, typer.Option(help="One bank each; several: also their spread.")] = "0",
+    shift: Annotated[str, typer.Option(help="Corruptions of the test images: noise,blur,fog,brightness,jpeg.")] = "",
+    severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
+    adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    void: Void = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`).")] = True,
+    report: Report = None,
+    title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
+    weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Score every combination of M, T, layers, statistics images and alpha, and how each bears corrupted images."""
+    from segment.jobs.evaluate import Labels
+    from segment.jobs.grid import Grid
+    from segment.jobs.plotting import plot_sweep
+    from segment.jobs.sweep import COLUMNS, SweepPlan, shown_rows
+    from segment.jobs.sweep import sweep as run_sweep
+    from segment.jobs.telling import put, told_sweep
+    from segment.pictures.plots import needs_matplotlib
+
+    if plots:
+        needs_matplotlib()
+    grid = Grid(
+        batches=counts(batches, "--batches"), draws=tuple(sorted(counts(draws, "--draws"))), layers=listed(layers),
+        transforms=listed(transforms), alphas=shares(alphas), seeds=counts(seeds, "--seeds"),
+    )  # fmt: skip
+    plan = SweepPlan(
+        grid=grid, shifts=listed(shift), severities=counts(severities, "--severities"), adapt=adapt,
+        precision=precision, void=void,
+    )  # fmt: skip
+    network = loaded(model, weights, device)
+    with screen.progress() as shown:
+        found = run_sweep(network, Labels(images, labels), train, output, plan, resume=resume, progress=shown)
+    pictures = plot_sweep(found.rows, found.folder) if plots else []
+    if report is not None:
+        put(report, f"sweep of {title or network.name}", told_sweep(found, title or network.name))
+    if json:
+        screen.as_json(
+            {"run": str(found.folder), "rows": [[row.name, row.condition, row.severity] for row in found.rows]}
+        )
+    else:
+        screen.table(
+            f"{network.name}: {len(found.rows)} settings, best NLL first", list(COLUMNS), shown_rows(found.rows)
+        )
+        screen.say(f"All scores: {found.folder / 'sweep.csv'} and scores.json. Plots: {len(pictures)}.")
+    _end_with_failures(found.failed, output)
+
+
+@app.command()
+def select(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `segment predict` or `segment evaluate` wrote.")],
+    top: Annotated[int, typer.Option(help="How many images.")] = 50,
+    by: Annotated[str | None, typer.Option(help="Column that ranks, as mean.predictive_entropy.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV; default: RUN/select.csv.")] = None,
+    json: Json = False, config: Config = None, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """List the images most worth a look or a label, most doubtful first, as CSV."""
+    from segment.jobs.select import select as run_select
+    from segment.jobs.select import write_selection
+
+    found = run_select(run, top, by=by, method=method)
+    path = output or run / "select.csv"
+    write_selection(found, path)
+    if json:
+        listed_ = [{"id": name, "source": source, found.by: value} for name, source, value in found.images]
+        screen.as_json({"by": found.by, "why": found.why, "images": listed_})
+        return
+    rows = [[name, f"{value:.5g}"] for name, _, value in found.images[:10]]
+    screen.table(f"The first {len(rows)} of {len(found.images)} by {found.by}", ["image", found.by], rows)
+    screen.say(f"{found.by}: {found.why}.\nAll of them: {path}")
+
+
+def _end_with_failures(failed: Mapping[str, str], output: Path) -> None:
+    if failed:
         name, why = next(iter(failed.items()))
         named = ", ".join(list(failed)[:5])
         screen.refuse(f"{len(failed)} images failed ({named}), named in {output / 'manifest.jsonl'}. {name}: {why}")

@@ -161,6 +161,45 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     return text
 
 
+def compact(entry: Mapping[str, Any] | None) -> str:
+    """The same on lines of their own, for a narrow column.
+
+    >>> compact({"value": 0.5123, "low": 0.5, "high": 0.53, "bank_sd": 0.002}).split()
+    ['0.512', '.500-.530', '±.0020']
+    """
+    if entry is None or entry["value"] is None:
+        return "–"
+    lines = [f"{entry['value']:.3f}"]
+    if entry.get("low") is not None:
+        lines.append(f"{_short(entry['low'], 3)}-{_short(entry['high'], 3)}")
+    if entry.get("bank_sd") is not None:
+        lines.append(f"±{_short(entry['bank_sd'], 4)}")
+    return "\n".join(lines)
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+MASK_COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier")
+DOUBT_COLUMNS = ("method", "ECE", "error AUROC", "by", "AUSE", "by")
+
+
+def screens(found: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows under MASK_COLUMNS and under DOUBT_COLUMNS: two tables that fit 80 columns."""
+    mask, doubt = [], []
+    for name, method in found["methods"].items():
+        scores = method["scores"]
+        cells = [compact(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier")]
+        mask.append([name, str(method["passes_per_image"]), f"{method['seconds']:.2f}", *cells])
+        row = [name, compact(scores.get("ece"))]
+        for score in ("error_auroc", "ause"):
+            best = best_entry(score, scores)
+            row += [compact(scores.get(best)), best.partition(".")[2].replace("_", "\n")]
+        doubt.append(row)
+    return mask, doubt
+
+
 COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier", "ECE", "error AUROC", "AUSE")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from segment.errors import WrongUse
 from segment.files.writing import write_text
-from segment.jobs.comparing import COLUMNS, WINNERS, table, winners
+from segment.jobs.comparing import COLUMNS, WINNERS, number, table, winners
 from segment.jobs.evaluate import Evaluation
+from segment.jobs.sweep import CLEAN, Sweep
 
 HEADING = """# Results
 
@@ -41,6 +42,23 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
     if found.failed:
         lines.append(f"- {len(found.failed)} images failed: {', '.join(sorted(found.failed)[:5])}.")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def told_sweep(found: Sweep, model: str) -> str:
+    """The section of one sweep: every row, best NLL first."""
+    columns = ("setting", "shift", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy",
+               "error AUROC, variance")  # fmt: skip
+    names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
+    rows = []
+    for row in sorted(found.rows, key=lambda r: (r.condition, r.severity, r.found["scores"]["nll"]["value"] or 0.0)):
+        cells = [number(row.found["scores"].get(name)) for name in names]
+        shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
+        rows.append([row.name, shift, f"{row.found['seconds']:.2f}", *cells])
+    images = found.rows[0].found["images"]
+    return (
+        "\n".join([f"## Sweep of {model}", "", f"{images} images; best NLL first.", "", *markdown(columns, rows)])
+        + "\n"
+    )
 
 
 def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,95 @@
+"""Curves of scores as PNG files: reliability, risk against coverage, sparsification, a score along an axis.
+
+Every curve shows its 95 % interval as a band. Needs matplotlib, the extra `plots`. Must not know how a score was made.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segment.errors import MissingExtra
+
+Curve = Mapping[str, Sequence[float | None]]
+"""x, y, low, high, as in `scores.json`."""
+
+COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
+WIDTH, HEIGHT, DPI = 6.4, 4.6, 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line: points with their interval. dashed: a reference, thinner and without points."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    dashed: bool = False
+
+
+def line_of(name: str, curve: Curve, *, dashed: bool = False) -> Line:
+    """A curve of `scores.json` as a line."""
+    x, y = ([float(v) for v in curve[axis] if v is not None] for axis in ("x", "y"))
+    return Line(name=name, x=x, y=y, low=curve.get("low", ()), high=curve.get("high", ()), dashed=dashed)
+
+
+def plot(
+    lines: Sequence[Line], *, title: str, x: str, y: str, logarithmic: bool = False, diagonal: bool = False,
+    points: bool = True, ticks: Sequence[float] = (),
+) -> bytes:  # fmt: skip
+    """One picture, as the bytes of a PNG. Errors: MissingExtra without matplotlib."""
+    figure, axes = _axes()
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="ideal")
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        style: dict[str, Any] = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"linewidth": 1.8}
+        if points and not line.dashed:
+            style |= {"marker": "o", "markersize": 4}
+        axes.plot(line.x, line.y, color=colour, label=line.name, **style)
+        known = [
+            (at, low, high)
+            for at, low, high in zip(line.x, line.low, line.high, strict=False)
+            if low is not None and high is not None
+        ]
+        if known:
+            axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.10 if len(lines) > 3 else 0.16, lw=0)
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+    if ticks:
+        axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _axes() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("Plots need matplotlib: pip install 'mcbn-segment[plots]'.") from None
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # no window and no global state: several threads may draw
+    axes = figure.add_subplot()
+    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def needs_matplotlib() -> None:
+    """Refuse before hours of work what would fail after them. Errors: MissingExtra."""
+    _axes()
