@@ -43,11 +43,13 @@ class Choice:
 def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
     """T mini-batches of M among N images, without replacement within one; draw t does not depend on T.
 
-    Errors: WrongUse where M is larger than N.
+    Errors: WrongUse where M is larger than N, or N is 0.
 
     >>> [choice.images for choice in choices(DrawPlan(draws=2, batch=3, seed=0), 5)]
     [(3, 4, 0), (2, 4, 0)]
     """
+    if images < 1:
+        raise WrongUse("There are no statistics images: give some training images.")
     if plan.batch > images:
         raise WrongUse(
             f"A mini-batch of {plan.batch} images was asked of {images}; within one, no image comes twice. "
