@@ -46,7 +46,7 @@ def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
     Errors: WrongUse where M is larger than N, or N is 0.
 
     >>> [choice.images for choice in choices(DrawPlan(draws=2, batch=3, seed=0), 5)]
-    [(3, 4, 0), (2, 4, 0)]
+    [(2, 4, 3), (1, 4, 3)]
     """
     if images < 1:
         raise WrongUse("There are no statistics images: give some training images.")
