@@ -7,11 +7,13 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from segment.errors import MissingExtra, WrongUse
+from segment.experiments import toy, uci, uncertainty_error
 from segment.experiments.pages import assemble
 from segment.experiments.reporting import (
     Verdict,
@@ -23,7 +25,6 @@ from segment.experiments.reporting import (
     write_figure,
     write_page,
     write_table,
-    write_text,
 )
 
 ROWS = [{"set": "yacht", "rmse": 0.1 + 0.2, "p": None}, {"set": "wine", "rmse": -0.0001, "p": math.nan}]
@@ -66,12 +67,13 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
         new_figure(1, 1)
 
 
-def test_a_failed_write_leaves_no_half_a_file(tmp_path: Path) -> None:
-    write_text(tmp_path / "table.md", "whole")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "table.md", "broken \ud800")
-    assert (tmp_path / "table.md").read_text() == "whole"
-    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+@pytest.mark.parametrize("experiment", [toy, uci, uncertainty_error])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, experiment: ModuleType) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    said: list[str] = []
+    with pytest.raises(WrongUse, match="Cannot write"):
+        experiment.run(tmp_path / "out", budget="quick", data=tmp_path, progress=said.append)
+    assert said == []
 
 
 def test_a_page_holds_the_verdicts_and_every_section(tmp_path: Path) -> None:

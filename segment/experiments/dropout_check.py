@@ -21,8 +21,9 @@ from torch import Tensor
 from segment.experiments.predictive import Array, log_likelihood
 from segment.experiments.regression import Architecture, Fit, Problem, Stack, Training, standardised
 from segment.experiments.regressors import seeded
-from segment.experiments.reporting import Row, Verdict, judged, with_error, write_text
+from segment.experiments.reporting import Row, Verdict, judged, with_error
 from segment.experiments.uci_data import FILES, Table, read_table, standard_splits
+from segment.files.writing import write_text
 
 RATES = (0.005, 0.01, 0.05, 0.1)
 LENGTH_SCALE = 1e-2

@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from segment.errors import WrongUse
-from segment.experiments.reporting import Row, markdown_table, write_text
+from segment.experiments.reporting import Row, markdown_table
+from segment.files.writing import write_text
 
 PICTURE = re.compile(r"\]\(([\w-]+\.(?:png|svg))\)")
 

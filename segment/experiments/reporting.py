@@ -1,6 +1,6 @@
 """What every experiment leaves behind: tables (CSV, Markdown), figures (PNG, SVG) and verdicts.
 
-Files appear by atomic rename, and hold no date: the same numbers write the same bytes.
+Files hold no date: the same numbers write the same bytes.
 Must not know what was measured.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from segment.errors import MissingExtra
+from segment.files.writing import fresh, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,11 +52,6 @@ class Verdict:
 def judged(*, holds: bool) -> Outcome:
     """The outcome of a claim that was tested."""
     return "reproduced" if holds else "not reproduced"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    _atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_table(
@@ -150,8 +146,10 @@ def write_figure(figure: Figure, out: Path, name: str) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        _atomically(out / f"{name}.png", lambda part: figure.savefig(part, format="png", dpi=200))
-        _atomically(out / f"{name}.svg", lambda part: figure.savefig(part, format="svg", metadata={"Date": None}))
+        with fresh(out / f"{name}.png") as stream:
+            figure.savefig(stream, format="png", dpi=200)
+        with fresh(out / f"{name}.svg") as stream:
+            figure.savefig(stream, format="svg", metadata={"Date": None})
 
 
 def write_verdicts(out: Path, verdicts: Sequence[Verdict]) -> None:
@@ -167,13 +165,3 @@ def write_page(out: Path, title: str, opening: str, verdicts: Sequence[Verdict],
     lines = [f"## {title}\n", opening.strip() + "\n", (out / "verdicts.md").read_text(encoding="utf-8")]
     lines += [f"### {heading}\n\n{body.strip()}\n" for heading, body in sections.items()]
     write_text(out / "page.md", "\n".join(lines))
-
-
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

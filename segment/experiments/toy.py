@@ -34,6 +34,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.search import Race
+from segment.files.writing import check_writable
 
 PIECES = ((-2.0, -0.8), (0.2, 0.9), (1.7, 2.4))  # where there is data
 SPAN = (-3.4, 3.8)
@@ -93,6 +94,7 @@ def run(
     plan: ToyPlan | None = None,
 ) -> list[Verdict]:  # fmt: skip
     """Write the figure, the coverage table and the page of the toy experiment; `data` is not read."""
+    check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
     x = np.linspace(*SPAN, plan.points)
     coverage: dict[str, dict[str, list[float]]] = {}

@@ -34,6 +34,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci_splits import PLANS, Plan, SplitResult, results
+from segment.files.writing import check_writable
 
 CHECKS: Mapping[Budget, CheckPlan] = {
     "paper": CheckPlan(),
@@ -50,6 +51,7 @@ def run(
 
     plan, checks: what to run instead of the budget's; kept: where finished splits lie (`out/kept`), to go on from
     """
+    check_writable(out / "page.md")
     say = progress or (lambda _: None)
     plan, checks = plan or PLANS[budget], checks or CHECKS[budget]
     kept = kept or out / "kept"

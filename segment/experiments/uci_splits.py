@@ -16,9 +16,10 @@ from typing import Any
 from segment.experiments.predictive import Scores
 from segment.experiments.regression import standardised
 from segment.experiments.regressors import Protocol, Scored, drawn_methods, folded, scored
-from segment.experiments.reporting import Budget, write_text
+from segment.experiments.reporting import Budget
 from segment.experiments.search import Race
 from segment.experiments.uci_data import random_split, read_table
+from segment.files.writing import write_text
 
 PAPER_SETS = ("yacht", "boston", "energy", "wine", "concrete")
 LARGEST_BATCH = {"energy": 512}  # the authors cap it: a batch of all rows makes MCBN its own constant

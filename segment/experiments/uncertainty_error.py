@@ -30,6 +30,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci_splits import PLANS, Plan, SplitResult, results
+from segment.files.writing import check_writable
 
 METHODS = {"mcbn": "MCBN", "mcdo": "MC dropout", "mnf": "MNF"}
 REPLICATES = 1000
@@ -44,6 +45,7 @@ def run(
 
     kept: where finished splits lie; the folder of the UCI experiment saves training the same networks again
     """
+    check_writable(out / "page.md")
     plan = plan or PLANS[budget]
     if budget == "quick":
         plan = replace(plan, splits=plan.splits[:2])
