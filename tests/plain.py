@@ -115,7 +115,7 @@ def plain_loop(
     outputs = []
     for t in range(len(bank)):
         for name in bank.layers:
-            layer: Any = swapped.get_submodule(name)
+            layer: Any = swapped if name == "(root)" else swapped.get_submodule(name)
             layer.running_mean = bank.mean[name][t].to(dtype)
             layer.running_var = bank.var[name][t].to(dtype)
         with torch.inference_mode(mode=False), torch.no_grad():

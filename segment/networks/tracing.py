@@ -25,6 +25,7 @@ class Call:
     module: name of the innermost module that made it ("" outside any)
     in_place: it writes into storage that an earlier call (or the image) made, or into a parameter or buffer
     writes: indices of the earlier calls into whose results it writes (-1: the image itself)
+    aliases: indices of the earlier calls whose results lie in the memory that it gives or writes (-1: the image)
     leaves: it gives a number or an array, whose further way is not followed
     reads_image: its result depends on the image's values or shape
     facts: shape and dtype of its first tensor argument, None where it has none
@@ -39,6 +40,7 @@ class Call:
     facts: tuple[torch.Size, torch.dtype] | None
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     writes: tuple[int, ...] = ()
+    aliases: tuple[int, ...] = ()
     leaves: bool = False
 
 
@@ -137,9 +139,13 @@ class _Following(TorchFunctionMode):
         in_place = any(place in self._writer or place in self._constants for place in changed)
         arguments = (tuple(args[1:]), kwargs) if func in self._about else None
         writes = tuple(dict.fromkeys(self._writer[place] for place in changed if place in self._writer))
+        touched = changed | {_storage(tensor) for tensor in tensors_in(result)}
+        aliases = tuple(dict.fromkeys(self._writer[place] for place in touched if place in self._writer))
         leaves = bool(given) and getattr(func, "__name__", "") in LEAVING
-        self.calls.append(Call(func, parents, self._module(), in_place, reads, facts, arguments, writes, leaves))
-        for place in changed | {_storage(tensor) for tensor in tensors_in(result)}:
+        self.calls.append(
+            Call(func, parents, self._module(), in_place, reads, facts, arguments, writes, aliases, leaves)
+        )
+        for place in touched:
             if place and (place not in self._constants or place in changed):
                 self._writer[place] = index
         self._alive.append(result)
