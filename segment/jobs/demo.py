@@ -80,7 +80,7 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     if summary.failed:
         raise WrongUse(f"The demo's own images failed: {dict(summary.failed)}")
     drawn = fitted(network, bank)
-    plain = PassPlan(channels_last=True)
+    plain = PassPlan(channels_last=True, fuse=True)
     boards = {
         "deterministic": _scored(network, deterministic(drawn, bank, plain), shown, progress),
         "MCBN": _scored(network, mcbn(drawn, bank, plain), shown, progress),

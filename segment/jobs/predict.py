@@ -102,7 +102,7 @@ def predict(
     used = bank if plan.draws is None else bank.first(plan.draws)
     sources = find_images(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
-    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True)
+    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     method = mcbn(drawn, used, passes)
     run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
     run.note(
