@@ -10,7 +10,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from torch.nn import functional
 
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.tracing import Call, follow
+
+ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
+    functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
+    functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu,
+)  # fmt: skip
+"""What the tape remembers the arguments of: what is drawn for, and what may be fused behind it."""
 
 Status = Literal["stochastic", "fixed", "refused"]
 
@@ -103,7 +109,7 @@ def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor
     Errors: NoBatchNorm where the pass meets none; ModelRefused where a BN was never initialised, or a part is compiled.
     """
     _check_followable(module)
-    calls = follow(module, forward, image, about=(functional.batch_norm,))
+    calls = follow(module, forward, image, about=ARGUMENTS_KEPT)
     modules = dict(module.named_modules())
     seen: Counter[str] = Counter()
     layers = []

@@ -51,6 +51,13 @@ LEAVING = (
 """Names of calls that give a tensor's values to Python."""
 
 
+ASKING = (
+    "__get__", "__len__", "dim", "ndimension", "size", "stride", "numel", "nelement", "element_size", "is_contiguous",
+    "is_floating_point", "is_complex", "is_signed", "get_device", "storage_offset",
+)  # fmt: skip
+"""Names of calls that ask a tensor for its shape, type or place, not for its values."""
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor inside nested lists, tuples and dicts, in order."""
     if isinstance(value, Tensor):

@@ -77,7 +77,7 @@ class MCBN:
         self.bank = bank if draws is None else bank.first(draws)
         self.drawn = fitted(network, bank)
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
-        plan = plan or PassPlan(channels_last=True)
+        plan = plan or PassPlan(channels_last=True, fuse=True)
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision))
 
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate:

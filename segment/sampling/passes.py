@@ -17,10 +17,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Bank
-from segment.draws.recording import Precision, half
+from segment.draws.recording import Precision, half, met
 from segment.errors import ModelRefused, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import Loan, tensors_in
+from segment.sampling.fusing import FusedConvolutions, UnderDraw, available, fusions
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,14 @@ class PassPlan:
     share: compute what no draw can change once for all draws
     precision: "fp32", or "bf16" / "fp16" autocast
     channels_last: run the images with channels innermost
+    fuse: on a CPU, with `channels_last`, `share` and one draw a pass: convolution, BN and activation as one call
     """
 
     fold: int = 1
     share: bool = True
     precision: Precision = "fp32"
     channels_last: bool = False
+    fuse: bool = False
 
     def __post_init__(self) -> None:
         if self.fold < 1:
@@ -56,6 +59,7 @@ class _Program:
     depends[i]: a draw can change the result of call i
     kept[i]: call i does not depend on the draw, but a call that does reads it
     layer_of: call index -> BN layer
+    shareable, foldable: not so where the network writes over what draws share, or acts on the values of a draw
     """
 
     network: BatchNormNetwork
@@ -63,6 +67,7 @@ class _Program:
     kept: tuple[bool, ...]
     layer_of: Mapping[int, Layer]
     shareable: bool
+    foldable: bool
 
     @staticmethod
     def of(network: BatchNormNetwork) -> _Program:
@@ -81,14 +86,19 @@ class _Program:
                     if parent < 0 or not depends[parent]:
                         first_reader.setdefault(parent, index)
                         kept[parent] = kept[parent] or parent >= 0
-            if call.in_place and call.parents:
-                target = call.parents[0]
-                shared_target = target < 0 or not depends[target]
+            for target in call.writes:
                 # what a draw writes into, or what is overwritten after a draw has read it, cannot be kept for the next
-                if shared_target and (depends[index] or target in first_reader):
+                shared_target = target < 0 or not depends[target]
+                if target < 0 or (shared_target and (depends[index] or target in first_reader)):
                     shareable = False
         kept = [flag and not depends[index] for index, flag in enumerate(kept)]
-        return _Program(network, tuple(depends), tuple(kept), layer_of, shareable)
+        for index in reversed(range(len(calls))):
+            for earlier in calls[index].aliases if kept[index] else ():
+                # the network may go on with the tensor that was written into, or that this is a view of
+                if earlier >= 0 and not depends[earlier]:
+                    kept[earlier] = True
+        acts = any(call.leaves and depends[index] for index, call in enumerate(calls))
+        return _Program(network, tuple(depends), tuple(kept), layer_of, shareable and not acts, not acts)
 
 
 class _Replay(TorchFunctionMode):
@@ -100,8 +110,11 @@ class _Replay(TorchFunctionMode):
         draws: Mapping[str, tuple[Tensor, Tensor]],  # D C, D C
         image: Tensor,
         shared: dict[int, Any] | None,
+        fused: UnderDraw | None = None,
     ) -> None:
         super().__init__()
+        self.fused = fused
+        self.through: set[int] = set()
         self.program = program
         self.draws = draws
         self.fold = len(next(iter(draws.values()))[0])
@@ -128,6 +141,12 @@ class _Replay(TorchFunctionMode):
             raise _Diverged
         if not self.program.depends[index]:
             return self._shared(index, func, args, kwargs)
+        if index in self.through:
+            return args[0]
+        if self.fused is not None and index in self.fused:
+            result, through = self.fused(index, *args, **kwargs)
+            self.through.update(through)
+            return result
         drawn = [parent >= 0 and self.program.depends[parent] for parent in calls[index].parents]
         layer = self.program.layer_of.get(index)
         if layer is not None:
@@ -164,9 +183,8 @@ class _Replay(TorchFunctionMode):
 
     def _normalise(self, layer: Layer | None, args: Any, kwargs: Any, *, first: bool = False) -> Tensor:
         x: Tensor = args[0]
-        if layer is None or layer.channels != x.shape[1]:
-            raise ModelRefused("The network took another way through its BN layers than when they were listed.")
-        if layer.name not in self.draws:
+        layer = met(layer, *args, **kwargs)
+        if layer.status != "stochastic":
             return functional.batch_norm(*args, **kwargs)
         # the first stochastic layer gets its images once, for all draws of the pass
         parts = [x] * self.fold if first else x.chunk(self.fold)
@@ -210,11 +228,17 @@ class Passes:
         self._program = _Program.of(network)
         if not self._program.shareable:
             self.plan = replace(self.plan, share=False)
+        if not self._program.foldable:
+            self.plan = replace(self.plan, fold=1)
         self._checked = not self.plan.share and self.plan.fold == 1
         self._lent = Loan(network.module)
         device = network.device
         self._mean = {layer.name: bank.mean[layer.name].to(device) for layer in network.stochastic}
         self._var = {layer.name: bank.var[layer.name].to(device) for layer in network.stochastic}
+        self._fused: FusedConvolutions | None = None
+        if self.plan.fuse and self.plan.share and self.plan.channels_last and available(network):
+            statistics = {name: (self._mean[name], self._var[name]) for name in self._mean}
+            self._fused = FusedConvolutions(fusions(network, self._program.depends), statistics)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         images = images.to(self.network.device)
@@ -226,45 +250,58 @@ class Passes:
         for start in range(0, len(self.bank), self.plan.fold):
             chunk = range(start, min(start + self.plan.fold, len(self.bank)))
             try:
-                outputs = self._pass(images, chunk, shared)
+                outputs = self._pass(images, chunk, shared, self.plan.precision)
             except _Diverged:
                 log.warning(
                     "The network made other calls for this image than before; nothing is shared between its draws."
                 )
                 shared = None
-                outputs = self._pass(images, chunk, shared)
+                outputs = self._pass(images, chunk, shared, self.plan.precision)
             yield from outputs.chunk(len(chunk))
 
-    def _pass(self, images: Tensor, chunk: range, shared: dict[int, Any] | None) -> Tensor:  # D*N K ...
+    def _pass(
+        self, images: Tensor, chunk: range, shared: dict[int, Any] | None, precision: Precision
+    ) -> Tensor:  # D*N K ...
         rows = slice(chunk.start, chunk.stop)
         draws = {name: (self._mean[name][rows], self._var[name][rows]) for name in self._mean}
-        if shared is None and len(chunk) > 1:
-            images = torch.cat([images] * len(chunk))
+        # a copy even for one draw: a network may write into its image
+        images = torch.cat([images] * len(chunk)) if shared is None else images.clone()
         network = self.network
-        mode = _Replay(self._program, draws, images, shared)
-        with torch.no_grad(), self._lent(), half(self.plan.precision, network.device), mode:
+        fused = None
+        if self._fused is not None and shared is not None and len(chunk) == 1:
+            fused = self._fused.under(chunk.start, torch.bfloat16 if precision == "bf16" else torch.float32)
+        mode = _Replay(self._program, draws, images, shared, fused)
+        with torch.no_grad(), self._lent(), half(precision, network.device), mode:
             outputs = network.forward(images)
         if shared is not None and mode.at != len(network.calls):
             shared.clear()
             raise _Diverged
+        if shared is None and next(mode.layers, None) is not None:
+            raise ModelRefused("The network took another way through its BN layers than when they were listed.")
         return outputs
 
     def _check(self, images: Tensor) -> None:
-        """Hold the plan's way against plain passes on the first images; fall back where it cannot be trusted."""
+        """Hold the plan's way against plain passes, in fp32; fall back where it cannot be trusted."""
         self._checked = True
         draws = range(min(2, len(self.bank)))
-        plain = torch.cat([self._pass(images, range(t, t + 1), None) for t in draws]).float()
-        allowed = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.2}[self.plan.precision] * (1 + float(plain.abs().amax()))
+        plain = torch.cat([self._pass(images, range(t, t + 1), None, "fp32") for t in draws]).float()
+        allowed = 1e-3 * (1 + float(plain.abs().amax()))
         while self.plan.share or self.plan.fold > 1:
             try:
                 size = min(self.plan.fold, len(draws))
                 shared: dict[int, Any] | None = {} if self.plan.share else None
-                found = torch.cat([self._pass(images, draws[t : t + size], shared) for t in draws[::size]]).float()
-                if found.shape == plain.shape and not bool(((found - plain).abs() > allowed).any()):
-                    return
+                for _ in range(2):  # the second time from what the first has kept
+                    chunks = [draws[t : t + size] for t in draws[::size]]
+                    found = torch.cat([self._pass(images, chunk, shared, "fp32") for chunk in chunks]).float()
+                    if found.shape != plain.shape or bool(((found - plain).abs() > allowed).any()):
+                        raise ValueError("other numbers than plain passes")
+                return
             except (_Diverged, RuntimeError, ValueError, TypeError, SegmentError) as problem:
                 log.info("Sharing %s, fold %d: %s", self.plan.share, self.plan.fold, problem)
-            if self.plan.share:
+            if self._fused is not None:
+                log.warning("This network's convolutions cannot be fused; they run as they are.")
+                self._fused = None
+            elif self.plan.share:
                 log.warning("This network's draws cannot share work; each pass runs in full.")
                 self.plan = replace(self.plan, share=False)
             else:

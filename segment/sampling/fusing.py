@@ -1,0 +1,205 @@
+"""Convolution, batch normalisation and activation as one call on a CPU, found on a network's tape.
+
+A draw's scale goes into the weights and its shift into a float32 bias, where the map is larger than the weights; where
+it is not, the weights are packed once for all draws and the small map is normalised on its own. oneDNN runs the
+convolution with its activation either way. Must not know an image, nor how draws are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from segment.networks.batchnorm import BatchNormNetwork, Layer
+from segment.networks.tracing import ASKING, Call
+
+PACK_BYTES = 256 * 2**20
+"""Most bytes of packed weights that are kept between images."""
+
+Activation = tuple[str, list[float], str]
+"""oneDNN's name, its numbers, its algorithm."""
+NOTHING: Activation = ("none", [], "")
+
+
+def _hardtanh(low: float = -1.0, high: float = 1.0, *_: Any, **named: Any) -> Activation:
+    return "hardtanh", [float(named.get("min_val", low)), float(named.get("max_val", high))], ""
+
+
+def _leaky(slope: float = 0.01, *_: Any, **named: Any) -> Activation:
+    return "leaky_relu", [float(named.get("negative_slope", slope))], ""
+
+
+def _prelu(weight: Tensor) -> Activation | None:
+    return ("leaky_relu", [weight.detach().item()], "") if weight.numel() == 1 else None
+
+
+ACTIVATIONS: dict[Callable[..., Any], Callable[..., Activation | None]] = {
+    functional.relu: lambda *_, **__: ("relu", [], ""),
+    torch.relu: lambda *_, **__: ("relu", [], ""),
+    torch.relu_: lambda *_, **__: ("relu", [], ""),
+    functional.relu6: lambda *_, **__: ("hardtanh", [0.0, 6.0], ""),
+    functional.hardtanh: _hardtanh,
+    functional.leaky_relu: _leaky,
+    functional.silu: lambda *_, **__: ("swish", [], ""),
+    functional.hardswish: lambda *_, **__: ("hardswish", [], ""),
+    torch.prelu: _prelu,
+}
+"""What oneDNN may run behind a convolution."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One convolution and what may go into it.
+
+    layer: the BN layer right behind it, None where there is none; norm: that BN's weight, bias (C, or None), epsilon
+    alone: activation right behind the convolution; whole: behind its BN; each with the calls it makes needless
+    """
+
+    layer: Layer | None
+    norm: tuple[Tensor | None, Tensor | None, float]
+    alone: tuple[Activation, tuple[int, ...]]
+    whole: tuple[Activation, tuple[int, ...]]
+
+
+def available(network: BatchNormNetwork) -> bool:
+    """On a CPU, with oneDNN's fused convolution in this build of torch."""
+    pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+    return network.device.type == "cpu" and pointwise is not None and bool(torch._C._has_mkldnn)
+
+
+def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fused]:
+    """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew."""
+    calls = network.calls
+    readers: list[list[int]] = [[] for _ in calls]
+    for index, call in enumerate(calls):
+        if getattr(call.function, "__name__", "") in ASKING:
+            continue
+        for parent in call.parents:
+            if parent >= 0:
+                readers[parent].append(index)
+    layers = {layer.call: layer for layer in network.layers if layer.call is not None}
+    found = {}
+    for index, call in enumerate(calls):
+        if (
+            call.function is not torch.conv2d
+            or not depends[index]
+            or call.facts is None
+            or call.facts[1] != torch.float32
+        ):
+            continue
+        following = _only(readers[index])
+        layer = None if following is None else layers.get(following)
+        if following is None or layer is None or (layer.status != "stochastic" and layer.trained is None):
+            found[index] = Fused(None, (None, None, 0.0), _activated(following, calls), (NOTHING, ()))
+            continue
+        activation, through = _activated(_only(readers[following]), calls)
+        found[index] = Fused(layer, _norm_of(calls[following]), (NOTHING, ()), (activation, (following, *through)))
+    return found
+
+
+def _only(readers: Sequence[int]) -> int | None:
+    return readers[0] if len(readers) == 1 else None
+
+
+def _activated(index: int | None, calls: Sequence[Call]) -> tuple[Activation, tuple[int, ...]]:
+    if index is None or calls[index].function not in ACTIVATIONS:
+        return NOTHING, ()
+    arguments = calls[index].arguments
+    assert arguments is not None
+    named = {key: value for key, value in arguments[1].items() if key != "inplace"}
+    activation = ACTIVATIONS[calls[index].function](*arguments[0], **named)
+    return (NOTHING, ()) if activation is None else (activation, (index,))
+
+
+def _norm_of(call: Call) -> tuple[Tensor | None, Tensor | None, float]:
+    assert call.arguments is not None
+    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given = {**dict(zip(names, call.arguments[0], strict=False)), **call.arguments[1]}
+    return given.get("weight"), given.get("bias"), float(given.get("eps", 1e-5))
+
+
+class FusedConvolutions:
+    """Runs fused convolutions; packed weights are kept between images where they fit into PACK_BYTES."""
+
+    def __init__(self, fused: Mapping[int, Fused], statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        self.fused = fused
+        self._statistics = statistics  # T C, T C
+        self._packed: dict[tuple[Any, ...], tuple[Tensor, Tensor | None]] = {}
+        self._bytes = 0
+
+    def under(self, draw: int, dtype: torch.dtype) -> UnderDraw:
+        return UnderDraw(self, draw, dtype)
+
+    def run(
+        self, index: int, draw: int, dtype: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
+        """The convolution of call `index` under a draw, and the later calls that it has done already."""
+        what = self.fused[index]
+        x = x.to(dtype)
+        numbers = (_pair(padding), _pair(stride), _pair(dilation))
+        rows, columns = (side // step for side, step in zip(x.shape[2:], numbers[1], strict=True))
+        # scaling the weights anew for a draw costs more than normalising a map that is smaller than they are
+        scaled = what.layer is not None and rows * columns * len(weight) >= weight.numel()
+        activation, through = what.whole if scaled else what.alone
+        key = (index, draw if scaled and what.layer and what.layer.name in self._statistics else -1, dtype, x.shape)
+        packed = self._packed.get(key)
+        if packed is None:
+            statistics = self._of(what.layer, draw) if scaled else None
+            packed = _packed(what, statistics, x, weight, bias, numbers, groups)
+            size = weight.numel() * x.element_size()
+            if self._bytes + size <= PACK_BYTES:
+                self._bytes += size
+                self._packed[key] = packed
+        result = torch.ops.mkldnn._convolution_pointwise(x, *packed, *numbers, groups, *activation)
+        return result, through
+
+    def _of(self, layer: Layer | None, draw: int) -> tuple[Tensor, Tensor] | None:
+        if layer is None:
+            return None
+        if layer.name not in self._statistics:
+            return layer.trained
+        mean, var = self._statistics[layer.name]
+        return mean[draw], var[draw]
+
+
+@dataclass(frozen=True)
+class UnderDraw:
+    """The fused convolutions of one pass; `in` tells whether a call is one of them."""
+
+    convolutions: FusedConvolutions
+    draw: int
+    dtype: torch.dtype
+
+    def __contains__(self, index: int) -> bool:
+        return index in self.convolutions.fused
+
+    def __call__(self, index: int, *arguments: Any, **named: Any) -> tuple[Tensor, tuple[int, ...]]:
+        named = {"x" if key == "input" else key: value for key, value in named.items()}
+        return self.convolutions.run(index, self.draw, self.dtype, *arguments, **named)
+
+
+def _packed(
+    what: Fused, statistics: tuple[Tensor, Tensor] | None, x: Tensor, weight: Tensor, bias: Tensor | None,
+    numbers: tuple[list[int], list[int], list[int]], groups: int,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    if statistics is not None:
+        mean, var = statistics
+        gamma, beta, epsilon = what.norm
+        scale = (var + epsilon).rsqrt()
+        scale = scale if gamma is None else scale * gamma
+        shift = -mean * scale if bias is None else (bias - mean) * scale
+        bias = shift if beta is None else shift + beta
+        weight = weight * scale[:, None, None, None]
+    weight = weight.to(x.dtype).contiguous()
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *numbers, groups, list(x.shape))
+    return weight, None if bias is None else bias.float()
+
+
+def _pair(value: Any) -> list[int]:
+    return [int(value)] * 2 if isinstance(value, int) else [int(part) for part in value]
