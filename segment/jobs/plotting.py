@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,11 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
     """reliability.png, risk_coverage.png and sparsification.png of an evaluation; the files that were written."""
     methods = scores["methods"]
     reliability = [
-        line_of(name, method["curves"]["reliability"])
+        line_of(name, _common(method["curves"]["reliability"]))
         for name, method in methods.items()
         if "reliability" in method["curves"]
     ]
-    risk, sparse = [], []
-    for name, method in methods.items():
-        measure = best_entry("ause", method["scores"]).partition(".")[2]
-        curve = method["curves"].get(f"risk_coverage.{measure}")
-        if curve:
-            risk.append(line_of(f"{name}, {_words(measure)}", curve))
-            sparse.append(_removed(f"{name}, {_words(measure)}", curve, method["curves"]["risk_coverage.oracle"]))
-    oracle = next((m["curves"]["risk_coverage.oracle"] for m in methods.values() if "risk_coverage.oracle" in
-                   m["curves"]), None)  # fmt: skip
-    if oracle:
-        risk.append(line_of("oracle", {"x": oracle["x"], "y": oracle["y"]}, dashed=True))
+    risk, oracle = _risks(methods)
     written = []
     if reliability:
         written.append(_write(folder / "reliability.png", plot(
@@ -42,29 +33,36 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
             y="share of pixels that are right", diagonal=True,
         )))  # fmt: skip
     if risk:
+        lines = [*risk[:MOST], *oracle]
         written.append(_write(folder / "risk_coverage.png", plot(
-            risk[: MOST + 1], title="Risk against coverage, surest pixels first", x="share of pixels retained",
-            y="share of them that are wrong", points=False,
+            lines, title="Risk against coverage, surest pixels first", x="share of pixels retained",
+            y="share of them that is wrong", points=False,
         )))  # fmt: skip
+        removed = [replace(line, x=[1 - x for x in line.x]) for line in lines]
         written.append(_write(folder / "sparsification.png", plot(
-            sparse[:MOST], title="Sparsification error: risk above the oracle's", x="share of pixels removed",
-            y="share wrong, minus the oracle's", points=False,
+            removed, title="Sparsification, most doubtful pixels removed first", x="share of pixels removed",
+            y="share of the rest that is wrong", points=False,
         )))  # fmt: skip
     return written
 
 
-def _removed(name: str, curve: Mapping[str, Any], oracle: Mapping[str, Any]) -> Line:
-    """Risk above the oracle's, against what was removed, most doubtful pixels first."""
-    best = dict(zip(oracle["x"], oracle["y"], strict=True))
-    kept = [at for at in range(len(curve["x"])) if curve["x"][at] in best]
-    x = [1 - curve["x"][at] for at in kept]
-    lows = [best[curve["x"][at]] for at in kept]
+def _common(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """A reliability curve without the bins that only one image fills: their interval is a point."""
+    kept = [at for at, low in enumerate(curve["low"]) if low is None or low < curve["high"][at]]
+    return {axis: [curve[axis][at] for at in kept] for axis in ("x", "y", "low", "high")}
 
-    def above(values: Sequence[float | None]) -> list[float | None]:
-        return [None if values[at] is None else values[at] - low for at, low in zip(kept, lows, strict=True)]
 
-    y = [float(value) for value in above(curve["y"]) if value is not None]
-    return Line(name=name, x=x, y=y, low=above(curve["low"]), high=above(curve["high"]))
+def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
+    """Each method's risk by the measure with its best AUSE, and the oracle's for the first of them."""
+    risk, oracle = [], []
+    for name, method in methods.items():
+        measure = best_entry("ause", method["scores"]).partition(".")[2]
+        curves = method["curves"]
+        if f"risk_coverage.{measure}" in curves:
+            risk.append(line_of(f"{name}, {_words(measure)}", curves[f"risk_coverage.{measure}"]))
+            best = curves["risk_coverage.oracle"]
+            oracle = oracle or [line_of(f"oracle of {name}", {"x": best["x"], "y": best["y"]}, dashed=True)]
+    return risk, oracle
 
 
 def plot_sweep(rows: Sequence[Row], folder: Path) -> list[Path]:

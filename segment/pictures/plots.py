@@ -32,9 +32,13 @@ class Line:
 
 
 def line_of(name: str, curve: Curve, *, dashed: bool = False) -> Line:
-    """A curve of `scores.json` as a line."""
-    x, y = ([float(v) for v in curve[axis] if v is not None] for axis in ("x", "y"))
-    return Line(name=name, x=x, y=y, low=curve.get("low", ()), high=curve.get("high", ()), dashed=dashed)
+    """A curve of `scores.json` as a line; points too rare for an interval are left out where others have one."""
+    low, high = curve.get("low", ()), curve.get("high", ())
+    certain = [at for at, end in enumerate(low) if end is not None]
+    kept = certain or range(len(curve["x"]))
+    x, y = ([float(curve[axis][at] or 0.0) for at in kept] for axis in ("x", "y"))
+    ends = ([values[at] for at in certain] for values in (low, high))
+    return Line(name=name, x=x, y=y, low=next(ends), high=next(ends), dashed=dashed)
 
 
 def plot(
@@ -57,7 +61,7 @@ def plot(
             if low is not None and high is not None
         ]
         if known:
-            axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.10 if len(lines) > 3 else 0.16, lw=0)
+            axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.06 if len(lines) > 3 else 0.16, lw=0)
     if logarithmic:
         axes.set_xscale("log", base=2)
     if ticks:
