@@ -7,36 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ConfigDict, RootModel, ValidationError
 
 from segment.errors import WrongUse, near
 
-Scalar = str | int | float | bool | None
+UNSET = ("", "~", "null")
 
 
-class _Options(RootModel[dict[str, Scalar | list[Scalar]]]):
+class _Options(RootModel[dict[str, str | list[str]]]):
     model_config = ConfigDict(strict=True)
 
 
-def read_options(path: Path, known: Collection[str]) -> dict[str, Any]:
-    """The options in a YAML file, by their long names (`heat-max` or `heat_max`); a list is joined with commas.
+def read_options(path: Path, known: Collection[str], several: Collection[str] = ()) -> dict[str, str | list[str]]:
+    """The options in a YAML file, by their long names (`heat-max` or `heat_max`), each as its text on a command line.
 
+    several: options that may be given more than once, and so stay lists; any other list is joined with commas
     Errors: WrongUse where the file does not read, is no mapping of plain values, or names an option that is unknown.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WrongUse(f"--config {str(path)!r} does not read as YAML: {' '.join(str(error).split())[:160]}.") from None
     try:
-        options = _Options.model_validate({} if found is None else found).root
+        options = _Options.model_validate(found or {}).root
     except ValidationError:
         raise WrongUse(
             f"--config {str(path)!r} should hold `option: value` lines with plain values or lists of them."
         ) from None
-    settled: dict[str, Any] = {}
+    settled: dict[str, str | list[str]] = {}
     for key, value in options.items():
         name = key.replace("-", "_")
         if name not in known:
@@ -44,7 +45,8 @@ def read_options(path: Path, known: Collection[str]) -> dict[str, Any]:
                 f"--config {str(path)!r}: this command has no option {key!r}.{near(name, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
-        settled[name] = ",".join(str(item) for item in value) if isinstance(value, list) else value
+        if value in UNSET:
+            continue
+        listed = value if isinstance(value, list) else [value]
+        settled[name] = listed if name in several else ",".join(listed)
     return settled
-
-

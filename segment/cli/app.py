@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from segment.cli import screen
@@ -23,26 +22,54 @@ app = typer.Typer(
     "130 interrupted.",
 )  # fmt: skip
 
+INTERRUPTED = 130
+
 
 def run() -> None:
     """Run the command line; end with the exit code that the refusal carries."""
+    sys.exit(_ended())
+
+
+def _ended() -> int:
     _load_commands()
     try:
         code = app(standalone_mode=False)
     except SegmentError as refusal:
-        screen.refuse(str(refusal))
-        sys.exit(refusal.exit_code)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        screen.refuse("Interrupted. What was finished is whole; a run goes on with --resume.")
-        sys.exit(130)
-    except click.ClickException as wrong:
-        wrong.show()
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _refused(str(refusal), refusal.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except OSError as problem:
+        where = "" if problem.filename is None else f"{str(problem.filename)!r}: "
+        return _refused(f"{where}{problem.strerror or problem}. Check that it is there and may be used.", 2)
+    except Exception as problem:
+        if hasattr(problem, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
+            return _misused(problem)
+        if _of_memory(problem):
+            return _refused(f"Out of memory: {' '.join(str(problem).split())[:160]}. Try smaller images or batches.", 4)
+        raise
+    if code == INTERRUPTED:
+        return _refused("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _refused(text: str, code: int) -> int:
+    screen.refuse(text)
+    return code
+
+
+def _misused(wrong: Any) -> int:
+    """The parser's complaint in one line; or, for a command without arguments, nothing: its help is on the screen."""
+    said = " ".join(wrong.format_message().split())
+    context = getattr(wrong, "ctx", None)
+    if type(wrong).__name__ != "NoArgsIsHelpError":
+        hint = "" if context is None else f" See `{context.command_path} --help`."
+        screen.refuse(said.rstrip(".") + "." + hint)
+    return 2
+
+
+def _of_memory(problem: Exception) -> bool:
+    said = str(problem).lower()
+    return isinstance(problem, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def _load_commands() -> None:
@@ -54,9 +81,10 @@ def _from_config(context: typer.Context, value: Path | None) -> Path | None:
     if value is not None:
         from segment.settings import read_options
 
-        known = [parameter.name or "" for parameter in context.command.params]
-        options = read_options(value, [name for name in known if name not in ("config", "help")])
-        context.default_map = {**(context.default_map or {}), **options}
+        known = {parameter.name or "": parameter for parameter in context.command.params}
+        names = [name for name in known if name not in ("config", "help")]
+        several = [name for name in names if getattr(known[name], "multiple", False)]
+        context.default_map = {**(context.default_map or {}), **read_options(value, names, several)}
     return value
 
 

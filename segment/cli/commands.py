@@ -88,7 +88,8 @@ def inspect(
         ]
         for layer in found.layers
     ]
-    screen.table(f"{found.name}: BN layers in data order", ["layer", "kind", "channels", "draws"], rows)
+    columns = ["layer", "kind", "channels", "in a draw"]
+    screen.table(f"{found.name}: BN layers in the order of the data", columns, rows, words=("kind", "in a draw"))
     screen.say(
         f"{found.stochastic} of {len(found.layers)} BN layers are stochastic. {found.parameters:,} parameters, "
         f"{found.classes} classes ({found.head}).\nOne pass over {found.size[0]}x{found.size[1]} holds "
@@ -194,15 +195,16 @@ def predict(
         })  # fmt: skip
     else:
         screen.say(
-            f"{summary.folder}: {summary.done} images done, {len(summary.failed)} failed, {summary.draws} draws each, "
+            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {summary.draws} draws each, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
         if summary.done:
             screen.say(f"Look at {summary.folder / 'sheet.png'} first.")
     if summary.failed:
-        first = next(iter(summary.failed.items()))
+        total, first = summary.done + len(summary.failed), next(iter(summary.failed.items()))
         screen.refuse(
-            f"{len(summary.failed)} images failed, named in {summary.folder / 'manifest.jsonl'}. {first[0]}: {first[1]}"
+            f"{len(summary.failed)} of {total} images failed, named in {summary.folder / 'manifest.jsonl'}, "
+            f"the others are done. {first[0]}: {first[1]}"
         )
         raise typer.Exit(1)
 
@@ -229,7 +231,7 @@ def demo(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
     """Tell versions, devices and what is missing and how to get it."""
     from segment.jobs.doctor import examine
 
@@ -237,4 +239,5 @@ def doctor(json: Json = False) -> None:
     if json:
         screen.as_json(found)
         return
-    screen.table("segment doctor", ["what", "found"], [[name, str(value)] for name, value in found.items()])
+    rows = [[name, str(value)] for name, value in found.items()]
+    screen.table("What this machine has", ["what", "found"], rows, words=("found",))

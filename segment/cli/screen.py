@@ -7,29 +7,39 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 WIDE = 120
 """Columns where there is no terminal to ask."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # in a pipe a message is one line
+
+UNITS = {"recording draws": "draws", "training": "steps"}
+"""What a stage counts, where that is not images."""
+
+
+class _Spoken(logging.Handler):
+    """What the jobs log, above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warned = record.levelno >= logging.WARNING
+        err.print(Text.assemble(("Warning: " if warned else "", "bold yellow"), record.getMessage()))
 
 
 def set_up(*, verbose: bool = False) -> None:
     """Warnings of ours in one line each on stderr; other libraries' stay out of the way unless asked for."""
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("segment")
-    ours.handlers = [handler]
+    ours.handlers = [_Spoken()]
     ours.setLevel(logging.INFO if verbose else logging.WARNING)
     ours.propagate = False
     if not verbose:
@@ -41,21 +51,32 @@ class Shown:
 
     def __init__(self, bar: Bar | None) -> None:
         self._bar = bar
-        self._tasks: dict[str, tuple[Any, float, int]] = {}
+        self._tasks: dict[str, tuple[Any, float, int, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
         if self._bar is None:
             return
         now = time.monotonic()
         if stage not in self._tasks:
-            self._tasks[stage] = (self._bar.add_task(stage, total=total, rate=""), now, done - 1)
-        task, start, before = self._tasks[stage]
-        seconds = max(now - start, 1e-6)
-        counted = "draws" if draws and draws == done else "images"
-        rate = f"{(done - before) / seconds:.1f} {counted}/s" if done - before > 1 else ""
-        if draws and counted == "images" and rate:
-            rate += f"  {draws / seconds:.0f} draws/s"
-        self._bar.update(task, completed=done, total=total, rate=rate)
+            self._tasks[stage] = (self._bar.add_task(stage, total=total, rate=""), now, done, draws)
+        task, start, done_before, draws_before = self._tasks[stage]
+        rates = []
+        if done > done_before:
+            seconds = max(now - start, 1e-6)
+            unit = UNITS.get(stage, "images")
+            rates.append(f"{_short((done - done_before) / seconds)} {unit}/s")
+            if draws > draws_before and unit == "images":
+                rates.append(f"{_short((draws - draws_before) / seconds)} draws/s")
+        self._bar.update(task, completed=done, total=total, rate="  ".join(rates))
+
+
+def _short(rate: float) -> str:
+    """Two digits, and no power of ten.
+
+    >>> _short(1234.5), _short(3.14159), _short(0.0314)
+    ('1234', '3.1', '0.031')
+    """
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 @contextmanager
@@ -65,25 +86,26 @@ def progress() -> Iterator[Shown]:
         yield Shown(None)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
     )  # fmt: skip
     with Bar(*columns, console=err, transient=True) as bar:
         yield Shown(bar)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
-    """A table: the first column left, numbers right."""
-    shown = Table(title=title, title_justify="left", caption=caption, caption_justify="left", title_style="bold")
+def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = ()) -> None:
+    """A table: numbers right; the first column and those named in `words` left."""
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        left = number == 0 or column in words
+        shown.add_column(Text(column), justify="left" if left else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(cell) for cell in row))
     out.print(shown)
 
 
 def say(text: str) -> None:
-    out.print(text, markup=False)
+    out.print(Text(text), soft_wrap=not out.is_terminal)
 
 
 def as_json(value: Any) -> None:
@@ -91,4 +113,4 @@ def as_json(value: Any) -> None:
 
 
 def refuse(text: str) -> None:
-    err.print(f"[bold red]Error:[/] {text.replace('[', chr(92) + '[')}")
+    err.print(Text.assemble(("Error: ", "bold red"), text))

@@ -12,8 +12,7 @@ import numpy as np
 
 from segment.errors import WrongUse
 from segment.files.banks import save_bank
-from segment.files.runs import MANIFEST
-from segment.files.writing import write_json, write_palette_png, write_png
+from segment.files.writing import check_writable, write_json, write_palette_png, write_png
 from segment.images.folders import Source
 from segment.images.preparing import prepare
 from segment.images.scenes import TEST, TRAIN, UNSEEN, Scene, scene
@@ -43,10 +42,10 @@ ROWS = (
     ("accuracy", "accuracy", True),
     ("mIoU", "miou", True),
     ("NLL, nats", "nll", False),
-    ("errors: AUROC of predictive entropy", "error_auroc.predictive_entropy", True),
-    ("errors: AUROC of variance", "error_auroc.variance", True),
-    ("unseen objects: AUROC of predictive entropy", "unseen_auroc.predictive_entropy", True),
-    ("unseen objects: AUROC of mutual information", "unseen_auroc.mutual_information", True),
+    ("AUROC of errors, by predictive entropy", "error_auroc.predictive_entropy", True),
+    ("AUROC of errors, by variance", "error_auroc.variance", True),
+    ("AUROC of unseen objects, by predictive entropy", "unseen_auroc.predictive_entropy", True),
+    ("AUROC of unseen objects, by mutual information", "unseen_auroc.mutual_information", True),
 )
 SPREAD = ("variance", "mutual_information")
 
@@ -70,8 +69,9 @@ class Demonstration:
 def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     """Draw scenes, fit a bank, predict, and score MCBN beside the deterministic network."""
     run = folder / "run"
-    if (run / MANIFEST).exists():
-        raise WrongUse(f"{str(run)!r} holds a demo already. Remove {str(folder)!r}, or give another folder with -o.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise WrongUse(f"{str(folder)!r} holds files already. Remove it, or give another folder with -o.")
+    check_writable(folder / "scores.json")
     network = load_network("scenes")
     shown = [(f"scene_{seed}", scene(seed, unseen=number % EVERY == EVERY - 1)) for number, seed in _seeds()]
     sources = _drawn(folder, shown, network)
@@ -119,19 +119,19 @@ def _scored(network: Network, method: Method, shown: list[tuple[str, Scene]], pr
 def _told(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: int) -> Demonstration:
     scores = {name: board.compute()["scores"] for name, board in boards.items()}
     difference = paired_differences(boards["deterministic"], boards["MCBN"])
-    rows, findings = [], []
+    rows: list[tuple[str, ...]] = []
     for words, name, more in ROWS:
         plain, drawn = (_number(scores[method][name]) for method in boards)
         if name.endswith(SPREAD):
             rows.append((words, "none", drawn, ""))
             continue
-        verdict = _verdict(difference[name], more=more)
-        rows.append((words, plain, drawn, verdict))
-        if verdict == "worse":
-            findings.append(f"MCBN does not help here: {words} is worse, beyond its 95 % interval.")
+        rows.append((words, plain, drawn, _verdict(difference[name], more=more)))
+    findings = ["Better and worse: the 95 % interval of the difference over scenes leaves out 0."]
+    if worse := [words for words, *_, verdict in rows if verdict == "worse"]:
+        findings.append(f"MCBN does not help here, it is worse, in {'; '.join(worse)}.")
     write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
     title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"
-    columns = ("", "deterministic", "MCBN", "MCBN is (95 %)")
+    columns = ("", "deterministic", "MCBN", "MCBN is")
     return Demonstration(title, columns, tuple(rows), tuple(findings), scores, str(folder), str(sheet))
 
 

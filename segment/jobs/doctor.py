@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 
+from segment.images.scenes import TRAIN, scene
+from segment.jobs.fit import fit_bank
 from segment.jobs.versions import versions
+from segment.networks.catalogue import load_network
+from segment.sampling.precision import choose
 
+AUDITED = 4
+"""Scenes, and draws, of the precision audit."""
 EXTRAS = {"plots": ("matplotlib",), "bench": ("torch_uncertainty",)}
 
 
@@ -26,4 +32,14 @@ def examine() -> dict[str, Any]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         found[f"extra {extra}"] = f"missing: pip install 'mcbn-segment[{extra}]'" if missing else "installed"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found[f"precision on {device}"] = _precision(device)
     return found
+
+
+def _precision(device: str) -> str:
+    """What `--precision auto` would take for the shipped network here, and why; another network may differ."""
+    network = load_network("scenes", device=device)
+    bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:AUDITED]], batch=AUDITED, draws=AUDITED)
+    chosen, why = choose(bank.provenance["audit"].get(device, {}))
+    return f"{chosen} for the shipped network: {why}"

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from torch import Tensor
 from segment.draws.bank import Bank, Statistics
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.draws.recording import record
-from segment.errors import ImageUnreadable, WrongUse
+from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
 from segment.images.augmenting import Pipeline, pipeline
 from segment.images.folders import Source, find_images
 from segment.images.preparing import prepare
@@ -57,7 +58,7 @@ def fit_bank(
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read.
     """
     spec = network.card.training
-    plan = DrawPlan(draws=draws, batch=batch or (spec.batch if spec else 32), seed=seed)
+    plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
     drawn = drawable(network, layers)
@@ -71,9 +72,12 @@ def fit_bank(
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     start = time.perf_counter()
-    bank = Bank.of_draws(_told(record(drawn, pool.batches(picks), precision=precision), plan.draws, progress))
+    told = _told(record(drawn, pool.batches(picks), precision=precision), plan.draws, progress)
+    with _finite(network):
+        bank = Bank.of_draws(told)
     log.info("%d draws of M = %d in %.1f s", plan.draws, plan.batch, time.perf_counter() - start)
-    audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head) if plan.draws > 1 else {}
+    with _finite(network):
+        audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
     provenance = {
         "network": network.name, "fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network),
         "layers": layers, "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "images": len(pool),
@@ -84,8 +88,20 @@ def fit_bank(
     return replace(bank, provenance=provenance)
 
 
+@contextmanager
+def _finite(network: Network) -> Iterator[None]:
+    """What is not finite in a bank or under its draws is the network's fault, not one image's."""
+    try:
+        yield
+    except (BankRefused, PredictionFailed) as problem:
+        raise ModelRefused(
+            f"No bank can be recorded of {network.name!r}: {problem} Look at its weights, and at `input:` in its card."
+        ) from problem
+
+
 def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:
-    found = []
+    found: list[Statistics] = []
+    progress("recording draws", 0, total)
     for draw in draws:
         found.append(draw)
         progress("recording draws", len(found), total, len(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
-from segment.files.runs import Entry, Run
+from segment.files.runs import MANIFEST, RECORD, Entry, Run
 from segment.images.folders import Source, find_images
 from segment.images.preparing import prepare
 from segment.images.reading import read_image
@@ -30,14 +32,15 @@ from segment.sampling.estimate import Estimate, estimate
 from segment.sampling.mcbn import fitted, resolve_precision
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import PassPlan
-from segment.uncertainty.measures import MEASURES, needed
+from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
 MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 """Written by default."""
 
-IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, IndexError, MemoryError)
+IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
+                  AssertionError, AttributeError, MemoryError, cv2.error)  # fmt: skip
 """What one image may run into (a network that does not take its size raises what it likes); the others go on."""
 
 
@@ -68,6 +71,10 @@ class PredictPlan:
         for name in self.formats:
             if name not in FORMATS:
                 raise WrongUse(f"No format is called {name!r}.{near(name, FORMATS)} Known: {', '.join(FORMATS)}.")
+        if not self.formats:
+            raise WrongUse(f"No format is named, so nothing would be written. Known: {', '.join(FORMATS)}.")
+        if self.heat_max is not None and not 0 < self.heat_max < math.inf:
+            raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
         if "probability" in self.maps and "npz" not in self.formats:
             raise WrongUse("probability is written to maps.npz only; add npz to --format.")
 
@@ -100,7 +107,7 @@ def predict(
     plan = plan or PredictPlan()
     drawn = fitted(network, bank)
     used = bank if plan.draws is None else bank.first(plan.draws)
-    sources = find_images(source) if isinstance(source, str | Path) else tuple(source)
+    sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     method = mcbn(drawn, used, passes)
@@ -112,23 +119,27 @@ def predict(
         versions=versions(), classes=list(network.card.classes),
     )  # fmt: skip
     look = Look.of(network, plan.heat, plan.heat_max)
-    pending = [item for item in sources if item.id not in run.done()]
+    done = run.done()
+    pending = [item for item in sources if item.id not in done]
+    before = len(sources) - len(pending)
     start, draws = time.perf_counter(), 0
-    needed(plan.measures)
+    progress("predicting", before, len(sources))
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Entry]] = deque()
-        for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
-            began = time.perf_counter()
-            found: Estimate | str = image if isinstance(image, str) else _estimated(network, method, image, plan)
-            seconds = time.perf_counter() - began
-            if isinstance(found, Estimate):
-                draws += found.draws
-            writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
-            while len(writing) > 2 or (writing and writing[0].done()):
-                run.add(writing.popleft().result())
-            progress("predicting", len(sources) - len(pending) + number, len(sources), draws)
-        for future in writing:
-            run.add(future.result())
+        try:
+            for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
+                began = time.perf_counter()
+                found: Estimate | str = image if isinstance(image, str) else _estimated(network, method, image, plan)
+                seconds = time.perf_counter() - began
+                if isinstance(found, Estimate):
+                    draws += found.draws
+                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
+                while len(writing) > 2 or (writing and writing[0].done()):
+                    run.add(writing.popleft().result())
+                progress("predicting", before + number, len(sources), draws)
+        finally:  # after Ctrl-C too: what is whole gets its line
+            for future in writing:
+                run.add(future.result())
     seconds = time.perf_counter() - start
     entries = run.entries()
     run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
@@ -136,6 +147,24 @@ def predict(
         sheet(run, sources, look, network)
     failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
     return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used))
+
+
+def _photographs(source: str | Path) -> tuple[Source, ...]:
+    """The images of a SRC, less the pictures of runs in a folder's sub-folders, as `predict MODEL . -o run` makes.
+
+    Errors: WrongUse where nothing is left.
+    """
+    found, top = find_images(source), Path(source)
+    if not top.is_dir():
+        return found
+    below = {folder for item in found for folder in item.path.parents if top in folder.parents}
+    runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    kept = tuple(item for item in found if runs.isdisjoint(item.path.parents))
+    if len(kept) < len(found):
+        log.warning("%d pictures of runs below %r are left out.", len(found) - len(kept), str(source))
+    if not kept:
+        raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
+    return kept
 
 
 def bank_fingerprint(bank: Bank) -> str:
@@ -202,7 +231,10 @@ def _written(
         log.warning("%s: %s", source.id, found)
         return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(found), seconds=seconds)
     shown = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
-    files, measures = render(run, source.id, shown, found, look, maps=plan.maps, formats=plan.formats)
+    try:
+        files, measures = render(run, source.id, shown, found, look, maps=plan.maps, formats=plan.formats)
+    except IMAGE_PROBLEMS as problem:
+        return _written(run, source, image, sha256, f"its pictures: {_said(problem)}", look, plan, seconds)
     return Entry(
         id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
         measures=measures, notes=dict(found.withheld),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,29 @@ class Look:
 def render(
     run: Run, image_id: str, image: Picture, found: Estimate, look: Look, *, maps: Sequence[str], formats: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
-    """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile."""
+    """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
+
+    All of its files or none: where one cannot be written, those before it are taken away again.
+    """
+    written: list[Path] = []
+    try:
+        measures = _rendered(run, image_id, image, found, look, maps=maps, formats=formats, written=written)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if written:
+            with suppress(OSError):  # there are other files in it
+                written[0].parent.rmdir()
+        raise
+    return tuple(run.relative(path) for path in written), measures
+
+
+def _rendered(
+    run: Run, image_id: str, image: Picture, found: Estimate, look: Look, *, maps: Sequence[str],
+    formats: Sequence[str], written: list[Path],
+) -> dict[str, Mapping[str, float]]:  # fmt: skip
     arrays = {name: value.float().cpu().numpy() for name, value in found.maps.items()}
     labels = found.prediction.cpu().numpy()
-    written: list[Path] = []
 
     def path(name: str) -> Path:
         written.append(run.path(image_id, name))
@@ -84,14 +104,10 @@ def render(
         if "probability" in maps:
             kept["probability"] = found.probability.float().cpu().numpy()
         write_npz(path("maps.npz"), kept)
-    measures: dict[str, Mapping[str, float]] = {
-        name: summary(array) for name, array in arrays.items() if name in MEASURES
-    }
-    return tuple(run.relative(file) for file in written), measures
+    return {name: summary(array) for name, array in arrays.items() if name in MEASURES}
 
 
 def _write_masks(path: Callable[[str], Path], labels: NDArray[np.int64], look: Look) -> None:
-
     if look.head != "multilabel":
         write_palette_png(path("prediction.png"), labels, look.palette)
         return
