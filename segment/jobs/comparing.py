@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Standing:
     passes: int
     seconds: float  # an image
 
+    @cached_property
     def estimates(self) -> list[dict[str, Estimated]]:
         return [board.estimates() for board in self.boards]
 
@@ -83,7 +85,7 @@ def scores(standings: Mapping[str, Standing]) -> dict[str, Any]:
 def _method(standing: Standing) -> dict[str, Any]:
     found = standing.boards[0].compute()
     if len(standing.boards) > 1:
-        every = standing.estimates()
+        every = standing.estimates
         images = standing.boards[0].images
         for name, mean in mean_of(every).items():
             entry = mean.entry(limits(name), images)
@@ -100,7 +102,7 @@ def _spread(values: Sequence[float]) -> float | None:
 def compare(standings: Mapping[str, Standing]) -> list[Comparison]:
     """Every plain score, and every ranking score by the common measure and by each method's best."""
     images = next(iter(standings.values())).boards[0].images
-    every = {name: standing.estimates() for name, standing in standings.items()}
+    every = {name: standing.estimates for name, standing in standings.items()}
     mean = {name: mean_of(banks) for name, banks in every.items()}
     found = []
     for score in PLAIN:

@@ -33,7 +33,7 @@ from segment.scores.scoreboard import Scoreboard
 log = logging.getLogger(__name__)
 
 SCORES, PER_IMAGE, STATE = "scores.json", "per_image.csv", "state.npz"
-VALIDATION, COMPARISONS = "validation.json", "comparisons.json"
+VALIDATION, COMPARISONS, CONFUSION = "validation.json", "comparisons.json", "confusion.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +191,8 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
     compared = compare(standings) if len(standings) > 1 else []
     write_json(run.folder / SCORES, found)
     write_json(run.folder / COMPARISONS, [one.as_dict() for one in compared])
+    tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
+    write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
     run.note(timings={
         "seconds": round(time.perf_counter() - begun, 3), "images": images,

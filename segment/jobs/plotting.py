@@ -54,7 +54,8 @@ def _common(curve: Mapping[str, Any]) -> dict[str, Any]:
 
 def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
     """Each method's risk by the measure with its best AUSE, and the oracle's for the first of them."""
-    risk, oracle = [], []
+    risk: list[Line] = []
+    oracle: list[Line] = []
     for name, method in methods.items():
         measure = best_entry("ause", method["scores"]).partition(".")[2]
         curves = method["curves"]
