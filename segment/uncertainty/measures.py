@@ -18,7 +18,7 @@ from segment.uncertainty.moments import DrawMoments, entropy
 
 def prediction(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ... (multi-label: N K ...)
     """The class of the largest mean probability, the lowest index where two tie; multi-label: 1 where p >= .5."""
-    return (mean >= 0.5).long() if head == "multilabel" else mean.argmax(dim=1)
+    return (mean >= 0.5).long() if head == "multilabel" else mean.max(dim=1).indices
 
 
 def predictive_entropy(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ...
@@ -51,7 +51,7 @@ def variance(spread: Tensor) -> Tensor:  # N K ... -> N ...
 
 
 def _of_predicted(spread: Tensor, mean: Tensor) -> Tensor:  # N K ..., N K ... -> N ...
-    return spread.gather(1, mean.argmax(dim=1, keepdim=True)).squeeze(1)
+    return spread.gather(1, mean.max(dim=1, keepdim=True).indices).squeeze(1)
 
 
 def predicted_std(spread: Tensor, mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ..., N K ... -> N ...
