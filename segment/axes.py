@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 Head = Literal["softmax", "sigmoid", "multilabel"]
-"""softmax: K >= 2 channels, one class a pixel; sigmoid: 1 channel, two classes; multilabel: K labels, each on its own."""
+"""softmax: K >= 2 channels, one class a pixel; sigmoid: 1 channel, two classes; multilabel: K labels, each its own."""
 
 HEADS: tuple[Head, ...] = ("softmax", "sigmoid", "multilabel")
 
