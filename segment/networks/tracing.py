@@ -195,3 +195,41 @@ def follow(
         for handle in handles:
             handle.remove()
     return tuple(following.calls)
+
+
+def shared_results(calls: Sequence[Call], depends: Sequence[bool]) -> tuple[tuple[bool, ...], bool]:
+    """Which results must be kept so that only the calls that `depends` need to be made again.
+
+    depends[i]: call i is made again. Gives kept[i]: call i is not, but one that is reads its result; and whether that
+    is safe: not so where a call that is made again writes over what is kept, or reads what was overwritten later
+    """
+    kept = [False] * len(calls)
+    first_reader: dict[int, int] = {}
+    safe = True
+    for index, call in enumerate(calls):
+        if depends[index]:
+            for parent in call.parents:
+                if parent < 0 or not depends[parent]:
+                    first_reader.setdefault(parent, index)
+                    kept[parent] = kept[parent] or parent >= 0
+        for target in call.writes:
+            # what is written into again, or what is overwritten after it was read, cannot be kept for the next time
+            shared_target = target < 0 or not depends[target]
+            if target < 0 or (shared_target and (depends[index] or target in first_reader)):
+                safe = False
+    kept = [flag and not depends[index] for index, flag in enumerate(kept)]
+    for index in reversed(range(len(calls))):
+        for earlier in calls[index].aliases if kept[index] else ():
+            # the network may go on with the tensor that was written into, or that this is a view of
+            if earlier >= 0 and not depends[earlier]:
+                kept[earlier] = True
+    return tuple(kept), safe
+
+
+def hollow(result: Any) -> Any:
+    """The shape of a result without its memory, where no later call reads its values."""
+    if isinstance(result, Tensor):
+        return result.new_empty(()).expand(result.shape)
+    if type(result) in (list, tuple):
+        return type(result)(hollow(item) for item in result)
+    return result
