@@ -22,7 +22,7 @@ WIDE = 120
 """Columns where there is no terminal to ask."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # in a pipe a message is one line
+err = Console(stderr=True, highlight=False)
 
 UNITS = {"recording draws": "draws", "training": "steps"}
 """What a stage counts, where that is not images."""
@@ -33,7 +33,7 @@ class _Spoken(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         warned = record.levelno >= logging.WARNING
-        err.print(Text.assemble(("Warning: " if warned else "", "bold yellow"), record.getMessage()))
+        _message(err, Text.assemble(("Warning: " if warned else "", "bold yellow"), record.getMessage()))
 
 
 def set_up(*, verbose: bool = False) -> None:
@@ -105,7 +105,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
 
 
 def say(text: str) -> None:
-    out.print(Text(text), soft_wrap=not out.is_terminal)
+    _message(out, Text(text))
 
 
 def as_json(value: Any) -> None:
@@ -113,4 +113,8 @@ def as_json(value: Any) -> None:
 
 
 def refuse(text: str) -> None:
-    err.print(Text.assemble(("Error: ", "bold red"), text))
+    _message(err, Text.assemble(("Error: ", "bold red"), text))
+
+
+def _message(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)  # one line in a pipe, however long

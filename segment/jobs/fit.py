@@ -72,9 +72,8 @@ def fit_bank(
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     start = time.perf_counter()
-    told = _told(record(drawn, pool.batches(picks), precision=precision), plan.draws, progress)
     with _finite(network):
-        bank = Bank.of_draws(told)
+        bank = Bank.of_draws(_told(record(drawn, pool.batches(picks), precision=precision), plan.draws, progress))
     log.info("%d draws of M = %d in %.1f s", plan.draws, plan.batch, time.perf_counter() - start)
     with _finite(network):
         audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
@@ -94,9 +93,7 @@ def _finite(network: Network) -> Iterator[None]:
     try:
         yield
     except (BankRefused, PredictionFailed) as problem:
-        raise ModelRefused(
-            f"No bank can be recorded of {network.name!r}: {problem} Look at its weights, and at `input:` in its card."
-        ) from problem
+        raise ModelRefused(f"No bank can be recorded of {network.name!r}: {problem}") from problem
 
 
 def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:

@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +111,28 @@ def predict(
     sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
-    method = mcbn(drawn, used, passes)
     run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
+    begun = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
+    if begun:
+        precision, _ = resolve_precision(begun["precision"], bank, drawn.device)
+        passes, why = replace(passes, precision=precision), begun["precision_why"]
+    threads = begun.get("threads", torch.get_num_threads())
+    method = mcbn(drawn, used, passes)
     run.note(
         plan={"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
-              "threads": torch.get_num_threads(), "device": str(drawn.device)},
+              "threads": threads, "device": str(drawn.device)},
         fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
         versions=versions(), classes=list(network.card.classes),
     )  # fmt: skip
     look = Look.of(network, plan.heat, plan.heat_max)
     done = run.done()
+    for part in run.folder.rglob(".*.part"):  # what a kill left half-written
+        part.unlink(missing_ok=True)
     pending = [item for item in sources if item.id not in done]
     before = len(sources) - len(pending)
     start, draws = time.perf_counter(), 0
     progress("predicting", before, len(sources))
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, _torch_threads(threads):
         writing: deque[Future[Entry]] = deque()
         try:
             for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
@@ -147,6 +155,16 @@ def predict(
         sheet(run, sources, look, network)
     failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
     return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used))
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _photographs(source: str | Path) -> tuple[Source, ...]:
