@@ -1,6 +1,6 @@
 """How much memory the tensors of a pass take at once, counted allocation by allocation.
 
-Must not know what the pass is for. Kernels' own scratch space is not seen.
+Must not know what the pass is for. Kernels' own scratch space is not seen; a meta tensor takes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
             storage = tensor.untyped_storage()
-            if storage._cdata not in given and storage not in self._seen:
+            if tensor.device.type != "meta" and storage._cdata not in given and storage not in self._seen:
                 self._seen.add(storage)
                 self.alive += storage.nbytes()
                 self.peak = max(self.peak, self.alive)
