@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scoringrules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -37,6 +38,12 @@ def crps_by_integration(mean: float, spread: float, y: float) -> float:
 def test_crps_of_a_gaussian_is_its_defining_integral(mean: float, spread: float, y: float) -> None:
     found = crps(np.array([mean]), spread**2, np.array([y]))[0]
     assert found == pytest.approx(crps_by_integration(mean, spread, y), abs=1e-6)
+
+
+def test_crps_is_that_of_an_independent_library() -> None:
+    rng = np.random.default_rng(7)
+    mean, spread, y = rng.normal(size=200), rng.uniform(0.1, 3, 200), rng.normal(size=200) * 4
+    np.testing.assert_allclose(crps(mean, spread**2, y), scoringrules.crps_normal(y, mean, spread), rtol=1e-9)
 
 
 def test_the_log_likelihood_is_that_of_the_mixture_of_draws() -> None:

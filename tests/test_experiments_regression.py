@@ -173,6 +173,13 @@ def test_a_rung_keeps_the_better_half_of_each_group() -> None:
     torch.testing.assert_close(found.rmse, torch.tensor([0.5, 2.0, 7.0, 9.0]))
 
 
+def test_slack_drops_what_lies_too_far_above_the_best_of_all() -> None:
+    training = Scripted([[1, 1, 1], [1.04, 1.04, 0.5], [1.06, 1.06, 0.1]])
+    found = race(training, [0, 1, 2], 2, Race(every=10, patience=9, epochs=30, slack={20: 0.05}))
+    assert training.alive.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(found.rmse, torch.tensor([1.0, 0.5, 1.06]))
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_each_set_has_its_known_size(name: str) -> None:
     if not DATA.is_dir():

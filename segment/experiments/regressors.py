@@ -28,6 +28,7 @@ from segment.sampling.methods import Ensemble, Method, Plain, deterministic, mcb
 from segment.sampling.passes import PassPlan
 
 METHODS = ("mcbn", "mcdo", "mnf", "ensemble", "trained statistics")
+FLOW_BATCH = 100
 FOLDED = 50  # draws in one pass: tiny networks, so Python is the price
 
 
@@ -36,8 +37,8 @@ class Protocol:
     """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
 
     folds: of the cross-validation; draws: T; members: of the ensemble
-    precisions: of MNF's Gaussian likelihood; flow_rate, flow_epochs: its learning rate and most epochs, as a step
-    of it costs ten of the others'
+    precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps, for one costs
+    ten of the others'
     """
 
     hidden: tuple[int, ...] = (50, 50)
@@ -47,9 +48,9 @@ class Protocol:
     dropout_batch: int = 32
     precisions: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
     flow_rate: float = 3e-3
-    flow_epochs: int = 800
+    flow_steps: int = 2000
     folds: int = 5
-    race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}))
+    race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}, slack={300: 0.05}, draws=10))
     draws: int = 500
     members: int = 5
 
@@ -220,10 +221,13 @@ def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.
         sets = torch.arange(len(problem.x)).repeat(len(precisions))
         network = RegressionMNF(widths, generator=generator, stack=(len(sets),))
         each = torch.tensor(precisions).repeat_interleave(len(problem.x))
-        how = VariationalFit(problem=problem, sets=sets, precision=each, learning_rate=protocol.flow_rate)
+        how = VariationalFit(
+            problem=problem, sets=sets, precision=each, batch=FLOW_BATCH, learning_rate=protocol.flow_rate
+        )
         return VariationalTraining(network, how, generator)
 
-    plan = replace(protocol.race, epochs=min(protocol.race.epochs, protocol.flow_epochs))
+    steps = max(1, folds.rows // FLOW_BATCH)  # an epoch
+    plan = replace(protocol.race, epochs=min(protocol.race.epochs, protocol.flow_steps // steps))
     found = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, plan)
     precision = protocol.precisions[found.best]
     choice = _choice(found, precision=precision)

@@ -30,6 +30,7 @@ class Race:
 
     every: epochs between two looks; patience: looks without improvement; epochs: the most
     rungs: epoch -> share of a group's candidates that go on from there (successive halving); none: nobody is dropped
+    slack: epoch -> how far above the best error of all, as a share of it, a candidate may lie and go on
     draws: T of the mean prediction that is looked at
     """
 
@@ -37,6 +38,7 @@ class Race:
     patience: int = 10
     epochs: int = 2000
     rungs: Mapping[int, float] = field(default_factory=dict)
+    slack: Mapping[int, float] = field(default_factory=dict)
     draws: int = 20
 
 
@@ -72,6 +74,8 @@ def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> Foun
         stays = waits[alive] < plan.patience
         if epoch in plan.rungs:
             stays &= _ahead(best[alive], torch.tensor(groups)[alive], stays, plan.rungs[epoch])
+        if epoch in plan.slack:
+            stays &= best[alive] <= best.min() * (1 + plan.slack[epoch])
         if not stays.all():
             alive = alive[stays]
             if len(alive) == 0:

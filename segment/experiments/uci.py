@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segment.experiments.dropout_check import CheckPlan, check, check_rows, check_verdict
+from segment.experiments.dropout_check import REFERENCES, CheckPlan, check, check_rows, check_verdict
 from segment.experiments.predictive import Array, better_by_splits
 from segment.experiments.regressors import METHODS
 from segment.experiments.reporting import (
@@ -33,11 +33,11 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.uci_splits import PLANS, Plan, SplitResult, results
+from segment.experiments.uci_splits import PAPER_SETS, PLANS, Plan, SplitResult, results
 from segment.files.writing import check_writable
 
 CHECKS: Mapping[Budget, CheckPlan] = {
-    "paper": CheckPlan(),
+    "paper": CheckPlan(sets=PAPER_SETS),
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
 Results = Mapping[str, Sequence[SplitResult]]
@@ -265,6 +265,8 @@ def _opening(plan: Plan, budget: Budget, seed: int, found: Results, seconds: flo
     race = protocol.race
     trained = sum(split.seconds for splits in found.values() for split in splits)
     rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
+    slack = "".join(f", and at epoch {epoch} whatever is {share:.0%} above the best of its stack"
+                    for epoch, share in race.slack.items())  # fmt: skip
     return f"""
 Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with seeds {", ".join(map(str, plan.splits))};
 {trained / 60:.0f} minutes of one busy CPU core for the splits, {seconds / 60:.0f} minutes for this run.
@@ -275,12 +277,12 @@ looked at every {race.every} epochs, patience {race.patience}, at most {race.epo
 tau and the constant minimise CRPS on the folds. Grid: L2 {_listed(protocol.l2)}; batch {_listed(protocol.batches)}
 (512 at most on energy; a batch is min(M, N)); dropout rate {_listed(protocol.dropouts)} at batch
 {protocol.dropout_batch}; MNF: precision of the likelihood {_listed(protocol.precisions)}, batch 100, two flow steps of
-50 hidden units for q and r, Adam at {protocol.flow_rate:g}, at most {min(race.epochs, protocol.flow_epochs)} epochs;
-the ensemble has {protocol.members} BN networks with MCBN's hyper-parameters.
+50 hidden units for q and r, Adam at {protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the
+ensemble has {protocol.members} BN networks with MCBN's hyper-parameters.
 
 Reduced against the paper's protocol: L2 has {len(protocol.l2)} values instead of 15; within each batch size, dropout
-rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving); the error that the
-search looks at is that of {race.draws} draws instead of 500; MNF is trained faster and shorter than the authors did
+rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving){slack}; the error that
+the search looks at is that of {race.draws} draws instead of 500; MNF is trained faster and shorter than the authors did
 (1e-3, 2000 epochs), but its precision is chosen, not 1; a final network is trained once a split. The sets of the paper
 that are not listed above were not run.
 """
@@ -292,6 +294,7 @@ def _listed(values: Sequence[float]) -> str:
 
 def _check_note(checks: CheckPlan) -> str:
     splits = "all standard splits (20; protein 5)" if checks.splits is None else f"the first {checks.splits} splits"
+    missing = [name for name in REFERENCES if name not in checks.sets]
     return (
         "One hidden layer of 50 (protein 100), 4000 epochs (protein 2000; the reference's figures are of these, ten "
         "times the 400 of its paper's table), mini-batches of 128, grid over dropout rate and tau on the last fifth of "
@@ -299,4 +302,5 @@ def _check_note(checks: CheckPlan) -> str:
         f"({checks.choice_draws} for the choice, where the reference uses 10000, and where one network a rate serves "
         "its three taus: they enter training by an L2 of 1e-4 / (N tau) only). "
         "Within: two standard errors of the reference, and half a unit of its last printed digit."
+        + (f" Not run: {', '.join(missing)}." if missing else "")
     )
