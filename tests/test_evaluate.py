@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.draws.bank import Bank
-from segment.errors import ModelRefused, WrongUse
+from segment.errors import ImageUnreadable, ModelRefused, WrongUse
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.preparing import prepare
@@ -223,6 +223,15 @@ def test_bad_labels_are_named_and_the_others_counted(
     assert rows["void"]["pixels"] == "0.0"
     assert rows["void"]["accuracy"] == ""
     assert "nan" not in (tmp_path / "run" / "per_image.csv").read_text()
+
+
+def test_a_set_without_one_good_label_is_refused_and_every_image_named(network: Network, tmp_path: Path) -> None:
+    data = written(tmp_path, TEST[:2])
+    for path in Path(str(data.labels)).iterdir():
+        write_png(path, np.full(SIZE, 99, np.uint8))
+    with pytest.raises(ImageUnreadable, match="None of the 2 images"):
+        evaluate(network, data, tmp_path / "run", plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))))
+    assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 2
 
 
 def run(*arguments: object) -> Any:

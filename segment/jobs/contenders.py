@@ -117,7 +117,7 @@ def contenders(
     names = plan.methods or _possible(network, banks, plan, calls, members=members, validated=validated)
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
-    passes = PassPlan(precision=precision, channels_last=True)
+    passes = PassPlan(precision=precision, channels_last=True, fuse=True)
     used = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
     spec = network.card.input
     bank = banks[0] if banks else None

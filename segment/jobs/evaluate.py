@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.folders import Source
@@ -85,7 +85,7 @@ def evaluate(
 
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
-    Errors: as `contenders`; WrongUse for a folder that holds a run, or where no image can be scored.
+    Errors: as `contenders`; WrongUse for a folder that holds a run, ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
     methods = contenders(network, banks, plan.methods, members=members, validated=validation is not None)
@@ -114,7 +114,7 @@ def evaluate(
     scoring.run(sources, save=lambda: _save(run, scoring, sources), progress=progress)
     if not scoring.done:
         first = next(iter(scoring.failed.items()))
-        raise WrongUse(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
+        raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
     return _written(run, scoring, methods, chosen, begun)
 
 
@@ -196,7 +196,7 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
     run.note(timings={
         "seconds": round(time.perf_counter() - begun, 3), "images": images,
-        "passes_seconds": {name: round(seconds, 3) for name, seconds in scoring.seconds.items()},
+        "passes_seconds": round(scoring.passes_seconds, 3),
         "scoring_seconds": round(scoring.scoring_seconds, 3),
     })  # fmt: skip
     failed = {**chosen.failed, **scoring.failed}

@@ -91,6 +91,15 @@ class Scoring:
         """Ids of the images that are counted."""
         return frozenset(str(row["id"]) for row in next(iter(self.boards.values())).per_image())
 
+    @property
+    def passes_seconds(self) -> float:
+        """Of all images, each method's passes once, however many readings share them."""
+        longest: dict[int, float] = {}
+        for name, reading in self.readings.items():
+            method = id(reading.method)
+            longest[method] = max(longest.get(method, 0.0), self.seconds[name])
+        return sum(longest.values())
+
     def run(
         self, sources: Sequence[Source], *, change: Change | None = None, save: Callable[[], None] | None = None,
         progress: Progress = silent, stage: str = "evaluating",

@@ -145,7 +145,7 @@ def _condition(
             bank = banks.bank(setting, seed, worse)
             drawn = chosen_layers(whole, setting.layers)
             precision, _ = resolve_precision(plan.precision, bank, whole.device)
-            passes = PassPlan(precision=precision, channels_last=True)
+            passes = PassPlan(precision=precision, channels_last=True, fuse=True)
             if not places:
                 add(DETERMINISTIC, None, unpadded(deterministic(whole, bank, passes), network.card.input), 1, 0)
             used = blended(bank, drawn, setting.alpha)

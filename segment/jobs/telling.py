@@ -70,9 +70,8 @@ def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
         parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
     if record["settings"]["draws"]:
         parts.append(f"T = {record['settings']['draws']}")
-    passing = sum(timings["passes_seconds"].values())
     parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} threads")
-    parts.append(f"scoring took {timings['scoring_seconds'] / passing:.1%} of the passes' time")
+    parts.append(f"scoring took {timings['scoring_seconds'] / timings['passes_seconds']:.1%} of the passes' time")
     parts.append(f"torch {record['versions'].get('torch', '?')}")
     return "; ".join(parts) + "."
 
