@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scoringrules  # type: ignore[import-untyped]
+import scoringrules
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, log_loss
