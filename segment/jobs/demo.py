@@ -42,10 +42,10 @@ ROWS = (
     ("accuracy", "accuracy", True),
     ("mIoU", "miou", True),
     ("NLL, nats", "nll", False),
-    ("AUROC of errors, by predictive entropy", "error_auroc.predictive_entropy", True),
-    ("AUROC of errors, by variance", "error_auroc.variance", True),
-    ("AUROC of unseen objects, by predictive entropy", "unseen_auroc.predictive_entropy", True),
-    ("AUROC of unseen objects, by mutual information", "unseen_auroc.mutual_information", True),
+    ("AUROC of errors: predictive entropy", "error_auroc.predictive_entropy", True),
+    ("AUROC of errors: variance", "error_auroc.variance", True),
+    ("AUROC of unseen: predictive entropy", "unseen_auroc.predictive_entropy", True),
+    ("AUROC of unseen: mutual information", "unseen_auroc.mutual_information", True),
 )
 SPREAD = ("variance", "mutual_information")
 
@@ -126,9 +126,12 @@ def _told(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: in
             rows.append((words, "none", drawn, ""))
             continue
         rows.append((words, plain, drawn, _verdict(difference[name], more=more)))
-    findings = ["Better and worse: the 95 % interval of the difference over scenes leaves out 0."]
+    findings = [
+        "AUROC: how well a measure ranks wrong pixels, and pixels of objects of no trained class, first.",
+        "Better, worse: the 95 % interval of the difference over scenes leaves out 0.",
+    ]
     if worse := [words for words, *_, verdict in rows if verdict == "worse"]:
-        findings.append(f"MCBN does not help here, it is worse, in {'; '.join(worse)}.")
+        findings.append(f"Where MCBN does not help here, but is worse: {'; '.join(worse)}.")
     write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
     title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"
     columns = ("", "deterministic", "MCBN", "MCBN is")
