@@ -101,7 +101,10 @@ Config = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more on stderr.")]
 Model = Annotated[
-    str, typer.Argument(help="Model card, its name, or a URI such as smp:Unet?encoder=resnet34&classes=11.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Model card, its name, or a URI such as smp:Unet?encoder=resnet34&classes=11."
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

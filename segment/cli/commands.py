@@ -227,7 +227,7 @@ def demo(
     screen.table(found.title, list(found.columns), [list(row) for row in found.rows])
     for line in found.findings:
         screen.say(line)
-    screen.say(f"Look at {found.sheet}")
+    screen.say(f"Look at {found.sheet} first.")
 
 
 @app.command()
