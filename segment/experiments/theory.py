@@ -1,0 +1,218 @@
+"""The equivalence that MCBN rests on, measured: are a mini-batch's mean and standard deviation Gaussian as the central
+limit theorem says, and does weight decay act as a divergence from a prior over them.
+
+Must not know what the networks are for.
+"""  # noqa: D205 (the two questions are one sentence)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segment.draws.minibatches import DrawPlan
+from segment.experiments.cifar import drawn_network, normalised, read_images
+from segment.experiments.predictive import Array
+from segment.experiments.regression import Architecture, Fit, Stack, Training, standardised
+from segment.experiments.regressors import seeded
+from segment.experiments.reporting import Budget, Progress, Row, Verdict, judged, write_page, write_table
+from segment.experiments.theory_figures import draw_distances, draw_prior, draw_quantiles
+from segment.experiments.theory_statistics import (
+    Dense,
+    Measured,
+    Prior,
+    dense_layers,
+    distance,
+    floor,
+    implied_prior,
+    measured,
+    populations_of,
+)
+from segment.experiments.uci_data import read_table
+from segment.files.writing import check_writable
+
+SET, HIDDEN, BATCH = "concrete", (50, 50), 32
+DEEPER = (f"{SET}, layer 2",)
+"""Layers whose inputs another BN layer has already normalised by the same mini-batch."""
+CLOSE = 0.1
+"""Largest difference of distribution functions, beyond what as many Gaussian draws show, that counts as Gaussian."""
+RATIO = 0.1
+"""Largest relative error of the predicted spread that counts as predicted."""
+PARALLEL = 0.95
+"""Least cosine of two gradients that counts as the same direction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryPlan:
+    """draws: T for each M; batches: each M, rising, with 32 among them; epochs, l2: of the regression network."""
+
+    draws: int = 4000
+    batches: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    epochs: int = 600
+    l2: float = 1e-3
+
+
+PLANS: Mapping[Budget, TheoryPlan] = {
+    "paper": TheoryPlan(),
+    "quick": TheoryPlan(draws=500, batches=(4, 16, 32, 64, 256), epochs=200),
+}
+
+
+def run(
+    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    plan: TheoryPlan | None = None,
+) -> list[Verdict]:  # fmt: skip
+    """Write quantile plots, distances, the implied prior, their tables and the page."""
+    check_writable(out / "page.md")
+    plan, say = plan or PLANS[budget], progress or (lambda _: None)
+    say(f"theory: training on {SET}")
+    network, x, tau = trained(data, plan, seed)
+    layers: dict[str, dict[int, Measured]] = {}
+    first = pixels_first(data)
+    for module, images, names in ((network, x, dense_names(network)), (first[0], first[1], ("ResNet32, bn1",))):
+        populations = populations_of(module, images, names)
+        for batch in plan.batches:
+            say(f"theory: {plan.draws} mini-batches of M = {batch}, {names[0]}")
+            found = measured(module, images, populations, DrawPlan(draws=plan.draws, batch=batch, seed=seed))
+            for population, one in zip(populations, found, strict=True):
+                layers.setdefault(population.name, {})[batch] = one
+    dense = dense_layers(network, x, dense_names(network), pull=len(x) * tau * plan.l2)
+    priors = {one.name: implied_prior(one) for one in dense}
+    rows = _rows(layers)
+    table = write_table(out, "theory", rows)
+    regularised = write_table(out, "theory_prior", _prior_rows(dense, priors))
+    draw_quantiles(out, layers)
+    draw_distances(out, layers, floor(plan.draws))
+    draw_prior(out, {one.name: (one.pull * one.weights, priors[one.name]) for one in dense})
+    verdicts = [*_verdicts(layers, plan), _prior_verdict(priors)]
+    title = "The theory: Gaussian statistics, and weight decay as a prior"
+    write_page(out, title, _opening(plan, budget, seed), verdicts, {
+        "Mini-batch statistics against the central limit theorem":
+            f"{table}\n![Quantiles](theory.png)\n\n![Distances](theory_distance.png)",
+        "The implied prior": f"{PRIOR}\n\n{regularised}\n![Gradients](theory_prior.png)",
+    })  # fmt: skip
+    return verdicts
+
+
+PRIOR = """
+With q the Gaussian of a unit's mean and sd and p a prior of zero means and widths s and t for a whole layer, the part
+of KL(q || p) that grows with the weights w is (w . z)^2 / (2 s^2) + w' S w / (2 t^2) a unit, z and S the mean and
+covariance of the layer's inputs. L2 is N tau l2/2 |w|^2 on the same scale. The widths are those that bring the two
+gradients closest (non-negative least squares); the cosine says how close. It is 1 for centred inputs with S = 1.
+The entropy of q, whose gradient does not grow with the weights, is left out.
+""".strip()
+
+
+def trained(data: Path, plan: TheoryPlan, seed: int) -> tuple[nn.Sequential, Tensor, float]:
+    """The paper's regression network on all rows of one set; its standardised inputs; tau, of the residuals."""
+    table = read_table(data, SET)
+    rows = torch.arange(table.rows)[None]
+    problem = standardised(table.x, table.y, rows, rows)
+    generator = seeded(seed, 6)
+    stack = Stack(Architecture(features=table.x.shape[1], hidden=HIDDEN), 1, generator)
+    fit = Fit(problem=problem, sets=torch.zeros(1, dtype=torch.long), batch=BATCH, l2=torch.tensor([plan.l2]))
+    Training(stack, fit, generator).run(plan.epochs)
+    network = stack.network(0, statistics=problem.x[0])
+    with torch.no_grad():
+        residuals = network(problem.x[0])[:, 0] - problem.y[0]
+    return network, problem.x[0], float(1 / residuals.square().mean())
+
+
+def pixels_first(data: Path) -> tuple[nn.Sequential, Tensor]:
+    """The first convolution and BN of the ResNet32, and 1000 training images."""
+    module = drawn_network(data).module
+    convolution, norm = module.get_submodule("conv1"), module.get_submodule("bn1")
+    return nn.Sequential(convolution, norm).eval(), normalised(read_images(data, "train1000")[0])
+
+
+def dense_names(network: nn.Sequential) -> tuple[str, ...]:
+    count = sum(isinstance(layer, nn.BatchNorm1d) for layer in network)
+    return tuple(f"{SET}, layer {number + 1}" for number in range(count))
+
+
+def _rows(layers: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
+    return [
+        {
+            "layer": name, "M": batch, "draws": one.draws, "channels": one.mean.shape[1],
+            "mean: sd, measured / predicted": _spread(one.mean), "mean: KS distance": distance(one.mean),
+            "sd: sd, measured / predicted": _spread(one.sd),
+            "sd: shift, predicted sds": float(np.median(one.sd.mean(axis=0))),
+            "sd: KS distance": distance(one.sd), "KS distance of Gaussian draws": floor(one.draws),
+            "correlation of mean and sd": one.correlation,
+        }
+        for name, batches in layers.items() for batch, one in batches.items()
+    ]  # fmt: skip
+
+
+def _spread(z: Array) -> float:
+    return float(np.median(z.std(axis=0)))
+
+
+def _prior_rows(dense: Sequence[Dense], priors: Mapping[str, Prior]) -> list[Row]:
+    rows: list[Row] = []
+    for layer in dense:
+        prior = priors[layer.name]
+        widths = {name: "any" if math.isinf(width) else f"{width:.3g}"
+                  for name, width in (("width of the mean's prior", prior.mean_sd),
+                                      ("width of the sd's prior", prior.sd_sd))}  # fmt: skip
+        rows.append({"layer": layer.name, "N tau l2": layer.pull, **widths, "cosine of the gradients": prior.cosine})
+    return rows
+
+
+def _verdicts(layers: Mapping[str, Mapping[int, Measured]], plan: TheoryPlan) -> list[Verdict]:
+    limit = CLOSE + floor(plan.draws)
+    verdicts = []
+    depths = {
+        "the first BN layer": {name: batches for name, batches in layers.items() if name not in DEEPER},
+        "a BN layer behind another": {name: batches for name, batches in layers.items() if name in DEEPER},
+    }
+    for part, words in (("mean", "mean"), ("sd", "standard deviation")):
+        for where, group in depths.items():
+            at_batch = {name: getattr(batches[BATCH], part) for name, batches in group.items()}
+            told = [f"{name}: {distance(z):.3f}, spread {_spread(z):.2f}" for name, z in at_batch.items()]
+            holds = all(distance(z) <= limit and abs(_spread(z) - 1) <= RATIO for z in at_batch.values())
+            verdicts.append(Verdict(
+                experiment="theory", outcome=judged(holds=holds),
+                claim=f"A mini-batch's {words} at {where} is Gaussian, as the central limit theorem predicts",
+                numbers=f"at M = {BATCH}, KS distance and measured over predicted spread: {'; '.join(told)} (Gaussian: "
+                f"at most {limit:.3f}, and 1 within {RATIO:.0%})",
+            ))  # fmt: skip
+    last = plan.batches[-1]
+    falls = {
+        name: (distance(batches[plan.batches[0]].sd), distance(batches[last].sd)) for name, batches in layers.items()
+    }
+    verdicts.append(Verdict(
+        experiment="theory", claim="The larger the mini-batch, the closer its statistics are to Gaussian",
+        outcome=judged(holds=all(late < early for early, late in falls.values())),
+        numbers=f"KS distance of the standard deviation from M = {plan.batches[0]} to {last}: "
+        + "; ".join(f"{name}: {early:.3f} to {late:.3f}" for name, (early, late) in falls.items()),
+    ))  # fmt: skip
+    return verdicts
+
+
+def _prior_verdict(priors: Mapping[str, Prior]) -> Verdict:
+    return Verdict(
+        experiment="theory",
+        claim="L2 on the weights acts as a divergence from a Gaussian prior over the statistics",
+        outcome=judged(holds=all(prior.cosine >= PARALLEL for prior in priors.values())),
+        numbers="cosine of the two gradients, at the best widths: "
+        + "; ".join(f"{name}: {prior.cosine:.3f}" for name, prior in priors.items())
+        + f" (the same direction: {PARALLEL} or more; it is 1 only where a layer's inputs are uncorrelated and alike)",
+    )
+
+
+def _opening(plan: TheoryPlan, budget: Budget, seed: int) -> str:
+    return f"""
+Budget `{budget}`, seed {seed}. Dense layers: the regression network of the paper, {" x ".join(map(str, HIDDEN))} units,
+trained on all rows of {SET} with M = {BATCH} and l2 {plan.l2:g} for {plan.epochs} epochs. Convolution: the first BN
+layer of the CIFAR-10 ResNet32 on 1000 images, whose pixels share images: there an image counts as one value. For each
+M {plan.draws} mini-batches, drawn and recorded as MCBN does; numbers are medians over channels. Predicted: the central
+limit theorem for the mean, the delta method for the standard deviation, mini-batches drawn without replacement. In
+layer 2 the prediction takes layer 1's statistics as fixed, as the theory does layer by layer; in truth layer 1 has
+centred and scaled its outputs by the same mini-batch, so that little is left for layer 2's mean to vary by.
+"""
