@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Json, Verbose, app
 
+if TYPE_CHECKING:
+    from segment.experiments.reporting import Verdict
+
+log = logging.getLogger(__name__)
+
 experiment = typer.Typer(help="Rebuild a result of the paper, or the shipped network.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.")]
+Budget = Annotated[str, typer.Option(help="quick (minutes), or paper: the full protocol (hours).")]
+Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
+
+BESIDE = Path("../shared/data")
+ABOUT = {
+    "uci": "Regression on the UCI sets: MCBN, MC dropout, MNF and an ensemble between constant and optimum.",
+    "toy": "95 % bands on a curve with gaps in its data.",
+    "uncertainty-error": "Errors sorted by the uncertainty estimated for them.",
+    "cifar": "Log-likelihood against the number of draws, on CIFAR-10.",
+    "segmentation": "Masks, uncertainty and their scores by the size of a mini-batch.",
+    "theory": "Mini-batch statistics against the central limit theorem, and weight decay as a prior.",
+    "cost": "Seconds to a map, and before the first one, for every method.",
+}
+
+
+def _add(name: str) -> None:
+    @experiment.command(name, help=ABOUT[name])
+    def command(
+        output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0,
+        json: Json = False, config: Config = None, verbose: Verbose = False,
+    ) -> None:  # fmt: skip
+        from segment.experiments.reproduction import run_one
+
+        _show(run_one(name, output, budget=budget, data=data, seed=seed, progress=log.info), output / "page.md", json)
+
+
+for one in ABOUT:
+    _add(one)
+
+
+@experiment.command("all")
+def run_every(
+    output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0,
+    json: Json = False, config: Config = None, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Every experiment above, and index.md with all verdicts, tables and figures. --verbose says what is under way."""
+    from segment.experiments.reproduction import INDEX, run_all
+
+    _show(run_all(output, budget=budget, data=data, seed=seed, progress=log.info), output / INDEX, json)
+
+
+def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself
+    if json:
+        keys = ("experiment", "claim", "outcome", "numbers")
+        screen.as_json({
+            "page": str(page), "verdicts": [{key: getattr(verdict, key) for key in keys} for verdict in verdicts]
+        })  # fmt: skip
+        return
+    for verdict in verdicts:
+        screen.say(f"{verdict.outcome}: {verdict.claim}\n    {verdict.numbers}")
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    screen.say(f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; all of it in {page}")
 
 
 @experiment.command("train-scenes")

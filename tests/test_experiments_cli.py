@@ -1,0 +1,67 @@
+"""`segment experiment NAME` and `all`: verdicts on the screen, one index page, one line for what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from console import segment
+
+from segment.cli.experiments import ABOUT
+from segment.experiments import reproduction, toy
+from segment.experiments.regressors import Protocol
+from segment.experiments.search import Race
+from segment.experiments.toy import ToyPlan
+
+SMALL = ToyPlan(
+    repeats=1, rows=60, points=51,
+    protocol=Protocol(
+        hidden=(8,), l2=(1e-3,), batches=(16,), dropouts=(0.05,), precisions=(10.0,), folds=2,
+        race=Race(every=10, patience=2, epochs=20, draws=4), draws=30, members=2,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy, "PLANS", {"quick": SMALL})
+
+
+def test_every_experiment_is_a_command() -> None:
+    assert list(ABOUT) == list(reproduction.MODULES)
+    shown = segment("experiment", "--help").out
+    for name in (*ABOUT, "all", "train-scenes"):
+        assert re.search(rf"\b{name}\b", shown), name
+
+
+def test_an_experiment_says_its_verdicts_and_where_they_lie(tmp_path: Path) -> None:
+    ended = segment("experiment", "toy", "-o", tmp_path / "toy", "--data", tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count("reproduced: ") == 3
+    assert (tmp_path / "toy" / "page.md").is_file()
+
+
+def test_json_holds_the_verdicts(tmp_path: Path) -> None:
+    found = segment("experiment", "toy", "-o", tmp_path / "toy", "--json").json
+    assert len(found["verdicts"]) == 3
+    assert set(found["verdicts"][0]) == {"experiment", "claim", "outcome", "numbers"}
+
+
+def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduction, "MODULES", {"toy": "toy"})
+    verdicts = reproduction.run_all(tmp_path / "out", budget="quick", data=tmp_path, names=("toy",))
+    text = (tmp_path / "out" / "index.md").read_text()
+    for verdict in verdicts:
+        assert f"| toy | {verdict.claim} | {verdict.outcome} |" in text
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / "out" / link).is_file()
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
+    unknown = segment("experiment", "toy", "-o", tmp_path, "--budget", "papre")
+    assert unknown.code == 2
+    assert "Near: 'paper'" in unknown.error
+    missing = segment("experiment", "all", "-o", tmp_path / "out", "--data", tmp_path / "nowhere")
+    assert missing.code == 2
+    assert "--data DIR" in missing.error
