@@ -131,7 +131,7 @@ def _told(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: in
         "Better, worse: the 95 % interval of the difference over scenes leaves out 0.",
     ]
     if worse := [words for words, *_, verdict in rows if verdict == "worse"]:
-        findings.append(f"Where MCBN does not help here, but is worse: {'; '.join(worse)}.")
+        findings.append(f"Here MCBN does not help but is worse at: {'; '.join(worse)}.")
     write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
     title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"
     columns = ("", "deterministic", "MCBN", "MCBN is")
