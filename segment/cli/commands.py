@@ -14,6 +14,9 @@ from segment.errors import WrongUse
 if TYPE_CHECKING:
     from segment.networks.catalogue import Network
 
+Memory = Annotated[
+    str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
+]
 Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
 
 
@@ -112,6 +115,7 @@ def fit(
     layers: Annotated[str, typer.Option(help="all, or globs with commas, as decoder.*")] = "all",
     size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
+    memory: Memory = None,
     weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -133,7 +137,7 @@ def fit(
     with screen.progress() as shown:
         bank = fit_bank(
             network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
-            precision="bf16" if precision == "bf16" else "fp32", progress=shown,
+            precision="bf16" if precision == "bf16" else "fp32", memory=memory, progress=shown,
         )  # fmt: skip
     save_bank(bank, output)
     seconds = time.perf_counter() - start

@@ -230,6 +230,11 @@ def _as_shapes(value: Any) -> Any:
     return {key: _as_shapes(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def load_shapes() -> None:
+    """Let torch load what it follows shapes with, so that it is counted before a plan is made (some 150 MiB)."""
+    functional.interpolate(torch.empty(1, 1, 1, 1, device="meta"), scale_factor=2, mode="bilinear")
+
+
 def _normalised(
     statistics: tuple[Tensor, Tensor], x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
     weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
+from segment.draws.large import load_shapes, record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
-from segment.draws.recording import record
 from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
 from segment.images.augmenting import Pipeline, pipeline
 from segment.images.folders import Source, find_images
@@ -28,9 +28,12 @@ from segment.images.reading import read_image
 from segment.images.resizing import shorter_side_and_centre
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
+from segment.networks.batchnorm import BatchNormNetwork
 from segment.networks.catalogue import Network
 from segment.networks.drawable import drawable
+from segment.networks.footprint import bytes_a_pixel
 from segment.sampling.mcbn import preprocessing_of
+from segment.sampling.memory import Parts, parts_of, room
 from segment.sampling.precision import audit
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ Images = str | Path | Sequence[NDArray[Any]] | Tensor
 def fit_bank(
     network: Network, images: Images, *, batch: int | None = None, draws: int = 128, seed: int = 0,
     layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
-    progress: Progress = silent,
+    memory: int | str | None = None, progress: Progress = silent,
 ) -> Bank:  # fmt: skip
     """T joint draws of the network's batch statistics, each from M training images that look as in training.
 
@@ -55,7 +58,10 @@ def fit_bank(
     fit, centre crop), else they go in as they are and must share one size
     batch: M; None: the card's, else 32. layers: "all", or globs with commas between ("decoder.*")
     precision: fp32, for statistics of bf16 activations are off by about 4e-3
-    Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read.
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free. A mini-batch that does not fit goes
+    through in parts: the same draws, 1e-4 relative, in more time (`segment.draws.large`)
+    Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
+    OutOfMemory where two images do not fit.
     """
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
@@ -68,12 +74,17 @@ def fit_bank(
             "The card of %s says nothing of its training, so plain images are used. A bank from batches that look as "
             "in training is usually better: add `training: {batch, transforms}` to the card.", network.name,
         )  # fmt: skip
-    pool = _Pool(network, images, look, size)
+    cache = min(CACHE_BYTES, room(memory, torch.device("cpu")).free // 4)
+    pool = _Pool(network, images, look, size, cache_bytes=cache)
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
+    parts = _parts(drawn, pool.examples(1)[0], plan.batch, memory)
     start = time.perf_counter()
     with _finite(network):
-        bank = Bank.of_draws(_told(record(drawn, pool.batches(picks), precision=precision), plan.draws, progress))
+        recorded = record_in_parts(
+            drawn, pool.batches(picks), at_once=parts.at_once, keep_bytes=parts.keep_bytes, precision=precision
+        )
+        bank = Bank.of_draws(_told(recorded, plan.draws, progress))
     log.info("%d draws of M = %d in %.1f s", plan.draws, plan.batch, time.perf_counter() - start)
     with _finite(network):
         audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
@@ -85,6 +96,17 @@ def fit_bank(
         "precision": precision, "versions": versions(), "audit": {drawn.device.type: audited},
     }  # fmt: skip
     return replace(bank, provenance=provenance)
+
+
+def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
+    """How many images such as `image` (1 C H W) go through at once."""
+    taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
+    parts = parts_of(batch, image.nbytes, taken, room(memory, drawn.device))
+    if parts.at_once < batch:
+        load_shapes()
+        parts = parts_of(batch, image.nbytes, taken, room(memory, drawn.device))
+        log.info("M = %d images do not fit in memory at once: %d go through at a time.", batch, parts.at_once)
+    return parts
 
 
 @contextmanager
@@ -108,8 +130,12 @@ def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[S
 class _Pool:
     """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
 
-    def __init__(self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None,
+        *, cache_bytes: int = CACHE_BYTES,
+    ) -> None:  # fmt: skip
         self.network = network
+        self.cache_bytes = cache_bytes
         self.look = look
         self.size = list(size) if size else None
         self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
@@ -161,7 +187,7 @@ class _Pool:
         if kept is not None:
             return kept
         image = read_image(self.sources[index].path, white=self.network.card.input.white)
-        if self._bytes + image.nbytes <= CACHE_BYTES:
+        if self._bytes + image.nbytes <= self.cache_bytes:
             self._bytes += image.nbytes
             self._kept[index] = image
         return image

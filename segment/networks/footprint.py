@@ -1,37 +1,44 @@
 """How much memory the tensors of a pass take at once, counted allocation by allocation.
 
-Must not know what the pass is for. Kernels' own scratch space is not seen; a meta tensor takes nothing.
+Must not know what the pass is for. What a call takes for itself is not seen.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from segment.networks.tracing import tensors_in
+from segment.networks.tracing import lent, tensors_in
 
 
-class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
-    """Counts the bytes of storages made inside: alive now, and the most at once."""
+class Counted(TorchFunctionMode):
+    """Counts the bytes of storages that torch calls inside give: alive now, and the most at once.
+
+    No TorchDispatchMode, which would see what a call makes for itself too: it loads 150 MiB of torch.
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch too
+        super().__init__()
         self.alive = 0
         self.peak = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
+            if tensor.device.type == "meta":
+                continue  # a shape takes nothing
             storage = tensor.untyped_storage()
-            if tensor.device.type != "meta" and storage._cdata not in given and storage not in self._seen:
+            if storage._cdata not in given and storage not in self._seen:
                 self._seen.add(storage)
                 self.alive += storage.nbytes()
                 self.peak = max(self.peak, self.alive)
@@ -54,3 +61,24 @@ def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:
     with torch.no_grad(), counted() as counter:
         forward(images)
     return counter.peak
+
+
+PROBED = 256
+"""Side of the piece of an image that is measured."""
+
+
+def bytes_a_pixel(forward: Callable[[Tensor], Any], module: nn.Module, image: Tensor) -> float:
+    """Most bytes alive at once in an eval pass of `forward`, which runs `module`, over an image's pixels (1 C H W).
+
+    A piece of the image is measured, or all of it where the network does not take the piece: activations grow with the
+    area, and what does not grow makes this err upwards.
+    """
+    device = next((tensor.device for tensor in module.parameters()), image.device)
+    for piece in (image[..., :PROBED, :PROBED], image):
+        try:
+            with lent(module):
+                return peak_bytes(forward, piece.to(device)) / (piece.shape[-2] * piece.shape[-1])
+        except Exception:  # whatever an unknown network raises at a size that it does not take
+            if piece.shape == image.shape:
+                raise
+    raise AssertionError("the whole image was tried")

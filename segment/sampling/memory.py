@@ -1,14 +1,36 @@
-"""What a process does with memory: pages that are kept, and (later) how much a plan may take.
+"""What a process does with memory: pages that are kept, sizes in words, what is free, and what a plan may take.
 
-Must not know a network.
+Must not know a network, nor what is done with the memory.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segment.errors import OutOfMemory, WrongUse, near
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+
+UNITS = {"B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+
+FREE_SHARE = 0.8
+"""Of what is free, taken where nobody says how much."""
+
+SCRATCH = 1.75
+"""Memory that a pass takes over the bytes of its tensors: scratch space of kernels, and gaps between blocks."""
+
+FIXED = 96 * 2**20
+"""Bytes that the first passes add once: compiled kernels, threads, a picture on its way to its file."""
 
 
 def keep_freed_pages() -> bool:
@@ -23,3 +45,159 @@ def keep_freed_pages() -> bool:
     if not hasattr(libc, "mallopt"):
         return False
     return bool(libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def bytes_of(text: str) -> int:
+    """A size in words to bytes; iB are powers of 1024, the others of 1000.
+
+    >>> bytes_of("4GiB"), bytes_of("1.5 MB"), bytes_of("512mib")
+    (4294967296, 1500000, 536870912)
+    """
+    written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    units = {name.upper(): factor for name, factor in UNITS.items()}
+    if written is None or written[2].upper() not in units:
+        close = near(written[2], UNITS) if written else ""
+        raise WrongUse(
+            f"--memory {text!r} is not a size: write a number and a unit, as 4GiB.{close} Known: {', '.join(UNITS)}."
+        )
+    size = int(float(written[1]) * units[written[2].upper()])
+    if size < 1:
+        raise WrongUse(f"--memory {text!r} is no memory at all; write a number and a unit, as 4GiB.")
+    return size
+
+
+def in_words(size: float) -> str:
+    """Bytes for people.
+
+    >>> in_words(1536 * 2**20), in_words(200 * 2**20)
+    ('1.5 GiB', '200 MiB')
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{-(-size // 2**20):.0f} MiB"
+
+
+def resident() -> int:
+    """Bytes of this process in memory now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process may still take: of the card, or of the machine and its control groups (Linux).
+
+    Where neither is told, 4 GiB are taken for granted.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [left for left in (_available(), *_left_in_groups()) if left is not None]
+    return max(min(found), 0) if found else 4 * 2**30
+
+
+def _available() -> int | None:
+    try:
+        told = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(told[1]) * 1024 if told else None
+
+
+def _left_in_groups() -> list[int]:
+    """What each control group of this process has left, version 1 and 2; its file cache can be given up, so is free."""
+    found: list[int] = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    root = Path("/sys/fs/cgroup")
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        at = (root / controllers / path.lstrip("/")) if controllers else root / path.lstrip("/")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        for folder in (at, *at.parents):
+            if not folder.is_relative_to(root):
+                break
+            left = _left(folder, *names)
+            if left is not None:
+                found.append(left)
+    return found
+
+
+def _left(folder: Path, limit: str, used: str) -> int | None:
+    try:
+        most = (folder / limit).read_text().strip()
+        if not most.isdecimal() or int(most) >= 2**60:  # "max", or version 1's number for it
+            return None
+        cache = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        return int(most) - int((folder / used).read_text()) + (int(cache[1]) if cache else 0)
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Room:
+    """What work may take.
+
+    free: bytes on top of what the process holds already; held: what that is, where a budget was given for all of it
+    """
+
+    free: int
+    held: int = 0
+
+    def too_small(self, needed: float, advice: str) -> OutOfMemory:
+        """The refusal of a smallest plan that takes `needed` bytes of work."""
+        return OutOfMemory(
+            f"Even the smallest plan needs {in_words(needed + self.held)} of memory; {in_words(self.free + self.held)} "
+            f"may be taken. {advice}"
+        )
+
+
+def room(memory: int | str | None, device: torch.device) -> Room:
+    """How much may be taken.
+
+    memory: a budget for the whole process (on a CUDA device, for its tensors there), in bytes or words; None: 80 % of
+    what is free
+    Errors: WrongUse for what is no size; OutOfMemory where the process alone holds more.
+    """
+    if memory is None:
+        return Room(int(FREE_SHARE * free_bytes(device)))
+    budget = bytes_of(memory) if isinstance(memory, str) else memory
+    if budget < 1:
+        raise WrongUse(f"memory = {memory}, but it is a number of bytes from 1 up, or a size as '4GiB'.")
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
+    if held >= budget:
+        raise OutOfMemory(
+            f"{in_words(budget)} of memory were allowed, but the program and the network alone take {in_words(held)}. "
+            "Give more --memory."
+        )
+    return Room(budget - held, held)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a mini-batch goes through the network: images at once, and bytes of results kept between its sweeps."""
+
+    at_once: int
+    keep_bytes: int
+
+
+def parts_of(batch: int, image_bytes: int, pass_bytes: int, within: Room) -> Parts:
+    """All M images at once where that fits, else half of the room for one part and the rest for what is kept.
+
+    image_bytes: of one image as the network gets it; pass_bytes: of tensors alive at once in a pass over one image
+    Errors: OutOfMemory where two images do not fit (pairs hold the parts against a plain pass).
+
+    >>> parts_of(64, 2**20, 2**25, Room(2**33)), parts_of(64, 2**20, 2**25, Room(2**30)).at_once
+    (Parts(at_once=64, keep_bytes=0), 6)
+    """
+    images = 3 * batch * image_bytes  # those in work, the next ones, and these before they are one tensor
+    left = within.free - images - FIXED
+    one = SCRATCH * pass_bytes
+    if batch * one <= left:
+        return Parts(batch, 0)
+    if left < 2 * one:
+        raise within.too_small(images + FIXED + 2 * one, "Give more --memory, smaller images or a smaller --batch.")
+    at_once = max(1, int(left / 2 // one))
+    return Parts(at_once, int(0.8 * (left - at_once * one)))  # blocks that stay leave gaps between them

@@ -1,0 +1,168 @@
+"""A budget of memory holds: sizes in words, what is free, plans that fit it, and the peak of a real process."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import noise
+
+import segment.jobs.fit as fitting
+from segment.errors import OutOfMemory, WrongUse
+from segment.files.banks import load_bank
+from segment.jobs.fit import fit_bank
+from segment.networks.catalogue import load_network
+from segment.sampling.memory import FIXED, SCRATCH, Room, bytes_of, free_bytes, in_words, parts_of, resident, room
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GiB", 4 * 2**30),
+        ("512MiB", 512 * MIB),
+        ("2GB", 2 * 10**9),
+        ("1.5 gib", 3 * 2**29),
+        ("900 kB", 900_000),
+        ("7B", 7),
+    ],
+)
+def test_a_size_is_a_number_and_a_unit(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "GiB", "4GiBs", "-4GiB", "4 G iB", "0GiB", "0.1B", "nan GiB", "1e3MiB", "4,5GiB"]
+)
+def test_what_is_no_size_is_refused_with_how_to_write_it(text: str) -> None:
+    with pytest.raises(WrongUse, match="as 4GiB"):
+        bytes_of(text)
+
+
+def test_a_misspelt_unit_is_refused_with_the_near_one() -> None:
+    with pytest.raises(WrongUse, match="Near: 'GiB'"):
+        bytes_of("4GiBs")
+
+
+@given(st.integers(1, 2**45))
+def test_a_size_in_words_comes_back_within_its_last_digit(size: int) -> None:
+    assert bytes_of(in_words(size)) == pytest.approx(size, rel=0.051, abs=MIB)
+
+
+def test_the_free_memory_is_no_more_than_the_machine_has() -> None:
+    total = int(next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line))
+    assert 0 < free_bytes(torch.device("cpu")) <= total * 1024
+    assert 50 * MIB < resident() <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + MIB
+
+
+def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> None:
+    with pytest.raises(OutOfMemory, match=r"10 MiB .* alone take"):
+        room("10MiB", torch.device("cpu"))
+    with pytest.raises(WrongUse, match="from 1 up"):
+        room(0, torch.device("cpu"))
+
+
+@given(batch=st.integers(2, 256), image=st.integers(1, 2**24), one=st.integers(1, 2**28), free=st.integers(0, 2**36))
+def test_parts_fit_the_room_or_are_refused_with_the_number_needed(batch: int, image: int, one: int, free: int) -> None:
+    if 3 * batch * image + min(2, batch) * SCRATCH * one + FIXED > free:
+        with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
+            parts_of(batch, image, one, Room(free, held=MIB))
+        return
+    parts = parts_of(batch, image, one, Room(free, held=MIB))
+    assert 1 <= parts.at_once <= batch
+    assert 3 * batch * image + parts.at_once * SCRATCH * one + parts.keep_bytes + FIXED <= free
+    if parts.at_once < batch:  # only where it must
+        assert 3 * batch * image + batch * SCRATCH * one + FIXED > free
+
+
+def test_a_bank_fitted_in_parts_is_the_bank_fitted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network("segment:tiny?classes=4")
+    images = noise(8, 3, 64, 64, seed=1)
+    at_once = fit_bank(network, images, batch=6, draws=2)
+    asked: list[int] = []
+
+    def little(memory: int | str | None, device: torch.device) -> Room:
+        asked.append(0)
+        return Room(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
+
+    monkeypatch.setattr(fitting, "room", little)
+    in_parts = fit_bank(network, images, batch=6, draws=2)
+    assert len(asked) == 3  # for the pool, for the whole mini-batch, and again for its parts
+    assert in_parts.layers == at_once.layers
+    for name in at_once.layers:
+        scale = at_once.mean[name].abs() + at_once.var[name].sqrt()
+        assert float(((in_parts.mean[name] - at_once.mean[name]).abs() / scale).max()) < 1e-4
+        torch.testing.assert_close(in_parts.var[name], at_once.var[name], rtol=1e-4, atol=0)
+        assert not torch.equal(in_parts.var[name], at_once.var[name])  # parts were used
+
+
+def test_images_too_large_for_the_budget_are_refused_before_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network("segment:tiny?classes=4")
+    monkeypatch.setattr(fitting, "room", lambda memory, device: Room(FIXED))
+    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB of memory; 96 MiB may be taken. Give more --memory"):
+        fit_bank(network, noise(4, 3, 64, 64), batch=4, draws=2)
+
+
+def photographs(folder: Path, count: int, height: int, width: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        small = np.random.default_rng(number).integers(0, 255, (8, 10, 3), dtype=np.uint8)
+        encoded = cv2.imencode(".png", cv2.resize(small, (width, height)))[1]
+        (folder / f"{number:03}.png").write_bytes(encoded.tobytes())
+    return folder
+
+
+MEASURED = """
+import pathlib, re, sys
+from segment.cli import main
+try:
+    main()
+finally:
+    told = re.search("VmHWM:[^0-9]*([0-9]+) kB", pathlib.Path("/proc/self/status").read_text())
+    print("PEAK", int(told[1]) * 1024, file=sys.stderr)
+"""
+"""The high water mark of the process itself: `getrusage` would begin at that of the tests, which it was forked from."""
+
+
+def peak_of(*arguments: str) -> tuple[int, int, str]:
+    """Exit code, peak bytes and stderr of a command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True, check=False, timeout=600
+    )
+    return done.returncode, int(done.stderr.rsplit("PEAK", 1)[1]), done.stderr
+
+
+@pytest.mark.slow
+def test_the_peak_of_fit_stays_under_its_budget(tmp_path: Path) -> None:
+    images = photographs(tmp_path / "images", 32, 256, 320)
+    path = tmp_path / "bank.safetensors"
+    command = (
+        "fit",
+        "segment:tiny?classes=6",
+        "--images",
+        str(images),
+        "-o",
+        str(path),
+        "--batch",
+        "32",
+        "--draws",
+        "2",
+    )
+    code, peak, said = peak_of(*command, "--memory", "1200MiB", "-v")
+    assert code == 0, said
+    assert "do not fit in memory at once" in said
+    assert peak <= 1200 * MIB
+    assert len(load_bank(path)) == 2
+    code, peak, said = peak_of(*command, "--memory", "800MiB")
+    assert code == 4
+    assert "Even the smallest plan needs" in said
+    assert peak <= 800 * MIB
