@@ -448,7 +448,7 @@ def test_every_draw_is_told_as_it_comes() -> None:
     segment.fit_bank(
         network_of(), noise(4, 3, 16, 16), batch=2, draws=3, progress=lambda *step: told.append(step),
     )  # fmt: skip
-    assert [step[1:3] for step in told] == [(1, 3), (2, 3), (3, 3)]
+    assert [step[1:3] for step in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]  # the bar shows from the start
 
 
 def test_fitting_leaves_the_network_as_it_was() -> None:
