@@ -135,9 +135,14 @@ def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most)
     first = math.ceil(low / step - 1e-9)
     marks = [(first + index) * step for index in range(most + 2)]
-    decimals = next(places for places in range(99) if math.isclose(step, round(step, places)))
-    written = f".{decimals}f" if step >= 1e-4 else ".0e"
-    return [(mark, f"{mark:{written}}" if mark else "0") for mark in marks if mark < high - 0.6 * step]
+    marks = [mark for mark in marks if mark < high - 0.6 * step]
+    kind = "f" if step >= 1e-4 else "e"
+    decimals = next(  # the fewest that tell every mark from its neighbours
+        places
+        for places in range(99)
+        if all(abs(float(f"{mark:.{places}{kind}}") - mark) < 0.01 * step for mark in marks)
+    )
+    return [(mark, f"{mark:.{decimals}{kind}}" if mark else "0") for mark in marks]
 
 
 def legend(
