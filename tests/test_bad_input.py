@@ -398,7 +398,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     (networks / "taken").write_text("mine")
     (networks / "folder.safetensors").mkdir()
-    monkeypatch.setattr("segment.jobs.predict.estimate", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr("segment.sampling.tiled.estimate", lambda *_, **__: pytest.fail("the work was begun"))
     stopping = "py:odd_networks:Stopping", "--images", statistics, "--size", "32x32"  # ends with 130 when it begins
     taken = networks / "taken"
     for ended in (
@@ -474,13 +474,13 @@ def test_an_interrupted_run_keeps_what_is_whole_and_goes_on(
             raise KeyboardInterrupt
         return estimate(*arguments, **options)
 
-    monkeypatch.setattr("segment.jobs.predict.estimate", interrupted)
+    monkeypatch.setattr("segment.sampling.tiled.estimate", interrupted)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 130
     assert "--resume" in ended.error
     assert set(lines(tmp_path / "run")) == {"a", "b"}
     nothing_half_written(tmp_path / "run")
-    monkeypatch.setattr("segment.jobs.predict.estimate", estimate)
+    monkeypatch.setattr("segment.sampling.tiled.estimate", estimate)
     assert segment(*predicting(photos, bank, tmp_path / "run"), "--resume").code == 0
     assert without_times(tmp_path / "run") == without_times(whole)
 
@@ -509,7 +509,7 @@ def test_a_run_that_goes_on_keeps_its_plan(
         seen.append(torch.get_num_threads())
         raise ValueError("seen enough")
 
-    monkeypatch.setattr("segment.jobs.predict.estimate", looked)
+    monkeypatch.setattr("segment.sampling.tiled.estimate", looked)
     assert segment(*predicting(photos, bank, run), "--resume").code == 1
     assert seen == [there + 1]
     assert torch.get_num_threads() == there

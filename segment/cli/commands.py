@@ -13,6 +13,7 @@ from segment.errors import WrongUse
 
 if TYPE_CHECKING:
     from segment.networks.catalogue import Network
+    from segment.sampling.tiled import Tiling
 
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
@@ -54,6 +55,19 @@ def listed(text: str) -> tuple[str, ...]:
     ('png', 'npz')
     """
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def tiling_of(text: str) -> Tiling:
+    """auto, off, or N pixels.
+
+    >>> tiling_of("auto"), tiling_of("512")
+    ('auto', 512)
+    """
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if text not in ("auto", "off"):
+        raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
+    return "off" if text == "off" else "auto"
 
 
 def mebibytes(count: int) -> str:
@@ -172,6 +186,10 @@ def predict(
     heat_max: Annotated[float | None, typer.Option(help="Its last colour; one scale for the run.")] = None,
     format: Annotated[str, typer.Option(help="png, npz, with commas.")] = "png,npz",
     fold: Annotated[int, typer.Option(help="Draws in one pass.")] = 1,
+    memory: Memory = None,
+    tile: Annotated[
+        str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
     verbose: Verbose = False,
@@ -188,6 +206,8 @@ def predict(
         heat_max=heat_max,
         formats=listed(format),
         fold=fold,
+        tile=tiling_of(tile),
+        memory=memory,
     )
     network = loaded(model, weights, device)
     with screen.progress() as shown:

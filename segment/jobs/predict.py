@@ -29,16 +29,21 @@ from segment.jobs.progress import Progress, silent
 from segment.jobs.rendering import FORMATS, Look, render, sheet
 from segment.jobs.versions import versions
 from segment.networks.catalogue import Network
-from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.estimate import Estimate
 from segment.sampling.mcbn import fitted, resolve_precision
+from segment.sampling.memory import Room, resident, room
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import PassPlan
+from segment.sampling.tiled import InTiles, Tiling
 from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
 MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 """Written by default."""
+
+LARGE = 2**22
+"""Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
 
 IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
                   AssertionError, AttributeError, MemoryError, cv2.error)  # fmt: skip
@@ -52,6 +57,8 @@ class PredictPlan:
     draws: the first N of the bank; None: all. precision: "auto", "fp32", "bf16" or "fp16"
     maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
     formats: of "png", "npz"; fold: draws in one pass
+    tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
 
     draws: int | None = None
@@ -61,6 +68,8 @@ class PredictPlan:
     heat_max: float | None = None
     formats: tuple[str, ...] = FORMATS
     fold: int = 1
+    tile: Tiling = "auto"
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
         known = (*MEASURES, "prediction", "probability")
@@ -78,6 +87,8 @@ class PredictPlan:
             raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
         if "probability" in self.maps and "npz" not in self.formats:
             raise WrongUse("probability is written to maps.npz only; add npz to --format.")
+        if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
+            raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {self.tile}.")
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -117,10 +128,18 @@ def predict(
         precision, _ = resolve_precision(begun["precision"], bank, drawn.device)
         passes, why = replace(passes, precision=precision), begun["precision_why"]
     threads = begun.get("threads", torch.get_num_threads())
-    method = mcbn(drawn, used, passes)
+    free = begun["room"] if "room" in begun else room(plan.memory, drawn.device).free
+    held = 0 if plan.memory is None else resident()
+    estimated = InTiles(
+        mcbn(drawn, used, passes), network, measures=plan.measures, tile=begun.get("tile", plan.tile),
+        within=Room(free, held), keep="probability" in plan.maps,
+    )  # fmt: skip
+    noted = {"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
+             "tile": estimated.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
+    if "room" in begun or plan.memory is not None:
+        noted["room"] = free
     run.note(
-        plan={"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
-              "threads": threads, "device": str(drawn.device)},
+        plan=noted,
         fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
         versions=versions(), classes=list(network.card.classes),
     )  # fmt: skip
@@ -137,12 +156,16 @@ def predict(
         try:
             for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
                 began = time.perf_counter()
-                found: Estimate | str = image if isinstance(image, str) else _estimated(network, method, image, plan)
+                found: Estimate | str = image if isinstance(image, str) else _estimated(network, estimated, image)
                 seconds = time.perf_counter() - began
                 if isinstance(found, Estimate):
                     draws += found.draws
+                if estimated.planned and "room" not in noted:  # only where it decided something
+                    noted["room"] = free
+                    run.note(plan=noted)
                 writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
-                while len(writing) > 2 or (writing and writing[0].done()):
+                waiting = 2 if isinstance(found, str) or found.prediction.numel() <= LARGE else 0
+                while len(writing) > waiting or (writing and writing[0].done()):
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, len(sources), draws)
         finally:  # after Ctrl-C too: what is whole gets its line
@@ -150,6 +173,7 @@ def predict(
                 run.add(future.result())
     seconds = time.perf_counter() - start
     entries = run.entries()
+    run.note(plan=noted | {"tile": estimated.tile, "fold": estimated.fold})  # less, where a device ran out of memory
     run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
     if "png" in plan.formats:
         sheet(run, sources, look, network)
@@ -200,6 +224,7 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
         "bank": bank_fingerprint(bank),
         "draws": plan.draws, "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
         "heat_max": plan.heat_max, "formats": list(plan.formats), "fold": plan.fold,
+        "tile": plan.tile,
     }  # fmt: skip
 
 
@@ -230,14 +255,14 @@ def _said(problem: BaseException) -> str:
     return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"
 
 
-def _estimated(network: Network, method: Any, image: NDArray[Any], plan: PredictPlan) -> Estimate | str:
+def _estimated(network: Network, estimated: InTiles, image: NDArray[Any]) -> Estimate | str:
     """The estimate of one image, or why there is none."""
+    height, width = image.shape[:2]
     try:
-        images = prepare(image, network.card.input)[None]
-        size = (image.shape[0], image.shape[1])
-        return estimate(method, images, head=network.card.head, measures=plan.measures, size=size).image(0)
+        estimated.side_for(height, width)  # refuses what does not fit before more memory is taken
+        return estimated(prepare(image, network.card.input)[None], (height, width))
     except IMAGE_PROBLEMS as problem:
-        return f"{image.shape[0]} x {image.shape[1]} image: {_said(problem)}"
+        return f"{height} x {width} image: {_said(problem)}"
 
 
 def _written(

@@ -21,6 +21,9 @@ from segment.networks.tracing import ASKING, Call
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
 
+PACKED_DRAWS = 16
+"""Draws whose packed weights are kept; those of further draws are packed anew, so that memory does not grow with T."""
+
 Activation = tuple[str, list[float], str]
 """oneDNN's name, its numbers, its algorithm."""
 NOTHING: Activation = ("none", [], "")
@@ -124,7 +127,7 @@ def _norm_of(call: Call) -> tuple[Tensor | None, Tensor | None, float]:
 
 
 class FusedConvolutions:
-    """Runs fused convolutions; packed weights are kept between images where they fit into PACK_BYTES."""
+    """Runs fused convolutions; packed weights of PACKED_DRAWS are kept between images, as they fit into PACK_BYTES."""
 
     def __init__(self, fused: Mapping[int, Fused], statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         self.fused = fused
@@ -153,7 +156,7 @@ class FusedConvolutions:
             statistics = self._of(what.layer, draw) if scaled else None
             packed = _packed(what, statistics, x, weight, bias, numbers, groups)
             size = weight.numel() * x.element_size()
-            if self._bytes + size <= PACK_BYTES:
+            if key[1] < PACKED_DRAWS and self._bytes + size <= PACK_BYTES:
                 self._bytes += size
                 self._packed[key] = packed
         result = torch.ops.mkldnn._convolution_pointwise(x, *packed, *numbers, groups, *activation)

@@ -1,0 +1,231 @@
+"""A method over an image of any size: whole where that fits, else tile by tile, every draw of a tile before the next.
+
+Must not know a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segment.axes import Head
+from segment.errors import OutOfMemory, WrongUse
+from segment.images.preparing import pad
+from segment.images.tiling import tiles
+from segment.networks.catalogue import Network
+from segment.networks.footprint import PROBED, bytes_a_pixel
+from segment.networks.reach import halo_of
+from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.memory import FIXED, SCRATCH, Room, in_words
+from segment.sampling.methods import BankMethod
+from segment.sampling.passes import Passes
+from segment.uncertainty.heads import probabilities
+from segment.uncertainty.measures import needed
+from segment.uncertainty.moments import DrawMoments
+
+log = logging.getLogger(__name__)
+
+Tiling = int | Literal["auto", "off"]
+
+GENEROUS = 4096
+"""Bytes a pixel that no network takes: an image that has so much room goes whole, and nothing is measured."""
+
+PROBED_DRAWS = 3
+"""Passes that are measured: what is kept for all draws is there after the second."""
+
+OUTSIDE = 48
+"""Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
+
+
+class InTiles:
+    """Estimates of images (1 C H W, prepared) within a room of memory.
+
+    tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
+    within: what may be taken; None: nothing is planned, and only a device that runs out makes tiles
+    keep: whether the mean probability is wanted of an image in tiles
+    planned: whether an image was so large that the room had a say
+    """
+
+    def __init__(
+        self, method: BankMethod, network: Network, *, measures: Sequence[str], tile: Tiling = "auto",
+        within: Room | None = None, keep: bool = False,
+    ) -> None:  # fmt: skip
+        self.method, self.network, self.tile, self.within = method, network, tile, within
+        self.measures, self.keep = tuple(measures), keep or network.card.head == "multilabel"
+        self.align = math.lcm(network.card.input.stride, 32)
+        self.planned = False
+        self._halo: int | None = None
+        self._measured = False
+        self._pixel = 0.0
+
+    @property
+    def fold(self) -> int:
+        return self.method.passes.plan.fold
+
+    @property
+    def head(self) -> Head:
+        return self.network.card.head
+
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Estimate:
+        """The estimate (axis N absent) of one image, cropped to `size` (H, W).
+
+        Errors: OutOfMemory where even the smallest tiles do not fit, with what they need.
+        """
+        side = self.side_for(*images.shape[-2:])
+        while True:
+            try:
+                return self._estimate(images, size, side)
+            except (torch.OutOfMemoryError, RuntimeError) as problem:
+                if not _out_of_memory(problem):
+                    raise
+                side = self._smaller(images, side, problem)
+
+    def side_for(self, height: int, width: int) -> int | None:
+        """The side of the tiles of an image of that size, None where it goes whole. Errors: OutOfMemory, WrongUse."""
+        if isinstance(self.tile, int):
+            return None if max(height, width) <= self.tile else self._checked(self.tile)
+        if self.within is None or height * width * GENEROUS <= self.within.free:
+            return None
+        self.planned = True
+        around = height * width * self._around + FIXED
+        whole = height * width * SCRATCH * self.pixel + around
+        if whole <= self.within.free:
+            return None
+        if self.tile == "off":
+            raise self.within.too_small(whole, "Give more --memory, or leave --tile off out.")
+        halo = self.halo
+        if halo is None:
+            raise self.within.too_small(
+                whole, f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image (global "
+                "pooling), so its maps change where it is cut.",
+            )  # fmt: skip
+        least = 2 * halo + self.align
+        side = math.isqrt(max(0, int((self.within.free - around) / (SCRATCH * self.pixel)))) // self.align * self.align
+        if side < least:
+            raise self.within.too_small(around + least**2 * SCRATCH * self.pixel, "Give more --memory.")
+        return side
+
+    @property
+    def _around(self) -> int:
+        return OUTSIDE + 4 * len(self.measures) + 8 + (8 * self.network.classes if self.keep else 0)
+
+    @property
+    def halo(self) -> int | None:
+        """Pixels that a tile looks further than it is asked for; None where nothing short of the image is enough."""
+        if not self._measured:
+            self._halo = halo_of(self.network, self.network.module, channels=self._channels, align=self.align)
+            self._measured = True
+        return self._halo
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.network.card.input.channels == "grey" else 3
+
+    @property
+    def pixel(self) -> float:
+        """Bytes a pixel of tensors alive at once in the passes and moments, measured on a small image of noise."""
+        if not self._pixel:
+            passes = self.method.passes
+            plain = Passes(passes.network, passes.bank, replace(passes.plan, fuse=False))  # fused calls hide a tensor
+
+            def forward(images: Tensor) -> DrawMoments:
+                moments = DrawMoments(self.head, needed(self.measures))
+                for logits in islice(plain(images), PROBED_DRAWS):
+                    moments.update(probabilities(logits, self.head))
+                return moments
+
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.rand((1, self._channels, PROBED, PROBED), generator=generator)
+            self._pixel = bytes_a_pixel(forward, self.network.module, pad(noise, self.network.card.input))
+        return self._pixel
+
+    def _checked(self, asked: int) -> int:
+        side = asked // self.align * self.align
+        halo = self.halo
+        if halo is None:
+            if side < 3 * self.align:
+                raise WrongUse(f"--tile {asked} is too small for this network; take {3 * self.align} or more.")
+            log.warning(
+                "%s looks at the whole image (global pooling): cut into tiles of %d, its maps change, most of all "
+                "along the cuts.", self.network.name, side,
+            )  # fmt: skip
+        elif side < 2 * halo + self.align:
+            raise WrongUse(
+                f"--tile {asked} is too small: this network feels a cut {halo} pixels away, so its tiles need "
+                f"{2 * halo + self.align} or more."
+            )
+        return side
+
+    def halo_within(self, side: int) -> int:
+        """The measured halo, or a quarter of a tile where the whole image would be needed."""
+        return self.halo if self.halo is not None else max(self.align, side // 4 // self.align * self.align)
+
+    def _estimate(self, images: Tensor, size: tuple[int, int], side: int | None) -> Estimate:
+        if side is None:
+            return estimate(self.method, images, head=self.head, measures=self.measures, size=size).image(0)
+        laid = tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align)
+        whole: Estimate | None = None
+        for tile in laid:
+            part = estimate(
+                self.method, images[(..., *tile.seen)].contiguous(), head=self.head, measures=self.measures
+            ).image(0)
+            whole = whole or _empty(part, images.shape[-2:], keep=self.keep)
+            _put(part.prediction, whole.prediction, tile.within, tile.kept)
+            for name, values in part.maps.items():
+                _put(values, whole.maps[name], tile.within, tile.kept)
+            if self.keep:
+                _put(part.probability, whole.probability, tile.within, tile.kept)
+        assert whole is not None
+        height, width = size
+        maps = {name: values[:height, :width] for name, values in whole.maps.items()}
+        probability = whole.probability[..., :height, :width] if self.keep else whole.probability
+        return replace(whole, prediction=whole.prediction[..., :height, :width], maps=maps, probability=probability)
+
+    def _smaller(self, images: Tensor, side: int | None, problem: Exception) -> int | None:
+        """Half of the draws in a pass, or half of the tile's side, for this image and all that follow."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        passes = self.method.passes
+        if passes.plan.fold > 1:
+            passes.plan = replace(passes.plan, fold=passes.plan.fold // 2)
+            log.warning("Out of memory: %d draws in a pass from now on.", passes.plan.fold)
+            return side
+        now = side or -(-max(images.shape[-2:]) // self.align) * self.align
+        least = 2 * (self.halo or 0) + self.align
+        half = now // 2 // self.align * self.align
+        if self.tile == "off" or self.halo is None or now <= least:
+            smallest = now if self.tile == "off" or self.halo is None else least
+            raise OutOfMemory(
+                f"Out of memory at the smallest plan, {smallest} x {smallest} pixels at once, which takes about "
+                f"{in_words(smallest**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
+            ) from problem
+        half = max(half, least)
+        log.warning("Out of memory: tiles of %d pixels from now on.", half)
+        self.tile = half
+        return half
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+
+
+def _empty(part: Estimate, shape: Sequence[int], *, keep: bool) -> Estimate:
+    def like(values: Tensor) -> Tensor:
+        return torch.empty((*values.shape[:-2], *shape), dtype=values.dtype)  # on the CPU, where files are written from
+
+    probability = like(part.probability) if keep else torch.empty(0)
+    return replace(
+        part, prediction=like(part.prediction), probability=probability,
+        maps={name: like(values) for name, values in part.maps.items()},
+    )  # fmt: skip
+
+
+def _put(part: Tensor, whole: Tensor, within: tuple[slice, slice], kept: tuple[slice, slice]) -> None:
+    whole[(..., *kept)] = part[(..., *within)].to(whole.device)
