@@ -88,6 +88,11 @@ def test_tau_is_the_precision_that_a_fine_grid_finds() -> None:
     assert best_precision(mean, variance, y) == pytest.approx(grid[int(np.argmin(losses))], rel=1e-3)
 
 
+def test_draws_wider_than_the_errors_have_their_tau_at_the_end_of_its_range() -> None:
+    y = np.random.default_rng(8).normal(size=500) * 0.1
+    assert best_precision(np.zeros(500), np.ones(500), y, within=(0.5, 40.0)) == pytest.approx(40.0, rel=1e-4)
+
+
 def test_the_constant_recovers_a_known_noise() -> None:
     y = np.random.default_rng(2).normal(size=40_000) * 0.5
     assert best_precision(np.zeros(40_000), 0.0, y) == pytest.approx(4.0, rel=0.03)

@@ -64,17 +64,19 @@ def crps(mean: Array, variance: Array | float, y: Array) -> Array:  # N -> N
     return spread * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
 
 
-def best_precision(mean: Array, variance: Array | float, y: Array) -> float:
-    """The observation precision tau > 0 whose N(mean, variance + 1/tau) has the least mean CRPS.
+def best_precision(
+    mean: Array, variance: Array | float, y: Array, *, within: tuple[float, float] = (1e-4, 1e8)
+) -> float:
+    """The observation precision tau whose N(mean, variance + 1/tau) has the least mean CRPS.
 
-    A variance of 0 gives the precision of the constant uncertainty. The target is taken as standardised: the search is
-    over 1/tau in [1e-8, 1e4], by a grid and then Brent's method on log tau (bounded), to 1e-6.
+    A variance of 0 gives the precision of the constant uncertainty. The search is `within` a range above 0, by a grid
+    and then Brent's method on log tau, to 1e-6; draws that spread wider than the errors have their best tau at its end.
     """
 
     def loss(log_precision: float) -> float:
         return float(crps(mean, variance + math.exp(-log_precision), y).mean())
 
-    grid = np.linspace(math.log(1e-4), math.log(1e8), 57)
+    grid = np.linspace(math.log(within[0]), math.log(within[1]), 57)
     best = int(np.argmin([loss(value) for value in grid]))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})

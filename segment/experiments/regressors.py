@@ -39,6 +39,7 @@ class Protocol:
     folds: of the cross-validation; draws: T; members: of the ensemble
     precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps, for one costs
     ten of the others'
+    taus: the range of the observation precision, in original units of the target; None: all that are of use
     """
 
     hidden: tuple[int, ...] = (50, 50)
@@ -53,6 +54,7 @@ class Protocol:
     race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}, slack={300: 0.05}, draws=10))
     draws: int = 500
     members: int = 5
+    taus: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +116,15 @@ def drawn_methods(
     yield _flows(folds, final, protocol, seeded(seed, 3))
 
 
-def scored(drawn: Drawn, final: Problem) -> Scored:
+def scored(drawn: Drawn, final: Problem, taus: tuple[float, float] | None = None) -> Scored:
     """Fit tau and the constant on the folds, both by CRPS, and score the test draws."""
     held = [moments(draws) for draws, _ in drawn.folds]
     means, variances = (np.concatenate(part) for part in zip(*held, strict=True))
     targets = np.concatenate([y for _, y in drawn.folds])
-    precision, constant = best_precision(means, variances, targets), best_precision(means, 0.0, targets)
     y, scale = final.y_held[0].double().numpy(), float(final.y_scale[0])
+    within = (1e-4, 1e8) if taus is None else (taus[0] * scale**2, taus[1] * scale**2)
+    precision = best_precision(means, variances, targets, within=within)
+    constant = best_precision(means, 0.0, targets, within=within)
     mean, variance = moments(drawn.test)
     return Scored(
         method=drawn.method,

@@ -274,11 +274,11 @@ Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with s
 Protocol: two hidden layers of {protocol.hidden[0]} ReLU units, Adam at 1e-3, BN before the activation (eps 1e-10), half
 the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the training part,
 looked at every {race.every} epochs, patience {race.patience}, at most {race.epochs} epochs; T = {protocol.draws} draws;
-tau and the constant minimise CRPS on the folds. Grid: L2 {_listed(protocol.l2)}; batch {_listed(protocol.batches)}
-(512 at most on energy; a batch is min(M, N)); dropout rate {_listed(protocol.dropouts)} at batch
-{protocol.dropout_batch}; MNF: precision of the likelihood {_listed(protocol.precisions)}, batch 100, two flow steps of
-50 hidden units for q and r, Adam at {protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the
-ensemble has {protocol.members} BN networks with MCBN's hyper-parameters.
+tau and the constant minimise CRPS on the folds, within the authors' range of tau for the set. Grid: L2
+{_listed(protocol.l2)}; batch {_listed(protocol.batches)} (512 at most on energy; a batch is min(M, N)); dropout rate
+{_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF: precision of the likelihood
+{_listed(protocol.precisions)}, batch 100, two flow steps of 50 hidden units for q and r, Adam at
+{protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the ensemble has {protocol.members} BN networks with MCBN's hyper-parameters.
 
 Reduced against the paper's protocol: L2 has {len(protocol.l2)} values instead of 15; within each batch size, dropout
 rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving){slack}; the error that

@@ -24,6 +24,10 @@ from segment.files.writing import write_text
 PAPER_SETS = ("yacht", "boston", "energy", "wine", "concrete")
 LARGEST_BATCH = {"energy": 512}  # the authors cap it: a batch of all rows makes MCBN its own constant
 WIDTHS = {"protein": (100, 100)}
+TAUS = {  # the authors' ranges of tau, in original units
+    "boston": (0.01, 10.0), "concrete": (0.001, 10.0), "energy": (0.01, 100.0), "kin8nm": (10.0, 1000.0),
+    "power": (0.01, 10.0), "protein": (0.01, 10.0), "wine": (0.01, 10.0), "yacht": (0.01, 100.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ def results(
 def _protocol(protocol: Protocol, name: str) -> Protocol:
     most = LARGEST_BATCH.get(name)
     batches = tuple(batch for batch in protocol.batches if most is None or batch <= most)
-    return replace(protocol, batches=batches, hidden=WIDTHS.get(name, protocol.hidden))
+    return replace(protocol, batches=batches, hidden=WIDTHS.get(name, protocol.hidden), taus=TAUS[name])
 
 
 def _one_split(
@@ -98,7 +102,7 @@ def _one_split(
     folds = folded(train, table.x, table.y, protocol, own)
     methods = {}
     for drawn in drawn_methods(folds, final, protocol, own, lambda message: say(f"{name}, split {split}, {message}")):
-        methods[drawn.method] = scored(drawn, final)
+        methods[drawn.method] = scored(drawn, final, protocol.taus)
     return SplitResult(
         name=name, split=split, train_rows=len(train), rows=test.tolist(), methods=methods,
         seconds=time.monotonic() - start,
