@@ -47,7 +47,7 @@ NAMES = ["plain", "shared", "folded", "both", "uneven", "fused"]
 SIZES = ((64, 96), (96, 64))
 
 NETWORKS = {
-    "segment:enet?classes=5": ("down1*,down2*", "up*"),
+    "segment:enet?classes=5": ("downsample1*,downsample2*", "upsample*"),
     "smp:Unet?encoder=resnet34&classes=5": ("encoder.*", "decoder.*"),
     "smp:DeepLabV3Plus?encoder=mobilenet_v2&classes=5": ("encoder.*", "decoder.*"),
     "smp:FPN?encoder=tu-efficientnet_lite0&classes=5": ("encoder.*", ""),
