@@ -278,7 +278,8 @@ tau and the constant minimise CRPS on the folds, within the authors' range of ta
 {_listed(protocol.l2)}; batch {_listed(protocol.batches)} (512 at most on energy; a batch is min(M, N)); dropout rate
 {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF: precision of the likelihood
 {_listed(protocol.precisions)}, batch 100, two flow steps of 50 hidden units for q and r, Adam at
-{protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the ensemble has {protocol.members} BN networks with MCBN's hyper-parameters.
+{protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the ensemble has {protocol.members} BN
+networks with MCBN's hyper-parameters.
 
 Reduced against the paper's protocol: L2 has {len(protocol.l2)} values instead of 15; within each batch size, dropout
 rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving){slack}; the error that
