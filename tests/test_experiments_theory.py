@@ -17,10 +17,11 @@ from segment.experiments.theory import TheoryPlan
 from segment.experiments.theory_statistics import (
     Dense,
     Population,
+    closest_prior,
     distance,
     floor,
-    implied_prior,
     measured,
+    papers_prior,
     populations_of,
 )
 
@@ -39,7 +40,7 @@ def data() -> Path:
 def once(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("theory")
     verdicts = theory.run(out, budget="quick", data=data, plan=SMALL)
-    assert [verdict.experiment for verdict in verdicts] == ["theory"] * 6
+    assert [verdict.experiment for verdict in verdicts] == ["theory"] * 7
     return out
 
 
@@ -106,7 +107,7 @@ def test_white_inputs_make_weight_decay_a_divergence_exactly() -> None:
     x = np.random.default_rng(6).normal(size=(1000, 6))
     x -= x.mean(axis=0)
     white = x @ np.linalg.inv(np.linalg.cholesky(x.T @ x / 1000)).T
-    prior = implied_prior(layer(white))
+    prior = closest_prior(layer(white))
     assert prior.cosine == pytest.approx(1)
     assert prior.sd_sd == pytest.approx(1 / math.sqrt(3.0))
     assert math.isinf(prior.mean_sd)
@@ -114,7 +115,7 @@ def test_white_inputs_make_weight_decay_a_divergence_exactly() -> None:
 
 def test_the_gradient_is_that_of_the_divergence_by_autograd() -> None:
     x = np.random.default_rng(7).gamma(1.0, size=(400, 5)) @ np.random.default_rng(8).normal(size=(5, 5))
-    found = implied_prior(layer(x))
+    found = closest_prior(layer(x))
     weights = torch.from_numpy(layer(x).weights).requires_grad_()
     units = torch.from_numpy(x) @ weights.T
     of_mean = units.mean(dim=0).square().sum() / (2 * found.mean_sd**2)
@@ -123,6 +124,23 @@ def test_the_gradient_is_that_of_the_divergence_by_autograd() -> None:
     assert weights.grad is not None
     np.testing.assert_allclose(found.gradient, weights.grad.numpy(), rtol=1e-6, atol=1e-9)
     assert found.cosine < theory.PARALLEL
+
+
+def test_the_papers_prior_is_exact_where_all_weights_of_a_unit_and_all_mean_inputs_are_alike() -> None:
+    x = np.random.default_rng(9).gamma(1.0, size=(500, 5))
+    x += 0.7 - x.mean(axis=0)
+    weights = np.repeat([[1.5], [-0.2]], 5, axis=1)
+    prior = papers_prior(Dense(name="x", weights=weights, inputs=x, pull=3.0))
+    assert prior.mean_sd == pytest.approx(math.sqrt(5 * 0.7**2 / 3.0))
+    np.testing.assert_allclose(prior.gradient, 3.0 * weights)
+    assert papers_prior(layer(x)).cosine < theory.PARALLEL
+
+
+def test_standardised_inputs_leave_the_papers_prior_no_width() -> None:
+    x = np.random.default_rng(10).normal(size=(300, 4))
+    prior = papers_prior(layer(x - x.mean(axis=0)))
+    assert prior.mean_sd == 0
+    assert math.isnan(prior.cosine)
 
 
 def test_the_experiment_leaves_tables_figures_and_verdicts(once: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quantile plots, distances by M, and the gradients of weight decay and of the implied prior.
+"""Quantile plots, distances by M, and the gradients of weight decay and of the closest prior.
 
 Must not know how a statistic was measured.
 """

@@ -1,4 +1,4 @@
-"""A layer's mini-batch statistics beside their prediction, and the prior that weight decay implies.
+"""A layer's mini-batch statistics beside their prediction, and priors that weight decay could imply.
 
 Must not know which networks are looked at, nor what is claimed of them.
 """
@@ -74,10 +74,11 @@ class Dense:
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """The prior of the implied family whose divergence comes closest to L2.
+    """A prior over a layer's means and sds, and how its divergence pulls the weights beside L2.
 
-    gradient: (U, J), of that divergence by the weights, to be compared with pull * weights; cosine: of the two
-    mean_sd, sd_sd: widths of the zero-mean Gaussians over a unit's mean and sd; infinite: it says nothing of them
+    gradient: (U, J), of that divergence by the weights, to be compared with pull * weights
+    cosine: of the two gradients; nan where the prior has no width
+    mean_sd, sd_sd: widths of the Gaussians over a unit's mean and sd; infinite: it says nothing of them
     """
 
     gradient: Array
@@ -150,8 +151,26 @@ def dense_layers(network: nn.Sequential, x: Tensor, names: Sequence[str], *, pul
     return found
 
 
-def implied_prior(layer: Dense) -> Prior:
-    """Widths whose divergence has the gradient closest to pull * w: a non-negative least squares of two columns."""
+def papers_prior(layer: Dense) -> Prior:
+    """The prior that the paper gives for L2: N(0, J x^2 / (2 N tau lambda)) over a unit's mean, anything over its sd.
+
+    J inputs, x their mean over all rows and all of them; 2 lambda is our l2, so 2 N tau lambda is the pull. Inputs that
+    average 0 leave it no width: no gradient, and a cosine of nan. Source: Teye et al. 2018, section 3.3.
+    """
+    z = layer.inputs.mean(axis=0)
+    average = float(z.mean())
+    if abs(average) < 1e-6 * float(np.abs(layer.inputs).max()):
+        return Prior(gradient=np.zeros_like(layer.weights), cosine=math.nan, mean_sd=0.0, sd_sd=math.inf)
+    width = math.sqrt(len(z) * average**2 / layer.pull)
+    gradient = np.outer(layer.weights @ z, z) / width**2
+    return Prior(gradient=gradient, cosine=_cosine(gradient, layer.weights), mean_sd=width, sd_sd=math.inf)
+
+
+def closest_prior(layer: Dense) -> Prior:
+    """Of all zero-mean Gaussians over means and sds those whose divergence has the gradient closest to pull * w.
+
+    Not the paper's, whose prior binds the mean alone: a non-negative least squares of two columns.
+    """
     z = layer.inputs.mean(axis=0)
     deviations = layer.inputs - z
     covariance = deviations.T @ deviations / len(deviations)
@@ -163,6 +182,9 @@ def implied_prior(layer: Dense) -> Prior:
     columns[:, small] = 0
     strengths, _ = nnls(columns, target.ravel())
     gradient = (columns @ strengths).reshape(target.shape)
-    cosine = float((gradient * target).sum() / (np.linalg.norm(gradient) * np.linalg.norm(target)))
     mean_sd, sd_sd = (1 / math.sqrt(strength) if strength > 0 else math.inf for strength in strengths)
-    return Prior(gradient=gradient, cosine=cosine, mean_sd=mean_sd, sd_sd=sd_sd)
+    return Prior(gradient=gradient, cosine=_cosine(gradient, target), mean_sd=mean_sd, sd_sd=sd_sd)
+
+
+def _cosine(one: Array, other: Array) -> float:
+    return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other)))
