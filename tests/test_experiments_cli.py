@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_experiment_is_a_command() -> None:
     assert list(ABOUT) == list(reproduction.MODULES)
     shown = segment("experiment", "--help").out
-    for name in (*ABOUT, "all", "train-scenes"):
+    for name in (*ABOUT, "all", "report", "train-scenes"):
         assert re.search(rf"\b{name}\b", shown), name
 
 
@@ -56,6 +56,25 @@ def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch:
         assert f"| toy | {verdict.claim} | {verdict.outcome} |" in text
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (tmp_path / "out" / link).is_file()
+
+
+def test_a_report_takes_each_experiment_from_the_first_folder_that_holds_it(tmp_path: Path) -> None:
+    for folder, seed in (("first", 1), ("second", 2)):
+        segment("experiment", "toy", "-o", tmp_path / folder / "toy", "--seed", seed)
+    target = tmp_path / "docs" / "reproduction.md"
+    ended = segment("experiment", "report", tmp_path / "none", tmp_path / "first", tmp_path / "second", "-o", target)
+    assert (ended.code, ended.err) == (0, "")
+    text = target.read_text()
+    assert re.search(r"`segment experiment toy --budget quick --seed 1`: \d+\.\d minutes of processor time", text)
+    assert "--seed 2" not in text
+    assert (target.parent / "images" / "reproduction" / "toy.png").is_file()
+
+
+def test_a_report_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:
+    ended = segment("experiment", "report", tmp_path, "-o", tmp_path / "reproduction.md")
+    assert ended.code == 2
+    assert "segment experiment all" in ended.error
+    assert not (tmp_path / "reproduction.md").exists()
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:

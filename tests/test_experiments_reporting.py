@@ -93,7 +93,7 @@ def test_an_unknown_outcome_is_refused() -> None:
 def left_a_page(folder: Path, experiment: str) -> Path:
     verdict = Verdict(experiment=experiment, claim="it holds", outcome="reproduced", numbers="1 of 1")
     write_page(folder, experiment, "Opening.", [verdict], {"A figure": f"![{experiment}]({experiment}.png)"})
-    (folder / f"{experiment}.png").write_bytes(b"a picture")
+    Image.new("RGB", (1500, 300), "#0072b2").save(folder / f"{experiment}.png")
     return folder
 
 
@@ -107,8 +107,13 @@ def test_pages_put_together_hold_every_verdict_and_reach_their_figures(tmp_path:
         assert "`segment experiment all`" in text
         links = re.findall(r"\]\(([^)]+)\)", text)
         assert len(links) == 2
+        widths = set()
         for link in links:
-            assert (document.parent / link).read_bytes() == b"a picture"
+            with Image.open(document.parent / link) as picture:
+                widths.add(picture.width)
+                assert picture.convert("RGB").getpixel((7, 7)) == (0x00, 0x72, 0xB2)
+        assert widths == ({1500} if document.name == "index.md" else {1200})
+        assert "Of 2 claims: 2 reproduced" in text
 
 
 def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:

@@ -63,6 +63,22 @@ def run_every(
     _show(run_all(output, budget=budget, data=data, seed=seed, progress=log.info), output / INDEX, json)
 
 
+@experiment.command("report")
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiments' folders; the first one wins.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Markdown file to write.")],
+    json: Json = False, config: Config = None,
+) -> None:  # fmt: skip
+    """Put what experiments left together in one document, with small copies of their figures beside it."""
+    from segment.experiments.reproduction import report as written
+
+    names = written(folders, output)
+    if json:
+        screen.as_json({"page": str(output), "experiments": names})
+    else:
+        screen.say(f"{output}: {', '.join(names)}")
+
+
 def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself
     if json:
         keys = ("experiment", "claim", "outcome", "numbers")

@@ -8,22 +8,27 @@ from __future__ import annotations
 import csv
 import platform
 import re
-import shutil
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from PIL import Image
+
 from segment.errors import WrongUse
 from segment.experiments.reporting import Row, markdown_table
-from segment.files.writing import write_text
+from segment.files.writing import fresh, write_text
 
-PICTURE = re.compile(r"\]\(([\w-]+\.(?:png|svg))\)")
+PICTURE = re.compile(r"\]\(([\w-]+)\.png\)")
+WIDE = 1200
+"""Pixels: the most of a copied figure, which a repository keeps."""
 
 
 def assemble(folders: Sequence[Path], target: Path, *, title: str, command: str) -> None:
     """Write `target`, a Markdown document of the pages that experiments left in these folders.
 
-    Figures below the document's own folder are linked where they are, others are copied to `figures/` beside it.
+    Figures below the document's own folder are linked where they are; of others a smaller copy, at most 1200 pixels
+    wide and of 256 colours, goes to `images/<the document's name>/` beside it.
     Error: WrongUse for a folder without a page.
     """
     verdicts: list[Row] = []
@@ -36,7 +41,12 @@ def assemble(folders: Sequence[Path], target: Path, *, title: str, command: str)
             verdicts += [{"experiment": row["experiment"], "claim": row["claim"], "verdict": row["outcome"]}
                          for row in csv.DictReader(file)]  # fmt: skip
         pages.append(_linked(page.read_text(encoding="utf-8"), folder, target))
-    opening = f"# {title}\n\nWritten by `{command}`; with {_versions()}. Not edited by hand.\n"
+    counts = Counter(str(row["verdict"]) for row in verdicts)
+    opening = (
+        f"# {title}\n\nWritten by `{command}`; with {_versions()}. Not edited by hand. "
+        f"Of {len(verdicts)} claims: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; "
+        "each stands below with its numbers.\n"
+    )
     write_text(target, "\n".join([opening, markdown_table(verdicts), *pages]))
 
 
@@ -44,12 +54,21 @@ def _linked(text: str, folder: Path, target: Path) -> str:
     base = target.parent.resolve()
     if folder.resolve().is_relative_to(base):
         inside = folder.resolve().relative_to(base).as_posix()
-        return PICTURE.sub(rf"]({inside}/\1)", text)
-    figures = base / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+        return PICTURE.sub(rf"]({inside}/\1.png)", text)
+    place = Path("images") / target.stem
     for name in PICTURE.findall(text):
-        shutil.copyfile(folder / name, figures / name)
-    return PICTURE.sub(r"](figures/\1)", text)
+        _smaller(folder / f"{name}.png", base / place / f"{name}.png")
+    return PICTURE.sub(rf"]({place.as_posix()}/\1.png)", text)
+
+
+def _smaller(source: Path, target: Path) -> None:
+    with Image.open(source) as opened:
+        picture = opened.convert("RGB")
+    if picture.width > WIDE:
+        size = (WIDE, round(picture.height * WIDE / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    with fresh(target) as stream:
+        picture.quantize(256, dither=Image.Dither.NONE).save(stream, format="PNG", optimize=True)
 
 
 def _versions() -> str:

@@ -5,6 +5,7 @@ Must not know what an experiment measures.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, get_args
 from segment.errors import WrongUse, near
 from segment.experiments.pages import assemble
 from segment.experiments.reporting import Budget, Progress, Verdict
-from segment.files.writing import check_writable
+from segment.files.writing import check_writable, write_text
 
 MODULES = {
     "uci": "uci", "toy": "toy", "uncertainty-error": "uncertainty_error", "cifar": "cifar",
@@ -21,16 +22,27 @@ MODULES = {
 }  # fmt: skip
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
 INDEX = "index.md"
+TITLE = "The paper's results, rebuilt"
 
 
 def run_one(
     name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None, **more: Any
 ) -> list[Verdict]:
-    """The verdicts of one experiment, which leaves its files in `out`. Errors: WrongUse for a budget not known."""
+    """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
+
+    Errors: WrongUse for a budget not known.
+    """
     if budget not in get_args(Budget):
         raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: quick, paper.")
     module = import_module(f"segment.experiments.{MODULES[name]}")
+    wall, busy = time.monotonic(), time.process_time()
     found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
+    wall, busy = time.monotonic() - wall, time.process_time() - busy
+    _headed(
+        out / "page.md",
+        f"`segment experiment {name} --budget {budget} --seed {seed}`: {busy / 60:.1f} minutes of processor time, "
+        f"{wall / 60:.1f} minutes by the clock.",
+    )
     return found
 
 
@@ -47,5 +59,26 @@ def run_all(
         more = {"kept": out / "uci" / "kept"} if name == "uncertainty-error" and "uci" in names else {}
         verdicts += run_one(name, out / name, budget=budget, data=data, seed=seed, progress=progress, **more)
     command = f"segment experiment all --budget {budget} --seed {seed}"
-    assemble([out / name for name in names], out / INDEX, title="The paper's results, rebuilt", command=command)
+    assemble([out / name for name in names], out / INDEX, title=TITLE, command=command)
     return verdicts
+
+
+def report(folders: Sequence[Path], target: Path) -> list[str]:
+    """Write `target`, one document of what experiments left below these folders; the names of those that are in it.
+
+    Where two folders hold an experiment, the first one's is taken. Error: WrongUse where there is none.
+    """
+    check_writable(target)
+    held = {name: [folder / name for folder in folders if (folder / name / "page.md").is_file()] for name in MODULES}
+    taken = {name: places[0] for name, places in held.items() if places}
+    if not taken:
+        asked = ", ".join(repr(str(folder)) for folder in folders)
+        raise WrongUse(f"No experiment's page is below {asked}; run one first: segment experiment all -o DIR.")
+    command = f"segment experiment report {' '.join(map(str, folders))}"
+    assemble(list(taken.values()), target, title=TITLE, command=command)
+    return list(taken)
+
+
+def _headed(page: Path, told: str) -> None:
+    title, rest = page.read_text(encoding="utf-8").split("\n", 1)
+    write_text(page, f"{title}\n\n{told}\n{rest}")
