@@ -105,7 +105,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
     assert passes == {"mcbn": 4, "deterministic": 1, "temperature": 1, "mean_statistics": 1, "dropout": 4, "tta": 2,
                       "ensemble": 2, "mcbn+tta": 4, "mcbn+temperature": 4}  # fmt: skip
     for method in found["methods"].values():
-        assert set(method) == {"passes_per_image", "seconds", "scores", "per_class", "curves"}
+        assert set(method) == {"passes_per_image", "seconds", "scores", "per_class", "curves", "thresholds"}
         assert method["seconds"] > 0
         for entry in method["scores"].values():
             assert (entry["value"] is not None) or entry["why"]

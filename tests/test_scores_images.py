@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse
-from segment.scores import imagelevel
+from segment.scores import imagelevel, patches
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -48,7 +48,7 @@ def test_the_interior_is_where_the_neighbourhood_is_one_class(mask: NDArray[np.i
 
 def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     rng = np.random.default_rng(0)
-    plan = ScorePlan(classes=("a", "b"), measures=("good", "flat"), thresholds={"good": 0.2})
+    plan = ScorePlan(classes=("a", "b"), measures=("good", "flat"), thresholds={"good": (0.2, 0.2, 0.2)})
     board = Scoreboard(plan)
     shares = {}
     for i in range(12):
@@ -78,7 +78,7 @@ def test_a_row_holds_the_scores_of_its_image_alone() -> None:
     rng = np.random.default_rng(1)
     label, mask = rng.integers(0, 3, (14, 11)), rng.integers(0, 3, (14, 11))
     values = rng.random((14, 11)).astype(np.float32)
-    board = Scoreboard(ScorePlan(classes=("a", "b", "c"), measures=("m",), thresholds={"m": 0.4}))
+    board = Scoreboard(ScorePlan(classes=("a", "b", "c"), measures=("m",), thresholds={"m": (0.4, 0.4, 0.4)}))
     board.update("one", certain(mask, 3), {"m": values}, label)
     (row,) = board.per_image()
     scores = board.compute()["scores"]
@@ -193,7 +193,8 @@ def test_a_bad_image_is_refused_by_name_and_changes_nothing(
         ({"head": "sigmoid"}, "two classes"),
         ({"head": "linear"}, "No head is called 'linear'"),
         ({"void": 5, "unseen": (5,)}, "both void and unseen"),
-        ({"thresholds": {"variance": 0.1}}, "not among"),
+        ({"thresholds": {"variance": (0.1, 0.1, 0.1)}}, "not among"),
+        ({"measures": ("m",), "thresholds": {"m": (0.1,)}}, "one threshold for each patch size"),
         ({"replicates": 1}, "2 or more"),
         ({"validation_accuracy": 1.2}, "within 0..1"),
         ({"validation_accuracy": (0.5, 0.6)}, "one a label"),
@@ -261,7 +262,41 @@ def test_thresholds_of_validation_images_make_the_patch_scores_defined() -> None
     validation.update("v", certain(mask, 3), maps, label)
     assert validation.compute()["scores"]["pavpu_4.m"]["why"].startswith("no threshold was given")
     thresholds = validation.thresholds()
-    assert 0.2 <= thresholds["m"] < 0.7
+    assert 0.2 <= thresholds["m"][0] < 0.7
     board = Scoreboard(ScorePlan(classes=("a", "b", "c"), measures=("m",), thresholds=thresholds))
     board.update("t", certain(mask, 3), maps, label)
     assert board.compute()["scores"]["pavpu_1.m"]["value"] == 1
+    assert board.compute()["thresholds"]["m"] == dict(
+        zip(("pavpu_1", "pavpu_4", "pavpu_16"), thresholds["m"], strict=True)
+    )
+
+
+def test_as_many_patches_of_each_size_are_uncertain_as_are_inaccurate() -> None:
+    rng = np.random.default_rng(9)
+    label = np.zeros((160, 160), np.int64)
+    chance = ndimage.gaussian_filter(rng.random((160, 160)), 3)
+    wrong = chance > np.quantile(chance, 0.7)
+    doubt = {"m": (chance + 0.05 * rng.random((160, 160))).astype(np.float32)}
+    board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",)))
+    board.update("v", certain(np.where(wrong, 1, 0), 2), doubt, label)
+    for size, threshold in zip(patches.SIZES, board.thresholds()["m"], strict=True):
+        cut = [array.reshape(160 // size, size, 160 // size, size).mean(axis=(1, 3)) for array in (wrong, doubt["m"])]
+        inaccurate, uncertain = cut[0] > 0.5, cut[1] > threshold
+        assert uncertain.mean() == pytest.approx(inaccurate.mean(), abs=0.04)
+
+
+def test_a_measure_of_few_values_gains_nothing_by_its_ties_in_the_patch_scores() -> None:
+    rng = np.random.default_rng(10)
+    label = np.zeros((200, 200), np.int64)
+    share = rng.beta(0.3, 2, (200, 200))
+    wrong = rng.random((200, 200)) < share
+    maps = {"fine": share.astype(np.float32), "votes": (np.floor(share * 16) / 16).astype(np.float32)}
+    found = {}
+    for name, doubt in maps.items():
+        board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",)))
+        board.update("v", certain(np.where(wrong, 1, 0), 2), {"m": doubt}, label)
+        scored = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",), thresholds=board.thresholds()))
+        scored.update("v", certain(np.where(wrong, 1, 0), 2), {"m": doubt}, label)
+        found[name] = scored.compute()["scores"]
+    for size in patches.SIZES:
+        assert found["votes"][f"pavpu_{size}.m"]["value"] <= found["fine"][f"pavpu_{size}.m"]["value"] + 0.01

@@ -137,7 +137,7 @@ def test_patch_accuracy_against_patch_uncertainty_is_that_of_a_plain_loop(size: 
             uncertain = values[at][valid[at]].mean(dtype=np.float64) > 0.5
             agree += accurate != uncertain
             patches += 1
-    counts = Patches(valid, right).counts(values, 0.5)[[1, 4, 16].index(size)]
+    counts = Patches(valid, right).counts(values, [0.5] * 3)[[1, 4, 16].index(size)]
     assert counts.sum() == patches
     assert pavpu(counts) == pytest.approx(agree / patches)
 

@@ -24,7 +24,7 @@ PLAN = ScorePlan(
     measures=("variance",),
     void=255,
     unseen=(7,),
-    thresholds={"variance": 0.1},
+    thresholds={"variance": (0.1, 0.2, 0.1)},
     validation_accuracy=0.7,
     replicates=50,
 )

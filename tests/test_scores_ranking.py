@@ -176,17 +176,6 @@ def test_no_order_gives_the_scores_of_chance_and_the_oracle_the_best() -> None:
     assert (best["auroc"], best["ap"], best["ause"]) == (1.0, 1.0, 0.0)
 
 
-def test_the_threshold_parts_wrong_from_right_pixels_best() -> None:
-    rng = np.random.default_rng(5)
-    values = rng.gamma(0.4, 0.1, 20_000).astype(np.float32)
-    wrong = rng.random(20_000) < values.clip(max=1)
-    fpr, tpr, at = roc_curve(wrong, values)
-    best = rejection.best_threshold(histogram(values, wrong)[0])
-    gained = (values[wrong] > best).mean() - (values[~wrong] > best).mean()
-    assert gained == pytest.approx((tpr - fpr).max(), abs=2e-3)
-    assert best == pytest.approx(at[(tpr - fpr).argmax()], rel=0.05)
-
-
 def read(path: Path) -> NDArray[np.uint8]:
     found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     assert found is not None, path

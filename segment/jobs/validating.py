@@ -32,12 +32,12 @@ class Validation:
     """Per method and bank (see `contenders.key`) what was chosen on validation images; empty where there were none.
 
     temperatures: key -> what divides the logits; accuracies: key -> of the mask, one or one a label
-    thresholds: key -> measure -> above it a pixel is uncertain; images: how many; failed: id -> why
+    thresholds: key -> measure -> above them a patch of each size is uncertain; images: how many; failed: id -> why
     """
 
     temperatures: Mapping[str, float]
     accuracies: Mapping[str, float | tuple[float, ...]]
-    thresholds: Mapping[str, Mapping[str, float]]
+    thresholds: Mapping[str, Mapping[str, tuple[float, ...]]]
     images: int
     failed: Mapping[str, str]
 
@@ -49,7 +49,11 @@ class Validation:
     def of(told: Mapping[str, Any]) -> Validation:
         """What `as_dict` gave, read back from JSON."""
         accuracies = {name: tuple(a) if isinstance(a, list) else a for name, a in told["accuracies"].items()}
-        return Validation(**{**told, "accuracies": accuracies})
+        thresholds = {
+            name: {measure: tuple(values) for measure, values in chosen.items()}
+            for name, chosen in told["thresholds"].items()
+        }
+        return Validation(**{**told, "accuracies": accuracies, "thresholds": thresholds})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

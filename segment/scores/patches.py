@@ -5,12 +5,16 @@ Source: Mukhoti & Gal 2018, arXiv:1811.12709 (patch accuracy vs patch uncertaint
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import Floats, Ints, quotient
+from segment.scores.binning import HIGHEST, LOWEST, Floats, Ints, bin_of, coarser_bin, edges, quotient
 
 SIZES = (1, 4, 16)  # pixels
+OCTAVE = 6  # bins an octave, as a power of two, of the histogram that thresholds are chosen from: 64
+ROWS = (HIGHEST - LOWEST) * 2**OCTAVE + 1
 
 
 def patch_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:  # H W -> h w
@@ -38,20 +42,49 @@ class Patches:
         rights = [patch_sums(right.astype(np.float32), size) for size in SIZES]
         self.accurate = [2 * r >= p for r, p in zip(rights, self.pixels, strict=True)]
 
-    def counts(self, measure: NDArray[np.float32], threshold: float) -> Ints:  # H W -> 3 4
+    def counts(self, measure: NDArray[np.float32], thresholds: Sequence[float]) -> Ints:  # H W -> 3 4
         """Patches of each size: certain inaccurate, uncertain inaccurate, certain accurate, uncertain accurate.
 
         >>> right = np.array([[True, True, False, False]])
-        >>> Patches(np.ones((1, 4), dtype=bool), right).counts(np.float32([[0.1, 0.9, 0.9, 0.1]]), 0.5).tolist()
+        >>> Patches(np.ones((1, 4), dtype=bool), right).counts(np.float32([[0.1, 0.9, 0.9, 0.1]]), [0.5] * 3).tolist()
         [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 1, 0]]
         """
         known = np.where(self.valid, measure, np.float32(0))
         found = []
-        for size, pixels, accurate in zip(SIZES, self.pixels, self.accurate, strict=True):
+        for size, threshold, pixels, accurate in zip(SIZES, thresholds, self.pixels, self.accurate, strict=True):
             uncertain = patch_sums(known, size) > np.float32(threshold) * pixels
             cell = (2 * accurate.view(np.int8) + uncertain)[pixels > 0]
             found.append(np.bincount(cell.ravel(), minlength=4))
         return np.stack(found)
+
+    def histograms(self, measure: NDArray[np.float32]) -> Ints:  # H W -> 3 B 2
+        """Accurate and inaccurate patches of each size by the bin of the measure's mean, for `matching_threshold`."""
+        known = np.where(self.valid, measure, np.float32(0))
+        found = []
+        for size, pixels, accurate in zip(SIZES, self.pixels, self.accurate, strict=True):
+            kept = pixels > 0
+            bins = coarser_bin(bin_of(patch_sums(known, size)[kept] / pixels[kept]), OCTAVE)
+            cell = 2 * bins + ~accurate[kept]
+            found.append(np.bincount(cell, minlength=2 * ROWS).reshape(ROWS, 2))
+        return np.stack(found)
+
+
+def matching_threshold(histogram: Ints) -> float:  # B 2
+    """The value above which as many patches are uncertain as are inaccurate, or as nearly as the measure can tell.
+
+    Any measure is then asked the same question, and one of few values gains nothing by flagging fewer. The upper edge
+    of a bin, so exact to 1.1 %; the lowest of equals; without patches the top edge.
+
+    >>> histogram = np.zeros((ROWS, 2), dtype=np.int64)
+    >>> histogram[coarser_bin(bin_of(np.float32([0.1, 0.5, 0.7])), OCTAVE)] = [[80, 3], [8, 3], [2, 4]]
+    >>> 0.5 <= matching_threshold(histogram) < 0.51  # 10 of 100 are inaccurate: above .5 are 6, above .1 were 16
+    True
+    """
+    limits, (accurate, inaccurate) = edges(len(histogram)), histogram.sum(axis=0)
+    if accurate + inaccurate == 0:
+        return float(limits[-1])
+    above = accurate + inaccurate - histogram.sum(axis=-1).cumsum()
+    return float(limits[int(np.abs(above - inaccurate).argmin()) + 1])
 
 
 def pavpu(patches: Ints) -> Floats:  # ... 4 -> ...

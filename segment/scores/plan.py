@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from segment.axes import HEADS, Head
 from segment.errors import WrongUse
 from segment.scores.intervals import REPLICATES
+from segment.scores.patches import SIZES
 from segment.scores.tally import Problem
 
 
@@ -20,7 +21,8 @@ class ScorePlan:
     measures: names of the maps that `update` brings
     void: the label id that is left out everywhere
     unseen: label ids of things of no trained class: left out of mask, probability and error scores
-    thresholds: per measure the value above which a pixel is uncertain (PAvPU, area), from validation images
+    thresholds: per measure the value above which a patch of 1, 4 and 16 pixels a side is uncertain (PAvPU; the first
+        also for `area`), from validation images
     validation_accuracy: of the mask on validation images, within [0, 1]; per label for multilabel, or one for all
     replicates: of the bootstrap, from 2 up
     """
@@ -30,7 +32,7 @@ class ScorePlan:
     measures: tuple[str, ...] = ()
     void: int | None = None
     unseen: tuple[int, ...] = ()
-    thresholds: Mapping[str, float] | None = None
+    thresholds: Mapping[str, tuple[float, ...]] | None = None
     validation_accuracy: float | tuple[float, ...] | None = None
     replicates: int = REPLICATES
 
@@ -47,6 +49,8 @@ class ScorePlan:
             raise WrongUse(f"Label id {self.void} cannot be both void and unseen; take it out of one of the two.")
         if strange := set(self.thresholds or {}) - set(self.measures):
             raise WrongUse(f"A threshold was given for {sorted(strange)}, which is not among {list(self.measures)}.")
+        if any(len(values) != len(SIZES) for values in (self.thresholds or {}).values()):
+            raise WrongUse(f"A measure needs one threshold for each patch size {SIZES}; given: {self.thresholds}.")
         if self.replicates < 2:
             raise WrongUse(f"An interval from {self.replicates} replicates was asked for; it needs 2 or more.")
         accuracies = self.accuracies

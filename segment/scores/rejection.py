@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints, edges, quotient
+from segment.scores.binning import Floats, Ints, quotient
 from segment.scores.confusion import mean_iou
 
 _GAMMA = float(np.euler_gamma)
@@ -124,24 +124,3 @@ def miou_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 3K, Q -> R Q
     kept = retained(histogram, pixels, coverage)
     right, missed, mistaken = (kept[..., i * classes : (i + 1) * classes] for i in range(3))
     return mean_iou(np.stack([right, right + missed, right + mistaken], axis=-2))
-
-
-def best_threshold(histogram: Ints) -> float:  # B 2
-    """The value above which a pixel is called uncertain: it parts wrong from right pixels best.
-
-    Best: the highest share of wrong pixels above it minus share of right ones above it (Youden 1950); ties go to the
-    lowest. The most pixels put on the right side would be no measure: where errors are outnumbered at every value, that
-    is "everything is certain". A bin's upper edge, so exact to 0.05 %. Without right or wrong pixels: the top edge.
-
-    >>> from segment.scores.binning import BINS, bin_of
-    >>> histogram = np.zeros((BINS, 2), dtype=np.int64)
-    >>> histogram[bin_of(np.float32([0.1, 0.7])), [0, 1]] = [50, 5]
-    >>> 0.1 <= best_threshold(histogram) < 0.1002
-    True
-    """
-    limits, total = edges(len(histogram)), histogram.sum(axis=0)
-    if not total.all():
-        return float(limits[-1])
-    under = histogram.cumsum(axis=0)
-    parted = under[:, 0] * float(total[1]) - under[:, 1] * float(total[0])
-    return float(limits[int(parted.argmax()) + 1])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse
-from segment.scores import arrays, calibration, confusion, detection, imagelevel, intervals, rejection, summary
+from segment.scores import arrays, calibration, confusion, detection, imagelevel, intervals, patches, summary
 from segment.scores.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.board import Board, Entry, Estimated, curves, estimates, mean_of
 from segment.scores.plan import ScorePlan
@@ -90,19 +90,23 @@ class Scoreboard:
         found = np.stack([board.counts["confusion"] for board in self._boards])
         return found if self.plan.head == "multilabel" else found[0]
 
-    def thresholds(self) -> dict[str, float]:
-        """Per measure the threshold that parts right from wrong pixels best; call it on validation images."""
+    def thresholds(self) -> dict[str, tuple[float, ...]]:
+        """Per measure and patch size the threshold with as many uncertain patches as inaccurate ones.
+
+        Call it on validation images, counted without thresholds.
+        """
         found = {}
         for name in self.plan.measures:
-            summed = np.sum([board.counts[f"ranking/{name}"][:, :2] for board in self._boards], axis=0)
-            found[name] = rejection.best_threshold(summed)
+            summed = np.sum([board.counts[f"patch_means/{name}"] for board in self._boards], axis=0)
+            found[name] = tuple(patches.matching_threshold(of_size) for of_size in summed)
         return found
 
     def compute(self) -> Entry:
-        """`scores.json`'s entry of a method: scores, per_class and curves; nothing in it is nan."""
+        """`scores.json`'s entry of a method: scores, per_class, curves and thresholds; nothing in it is nan."""
         estimated = self.estimates()
         entries = {name: one.entry(summary.limits(name), self.images) for name, one in estimated.items()}
-        return {"scores": entries | self._image_ranks(), "per_class": self._per_class(), "curves": self._curves()}
+        return {"scores": entries | self._image_ranks(), "per_class": self._per_class(), "curves": self._curves(),
+                "thresholds": self._thresholds()}  # fmt: skip
 
     def estimates(self) -> dict[str, Estimated]:
         """Every score with its replicates; a multi-label head's is the mean over the labels that define it."""
@@ -133,7 +137,7 @@ class Scoreboard:
         inside = imagelevel.interior(masks)
         for name, values in maps.items():
             auroc = mean_defined(np.stack([detection.auroc(t[f"ranking/{name}"][:, :2]) for t in tallies], axis=-1))
-            threshold = (self.plan.thresholds or {}).get(name)
+            threshold = (self.plan.thresholds or {}).get(name, (None,))[0]  # of single pixels
             numbers += [np.atleast_1d(auroc), imagelevel.aggregate(values, inside, threshold)]
         return np.concatenate(numbers)
 
@@ -146,6 +150,11 @@ class Scoreboard:
                 rho, images = imagelevel.spearman(column[f"{kind}.{name}"], -column[quality])
                 found[f"{quality}_rank_{kind}.{name}"] = _rank_entry(rho, images, kind)
         return found
+
+    def _thresholds(self) -> Entry:
+        given = self.plan.thresholds or {}
+        return {name: dict(zip((f"pavpu_{size}" for size in patches.SIZES), values, strict=True))
+                for name, values in given.items()}  # fmt: skip
 
     def _per_class(self) -> Entry:
         found: Entry = {}
@@ -192,6 +201,8 @@ class Scoreboard:
         """The scoreboard that gave this state."""
         settings = json.loads(str(state["plan"]))
         plan: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+        if plan["thresholds"] is not None:
+            plan["thresholds"] = {name: tuple(values) for name, values in plan["thresholds"].items()}
         board = cls(ScorePlan(**plan))
         for i, one in enumerate(board._boards):
             for part, held in (("counts", one.counts), ("replicates", one.replicates)):

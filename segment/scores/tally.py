@@ -29,14 +29,15 @@ class Problem:
     classes: K
     measures: names of the maps
     unseen: whether some label ids mark things of no trained class
-    thresholds: per measure the value above which a pixel is uncertain, chosen on validation images
+    thresholds: per measure the values above which patches of each size are uncertain, chosen on validation images;
+        a measure without them is counted so that they can be chosen
     validation_accuracy: of the mask on validation images, within [0, 1]; None where there were none
     """
 
     classes: int
     measures: tuple[str, ...]
     unseen: bool
-    thresholds: Mapping[str, float]
+    thresholds: Mapping[str, tuple[float, ...]]
     validation_accuracy: float | None
 
 
@@ -57,7 +58,8 @@ def shapes(problem: Problem) -> dict[str, tuple[int, ...]]:
 
     confusion: K K. sums: NLL and Brier in 2^-20. confidence: 1 - max p by right, wrong. reliability and
     class_reliability: bins by pixels, right, sum of p in 2^-20. ranking/MEASURE: by right, wrong (, unseen).
-    classes/MEASURE: by class K times right, wrong by label, wrong by prediction. patches/MEASURE: sizes by 4.
+    classes/MEASURE: by class K times right, wrong by label, wrong by prediction. patches/MEASURE: sizes by 4, or
+    without thresholds patch_means/MEASURE: sizes by accurate, inaccurate.
     """
     k, kinds = problem.classes, 3 if problem.unseen else 2
     rough_bins = (HIGHEST - LOWEST) * 2**CLASS_OCTAVE + 1
@@ -68,6 +70,8 @@ def shapes(problem: Problem) -> dict[str, tuple[int, ...]]:
         found |= {f"ranking/{name}": (BINS, kinds), f"classes/{name}": (rough_bins, 3 * k)}
         if name in problem.thresholds:
             found[f"patches/{name}"] = (len(patches.SIZES), 4)
+        else:
+            found[f"patch_means/{name}"] = (len(patches.SIZES), patches.ROWS, 2)
     return found
 
 
@@ -112,6 +116,8 @@ def _measured(image: Image, problem: Problem) -> Tally:
         found[f"classes/{name}"] = np.concatenate(parts, axis=1)
         if name in problem.thresholds:
             found[f"patches/{name}"] = cut.counts(image.maps[name], problem.thresholds[name])
+        else:
+            found[f"patch_means/{name}"] = cut.histograms(image.maps[name])
     return found
 
 
