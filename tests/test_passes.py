@@ -525,6 +525,50 @@ class ActivatesInManyWays(Base):
         return self.head(functional.relu6(self.bn2(self.mid(y))) + functional.elu(self.bn3(self.mid(z))))
 
 
+def twice(y: Tensor, mode: str = "nearest") -> Tensor:
+    return functional.interpolate(y, scale_factor=2, mode=mode)
+
+
+class Decodes(Base):
+    """Images doubled and joined before a convolution, as decoders do, with a border that a shift would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join, self.three = nn.Conv2d(12, 6, 3, padding=1), nn.Conv2d(18, 6, 3, padding=1)
+        self.bn3, self.bn4 = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self.bn(self.conv(x)).relu()
+        half = functional.avg_pool2d(full, 2)
+        y = self.bn2(self.mid(twice(functional.avg_pool2d(half, 2)))).relu()
+        y = self.bn3(self.join(torch.cat([twice(y, "nearest-exact"), full], 1))).relu()
+        half = functional.avg_pool2d(y, 2)
+        z = torch.cat((functional.interpolate(half, size=x.shape[2:]), full, y), dim=-3)
+        return self.head(self.bn4(self.three(z)) + self.mid(twice(half)))
+
+
+class DoublesInOtherWays(Base):
+    """Doubled images that no transposed convolution can stand for: other windows, orders, readers, enlargements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join, self.wide = nn.Conv2d(12, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=2, dilation=2)
+        self.grouped, self.strided = nn.Conv2d(12, 6, 3, padding=1, groups=2), nn.Conv2d(6, 6, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self.bn(self.conv(x)).relu()
+        half = functional.avg_pool2d(full, 2)
+        y = functional.silu(self.bn2(self.join(torch.cat([twice(half), full], 1)))) + self.wide(twice(half))
+        y = y + self.join(torch.cat([full, twice(half)], 1)) + self.grouped(torch.cat([twice(half), full], 1))
+        y = y + functional.interpolate(self.strided(twice(half)), size=x.shape[2:])
+        y = y + functional.avg_pool2d(self.mid(torch.cat([twice(half), full], 3)), (1, 2))
+        y = y + functional.relu6(self.mid(twice(half)))
+        read_twice = twice(half)
+        y = y + self.mid(read_twice) * read_twice + self.mid(twice(half, "bilinear"))
+        threefold = functional.interpolate(half, scale_factor=3)
+        return self.head(y + functional.interpolate(self.mid(threefold), size=x.shape[2:])) + self.head(twice(half))
+
+
 class Checkpoints(Base):
     """Memory-saving blocks, as torchvision's densenets have."""
 
@@ -560,7 +604,7 @@ HARD: tuple[type[Base], ...] = (
     BranchesOnTheDraw, ChoosesSharedWorkByTheDraw, ReadsANumberOfTheDraw, GoesThroughNumpy, PoolsLargeImages,
     MixesTheBatch, DividesByTheBatch, ReshapesByTheBatch, FoldsImagesIntoColumns, NormalisesPixelsAsRows, CachesBySize,
     ExpandsAGridByTheBatch, GatesByAPooledImage, SplitsSharedWork, ScalesInPlace, NormalisesItsWeightsToo,
-    ActivatesInManyWays, Checkpoints, CastsInside, CountsItsPasses,
+    ActivatesInManyWays, Decodes, DoublesInOtherWays, Checkpoints, CastsInside, CountsItsPasses,
 )  # fmt: skip
 
 
@@ -605,10 +649,34 @@ def test_folding_given_up_is_said_in_a_warning(hard: type[Base], caplog: pytest.
     assert "cannot be folded into one pass" in caplog.text
 
 
-def test_a_network_that_can_be_followed_gives_no_warning(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
-    network = surveyed(toy)
+@pytest.mark.parametrize("build", [Toy, Decodes, DoublesInOtherWays])
+def test_a_network_that_can_be_followed_gives_no_warning(
+    build: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = surveyed(seeded(build).eval())
     for plan in PLANS:
         list(passes(network, random_bank(network), noise(2, 3, 24, 48), plan))
+    assert not caplog.records
+
+
+def test_a_doubled_image_is_not_made_where_its_convolution_can_do_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = []
+    enlarge = torch._C._nn.upsample_nearest2d
+
+    def counted(image: Tensor, *given: Any) -> Tensor:
+        made.append(image.shape)
+        return enlarge(image, *given)
+
+    monkeypatch.setattr(torch._C._nn, "upsample_nearest2d", counted)
+    network = surveyed(seeded(Decodes).eval())
+    engine = Passes(network, random_bank(network), PassPlan(channels_last=True, fuse=True))
+    list(engine(noise(1, 3, 16, 24)))
+    assert made, "the first image is held against plain passes"
+    made.clear()
+    list(engine(noise(1, 3, 16, 24)))
+    assert not [shape for shape in made if shape[1] == 6]
     assert not caplog.records
 
 

@@ -76,6 +76,15 @@ class Loan:
     def __init__(self, module: nn.Module) -> None:
         self._children = tuple(module.modules())
         self._devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+        self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
+
+    def _copy(self, buffer: Tensor) -> tuple[Tensor, int | None, Tensor]:
+        """A buffer, its version, its values; the last copy where nobody has written since."""
+        held = self._copies.get(id(buffer))
+        version = _version(buffer)
+        if held is None or held[0] is not buffer or version is None or held[1] != version:
+            held = buffer, version, buffer.detach().clone()
+        return held
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -86,7 +95,7 @@ class Loan:
         flags = [(child, child.training) for child in self._children]
         registered = [(child, dict(child._buffers)) for child in self._children if child._buffers]
         buffers = {id(each): each for _, by_name in registered for each in by_name.values() if each is not None}
-        held = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in buffers.values()]
+        held = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
         try:
             with torch.random.fork_rng(devices=self._devices):
                 for child, _ in flags:
@@ -98,7 +107,7 @@ class Loan:
             for child, by_name in registered:
                 child._buffers.clear()  # a network may put another tensor in a buffer's place
                 child._buffers.update(by_name)
-            for buffer, version, value in held:
+            for buffer, version, value in held.values():
                 if version is None or buffer._version != version:  # a network may count in its own forward
                     _put_back(buffer, value)
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import ASKING, Call
+from segment.sampling.doubling import Doubled, Numbers, convolved, doubled, doublings, fits, joined, packed
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
@@ -75,9 +76,8 @@ def available(network: BatchNormNetwork) -> bool:
     return network.device.type == "cpu" and pointwise is not None and bool(torch._C._has_mkldnn)
 
 
-def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fused]:
-    """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew."""
-    calls = network.calls
+def readers_of(calls: Sequence[Call]) -> list[list[int]]:
+    """Of each call, the later calls that read the values of its result."""
     readers: list[list[int]] = [[] for _ in calls]
     for index, call in enumerate(calls):
         if getattr(call.function, "__name__", "") in ASKING:
@@ -85,6 +85,13 @@ def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fus
         for parent in call.parents:
             if parent >= 0:
                 readers[parent].append(index)
+    return readers
+
+
+def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fused]:
+    """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew."""
+    calls = network.calls
+    readers = readers_of(calls)
     layers = {layer.call: layer for layer in network.layers if layer.call is not None}
     found = {}
     for index, call in enumerate(calls):
@@ -129,79 +136,119 @@ def _norm_of(call: Call) -> tuple[Tensor | None, Tensor | None, float]:
 class FusedConvolutions:
     """Runs fused convolutions; packed weights of PACKED_DRAWS are kept between images, as they fit into PACK_BYTES."""
 
-    def __init__(self, fused: Mapping[int, Fused], statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        self.fused = fused
+    def __init__(
+        self, network: BatchNormNetwork, depends: Sequence[bool], statistics: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        self.fused = fusions(network, depends)
+        self.doubling = doublings(network.calls, readers_of(network.calls), self.fused)
         self._statistics = statistics  # T C, T C
-        self._packed: dict[tuple[Any, ...], tuple[Tensor, Tensor | None]] = {}
+        self._packed: dict[tuple[Any, ...], tuple[Any, Tensor | None]] = {}
         self._bytes = 0
 
     def under(self, draw: int, dtype: torch.dtype) -> UnderDraw:
         return UnderDraw(self, draw, dtype)
 
     def run(
-        self, index: int, draw: int, dtype: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor | None = None,
-        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+        self, index: int, draw: int, dtype: torch.dtype, x: Tensor | Doubled, weight: Tensor,
+        bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
         """The convolution of call `index` under a draw, and the later calls that it has done already."""
         what = self.fused[index]
-        x = x.to(dtype)
         numbers = (_pair(padding), _pair(stride), _pair(dilation))
-        rows, columns = (side // step for side, step in zip(x.shape[2:], numbers[1], strict=True))
+        shape = x.place.shape if isinstance(x, Doubled) else x.shape
+        rows, columns = (side // step for side, step in zip(shape[2:], numbers[1], strict=True))
         # scaling the weights anew for a draw costs more than normalising a map that is smaller than they are
         scaled = what.layer is not None and rows * columns * len(weight) >= weight.numel()
         activation, through = what.whole if scaled else what.alone
-        key = (index, draw if scaled and what.layer and what.layer.name in self._statistics else -1, dtype, x.shape)
-        packed = self._packed.get(key)
-        if packed is None:
-            statistics = self._of(what.layer, draw) if scaled else None
-            packed = _packed(what, statistics, x, weight, bias, numbers, groups)
-            size = weight.numel() * x.element_size()
-            if key[1] < PACKED_DRAWS and self._bytes + size <= PACK_BYTES:
-                self._bytes += size
-                self._packed[key] = packed
-        result = torch.ops.mkldnn._convolution_pointwise(x, *packed, *numbers, groups, *activation)
-        return result, through
+        if isinstance(x, Doubled) and not fits(weight, numbers, groups, activation[0]):
+            x = x.make()
+        ready = self._ready(index, draw if scaled else None, dtype, x, shape, weight, bias, numbers, groups)
+        if isinstance(x, Doubled):
+            return convolved(x, *ready, activation), through
+        return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), *ready, *numbers, groups, *activation), through
 
-    def _of(self, layer: Layer | None, draw: int) -> tuple[Tensor, Tensor] | None:
-        if layer is None:
-            return None
+    def _ready(
+        self, index: int, draw: int | None, dtype: torch.dtype, x: Tensor | Doubled, shape: torch.Size, weight: Tensor,
+        bias: Tensor | None, numbers: Numbers, groups: int,
+    ) -> tuple[Any, Tensor | None]:  # fmt: skip
+        """Packed weights, with the draw's scale in them, and the bias."""
+        what = self.fused[index]
+        drawn = draw is not None and what.layer is not None and what.layer.name in self._statistics
+        key = (index, draw if drawn else None, dtype, shape, isinstance(x, Doubled))
+        ready = self._packed.get(key)
+        if ready is None:
+            size = weight.numel() * dtype.itemsize * (2 if isinstance(x, Doubled) else 1)
+            if draw is not None:
+                weight, bias = _scaled(what.norm, self._of(what.layer, draw), weight, bias)
+            if isinstance(x, Doubled):
+                weights = packed(x, weight, dtype)
+            else:
+                plain = weight.to(dtype).contiguous()
+                weights = torch.ops.mkldnn._reorder_convolution_weight(plain, *numbers, groups, list(shape))
+            ready = weights, None if bias is None else bias.float()
+            if (draw or 0) < PACKED_DRAWS and self._bytes + size <= PACK_BYTES:
+                self._bytes += size
+                self._packed[key] = ready
+        return ready
+
+    def _of(self, layer: Layer | None, draw: int) -> tuple[Tensor, Tensor]:
+        assert layer is not None
         if layer.name not in self._statistics:
+            assert layer.trained is not None
             return layer.trained
         mean, var = self._statistics[layer.name]
         return mean[draw], var[draw]
 
 
-@dataclass(frozen=True)
 class UnderDraw:
-    """The fused convolutions of one pass; `in` tells whether a call is one of them."""
+    """The fused convolutions of one pass, and the doubled images that wait for theirs; `in` tells whether a call is."""
 
-    convolutions: FusedConvolutions
-    draw: int
-    dtype: torch.dtype
+    def __init__(self, convolutions: FusedConvolutions, draw: int, dtype: torch.dtype) -> None:
+        self._convolutions = convolutions
+        self._draw, self._dtype = draw, dtype
+        self._waiting: dict[int, Doubled] = {}  # by the id of what stands for it
 
     def __contains__(self, index: int) -> bool:
-        return index in self.convolutions.fused
+        return index in self._convolutions.fused or index in self._convolutions.doubling
 
-    def __call__(self, index: int, *arguments: Any, **named: Any) -> tuple[Tensor, tuple[int, ...]]:
-        named = {"x" if key == "input" else key: value for key, value in named.items()}
-        return self.convolutions.run(index, self.draw, self.dtype, *arguments, **named)
+    def __call__(
+        self, index: int, function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> tuple[Any, tuple[int, ...]]:
+        """The result of call `index`, or what stands for it; and the later calls that it has done already."""
+        named = dict(named)
+        first = arguments[0] if arguments else named.pop("tensors" if function is torch.cat else "input")
+        rest = arguments[1:]
+        if index in self._convolutions.fused:
+            return self._convolutions.run(
+                index, self._draw, self._dtype, self._waiting.get(id(first), first), *rest, **named
+            )
+        if function is torch.cat:
+            waiting = self._waiting.get(id(first[0]))
+            standing = None if waiting is None else joined(waiting, first, *rest, **named)
+            first = [self._made(image) for image in first] if standing is None else first
+        else:
+            standing = doubled(first, *rest, **named)
+        if standing is None:
+            return function(first, *rest, **named), ()
+        self._waiting[id(standing.place)] = standing
+        return standing.place, ()
+
+    def _made(self, image: Tensor) -> Tensor:
+        waiting = self._waiting.get(id(image))
+        return image if waiting is None else waiting.make()
 
 
-def _packed(
-    what: Fused, statistics: tuple[Tensor, Tensor] | None, x: Tensor, weight: Tensor, bias: Tensor | None,
-    numbers: tuple[list[int], list[int], list[int]], groups: int,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    if statistics is not None:
-        mean, var = statistics
-        gamma, beta, epsilon = what.norm
-        scale = (var + epsilon).rsqrt()
-        scale = scale if gamma is None else scale * gamma
-        shift = -mean * scale if bias is None else (bias - mean) * scale
-        bias = shift if beta is None else shift + beta
-        weight = weight * scale[:, None, None, None]
-    weight = weight.to(x.dtype).contiguous()
-    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *numbers, groups, list(x.shape))
-    return weight, None if bias is None else bias.float()
+def _scaled(
+    norm: tuple[Tensor | None, Tensor | None, float], statistics: tuple[Tensor, Tensor], weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weights and bias of the convolution and its BN in one."""
+    mean, var = statistics
+    gamma, beta, epsilon = norm
+    scale = (var + epsilon).rsqrt()
+    scale = scale if gamma is None else scale * gamma
+    shift = -mean * scale if bias is None else (bias - mean) * scale
+    return weight * scale[:, None, None, None], shift if beta is None else shift + beta
 
 
 def _pair(value: Any) -> list[int]:

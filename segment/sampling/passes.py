@@ -21,7 +21,7 @@ from segment.draws.recording import Precision, half, met
 from segment.errors import ModelRefused, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import Loan, hollow, shared_results, tensors_in
-from segment.sampling.fusing import FusedConvolutions, UnderDraw, available, fusions
+from segment.sampling.fusing import FusedConvolutions, UnderDraw, available
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class _Replay(TorchFunctionMode):
         if index in self.through:
             return args[0]
         if self.fused is not None and index in self.fused:
-            result, through = self.fused(index, *args, **kwargs)
+            result, through = self.fused(index, func, args, kwargs)
             self.through.update(through)
             return result
         drawn = [parent >= 0 and self.program.depends[parent] for parent in calls[index].parents]
@@ -210,7 +210,7 @@ class Passes:
         self._fused: FusedConvolutions | None = None
         if self.plan.fuse and self.plan.share and self.plan.channels_last and available(network):
             statistics = {name: (self._mean[name], self._var[name]) for name in self._mean}
-            self._fused = FusedConvolutions(fusions(network, self._program.depends), statistics)
+            self._fused = FusedConvolutions(network, self._program.depends, statistics)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         images = images.to(self.network.device)
