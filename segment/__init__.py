@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segment.errors import SegmentError as SegmentError
     from segment.files.banks import load_bank as load_bank
     from segment.files.banks import save_bank as save_bank
+    from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.predict import predict as predict
     from segment.networks.cards import Card as Card
@@ -36,6 +37,7 @@ _HOMES = {
     "MCBN": "segment.sampling.mcbn",
     "Network": "segment.networks.catalogue",
     "SegmentError": "segment.errors",
+    "distill_bank": "segment.jobs.distill",
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.catalogue",

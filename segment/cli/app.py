@@ -73,7 +73,7 @@ def _of_memory(problem: Exception) -> bool:
 
 
 def _load_commands() -> None:
-    for module in ("commands", "scoring", "experiments"):
+    for module in ("commands", "distilling", "scoring", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 

@@ -75,7 +75,7 @@ def fit_bank(
             "in training is usually better: add `training: {batch, transforms}` to the card.", network.name,
         )  # fmt: skip
     cache = min(CACHE_BYTES, room(memory, torch.device("cpu")).free // 4)
-    pool = _Pool(network, images, look, size, cache_bytes=cache)
+    pool = Pool(network, images, look, size, cache_bytes=cache)
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     parts = _parts(drawn, pool.examples(1)[0], plan.batch, memory)
@@ -127,7 +127,7 @@ def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[S
     return found
 
 
-class _Pool:
+class Pool:
     """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
 
     def __init__(
@@ -192,7 +192,7 @@ class _Pool:
             self._kept[index] = image
         return image
 
-    def _seen(self, index: int, seed: int) -> Tensor:  # C H W
+    def seen(self, index: int, seed: int) -> Tensor:  # C H W
         if isinstance(self.given, Tensor):
             return self.given[index]
         image = self._decoded(index)
@@ -203,7 +203,7 @@ class _Pool:
         return prepare(image, self.network.card.input)
 
     def _batch(self, pick: Choice) -> Tensor:  # M C H W
-        seen = [self._seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
+        seen = [self.seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
         for index, image in zip(pick.images, seen, strict=True):
             first = self._shape or (image.shape, index)
             self._shape = first
@@ -230,7 +230,7 @@ class _Pool:
 
     def examples(self, count: int) -> list[Tensor]:
         """A few images as the statistics batches saw them, each (1 C H W)."""
-        return [self._seen(index, index)[None] for index in range(min(count, len(self)))]
+        return [self.seen(index, index)[None] for index in range(min(count, len(self)))]
 
 
 def _size(shape: torch.Size) -> str:

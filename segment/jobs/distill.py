@@ -1,0 +1,92 @@
+"""A bank and training images to K weighted draws that stand for it: `segment distill`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.images.augmenting import pipeline
+from segment.jobs.fit import Images, Pool
+from segment.jobs.predict import bank_fingerprint
+from segment.jobs.progress import Progress, silent
+from segment.jobs.versions import versions
+from segment.networks.catalogue import Network
+from segment.sampling.distilling import DistillPlan, distill
+from segment.sampling.mcbn import fitted
+from segment.sampling.precision import audit
+from segment.sampling.refining import RefinePlan
+
+log = logging.getLogger(__name__)
+
+SIDE = 192
+"""Rows and columns of a view, cut at random from a larger image: many images teach more than many pixels of one."""
+
+AUDIT_VIEWS = 2
+
+
+def distill_bank(
+    network: Network, bank: Bank, images: Images, *, draws: int = 8, seed: int = 0, views: int = 128,
+    held_out: int = 16, steps: int = 400, progress: Progress = silent,
+) -> Bank:  # fmt: skip
+    """K weighted draws whose passes have the moments of all of the bank's; a map then takes K passes.
+
+    images: training images, seen through the card's `training:` pipeline where it has one
+    views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
+    steps: of refinement at most; 0: the draws are chosen, none is moved
+    The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
+    Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
+    """
+    plan = DistillPlan(draws=draws, seed=seed, refine=RefinePlan(steps=steps))
+    for name, value in (("views", views), ("held_out", held_out)):
+        if value < 1:
+            raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
+    drawn = fitted(network, bank)
+    spec = network.card.training
+    pool = Pool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
+    if len(pool) < 2:
+        raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
+    rng = np.random.default_rng([seed, len(pool)])
+    order = [int(index) for index in rng.permutation(len(pool))]
+    apart = max(1, len(order) // 8)
+    own, others = _in_turn(order[apart:], views), _in_turn(order[:apart], held_out)
+    pool.check({*own, *others})
+    start = time.perf_counter()
+    own_views, other_views = _views(pool, own, rng), _views(pool, others, rng)
+    found = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress)
+    seconds = time.perf_counter() - start
+    log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
+    audited = audit(drawn, found.bank, other_views[:AUDIT_VIEWS], network.card.head)
+    provenance = {
+        **bank.provenance,
+        "draws": draws, "distilled": True,
+        "distillation": {
+            "bank": bank_fingerprint(bank), "bank_draws": len(bank), "chosen": list(found.chosen.draws),
+            "images_sha256": pool.sha256, "images": len(pool), "views": views, "held_out": held_out,
+            "plan": asdict(plan), "step": found.step, "error_chosen": round(found.chosen_error, 4),
+            "error": round(found.error, 4), "seconds": round(seconds, 1),
+        },
+        "versions": versions(), "audit": {drawn.device.type: audited},
+    }  # fmt: skip
+    return replace(found.bank, provenance=provenance)
+
+
+def _in_turn(indices: Sequence[int], count: int) -> list[int]:
+    """One image after the other, from the first again where there are fewer images than views."""
+    return [indices[number % len(indices)] for number in range(count)]
+
+
+def _views(pool: Pool, indices: Sequence[int], rng: np.random.Generator) -> list[Tensor]:  # each 1 C H W
+    return [_cut(pool.seen(index, int(rng.integers(2**31))), pool.network.card.input.stride, rng) for index in indices]
+
+
+def _cut(image: Tensor, stride: int, rng: np.random.Generator) -> Tensor:  # C H W -> 1 C h w
+    side = max(SIDE // stride, 1) * stride
+    top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in image.shape[-2:])
+    return image[None, :, top : top + side, left : left + side].contiguous()

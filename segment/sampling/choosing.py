@@ -1,0 +1,95 @@
+"""K of T draws, and weights, whose moments are nearest to those of all T.
+
+Pure: features in, a choice out. Must not know what a feature is of, nor a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segment.errors import WrongUse
+
+SWEEPS = 20
+"""Most rounds of swaps; each ends earlier where no swap helps."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which draws (K, ascending), their weights (K, sum 1, none negative) and the squared distance they leave."""
+
+    draws: tuple[int, ...]
+    weights: Tensor
+    distance: float
+
+
+def choose(features: Tensor, draws: int, generator: torch.Generator, *, starts: int = 4) -> Chosen:
+    """K draws and weights w that make || sum_k w_k f_k - mean_t f_t || small, by greedy swaps from random starts.
+
+    features: (T F) of each draw; a weighted sum of features is a moment, as p and p^2 give the first and the second
+    The T x T products of centred features are all that is looked at, so F may be large.
+    """
+    total = len(features)
+    if not 1 <= draws <= total:
+        raise WrongUse(f"{draws} draws cannot be chosen from {total}; ask 1 to {total}.")
+    centred = (features - features.mean(dim=0)).double()
+    products = centred @ centred.T  # T T; the weights sum to 1, so the target is 0
+    products /= products.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    found = [_swapped(products, torch.randperm(total, generator=generator)[:draws]) for _ in range(starts)]
+    return min(found, key=lambda choice: choice.distance)
+
+
+def _swapped(products: Tensor, chosen: Tensor) -> Chosen:
+    """Put at each place in turn the draw that helps most, until none does."""
+    total = len(products)
+    weights, best = simplex_weights(products[chosen][:, chosen][None])
+    distance = float(best[0])
+    for _ in range(SWEEPS):
+        before = distance
+        for place in range(len(chosen)):
+            tried = chosen.expand(total, -1).clone()  # T K
+            tried[:, place] = torch.arange(total)
+            _, left = simplex_weights(products[tried[:, :, None], tried[:, None, :]])
+            doubled = (tried[:, :, None] == tried[:, None, :]).sum(dim=(1, 2)) > len(chosen)
+            left[doubled] = torch.inf
+            if float(left.min()) < distance * (1 - 1e-9):
+                distance, chosen = float(left.min()), tried[int(left.argmin())]
+        if distance >= before:
+            break
+    chosen = chosen.sort().values
+    weights, best = simplex_weights(products[chosen][:, chosen][None])
+    return Chosen(tuple(chosen.tolist()), weights[0].float(), float(best[0]))
+
+
+def simplex_weights(products: Tensor) -> tuple[Tensor, Tensor]:  # B K K -> B K, B
+    """Weights w >= 0, sum 1, that make w' G w least, and what it is then; B problems at once.
+
+    Source: the active-set method of Lawson & Hanson 1974, chapter 23, with the sum kept at 1. Error: G gets a ridge of
+    1e-9 of its diagonal's mean, so that equal draws have a solution.
+    """
+    size = products.shape[1]
+    mean = products.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+    identity = torch.eye(size, dtype=products.dtype)
+    ridged = products + 1e-9 * mean[:, None, None] * identity
+    weights = torch.full_like(products[:, 0], 1.0 / size)
+    kept = torch.ones_like(weights, dtype=torch.bool)
+    for _ in range(8 * size):
+        system = torch.where(kept[:, :, None] & kept[:, None, :], ridged, identity)
+        free = torch.linalg.solve(system, kept.to(products.dtype))  # where w is optimal, G w is constant on its support
+        free = free / free.sum(dim=1, keepdim=True)
+        negative = kept & (free < 0)
+        reach = torch.where(negative, weights / (weights - free), torch.ones_like(weights)).amin(dim=1, keepdim=True)
+        weights = weights + reach * (free - weights)
+        dropped = negative & (weights <= 1e-12)
+        slope = torch.einsum("bij,bj->bi", ridged, weights)
+        gain = torch.where(kept, 0.0, (weights * slope).sum(dim=1, keepdim=True) - slope)
+        worth = (gain > 1e-8 * mean[:, None]) & (gain == gain.amax(dim=1, keepdim=True))
+        added = worth & ~negative.any(dim=1, keepdim=True)
+        if not bool((dropped | added).any()):
+            break
+        kept = (kept & ~dropped) | added
+        weights = torch.where(kept, weights, 0.0)
+    weights = weights.clamp(min=0) / weights.clamp(min=0).sum(dim=1, keepdim=True)
+    return weights, torch.einsum("bi,bij,bj->b", weights, products, weights)
