@@ -60,6 +60,13 @@ def test_the_uci_experiment_leaves_tables_a_figure_and_verdicts(once: Path) -> N
     assert not any(name.startswith(".") for name in names)
 
 
+def test_the_papers_scores_stand_beside_ours_for_the_methods_that_both_have(once: Path) -> None:
+    section = (once / "page.md").read_text().split("### Beside the paper's table")[1].split("###")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| yacht")]
+    assert [row.split(" | ")[1] for row in rows] == ["mcbn", "mcdo"]
+    assert [row.split(" | ")[3] for row in rows] == ["-56.39", "21.42"]
+
+
 def test_the_same_seed_writes_the_same_tables_bit_for_bit(once: Path, data: Path, tmp_path: Path) -> None:
     uci.run(tmp_path, budget="quick", data=data, seed=3, plan=PLAN, checks=CHECKS)
     for name in ("uci.csv", "uci_splits.csv", "uci_dropout_check.csv", "uci.png", "verdicts.md"):

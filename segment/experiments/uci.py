@@ -32,6 +32,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
+from segment.experiments.uci_published import NOTE, beside
 from segment.experiments.uci_splits import PAPER_SETS, PLANS, Plan, SplitResult, results
 from segment.files.writing import check_writable
 
@@ -67,6 +68,7 @@ def run(
     write_page(out, "UCI regression", _opening(plan, budget, seed, found), verdicts, {
         "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
         "Over all sets": summary,
+        "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
         "Chosen by cross-validation": markdown_table(_choices(found), digits=4),
         "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
     })  # fmt: skip
@@ -200,16 +202,17 @@ def _choices(found: Results) -> list[Row]:
 def _verdicts(found: Results) -> list[Verdict]:
     verdicts = []
     for label, key, gain in (("CRPS", "normalised_crps", "crps_gain"), ("PLL", "normalised_pll", "pll_gain")):
-        parts, wins = [], 0
+        parts, wins, sure = [], 0, 0
         for name, splits in found.items():
             column = columns_of(splits, "mcbn")
             p = better_by_splits(getattr(column, gain), test_to_train=_overlap(splits))
             wins += float(getattr(column, key).mean()) > 0
+            sure += p < 0.05
             parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
         verdicts.append(Verdict(
             experiment="uci", claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
             outcome=judged(holds=wins > len(found) / 2),
-            numbers=f"above 0 on {wins} of {len(found)} sets: {'; '.join(parts)}",
+            numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {sure}: {'; '.join(parts)}",
         ))  # fmt: skip
     return [*verdicts, *(_against(found, other) for other in ("mcdo", "mnf"))]
 

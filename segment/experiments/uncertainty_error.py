@@ -167,11 +167,10 @@ def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
             top = max(top, float(np.percentile(errors, 98)), float((mean + spread).max()))
             if number == 0:
                 axes.set_title(label, loc="left", color=INK, fontsize=10)
-            if number == len(found) - 1:
-                axes.set_xlabel("test points, by estimated uncertainty (%)")
         line[0].set_ylabel(f"{name}\n|error|")
         line[0].set_ylim(0, top)
         line[0].set_xlim(0, 100)
+    figure.supxlabel("test points, by estimated uncertainty (%)", color=INK, fontsize=9)
     _legend(figure)
     write_figure(figure, out, "uncertainty_error")
 
