@@ -240,6 +240,6 @@ def _opening(plan: SegmentationPlan, budget: Budget, seed: int) -> str:
 Budget `{budget}`, seed {seed}. {efforts}. The mini-batches look as in each network's training; of one draw, a smaller
 M holds the first images of a larger one. "{INSIDE}" is the way of the authors' demonstration, for comparison only: the
 test image is one of M = {INSIDE_BATCH}, the others are plain training images, so that its map depends on them and on
-itself. Variance: of each class's probability, averaged over classes. PLL: mean log-likelihood, nats a pixel. Intervals:
-95 %, Poisson bootstrap over images; differences are paired.
+itself. Variance: of each class's probability, averaged over classes; drawn on one logarithmic scale. PLL: mean
+log-likelihood, nats a pixel. Intervals: 95 %, Poisson bootstrap over images; differences are paired.
 """

@@ -5,6 +5,7 @@ Must not know how an estimate was made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from segment.pictures.palettes import colour_mask, palette
 from segment.sampling.estimate import Estimate
 
 THUMB = 240
-"""Columns of a picture in the figure."""
+"""Pixels across a picture in the figure."""
+COLUMNS = 6
+"""Pictures side by side; more go into two lines."""
+SHADES = 1e-3
+"""Least variance that is told apart, as a share of the scale's end: it spans decades between M = 1 and M = 64."""
 PANELS = (
     ("error AUROC", "error_auroc", 1, "higher is better"),
     ("AUSE", "ause", 1, "lower is better"),
@@ -32,31 +37,36 @@ def draw_pictures(
     out: Path, name: str, network: Network, image: NDArray[Any], label: NDArray[np.int64],
     estimates: Mapping[str, Estimate],
 ) -> None:  # fmt: skip
-    """Image and label at the left; each method's mask above its variance, on one scale."""
+    """Image and label first; then each method's mask above its variance, on one logarithmic scale."""
+    from matplotlib.colors import LogNorm
+
     colours = palette(len(network.card.classes), network.card.palette)
     high = scale_of("variance", len(network.card.classes)).high
     shown = {title: made for title, made in estimates.items() if made.draws > 1}
+    pairs = {"image": (np.asarray(image), colour_mask(label, colours))}
+    for title, one in shown.items():
+        mask, variance = colour_mask(one.prediction.numpy(), colours), one.maps["variance"].numpy()
+        pairs[title.replace(" inside", "\ninside, M = 8")] = (mask, np.maximum(variance, high * SHADES))
+    columns = len(pairs) if len(pairs) <= COLUMNS else math.ceil(len(pairs) / 2)
+    lines = math.ceil(len(pairs) / columns)
     step = max(1, round(image.shape[1] / THUMB))
-    aspect = image.shape[0] / image.shape[1]
-    wide = 1.45 if len(shown) > 5 else 1.9
-    figure = new_figure(wide * (len(shown) + 1) + 0.7, 2 * wide * aspect + 0.55)
-    panels: Any = figure.subplots(2, len(shown) + 1)
-    pictures = [(np.asarray(image), colour_mask(label, colours))]
-    pictures += [(colour_mask(one.prediction.numpy(), colours), one.maps["variance"].numpy()) for one in shown.values()]
-    titles = ["image", *(title.replace(" inside", "\ninside, M = 8") for title in shown)]
-    heat = None
-    for column, (title, pair) in enumerate(zip(titles, pictures, strict=True)):
-        for axes, picture in zip(panels[:, column], pair, strict=True):
-            axes.set_axis_off()
+    wide, aspect = 1.7, image.shape[0] / image.shape[1]
+    figure = new_figure(wide * columns + 0.7, lines * (2 * wide * aspect + 0.5))
+    panels: Any = figure.subplots(2 * lines, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    scale = LogNorm(high * SHADES, high)
+    for place, (title, pair) in enumerate(pairs.items()):
+        line, column = divmod(place, columns)
+        for axes, picture in zip(panels[2 * line : 2 * line + 2, column], pair, strict=True):
             thumb = picture[::step, ::step]
             if thumb.ndim == 2:
-                heat = axes.imshow(thumb, cmap="inferno", vmin=0, vmax=high, interpolation="nearest")
+                heat = axes.imshow(thumb, cmap="inferno", norm=scale, interpolation="nearest")
             else:
                 axes.imshow(thumb, interpolation="nearest")
-        panels[0, column].set_title(title, color=INK, fontsize=8.5)
+        panels[2 * line, column].set_title(title, color=INK, fontsize=8.5)
     panels[1, 0].set_title("label", color=INK, fontsize=8.5)
-    assert heat is not None
-    bar = figure.colorbar(heat, ax=list(panels[1, 1:]), fraction=0.012, pad=0.01, extend="max")
+    bar = figure.colorbar(heat, ax=panels, fraction=0.02, pad=0.01, shrink=0.6, extend="both")
     bar.ax.tick_params(labelsize=7, colors=MUTED, labelcolor=INK)
     bar.outline.set_visible(False)
     bar.set_label("variance", color=INK, fontsize=8)

@@ -103,11 +103,12 @@ def run(
 
 PRIOR = """
 *The paper's.* Training with BN minimises the variational objective if the gradient of KL(q || p) by the weights is that
-of N tau L2. With lambda |W|^2 as L2 (lambda is half our l2), section 3.3 gives, under the approximations of its
-appendix, a prior N(0, J x^2 / (2 N tau lambda)) over a unit's mean, where J counts the layer's inputs and x is their
-average over all rows and inputs; the prior over the sd "has no relevance". Its divergence grows with the weights by
-(w . z)^2 / (2 s^2) a unit, z the mean inputs and s the width; the cosine says how close that gradient is to L2's. In
-layer 1 of a network whose inputs are standardised x is 0: the prior has no width, and no gradient.
+of N tau L2. With lambda |W|^2 as L2 (lambda is half our l2), section 3.3 gives, under the approximations of an appendix
+that was not at hand here, a prior N(0, J x^2 / (2 N tau lambda)) over a unit's mean, where J counts the layer's inputs
+and x is their average over all rows and inputs; the prior over the sd has "no relevance". To hold it against weight
+decay is ours: its divergence grows with the weights by (w . z)^2 / (2 s^2) a unit, z the mean inputs and s the width,
+and the cosine says how close that gradient is to L2's. In layer 1 of a network whose inputs are standardised x is 0:
+the prior has no width, and no gradient.
 
 *Ours, not the paper's.* The widths s and t of zero-mean Gaussians over means and sds that bring the gradient of
 (w . z)^2 / (2 s^2) + w' S w / (2 t^2), S the covariance of the inputs, closest to L2's (non-negative least squares).
@@ -241,7 +242,8 @@ Budget `{budget}`, seed {seed}. Dense layers: the regression network of the pape
 trained on all rows of {SET} with M = {BATCH} and l2 {plan.l2:g} for {plan.epochs} epochs. Convolution: the first BN
 layer of the CIFAR-10 ResNet32 on 1000 images, whose pixels share images: there an image counts as one value. For each
 M {plan.draws} mini-batches, drawn and recorded as MCBN does; numbers are medians over channels. Predicted: the central
-limit theorem for the mean, the delta method for the standard deviation, mini-batches drawn without replacement. In
-layer 2 the prediction takes layer 1's statistics as fixed, as the theory does layer by layer; in truth layer 1 has
-centred and scaled its outputs by the same mini-batch, so that little is left for layer 2's mean to vary by.
+limit theorem for the mean, the delta method for the standard deviation, mini-batches drawn without replacement. The
+paper says that the means and sds of a deep ReLU network are Gaussian about those of all rows; the widths predicted here
+are ours. In layer 2 the prediction takes layer 1's statistics as fixed; in truth layer 1 has centred and scaled its
+outputs by the same mini-batch, so that little is left for layer 2's mean to vary by.
 """

@@ -80,11 +80,14 @@ def draw_prior(out: Path, layers: Mapping[str, tuple[Array, Prior]]) -> None:
     for axes, (name, (decay, prior)), colour in zip(panels[0], layers.items(), LAYERS, strict=False):
         styled(axes)
         reach = float(np.abs(decay).max())
-        axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+        axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3,
+                  label="where both are equal")  # fmt: skip
         axes.plot(decay.ravel(), prior.gradient.ravel(), ".", color=colour, markersize=3, alpha=0.5, rasterized=True)
         axes.set_title(f"{name}: cosine {prior.cosine:.2f}", loc="left", color=INK, fontsize=10)
         axes.set_xlabel("gradient of weight decay")
         axes.set_xlim(-1.05 * reach, 1.05 * reach)
+        axes.locator_params(nbins=5)
         axes.axhline(0, color=MUTED, linewidth=0.6)
     panels[0, 0].set_ylabel("gradient of the divergence\nfrom the closest prior")
+    panels[0, 0].legend(loc="upper left", frameon=False, fontsize=8.5, labelcolor=INK)
     write_figure(figure, out, "theory_prior")
