@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
+from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.corrupting import CORRUPTIONS, SEVERITIES, corrupted, corruption
 from segment.images.reading import read_image
 from segment.images.scenes import TEST, TRAIN, scene
-from segment.jobs.contenders import MethodPlan
+from segment.jobs.contenders import METHODS, MethodPlan
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.grid import Banks, Grid, Setting, blended, chosen_layers
-from segment.jobs.sweep import Row, Sweep, SweepPlan, sweep
+from segment.jobs.sweep import Row, Sweep, sweep
+from segment.jobs.swept import SWEPT, SweepPlan
 from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
 from segment.pictures.plots import Line, plot
@@ -135,6 +138,55 @@ def test_shift_worsens_every_method_and_its_severities_lie_side_by_side(found: S
     told = json.loads((found.folder / "scores.json").read_text())
     assert set(told["shifts"]) == {"noise_5"}
     assert set(told["methods"]["deterministic"]) == {"passes_per_image", "seconds", "scores", "per_class", "curves"}
+
+
+def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_images(
+    network: Network, data: Labels, train: str, tmp_path: Path
+) -> None:
+    plan = SweepPlan(
+        grid=Grid(batches=(8,), draws=(2, 4)),
+        methods=replace(SWEPT, methods=tuple(name for name in METHODS if name != "ensemble"), insert_dropout=0.2),
+        shifts=("blur",), severities=(1, 5),
+    )  # fmt: skip
+    with pytest.raises(WrongUse, match="--validation-images"):
+        sweep(network, data, train, tmp_path / "run", plan)
+    found = sweep(network, data, train, tmp_path / "run", plan, validation=data)
+    kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())
+    assert [set(told) for told in kept.values()] == [{"temperature"}, {"mcbn+temperature"}]
+    for condition, severity in (("clean", 0), ("blur", 1), ("blur", 5)):
+        rows = of(found, condition, severity=severity)
+        assert {row.method for row in rows} == set(plan.methods.methods)
+        for fitted, plain in (("temperature", "deterministic"), ("mcbn+temperature", "mcbn")):
+            (one,), (other,) = ([r for r in rows if r.method == n and r.draws != 2] for n in (fitted, plain))
+            assert score(one, "accuracy")["value"] == pytest.approx(score(other, "accuracy")["value"], abs=0.02)
+            assert score(one, "nll")["value"] != score(other, "nll")["value"]
+    alone = evaluate(
+        network, data, tmp_path / "alone", validation=data,
+        plan=EvaluatePlan(methods=MethodPlan(methods=("temperature",), precision="fp32")),
+    ).scores["methods"]["temperature"]["scores"]  # fmt: skip
+    (row,) = of(found, method="temperature")
+    assert score(row, "nll")["value"] == pytest.approx(alone["nll"]["value"], abs=1e-5)
+
+
+def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
+    network: Network, data: Labels, train: str, tmp_path: Path
+) -> None:
+    whole = Banks(network, train, tmp_path / "banks", 4).bank(Setting(batch=8), 0)
+    kept = replace(whole.first(2), weights=torch.tensor([0.75, 0.25]),
+                   provenance=dict(whole.provenance) | {"distilled": True})  # fmt: skip
+    save_bank(kept, tmp_path / "two.safetensors")
+    plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 4)), banks=(str(tmp_path / "two.safetensors"),))
+    found = sweep(network, data, train, tmp_path / "run", plan)
+    names = [row.name for row in found.rows]
+    assert "mcbn, M=8, two, T=2" in names
+    evaluated = evaluate(
+        network, data, tmp_path / "alone", banks=[kept],
+        plan=EvaluatePlan(methods=MethodPlan(methods=("mcbn",), precision="fp32")),
+    ).scores["methods"]["mcbn"]["scores"]  # fmt: skip
+    (row,) = of(found, method="mcbn", draws=2)
+    assert score(row, "nll")["value"] == pytest.approx(evaluated["nll"]["value"], abs=1e-5)
+    with pytest.raises(WrongUse, match="Several of --bank are called 'two'"):
+        replace(plan, banks=("a/two.safetensors", "b/two.safetensors"))
 
 
 def test_the_table_has_a_line_for_every_row_with_its_axes(found: Sweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, by the sa
 ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
 ValidationLabels = Annotated[str | None, typer.Option(help="Their label maps.")]
 Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]
+InsertDropout = Annotated[float | None, typer.Option(
+    help="MC dropout for a network without: Dropout2d(P) after each decoder stage, else before the last layer.",
+)]  # fmt: skip
 Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
 Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
 
@@ -45,9 +49,7 @@ def evaluate(
     void: Void = None, unseen: Unseen = "",
     measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
     views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
-    insert_dropout: Annotated[float | None, typer.Option(
-        help="MC dropout for a network without: Dropout2d(P) after each decoder stage, else before the last layer.",
-    )] = None,
+    insert_dropout: InsertDropout = None,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Further weights of MODEL, one file each.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; one for all methods.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the dropout masks.")] = 0,
@@ -146,6 +148,12 @@ def sweep(
     transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
     alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
     seeds: Annotated[str, typer.Option(help="One bank each; several: also their spread.")] = "0",
+    methods: Annotated[str, typer.Option(
+        help="As of evaluate, but ensemble; default: deterministic,mcbn,mean_statistics.",
+    )] = "",
+    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps: all of its draws.")] = None,
+    validation_images: ValidationImages = None, validation_labels: ValidationLabels = None,
+    insert_dropout: InsertDropout = None,
     shift: Annotated[str, typer.Option(help="Corruptions of the test images: noise,blur,fog,brightness,jpeg.")] = "",
     severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
@@ -162,8 +170,9 @@ def sweep(
     from segment.jobs.evaluate import Labels
     from segment.jobs.grid import Grid
     from segment.jobs.plotting import plot_sweep
-    from segment.jobs.sweep import COLUMNS, SweepPlan, shown_rows
+    from segment.jobs.sweep import COLUMNS, shown_rows
     from segment.jobs.sweep import sweep as run_sweep
+    from segment.jobs.swept import SWEPT, SweepPlan
     from segment.jobs.telling import put, told_sweep
     from segment.pictures.plots import needs_matplotlib
 
@@ -174,12 +183,18 @@ def sweep(
         transforms=listed(transforms), alphas=shares(alphas), seeds=counts(seeds, "--seeds"),
     )  # fmt: skip
     plan = SweepPlan(
-        grid=grid, shifts=listed(shift), severities=counts(severities, "--severities"), adapt=adapt,
-        precision=precision, void=void,
+        grid=grid, shifts=listed(shift), severities=counts(severities, "--severities"), adapt=adapt, void=void,
+        methods=replace(
+            SWEPT, methods=listed(methods) or SWEPT.methods, precision=precision, insert_dropout=insert_dropout
+        ),
+        banks=tuple(str(path) for path in bank or []),
     )  # fmt: skip
     network = loaded(model, weights, device)
     with screen.progress() as shown:
-        found = run_sweep(network, Labels(images, labels), train, output, plan, resume=resume, progress=shown)
+        found = run_sweep(
+            network, Labels(images, labels), train, output, plan, resume=resume, progress=shown,
+            validation=Labels(validation_images, validation_labels) if validation_images else None,
+        )  # fmt: skip
     pictures = plot_sweep(found.rows, found.folder) if plots else []
     if report is not None:
         put(report, f"sweep of {title or network.name}", told_sweep(found, title or network.name))

@@ -39,6 +39,7 @@ class Setting:
     batch: M. transform: of the statistics images: "training" (the card's), "plain" or "crop:HxW"
     layers: which are stochastic. alpha: share of the draw in the statistics, the rest is the trained ones
     adapted: statistics images go through the test images' corruption too
+    file: a bank that was given, a distilled one perhaps, in place of one recorded so
     """
 
     batch: int
@@ -46,8 +47,11 @@ class Setting:
     layers: str = "all"
     alpha: float = 1.0
     adapted: bool = False
+    file: str = ""
 
     def __str__(self) -> str:
+        if self.file:
+            return f"M={self.batch}, {self.file}"
         parts = [f"M={self.batch}", self.transform, self.layers]
         parts += [f"alpha={self.alpha:g}"] if self.alpha != 1 else []
         return ", ".join(parts + (["adapted"] if self.adapted else []))

@@ -10,7 +10,8 @@ from typing import Any
 from segment.files.writing import fresh
 from segment.jobs.comparing import best_entry
 from segment.jobs.grid import Setting
-from segment.jobs.sweep import CLEAN, DETERMINISTIC, Row
+from segment.jobs.sweep import Row
+from segment.jobs.swept import CLEAN, DETERMINISTIC
 from segment.pictures.plots import Line, line_of, plot
 
 MOST = 8

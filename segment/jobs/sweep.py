@@ -7,60 +7,33 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse
+from segment.files.banks import load_bank
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
-from segment.images.corrupting import SEVERITIES, corrupted, corruption
+from segment.images.corrupting import corrupted
 from segment.images.folders import Source
 from segment.jobs.comparing import Standing, compact, scores
+from segment.jobs.contenders import FITTED
 from segment.jobs.evaluate import SCORES, Labels
-from segment.jobs.grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.grid import Banks, Setting
 from segment.jobs.progress import Progress, silent
-from segment.jobs.scoring import Scoring, class_names
+from segment.jobs.scoring import Scoring
+from segment.jobs.swept import CLEAN, Place, SweepPlan, Swept
 from segment.jobs.versions import versions
 from segment.networks.catalogue import Network
-from segment.networks.drawable import drawable
-from segment.sampling.mcbn import resolve_precision
-from segment.sampling.methods import Method, deterministic, mcbn, mean_statistics
-from segment.sampling.passes import PassPlan
-from segment.sampling.readings import Reading
-from segment.sampling.views import unpadded
-from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("predictive_entropy", "mutual_information", "variance")
-CLEAN = "clean"
 SHOWN = ("nll", "brier", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.mutual_information",
          "error_auroc.variance", "ause.predictive_entropy", "ause.variance")  # fmt: skip
 """Columns of sweep.csv, each with its interval and its spread over banks."""
-DETERMINISTIC = "deterministic"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """What is varied, and what is scored.
-
-    shifts: corruptions of the test images, each at every severity; the settings are then scored at the largest T
-    adapt: also with banks whose statistics images go through the same corruption
-    """
-
-    grid: Grid
-    shifts: tuple[str, ...] = ()
-    severities: tuple[int, ...] = SEVERITIES
-    adapt: bool = False
-    precision: str = "fp32"
-    void: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.shifts:
-            for severity in self.severities:
-                corruption(name, severity)
+TEMPERATURES = "temperatures.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +49,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        return DETERMINISTIC if self.setting is None else f"{self.method}, {self.setting}, T={self.draws}"
+        if self.setting is None:
+            return self.method if self.draws == 1 else f"{self.method}, T={self.draws}"
+        return f"{self.method}, {self.setting}, T={self.draws}"
 
 
 @dataclass(frozen=True)
@@ -89,24 +64,30 @@ class Sweep:
 
 
 def sweep(
-    network: Network, data: Labels, train: str, folder: str | Path, plan: SweepPlan, *, resume: bool = False,
-    progress: Progress = silent,
+    network: Network, data: Labels, train: str, folder: str | Path, plan: SweepPlan, *,
+    validation: Labels | None = None, resume: bool = False, progress: Progress = silent,
 ) -> Sweep:  # fmt: skip
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
-    train: images that statistics come from. Errors: as `fit_bank` and `evaluate`.
+    train: images that statistics come from. validation: clean images that temperatures are fitted on
+    Errors: as `fit_bank` and `evaluate`.
     """
     folder = Path(folder)
+    if validation is None and (fitted := set(FITTED) & set(plan.methods.methods)):
+        raise WrongUse(f"Method {min(fitted)!r} fits a temperature: give --validation-images, not the test images.")
     sources = data.sources(network)
-    run = Run.create(folder, _settings(network, data, train, plan), resume=resume)
+    held_out = validation.sources(network) if validation else ()
+    run = Run.create(folder, _settings(network, data, train, plan, validation), resume=resume)
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress)
+    given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+    swept = Swept(network, banks, given, plan, held_out, folder / TEMPERATURES, progress)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
         kept = folder / f"condition_{condition}_{severity}.json"
         if not (resume and kept.exists()):
-            found, problems = _condition(network, sources, banks, plan, condition, severity, folder, progress)
+            found, problems = _condition(swept, sources, condition, severity, folder, progress)
             write_json(kept, {"rows": [_told(row) for row in found], "failed": problems})
         told = json.loads(kept.read_text(encoding="utf-8"))
         rows += [_row(line) for line in told["rows"]]
@@ -115,51 +96,22 @@ def sweep(
     return Sweep(folder, rows, failed)
 
 
-def _settings(network: Network, data: Labels, train: str, plan: SweepPlan) -> dict[str, Any]:
+def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
     asked = json.loads(json.dumps(asdict(plan)))
+    held_out = None if validation is None else [str(validation.images), str(validation.labels)]
     return {"model": network.name, "network": network.fingerprint, "images": str(data.images),
-            "labels": str(data.labels), "train": train, **asked}  # fmt: skip
+            "labels": str(data.labels), "train": train, "validation": held_out, **asked}  # fmt: skip
 
 
 def _condition(
-    network: Network, sources: Sequence[Source], banks: Banks, plan: SweepPlan, condition: str, severity: int,
-    folder: Path, progress: Progress,
-) -> tuple[list[Row], dict[str, str]]:  # fmt: skip
-    """Every setting on the test images as they are, or as one corruption leaves them."""
+    swept: Swept, sources: Sequence[Source], condition: str, severity: int, folder: Path, progress: Progress
+) -> tuple[list[Row], dict[str, str]]:
+    """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
-    settings = plan.grid.settings()
-    if plan.adapt and not clean:
-        settings += plan.grid.settings(adapted=True)
-    worse = None if clean else corruption(condition, severity)
-    places: dict[str, tuple[str, Setting | None, int]] = {}
-    readings: dict[str, Reading] = {}
-
-    def add(name: str, setting: Setting | None, method: Method, draws: int, seed: int) -> None:
-        told = f"{name}, {setting}, T={draws}, seed={seed}"
-        places[told] = (name, setting, draws)
-        readings[told] = Reading(method=method, measures=MEASURES if draws > 1 else MEASURES[:1], draws=draws)
-
-    whole = drawable(network)
-    for setting in settings:
-        for seed in plan.grid.seeds:
-            bank = banks.bank(setting, seed, worse)
-            drawn = chosen_layers(whole, setting.layers)
-            precision, _ = resolve_precision(plan.precision, bank, whole.device)
-            passes = PassPlan(precision=precision, channels_last=True, fuse=True)
-            if not places:
-                add(DETERMINISTIC, None, unpadded(deterministic(whole, bank, passes), network.card.input), 1, 0)
-            used = blended(bank, drawn, setting.alpha)
-            sampled = unpadded(mcbn(drawn, used, passes), network.card.input)
-            for draws in plan.grid.draws if clean else plan.grid.draws[-1:]:
-                add("mcbn", setting, sampled, draws, seed)
-            mean = unpadded(mean_statistics(drawn, used, passes), network.card.input)
-            add("mean_statistics", setting, mean, 1, seed)
-    scored = ScorePlan(
-        classes=class_names(network), head=network.card.head,
-        void=network.card.void if plan.void is None else plan.void,
-    )  # fmt: skip
-    boards = {name: Scoreboard(_with(scored, reading.measures)) for name, reading in readings.items()}
-    scoring = Scoring(network, readings, boards)
+    found = swept.readings(condition, severity)
+    scored = swept.scored()
+    boards = {str(place): Scoreboard(replace(scored, measures=reading.measures)) for place, reading in found.items()}
+    scoring = Scoring(swept.network, {str(place): reading for place, reading in found.items()}, boards)
     state = folder / f"state_{condition}_{severity}.npz"
     if state.exists():
         scoring.load(state)
@@ -168,34 +120,29 @@ def _condition(
     scoring.run(sources, change=change, save=lambda: scoring.save(state), progress=progress, stage=stage)
     if not scoring.done:
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
-    rows = _rows(scoring, places, condition, severity)
+    rows = _rows(scoring, list(found), condition, severity)
     state.unlink(missing_ok=True)  # its numbers are in the condition's file now
     return rows, scoring.failed
 
 
-def _with(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:
-    return ScorePlan(classes=plan.classes, head=plan.head, void=plan.void, measures=measures)
-
-
-def _rows(
-    scoring: Scoring, places: Mapping[str, tuple[str, Setting | None, int]], condition: str, severity: int
-) -> list[Row]:
+def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: int) -> list[Row]:
     """One row a place on the axes; its seeds are banks of one standing."""
     images = len(scoring.done)
-    groups: dict[tuple[str, Setting | None, int], list[str]] = {}
-    for told, place in places.items():
-        groups.setdefault(place, []).append(told)
+    groups: dict[Place, list[str]] = {}
+    for place in places:
+        groups.setdefault(replace(place, seed=0), []).append(str(place))
     standings = {}
-    for (name, setting, draws), keys in groups.items():
+    for group, keys in groups.items():
         spent = sum(scoring.seconds[one] for one in keys) / len(keys) / images
         boards = tuple(scoring.boards[one] for one in keys)
-        standings[f"{name}, {setting}, T={draws}"] = Standing(boards, draws, spent)
+        standings[str(group)] = Standing(boards, group.draws, spent)
     found = scores(standings)
     kept = {"images": found["images"], "pixels": found["pixels"]}
     return [
-        Row(condition=condition, severity=severity, method=name, setting=setting, draws=draws, found=kept | method)
-        for ((name, setting, draws), _), method in zip(groups.items(), found["methods"].values(), strict=True)
-    ]
+        Row(condition=condition, severity=severity, method=group.method, setting=group.setting, draws=group.draws,
+            found=kept | method)
+        for group, method in zip(groups, found["methods"].values(), strict=True)
+    ]  # fmt: skip
 
 
 def _told(row: Row) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from segment.errors import WrongUse
 from segment.files.writing import write_text
 from segment.jobs.comparing import COLUMNS, WINNERS, number, table, winners
 from segment.jobs.evaluate import Evaluation
-from segment.jobs.sweep import CLEAN, Sweep
+from segment.jobs.sweep import Sweep
+from segment.jobs.swept import CLEAN
 
 HEADING = """# Results
 

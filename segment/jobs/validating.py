@@ -63,8 +63,8 @@ def validate(
     network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
 ) -> Validation:
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
-    temperatures = _temperatures(network, sources, methods, plan, progress)
-    readings = methods.readings(temperatures)
+    fitted = temperatures(network, sources, methods, plan, progress)
+    readings = methods.readings(fitted)
     boards = {name: Scoreboard(_blind(plan, reading.measures)) for name, reading in readings.items()}
     scoring = Scoring(network, readings, boards)
     scoring.run(sources, progress=progress, stage="validating")
@@ -72,7 +72,7 @@ def validate(
         first = next(iter(scoring.failed.values()), "no image")
         raise WrongUse(f"None of the {len(sources)} validation images can be used. {first}")
     return Validation(
-        temperatures,
+        fitted,
         {name: _accuracy(board) for name, board in scoring.boards.items()},
         {name: board.thresholds() for name, board in scoring.boards.items()},
         len(scoring.done),
@@ -80,9 +80,10 @@ def validate(
     )
 
 
-def _temperatures(
+def temperatures(
     network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
 ) -> dict[str, float]:
+    """By `contenders.key`, of each method that has one; 1 where no image can be used."""
     fits = {
         key(name, index): (method, TemperatureFit(network.card.head))
         for name in FITTED
