@@ -20,6 +20,7 @@ from segment.experiments.reporting import (
     INK,
     MUTED,
     Budget,
+    Outcome,
     Progress,
     Row,
     Verdict,
@@ -41,6 +42,8 @@ CHECKS: Mapping[Budget, CheckPlan] = {
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
 Results = Mapping[str, Sequence[SplitResult]]
+PAR = 5.0
+"""Points of the normalised scale by which a method may fall behind and still be on a par."""
 
 
 def run(
@@ -227,10 +230,22 @@ def _against(found: Results, other: str) -> Verdict:
     half = 1.96 * float(np.sqrt(np.sum(variances))) / len(by_set)
     return Verdict(
         experiment="uci", claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
-        outcome=judged(holds=mean + half >= 0),
+        outcome=on_a_par(mean - half, mean + half),
         numbers=f"difference of normalised CRPS, mean over {len(by_set)} sets: {mean:+.2f}, 95 % interval "
-        f"{mean - half:.2f} to {mean + half:.2f} (on a par: not wholly below 0)",
+        f"{mean - half:.2f} to {mean + half:.2f} (on a par: wholly above -{PAR:g}; not: wholly below 0; else too wide "
+        "to tell)",
     )  # fmt: skip
+
+
+def on_a_par(low: float, high: float) -> Outcome:
+    """What an interval of a difference tells; one that holds both 0 and less than -PAR tells nothing.
+
+    >>> on_a_par(-2.0, 9.0), on_a_par(-9.0, -2.0), on_a_par(-40.0, 20.0)
+    ('reproduced', 'not reproduced', 'not testable here')
+    """
+    if low >= -PAR:
+        return "reproduced"
+    return "not reproduced" if high < 0 else "not testable here"
 
 
 def _figure(out: Path, found: Results) -> None:
