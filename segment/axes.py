@@ -5,12 +5,28 @@ N images, C channels, H rows, W columns, K classes, T draws, M images in one sta
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Head = Literal["softmax", "sigmoid", "multilabel"]
 """softmax: K >= 2 channels, one class a pixel; sigmoid: 1 channel, two classes; multilabel: K labels, each its own."""
 
 HEADS: tuple[Head, ...] = ("softmax", "sigmoid", "multilabel")
+
+
+class Plane(Protocol):
+    """An array (... H W), or a picture (H W 3), of any size, in memory or not: what reads it asks for some rows.
+
+    [rows] of an H W or H W 3, [k] of a K H W for one of its planes, [..., rows, columns] of any map; as NumPy's.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, window: Any, /) -> Any: ...
 
 
 def classes_of(head: Head, outputs: int) -> int:

@@ -27,7 +27,7 @@ from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
 from segment.networks.footprint import peak_bytes
 from segment.networks.reach import halo_of
-from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.estimate import Estimate, Planes, estimate
 from segment.sampling.memory import FIXED, Room
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import PassPlan
@@ -85,14 +85,14 @@ def whole(network: Network, images: Tensor, size: tuple[int, int]) -> Estimate:
     return estimate(mcbn(drawn, random_bank(drawn)), images, head="softmax", measures=MEASURES, size=size).image(0)
 
 
-def assert_same_maps(found: Estimate, expected: Estimate) -> None:
+def assert_same_maps(found: Planes, expected: Estimate) -> None:
     assert list(found.maps) == list(expected.maps) == list(MEASURES)
     for name, values in expected.maps.items():
-        torch.testing.assert_close(found.maps[name], values, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.maps[name][:], values.numpy(), rtol=0, atol=1e-5)
     sure = expected.probability.topk(2, dim=0).values
-    clear = (sure[0] - sure[1]) > 1e-4  # rounding may decide a tie
-    assert bool((found.prediction == expected.prediction)[clear].all())
-    assert float(clear.float().mean()) > 0.99
+    clear = ((sure[0] - sure[1]) > 1e-4).numpy()  # rounding may decide a tie
+    assert bool((found.prediction[:] == expected.prediction.numpy())[clear].all())
+    assert float(clear.mean()) > 0.99
 
 
 @given(
@@ -154,15 +154,16 @@ def test_tiles_have_the_maps_of_the_whole_image() -> None:
     expected = whole(network, images, (197, 325))
     made = found(images, (197, 325))
     assert_same_maps(made, expected)
-    torch.testing.assert_close(made.probability, expected.probability, rtol=0, atol=1e-5)
+    assert made.probability is not None
+    np.testing.assert_allclose(made.probability[:], expected.probability.numpy(), rtol=0, atol=1e-5)
     assert found.halo is not None
     assert 0 < found.halo <= 64
 
 
 def test_probabilities_are_put_together_only_where_they_are_wanted() -> None:
     made = in_tiles(network_of(), tile=160)(noise(1, 3, 200, 200), (200, 200))
-    assert made.probability.numel() == 0
-    assert made.variance.shape == made.prediction.shape == (200, 200)
+    assert made.probability is None
+    assert made.maps["variance"].shape == made.prediction.shape == (200, 200)
 
 
 def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() -> None:
@@ -197,7 +198,7 @@ def test_a_network_that_looks_at_the_whole_image_is_tiled_only_when_asked_and_sa
         in_tiles(network, within=Room(FIXED + 256 * 256 * 100))(images, (256, 256))
     with caplog.at_level(logging.WARNING):
         made = in_tiles(network, tile=128)(images, (256, 256))
-    assert made.variance.shape == (256, 256)
+    assert made.maps["variance"].shape == (256, 256)
     assert "looks at the whole image" in caplog.text
 
 
@@ -312,7 +313,7 @@ def test_a_cuda_device_that_runs_out_gets_half() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert isinstance(found.tile, int)
     for name in MEASURES:
-        torch.testing.assert_close(made.maps[name].cpu(), expected.maps[name].cpu(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(made.maps[name][:], expected.maps[name][:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -326,7 +327,7 @@ def test_the_peak_of_predict_stays_under_its_budget(tmp_path: Path) -> None:
     assert code == 0, said
     assert peak <= 1100 * 2**20
     assert 0 < json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["room"] < 600 * 2**20
-    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "less"), "--memory", "800MiB")
+    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "less"), "--memory", "650MiB")
     assert code == 4
     assert "Even the smallest plan needs" in said
-    assert peak <= 800 * 2**20
+    assert peak <= 650 * 2**20

@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import Plane
+from segment.files.windows import blocks
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3
-ROWS = 256
-"""Filtered at a time, so that a large picture is not held twice."""
 
 
 def encoded(
-    pixels: NDArray[np.uint8] | NDArray[np.uint16],  # H W or H W 3
+    pixels: Plane,  # H W or H W 3, uint8 or uint16; read once, from the top
     *,
     palette: NDArray[np.uint8] | None = None,  # K 3, K <= 256
     text: Mapping[str, str] | None = None,
@@ -31,7 +32,7 @@ def encoded(
     >>> b"".join(encoded(np.zeros((1, 1), np.uint8), text={"unit": "nats"}))[37:50]
     b'tEXtunit\x00nats'
     """
-    kind = RGB if pixels.ndim == 3 else GREY if palette is None else PALETTE
+    kind = RGB if len(pixels.shape) == 3 else GREY if palette is None else PALETTE
     rows, columns = pixels.shape[:2]
     yield SIGNATURE
     yield _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8 * pixels.dtype.itemsize, kind, 0, 0, 0))
@@ -67,12 +68,11 @@ def text_of(data: bytes) -> dict[str, str]:
     return found
 
 
-def _filtered(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, up: bool) -> Iterator[bytes]:
+def _filtered(pixels: Plane, *, up: bool) -> Iterator[bytes]:
     """Rows as bytes, most significant first, each after its filter's number: 2 (minus the row above) or 0 (plain)."""
-    rows = pixels.shape[0]
     above = None
-    for start in range(0, rows, ROWS):
-        block = np.ascontiguousarray(pixels[start : start + ROWS])
+    for part in blocks(pixels):
+        block = np.ascontiguousarray(part)
         wide = block.astype(block.dtype.newbyteorder(">"), copy=False)
         plain = wide.view(np.uint8).reshape(block.shape[0], -1)
         lines = np.empty((plain.shape[0], plain.shape[1] + 1), np.uint8)

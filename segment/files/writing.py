@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import Plane
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
+from segment.files.windows import Made, blocks
 
 Text = Mapping[str, str]
 FULL = 65535
@@ -78,19 +80,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_png(path: Path, picture: NDArray[np.uint8], text: Text | None = None) -> None:  # H W 3 RGB, or H W grey
+def write_png(path: Path, picture: Plane, text: Text | None = None) -> None:  # uint8, H W 3 RGB or H W grey
     with fresh(path) as stream:
         stream.writelines(png.encoded(picture, text=text))
 
 
 def write_palette_png(
     path: Path,
-    labels: NDArray[np.integer],  # H W
+    labels: Plane,  # H W
     palette: NDArray[np.uint8],  # K 3
     text: Text | None = None,
 ) -> None:
     """Class indices as pixel values, shown in their colours; above 256 classes a 16-bit grey PNG of the indices."""
-    indices = as_indices(labels, len(palette))
+    indices = Made(labels.shape, index_type(len(palette)), lambda rows: as_indices(labels[rows], len(palette)))
     with fresh(path) as stream:
         stream.writelines(png.encoded(indices, palette=palette if len(palette) <= 256 else None, text=text))
 
@@ -101,16 +103,21 @@ def as_indices(labels: NDArray[np.integer], classes: int) -> NDArray[np.uint8] |
     >>> as_indices(np.array([[0, 300]]), 301).dtype
     dtype('uint16')
     """
-    if classes > FULL + 1:
-        raise WrongUse(f"A prediction of {classes} classes does not fit in 16 bits; at most {FULL + 1} are written.")
+    kind = index_type(classes)
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise WrongUse(f"A prediction holds labels {labels.min()}..{labels.max()}; {classes} classes were named.")
-    return labels.astype(np.uint8, copy=False) if classes <= 256 else labels.astype(np.uint16, copy=False)
+    return labels.astype(kind, copy=False)
+
+
+def index_type(classes: int) -> np.dtype[Any]:
+    if classes > FULL + 1:
+        raise WrongUse(f"A prediction of {classes} classes does not fit in 16 bits; at most {FULL + 1} are written.")
+    return np.dtype(np.uint8 if classes <= 256 else np.uint16)
 
 
 def write_map_png(
     path: Path,
-    values: NDArray[np.floating],  # H W
+    values: Plane,  # H W
     *,
     measure: str,
     unit: str,
@@ -124,16 +131,17 @@ def write_map_png(
     more than rounding (one step), or is not finite, is refused.
     Error: half a step, (high - low) / 131070.
     """
-    grey = np.empty(values.shape, np.uint16)
-    for start in range(0, len(values), png.ROWS):
-        block = values[start : start + png.ROWS]
+
+    def grey(rows: slice) -> NDArray[np.uint16]:
+        block = values[rows]
         pixels = (block.astype(np.float64) - low) * (FULL / (high - low))
         if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
             raise WrongUse(
                 f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale {low}..{high}; "
                 "give the largest value it can take."
             )
-        grey[start : start + png.ROWS] = np.rint(pixels).clip(0, FULL)
+        return np.rint(pixels).clip(0, FULL).astype(np.uint16)
+
     notes = {
         "measure": measure,
         "unit": unit,
@@ -142,7 +150,7 @@ def write_map_png(
         "formula": f"value = low + pixel / {FULL} * (high - low)",
     }
     with fresh(path) as stream:
-        stream.writelines(png.encoded(grey, text={**notes, **(text or {})}))
+        stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text={**notes, **(text or {})}))
 
 
 def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
@@ -159,7 +167,7 @@ def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -
     return (low + pixels.astype(np.float64) * ((high - low) / FULL)).astype(np.float32), info
 
 
-def write_npz(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
+def write_npz(path: Path, maps: Mapping[str, Plane]) -> None:  # H W or K H W
     """Arrays by name for `numpy.load`: numbers as float32, stored plain; whole numbers as they are, packed.
 
     The low bits of a float32 map are noise to a packer: it would save a tenth of the room for ten times the time.
@@ -170,6 +178,10 @@ def write_npz(path: Path, maps: Mapping[str, NDArray[Any]]) -> None:
             member = zipfile.ZipInfo(f"{name}.npy")
             real = np.issubdtype(values.dtype, np.floating)
             member.compress_type = zipfile.ZIP_STORED if real else zipfile.ZIP_DEFLATED
-            array = np.ascontiguousarray(values, np.float32 if real else values.dtype)
+            kind = np.dtype(np.float32) if real else values.dtype
+            head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": tuple(values.shape)}
             with archive.open(member, "w", force_zip64=True) as entry:
-                np.lib.format.write_array(cast(BinaryIO, entry), array, allow_pickle=False)
+                np.lib.format.write_array_header_1_0(cast(BinaryIO, entry), head)
+                for plane in [values] if len(values.shape) == 2 else [values[k] for k in range(values.shape[0])]:
+                    for block in blocks(plane):
+                        entry.write(np.ascontiguousarray(block, kind).tobytes())

@@ -9,6 +9,7 @@ Must not know a file, nor a network.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,29 @@ def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3, 0..255 ->
         padded[:, height:, :width] = padded[:, _beyond(height, bottom, spec.pad), :width]
         padded[:, :, width:] = padded[:, :, _beyond(width, right, spec.pad)]
     return torch.from_numpy(padded)
+
+
+class Prepared:
+    """One image as `prepare` gives it, with N = 1 in front, made a window at a time: image[..., rows, columns]."""
+
+    def __init__(self, image: NDArray[Any], spec: InputSpec) -> None:  # H W 3
+        self._image, self._spec = image, spec
+        height, width = image.shape[:2]
+        bottom, right = padding(height, width, spec.stride)
+        self.shape = torch.Size((1, 1 if spec.channels == "grey" else 3, height + bottom, width + right))
+        beyond = "edge" if spec.pad == "zero" else spec.pad
+        self._rows = np.concatenate([np.arange(height), _beyond(height, bottom, beyond)])
+        self._columns = np.concatenate([np.arange(width), _beyond(width, right, beyond)])
+
+    def __getitem__(self, window: tuple[Any, slice, slice]) -> Tensor:  # -> 1 C h w
+        _, rows, columns = window
+        piece = self._image[self._rows[rows]][:, self._columns[columns]]
+        made = prepare(piece, replace(self._spec, stride=1))[None]
+        if self._spec.pad == "zero":
+            height, width = self._image.shape[:2]
+            made[..., max(0, height - (rows.start or 0)) :, :] = 0
+            made[..., max(0, width - (columns.start or 0)) :] = 0
+        return made
 
 
 def pad(images: Tensor, spec: InputSpec) -> Tensor:  # ... H W -> ... H+ W+

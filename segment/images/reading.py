@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -58,6 +59,17 @@ def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H 
         raise ImageUnreadable(f"{str(path)!r} cannot be scaled by `input: {{white: {white}}}`. White is above 0.")
     raw = _sixteen_bit(picture).astype(np.float64)
     return _turned((raw / white * 255).astype(np.float32), picture.orientation)
+
+
+def size_in(path: Path) -> tuple[int, int] | None:
+    """Height and width as the file's first bytes tell, before any EXIF rotation; None where they do not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                return image.height, image.width
+    except (*_BROKEN, Image.DecompressionBombError):  # told when it is read
+        return None
 
 
 def read_label(path: Path) -> NDArray[np.int64]:  # H W

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,16 @@ from numpy.typing import NDArray
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
+from segment.files.windows import Windowed
+from segment.files.writing import unwritable
 from segment.images.folders import Source, find_images
-from segment.images.preparing import prepare
-from segment.images.reading import read_image
+from segment.images.preparing import Prepared, padding
+from segment.images.reading import read_image, size_in
 from segment.jobs.progress import Progress, silent
 from segment.jobs.rendering import FORMATS, Look, render, sheet
 from segment.jobs.versions import versions
 from segment.networks.catalogue import Network
-from segment.sampling.estimate import Estimate
+from segment.sampling.estimate import Planes
 from segment.sampling.mcbn import fitted, resolve_precision
 from segment.sampling.memory import Room, resident, room
 from segment.sampling.methods import mcbn
@@ -132,7 +136,7 @@ def predict(
     held = 0 if plan.memory is None else resident()
     estimated = InTiles(
         mcbn(drawn, used, passes), network, measures=plan.measures, tile=begun.get("tile", plan.tile),
-        within=Room(free, held), keep="probability" in plan.maps,
+        within=Room(free, held), keep="probability" in plan.maps, blank=partial(Windowed, run.folder),
     )  # fmt: skip
     noted = {"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
              "tile": estimated.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
@@ -149,22 +153,25 @@ def predict(
         part.unlink(missing_ok=True)
     pending = [item for item in sources if item.id not in done]
     before = len(sources) - len(pending)
+    sizes = {item.id: size for item in pending if (size := size_in(item.path))}
+    _refuse_too_large(estimated, sizes.values(), network)
     start, draws = time.perf_counter(), 0
     progress("predicting", before, len(sources))
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, _torch_threads(threads):
         writing: deque[Future[Entry]] = deque()
         try:
-            for number, (item, image, sha256) in enumerate(_read(pending, network, reader), start=1):
+            for number, (item, image, sha256) in enumerate(_read(pending, sizes, network, reader), start=1):
                 began = time.perf_counter()
-                found: Estimate | str = image if isinstance(image, str) else _estimated(network, estimated, image)
+                found = image if isinstance(image, str) else _estimated(network, estimated, image, run)
                 seconds = time.perf_counter() - began
-                if isinstance(found, Estimate):
+                if isinstance(found, Planes):
                     draws += found.draws
                 if estimated.planned and "room" not in noted:  # only where it decided something
                     noted["room"] = free
                     run.note(plan=noted)
                 writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
-                waiting = 2 if isinstance(found, str) or found.prediction.numel() <= LARGE else 0
+                waiting = 0 if item.id in sizes and math.prod(sizes[item.id]) > LARGE else 2
+                del image, found
                 while len(writing) > waiting or (writing and writing[0].done()):
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, len(sources), draws)
@@ -228,23 +235,36 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
     }  # fmt: skip
 
 
+def _refuse_too_large(estimated: InTiles, sizes: Collection[tuple[int, int]], network: Network) -> None:
+    """Now what would be refused after hours. Errors: OutOfMemory, WrongUse as `InTiles.side_for`."""
+    if sizes:
+        height, width = max(sizes, key=math.prod)
+        bottom, right = padding(height, width, network.card.input.stride)
+        estimated.side_for(height + bottom, width + right)
+
+
 def _read(
-    sources: Sequence[Source], network: Network, reader: ThreadPoolExecutor
+    sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], network: Network, reader: ThreadPoolExecutor
 ) -> Iterator[tuple[Source, NDArray[Any] | str, str]]:
-    """Decoded images with their SHA-256 in order, one ahead of the network; a refusal in words where one fails."""
-    coming: deque[Future[tuple[NDArray[Any] | str, str]]] = deque()
-    ahead = iter(sources)
-    for source in sources:
-        while len(coming) < 2 and (following := next(ahead, None)) is not None:
-            coming.append(reader.submit(_decoded, following, network))
-        image, sha256 = coming.popleft().result()
+    """Decoded images with their SHA-256 in order; a refusal in words where one fails.
+
+    One ahead of the network, but no large one: two of them take memory.
+    """
+    ahead: Future[tuple[NDArray[Any] | str, str]] | None = None
+    for source, following in itertools.zip_longest(sources, sources[1:]):
+        image, sha256 = _decoded(source, network) if ahead is None else ahead.result()
+        ahead = None
+        if following is not None and all(math.prod(sizes.get(one.id, ())) <= LARGE for one in (source, following)):
+            ahead = reader.submit(_decoded, following, network)
         yield source, image, sha256
+        del image
 
 
 def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]:
     sha256 = ""
     try:
-        sha256 = hashlib.sha256(source.path.read_bytes()).hexdigest()
+        with source.path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return read_image(source.path, white=network.card.input.white), sha256
     except (ImageUnreadable, OSError, MemoryError) as problem:
         return _said(problem), sha256
@@ -255,18 +275,19 @@ def _said(problem: BaseException) -> str:
     return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"
 
 
-def _estimated(network: Network, estimated: InTiles, image: NDArray[Any]) -> Estimate | str:
+def _estimated(network: Network, estimated: InTiles, image: NDArray[Any], run: Run) -> Planes | str:
     """The estimate of one image, or why there is none."""
     height, width = image.shape[:2]
     try:
-        estimated.side_for(height, width)  # refuses what does not fit before more memory is taken
-        return estimated(prepare(image, network.card.input)[None], (height, width))
+        return estimated(Prepared(image, network.card.input), (height, width))
+    except OSError as problem:  # of the files that hold its maps
+        raise unwritable(run.folder, problem) from problem
     except IMAGE_PROBLEMS as problem:
         return f"{height} x {width} image: {_said(problem)}"
 
 
 def _written(
-    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Estimate | str, look: Look,
+    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Planes | str, look: Look,
     plan: PredictPlan, seconds: float,
 ) -> Entry:  # fmt: skip
     where = str(source.path)

@@ -11,17 +11,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Head
+from segment.axes import Head, Plane
 from segment.files.runs import Run, summary
-from segment.files.writing import as_indices, write_map_png, write_npz, write_palette_png, write_png
+from segment.files.windows import Made
+from segment.files.writing import index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.images.folders import Source
 from segment.images.reading import read_image
 from segment.networks.catalogue import Network
-from segment.pictures.heatmaps import Scale, heatmap, scale_of, with_legend
-from segment.pictures.overlays import overlay
+from segment.pictures.heatmaps import Scale, beside, heatmap, legend_beside, scale_of
+from segment.pictures.overlays import overlay_rows
 from segment.pictures.palettes import Picture, palette
 from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
-from segment.sampling.estimate import Estimate
+from segment.sampling.estimate import Planes
 from segment.uncertainty.measures import MEASURES
 
 FORMATS = ("png", "npz")
@@ -53,7 +54,7 @@ class Look:
 
 
 def render(
-    run: Run, image_id: str, image: Picture, found: Estimate, look: Look, *, maps: Sequence[str], formats: Sequence[str]
+    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str], formats: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
     """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
 
@@ -73,41 +74,53 @@ def render(
 
 
 def _rendered(
-    run: Run, image_id: str, image: Picture, found: Estimate, look: Look, *, maps: Sequence[str],
+    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str],
     formats: Sequence[str], written: list[Path],
 ) -> dict[str, Mapping[str, float]]:  # fmt: skip
-    arrays = {name: value.float().cpu().numpy() for name, value in found.maps.items()}
-    labels = found.prediction.cpu().numpy()
-
     def path(name: str) -> Path:
         written.append(run.path(image_id, name))
         return written[-1]
 
     if "png" in formats:
-        heat = arrays.get(look.heat)
-        if heat is None:  # withheld, with its reason in the manifest
-            heat = np.full(image.shape[:2], np.nan, np.float32)
-        flat, colours = _one_mask(labels, found, look)
-        write_png(path("overlay.png"), overlay(image, flat, np.nan_to_num(heat), high=look.scale.high, palette=colours))
-        write_png(path("heat.png"), with_legend(heatmap(heat, high=look.scale.high), look.scale))
+        _write_pictures(path, image, found, look)
         if "prediction" in maps:
-            _write_masks(path, labels, look)
+            _write_masks(path, found.prediction, look)
         for name in maps:
-            if name in arrays:
+            if name in found.maps:
                 scale = scale_of(name, len(look.classes), look.head)
-                write_map_png(path(f"{name}.png"), arrays[name], measure=name, unit=scale.unit, high=scale.bound)
+                write_map_png(path(f"{name}.png"), found.maps[name], measure=name, unit=scale.unit, high=scale.bound)
     if "npz" in formats:
-        kept: dict[str, NDArray[np.generic]] = {}
+        kept: dict[str, Plane] = {}
         if "prediction" in maps:
-            kept["prediction"] = as_indices(labels, len(look.classes) if look.head != "multilabel" else 2)
-        kept |= {name: arrays[name] for name in maps if name in arrays}
-        if "probability" in maps:
-            kept["probability"] = found.probability.float().cpu().numpy()
+            index_type(len(look.classes))
+            kept["prediction"] = found.prediction
+        kept |= {name: found.maps[name] for name in maps if name in found.maps}
+        if "probability" in maps and found.probability is not None:
+            kept["probability"] = found.probability
         write_npz(path("maps.npz"), kept)
-    return {name: summary(array) for name, array in arrays.items() if name in MEASURES}
+    return {name: summary(values) for name, values in found.maps.items() if name in MEASURES}
 
 
-def _write_masks(path: Callable[[str], Path], labels: NDArray[np.int64], look: Look) -> None:
+def _write_pictures(path: Callable[[str], Path], image: Picture, found: Planes, look: Look) -> None:
+    """overlay.png and heat.png, some rows at a time."""
+    shape, high = image.shape[:2], look.scale.high
+    heat = found.maps.get(look.heat)
+    if heat is None:  # withheld, with its reason in the manifest
+        heat = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
+    certain = heat if look.heat in found.maps else Made(shape, heat.dtype, lambda rows: np.nan_to_num(heat[rows]))
+    labels, colours = _one_mask(found, look)
+    over = Made(
+        image.shape, image.dtype,
+        lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
+    )  # fmt: skip
+    write_png(path("overlay.png"), over)
+    warm = Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
+    strip = legend_beside(shape[0], shape[1], look.scale)
+    canvas = (max(shape[0], strip.shape[0]), shape[1] + strip.shape[1], 3)
+    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+
+
+def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None:
     if look.head != "multilabel":
         write_palette_png(path("prediction.png"), labels, look.palette)
         return
@@ -117,13 +130,17 @@ def _write_masks(path: Callable[[str], Path], labels: NDArray[np.int64], look: L
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 
 
-def _one_mask(labels: NDArray[np.int64], found: Estimate, look: Look) -> tuple[NDArray[np.int64], Picture]:
+def _one_mask(found: Planes, look: Look) -> tuple[Plane, Picture]:
     """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
-    if look.head != "multilabel":
-        return labels, look.palette
-    p = found.probability.cpu().numpy()
-    flat = np.where(p.max(axis=0) >= 0.5, p.argmax(axis=0), len(look.classes)).astype(np.int64)
-    return flat, np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
+    p = found.probability
+    if look.head != "multilabel" or p is None:
+        return found.prediction, look.palette
+
+    def likeliest(rows: slice) -> NDArray[np.int64]:
+        some = p[..., rows, :]
+        return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(look.classes)).astype(np.int64)
+
+    return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
 
 
 def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> Path | None:
@@ -148,15 +165,16 @@ def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> 
 
 
 def _row(run: Run, source: Source, line: Mapping[str, object], look: Look, network: Network) -> SheetRow:
+    """Each picture is made small before the next is read."""
     image = read_image(source.path, white=network.card.input.white)
-    image = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
-    over = _read_rgb(run.path(source.id, "overlay.png"))
-    heat = _read_rgb(run.path(source.id, "heat.png"))[: image.shape[0], : image.shape[1]]
-    pictures = {"image": thumbnail(image)}
+    rows, columns = image.shape[:2]
+    pictures = {"image": thumbnail(image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8))}
+    del image
     mask = run.path(source.id, "prediction.png")
     if mask.is_file():
         pictures["prediction"] = thumbnail(_read_rgb(mask))
-    pictures |= {look.scale.title: thumbnail(heat), "overlay": thumbnail(over)}
+    pictures[look.scale.title] = thumbnail(_read_rgb(run.path(source.id, "heat.png"))[:rows, :columns])
+    pictures["overlay"] = thumbnail(_read_rgb(run.path(source.id, "overlay.png")))
     numbers = line.get(look.heat)
     note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
     return SheetRow(name=source.id, pictures=pictures, note=note)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Head
+from segment.axes import Head, Plane
 from segment.errors import WrongUse, near
 from segment.pictures.lettering import BOLD, INK, Picture, rising, shortened, width_of, write
 
@@ -209,10 +209,24 @@ def with_legend(heat: Picture, scale: Scale, *, low: float = 0.0, colours: str =
     Letters grow with the picture (13 to 52 pixels). Where the picture is lower than the shortest legend that can be
     read, the legend reaches below it; where it is very tall, the legend ends after 40 lines of its letters.
     """
-    rows, columns = heat.shape[:2]
+    strip = legend_beside(heat.shape[0], heat.shape[1], scale, low=low, colours=colours)
+    return beside(heat, strip, slice(0, max(heat.shape[0], strip.shape[0])))
+
+
+def legend_beside(
+    rows: int, columns: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno"
+) -> Picture:  # -> h w 3
+    """The legend that `with_legend` lays beside a heat map of that size."""
     size = round(min(max(13.0, 13 * math.sqrt(rows * columns) / 600), 52.0))
-    strip = legend(min(rows, 40 * size), scale, low=low, colours=colours, size=size)
-    canvas = np.full((max(rows, strip.shape[0]), columns + strip.shape[1], 3), PAPER, np.uint8)
-    canvas[:rows, :columns] = heat
-    canvas[: strip.shape[0], columns:] = strip
+    return legend(min(rows, 40 * size), scale, low=low, colours=colours, size=size)
+
+
+def beside(heat: Plane, strip: Picture, rows: slice) -> Picture:
+    """Some rows of a heat map (H W 3) with its legend."""
+    columns = heat.shape[1]
+    canvas = np.full((rows.stop - rows.start, columns + strip.shape[1], 3), PAPER, np.uint8)
+    for left, part in ((0, heat), (columns, strip)):
+        stop = min(rows.stop, part.shape[0])
+        if rows.start < stop:
+            canvas[: stop - rows.start, left : left + part.shape[1]] = part[rows.start : stop]
     return canvas

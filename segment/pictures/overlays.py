@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import Plane
 from segment.errors import WrongUse
 from segment.pictures.palettes import Picture, colour_mask
 
@@ -38,14 +39,26 @@ def overlay(
     Lines lie inside their class, so both sides of a border show their colour; a rim parts it from the image.
     The glow depends on the value alone, never on the image's other values; NaN counts as the greatest doubt.
     """
+    rows = range(0, len(image), ROWS)
+    parts = [
+        overlay_rows(image, labels, uncertainty, slice(r, r + ROWS), high=high, palette=palette, low=low) for r in rows
+    ]
+    return np.concatenate(parts) if parts else image.copy()
+
+
+def overlay_rows(
+    image: Plane, labels: Plane, uncertainty: Plane, rows: slice, *, high: float, palette: Picture, low: float = 0.0
+) -> Picture:  # H W 3, H W, H W -> h W 3
+    """Some rows of the overlay, for arrays of which no more than these are wanted in memory."""
     if not image.shape[:2] == labels.shape == uncertainty.shape:
         raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
-    picture = np.empty_like(image)
-    for start in range(0, len(image), ROWS):
-        rows = slice(start, start + ROWS)
-        picture[rows] = _glowing(image[rows], (uncertainty[rows] - low) / (high - low))
-    _outline(picture, labels, palette)
-    return picture
+    start, stop, _ = rows.indices(image.shape[0])
+    thick = max(1, round(math.sqrt(labels.shape[0] * labels.shape[1]) / 600))
+    beyond = 1 + thick + thick  # as far as a border's line and rim reach
+    near = slice(max(0, start - beyond), min(image.shape[0], stop + beyond))
+    picture = _glowing(image[near], (uncertainty[near] - low) / (high - low))
+    _outline(picture, labels[near], palette, thick)
+    return picture[start - near.start :][: stop - start]
 
 
 def _glowing(image: Picture, doubt: NDArray[np.floating]) -> Picture:  # H W 3, H W within 0..1 -> H W 3
@@ -57,7 +70,7 @@ def _glowing(image: Picture, doubt: NDArray[np.floating]) -> Picture:  # H W 3, 
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
-def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture) -> None:
+def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture, thick: int) -> None:
     """Draws on the picture; line width 1 up to 600 x 600 pixels or so, then in proportion to the side."""
     border = np.zeros(labels.shape, np.uint8)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
@@ -65,7 +78,6 @@ def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture) ->
     border[:, :-1] |= across
     border[1:] |= down
     border[:-1] |= down
-    thick = max(1, round(math.sqrt(labels.size) / 600))
     line = _widened(border, thick - 1)
     rim = (_widened(line, (thick + 1) // 2) > 0) & (line == 0)
     colours = colour_mask(labels[rim][None], palette)[0]

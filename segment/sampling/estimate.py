@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segment.axes import Head
+from segment.axes import Head, Plane
 from segment.errors import PredictionFailed
 from segment.images.preparing import crop
 from segment.sampling.methods import Method
@@ -48,6 +48,22 @@ class Estimate:
         """One of the N images."""
         maps = {name: value[index] for name, value in self.maps.items()}
         return Estimate(self.prediction[index], self.probability[index], maps, self.draws, self.withheld)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """An estimate of one image as arrays, in memory or not.
+
+    prediction: (H W) class indices, of the smallest type; multi-label: (K H W) of 0 and 1
+    maps: measure -> (H W) float32; probability: (K H W) float32, None where it is not wanted
+    draws, withheld: as in an `Estimate`
+    """
+
+    prediction: Plane
+    probability: Plane | None
+    maps: Mapping[str, Plane]
+    draws: int
+    withheld: Mapping[str, str]
 
 
 def moments_of(

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segment.axes import Head
+from segment.axes import Head, Plane
 from segment.errors import OutOfMemory, WrongUse
-from segment.images.preparing import pad
+from segment.images.preparing import Prepared, pad
 from segment.images.tiling import tiles
 from segment.networks.catalogue import Network
 from segment.networks.footprint import PROBED, bytes_a_pixel
 from segment.networks.reach import halo_of
-from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.estimate import Planes, estimate
 from segment.sampling.memory import FIXED, SCRATCH, Room, in_words
 from segment.sampling.methods import BankMethod
 from segment.sampling.passes import Passes
@@ -31,6 +33,8 @@ from segment.uncertainty.measures import needed
 from segment.uncertainty.moments import DrawMoments
 
 log = logging.getLogger(__name__)
+
+PREDICTION, PROBABILITY = "prediction", "probability"
 
 Tiling = int | Literal["auto", "off"]
 
@@ -43,6 +47,19 @@ PROBED_DRAWS = 3
 OUTSIDE = 48
 """Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
 
+OUTSIDE_OF_TILES = 12
+"""The same where maps go into files and an image is read when the one before is done: while it is decoded."""
+
+
+class Store(Plane, Protocol):
+    """A plane that is written a window at a time, as NumPy's arrays are."""
+
+    def __setitem__(self, window: Any, values: Any, /) -> None: ...
+
+
+Blank = Callable[[tuple[int, ...], Any], Store]
+"""Shape and type of numbers -> an array to write into."""
+
 
 class InTiles:
     """Estimates of images (1 C H W, prepared) within a room of memory.
@@ -50,14 +67,16 @@ class InTiles:
     tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
     within: what may be taken; None: nothing is planned, and only a device that runs out makes tiles
     keep: whether the mean probability is wanted of an image in tiles
+    blank: where the maps of an image in tiles go, a tile at a time; numpy.empty: into memory
     planned: whether an image was so large that the room had a say
     """
 
     def __init__(
         self, method: BankMethod, network: Network, *, measures: Sequence[str], tile: Tiling = "auto",
-        within: Room | None = None, keep: bool = False,
+        within: Room | None = None, keep: bool = False, blank: Blank = np.empty,
     ) -> None:  # fmt: skip
         self.method, self.network, self.tile, self.within = method, network, tile, within
+        self.blank = blank
         self.measures, self.keep = tuple(measures), keep or network.card.head == "multilabel"
         self.align = math.lcm(network.card.input.stride, 32)
         self.planned = False
@@ -73,8 +92,8 @@ class InTiles:
     def head(self) -> Head:
         return self.network.card.head
 
-    def __call__(self, images: Tensor, size: tuple[int, int]) -> Estimate:
-        """The estimate (axis N absent) of one image, cropped to `size` (H, W).
+    def __call__(self, images: Tensor | Prepared, size: tuple[int, int]) -> Planes:
+        """The estimate of one image (1 C H W), cropped to `size` (H, W).
 
         Errors: OutOfMemory where even the smallest tiles do not fit, with what they need.
         """
@@ -94,8 +113,8 @@ class InTiles:
         if self.within is None or height * width * GENEROUS <= self.within.free:
             return None
         self.planned = True
-        around = height * width * self._around + FIXED
-        whole = height * width * SCRATCH * self.pixel + around
+        area = height * width
+        whole = area * (SCRATCH * self.pixel + OUTSIDE + self._of_maps) + FIXED
         if whole <= self.within.free:
             return None
         if self.tile == "off":
@@ -107,14 +126,15 @@ class InTiles:
                 "pooling), so its maps change where it is cut.",
             )  # fmt: skip
         least = 2 * halo + self.align
+        around = area * (OUTSIDE_OF_TILES if self.blank is not np.empty else OUTSIDE + self._of_maps) + FIXED
         side = math.isqrt(max(0, int((self.within.free - around) / (SCRATCH * self.pixel)))) // self.align * self.align
         if side < least:
             raise self.within.too_small(around + least**2 * SCRATCH * self.pixel, "Give more --memory.")
         return side
 
     @property
-    def _around(self) -> int:
-        return OUTSIDE + 4 * len(self.measures) + 8 + (8 * self.network.classes if self.keep else 0)
+    def _of_maps(self) -> int:  # bytes a pixel
+        return 4 * len(self.measures) + 8 + (8 * self.network.classes if self.keep else 0)
 
     @property
     def halo(self) -> int | None:
@@ -167,28 +187,28 @@ class InTiles:
         """The measured halo, or a quarter of a tile where the whole image would be needed."""
         return self.halo if self.halo is not None else max(self.align, side // 4 // self.align * self.align)
 
-    def _estimate(self, images: Tensor, size: tuple[int, int], side: int | None) -> Estimate:
+    def _estimate(self, images: Tensor | Prepared, size: tuple[int, int], side: int | None) -> Planes:
         if side is None:
-            return estimate(self.method, images, head=self.head, measures=self.measures, size=size).image(0)
-        laid = tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align)
-        whole: Estimate | None = None
-        for tile in laid:
-            part = estimate(
-                self.method, images[(..., *tile.seen)].contiguous(), head=self.head, measures=self.measures
-            ).image(0)
-            whole = whole or _empty(part, images.shape[-2:], keep=self.keep)
-            _put(part.prediction, whole.prediction, tile.within, tile.kept)
-            for name, values in part.maps.items():
-                _put(values, whole.maps[name], tile.within, tile.kept)
-            if self.keep:
-                _put(part.probability, whole.probability, tile.within, tile.kept)
-        assert whole is not None
-        height, width = size
-        maps = {name: values[:height, :width] for name, values in whole.maps.items()}
-        probability = whole.probability[..., :height, :width] if self.keep else whole.probability
-        return replace(whole, prediction=whole.prediction[..., :height, :width], maps=maps, probability=probability)
+            return self._planes(images[..., :, :], size)
+        made: dict[str, Store] = {}
+        for tile in tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align):
+            part = self._planes(images[(..., *tile.seen)].contiguous())
+            for name, values in _arrays(part).items():
+                if name not in made:
+                    made[name] = self.blank((*values.shape[:-2], *size), values.dtype)
+                _put(values, made[name], tile.within, tile.kept)
+        maps = {name: values for name, values in made.items() if name not in (PREDICTION, PROBABILITY)}
+        return replace(part, prediction=made[PREDICTION], probability=made.get(PROBABILITY), maps=maps)
 
-    def _smaller(self, images: Tensor, side: int | None, problem: Exception) -> int | None:
+    def _planes(self, images: Tensor, size: tuple[int, int] | None = None) -> Planes:
+        found = estimate(self.method, images, head=self.head, measures=self.measures, size=size).image(0)
+        classes = self.network.classes
+        kind = np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.int64
+        maps = {name: values.float().cpu().numpy() for name, values in found.maps.items()}
+        probability = found.probability.float().cpu().numpy() if self.keep else None
+        return Planes(found.prediction.cpu().numpy().astype(kind), probability, maps, found.draws, found.withheld)
+
+    def _smaller(self, images: Tensor | Prepared, side: int | None, problem: Exception) -> int | None:
         """Half of the draws in a pass, or half of the tile's side, for this image and all that follow."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -216,16 +236,17 @@ def _out_of_memory(problem: Exception) -> bool:
     return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
 
 
-def _empty(part: Estimate, shape: Sequence[int], *, keep: bool) -> Estimate:
-    def like(values: Tensor) -> Tensor:
-        return torch.empty((*values.shape[:-2], *shape), dtype=values.dtype)  # on the CPU, where files are written from
-
-    probability = like(part.probability) if keep else torch.empty(0)
-    return replace(
-        part, prediction=like(part.prediction), probability=probability,
-        maps={name: like(values) for name, values in part.maps.items()},
-    )  # fmt: skip
+def _arrays(part: Planes) -> dict[str, NDArray[Any]]:
+    found = {PREDICTION: part.prediction, **part.maps} | (
+        {} if part.probability is None else {PROBABILITY: part.probability}
+    )
+    return {name: np.asarray(values) for name, values in found.items()}
 
 
-def _put(part: Tensor, whole: Tensor, within: tuple[slice, slice], kept: tuple[slice, slice]) -> None:
-    whole[(..., *kept)] = part[(..., *within)].to(whole.device)
+def _put(part: NDArray[Any], whole: Store, within: tuple[slice, slice], kept: tuple[slice, slice]) -> None:
+    """The kept part of a tile into its place, as far as it lies in the image without its padding."""
+    height, width = whole.shape[-2:]
+    rows, columns = (slice(one.start, min(one.stop, end)) for one, end in zip(kept, (height, width), strict=True))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        inner = part[(..., *within)]
+        whole[..., rows, columns] = inner[..., : rows.stop - rows.start, : columns.stop - columns.start]

@@ -1,0 +1,84 @@
+"""Arrays that are not in memory: kept in files without a name, or made some rows at a time.
+
+Must not know what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from segment.axes import Plane
+
+ROWS = 256
+"""Of an array in work at a time."""
+
+
+class Windowed:
+    """An array (H W or K H W), zeros at first, whose file is gone when it is let go or the process ends, however.
+
+    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the folder has no room.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._stream = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as the array
+        weakref.finalize(self, self._stream.close)
+        self._stream.truncate(self.dtype.itemsize * math.prod(self.shape))
+
+    def __setitem__(self, window: tuple[Any, slice, slice], values: NDArray[Any]) -> None:
+        _, rows, columns = window
+        for plane, part in enumerate(values.reshape(-1, *values.shape[-2:])):
+            for row, line in enumerate(np.ascontiguousarray(part, self.dtype), start=rows.start or 0):
+                self._seek(plane, row, columns.start or 0)
+                left = line.view(np.uint8).data
+                while left:
+                    left = left[self._stream.write(left) :]
+
+    def __getitem__(self, window: Any, /) -> Any:
+        if isinstance(window, int):
+            return Made(self.shape[-2:], self.dtype, lambda rows: self._read(window, rows.start, rows.stop))
+        parts = [part for part in (window if isinstance(window, tuple) else (window,)) if part is not Ellipsis]
+        start, stop, _ = parts[0].indices(self.shape[-2])
+        planes = [self._read(plane, start, stop) for plane in range(math.prod(self.shape[:-2]))]
+        found = planes[0] if len(self.shape) == 2 else np.stack(planes)
+        return found[..., parts[1]] if len(parts) > 1 else found
+
+    def _read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+        found = np.empty((max(0, stop - start), self.shape[-1]), self.dtype)
+        self._seek(plane, start, 0)
+        left = found.reshape(-1).view(np.uint8).data
+        while left:
+            left = left[self._stream.readinto(left) :]
+        return found
+
+    def _seek(self, plane: int, row: int, column: int) -> None:
+        height, width = self.shape[-2:]
+        self._stream.seek(((plane * height + row) * width + column) * self.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An H W array or H W 3 picture that is made when it is read: of(rows) gives those rows."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    of: Callable[[slice], NDArray[Any]]
+
+    def __getitem__(self, window: slice, /) -> Any:
+        start, stop, _ = window.indices(self.shape[0])
+        return self.of(slice(start, stop))
+
+
+def blocks(plane: Plane) -> Iterator[NDArray[Any]]:
+    """The rows of an H W or H W 3, ROWS at a time, in order."""
+    for start in range(0, plane.shape[0], ROWS):
+        yield plane[start : start + ROWS]
