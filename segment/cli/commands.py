@@ -13,6 +13,7 @@ from segment.errors import WrongUse
 
 if TYPE_CHECKING:
     from segment.networks.catalogue import Network
+    from segment.sampling.mcbn import Draws
     from segment.sampling.tiled import Tiling
 
 Memory = Annotated[
@@ -68,6 +69,20 @@ def tiling_of(text: str) -> Tiling:
     if text not in ("auto", "off"):
         raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
     return "off" if text == "off" else "auto"
+
+
+def draws_of(text: str | None) -> Draws:
+    """auto, or N draws; None: all.
+
+    >>> draws_of("auto"), draws_of("16")
+    ('auto', 16)
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    try:
+        return int(text)
+    except ValueError:
+        raise WrongUse(f"--draws is auto or a number of draws, not {text!r}.") from None
 
 
 def mebibytes(count: int) -> str:
@@ -177,7 +192,13 @@ def predict(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Images: folder, glob, image or text list.")],
     bank: Annotated[Path, typer.Option(help="Bank that `segment fit` recorded for this network.")],
     output: Out,
-    draws: Annotated[int | None, typer.Option(help="The first N draws of the bank; default: all.")] = None,
+    draws: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="The first N of the bank; auto: as many as an image needs; default: all."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="With --draws auto: the Monte Carlo standard error of a probability that is enough.")
+    ] = 0.02,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     maps: Annotated[str, typer.Option(help="With commas: prediction, probability or any measure.")] = (
         "prediction,variance,predictive_entropy,mutual_information"
@@ -199,7 +220,8 @@ def predict(
     from segment.jobs.predict import PredictPlan, predict
 
     plan = PredictPlan(
-        draws=draws,
+        draws=draws_of(draws),
+        tolerance=tolerance,
         precision=precision,
         maps=listed(maps),
         heat=heat,
@@ -216,10 +238,14 @@ def predict(
         screen.as_json({
             "run": str(summary.folder), "done": summary.done, "failed": dict(summary.failed), "draws": summary.draws,
             "precision": summary.precision, "seconds": round(summary.seconds, 2),
+            **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
         })  # fmt: skip
     else:
+        each = f"{summary.draws} draws each"
+        if plan.draws == "auto":
+            each = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
         screen.say(
-            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {summary.draws} draws each, "
+            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {each}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
         if summary.done:

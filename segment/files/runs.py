@@ -32,6 +32,7 @@ class Entry:
 
     id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
+    reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
     notes: measure or file -> why it was not written
     """
@@ -44,6 +45,7 @@ class Entry:
     files: tuple[str, ...] = ()
     seconds: float = 0.0
     draws: int = 0
+    reached_error: float | None = None
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,6 +57,8 @@ class Entry:
         """
         keys = ("id", "source", "sha256", "status", "error", "files", "seconds", "draws")
         line: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        if self.reached_error is not None:
+            line["reached_error"] = round(self.reached_error, 6)
         line |= {name: dict(numbers) for name, numbers in self.measures.items()}
         return line | ({"notes": dict(self.notes)} if self.notes else {})
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,11 @@ from segment.jobs.rendering import FORMATS, Look, render, sheet
 from segment.jobs.versions import versions
 from segment.networks.catalogue import Network
 from segment.sampling.estimate import Planes
-from segment.sampling.mcbn import fitted, resolve_precision
+from segment.sampling.mcbn import Draws, fitted, resolve_draws, resolve_precision
 from segment.sampling.memory import Room, resident, room
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import PassPlan
+from segment.sampling.stopping import StopPlan
 from segment.sampling.tiled import InTiles, Tiling
 from segment.uncertainty.measures import MEASURES
 
@@ -58,14 +59,16 @@ IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, T
 class PredictPlan:
     """What to predict with and what to write.
 
-    draws: the first N of the bank; None: all. precision: "auto", "fp32", "bf16" or "fp16"
+    draws: the first N of the bank; "auto": as many as each image needs for a standard error of `tolerance`; None: all
+    precision: "auto", "fp32", "bf16" or "fp16"
     maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
     formats: of "png", "npz"; fold: draws in one pass
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
 
-    draws: int | None = None
+    draws: Draws = None
+    tolerance: float = StopPlan.tolerance
     precision: str = "auto"
     maps: tuple[str, ...] = MAPS
     heat: str = "predictive_entropy"
@@ -76,6 +79,7 @@ class PredictPlan:
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
+        StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         known = (*MEASURES, "prediction", "probability")
         for name in (*self.maps, self.heat):
             if name not in known:
@@ -102,7 +106,7 @@ class PredictPlan:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: its folder, images done and failed (id -> why), and seconds."""
+    """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average."""
 
     folder: Path
     done: int
@@ -110,6 +114,7 @@ class Summary:
     seconds: float
     precision: str
     draws: int
+    mean_draws: float
 
 
 def predict(
@@ -122,7 +127,7 @@ def predict(
     """
     plan = plan or PredictPlan()
     drawn = fitted(network, bank)
-    used = bank if plan.draws is None else bank.first(plan.draws)
+    used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
     sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
@@ -137,9 +142,12 @@ def predict(
     estimated = InTiles(
         mcbn(drawn, used, passes), network, measures=plan.measures, tile=begun.get("tile", plan.tile),
         within=Room(free, held), keep="probability" in plan.maps, blank=partial(Windowed, run.folder),
+        stop=stop,
     )  # fmt: skip
     noted = {"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
              "tile": estimated.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
+    if stop is not None:
+        noted["stop"] = asdict(stop)
     if "room" in begun or plan.memory is not None:
         noted["room"] = free
     run.note(
@@ -185,7 +193,9 @@ def predict(
     if "png" in plan.formats:
         sheet(run, sources, look, network)
     failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
-    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used))
+    drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
+    mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
+    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used), mean)
 
 
 @contextmanager
@@ -229,7 +239,8 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
         "model": network.name,
         "source": str(source) if isinstance(source, str | Path) else f"{len(source)} images",
         "bank": bank_fingerprint(bank),
-        "draws": plan.draws, "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
+        "draws": plan.draws, "tolerance": plan.tolerance if plan.draws == "auto" else None,
+        "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
         "heat_max": plan.heat_max, "formats": list(plan.formats), "fold": plan.fold,
         "tile": plan.tile,
     }  # fmt: skip
@@ -301,5 +312,5 @@ def _written(
         return _written(run, source, image, sha256, f"its pictures: {_said(problem)}", look, plan, seconds)
     return Entry(
         id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
-        measures=measures, notes=dict(found.withheld),
+        reached_error=found.reached_error, measures=measures, notes=dict(found.withheld),
     )  # fmt: skip

@@ -6,7 +6,7 @@ Outputs are added to the moments as they come; never are all T kept. Must not kn
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from segment.axes import Head, Plane
 from segment.errors import PredictionFailed
 from segment.images.preparing import crop
 from segment.sampling.methods import Method
+from segment.sampling.stopping import Stop, Watch
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
@@ -27,6 +28,7 @@ class Estimate:
     prediction: (N H W) class indices, int64; multi-label: (N K H W) of 0 and 1
     probability: (N K H W) mean over draws, float32
     maps: measure -> (N H W); withheld: measure -> why it has no map; draws: T
+    reached_error: the standard error that stopped the draws (`segment.sampling.stopping`), None where nothing watched
     For one image given as (C H W) the axis N is absent everywhere.
     """
 
@@ -35,6 +37,7 @@ class Estimate:
     maps: Mapping[str, Tensor]
     draws: int
     withheld: Mapping[str, str] = field(default_factory=dict)
+    reached_error: float | None = None
 
     def __getattr__(self, name: str) -> Tensor:
         if not name.startswith("_") and name in self.maps:
@@ -47,7 +50,7 @@ class Estimate:
     def image(self, index: int) -> Estimate:
         """One of the N images."""
         maps = {name: value[index] for name, value in self.maps.items()}
-        return Estimate(self.prediction[index], self.probability[index], maps, self.draws, self.withheld)
+        return replace(self, prediction=self.prediction[index], probability=self.probability[index], maps=maps)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Planes:
 
     prediction: (H W) class indices, of the smallest type; multi-label: (K H W) of 0 and 1
     maps: measure -> (H W) float32; probability: (K H W) float32, None where it is not wanted
-    draws, withheld: as in an `Estimate`
+    draws, withheld, reached_error: as in an `Estimate`
     """
 
     prediction: Plane
@@ -64,15 +67,16 @@ class Planes:
     maps: Mapping[str, Plane]
     draws: int
     withheld: Mapping[str, str]
+    reached_error: float | None = None
 
 
 def moments_of(
     method: Method, images: Tensor, *, head: Head, keep: Iterable[str], size: tuple[int, int] | None = None,
-    temperature: float = 1.0,
+    temperature: float = 1.0, stop: Stop | None = None,
 ) -> DrawMoments:  # fmt: skip
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K ...), float32 or better.
 
-    size: (H, W) to crop a padded image's outputs to; temperature: divides the logits
+    size: (H, W) to crop a padded image's outputs to; temperature: divides the logits; stop: ends the draws early
     Errors: PredictionFailed where an output is not finite.
     """
     moments = DrawMoments(head, keep)
@@ -81,7 +85,10 @@ def moments_of(
             logits = crop(logits, *size)
         if temperature != 1.0:
             logits = logits.float() / temperature
-        moments.update(probabilities(logits, head), weight)
+        p = probabilities(logits, head)
+        moments.update(p, weight)
+        if stop is not None and stop(p, weight):
+            break
     if not bool(torch.isfinite(moments.mean).all()):
         bad = float((~torch.isfinite(moments.mean)).float().mean())
         raise PredictionFailed(
@@ -93,15 +100,16 @@ def moments_of(
 
 def estimate(
     method: Method, images: Tensor, *, head: Head, measures: Iterable[str] = tuple(MEASURES),
-    size: tuple[int, int] | None = None, temperature: float = 1.0,
+    size: tuple[int, int] | None = None, temperature: float = 1.0, stop: Stop | None = None,
 ) -> Estimate:  # fmt: skip
     """Mask, mean probability and the named maps of images (N C H W) under a method."""
     wanted = list(measures)
-    moments = moments_of(method, images, head=head, keep=needed(wanted), size=size, temperature=temperature)
+    moments = moments_of(method, images, head=head, keep=needed(wanted), size=size, temperature=temperature, stop=stop)
     withheld = {}
     if "standard_error" in wanted and not (method.random and moments.effective_draws > 1):
         why = "one draw has no spread" if moments.draws == 1 else method.note or "its draws are no random sample"
         withheld["standard_error"] = f"No Monte Carlo standard error: {why}."
         wanted.remove("standard_error")
     maps = {name: MEASURES[name].of(moments) for name in wanted}
-    return Estimate(prediction(moments.mean, head), moments.mean, maps, moments.draws, withheld)
+    error = stop.error if isinstance(stop, Watch) else None
+    return Estimate(prediction(moments.mean, head), moments.mean, maps, moments.draws, withheld, error)

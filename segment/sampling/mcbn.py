@@ -26,6 +26,7 @@ from segment.sampling.estimate import Estimate, estimate
 from segment.sampling.methods import BankMethod, mcbn
 from segment.sampling.passes import PassPlan
 from segment.sampling.precision import choose
+from segment.sampling.stopping import StopPlan, Watch
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 
@@ -57,16 +58,39 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Pre
     return ("fp32" if asked == "fp32" else "bf16" if asked == "bf16" else "fp16"), "asked for"
 
 
+Draws = int | Literal["auto"] | None
+"""The first N of a bank; "auto": as many as each image needs; None: all."""
+
+
+def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopPlan | None]:
+    """The draws that may be used, and when an image has had enough of them; None: it has all.
+
+    Errors: WrongUse for more draws than there are, and for "auto" where there is no standard error to stop by.
+    """
+    if asked != "auto":
+        return bank if asked is None else bank.first(asked), None
+    if bank.distilled:
+        raise WrongUse(
+            "--draws auto stops by the Monte Carlo standard error, and a distilled bank has none: its draws are no "
+            f"random sample. Its {len(bank)} draws are used whole; leave --draws out."
+        )
+    if len(bank) < 2:
+        raise WrongUse("--draws auto stops by the spread of the draws, and one draw has none: fit a larger bank.")
+    return bank, plan
+
+
 class MCBN:
     """Monte Carlo batch normalisation (Teye et al. 2018) of one network under one bank.
 
     network: what `load_network` gave, or any torch module with BN (it is copied, so the caller's stays as it is)
-    draws: the first N of the bank; None: all. precision: "auto", "fp32", "bf16", "fp16". device: None: where it is
+    draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
+    one image a call (`segment.sampling.stopping`)
+    precision: "auto", "fp32", "bf16", "fp16". device: None: where it is
     """
 
     def __init__(
-        self, network: Network | nn.Module, bank: Bank, *, draws: int | None = None, precision: str = "auto",
-        device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
+        self, network: Network | nn.Module, bank: Bank, *, draws: Draws = None, tolerance: float = StopPlan.tolerance,
+        precision: str = "auto", device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
     ) -> None:  # fmt: skip
         if isinstance(network, nn.Module):
             network = load_network(network)
@@ -74,7 +98,7 @@ class MCBN:
             name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
             network = replace(network, module=copy.deepcopy(network.module).to(name))
         self.network = network
-        self.bank = bank if draws is None else bank.first(draws)
+        self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
         self.drawn = fitted(network, bank)
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
         plan = plan or PassPlan(channels_last=True, fuse=True)
@@ -87,7 +111,9 @@ class MCBN:
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
         images, size, single = self._entered(image)
-        found = estimate(self.method, images, head=self.network.card.head, measures=measures, size=size)
+        head = self.network.card.head
+        watch = None if self.stop is None else Watch(head, len(self.bank), self.stop)
+        found = estimate(self.method, images, head=head, measures=measures, size=size, stop=watch)
         return found.image(0) if single else found
 
     def draws(self, image: Image) -> Iterator[Tensor]:

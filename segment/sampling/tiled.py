@@ -20,7 +20,7 @@ from torch import Tensor
 from segment.axes import Head, Plane
 from segment.errors import OutOfMemory, WrongUse
 from segment.images.preparing import Prepared, pad
-from segment.images.tiling import tiles
+from segment.images.tiling import Tile, tiles
 from segment.networks.catalogue import Network
 from segment.networks.footprint import PROBED, bytes_a_pixel
 from segment.networks.reach import halo_of
@@ -28,13 +28,14 @@ from segment.sampling.estimate import Planes, estimate
 from segment.sampling.memory import FIXED, SCRATCH, Room, in_words
 from segment.sampling.methods import BankMethod
 from segment.sampling.passes import Passes
+from segment.sampling.stopping import Stop, StopPlan, Watch, after, looks, on_grid, reached
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import needed
 from segment.uncertainty.moments import DrawMoments
 
 log = logging.getLogger(__name__)
 
-PREDICTION, PROBABILITY = "prediction", "probability"
+PREDICTION, PROBABILITY, STANDARD_ERROR = "prediction", "probability", "standard_error"
 
 Tiling = int | Literal["auto", "off"]
 
@@ -68,16 +69,19 @@ class InTiles:
     within: what may be taken; None: nothing is planned, and only a device that runs out makes tiles
     keep: whether the mean probability is wanted of an image in tiles
     blank: where the maps of an image in tiles go, a tile at a time; numpy.empty: into memory
+    stop: when an image has had draws enough; None: it has all. Tiles are passed under 8, 16, 32, ... draws until the
+    whole image has, which takes twice the passes
     planned: whether an image was so large that the room had a say
     """
 
     def __init__(
         self, method: BankMethod, network: Network, *, measures: Sequence[str], tile: Tiling = "auto",
-        within: Room | None = None, keep: bool = False, blank: Blank = np.empty,
+        within: Room | None = None, keep: bool = False, blank: Blank = np.empty, stop: StopPlan | None = None,
     ) -> None:  # fmt: skip
         self.method, self.network, self.tile, self.within = method, network, tile, within
-        self.blank = blank
+        self.blank, self.stop = blank, stop
         self.measures, self.keep = tuple(measures), keep or network.card.head == "multilabel"
+        self._computed = self.measures if stop is None else (*self.measures, STANDARD_ERROR)
         self.align = math.lcm(network.card.input.stride, 32)
         self.planned = False
         self._halo: int | None = None
@@ -156,7 +160,7 @@ class InTiles:
             plain = Passes(passes.network, passes.bank, replace(passes.plan, fuse=False))  # fused calls hide a tensor
 
             def forward(images: Tensor) -> DrawMoments:
-                moments = DrawMoments(self.head, needed(self.measures))
+                moments = DrawMoments(self.head, needed(self._computed))
                 for logits in islice(plain(images), PROBED_DRAWS):
                     moments.update(probabilities(logits, self.head))
                 return moments
@@ -188,25 +192,54 @@ class InTiles:
         return self.halo if self.halo is not None else max(self.align, side // 4 // self.align * self.align)
 
     def _estimate(self, images: Tensor | Prepared, size: tuple[int, int], side: int | None) -> Planes:
+        draws, stop = self.method.draws, self.stop
         if side is None:
-            return self._planes(images[..., :, :], size)
+            whole = images[..., :, :]
+            return self._planes(whole, self.measures, size, None if stop is None else Watch(self.head, draws, stop))
         made: dict[str, Store] = {}
-        for tile in tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align):
-            part = self._planes(images[(..., *tile.seen)].contiguous())
+        laid = tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align)
+        for count in (draws,) if stop is None else looks(draws, stop.first):
+            found = self._tiled(images, size, laid, count, made)
+            if stop is not None and found.reached_error is not None and found.reached_error <= stop.tolerance:
+                break
+        return found
+
+    def _tiled(
+        self, images: Tensor | Prepared, size: tuple[int, int], laid: Sequence[Tile], draws: int, made: dict[str, Store]
+    ) -> Planes:
+        """Every tile under the first draws, into what is made already or will be."""
+        errors = []
+        for tile in laid:
+            seen = images[(..., *tile.seen)].contiguous()
+            part = self._planes(seen, self._computed, stop=after(draws))
+            if self.stop is not None:
+                corner = tile.kept[0].start, tile.kept[1].start
+                kept = torch.from_numpy(part.maps[STANDARD_ERROR][tile.within])
+                errors.append(on_grid(kept, corner, size).flatten())
             for name, values in _arrays(part).items():
+                if name not in (PREDICTION, PROBABILITY, *self.measures):
+                    continue
                 if name not in made:
                     made[name] = self.blank((*values.shape[:-2], *size), values.dtype)
                 _put(values, made[name], tile.within, tile.kept)
+        error = None if self.stop is None else reached(torch.cat(errors), self.stop.quiet)
         maps = {name: values for name, values in made.items() if name not in (PREDICTION, PROBABILITY)}
-        return replace(part, prediction=made[PREDICTION], probability=made.get(PROBABILITY), maps=maps)
+        return replace(
+            part, prediction=made[PREDICTION], probability=made.get(PROBABILITY), maps=maps, reached_error=error
+        )
 
-    def _planes(self, images: Tensor, size: tuple[int, int] | None = None) -> Planes:
-        found = estimate(self.method, images, head=self.head, measures=self.measures, size=size).image(0)
+    def _planes(
+        self, images: Tensor, measures: Sequence[str], size: tuple[int, int] | None = None, stop: Stop | None = None
+    ) -> Planes:
+        found = estimate(self.method, images, head=self.head, measures=measures, size=size, stop=stop).image(0)
         classes = self.network.classes
         kind = np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.int64
         maps = {name: values.float().cpu().numpy() for name, values in found.maps.items()}
         probability = found.probability.float().cpu().numpy() if self.keep else None
-        return Planes(found.prediction.cpu().numpy().astype(kind), probability, maps, found.draws, found.withheld)
+        return Planes(
+            found.prediction.cpu().numpy().astype(kind), probability, maps, found.draws, found.withheld,
+            found.reached_error,
+        )  # fmt: skip
 
     def _smaller(self, images: Tensor | Prepared, side: int | None, problem: Exception) -> int | None:
         """Half of the draws in a pass, or half of the tile's side, for this image and all that follow."""
