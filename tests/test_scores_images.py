@@ -46,6 +46,15 @@ def test_the_interior_is_where_the_neighbourhood_is_one_class(mask: NDArray[np.i
     np.testing.assert_array_equal(both, low == high)
 
 
+@given(values=arrays.arrays(np.float32, (9, 37), elements=st.floats(0, 4, width=32)), odd=st.booleans())
+def test_the_95th_percentile_is_that_of_numpy_however_the_values_lie(values: NDArray[np.float32], *, odd: bool) -> None:
+    if odd:
+        values.ravel()[::16] = 5  # where a sixteenth is looked at, all is high
+    inside = np.ones(values.shape, dtype=bool)
+    found = imagelevel.aggregate(values, inside, None)[1]
+    assert found == pytest.approx(np.quantile(values.astype(np.float64), 0.95), rel=1e-6)
+
+
 def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     rng = np.random.default_rng(0)
     plan = ScorePlan(classes=("a", "b"), measures=("good", "flat"), thresholds={"good": (0.2, 0.2, 0.2)})

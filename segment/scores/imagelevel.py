@@ -48,7 +48,21 @@ def aggregate(measure: NDArray[np.float32], inside: NDArray[np.bool_], threshold
     """
     above = np.nan if threshold is None else float((measure > threshold).mean())
     within = float(measure[inside].mean(dtype=np.float64)) if inside.any() else np.nan
-    return np.array([measure.mean(dtype=np.float64), np.quantile(measure, 0.95), above, within])
+    return np.array([measure.mean(dtype=np.float64), _quantile(measure.ravel(), 0.95), above, within])
+
+
+def _quantile(values: NDArray[np.float32], share: float) -> float:
+    """As np.quantile, of which a tenth of the values is sorted: those above what a sixteenth of them expects."""
+    at = share * (values.size - 1)
+    under, over = int(at), min(int(at) + 1, values.size - 1)
+    few = np.sort(values[::16])
+    high = values[values >= few[int(max(2 * share - 1, 0) * (few.size - 1))]]
+    left_out = values.size - high.size
+    if left_out > under:  # the sixteenth was not like the rest
+        high, left_out = values, 0
+    high = np.partition(high, (under - left_out, over - left_out))
+    first, second = float(high[under - left_out]), float(high[over - left_out])
+    return first + (at - under) * (second - first)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -6,6 +6,7 @@ Source: Mukhoti & Gal 2018, arXiv:1811.12709 (patch accuracy vs patch uncertaint
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,16 @@ def patch_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:  
     >>> patch_sums(np.float32([[1, 2, 3], [4, 5, 6]]), 2).tolist()
     [[12.0, 9.0]]
     """
-    if size == 1:
-        return values
     rows, columns = np.arange(0, values.shape[0], size), np.arange(0, values.shape[1], size)
     return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+
+
+def pyramid(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:  # H W -> one h w a size
+    """The sums over patches of every size, each made of the sums of the size before."""
+    found = [values]
+    for smaller, size in pairwise(SIZES):
+        found.append(patch_sums(found[-1], size // smaller))
+    return found
 
 
 class Patches:
@@ -38,9 +45,10 @@ class Patches:
 
     def __init__(self, valid: NDArray[np.bool_], right: NDArray[np.bool_]) -> None:  # H W, H W
         self.valid = valid
-        self.pixels = [patch_sums(valid.astype(np.float32), size) for size in SIZES]
-        rights = [patch_sums(right.astype(np.float32), size) for size in SIZES]
-        self.accurate = [2 * r >= p for r, p in zip(rights, self.pixels, strict=True)]
+        self.pixels = pyramid(valid.astype(np.float32))
+        self.counted = [pixels > 0 for pixels in self.pixels]
+        rights = pyramid(right.astype(np.float32))
+        self.accurate = [(2 * r >= p) & c for r, p, c in zip(rights, self.pixels, self.counted, strict=True)]
 
     def counts(self, measure: NDArray[np.float32], thresholds: Sequence[float]) -> Ints:  # H W -> 3 4
         """Patches of each size: certain inaccurate, uncertain inaccurate, certain accurate, uncertain accurate.
@@ -49,22 +57,24 @@ class Patches:
         >>> Patches(np.ones((1, 4), dtype=bool), right).counts(np.float32([[0.1, 0.9, 0.9, 0.1]]), [0.5] * 3).tolist()
         [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 1, 0]]
         """
-        known = np.where(self.valid, measure, np.float32(0))
         found = []
-        for size, threshold, pixels, accurate in zip(SIZES, thresholds, self.pixels, self.accurate, strict=True):
-            uncertain = patch_sums(known, size) > np.float32(threshold) * pixels
-            cell = (2 * accurate.view(np.int8) + uncertain)[pixels > 0]
-            found.append(np.bincount(cell.ravel(), minlength=4))
-        return np.stack(found)
+        sums = pyramid(np.where(self.valid, measure, np.float32(0)))
+        for threshold, of_size, pixels, counted, accurate in zip(
+            thresholds, sums, self.pixels, self.counted, self.accurate, strict=True
+        ):
+            uncertain = of_size > np.float32(threshold) * pixels
+            patches, sure = np.count_nonzero(counted), np.count_nonzero(accurate)
+            doubted, both = np.count_nonzero(uncertain & counted), np.count_nonzero(uncertain & accurate)
+            found.append([patches - sure - doubted + both, doubted - both, sure - both, both])
+        return np.array(found, dtype=np.int64)
 
     def histograms(self, measure: NDArray[np.float32]) -> Ints:  # H W -> 3 B 2
         """Accurate and inaccurate patches of each size by the bin of the measure's mean, for `matching_threshold`."""
-        known = np.where(self.valid, measure, np.float32(0))
         found = []
-        for size, pixels, accurate in zip(SIZES, self.pixels, self.accurate, strict=True):
-            kept = pixels > 0
-            bins = coarser_bin(bin_of(patch_sums(known, size)[kept] / pixels[kept]), OCTAVE)
-            cell = 2 * bins + ~accurate[kept]
+        sums = pyramid(np.where(self.valid, measure, np.float32(0)))
+        for of_size, pixels, counted, accurate in zip(sums, self.pixels, self.counted, self.accurate, strict=True):
+            bins = coarser_bin(bin_of(of_size[counted] / pixels[counted]), OCTAVE)
+            cell = 2 * bins + ~accurate[counted]
             found.append(np.bincount(cell, minlength=2 * ROWS).reshape(ROWS, 2))
         return np.stack(found)
 

@@ -136,7 +136,7 @@ class Scoreboard:
         numbers = [whole, *(part[6:] for part in parts)]
         inside = imagelevel.interior(masks)
         for name, values in maps.items():
-            auroc = mean_defined(np.stack([detection.auroc(t[f"ranking/{name}"][:, :2]) for t in tallies], axis=-1))
+            auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))
             threshold = (self.plan.thresholds or {}).get(name, (None,))[0]  # of single pixels
             numbers += [np.atleast_1d(auroc), imagelevel.aggregate(values, inside, threshold)]
         return np.concatenate(numbers)
@@ -222,6 +222,12 @@ def _mask_row(tally: Tally, head: str) -> Floats:
     return np.concatenate(
         [np.array(whole, dtype=np.float64), proper, of_class[1:] if head == "multilabel" else of_class]
     )
+
+
+def _filled(ranking: Ints) -> Ints:  # B 2 or 3 -> b 2
+    """Right and wrong pixels of the bins that hold any: of one image, a tenth."""
+    errors = ranking[:, :2]
+    return errors[np.flatnonzero(errors[:, 0] + errors[:, 1])]
 
 
 def _rank_entry(rho: float, images: int, kind: str) -> Entry:
