@@ -81,6 +81,12 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     unknown = segment("experiment", "toy", "-o", tmp_path, "--budget", "papre")
     assert unknown.code == 2
     assert "Near: 'paper'" in unknown.error
+    splitless = segment("experiment", "toy", "-o", tmp_path, "--splits", "1,2")
+    assert (splitless.code, splitless.error) == (2, "Error: toy has no splits; --splits is for uci and uncertainty-error.")
+    for wrong in ("1,x", "0", "1,1"):
+        ended = segment("experiment", "uci", "-o", tmp_path, "--splits", wrong)
+        assert ended.code == 2
+        assert repr(wrong) in ended.error
     missing = segment("experiment", "all", "-o", tmp_path / "out", "--data", tmp_path / "nowhere")
     assert missing.code == 2
     assert "--data DIR" in missing.error

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from segment.experiments import dropout_check, toy, uci, uncertainty_error
 from segment.experiments.dropout_check import CheckPlan
 from segment.experiments.regressors import METHODS, Protocol
+from segment.experiments.reproduction import run_one
 from segment.experiments.search import Race
 from segment.experiments.toy import ToyPlan
 from segment.experiments.uci_splits import PLANS, Plan, results
@@ -111,6 +112,23 @@ def test_a_method_that_sees_the_noise_beats_the_constant_by_the_reported_p(once:
     scores = [split.methods["mcbn"].scores for split in splits]
     assert column.crps_gain.tolist() == [score.crps_constant - score.crps for score in scores]
     assert column.pll_gain.tolist() == [score.pll - score.pll_constant for score in scores]
+
+
+def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLANS, "quick", PLAN)
+    monkeypatch.setattr(uci, "CHECKS", {"quick": CHECKS})
+    said: list[str] = []
+    run_one("uci", tmp_path / "uci", budget="quick", data=data, splits=(4, 2))
+    run_one(
+        "uncertainty-error", tmp_path / "uncertainty-error", budget="quick", data=data, splits=(2, 4),
+        progress=said.append,
+    )  # fmt: skip
+    assert said == []
+    page = (tmp_path / "uci" / "page.md").read_text()
+    assert "--splits 4,2`" in page
+    assert "nor its splits 1, 3, 5" in page
 
 
 def test_the_paper_plan_is_the_papers_grid() -> None:

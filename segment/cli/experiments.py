@@ -11,6 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Json, Verbose, app
+from segment.errors import WrongUse
 
 if TYPE_CHECKING:
     from segment.experiments.reporting import Verdict
@@ -24,6 +25,8 @@ Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it wr
 Budget = Annotated[str, typer.Option(help="quick (minutes), or paper: the full protocol (hours).")]
 Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
+
+Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits to run, as 1,2,5.")]
 
 BESIDE = Path("../shared/data")
 ABOUT = {
@@ -40,12 +43,15 @@ ABOUT = {
 def _add(name: str) -> None:
     @experiment.command(name, help=ABOUT[name])
     def command(
-        output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0,
+        output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0, splits: Splits = "",
         json: Json = False, config: Config = None, verbose: Verbose = False,
     ) -> None:  # fmt: skip
         from segment.experiments.reproduction import run_one
 
-        _show(run_one(name, output, budget=budget, data=data, seed=seed, progress=log.info), output / "page.md", json)
+        verdicts = run_one(
+            name, output, budget=budget, data=data, seed=seed, progress=log.info, splits=_seeds(splits)
+        )  # fmt: skip
+        _show(verdicts, output / "page.md", json)
 
 
 for one in ABOUT:
@@ -77,6 +83,13 @@ def report(
         screen.as_json({"page": str(output), "experiments": names})
     else:
         screen.say(f"{output}: {', '.join(names)}")
+
+
+def _seeds(asked: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in asked.split(",")) if asked else None
+    except ValueError:
+        raise WrongUse(f"--splits takes seeds as 1,2,5, not {asked!r}.") from None
 
 
 def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -21,29 +22,48 @@ MODULES = {
     "segmentation": "segmentation", "theory": "theory", "cost": "cost",
 }  # fmt: skip
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
+BY_SPLITS = ("uci", "uncertainty-error")
 INDEX = "index.md"
 TITLE = "The paper's results, rebuilt"
 
 
 def run_one(
-    name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None, **more: Any
-) -> list[Verdict]:
+    name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
+    splits: Sequence[int] | None = None,
+) -> list[Verdict]:  # fmt: skip
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
-    Errors: WrongUse for a budget not known.
+    splits: seeds of the splits to run instead of the budget's, where there are any. uncertainty-error reads finished
+    splits of a folder `uci` beside its own. Errors: WrongUse for a budget not known, or splits where there are none.
     """
     if budget not in get_args(Budget):
         raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: quick, paper.")
+    more: dict[str, Any] = {}
+    if splits is not None:
+        more["plan"] = _plan(name, budget, splits)
+    if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
+        more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
     wall, busy = time.monotonic(), time.process_time()
     found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
     wall, busy = time.monotonic() - wall, time.process_time() - busy
+    chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
     _headed(
         out / "page.md",
-        f"`segment experiment {name} --budget {budget} --seed {seed}`: {busy / 60:.1f} minutes of processor time, "
-        f"{wall / 60:.1f} minutes by the clock.",
+        f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of processor "
+        f"time, {wall / 60:.1f} minutes by the clock.",
     )
     return found
+
+
+def _plan(name: str, budget: str, splits: Sequence[int]) -> Any:
+    from segment.experiments.uci_splits import PLANS
+
+    if name not in BY_SPLITS:
+        raise WrongUse(f"{name} has no splits; --splits is for {' and '.join(BY_SPLITS)}.")
+    if not splits or min(splits) < 1 or len(set(splits)) < len(splits):
+        raise WrongUse(f"--splits takes different seeds from 1 up, not {','.join(map(str, splits))!r}.")
+    return replace(PLANS[budget], splits=tuple(splits))  # type: ignore[index]
 
 
 def run_all(
@@ -56,8 +76,7 @@ def run_all(
         raise WrongUse(f"The experiments' data is not at {str(data)!r}; name its folder with --data DIR.")
     verdicts: list[Verdict] = []
     for name in names:
-        more = {"kept": out / "uci" / "kept"} if name == "uncertainty-error" and "uci" in names else {}
-        verdicts += run_one(name, out / name, budget=budget, data=data, seed=seed, progress=progress, **more)
+        verdicts += run_one(name, out / name, budget=budget, data=data, seed=seed, progress=progress)
     command = f"segment experiment all --budget {budget} --seed {seed}"
     assemble([out / name for name in names], out / INDEX, title=TITLE, command=command)
     return verdicts

@@ -301,8 +301,13 @@ Reduced against the paper's protocol: L2 has {len(protocol.l2)} values instead o
 rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving){slack}; the error that
 the search looks at is that of {race.draws} draws instead of 500; MNF is trained faster and shorter than the authors did
 (1e-3, 2000 epochs), but its precision is chosen, not 1; a final network is trained once a split. The sets of the paper
-that are not listed above were not run.
+that are not listed above were not run{_left_out(plan)}.
 """
+
+
+def _left_out(plan: Plan) -> str:
+    missing = sorted(set(PLANS["paper"].splits) - set(plan.splits))
+    return f", nor its splits {', '.join(map(str, missing))}" if missing else ""
 
 
 def _listed(values: Sequence[float]) -> str:
