@@ -29,12 +29,13 @@ from segment.images.preparing import prepare
 from segment.images.reading import read_image, read_label
 from segment.images.scenes import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.images.specs import InputSpec
-from segment.jobs.comparing import Standing, compare, scores
+from segment.jobs.comparing import Standing, compare, gains, scores
 from segment.jobs.contenders import MethodPlan, contenders
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.fit import fit_bank
 from segment.jobs.scoring import Scoring
 from segment.jobs.select import select
+from segment.jobs.tables import in_short
 from segment.jobs.telling import put
 from segment.networks.cards import Card
 from segment.networks.catalogue import Network, load_network
@@ -294,6 +295,29 @@ def test_who_wins_is_told_by_the_direction_of_each_score_and_paired_over_images(
     assert entry["value"] == pytest.approx(np.log(0.6) - np.log(0.9), abs=1e-6)
     assert entry["low"] == pytest.approx(entry["high"], abs=1e-6)  # the same on every image: paired, no doubt is left
     assert scores({"sure": Standing((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
+    told = in_short(list(found.values()), [])
+    assert told[0].startswith("Best beyond chance: **sure** in NLL, Brier")
+    assert told[1].startswith("Not told apart, best two: mIoU (sure, unsure), accuracy (sure, unsure)")
+
+
+def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
+    rng = np.random.default_rng(1)
+    plan = ScorePlan(classes=("a", "b"), measures=("predictive_entropy",))
+    boards = [Scoreboard(plan) for _ in range(3)]
+    for number in range(12):
+        label = rng.integers(0, 2, (6, 6))
+        for board, share in zip(boards, (0.6, 0.8, 0.9), strict=True):
+            p = np.where(label == 1, share, 1 - share)
+            board.update(str(number), np.stack([1 - p, p]).astype(np.float32), {"predictive_entropy": 1 - p}, label)
+    (gain,) = gains({"deterministic": Standing((boards[0],), 1, 0.1), "mcbn": Standing(tuple(boards[1:]), 8, 1.0)})
+    each = [np.log(0.6) - np.log(share) for share in (0.8, 0.9)]
+    entry = gain.differences["nll"]
+    assert entry["value"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert entry["bank_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
+    (line,) = in_short([], [gain])
+    assert line.startswith("**mcbn over deterministic** (8 passes for 1): NLL -0.347 (")
+    nobody = gains({"mcbn": Standing((boards[1],), 8, 1.0), "tta": Standing((boards[0],), 2, 1.0)})
+    assert nobody == []
 
 
 def test_readings_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, bank: Bank, data: Labels) -> None:
@@ -604,8 +628,10 @@ def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, d
                 "--plots")  # fmt: skip
     assert ended.exit_code == 0
     assert "Who wins" in ended.stdout
+    assert "mcbn over deterministic (4 passes for 1)" in " ".join(ended.stdout.split())
     page = (tmp_path / "results.md").read_text()
     assert "| mcbn | 4 |" in page
     assert "bank of 4 draws of M = 4" in page
+    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("### Who wins")
     for name in ("reliability", "risk_coverage", "sparsification"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3

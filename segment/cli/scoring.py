@@ -62,10 +62,10 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score MCBN and its rivals on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
-    from segment.jobs.comparing import DOUBT_COLUMNS, MASK_COLUMNS, WINNERS, screens, winners
     from segment.jobs.contenders import SCORED, MethodPlan
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
+    from segment.jobs.tables import DOUBT_COLUMNS, MASK_COLUMNS, in_short, screens, winners
     from segment.jobs.telling import put, told
     from segment.pictures.plots import needs_matplotlib
     from segment.sampling.views import views as views_of
@@ -101,10 +101,11 @@ def evaluate(
         screen.table(f"{network.name}: {counted}", list(MASK_COLUMNS), mask)
         screen.table("How right the uncertainty is", list(DOUBT_COLUMNS), doubt)
         if found.comparisons:
-            rows = [
-                [score, best, other, by, certain] for score, best, _, other, by, certain in winners(found.comparisons)
-            ]
-            screen.table("Who wins", [WINNERS[0], WINNERS[1], *WINNERS[3:]], rows)
+            rows = [[score, best, other, by, certain]
+                    for score, best, _, other, _, by, certain in winners(found.comparisons)]  # fmt: skip
+            screen.table("Who wins", ["score", "best", "next", "difference", "certain"], rows)
+            for line in in_short(found.comparisons, found.gains):
+                screen.say(line.replace("*", ""))
         for name, note in found.notes.items():
             screen.say(f"{name}: {note}.")
         screen.say(f"All scores, curves and classes: {found.folder / 'scores.json'}")

@@ -19,7 +19,7 @@ from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.folders import Source
-from segment.jobs.comparing import Comparison, Standing, compare, scores
+from segment.jobs.comparing import Comparison, Gain, Standing, compare, gains, scores
 from segment.jobs.contenders import Contenders, MethodPlan, contenders, key
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
@@ -70,6 +70,7 @@ class Evaluation:
     folder: Path
     scores: Mapping[str, Any]
     comparisons: Sequence[Comparison]
+    gains: Sequence[Gain]
     validation: Validation
     failed: Mapping[str, str]
     notes: Mapping[str, str]
@@ -190,7 +191,9 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
     found = scores(standings)
     compared = compare(standings) if len(standings) > 1 else []
     write_json(run.folder / SCORES, found)
-    write_json(run.folder / COMPARISONS, [one.as_dict() for one in compared])
+    gained = gains(standings)
+    told = {"scores": [one.as_dict() for one in compared], "gains": [one.as_dict() for one in gained]}
+    write_json(run.folder / COMPARISONS, told)
     tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
     write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
@@ -200,7 +203,7 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
         "scoring_seconds": round(scoring.scoring_seconds, 3),
     })  # fmt: skip
     failed = {**chosen.failed, **scoring.failed}
-    return Evaluation(run.folder, found, compared, chosen, failed, methods.notes, run.record)
+    return Evaluation(run.folder, found, compared, gained, chosen, failed, methods.notes, run.record)
 
 
 def per_image(boards: Mapping[str, Scoreboard]) -> str:

@@ -17,13 +17,14 @@ from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.corrupting import corrupted
 from segment.images.folders import Source
-from segment.jobs.comparing import Standing, compact, scores
+from segment.jobs.comparing import Standing, scores
 from segment.jobs.contenders import FITTED
 from segment.jobs.evaluate import SCORES, Labels
 from segment.jobs.grid import Banks, Setting
 from segment.jobs.progress import Progress, silent
 from segment.jobs.scoring import Scoring
 from segment.jobs.swept import CLEAN, Place, SweepPlan, Swept
+from segment.jobs.tables import compact
 from segment.jobs.versions import versions
 from segment.networks.catalogue import Network
 from segment.scores.scoreboard import Scoreboard

@@ -8,10 +8,12 @@ from typing import Any
 
 from segment.errors import WrongUse
 from segment.files.writing import write_text
-from segment.jobs.comparing import COLUMNS, WINNERS, number, table, winners
+from segment.jobs.comparing import COMMON
 from segment.jobs.evaluate import Evaluation
-from segment.jobs.sweep import Sweep
-from segment.jobs.swept import CLEAN
+from segment.jobs.select import RANKS
+from segment.jobs.sweep import Row, Sweep
+from segment.jobs.swept import CLEAN, DETERMINISTIC
+from segment.jobs.tables import COLUMNS, WINNERS, in_short, number, table, winners
 
 HEADING = """# Results
 
@@ -20,46 +22,85 @@ Intervals are the middle 95 % of a bootstrap over images; ± is the standard dev
 given. *s/image* is wall time of the passes and their moments, all methods of a section on the same machine.
 """
 
-CERTAIN = (
-    "*by* is the best method's score minus the next one's, paired over images. *certain*: the interval leaves out 0, "
-    "and with several banks the difference exceeds twice its deviation over them."
+COMPARED = (
+    "*difference* is the best method's score minus the next one's, paired over images; *certain* where its interval "
+    "leaves out 0, and with several banks exceeds twice its deviation over them."
 )
+LINES = 12
+"""Of a sweep: the best settings; all of them are in its sweep.csv."""
 
 
 def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = "") -> str:
-    """The section of one evaluation. banks: their provenance."""
+    """The section of one evaluation, the finding first. banks: their provenance."""
     record = found.record
-    lines = [f"## {title or record['settings']['model']}", "", _made(found, banks), ""]
+    lines = [f"## {title or record['settings']['model']}", ""]
+    lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
+    lines += ["", _made(found, banks), ""]
     lines += markdown(COLUMNS, table(found.scores))
     lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
-    if found.comparisons:
-        lines += ["### Who wins", ""]
-        lines += markdown(WINNERS, winners(found.comparisons))
-        lines += ["", CERTAIN, ""]
     lines += [f"- {name}: {note}." for name, note in found.notes.items()]
     if found.validation.temperatures:
-        told_ = ", ".join(f"{name} {value:.3f}" for name, value in found.validation.temperatures.items())
-        lines.append(f"- Temperatures fitted on {found.validation.images} validation images: {told_}.")
+        fitted = ", ".join(f"{name} {value:.3f}" for name, value in found.validation.temperatures.items())
+        lines.append(f"- Temperatures fitted on {found.validation.images} validation images: {fitted}.")
+    lines += ranked(found.scores)
     if found.failed:
         lines.append(f"- {len(found.failed)} images failed: {', '.join(sorted(found.failed)[:5])}.")
+    if found.comparisons:
+        lines += ["", "### Who wins each score", "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def told_sweep(found: Sweep, model: str) -> str:
-    """The section of one sweep: every row, best NLL first."""
-    columns = ("setting", "shift", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy",
-               "error AUROC, variance")  # fmt: skip
+def ranked(scores: Mapping[str, Any]) -> list[str]:
+    """Which aggregation of which map puts images in the order of their Dice, for the method that does it best."""
+    known = {
+        (method, name.removeprefix(RANKS)): entry["value"]
+        for method, found in scores["methods"].items()
+        for name, entry in found["scores"].items()
+        if name.startswith(RANKS) and entry["value"] is not None
+    }
+    if not known:
+        return []
+    method, name = max(known, key=lambda pair: known[pair])
+    return [f"- Images are ranked by their Dice best by {name} of {method}: Spearman {known[method, name]:.2f}."]
+
+
+def told_sweep(found: Sweep, title: str) -> str:
+    """The section of one sweep: the best settings on clean images, then each corruption by severity."""
+    clean = sorted((row for row in found.rows if row.condition == CLEAN), key=_nll)
+    columns = ("setting", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy", "variance")
     names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
-    rows = []
-    for row in sorted(found.rows, key=lambda r: (r.condition, r.severity, r.found["scores"]["nll"]["value"] or 0.0)):
-        cells = [number(row.found["scores"].get(name)) for name in names]
-        shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
-        rows.append([row.name, shift, f"{row.found['seconds']:.2f}", *cells])
-    images = found.rows[0].found["images"]
-    return (
-        "\n".join([f"## Sweep of {model}", "", f"{images} images; best NLL first.", "", *markdown(columns, rows)])
-        + "\n"
-    )
+    shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
+    rows = [
+        [row.name, f"{row.found['seconds']:.2f}", *(number(row.found["scores"].get(name)) for name in names)]
+        for row in shown
+    ]
+    of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
+    rest = ", and the deterministic network" if len(shown) > LINES else ""
+    lines = [f"## Sweep of {title}", "", f"{clean[0].found['images']} images; {of}{rest}.", "", *markdown(columns, rows)]
+    for condition in dict.fromkeys(row.condition for row in found.rows if row.condition != CLEAN):
+        lines += ["", *_along(found, condition)]
+    return "\n".join(lines) + "\n"
+
+
+def _along(found: Sweep, condition: str) -> list[str]:
+    """NLL, and error AUROC by predictive entropy, of every method along one corruption's severities."""
+    rows = {(row.name, row.severity): row for row in found.rows if row.condition in (CLEAN, condition)}
+    severities = sorted({severity for _, severity in rows})
+    lines = []
+    for name in dict.fromkeys(name for name, severity in rows if severity > 0):
+        entries = [rows[name, s].found["scores"] if (name, s) in rows else {} for s in severities]
+        lines.append([name, *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
+    told = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
+    return told + markdown(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
+
+
+def _value(scores: Mapping[str, Any], name: str) -> str:
+    value = (scores.get(name) or {}).get("value")
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _nll(row: Row) -> float:
+    return float(row.found["scores"]["nll"]["value"] or 0.0)
 
 
 def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
@@ -71,7 +112,7 @@ def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
         parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
     if record["settings"]["draws"]:
         parts.append(f"T = {record['settings']['draws']}")
-    parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} threads")
+    parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} thread{'s' * (plan['threads'] != 1)}")
     parts.append(f"scoring took {timings['scoring_seconds'] / timings['passes_seconds']:.1%} of the passes' time")
     parts.append(f"torch {record['versions'].get('torch', '?')}")
     return "; ".join(parts) + "."
