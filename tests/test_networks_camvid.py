@@ -18,7 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchvision.transforms.functional import normalize, to_tensor
 
 from segment.networks.catalogue import Network, load_network
-from segment.networks.enet import ENet, unpooled_in_order
+from segment.networks.enet import ENet, Upsampling, unpooled_in_order
+from tests.plain import noise, seeded
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VOID = 11
@@ -80,6 +81,24 @@ def test_enet_gives_the_reference_logits() -> None:
     np.testing.assert_array_equal(
         torch.bincount(found.argmax(dim=0).flatten(), minlength=12), reference["argmax_counts"]
     )
+
+
+def test_unpooling_does_not_depend_on_how_its_input_lies_in_memory() -> None:
+    """With channels innermost, torch's threads race for pixels that two pools share."""
+    block = seeded(lambda: Upsampling(64, 32, 0.0)).eval()
+    _, places = functional.max_pool2d(noise(1, 32, 96, 96), 3, stride=2, padding=1, return_indices=True)
+    x = noise(1, 64, 48, 48)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with torch.no_grad():
+            rows = block.unpooled(x, places)
+            for _ in range(5):
+                last = torch.channels_last
+                found = block.unpooled(x.to(memory_format=last), places.to(memory_format=last))
+                torch.testing.assert_close(found, rows, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_unpooling_in_order_is_what_a_cpu_does_bit_for_bit() -> None:

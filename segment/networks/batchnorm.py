@@ -7,6 +7,7 @@ Must not know how statistics are recorded or replayed.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ from segment.networks.tracing import Call, follow
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
     functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
-    functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu,
+    functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu, torch.conv2d,
 )  # fmt: skip
-"""What the tape remembers the arguments of: what is drawn for, and what may be fused behind it."""
+"""What the tape remembers the arguments of: what is drawn for, what may be fused with it, and what that costs."""
 
 Status = Literal["stochastic", "fixed", "refused"]
 
@@ -69,9 +70,8 @@ class BatchNormNetwork:
 
     @property
     def device(self) -> torch.device:
-        return next(
-            (tensor.device for tensor in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu")
-        )
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def select(self, globs: str | Sequence[str] = "all") -> BatchNormNetwork:
         """The same network with only the layers whose names match a glob stochastic; "all" keeps every one.

@@ -101,7 +101,8 @@ class Upsampling(Bottleneck):
     def unpooled(self, x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C' H W -> N C' 2H 2W
         main = self.main_conv1(x)
         if main.device.type == "cpu":
-            main = functional.max_unpool2d(main, indices, kernel_size=(2, 2), stride=(2, 2))
+            # with channels innermost the threads share the pixels of a plane, and the last one to write is not defined
+            main = functional.max_unpool2d(main.contiguous(), indices.contiguous(), kernel_size=(2, 2), stride=(2, 2))
         else:
             main = unpooled_in_order(main, indices)
         return self.out_prelu(main + self.branch(x))

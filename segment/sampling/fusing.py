@@ -7,7 +7,7 @@ convolution with its activation either way. Must not know an image, nor how draw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import ASKING, Call
 from segment.sampling.doubling import Doubled, Numbers, convolved, doubled, doublings, fits, joined, packed
+from segment.sampling.exactness import placing
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
@@ -93,11 +94,13 @@ def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fus
     calls = network.calls
     readers = readers_of(calls)
     layers = {layer.call: layer for layer in network.layers if layer.call is not None}
+    decide = placing(calls)  # other rounding would turn which of two equal values is the first
     found = {}
     for index, call in enumerate(calls):
         if (
             call.function is not torch.conv2d
             or not depends[index]
+            or index in decide
             or call.facts is None
             or call.facts[1] != torch.float32
         ):
@@ -145,8 +148,8 @@ class FusedConvolutions:
         self._packed: dict[tuple[Any, ...], tuple[Any, Tensor | None]] = {}
         self._bytes = 0
 
-    def under(self, draw: int, dtype: torch.dtype) -> UnderDraw:
-        return UnderDraw(self, draw, dtype)
+    def under(self, draw: int, dtype: torch.dtype, exact: Container[int]) -> UnderDraw:
+        return UnderDraw(self, draw, dtype, exact)
 
     def run(
         self, index: int, draw: int, dtype: torch.dtype, x: Tensor | Doubled, weight: Tensor,
@@ -201,11 +204,14 @@ class FusedConvolutions:
 
 
 class UnderDraw:
-    """The fused convolutions of one pass, and the doubled images that wait for theirs; `in` tells whether a call is."""
+    """The fused convolutions of one pass, and the doubled images that wait for theirs; `in` tells whether a call is.
 
-    def __init__(self, convolutions: FusedConvolutions, draw: int, dtype: torch.dtype) -> None:
+    dtype: that they run in, but for the calls in `exact`, which run in float32
+    """
+
+    def __init__(self, convolutions: FusedConvolutions, draw: int, dtype: torch.dtype, exact: Container[int]) -> None:
         self._convolutions = convolutions
-        self._draw, self._dtype = draw, dtype
+        self._draw, self._dtype, self._exact = draw, dtype, exact
         self._waiting: dict[int, Doubled] = {}  # by the id of what stands for it
 
     def __contains__(self, index: int) -> bool:
@@ -219,9 +225,8 @@ class UnderDraw:
         first = arguments[0] if arguments else named.pop("tensors" if function is torch.cat else "input")
         rest = arguments[1:]
         if index in self._convolutions.fused:
-            return self._convolutions.run(
-                index, self._draw, self._dtype, self._waiting.get(id(first), first), *rest, **named
-            )
+            dtype = torch.float32 if index in self._exact else self._dtype
+            return self._convolutions.run(index, self._draw, dtype, self._waiting.get(id(first), first), *rest, **named)
         if function is torch.cat:
             waiting = self._waiting.get(id(first[0]))
             standing = None if waiting is None else joined(waiting, first, *rest, **named)
