@@ -76,7 +76,8 @@ def told_sweep(found: Sweep, title: str) -> str:
     ]
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
-    lines = [f"## Sweep of {title}", "", f"{clean[0].found['images']} images; {of}{rest}.", "", *markdown(columns, rows)]
+    images = clean[0].found["images"]
+    lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *markdown(columns, rows)]
     for condition in dict.fromkeys(row.condition for row in found.rows if row.condition != CLEAN):
         lines += ["", *_along(found, condition)]
     return "\n".join(lines) + "\n"
