@@ -98,12 +98,14 @@ class Loan:
         held = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
         try:
             with torch.random.fork_rng(devices=self._devices):
-                for child, _ in flags:
-                    child.training = False
+                for child, training in flags:
+                    if training:  # to set an attribute of a module is slow, and most are in eval mode already
+                        child.training = False
                 yield
         finally:
             for child, training in flags:
-                child.training = training
+                if child.training != training:
+                    child.training = training
             for child, by_name in registered:
                 child._buffers.clear()  # a network may put another tensor in a buffer's place
                 child._buffers.update(by_name)
