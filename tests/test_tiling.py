@@ -193,12 +193,12 @@ def test_a_network_that_looks_at_the_whole_image_is_tiled_only_when_asked_and_sa
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = network_of(Pooling)
-    images = noise(1, 3, 256, 256)
+    images = noise(1, 3, 512, 512)
     with pytest.raises(OutOfMemory, match=r"or --tile N: .* looks at the whole image"):
-        in_tiles(network, within=Room(FIXED + 256 * 256 * 100))(images, (256, 256))
+        in_tiles(network, within=Room(FIXED + 512 * 512 * 100))(images, (512, 512))
     with caplog.at_level(logging.WARNING):
-        made = in_tiles(network, tile=128)(images, (256, 256))
-    assert made.maps["variance"].shape == (256, 256)
+        made = in_tiles(network, tile=256)(images, (512, 512))
+    assert made.maps["variance"].shape == (512, 512)
     assert "looks at the whole image" in caplog.text
 
 

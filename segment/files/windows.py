@@ -18,8 +18,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from segment.axes import Plane
 
-ROWS = 256
-"""Of an array in work at a time."""
+ROWS, PIXELS = 256, 2**20
+"""At most so many rows and pixels of an array in work at a time."""
 
 
 class Windowed:
@@ -79,6 +79,7 @@ class Made:
 
 
 def blocks(plane: Plane) -> Iterator[NDArray[Any]]:
-    """The rows of an H W or H W 3, ROWS at a time, in order."""
-    for start in range(0, plane.shape[0], ROWS):
-        yield plane[start : start + ROWS]
+    """The rows of an H W or H W 3 in order, some at a time."""
+    step = max(1, min(ROWS, PIXELS // max(1, plane.shape[1])))
+    for start in range(0, plane.shape[0], step):
+        yield plane[start : start + step]

@@ -34,6 +34,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+_ROWS = 1024
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
 _ONE_BYTE = frozenset({"1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"})
 _NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
@@ -158,7 +159,12 @@ def _rgb(picture: _Picture) -> NDArray[np.uint8]:
         raise _unknown_pixels(picture)
     if image.mode in {"P", "PA", "RGBa"}:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette's transparency
-    return np.array(image.convert("RGB"))
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):  # at once, Pillow would hold them twice more
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+        pixels[top : top + _ROWS] = np.asarray(rows)
+    return pixels
 
 
 def _sixteen_bit(picture: _Picture) -> NDArray[np.uint16]:  # H W 3

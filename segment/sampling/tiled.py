@@ -25,7 +25,7 @@ from segment.networks.catalogue import Network
 from segment.networks.footprint import PROBED, bytes_a_pixel
 from segment.networks.reach import halo_of
 from segment.sampling.estimate import Planes, estimate
-from segment.sampling.memory import FIXED, SCRATCH, Room, in_words
+from segment.sampling.memory import FIXED, SCRATCH, Room, give_back_freed_pages, in_words
 from segment.sampling.methods import BankMethod
 from segment.sampling.passes import Passes
 from segment.sampling.stopping import Stop, StopPlan, Watch, after, looks, on_grid, reached
@@ -48,8 +48,11 @@ PROBED_DRAWS = 3
 OUTSIDE = 48
 """Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
 
-OUTSIDE_OF_TILES = 12
-"""The same where maps go into files and an image is read when the one before is done: while it is decoded."""
+SMALL = 2 * 64 * 2240
+"""Pixels of an image that is not cut where half of them do not fit: so much is passed to measure what a cut changes."""
+
+DECODING, DECODED = 12, 4
+"""The same where maps go into files and an image is read when the one before is done: before its tiles, and beside."""
 
 
 class Store(Plane, Protocol):
@@ -123,6 +126,8 @@ class InTiles:
             return None
         if self.tile == "off":
             raise self.within.too_small(whole, "Give more --memory, or leave --tile off out.")
+        if area <= SMALL and SMALL / 2 * SCRATCH * self.pixel + FIXED > self.within.free:
+            raise self.within.too_small(whole, "Give more --memory.")
         halo = self.halo
         if halo is None:
             raise self.within.too_small(
@@ -130,10 +135,11 @@ class InTiles:
                 "pooling), so its maps change where it is cut.",
             )  # fmt: skip
         least = 2 * halo + self.align
-        around = area * (OUTSIDE_OF_TILES if self.blank is not np.empty else OUTSIDE + self._of_maps) + FIXED
+        around = area * (DECODED if self.blank is not np.empty else OUTSIDE + self._of_maps) + FIXED
         side = math.isqrt(max(0, int((self.within.free - around) / (SCRATCH * self.pixel)))) // self.align * self.align
-        if side < least:
-            raise self.within.too_small(around + least**2 * SCRATCH * self.pixel, "Give more --memory.")
+        needed = min(whole, max(area * DECODING + FIXED, around + least**2 * SCRATCH * self.pixel))
+        if needed > self.within.free:
+            raise self.within.too_small(needed, "Give more --memory.")
         return side
 
     @property
@@ -210,6 +216,8 @@ class InTiles:
         """Every tile under the first draws, into what is made already or will be."""
         errors = []
         for tile in laid:
+            if self.planned:
+                give_back_freed_pages()
             seen = images[(..., *tile.seen)].contiguous()
             part = self._planes(seen, self._computed, stop=after(draws))
             if self.stop is not None:
