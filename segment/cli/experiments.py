@@ -26,7 +26,7 @@ Budget = Annotated[str, typer.Option(help="quick (minutes), or paper: the full p
 Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
 
-Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits to run, as 1,2,5.")]
+Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits, as 1,2,5.")]
 
 BESIDE = Path("../shared/data")
 ABOUT = {

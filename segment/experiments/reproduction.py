@@ -33,14 +33,17 @@ def run_one(
 ) -> list[Verdict]:  # fmt: skip
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
-    splits: seeds of the splits to run instead of the budget's, where there are any. uncertainty-error reads finished
-    splits of a folder `uci` beside its own. Errors: WrongUse for a budget not known, or splits where there are none.
+    splits: seeds of the splits to run instead of the budget's, where there are any; uci then checks MC dropout on the
+    sets whose check is finished, if some are. uncertainty-error reads finished splits of a folder `uci` beside its own.
+    Errors: WrongUse for a budget not known, or splits where there are none.
     """
     if budget not in get_args(Budget):
         raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: quick, paper.")
     more: dict[str, Any] = {}
     if splits is not None:
         more["plan"] = _plan(name, budget, splits)
+    if splits is not None and name == "uci":
+        more["checks"] = _finished(out / "kept", budget)
     if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
@@ -64,6 +67,14 @@ def _plan(name: str, budget: str, splits: Sequence[int]) -> Any:
     if not splits or min(splits) < 1 or len(set(splits)) < len(splits):
         raise WrongUse(f"--splits takes different seeds from 1 up, not {','.join(map(str, splits))!r}.")
     return replace(PLANS[budget], splits=tuple(splits))  # type: ignore[index]
+
+
+def _finished(kept: Path, budget: str) -> Any:
+    from segment.experiments.uci import CHECKS
+
+    checks = CHECKS[budget]  # type: ignore[index]
+    sets = tuple(name for name in checks.sets if (kept / f"dropout-{name}.json").is_file())
+    return replace(checks, sets=sets or checks.sets)
 
 
 def run_all(
