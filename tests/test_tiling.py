@@ -168,16 +168,16 @@ def test_probabilities_are_put_together_only_where_they_are_wanted() -> None:
 
 def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() -> None:
     network = network_of()
-    images = noise(1, 3, 512, 512, seed=3)
+    images = noise(1, 3, 640, 640, seed=3)
     measured = in_tiles(network, within=Room(2**40)).pixel
-    roomy = in_tiles(network, within=Room(FIXED + int(512 * 512 * (100 + 2 * measured))))
-    assert roomy.side_for(512, 512) is None
-    tight = in_tiles(network, within=Room(FIXED + 512 * 512 * 100 + int(200 * 200 * 2 * measured)))
-    side = tight.side_for(512, 512)
+    roomy = in_tiles(network, within=Room(FIXED + int(640 * 640 * (100 + 2 * measured))))
+    assert roomy.side_for(640, 640) is None
+    tight = in_tiles(network, within=Room(FIXED + 640 * 640 * 100 + int(200 * 200 * 2 * measured)))
+    side = tight.side_for(640, 640)
     assert side is not None
-    assert 160 <= side <= 256
+    assert 160 <= side <= 320
     assert side % 32 == 0
-    assert_same_maps(tight(images, (512, 512)), whole(network, images, (512, 512)))
+    assert_same_maps(tight(images, (640, 640)), whole(network, images, (640, 640)))
 
 
 def test_what_does_not_fit_in_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
@@ -193,12 +193,12 @@ def test_a_network_that_looks_at_the_whole_image_is_tiled_only_when_asked_and_sa
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = network_of(Pooling)
-    images = noise(1, 3, 512, 512)
+    images = noise(1, 3, 640, 640)
     with pytest.raises(OutOfMemory, match=r"or --tile N: .* looks at the whole image"):
-        in_tiles(network, within=Room(FIXED + 512 * 512 * 100))(images, (512, 512))
+        in_tiles(network, within=Room(FIXED + 640 * 640 * 100))(images, (640, 640))
     with caplog.at_level(logging.WARNING):
-        made = in_tiles(network, tile=256)(images, (512, 512))
-    assert made.maps["variance"].shape == (512, 512)
+        made = in_tiles(network, tile=256)(images, (640, 640))
+    assert made.maps["variance"].shape == (640, 640)
     assert "looks at the whole image" in caplog.text
 
 
