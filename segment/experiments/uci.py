@@ -265,10 +265,16 @@ def _figure(out: Path, found: Results) -> None:
                 axes.plot(values, [at] * len(values), "o", color=COLOURS[method], markersize=2.2, alpha=0.45, zorder=2)
             axes.errorbar([values.mean() for values in columns], height, xerr=errors, fmt="o", color=COLOURS[method],
                           markersize=5.5, elinewidth=1.6, label=LABELS[method], zorder=3)  # fmt: skip
-        axes.set_xlabel(f"normalised {title} (0 constant, 100 optimum)")
+        axes.set_xscale("symlog", linthresh=10, linscale=1.5)  # one set in five spans hundreds, the others ten
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in (-1000, -100, -30, -10, -5, 0, 5, 10, 30, 100) if low <= tick <= high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_title(f"normalised {title}", loc="left", color=INK, fontsize=10)
         axes.grid(visible=False, axis="y")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
+    figure.supxlabel("0 constant, 100 optimum; logarithmic beyond ±10", color=INK, fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
     write_figure(figure, out, "uci")
