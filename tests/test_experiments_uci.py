@@ -19,6 +19,7 @@ from segment.experiments.reproduction import run_one
 from segment.experiments.search import Race
 from segment.experiments.toy import ToyPlan
 from segment.experiments.uci_splits import PLANS, Plan, results
+from segment.experiments.uci_tables import columns_of
 from segment.experiments.uncertainty_error import rank_correlation, running
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -108,7 +109,7 @@ def test_a_batch_of_all_rows_scores_as_the_constant(data: Path, tmp_path: Path) 
 
 def test_a_method_that_sees_the_noise_beats_the_constant_by_the_reported_p(once: Path, data: Path) -> None:
     splits = results(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]
-    column = uci.columns_of(splits, "mcbn")
+    column = columns_of(splits, "mcbn")
     scores = [split.methods["mcbn"].scores for split in splits]
     assert column.crps_gain.tolist() == [score.crps_constant - score.crps for score in scores]
     assert column.pll_gain.tolist() == [score.pll - score.pll_constant for score in scores]

@@ -6,14 +6,12 @@ Must not know how a method is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segment.experiments.dropout_check import REFERENCES, CheckPlan, check, check_rows, check_verdict
-from segment.experiments.predictive import Array, better_by_splits
+from segment.experiments.predictive import better_by_splits
 from segment.experiments.regressors import METHODS
 from segment.experiments.reporting import (
     COLOURS,
@@ -22,7 +20,6 @@ from segment.experiments.reporting import (
     Budget,
     Outcome,
     Progress,
-    Row,
     Verdict,
     judged,
     markdown_table,
@@ -34,14 +31,23 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci_published import NOTE, beside
-from segment.experiments.uci_splits import PAPER_SETS, PLANS, Plan, SplitResult, results
+from segment.experiments.uci_splits import PAPER_SETS, PLANS, Plan, results
+from segment.experiments.uci_tables import (
+    Results,
+    choice_rows,
+    columns_of,
+    overlap,
+    score_rows,
+    split_rows,
+    standard_error,
+    summary_rows,
+)
 from segment.files.writing import check_writable
 
 CHECKS: Mapping[Budget, CheckPlan] = {
     "paper": CheckPlan(sets=PAPER_SETS),
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
-Results = Mapping[str, Sequence[SplitResult]]
 PAR = 5.0
 """Points of the normalised scale by which a method may fall behind and still be on a par."""
 
@@ -60,10 +66,10 @@ def run(
     kept = kept or out / "kept"
     found = results(plan, data=data, kept=kept, seed=seed, say=say)
     on_standard = check(checks, data=data, kept=kept, seed=seed, say=say)
-    rows, shown = _rows(found)
+    rows, shown = score_rows(found)
     table = write_table(out, "uci", rows, shown=shown)
-    write_table(out, "uci_splits", _split_rows(found))
-    summary = write_table(out, "uci_summary", _summary(rows), digits=2)
+    write_table(out, "uci_splits", split_rows(found))
+    summary = write_table(out, "uci_summary", summary_rows(rows), digits=2)
     checked_rows, checked_shown = check_rows(on_standard)
     checked = write_table(out, "uci_dropout_check", checked_rows, shown=checked_shown)
     _figure(out, found)
@@ -72,7 +78,7 @@ def run(
         "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
         "Over all sets": summary,
         "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
-        "Chosen by cross-validation": markdown_table(_choices(found), digits=4),
+        "Chosen by cross-validation": markdown_table(choice_rows(found), digits=4),
         "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
     })  # fmt: skip
     return verdicts
@@ -87,129 +93,13 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """One method on one set: a score for each split."""
-
-    rmse: Array
-    pll: Array
-    crps: Array
-    normalised_pll: Array
-    normalised_crps: Array
-    pll_gain: Array
-    crps_gain: Array
-
-
-def columns_of(splits: Sequence[SplitResult], method: str) -> Columns:
-    """Scores by split; gains over the constant are positive where the method is better."""
-    scores = [split.methods[method].scores for split in splits]
-    return Columns(
-        rmse=np.array([score.rmse for score in scores]),
-        pll=np.array([score.pll for score in scores]),
-        crps=np.array([score.crps for score in scores]),
-        normalised_pll=np.array([score.normalised_pll for score in scores]),
-        normalised_crps=np.array([score.normalised_crps for score in scores]),
-        pll_gain=np.array([score.pll - score.pll_constant for score in scores]),
-        crps_gain=np.array([score.crps_constant - score.crps for score in scores]),
-    )
-
-
-def _overlap(splits: Sequence[SplitResult]) -> float:
-    return len(splits[0].rows) / splits[0].train_rows
-
-
-def _rows(found: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    numbers: list[dict[str, Any]] = []
-    shown: list[dict[str, Any]] = []
-    for name, splits in found.items():
-        columns = {method: columns_of(splits, method) for method in METHODS}
-        ranks = {
-            "PLL": _ranks({method: -float(columns[method].pll.mean()) for method in METHODS}),
-            "CRPS": _ranks({method: float(columns[method].crps.mean()) for method in METHODS}),
-        }
-        for method, column in columns.items():
-            p_pll, p_crps = (
-                None if method == "trained statistics" else better_by_splits(gain, test_to_train=_overlap(splits))
-                for gain in (column.pll_gain, column.crps_gain)
-            )
-            row: dict[str, Any] = {"set": name, "method": method, "splits": len(splits)}
-            text: dict[str, Any] = {"set": name, "method": method}
-            for label in ("rmse", "pll", "crps", "normalised_pll", "normalised_crps"):
-                values = getattr(column, label)
-                row[label], row[f"{label}_se"] = float(values.mean()), _se(values)
-                heading = label.replace("_", " ").replace("pll", "PLL").replace("crps", "CRPS").replace("rmse", "RMSE")
-                text[heading] = with_error(values.tolist(), digits=2 if "normalised" in label else 3)
-            row |= {"p_pll": p_pll, "p_crps": p_crps, "rank_pll": ranks["PLL"][method],
-                    "rank_crps": ranks["CRPS"][method]}  # fmt: skip
-            text |= {"p PLL": p_pll, "p CRPS": p_crps, "rank PLL": ranks["PLL"][method],
-                     "rank CRPS": ranks["CRPS"][method]}  # fmt: skip
-            numbers.append(row)
-            shown.append(text)
-    return numbers, shown
-
-
-def _ranks(losses: Mapping[str, float]) -> dict[str, int]:
-    return {method: 1 + sum(other < loss for other in losses.values()) for method, loss in losses.items()}
-
-
-def _se(values: Array) -> float | None:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-
-
-def _split_rows(found: Results) -> list[Row]:
-    rows: list[Row] = []
-    for name, splits in found.items():
-        for split in splits:
-            for method, scored in split.methods.items():
-                scores = scored.scores
-                rows.append({
-                    "set": name, "split": split.split, "method": method, "rmse": scores.rmse, "pll": scores.pll,
-                    "pll_constant": scores.pll_constant, "pll_optimal": scores.pll_optimal, "crps": scores.crps,
-                    "crps_constant": scores.crps_constant, "crps_optimal": scores.crps_optimal,
-                    "normalised_pll": scores.normalised_pll, "normalised_crps": scores.normalised_crps,
-                    "tau": scored.precision, "tau_constant": scored.constant,
-                    "choice": " ".join(f"{key}={value:g}" for key, value in scored.choice.items()),
-                })  # fmt: skip
-    return rows
-
-
-def _summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    table: list[Row] = []
-    for method in METHODS:
-        own = [row for row in rows if row["method"] == method]
-        table.append({
-            "method": method, **{f"mean {label}": float(np.mean([row[key] for row in own])) for label, key in (
-                ("rank PLL", "rank_pll"), ("rank CRPS", "rank_crps"), ("normalised PLL", "normalised_pll"),
-                ("normalised CRPS", "normalised_crps"))},
-            "sets above the constant in CRPS": sum(row["normalised_crps"] > 0 for row in own),
-            "with p < 0.05": sum(row["p_crps"] is not None and row["p_crps"] < 0.05 for row in own),
-        })  # fmt: skip
-    return table
-
-
-def _choices(found: Results) -> list[Row]:
-    rows: list[Row] = []
-    for name, splits in found.items():
-        for method in ("mcbn", "mcdo", "mnf"):
-            for split in splits:
-                choice = split.methods[method].choice
-                rows.append({
-                    "set": name, "method": method, "split": split.split,
-                    **{key: f"{choice[key]:g}" if key in choice else "–"
-                       for key in ("batch", "dropout", "l2", "precision", "epochs")},
-                    "CV RMSE (standardised)": choice["cv_rmse"], "tau": split.methods[method].precision,
-                    "tau of the constant": split.methods[method].constant,
-                })  # fmt: skip
-    return rows
-
-
 def _verdicts(found: Results) -> list[Verdict]:
     verdicts = []
     for label, key, gain in (("CRPS", "normalised_crps", "crps_gain"), ("PLL", "normalised_pll", "pll_gain")):
         parts, wins, sure = [], 0, 0
         for name, splits in found.items():
             column = columns_of(splits, "mcbn")
-            p = better_by_splits(getattr(column, gain), test_to_train=_overlap(splits))
+            p = better_by_splits(getattr(column, gain), test_to_train=overlap(splits))
             wins += float(getattr(column, key).mean()) > 0
             sure += p < 0.05
             parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
@@ -226,7 +116,7 @@ def _against(found: Results, other: str) -> Verdict:
     by_set = [columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
               for splits in found.values()]  # fmt: skip
     mean = float(np.mean([values.mean() for values in by_set]))
-    variances = [values.var(ddof=1) * (1 / len(values) + _overlap(splits)) if len(values) > 1 else 0.0
+    variances = [values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
                  for values, splits in zip(by_set, found.values(), strict=True)]  # fmt: skip
     half = 1.96 * float(np.sqrt(np.sum(variances))) / len(by_set)
     return Verdict(
@@ -260,7 +150,7 @@ def _figure(out: Path, found: Results) -> None:
         for place, method in enumerate(methods):
             height = np.arange(len(names)) + (place - 1.5) * 0.18
             columns = [getattr(columns_of(found[name], method), key) for name in names]
-            errors = [_se(values) or 0.0 for values in columns]
+            errors = [standard_error(values) or 0.0 for values in columns]
             for at, values in zip(height, columns, strict=True):
                 axes.plot(values, [at] * len(values), "o", color=COLOURS[method], markersize=2.2, alpha=0.45, zorder=2)
             axes.errorbar([values.mean() for values in columns], height, xerr=errors, fmt="o", color=COLOURS[method],
