@@ -36,7 +36,7 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.scoring import Scoring
 from segment.jobs.select import select
 from segment.jobs.tables import in_short
-from segment.jobs.telling import put
+from segment.jobs.telling import put, writable
 from segment.networks.cards import Card
 from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
@@ -117,7 +117,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
     rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines()))
     assert len(rows) == 4 * 9
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 4
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["timings"]["scoring_seconds"] > 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["timings"]["scoring_seconds"]["mcbn"] > 0
 
 
 def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stacked_arrays(
@@ -635,3 +635,24 @@ def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, d
     assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("### Who wins")
     for name in ("reliability", "risk_coverage", "sparsification"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
+
+
+def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: Bank, tmp_path: Path) -> None:
+    save_bank(bank, tmp_path / "bank.safetensors")
+    data = written(tmp_path, range(1))
+    told = ("--images", data.images, "--labels", data.labels, "--bank", tmp_path / "bank.safetensors", "--methods",
+            "mcbn,deterministic", "--unseen", UNSEEN, "--report", tmp_path / "results.md")  # fmt: skip
+    assert run("evaluate", "scenes", *told, "-o", tmp_path / "one").exit_code == 0
+    assert "- One image gives no intervals, so that no difference" in (tmp_path / "results.md").read_text()
+    for path in Path(data.labels).iterdir():
+        write_png(path, np.full_like(read_label(path), 255).astype(np.uint8))
+    ended = run("evaluate", "scenes", *told, "--void", "255", "-o", tmp_path / "void")
+    assert ended.exit_code == 0
+    page = (tmp_path / "results.md").read_text()
+    assert "No pixel has a known label, so that no score is defined." in page
+    assert "nan" not in page
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "temperature")), void=255)
+    with pytest.raises(WrongUse, match="all of them are void"):
+        evaluate(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
+    with pytest.raises(WrongUse, match="is a folder"):
+        writable(tmp_path)

@@ -164,8 +164,8 @@ def with_nan(values: NDArray[np.float32]) -> NDArray[np.float32]:
     ("change", "error", "message"),
     [
         ({"label": LABEL[:, :2]}, ImageUnreadable, "label of 'img' has the shape .2, 2., its prediction .2, 3."),
-        ({"label": np.where(LABEL == 2, 4, LABEL)}, ImageUnreadable, "holds the ids 4; known are 0..2, void 255"),
-        ({"label": np.where(LABEL == 2, -1, LABEL)}, ImageUnreadable, "holds the ids -1"),
+        ({"label": np.where(LABEL == 2, 4, LABEL)}, ImageUnreadable, "holds 4; known are 0..2, void 255"),
+        ({"label": np.where(LABEL == 2, -1, LABEL)}, ImageUnreadable, "holds -1"),
         ({"label": LABEL.astype(np.float32)}, ImageUnreadable, "class ids are integers"),
         ({"maps": {"m": with_nan(GOOD["maps"]["m"])}}, PredictionFailed, "Map 'm' of 'img'.*1 values are not finite"),
         ({"maps": {"m": np.full((2, 3), np.inf)}}, PredictionFailed, "6 values are not finite"),

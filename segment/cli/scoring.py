@@ -65,13 +65,15 @@ def evaluate(
     from segment.jobs.contenders import SCORED, MethodPlan
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
-    from segment.jobs.tables import DOUBT_COLUMNS, MASK_COLUMNS, in_short, screens, winners
-    from segment.jobs.telling import put, told
+    from segment.jobs.tables import DOUBT_COLUMNS, MASK_COLUMNS, counted, in_short, screens, winners
+    from segment.jobs.telling import put, told, writable
     from segment.pictures.plots import needs_matplotlib
     from segment.sampling.views import views as views_of
 
     if plots:
         needs_matplotlib()
+    if report is not None:
+        writable(report)
     if validation_labels is not None and validation_images is None:
         raise WrongUse("--validation-labels needs --validation-images.")
     asked = MethodPlan(
@@ -96,9 +98,8 @@ def evaluate(
     if json:
         screen.as_json(dict(found.scores))
     else:
-        counted = f"{found.scores['images']} images, {found.scores['pixels']:,} labelled pixels"
         mask, doubt = screens(found.scores)
-        screen.table(f"{network.name}: {counted}", list(MASK_COLUMNS), mask)
+        screen.table(f"{network.name}: {counted(found.scores)}", list(MASK_COLUMNS), mask)
         screen.table("How right the uncertainty is", list(DOUBT_COLUMNS), doubt)
         if found.comparisons:
             rows = [[score, best, other, by, certain]
@@ -174,11 +175,13 @@ def sweep(
     from segment.jobs.sweep import COLUMNS, shown_rows
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.swept import SWEPT, SweepPlan
-    from segment.jobs.telling import put, told_sweep
+    from segment.jobs.telling import put, told_sweep, writable
     from segment.pictures.plots import needs_matplotlib
 
     if plots:
         needs_matplotlib()
+    if report is not None:
+        writable(report)
     grid = Grid(
         batches=counts(batches, "--batches"), draws=tuple(sorted(counts(draws, "--draws"))), layers=listed(layers),
         transforms=listed(transforms), alphas=shares(alphas), seeds=counts(seeds, "--seeds"),
@@ -240,5 +243,7 @@ def _end_with_failures(failed: Mapping[str, str], output: Path) -> None:
     if failed:
         name, why = next(iter(failed.items()))
         named = ", ".join(list(failed)[:5])
-        screen.refuse(f"{len(failed)} images failed ({named}), named in {output / 'manifest.jsonl'}. {name}: {why}")
+        images = "1 image" if len(failed) == 1 else f"{len(failed)} images"
+        told = output / ("validation.json" if name.startswith("validation image") else "manifest.jsonl")
+        screen.refuse(f"{images} failed ({named}), named in {told}. {name}: {why}")
         raise typer.Exit(1)

@@ -60,7 +60,9 @@ class MethodPlan:
                 raise WrongUse(f"No method is called {name!r}.{near(name, METHODS)} Known: {', '.join(METHODS)}.")
         for name in self.measures:
             if name not in SCORED:
-                raise WrongUse(f"No measure to score is called {name!r}.{near(name, SCORED)} Known: {SCORED}.")
+                raise WrongUse(
+                    f"No measure to score is called {name!r}.{near(name, SCORED)} Known: {', '.join(SCORED)}."
+                )
         if not self.measures:
             raise WrongUse("Scores need a measure at least: --measures predictive_entropy.")
 

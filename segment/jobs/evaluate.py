@@ -200,9 +200,9 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
     run.note(timings={
         "seconds": round(time.perf_counter() - begun, 3), "images": images,
         "passes_seconds": round(scoring.passes_seconds, 3),
-        "scoring_seconds": round(scoring.scoring_seconds, 3),
+        "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
     })  # fmt: skip
-    failed = {**chosen.failed, **scoring.failed}
+    failed = {**{f"validation image {name}": why for name, why in chosen.failed.items()}, **scoring.failed}
     return Evaluation(run.folder, found, compared, gained, chosen, failed, methods.notes, run.record)
 
 

@@ -76,14 +76,14 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
 
 
 class Scoring:
-    """Readings with a scoreboard each, the seconds they took, and the images that failed."""
+    """Readings with a scoreboard each, their seconds, and the images that failed."""
 
     def __init__(self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard]) -> None:
         self.network = network
         self.readings = dict(readings)
         self.boards = dict(boards)
         self.seconds = dict.fromkeys(readings, 0.0)
-        self.scoring_seconds = 0.0
+        self.scoring = dict.fromkeys(readings, 0.0)
         self.failed: dict[str, str] = {}
 
     @property
@@ -150,9 +150,8 @@ class Scoring:
             return f"{item.image.shape[0]} x {item.image.shape[1]} image: {_said(problem)}"
 
     def _count(self, item: Labelled, found: Mapping[str, Read]) -> None:
-        begun = time.perf_counter()
         for number, (name, one) in enumerate(found.items()):
-            made = one.estimate
+            begun, made = time.perf_counter(), one.estimate
             try:
                 self.boards[name].update(item.source.id, made.probability, made.maps, item.label, made.prediction)
             except ImageUnreadable as problem:
@@ -160,8 +159,8 @@ class Scoring:
                 self._fail(item.source, str(problem))
                 return
             self.seconds[name] += one.seconds
+            self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
-        self.scoring_seconds += time.perf_counter() - begun
 
     def _fail(self, source: Source, why: str) -> None:
         log.warning("%s: %s", source.id, why)
@@ -169,7 +168,7 @@ class Scoring:
 
     def save(self, path: Path) -> None:
         """Everything that is counted, in one file that appears whole or not at all."""
-        told = {"seconds": self.seconds, "scoring_seconds": self.scoring_seconds, "failed": self.failed}
+        told = {"seconds": self.seconds, "scoring": self.scoring, "failed": self.failed}
         arrays: dict[str, NDArray[Any]] = {"told": np.array(json.dumps(told))}
         for name, board in self.boards.items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
@@ -192,15 +191,14 @@ class Scoring:
         if {name: board.plan for name, board in boards.items()} != {n: b.plan for n, b in self.boards.items()}:
             raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
         self.boards = boards
-        self.seconds, self.failed = dict(told["seconds"]), dict(told["failed"])
-        self.scoring_seconds = float(told["scoring_seconds"])
+        self.seconds, self.scoring, self.failed = dict(told["seconds"]), dict(told["scoring"]), dict(told["failed"])
 
     def merge(self, other: Scoring) -> None:
         """Add another shard of the same readings: the same bits as one run over both."""
         for name, board in self.boards.items():
             board.merge(other.boards[name])
             self.seconds[name] += other.seconds[name]
-        self.scoring_seconds += other.scoring_seconds
+            self.scoring[name] += other.scoring[name]
         self.failed |= other.failed
 
 
@@ -222,7 +220,7 @@ def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Label
 def _labelled(source: Source, network: Network) -> Labelled:
     nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
     if source.label is None:
-        return Labelled(source, *nothing, problem="it has no label map of its name")
+        return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
     try:
         image = read_image(source.path, white=network.card.input.white)
         if network.card.head == "multilabel":

@@ -92,6 +92,15 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def counted(found: Mapping[str, Any]) -> str:
+    """How much was scored.
+
+    >>> counted({"images": 1, "pixels": 172800})
+    '1 image, 172,800 labelled pixels'
+    """
+    return f"{found['images']} image{'s' * (found['images'] != 1)}, {found['pixels']:,} labelled pixels"
+
+
 WINNERS = ("score", "best", "value", "next", "value", "difference", "certain")
 
 
@@ -135,6 +144,8 @@ def in_short(found: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
         else:
             open_.append(f"{name} ({one.best}, {following})")
     lines = []
+    if plain and not any(one.entries[one.best].get("low") is not None for one in plain):
+        return ["One image gives no intervals, so that no difference is told from chance."]
     if sure:
         best = sorted(sure.items(), key=lambda pair: -len(pair[1]))
         lines.append(
@@ -142,7 +153,7 @@ def in_short(found: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
         )
     if open_:
         lines.append(f"Not told apart, best two: {', '.join(open_)}.")
-    return lines + [_gain(one) for one in gained]
+    return lines + [_gain(one) for one in gained if one.differences]
 
 
 def _gain(one: Gain) -> str:

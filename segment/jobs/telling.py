@@ -13,7 +13,7 @@ from segment.jobs.evaluate import Evaluation
 from segment.jobs.select import RANKS
 from segment.jobs.sweep import Row, Sweep
 from segment.jobs.swept import CLEAN, DETERMINISTIC
-from segment.jobs.tables import COLUMNS, WINNERS, in_short, number, table, winners
+from segment.jobs.tables import COLUMNS, WINNERS, counted, in_short, number, table, winners
 
 HEADING = """# Results
 
@@ -35,6 +35,7 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
     record = found.record
     lines = [f"## {title or record['settings']['model']}", ""]
     lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
+    lines += [] if found.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _made(found, banks), ""]
     lines += markdown(COLUMNS, table(found.scores))
     lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
@@ -44,7 +45,7 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
         lines.append(f"- Temperatures fitted on {found.validation.images} validation images: {fitted}.")
     lines += ranked(found.scores)
     if found.failed:
-        lines.append(f"- {len(found.failed)} images failed: {', '.join(sorted(found.failed)[:5])}.")
+        lines.append(f"- Failed: {', '.join(sorted(found.failed)[:5])}{', and more' * (len(found.failed) > 5)}.")
     if found.comparisons:
         lines += ["", "### Who wins each score", "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED]
     return "\n".join(lines).rstrip() + "\n"
@@ -107,14 +108,17 @@ def _nll(row: Row) -> float:
 def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
     record = found.record
     plan, timings = record["plan"], record["timings"]
-    parts = [f"{found.scores['images']} images, {found.scores['pixels']:,} labelled pixels"]
+    parts = [counted(found.scores)]
     for bank in banks:
         drawn = f"bank of {bank.get('draws')} draws of M = {bank.get('batch')}, seed {bank.get('seed')}"
         parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
     if record["settings"]["draws"]:
         parts.append(f"T = {record['settings']['draws']}")
     parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} thread{'s' * (plan['threads'] != 1)}")
-    parts.append(f"scoring took {timings['scoring_seconds'] / timings['passes_seconds']:.1%} of the passes' time")
+    methods = found.scores["methods"]
+    name = max(methods, key=lambda name: (methods[name]["passes_per_image"], name == "mcbn"))
+    spent = methods[name]["seconds"] * found.scores["images"]
+    parts.append(f"scoring adds {timings['scoring_seconds'][name] / spent:.1%} to the passes of {name}")
     parts.append(f"torch {record['versions'].get('torch', '?')}")
     return "; ".join(parts) + "."
 
@@ -127,6 +131,12 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     """
     lines = [columns, ["---"] * len(columns), *rows]
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+def writable(path: Path) -> None:
+    """Refuse a page that could not be written, before the hours that it is to tell of."""
+    if path.is_dir():
+        raise WrongUse(f"--report {str(path)!r} is a folder; name a file in it, as {str(path / 'results.md')!r}.")
 
 
 def put(path: Path, name: str, section: str) -> None:

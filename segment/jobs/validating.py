@@ -71,6 +71,10 @@ def validate(
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
         raise WrongUse(f"None of the {len(sources)} validation images can be used. {first}")
+    if not next(iter(boards.values())).pixels:
+        raise WrongUse(
+            f"No pixel of the {len(scoring.done)} validation images has a known label: all of them are void."
+        )
     return Validation(
         fitted,
         {name: _accuracy(board) for name, board in scoring.boards.items()},

@@ -126,7 +126,7 @@ def _kinds(identity: str, plan: ScorePlan, label: NDArray[np.int64]) -> tuple[ND
     strange = np.unique(label[~(known | void | unseen)])
     if strange.size:
         raise ImageUnreadable(
-            f"The label of {identity!r} holds the ids {', '.join(map(str, strange[:5]))}; known are 0..{classes - 1}, "
+            f"The label of {identity!r} holds {', '.join(map(str, strange[:5]))}; known are 0..{classes - 1}, "
             f"void {plan.void}, unseen {list(plan.unseen)}. Name the others as void or unseen."
         )
     return known, unseen
