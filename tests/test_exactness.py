@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain import noise, random_bank, seeded, surveyed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,7 +14,6 @@ from segment.draws.bank import Bank
 from segment.networks.batchnorm import BatchNormNetwork
 from segment.sampling.exactness import exact_calls, placing
 from segment.sampling.passes import Passes, PassPlan
-from tests.plain import noise, random_bank, seeded, surveyed
 
 HALVES = [PassPlan(precision="bf16", channels_last=last, fuse=last) for last in (False, True)]
 

@@ -20,6 +20,7 @@ from segment.errors import OutOfMemory, WrongUse
 from segment.files.banks import load_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.catalogue import load_network
+from segment.sampling import memory
 from segment.sampling.memory import FIXED, SCRATCH, Room, bytes_of, free_bytes, in_words, parts_of, resident, room
 
 MIB = 2**20
@@ -166,3 +167,14 @@ def test_the_peak_of_fit_stays_under_its_budget(tmp_path: Path) -> None:
     assert code == 4
     assert "Even the smallest plan needs" in said
     assert peak <= 800 * MIB
+
+
+def test_kept_pages_are_given_back_once_a_quarter_more_is_held_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = iter([1000, 1200, 1240, 1260, 1100, 1370, 1380, 900])
+    given_back: list[int] = []
+    monkeypatch.setattr(memory, "resident", lambda: next(held))
+    monkeypatch.setattr(memory, "give_back_freed_pages", lambda: given_back.append(step))
+    pages = memory.KeptPages()
+    for step in range(8):
+        pages.settle()
+    assert given_back == [3, 6], "1260 > 1.25 * 1000; then 1100 is what is needed, and 1380 > 1.25 * 1100"

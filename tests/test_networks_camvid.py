@@ -10,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
+from plain import noise, seeded
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, jaccard_score
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from torchvision.transforms.functional import normalize, to_tensor
 
 from segment.networks.catalogue import Network, load_network
 from segment.networks.enet import ENet, Upsampling, unpooled_in_order
-from tests.plain import noise, seeded
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VOID = 11

@@ -33,7 +33,7 @@ from segment.networks.catalogue import Network
 from segment.networks.drawable import drawable
 from segment.networks.footprint import bytes_a_pixel
 from segment.sampling.mcbn import preprocessing_of
-from segment.sampling.memory import Parts, parts_of, room
+from segment.sampling.memory import KeptPages, Parts, parts_of, room
 from segment.sampling.precision import audit
 
 log = logging.getLogger(__name__)
@@ -120,9 +120,11 @@ def _finite(network: Network) -> Iterator[None]:
 
 def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:
     found: list[Statistics] = []
+    pages = KeptPages()
     progress("recording draws", 0, total)
     for draw in draws:
         found.append(draw)
+        pages.settle()
         progress("recording draws", len(found), total, len(found))
     return found
 

@@ -55,6 +55,26 @@ def give_back_freed_pages() -> None:
         libc.malloc_trim(0)
 
 
+class KeptPages:
+    """Holds what a process keeps of freed pages near what one piece of work needs.
+
+    Blocks that live on between the pieces lie in the gaps, so that the next piece takes new pages beside them: without
+    this, 32 mini-batches that need 1.4 GiB each end at 4 GiB.
+    """
+
+    def __init__(self) -> None:
+        self._needed = 0
+
+    def settle(self) -> None:
+        """After each piece: give all back where a quarter more is held than the first piece since the last time needed."""
+        now = resident()
+        if not self._needed:
+            self._needed = now
+        elif now > 1.25 * self._needed:
+            give_back_freed_pages()
+            self._needed = 0
+
+
 def bytes_of(text: str) -> int:
     """A size in words to bytes; iB are powers of 1024, the others of 1000.
 
