@@ -171,10 +171,16 @@ def test_the_peak_of_fit_stays_under_its_budget(tmp_path: Path) -> None:
 
 def test_kept_pages_are_given_back_once_a_quarter_more_is_held_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([1000, 1200, 1240, 1260, 1100, 1370, 1380, 900])
+    seen: list[int] = []
+
+    def resident() -> int:
+        seen.append(next(held))
+        return seen[-1]
+
+    monkeypatch.setattr(memory, "resident", resident)
     given_back: list[int] = []
-    monkeypatch.setattr(memory, "resident", lambda: next(held))
-    monkeypatch.setattr(memory, "give_back_freed_pages", lambda: given_back.append(step))
+    monkeypatch.setattr(memory, "give_back_freed_pages", lambda: given_back.append(seen[-1]))
     pages = memory.KeptPages()
-    for step in range(8):
+    for _ in range(8):
         pages.settle()
-    assert given_back == [3, 6], "1260 > 1.25 * 1000; then 1100 is what is needed, and 1380 > 1.25 * 1100"
+    assert given_back == [1260, 1380], "1260 > 1.25 * 1000; then 1100 is what is needed, and 1380 > 1.25 * 1100"

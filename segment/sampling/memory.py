@@ -66,7 +66,7 @@ class KeptPages:
         self._needed = 0
 
     def settle(self) -> None:
-        """After each piece: give all back where a quarter more is held than the first piece since the last time needed."""
+        """After each piece: give all back where a quarter more is held than the first piece since then needed."""
         now = resident()
         if not self._needed:
             self._needed = now
