@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,6 +115,17 @@ def test_pages_put_together_hold_every_verdict_and_reach_their_figures(tmp_path:
                 assert picture.convert("RGB").getpixel((7, 7)) == (0x00, 0x72, 0xB2)
         assert widths == ({1500} if document.name == "index.md" else {1200})
         assert "Of 2 claims: 2 reproduced" in text
+
+
+def test_a_copied_figure_stays_light_enough_for_a_repository(tmp_path: Path) -> None:
+    folder = left_a_page(tmp_path / "run" / "toy", "toy")
+    noise = np.random.default_rng(0).integers(0, 256, (700, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "toy.png")
+    assemble([folder], tmp_path / "docs" / "reproduction.md", title="All", command="c")
+    copied = tmp_path / "docs" / "images" / "reproduction" / "toy.png"
+    assert copied.stat().st_size <= 200_000
+    with Image.open(copied) as picture:
+        assert picture.width / picture.height == pytest.approx(1600 / 700, rel=0.02)
 
 
 def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:

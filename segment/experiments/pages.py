@@ -6,6 +6,7 @@ Must not know what an experiment measures.
 from __future__ import annotations
 
 import csv
+import io
 import platform
 import re
 from collections import Counter
@@ -20,15 +21,15 @@ from segment.experiments.reporting import Row, markdown_table
 from segment.files.writing import fresh, write_text
 
 PICTURE = re.compile(r"\]\(([\w-]+)\.png\)")
-WIDE = 1200
-"""Pixels: the most of a copied figure, which a repository keeps."""
+WIDE, HEAVY = 1200, 200_000
+"""The most pixels across and bytes of a copied figure, which a repository keeps."""
 
 
 def assemble(folders: Sequence[Path], target: Path, *, title: str, command: str) -> None:
     """Write `target`, a Markdown document of the pages that experiments left in these folders.
 
     Figures below the document's own folder are linked where they are; of others a smaller copy, at most 1200 pixels
-    wide and of 256 colours, goes to `images/<the document's name>/` beside it.
+    wide, of 256 colours and of 200 kB, goes to `images/<the document's name>/` beside it.
     Error: WrongUse for a folder without a page.
     """
     verdicts: list[Row] = []
@@ -64,11 +65,20 @@ def _linked(text: str, folder: Path, target: Path) -> str:
 def _smaller(source: Path, target: Path) -> None:
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
-    if picture.width > WIDE:
-        size = (WIDE, round(picture.height * WIDE / picture.width))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    width = min(picture.width, WIDE)
+    while len(encoded := _encoded(picture, width)) > HEAVY:
+        width = round(0.85 * width)
     with fresh(target) as stream:
-        picture.quantize(256, dither=Image.Dither.NONE).save(stream, format="PNG", optimize=True)
+        stream.write(encoded)
+
+
+def _encoded(picture: Image.Image, width: int) -> bytes:
+    if width < picture.width:
+        size = (width, round(picture.height * width / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _versions() -> str:

@@ -47,6 +47,7 @@ def run_one(
     if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
+    kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
     wall, busy = time.monotonic(), time.process_time()
     found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
     wall, busy = time.monotonic() - wall, time.process_time() - busy
@@ -54,7 +55,7 @@ def run_one(
     _headed(
         out / "page.md",
         f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of processor "
-        f"time, {wall / 60:.1f} minutes by the clock.",
+        f"time, {wall / 60:.1f} minutes by the clock{', finished splits that it found not counted' if kept else ''}.",
     )
     return found
 
