@@ -11,7 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Device, Json, Model, Verbose, Weights, app
-from segment.cli.commands import Out, listed, loaded
+from segment.cli.commands import Memory, Out, listed, loaded
 from segment.errors import WrongUse
 
 Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]
@@ -52,6 +52,7 @@ def evaluate(
     insert_dropout: InsertDropout = None,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Further weights of MODEL, one file each.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; one for all methods.")] = "auto",
+    memory: Memory = None,
     seed: Annotated[int, typer.Option(help="Of the dropout masks.")] = 0,
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
@@ -85,7 +86,8 @@ def evaluate(
     banks = [load_bank(path) for path in bank or []]
     with screen.progress() as shown:
         found = run_evaluate(
-            network, Labels(images, labels), output, banks=banks, members=members, resume=resume, progress=shown,
+            network, Labels(images, labels), output, banks=banks, members=members, memory=memory,
+            resume=resume, progress=shown,
             plan=EvaluatePlan(methods=asked, void=void, unseen=ids(unseen)),
             validation=Labels(validation_images, validation_labels) if validation_images else None,
         )  # fmt: skip
@@ -160,6 +162,7 @@ def sweep(
     severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    memory: Memory = None,
     void: Void = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`).")] = True,
     report: Report = None,
@@ -196,7 +199,7 @@ def sweep(
     network = loaded(model, weights, device)
     with screen.progress() as shown:
         found = run_sweep(
-            network, Labels(images, labels), train, output, plan, resume=resume, progress=shown,
+            network, Labels(images, labels), train, output, plan, memory=memory, resume=resume, progress=shown,
             validation=Labels(validation_images, validation_labels) if validation_images else None,
         )  # fmt: skip
     pictures = plot_sweep(found.rows, found.folder) if plots else []

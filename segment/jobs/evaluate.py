@@ -80,13 +80,15 @@ class Evaluation:
 def evaluate(
     network: Network, data: Labels, folder: str | Path, *, banks: Sequence[Bank] = (),
     plan: EvaluatePlan | None = None, members: Sequence[Network] = (), validation: Labels | None = None,
-    resume: bool = False, progress: Progress = silent,
+    memory: int | str | None = None, resume: bool = False, progress: Progress = silent,
 ) -> Evaluation:  # fmt: skip
     """Score every method on labelled images, reading each once; an image that fails is named, the others count.
 
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
-    Errors: as `contenders`; WrongUse for a folder that holds a run, ImageUnreadable where no image can be scored.
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
+    Errors: as `contenders`; OutOfMemory with the number needed; WrongUse for a folder that holds a run; ImageUnreadable
+    where no image can be scored.
     """
     plan = plan or EvaluatePlan()
     methods = contenders(network, banks, plan.methods, members=members, validated=validation is not None)
@@ -95,7 +97,7 @@ def evaluate(
     scored = _score_plan(network, plan)
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    chosen = _validated(run, network, held_out, methods, scored, progress)
+    chosen = _validated(run, network, held_out, methods, scored, memory, progress)
     readings = methods.readings(chosen.temperatures)
     boards = {
         name: Scoreboard(
@@ -108,7 +110,7 @@ def evaluate(
         )
         for name, reading in readings.items()
     }
-    scoring = Scoring(network, readings, boards)
+    scoring = Scoring(network, readings, boards, memory)
     if resume and (run.folder / STATE).exists():
         scoring.load(run.folder / STATE)
     begun = time.perf_counter()
@@ -149,8 +151,9 @@ def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
 
 
 def _validated(
-    run: Run, network: Network, sources: Sequence[Source], methods: Contenders, scored: ScorePlan, progress: Progress
-) -> Validation:
+    run: Run, network: Network, sources: Sequence[Source], methods: Contenders, scored: ScorePlan,
+    memory: int | str | None, progress: Progress,
+) -> Validation:  # fmt: skip
     """What validation images tell; read back where this very run has asked them before."""
     if not sources:
         return Validation.none()
@@ -162,7 +165,7 @@ def _validated(
                 return Validation.of(kept["found"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
             log.info("%s is not used: %s", path, problem)
-    found = validate(network, sources, methods, scored, progress)
+    found = validate(network, sources, methods, scored, progress, memory=memory)
     write_json(path, {"settings": run.record["settings"], "found": found.as_dict()})
     return found
 

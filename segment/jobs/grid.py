@@ -105,12 +105,22 @@ def size_of_crop(transform: str) -> tuple[int, int] | None:
 class Banks:
     """Banks of a sweep, recorded once and kept in a folder under the fingerprint of all that makes them."""
 
-    def __init__(self, network: Network, train: str, folder: Path, draws: int, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        network: Network,
+        train: str,
+        folder: Path,
+        draws: int,
+        progress: Progress = silent,
+        *,
+        memory: int | str | None = None,
+    ) -> None:
         self.network = network
         self.train = train
         self.folder = folder
         self.draws = draws
         self.progress = progress
+        self.memory = memory
         digest = hashlib.sha256()
         for source in find_images(train):
             told = source.path.stat() if source.path.exists() else None
@@ -137,7 +147,14 @@ class Banks:
             self.network, card=replace(card, training=TrainingSpec(batch=setting.batch, transforms=steps))
         )
         bank = fit_bank(
-            network, self.train, batch=setting.batch, draws=self.draws, seed=seed, size=size, progress=self.progress
+            network,
+            self.train,
+            batch=setting.batch,
+            draws=self.draws,
+            seed=seed,
+            size=size,
+            memory=self.memory,
+            progress=self.progress,
         )
         save_bank(bank, path)
         return bank

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, SegmentError, WrongUse
@@ -27,7 +28,9 @@ from segment.images.specs import InputSpec
 from segment.jobs.predict import IMAGE_PROBLEMS
 from segment.jobs.progress import Progress, silent
 from segment.networks.catalogue import Network
-from segment.sampling.readings import Read, Reading, read
+from segment.sampling.cutting import Readings
+from segment.sampling.memory import room
+from segment.sampling.readings import Read, Reading
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
@@ -76,10 +79,18 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
 
 
 class Scoring:
-    """Readings with a scoreboard each, their seconds, and the images that failed."""
+    """Readings with a scoreboard each, the seconds they took, and the images that failed.
 
-    def __init__(self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard]) -> None:
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    """
+
+    def __init__(
+        self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard],
+        memory: int | str | None = None,
+    ) -> None:  # fmt: skip
+        device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         self.network = network
+        self.read = Readings(network, readings, room(memory, device))
         self.readings = dict(readings)
         self.boards = dict(boards)
         self.seconds = dict.fromkeys(readings, 0.0)
@@ -145,7 +156,7 @@ class Scoring:
         try:
             image = item.image if change is None else change(item.image, item.source.id)
             images = prepare(image, unpadded_input(self.network))[None]
-            return read(self.readings, images, self.network.card.head, item.source.id)
+            return self.read(images, item.source.id)
         except IMAGE_PROBLEMS as problem:
             return f"{item.image.shape[0]} x {item.image.shape[1]} image: {_said(problem)}"
 

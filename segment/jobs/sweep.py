@@ -66,10 +66,12 @@ class Sweep:
 
 def sweep(
     network: Network, data: Labels, train: str, folder: str | Path, plan: SweepPlan, *,
-    validation: Labels | None = None, resume: bool = False, progress: Progress = silent,
+    validation: Labels | None = None, memory: int | str | None = None, resume: bool = False,
+    progress: Progress = silent,
 ) -> Sweep:  # fmt: skip
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded within it too
     train: images that statistics come from. validation: clean images that temperatures are fitted on
     Errors: as `fit_bank` and `evaluate`.
     """
@@ -80,7 +82,7 @@ def sweep(
     held_out = validation.sources(network) if validation else ()
     run = Run.create(folder, _settings(network, data, train, plan, validation), resume=resume)
     run.note(versions=versions())
-    banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress)
+    banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
     given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
     swept = Swept(network, banks, given, plan, held_out, folder / TEMPERATURES, progress)
     rows: list[Row] = []
@@ -88,7 +90,7 @@ def sweep(
     for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
         kept = folder / f"condition_{condition}_{severity}.json"
         if not (resume and kept.exists()):
-            found, problems = _condition(swept, sources, condition, severity, folder, progress)
+            found, problems = _condition(swept, sources, condition, severity, folder, memory, progress)
             write_json(kept, {"rows": [_told(row) for row in found], "failed": problems})
         told = json.loads(kept.read_text(encoding="utf-8"))
         rows += [_row(line) for line in told["rows"]]
@@ -105,14 +107,15 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
 
 
 def _condition(
-    swept: Swept, sources: Sequence[Source], condition: str, severity: int, folder: Path, progress: Progress
-) -> tuple[list[Row], dict[str, str]]:
+    swept: Swept, sources: Sequence[Source], condition: str, severity: int, folder: Path, memory: int | str | None,
+    progress: Progress,
+) -> tuple[list[Row], dict[str, str]]:  # fmt: skip
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
     found = swept.readings(condition, severity)
     scored = swept.scored()
     boards = {str(place): Scoreboard(replace(scored, measures=reading.measures)) for place, reading in found.items()}
-    scoring = Scoring(swept.network, {str(place): reading for place, reading in found.items()}, boards)
+    scoring = Scoring(swept.network, {str(place): reading for place, reading in found.items()}, boards, memory)
     state = folder / f"state_{condition}_{severity}.npz"
     if state.exists():
         scoring.load(state)

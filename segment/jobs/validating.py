@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse
@@ -20,6 +21,8 @@ from segment.jobs.contenders import FITTED, Contenders, key
 from segment.jobs.progress import Progress
 from segment.jobs.scoring import Labelled, Scoring, read_labelled, unpadded_input
 from segment.networks.catalogue import Network
+from segment.sampling.cutting import Readings
+from segment.sampling.memory import room
 from segment.sampling.temperature import TemperatureFit
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -60,13 +63,14 @@ class Validation:
 
 
 def validate(
-    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
-) -> Validation:
+    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
+    memory: int | str | None = None,
+) -> Validation:  # fmt: skip
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
-    fitted = temperatures(network, sources, methods, plan, progress)
+    fitted = temperatures(network, sources, methods, plan, progress, memory=memory)
     readings = methods.readings(fitted)
     boards = {name: Scoreboard(_blind(plan, reading.measures)) for name, reading in readings.items()}
-    scoring = Scoring(network, readings, boards)
+    scoring = Scoring(network, readings, boards, memory)
     scoring.run(sources, progress=progress, stage="validating")
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
@@ -85,8 +89,9 @@ def validate(
 
 
 def temperatures(
-    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress
-) -> dict[str, float]:
+    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
+    memory: int | str | None = None,
+) -> dict[str, float]:  # fmt: skip
     """By `contenders.key`, of each method that has one; 1 where no image can be used."""
     fits = {
         key(name, index): (method, TemperatureFit(network.card.head))
@@ -95,8 +100,12 @@ def temperatures(
     }
     if not fits:
         return {}
+    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
+    planned = Readings(network, methods.readings({}), room(memory, device))
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.problem:
+            height, width = item.image.shape[:2]
+            planned.refuse_cut(height, width, "a temperature is fitted on whole images: leave its methods out.")
             try:
                 images = prepare(item.image, unpadded_input(network))[None]
                 for method, fit in fits.values():

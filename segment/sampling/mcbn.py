@@ -6,7 +6,7 @@ Must not know a file.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segment.axes import Plane
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import WrongUse
@@ -22,11 +23,13 @@ from segment.images.preparing import crop, pad, prepare
 from segment.networks.batchnorm import BatchNormNetwork
 from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
-from segment.sampling.estimate import Estimate, estimate
+from segment.sampling.estimate import Estimate, Planes, estimate
+from segment.sampling.memory import room
 from segment.sampling.methods import BankMethod, mcbn
 from segment.sampling.passes import PassPlan
 from segment.sampling.precision import choose
 from segment.sampling.stopping import StopPlan, Watch
+from segment.sampling.tiled import InTiles
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 
@@ -79,6 +82,18 @@ def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopP
     return bank, plan
 
 
+def _side_by_side(each: Sequence[Planes]) -> Estimate:
+    first = each[0]
+
+    def stacked(planes: Sequence[Plane]) -> Tensor:
+        return torch.stack([torch.from_numpy(np.asarray(plane)) for plane in planes])
+
+    maps = {name: stacked([one.maps[name] for one in each]) for name in first.maps}
+    probability = stacked([one.probability for one in each if one.probability is not None])
+    prediction = stacked([one.prediction for one in each]).long()
+    return Estimate(prediction, probability, maps, first.draws, first.withheld, first.reached_error)
+
+
 class MCBN:
     """Monte Carlo batch normalisation (Teye et al. 2018) of one network under one bank.
 
@@ -86,11 +101,14 @@ class MCBN:
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call (`segment.sampling.stopping`)
     precision: "auto", "fp32", "bf16", "fp16". device: None: where it is
+    memory: a budget for the process, bytes or "4GiB": an image that does not fit goes through in tiles, one image after
+    the other; None: nothing is planned
     """
 
     def __init__(
         self, network: Network | nn.Module, bank: Bank, *, draws: Draws = None, tolerance: float = StopPlan.tolerance,
         precision: str = "auto", device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
+        memory: int | str | None = None,
     ) -> None:  # fmt: skip
         if isinstance(network, nn.Module):
             network = load_network(network)
@@ -103,6 +121,8 @@ class MCBN:
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
         plan = plan or PassPlan(channels_last=True, fuse=True)
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision))
+        self.memory = memory
+        self._tiled: dict[tuple[str, ...], InTiles] = {}
 
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate:
         """Mask, mean probability and maps of one image or several.
@@ -111,10 +131,22 @@ class MCBN:
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
         images, size, single = self._entered(image)
+        if self.memory is not None:
+            each = [self._within(tuple(measures))(one[None], size) for one in images]
+            found = _side_by_side(each)
+            return found.image(0) if single else found
         head = self.network.card.head
         watch = None if self.stop is None else Watch(head, len(self.bank), self.stop)
         found = estimate(self.method, images, head=head, measures=measures, size=size, stop=watch)
         return found.image(0) if single else found
+
+    def _within(self, measures: tuple[str, ...]) -> InTiles:
+        """What is measured of the network is kept; what may be taken is asked anew."""
+        if measures not in self._tiled:
+            self._tiled[measures] = InTiles(self.method, self.network, measures=measures, keep=True, stop=self.stop)
+        found = self._tiled[measures]
+        found.within = room(self.memory, self.drawn.device)
+        return found
 
     def draws(self, image: Image) -> Iterator[Tensor]:
         """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order."""

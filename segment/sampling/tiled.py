@@ -126,21 +126,13 @@ class InTiles:
             return None
         if self.tile == "off":
             raise self.within.too_small(whole, "Give more --memory, or leave --tile off out.")
-        if area <= SMALL and SMALL / 2 * SCRATCH * self.pixel + FIXED > self.within.free:
-            raise self.within.too_small(whole, "Give more --memory.")
-        halo = self.halo
-        if halo is None:
-            raise self.within.too_small(
-                whole, f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image (global "
-                "pooling), so its maps change where it is cut.",
-            )  # fmt: skip
-        least = 2 * halo + self.align
         around = area * (DECODED if self.blank is not np.empty else OUTSIDE + self._of_maps) + FIXED
-        side = math.isqrt(max(0, int((self.within.free - around) / (SCRATCH * self.pixel)))) // self.align * self.align
-        needed = min(whole, max(area * DECODING + FIXED, around + least**2 * SCRATCH * self.pixel))
-        if needed > self.within.free:
-            raise self.within.too_small(needed, "Give more --memory.")
-        return side
+        return side_within(
+            self.within, area, pixel=SCRATCH * self.pixel, whole=whole, around=around, before=area * DECODING + FIXED,
+            halo=lambda: self.halo, align=self.align,
+            advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image (global pooling), "
+            "so its maps change where it is cut.",
+        )  # fmt: skip
 
     @property
     def _of_maps(self) -> int:  # bytes a pixel
@@ -271,6 +263,28 @@ class InTiles:
         log.warning("Out of memory: tiles of %d pixels from now on.", half)
         self.tile = half
         return half
+
+
+def side_within(
+    within: Room, area: int, *, pixel: float, whole: float, around: float, before: float,
+    halo: Callable[[], int | None], align: int, advice: str,
+) -> int:  # fmt: skip
+    """The largest tiles that an image of so many pixels, which does not fit whole, may have.
+
+    pixel, whole: bytes of a pass a pixel, and of the image in one piece; around, before: bytes beside the passes over
+    its tiles, and before they begin; halo: measured when it is asked for; advice: where there is none
+    Errors: OutOfMemory where the smallest tiles do not fit, or the network looks at the whole image.
+    """
+    if area <= SMALL and SMALL / 2 * pixel + FIXED > within.free:
+        raise within.too_small(whole, "Give more --memory.")
+    margin = halo()
+    if margin is None:
+        raise within.too_small(whole, advice)
+    least = 2 * margin + align
+    needed = min(whole, max(before, around + least**2 * pixel))
+    if needed > within.free:
+        raise within.too_small(needed, "Give more --memory.")
+    return max(least, math.isqrt(int((within.free - around) / pixel)) // align * align)
 
 
 def _out_of_memory(problem: Exception) -> bool:

@@ -1,0 +1,119 @@
+"""Peak RSS of `segment predict` over its --memory budget, each run in a process of its own.
+
+A run that ends with exit code 4 must say the number needed and stay under its budget too. Ratios are of the high water
+mark that the system kept of the process to the budget. `python -m benchmarks.memory [OUT] [--networks A,B] ...`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segment.draws.bank import Bank
+from segment.files.banks import save_bank
+from segment.networks.catalogue import load_network
+from segment.networks.drawable import drawable
+from segment.sampling.mcbn import preprocessing_of
+from segment.sampling.memory import bytes_of
+
+SIZES = ((360, 480), (4096, 4096))
+BUDGETS = ("1GiB", "2GiB", "4GiB")
+NETWORKS = ("unet_lite0_camvid", "scenes")
+
+
+def image(folder: Path, height: int, width: int) -> Path:
+    """A folder with one picture of that size: smooth noise, so that a PNG of it is no larger than a photograph's."""
+    small = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    data = cv2.imencode(".png", cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))[1]
+    folder.mkdir(parents=True)
+    (folder / "image.png").write_bytes(data.tobytes())
+    return folder
+
+
+def banks(folder: Path, name: str, draws: int) -> Path:
+    """The trained statistics, `draws` times a little apart: memory depends on their number, not on their values."""
+    network = load_network(name)
+    trained = Bank.of_trained(drawable(network))
+    scale = 1 + 0.01 * np.arange(draws)
+    told = {"fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network), "audit": {}}
+    path = folder / f"{name}_{draws}.safetensors"
+    statistics = [
+        {layer: (trained.mean[layer][0] * one, trained.var[layer][0] * one) for layer in trained.layers}
+        for one in scale.tolist()
+    ]
+    found = Bank.of_draws(statistics)
+    save_bank(Bank(found.weights, found.mean, found.var, told), path)
+    return path
+
+
+def run(arguments: list[str], folder: Path) -> dict[str, object]:
+    """Exit code, peak bytes, seconds and the last line of stderr of one command line."""
+    said = folder / "stderr"
+    begun = time.perf_counter()
+    process = os.fork()
+    if process == 0:
+        with said.open("wb") as stream, Path(os.devnull).open("wb") as nothing:
+            os.dup2(stream.fileno(), 2)
+            os.dup2(nothing.fileno(), 1)
+            os.execv(sys.executable, [sys.executable, "-m", "segment", *arguments])
+    _, status, used = os.wait4(process, 0)
+    lines = said.read_text(errors="replace").strip().splitlines()
+    return {
+        "code": os.waitstatus_to_exitcode(status), "peak": used.ru_maxrss * 1024,
+        "seconds": round(time.perf_counter() - begun, 1), "processor": round(used.ru_utime + used.ru_stime, 1),
+        "said": lines[-1] if lines else "",
+    }  # fmt: skip
+
+
+def main(out: Path, networks: list[str], sizes: list[tuple[int, int]], budgets: list[str], draws: int) -> None:
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = {size: image(folder / f"{size[0]}x{size[1]}", *size) for size in sizes}
+        for network in networks:
+            bank = banks(folder, network, draws)
+            for size in sizes:
+                for budget in budgets:
+                    asked = ["predict", network, str(sources[size]), "--bank", str(bank), "--memory", budget,
+                             "--precision", "fp32", "-o", str(folder / f"{network}_{size[0]}_{budget}")]  # fmt: skip
+                    found = run(asked, folder)
+                    ratio = int(str(found["peak"])) / bytes_of(budget)
+                    refused = found["code"] == 4 and re.search(r"needs [\d.]+ [GM]iB", str(found["said"]))
+                    row = {
+                        "network": network,
+                        "size": list(size),
+                        "budget": budget,
+                        "draws": draws,
+                        **found,
+                        "ratio": round(ratio, 3),
+                        "held": ratio <= 1 and (found["code"] == 0 or bool(refused)),
+                    }
+                    rows.append(row)
+                    ending = "done" if found["code"] == 0 else found["said"]
+                    sys.stdout.write(
+                        f"{network:18} {size[0]}x{size[1]} {budget}  {ratio:.3f}  {found['seconds']} s  {ending}\n"
+                    )
+                    sys.stdout.flush()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "memory.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--sizes", default=",".join(f"{height}x{width}" for height, width in SIZES))
+    parser.add_argument("--budgets", default=",".join(BUDGETS))
+    parser.add_argument("--draws", type=int, default=2)
+    asked = parser.parse_args()
+    sizes = [(int(height), int(width)) for height, width in (one.split("x") for one in asked.sizes.split(","))]
+    main(asked.out, asked.networks.split(","), sizes, asked.budgets.split(","), asked.draws)
