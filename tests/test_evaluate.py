@@ -632,7 +632,7 @@ def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, d
     page = (tmp_path / "results.md").read_text()
     assert "| mcbn | 4 |" in page
     assert "bank of 4 draws of M = 4" in page
-    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("### Who wins")
+    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("<summary>Who wins")
     for name in ("reliability", "risk_coverage", "sparsification"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
 

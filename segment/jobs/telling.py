@@ -47,7 +47,8 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
     if found.failed:
         lines.append(f"- Failed: {', '.join(sorted(found.failed)[:5])}{', and more' * (len(found.failed) > 5)}.")
     if found.comparisons:
-        lines += ["", "### Who wins each score", "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED]
+        folded = "<details><summary>Who wins each score, and by how much</summary>"
+        lines += ["", folded, "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED, "", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
