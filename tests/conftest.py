@@ -19,6 +19,12 @@ settings.load_profile("steady")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test finds a bank that an earlier run of the tests, or the user, has kept."""
+    os.environ["SEGMENT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def toy() -> Toy:
     """Two BN layers, K = 4, running statistics of a few random batches, eval mode."""

@@ -12,6 +12,7 @@ from segment.cli.app import Config, Device, Json, Model, Verbose, Weights, app
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
+    from segment.draws.bank import Bank
     from segment.networks.catalogue import Network
     from segment.sampling.mcbn import Draws
     from segment.sampling.tiled import Tiling
@@ -145,6 +146,9 @@ def fit(
     size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
     memory: Memory = None,
+    cache: Annotated[bool, typer.Option(
+        "--cache/--no-cache", help="Take a bank that was recorded of the very same before; --no-cache: record anew.",
+    )] = True,
     weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -154,6 +158,7 @@ def fit(
     from segment.files.banks import save_bank
     from segment.files.writing import check_writable
     from segment.jobs.fit import fit_bank
+    from segment.jobs.keeping import recipe, recorded_once
     from segment.sampling.precision import choose
 
     if precision not in ("fp32", "bf16"):
@@ -163,12 +168,22 @@ def fit(
     check_writable(output)
     network = loaded(model, weights, device)
     start = time.perf_counter()
-    with screen.progress() as shown:
-        bank = fit_bank(
-            network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
-            precision="bf16" if precision == "bf16" else "fp32", memory=memory, progress=shown,
-        )  # fmt: skip
-    save_bank(bank, output)
+
+    def recorded() -> Bank:
+        with screen.progress() as shown:
+            return fit_bank(
+                network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
+                precision="bf16" if precision == "bf16" else "fp32", memory=memory, progress=shown,
+            )  # fmt: skip
+
+    if cache:
+        asked = recipe(
+            network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size), precision=precision
+        )
+        bank, found = recorded_once(output, asked, recorded)
+    else:
+        bank, found = recorded(), None
+        save_bank(bank, output)
     seconds = time.perf_counter() - start
     record = bank.provenance
     device_type = next(iter(record["audit"]), "cpu")
@@ -177,13 +192,21 @@ def fit(
         kept = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json({
             "bank": str(output), "layers_drawn": len(bank.layers), "seconds": round(seconds, 2),
+            "reused": None if found is None else str(found),
             **{key: record[key] for key in kept}, "precision": chosen,
         })  # fmt: skip
         return
     screen.say(
         f"{output}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {record['batch']} of {record['images']} "
-        f"images, in {seconds:.1f} s.\n--precision auto will take {chosen}: {why}."
+        f"images, in {seconds:.1f} s{_reused(found, output)}.\n--precision auto will take {chosen}: {why}."
     )
+
+
+def _reused(found: Path | None, output: Path) -> str:
+    if found is None:
+        return ""
+    where = "it was there already" if found == output else f"copied from {found}"
+    return f" (recorded of the very same before, {where}; --no-cache records anew)"
 
 
 @app.command()
