@@ -644,7 +644,7 @@ def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: 
             "mcbn,deterministic", "--unseen", UNSEEN, "--report", tmp_path / "results.md")  # fmt: skip
     assert run("evaluate", "scenes", *told, "-o", tmp_path / "one").exit_code == 0
     assert "- One image gives no intervals, so that no difference" in (tmp_path / "results.md").read_text()
-    for path in Path(data.labels).iterdir():
+    for path in (tmp_path / "labels").iterdir():
         write_png(path, np.full_like(read_label(path), 255).astype(np.uint8))
     ended = run("evaluate", "scenes", *told, "--void", "255", "-o", tmp_path / "void")
     assert ended.exit_code == 0
