@@ -34,6 +34,7 @@ from segment.errors import ModelRefused, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, survey
 from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
+from segment.networks.footprint import peak_bytes
 from segment.sampling.estimate import estimate
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import Passes, PassPlan, passes
@@ -677,6 +678,14 @@ def test_a_doubled_image_is_not_made_where_its_convolution_can_do_without(
     made.clear()
     list(engine(noise(1, 3, 16, 24)))
     assert not [shape for shape in made if shape[1] == 6]
+    assert not caplog.records
+
+
+def test_counting_a_pass_sees_weights_that_are_packed_and_leaves_it_fused(caplog: pytest.LogCaptureFixture) -> None:
+    network = surveyed(seeded(Decodes).eval())
+    engine, image = Passes(network, random_bank(network), PassPlan(channels_last=True, fuse=True)), noise(1, 3, 16, 24)
+    counted = peak_bytes(lambda x: list(engine(x)), image)
+    assert counted > peak_bytes(lambda x: list(engine(x)), image) > 0, "the first passes pack the weights"
     assert not caplog.records
 
 

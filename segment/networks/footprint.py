@@ -27,26 +27,33 @@ class Counted(TorchFunctionMode):
         super().__init__()
         self.alive = 0
         self.peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._seen: set[int] = set()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs or {}))}
+        given = {_place(tensor) for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
-            if tensor.device.type == "meta":
+            place = _place(tensor)
+            if tensor.device.type == "meta" or place in given or place in self._seen:
                 continue  # a shape takes nothing
-            storage = tensor.untyped_storage()
-            if storage._cdata not in given and storage not in self._seen:
-                self._seen.add(storage)
-                self.alive += storage.nbytes()
-                self.peak = max(self.peak, self.alive)
-                weakref.finalize(storage, self._freed, storage.nbytes())
+            holder = tensor if tensor.is_mkldnn else tensor.untyped_storage()
+            size = tensor.numel() * tensor.element_size() if isinstance(holder, Tensor) else holder.nbytes()
+            self._seen.add(place)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(holder, self._freed, place, size)
         return result
 
-    def _freed(self, size: int) -> None:
+    def _freed(self, place: int, size: int) -> None:
+        self._seen.discard(place)
         self.alive -= size
+
+
+def _place(tensor: Tensor) -> int:
+    """What tells one piece of memory from another; weights that oneDNN has packed show no storage."""
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
 
 
 @contextmanager
