@@ -27,7 +27,7 @@ UNITS = {"B": 1} | {
 FREE_SHARE = 0.8
 """Of what is free, taken where nobody says how much."""
 
-SCRATCH = 2.0
+SCRATCH = 1.75
 """Memory that a pass takes over the bytes of its tensors: scratch space of kernels, and gaps between blocks."""
 
 FIXED = 96 * 2**20
