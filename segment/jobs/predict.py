@@ -184,8 +184,7 @@ def predict(
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, len(sources), draws)
         finally:  # after Ctrl-C too: what is whole gets its line
-            for future in writing:
-                run.add(future.result())
+            _note_all(run, writing)
     seconds = time.perf_counter() - start
     entries = run.entries()
     run.note(plan=noted | {"tile": estimated.tile, "fold": estimated.fold})  # less, where a device ran out of memory
@@ -196,6 +195,18 @@ def predict(
     drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
     mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
     return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used), mean)
+
+
+def _note_all(run: Run, writing: Collection[Future[Entry]]) -> None:
+    """A line for every image that is whole, also behind one that could not be written; that refusal comes last."""
+    problem: Exception | None = None
+    for future in writing:
+        try:
+            run.add(future.result())
+        except Exception as error:  # of a full disk, the first is told
+            problem = problem or error
+    if problem is not None:
+        raise problem
 
 
 @contextmanager
