@@ -462,3 +462,15 @@ def test_a_frozen_encoder_that_overrides_train_is_recorded_and_given_back(toy: T
     (draw,) = record(surveyed(module), [noise(3, 3, 16, 16)])
     assert_same_state(before, state_of(module))
     assert list(draw) == ["bn1", "bn2"]
+
+
+def test_statistics_of_a_million_values_a_channel_are_those_of_float64() -> None:
+    values = (noise(40, 3, 160, 160, seed=3) * 2 + 5).contiguous(memory_format=torch.channels_last)
+    mean, var = biased_statistics(values)
+    exact_var, exact_mean = torch.var_mean(values.double(), dim=(0, 2, 3), correction=0)
+    assert float(((mean - exact_mean).abs() / exact_var.sqrt()).max()) < 1e-5
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
+    narrow = values[:, :, :, :101]  # channels do not lie innermost in memory without gaps
+    exact_var = torch.var_mean(narrow.double(), dim=(0, 2, 3), correction=0)[0]
+    torch.testing.assert_close(biased_statistics(narrow)[1].double(), exact_var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(biased_statistics(narrow.clone())[1].double(), exact_var, rtol=1e-5, atol=0)

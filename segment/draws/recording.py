@@ -30,18 +30,35 @@ def half(precision: Precision, device: torch.device) -> AbstractContextManager[A
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+PIECE = 2**14
+"""Values of a channel that are summed in one go: the sum is one long float32 one, off by 2e-3 after 10^6 values."""
+
+
 def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     """Mean and biased variance of each channel over all other axes, in float32 or better.
 
-    Two passes over the data, so a mean far above the deviation costs no digits.
+    Two passes over the data, so a mean far above the deviation costs no digits; on a CPU in pieces that are merged in
+    float64. Error: under 1e-5 relative.
     """
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    if (
-        x.device.type == "cpu"
-    ):  # the statistics half of train-mode batch norm, up to 15 times faster than var_mean there
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 1.0)
+    if x.device.type != "cpu":
+        var, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
         return mean, var
-    var, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
+    if x.ndim != 4 or x.numel() <= PIECE * x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
+        return _of_piece(x)
+    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, where they lie
+    pieces = torch.split(values, PIECE, dim=2)
+    found = [_of_piece(piece) for piece in pieces]
+    means, variances = (torch.stack([one[of] for one in found]).double() for of in (0, 1))  # pieces C
+    counts = torch.tensor([piece.shape[2] for piece in pieces], dtype=torch.float64)[:, None] / values.shape[2]
+    mean = (counts * means).sum(dim=0)
+    var = (counts * (variances + (means - mean) ** 2)).sum(dim=0)  # Chan, Golub & LeVeque 1983
+    return mean.to(x.dtype), var.to(x.dtype)
+
+
+def _of_piece(x: Tensor) -> tuple[Tensor, Tensor]:
+    # the statistics half of train-mode batch norm, up to 15 times faster than var_mean
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 1.0)
     return mean, var
 
 

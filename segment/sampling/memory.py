@@ -27,7 +27,7 @@ UNITS = {"B": 1} | {
 FREE_SHARE = 0.8
 """Of what is free, taken where nobody says how much."""
 
-SCRATCH = 1.75
+SCRATCH = 2.0
 """Memory that a pass takes over the bytes of its tensors: scratch space of kernels, and gaps between blocks."""
 
 FIXED = 96 * 2**20
@@ -218,7 +218,7 @@ def parts_of(batch: int, image_bytes: int, pass_bytes: int, within: Room) -> Par
     Errors: OutOfMemory where two images do not fit (pairs hold the parts against a plain pass).
 
     >>> parts_of(64, 2**20, 2**25, Room(2**33)), parts_of(64, 2**20, 2**25, Room(2**30)).at_once
-    (Parts(at_once=64, keep_bytes=0), 6)
+    (Parts(at_once=64, keep_bytes=0), 5)
     """
     images = 3 * batch * image_bytes  # those in work, the next ones, and these before they are one tensor
     left = within.free - images - FIXED
