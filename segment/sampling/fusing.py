@@ -23,7 +23,7 @@ from segment.sampling.exactness import placing
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
 
-PACKED_DRAWS = 16
+PACKED_DRAWS = 8
 """Draws whose packed weights are kept; those of further draws are packed anew, so that memory does not grow with T."""
 
 Activation = tuple[str, list[float], str]
