@@ -554,6 +554,7 @@ class DoublesInOtherWays(Base):
     def __init__(self) -> None:
         super().__init__()
         self.join, self.wide = nn.Conv2d(12, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=2, dilation=2)
+        self.three = nn.Conv2d(18, 6, 3, padding=1)
         self.grouped, self.strided = nn.Conv2d(12, 6, 3, padding=1, groups=2), nn.Conv2d(6, 6, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -566,6 +567,9 @@ class DoublesInOtherWays(Base):
         y = y + functional.relu6(self.mid(twice(half)))
         read_twice = twice(half)
         y = y + self.mid(read_twice) * read_twice + self.mid(twice(half, "bilinear"))
+        quarter = functional.avg_pool2d(half, 2)
+        y = y + self.mid(twice(twice(quarter))) + self.join(torch.cat([twice(half), twice(twice(quarter))], 1))
+        y = y + self.three(torch.cat([torch.cat([twice(half), full], 1), full], 1))
         threefold = functional.interpolate(half, scale_factor=3)
         return self.head(y + functional.interpolate(self.mid(threefold), size=x.shape[2:])) + self.head(twice(half))
 

@@ -44,10 +44,12 @@ def doublings(calls: Sequence[Call], readers: Sequence[Sequence[int]], convoluti
     """
     found: set[int] = set()
     for index, call in enumerate(calls):
-        way = [index]
-        while len(readers[way[-1]]) == 1 and calls[way[-1]].function in (functional.interpolate, torch.cat):
-            way.append(readers[way[-1]][0])
-        if call.function is functional.interpolate and way[-1] in convolutions:
+        if call.function is not functional.interpolate or len(readers[index]) != 1:
+            continue
+        way = [index, readers[index][0]]
+        if calls[way[1]].function is torch.cat and len(readers[way[1]]) == 1:
+            way.append(readers[way[1]][0])
+        if way[-1] in convolutions:
             found.update(way[:-1])
     return frozenset(found)
 
@@ -65,15 +67,15 @@ def doubled(
     return Doubled(image, (), place, lambda: functional.interpolate(image, size, scale_factor, mode, *others, **named))
 
 
-def joined(first: Doubled, images: Sequence[Tensor], dim: int = 0) -> Doubled | None:
-    """What stands for `torch.cat`; None where the doubled image is not the first of the channels that it joins."""
-    place, others = first.place, tuple(images[1:])
+def joined(first: Doubled, others: Sequence[Tensor], dim: int = 0) -> Doubled | None:
+    """What stands for `torch.cat` of a doubled image and others after it; None where it does not join channels."""
+    place = first.place
     like = (place.shape[0], *place.shape[2:])
-    if dim not in (1, -3) or any(image is place or (len(image), *image.shape[2:]) != like for image in others):
+    if dim not in (1, -3) or any((len(image), *image.shape[2:]) != like for image in others):
         return None
-    channels = sum(image.shape[1] for image in images)
+    channels = place.shape[1] + sum(image.shape[1] for image in others)
     standing = place.new_empty(()).expand(len(place), channels, *place.shape[2:])
-    return Doubled(first.small, others, standing, lambda: torch.cat([first.make(), *others], dim))
+    return Doubled(first.small, tuple(others), standing, lambda: torch.cat([first.make(), *others], dim))
 
 
 def fits(weight: Tensor, numbers: Numbers, groups: int, activation: str) -> bool:

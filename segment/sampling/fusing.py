@@ -89,10 +89,9 @@ def readers_of(calls: Sequence[Call]) -> list[list[int]]:
     return readers
 
 
-def fusions(network: BatchNormNetwork, depends: Sequence[bool]) -> dict[int, Fused]:
+def fusions(network: BatchNormNetwork, depends: Sequence[bool], readers: Sequence[Sequence[int]]) -> dict[int, Fused]:
     """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew."""
     calls = network.calls
-    readers = readers_of(calls)
     layers = {layer.call: layer for layer in network.layers if layer.call is not None}
     decide = placing(calls)  # other rounding would turn which of two equal values is the first
     found = {}
@@ -142,8 +141,9 @@ class FusedConvolutions:
     def __init__(
         self, network: BatchNormNetwork, depends: Sequence[bool], statistics: Mapping[str, tuple[Tensor, Tensor]]
     ) -> None:
-        self.fused = fusions(network, depends)
-        self.doubling = doublings(network.calls, readers_of(network.calls), self.fused)
+        readers = readers_of(network.calls)
+        self.fused = fusions(network, depends, readers)
+        self.doubling = doublings(network.calls, readers, self.fused)
         self._statistics = statistics  # T C, T C
         self._packed: dict[tuple[Any, ...], tuple[Any, Tensor | None]] = {}
         self._bytes = 0
@@ -229,8 +229,9 @@ class UnderDraw:
             return self._convolutions.run(index, self._draw, dtype, self._waiting.get(id(first), first), *rest, **named)
         if function is torch.cat:
             waiting = self._waiting.get(id(first[0]))
-            standing = None if waiting is None else joined(waiting, first, *rest, **named)
-            first = [self._made(image) for image in first] if standing is None else first
+            made = [self._made(image) for image in first[1:]]
+            standing = None if waiting is None else joined(waiting, made, *rest, **named)
+            first = [self._made(first[0]), *made] if standing is None else first
         else:
             standing = doubled(first, *rest, **named)
         if standing is None:
