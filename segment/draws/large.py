@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
-from segment.draws.recording import Precision, biased_statistics, half, met, record
+from segment.draws.recording import ByLayer, Precision, biased_statistics, half, met, record
 from segment.errors import ModelRefused, PredictionFailed, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import Loan, hollow, shared_results, tensors_in
@@ -193,33 +193,20 @@ class _Sweep(TorchFunctionMode):
             raise _Lost from problem
 
 
-class _PlainSweep(TorchFunctionMode):
+class _PlainSweep(ByLayer):
     """One part on its way to one layer, for networks whose tape does not hold: BN layers are counted, nothing else."""
 
     def __init__(
         self, layers: Sequence[Layer], known: Mapping[str, tuple[Tensor, Tensor]], sums: Mapping[str, MergedStatistics]
     ) -> None:
-        super().__init__()
-        self.layers = iter(layers)
+        super().__init__(layers)
         self.known, self.sums = known, sums
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not functional.batch_norm:
-            return func(*args, **kwargs)
-        layer = met(next(self.layers, None), *args, **kwargs)
-        if _of_weights(layer):
-            return func(*args, **kwargs)
+    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         if layer.name in self.known:
             return _normalised(self.known[layer.name], *args, **kwargs)
         self.sums[layer.name].add(args[0])
         raise _Reached
-
-
-def _of_weights(layer: Layer) -> bool:
-    return layer.reason.startswith("it normalises weights")
 
 
 def _as_shapes(value: Any) -> Any:
@@ -252,9 +239,7 @@ class _InParts:
         self.keep_bytes = keep_bytes
         self.precision = precision
         self.listed = sorted((la for la in network.layers if la.call is not None), key=lambda layer: layer.call or 0)
-        self.layer_of = {
-            layer.call: layer for layer in self.listed if layer.call is not None and not _of_weights(layer)
-        }
+        self.layer_of = {layer.call: layer for layer in self.listed if layer.call is not None and not layer.of_weights}
         self.followed = not any(call.leaves and call.reads_image for call in network.calls)
         self._lent = Loan(network.module)
 

@@ -74,29 +74,39 @@ def met(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: 
     return layer
 
 
-class _ByMiniBatch(TorchFunctionMode):
-    """Every BN normalises with the statistics of what it is given, and those are kept."""
+class ByLayer(TorchFunctionMode):
+    """A pass whose BN layers, met in the order listed, `normalise` takes over; those of weights stay as they are."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
-        self.draw: dict[str, tuple[Tensor, Tensor]] = {}
         self._layers = iter(layers)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func is not functional.batch_norm:
-            return func(*args, **(kwargs or {}))
-        layer = met(next(self._layers, None), *args, **(kwargs or {}))
-        if layer.reason.startswith("it normalises weights"):
-            return func(*args, **(kwargs or {}))
-        return self._normalise(layer, *args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        layer = met(next(self._layers, None), *args, **kwargs)
+        return func(*args, **kwargs) if layer.of_weights else self.normalise(layer, *args, **kwargs)
+
+    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+        """The result of `batch_norm(*args, **kwargs)`, which layer `layer` has called."""
+        raise NotImplementedError
 
     def missed(self) -> Layer | None:
         """The first layer that was listed but not met, asked once the pass is over."""
         return next(self._layers, None)
 
-    def _normalise(
+
+class _ByMiniBatch(ByLayer):
+    """Every BN normalises with the statistics of what it is given, and those are kept."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__(layers)
+        self.draw: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def normalise(
         self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
         weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
         momentum: float = 0.1, eps: float = 1e-5,

@@ -28,6 +28,8 @@ ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
 
 Status = Literal["stochastic", "fixed", "refused"]
 
+OF_WEIGHTS = "it normalises weights, not data"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -49,6 +51,11 @@ class Layer:
     reason: str = ""
     trained: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
     call: int | None = None
+
+    @property
+    def of_weights(self) -> bool:
+        """It normalises a weight, whatever the images are."""
+        return self.reason == OF_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor
             continue
         made_by = modules[call.module]
         if not call.reads_image:
-            layers.append(_named(call.module, made_by, index, call, "fixed", "it normalises weights, not data"))
+            layers.append(_named(call.module, made_by, index, call, "fixed", OF_WEIGHTS))
             continue
         seen[call.module] += 1
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"

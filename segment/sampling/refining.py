@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from segment.axes import Head
 from segment.draws.bank import Bank
-from segment.draws.recording import met
+from segment.draws.recording import ByLayer
 from segment.errors import WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.tracing import lent
@@ -172,23 +171,16 @@ def refine(
     return kept, best
 
 
-class _Refined(TorchFunctionMode):
+class _Refined(ByLayer):
     """One pass under statistics that gradients reach: batch norm as the affine map that they make of it."""
 
     def __init__(self, layers: Sequence[Layer], draw: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self._layers = iter(layers)
+        super().__init__(layers)
         self._draw = draw
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not functional.batch_norm:
-            return func(*args, **kwargs)
-        layer = met(next(self._layers, None), *args, **kwargs)
+    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         if layer.name not in self._draw:
-            return func(*args, **kwargs)
+            return functional.batch_norm(*args, **kwargs)
         return _affine(*self._draw[layer.name], *args, **kwargs)
 
 
