@@ -103,7 +103,7 @@ def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(
         return 64
 
     monkeypatch.setattr(Readings, "side_for", side_for)
-    monkeypatch.setattr(Readings, "_margin", lambda self: 0)  # small tiles, felt or not: what is counted is the point
+    monkeypatch.setattr(Readings, "halo", 0)  # small tiles, felt or not: what is counted is the point
     cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory="100GiB")
     assert len(cuts) == 2
     for key in ("images", "pixels"):

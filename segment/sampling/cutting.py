@@ -6,7 +6,6 @@ another one in each tile. Must not know a file or a score.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -15,31 +14,26 @@ from torch import Tensor
 from segment.errors import OutOfMemory
 from segment.images.tiling import tiles
 from segment.networks.catalogue import Network
-from segment.networks.footprint import PROBED, bytes_a_pixel
-from segment.networks.reach import halo_of
 from segment.sampling.estimate import Estimate
 from segment.sampling.memory import FIXED, SCRATCH, Room, give_back_freed_pages
 from segment.sampling.methods import BankMethod, Ensemble, Method, Plain
 from segment.sampling.readings import Read, Reading, read
-from segment.sampling.tiled import GENEROUS, OUTSIDE, side_within
+from segment.sampling.tiled import GENEROUS, OUTSIDE, Cut, side_within
 from segment.sampling.views import View, Viewed
 
 SCORING = 256
 """Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
 
 
-class Readings:
+class Readings(Cut):
     """Called with an image (1 C H W, not padded) and its id, gives every reading of it.
 
     within: what may be taken; None: nothing is planned
     """
 
     def __init__(self, network: Network, readings: Mapping[str, Reading], within: Room | None = None) -> None:
-        self.network, self.readings, self.within = network, dict(readings), within
-        self.align = math.lcm(network.card.input.stride, 32)
-        self._pixel = 0.0
-        self._halo: int | None = None
-        self._measured = False
+        super().__init__(network)
+        self.readings, self.within = dict(readings), within
 
     def __call__(self, images: Tensor, identity: str = "") -> dict[str, Read]:
         """Errors: OutOfMemory where even the smallest tiles do not fit, with what they need."""
@@ -48,7 +42,7 @@ class Readings:
         if side is None:
             return read(self.readings, images, head, identity)
         found: dict[str, Read] = {}
-        for tile in tiles(*images.shape[-2:], side=side, halo=self._margin() or 0, align=self.align):
+        for tile in tiles(*images.shape[-2:], side=side, halo=self.halo or 0, align=self.align):
             give_back_freed_pages()
             parts = read(self.readings, images[(..., *tile.seen)].contiguous(), head, identity)
             for name, part in parts.items():
@@ -74,8 +68,9 @@ class Readings:
             )
         return side_within(
             self.within, area, pixel=SCRATCH * self.pixel, whole=whole, around=around, before=around,
-            halo=self._margin, align=self.align, advice=f"Give more --memory: {self.network.name!r} looks at the whole "
-            "image (global pooling) and cannot be cut.",
+            halo=lambda: self.halo, align=self.align,
+            advice=f"Give more --memory: {self.network.name!r} looks at the whole image (global pooling) and cannot be "
+            "cut.",
         )  # fmt: skip
 
     def refuse_cut(self, height: int, width: int, why: str) -> None:
@@ -88,24 +83,8 @@ class Readings:
         """Bytes a pixel of all estimates."""
         return sum(4 * (self.network.classes + len(one.measures)) + 8 for one in self.readings.values())
 
-    @property
-    def pixel(self) -> float:
-        """Bytes a pixel of tensors alive at once while everything is read off a small image of noise."""
-        if not self._pixel:
-            noise = torch.rand((1, self._channels, PROBED, PROBED), generator=torch.Generator().manual_seed(0))
-            head = self.network.card.head
-            self._pixel = bytes_a_pixel(lambda x: read(self.readings, x, head), self.network.module, noise)
-        return self._pixel
-
-    @property
-    def _channels(self) -> int:
-        return 1 if self.network.card.input.channels == "grey" else 3
-
-    def _margin(self) -> int | None:
-        if not self._measured:
-            self._halo = halo_of(self.network, self.network.module, channels=self._channels, align=self.align)
-            self._measured = True
-        return self._halo
+    def probe(self, images: Tensor) -> dict[str, Read]:
+        return read(self.readings, images, self.network.card.head)
 
 
 def _sees_it_as_it_is(method: Method) -> bool:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -65,7 +66,38 @@ Blank = Callable[[tuple[int, ...], Any], Store]
 """Shape and type of numbers -> an array to write into."""
 
 
-class InTiles:
+class Cut:
+    """What cutting asks of a network, each measured once.
+
+    align: pixels that a tile's sides are multiples of
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.align = math.lcm(network.card.input.stride, 32)
+
+    @cached_property
+    def halo(self) -> int | None:
+        """Pixels that a tile looks further than it is asked for; None where nothing short of the image is enough."""
+        return halo_of(self.network, self.network.module, channels=self._channels, align=self.align)
+
+    @cached_property
+    def pixel(self) -> float:
+        """Bytes a pixel of tensors alive at once in `probe`, measured on a small image of noise."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand((1, self._channels, PROBED, PROBED), generator=generator)
+        return bytes_a_pixel(self.probe, self.network.module, pad(noise, self.network.card.input))
+
+    def probe(self, images: Tensor) -> object:
+        """What takes the most memory in the work on an image (1 C H W)."""
+        raise NotImplementedError
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.network.card.input.channels == "grey" else 3
+
+
+class InTiles(Cut):
     """Estimates of images (1 C H W, prepared) within a room of memory.
 
     tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
@@ -81,15 +113,12 @@ class InTiles:
         self, method: BankMethod, network: Network, *, measures: Sequence[str], tile: Tiling = "auto",
         within: Room | None = None, keep: bool = False, blank: Blank = np.empty, stop: StopPlan | None = None,
     ) -> None:  # fmt: skip
-        self.method, self.network, self.tile, self.within = method, network, tile, within
+        super().__init__(network)
+        self.method, self.tile, self.within = method, tile, within
         self.blank, self.stop = blank, stop
         self.measures, self.keep = tuple(measures), keep or network.card.head == "multilabel"
         self._computed = self.measures if stop is None else (*self.measures, STANDARD_ERROR)
-        self.align = math.lcm(network.card.input.stride, 32)
         self.planned = False
-        self._halo: int | None = None
-        self._measured = False
-        self._pixel = 0.0
 
     @property
     def fold(self) -> int:
@@ -138,35 +167,13 @@ class InTiles:
     def _of_maps(self) -> int:  # bytes a pixel
         return 4 * len(self.measures) + 8 + (8 * self.network.classes if self.keep else 0)
 
-    @property
-    def halo(self) -> int | None:
-        """Pixels that a tile looks further than it is asked for; None where nothing short of the image is enough."""
-        if not self._measured:
-            self._halo = halo_of(self.network, self.network.module, channels=self._channels, align=self.align)
-            self._measured = True
-        return self._halo
-
-    @property
-    def _channels(self) -> int:
-        return 1 if self.network.card.input.channels == "grey" else 3
-
-    @property
-    def pixel(self) -> float:
-        """Bytes a pixel of tensors alive at once in the passes and moments, measured on a small image of noise."""
-        if not self._pixel:
-            passes = self.method.passes
-            plain = Passes(passes.network, passes.bank, replace(passes.plan, fuse=False))  # fused calls hide a tensor
-
-            def forward(images: Tensor) -> DrawMoments:
-                moments = DrawMoments(self.head, needed(self._computed))
-                for logits in islice(plain(images), PROBED_DRAWS):
-                    moments.update(probabilities(logits, self.head))
-                return moments
-
-            generator = torch.Generator().manual_seed(0)
-            noise = torch.rand((1, self._channels, PROBED, PROBED), generator=generator)
-            self._pixel = bytes_a_pixel(forward, self.network.module, pad(noise, self.network.card.input))
-        return self._pixel
+    def probe(self, images: Tensor) -> DrawMoments:
+        passes = self.method.passes
+        plain = Passes(passes.network, passes.bank, replace(passes.plan, fuse=False))  # fused calls hide a tensor
+        moments = DrawMoments(self.head, needed(self._computed))
+        for logits in islice(plain(images), PROBED_DRAWS):
+            moments.update(probabilities(logits, self.head))
+        return moments
 
     def _checked(self, asked: int) -> int:
         side = asked // self.align * self.align
