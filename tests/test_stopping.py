@@ -205,6 +205,8 @@ def test_a_distilled_bank_a_single_draw_and_images_together_are_refused() -> Non
         MCBN(network, equal_bank(network, 1), draws="auto")
     with pytest.raises(WrongUse, match="one image at a time"):
         MCBN(network, bank, draws="auto")(noise(2, 3, 32, 32))
+    with pytest.raises(WrongUse, match="one image at a time"):
+        MCBN(network, bank, draws="auto", memory="8GiB")(noise(2, 3, 32, 32))
     with pytest.raises(WrongUse, match="tolerance = 0"):
         PredictPlan(draws="auto", tolerance=0)
 

@@ -28,7 +28,7 @@ from segment.sampling.memory import room
 from segment.sampling.methods import BankMethod, mcbn
 from segment.sampling.passes import PassPlan
 from segment.sampling.precision import choose
-from segment.sampling.stopping import StopPlan, Watch
+from segment.sampling.stopping import StopPlan, Watch, refuse_several
 from segment.sampling.tiled import InTiles
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
@@ -131,6 +131,8 @@ class MCBN:
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
         images, size, single = self._entered(image)
+        if self.stop is not None:
+            refuse_several(len(images))
         if self.memory is not None:
             each = [self._within(tuple(measures))(one[None], size) for one in images]
             found = _side_by_side(each)

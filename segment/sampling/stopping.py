@@ -102,6 +102,12 @@ def reached(errors: Tensor, quiet: float = 0.95) -> float:
     return float(errors[max(math.ceil(quiet * len(errors) - 1e-6), 1) - 1])
 
 
+def refuse_several(images: int) -> None:
+    """Errors: WrongUse for several images, which would stop each other."""
+    if images != 1:
+        raise WrongUse(f"--draws auto counts the draws of one image at a time, not of {images} together.")
+
+
 class Watch:
     """Follows one image on its grid, draw by draw, and says when it has had enough.
 
@@ -119,8 +125,7 @@ class Watch:
 
         Errors: WrongUse for several images, which would stop each other.
         """
-        if len(p) != 1:
-            raise WrongUse(f"--draws auto counts the draws of one image at a time, not of {len(p)} together.")
+        refuse_several(len(p))
         moments = self._moments
         moments.update(on_grid(p), weight)
         if moments.draws not in self._looks:
