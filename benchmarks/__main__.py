@@ -1,4 +1,7 @@
-"""Run every benchmark and print its ratios; JSON beside them. `python -m benchmarks [OUT]`."""
+"""Time passes beside others' and print the ratios; JSON beside them. `python -m benchmarks [OUT]`.
+
+`python -m benchmarks.memory` and `python -m benchmarks.distill` measure peaks and errors, on images that you name.
+"""
 
 from __future__ import annotations
 
