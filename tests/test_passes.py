@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -38,6 +39,7 @@ from segment.networks.footprint import peak_bytes
 from segment.sampling.estimate import estimate
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import Passes, PassPlan, passes
+from segment.sampling.script import OtherShapes, Script
 from segment.uncertainty.measures import MEASURES
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]
@@ -406,6 +408,15 @@ class MixesTheBatch(Base):
         return self.end(y - y.mean(dim=0, keepdim=True))
 
 
+class CountsPixelsOfTheDraw(Base):
+    """How many pixels are chosen depends on the draw, and that number is read off a shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x))
+        share = y[y > 0].shape[0] / y.numel()
+        return self.end(y + share)
+
+
 class DividesByTheBatch(Base):
     """The number of images enters the numbers."""
 
@@ -607,8 +618,9 @@ HARD: tuple[type[Base], ...] = (
     AddsInPlaceToSharedWork, OverwritesSharedWorkAfterADraw, WritesASlice, WritesThroughAView, WritesADrawThroughAView,
     WritesByOut, WritesIntoTheImage, WritesIntoTheImageAfterADraw, FillsAFreshTensor, ActsInPlace, BranchesOnTheImage,
     BranchesOnTheDraw, ChoosesSharedWorkByTheDraw, ReadsANumberOfTheDraw, GoesThroughNumpy, PoolsLargeImages,
-    MixesTheBatch, DividesByTheBatch, ReshapesByTheBatch, FoldsImagesIntoColumns, NormalisesPixelsAsRows, CachesBySize,
-    ExpandsAGridByTheBatch, GatesByAPooledImage, SplitsSharedWork, ScalesInPlace, NormalisesItsWeightsToo,
+    MixesTheBatch, CountsPixelsOfTheDraw, DividesByTheBatch, ReshapesByTheBatch, FoldsImagesIntoColumns,
+    NormalisesPixelsAsRows, CachesBySize, ExpandsAGridByTheBatch, GatesByAPooledImage, SplitsSharedWork, ScalesInPlace,
+    NormalisesItsWeightsToo,
     ActivatesInManyWays, Decodes, DoublesInOtherWays, Checkpoints, CastsInside, CountsItsPasses,
 )  # fmt: skip
 
@@ -685,6 +697,65 @@ def test_a_doubled_image_is_not_made_where_its_convolution_can_do_without(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("plan", [PassPlan(), PassPlan(channels_last=True, fuse=True)], ids=["shared", "fused"])
+def test_the_networks_own_code_runs_once_an_image(toy: Toy, plan: PassPlan) -> None:
+    bank = random_bank(surveyed(toy), draws=5)
+    engine = Passes(surveyed(toy), bank, plan)
+    list(engine(noise(1, 3, 16, 24, seed=1)))  # the first image is held against plain passes
+    runs = []
+    toy.conv2.register_forward_hook(lambda *_: runs.append(1))
+    for seed in (2, 3):
+        image = noise(1, 3, 24, 16, seed=seed)
+        torch.testing.assert_close(torch.stack(list(engine(image))), plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
+    assert len(runs) - 2 * len(bank) == 2  # the plain loop's are the others
+
+
+@pytest.mark.parametrize("hard", [CountsPixelsOfTheDraw, BranchesOnTheDraw])
+def test_where_a_draw_changes_the_way_the_networks_own_code_runs_for_each(hard: type[Base]) -> None:
+    module = seeded(hard).eval()
+    network = surveyed(module)
+    bank = one_way_then_the_other(network)
+    engine = Passes(network, bank, PassPlan())
+    list(engine(noise(1, 3, 16, 24, seed=1)))
+    runs = []
+    module.mid.register_forward_hook(lambda *_: runs.append(1))
+    list(engine(noise(1, 3, 16, 24, seed=2)))
+    assert len(runs) == len(bank)
+
+
+def test_what_no_later_call_reads_is_let_go_while_a_pass_is_run_again() -> None:
+    script, first = Script(), torch.ones(4)
+    second = first + 1
+    third = second * 2
+    script.note(0, torch.ones, (4,), {}, first)
+    script.note(1, torch.add, (first, 1), {}, second)
+    script.note(2, torch.mul, (second, 2), {}, third)
+    assert script.finish(third)
+    alive: list[weakref.ref[Tensor]] = []
+    seen = []
+
+    def make(_: int, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+        seen.append([ref() is not None for ref in alive])
+        result: Tensor = function(*arguments, **named)
+        alive.append(weakref.ref(result))
+        return result
+
+    assert torch.equal(script.run(make), torch.full((4,), 4.0))
+    assert seen == [[], [True], [False, True]]
+
+
+def test_a_pass_run_again_stops_at_a_result_of_another_shape() -> None:
+    script, first = Script(), torch.ones(4)
+    script.note(0, torch.ones, (4,), {}, first)
+    script.note(1, torch.chunk, (first, 2), {}, pair := first.chunk(2))
+    assert script.finish(pair[1])
+    assert script.run(lambda _, function, arguments, named: function(*arguments, **named)).shape == (2,)
+    with pytest.raises(OtherShapes):
+        script.run(lambda _, function, arguments, named: function(*arguments, **named)[..., :1])
+    with pytest.raises(OtherShapes):
+        script.run(lambda index, *_: torch.ones(4) if index == 0 else torch.ones(2))
+
+
 def test_counting_a_pass_sees_weights_that_are_packed_and_leaves_it_fused(caplog: pytest.LogCaptureFixture) -> None:
     network = surveyed(seeded(Decodes).eval())
     engine, image = Passes(network, random_bank(network), PassPlan(channels_last=True, fuse=True)), noise(1, 3, 16, 24)
@@ -751,7 +822,7 @@ def test_a_float64_network_runs_in_float64(toy: Toy, image: Tensor) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_a_callers_own_hooks_are_run_in_every_pass(toy: Toy, image: Tensor) -> None:
+def test_a_callers_own_hooks_act_in_every_pass(toy: Toy, image: Tensor) -> None:
     bank = random_bank(surveyed(toy))
     doubled = copy.deepcopy(toy)
     for module in (toy, doubled):

@@ -26,7 +26,7 @@ class Call:
     in_place: it writes into storage that an earlier call (or the image) made, or into a parameter or buffer
     writes: indices of the earlier calls into whose results it writes (-1: the image itself)
     aliases: indices of the earlier calls whose results lie in the memory that it gives or writes (-1: the image)
-    leaves: it gives a number or an array, whose further way is not followed
+    leaves: it gives a number or an array, or a shape that values decide, whose further way is not followed
     reads_image: its result depends on the image's values or shape
     facts: shape and dtype of its first tensor argument, None where it has none
     arguments: what a function asked about was called with, besides its first argument; None for all others
@@ -49,6 +49,9 @@ LEAVING = (
     "numpy", "equal", "allclose", "is_nonzero",
 )  # fmt: skip
 """Names of calls that give a tensor's values to Python."""
+
+CHOOSING = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount")
+"""Names of calls that give them to Python too: in the shape of their result. So does an index of booleans."""
 
 
 ASKING = (
@@ -86,6 +89,10 @@ class Loan:
             held = buffer, version, buffer.detach().clone()
         return held
 
+    def random(self) -> AbstractContextManager[None]:
+        """The RNG comes back as it was after a block; nothing else does."""
+        return torch.random.fork_rng(devices=self._devices)
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Eval mode for the time of a block; flags, buffers and RNG come back as they were, whatever happens.
@@ -97,7 +104,7 @@ class Loan:
         buffers = {id(each): each for _, by_name in registered for each in by_name.values() if each is not None}
         held = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
         try:
-            with torch.random.fork_rng(devices=self._devices):
+            with self.random():
                 for child, training in flags:
                     if training:  # to set an attribute of a module is slow, and most are in eval mode already
                         child.training = False
@@ -159,7 +166,9 @@ class _Following(TorchFunctionMode):
         writes = tuple(dict.fromkeys(self._writer[place] for place in changed if place in self._writer))
         touched = changed | {_storage(tensor) for tensor in tensors_in(result)}
         aliases = tuple(dict.fromkeys(self._writer[place] for place in touched if place in self._writer))
-        leaves = bool(given) and getattr(func, "__name__", "") in LEAVING
+        name = getattr(func, "__name__", "")
+        chosen = name == "__getitem__" and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in given[1:])
+        leaves = bool(given) and (chosen or name in LEAVING or name in CHOOSING)
         self.calls.append(
             Call(func, parents, self._module(), in_place, reads, facts, arguments, writes, aliases, leaves)
         )

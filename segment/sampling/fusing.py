@@ -71,6 +71,22 @@ class Fused:
     whole: tuple[Activation, tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How one convolution runs over an image of one shape.
+
+    scaled: with the draw in its weights; through: the calls that its activation makes needless
+    doubles: without the doubled image that it reads
+    """
+
+    scaled: bool
+    numbers: Numbers
+    groups: int
+    activation: Activation
+    through: tuple[int, ...]
+    doubles: bool
+
+
 def available(network: BatchNormNetwork) -> bool:
     """On a CPU, with oneDNN's fused convolution in this build of torch."""
     pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
@@ -147,6 +163,7 @@ class FusedConvolutions:
         self._statistics = statistics  # T C, T C
         self._packed: dict[tuple[Any, ...], tuple[Any, Tensor | None]] = {}
         self._bytes = 0
+        self._ways: dict[tuple[int, torch.Size], _Way] = {}
 
     def under(self, draw: int, dtype: torch.dtype, exact: Container[int]) -> UnderDraw:
         return UnderDraw(self, draw, dtype, exact)
@@ -156,23 +173,30 @@ class FusedConvolutions:
         bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
         """The convolution of call `index` under a draw, and the later calls that it has done already."""
-        what = self.fused[index]
-        numbers = (_pair(padding), _pair(stride), _pair(dilation))
         shape = x.place.shape if isinstance(x, Doubled) else x.shape
+        way = self._ways.get((index, shape))
+        if way is None:
+            numbers = _pair(padding), _pair(stride), _pair(dilation)
+            way = self._ways[index, shape] = self._way(index, shape, weight, numbers, groups)
+        if isinstance(x, Doubled) and not way.doubles:
+            x = x.make()
+        ready = self._ready(index, draw if way.scaled else None, dtype, x, shape, weight, bias, way)
+        if isinstance(x, Doubled):
+            return convolved(x, *ready, way.activation), way.through
+        result = torch.ops.mkldnn._convolution_pointwise(x.to(dtype), *ready, *way.numbers, groups, *way.activation)
+        return result, way.through
+
+    def _way(self, index: int, shape: torch.Size, weight: Tensor, numbers: Numbers, groups: int) -> _Way:
+        what = self.fused[index]
         rows, columns = (side // step for side, step in zip(shape[2:], numbers[1], strict=True))
         # scaling the weights anew for a draw costs more than normalising a map that is smaller than they are
         scaled = what.layer is not None and rows * columns * len(weight) >= weight.numel()
         activation, through = what.whole if scaled else what.alone
-        if isinstance(x, Doubled) and not fits(weight, numbers, groups, activation[0]):
-            x = x.make()
-        ready = self._ready(index, draw if scaled else None, dtype, x, shape, weight, bias, numbers, groups)
-        if isinstance(x, Doubled):
-            return convolved(x, *ready, activation), through
-        return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), *ready, *numbers, groups, *activation), through
+        return _Way(scaled, numbers, groups, activation, through, fits(weight, numbers, groups, activation[0]))
 
     def _ready(
         self, index: int, draw: int | None, dtype: torch.dtype, x: Tensor | Doubled, shape: torch.Size, weight: Tensor,
-        bias: Tensor | None, numbers: Numbers, groups: int,
+        bias: Tensor | None, way: _Way,
     ) -> tuple[Any, Tensor | None]:  # fmt: skip
         """Packed weights, with the draw's scale in them, and the bias."""
         what = self.fused[index]
@@ -187,7 +211,7 @@ class FusedConvolutions:
                 weights = packed(x, weight, dtype)
             else:
                 plain = weight.to(dtype).contiguous()
-                weights = torch.ops.mkldnn._reorder_convolution_weight(plain, *numbers, groups, list(shape))
+                weights = torch.ops.mkldnn._reorder_convolution_weight(plain, *way.numbers, way.groups, list(shape))
             ready = weights, None if bias is None else bias.float()
             if (draw or 0) < PACKED_DRAWS and self._bytes + size <= PACK_BYTES:
                 self._bytes += size
