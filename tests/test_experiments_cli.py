@@ -83,7 +83,12 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert "Near: 'paper'" in unknown.error
     splitless = segment("experiment", "toy", "-o", tmp_path, "--splits", "1,2")
     assert splitless.code == 2
-    assert "toy has no splits; --splits is for uci and uncertainty-error." in splitless.error
+    assert "toy has no splits and no sets; --splits and --sets are for uci and uncertainty-error." in splitless.error
+    for wrong in ("yatch", "yacht,yacht"):
+        ended = segment("experiment", "uci", "-o", tmp_path, "--sets", wrong)
+        assert ended.code == 2
+        assert repr(wrong) in ended.error
+        assert "yacht, boston" in ended.error
     for wrong in ("1,x", "0", "1,1"):
         ended = segment("experiment", "uci", "-o", tmp_path, "--splits", wrong)
         assert ended.code == 2

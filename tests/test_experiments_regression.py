@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WrongUse
+from segment.experiments import regression
 from segment.experiments.dropout_check import dropout_draws
 from segment.experiments.regression import EPS, Architecture, Fit, Problem, Stack, Training, standardised
 from segment.experiments.regressors import mcbn_draws, outputs, seeded
@@ -97,6 +98,18 @@ def test_the_stacks_quick_mean_over_draws_is_the_engines(problem: Problem) -> No
     one = chosen[:1]
     by_hand = in_train_mode_of(network, rows[one[0]], held)
     torch.testing.assert_close(stack.mean_over_draws(problem.x[:, one][:2], problem.x_held[:2])[1], by_hand)
+
+
+@pytest.mark.parametrize("batchnorm", [True, False])
+def test_a_look_at_the_held_out_error_is_the_same_in_one_go_and_draw_by_draw(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, *, batchnorm: bool
+) -> None:
+    stack = Stack(Architecture(features=5, batchnorm=batchnorm), 2, generator())
+    keep = None if batchnorm else torch.ones(2)  # nothing dropped: the masks come in another order draw by draw
+    fit = Fit(problem=problem, sets=torch.tensor([0, 1]), batch=16, l2=torch.zeros(2), keep=keep)
+    whole = Training(stack, fit, generator(1)).held_out_rmse(7)
+    monkeypatch.setattr(regression, "AT_ONCE", 1)
+    torch.testing.assert_close(Training(stack, fit, generator(1)).held_out_rmse(7), whole)
 
 
 def in_train_mode_of(network: nn.Sequential, batch: Tensor, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from segment.experiments.regressors import METHODS, Protocol
 from segment.experiments.reproduction import run_one
 from segment.experiments.search import Race
 from segment.experiments.toy import ToyPlan
+from segment.experiments.uci_data import FILES
 from segment.experiments.uci_splits import PLANS, Plan, results
 from segment.experiments.uci_tables import columns_of
 from segment.experiments.uncertainty_error import rank_correlation, running
@@ -129,7 +130,7 @@ def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
     assert said == []
     page = (tmp_path / "uci" / "page.md").read_text()
     assert "--splits 4,2`" in page
-    assert "nor its splits 1, 3, 5" in page
+    assert "boston, energy, wine, concrete, kin8nm, power, protein, split 1, 3, 5." in page
 
 
 def test_the_paper_plan_is_the_papers_grid() -> None:
@@ -137,9 +138,20 @@ def test_the_paper_plan_is_the_papers_grid() -> None:
     assert plan.splits == (1, 2, 3, 4, 5)
     assert plan.protocol.batches == (32, 64, 128, 256, 512, 1024)
     assert plan.protocol.dropouts == (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
-    assert (max(plan.protocol.l2), min(plan.protocol.l2)) == (1e-1, 1e-15)
+    assert plan.protocol.l2 == pytest.approx([10.0**-power for power in range(1, 16)])
+    assert set(plan.sets) == set(FILES)
     race = plan.protocol.race
     assert (race.every, race.patience, race.epochs, plan.protocol.draws, plan.protocol.folds) == (20, 10, 2000, 500, 5)
+    assert not race.rungs
+    assert not race.slack
+    assert race.draws == plan.protocol.draws
+    assert (plan.protocol.flow_rate, plan.protocol.flow_steps) == (1e-3, None)
+
+
+def test_a_page_says_what_was_reduced_against_the_paper_and_nothing_where_nothing_was(once: Path) -> None:
+    assert "Reduced against the paper's protocol: L2 takes 1 of its 15 values" in (once / "page.md").read_text()
+    assert uci._reductions(PLANS["paper"]) == ""
+    assert "successive halving" in uci._reductions(PLANS["reduced"])
 
 
 def test_the_check_calls_two_standard_errors_within() -> None:

@@ -22,11 +22,12 @@ experiment = typer.Typer(help="Rebuild a result of the paper, or the shipped net
 app.add_typer(experiment, name="experiment")
 
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.")]
-Budget = Annotated[str, typer.Option(help="quick (minutes), or paper: the full protocol (hours).")]
+Budget = Annotated[str, typer.Option(help="quick (minutes), reduced (hours), or paper: the full protocol (uci: days).")]
 Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
 
 Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits, as 1,2,5.")]
+Sets = Annotated[str, typer.Option(help="uci and uncertainty-error: data sets, as yacht,boston.")]
 
 BESIDE = Path("../shared/data")
 ABOUT = {
@@ -44,12 +45,13 @@ def _add(name: str) -> None:
     @experiment.command(name, help=ABOUT[name])
     def command(
         output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0, splits: Splits = "",
-        json: Json = False, config: Config = None, verbose: Verbose = False,
+        sets: Sets = "", json: Json = False, config: Config = None, verbose: Verbose = False,
     ) -> None:  # fmt: skip
         from segment.experiments.reproduction import run_one
 
         verdicts = run_one(
-            name, output, budget=budget, data=data, seed=seed, progress=log.info, splits=_seeds(splits)
+            name, output, budget=budget, data=data, seed=seed, progress=log.info, splits=_seeds(splits),
+            sets=tuple(sets.split(",")) if sets else None,
         )  # fmt: skip
         _show(verdicts, output / "page.md", json)
 

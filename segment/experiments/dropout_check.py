@@ -209,7 +209,7 @@ def check_verdict(found: dict[str, tuple[list[float], list[float]]], *, complete
         claim="MC dropout on the standard splits gives the reference implementation's RMSE and log-likelihood",
         outcome=judged(holds=not outside) if complete else "not testable here",
         numbers=numbers + (f"; outside: {'; '.join(outside)}" if outside else "")
-        + ("" if complete else "; fewer splits than the reference: the paper budget tests it"),
+        + ("" if complete else "; fewer splits than the reference: the budgets reduced and paper test it"),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.experiments.mnf import DenseMNF
-from segment.experiments.regression import Problem
+from segment.experiments.regression import AT_ONCE, Problem
 
 GROUPS = 4  # draws of z in one training step, each for a quarter of the mini-batch
 
@@ -22,6 +22,7 @@ class RegressionMNF(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], *, generator: torch.Generator, stack: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.widest = max(widths)
         self.layers = nn.ModuleList(
             DenseMNF(inner, out, generator=generator, stack=stack) for inner, out in itertools.pairwise(widths)
         )
@@ -103,5 +104,8 @@ class VariationalTraining:
 @torch.no_grad()
 def predictions(network: RegressionMNF, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """T passes (R, T, V) of rows (R, V, D), each with a z of its own."""
-    outputs: Tensor = network(x[:, None].expand(-1, draws, -1, -1), generator)[0]
-    return outputs
+    most = max(1, AT_ONCE // (len(x) * x.shape[1] * network.widest))
+    parts = [
+        network(x[:, None].expand(-1, min(most, draws - at), -1, -1), generator)[0] for at in range(0, draws, most)
+    ]
+    return torch.cat(parts, dim=1)

@@ -19,6 +19,8 @@ from torch.nn import functional
 
 EPS = 1e-10  # BN's, from the authors' code: small enough that a dead unit's variance of 0 alone feels it
 INIT_STD = 0.1
+AT_ONCE = 2**26
+"""Numbers of one layer that draws for held-out rows make in one go, 256 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,13 +247,23 @@ class Training:
     def held_out_rmse(self, draws: int) -> Tensor:  # R
         """Error of the mean over that many draws on each network's held-out rows, in standardised units."""
         x, y = self.problem.x_held[self.sets], self.problem.y_held[self.sets]  # R V D, R V
+        total = torch.zeros_like(y)
         if self.stack.architecture.batchnorm:
             chosen = batches_of(self.problem.rows, self.batch, draws, self.generator)  # T M, the same for all
-            mean = self.stack.mean_over_draws(self.problem.x[:, chosen][self.sets], x)
+            draws = len(chosen)  # one where a batch holds every row
+            for part in torch.split(chosen, self._at_once(x.shape[1] + self.batch)):
+                total += len(part) * self.stack.mean_over_draws(self.problem.x[:, part][self.sets], x)
         else:
-            mean = self.stack.forward(x.repeat(1, draws, 1), self.keep, self.generator)
-            mean = mean.view(len(mean), draws, -1).mean(dim=1)
-        return (mean - y).square().mean(dim=1).sqrt()
+            most = self._at_once(x.shape[1])
+            for start in range(0, draws, most):
+                some = min(most, draws - start)
+                passed = self.stack.forward(x.repeat(1, some, 1), self.keep, self.generator)
+                total += passed.view(len(x), some, -1).sum(dim=1)
+        return (total / draws - y).square().mean(dim=1).sqrt()
+
+    def _at_once(self, rows: int) -> int:
+        """Draws in one pass of that many rows for each network."""
+        return max(1, AT_ONCE // (self.stack.size * rows * max(self.stack.architecture.widths)))
 
     def select(self, chosen: Tensor) -> None:
         """Keep training only these networks; Adam's moments go with them."""

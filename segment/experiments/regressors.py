@@ -37,21 +37,21 @@ class Protocol:
     """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
 
     folds: of the cross-validation; draws: T; members: of the ensemble
-    precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps, for one costs
-    ten of the others'
+    precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps (None: as many
+    epochs as the others), for one costs ten of the others'
     taus: the range of the observation precision, in original units of the target; None: all that are of use
     """
 
     hidden: tuple[int, ...] = (50, 50)
-    l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-5, 1e-15)
+    l2: tuple[float, ...] = tuple(10.0**-power for power in range(1, 16))
     batches: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     dropouts: tuple[float, ...] = (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
     dropout_batch: int = 32
     precisions: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
-    flow_rate: float = 3e-3
-    flow_steps: int = 2000
+    flow_rate: float = 1e-3
+    flow_steps: int | None = None
     folds: int = 5
-    race: Race = field(default_factory=lambda: Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}, slack={300: 0.05}, draws=10))
+    race: Race = field(default_factory=lambda: Race(draws=500))
     draws: int = 500
     members: int = 5
     taus: tuple[float, float] | None = None
@@ -231,7 +231,10 @@ def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.
         return VariationalTraining(network, how, generator)
 
     steps = max(1, folds.rows // FLOW_BATCH)  # an epoch
-    plan = replace(protocol.race, epochs=min(protocol.race.epochs, protocol.flow_steps // steps))
+    most = protocol.race.epochs
+    if protocol.flow_steps is not None:
+        most = min(most, protocol.flow_steps // steps)
+    plan = replace(protocol.race, epochs=most)
     found = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, plan)
     precision = protocol.precisions[found.best]
     choice = _choice(found, precision=precision)

@@ -29,29 +29,33 @@ TITLE = "The paper's results, rebuilt"
 
 def run_one(
     name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
-    splits: Sequence[int] | None = None,
+    splits: Sequence[int] | None = None, sets: Sequence[str] | None = None,
 ) -> list[Verdict]:  # fmt: skip
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
-    splits: seeds of the splits to run instead of the budget's, where there are any; uci then checks MC dropout on the
-    sets whose check is finished, if some are. uncertainty-error reads finished splits of a folder `uci` beside its own.
-    Errors: WrongUse for a budget not known, or splits where there are none.
+    splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any; with
+    splits uci checks MC dropout on the sets whose check is finished, if some are. uncertainty-error reads finished
+    splits of a folder `uci` beside its own.
+    Errors: WrongUse for a budget not known, or splits or sets where there are none.
     """
     if budget not in get_args(Budget):
-        raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: quick, paper.")
+        known = ", ".join(get_args(Budget))
+        raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: {known}.")
     more: dict[str, Any] = {}
-    if splits is not None:
-        more["plan"] = _plan(name, budget, splits)
-    if splits is not None and name == "uci":
-        more["checks"] = _finished(out / "kept", budget)
+    if splits is not None or sets is not None:
+        more["plan"] = _plan(name, budget, splits, sets)
+        if name == "uci":
+            more["checks"] = _checks(out / "kept", budget, splits, sets)
     if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
     kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
     wall, busy = time.monotonic(), time.process_time()
-    found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
+    planned = "paper" if budget == "reduced" and name not in BY_SPLITS else budget
+    found: list[Verdict] = module.run(out, budget=planned, data=data, seed=seed, progress=progress, **more)
     wall, busy = time.monotonic() - wall, time.process_time() - busy
     chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
+    chosen += "" if sets is None else f" --sets {','.join(sets)}"
     _headed(
         out / "page.md",
         f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of processor "
@@ -60,22 +64,26 @@ def run_one(
     return found
 
 
-def _plan(name: str, budget: str, splits: Sequence[int]) -> Any:
-    from segment.experiments.uci_splits import PLANS
+def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
+    from segment.experiments.uci_splits import PLANS, SETS
 
     if name not in BY_SPLITS:
-        raise WrongUse(f"{name} has no splits; --splits is for {' and '.join(BY_SPLITS)}.")
-    if not splits or min(splits) < 1 or len(set(splits)) < len(splits):
+        raise WrongUse(f"{name} has no splits and no sets; --splits and --sets are for {' and '.join(BY_SPLITS)}.")
+    if splits is not None and (not splits or min(splits) < 1 or len(set(splits)) < len(splits)):
         raise WrongUse(f"--splits takes different seeds from 1 up, not {','.join(map(str, splits))!r}.")
-    return replace(PLANS[budget], splits=tuple(splits))  # type: ignore[index]
+    if sets is not None and (not sets or len(set(sets)) < len(sets) or not set(sets) <= set(SETS)):
+        raise WrongUse(f"--sets takes different names of {', '.join(SETS)}, not {','.join(sets)!r}.")
+    plan = PLANS[budget]  # type: ignore[index]
+    return replace(plan, splits=tuple(splits or plan.splits), sets=tuple(sets or plan.sets))
 
 
-def _finished(kept: Path, budget: str) -> Any:
+def _checks(kept: Path, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
     from segment.experiments.uci import CHECKS
 
     checks = CHECKS[budget]  # type: ignore[index]
-    sets = tuple(name for name in checks.sets if (kept / f"dropout-{name}.json").is_file())
-    return replace(checks, sets=sets or checks.sets)
+    wanted = tuple(sets or checks.sets)
+    finished = () if splits is None else tuple(name for name in wanted if (kept / f"dropout-{name}.json").is_file())
+    return replace(checks, sets=finished or wanted)
 
 
 def run_all(

@@ -53,7 +53,7 @@ class ToyPlan:
     protocol: Protocol = field(
         default_factory=lambda: Protocol(
             l2=(1e-1, 1e-3, 1e-5), batches=(32, 64), dropouts=(0.1, 0.05, 0.01), precisions=(10.0, 100.0),
-            race=Race(epochs=1000, rungs={100: 0.5, 300: 0.5}),
+            flow_rate=3e-3, flow_steps=2000, race=Race(epochs=1000, rungs={100: 0.5, 300: 0.5}),
         )
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ PLANS: Mapping[Budget, ToyPlan] = {
         repeats=2,
         protocol=Protocol(
             l2=(1e-3,), batches=(32,), dropouts=(0.05,), precisions=(100.0,), folds=3,
-            race=Race(epochs=600, patience=30, draws=10), draws=300, members=2,
+            flow_rate=3e-3, flow_steps=2000, race=Race(epochs=600, patience=30, draws=10), draws=300, members=2,
         ),
     ),
 }  # fmt: skip

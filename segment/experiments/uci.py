@@ -31,7 +31,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci_published import NOTE, beside
-from segment.experiments.uci_splits import PAPER_SETS, PLANS, Plan, results
+from segment.experiments.uci_splits import PLANS, SETS, SMALL_SETS, Plan, results
 from segment.experiments.uci_tables import (
     Results,
     choice_rows,
@@ -45,7 +45,8 @@ from segment.experiments.uci_tables import (
 from segment.files.writing import check_writable
 
 CHECKS: Mapping[Budget, CheckPlan] = {
-    "paper": CheckPlan(sets=PAPER_SETS),
+    "paper": CheckPlan(sets=SETS),
+    "reduced": CheckPlan(sets=SMALL_SETS),
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
 PAR = 5.0
@@ -177,9 +178,6 @@ def _opening(plan: Plan, budget: Budget, seed: int, found: Results) -> str:
     protocol = plan.protocol
     race = protocol.race
     trained = sum(split.seconds for splits in found.values() for split in splits)
-    rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
-    slack = "".join(f", and at epoch {epoch} whatever is {share:.0%} above the best of its stack"
-                    for epoch, share in race.slack.items())  # fmt: skip
     return f"""
 Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with seeds {", ".join(map(str, plan.splits))};
 {trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
@@ -191,20 +189,41 @@ tau and the constant minimise CRPS on the folds, within the authors' range of ta
 {_listed(protocol.l2)}; batch {_listed(protocol.batches)} (512 at most on energy; a batch is min(M, N)); dropout rate
 {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF: precision of the likelihood
 {_listed(protocol.precisions)}, batch 100, two flow steps of 50 hidden units for q and r, Adam at
-{protocol.flow_rate:g}, at most {protocol.flow_steps} steps; the ensemble has {protocol.members} BN
+{protocol.flow_rate:g}{_most(protocol.flow_steps)}; the ensemble has {protocol.members} BN
 networks with MCBN's hyper-parameters.
 
-Reduced against the paper's protocol: L2 has {len(protocol.l2)} values instead of 15; within each batch size, dropout
-rate or MNF the worse half of the candidates is dropped at epochs {rungs} (successive halving){slack}; the error that
-the search looks at is that of {race.draws} draws instead of 500; MNF is trained faster and shorter than the authors did
-(1e-3, 2000 epochs), but its precision is chosen, not 1; a final network is trained once a split. The sets of the paper
-that are not listed above were not run{_left_out(plan)}.
+{_reductions(plan)}MNF's precision is chosen, where the authors have 1; a final network is trained once a split. Left
+out of the paper's sets and splits: {_left_out(plan)}.
 """
 
 
+def _reductions(plan: Plan) -> str:
+    protocol, whole = plan.protocol, PLANS["paper"].protocol
+    race, parts = protocol.race, []
+    if len(protocol.l2) < len(whole.l2):
+        parts.append(f"L2 takes {len(protocol.l2)} of its {len(whole.l2)} values")
+    if race.rungs:
+        rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
+        slack = "".join(f", and at epoch {epoch} whatever is {share:.0%} above the best of its stack"
+                        for epoch, share in race.slack.items())  # fmt: skip
+        parts.append("within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
+                     f"epochs {rungs} (successive halving){slack}")  # fmt: skip
+    if race.draws < protocol.draws:
+        parts.append(f"the error that the search looks at is that of {race.draws} draws instead of {whole.draws}")
+    if protocol.flow_steps is not None:
+        parts.append("MNF is trained faster and shorter than the authors did (1e-3, 2000 epochs)")
+    return f"Reduced against the paper's protocol: {'; '.join(parts)}. " if parts else ""
+
+
 def _left_out(plan: Plan) -> str:
-    missing = sorted(set(PLANS["paper"].splits) - set(plan.splits))
-    return f", nor its splits {', '.join(map(str, missing))}" if missing else ""
+    sets = [name for name in SETS if name not in plan.sets]
+    splits = [str(split) for split in PLANS["paper"].splits if split not in plan.splits]
+    missing = [*sets, *([f"split {', '.join(splits)}"] if splits else [])]
+    return ", ".join(missing) or "nothing"
+
+
+def _most(steps: int | None) -> str:
+    return "" if steps is None else f", at most {steps} steps"
 
 
 def _listed(values: Sequence[float]) -> str:

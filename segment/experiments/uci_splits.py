@@ -21,7 +21,8 @@ from segment.experiments.search import Race
 from segment.experiments.uci_data import random_split, read_table
 from segment.files.writing import write_text
 
-PAPER_SETS = ("yacht", "boston", "energy", "wine", "concrete")
+SETS = ("yacht", "boston", "energy", "wine", "concrete", "kin8nm", "power", "protein")
+SMALL_SETS = SETS[:5]
 LARGEST_BATCH = {"energy": 512}  # the authors cap it: a batch of all rows makes MCBN its own constant
 WIDTHS = {"protein": (100, 100)}
 TAUS = {  # the authors' ranges of tau, in original units
@@ -34,7 +35,7 @@ TAUS = {  # the authors' ranges of tau, in original units
 class Plan:
     """Which sets and split seeds, under which protocol."""
 
-    sets: tuple[str, ...] = PAPER_SETS
+    sets: tuple[str, ...] = SETS
     splits: tuple[int, ...] = (1, 2, 3, 4, 5)
     protocol: Protocol = field(default_factory=Protocol)
 
@@ -45,11 +46,19 @@ class Plan:
 
 PLANS: Mapping[Budget, Plan] = {
     "paper": Plan(),
+    "reduced": Plan(
+        sets=SMALL_SETS,
+        protocol=Protocol(
+            l2=(1e-1, 1e-2, 1e-3, 1e-5, 1e-15), flow_rate=3e-3, flow_steps=2000,
+            race=Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}, slack={300: 0.05}, draws=10),
+        ),
+    ),
     "quick": Plan(
         sets=("yacht", "boston"),
         splits=(1, 2, 3),
         protocol=Protocol(
             l2=(1e-1, 1e-3), batches=(32, 128), dropouts=(0.05, 0.005), precisions=(10.0, 100.0), folds=3,
+            flow_rate=3e-3, flow_steps=2000,
             race=Race(epochs=300, patience=4, rungs={60: 0.5}, draws=10), draws=200,
         ),
     ),
