@@ -1,0 +1,115 @@
+"""Recording draws beside as many plain passes of the same images, fp32: `python -m benchmarks.fit [--images SRC]`.
+
+With `--images` also the whole of `segment fit` (reading, training pipeline, audit left out) of a model card's network.
+They take turns, round after round; ratios are of the medians of processor seconds and of wall seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from segment.draws.minibatches import DrawPlan, choices
+from segment.draws.recording import record
+from segment.images.augmenting import pipeline
+from segment.jobs.fit import Pool
+from segment.networks.batchnorm import BatchNormNetwork, survey
+from segment.networks.catalogue import load_network
+from segment.networks.drawable import drawable
+from segment.sampling.memory import KeptPages
+
+M, SIZE = 8, (384, 480)
+
+
+def plain(module: nn.Module, batches: list[Tensor], at_once: int) -> None:
+    with torch.no_grad():
+        for batch in batches:
+            for images in torch.split(batch, at_once):
+                module(images.contiguous(memory_format=torch.channels_last))
+
+
+def recorded(network: BatchNormNetwork, batches: list[Tensor]) -> None:
+    for _ in record(network, batches):
+        pass
+
+
+def turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of processor and wall seconds; the first round warms up."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    pages = KeptPages()
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            busy, wall = time.process_time(), time.perf_counter()
+            run()
+            taken[name].append((time.process_time() - busy, time.perf_counter() - wall))
+            pages.settle()
+    return {
+        name: {of: statistics.median(pair[at] for pair in pairs[1:]) for at, of in enumerate(("processor", "wall"))}
+        for name, pairs in taken.items()
+    }
+
+
+def told(title: str, found: dict[str, dict[str, float]], first: str) -> dict[str, float]:
+    ratios = {}
+    sys.stdout.write(f"{title}\n{'':44} processor   wall   {first} / this\n")
+    for name, each in found.items():
+        ratios[name] = found[first]["processor"] / each["processor"]
+        by_wall = found[first]["wall"] / each["wall"]
+        sys.stdout.write(
+            f"  {name:42} {each['processor']:9.2f} {each['wall']:6.2f}   {ratios[name]:5.2f} {by_wall:5.2f}\n"
+        )
+    return ratios
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--images", help="SRC of training images")
+    asked.add_argument("--model", default="unet_lite0_camvid")
+    asked.add_argument("--draws", type=int, default=2, help="in one round")
+    asked.add_argument("--rounds", type=int, default=7)
+    asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("-o", "--output", type=Path, default=Path("outputs/bench"))
+    given = asked.parse_args()
+    torch.set_num_threads(given.threads)
+    module = smp.Unet("resnet34", encoder_weights=None, classes=11).eval().to(memory_format=torch.channels_last)
+    drawn = survey(module, module, torch.rand(1, 3, 128, 128))
+    batches = [torch.rand(M, 3, *SIZE) for _ in range(given.draws)]
+    runs: dict[str, Callable[[], object]] = {
+        "draws recorded": lambda: recorded(drawn, batches),
+        "plain passes, 8 images each": lambda: plain(module, batches, M),
+        "plain passes, one image each": lambda: plain(module, batches, 1),
+    }
+    title = f"smp.Unet resnet34, {SIZE[0]}x{SIZE[1]}, {given.draws} draws of M = {M}"
+    said = {title: told(title, turns(runs, given.rounds), "draws recorded")}
+    if given.images:
+        network = load_network(given.model)
+        spec = network.card.training
+        pool = Pool(network, given.images, pipeline(spec.transforms) if spec and spec.transforms else None, None)
+        picks = choices(DrawPlan(draws=given.draws, batch=M, seed=0), len(pool))
+        looked = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
+        fitted = drawable(network, "all")
+        inner = network.module.to(memory_format=torch.channels_last)
+        runs = {
+            "images looked at and draws recorded": lambda: recorded(fitted, list(pool.batches(picks))),
+            "draws recorded": lambda: recorded(fitted, looked),
+            "plain passes, 8 images each": lambda: plain(inner, looked, M),
+            "plain passes, one image each": lambda: plain(inner, looked, 1),
+        }
+        title = f"{given.model}, {'x'.join(map(str, looked[0].shape[2:]))}, {given.draws} draws of M = {M}"
+        found = turns(runs, given.rounds)
+        said[title] = told(title, found, "images looked at and draws recorded")
+    given.output.mkdir(parents=True, exist_ok=True)
+    (given.output / "fit.json").write_text(json.dumps(said, indent=2))
+
+
+if __name__ == "__main__":
+    main()
