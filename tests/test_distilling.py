@@ -57,7 +57,7 @@ def views(count: int, seed: int) -> list[Tensor]:  # each 1 3 24 24, some much b
     return [noise(1, 3, 24, 24, seed=seed + at) * (0.5 + at % 3) for at in range(count)]
 
 
-SMALL = DistillPlan(draws=4, choosing=4, pixels=64, sampled=16, refine=RefinePlan(steps=30, look=10, rate=0.1))
+SMALL = DistillPlan(draws=4, choosing=4, pixels=64, sampled=16, refine=RefinePlan(steps=30, look=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
@@ -243,7 +243,7 @@ def test_refining_comes_nearer_to_the_bank_on_images_it_never_saw() -> None:
 
 def test_steps_that_make_it_worse_are_not_kept() -> None:
     network = toy_network()
-    wild = replace(SMALL, refine=RefinePlan(steps=6, look=2, rate=300.0, patience=2))
+    wild = replace(SMALL, refine=RefinePlan(steps=6, look=2, rate=2000.0, patience=2))
     found = distilled(network, toy_bank(network, 20), wild)
     assert found.step == 0
     assert found.error == found.chosen_error

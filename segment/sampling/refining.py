@@ -33,13 +33,16 @@ class RefinePlan:
     """How the draws are moved.
 
     steps: at most; together: views in one step
-    rate: Adam's first step, in standard deviations of a statistic over the bank's draws; it falls to 0 as a cosine
+    rate: length of Adam's first step of a draw, all its statistics in standard deviations over the bank's draws: they
+    all move at once, so that each may go the less the more there are; weight_rate: Adam's first step of a weight's
+    logarithm. Both fall to 0 as a cosine
     look: steps between looks at the held-out views; patience: looks without gain after which it stops
     """
 
     steps: int = 400
     together: int = 2
-    rate: float = 0.05
+    rate: float = 1.2
+    weight_rate: float = 0.02
     look: int = 40
     patience: int = 3
 
@@ -145,13 +148,15 @@ def refine(
     plan: RefinePlan, generator: torch.Generator, told: Told,
 ) -> tuple[int, float]:  # fmt: skip
     """Move the draws to the step that is best on the held-out views; that step, and its error there."""
-    optimiser = torch.optim.Adam(draws.parameters(), lr=plan.rate, betas=(0.9, 0.99))
+    rates = {draws.moved: plan.rate / math.sqrt(draws.moved.shape[1]), draws.logits: plan.weight_rate}
+    optimiser = torch.optim.Adam([{"params": [moving]} for moving in rates], betas=(0.9, 0.99))
     best, kept, worse = before, 0, 0
     state = {name: value.clone() for name, value in draws.state_dict().items()}
     order: list[int] = []
     for step in range(1, plan.steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = plan.rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
+        left = 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
+        for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
+            group["lr"] = rate * left
         optimiser.zero_grad()
         for _ in range(plan.together):
             order = order or torch.randperm(len(targets), generator=generator).tolist()
