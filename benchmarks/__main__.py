@@ -1,6 +1,6 @@
 """Time passes beside others' and print the ratios; JSON beside them. `python -m benchmarks [OUT]`.
 
-`python -m benchmarks.memory`, `.distill` and `.fit` measure peaks, errors and the cost of a bank, on images that you name.
+`python -m benchmarks.memory`, `.distill` and `.fit` measure peaks, errors and the price of a bank, on images you name.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from segment.draws.large import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.images.augmenting import pipeline
@@ -38,6 +39,11 @@ def plain(module: nn.Module, batches: list[Tensor], at_once: int) -> None:
 
 
 def recorded(network: BatchNormNetwork, batches: list[Tensor]) -> None:
+    for _ in record_in_parts(network, batches, at_once=1, keep_bytes=float("inf")):  # as `segment fit` on a CPU
+        pass
+
+
+def in_one_pass(network: BatchNormNetwork, batches: list[Tensor]) -> None:
     for _ in record(network, batches):
         pass
 
@@ -85,6 +91,7 @@ def main() -> None:
     batches = [torch.rand(M, 3, *SIZE) for _ in range(given.draws)]
     runs: dict[str, Callable[[], object]] = {
         "draws recorded": lambda: recorded(drawn, batches),
+        "draws recorded, all 8 images in one pass": lambda: in_one_pass(drawn, batches),
         "plain passes, 8 images each": lambda: plain(module, batches, M),
         "plain passes, one image each": lambda: plain(module, batches, 1),
     }
@@ -101,6 +108,7 @@ def main() -> None:
         runs = {
             "images looked at and draws recorded": lambda: recorded(fitted, list(pool.batches(picks))),
             "draws recorded": lambda: recorded(fitted, looked),
+            "draws recorded, all 8 images in one pass": lambda: in_one_pass(fitted, looked),
             "plain passes, 8 images each": lambda: plain(inner, looked, M),
             "plain passes, one image each": lambda: plain(inner, looked, 1),
         }

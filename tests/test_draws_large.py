@@ -133,54 +133,43 @@ def test_several_mini_batches_are_several_draws_and_small_ones_take_one_pass(toy
         assert_same_draw(dict(draw), in_one_pass(network, batch))
 
 
-class Counting:
-    """How many images went through a network's first convolution, and the most at once."""
+class Counting(TorchDispatchMode):
+    """How many images go through a convolution each time that it is run."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.images, self.most = 0, 0
-        module.register_forward_hook(self._seen)
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.images: list[int] = []
+        self._weight = convolution.get_parameter("weight")
 
-    def _seen(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
-        with torch._C.DisableTorchFunction():  # a look at the shape would be a call that is not on the tape
-            images = len(args[0])
-        self.images += images
-        self.most = max(self.most, images)
-
-
-def test_no_more_than_a_part_is_in_the_network_at_a_time(toy: Toy) -> None:
-    network = surveyed(toy)
-    counting = Counting(toy.conv1)
-    by_parts(network, noise(8, 3, 16, 16), 2)
-    assert counting.most == 2
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default and args[1] is self._weight:
+            self.images.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
-def test_branches_side_by_side_are_settled_in_one_sweep() -> None:
-    """Five levels for six calls: stem, left and right at once, the second use beside the pooled one."""
-    network = network_of("tangled")
-    counting = Counting(network.module.get_submodule("stem"))
-    list(record_in_parts(network, [noise(2, 3, 16, 16)], at_once=1))
-    checked = 2 + 2 * 3  # one plain pass of a pair, and the pair one by one
-    assert counting.images == checked + 2 * 3
+def counted(network: BatchNormNetwork, stem: str, batch: Tensor, at_once: int, keep_bytes: float) -> list[int]:
+    """Images in each run of the stem, for one draw after a first one, which looks at the network too."""
+    draws: Iterator[object] = record_in_parts(network, [batch, batch], at_once=at_once, keep_bytes=keep_bytes)
+    next(draws)
+    with Counting(network.module.get_submodule(stem)) as counting:
+        next(draws)
+    return counting.images
 
 
 def test_with_room_for_results_each_image_passes_through_the_stem_once() -> None:
-    network = network_of("unet")
-    ran: list[int] = []
-    stem = network.module.get_submodule("encoder.conv1")
-    assert isinstance(stem, nn.Conv2d)
+    batch = noise(5, 3, 64, 64, seed=1)
+    assert counted(network_of("unet"), "encoder.conv1", batch, 2, float("inf")) == [2, 2, 1]
 
-    class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.ops.aten.convolution.default and args[1] is stem.weight and args[0].device.type == "cpu":
-                ran.append(len(args[0]))
-            return func(*args, **(kwargs or {}))
 
-    batch = noise(6, 3, 64, 64, seed=1)
-    draws: Iterator[object] = record_in_parts(network, [batch, batch], at_once=2, keep_bytes=float("inf"))
-    next(draws)
-    with Spy():  # type: ignore[no-untyped-call]
-        next(draws)
-    assert ran == [2, 2, 2]
+def test_without_room_every_layer_starts_at_the_images_again() -> None:
+    network = network_of("tangled")
+    assert len(network.layers) == 5
+    assert counted(network, "stem", noise(3, 3, 16, 16), 2, 0) == [2, 1] * 5
+
+
+def test_with_room_for_some_only_those_go_on_from_where_they_stood() -> None:
+    found = counted(network_of("tangled"), "stem", noise(4, 3, 16, 16), 1, 20 * 2**10)
+    assert 4 < len(found) < 4 * 5
 
 
 def test_kept_results_stay_within_their_bytes() -> None:

@@ -296,7 +296,9 @@ def recorded(network: Network, seen: Sequence[Tensor], plan: DrawPlan) -> Bank:
 def test_float_tensors_are_the_mini_batches_as_they_are() -> None:
     network, images = network_of(), noise(7, 3, 24, 32)
     bank = segment.fit_bank(network, images, batch=3, draws=4, seed=5)
-    assert_same_draws(bank, recorded(network, list(images), DrawPlan(draws=4, batch=3, seed=5)))
+    wanted = recorded(network, list(images), DrawPlan(draws=4, batch=3, seed=5))
+    for one, two in zip(flat(bank), flat(wanted), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(bank.weights, torch.full((4,), 0.25))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 from plain import noise
 
 import segment.jobs.fit as fitting
+from segment.draws.bank import Statistics
+from segment.draws.large import record_in_parts
 from segment.errors import OutOfMemory, WrongUse
 from segment.files.banks import load_bank
 from segment.jobs.fit import fit_bank
@@ -72,38 +76,46 @@ def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> 
         room(0, torch.device("cpu"))
 
 
-@given(batch=st.integers(2, 256), image=st.integers(1, 2**24), one=st.integers(1, 2**28), free=st.integers(0, 2**36))
-def test_parts_fit_the_room_or_are_refused_with_the_number_needed(batch: int, image: int, one: int, free: int) -> None:
+@given(
+    batch=st.integers(2, 256), image=st.integers(1, 2**24), one=st.integers(1, 2**28), free=st.integers(0, 2**36),
+    one_by_one=st.booleans(),
+)  # fmt: skip
+def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
+    batch: int, image: int, one: int, free: int, *, one_by_one: bool
+) -> None:
     if 3 * batch * image + min(2, batch) * SCRATCH * one + FIXED > free:
         with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
-            parts_of(batch, image, one, Room(free, held=MIB))
+            parts_of(batch, image, one, Room(free, held=MIB), one_by_one=one_by_one)
         return
-    parts = parts_of(batch, image, one, Room(free, held=MIB))
-    assert 1 <= parts.at_once <= batch
+    parts = parts_of(batch, image, one, Room(free, held=MIB), one_by_one=one_by_one)
+    assert 1 <= parts.at_once <= (1 if one_by_one else batch)
     assert 3 * batch * image + parts.at_once * SCRATCH * one + parts.keep_bytes + FIXED <= free
-    if parts.at_once < batch:  # only where it must
+    if parts.at_once < batch and not one_by_one:  # only where it must
         assert 3 * batch * image + batch * SCRATCH * one + FIXED > free
 
 
-def test_a_bank_fitted_in_parts_is_the_bank_fitted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_network("segment:tiny?classes=4")
     images = noise(8, 3, 64, 64, seed=1)
-    at_once = fit_bank(network, images, batch=6, draws=2)
-    asked: list[int] = []
+    kept: list[float] = []
+
+    def seen(*given: Any, keep_bytes: float, **named: Any) -> Iterator[Statistics]:
+        kept.append(keep_bytes)
+        return record_in_parts(*given, keep_bytes=keep_bytes, **named)
+
+    monkeypatch.setattr(fitting, "record_in_parts", seen)
+    much = fit_bank(network, images, batch=6, draws=2)
 
     def little(memory: int | str | None, device: torch.device) -> Room:
-        asked.append(0)
         return Room(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
 
     monkeypatch.setattr(fitting, "room", little)
-    in_parts = fit_bank(network, images, batch=6, draws=2)
-    assert len(asked) == 3  # for the pool, for the whole mini-batch, and again for its parts
-    assert in_parts.layers == at_once.layers
-    for name in at_once.layers:
-        scale = at_once.mean[name].abs() + at_once.var[name].sqrt()
-        assert float(((in_parts.mean[name] - at_once.mean[name]).abs() / scale).max()) < 1e-4
-        torch.testing.assert_close(in_parts.var[name], at_once.var[name], rtol=1e-4, atol=0)
-        assert not torch.equal(in_parts.var[name], at_once.var[name])  # parts were used
+    little_kept = fit_bank(network, images, batch=6, draws=2)
+    assert kept[1] < 3 * MIB < kept[0]
+    assert little_kept.layers == much.layers
+    for name in much.layers:
+        assert torch.equal(little_kept.mean[name], much.mean[name])
+        assert torch.equal(little_kept.var[name], much.var[name])
 
 
 def test_images_too_large_for_the_budget_are_refused_before_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,10 +36,10 @@ from segment.networks.batchnorm import BatchNormNetwork, survey
 from segment.networks.catalogue import Network, load_network
 from segment.networks.drawable import drawable
 from segment.networks.footprint import peak_bytes
+from segment.networks.script import OtherShapes, Script
 from segment.sampling.estimate import estimate
 from segment.sampling.methods import mcbn
 from segment.sampling.passes import Passes, PassPlan, passes
-from segment.sampling.script import OtherShapes, Script
 from segment.uncertainty.measures import MEASURES
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]

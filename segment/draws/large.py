@@ -1,13 +1,12 @@
-"""The draw of one large mini-batch, with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
+"""The draw of a mini-batch with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
 
-Batch statistics are merged exactly, one level of BN layers after the other: the images go through part by part, the
-layers before the level normalised by the statistics of the whole mini-batch, and the level's count, mean and squared
-deviations are merged. BN layers that do not feed each other are of one level (a shortcut's and its block's first, the
-branches of a pyramid); layers in a row are not, so a network whose longest row has L of them takes L sweeps.
+The images go through part by part, each part from one BN layer to the next by the calls that a first pass has noted;
+there they wait until the layer's count, mean and squared deviations are merged over all parts, exactly. One image's
+results stay in a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less time than one
+pass over all images, and it needs no more memory.
 
-The price in time: a sweep stops at its level, so L sweeps are about L/2 passes over the mini-batch where nothing is
-kept between them. With `keep_bytes` each part goes on from where it stood, from the results that are still to be read,
-and about one pass remains where those of all parts fit; parts whose results do not fit start from further back.
+Where the results that wait do not fit into `keep_bytes`, their parts start at the images again at every layer: a
+network of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
 
 Must not know what an image file is, nor how draws are kept.
 """
@@ -28,7 +27,8 @@ from segment.draws.bank import Statistics
 from segment.draws.recording import ByLayer, Precision, biased_statistics, half, met, record
 from segment.errors import ModelRefused, PredictionFailed, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
-from segment.networks.tracing import Loan, hollow, shared_results, tensors_in
+from segment.networks.script import OtherShapes, Script, asks
+from segment.networks.tracing import Loan
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ CLOSE = 0.02
 
 
 class _Reached(BaseException):
-    """All that this sweep settles has been met; no Exception, for a network may catch those."""
+    """The layer that this sweep settles has been met; no Exception, for a network may catch those."""
 
 
 class _Lost(Exception):
-    """The network made other calls than on its tape, or one that needs values where only a shape is known."""
+    """The network made other calls than on its tape."""
 
 
 class MergedStatistics:
@@ -72,132 +72,57 @@ class MergedStatistics:
         return self._mean.to(dtype), (self._square / self.count).to(dtype)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """Where a part stands between sweeps.
+class _Noting(TorchFunctionMode):
+    """Writes down a pass over one part, up to its last BN layer; the numbers in it mean nothing."""
 
-    again[i]: call i is still to be made, or to be made again
-    results: of all other calls; those that no call to be made will read are hollow
-    """
-
-    again: tuple[bool, ...]
-    results: Mapping[int, Any]
-
-    @property
-    def nbytes(self) -> int:
-        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_in(self.results)}
-        return sum(storages.values())
-
-
-class _Level:
-    """The next layers to settle, on the tape.
-
-    waits[i]: the result of call i needs statistics that are not known yet, those of the level among them
-    last: the call at which every layer of the level has been met
-    """
-
-    def __init__(self, network: BatchNormNetwork, known: Mapping[str, Any], layer_of: Mapping[int, Layer]) -> None:
-        waits: list[bool] = []
-        layers = set()
-        for index, call in enumerate(network.calls):
-            waiting = any(parent >= 0 and waits[parent] for parent in call.parents)
-            layer = layer_of.get(index)
-            if layer is not None and layer.name not in known:
-                if not waiting:
-                    layers.add(layer.name)
-                    self.last = index
-                waiting = True
-            waits.append(waiting)
-        self.calls = network.calls
-        self.layers = frozenset(layers)
-        self.waits = tuple(waits)
-        self._after: dict[tuple[bool, ...] | None, tuple[tuple[bool, ...], tuple[bool, ...], bool]] = {}
-
-    def after(self, before: _Standing | None) -> tuple[tuple[bool, ...], tuple[bool, ...], bool]:
-        """What is to be made again once this level is settled, which results that needs, and whether they may be kept.
-
-        What lies behind `last` was not met in this sweep: it is there only if an earlier sweep has left it.
-        """
-        was = None if before is None else before.again
-        if was not in self._after:
-            again = tuple(
-                waiting or (index > self.last and (was is None or was[index]))
-                for index, waiting in enumerate(self.waits)
-            )
-            self._after[was] = (again, *shared_results(self.calls, again))
-        return self._after[was]
-
-
-class _Sweep(TorchFunctionMode):
-    """One part of the images on its way to the layers of a level; what waits for them is followed by shape alone."""
-
-    def __init__(
-        self, parts: _InParts, level: _Level, known: Mapping[str, tuple[Tensor, Tensor]],
-        sums: Mapping[str, MergedStatistics], standing: _Standing | None,
-    ) -> None:  # fmt: skip
+    def __init__(self, parts: _InParts, images: Tensor) -> None:
         super().__init__()
-        self.calls = parts.network.calls
-        self.layer_of = parts.layer_of
-        self.level, self.known, self.sums, self.standing = level, known, sums, standing
-        self.again, self.kept, self.safe = level.after(standing)
-        self.results: dict[int, Any] = {}
-        self.at = 0
+        self.script = Script(images)
+        self._calls = parts.network.calls
+        self._layer_of = parts.layer_of
+        self._at = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        index = self.at
-        self.at += 1
-        if index >= len(self.calls) or self.calls[index].function != func:
+        index = self._at
+        self._at += 1
+        if index >= len(self._calls) or self._calls[index].function != func:
             raise _Lost
-        layer = self.layer_of.get(index)
-        if self.level.waits[index]:
-            return self._waiting(index, layer, func, args, kwargs)
-        if self.standing is not None and not self.standing.again[index]:
-            result = self.standing.results[index]
-        elif layer is not None:
-            met(layer, *args, **kwargs)
-            result = _normalised(self.known[layer.name], *args, **kwargs)
+        if index in self._layer_of:
+            x: Tensor = args[0]
+            dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
+            still = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
+            result = _normalised(still, *args, **kwargs)
         else:
             result = func(*args, **kwargs)
-        self._leave(index, result)
+        if not asks(func, result):
+            self.script.note(index, func, args, kwargs, result)
+        if index == max(self._layer_of):
+            raise _Reached
         return result
 
-    def _leave(self, index: int, result: Any) -> None:
-        if self.safe:
-            self.results[index] = result if self.kept[index] else hollow(result)
 
-    def left_behind(self) -> _Standing | None:
-        """Where the part stands now; None where its results cannot be used again."""
-        if not self.safe:
-            return None
-        if self.standing is not None:
-            for index in range(self.at, len(self.calls)):
-                if not self.again[index]:
-                    self._leave(index, self.standing.results[index])
-        return _Standing(self.again, self.results)
+@dataclass(frozen=True)
+class _Standing:
+    """Where a part stands: noted calls that it has made, and those of their results that are still to be read."""
 
-    def _waiting(self, index: int, layer: Layer | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if layer is not None:
-            x: Tensor = args[0]
-            met(layer, *_as_shapes(args[:1]), *args[1:], **kwargs)
-            if layer.name in self.level.layers:
-                self.sums[layer.name].add(x)
-                if index == self.level.last:
-                    raise _Reached
-            return torch.empty_like(x, device="meta")
-        try:
-            return func(*_as_shapes(args), **_as_shapes(kwargs))
-        except Exception as problem:
-            raise _Lost from problem
+    step: int
+    made: Mapping[int, Tensor]
+    nbytes: int
+
+    @staticmethod
+    def at(step: int, made: Mapping[int, Tensor]) -> _Standing:
+        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in made.values()}
+        return _Standing(step, made, sum(storages.values()))
 
 
 class _PlainSweep(ByLayer):
     """One part on its way to one layer, for networks whose tape does not hold: BN layers are counted, nothing else."""
 
     def __init__(
-        self, layers: Sequence[Layer], known: Mapping[str, tuple[Tensor, Tensor]], sums: Mapping[str, MergedStatistics]
+        self, layers: Sequence[Layer], known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics
     ) -> None:
         super().__init__(layers)
         self.known, self.sums = known, sums
@@ -205,21 +130,8 @@ class _PlainSweep(ByLayer):
     def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         if layer.name in self.known:
             return _normalised(self.known[layer.name], *args, **kwargs)
-        self.sums[layer.name].add(args[0])
+        self.sums.add(args[0])
         raise _Reached
-
-
-def _as_shapes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if type(value) in (list, tuple):
-        return type(value)(_as_shapes(item) for item in value)
-    return {key: _as_shapes(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def load_shapes() -> None:
-    """Let torch load what it follows shapes with, so that it is counted before a plan is made (some 150 MiB)."""
-    functional.interpolate(torch.empty(1, 1, 1, 1, device="meta"), scale_factor=2, mode="bilinear")
 
 
 def _normalised(
@@ -231,7 +143,7 @@ def _normalised(
 
 
 class _InParts:
-    """Draws of large mini-batches of one network, `at_once` images in it at a time."""
+    """Draws of mini-batches of one network, `at_once` images in it at a time."""
 
     def __init__(self, network: BatchNormNetwork, at_once: int, keep_bytes: float, precision: Precision) -> None:
         self.network = network
@@ -241,60 +153,93 @@ class _InParts:
         self.listed = sorted((la for la in network.layers if la.call is not None), key=lambda layer: layer.call or 0)
         self.layer_of = {layer.call: layer for layer in self.listed if layer.call is not None and not layer.of_weights}
         self.followed = not any(call.leaves and call.reads_image for call in network.calls)
+        self._scripts: dict[torch.Size, Script] = {}
         self._lent = Loan(network.module)
+        self._device = network.device
 
     def draw(self, batch: Tensor) -> Statistics:  # M C H W
         known: dict[str, tuple[Tensor, Tensor]] = {}
         parts = torch.split(batch, self.at_once)
         standing: list[_Standing | None] = [None] * len(parts)
-        while len(known) < len(self.layer_of):
-            self._sweep(parts, known, standing)
+        for call, layer in self.layer_of.items():
+            sums = MergedStatistics()
+            if self.followed:
+                self._sweep(call, parts, standing, known, sums)
+            else:
+                for part in parts:
+                    self._pass(part, _PlainSweep(self.listed, known, sums))
+            mean, var = sums.compute(torch.float64 if batch.dtype is torch.float64 else torch.float32)
+            if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
+                raise PredictionFailed(
+                    f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at "
+                    "the statistics images, or record with --precision fp32."
+                )
+            known[layer.name] = (mean, var)
         kept = [layer.name for layer in self.network.stochastic]
         return {name: (known[name][0].float().cpu(), known[name][1].float().cpu()) for name in kept}
 
     def _sweep(
-        self, parts: Sequence[Tensor], known: dict[str, tuple[Tensor, Tensor]], standing: list[_Standing | None]
-    ) -> None:
-        """Settle the next level: its statistics are added to `known`."""
-        level = _Level(self.network, known, self.layer_of)
-        names = level.layers
-        if not self.followed:
-            names = frozenset([next(layer.name for layer in self.layer_of.values() if layer.name not in known)])
-        sums = {name: MergedStatistics() for name in names}
+        self, call: int, parts: Sequence[Tensor], standing: list[_Standing | None],
+        known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics,
+    ) -> None:  # fmt: skip
+        """Every part on to the BN layer of call number `call`, whose input is added to `sums`."""
         held = sum(each.nbytes for each in standing if each is not None)
-        for number, part in enumerate(parts):
-            before = standing[number]
-            mode = _Sweep(self, level, known, sums, before) if self.followed else _PlainSweep(self.listed, known, sums)
-            self._pass(part, mode)
-            after = mode.left_behind() if isinstance(mode, _Sweep) and self.keep_bytes else None
-            if after is None:
-                continue
-            more = after.nbytes - (0 if before is None else before.nbytes)
-            if held + more <= self.keep_bytes:
-                standing[number] = after
-                held += more
-        for name, merged in sums.items():
-            mean, var = merged.compute(torch.float64 if parts[0].dtype is torch.float64 else torch.float32)
-            if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
-                raise PredictionFailed(
-                    f"The statistics of BN layer {name!r} are not finite: look at the network's weights and at the "
-                    "statistics images, or record with --precision fp32."
-                )
-            known[name] = (mean, var)
 
-    def _pass(self, part: Tensor, mode: TorchFunctionMode) -> None:
-        images = part.to(self.network.device)
+        def make(index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            layer = self.layer_of.get(index)
+            return func(*args, **kwargs) if layer is None else _normalised(known[layer.name], *args, **kwargs)
+
+        for number, part in enumerate(parts):
+            script = self._script(part)
+            was = standing[number]
+            made = {0: self._images(part)} if was is None else dict(was.made)
+            step = script.calls.index(call)
+            with torch.no_grad(), self._lent.random(), half(self.precision, self._device):
+                script.advance(make, made, 0 if was is None else was.step, step)
+            args, kwargs = script.reads(step, made)
+            met(self.layer_of[call], *args, **kwargs)
+            sums.add(args[0])
+            held -= 0 if was is None else was.nbytes
+            left, after = was, _Standing.at(step, made)
+            if held + after.nbytes <= self.keep_bytes:
+                left = after
+            elif was is not None and self._changed_from(script.calls[was.step]):
+                left = None
+            held += 0 if left is None else left.nbytes
+            standing[number] = left
+
+    def _changed_from(self, call: int) -> bool:
+        """Whether that call or a later one writes into what earlier ones have left: it can be made but once."""
+        return any(target < call for later in self.network.calls[call:] for target in later.writes)
+
+    def _script(self, part: Tensor) -> Script:
+        """The calls of a pass over such a part; from one pass over it."""
+        script = self._scripts.get(part.shape)
+        if script is None:
+            images = self._images(part)
+            noting = _Noting(self, images)
+            try:
+                with torch.no_grad(), self._lent(), half(self.precision, self._device), noting:
+                    self.network.forward(images)
+            except _Reached:
+                script = self._scripts[part.shape] = noting.script
+                script.finish(None)
+                return script
+            raise _Lost
+        return script
+
+    def _images(self, part: Tensor) -> Tensor:
+        images = part.to(self._device)
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        if images.data_ptr() == part.data_ptr():
-            images = images.clone()  # a network may write into its image
+        return images.clone() if images.data_ptr() == part.data_ptr() else images  # a network may write into its image
+
+    def _pass(self, part: Tensor, mode: TorchFunctionMode) -> None:
         try:
-            with torch.no_grad(), self._lent(), half(self.precision, self.network.device), mode:
-                self.network.forward(images)
+            with torch.no_grad(), self._lent(), half(self.precision, self._device), mode:
+                self.network.forward(self._images(part))
         except _Reached:
             return
-        if isinstance(mode, _Sweep):
-            raise _Lost
         raise ModelRefused(
             f"The mini-batch ({'x'.join(map(str, part.shape))}) did not reach every BN layer: the network takes "
             "another way at this size than at the one where its layers were listed."
@@ -313,7 +258,7 @@ class _InParts:
                 if _close(trial.draw(pair), plain):
                     return
                 problem: Exception | str = "other statistics than a plain pass"
-            except (_Lost, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
+            except (_Lost, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
                 problem = error
             if not self.followed:
                 raise ModelRefused(
@@ -359,7 +304,7 @@ def record_in_parts(
             parts.check(batch[:2])
         try:
             draw = parts.draw(batch)
-        except _Lost:
+        except (_Lost, OtherShapes):
             log.warning("The network made other calls for this mini-batch than before; every layer costs a pass.")
             parts.followed = False
             draw = parts.draw(batch)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
-from segment.draws.large import load_shapes, record_in_parts
+from segment.draws.large import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
 from segment.images.augmenting import Pipeline, pipeline
@@ -101,12 +101,7 @@ def fit_bank(
 def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
     """How many images such as `image` (1 C H W) go through at once."""
     taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
-    parts = parts_of(batch, image.nbytes, taken, room(memory, drawn.device))
-    if parts.at_once < batch:
-        load_shapes()
-        parts = parts_of(batch, image.nbytes, taken, room(memory, drawn.device))
-        log.info("M = %d images do not fit in memory at once: %d go through at a time.", batch, parts.at_once)
-    return parts
+    return parts_of(batch, image.nbytes, taken, room(memory, drawn.device), one_by_one=drawn.device.type == "cpu")
 
 
 @contextmanager

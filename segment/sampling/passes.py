@@ -17,10 +17,10 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half
 from segment.errors import SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork
+from segment.networks.script import OtherShapes
 from segment.networks.tracing import Loan
 from segment.sampling.fusing import FusedConvolutions, available
 from segment.sampling.replaying import Diverged, Program, Replay, Shared, UnderDraws
-from segment.sampling.script import OtherShapes
 
 log = logging.getLogger(__name__)
 

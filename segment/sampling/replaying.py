@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from segment.draws.recording import met
 from segment.errors import ModelRefused
 from segment.networks.batchnorm import BatchNormNetwork, Layer
-from segment.networks.tracing import ASKING, hollow, shared_results, tensors_in
+from segment.networks.script import Script, asks
+from segment.networks.tracing import hollow, shared_results, tensors_in
 from segment.sampling.exactness import exact_calls, in_float32
 from segment.sampling.fusing import UnderDraw
-from segment.sampling.script import Script
 
 
 class Diverged(Exception):
@@ -183,8 +183,7 @@ class Replay(TorchFunctionMode):
             return self._result_shared(self._shared, index, func, args, kwargs)
         needless = self._under.done(index)
         result = self._under(index, func, args, kwargs)
-        asks = getattr(func, "__name__", "") in ASKING and not any(True for _ in tensors_in(result))
-        if self._script is not None and not needless and not asks:
+        if self._script is not None and not needless and not asks(func, result):
             self._script.note(index, func, args, kwargs, result)
         return result
 

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from segment.networks.tracing import tensors_in
+from segment.networks.tracing import ASKING, tensors_in
 
 Make = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """How call number i on the tape is made: number, function, arguments, named arguments."""
+
+
+def asks(function: Callable[..., Any], result: Any) -> bool:
+    """Whether a call only asked a tensor for its shape, type or place: it need not be noted."""
+    return getattr(function, "__name__", "") in ASKING and not any(True for _ in tensors_in(result))
 
 
 class OtherShapes(Exception):
@@ -55,27 +60,33 @@ class _Step:
 class Script:
     """A pass in the writing: `note` each call that a draw can change, in order, `finish`; then `run`, again and again.
 
-    Tensors that no noted call has made are kept as they are.
+    Tensors that no noted call has made are kept as they are. calls: the numbers of the noted calls on the tape
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: Tensor | None = None) -> None:
+        """given: a tensor that is another one in each run, number 0 of what it is run on."""
+        self.calls: list[int] = []
         self._steps: list[_Step] = []
         self._numbers: Any = WeakIdKeyDictionary()  # tensor -> number, as long as it lives
         self._count = 0
         self._output: Any = None
+        if given is not None:
+            self._numbers[given] = 0
+            self._count = 1
 
     def note(self, index: int, function: Callable[..., Any], arguments: Any, named: Any, result: Any) -> None:
         in_order = tuple(self._noted(value) for value in arguments)
         by_name = {name: self._noted(value) for name, value in named.items()}
         made = list(tensors_in(result))
         shapes = tuple(tensor.shape for tensor in made)
+        self.calls.append(index)
         self._steps.append(_Step(index, function, in_order, by_name, self._count, shapes))
         for tensor in made:
             self._numbers[tensor] = self._count
             self._count += 1
 
-    def finish(self, output: Tensor) -> bool:
-        """Whether the pass that ended in this output can be run again."""
+    def finish(self, output: Tensor | None) -> bool:
+        """Whether the whole of the pass that ended in this output can be run again; None: parts of it only."""
         self._output = self._noted(output)
         read = set(_places(self._output))
         for step in reversed(self._steps):
@@ -89,7 +100,17 @@ class Script:
     def run(self, make: Make) -> Tensor:
         """The output of the pass whose calls `make` makes. Errors: OtherShapes."""
         made: dict[int, Tensor] = {}
-        for step in self._steps:
+        self.advance(make, made, 0, len(self._steps))
+        output = _filled(self._output, made)
+        assert isinstance(output, Tensor)
+        return output
+
+    def advance(self, make: Make, made: dict[int, Tensor], start: int, stop: int) -> None:
+        """Make the noted calls number start to stop - 1, from what the earlier ones have left in `made`, and into it.
+
+        Errors: OtherShapes.
+        """
+        for step in self._steps[start:stop]:
             arguments = tuple([_filled(value, made) for value in step.arguments])
             named = {name: _filled(value, made) for name, value in step.named.items()} if step.named else {}
             result = make(step.index, step.function, arguments, named)
@@ -105,9 +126,12 @@ class Script:
                 made.update(enumerate(tensors, step.first))
             for number in step.dead:
                 del made[number]
-        output = _filled(self._output, made)
-        assert isinstance(output, Tensor)
-        return output
+
+    def reads(self, number: int, made: dict[int, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What noted call `number` is called with: arguments and named ones."""
+        step = self._steps[number]
+        named = {name: _filled(value, made) for name, value in step.named.items()}
+        return tuple([_filled(value, made) for value in step.arguments]), named
 
     def _noted(self, value: Any) -> Any:
         if isinstance(value, Tensor):
