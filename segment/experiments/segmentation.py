@@ -17,7 +17,6 @@ from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
-from segment.draws.recording import record
 from segment.experiments.reporting import (
     Budget,
     Progress,
@@ -27,7 +26,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.segmentation_cases import CASES, Case, Labelled, bank_of, batches
+from segment.experiments.segmentation_cases import CASES, Case, Labelled, bank_of, batches, recorded
 from segment.experiments.segmentation_figures import draw_pictures, draw_scores
 from segment.files.writing import check_writable
 from segment.images.preparing import prepare
@@ -47,7 +46,10 @@ TRAINED, INSIDE = "trained statistics", "test image inside"
 INSIDE_BATCH = 8
 FEWEST = 10
 """Images for a verdict: intervals over fewer are too narrow."""
-PLAIN = PassPlan(channels_last=True, share=False)  # many small banks: holding a faster way against passes costs more
+FAST = PassPlan(channels_last=True, fuse=True)
+PLAIN = PassPlan(
+    channels_last=True, share=False
+)  # a bank for one image: to check a faster way costs more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) ->
     for batch in effort.batches:
         say(f"{effort.draws} draws of M = {batch}")
         bank = bank_of(case, drawn, DrawPlan(draws=effort.draws, batch=batch, seed=seed))
-        methods[f"M = {batch}"] = mcbn(drawn, bank, PLAIN)
+        methods[f"M = {batch}"] = mcbn(drawn, bank, FAST)
     methods[TRAINED] = deterministic(drawn, plan=PLAIN)
     score_plan = ScorePlan(classes=card.classes, measures=MEASURES, void=card.void, unseen=card.unseen)
     boards = {name: Scoreboard(score_plan) for name in (*methods, INSIDE)}
@@ -152,7 +154,7 @@ def bank_with_the_image(case: Case, drawn: BatchNormNetwork, images: Tensor, pla
     For comparison only: the map then depends on what else is in the batch, and on the test image itself.
     """
     others = batches(case, choices(plan, case.train), lambda index, _: case.train_image(index))
-    return Bank.of_draws(list(record(drawn, (torch.cat([images, batch]) for batch in others))))
+    return recorded(drawn, (torch.cat([images, batch]) for batch in others))
 
 
 def _estimated(method: Method, images: Tensor, one: Labelled, network: Network) -> Estimate:

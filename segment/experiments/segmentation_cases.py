@@ -5,7 +5,8 @@ Must not know what is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.draws.large import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
-from segment.draws.recording import record
 from segment.images import scenes
 from segment.images.augmenting import pipeline
 from segment.images.folders import find_images
@@ -65,7 +66,12 @@ def bank_of(case: Case, drawn: BatchNormNetwork, plan: DrawPlan) -> Bank:
         image = case.train_image(index)
         return image if look is None else look(image, own)
 
-    return Bank.of_draws(list(record(drawn, batches(case, choices(plan, case.train), seen))))
+    return recorded(drawn, batches(case, choices(plan, case.train), seen))
+
+
+def recorded(drawn: BatchNormNetwork, mini_batches: Iterable[Tensor]) -> Bank:
+    """A draw for each mini-batch (M C H W), whose images go through one at a time."""
+    return Bank.of_draws(list(record_in_parts(drawn, mini_batches, at_once=1, keep_bytes=math.inf)))
 
 
 def batches(
