@@ -47,9 +47,7 @@ INSIDE_BATCH = 8
 FEWEST = 10
 """Images for a verdict: intervals over fewer are too narrow."""
 FAST = PassPlan(channels_last=True, fuse=True)
-PLAIN = PassPlan(
-    channels_last=True, share=False
-)  # a bank for one image: to check a faster way costs more
+PLAIN = PassPlan(channels_last=True, share=False)  # a bank for one image: to check a faster way costs more
 
 
 @dataclass(frozen=True, kw_only=True)
