@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def in_words(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{-(-size // 2**20):.0f} MiB"
 
 
+def _step(size: float) -> float:
+    """What `in_words` tells apart at that size."""
+    return 2**30 / 10 if size >= 2**30 else float(2**20)
+
+
 def resident() -> int:
     """Bytes of this process in memory now; 0 where the system does not tell."""
     try:
@@ -175,10 +181,16 @@ class Room:
     held: int = 0
 
     def too_small(self, needed: float, advice: str) -> OutOfMemory:
-        """The refusal of a smallest plan that takes `needed` bytes of work."""
+        """The refusal of a smallest plan that takes `needed` bytes of work, in numbers that are enough when given.
+
+        >>> print(Room(1.27 * 2**30).too_small(1.31 * 2**30, "Give more."))
+        Even the smallest plan needs 1.4 GiB of memory; 1.2 GiB may be taken. Give more.
+        """
+        most, least = needed + self.held, self.free + self.held
+        enough = math.ceil(most / _step(most)) * _step(most)
+        there = math.floor(least / _step(least)) * _step(least)
         return OutOfMemory(
-            f"Even the smallest plan needs {in_words(needed + self.held)} of memory; {in_words(self.free + self.held)} "
-            f"may be taken. {advice}"
+            f"Even the smallest plan needs {in_words(enough)} of memory; {in_words(there)} may be taken. {advice}"
         )
 
 
