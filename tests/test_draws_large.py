@@ -251,6 +251,17 @@ def test_images_that_meet_elsewhere_than_in_bn_are_refused() -> None:
         by_parts(network, noise(4, 3, 16, 16, seed=1), 2)
 
 
+@pytest.mark.parametrize("build", [Meeting, Stopping])
+def test_what_cannot_be_followed_goes_through_whole_where_that_fits(build: Callable[[], nn.Module]) -> None:
+    network = surveyed(calibrated(seeded(build), (32, 32)))
+    batch = noise(4, 3, 16, 16, seed=1)
+    found = list(record_in_parts(network, [batch, batch], at_once=1, keep_bytes=float("inf"), whole_fits=True))
+    for draw in found:
+        for name, (mean, var) in in_one_pass(network, batch).items():
+            assert torch.equal(draw[name][0], mean)
+            assert torch.equal(draw[name][1], var)
+
+
 def test_the_network_is_given_back_as_it_was(toy: Toy) -> None:
     network = surveyed(toy)
     toy.train()

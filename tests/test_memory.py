@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import subprocess
 import sys
@@ -90,8 +91,14 @@ def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
     parts = parts_of(batch, image, one, Room(free, held=MIB), one_by_one=one_by_one)
     assert 1 <= parts.at_once <= (1 if one_by_one else batch)
     assert 3 * batch * image + parts.at_once * SCRATCH * one + parts.keep_bytes + FIXED <= free
+    assert parts.whole_fits == (3 * batch * image + batch * SCRATCH * one + FIXED <= free)
     if parts.at_once < batch and not one_by_one:  # only where it must
         assert 3 * batch * image + batch * SCRATCH * one + FIXED > free
+
+
+def test_one_image_alone_needs_room_for_one() -> None:
+    room_for_one = Room(3 * MIB + math.ceil(SCRATCH * MIB) + FIXED)
+    assert parts_of(1, MIB, MIB, room_for_one, one_by_one=True).at_once == 1
 
 
 def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: pytest.MonkeyPatch) -> None:

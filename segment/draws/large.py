@@ -250,16 +250,7 @@ class _InParts:
 
         Errors: ModelRefused where images meet in the network elsewhere than in BN.
         """
-        (plain,) = record(self.network, [pair])
-        trial = _InParts(self.network, 1, float("inf") if self.keep_bytes else 0, "fp32")
-        while True:
-            trial.followed = self.followed
-            try:
-                if _close(trial.draw(pair), plain):
-                    return
-                problem: Exception | str = "other statistics than a plain pass"
-            except (_Lost, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
-                problem = error
+        while problem := self.problem(pair):
             if not self.followed:
                 raise ModelRefused(
                     "The mini-batch does not fit in memory at once, and this network gives other statistics when its "
@@ -269,6 +260,16 @@ class _InParts:
             log.info("Followed along its tape: %s", problem)
             log.warning("This network's calls cannot be followed part by part; every layer costs a pass of its own.")
             self.followed = False
+
+    def problem(self, pair: Tensor) -> str:  # 2 C H W
+        """Why a draw of two images, one at a time, is not that of a plain pass; "" where it is."""
+        (plain,) = record(self.network, [pair])
+        trial = _InParts(self.network, 1, float("inf") if self.keep_bytes else 0, "fp32")
+        trial.followed = self.followed
+        try:
+            return "" if _close(trial.draw(pair), plain) else "other statistics than a plain pass"
+        except (_Lost, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
+            return f"{type(error).__name__}: {error}"
 
 
 def _close(found: Statistics, plain: Statistics) -> bool:
@@ -283,12 +284,13 @@ def _close(found: Statistics, plain: Statistics) -> bool:
 
 def record_in_parts(
     network: BatchNormNetwork, batches: Iterable[Tensor], *, at_once: int, keep_bytes: float = 0,
-    precision: Precision = "fp32",
+    whole_fits: bool = False, precision: Precision = "fp32",
 ) -> Iterator[Statistics]:  # fmt: skip
     """The draws that `record` gives, with at most `at_once` images of a mini-batch (M C H W) in the network at a time.
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass
     keep_bytes: of results between sweeps, on the network's device; 0: every sweep starts at the images
+    whole_fits: a mini-batch could go through at once, and does where the network cannot be followed part by part
     Errors: as `record`; ModelRefused where the images of a mini-batch meet elsewhere than in BN.
     Error: under 1e-4 relative to a pass over all M images (rounding; law 2's allowance for the network).
     """
@@ -301,7 +303,14 @@ def record_in_parts(
             continue
         if parts is None:
             parts = _InParts(network, at_once, keep_bytes, precision)
-            parts.check(batch[:2])
+            if not whole_fits:
+                parts.check(batch[:2])
+            elif problem := "it acts on values" if not parts.followed else parts.problem(batch[:2]):
+                log.info("Mini-batches go through whole: %s", problem)
+                parts.followed = False
+        if whole_fits and not parts.followed:
+            yield from record(network, [batch], precision=precision)
+            continue
         try:
             draw = parts.draw(batch)
         except (_Lost, OtherShapes):

@@ -82,8 +82,9 @@ def fit_bank(
     start = time.perf_counter()
     with _finite(network):
         recorded = record_in_parts(
-            drawn, pool.batches(picks), at_once=parts.at_once, keep_bytes=parts.keep_bytes, precision=precision
-        )
+            drawn, pool.batches(picks), at_once=parts.at_once, keep_bytes=parts.keep_bytes,
+            whole_fits=parts.whole_fits, precision=precision,
+        )  # fmt: skip
         bank = Bank.of_draws(_told(recorded, plan.draws, progress))
     log.info("%d draws of M = %d in %.1f s", plan.draws, plan.batch, time.perf_counter() - start)
     with _finite(network):

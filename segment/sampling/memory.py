@@ -217,28 +217,34 @@ def room(memory: int | str | None, device: torch.device) -> Room:
 
 @dataclass(frozen=True)
 class Parts:
-    """How a mini-batch goes through the network: images at once, and bytes of results kept between its sweeps."""
+    """How a mini-batch goes through the network: images at once, and bytes of results kept between its sweeps.
+
+    whole_fits: all of it could go through at once
+    """
 
     at_once: int
     keep_bytes: int
+    whole_fits: bool
 
 
 def parts_of(batch: int, image_bytes: int, pass_bytes: int, within: Room, *, one_by_one: bool = False) -> Parts:
     """All M images at once where that fits, else half of the room for one part and the rest for what is kept.
 
     image_bytes: of one image as the network gets it; pass_bytes: of tensors alive at once in a pass over one image
-    one_by_one: one image at a time in any case, which a processor with caches is quickest at
+    one_by_one: one image at a time also where all fit, which a processor with caches is quickest at
     Errors: OutOfMemory where two images do not fit (pairs hold the parts against a plain pass).
 
     >>> parts_of(64, 2**20, 2**25, Room(2**33)), parts_of(64, 2**20, 2**25, Room(2**30)).at_once
-    (Parts(at_once=64, keep_bytes=0), 5)
+    (Parts(at_once=64, keep_bytes=0, whole_fits=True), 5)
     """
     images = 3 * batch * image_bytes  # those in work, the next ones, and these before they are one tensor
     left = within.free - images - FIXED
     one = SCRATCH * pass_bytes
-    if batch * one <= left and not one_by_one:
-        return Parts(batch, 0)
+    whole_fits = batch * one <= left
+    if whole_fits and (batch == 1 or not one_by_one):
+        return Parts(batch, 0, whole_fits)
     if left < 2 * one:
         raise within.too_small(images + FIXED + 2 * one, "Give more --memory, smaller images or a smaller --batch.")
     at_once = 1 if one_by_one else max(1, int(left / 2 // one))
-    return Parts(at_once, int(0.8 * (left - at_once * one)))  # blocks that stay leave gaps between them
+    keep_bytes = int(0.8 * (left - at_once * one))  # blocks that stay leave gaps between them
+    return Parts(at_once, keep_bytes, whole_fits)
