@@ -143,15 +143,14 @@ def test_the_paper_plan_is_the_papers_grid() -> None:
     race = plan.protocol.race
     assert (race.every, race.patience, race.epochs, plan.protocol.draws, plan.protocol.folds) == (20, 10, 2000, 500, 5)
     assert not race.rungs
-    assert not race.slack
-    assert race.draws == plan.protocol.draws
+    assert race.of == plan.protocol.draws
     assert (plan.protocol.flow_rate, plan.protocol.flow_steps) == (1e-3, None)
 
 
 def test_a_page_says_what_was_reduced_against_the_paper_and_nothing_where_nothing_was(once: Path) -> None:
     assert "Reduced against the paper's protocol: L2 takes 1 of its 15 values" in (once / "page.md").read_text()
     assert uci._reductions(PLANS["paper"]) == ""
-    assert "successive halving" in uci._reductions(PLANS["reduced"])
+    assert "successive halving" in uci._reductions(PLANS["quick"])
 
 
 def test_the_check_calls_two_standard_errors_within() -> None:

@@ -28,7 +28,7 @@ from segment.draws.recording import ByLayer, Precision, biased_statistics, half,
 from segment.errors import ModelRefused, PredictionFailed, SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.script import OtherShapes, Script, asks
-from segment.networks.tracing import Loan
+from segment.networks.tracing import Along, Diverged, Loan
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ CLOSE = 0.02
 
 class _Reached(BaseException):
     """The layer that this sweep settles has been met; no Exception, for a network may catch those."""
-
-
-class _Lost(Exception):
-    """The network made other calls than on its tape."""
 
 
 class MergedStatistics:
@@ -78,18 +74,14 @@ class _Noting(TorchFunctionMode):
     def __init__(self, parts: _InParts, images: Tensor) -> None:
         super().__init__()
         self.script = Script(images)
-        self._calls = parts.network.calls
+        self._along = Along(parts.network.calls)
         self._layer_of = parts.layer_of
-        self._at = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        index = self._at
-        self._at += 1
-        if index >= len(self._calls) or self._calls[index].function != func:
-            raise _Lost
+        index = self._along.next(func)
         if index in self._layer_of:
             x: Tensor = args[0]
             dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
@@ -225,7 +217,7 @@ class _InParts:
                 script = self._scripts[part.shape] = noting.script
                 script.finish(None)
                 return script
-            raise _Lost
+            raise Diverged
         return script
 
     def _images(self, part: Tensor) -> Tensor:
@@ -268,7 +260,7 @@ class _InParts:
         trial.followed = self.followed
         try:
             return "" if _close(trial.draw(pair), plain) else "other statistics than a plain pass"
-        except (_Lost, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
+        except (Diverged, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
             return f"{type(error).__name__}: {error}"
 
 
@@ -313,7 +305,7 @@ def record_in_parts(
             continue
         try:
             draw = parts.draw(batch)
-        except (_Lost, OtherShapes):
+        except (Diverged, OtherShapes):
             log.warning("The network made other calls for this mini-batch than before; every layer costs a pass.")
             parts.followed = False
             draw = parts.draw(batch)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from segment.experiments.mnf import DenseMNF
-from segment.experiments.regression import AT_ONCE, Problem
+from segment.experiments.regression import Problem, error_of_mean
 
+AT_ONCE = 2**20
+"""Numbers of one layer that draws for held-out rows make in one go."""
 GROUPS = 4  # draws of z in one training step, each for a quarter of the mini-batch
 
 
@@ -80,14 +82,15 @@ class VariationalTraining:
         loss.backward()
         self.optimizer.step()
 
-    def held_out_rmse(self, draws: int) -> Tensor:  # R
-        """Error of the mean over that many draws on each network's held-out rows, in standardised units."""
+    def held_out_rmse(self, draws: int, of: int | None = None) -> Tensor:  # R
+        """Error of the mean over the draws on each network's held-out rows, in standardised units; `error_of_mean`."""
         x, y = self.problem.x_held[self.sets], self.problem.y_held[self.sets]
-        mean = predictions(self.network, x, draws, self.generator).mean(dim=1)
-        return (mean - y).square().mean(dim=1).sqrt()
+        return error_of_mean(predictions(self.network, x, draws, self.generator), y, of)
 
     def select(self, chosen: Tensor) -> None:
-        """Keep training only these networks; Adam's moments go with them."""
+        """Go on with these candidates of every set alone; Adam's moments go with them."""
+        each = int((self.sets == self.sets[0]).sum())
+        chosen = (torch.arange(0, len(self.sets), each)[:, None] + chosen).flatten()
         self.sets, self.precision = self.sets[chosen], self.precision[chosen]
         moved: dict[Tensor, dict[str, Tensor]] = {}
         for parameter in self.network.parameters():

@@ -19,8 +19,9 @@ from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.experiments.mnf_regression import RegressionMNF, VariationalFit, VariationalTraining, predictions
 from segment.experiments.predictive import Array, Scores, best_precision, moments, scores_of
-from segment.experiments.regression import Architecture, Fit, Problem, Stack, Training, standardised
+from segment.experiments.regression import Architecture, Problem, Stack, standardised
 from segment.experiments.search import Found, Race, race
+from segment.experiments.stack_training import Fit, Training
 from segment.experiments.uci_data import fold_rows
 from segment.networks.batchnorm import survey
 from segment.sampling.dropout import Dropout
@@ -51,7 +52,7 @@ class Protocol:
     flow_rate: float = 1e-3
     flow_steps: int | None = None
     folds: int = 5
-    race: Race = field(default_factory=lambda: Race(draws=500))
+    race: Race = field(default_factory=lambda: Race(of=500))
     draws: int = 500
     members: int = 5
     taus: tuple[float, float] | None = None
@@ -182,11 +183,11 @@ def _batchnorm_choice(
         if min(batch, folds.rows) in effective:  # a larger batch is the same training: all rows
             continue
         effective.add(min(batch, folds.rows))
-        l2 = torch.tensor(protocol.l2).repeat_interleave(protocol.folds)
-        sets = torch.arange(protocol.folds).repeat(len(protocol.l2))
-        stack = Stack(architecture, len(l2), generator)
-        training = Training(stack, Fit(problem=folds, sets=sets, batch=batch, l2=l2), generator)
-        results.append((race(training, [0] * len(protocol.l2), protocol.folds, protocol.race), batch))
+        count = len(protocol.l2)
+        l2, sets = torch.tensor(protocol.l2).repeat(protocol.folds), torch.arange(protocol.folds)
+        fit = Fit(problem=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2, paired=count)
+        training = Training(Stack(architecture, protocol.folds, generator, copies=count), fit, generator)
+        results.append((race(training, [0] * count, protocol.folds, protocol.race), batch))
     found, batch = min(results, key=lambda result: float(result[0].rmse.min()))
     return _choice(found, batch=float(batch), l2=protocol.l2[found.best])
 
@@ -198,10 +199,10 @@ def _dropout(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> D
     batch = protocol.dropout_batch
 
     def fit(problem: Problem, pairs: list[tuple[float, float]]) -> Training:
-        sets = torch.arange(len(problem.x)).repeat(len(pairs))
-        rates, l2 = (torch.tensor(column).repeat_interleave(len(problem.x)) for column in zip(*pairs, strict=True))
-        stack = Stack(architecture, len(sets), generator)
-        return Training(stack, Fit(problem=problem, sets=sets, batch=batch, l2=l2, keep=1 - rates), generator)
+        count, sets = len(pairs), torch.arange(len(problem.x)).repeat_interleave(len(pairs))
+        rates, l2 = (torch.tensor(column).repeat(len(problem.x)) for column in zip(*pairs, strict=True))
+        fit = Fit(problem=problem, sets=sets, batch=batch, l2=l2, keep=1 - rates, paired=count)
+        return Training(Stack(architecture, len(problem.x), generator, copies=count), fit, generator)
 
     groups = [protocol.dropouts.index(rate) for rate, _ in candidates]
     found = race(fit(folds, candidates), groups, protocol.folds, protocol.race)
@@ -222,9 +223,9 @@ def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.
     widths = (folds.x.shape[2], *protocol.hidden, 1)
 
     def fit(problem: Problem, precisions: tuple[float, ...]) -> VariationalTraining:
-        sets = torch.arange(len(problem.x)).repeat(len(precisions))
+        sets = torch.arange(len(problem.x)).repeat_interleave(len(precisions))
         network = RegressionMNF(widths, generator=generator, stack=(len(sets),))
-        each = torch.tensor(precisions).repeat_interleave(len(problem.x))
+        each = torch.tensor(precisions).repeat(len(problem.x))
         how = VariationalFit(
             problem=problem, sets=sets, precision=each, batch=FLOW_BATCH, learning_rate=protocol.flow_rate
         )

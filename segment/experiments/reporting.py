@@ -20,7 +20,7 @@ from segment.files.writing import fresh, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Budget = Literal["quick", "reduced", "paper"]
+Budget = Literal["quick", "paper"]
 """Minutes; hours; the whole protocol. Only the experiments that search hyper-parameters tell the last two apart."""
 Outcome = Literal["reproduced", "not reproduced", "not testable here"]
 Progress = Callable[[str], None]

@@ -51,8 +51,7 @@ def run_one(
     module = import_module(f"segment.experiments.{MODULES[name]}")
     kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
     wall, busy = time.monotonic(), time.process_time()
-    planned = "paper" if budget == "reduced" and name not in BY_SPLITS else budget
-    found: list[Verdict] = module.run(out, budget=planned, data=data, seed=seed, progress=progress, **more)
+    found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
     wall, busy = time.monotonic() - wall, time.process_time() - busy
     chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
     chosen += "" if sets is None else f" --sets {','.join(sets)}"

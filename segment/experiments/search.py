@@ -15,11 +15,15 @@ from torch import Tensor
 
 
 class Trainable(Protocol):
-    """A stack of networks under training, one for each candidate and fold, folds innermost."""
+    """A stack of networks under training, one for each fold and candidate, the candidates of a fold side by side.
+
+    held_out_rmse: of every network, that of the mean over so many draws, estimated from the given number
+    select: go on with these candidates, of every fold
+    """
 
     def run(self, epochs: int) -> None: ...
 
-    def held_out_rmse(self, draws: int) -> Tensor: ...
+    def held_out_rmse(self, draws: int, of: int | None) -> Tensor: ...
 
     def select(self, chosen: Tensor) -> None: ...
 
@@ -30,16 +34,16 @@ class Race:
 
     every: epochs between two looks; patience: looks without improvement; epochs: the most
     rungs: epoch -> share of a group's candidates that go on from there (successive halving); none: nobody is dropped
-    slack: epoch -> how far above the best error of all, as a share of it, a candidate may lie and go on
-    draws: T of the mean prediction that is looked at
+    draws, of: the error that is looked at is that of the mean over `of` draws, estimated without bias from a smaller
+    number of them; of = None: that of those few
     """
 
     every: int = 20
     patience: int = 10
     epochs: int = 2000
     rungs: Mapping[int, float] = field(default_factory=dict)
-    slack: Mapping[int, float] = field(default_factory=dict)
     draws: int = 20
+    of: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> Foun
     alive = torch.arange(count)
     for epoch in range(plan.every, plan.epochs + 1, plan.every):
         training.run(plan.every)
-        error = training.held_out_rmse(plan.draws).view(-1, folds).mean(dim=1).nan_to_num(math.inf)
+        error = training.held_out_rmse(plan.draws, plan.of).view(folds, -1).mean(dim=0).nan_to_num(math.inf)
         better = error < best[alive]
         at[alive[better]] = epoch
         best[alive[better]] = error[better]
@@ -74,14 +78,11 @@ def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> Foun
         stays = waits[alive] < plan.patience
         if epoch in plan.rungs:
             stays &= _ahead(best[alive], torch.tensor(groups)[alive], stays, plan.rungs[epoch])
-        if epoch in plan.slack:
-            stays &= best[alive] <= best.min() * (1 + plan.slack[epoch])
         if not stays.all():
             alive = alive[stays]
             if len(alive) == 0:
                 break
-            places = torch.nonzero(stays)[:, 0]
-            training.select((places[:, None] * folds + torch.arange(folds)).flatten())
+            training.select(torch.nonzero(stays)[:, 0])
     return Found(rmse=best, epoch=at)
 
 

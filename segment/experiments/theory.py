@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from segment.draws.minibatches import DrawPlan
 from segment.experiments.cifar import drawn_network, normalised, read_images
 from segment.experiments.predictive import Array
-from segment.experiments.regression import Architecture, Fit, Stack, Training, standardised
+from segment.experiments.regression import Architecture, Stack, standardised
 from segment.experiments.regressors import seeded
 from segment.experiments.reporting import Budget, Progress, Row, Verdict, judged, write_page, write_table
+from segment.experiments.stack_training import Fit, Training
 from segment.experiments.theory_figures import draw_distances, draw_prior, draw_quantiles
 from segment.experiments.theory_statistics import (
     Dense,

@@ -22,7 +22,6 @@ from segment.experiments.uci_data import random_split, read_table
 from segment.files.writing import write_text
 
 SETS = ("yacht", "boston", "energy", "wine", "concrete", "kin8nm", "power", "protein")
-SMALL_SETS = SETS[:5]
 LARGEST_BATCH = {"energy": 512}  # the authors cap it: a batch of all rows makes MCBN its own constant
 WIDTHS = {"protein": (100, 100)}
 TAUS = {  # the authors' ranges of tau, in original units
@@ -46,13 +45,6 @@ class Plan:
 
 PLANS: Mapping[Budget, Plan] = {
     "paper": Plan(),
-    "reduced": Plan(
-        sets=SMALL_SETS,
-        protocol=Protocol(
-            l2=(1e-1, 1e-2, 1e-3, 1e-5, 1e-15), flow_rate=3e-3, flow_steps=2000,
-            race=Race(rungs={60: 0.5, 200: 0.5, 500: 0.5}, slack={300: 0.05}, draws=10),
-        ),
-    ),
     "quick": Plan(
         sets=("yacht", "boston"),
         splits=(1, 2, 3),

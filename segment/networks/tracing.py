@@ -44,6 +44,30 @@ class Call:
     leaves: bool = False
 
 
+class Diverged(Exception):
+    """The network made other calls than on its tape; no refusal, the pass is run again without it."""
+
+
+class Along:
+    """A pass held against its tape, call by call."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._at = 0
+
+    def next(self, function: Callable[..., Any]) -> int:
+        """The number of the call that is made now. Error: Diverged where the tape has another."""
+        if self._at >= len(self._calls) or self._calls[self._at].function != function:
+            raise Diverged
+        self._at += 1
+        return self._at - 1
+
+    def end(self) -> None:
+        """Error: Diverged where calls of the tape were left out."""
+        if self._at != len(self._calls):
+            raise Diverged
+
+
 LEAVING = (
     "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__array__", "item", "tolist",
     "numpy", "equal", "allclose", "is_nonzero",

@@ -18,9 +18,9 @@ from segment.draws.recording import Precision, half
 from segment.errors import SegmentError, WrongUse
 from segment.networks.batchnorm import BatchNormNetwork
 from segment.networks.script import OtherShapes
-from segment.networks.tracing import Loan
+from segment.networks.tracing import Diverged, Loan
 from segment.sampling.fusing import FusedConvolutions, available
-from segment.sampling.replaying import Diverged, Program, Replay, Shared, UnderDraws
+from segment.sampling.replaying import Program, Replay, Shared, UnderDraws
 
 log = logging.getLogger(__name__)
 

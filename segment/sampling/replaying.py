@@ -19,13 +19,9 @@ from segment.draws.recording import met
 from segment.errors import ModelRefused
 from segment.networks.batchnorm import BatchNormNetwork, Layer
 from segment.networks.script import Script, asks
-from segment.networks.tracing import hollow, shared_results, tensors_in
+from segment.networks.tracing import Along, hollow, shared_results, tensors_in
 from segment.sampling.exactness import exact_calls, in_float32
 from segment.sampling.fusing import UnderDraw
-
-
-class Diverged(Exception):
-    """The network made other calls than on its tape; no refusal, the pass is run again without it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ class Replay(TorchFunctionMode):
         self._shared = shared
         self._reuse = shared is not None and bool(shared.results)
         self._script = Script() if shared is not None and shared.scriptable and under.fold == 1 else None
-        self._at = 0
+        self._along = Along(program.network.calls)
         self._layers = iter(layer for _, layer in sorted(program.layer_of.items()))
         if shared is not None:
             under.spread(images)
@@ -174,11 +170,7 @@ class Replay(TorchFunctionMode):
             if func is not functional.batch_norm:
                 return func(*args, **kwargs)
             return self._under.normalise(next(self._layers, None), args, kwargs)
-        index = self._at
-        self._at += 1
-        calls = self._program.network.calls
-        if index >= len(calls) or calls[index].function != func:
-            raise Diverged
+        index = self._along.next(func)
         if not self._program.depends[index]:
             return self._result_shared(self._shared, index, func, args, kwargs)
         needless = self._under.done(index)
@@ -192,9 +184,9 @@ class Replay(TorchFunctionMode):
         if self._shared is None:
             if next(self._layers, None) is not None:
                 raise ModelRefused("The network took another way through its BN layers than when they were listed.")
-        elif self._at != len(self._program.network.calls):
-            raise Diverged
-        elif self._script is not None and self._script.finish(output):
+            return
+        self._along.end()
+        if self._script is not None and self._script.finish(output):
             self._shared.script = self._script
 
     def _result_shared(self, shared: Shared, index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
