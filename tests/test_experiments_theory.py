@@ -25,7 +25,7 @@ from segment.experiments.theory_statistics import (
     populations_of,
 )
 
-SMALL = TheoryPlan(draws=60, batches=(4, 32, 64), epochs=3)
+SMALL = TheoryPlan(draws=60, batches=(4, 32, 64), epochs=3, networks=2)
 
 
 @pytest.fixture(scope="module")

@@ -181,9 +181,9 @@ class Pass:
             self.entered.append(output)
         return torch.baddbmm(biases[-1], weights[-1], self.entered[-1])[:, 0]
 
-    def backward(self, error: Tensor, masks: list[Tensor]) -> None:  # R B
-        """The gradient of the loss whose derivative by the outputs is `error`."""
-        weights, gradient, row = self.layers.weights, self.gradient, error[:, None]
+    def backward(self, slope: Tensor, masks: list[Tensor]) -> None:  # R B
+        """The gradient of the loss whose derivative by the outputs is `slope`."""
+        weights, gradient, row = self.layers.weights, self.gradient, slope[:, None]
         gradient.biases[-1].copy_(row.sum(dim=2, keepdim=True))
         gradient.weights[-1].copy_(torch.bmm(row, self.entered[-1].transpose(1, 2)))
         torch.mul(weights[-1].transpose(1, 2), row, out=self.errors[-1])
