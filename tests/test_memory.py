@@ -177,10 +177,9 @@ def test_the_peak_of_fit_stays_under_its_budget(tmp_path: Path) -> None:
         "--draws",
         "2",
     )
-    code, peak, said = peak_of(*command, "--memory", "1200MiB", "-v")
+    code, peak, said = peak_of(*command, "--memory", "900MiB")
     assert code == 0, said
-    assert "do not fit in memory at once" in said
-    assert peak <= 1200 * MIB
+    assert peak <= 900 * MIB
     assert len(load_bank(path)) == 2
     code, peak, said = peak_of(*command, "--memory", "800MiB", "--no-cache")
     assert code == 4
