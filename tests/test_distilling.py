@@ -38,9 +38,10 @@ from segment.jobs.distill import distill_bank
 from segment.jobs.predict import bank_fingerprint
 from segment.networks.batchnorm import BatchNormNetwork, survey
 from segment.networks.catalogue import Network, load_network
-from segment.sampling.choosing import Chosen, choose, simplex_weights
-from segment.sampling.distilling import Distilled, DistillPlan, distill, features, observe, sample
+from segment.sampling.choosing import Chosen, Moments, choose, simplex_weights
+from segment.sampling.distilling import FAST, Distilled, DistillPlan, distill, observe
 from segment.sampling.mcbn import MCBN
+from segment.sampling.passes import Passes
 from segment.sampling.refining import Draws, RefinePlan, Student, Target, variance_error
 
 
@@ -57,11 +58,16 @@ def views(count: int, seed: int) -> list[Tensor]:  # each 1 3 24 24, some much b
     return [noise(1, 3, 24, 24, seed=seed + at) * (0.5 + at % 3) for at in range(count)]
 
 
-SMALL = DistillPlan(draws=4, choosing=4, pixels=64, sampled=16, refine=RefinePlan(steps=30, look=10, rate=0.6))
+SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, look=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
     return distill(network, bank, views(12, seed=10), views(4, seed=50), "softmax", plan)
+
+
+def observed(network: BatchNormNetwork, bank: Bank, seen: list[Tensor]) -> list[Target]:
+    passes, generator = Passes(network, bank, FAST), torch.Generator().manual_seed(0)
+    return [observe(passes, bank.weights, view, "softmax", 1, generator)[0] for view in seen]
 
 
 # the choice
@@ -92,10 +98,26 @@ def test_the_choice_is_as_good_as_the_best_of_all_choices() -> None:
     products = centred @ centred.T / centred.square().sum(dim=1).mean()
     every = torch.tensor(list(itertools.combinations(range(9), 3)))
     _, left = simplex_weights(products[every[:, :, None], every[:, None, :]])
-    found = choose(seen, 3, torch.Generator().manual_seed(0))
+    found = choose(products, 3, torch.Generator().manual_seed(0))
     assert found.distance == pytest.approx(float(left.min()), rel=1e-6)
     assert len(set(found.draws)) == 3
     assert float(found.weights.sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_products_are_those_of_the_moments_that_draws_add() -> None:
+    views, moments = [noise(6, 20, seed=seed).double() * (1 + seed) for seed in range(3)], Moments(6)
+    for view in views:
+        moments.add(view.float())
+    p = torch.cat(views, dim=1)
+    first = p - p.mean(dim=0)
+    second = first**2 - (first**2).mean(dim=0)
+    features = torch.cat([
+        first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()
+    ], dim=1)  # fmt: skip
+    torch.testing.assert_close(moments.products(), features @ features.T, rtol=1e-5, atol=1e-5)
+    weights = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)
+    left = weights @ features - features.mean(dim=0)
+    torch.testing.assert_close(weights @ moments.products() @ weights, left @ left, rtol=1e-4, atol=1e-6)
 
 
 def test_a_bank_that_repeats_four_draws_is_distilled_to_these_without_error() -> None:
@@ -117,7 +139,7 @@ def test_a_bank_that_repeats_four_draws_is_distilled_to_these_without_error() ->
 def test_choosing_beats_the_first_draws_on_other_images() -> None:
     network = toy_network()
     bank = toy_bank(network, 60)
-    others, _ = observe(network, bank, views(6, seed=90), "softmax", 1, torch.Generator().manual_seed(0))
+    others = observed(network, bank, views(6, seed=90))
     student = Student(network, "softmax")
     first = [
         student.error(
@@ -138,29 +160,14 @@ def test_observed_moments_are_those_of_a_plain_loop() -> None:
     network = surveyed(module)
     bank = random_bank(network, draws=5)
     (view,) = views(1, seed=4)
-    (target,), seen = observe(network, bank, [view], "softmax", 7, torch.Generator().manual_seed(1))
+    passes = Passes(network, bank, FAST)
+    target, seen = observe(passes, bank.weights, view, "softmax", 7, torch.Generator().manual_seed(1))
     p = probabilities_of(plain_loop(module, bank, view).numpy())
     plain = plain_measures(p, bank.weights.tolist())
     np.testing.assert_allclose(target.variance.mean(dim=1).numpy(), plain["variance"], atol=1e-6)
     taken = torch.randint(24 * 24, (7,), generator=torch.Generator().manual_seed(1)).numpy()
-    wanted = p[:, 0].reshape(5, 4, -1)[:, :, taken].transpose(0, 2, 1).reshape(5, 1, -1)
+    wanted = p[:, 0].reshape(5, 4, -1)[:, :, taken].transpose(0, 2, 1).reshape(5, -1)
     np.testing.assert_allclose(seen.numpy(), wanted, atol=1e-5)
-    centred = features(seen) - features(seen).mean(dim=0)
-    assert torch.isfinite(centred).all()
-
-
-def test_sampled_targets_are_the_whole_banks_on_average() -> None:
-    network = toy_network()
-    bank = random_bank(network, draws=12)  # weights that differ
-    (view,) = views(1, seed=4)
-    (whole,), _ = observe(network, bank, [view], "softmax", 1, torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(2)
-    found = [sample(network, bank, [view], "softmax", 4, generator)[0] for _ in range(400)]
-    for name in ("mean", "variance"):
-        values = torch.stack([getattr(target, name) for target in found]).double()
-        z = (values.mean(dim=0) - getattr(whole, name)) / (values.std(dim=0) / 20 + 1e-7)
-        assert float(z.mean().abs()) < 0.5, name
-        assert float(z.square().mean()) < 3, name  # pixels share their draws, so few of them are independent
 
 
 def test_the_error_is_the_relative_l1_error_of_the_variance_map() -> None:
@@ -198,7 +205,7 @@ def test_passes_that_gradients_reach_are_the_plain_passes() -> None:
             network = network.select("shared*,plain")
         bank = random_bank(network, draws=3, seed=5)
         (view,) = views(1, seed=6)
-        (target,), _ = observe(network, bank, [view], "softmax", 1, torch.Generator().manual_seed(0))
+        (target,) = observed(network, bank, [view])
         draws = Draws(bank, Chosen((0, 1, 2), bank.weights, 0.0), network.device)
         mean, variance = Student(network, "softmax").moments(draws, view)
         torch.testing.assert_close(mean.detach(), target.mean, atol=1e-5, rtol=0)
@@ -231,7 +238,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_refining_comes_nearer_to_the_bank_on_images_it_never_saw() -> None:
     network = toy_network()
     bank = toy_bank(network, 60)
-    others, _ = observe(network, bank, views(6, seed=90), "softmax", 1, torch.Generator().manual_seed(0))
+    others = observed(network, bank, views(6, seed=90))
     found = distilled(network, bank)
     student = Student(network, "softmax")
     kept = Draws(found.bank, Chosen((0, 1, 2, 3), found.bank.weights, 0.0), network.device)

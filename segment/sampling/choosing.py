@@ -1,6 +1,6 @@
 """K of T draws, and weights, whose moments are nearest to those of all T.
 
-Pure: features in, a choice out. Must not know what a feature is of, nor a network.
+Pure: probabilities in, a choice out. Must not know a network, nor where its views come from.
 """
 
 from __future__ import annotations
@@ -25,18 +25,39 @@ class Chosen:
     distance: float
 
 
-def choose(features: Tensor, draws: int, generator: torch.Generator, *, starts: int = 4) -> Chosen:
-    """K draws and weights w that make || sum_k w_k f_k - mean_t f_t || small, by greedy swaps from random starts.
+class Moments:
+    """How alike T draws are in what each adds to the first two moments, view by view.
 
-    features: (T F) of each draw; a weighted sum of features is a moment, as p and p^2 give the first and the second
-    The T x T products of centred features are all that is looked at, so F may be large.
+    A draw's features are p - mean and (p - mean)^2 less its mean: their weighted sums are what moments are off by. The
+    first count a third of the second, each in units of its own spread over the draws. Products of draws are all that
+    is kept of them, so there may be many views.
     """
-    total = len(features)
+
+    def __init__(self, draws: int) -> None:
+        self._first, self._second = torch.zeros(2, draws, draws, dtype=torch.float64)
+
+    def add(self, seen: Tensor) -> None:  # T F
+        """Probabilities of one view under each draw."""
+        first = seen.double() - seen.double().mean(dim=0)
+        second = first**2 - (first**2).mean(dim=0)
+        self._first += first @ first.T
+        self._second += second @ second.T
+
+    def products(self) -> Tensor:  # T T
+        """G, for which w' G w is the squared distance that weights w of sum 1 leave to the moments of all draws."""
+        first, second = (part / part.diagonal().mean().clamp(min=1e-24) for part in (self._first, self._second))
+        return first / 9 + second
+
+
+def choose(products: Tensor, draws: int, generator: torch.Generator, *, starts: int = 4) -> Chosen:
+    """K draws and weights w, sum 1, that make w' G w small, by greedy swaps from random starts.
+
+    products: G (T T), of centred features of each draw, as `Moments` gives them
+    """
+    total = len(products)
     if not 1 <= draws <= total:
         raise WrongUse(f"{draws} draws cannot be chosen from {total}; ask 1 to {total}.")
-    centred = (features - features.mean(dim=0)).double()
-    products = centred @ centred.T  # T T; the weights sum to 1, so the target is 0
-    products /= products.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    products = products / products.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     found = [_swapped(products, torch.randperm(total, generator=generator)[:draws]) for _ in range(starts)]
     return min(found, key=lambda choice: choice.distance)
 
