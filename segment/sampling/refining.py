@@ -132,8 +132,8 @@ class Student:
     def loss(self, draws: Draws, target: Target) -> Tensor:
         """Poisson deviance of the variance map, plus the squared error of the mean in units of that variance.
 
-        Both are least at the target's expectation, so a target that was sampled misleads only by chance. The deviance
-        bounds the squared L1 error (Pinsker's inequality), where squares would see the largest variances only.
+        Both are least at the target. The deviance bounds the squared L1 error (Pinsker's inequality), where squares
+        would see the largest variances only.
         """
         mean, variance = self.moments(draws, target.views)
         wanted = target.variance.mean(dim=1)
