@@ -76,7 +76,7 @@ def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(problem: Pr
     def trained(chosen: list[int]) -> Tensor:
         stack = Stack(Architecture(features=5, hidden=(4,)), 2, generator(), copies=3)
         l2 = torch.tensor([0.1, 0.2, 0.3] * 2)
-        fit = Fit(problem=problem, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2, paired=3)
+        fit = Fit(problem=problem, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2)
         training = Training(stack, fit, generator(1))
         training.run(5)
         training.select(torch.tensor(chosen))
@@ -106,7 +106,7 @@ def test_the_written_out_gradient_is_autograds(problem: Problem, rates: tuple[fl
     keep = None if rates is None else 1 - torch.tensor(rates * 2)
     stack = Stack(architecture, 2, generator(), copies=2)
     stack.table += 0.2 * torch.randn(stack.table.shape, generator=generator(2))
-    fit = Fit(problem=problem, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep, paired=2)
+    fit = Fit(problem=problem, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep)
     training = Training(stack, fit, generator(1))
     table = stack.table.detach().clone().requires_grad_()
     x, y = problem.x[fit.sets, :16].transpose(1, 2), problem.y[fit.sets, :16]
@@ -132,7 +132,7 @@ def test_the_written_out_gradient_is_autograds(problem: Problem, rates: tuple[fl
 def test_networks_of_a_pair_differ_by_their_strengths_alone(problem: Problem) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 2, generator(), copies=2)
     fit = Fit(problem=problem, sets=torch.zeros(4, dtype=torch.long), batch=16, l2=torch.tensor([0.1, 0.1, 0.0, 0.1]),
-              keep=torch.full((4,), 0.9), paired=2)  # fmt: skip
+              keep=torch.full((4,), 0.9))  # fmt: skip
     Training(stack, fit, generator(1)).run(3)
     one, twin, other, last = stack.table.detach()
     torch.testing.assert_close(one, twin, rtol=0, atol=0)

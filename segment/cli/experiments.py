@@ -22,7 +22,9 @@ experiment = typer.Typer(help="Rebuild a result of the paper, or the shipped net
 app.add_typer(experiment, name="experiment")
 
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.")]
-Budget = Annotated[str, typer.Option(help="quick: minutes for all; paper: the full protocol (uci: hours a set).")]
+Budget = Annotated[
+    str, typer.Option(help="quick: minutes for all; paper: the full protocol (uci: hours, days with its large sets).")
+]
 Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
 

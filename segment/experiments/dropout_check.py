@@ -131,7 +131,6 @@ def _trained(
     fit = Fit(
         problem=problem,
         sets=torch.arange(len(problem.x)).repeat_interleave(count),
-        paired=count,
         batch=BATCH,
         l2=LENGTH_SCALE**2 * (1 - rates) / (problem.rows * taus),  # twice the reference's factor: ours is halved
         keep=1 - rates,

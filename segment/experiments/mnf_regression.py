@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.experiments.mnf import DenseMNF
-from segment.experiments.regression import Problem, error_of_mean
+from segment.experiments.regression import Problem, error_of_mean, of_every
 
 AT_ONCE = 2**20
 """Numbers of one layer that draws for held-out rows make in one go."""
@@ -90,7 +90,7 @@ class VariationalTraining:
     def select(self, chosen: Tensor) -> None:
         """Go on with these candidates of every set alone; Adam's moments go with them."""
         each = int((self.sets == self.sets[0]).sum())
-        chosen = (torch.arange(0, len(self.sets), each)[:, None] + chosen).flatten()
+        chosen = of_every(chosen, each, len(self.sets))
         self.sets, self.precision = self.sets[chosen], self.precision[chosen]
         moved: dict[Tensor, dict[str, Tensor]] = {}
         for parameter in self.network.parameters():

@@ -46,9 +46,13 @@ class Architecture:
         return self.hidden if self.batchnorm else ()
 
     @property
+    def weights(self) -> int:
+        """Numbers in all matrices."""
+        return sum(inner * out for inner, out in self.matrices)
+
+    @property
     def parameters(self) -> int:
-        matrices = sum(inner * out for inner, out in self.matrices)
-        return matrices + sum(self.biased) + 2 * sum(self.normalised)
+        return self.weights + sum(self.biased) + 2 * sum(self.normalised)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,8 @@ class Layers(NamedTuple):
 class Stack:
     """R networks of one architecture: all their parameters in one table (R, P).
 
-    size: different starts; copies: networks that start from each, side by side, so R = size * copies
+    size: different starts; copies: networks that start from each, side by side, so R = size * copies; in training they
+    see the same mini-batches and dropout noise, so that only their strengths tell them apart
     """
 
     def __init__(self, architecture: Architecture, size: int, generator: torch.Generator, *, copies: int = 1) -> None:
@@ -128,7 +133,13 @@ class Stack:
         for gamma, beta in zip(layers.gammas, layers.betas, strict=True):
             gamma.fill_(1.0)
             beta.fill_(0.0)
-        self.table = self.table.repeat_interleave(copies, dim=0)
+        self.table, self.copies = self.table.repeat_interleave(copies, dim=0), copies
+
+    def keep(self, chosen: Tensor) -> Tensor:
+        """Keep these copies of every start; the numbers that they had."""
+        networks = of_every(chosen, self.copies, self.size)
+        self.table, self.copies = self.table.detach()[networks], len(chosen)
+        return networks
 
     @property
     def size(self) -> int:
@@ -203,6 +214,15 @@ class Stack:
             if not last:
                 layers.append(nn.ReLU())
         return nn.Sequential(*layers)
+
+
+def of_every(chosen: Tensor, copies: int, networks: int) -> Tensor:
+    """Numbers of these copies of every start, where a start's lie side by side.
+
+    >>> of_every(torch.tensor([0, 2]), 3, 6).tolist()
+    [0, 2, 3, 5]
+    """
+    return (torch.arange(0, networks, copies)[:, None] + chosen).flatten()
 
 
 def batches_of(rows: int, batch: int, draws: int, generator: torch.Generator) -> Tensor:  # T M

@@ -185,7 +185,7 @@ def _batchnorm_choice(
         effective.add(min(batch, folds.rows))
         count = len(protocol.l2)
         l2, sets = torch.tensor(protocol.l2).repeat(protocol.folds), torch.arange(protocol.folds)
-        fit = Fit(problem=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2, paired=count)
+        fit = Fit(problem=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2)
         training = Training(Stack(architecture, protocol.folds, generator, copies=count), fit, generator)
         results.append((race(training, [0] * count, protocol.folds, protocol.race), batch))
     found, batch = min(results, key=lambda result: float(result[0].rmse.min()))
@@ -201,7 +201,7 @@ def _dropout(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> D
     def fit(problem: Problem, pairs: list[tuple[float, float]]) -> Training:
         count, sets = len(pairs), torch.arange(len(problem.x)).repeat_interleave(len(pairs))
         rates, l2 = (torch.tensor(column).repeat(len(problem.x)) for column in zip(*pairs, strict=True))
-        fit = Fit(problem=problem, sets=sets, batch=batch, l2=l2, keep=1 - rates, paired=count)
+        fit = Fit(problem=problem, sets=sets, batch=batch, l2=l2, keep=1 - rates)
         return Training(Stack(architecture, len(problem.x), generator, copies=count), fit, generator)
 
     groups = [protocol.dropouts.index(rate) for rate, _ in candidates]

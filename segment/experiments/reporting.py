@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Budget = Literal["quick", "paper"]
-"""Minutes; hours; the whole protocol. Only the experiments that search hyper-parameters tell the last two apart."""
+"""Minutes; the whole protocol."""
 Outcome = Literal["reproduced", "not reproduced", "not testable here"]
 Progress = Callable[[str], None]
 Row = Mapping[str, object]

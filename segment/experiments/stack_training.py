@@ -1,7 +1,7 @@
 """R regression networks trained at once: one stack of batched matrix products under one Adam.
 
 Every network has its own training set, L2 strength and dropout rate; they share the architecture, the batch size and
-the clock, and those of one set share its mini-batches and dropout noise where that is asked for. The gradient is
+the clock, and the copies of one start share mini-batches and dropout noise. The gradient is
 written out: autograd's form of the same takes about twice as long, in new memory for every result.
 Must not know what a network's numbers mean.
 """
@@ -27,7 +27,6 @@ class Fit:
     sets: (R,) into the problem's S; batch: rows a step, at most N; l2: (R,), the loss adds l2/2 of the squared weights
     keep: (R,) chance that dropout keeps a unit, None without dropout; loss_scale: 1/2 for half the squared error
     leftovers: the last, smaller mini-batch of an epoch is used too (the authors drop it)
-    paired: how many networks in a row see the same mini-batches and dropout noise, so that only their strengths differ
     """
 
     problem: Problem
@@ -38,7 +37,6 @@ class Fit:
     learning_rate: float = 1e-3
     loss_scale: float = 0.5
     leftovers: bool = False
-    paired: int = 1
 
 
 class Training:
@@ -46,7 +44,7 @@ class Training:
 
     def __init__(self, stack: Stack, fit: Fit, generator: torch.Generator) -> None:
         self.stack, self.problem, self.generator = stack, fit.problem, generator
-        self.sets, self.l2, self.paired = fit.sets, fit.l2[:, None], fit.paired
+        self.sets, self.l2 = fit.sets, fit.l2[:, None]
         self.keep, self.scale, self.rate = fit.keep, fit.loss_scale, fit.learning_rate
         self.batch = min(fit.batch, fit.problem.rows)
         whole = fit.problem.rows // self.batch * self.batch
@@ -61,19 +59,20 @@ class Training:
         self.passes: dict[int, list[Pass]] = {}
         if self.keep is not None:
             self.rates, rate_of = torch.unique(self.keep, return_inverse=True)
-            self.mask_of = torch.arange(len(table)) // self.paired * len(self.rates) + rate_of
+            self.mask_of = torch.arange(len(table)) // self.stack.copies * len(self.rates) + rate_of
 
     def run(self, epochs: int) -> None:
-        """Train every network of the stack for that many epochs, in its own (or its pair's) order of its rows."""
+        """Train every network of the stack for that many epochs, copies of a start in the same order of its rows."""
         table, targets = self.problem.x.flatten(0, 1), self.problem.y.flatten()
-        streams = self.sets[:: self.paired]  # S'
+        copies = self.stack.copies
+        streams = self.sets[::copies]  # S'
         for _ in range(epochs):
             order = torch.rand(len(streams), self.problem.rows, generator=self.generator).argsort(dim=1)
             order += streams[:, None] * self.problem.rows
             for start in range(0, self.epoch_rows, self.batch):
                 rows = order[:, start : min(start + self.batch, self.epoch_rows)]  # S' B
                 x, y = table[rows].transpose(1, 2), targets[rows]
-                self.step(x.repeat_interleave(self.paired, dim=0), y.repeat_interleave(self.paired, dim=0))
+                self.step(x.repeat_interleave(copies, dim=0), y.repeat_interleave(copies, dim=0))
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> None:  # R D B, R B
@@ -85,7 +84,7 @@ class Training:
             piece.backward((output - y[piece.networks]) * (2 * self.scale / y.shape[1]), mine)
         table, gradient = self.stack.table, self.stack.table.grad
         assert gradient is not None
-        weights = sum(inner * out for inner, out in self.stack.architecture.matrices)
+        weights = self.stack.architecture.weights
         gradient[:, :weights].addcmul_(self.l2, table[:, :weights])
         self.optimizer.step()
 
@@ -102,11 +101,11 @@ class Training:
     def masks(self, rows: int) -> list[Tensor]:
         """For each matrix what its inputs are multiplied by, 0 or 1 / keep; none without dropout.
 
-        (U, width, B), one for each pairing and rate: network r has number `mask_of[r]`.
+        (U, width, B), one for each start and rate: network r has number `mask_of[r]`.
         """
         if self.keep is None:
             return []
-        streams, masks = self.stack.size // self.paired, []
+        streams, masks = self.stack.size // self.stack.copies, []
         for inner, _ in self.stack.architecture.matrices:
             noise = torch.rand(streams, 1, inner, rows, generator=self.generator)
             every = (noise < self.rates[:, None, None]) / self.rates[:, None, None]  # S' rates width B
@@ -135,11 +134,10 @@ class Training:
         return (self.stack.dropped(number, held[which], keep[number], noise) for number, which in sets)
 
     def select(self, chosen: Tensor) -> None:
-        """Go on with these networks of every pair alone; Adam's moments go with them."""
-        networks = (torch.arange(0, self.stack.size, self.paired)[:, None] + chosen).flatten()
+        """Go on with these copies of every start alone; Adam's moments go with them."""
         state = self.optimizer.state[self.stack.table]
-        self.stack.table = self.stack.table.detach()[networks]
-        self.sets, self.l2, self.paired = self.sets[networks], self.l2[networks], len(chosen)
+        networks = self.stack.keep(chosen)
+        self.sets, self.l2 = self.sets[networks], self.l2[networks]
         self.keep = None if self.keep is None else self.keep[networks]
         self._begin()
         if state:
