@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.estimation.estimate import moments_of
+from segment.estimation.mcbn import fitted
 from segment.files.banks import load_bank, save_bank
-from segment.images.folders import Source, find_images
-from segment.images.preparing import prepare
-from segment.images.reading import read_image
+from segment.images.find import Source, find_images
+from segment.images.prepare import prepare
+from segment.images.read import read_image
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
-from segment.networks.catalogue import Network, load_network
-from segment.sampling.estimate import moments_of
-from segment.sampling.mcbn import fitted
-from segment.sampling.methods import mcbn
-from segment.sampling.passes import PassPlan
+from segment.methods.method import mcbn
+from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
 
 FAST = PassPlan(channels_last=True, fuse=True)
 Moments = list[tuple[Tensor, Tensor]]

@@ -19,15 +19,15 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from segment.draws.large import record_in_parts
+from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
-from segment.images.augmenting import pipeline
+from segment.estimation.memory_budget import KeptPages
+from segment.images.augment import pipeline
 from segment.jobs.fit import Pool
-from segment.networks.batchnorm import BatchNormNetwork, survey
-from segment.networks.catalogue import load_network
-from segment.networks.drawable import drawable
-from segment.sampling.memory import KeptPages
+from segment.networks.load import load_network
+from segment.tracing.bn_layers import BatchNormNetwork, survey
+from segment.tracing.bn_network import drawable
 
 M, SIZE = 8, (384, 480)
 

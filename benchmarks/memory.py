@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 
 from segment.draws.bank import Bank
+from segment.estimation.mcbn import preprocessing_of
+from segment.estimation.memory_budget import bytes_of
 from segment.files.banks import save_bank
-from segment.networks.catalogue import load_network
-from segment.networks.drawable import drawable
-from segment.sampling.mcbn import preprocessing_of
-from segment.sampling.memory import bytes_of
+from segment.networks.load import load_network
+from segment.tracing.bn_network import drawable
 
 SIZES = ((360, 480), (4096, 4096))
 BUDGETS = ("1GiB", "2GiB", "4GiB")

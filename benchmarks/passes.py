@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
-from segment.networks.batchnorm import survey
-from segment.sampling.estimate import estimate
-from segment.sampling.memory import keep_freed_pages
-from segment.sampling.methods import mcbn
-from segment.sampling.passes import PassPlan
+from segment.estimation.estimate import estimate
+from segment.estimation.memory_budget import keep_freed_pages
+from segment.methods.method import mcbn
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import survey
 
 SIZE, CLASSES, THREADS, M = (384, 480), 11, 2, 2
 MEASURES = ("variance", "predictive_entropy", "mutual_information")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segment.draws.bank import Bank as Bank
     from segment.errors import SegmentError as SegmentError
+    from segment.estimation.estimate import Estimate as Estimate
+    from segment.estimation.mcbn import MCBN as MCBN
     from segment.files.banks import load_bank as load_bank
     from segment.files.banks import save_bank as save_bank
     from segment.jobs.distill import distill_bank as distill_bank
@@ -23,24 +25,22 @@ if TYPE_CHECKING:
     from segment.jobs.predict import predict as predict
     from segment.networks.cards import Card as Card
     from segment.networks.cards import read_card as read_card
-    from segment.networks.catalogue import Network as Network
-    from segment.networks.catalogue import load_network as load_network
-    from segment.sampling.estimate import Estimate as Estimate
-    from segment.sampling.mcbn import MCBN as MCBN
+    from segment.networks.load import Network as Network
+    from segment.networks.load import load_network as load_network
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bank": "segment.draws.bank",
     "Card": "segment.networks.cards",
-    "Estimate": "segment.sampling.estimate",
-    "MCBN": "segment.sampling.mcbn",
-    "Network": "segment.networks.catalogue",
+    "Estimate": "segment.estimation.estimate",
+    "MCBN": "segment.estimation.mcbn",
+    "Network": "segment.networks.load",
     "SegmentError": "segment.errors",
     "distill_bank": "segment.jobs.distill",
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
-    "load_network": "segment.networks.catalogue",
+    "load_network": "segment.networks.load",
     "predict": "segment.jobs.predict",
     "read_card": "segment.networks.cards",
     "save_bank": "segment.files.banks",

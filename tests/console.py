@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from segment.cli.app import run
 from segment.files.writing import write_png
-from segment.images.scenes import TEST, TRAIN, scene
+from segment.scenes.scene import TEST, TRAIN, scene
 
 SMALL = (64, 96)
 DRAWS = 4

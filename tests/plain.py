@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.networks.batchnorm import BatchNormNetwork, survey
+from segment.tracing.bn_layers import BatchNormNetwork, survey
 
 Floats = NDArray[np.float64]
 Forward = Callable[[nn.Module, Tensor], Tensor]

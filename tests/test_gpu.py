@@ -8,11 +8,11 @@ from plain import Toy, calibrated, noise, seeded
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
-from segment.networks.batchnorm import BatchNormNetwork, survey
-from segment.sampling.estimate import estimate
-from segment.sampling.methods import mcbn
-from segment.sampling.passes import PassPlan
-from segment.sampling.precision import audit
+from segment.estimation.estimate import estimate
+from segment.estimation.precision import audit
+from segment.methods.method import mcbn
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import BatchNormNetwork, survey
 
 pytestmark = [
     pytest.mark.gpu,

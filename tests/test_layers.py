@@ -1,4 +1,4 @@
-"""The rooms follow the data: every import points down, and nothing in a room goes round in a circle."""
+"""The packages follow the data: every import points down, and no package has a circle of imports."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ ROOT = Path(__file__).parents[1] / "segment"
 
 HEIGHT = {
     "errors": 0, "axes": 0,
-    "images": 1,
+    "images": 1, "scenes": 1,
     "networks": 2,
-    "draws": 3, "uncertainty": 3,
-    "sampling": 4,
-    "scores": 5, "pictures": 5,
-    "files": 6,
-    "settings": 7,
-    "jobs": 8, "experiments": 8,
-    "cli": 9,
-    "__main__": 10, "__init__": 10,
+    "tracing": 3,
+    "draws": 4, "uncertainty": 4,
+    "passes": 5, "scores": 5, "pictures": 5,
+    "methods": 6,
+    "estimation": 7, "distilling": 7,
+    "files": 8,
+    "settings": 9,
+    "jobs": 10, "experiments": 10,
+    "cli": 11,
+    "__main__": 12, "__init__": 12,
 }  # fmt: skip
-"""A module imports lower rooms and its own; rooms of one height are blind to each other."""
+"""A module imports lower packages and its own; packages of one height do not see each other."""
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
@@ -64,35 +66,35 @@ def _known(name: str) -> str:
     return "__init__"
 
 
-def room(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[0]
 
 
 IMPORTS = {module: set(imported_by(path.read_text(encoding="utf-8"), module)) for module, path in MODULES.items()}
 
 
-def test_every_room_has_its_height() -> None:
-    assert {room(module) for module in MODULES} == set(HEIGHT)
+def test_every_package_has_its_height() -> None:
+    assert {package_of(module) for module in MODULES} == set(HEIGHT)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_import_points_down(module: str) -> None:
     for target in sorted(IMPORTS[module]):
-        if room(target) != room(module):
-            below = HEIGHT[room(target)] < HEIGHT[room(module)]
+        if package_of(target) != package_of(module):
+            below = HEIGHT[package_of(target)] < HEIGHT[package_of(module)]
             assert below, f"segment.{module} imports segment.{target}, not below it; move the shared part down"
 
 
-def test_no_modules_of_a_room_import_each_other_in_a_circle() -> None:
+def test_no_modules_of_a_package_import_each_other_in_a_circle() -> None:
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as problem:
         pytest.fail(f"These import each other in a circle: {' <- '.join(problem.args[1])}")
 
 
-def test_a_rooms_init_holds_its_docstring_only() -> None:
+def test_a_packages_init_holds_its_docstring_only() -> None:
     for module, path in MODULES.items():
-        if module.endswith(".__init__") and room(module) != "cli":
+        if module.endswith(".__init__") and package_of(module) != "cli":
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert len(body) == 1, f"segment.{module} holds more than a docstring"
             assert isinstance(body[0], ast.Expr)

@@ -13,9 +13,9 @@ from segment.errors import WrongUse
 
 if TYPE_CHECKING:
     from segment.draws.bank import Bank
-    from segment.networks.catalogue import Network
-    from segment.sampling.mcbn import Draws
-    from segment.sampling.tiled import Tiling
+    from segment.estimation.mcbn import Draws
+    from segment.estimation.tiled import Tiling
+    from segment.networks.load import Network
 
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
@@ -27,8 +27,8 @@ def loaded(model: str, weights: Path | None, device: str) -> Network:
     """The network of a command line, on its device."""
     import torch
 
-    from segment.networks.catalogue import load_network
-    from segment.sampling.memory import keep_freed_pages
+    from segment.estimation.memory_budget import keep_freed_pages
+    from segment.networks.load import load_network
 
     keep_freed_pages()
     if device == "auto":
@@ -155,11 +155,11 @@ def fit(
     """Record a bank of T draws from M-image mini-batches that look as in training."""
     import time
 
+    from segment.estimation.precision import choose
     from segment.files.banks import save_bank
     from segment.files.writing import check_writable
+    from segment.jobs.bank_cache import recipe, recorded_once
     from segment.jobs.fit import fit_bank
-    from segment.jobs.keeping import recipe, recorded_once
-    from segment.sampling.precision import choose
 
     if precision not in ("fp32", "bf16"):
         raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")

@@ -117,7 +117,7 @@ def train_scenes(
     json: Json = False, config: Config = None, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Train the shipped network from nothing on generated scenes (about four minutes of processor time)."""
-    from segment.experiments.scenes_training import train_scenes as train
+    from segment.experiments.segmentation.scenes_training import train_scenes as train
 
     with screen.progress() as shown:
         scores = train(

@@ -63,13 +63,13 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score MCBN and its rivals on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
-    from segment.jobs.contenders import SCORED, MethodPlan
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
-    from segment.jobs.tables import DOUBT_COLUMNS, MASK_COLUMNS, counted, in_short, screens, winners
-    from segment.jobs.telling import put, told, writable
+    from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
+    from segment.jobs.reporting.summary_text import put, told, writable
+    from segment.jobs.reporting.tables import DOUBT_COLUMNS, MASK_COLUMNS, counted, in_short, screens, winners
+    from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
-    from segment.sampling.views import views as views_of
 
     if plots:
         needs_matplotlib()
@@ -92,7 +92,7 @@ def evaluate(
             validation=Labels(validation_images, validation_labels) if validation_images else None,
         )  # fmt: skip
     if plots:
-        from segment.jobs.plotting import plot_evaluation
+        from segment.jobs.reporting.sweep_plots import plot_evaluation
 
         plot_evaluation(found.scores, found.folder)
     if report is not None:
@@ -173,12 +173,12 @@ def sweep(
 ) -> None:  # fmt: skip
     """Score every combination of M, T, layers, statistics images and alpha, and how each bears corrupted images."""
     from segment.jobs.evaluate import Labels
-    from segment.jobs.grid import Grid
-    from segment.jobs.plotting import plot_sweep
+    from segment.jobs.evaluation.sweep_grid import Grid
+    from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
+    from segment.jobs.reporting.summary_text import put, told_sweep, writable
+    from segment.jobs.reporting.sweep_plots import plot_sweep
     from segment.jobs.sweep import COLUMNS, shown_rows
     from segment.jobs.sweep import sweep as run_sweep
-    from segment.jobs.swept import SWEPT, SweepPlan
-    from segment.jobs.telling import put, told_sweep, writable
     from segment.pictures.plots import needs_matplotlib
 
     if plots:

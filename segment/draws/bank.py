@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segment.errors import BankRefused, WrongUse
-from segment.networks.batchnorm import BatchNormNetwork
+from segment.tracing.bn_layers import BatchNormNetwork
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """One draw: layer name -> mean, biased variance, each (C) float32."""

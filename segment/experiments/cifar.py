@@ -19,7 +19,7 @@ from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.errors import WrongUse
-from segment.experiments.predictive import Array
+from segment.experiments.regression.predictive import Array
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -36,15 +36,15 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.files.writing import check_writable
-from segment.images.augmenting import pipeline
-from segment.images.preparing import prepare
+from segment.images.augment import pipeline
+from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
-from segment.networks.batchnorm import BatchNormNetwork, survey
+from segment.methods.method import Method, deterministic, mcbn, mean_statistics
+from segment.networks.architectures.resnet import ResNet32
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
-from segment.networks.resnet import ResNet32
 from segment.networks.weights import load_weights
-from segment.sampling.methods import Method, deterministic, mcbn, mean_statistics
-from segment.sampling.passes import PassPlan
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.uncertainty.heads import probabilities
 
 INPUT = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)

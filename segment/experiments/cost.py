@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
-from segment.experiments.mnf_convolutions import FlowConvolution, flow_network
-from segment.experiments.regressors import seeded
+from segment.estimation.estimate import estimate
+from segment.experiments.regression.mnf_convolutions import FlowConvolution, flow_network
+from segment.experiments.regression.networks import seeded
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -36,18 +37,17 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.scenes_training import BATCH, STEPS
-from segment.experiments.segmentation_cases import bank_of, scenes_case
+from segment.experiments.segmentation.cases import bank_of, scenes_case
+from segment.experiments.segmentation.scenes_training import BATCH, STEPS
 from segment.files.writing import check_writable
-from segment.images import scenes
-from segment.images.preparing import prepare
-from segment.networks.catalogue import Network
-from segment.networks.drawable import drawable
-from segment.networks.tiny import TinyUNet
-from segment.sampling.dropout import Dropout, inserted
-from segment.sampling.estimate import estimate
-from segment.sampling.methods import Ensemble, Method, Plain, deterministic, mcbn
-from segment.sampling.passes import PassPlan
+from segment.images.prepare import prepare
+from segment.methods.dropout import Dropout, inserted
+from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn
+from segment.networks.architectures.tiny import TinyUNet
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
+from segment.scenes import scene as scenes
+from segment.tracing.bn_network import drawable
 
 MEASURES = ("variance", "predictive_entropy")
 USUAL = PassPlan(channels_last=True, fuse=True)

@@ -18,8 +18,8 @@ from segment.experiments.reporting import Budget, Progress, Verdict
 from segment.files.writing import check_writable, write_text
 
 MODULES = {
-    "uci": "uci", "toy": "toy", "uncertainty-error": "uncertainty_error", "cifar": "cifar",
-    "segmentation": "segmentation", "theory": "theory", "cost": "cost",
+    "uci": "uci.experiment", "toy": "regression.toy", "uncertainty-error": "regression.uncertainty_error",
+    "cifar": "cifar", "segmentation": "segmentation.experiment", "theory": "theory.experiment", "cost": "cost",
 }  # fmt: skip
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
 BY_SPLITS = ("uci", "uncertainty-error")
@@ -64,7 +64,7 @@ def run_one(
 
 
 def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
-    from segment.experiments.uci_splits import PLANS, SETS
+    from segment.experiments.uci.splits import PLANS, SETS
 
     if name not in BY_SPLITS:
         raise WrongUse(f"{name} has no splits and no sets; --splits and --sets are for {' and '.join(BY_SPLITS)}.")
@@ -77,7 +77,7 @@ def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[s
 
 
 def _checks(kept: Path, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
-    from segment.experiments.uci import CHECKS
+    from segment.experiments.uci.experiment import CHECKS
 
     checks = CHECKS[budget]  # type: ignore[index]
     wanted = tuple(sets or checks.sets)

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse
+from segment.estimation.estimate import estimate
+from segment.estimation.mcbn import fitted
 from segment.files.banks import save_bank
 from segment.files.writing import check_writable, write_json, write_palette_png, write_png
-from segment.images.folders import Source
-from segment.images.preparing import prepare
-from segment.images.scenes import TEST, TRAIN, UNSEEN, Scene, scene
+from segment.images.find import Source
+from segment.images.prepare import prepare
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import PredictPlan, predict
 from segment.jobs.progress import Progress, silent
-from segment.networks.catalogue import Network, load_network
+from segment.methods.method import Method, deterministic, mcbn
+from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
 from segment.pictures.palettes import palette
-from segment.sampling.estimate import estimate
-from segment.sampling.mcbn import fitted
-from segment.sampling.methods import Method, deterministic, mcbn
-from segment.sampling.passes import PassPlan
+from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
 

@@ -10,18 +10,18 @@ from dataclasses import asdict, replace
 import numpy as np
 from torch import Tensor
 
+from segment.distilling.distill import DistillPlan, distill
+from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.images.augmenting import pipeline
+from segment.estimation.mcbn import fitted
+from segment.estimation.precision import audit
+from segment.images.augment import pipeline
 from segment.jobs.fit import Images, Pool
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
-from segment.networks.catalogue import Network
-from segment.sampling.distilling import DistillPlan, distill
-from segment.sampling.mcbn import fitted
-from segment.sampling.precision import audit
-from segment.sampling.refining import RefinePlan
+from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
 

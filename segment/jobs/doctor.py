@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from segment.images.scenes import TRAIN, scene
+from segment.estimation.precision import choose
 from segment.jobs.fit import fit_bank
 from segment.jobs.versions import versions
-from segment.networks.catalogue import load_network
-from segment.sampling.precision import choose
+from segment.networks.load import load_network
+from segment.scenes.scene import TRAIN, scene
 
 AUDITED = 4
 """Scenes, and draws, of the precision audit."""

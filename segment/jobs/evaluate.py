@@ -18,15 +18,15 @@ from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
-from segment.images.folders import Source
-from segment.jobs.comparing import Comparison, Gain, Standing, compare, gains, scores
-from segment.jobs.contenders import Contenders, MethodPlan, contenders, key
+from segment.images.find import Source
+from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
+from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
+from segment.jobs.evaluation.scoring import Scoring, class_names, labelled, multilabels
+from segment.jobs.evaluation.validation import Validation, validate
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
-from segment.jobs.scoring import Scoring, class_names, labelled, multilabels
-from segment.jobs.validating import Validation, validate
 from segment.jobs.versions import versions
-from segment.networks.catalogue import Network
+from segment.networks.load import Network
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 

@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
-from segment.draws.large import record_in_parts
+from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
-from segment.images.augmenting import Pipeline, pipeline
-from segment.images.folders import Source, find_images
-from segment.images.preparing import prepare
-from segment.images.reading import read_image
-from segment.images.resizing import shorter_side_and_centre
+from segment.estimation.mcbn import preprocessing_of
+from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
+from segment.estimation.precision import audit
+from segment.images.augment import Pipeline, pipeline
+from segment.images.find import Source, find_images
+from segment.images.prepare import prepare
+from segment.images.read import read_image
+from segment.images.resize import shorter_side_and_centre
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
-from segment.networks.batchnorm import BatchNormNetwork
-from segment.networks.catalogue import Network
-from segment.networks.drawable import drawable
-from segment.networks.footprint import bytes_a_pixel
-from segment.sampling.mcbn import preprocessing_of
-from segment.sampling.memory import KeptPages, Parts, parts_of, room
-from segment.sampling.precision import audit
+from segment.networks.load import Network
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.bn_network import drawable
+from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def fit_bank(
     batch: M; None: the card's, else 32. layers: "all", or globs with commas between ("decoder.*")
     precision: fp32, for statistics of bf16 activations are off by about 4e-3
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free. A mini-batch that does not fit goes
-    through in parts: the same draws, 1e-4 relative, in more time (`segment.draws.large`)
+    through in parts: the same draws, 1e-4 relative, in more time (`segment.draws.large_batches`)
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from segment.networks.batchnorm import Layer
-from segment.networks.catalogue import Network
-from segment.networks.drawable import drawable
-from segment.networks.footprint import peak_bytes
-from segment.networks.tracing import lent
+from segment.networks.load import Network
+from segment.tracing.bn_layers import Layer
+from segment.tracing.bn_network import drawable
+from segment.tracing.pass_memory import peak_bytes
+from segment.tracing.trace import lent
 
 
 @dataclass(frozen=True)

@@ -23,24 +23,24 @@ from numpy.typing import NDArray
 
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
+from segment.estimation.estimate import Planes
+from segment.estimation.mcbn import Draws, fitted, resolve_draws, resolve_precision
+from segment.estimation.memory_budget import Room, resident, room
+from segment.estimation.tiled import InTiles, Tiling
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
 from segment.files.windows import Windowed
 from segment.files.writing import unwritable
-from segment.images.folders import Source, find_images
-from segment.images.preparing import Prepared, padding
-from segment.images.reading import read_image, size_in
+from segment.images.find import Source, find_images
+from segment.images.prepare import Prepared, padding
+from segment.images.read import read_image, size_in
 from segment.jobs.progress import Progress, silent
-from segment.jobs.rendering import FORMATS, Look, render, sheet
+from segment.jobs.reporting.image_files import FORMATS, Look, render, sheet
 from segment.jobs.versions import versions
-from segment.networks.catalogue import Network
-from segment.sampling.estimate import Planes
-from segment.sampling.mcbn import Draws, fitted, resolve_draws, resolve_precision
-from segment.sampling.memory import Room, resident, room
-from segment.sampling.methods import mcbn
-from segment.sampling.passes import PassPlan
-from segment.sampling.stopping import StopPlan
-from segment.sampling.tiled import InTiles, Tiling
+from segment.methods.method import mcbn
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
 from segment.uncertainty.measures import MEASURES
+from segment.uncertainty.stopping import StopPlan
 
 log = logging.getLogger(__name__)
 

@@ -15,18 +15,18 @@ from segment.errors import WrongUse
 from segment.files.banks import load_bank
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
-from segment.images.corrupting import corrupted
-from segment.images.folders import Source
-from segment.jobs.comparing import Standing, scores
-from segment.jobs.contenders import FITTED
+from segment.images.corrupt import corrupted
+from segment.images.find import Source
 from segment.jobs.evaluate import SCORES, Labels
-from segment.jobs.grid import Banks, Setting
+from segment.jobs.evaluation.compared_methods import FITTED
+from segment.jobs.evaluation.comparison import Standing, scores
+from segment.jobs.evaluation.scoring import Scoring
+from segment.jobs.evaluation.sweep_grid import Banks, Setting
+from segment.jobs.evaluation.sweep_states import CLEAN, Place, SweepPlan, Swept
 from segment.jobs.progress import Progress, silent
-from segment.jobs.scoring import Scoring
-from segment.jobs.swept import CLEAN, Place, SweepPlan, Swept
-from segment.jobs.tables import compact
+from segment.jobs.reporting.tables import compact
 from segment.jobs.versions import versions
-from segment.networks.catalogue import Network
+from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)

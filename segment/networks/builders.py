@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from segment.errors import ModelRefused, UnknownNetwork, near
-from segment.networks.enet import ENet
+from segment.networks.architectures.enet import ENet
 from segment.networks.uris import SCHEMES, Uri, parse_uri
 from segment.networks.weights import load_weights
 
@@ -170,7 +170,7 @@ def _own(asked: Uri) -> nn.Module:
         )
     if asked.target == "enet":
         return ENet(**asked.arguments)
-    from segment.networks.tiny import TinyUNet
+    from segment.networks.architectures.tiny import TinyUNet
 
     return TinyUNet(**asked.arguments)
 

@@ -1,0 +1,1 @@
+"""A bank of T draws to one of K weighted draws."""

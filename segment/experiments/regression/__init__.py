@@ -1,0 +1,1 @@
+"""Regression networks, their training, and the experiments that need nothing else."""

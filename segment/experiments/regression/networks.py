@@ -1,0 +1,273 @@
+"""Five ways to an uncertain regression, each from training rows to draws: MCBN, its trained statistics, an ensemble,
+MC dropout and MNF; hyper-parameters and observation precision by cross-validation on the training part.
+
+Must not know a data set's name, nor what is made of the scores.
+"""  # noqa: D205 (the five methods are one sentence)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segment.draws.bank import Bank
+from segment.draws.minibatches import DrawPlan, choices
+from segment.draws.recording import record
+from segment.experiments.regression.experiment import Architecture, Problem, Stack, standardised
+from segment.experiments.regression.mnf_regression import (
+    RegressionMNF,
+    VariationalFit,
+    VariationalTraining,
+    predictions,
+)
+from segment.experiments.regression.predictive import Array, Scores, best_precision, moments, scores_of
+from segment.experiments.regression.search import Found, Race, race
+from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.uci.data import fold_rows
+from segment.methods.dropout import Dropout
+from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import survey
+
+METHODS = ("mcbn", "mcdo", "mnf", "ensemble", "trained statistics")
+FLOW_BATCH = 100
+FOLDED = 50  # draws in one pass: tiny networks, so Python is the price
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
+
+    folds: of the cross-validation; draws: T; members: of the ensemble
+    precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps (None: as many
+    epochs as the others), for one costs ten of the others'
+    taus: the range of the observation precision, in original units of the target; None: all that are of use
+    """
+
+    hidden: tuple[int, ...] = (50, 50)
+    l2: tuple[float, ...] = tuple(10.0**-power for power in range(1, 16))
+    batches: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    dropouts: tuple[float, ...] = (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
+    dropout_batch: int = 32
+    precisions: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+    flow_rate: float = 1e-3
+    flow_steps: int | None = None
+    folds: int = 5
+    race: Race = field(default_factory=lambda: Race(of=500))
+    draws: int = 500
+    members: int = 5
+    taus: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One method on one split: the hyper-parameters chosen, and T draws for held-out fold rows and for test rows.
+
+    folds: one (draws T V, targets V) a fold; test: (T, N) draws of the standardised targets
+    """
+
+    method: str
+    choice: dict[str, float]
+    folds: list[tuple[Array, Array]]
+    test: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One method on one split: scores in original units, and each test point's |error| and predictive sd.
+
+    precision, constant: tau of the method and of its constant uncertainty, of the standardised target
+    """
+
+    method: str
+    choice: dict[str, float]
+    precision: float
+    constant: float
+    scores: Scores
+    errors: list[float]
+    spreads: list[float]
+
+
+def mcbn_draws(network: nn.Module, rows: Tensor, x: Tensor, *, batch: int, draws: int, seed: int) -> Tensor:  # T N
+    """Outputs for x (N, D) under T mini-batches of the training rows; one draw of all rows where a batch holds them."""
+    plan = DrawPlan(draws=1 if batch >= len(rows) else draws, batch=min(batch, len(rows)), seed=seed)
+    found = survey(network, network, rows[:2])
+    bank = Bank.of_draws(list(record(found, (rows[list(choice.images)] for choice in choices(plan, len(rows))))))
+    return outputs(mcbn(found, bank, PassPlan(fold=min(FOLDED, len(bank)))), x)
+
+
+def outputs(method: Method, x: Tensor) -> Tensor:  # N D -> T N
+    """What an engine's method gives for rows of one output, all its draws."""
+    return torch.stack([output[:, 0] for _, output in method(x)])
+
+
+def folded(train: Tensor, x: Tensor, y: Tensor, protocol: Protocol, seed: int) -> Problem:
+    """The cross-validation problem of a training part: row numbers into x (n, D) and y (n)."""
+    return standardised(x, y, *fold_rows(train, protocol.folds, seeded(seed, 0)))
+
+
+def drawn_methods(
+    folds: Problem, final: Problem, protocol: Protocol, seed: int, say: Callable[[str], None]
+) -> Iterator[Drawn]:
+    """Every method's draws; `final` has one training set, whose held-out rows are the test part."""
+    say("batch normalisation: search")
+    yield from _batchnorm(folds, final, protocol, seed)
+    say("dropout: search")
+    yield _dropout(folds, final, protocol, seed)
+    say("multiplicative normalizing flows: search")
+    yield _flows(folds, final, protocol, seeded(seed, 3))
+
+
+def scored(drawn: Drawn, final: Problem, taus: tuple[float, float] | None = None) -> Scored:
+    """Fit tau and the constant on the folds, both by CRPS, and score the test draws."""
+    held = [moments(draws) for draws, _ in drawn.folds]
+    means, variances = (np.concatenate(part) for part in zip(*held, strict=True))
+    targets = np.concatenate([y for _, y in drawn.folds])
+    y, scale = final.y_held[0].double().numpy(), float(final.y_scale[0])
+    within = (1e-4, 1e8) if taus is None else (taus[0] * scale**2, taus[1] * scale**2)
+    precision = best_precision(means, variances, targets, within=within)
+    constant = best_precision(means, 0.0, targets, within=within)
+    mean, variance = moments(drawn.test)
+    return Scored(
+        method=drawn.method,
+        choice=drawn.choice,
+        precision=precision,
+        constant=constant,
+        scores=scores_of(drawn.test, y, precision=precision, constant=constant).in_units(scale),
+        errors=(np.abs(y - mean) * scale).tolist(),
+        spreads=(np.sqrt(variance + 1 / precision) * scale).tolist(),
+    )
+
+
+def _batchnorm(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> Iterator[Drawn]:
+    generator = seeded(seed, 1)
+    architecture = Architecture(features=folds.x.shape[2], hidden=protocol.hidden)
+    choice = _batchnorm_choice(folds, architecture, protocol, generator)
+    batch, epochs = int(choice["batch"]), int(choice["epochs"])
+    members = protocol.members
+    kept = []
+    for problem in (folds, final):  # each set trained `members` times over, from different starts
+        sets = torch.arange(len(problem.x)).repeat_interleave(members)
+        stack = Stack(architecture, len(sets), generator)
+        l2 = torch.full((len(sets),), choice["l2"])
+        Training(stack, Fit(problem=problem, sets=sets, batch=batch, l2=l2), generator).run(epochs)
+        kept.append((problem, stack))
+
+    def networks(problem: Problem, stack: Stack, number: int) -> list[nn.Sequential]:
+        first = number * members
+        return [stack.network(first + member, statistics=problem.x[number]) for member in range(members)]
+
+    def sampled(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
+        rows, x = problem.x[number], problem.x_held[number]
+        return mcbn_draws(nets[0], rows, x, batch=batch, draws=protocol.draws, seed=seed * 100 + number)
+
+    def ensemble(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
+        one_pass = tuple(deterministic(survey(net, net, problem.x[number, :2])) for net in nets)
+        return outputs(Ensemble(one_pass), problem.x_held[number])
+
+    def trained(problem: Problem, nets: list[nn.Sequential], number: int) -> Tensor:
+        return ensemble(problem, nets[:1], number)
+
+    every = [[networks(problem, stack, number) for number in range(len(problem.x))] for problem, stack in kept]
+    for method, draw in (("mcbn", sampled), ("ensemble", ensemble), ("trained statistics", trained)):
+        held, test = ([draw(problem, nets[n], n) for n in range(len(problem.x))]
+                      for (problem, _), nets in zip(kept, every, strict=True))  # fmt: skip
+        yield _drawn(method, choice, folds, held, test[0])
+
+
+def _batchnorm_choice(
+    folds: Problem, architecture: Architecture, protocol: Protocol, generator: torch.Generator
+) -> dict[str, float]:
+    results: list[tuple[Found, int]] = []
+    effective: set[int] = set()
+    for batch in protocol.batches:
+        if min(batch, folds.rows) in effective:  # a larger batch is the same training: all rows
+            continue
+        effective.add(min(batch, folds.rows))
+        count = len(protocol.l2)
+        l2, sets = torch.tensor(protocol.l2).repeat(protocol.folds), torch.arange(protocol.folds)
+        fit = Fit(problem=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2)
+        training = Training(Stack(architecture, protocol.folds, generator, copies=count), fit, generator)
+        results.append((race(training, [0] * count, protocol.folds, protocol.race), batch))
+    found, batch = min(results, key=lambda result: float(result[0].rmse.min()))
+    return _choice(found, batch=float(batch), l2=protocol.l2[found.best])
+
+
+def _dropout(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> Drawn:
+    generator = seeded(seed, 2)
+    architecture = Architecture(features=folds.x.shape[2], hidden=protocol.hidden, batchnorm=False)
+    candidates = [(rate, l2) for rate in protocol.dropouts for l2 in protocol.l2]
+    batch = protocol.dropout_batch
+
+    def fit(problem: Problem, pairs: list[tuple[float, float]]) -> Training:
+        count, sets = len(pairs), torch.arange(len(problem.x)).repeat_interleave(len(pairs))
+        rates, l2 = (torch.tensor(column).repeat(len(problem.x)) for column in zip(*pairs, strict=True))
+        fit = Fit(problem=problem, sets=sets, batch=batch, l2=l2, keep=1 - rates)
+        return Training(Stack(architecture, len(problem.x), generator, copies=count), fit, generator)
+
+    groups = [protocol.dropouts.index(rate) for rate, _ in candidates]
+    found = race(fit(folds, candidates), groups, protocol.folds, protocol.race)
+    rate, l2 = candidates[found.best]
+    choice = _choice(found, dropout=rate, l2=l2, batch=float(batch))
+    draws: list[Tensor] = []
+    for problem in (folds, final):
+        training = fit(problem, [(rate, l2)])
+        training.run(int(choice["epochs"]))
+        for number, x in enumerate(problem.x_held):
+            network = training.stack.network(number, dropout=rate)
+            one_pass = Plain(network, network, PassPlan())
+            draws.append(outputs(Dropout(one_pass, draws=protocol.draws, seed=seed * 100 + len(draws)), x))
+    return _drawn("mcdo", choice, folds, draws[:-1], draws[-1])
+
+
+def _flows(folds: Problem, final: Problem, protocol: Protocol, generator: torch.Generator) -> Drawn:
+    widths = (folds.x.shape[2], *protocol.hidden, 1)
+
+    def fit(problem: Problem, precisions: tuple[float, ...]) -> VariationalTraining:
+        sets = torch.arange(len(problem.x)).repeat_interleave(len(precisions))
+        network = RegressionMNF(widths, generator=generator, stack=(len(sets),))
+        each = torch.tensor(precisions).repeat(len(problem.x))
+        how = VariationalFit(
+            problem=problem, sets=sets, precision=each, batch=FLOW_BATCH, learning_rate=protocol.flow_rate
+        )
+        return VariationalTraining(network, how, generator)
+
+    steps = max(1, folds.rows // FLOW_BATCH)  # an epoch
+    most = protocol.race.epochs
+    if protocol.flow_steps is not None:
+        most = min(most, protocol.flow_steps // steps)
+    plan = replace(protocol.race, epochs=most)
+    found = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, plan)
+    precision = protocol.precisions[found.best]
+    choice = _choice(found, precision=precision)
+    draws = []
+    for problem in (folds, final):
+        training = fit(problem, (precision,))
+        training.run(int(choice["epochs"]))
+        draws.append(predictions(training.network, problem.x_held, protocol.draws, generator))
+    return _drawn("mnf", choice, folds, list(draws[0]), draws[1][0])
+
+
+def _choice(found: Found, **chosen: float) -> dict[str, float]:
+    best = found.best
+    return {**chosen, "epochs": float(found.epoch[best]), "cv_rmse": float(found.rmse[best])}
+
+
+def _drawn(method: str, choice: dict[str, float], folds: Problem, held: list[Tensor], test: Tensor) -> Drawn:
+    pairs = [(_array(draws), _array(y)) for draws, y in zip(held, folds.y_held, strict=True)]
+    return Drawn(method=method, choice=choice, folds=pairs, test=_array(test))
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.double().numpy()
+    return array
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator of its own for these numbers, unlike that of any others."""
+    state: Any = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

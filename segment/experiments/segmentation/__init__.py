@@ -1,0 +1,1 @@
+"""The paper's segmentation results on CamVid and on generated scenes."""

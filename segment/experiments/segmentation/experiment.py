@@ -1,0 +1,245 @@
+"""What the size of a statistics mini-batch does to masks and their uncertainty: the paper's visual experiment, with
+the numbers behind the pictures.
+
+Must not know a network's insides.
+"""  # noqa: D205 (one sentence)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.draws.minibatches import DrawPlan, choices
+from segment.estimation.estimate import Estimate, estimate
+from segment.experiments.reporting import (
+    Budget,
+    Progress,
+    Row,
+    Verdict,
+    judged,
+    write_page,
+    write_table,
+)
+from segment.experiments.segmentation.cases import CASES, Case, Labelled, bank_of, batches, recorded
+from segment.experiments.segmentation.figures import draw_pictures, draw_scores
+from segment.files.writing import check_writable
+from segment.images.prepare import prepare
+from segment.methods.method import Method, deterministic, mcbn
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard, paired_differences
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.bn_network import drawable
+
+MEASURES = ("variance", "predictive_entropy", "mutual_information")
+JUDGED = {"nll": ("PLL", -1, 1), "error_auroc.variance": ("error AUROC", 1, 1), "ause.variance": ("AUSE", 1, -1)}
+"""What a verdict looks at: what a score is shown as, with which sign, and whether that should rise (1) or fall (-1)."""
+TRAINED, INSIDE = "trained statistics", "test image inside"
+INSIDE_BATCH = 8
+FEWEST = 10
+"""Images for a verdict: intervals over fewer are too narrow."""
+FAST = PassPlan(channels_last=True, fuse=True)
+PLAIN = PassPlan(channels_last=True, share=False)  # a bank for one image: to check a faster way costs more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """batches: each M, rising; draws: T, from 2 up; images: test images, evenly over the set."""
+
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    draws: int = 16
+    images: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationPlan:
+    """cases: which networks and images, and with how much effort."""
+
+    cases: Mapping[str, Effort] = field(
+        default_factory=lambda: {
+            "scenes": Effort(draws=32, images=100), "camvid-enet": Effort(), "camvid-unet": Effort(),
+        }
+    )  # fmt: skip
+
+
+PLANS: Mapping[Budget, SegmentationPlan] = {
+    "paper": SegmentationPlan(),
+    "quick": SegmentationPlan(
+        cases={
+            "scenes": Effort(draws=8, images=16),
+            "camvid-enet": Effort(batches=(1, 4, 16), draws=4, images=3),
+            "camvid-unet": Effort(batches=(1, 4, 16), draws=4, images=3),
+        }
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Scores by method ("M = 8", ...), and each method's estimate of one image to look at."""
+
+    boards: Mapping[str, Scoreboard]
+    shown: Labelled
+    estimates: Mapping[str, Estimate]
+
+
+def run(
+    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    plan: SegmentationPlan | None = None,
+) -> list[Verdict]:  # fmt: skip
+    """Write a picture for each network, the scores by M as table and figure, and the page."""
+    check_writable(out / "page.md")
+    plan, say = plan or PLANS[budget], progress or (lambda _: None)
+    rows: list[dict[str, Any]] = []
+    verdicts: list[Verdict] = []
+    pictures = []
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for name, effort in plan.cases.items():
+        case = CASES[name](data)
+        found = scored(case, effort, seed, lambda message, name=name: say(f"segmentation, {name}: {message}"))  # type: ignore[misc]
+        lines[case.title] = rows_of(name, found)
+        rows += lines[case.title]
+        verdicts += _verdicts(case, effort, found)
+        draw_pictures(out, f"segmentation_{name}", case.network, found.shown.image, found.shown.label, found.estimates)
+        pictures.append(f"{case.title}, one image\n\n![{case.title}](segmentation_{name}.png)")
+    table = write_table(out, "segmentation", rows, shown=_shown(rows))
+    draw_scores(out, lines)
+    write_page(out, "Segmentation: the size of a mini-batch", _opening(plan, budget, seed), verdicts, {
+        "Scores by M": f"{table}\n![Scores by M](segmentation.png)",
+        "Mask and variance by M": "\n\n".join(pictures),
+    })  # fmt: skip
+    return verdicts
+
+
+def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) -> Found:
+    """Every M, the trained statistics, and the original demonstration's way, on the same images."""
+    drawn, card = drawable(case.network), case.network.card
+    methods: dict[str, Method] = {}
+    for batch in effort.batches:
+        say(f"{effort.draws} draws of M = {batch}")
+        bank = bank_of(case, drawn, DrawPlan(draws=effort.draws, batch=batch, seed=seed))
+        methods[f"M = {batch}"] = mcbn(drawn, bank, FAST)
+    methods[TRAINED] = deterministic(drawn, plan=PLAIN)
+    score_plan = ScorePlan(classes=card.classes, measures=MEASURES, void=card.void, unseen=card.unseen)
+    boards = {name: Scoreboard(score_plan) for name in (*methods, INSIDE)}
+    picks = np.linspace(0, case.test - 1, effort.images).round().astype(int).tolist()
+    for number, index in enumerate(picks):
+        say(f"image {number + 1} of {len(picks)}")
+        one = case.test_image(index)
+        images = prepare(one.image, card.input)[None]
+        held = DrawPlan(draws=effort.draws, batch=INSIDE_BATCH - 1, seed=seed)
+        within = bank_with_the_image(case, drawn, images, held)
+        ways = {**methods, INSIDE: mcbn(drawn, within, PLAIN)}
+        estimates = {name: _estimated(method, images, one, case.network) for name, method in ways.items()}
+        for name, made in estimates.items():
+            boards[name].update(one.id, made.probability, made.maps, one.label, made.prediction)
+        if number == 0:
+            shown = Found(boards=boards, shown=one, estimates=estimates)
+    return shown
+
+
+def bank_with_the_image(case: Case, drawn: BatchNormNetwork, images: Tensor, plan: DrawPlan) -> Bank:
+    """The way of the authors' SegNet demonstration: the test image is one of the mini-batch, beside plain others.
+
+    For comparison only: the map then depends on what else is in the batch, and on the test image itself.
+    """
+    others = batches(case, choices(plan, case.train), lambda index, _: case.train_image(index))
+    return recorded(drawn, (torch.cat([images, batch]) for batch in others))
+
+
+def _estimated(method: Method, images: Tensor, one: Labelled, network: Network) -> Estimate:
+    rows, columns = one.image.shape[:2]
+    made = estimate(method, images, head=network.card.head, measures=MEASURES, size=(rows, columns)).image(0)
+    maps = {name: value.clamp(min=0) for name, value in made.maps.items()}  # rounding alone falls below 0
+    return replace(made, probability=made.probability.clamp(0, 1), maps=maps)
+
+
+def rows_of(case: str, found: Found) -> list[dict[str, Any]]:
+    """One row a method: each score with its interval, None where it is not defined."""
+    rows = []
+    for name, board in found.boards.items():
+        scores = board.compute()["scores"]
+        row: dict[str, Any] = {"case": case, "method": name, "images": board.images}
+        for score in ("nll", "miou", *(f"{kind}.{m}" for m in MEASURES for kind in ("error_auroc", "ause"))):
+            if name == TRAINED and score.endswith(("variance", "mutual_information")):
+                scores[score] = {"value": None, "low": None, "high": None}  # one pass has no spread to rank by
+            row |= {score: scores[score]["value"], f"{score} low": scores[score]["low"],
+                    f"{score} high": scores[score]["high"]}  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    def told(row: Mapping[str, Any], score: str, sign: float = 1) -> str:
+        if row[score] is None:
+            return "–"
+        if row[f"{score} low"] is None:
+            return f"{sign * row[score]:.3f}"
+        ends = sorted((sign * row[f"{score} low"], sign * row[f"{score} high"]))
+        return f"{sign * row[score]:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+
+    return [
+        {
+            "case": row["case"], "method": row["method"], "mIoU": told(row, "miou"), "PLL": told(row, "nll", -1),
+            "error AUROC, variance": told(row, "error_auroc.variance"),
+            "error AUROC, entropy": told(row, "error_auroc.predictive_entropy"),
+            "AUSE, variance": told(row, "ause.variance"), "AUSE, entropy": told(row, "ause.predictive_entropy"),
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def _verdicts(case: Case, effort: Effort, found: Found) -> list[Verdict]:
+    largest, smallest = effort.batches[-1], effort.batches[0]
+    usual = min(effort.batches, key=lambda batch: abs(np.log2(batch / case.usual)))
+    verdicts = [_larger(case, found, smallest, largest, "Larger mini-batches give better uncertainty")]
+    if smallest < usual < largest:
+        claim = f"Mini-batches larger than in training (M = {case.usual}) are better still"
+        verdicts.append(_larger(case, found, usual, largest, claim))
+    return verdicts
+
+
+def _larger(case: Case, found: Found, small: int, large: int, claim: str) -> Verdict:
+    """Holds where one judged score at least is better beyond doubt and none is worse; too few images tell nothing."""
+    images = found.boards[f"M = {small}"].images
+    differences = paired_differences(found.boards[f"M = {small}"], found.boards[f"M = {large}"])
+    better = worse = 0
+    told = []
+    for score, (label, sign, wanted) in JUDGED.items():
+        entry = differences[score]
+        if entry["value"] is None or entry["low"] is None:
+            told.append(f"{label} not defined")
+            continue
+        low, high = sorted((sign * entry["low"], sign * entry["high"]))
+        rises, falls = low > 0, high < 0
+        better += rises if wanted > 0 else falls
+        worse += falls if wanted > 0 else rises
+        told.append(f"{label} {sign * entry['value']:+.4f} ({low:+.4f} to {high:+.4f})")
+    return Verdict(
+        experiment="segmentation", claim=f"{claim}: {case.title}",
+        outcome=judged(holds=better > 0 and worse == 0) if images >= FEWEST else "not testable here",
+        numbers=f"from M = {small} to {large}: {'; '.join(told)}; better in {better} of {len(JUDGED)} scores with 95 % "
+        f"confidence, worse in {worse}; {images} images, {FEWEST} or more for a verdict (AUROC should rise, AUSE fall)",
+    )  # fmt: skip
+
+
+def _opening(plan: SegmentationPlan, budget: Budget, seed: int) -> str:
+    efforts = "; ".join(
+        f"{name}: M = {', '.join(map(str, effort.batches))}, T = {effort.draws}, {effort.images} test images"
+        for name, effort in plan.cases.items()
+    )
+    return f"""
+Budget `{budget}`, seed {seed}. {efforts}. The mini-batches look as in each network's training; of one draw, a smaller
+M holds the first images of a larger one. "{INSIDE}" is the way of the authors' demonstration, for comparison only: the
+test image is one of M = {INSIDE_BATCH}, the others are plain training images, so that its map depends on them and on
+itself. Variance: of each class's probability, averaged over classes; drawn on one logarithmic scale. PLL: mean
+log-likelihood, nats a pixel. Intervals: 95 %, Poisson bootstrap over images; differences are paired.
+"""

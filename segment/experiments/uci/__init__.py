@@ -1,0 +1,1 @@
+"""The paper's table of UCI regression sets."""

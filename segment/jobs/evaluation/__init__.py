@@ -1,0 +1,1 @@
+"""What evaluate and sweep share: the methods compared, their scores, and the validation images."""

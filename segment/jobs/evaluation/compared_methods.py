@@ -1,0 +1,233 @@
+"""The methods that an evaluation compares, by the names that --methods, tables and files use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from segment.draws.bank import Bank
+from segment.draws.recording import Precision
+from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
+from segment.estimation.mcbn import fitted, resolve_precision
+from segment.estimation.readings import Reading
+from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded
+from segment.methods.dropout import Dropout, dropouts, inserted
+from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn, mean_statistics
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.bn_network import SIDES, drawable
+from segment.tracing.trace import Call, follow
+from segment.uncertainty.measures import MEASURES
+
+log = logging.getLogger(__name__)
+
+METHODS = ("mcbn", "deterministic", "temperature", "mean_statistics", "dropout", "tta", "ensemble", "mcbn+tta",
+           "mcbn+temperature")  # fmt: skip
+BANKED = ("mcbn", "mean_statistics", "mcbn+tta", "mcbn+temperature")
+FITTED = {"temperature": "deterministic", "mcbn+temperature": "mcbn"}
+"""A method with a temperature -> the one whose passes it reads."""
+WITHOUT_BANK = 16
+"""T of MC dropout where there is no bank to be as large as."""
+SCORED = tuple(name for name in MEASURES if name != "standard_error")
+ONE_DRAW = ("predictive_entropy", "one_minus_max", "margin")
+"""Of one draw, the other measures are 0, or equal the predictive entropy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodPlan:
+    """Which methods, and how their passes are made.
+
+    methods: empty: every one that can be. draws: T, the first of each bank; None: all. precision: as for MCBN
+    views: of test-time augmentation. insert_dropout: None, or p for a network without dropout
+    seed: of the dropout masks. measures: scored for methods of several draws
+    """
+
+    methods: tuple[str, ...] = ()
+    draws: int | None = None
+    precision: str = "auto"
+    views: tuple[View, ...] = (View(), View(flip=True))
+    insert_dropout: float | None = None
+    seed: int = 0
+    measures: tuple[str, ...] = SCORED
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in METHODS:
+                raise WrongUse(f"No method is called {name!r}.{near(name, METHODS)} Known: {', '.join(METHODS)}.")
+        for name in self.measures:
+            if name not in SCORED:
+                raise WrongUse(
+                    f"No measure to score is called {name!r}.{near(name, SCORED)} Known: {', '.join(SCORED)}."
+                )
+        if not self.measures:
+            raise WrongUse("Scores need a measure at least: --measures predictive_entropy.")
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """Methods by name, one for each bank (or one); what they are made with, and what a reader should know of them."""
+
+    network: Network
+    methods: Mapping[str, tuple[Method, ...]]
+    plan: MethodPlan
+    precision: Precision
+    why: str
+    notes: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.methods)
+
+    def readings(self, temperatures: Mapping[str, float]) -> dict[str, Reading]:
+        """One for each method and bank, by the name that `key` gives."""
+        found = {}
+        for name, methods in self.methods.items():
+            for index, method in enumerate(methods):
+                measures = self.plan.measures if method.draws > 1 else self._of_one_draw()
+                temperature = temperatures.get(key(name, index), 1.0)
+                found[key(name, index)] = Reading(method=method, measures=measures, temperature=temperature)
+        return found
+
+    def _of_one_draw(self) -> tuple[str, ...]:
+        return tuple(name for name in self.plan.measures if name in ONE_DRAW) or ("predictive_entropy",)
+
+
+def key(method: str, bank: int) -> str:
+    """The name of a method's run under one of several banks.
+
+    >>> key("mcbn", 0), key("mcbn", 1)
+    ('mcbn', 'mcbn#2')
+    """
+    return method if bank == 0 else f"{method}#{bank + 1}"
+
+
+def contenders(
+    network: Network, banks: Sequence[Bank], plan: MethodPlan, *, members: Sequence[Network] = (),
+    validated: bool = False,
+) -> Contenders:  # fmt: skip
+    """The methods of a plan, or every one that can be.
+
+    members: further networks of an ensemble, whose first member is `network`. validated: there are validation images
+    Errors: WrongUse for a method that lacks its bank, validation images or weights; ModelRefused for dropout in a
+    network without it.
+    """
+    drawn, calls = _followed(network, banks)
+    names = plan.methods or _possible(network, banks, plan, calls, members=members, validated=validated)
+    _refuse_lacking(names, banks, members, validated=validated)
+    precision, why = _precision(plan, banks, network)
+    passes = PassPlan(precision=precision, channels_last=True, fuse=True)
+    used = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
+    spec = network.card.input
+    bank = banks[0] if banks else None
+    single = deterministic(drawn, bank, passes) if drawn else Plain(network.module, network, passes)
+    plain = unpadded(single, spec)
+    # mcbn and mcbn+temperature share their passes
+    sampled = tuple(unpadded(mcbn(drawn, one, passes), spec) for one in used) if drawn else ()
+    made: dict[str, tuple[Method, ...]] = {}
+    for name in names:
+        if name in ("deterministic", "temperature"):
+            made[name] = (plain,)
+        elif name in ("mcbn", "mcbn+temperature"):
+            made[name] = sampled
+        elif name == "mean_statistics" and drawn:
+            made[name] = tuple(unpadded(mean_statistics(drawn, one, passes), spec) for one in used)
+        elif name == "mcbn+tta" and drawn:
+            made[name] = tuple(mcbn_augmented(drawn, one, plan.views, spec, passes) for one in used)
+        elif name == "tta":
+            made[name] = (augmented(single, plan.views, spec),)
+        elif name == "ensemble":
+            made[name] = (Ensemble((plain, *(_member(one, bank, passes) for one in members))),)
+        elif name == "dropout":
+            made[name] = (_dropout(network, drawn, calls, bank, plan, passes, used),)
+    notes = {name: methods[0].note for name, methods in made.items() if methods[0].note}
+    return Contenders(network, made, plan, precision, why, notes)
+
+
+def _followed(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
+    """The network with its BN layers, None where it has none; and the calls of a pass."""
+    if banks:
+        found = [fitted(network, bank) for bank in banks]
+        if len({bank.layers for bank in banks}) > 1:
+            raise WrongUse("The banks hold draws of different layers; compare such by `segment sweep --layers`.")
+        return found[0], found[0].calls
+    try:
+        drawn = drawable(network)
+    except NoBatchNorm:
+        side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
+        channels = 1 if network.card.input.channels == "grey" else 3
+        return None, follow(network.module, network, torch.zeros(1, channels, side, side))
+    if any(layer.trained is None for layer in drawn.stochastic):
+        return None, drawn.calls  # eval mode as it is: no bank has statistics for these layers
+    return drawn, drawn.calls
+
+
+def _possible(
+    network: Network, banks: Sequence[Bank], plan: MethodPlan, calls: Sequence[Call], *, members: Sequence[Network],
+    validated: bool,
+) -> tuple[str, ...]:  # fmt: skip
+    names = ["deterministic", "tta", *BANKED[:3]] if banks else ["deterministic", "tta"]
+    if validated:
+        names += ["temperature", *(["mcbn+temperature"] if banks else [])]
+    if dropouts(calls, network.module) or plan.insert_dropout is not None:
+        names.append("dropout")
+    if members:
+        names.append("ensemble")
+    return tuple(name for name in METHODS if name in names)
+
+
+def _refuse_lacking(
+    names: Sequence[str], banks: Sequence[Bank], members: Sequence[Network], *, validated: bool
+) -> None:
+    for name in names:
+        if name in BANKED and not banks:
+            raise WrongUse(f"Method {name!r} needs a bank: give --bank, or record one with `segment fit`.")
+        if name in FITTED and not validated:
+            raise WrongUse(
+                f"Method {name!r} fits a temperature: give --validation-images and --validation-labels, which are "
+                "not the test images."
+            )
+        if name == "ensemble" and not members:
+            raise WrongUse("An ensemble needs further weights of the same network: --ensemble FILE for each.")
+
+
+def _precision(plan: MethodPlan, banks: Sequence[Bank], network: Network) -> tuple[Precision, str]:
+    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
+    if banks:
+        return resolve_precision(plan.precision, banks[0], device)
+    if plan.precision == "auto":
+        return "fp32", "without a bank there is no audit"
+    if plan.precision not in ("fp32", "bf16", "fp16"):
+        raise WrongUse(f"No precision is called {plan.precision!r}. Known: auto, fp32, bf16, fp16.")
+    return ("fp32" if plan.precision == "fp32" else "bf16" if plan.precision == "bf16" else "fp16"), "asked for"
+
+
+def _member(network: Network, bank: Bank | None, passes: PassPlan) -> Method:
+    """Each member with its own trained statistics, and so without a bank."""
+    try:
+        return unpadded(deterministic(drawable(network), bank, passes), network.card.input)
+    except NoBatchNorm:
+        return unpadded(Plain(network.module, network, passes), network.card.input)
+
+
+def _dropout(
+    network: Network, drawn: BatchNormNetwork | None, calls: Sequence[Call], bank: Bank | None, plan: MethodPlan,
+    passes: PassPlan, used: Sequence[Bank],
+) -> Dropout:  # fmt: skip
+    met = dropouts(calls, network.module)
+    if not met and plan.insert_dropout is None:
+        raise ModelRefused(
+            f"{network.name!r} has no dropout, so MC dropout is refused: leave `dropout` out of --methods, or give "
+            "--insert-dropout P, which drops channels after each decoder stage (or before the last layer) of a network "
+            "that was not trained with it."
+        )
+    if met and plan.insert_dropout is not None:
+        raise WrongUse(f"{network.name!r} has {len(met)} dropout layers of its own; leave --insert-dropout out.")
+    alone = replace(passes, share=False, fold=1)  # two passes differ by their masks, so nothing can be shared
+    inner = deterministic(drawn, bank, alone) if drawn else Plain(network.module, network, alone)
+    insert = None if plan.insert_dropout is None else inserted(calls, network.module, plan.insert_dropout)
+    draws = plan.draws or (len(used[0]) if used else WITHOUT_BANK)
+    return Dropout(unpadded(inner, network.card.input), draws, seed=plan.seed, insert=insert)

@@ -1,0 +1,271 @@
+"""Labelled images past every reading, once: the loop that evaluate and sweep share.
+
+An image counts for all readings or for none. Scoring runs beside the next image's passes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, SegmentError, WrongUse
+from segment.estimation.cutting import Readings
+from segment.estimation.memory_budget import room
+from segment.estimation.readings import Read, Reading
+from segment.files.writing import fresh
+from segment.images.find import Source, find_images, find_pairs
+from segment.images.prepare import prepare
+from segment.images.read import read_image, read_label
+from segment.images.specs import InputSpec
+from segment.jobs.predict import IMAGE_PROBLEMS
+from segment.jobs.progress import Progress, silent
+from segment.networks.load import Network
+from segment.scores.scoreboard import Scoreboard
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[Any]
+Change = Callable[[Pixels, str], Pixels]
+"""What is done to an image before the network sees it (a corruption); its id seeds it."""
+
+EVERY = 120.0
+"""Seconds between two saved states."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled image, read: pixels (H W 3) and label ids (H W; multi-label K H W), or why it cannot be used."""
+
+    source: Source
+    image: Pixels
+    label: NDArray[np.int64]
+    problem: str = ""
+
+
+def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...]:
+    """The images with their label maps; one without keeps None, and is refused when its turn comes.
+
+    Errors: WrongUse where no image has a label.
+    """
+    found = find_images(images)
+    if labels is not None:
+        maps = {source.id: source.label or source.path for source in find_images(labels)}
+        found = tuple(replace(source, label=maps.get(source.id)) for source in found)
+    if all(source.label is None for source in found):
+        find_pairs(images, labels)  # says where labels were looked for
+    return found
+
+
+def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) -> tuple[Source, ...]:
+    """The images of a multi-label head, whose label maps lie in a folder a label: LABELS/<label>/<id>.png, 0 and 1."""
+    missing = [name for name in classes if not (Path(labels) / name).is_dir()]
+    if missing:
+        raise WrongUse(
+            f"A multi-label head needs one folder of label maps (0 and 1) a label below {str(labels)!r}, named "
+            f"{', '.join(classes)}; missing: {', '.join(missing)}."
+        )
+    return tuple(replace(source, label=Path(labels)) for source in find_images(images))
+
+
+class Scoring:
+    """Readings with a scoreboard each, the seconds they took, and the images that failed.
+
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    """
+
+    def __init__(
+        self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard],
+        memory: int | str | None = None,
+    ) -> None:  # fmt: skip
+        device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
+        self.network = network
+        self.read = Readings(network, readings, room(memory, device))
+        self.readings = dict(readings)
+        self.boards = dict(boards)
+        self.seconds = dict.fromkeys(readings, 0.0)
+        self.scoring = dict.fromkeys(readings, 0.0)
+        self.failed: dict[str, str] = {}
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Ids of the images that are counted."""
+        return frozenset(str(row["id"]) for row in next(iter(self.boards.values())).per_image())
+
+    @property
+    def passes_seconds(self) -> float:
+        """Of all images, each method's passes once, however many readings share them."""
+        longest: dict[int, float] = {}
+        for name, reading in self.readings.items():
+            method = id(reading.method)
+            longest[method] = max(longest.get(method, 0.0), self.seconds[name])
+        return sum(longest.values())
+
+    def run(
+        self, sources: Sequence[Source], *, change: Change | None = None, save: Callable[[], None] | None = None,
+        progress: Progress = silent, stage: str = "evaluating",
+    ) -> None:  # fmt: skip
+        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may."""
+        done = self.done
+        pending = [source for source in sources if source.id not in done]
+        before, passes, saved = len(sources) - len(pending), 0, time.monotonic()
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
+            waiting: deque[Future[None]] = deque()
+            try:
+                for number, item in enumerate(self._read(pending, reader), start=1):
+                    found = self._estimated(item, change)
+                    if isinstance(found, str):
+                        self._fail(item.source, found)
+                    else:
+                        passes += sum(reading.passes for reading in self.readings.values())
+                        waiting.append(scorer.submit(self._count, item, found))
+                    if len(waiting) > 1:
+                        waiting.popleft().result()
+                    progress(stage, before + number, len(sources), passes)
+                    if save is not None and time.monotonic() - saved > EVERY:
+                        _drain(waiting)
+                        save()
+                        saved = time.monotonic()
+            finally:
+                _drain(waiting)
+                if save is not None:
+                    save()
+
+    def _read(self, sources: Sequence[Source], reader: ThreadPoolExecutor) -> Iterator[Labelled]:
+        coming: deque[Future[Labelled]] = deque()
+        ahead = iter(sources)
+        for _ in sources:
+            while len(coming) < 2 and (following := next(ahead, None)) is not None:
+                coming.append(reader.submit(_labelled, following, self.network))
+            yield coming.popleft().result()
+
+    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Read] | str:
+        """Every reading of one image, or why there is none."""
+        if item.problem:
+            return item.problem
+        try:
+            image = item.image if change is None else change(item.image, item.source.id)
+            images = prepare(image, unpadded_input(self.network))[None]
+            return self.read(images, item.source.id)
+        except IMAGE_PROBLEMS as problem:
+            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {_said(problem)}"
+
+    def _count(self, item: Labelled, found: Mapping[str, Read]) -> None:
+        for number, (name, one) in enumerate(found.items()):
+            begun, made = time.perf_counter(), one.estimate
+            try:
+                self.boards[name].update(item.source.id, made.probability, made.maps, item.label, made.prediction)
+            except ImageUnreadable as problem:
+                assert number == 0, "a label is good for all readings or for none"
+                self._fail(item.source, str(problem))
+                return
+            self.seconds[name] += one.seconds
+            self.scoring[name] += time.perf_counter() - begun
+        self.failed.pop(item.source.id, None)
+
+    def _fail(self, source: Source, why: str) -> None:
+        log.warning("%s: %s", source.id, why)
+        self.failed[source.id] = why
+
+    def save(self, path: Path) -> None:
+        """Everything that is counted, in one file that appears whole or not at all."""
+        told = {"seconds": self.seconds, "scoring": self.scoring, "failed": self.failed}
+        arrays: dict[str, NDArray[Any]] = {"told": np.array(json.dumps(told))}
+        for name, board in self.boards.items():
+            arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
+        with fresh(path) as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state. Errors: WrongUse where it is damaged or of other readings."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                told = json.loads(str(archive["told"]))
+                states: dict[str, dict[str, NDArray[Any]]] = {}
+                for key in archive.files:
+                    name, bar, part = key.partition("|")
+                    if bar:
+                        states.setdefault(name, {})[part] = archive[key]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise WrongUse(f"{str(path)!r} does not read as a saved state: {error}. Remove it to begin anew.") from None
+        boards = {name: Scoreboard.of(state) for name, state in states.items()}
+        if {name: board.plan for name, board in boards.items()} != {n: b.plan for n, b in self.boards.items()}:
+            raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
+        self.boards = boards
+        self.seconds, self.scoring, self.failed = dict(told["seconds"]), dict(told["scoring"]), dict(told["failed"])
+
+    def merge(self, other: Scoring) -> None:
+        """Add another shard of the same readings: the same bits as one run over both."""
+        for name, board in self.boards.items():
+            board.merge(other.boards[name])
+            self.seconds[name] += other.seconds[name]
+            self.scoring[name] += other.scoring[name]
+        self.failed |= other.failed
+
+
+def _drain(waiting: deque[Future[None]]) -> None:
+    while waiting:
+        waiting.popleft().result()
+
+
+def unpadded_input(network: Network) -> InputSpec:
+    """What the network expects, without padding: a method pads each of its views itself."""
+    return replace(network.card.input, stride=1)
+
+
+def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
+    """Labelled images one after another."""
+    return (_labelled(source, network) for source in sources)
+
+
+def _labelled(source: Source, network: Network) -> Labelled:
+    nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
+    if source.label is None:
+        return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
+    try:
+        image = read_image(source.path, white=network.card.input.white)
+        if network.card.head == "multilabel":
+            label = _stacked(source, class_names(network))
+        else:
+            label = read_label(source.label)
+    except (ImageUnreadable, OSError, MemoryError) as problem:
+        return Labelled(source, *nothing, problem=_said(problem))
+    if label.shape[-2:] != image.shape[:2]:
+        rows, columns = label.shape[-2:]
+        return Labelled(source, *nothing, problem=(
+            f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
+            "pixel by pixel: give the label at the image's size."
+        ))  # fmt: skip
+    return Labelled(source, image, label)
+
+
+def _stacked(source: Source, classes: Sequence[str]) -> NDArray[np.int64]:  # -> K H W
+    assert source.label is not None
+    masks = [read_label(source.label / name / f"{source.id}.png") for name in classes]
+    if len({mask.shape for mask in masks}) > 1:
+        raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
+    return np.stack(masks)
+
+
+def class_names(network: Network) -> tuple[str, ...]:
+    """The card's, or "class 0" and so on."""
+    if network.card.classes and network.card.head != "sigmoid":
+        return network.card.classes
+    if network.card.head == "sigmoid":
+        return network.card.classes if len(network.card.classes) == 2 else ("background", "foreground")
+    return tuple(f"class {k}" for k in range(network.classes))
+
+
+def _said(problem: BaseException) -> str:
+    words = " ".join(str(problem).split())
+    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"

@@ -1,0 +1,207 @@
+"""What a sweep varies: settings of the draws, the banks they need, and the methods they give.
+
+One bank serves every T, every choice of layers and every alpha. Must not know an image of the test set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.estimation.mcbn import preprocessing_of
+from segment.files.banks import load_bank, save_bank
+from segment.images.find import find_images
+from segment.images.specs import TrainingSpec
+from segment.jobs.fit import fit_bank
+from segment.jobs.progress import Progress, silent
+from segment.networks.load import Network
+from segment.tracing.bn_layers import BatchNormNetwork
+
+log = logging.getLogger(__name__)
+
+CROP = "crop:"
+PLAIN = "plain"
+TRAINING = "training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to make draws, whatever T and seed.
+
+    batch: M. transform: of the statistics images: "training" (the card's), "plain" or "crop:HxW"
+    layers: which are stochastic. alpha: share of the draw in the statistics, the rest is the trained ones
+    adapted: statistics images go through the test images' corruption too
+    file: a bank that was given, a distilled one perhaps, in place of one recorded so
+    """
+
+    batch: int
+    transform: str = TRAINING
+    layers: str = "all"
+    alpha: float = 1.0
+    adapted: bool = False
+    file: str = ""
+
+    def __str__(self) -> str:
+        if self.file:
+            return f"M={self.batch}, {self.file}"
+        parts = [f"M={self.batch}", self.transform, self.layers]
+        parts += [f"alpha={self.alpha:g}"] if self.alpha != 1 else []
+        return ", ".join(parts + (["adapted"] if self.adapted else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Every combination of what is listed; draws are prefixes of the largest T, seeds are banks of one setting."""
+
+    batches: tuple[int, ...]
+    draws: tuple[int, ...] = (1, 2, 4, 8, 16)
+    layers: tuple[str, ...] = ("all",)
+    transforms: tuple[str, ...] = (TRAINING,)
+    alphas: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "draws", "layers", "transforms", "alphas", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise WrongUse(f"--{name} needs one value at least, and none twice; given: {list(values)}.")
+        if min(*self.draws, *self.batches, 1) < 1 or min(self.seeds) < 0:
+            raise WrongUse("--draws and --batches are counts from 1 up, --seeds integers from 0 up.")
+        if not all(0 <= alpha <= 1 for alpha in self.alphas):
+            raise WrongUse(f"--alphas {list(self.alphas)}: each within 0 (trained statistics) and 1 (the draw's).")
+        for transform in self.transforms:
+            size_of_crop(transform)
+
+    def settings(self, *, adapted: bool = False) -> tuple[Setting, ...]:
+        found = product(self.batches, self.transforms, self.layers, self.alphas)
+        return tuple(
+            Setting(batch=m, transform=look, layers=where, alpha=a, adapted=adapted) for m, look, where, a in found
+        )
+
+
+def size_of_crop(transform: str) -> tuple[int, int] | None:
+    """H, W of a centre crop, None for the other transforms.
+
+    >>> size_of_crop("crop:320x480"), size_of_crop("plain")
+    ((320, 480), None)
+    """
+    if transform in (TRAINING, PLAIN):
+        return None
+    parts = transform.removeprefix(CROP).lower().split("x")
+    if not transform.startswith(CROP) or len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise WrongUse(f"No transform of the statistics images is called {transform!r}. Known: training, plain, "
+                       "crop:HxW (as crop:320x320).")  # fmt: skip
+    return int(parts[0]), int(parts[1])
+
+
+class Banks:
+    """Banks of a sweep, recorded once and kept in a folder under the fingerprint of all that makes them."""
+
+    def __init__(
+        self,
+        network: Network,
+        train: str,
+        folder: Path,
+        draws: int,
+        progress: Progress = silent,
+        *,
+        memory: int | str | None = None,
+    ) -> None:
+        self.network = network
+        self.train = train
+        self.folder = folder
+        self.draws = draws
+        self.progress = progress
+        self.memory = memory
+        digest = hashlib.sha256()
+        for source in find_images(train):
+            told = source.path.stat() if source.path.exists() else None
+            digest.update(f"{source.id} {source.path.resolve()} {told.st_size if told else 0}\n".encode())
+        self.images = digest.hexdigest()
+
+    def bank(self, setting: Setting, seed: int, worse: Mapping[str, Any] | None = None) -> Bank:
+        """With every layer stochastic. worse: a corruption that adapted statistics images go through."""
+        card = self.network.card
+        if setting.transform == TRAINING and card.training is None:
+            raise WrongUse(
+                f"The card of {self.network.name!r} has no `training:`; add it, or give --transforms plain or crop:HxW."
+            )
+        steps = card.training.transforms if card.training is not None and setting.transform == TRAINING else ()
+        if setting.adapted and worse is not None:
+            steps = (*steps, worse)
+        size = size_of_crop(setting.transform)
+        if size is not None and steps:
+            raise WrongUse("Adapted statistics images are cropped by the card's pipeline: use --transforms training.")
+        path = self.folder / f"{self._fingerprint(setting, seed, steps)}.safetensors"
+        if path.exists():
+            return load_bank(path)
+        network = replace(
+            self.network, card=replace(card, training=TrainingSpec(batch=setting.batch, transforms=steps))
+        )
+        bank = fit_bank(
+            network,
+            self.train,
+            batch=setting.batch,
+            draws=self.draws,
+            seed=seed,
+            size=size,
+            memory=self.memory,
+            progress=self.progress,
+        )
+        save_bank(bank, path)
+        return bank
+
+    def _fingerprint(self, setting: Setting, seed: int, steps: tuple[Mapping[str, Any], ...]) -> str:
+        told = {
+            "network": self.network.fingerprint, "input": preprocessing_of(self.network), "images": self.images,
+            "batch": setting.batch, "draws": self.draws, "seed": seed, "steps": [dict(step) for step in steps],
+            "size": size_of_crop(setting.transform),
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def chosen_layers(network: BatchNormNetwork, layers: str) -> BatchNormNetwork:
+    """all; encoder or decoder: up to the last layer at the smallest map, or after it; first; last; or globs with "+".
+
+    Layers named `encoder.*` and `decoder.*` are taken by their names.
+    """
+    names = [layer.name for layer in network.stochastic]
+    if layers == "all":
+        return network
+    if layers in ("encoder", "decoder"):
+        named = [name for name in names if name.startswith(f"{layers}.")]
+        return network.select(named or _half(network, layers))
+    if layers in ("first", "last"):
+        return network.select([names[0 if layers == "first" else -1]])
+    return network.select(layers.split("+"))
+
+
+def _half(network: BatchNormNetwork, half: str) -> list[str]:
+    smallest = min(layer.values for layer in network.stochastic)
+    last = max(number for number, layer in enumerate(network.stochastic) if layer.values == smallest)
+    names = [layer.name for layer in network.stochastic]
+    found = names[: last + 1] if half == "encoder" else names[last + 1 :]
+    if not found:
+        raise WrongUse(f"This network has no {half}: no BN layer comes after its smallest map. Give globs instead.")
+    return found
+
+
+def blended(bank: Bank, network: BatchNormNetwork, alpha: float) -> Bank:
+    """The bank for the network's stochastic layers; each draw is alpha of itself and 1 - alpha of the trained one."""
+    bank = bank.layers_only([layer.name for layer in network.stochastic])
+    if alpha == 1:
+        return bank
+    trained = Bank.of_trained(network, mean_of=bank)
+    return replace(
+        bank,
+        mean={name: alpha * value + (1 - alpha) * trained.mean[name] for name, value in bank.mean.items()},
+        var={name: alpha * value + (1 - alpha) * trained.var[name] for name, value in bank.var.items()},
+    )

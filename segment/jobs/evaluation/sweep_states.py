@@ -1,0 +1,148 @@
+"""What a sweep scores: every method of every setting, under one condition of the test images after another.
+
+Must not know a file of test images, nor a score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.estimation.readings import Reading
+from segment.files.writing import write_json
+from segment.images.corrupt import SEVERITIES, corruption
+from segment.images.find import Source
+from segment.jobs.evaluation.compared_methods import BANKED, FITTED, Contenders, MethodPlan, contenders
+from segment.jobs.evaluation.scoring import class_names
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.evaluation.validation import temperatures
+from segment.jobs.progress import Progress
+from segment.networks.load import Network
+from segment.scores.plan import ScorePlan
+from segment.tracing.bn_network import drawable
+
+CLEAN = "clean"
+DETERMINISTIC = "deterministic"
+MEASURES = ("predictive_entropy", "mutual_information", "variance")
+SWEPT = MethodPlan(methods=(DETERMINISTIC, "mcbn", "mean_statistics"), precision="fp32", measures=MEASURES)
+PREFIXED = ("mcbn", "mcbn+temperature")
+"""Methods whose first T draws are a run of their own; others deal them out to views, or have none of a bank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What is varied, and what is scored.
+
+    methods: those without a bank are scored once, the others for every setting; how their passes are made
+    banks: files of further banks, distilled ones perhaps, each scored with all of its draws
+    shifts: corruptions of the test images, each at every severity; everything is then scored at the largest T
+    adapt: also with banks whose statistics images go through the same corruption
+    """
+
+    grid: Grid
+    methods: MethodPlan = SWEPT
+    banks: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = ()
+    severities: tuple[int, ...] = SEVERITIES
+    adapt: bool = False
+    void: int | None = None
+
+    def __post_init__(self) -> None:
+        if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
+            raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are told apart by the file's name.")
+        if "ensemble" in self.methods.methods:
+            raise WrongUse("A sweep has no ensemble: score it by `segment evaluate --ensemble FILE`.")
+        for name in self.shifts:
+            for severity in self.severities:
+                corruption(name, severity)
+
+    def _named(self, name: str) -> int:
+        return sum(Path(path).stem == name for path in self.banks)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a reading stands: method, setting and T are a row, seeds are its banks."""
+
+    method: str
+    setting: Setting | None
+    draws: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.setting}, T={self.draws}, seed={self.seed}"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Everything that a sweep scores, made anew for each condition of the test images."""
+
+    network: Network
+    banks: Banks
+    given: Mapping[str, Bank]
+    plan: SweepPlan
+    held_out: Sequence[Source]
+    temperatures: Path
+    progress: Progress
+
+    def scored(self) -> ScorePlan:
+        card = self.network.card
+        return ScorePlan(classes=class_names(self.network), head=card.head,
+                         void=card.void if self.plan.void is None else self.plan.void)  # fmt: skip
+
+    def readings(self, condition: str, severity: int) -> dict[Place, Reading]:
+        """On the test images as they are, or as one corruption leaves them."""
+        clean = condition == CLEAN
+        worse = None if clean else corruption(condition, severity)
+        settings = self.plan.grid.settings() + (
+            self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
+        )
+        every = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
+        found: dict[Place, Reading] = {}
+        whole = drawable(self.network)
+        for setting in settings:
+            for seed in self.plan.grid.seeds:
+                bank = self.banks.bank(setting, seed, worse)
+                if not found:
+                    found |= self._read(None, seed, bank, (len(bank),))
+                used = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
+                found |= self._read(setting, seed, used, every)
+        for name, bank in self.given.items():
+            setting = Setting(batch=int(bank.provenance.get("batch") or 0), file=name)
+            found |= self._read(setting, 0, bank, (len(bank),))
+        return found
+
+    def _read(self, setting: Setting | None, seed: int, bank: Bank, every: tuple[int, ...]) -> dict[Place, Reading]:
+        asked = self.plan.methods
+        names = tuple(name for name in asked.methods if (name in BANKED) == (setting is not None))
+        if setting is not None and setting.adapted:
+            names = tuple(name for name in names if name not in FITTED)  # what could be fitted on is not corrupted
+        if not names:
+            return {}
+        made = contenders(self.network, [bank], replace(asked, methods=names), validated=True)
+        temperatures = self._fitted(made, setting, seed)
+        found = {}
+        for name, (method, *_) in made.methods.items():
+            prefixes = every if name in PREFIXED else (method.draws,)
+            for draws in prefixes:
+                found[Place(name, setting, draws, seed)] = Reading(
+                    method=method, measures=asked.measures if draws > 1 else asked.measures[:1], draws=draws,
+                    temperature=temperatures.get(name, 1.0),
+                )  # fmt: skip
+        return found
+
+    def _fitted(self, made: Contenders, setting: Setting | None, seed: int) -> dict[str, float]:
+        """Temperatures, fitted once on the clean validation images and kept."""
+        if not set(made.names) & set(FITTED):
+            return {}
+        name = f"{setting}, seed={seed}"
+        kept = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
+        if name not in kept:
+            kept[name] = temperatures(self.network, self.held_out, made, self.scored(), self.progress)
+            write_json(self.temperatures, kept)
+        found: dict[str, float] = kept[name]
+        return found

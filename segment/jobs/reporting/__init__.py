@@ -1,0 +1,1 @@
+"""Tables, sentences, pictures and files of a job."""

@@ -1,0 +1,186 @@
+"""An estimate to its files in RUN/<id>/, and a run to its contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.axes import Head, Plane
+from segment.estimation.estimate import Planes
+from segment.files.runs import Run, summary
+from segment.files.windows import Made
+from segment.files.writing import index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.images.find import Source
+from segment.images.read import read_image
+from segment.networks.load import Network
+from segment.pictures.heatmaps import Scale, beside, heatmap, legend_beside, scale_of
+from segment.pictures.overlays import overlay_rows
+from segment.pictures.palettes import Picture, palette
+from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
+from segment.uncertainty.measures import MEASURES
+
+FORMATS = ("png", "npz")
+SHEET_ROWS = 24
+NO_LABEL = (128, 128, 128)
+"""Colour of a pixel that no label of a multi-label head claims."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the pictures of a run share: one heat scale, one palette, the names of the classes."""
+
+    heat: str
+    scale: Scale
+    palette: Picture  # K 3
+    classes: tuple[str, ...]
+    head: Head
+
+    @staticmethod
+    def of(network: Network, heat: str, heat_max: float | None = None) -> Look:
+        card = network.card
+        count = network.classes
+        names = card.classes
+        if not names:
+            names = (
+                ("background", "foreground") if card.head == "sigmoid" else tuple(f"class {k}" for k in range(count))
+            )
+        return Look(heat, scale_of(heat, count, card.head, heat_max), palette(count, card.palette), names, card.head)
+
+
+def render(
+    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str], formats: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
+    """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
+
+    All of its files or none: where one cannot be written, those before it are taken away again.
+    """
+    written: list[Path] = []
+    try:
+        measures = _rendered(run, image_id, image, found, look, maps=maps, formats=formats, written=written)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if written:
+            with suppress(OSError):  # there are other files in it
+                written[0].parent.rmdir()
+        raise
+    return tuple(run.relative(path) for path in written), measures
+
+
+def _rendered(
+    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str],
+    formats: Sequence[str], written: list[Path],
+) -> dict[str, Mapping[str, float]]:  # fmt: skip
+    def path(name: str) -> Path:
+        written.append(run.path(image_id, name))
+        return written[-1]
+
+    if "png" in formats:
+        _write_pictures(path, image, found, look)
+        if "prediction" in maps:
+            _write_masks(path, found.prediction, look)
+        for name in maps:
+            if name in found.maps:
+                scale = scale_of(name, len(look.classes), look.head)
+                write_map_png(path(f"{name}.png"), found.maps[name], measure=name, unit=scale.unit, high=scale.bound)
+    if "npz" in formats:
+        kept: dict[str, Plane] = {}
+        if "prediction" in maps:
+            index_type(len(look.classes))
+            kept["prediction"] = found.prediction
+        kept |= {name: found.maps[name] for name in maps if name in found.maps}
+        if "probability" in maps and found.probability is not None:
+            kept["probability"] = found.probability
+        write_npz(path("maps.npz"), kept)
+    return {name: summary(values) for name, values in found.maps.items() if name in MEASURES}
+
+
+def _write_pictures(path: Callable[[str], Path], image: Picture, found: Planes, look: Look) -> None:
+    """overlay.png and heat.png, some rows at a time."""
+    shape, high = image.shape[:2], look.scale.high
+    heat = found.maps.get(look.heat)
+    if heat is None:  # withheld, with its reason in the manifest
+        heat = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
+    certain = heat if look.heat in found.maps else Made(shape, heat.dtype, lambda rows: np.nan_to_num(heat[rows]))
+    labels, colours = _one_mask(found, look)
+    over = Made(
+        image.shape, image.dtype,
+        lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
+    )  # fmt: skip
+    write_png(path("overlay.png"), over)
+    warm = Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
+    strip = legend_beside(shape[0], shape[1], look.scale)
+    canvas = (max(shape[0], strip.shape[0]), shape[1] + strip.shape[1], 3)
+    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+
+
+def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None:
+    if look.head != "multilabel":
+        write_palette_png(path("prediction.png"), labels, look.palette)
+        return
+    for index, name in enumerate(look.classes):
+        colours = np.array([NO_LABEL, look.palette[index]], np.uint8)
+        safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+        write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
+
+
+def _one_mask(found: Planes, look: Look) -> tuple[Plane, Picture]:
+    """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
+    p = found.probability
+    if look.head != "multilabel" or p is None:
+        return found.prediction, look.palette
+
+    def likeliest(rows: slice) -> NDArray[np.int64]:
+        some = p[..., rows, :]
+        return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(look.classes)).astype(np.int64)
+
+    return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
+
+
+def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> Path | None:
+    """`sheet.png`: up to SHEET_ROWS images of the run, evenly chosen, from its files; None where none is done."""
+    done = run.done()
+    ready = [source for source in sources if source.id in done]
+    if not ready:
+        return None
+    step = max(1, -(-len(ready) // SHEET_ROWS))
+    rows = [_row(run, source, done[source.id], look, network) for source in ready[::step]]
+    classes = {
+        name: tuple(int(part) for part in colour) for name, colour in zip(look.classes, look.palette, strict=True)
+    }
+    shown = f"{len(rows)} of {len(ready)} images" if len(rows) < len(ready) else f"{len(ready)} images"
+    draws = done[ready[0].id]["draws"]
+    picture = contact_sheet(
+        rows, title=network.name, subtitle=f"{shown}, {draws} draws", classes=classes, scale=look.scale
+    )
+    path = run.folder / "sheet.png"
+    write_png(path, picture)
+    return path
+
+
+def _row(run: Run, source: Source, line: Mapping[str, object], look: Look, network: Network) -> SheetRow:
+    """Each picture is made small before the next is read."""
+    image = read_image(source.path, white=network.card.input.white)
+    rows, columns = image.shape[:2]
+    pictures = {"image": thumbnail(image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8))}
+    del image
+    mask = run.path(source.id, "prediction.png")
+    if mask.is_file():
+        pictures["prediction"] = thumbnail(_read_rgb(mask))
+    pictures[look.scale.title] = thumbnail(_read_rgb(run.path(source.id, "heat.png"))[:rows, :columns])
+    pictures["overlay"] = thumbnail(_read_rgb(run.path(source.id, "overlay.png")))
+    numbers = line.get(look.heat)
+    note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
+    return SheetRow(name=source.id, pictures=pictures, note=note)
+
+
+def _read_rgb(path: Path) -> Picture:
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None, path
+    return decoded.astype(np.uint8)

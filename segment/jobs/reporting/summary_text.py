@@ -1,0 +1,158 @@
+"""An evaluation as a page of Markdown: tables and how they were made, written by the command and by nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segment.errors import WrongUse
+from segment.files.writing import write_text
+from segment.jobs.evaluate import Evaluation
+from segment.jobs.evaluation.comparison import COMMON
+from segment.jobs.evaluation.sweep_states import CLEAN, DETERMINISTIC
+from segment.jobs.reporting.tables import COLUMNS, WINNERS, counted, in_short, number, table, winners
+from segment.jobs.select import RANKS
+from segment.jobs.sweep import Row, Sweep
+
+HEADING = """# Results
+
+Written by `segment evaluate --report` and `segment sweep --report`; a section is replaced when its command runs again.
+Intervals are the middle 95 % of a bootstrap over images; ± is the standard deviation over banks, where several were
+given. *s/image* is wall time of the passes and their moments, all methods of a section on the same machine.
+"""
+
+COMPARED = (
+    "*difference* is the best method's score minus the next one's, paired over images; *certain* where its interval "
+    "leaves out 0, and with several banks exceeds twice its deviation over them."
+)
+LINES = 12
+"""Of a sweep: the best settings; all of them are in its sweep.csv."""
+
+
+def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    """The section of one evaluation, the finding first. banks: their provenance."""
+    record = found.record
+    lines = [f"## {title or record['settings']['model']}", ""]
+    lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
+    lines += [] if found.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
+    lines += ["", _made(found, banks), ""]
+    lines += markdown(COLUMNS, table(found.scores))
+    lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
+    lines += [f"- {name}: {note}." for name, note in found.notes.items()]
+    if found.validation.temperatures:
+        fitted = ", ".join(f"{name} {value:.3f}" for name, value in found.validation.temperatures.items())
+        lines.append(f"- Temperatures fitted on {found.validation.images} validation images: {fitted}.")
+    lines += ranked(found.scores)
+    if found.failed:
+        lines.append(f"- Failed: {', '.join(sorted(found.failed)[:5])}{', and more' * (len(found.failed) > 5)}.")
+    if found.comparisons:
+        folded = "<details><summary>Who wins each score, and by how much</summary>"
+        lines += ["", folded, "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED, "", "</details>"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def ranked(scores: Mapping[str, Any]) -> list[str]:
+    """Which aggregation of which map puts images in the order of their Dice, for the method that does it best."""
+    known = {
+        (method, name.removeprefix(RANKS)): entry["value"]
+        for method, found in scores["methods"].items()
+        for name, entry in found["scores"].items()
+        if name.startswith(RANKS) and entry["value"] is not None
+    }
+    if not known:
+        return []
+    method, name = max(known, key=lambda pair: known[pair])
+    return [f"- Images are ranked by their Dice best by {name} of {method}: Spearman {known[method, name]:.2f}."]
+
+
+def told_sweep(found: Sweep, title: str) -> str:
+    """The section of one sweep: the best settings on clean images, then each corruption by severity."""
+    clean = sorted((row for row in found.rows if row.condition == CLEAN), key=_nll)
+    columns = ("setting", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy", "variance")
+    names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
+    shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
+    rows = [
+        [row.name, f"{row.found['seconds']:.2f}", *(number(row.found["scores"].get(name)) for name in names)]
+        for row in shown
+    ]
+    of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
+    rest = ", and the deterministic network" if len(shown) > LINES else ""
+    images = clean[0].found["images"]
+    lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *markdown(columns, rows)]
+    for condition in dict.fromkeys(row.condition for row in found.rows if row.condition != CLEAN):
+        lines += ["", *_along(found, condition)]
+    return "\n".join(lines) + "\n"
+
+
+def _along(found: Sweep, condition: str) -> list[str]:
+    """NLL, and error AUROC by predictive entropy, of every method along one corruption's severities."""
+    rows = {(row.name, row.severity): row for row in found.rows if row.condition in (CLEAN, condition)}
+    severities = sorted({severity for _, severity in rows})
+    lines = []
+    for name in dict.fromkeys(name for name, severity in rows if severity > 0):
+        entries = [rows[name, s].found["scores"] if (name, s) in rows else {} for s in severities]
+        lines.append([name, *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
+    told = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
+    return told + markdown(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
+
+
+def _value(scores: Mapping[str, Any], name: str) -> str:
+    value = (scores.get(name) or {}).get("value")
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _nll(row: Row) -> float:
+    return float(row.found["scores"]["nll"]["value"] or 0.0)
+
+
+def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
+    record = found.record
+    plan, timings = record["plan"], record["timings"]
+    parts = [counted(found.scores)]
+    for bank in banks:
+        drawn = f"bank of {bank.get('draws')} draws of M = {bank.get('batch')}, seed {bank.get('seed')}"
+        parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
+    if record["settings"]["draws"]:
+        parts.append(f"T = {record['settings']['draws']}")
+    parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} thread{'s' * (plan['threads'] != 1)}")
+    methods = found.scores["methods"]
+    name = max(methods, key=lambda name: (methods[name]["passes_per_image"], name == "mcbn"))
+    spent = methods[name]["seconds"] * found.scores["images"]
+    parts.append(f"scoring adds {timings['scoring_seconds'][name] / spent:.1%} to the passes of {name}")
+    parts.append(f"torch {record['versions'].get('torch', '?')}")
+    return "; ".join(parts) + "."
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table.
+
+    >>> markdown(["a"], [["1"]])
+    ['| a |', '| --- |', '| 1 |']
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+def writable(path: Path) -> None:
+    """Refuse a page that could not be written, before the hours that it is to tell of."""
+    if path.is_dir():
+        raise WrongUse(f"--report {str(path)!r} is a folder; name a file in it, as {str(path / 'results.md')!r}.")
+
+
+def put(path: Path, name: str, section: str) -> None:
+    """The section into the page, in place of the one of that name, at the end where there is none."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    try:
+        page = path.read_text(encoding="utf-8") if path.exists() else HEADING
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"--report {str(path)!r} cannot be read: {error}.") from None
+    block = f"{begin}\n{section}{end}\n"
+    head, found, rest = page.partition(begin)
+    if not found:
+        write_text(path, page.rstrip("\n") + f"\n\n{block}")
+        return
+    _, closed, tail = rest.partition(f"{end}\n")
+    if not closed:
+        raise WrongUse(f"--report {str(path)!r}: the section {name!r} has no end; remove it by hand.")
+    write_text(path, head + block + tail)

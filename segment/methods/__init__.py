@@ -1,0 +1,1 @@
+"""Ways to make T outputs of an image: MCBN, deterministic, dropout, test-time augmentation, an ensemble."""

@@ -1,0 +1,127 @@
+"""Test-time augmentation: a method's passes over mirrored and rescaled views of the image, laid back onto it.
+
+Views are made of the image itself and padded afterwards, so that a mirrored image is padded where the network is used
+to it. Must not know what an output means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from torch import Tensor
+from torch.nn import functional
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.images.prepare import crop, pad
+from segment.images.specs import InputSpec
+from segment.methods.method import Method, mcbn
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import BatchNormNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """flip: mirrored left to right; scale: factor on height and width, above 0."""
+
+    flip: bool = False
+    scale: float = 1.0
+
+    def seen(self, images: Tensor) -> Tensor:  # N C H W -> N C H' W'
+        """The images as this view shows them; made smaller with antialiasing, as resizing for training does."""
+        if self.scale != 1.0:
+            size = [max(1, round(length * self.scale)) for length in images.shape[-2:]]
+            images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return images.flip(-1) if self.flip else images
+
+    def undone(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:  # N K H' W' -> N K H W
+        """Outputs of the view, laid back onto the image."""
+        outputs = outputs.flip(-1) if self.flip else outputs
+        if outputs.shape[-2:] == size:
+            return outputs
+        return functional.interpolate(outputs.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def views(text: str) -> tuple[View, ...]:
+    """The views that `flip,0.75,1.25` asks for: the image itself, its mirror image, and both at each scale.
+
+    >>> views("flip")
+    (View(flip=False, scale=1.0), View(flip=True, scale=1.0))
+    >>> len(views("flip,0.75,1.25"))
+    6
+    """
+    flips, scales = [False], [1.0]
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        if part == "flip":
+            flips = [False, True]
+            continue
+        try:
+            scale = float(part)
+        except ValueError:
+            scale = 0.0
+        if not 0.1 <= scale <= 10:
+            raise WrongUse(f"No view is called {part!r}. Write flip, or a scale within 0.1 and 10, with commas.")
+        scales += [scale] if scale not in scales else []
+    return tuple(View(flip=flip, scale=scale) for scale, flip in product(scales, flips))
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """One method a view, called with images that are normalised but not padded; outputs have the images' size.
+
+    methods: one for each view; a view's weights are shared out so that all views count the same
+    """
+
+    name: str
+    methods: tuple[Method, ...]
+    views: tuple[View, ...]
+    spec: InputSpec
+    random: bool
+    note: str = ""
+
+    @property
+    def draws(self) -> int:
+        return sum(method.draws for method in self.methods)
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
+        size = (images.shape[-2], images.shape[-1])
+        for view, method in zip(self.views, self.methods, strict=True):
+            seen = view.seen(images)
+            for weight, output in method(pad(seen, self.spec)):
+                yield weight / len(self.views), view.undone(crop(output, seen.shape[-2], seen.shape[-1]), size)
+
+
+def unpadded(method: Method, spec: InputSpec) -> Viewed:
+    """The method, called with images that are not padded."""
+    return Viewed(method.name, (method,), (View(),), spec, method.random, method.note)
+
+
+def augmented(method: Method, shown: tuple[View, ...], spec: InputSpec) -> Viewed:
+    """Every view of the image under the method's passes."""
+    return Viewed("tta", (method,) * len(shown), shown, spec, random=False, note="views are no random sample")
+
+
+def mcbn_augmented(
+    network: BatchNormNetwork, bank: Bank, shown: tuple[View, ...], spec: InputSpec, plan: PassPlan | None = None
+) -> Viewed:
+    """MCBN whose draws are dealt out to the views, so that it costs as many passes as MCBN alone.
+
+    A distilled bank, whose draws belong together, and one with fewer draws than there are views, is used whole for each
+    view: T passes a view.
+    """
+    whole = bank.distilled or len(bank) < len(shown)
+    dealt = [bank if whole else _every(bank, start, len(shown)) for start in range(len(shown))]
+    methods = tuple(mcbn(network, part, plan) for part in dealt)
+    return Viewed("mcbn+tta", methods, shown, spec, random=False, note="its views are no random sample")
+
+
+def _every(bank: Bank, start: int, step: int) -> Bank:
+    weights = bank.weights[start::step]
+    return replace(
+        bank,
+        weights=weights / weights.sum(),
+        mean={name: value[start::step] for name, value in bank.mean.items()},
+        var={name: value[start::step] for name, value in bank.var.items()},
+    )

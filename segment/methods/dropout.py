@@ -1,0 +1,154 @@
+"""MC dropout: passes in which only dropout is random, BN keeps its trained statistics (Gal & Ghahramani 2016).
+
+Dropout is found by the calls that reach torch.nn.functional, and its masks come from a generator of this module: no
+flag of the network and no global random state is touched. Must not know what an output means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from segment.errors import ModelRefused, WrongUse
+from segment.methods.method import Method
+from segment.tracing.trace import Call
+
+CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
+"""Those that drop whole channels; functional.dropout drops single values."""
+UNKNOWN = (functional.alpha_dropout, functional.feature_alpha_dropout)
+
+
+class _Masks(TorchFunctionMode):
+    """Every dropout drops, with masks from one generator; all else runs as it is."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return self._dropped(args[0].shape, *args, **kwargs)
+        if func in CHANNELS:
+            x: Tensor = args[0]
+            return self._dropped(torch.Size([*x.shape[:2], *[1] * (x.ndim - 2)]), *args, **kwargs)
+        if func in UNKNOWN:
+            raise ModelRefused("MC dropout of AlphaDropout is not known here; leave `dropout` out of --methods.")
+        return func(*args, **kwargs)
+
+    def _dropped(self, shape: torch.Size, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> Tensor:
+        if p == 0:
+            return x
+        kept = torch.rand(shape, generator=self._generator) >= p  # on the CPU: the same masks on every device
+        return x * (kept.to(x.device, x.dtype) / (1 - p if p < 1 else 1))
+
+
+def dropouts(calls: Sequence[Call], module: nn.Module) -> list[str]:
+    """The modules whose dropout a pass meets, by name, those with p = 0 left out."""
+    modules = dict(module.named_modules())
+    met = [call.module for call in calls if call.function in (functional.dropout, *CHANNELS, *UNKNOWN)]
+    return [name for name in met if getattr(modules[name], "p", 1) != 0]
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """Dropout2d put into a network without dropout, for the time of a pass, by hooks.
+
+    p: probability of a channel to be dropped
+    after: modules whose output is dropped; before: a module whose input is dropped, or none
+    """
+
+    module: nn.Module
+    p: float
+    after: tuple[str, ...] = ()
+    before: str | None = None
+
+    def __str__(self) -> str:
+        where = f"after {', '.join(self.after)}" if self.after else f"before {self.before}"
+        return f"Dropout2d(p={self.p:g}) {where}; the network was trained without it"
+
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        handles = []
+        try:
+            for name in self.after:
+                found = self.module.get_submodule(name)
+                handles.append(found.register_forward_hook(lambda _m, _a, output: self._drop(output)))
+            if self.before is not None:
+                last = self.module.get_submodule(self.before)
+                handles.append(last.register_forward_pre_hook(lambda _m, given: (self._drop(given[0]), *given[1:])))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout2d(x, self.p, training=False)  # _Masks drops it
+
+
+def inserted(calls: Sequence[Call], module: nn.Module, p: float) -> Inserted:
+    """Where dropout goes in a network without it: after each stage of its decoder, else before its last convolution.
+
+    A decoder's stages are the children of `decoder.blocks`, as segmentation-models-pytorch calls them.
+    """
+    if not 0 < p < 1:
+        raise WrongUse(f"--insert-dropout {p:g}: a probability above 0 and below 1.")
+    modules = dict(module.named_modules())
+    called = [call.module for call in calls]
+    blocks = "decoder.blocks"
+    stages = [f"{blocks}.{name}" for name, _ in modules[blocks].named_children()] if blocks in modules else []
+    met = tuple(stage for stage in stages if any(name.startswith(f"{stage}.") for name in called))
+    if met:
+        return Inserted(module, p, after=met)
+    last = [name for name in called if isinstance(modules[name], nn.Conv2d | nn.ConvTranspose2d)]
+    if not last:
+        raise ModelRefused("The network has no convolution to put dropout before; leave `dropout` out of --methods.")
+    return Inserted(module, p, before=last[-1])
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """T passes of a one-pass method, each with masks seeded by seed, image and pass: in any order the same.
+
+    inner: one deterministic pass, which must not share work between draws
+    identity: of the image, see `of`
+    """
+
+    inner: Method
+    draws: int
+    seed: int = 0
+    insert: Inserted | None = None
+    identity: str = ""
+    name: str = "dropout"
+    random: bool = True
+
+    @property
+    def note(self) -> str:
+        return str(self.insert) if self.insert else ""
+
+    def of(self, identity: str) -> Dropout:
+        """The same for one image."""
+        return replace(self, identity=identity)
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
+        for t in range(self.draws):
+            told = f"{self.seed} {t} {self.identity}".encode()
+            seed = int.from_bytes(hashlib.sha256(told).digest()[:7], "big")
+            masks = _Masks(torch.Generator().manual_seed(seed))
+            if self.insert is None:
+                with masks:
+                    ((_, output),) = self.inner(images)
+            else:
+                with self.insert.there(), masks:
+                    ((_, output),) = self.inner(images)
+            yield 1 / self.draws, output

@@ -1,0 +1,66 @@
+"""One temperature for a method's logits, fitted on validation images (Guo et al. 2017, arXiv:1706.04599).
+
+For several draws it divides each draw's logits, and the NLL is that of the mean probability. Must not know a file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.axes import Head
+from segment.methods.method import Method
+from segment.uncertainty.heads import probabilities
+
+GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
+PIXELS = 20_000
+"""At most so many of an image are looked at, on a regular grid: one number is fitted to millions all the same."""
+SMALLEST = 1.2e-38  # as the NLL score clamps p
+
+
+class TemperatureFit:
+    """The NLL at every temperature of a grid, streamed over images; the best lies between its points."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.nll = np.zeros(len(GRID))
+        self.pixels = 0
+
+    def update(self, method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
+        """Add one image (1 C H W, not padded); label, known: H W, multi-label K H W."""
+        step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
+        truth = torch.from_numpy(np.where(known, label, 0)[..., ::step, ::step].copy())
+        counted = torch.from_numpy(known[..., ::step, ::step].copy())
+        if not bool(counted.any()):
+            return
+        sums = torch.zeros((len(GRID), *truth.shape), dtype=torch.float64)
+        for weight, logits in method(images):
+            few = logits[..., ::step, ::step].float().cpu()
+            for at, temperature in enumerate(GRID):
+                p = probabilities(few / float(temperature), self.head)
+                sums[at] += weight * self._of_truth(p, truth)
+        losses = -sums.clamp(min=SMALLEST).log()
+        self.nll += losses[:, counted].sum(dim=-1).numpy()
+        self.pixels += int(counted.sum())
+
+    def _of_truth(self, p: Tensor, truth: Tensor) -> Tensor:  # 1 K h w, (K) h w -> (K) h w
+        if self.head == "multilabel":
+            return torch.where(truth == 1, p[0], 1 - p[0])
+        return p.gather(1, truth[None, None])[0, 0]
+
+    def best(self) -> float:
+        """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
+
+        1 where nothing was added; an end of the grid where the NLL still falls there.
+        """
+        if self.pixels == 0:
+            return 1.0
+        at = int(self.nll.argmin())
+        if at in (0, len(GRID) - 1):
+            return float(GRID[at])
+        low, middle, high = self.nll[at - 1 : at + 2]
+        bend = low - 2 * middle + high
+        shift = 0.5 * (low - high) / bend if bend > 0 else 0.0
+        return float(GRID[at] * (GRID[1] / GRID[0]) ** shift)

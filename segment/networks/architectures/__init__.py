@@ -1,0 +1,1 @@
+"""Network architectures kept here, for weights that no library builds."""

@@ -1,0 +1,1 @@
+"""A network, its draws and images to T outputs, one pass a draw."""

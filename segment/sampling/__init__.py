@@ -1,1 +1,0 @@
-"""Passes of a network under draws, and the estimate they give."""

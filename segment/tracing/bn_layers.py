@@ -1,0 +1,218 @@
+"""Which batch normalisations a network has, found by what it does, and what may be drawn for each.
+
+A layer is a call that reaches torch.nn.functional.batch_norm with data in it, whatever module made it.
+Must not know how statistics are recorded or replayed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
+from segment.tracing.trace import Call, follow
+
+ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
+    functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
+    functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu, torch.conv2d,
+)  # fmt: skip
+"""What the tape remembers the arguments of: what is drawn for, what may be fused with it, and what that costs."""
+
+Status = Literal["stochastic", "fixed", "refused"]
+
+OF_WEIGHTS = "it normalises weights, not data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One batch normalisation, in the order in which data meets it.
+
+    name: the module's; its nth call (n >= 2) is "name#n"; a functional call has its enclosing module's name
+    kind: the module's class
+    channels: C; values: how many values of one image a channel has at the size looked at (H * W)
+    status, reason: stochastic; fixed with a reason; or refused with a reason (its arithmetic cannot be reached)
+    trained: running mean and variance (C) that eval mode uses; None: it has none, and is always stochastic
+    call: index on the network's tape, None where it was not met
+    """
+
+    name: str
+    kind: str
+    channels: int
+    values: int
+    status: Status
+    reason: str = ""
+    trained: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
+    call: int | None = None
+
+    @property
+    def of_weights(self) -> bool:
+        """It normalises a weight, whatever the images are."""
+        return self.reason == OF_WEIGHTS
+
+
+@dataclass(frozen=True)
+class BatchNormNetwork:
+    """A network with BN layers that can be drawn: what every pass, recording and distillation stands on.
+
+    module: the network itself; forward: images N C H W -> outputs N K ..., which runs it
+    calls: the tape of one pass; layers: the BN layers in data order
+    """
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    calls: tuple[Call, ...] = field(repr=False)
+    layers: tuple[Layer, ...] = field(repr=False)
+
+    @property
+    def stochastic(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers if layer.status == "stochastic")
+
+    @property
+    def device(self) -> torch.device:
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def select(self, globs: str | Sequence[str] = "all") -> BatchNormNetwork:
+        """The same network with only the layers whose names match a glob stochastic; "all" keeps every one.
+
+        Errors: WrongUse where a glob matches nothing; ModelRefused where a layer without running statistics is left
+        out, or a refused one is asked for; NoBatchNorm where nothing is left to draw.
+        """
+        wanted = [part.strip() for part in globs.split(",")] if isinstance(globs, str) else list(globs)
+        everything = wanted == ["all"]
+        names = [layer.name for layer in self.layers]
+        for glob in wanted if not everything else ():
+            if not fnmatch.filter(names, glob):
+                raise WrongUse(
+                    f"No BN layer matches {glob!r}.{near(glob, names)} `segment inspect` lists all {len(names)}."
+                )
+        chosen = []
+        for layer in self.layers:
+            asked = everything or any(fnmatch.fnmatchcase(layer.name, glob) for glob in wanted)
+            if layer.status == "refused" and asked:
+                raise ModelRefused(f"BN layer {layer.name!r} ({layer.kind}) cannot be drawn: {layer.reason}")
+            if layer.status == "stochastic" and not asked:
+                if layer.trained is None:
+                    raise ModelRefused(
+                        f"BN layer {layer.name!r} has no running statistics to fall back on, so it is always "
+                        f"stochastic; add it to --layers {','.join(wanted)!r}."
+                    )
+                layer = replace(layer, status="fixed", reason="not among the layers asked for")
+            chosen.append(layer)
+        return _drawable(replace(self, layers=tuple(chosen)))
+
+
+def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> BatchNormNetwork:
+    """Follow one eval pass over `image` (N C H W; any values, a usual size) and list the BN layers it meets.
+
+    Errors: NoBatchNorm where the pass meets none; ModelRefused where a BN was never initialised, or a part is compiled.
+    """
+    _check_followable(module)
+    calls = follow(module, forward, image, about=ARGUMENTS_KEPT)
+    modules = dict(module.named_modules())
+    seen: Counter[str] = Counter()
+    layers = []
+    for index, call in enumerate(calls):
+        if call.function is not functional.batch_norm:
+            continue
+        made_by = modules[call.module]
+        if not call.reads_image:
+            layers.append(_named(call.module, made_by, index, call, "fixed", OF_WEIGHTS))
+            continue
+        seen[call.module] += 1
+        name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
+        layers.append(_named(name, made_by, index, call, "stochastic", ""))
+    met = {layer.name for layer in layers}
+    run = {call.module for call in calls if call.reads_image}
+    lower = {call.module for call in calls if call.reads_image and _is_lower_batch_norm(call.function)}
+    layers += [
+        _unmet(name or "(root)", child, run=name in run)
+        for name, child in modules.items()
+        if (name or "(root)") not in met and (_looks_like_bn(child) or name in lower)
+    ]
+    return _drawable(BatchNormNetwork(module, forward, calls, tuple(layers)))
+
+
+def _check_followable(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        who = f"Module {name or '(root)'!r} ({type(child).__name__})"
+        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():  # type: ignore[misc]
+            raise ModelRefused(f"{who} was never initialised: run or load it first.")
+        if isinstance(child, torch.jit.ScriptModule):
+            raise ModelRefused(f"{who} is TorchScript, whose BN layers cannot be reached: give the Python module.")
+        if type(child).__name__ == "OptimizedModule" or getattr(child, "_compiled_call_impl", None) is not None:
+            raise ModelRefused(
+                f"{who} is compiled, so its BN layers cannot be reached: give the module that was compiled "
+                "(`_orig_mod` of what torch.compile gave), or leave `.compile()` out."
+            )
+
+
+def _is_lower_batch_norm(function: Callable[..., object]) -> bool:
+    return function is not functional.batch_norm and "batch_norm" in getattr(function, "__name__", str(function))
+
+
+def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
+    if not network.stochastic:
+        raise NoBatchNorm(_nothing_to_draw(network.layers))
+    return network
+
+
+def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status, reason: str) -> Layer:
+    assert call.facts is not None
+    shape = call.facts[0]
+    mean, var, training = _batch_norm_arguments(call)
+    values = shape[2:].numel() if len(shape) > 2 else 1
+    trained = None if mean is None or var is None or training else (mean, var)
+    return Layer(
+        name=name or "(root)", kind=type(made_by).__name__, channels=shape[1], values=values,
+        status=status, reason=reason, trained=trained, call=index,
+    )  # fmt: skip
+
+
+def _batch_norm_arguments(call: Call) -> tuple[Tensor | None, Tensor | None, bool]:
+    assert call.arguments is not None
+    positional, named = call.arguments
+    given = {
+        **dict(zip(("running_mean", "running_var", "weight", "bias", "training"), positional, strict=False)),
+        **named,
+    }
+    return given.get("running_mean"), given.get("running_var"), bool(given.get("training", False))
+
+
+def _looks_like_bn(child: nn.Module) -> bool:
+    return isinstance(child, nn.modules.batchnorm._BatchNorm) or (
+        "batchnorm" in type(child).__name__.lower().replace("_", "") and hasattr(child, "running_var")
+    )
+
+
+def _unmet(name: str, child: nn.Module, *, run: bool) -> Layer:
+    kind = type(child).__name__
+    mean = getattr(child, "running_mean", None)
+    frozen = "frozen" in kind.lower()
+    if frozen:
+        reason = "frozen: its statistics were constants in training, no mini-batch's"
+    elif not run:
+        reason = "an image does not reach it in eval mode"
+    else:
+        reason = "it does not call torch.nn.functional.batch_norm; replace it by torch.nn.BatchNorm2d"
+    return Layer(
+        name=name, kind=kind, channels=0 if mean is None else len(mean), values=0,
+        status="refused" if run and not frozen else "fixed", reason=reason,
+    )  # fmt: skip
+
+
+def _nothing_to_draw(layers: Sequence[Layer]) -> str:
+    way_out = "Use MC dropout or test-time augmentation instead, or a network with batch normalisation."
+    if not layers:
+        return f"The network has no batch normalisation, so there is nothing to draw. {way_out}"
+    kept = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
+    more = f" (and {len(layers) - 3} more)" if len(layers) > 3 else ""
+    return f"None of the {len(layers)} BN layers can be drawn ({kept}{more}). {way_out}"

@@ -1,0 +1,295 @@
+"""An image in tiles has the maps of the whole image, within a budget of memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import calibrated, noise, random_bank, seeded
+from processes import peak_of, photographs
+from small_networks import Placed, Pooling, Small, network_of
+from torch import Tensor, nn
+
+from segment.draws.bank import Bank
+from segment.errors import OutOfMemory, WrongUse
+from segment.estimation.estimate import Estimate, Planes, estimate
+from segment.estimation.memory_budget import FIXED, Room
+from segment.estimation.tiled import InTiles
+from segment.estimation.tiles import tiles
+from segment.files.banks import save_bank
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import PredictPlan, predict
+from segment.methods.method import mcbn
+from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_network import drawable
+from segment.tracing.pass_memory import peak_bytes
+from segment.tracing.receptive_field import halo_of
+
+MEASURES = ("variance", "predictive_entropy", "mutual_information")
+
+
+def in_tiles(network: Network, bank: Bank | None = None, fold: int = 1, **how: object) -> InTiles:
+    drawn = drawable(network)
+    method = mcbn(drawn, bank or random_bank(drawn), PassPlan(fold=fold, channels_last=True, fuse=True))
+    return InTiles(method, network, measures=MEASURES, **how)  # type: ignore[arg-type]
+
+
+def whole(network: Network, images: Tensor, size: tuple[int, int]) -> Estimate:
+    drawn = drawable(network)
+    return estimate(mcbn(drawn, random_bank(drawn)), images, head="softmax", measures=MEASURES, size=size).image(0)
+
+
+def assert_same_maps(found: Planes, expected: Estimate) -> None:
+    assert list(found.maps) == list(expected.maps) == list(MEASURES)
+    for name, values in expected.maps.items():
+        np.testing.assert_allclose(found.maps[name][:], values.numpy(), rtol=0, atol=1e-5)
+    sure = expected.probability.topk(2, dim=0).values
+    clear = ((sure[0] - sure[1]) > 1e-4).numpy()  # rounding may decide a tie
+    assert bool((found.prediction[:] == expected.prediction.numpy())[clear].all())
+    assert float(clear.mean()) > 0.99
+
+
+@given(
+    height=st.integers(1, 200), width=st.integers(1, 200), align=st.sampled_from([1, 4, 8]), halos=st.integers(0, 3),
+    steps=st.integers(1, 5),
+)  # fmt: skip
+def test_the_kept_parts_of_tiles_cover_the_image_once_and_lie_a_halo_from_every_cut(
+    height: int, width: int, align: int, halos: int, steps: int
+) -> None:
+    halo, side = halos * align, (2 * halos + steps) * align
+    times = np.zeros((height, width), int)
+    for tile in tiles(height, width, side=side, halo=halo, align=align):
+        times[tile.kept] += 1
+        for (start, stop), (first, last), length in (
+            (tile.rows, tile.inner_rows, height), (tile.columns, tile.inner_columns, width),
+        ):  # fmt: skip
+            assert start % align == 0
+            assert 0 <= start <= first < last <= stop <= length
+            assert stop - start <= side
+            assert first - start >= halo or start == 0
+            assert stop - last >= halo or stop == length
+    assert bool((times == 1).all())
+
+
+def test_tiles_put_back_are_the_image() -> None:
+    image = np.random.default_rng(0).random((37, 61))
+    back = np.zeros_like(image)
+    for tile in tiles(37, 61, side=20, halo=4, align=4):
+        back[tile.kept] = image[tile.seen][tile.within]
+    np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize(("side", "halo"), [(8, 4), (10, 0), (16, 3)])
+def test_tiles_that_cannot_be_laid_are_refused(side: int, halo: int) -> None:
+    with pytest.raises(WrongUse, match="at least"):
+        tiles(32, 32, side=side, halo=halo, align=4)
+
+
+@pytest.mark.parametrize("convolutions", [1, 3, 12])
+def test_the_halo_of_convolutions_is_what_they_reach_and_one_step_more(convolutions: int) -> None:
+    layers = [nn.Conv2d(3, 3, 3, padding=1, padding_mode="zeros") for _ in range(convolutions)]
+    for layer in layers:
+        nn.init.constant_(layer.weight, 0.05)
+    network = nn.Sequential(*layers)
+    assert halo_of(network, network, channels=3, align=4) == -(-convolutions // 4) * 4 + 4
+
+
+@pytest.mark.parametrize("build", [Pooling, Placed])
+def test_a_network_that_looks_at_the_whole_image_has_no_halo(build: type[Small]) -> None:
+    module = calibrated(seeded(build), (64, 64))
+    assert halo_of(module, module, channels=3, align=4) is None
+
+
+def test_tiles_have_the_maps_of_the_whole_image() -> None:
+    network = network_of()
+    images = noise(1, 3, 200, 328, seed=2)
+    found = in_tiles(network, tile=160, keep=True)
+    assert found.side_for(200, 328) == 160
+    expected = whole(network, images, (197, 325))
+    made = found(images, (197, 325))
+    assert_same_maps(made, expected)
+    assert made.probability is not None
+    np.testing.assert_allclose(made.probability[:], expected.probability.numpy(), rtol=0, atol=1e-5)
+    assert found.halo is not None
+    assert 0 < found.halo <= 64
+
+
+def test_probabilities_are_put_together_only_where_they_are_wanted() -> None:
+    made = in_tiles(network_of(), tile=160)(noise(1, 3, 200, 200), (200, 200))
+    assert made.probability is None
+    assert made.maps["variance"].shape == made.prediction.shape == (200, 200)
+
+
+def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() -> None:
+    network = network_of()
+    images = noise(1, 3, 640, 640, seed=3)
+    measured = in_tiles(network, within=Room(2**40)).pixel
+    roomy = in_tiles(network, within=Room(FIXED + int(640 * 640 * (100 + 2 * measured))))
+    assert roomy.side_for(640, 640) is None
+    tight = in_tiles(network, within=Room(FIXED + 640 * 640 * 100 + int(200 * 200 * 2 * measured)))
+    side = tight.side_for(640, 640)
+    assert side is not None
+    assert 160 <= side <= 320
+    assert side % 32 == 0
+    assert_same_maps(tight(images, (640, 640)), whole(network, images, (640, 640)))
+
+
+def test_what_does_not_fit_in_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
+    found = in_tiles(network_of(), within=Room(FIXED + 1000))
+    with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
+        found(noise(1, 3, 512, 512), (512, 512))
+    found = in_tiles(network_of(), tile="off", within=Room(FIXED + 512 * 512 * 100))
+    with pytest.raises(OutOfMemory, match="leave --tile off out"):
+        found(noise(1, 3, 512, 512), (512, 512))
+
+
+def test_a_network_that_looks_at_the_whole_image_is_tiled_only_when_asked_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = network_of(Pooling)
+    images = noise(1, 3, 640, 640)
+    with pytest.raises(OutOfMemory, match=r"or --tile N: .* looks at the whole image"):
+        in_tiles(network, within=Room(FIXED + 640 * 640 * 100))(images, (640, 640))
+    with caplog.at_level(logging.WARNING):
+        made = in_tiles(network, tile=256)(images, (640, 640))
+    assert made.maps["variance"].shape == (640, 640)
+    assert "looks at the whole image" in caplog.text
+
+
+def test_tiles_smaller_than_the_halo_are_refused_with_the_size_needed() -> None:
+    found = in_tiles(network_of(), tile=64)
+    with pytest.raises(WrongUse, match=r"--tile 64 is too small: .* or more"):
+        found(noise(1, 3, 256, 256), (256, 256))
+
+
+class Limited:
+    """A network on a device that takes no more than so many pixels at once."""
+
+    def __init__(self, module: nn.Module, pixels: int) -> None:
+        self.pixels = pixels
+        self.sizes: list[int] = []
+        module.register_forward_pre_hook(self._check)
+
+    def _check(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        with torch._C.DisableTorchFunction():
+            size = args[0].shape.numel() // args[0].shape[1]
+        self.sizes.append(size)
+        if size > self.pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_device_that_runs_out_gets_half_until_it_fits_and_the_maps_stay(caplog: pytest.LogCaptureFixture) -> None:
+    network = network_of()
+    images = noise(1, 3, 512, 512, seed=4)
+    expected = whole(network, images, (512, 512))
+    found = in_tiles(network, fold=2)
+    assert found.halo is not None
+    limited = Limited(network.module, 200 * 200)
+    with caplog.at_level(logging.WARNING):
+        assert_same_maps(found(images, (512, 512)), expected)
+    assert "1 draws in a pass" in caplog.text
+    assert "tiles of 160 pixels" in caplog.text
+    assert (found.fold, found.tile) == (1, 160)
+    limited.sizes.clear()
+    found(images, (512, 512))  # what was learnt holds for the next image
+    assert max(limited.sizes) <= 200 * 200
+
+
+def test_a_device_that_runs_out_at_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
+    network = network_of()
+    found = in_tiles(network)
+    assert found.halo is not None
+    assert found.pixel > 0  # measured before the device was full
+    Limited(network.module, 32 * 32)
+    with pytest.raises(OutOfMemory, match=r"smallest plan, \d+ x \d+ pixels at once, which takes about \d+ MiB"):
+        found(noise(1, 3, 256, 256), (256, 256))
+
+
+def test_another_failure_of_the_network_is_not_taken_for_a_lack_of_memory() -> None:
+    found = in_tiles(network_of())
+    with pytest.raises(RuntimeError, match="channels"):
+        found(noise(1, 5, 64, 64), (64, 64))
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_draws() -> None:
+    network = load_network("scenes")
+    drawn = drawable(network)
+    bank = random_bank(drawn, draws=64)
+    images = noise(1, 3, 64, 96)
+
+    def taken(draws: int) -> int:
+        method = mcbn(drawn, bank.first(draws), PassPlan(channels_last=True, fuse=True))
+        return peak_bytes(lambda x: estimate(method, x, head=network.card.head, measures=MEASURES), images)
+
+    assert taken(64) <= 1.03 * taken(8)
+
+
+def test_a_run_keeps_its_tiles_and_room_and_goes_on_with_them(tmp_path: Path) -> None:
+    network = load_network("segment:tiny?classes=4")
+    images = photographs(tmp_path / "images", 2, 160, 224)
+    bank = fit_bank(network, str(images), batch=2, draws=2)
+    plan = PredictPlan(tile=128, formats=("npz",), precision="fp32")
+    predict(network, str(images), bank, tmp_path / "tiled", plan)
+    kept = json.loads((tmp_path / "tiled" / "run.json").read_text())["plan"]
+    assert kept["tile"] == 128
+    predict(network, str(images), bank, tmp_path / "whole", replace(plan, tile="off"))
+    for name in ("000", "001"):
+        with (
+            np.load(tmp_path / "tiled" / name / "maps.npz") as one,
+            np.load(tmp_path / "whole" / name / "maps.npz") as two,
+        ):
+            assert sorted(one) == sorted(two)
+            for key in one:
+                np.testing.assert_allclose(one[key], two[key], atol=1e-5)
+    predict(network, str(images), bank, tmp_path / "roomy", replace(plan, memory="100GiB"))
+    kept = json.loads((tmp_path / "roomy" / "run.json").read_text())["plan"]
+    predict(network, str(images), bank, tmp_path / "roomy", replace(plan, memory="50GiB"), resume=True)
+    assert json.loads((tmp_path / "roomy" / "run.json").read_text())["plan"] == kept
+    assert 50 * 2**30 < kept["room"] < 100 * 2**30
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_that_runs_out_gets_half() -> None:
+    network = network_of()
+    network = replace(network, module=network.module.cuda())
+    images = noise(1, 3, 2048, 2048)
+    drawn = drawable(network)
+    method = mcbn(drawn, random_bank(drawn), PassPlan(channels_last=True))
+    found = InTiles(method, network, measures=MEASURES)
+    expected = found(images, (2048, 2048))
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 300 * 2**20) / total)
+    try:
+        made = found(images, (2048, 2048))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert isinstance(found.tile, int)
+    for name in MEASURES:
+        np.testing.assert_allclose(made.maps[name][:], expected.maps[name][:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_peak_of_predict_stays_under_its_budget(tmp_path: Path) -> None:
+    network = load_network("segment:tiny?classes=6")
+    small = photographs(tmp_path / "small", 4, 128, 160)
+    save_bank(fit_bank(network, str(small), batch=2, draws=2), tmp_path / "bank.safetensors")
+    large = photographs(tmp_path / "large", 2, 1400, 1800)
+    arguments = ("predict", "segment:tiny?classes=6", str(large), "--bank", str(tmp_path / "bank.safetensors"))
+    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "run"), "--memory", "1100MiB")
+    assert code == 0, said
+    assert peak <= 1100 * 2**20
+    assert 0 < json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["room"] < 600 * 2**20
+    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "less"), "--memory", "650MiB")
+    assert code == 4
+    assert "Even the smallest plan needs" in said
+    assert peak <= 650 * 2**20

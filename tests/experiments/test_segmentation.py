@@ -1,0 +1,123 @@
+"""The segmentation experiment: mini-batches that nest, the demonstration's way held to train mode, honest verdicts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segment.draws.minibatches import DrawPlan, choices
+from segment.experiments.segmentation import experiment as segmentation
+from segment.experiments.segmentation.cases import CASES, Case, scenes_case
+from segment.experiments.segmentation.experiment import (
+    INSIDE,
+    Effort,
+    Found,
+    SegmentationPlan,
+    bank_with_the_image,
+    scored,
+)
+from segment.images.prepare import prepare
+from segment.passes.passes import passes
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+from segment.tracing.bn_network import drawable
+
+EFFORT = Effort(batches=(1, 4, 8), draws=2, images=2)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return scenes_case(Path())
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("segmentation")
+    verdicts = segmentation.run(out, budget="quick", data=out, plan=SegmentationPlan(cases={"scenes": EFFORT}))
+    assert [verdict.experiment for verdict in verdicts] == ["segmentation"] * 2
+    return out
+
+
+def test_the_experiment_leaves_pictures_scores_and_verdicts(once: Path) -> None:
+    names = {path.name for path in once.iterdir()}
+    assert {"segmentation.csv", "segmentation.png", "segmentation_scenes.png", "page.md", "verdicts.csv"} <= names
+    methods = [line.split(",")[1] for line in (once / "segmentation.csv").read_text().splitlines()[1:]]
+    assert methods == ["M = 1", "M = 4", "M = 8", "trained statistics", INSIDE]
+
+
+def test_the_same_seed_writes_the_same_bytes(once: Path, tmp_path: Path) -> None:
+    segmentation.run(tmp_path, budget="quick", data=tmp_path, plan=SegmentationPlan(cases={"scenes": EFFORT}))
+    for path in once.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_demonstrations_way_is_train_mode_with_the_image_in_the_batch(case: Case) -> None:
+    drawn = drawable(case.network)
+    images = prepare(case.test_image(0).image, case.network.card.input)[None]
+    plan = DrawPlan(draws=1, batch=3, seed=0)
+    bank = bank_with_the_image(case, drawn, images, plan)
+    (found,) = passes(drawn, bank, images)
+    (pick,) = choices(plan, case.train)
+    others = [prepare(case.train_image(index), case.network.card.input) for index in pick.images]
+    module = copy.deepcopy(case.network.module)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.training = True
+    with torch.no_grad():
+        expected = module(torch.cat([images, torch.stack(others)]))[:1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_scores_of_the_trained_statistics_do_not_depend_on_the_draws(case: Case) -> None:
+    small = replace(EFFORT, batches=(2,), images=1)
+    first, second = (scored(case, small, seed, lambda _: None) for seed in (0, 1))
+    name = segmentation.TRAINED
+    assert first.boards[name].per_image() == second.boards[name].per_image()
+    assert first.boards["M = 2"].per_image() != second.boards["M = 2"].per_image()
+
+
+def boards(case: Case, doubt: dict[str, float], images: int = 12) -> Found:
+    """Masks with a tenth of wrong pixels; `doubt`: how sharply each method's variance marks them."""
+    rng = np.random.default_rng(0)
+    plan = ScorePlan(classes=("a", "b"), measures=segmentation.MEASURES)
+    found = {name: Scoreboard(plan) for name in doubt}
+    for number in range(images):
+        label = (rng.random((16, 16)) < 0.1).astype(np.int64)  # class b is what the mask, all a, gets wrong
+        for name, sharpness in doubt.items():
+            variance = rng.random((16, 16)) * 0.1 + sharpness * label
+            p_wrong = np.where(label > 0, 0.2 + 0.2 * sharpness, 0.2)
+            maps = dict.fromkeys(segmentation.MEASURES, variance)
+            found[name].update(f"{number}", np.stack([1 - p_wrong, p_wrong]), maps, label)
+    return Found(boards=found, shown=case.test_image(0), estimates={})
+
+
+def test_a_sharper_uncertainty_is_judged_better_and_a_duller_one_not(case: Case) -> None:
+    found = boards(case, {"M = 1": 0.0, "M = 8": 0.5, "M = 16": 0.0, segmentation.TRAINED: 0.0})
+    rising = segmentation._larger(case, found, 1, 8, "larger is better")
+    falling = segmentation._larger(case, found, 8, 16, "larger is better")
+    assert (rising.outcome, falling.outcome) == ("reproduced", "not reproduced")
+    assert "better in 3 of 3" in rising.numbers
+    assert "worse in 3" in falling.numbers
+    assert "PLL +" in rising.numbers
+    assert "AUSE -" in rising.numbers
+
+
+def test_a_few_images_give_no_verdict(case: Case) -> None:
+    found = boards(case, {"M = 1": 0.0, "M = 8": 0.5}, images=3)
+    assert segmentation._larger(case, found, 1, 8, "larger is better").outcome == "not testable here"
+
+
+@pytest.mark.slow
+def test_the_quick_budget_runs_on_camvid(tmp_path: Path) -> None:
+    data = Path(__file__).parents[3] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"the real data is not at {data}")
+    plan = SegmentationPlan(cases={name: Effort(batches=(1, 4), draws=2, images=2) for name in CASES})
+    assert len(segmentation.run(tmp_path, budget="quick", data=data, plan=plan)) >= 3
+    assert (tmp_path / "segmentation_camvid-enet.png").is_file()

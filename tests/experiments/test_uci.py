@@ -1,0 +1,232 @@
+"""The regression experiments at their smallest: every file, the same bytes for a seed, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from segment.experiments.regression import dropout_check, toy, uncertainty_error
+from segment.experiments.regression.dropout_check import CheckPlan
+from segment.experiments.regression.networks import METHODS, Protocol
+from segment.experiments.regression.search import Race
+from segment.experiments.regression.toy import ToyPlan
+from segment.experiments.regression.uncertainty_error import rank_correlation, running
+from segment.experiments.reproduction import run_one
+from segment.experiments.uci import experiment as uci
+from segment.experiments.uci.data import FILES
+from segment.experiments.uci.splits import PLANS, Plan, results
+from segment.experiments.uci.tables import columns_of
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+SMALL = Protocol(
+    hidden=(8, 8), l2=(1e-3,), batches=(16, 64), dropouts=(0.05,), precisions=(10.0,), folds=2,
+    race=Race(every=10, patience=2, epochs=20, draws=4), draws=30, members=2,
+)  # fmt: skip
+CHECKS = CheckPlan(sets=("yacht",), splits=2, epochs=5, choice_draws=5, draws=20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for yacht: 120 rows whose noise grows with the first feature."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (120, 3))
+    y = 5 + 3 * x[:, 0] + np.sin(3 * x[:, 1]) + rng.normal(size=120) * 0.4 * (1.2 + x[:, 0])
+    (folder / "uci").mkdir()
+    np.savetxt(folder / "uci" / "yacht.csv", np.column_stack([x, y]), delimiter=",", header="x1,x2,x3,y", comments="")
+    return folder
+
+
+PLAN = Plan(sets=("yacht",), splits=(1, 2), protocol=SMALL)
+
+
+@pytest.fixture(scope="module")
+def once(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uci")
+    verdicts = uci.run(out, budget="quick", data=data, seed=3, plan=PLAN, checks=CHECKS)
+    assert len(verdicts) == 5
+    return out
+
+
+def test_the_uci_experiment_leaves_tables_a_figure_and_verdicts(once: Path) -> None:
+    names = {path.name for path in once.iterdir()}
+    expected = {"uci.csv", "uci.md", "uci.png", "uci.svg", "uci_splits.csv", "uci_summary.md", "verdicts.md", "page.md"}
+    assert expected <= names
+    table = (once / "uci.csv").read_text().splitlines()
+    assert len(table) == 1 + len(METHODS)
+    assert not any(name.startswith(".") for name in names)
+
+
+def test_the_papers_scores_stand_beside_ours_for_the_methods_that_both_have(once: Path) -> None:
+    section = (once / "page.md").read_text().split("### Beside the paper's table")[1].split("###")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| yacht")]
+    assert [row.split(" | ")[1] for row in rows] == ["mcbn", "mcdo"]
+    assert [row.split(" | ")[3] for row in rows] == ["-56.39", "21.42"]
+
+
+def test_the_same_seed_writes_the_same_tables_bit_for_bit(once: Path, data: Path, tmp_path: Path) -> None:
+    uci.run(tmp_path, budget="quick", data=data, seed=3, plan=PLAN, checks=CHECKS)
+    for name in ("uci.csv", "uci_splits.csv", "uci_dropout_check.csv", "uci.png", "verdicts.md"):
+        assert (tmp_path / name).read_bytes() == (once / name).read_bytes(), name
+
+
+def test_another_seed_gives_other_numbers(once: Path, data: Path, tmp_path: Path) -> None:
+    plan = Plan(sets=("yacht",), splits=(1,), protocol=SMALL)
+    one = results(plan, data=data, kept=tmp_path, seed=4, say=lambda _: None)["yacht"][0]
+    kept = json.loads((once / "kept" / "yacht-1.json").read_text())["result"]
+    assert one.methods["mcbn"].scores.crps != kept["methods"]["mcbn"]["scores"]["crps"]
+
+
+def test_a_stopped_run_goes_on_from_the_finished_splits(once: Path, data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    again = results(PLAN, data=data, kept=once / "kept", seed=3, say=said.append)
+    assert said == []
+    assert [split.split for split in again["yacht"]] == [1, 2]
+    shutil.copytree(once / "kept", tmp_path / "kept")
+    other = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, draws=31))
+    results(other, data=data, kept=tmp_path / "kept", seed=3, say=said.append)
+    assert said, "what other settings wrote must not be read"
+
+
+def test_the_trained_statistics_are_their_own_constant(once: Path, data: Path) -> None:
+    for split in results(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]:
+        assert split.methods["trained statistics"].scores.normalised_crps == pytest.approx(0, abs=1e-6)
+        for scored in split.methods.values():
+            assert scored.scores.crps_optimal <= scored.scores.crps
+            assert len(scored.errors) == len(split.rows) == 24
+
+
+def test_a_batch_of_all_rows_scores_as_the_constant(data: Path, tmp_path: Path) -> None:
+    whole = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, batches=(1024,)))
+    split = results(whole, data=data, kept=tmp_path, seed=0, say=lambda _: None)["yacht"][0]
+    assert split.methods["mcbn"].scores.normalised_crps == pytest.approx(0, abs=1e-6)
+
+
+def test_a_method_that_sees_the_noise_beats_the_constant_by_the_reported_p(once: Path, data: Path) -> None:
+    splits = results(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]
+    column = columns_of(splits, "mcbn")
+    scores = [split.methods["mcbn"].scores for split in splits]
+    assert column.crps_gain.tolist() == [score.crps_constant - score.crps for score in scores]
+    assert column.pll_gain.tolist() == [score.pll - score.pll_constant for score in scores]
+
+
+def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLANS, "quick", PLAN)
+    monkeypatch.setattr(uci, "CHECKS", {"quick": CHECKS})
+    said: list[str] = []
+    run_one("uci", tmp_path / "uci", budget="quick", data=data, splits=(4, 2))
+    run_one(
+        "uncertainty-error", tmp_path / "uncertainty-error", budget="quick", data=data, splits=(2, 4),
+        progress=said.append,
+    )  # fmt: skip
+    assert said == []
+    page = (tmp_path / "uci" / "page.md").read_text()
+    assert "--splits 4,2`" in page
+    assert "boston, energy, wine, concrete, kin8nm, power, protein, split 1, 3, 5." in page
+
+
+def test_the_paper_plan_is_the_papers_grid() -> None:
+    plan = PLANS["paper"]
+    assert plan.splits == (1, 2, 3, 4, 5)
+    assert plan.protocol.batches == (32, 64, 128, 256, 512, 1024)
+    assert plan.protocol.dropouts == (0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
+    assert plan.protocol.l2 == pytest.approx([10.0**-power for power in range(1, 16)])
+    assert set(plan.sets) == set(FILES)
+    race = plan.protocol.race
+    assert (race.every, race.patience, race.epochs, plan.protocol.draws, plan.protocol.folds) == (20, 10, 2000, 500, 5)
+    assert not race.rungs
+    assert race.of == plan.protocol.draws
+    assert (plan.protocol.flow_rate, plan.protocol.flow_steps) == (1e-3, None)
+
+
+def test_a_page_says_what_was_reduced_against_the_paper_and_nothing_where_nothing_was(once: Path) -> None:
+    assert "Reduced against the paper's protocol: L2 takes 1 of its 15 values" in (once / "page.md").read_text()
+    assert uci._reductions(PLANS["paper"]) == ""
+    assert "successive halving" in uci._reductions(PLANS["quick"])
+
+
+def test_the_check_calls_two_standard_errors_within() -> None:
+    reference = dropout_check.REFERENCES["yacht"]  # 0.67 ± 0.05, -1.25 ± 0.01
+    near = {"yacht": ([reference.rmse[0] + 0.09, reference.rmse[0] + 0.11], [-1.24, -1.23])}
+    far = {"yacht": ([reference.rmse[0] + 0.12, reference.rmse[0] + 0.11], [-1.24, -1.23])}
+    assert dropout_check.check_verdict(near, complete=True).outcome == "reproduced"
+    assert dropout_check.check_verdict(far, complete=True).outcome == "not reproduced"
+    assert dropout_check.check_verdict(near, complete=False).outcome == "not testable here"
+
+
+def test_sorted_errors_leave_a_figure_and_a_rank_correlation(once: Path, data: Path, tmp_path: Path) -> None:
+    verdicts = uncertainty_error.run(tmp_path, budget="quick", data=data, seed=3, plan=PLAN, kept=once / "kept")
+    assert [verdict.experiment for verdict in verdicts] == ["uncertainty-error"] * 3
+    assert (tmp_path / "uncertainty_error.png").stat().st_size > 10_000
+    assert len((tmp_path / "uncertainty_error.csv").read_text().splitlines()) == 4
+
+
+def test_the_rank_correlation_is_scipys_and_its_interval_holds_it() -> None:
+    rng = np.random.default_rng(1)
+    spreads = np.round(rng.uniform(1, 2, 300), 2)  # with ties
+    errors = np.abs(rng.normal(size=300)) * spreads**3
+    rows = np.repeat(np.arange(150.0), 2)
+    value, low, high = rank_correlation(errors, spreads, rows, seed=0)
+    assert value == pytest.approx(float(spearmanr(errors, spreads).statistic))
+    assert 0 < low < value < high < 1
+
+
+def test_rows_tested_twice_are_drawn_as_one() -> None:
+    rng = np.random.default_rng(2)
+    spreads = rng.uniform(1, 2, 100)
+    errors = np.abs(rng.normal(size=100)) * spreads
+    single = rank_correlation(errors, spreads, np.arange(100.0), seed=0)
+    doubled = rank_correlation(np.tile(errors, 2), np.tile(spreads, 2), np.tile(np.arange(100.0), 2), seed=0)
+    assert doubled == pytest.approx(single)
+
+
+def test_a_constant_uncertainty_has_no_rank_correlation() -> None:
+    value, low, high = rank_correlation(np.arange(50.0), np.ones(50), np.arange(50.0), seed=0)
+    assert value == low == high == 0
+
+
+def test_the_running_mean_and_sd_are_those_of_each_window() -> None:
+    values = np.random.default_rng(3).normal(size=40)
+    mean, spread = running(values, 0.25)
+    for at in range(40):
+        window = values[max(at - 5, 0) : at + 6]
+        assert mean[at] == pytest.approx(window.mean())
+        assert spread[at] == pytest.approx(window.std())
+
+
+def test_the_toy_experiment_measures_coverage_inside_and_outside(tmp_path: Path) -> None:
+    plan = ToyPlan(repeats=2, rows=60, points=101, protocol=SMALL)
+    verdicts = toy.run(tmp_path, budget="quick", data=tmp_path, plan=plan)
+    assert len(verdicts) == 3
+    table = (tmp_path / "toy.csv").read_text().splitlines()
+    assert len(table) == 1 + len(METHODS) + 1  # the constant too
+    cells = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    assert 0 <= float(cells["coverage inside"]) <= 1
+    assert (tmp_path / "toy.svg").is_file()
+
+
+def test_the_toy_points_inside_are_those_of_the_pieces() -> None:
+    assert toy.inside(np.array([-2.1, -1.5, 0.0, 0.5, 1.2, 2.0, 3.0])).tolist() == [
+        False, True, False, True, False, True, False,
+    ]  # fmt: skip
+    assert toy.curve(np.zeros(1))[0] == 0
+    assert math.isclose(toy.QUANTILE, 1.96, abs_tol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data beside the project is not here")
+def test_the_quick_budget_runs_on_the_real_sets(tmp_path: Path) -> None:
+    verdicts = uci.run(tmp_path, budget="quick", data=DATA)
+    table = (tmp_path / "uci.csv").read_text()
+    assert "yacht" in table
+    assert "boston" in table
+    assert len(verdicts) == 5

@@ -1,0 +1,157 @@
+"""Arrays that are not in memory read as those that are, and leave no file behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import photographs
+
+from segment.axes import Plane
+from segment.errors import SegmentError, WrongUse
+from segment.files.runs import summary
+from segment.files.windows import Made, Windowed, blocks
+from segment.files.writing import write_map_png, write_npz, write_palette_png, write_png
+from segment.images.prepare import Prepared, prepare
+from segment.images.read import read_image, size_in
+from segment.images.specs import InputSpec
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import PredictPlan, predict
+from segment.networks.load import load_network
+from segment.pictures.heatmaps import heatmap, scale_of, with_legend
+from segment.pictures.overlays import overlay, overlay_rows
+from segment.pictures.palettes import palette
+
+
+def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
+    expected = np.random.default_rng(0).random((3, 300, 70)).astype(np.float32)
+    found = Windowed(tmp_path, expected.shape, np.float32)
+    for rows in (slice(0, 100), slice(100, 300)):
+        for columns in (slice(0, 33), slice(33, 70)):
+            found[..., rows, columns] = expected[..., rows, columns]
+    np.testing.assert_array_equal(found[..., 20:280, :], expected[..., 20:280, :])
+    np.testing.assert_array_equal(found[..., 290:999, 3:9], expected[..., 290:999, 3:9])
+    np.testing.assert_array_equal(found[2][10:20], expected[2, 10:20])
+    np.testing.assert_array_equal(np.concatenate(list(blocks(found[1]))), expected[1])
+
+
+def test_an_array_in_a_file_leaves_nothing_in_its_folder(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = Windowed(tmp_path, (4, 5), np.uint8)
+    found[..., 1:3, 2:4] = np.ones((2, 2))
+    assert int(found[0:4].sum()) == 4
+    plane = Windowed(tmp_path, (2, 4, 5), np.uint8)[1]  # a plane keeps its file
+    assert int(plane[0:4].sum()) == 0
+    del found, plane
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_files_of_an_array_that_is_not_in_memory_are_those_of_one_that_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    values, labels = rng.random((600, 50)).astype(np.float32), rng.integers(0, 9, (600, 50)).astype(np.uint8)
+    p = rng.random((3, 600, 50)).astype(np.float32)
+    kept = {name: _kept(tmp_path, array) for name, array in (("v", values), ("l", labels), ("p", p))}
+    both: dict[str, tuple[Plane, ...]] = {"memory": (values, labels, p), "file": (kept["v"], kept["l"], kept["p"])}
+    for folder, (v, k, q) in both.items():
+        write_map_png(tmp_path / folder / "v.png", v, measure="variance", unit="", high=1.0)
+        write_palette_png(tmp_path / folder / "l.png", k, palette(9))
+        write_png(tmp_path / folder / "grey.png", k)
+        write_npz(tmp_path / folder / "maps.npz", {"variance": v, "prediction": k, "probability": q})
+        (tmp_path / folder / "summary").write_text(str(summary(v)))
+    for path in (tmp_path / "memory").iterdir():
+        assert path.read_bytes() == (tmp_path / "file" / path.name).read_bytes(), path.name
+
+
+def _kept(folder: Path, array: np.ndarray[Any, Any]) -> Windowed:
+    found = Windowed(folder, array.shape, array.dtype)
+    found[..., :, :] = array
+    return found
+
+
+@given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=300))
+def test_a_summary_has_the_mean_and_percentile_that_numpy_gives(values: list[float]) -> None:
+    array = np.array([values], np.float32)
+    found = summary(array)
+    scale = float(np.abs(array).max())
+    assert found["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-9, abs=1e-9 * scale)
+    assert found["p95"] == pytest.approx(np.percentile(array.astype(np.float64), 95), rel=1e-9, abs=1e-6 + 1e-9 * scale)
+
+
+def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 255, (1500, 1300, 3)).astype(np.uint8)  # lines are two pixels wide
+    labels = np.kron(rng.integers(0, 5, (30, 26)), np.ones((50, 50), int)).astype(np.uint8)
+    doubt = rng.random((1500, 1300)).astype(np.float32)
+    how: dict[str, Any] = {"high": 1.0, "palette": palette(5)}
+    whole = overlay_rows(image, labels, doubt, slice(0, 1500), **how)
+    np.testing.assert_array_equal(overlay(image, labels, doubt, **how), whole)
+    for rows in (slice(0, 1), slice(48, 53), slice(700, 1500)):
+        np.testing.assert_array_equal(overlay_rows(image, labels, doubt, rows, **how), whole[rows])
+
+
+def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
+    heat = heatmap(np.random.default_rng(3).random((700, 40)), high=1.0)
+    picture = with_legend(heat, scale_of("margin", 4))
+    write_png(tmp_path / "made.png", Made(picture.shape, picture.dtype, lambda rows: picture[rows]))
+    np.testing.assert_array_equal(read_image(tmp_path / "made.png"), picture)
+
+
+@pytest.mark.parametrize("pad", ["reflect", "edge", "zero"])
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "grey"])
+@pytest.mark.parametrize("size", [(5, 3), (45, 70), (64, 32)])
+def test_an_image_prepared_a_window_at_a_time_is_the_prepared_image(
+    pad: Any, channels: Any, size: tuple[int, int]
+) -> None:
+    spec = InputSpec(mean=(0.4,), std=(0.2,), channels=channels, stride=16, pad=pad)
+    spec = spec if channels == "grey" else replace(spec, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
+    image = np.random.default_rng(4).integers(0, 255, (*size, 3)).astype(np.uint8)
+    whole = prepare(image, spec)[None]
+    found = Prepared(image, spec)
+    assert found.shape == whole.shape
+    assert torch.equal(found[..., :, :], whole)
+    rows, columns = whole.shape[-2:]
+    for window in ((slice(0, 16), slice(0, 16)), (slice(rows - 16, rows), slice(columns - 16, columns))):
+        assert torch.equal(found[(..., *window)], whole[(..., *window)])
+
+
+def test_the_size_of_an_image_is_known_before_it_is_decoded(tmp_path: Path) -> None:
+    (path,) = photographs(tmp_path / "images", 1, 30, 50).iterdir()
+    assert size_in(path) == (30, 50)
+    path.write_bytes(path.read_bytes()[:20])
+    assert size_in(path) is None
+    assert size_in(tmp_path / "none.png") is None
+
+
+def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network("segment:tiny?classes=4")
+    images = photographs(tmp_path / "images", 1, 160, 224)
+    bank = fit_bank(network, str(images), batch=1, draws=2)
+    plan = PredictPlan(tile=128, precision="fp32")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Windowed, "_seek", full)
+        with pytest.raises(WrongUse, match="No space left") as refusal:
+            predict(network, str(images), bank, tmp_path / "run", plan)
+    assert isinstance(refusal.value, SegmentError)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    found = predict(network, str(images), bank, tmp_path / "run2", plan)
+    line = json.loads((found.folder / "manifest.jsonl").read_text())
+    assert line["status"] == "done"
+    assert sorted(path.name for path in (found.folder / line["id"]).iterdir()) == sorted(
+        name.split("/")[-1] for name in line["files"]
+    )

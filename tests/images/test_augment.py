@@ -1,0 +1,189 @@
+"""A training view depends on image and seed alone, and its distribution is the one the card describes."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from segment.errors import WrongUse
+from segment.images.augment import _known, pipeline
+
+CAMVID_UNET: tuple[dict[str, Any], ...] = (
+    {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},
+    {"name": "RandomCrop", "height": 320, "width": 320},
+    {"name": "HorizontalFlip", "p": 0.5},
+    {
+        "name": "RandomBrightnessContrast",
+        "contrast_limit": 0.25,
+        "brightness_limit": [-0.0764706, 0.0803922],
+        "p": 1,
+    },
+)
+FRAME = np.random.default_rng(0).integers(0, 256, (360, 480, 3)).astype(np.uint8)
+
+
+def refusal(*transforms: Any) -> str:
+    with pytest.raises(WrongUse) as refused:
+        pipeline(transforms)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_one_seed_gives_one_view_in_any_order_and_whatever_the_global_generators_hold() -> None:
+    views = pipeline(CAMVID_UNET)
+    first = {seed: views(FRAME, seed) for seed in range(6)}
+    np.random.seed(3)  # noqa: NPY002 (the generator that must not matter)
+    random.seed(3)
+    for seed in (5, 0, 3, 0):
+        np.testing.assert_array_equal(views(FRAME, seed), first[seed])
+        np.testing.assert_array_equal(pipeline(CAMVID_UNET)(FRAME, seed), first[seed])
+    assert any((first[0] != first[seed]).any() for seed in range(1, 6))
+
+
+def test_no_global_generator_is_moved() -> None:
+    views = pipeline(CAMVID_UNET)
+    before = random.getstate(), pickle.dumps(np.random.get_state()), torch.random.get_rng_state()  # noqa: NPY002
+    views(FRAME, 1)
+    assert random.getstate() == before[0]
+    assert pickle.dumps(np.random.get_state()) == before[1]  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), before[2])
+
+
+def test_threads_and_other_processes_see_the_same_views() -> None:
+    views = pipeline(CAMVID_UNET)
+    alone = [views(FRAME, seed) for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: views(FRAME, seed), range(24)))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(views))(FRAME, 7), alone[7])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:albumentations")  # it advises other transforms than these
+def test_every_known_transform_is_a_function_of_image_and_seed() -> None:
+    image, tried = np.ascontiguousarray(FRAME[:96, :128]), 0
+    for name in sorted(set(_known()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
+        try:
+            views = pipeline(({"name": name, "p": 1},))
+            first = views(image, 11)
+        except WrongUse:
+            continue  # needs arguments, or more than an image
+        random.seed(tried)
+        np.random.seed(tried)  # noqa: NPY002
+        np.testing.assert_array_equal(views(image, 11), first, err_msg=name)
+        tried += 1
+    assert tried > 75
+
+
+def gain_and_offset(view: NDArray[np.uint8], grey: NDArray[np.uint8]) -> tuple[float, float]:
+    inside = (view > 0) & (view < 255)
+    offset, gain = np.polynomial.Polynomial.fit(grey[inside], view[inside], 1).convert().coef
+    return float(gain), float(offset)
+
+
+def test_the_camvid_unets_pipeline_has_the_gain_and_offset_of_its_training() -> None:
+    """A view is x * U(.75, 1.25) + U(-20, 20); both uniform, each on its own."""
+    ramp = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    views = pipeline(CAMVID_UNET[3:])
+    found = np.array([gain_and_offset(views(ramp, seed), ramp) for seed in range(1500)])
+    assert stats.kstest(found[:, 0], stats.uniform(0.75, 0.5).cdf).pvalue > 0.01
+    assert stats.kstest(found[:, 1], stats.uniform(-20, 40).cdf).pvalue > 0.01
+    assert stats.spearmanr(found[:, 0], found[:, 1]).pvalue > 0.01
+    for seed in range(20):
+        gain, offset = found[seed]
+        expected = np.clip(ramp.astype(float) * gain + offset, 0, 255)
+        assert np.abs(views(ramp, seed) - expected).max() <= 0.6  # affine, clipped
+
+
+def test_the_camvid_unets_brightness_is_rounded_not_cut() -> None:
+    """Albumentations cuts to uint8: limits half a level higher make U(-20, 20) round, to -20 and to 20 as well."""
+    grey = np.full((1, 1, 3), 128, np.uint8)
+    views = pipeline((CAMVID_UNET[3] | {"contrast_limit": 0},))
+    assert {int(views(grey, seed)[0, 0, 0]) - 128 for seed in range(1500)} == set(range(-20, 21))
+
+
+def test_the_camvid_unets_pipeline_scales_crops_and_flips_as_its_training_did() -> None:
+    """The image's coordinates as colours: a view's slope is the scale, its sign the flip, its start the crop."""
+    rows, columns = np.mgrid[0:360, 0:480]
+    image = np.dstack([rows / 360 * 250, columns / 480 * 250, np.zeros((360, 480))]).astype(np.float32)
+    views = pipeline(CAMVID_UNET[:3])
+    scales, flips, starts = [], [], []
+    for seed in range(600):
+        view = views(image, seed).astype(float)
+        assert view.shape == (320, 320, 3)
+        scale = 319 / ((view[-1, :, 0] - view[0, :, 0]).mean() / 250 * 360)
+        across = 319 / ((view[:, -1, 1] - view[:, 0, 1]).mean() / 250 * 480)
+        assert abs(abs(across) / scale - 1) < 0.02  # one factor for both directions
+        scales.append(scale)
+        flips.append(across < 0)
+        starts.append(view[0, :, 0].mean() / 250 * 360 * scale / (360 * scale - 320 + 1e-9))
+    assert stats.kstest(scales, stats.uniform(0.9, 0.5).cdf).pvalue > 0.01
+    assert stats.binomtest(sum(flips), 600).pvalue > 0.01
+    roomy = [start for start, scale in zip(starts, scales, strict=True) if scale > 1.1]
+    assert stats.kstest(np.clip(roomy, 0, 1), stats.uniform(0, 1).cdf).pvalue > 0.01
+    assert stats.spearmanr(scales, flips).pvalue > 0.01
+
+
+def test_the_draws_of_one_seed_are_independent_between_transforms() -> None:
+    ramp = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    twice = pipeline(({"name": "RandomBrightnessContrast", "brightness_limit": 0, "contrast_limit": 0.2, "p": 1},) * 2)
+    once = pipeline(({"name": "RandomBrightnessContrast", "brightness_limit": 0, "contrast_limit": 0.2, "p": 1},))
+    first = np.array([gain_and_offset(once(ramp, seed), ramp)[0] for seed in range(300)])
+    both = np.array([gain_and_offset(twice(ramp, seed), ramp)[0] for seed in range(300)])
+    assert stats.spearmanr(first, both / first).pvalue > 0.01
+
+
+def test_groups_hold_transforms_of_their_own() -> None:
+    flips = ({"name": "OneOf", "p": 1, "transforms": [{"name": "HorizontalFlip"}, {"name": "VerticalFlip"}]},)
+    views = pipeline(flips)
+    image = np.ascontiguousarray(FRAME[:8, :8])
+    expected = {image[:, ::-1].tobytes(), image[::-1].tobytes()}
+    assert {views(image, seed).tobytes() for seed in range(30)} == expected
+
+
+def test_no_transforms_leave_the_image_as_it_is() -> None:
+    np.testing.assert_array_equal(pipeline(())(FRAME, 0), FRAME)
+
+
+def test_a_sixteen_bit_image_is_rounded_before_its_training_views() -> None:
+    image = np.array([[[0.4, 254.6, 270.0]]], dtype=np.float32)
+    np.testing.assert_array_equal(pipeline(())(image, 0), [[[0, 255, 255]]])
+
+
+def test_a_pipeline_is_refused_when_it_is_made_not_when_it_runs() -> None:
+    assert "Near: 'HorizontalFlip'" in refusal({"name": "HorizontalFlp"})
+    message = refusal({"name": "RandomCrop", "heigth": 3, "width": 3})
+    assert "'heigth'" in message
+    assert "Near: 'height'" in message
+    assert "pad_if_needed" in message
+    assert "width: Field required" in refusal({"name": "RandomCrop", "height": 3})
+    assert "valid integer" in refusal({"name": "RandomCrop", "height": "tall", "width": 3})
+    assert "[0, 1]" in refusal({"name": "RandomRotate90", "p": 2})
+    assert "`input:` normalises" in refusal({"name": "Normalize"})
+    assert "boxes" in refusal({"name": "BBoxSafeRandomCrop"})
+    assert "hm_metadata" in refusal({"name": "HistogramMatching"})
+    assert "Near: 'Blur'" in refusal({"name": "OneOf", "transforms": [{"name": "Blurr"}]})
+    assert "at least one" in refusal({"name": "OneOf"})
+    assert "mapping with a name" in refusal("HorizontalFlip")
+    assert "mapping with a name" in refusal({"p": 1})
+
+
+def test_a_crop_larger_than_the_image_says_what_to_do() -> None:
+    crop = {"name": "RandomCrop", "height": 320, "width": 320}
+    small = np.ascontiguousarray(FRAME[:200, :400])
+    with pytest.raises(WrongUse, match=r"200 x 400.*\(320, 320\).*larger images.*pad_if_needed"):
+        pipeline((crop,))(small, 0)
+    assert pipeline((crop | {"pad_if_needed": True},))(small, 0).shape == (320, 320, 3)
+
+
+def test_a_pipeline_that_gives_no_rgb_is_refused() -> None:
+    with pytest.raises(WrongUse, match="not H W 3 uint8"):
+        pipeline(({"name": "ToGray", "num_output_channels": 1, "p": 1},))(FRAME, 0)

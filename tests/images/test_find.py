@@ -1,0 +1,196 @@
+"""Folders, globs and lists become sources in a stable order, with ids that are safe and unique."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segment.errors import WrongUse
+from segment.images.find import Source, _safe, _unique, find_images, find_pairs
+
+CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
+
+
+def filled(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def ids(src: str | Path) -> list[str]:
+    return [source.id for source in find_images(src)]
+
+
+def refusal(src: str | Path) -> str:
+    with pytest.raises(WrongUse) as refused:
+        find_images(src)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_folder_gives_its_images_of_all_levels_sorted_by_posix_path(tmp_path: Path) -> None:
+    filled(tmp_path, "b.png", "a/z.JPG", "a/c/d.webp", "a.tif", "notes.md", ".hidden.png", ".git/e.png", "é.bmp")
+    assert ids(tmp_path) == ["a", "a/c/d", "a/z", "b", "é"]
+    assert find_images(str(tmp_path))[2] == Source("a/z", tmp_path / "a/z.JPG")
+
+
+def test_a_folder_named_like_an_image_is_looked_into(tmp_path: Path) -> None:
+    filled(tmp_path, "x.png/a.png")
+    assert ids(tmp_path) == ["x.png/a"]
+
+
+def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
+    filled(tmp_path / "elsewhere", "a.png")
+    filled(tmp_path / "set", "b/c.png")
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "b" / "loop").symlink_to(tmp_path / "set")
+    assert ids(tmp_path / "set") == ["b/c", "linked/a"]
+
+
+def test_an_empty_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
+    assert "Found no file." in refusal(tmp_path)
+    filled(tmp_path, "a.gif", "b/b.gif", "c.txt")
+    message = refusal(tmp_path)
+    assert "Found 2 .gif, 1 .txt." in message
+    assert ".webp" in message
+
+
+def test_a_path_that_is_not_there_is_refused_with_its_neighbour(tmp_path: Path) -> None:
+    filled(tmp_path, "images/a.png")
+    assert "Near: 'images'" in refusal(tmp_path / "imags")
+    assert "Nor is its folder" in refusal(tmp_path / "no" / "such")
+
+
+def test_a_glob_gives_its_images_relative_to_the_fixed_part(tmp_path: Path) -> None:
+    filled(tmp_path, "day/b/1.png", "day/a/1.png", "day/a/2.txt", "day/a/.3.png", "night/a/1.png")
+    assert ids(f"{tmp_path}/day/*/*") == ["a/1", "b/1"]
+    assert ids(f"{tmp_path}/**/*.png") == ["day/a/1", "day/b/1", "night/a/1"]
+    assert "Found 1 .txt." in refusal(f"{tmp_path}/day/*/2*")
+
+
+def test_a_relative_glob_works_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, "b.png", "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_images("*.png") == (Source("a", Path("a.png")), Source("b", Path("b.png")))
+    assert ids(".") == ["a", "b"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    filled(tmp_path, "a[1].png", "a1.png")
+    assert ids(tmp_path / "a[1].png") == ["a[1]"]
+
+
+def test_one_image_is_a_set_of_one(tmp_path: Path) -> None:
+    filled(tmp_path, "a.b.png")
+    assert find_images(tmp_path / "a.b.png") == (Source("a.b", tmp_path / "a.b.png"),)
+
+
+def test_a_list_keeps_its_order_and_its_labels(tmp_path: Path) -> None:
+    filled(tmp_path, "x/b.png", "x/a.png", "y/b.png", "with space.png", "its label.png")
+    (tmp_path / "set.txt").write_text(
+        "# image label\n\nx/b.png y/b.png\nx/a.png\n  with space.png\nwith space.png\tits label.png\n"
+        "with space.png its label.png\r\nx/gone.png y/gone.png\n",
+        encoding="utf-8-sig",
+    )
+    spaced, label = tmp_path / "with space.png", tmp_path / "its label.png"
+    assert find_images(tmp_path / "set.txt") == (
+        Source("x/b", tmp_path / "x/b.png", tmp_path / "y/b.png"),
+        Source("x/a", tmp_path / "x/a.png"),
+        Source("with space", spaced),
+        Source("with space-2", spaced, label),
+        Source("with space-3", spaced, label),
+        Source("x/gone", tmp_path / "x/gone.png", tmp_path / "y/gone.png"),
+    )
+
+
+def test_a_list_may_point_outside_its_folder_but_its_ids_may_not(tmp_path: Path) -> None:
+    filled(tmp_path, "images/a.png", "b.png", "lists/c.png")
+    (tmp_path / "lists" / "set.txt").write_text(f"../images/a.png\n{tmp_path}/b.png\nc.png\n")
+    assert ids(tmp_path / "lists" / "set.txt") == ["images/a", "b", "c"]
+
+
+def test_a_list_that_is_wrong_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "set.txt"
+    filled(tmp_path, "a.png")
+    path.write_text("a.png\na.png b.png c.png\n")
+    assert "Line 2" in refusal(path)
+    path.write_text("# nothing\n\n")
+    assert "names no image" in refusal(path)
+    path.write_text("gone.png\nlost.png\n")
+    assert "None of the 2 images" in refusal(path)
+    path.write_bytes(b"\xff\xfe\x00a")
+    assert "UTF-8" in refusal(path)
+
+
+def test_two_files_of_one_name_get_two_ids(tmp_path: Path) -> None:
+    filled(tmp_path, "a.jpg", "a.png", "a-2.png", "A.bmp")
+    found = {source.path.name: source.id for source in find_images(tmp_path)}
+    assert found == {"A.bmp": "A", "a-2.png": "a-2", "a.jpg": "a-3", "a.png": "a-4"}
+
+
+@given(st.lists(st.text(alphabet="aAbé/.-2", min_size=1, max_size=4), max_size=12))
+def test_ids_are_unique_in_any_case_and_a_lone_one_stays_as_it_is(wanted: list[str]) -> None:
+    given_ids = _unique(wanted)
+    folded = [unicodedata.normalize("NFC", id).casefold() for id in given_ids]
+    assert len(set(folded)) == len(wanted)
+    for asked, found in zip(wanted, given_ids, strict=True):
+        if [other.casefold() for other in wanted].count(asked.casefold()) == 1:
+            assert found == asked
+        assert found.startswith(asked)
+
+
+@given(st.text(st.characters(codec=None), min_size=1, max_size=30).filter(lambda text: text.strip("/.")))
+def test_an_id_is_a_relative_path_that_every_system_takes(name: str) -> None:
+    id = _safe(name)
+    assert id
+    assert not PurePosixPath(id).is_absolute()
+    for part in id.split("/"):
+        assert part not in {"", ".", ".."}
+        assert not set(part) & set('<>:"|?*\\')
+        assert not any(ord(letter) < 32 for letter in part)
+        part.encode()
+        assert part[-1] not in " ."
+        assert part.split(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
+
+
+def test_images_and_labels_pair_by_id_whatever_their_suffix(tmp_path: Path) -> None:
+    images = filled(tmp_path / "images", "s/a.webp", "b.jpg")
+    labels = filled(tmp_path / "labels", "b.png", "s/a.png", "unused.png")
+    assert find_pairs(images, labels) == (
+        Source("b", images / "b.jpg", labels / "b.png"),
+        Source("s/a", images / "s/a.webp", labels / "s/a.png"),
+    )
+
+
+def test_missing_labels_are_named_together(tmp_path: Path) -> None:
+    images = filled(tmp_path / "images", *(f"{number}.png" for number in range(9)))
+    labels = filled(tmp_path / "labels", "3.png")
+    with pytest.raises(WrongUse, match=r"8 of 9 images .* '0', '1', '2', '4', '5' and 3 more"):
+        find_pairs(images, labels)
+    with pytest.raises(WrongUse, match="9 of 9 images have no label map in"):
+        find_pairs(images)
+
+
+def test_a_list_with_both_columns_is_enough(tmp_path: Path) -> None:
+    filled(tmp_path, "x/a.png", "y/a.png")
+    path = tmp_path / "set.txt"
+    path.write_text("x/a.png y/a.png\n")
+    expected = (Source("x/a", tmp_path / "x/a.png", tmp_path / "y/a.png"),)
+    assert find_pairs(path) == expected
+    assert find_pairs(path, path) == expected
+
+
+@pytest.mark.parametrize(("part", "count"), [("train", 367), ("val", 101), ("test", 233)])
+def test_camvid_is_found_by_list_and_by_folder(part: str, count: int) -> None:
+    if not CAMVID.is_dir():
+        pytest.skip(f"the CamVid folder {CAMVID} is not there")
+    listed = find_pairs(CAMVID / f"{part}.txt")
+    paired = find_pairs(CAMVID / part, CAMVID / f"{part}annot")
+    assert len(listed) == len(paired) == count
+    assert {(source.path, source.label) for source in listed} == {(source.path, source.label) for source in paired}
+    assert listed[0].id == f"{part}/{listed[0].path.stem}"

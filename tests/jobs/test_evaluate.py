@@ -1,0 +1,649 @@
+"""Laws of evaluation: every method on the same images, once each, and what becomes of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from labelled_scenes import SIZE, written
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.draws.bank import Bank
+from segment.errors import ImageUnreadable, ModelRefused, WrongUse
+from segment.estimation.estimate import moments_of
+from segment.estimation.readings import Reading, read
+from segment.files.banks import save_bank
+from segment.files.writing import write_png
+from segment.images.prepare import prepare
+from segment.images.read import read_image, read_label
+from segment.images.specs import InputSpec
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan, contenders
+from segment.jobs.evaluation.comparison import Standing, compare, gains, scores
+from segment.jobs.evaluation.scoring import Scoring
+from segment.jobs.fit import fit_bank
+from segment.jobs.reporting.summary_text import put, writable
+from segment.jobs.reporting.tables import in_short
+from segment.jobs.select import select
+from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded, views
+from segment.methods.dropout import Dropout, Inserted
+from segment.methods.method import Ensemble, Plain, deterministic, mcbn
+from segment.methods.temperature import TemperatureFit
+from segment.networks.cards import Card
+from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
+from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+from segment.tracing.bn_network import drawable
+
+MEASURES = ("predictive_entropy", "variance")
+QUICK = MethodPlan(measures=MEASURES, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> Bank:
+    return fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=4)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Labels:
+    return written(tmp_path, TEST[:4], unseen=True)
+
+
+def one_image(network: Network, data: Labels) -> Tensor:
+    image = read_image(sorted(Path(data.images).iterdir())[0])
+    return prepare(image, replace(network.card.input, stride=1))[None]
+
+
+def seconds_left_out(found: Mapping[str, Any]) -> dict[str, Any]:
+    methods = {name: {**method, "seconds": 0} for name, method in found["methods"].items()}
+    return {**found, "methods": methods}
+
+
+def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    validation = written(tmp_path / "validation", VALIDATION[:2])
+    plan = EvaluatePlan(methods=replace(QUICK, insert_dropout=0.2), unseen=(UNSEEN,))
+    evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation)
+    found = json.loads((tmp_path / "run" / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert list(found) == ["images", "pixels", "methods"]
+    assert found["images"] == 4
+    assert set(found["methods"]) == {
+        "mcbn", "deterministic", "temperature", "mean_statistics", "dropout", "tta", "ensemble", "mcbn+tta",
+        "mcbn+temperature",
+    }  # fmt: skip
+    passes = {name: method["passes_per_image"] for name, method in found["methods"].items()}
+    assert passes == {"mcbn": 4, "deterministic": 1, "temperature": 1, "mean_statistics": 1, "dropout": 4, "tta": 2,
+                      "ensemble": 2, "mcbn+tta": 4, "mcbn+temperature": 4}  # fmt: skip
+    for method in found["methods"].values():
+        assert set(method) == {"passes_per_image", "seconds", "scores", "per_class", "curves", "thresholds"}
+        assert method["seconds"] > 0
+        for entry in method["scores"].values():
+            assert (entry["value"] is not None) or entry["why"]
+    mcbn_scores = found["methods"]["mcbn"]["scores"]
+    assert mcbn_scores["unseen_auroc.variance"]["value"] > 0
+    assert mcbn_scores["normalised_pll"]["value"] is not None
+    assert mcbn_scores["pavpu_4.variance"]["value"] is not None
+    rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines()))
+    assert len(rows) == 4 * 9
+    assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 4
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["timings"]["scoring_seconds"]["mcbn"] > 0
+
+
+def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stacked_arrays(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
+    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
+    method = unpadded(mcbn(drawable(network), bank, PassPlan(channels_last=True)), network.card.input)
+    p, label, doubt = [], [], []
+    for path in sorted(Path(data.images).iterdir()):
+        images = prepare(read_image(path), replace(network.card.input, stride=1))[None]
+        moments = moments_of(method, images, head="softmax", keep=("square",))
+        p.append(moments.mean[0].flatten(1).T.double())
+        doubt.append(moments.variance[0].mean(dim=0).flatten())
+        label.append(torch.from_numpy(read_label(Path(str(data.labels)) / path.name)).flatten())
+    kept = torch.cat(label) != UNSEEN
+    p_, label_, doubt_ = torch.cat(p)[kept], torch.cat(label)[kept], torch.cat(doubt)[kept]
+    mask = p_.argmax(dim=1)
+    wrong = mask != label_
+    p_ = p_ / p_.sum(dim=1, keepdim=True)
+    jaccard = torchmetrics.JaccardIndex("multiclass", num_classes=6, average="none")(mask, label_)
+    there = torch.bincount(torch.cat([mask, label_]), minlength=6) > 0
+    expected = {
+        "nll": log_loss(label_, p_, labels=range(6)),
+        "miou": float(jaccard[there].mean()),
+        "accuracy": float((~wrong).double().mean()),
+        "ece": float(torchmetrics.CalibrationError("multiclass", num_classes=6, n_bins=15)(p_, label_)),
+        "error_auroc.variance": roc_auc_score(wrong, doubt_),
+    }
+    for name, value in expected.items():
+        assert found[name]["value"] == pytest.approx(value, abs=1e-3 if "auroc" in name else 2e-5), name
+
+
+def test_two_shards_merged_are_one_pass_over_both(network: Network, bank: Bank, data: Labels) -> None:
+    sources = data.sources(network)
+    made = contenders(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
+    readings = made.readings({})
+
+    def scored(some: tuple[Any, ...]) -> Scoring:
+        boards = {n: Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
+                  for n in readings}  # fmt: skip
+        scoring = Scoring(network, readings, boards)
+        scoring.run(some)
+        return scoring
+
+    whole, first, second = scored(sources), scored(sources[2:][::-1]), scored(sources[:2])
+    first.merge(second)
+    for name, board in whole.boards.items():
+        state, merged = board.state(), first.boards[name].state()
+        for key, value in state.items():
+            np.testing.assert_array_equal(value, merged[key], err_msg=f"{name} {key}")
+
+
+def test_an_interrupted_run_goes_on_to_the_same_scores(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
+
+    def cut(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=cut)
+    assert not (tmp_path / "run" / "scores.json").exists()
+    with pytest.raises(WrongUse, match="--resume"):
+        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    told: list[int] = []
+    evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True,
+             progress=lambda stage, done, total, draws=0: told.append(done))  # fmt: skip
+    assert told == [3, 4]
+    evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan)
+    resumed, whole = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "whole"))
+    assert seconds_left_out(resumed) == seconds_left_out(whole)
+
+
+def test_bad_labels_are_named_and_the_others_counted(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    labels = Path(str(data.labels))
+    seeds = [path.stem for path in sorted(Path(data.images).iterdir())]
+    write_png(labels / f"{seeds[0]}.png", np.zeros((10, 10), np.uint8))
+    write_png(labels / f"{seeds[1]}.png", np.full(SIZE, 77, np.uint8))
+    (labels / f"{seeds[2]}.png").unlink()
+    for name, void in (("void", 255), ("good", 0)):
+        write_png(Path(data.images) / f"{name}.png", scene(3, size=SIZE).image)
+        write_png(labels / f"{name}.png", np.full(SIZE, void, np.uint8))
+    (Path(data.images) / "torn.png").write_bytes(b"not a png")
+    write_png(labels / "torn.png", np.zeros(SIZE, np.uint8))
+    save_bank(bank, tmp_path / "bank.safetensors")
+    ended = run("evaluate", "scenes", "--images", data.images, "--labels", data.labels, "--void", 255, "--unseen",
+                UNSEEN, "--bank", tmp_path / "bank.safetensors", "--methods", "mcbn", "--measures", "variance", "-o",
+                tmp_path / "run", "--json")  # fmt: skip
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["images"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
+    failed = {line["id"]: line["error"] for line in lines if line["status"] == "failed"}
+    assert set(failed) == {*seeds[:3], "torn"}
+    assert "10x10" in failed[seeds[0]]
+    assert "64x96" in failed[seeds[0]]
+    assert "77" in failed[seeds[1]]
+    assert "no label map" in failed[seeds[2]]
+    rows = {row["id"]: row for row in csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines())}
+    assert rows["void"]["pixels"] == "0.0"
+    assert rows["void"]["accuracy"] == ""
+    assert "nan" not in (tmp_path / "run" / "per_image.csv").read_text()
+
+
+def test_a_set_without_one_good_label_is_refused_and_every_image_named(network: Network, tmp_path: Path) -> None:
+    data = written(tmp_path, TEST[:2])
+    for path in Path(str(data.labels)).iterdir():
+        write_png(path, np.full(SIZE, 99, np.uint8))
+    with pytest.raises(ImageUnreadable, match="None of the 2 images"):
+        evaluate(network, data, tmp_path / "run", plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))))
+    assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 2
+
+
+def run(*arguments: object) -> Any:
+    commands._load_commands()
+    ended = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
+    return ended
+
+
+def test_one_image_and_one_method_give_scores_without_intervals(network: Network, bank: Bank, tmp_path: Path) -> None:
+    data = written(tmp_path, TEST[:1])
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("deterministic",)))
+    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    entry = found.scores["methods"]["deterministic"]["scores"]["nll"]
+    assert entry["value"] > 0
+    assert entry["low"] is None
+    assert "two images" in entry["why"]
+    without = found.scores["methods"]["deterministic"]["scores"]["normalised_pll"]
+    assert without["value"] is None
+    assert "validation" in without["why"]
+
+
+def test_several_banks_give_their_mean_and_their_spread(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    halves = [replace(bank.first(2), provenance=bank.provenance),
+              replace(bank, weights=torch.full((2,), 0.5), mean={n: v[2:] for n, v in bank.mean.items()},
+                      var={n: v[2:] for n, v in bank.var.items()})]  # fmt: skip
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
+    both = evaluate(network, data, tmp_path / "both", banks=halves, plan=plan)
+    alone = [
+        evaluate(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]["scores"]
+        for i, half in enumerate(halves)
+    ]
+    found = both.scores["methods"]["mcbn"]["scores"]
+    for name in ("nll", "miou", "error_auroc.variance"):
+        values = [one[name]["value"] for one in alone]
+        assert found[name]["value"] == pytest.approx(np.mean(values))
+        assert found[name]["bank_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert "bank_sd" not in both.scores["methods"]["deterministic"]["scores"]["nll"]
+    nll = next(one for one in both.comparisons if one.score == "nll")
+    assert nll.differences[next(iter(nll.differences))]["bank_sd"] > 0
+
+
+def test_who_wins_is_told_by_the_direction_of_each_score_and_paired_over_images() -> None:
+    rng = np.random.default_rng(0)
+    plan = ScorePlan(classes=("a", "b"), measures=("predictive_entropy",))
+    sure, unsure = Scoreboard(plan), Scoreboard(plan)
+    for number in range(12):
+        label = rng.integers(0, 2, (6, 6))
+        for board, share in ((sure, 0.9), (unsure, 0.6)):
+            p = np.where(label == 1, share, 1 - share)
+            doubt = {"predictive_entropy": rng.random((6, 6), dtype=np.float32)}
+            board.update(str(number), np.stack([1 - p, p]).astype(np.float32), doubt, label)
+    found = {
+        one.score: one for one in compare({"unsure": Standing((unsure,), 1, 0.1), "sure": Standing((sure,), 1, 1.0)})
+    }
+    assert found["nll"].best == "sure"
+    entry = found["nll"].differences["unsure"]
+    assert entry["value"] == pytest.approx(np.log(0.6) - np.log(0.9), abs=1e-6)
+    assert entry["low"] == pytest.approx(entry["high"], abs=1e-6)  # the same on every image: paired, no doubt is left
+    assert scores({"sure": Standing((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
+    told = in_short(list(found.values()), [])
+    assert told[0].startswith("Best beyond chance: **sure** in NLL, Brier")
+    assert told[1].startswith("Not told apart, best two: mIoU (sure, unsure), accuracy (sure, unsure)")
+
+
+def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
+    rng = np.random.default_rng(1)
+    plan = ScorePlan(classes=("a", "b"), measures=("predictive_entropy",))
+    boards = [Scoreboard(plan) for _ in range(3)]
+    for number in range(12):
+        label = rng.integers(0, 2, (6, 6))
+        for board, share in zip(boards, (0.6, 0.8, 0.9), strict=True):
+            p = np.where(label == 1, share, 1 - share)
+            board.update(str(number), np.stack([1 - p, p]).astype(np.float32), {"predictive_entropy": 1 - p}, label)
+    (gain,) = gains({"deterministic": Standing((boards[0],), 1, 0.1), "mcbn": Standing(tuple(boards[1:]), 8, 1.0)})
+    each = [np.log(0.6) - np.log(share) for share in (0.8, 0.9)]
+    entry = gain.differences["nll"]
+    assert entry["value"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert entry["bank_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
+    (line,) = in_short([], [gain])
+    assert line.startswith("**mcbn over deterministic** (8 passes for 1): NLL -0.347 (")
+    nobody = gains({"mcbn": Standing((boards[1],), 8, 1.0), "tta": Standing((boards[0],), 2, 1.0)})
+    assert nobody == []
+
+
+def test_readings_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, bank: Bank, data: Labels) -> None:
+    drawn, images = drawable(network), one_image(network, data)
+    method = unpadded(mcbn(drawn, bank), network.card.input)
+    wanted = {str(t): Reading(method=method, measures=MEASURES, draws=t) for t in (1, 2, 4)}
+    found = read(wanted | {"warm": Reading(method=method, measures=MEASURES, temperature=2.0)}, images, "softmax")
+    for t in (1, 2, 4):
+        alone = moments_of(unpadded(mcbn(drawn, bank.first(t)), network.card.input), images, head="softmax",
+                           keep=("square",))  # fmt: skip
+        torch.testing.assert_close(found[str(t)].estimate.probability, alone.mean[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            found[str(t)].estimate.maps["variance"], alone.variance[0].mean(dim=0), rtol=1e-4, atol=1e-8
+        )
+    warm = moments_of(method, images, head="softmax", keep=(), temperature=2.0)
+    torch.testing.assert_close(found["warm"].estimate.probability, warm.mean[0], rtol=0, atol=1e-6)
+
+
+class Given:
+    """A method that says the logits it was made with."""
+
+    name, random, note = "given", False, ""
+
+    def __init__(self, *logits: Tensor) -> None:
+        self.logits = logits
+
+    @property
+    def draws(self) -> int:
+        return len(self.logits)
+
+    def __call__(self, images: Tensor) -> Any:
+        for logits in self.logits:
+            yield 1 / len(self.logits), logits
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: int) -> None:
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, (40, 50))
+    truth = np.eye(3)[label].transpose(2, 0, 1)  # K H W
+    logits = [torch.from_numpy(6 * truth + 4 * rng.standard_normal(truth.shape)).float()[None] for _ in range(draws)]
+    known = rng.random(label.shape) < 0.9
+    fit = TemperatureFit("softmax")
+    fit.update(Given(*logits), torch.zeros(1, 3, 40, 50), label, known)
+
+    def nll(log_temperature: float) -> float:
+        p = np.mean([torch.softmax(one[0].double() / np.exp(log_temperature), 0).numpy() for one in logits], axis=0)
+        return float(-np.log(np.take_along_axis(p, label[None], 0)[0][known]).mean())
+
+    best = minimize_scalar(nll, bounds=(-1.3, 2.0), method="bounded").x
+    assert np.log(fit.best()) == pytest.approx(best, abs=0.02)
+    assert nll(float(np.log(fit.best()))) <= nll(best) + 1e-4
+
+
+def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(network: Network, data: Labels) -> None:
+    images = one_image(network, data)[..., :-3]  # a width that is padded
+    plain = deterministic(drawable(network))
+    method = augmented(plain, views("flip,0.75"), network.card.input)
+    assert method.draws == 4
+    found, mirrored = (moments_of(method, one, head="softmax", keep=()).mean for one in (images, images.flip(-1)))
+    torch.testing.assert_close(mirrored, found.flip(-1), rtol=0, atol=1e-5)
+    alone = moments_of(augmented(plain, (View(),), network.card.input), images, head="softmax", keep=()).mean
+    assert found.shape == alone.shape == (1, 6, 64, 93)
+    assert (found - alone).abs().max() > 1e-3
+
+
+def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(network: Network, bank: Bank) -> None:
+    drawn, spec = drawable(network), network.card.input
+    images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(3))
+    found = mcbn_augmented(drawn, bank, views("flip"), spec)
+    assert found.draws == len(bank)
+    expected = torch.zeros(1, 6, 32, 48)
+    for start, view in enumerate(views("flip")):
+        for t in range(start, 4, 2):
+            one = Bank.of_draws([list(bank)[t]])
+            ((_, logits),) = unpadded(mcbn(drawn, one), spec)(view.seen(images))
+            expected += view.undone(logits, (32, 48)).softmax(dim=1) / 4
+    torch.testing.assert_close(moments_of(found, images, head="softmax", keep=()).mean, expected, rtol=0, atol=1e-5)
+    assert mcbn_augmented(drawn, bank.first(1), views("flip"), spec).draws == 2  # each view needs one draw at least
+
+
+def test_an_ensemble_is_the_mean_of_its_members(network: Network) -> None:
+    images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(4))
+    other = load_network("segment:tiny?classes=6")
+    members = [Plain(one.module, one, PassPlan()) for one in (network, other)]
+    found = moments_of(Ensemble(tuple(members)), images, head="softmax", keep=()).mean
+    with torch.no_grad():
+        expected = (network(images).softmax(1) + other(images).softmax(1)) / 2
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+class Dropping(nn.Module):
+    """No BN; dropout of values and of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 1)
+        self.single = nn.Dropout(0.5)
+        self.whole = nn.Dropout2d(0.25)
+        self.head = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.whole(self.single(self.conv(x))))
+
+
+def dropping() -> Network:
+    card = Card(name="dropping", network="py:given:module", classes=("a", "b", "c"), input=InputSpec())
+    with torch.random.fork_rng():
+        return load_network(Dropping(), card=card)
+
+
+def test_mc_dropout_draws_the_same_masks_for_an_image_whatever_came_before_it() -> None:
+    network = dropping()
+    images = torch.rand((1, 3, 8, 8), generator=torch.Generator().manual_seed(5))
+    method = Dropout(Plain(network.module, network, PassPlan()), 3, seed=1)
+    before = torch.get_rng_state()
+    first, again, other = (torch.cat([logits for _, logits in method.of(name)(images)]) for name in ("a", "a", "b"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(module.training for module in network.module.modules())
+
+
+def test_the_mean_of_many_dropout_passes_is_the_pass_without_dropout() -> None:
+    """The network is linear, so that this is exact in expectation: kept values are scaled by 1/(1 - p)."""
+    network = dropping()
+    images = torch.rand((1, 3, 4, 4), generator=torch.Generator().manual_seed(6))
+    method = Dropout(Plain(network.module, network, PassPlan()), 4000)
+    found = torch.cat([logits for _, logits in method(images)])
+    error = found.std(dim=0) / len(found) ** 0.5
+    with torch.no_grad():
+        assert ((found.mean(dim=0) - network(images)[0]).abs() < 5 * error).all()
+
+
+def test_dropout_of_channels_drops_whole_channels() -> None:
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0])
+
+    network = dropping()
+    network.module.get_submodule("single").p = 0.0  # type: ignore[assignment]
+    handle = network.module.get_submodule("head").register_forward_pre_hook(look)
+    list(Dropout(Plain(network.module, network, PassPlan()), 1)(torch.rand(1, 3, 5, 5)))
+    handle.remove()
+    dead = (seen[0] == 0).flatten(2)
+    assert torch.equal(dead.all(dim=2), dead.any(dim=2))
+    assert 0 < int(dead.all(dim=2).sum()) < 16
+
+
+def test_dropout_is_refused_where_there_is_none_and_inserting_it_leaves_the_network_alone(
+    network: Network, bank: Bank, data: Labels
+) -> None:
+    with pytest.raises(ModelRefused, match="--insert-dropout"):
+        contenders(network, [bank], replace(QUICK, methods=("dropout",)))
+    made = contenders(network, [bank], replace(QUICK, methods=("dropout",), insert_dropout=0.5))
+    method = made.methods["dropout"][0]
+    assert isinstance(method, Dropout)
+    assert isinstance(method.insert, Inserted)
+    assert "before head" in made.notes["dropout"]
+    images = one_image(network, data)
+    before = network.fingerprint, Plain(network.module, network, PassPlan())(images)
+    first, second = [logits for _, logits in method.of("a")(images)][:2]
+    assert not torch.equal(first, second)
+    assert not network.module.get_submodule("head")._forward_pre_hooks
+    ((_, plain),) = before[1]
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), plain)
+
+
+def test_a_network_without_batch_normalisation_is_evaluated_with_what_it_has(tmp_path: Path) -> None:
+    network = dropping()
+    for seed in TEST[:2]:
+        drawn = scene(seed, size=(32, 48))
+        write_png(tmp_path / "images" / f"{seed}.png", drawn.image)
+        write_png(tmp_path / "labels" / f"{seed}.png", (drawn.label % 3).astype(np.uint8))
+    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run",
+                     plan=EvaluatePlan(methods=replace(QUICK, draws=3)))  # fmt: skip
+    assert list(found.scores["methods"]) == ["deterministic", "dropout", "tta"]
+    assert found.scores["methods"]["dropout"]["passes_per_image"] == 3
+    with pytest.raises(WrongUse, match="needs a bank"):
+        contenders(network, [], replace(QUICK, methods=("mcbn",)))
+
+
+class Heads(nn.Module):
+    """BN, and as many outputs as asked."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Conv2d(3, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(functional.relu(self.norm(x)))
+
+
+def headed(card: Card, outputs: int) -> Network:
+    with torch.random.fork_rng():
+        return load_network(Heads(outputs), card=card)
+
+
+@pytest.mark.parametrize("labels", [("red", "green"), ("red",)])
+def test_a_multi_label_head_is_scored_label_by_label_also_with_one(labels: tuple[str, ...], tmp_path: Path) -> None:
+    card = Card(name="heads", network="py:given:module", classes=labels, head="multilabel", input=InputSpec())
+    network = headed(card, len(labels))
+    rng = np.random.default_rng(7)
+    truth: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in labels}
+    for number in range(3):
+        write_png(tmp_path / "images" / f"{number}.png", rng.integers(0, 255, (16, 20, 3)).astype(np.uint8))
+        for name in labels:
+            truth[name].append(rng.integers(0, 2, (16, 20)).astype(np.uint8))
+            write_png(tmp_path / "labels" / name / f"{number}.png", truth[name][-1])
+    made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
+    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run", banks=[made],
+                     plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))))  # fmt: skip
+    accuracies = []
+    for k, name in enumerate(labels):
+        right = []
+        for number, mask in enumerate(truth[name]):
+            images = prepare(read_image(tmp_path / "images" / f"{number}.png"), card.input)[None]
+            with torch.no_grad():
+                right.append((network(images)[0, k].sigmoid() >= 0.5).numpy() == (mask == 1))
+        accuracies.append(np.mean(right))
+    assert found.scores["methods"]["deterministic"]["scores"]["accuracy"]["value"] == pytest.approx(
+        np.mean(accuracies), abs=2e-3
+    )
+    with pytest.raises(WrongUse, match="one folder of label maps"):
+        Labels(tmp_path / "images", tmp_path / "images").sources(network)
+
+
+def test_a_sigmoid_head_is_two_classes(tmp_path: Path) -> None:
+    network = headed(Card(name="one", network="py:given:module", head="sigmoid", input=InputSpec()), 1)
+    rng = np.random.default_rng(8)
+    for number in range(2):
+        write_png(tmp_path / "images" / f"{number}.png", rng.integers(0, 255, (16, 20, 3)).astype(np.uint8))
+        write_png(tmp_path / "labels" / f"{number}.png", rng.integers(0, 2, (16, 20)).astype(np.uint8))
+    made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
+    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run", banks=[made],
+                     plan=EvaluatePlan(methods=QUICK))  # fmt: skip
+    assert set(found.scores["methods"]["mcbn"]["per_class"]) == {"background", "foreground"}
+    assert found.scores["methods"]["mcbn"]["scores"]["nll"]["value"] > 0
+
+
+def test_methods_that_lack_what_they_need_are_refused_in_words(network: Network, bank: Bank) -> None:
+    for asked, needs in (("temperature", "validation"), ("ensemble", "--ensemble")):
+        with pytest.raises(WrongUse, match=needs):
+            contenders(network, [bank], replace(QUICK, methods=(asked,)))
+    with pytest.raises(WrongUse, match="Near: 'mcbn"):
+        MethodPlan(methods=("mcbm",))
+    with pytest.raises(WrongUse, match="No view"):
+        views("flop")
+
+
+def test_the_images_most_worth_a_look_are_those_with_the_largest_value(
+    network: Network, bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
+    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    chosen = select(tmp_path / "run", 2)
+    ranks = {name.removeprefix("dice_rank_"): entry["value"] for name, entry in
+             found.scores["methods"]["mcbn"]["scores"].items() if name.startswith("dice_rank_")}  # fmt: skip
+    assert ranks[chosen.by] == max(value for value in ranks.values() if value is not None)
+    rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines()))
+    worst = sorted(rows, key=lambda row: -float(row["mean.variance"]))[:2]
+    by_variance = select(tmp_path / "run", 2, by="mean.variance")
+    assert [image[0] for image in by_variance.images] == [row["id"] for row in worst]
+    assert Path(by_variance.images[0][1]).is_file()
+    with pytest.raises(WrongUse, match=r"Near: 'mean\.variance'"):
+        select(tmp_path / "run", 2, by="mean.varianse")
+    with pytest.raises(WrongUse, match="holds no run"):
+        select(tmp_path, 2)
+
+
+def test_selecting_from_a_predict_run_goes_by_the_mean_of_its_heat_measure(
+    bank: Bank, data: Labels, tmp_path: Path
+) -> None:
+    save_bank(bank, tmp_path / "bank.safetensors")
+    run("predict", "scenes", data.images, "--bank", tmp_path / "bank.safetensors", "-o", tmp_path / "run", "--maps",
+        "variance", "--format", "npz")  # fmt: skip
+    ended = run("select", tmp_path / "run", "--top", 3, "--json")
+    assert ended.exit_code == 0
+    told = json.loads(ended.stdout)
+    assert told["by"] == "mean.predictive_entropy"
+    values = [image["mean.predictive_entropy"] for image in told["images"]]
+    assert values == sorted(values, reverse=True)
+    lines = (tmp_path / "run" / "select.csv").read_text().splitlines()
+    assert lines[0] == "rank,id,source,mean.predictive_entropy"
+    assert len(lines) == 4
+
+
+def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    put(page, "one", "## One\n\nold\n")
+    put(page, "two", "## Two\n")
+    put(page, "one", "## One\n\nnew\n")
+    text = page.read_text()
+    assert "old" not in text
+    assert text.index("new") < text.index("## Two")
+    assert text.count("## One") == 1
+
+
+def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, data: Labels, tmp_path: Path) -> None:
+    save_bank(bank, tmp_path / "bank.safetensors")
+    ended = run("evaluate", "scenes", "--images", data.images, "--labels", data.labels, "--unseen", UNSEEN, "--bank",
+                tmp_path / "bank.safetensors", "--methods", "mcbn,deterministic", "--measures",
+                "predictive_entropy,variance", "-o", tmp_path / "run", "--report", tmp_path / "results.md",
+                "--plots")  # fmt: skip
+    assert ended.exit_code == 0
+    assert "Who wins" in ended.stdout
+    assert "mcbn over deterministic (4 passes for 1)" in " ".join(ended.stdout.split())
+    page = (tmp_path / "results.md").read_text()
+    assert "| mcbn | 4 |" in page
+    assert "bank of 4 draws of M = 4" in page
+    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("<summary>Who wins")
+    for name in ("reliability", "risk_coverage", "sparsification"):
+        assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
+
+
+def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: Bank, tmp_path: Path) -> None:
+    save_bank(bank, tmp_path / "bank.safetensors")
+    data = written(tmp_path, range(1))
+    told = ("--images", data.images, "--labels", data.labels, "--bank", tmp_path / "bank.safetensors", "--methods",
+            "mcbn,deterministic", "--unseen", UNSEEN, "--report", tmp_path / "results.md")  # fmt: skip
+    assert run("evaluate", "scenes", *told, "-o", tmp_path / "one").exit_code == 0
+    assert "- One image gives no intervals, so that no difference" in (tmp_path / "results.md").read_text()
+    for path in (tmp_path / "labels").iterdir():
+        write_png(path, np.full_like(read_label(path), 255).astype(np.uint8))
+    ended = run("evaluate", "scenes", *told, "--void", "255", "-o", tmp_path / "void")
+    assert ended.exit_code == 0
+    page = (tmp_path / "results.md").read_text()
+    assert "No pixel has a known label, so that no score is defined." in page
+    assert "nan" not in page
+    plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "temperature")), void=255)
+    with pytest.raises(WrongUse, match="all of them are void"):
+        evaluate(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
+    with pytest.raises(WrongUse, match="is a folder"):
+        writable(tmp_path)

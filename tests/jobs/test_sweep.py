@@ -1,0 +1,271 @@
+"""Laws of sweeps: shared prefixes, banks kept, layers and alpha between the trained network and MCBN, and shift."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.errors import MissingExtra, WrongUse
+from segment.files.banks import save_bank
+from segment.files.writing import write_png
+from segment.images.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
+from segment.images.read import read_image
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
+from segment.jobs.sweep import Row, Sweep, sweep
+from segment.networks.load import Network, load_network
+from segment.pictures.plots import Line, plot
+from segment.scenes.scene import TEST, TRAIN, scene
+from segment.tracing.bn_network import drawable
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    folder = tmp_path_factory.mktemp("test")
+    for seed in TEST[:6]:
+        drawn = scene(seed, size=(64, 96))
+        write_png(folder / "images" / f"{seed}.png", drawn.image)
+        write_png(folder / "labels" / f"{seed}.png", drawn.label)
+    return Labels(folder / "images", folder / "labels")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("train")
+    for seed in TRAIN[:16]:
+        write_png(folder / f"{seed}.png", scene(seed).image)
+    return str(folder)
+
+
+GRID = Grid(batches=(8,), draws=(1, 2, 4, 8), seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def found(network: Network, data: Labels, train: str, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    plan = SweepPlan(grid=GRID, shifts=("noise",), severities=(5,), adapt=True)
+    return sweep(network, data, train, folder, plan)
+
+
+def score(row: Row, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = row.found["scores"][name]
+    return entry
+
+
+def of(found: Sweep, condition: str = "clean", **wanted: object) -> list[Row]:
+    return [
+        row for row in found.rows
+        if row.condition == condition and all(getattr(row, key) == value for key, value in wanted.items())
+    ]  # fmt: skip
+
+
+def test_the_log_likelihood_does_not_fall_with_more_draws_beyond_its_interval(found: Sweep) -> None:
+    """The mean of more draws is at least as good on average: the logarithm is concave."""
+    for setting in GRID.settings():
+        rows = sorted(of(found, method="mcbn", setting=setting), key=lambda row: row.draws)
+        assert [row.draws for row in rows] == [1, 2, 4, 8]
+        for fewer, more in pairwise(rows):
+            low, high = score(fewer, "nll")["low"], score(fewer, "nll")["high"]
+            assert low < high
+            assert score(more, "nll")["value"] <= high
+        assert score(rows[-1], "nll")["value"] < score(rows[0], "nll")["value"]
+
+
+def test_a_prefix_of_a_sweep_is_what_evaluate_finds_with_that_many_draws(
+    network: Network, data: Labels, train: str, found: Sweep, tmp_path: Path
+) -> None:
+    setting = Setting(batch=8)
+    banks = [Banks(network, train, found.folder / "banks", 8).bank(setting, seed) for seed in (0, 1)]
+    before = {path: path.stat().st_mtime_ns for path in (found.folder / "banks").iterdir()}
+    plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), draws=4, precision="fp32", measures=("variance",)))
+    alone = evaluate(network, data, tmp_path / "run", banks=banks, plan=plan).scores["methods"]["mcbn"]["scores"]
+    (row,) = of(found, method="mcbn", setting=setting, draws=4)
+    for name in ("nll", "miou", "error_auroc.variance"):
+        assert score(row, name)["value"] == pytest.approx(alone[name]["value"], abs=1e-5)
+        assert score(row, name)["bank_sd"] == pytest.approx(alone[name]["bank_sd"], abs=1e-5)
+    assert {path: path.stat().st_mtime_ns for path in (found.folder / "banks").iterdir()} == before
+
+
+def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, train: str, tmp_path: Path) -> None:
+    bank = Banks(network, train, tmp_path, 2).bank(Setting(batch=4), 0)
+    drawn = drawable(network)
+    nothing, half, everything = (blended(bank, drawn, alpha) for alpha in (0.0, 0.5, 1.0))
+    for layer in drawn.stochastic:
+        assert layer.trained is not None
+        for draws, trained in ((nothing.mean, layer.trained[0]), (nothing.var, layer.trained[1])):
+            np.testing.assert_array_equal(draws[layer.name].numpy(), np.stack([trained.numpy()] * 2))
+        middle = (nothing.mean[layer.name] + everything.mean[layer.name]) / 2
+        np.testing.assert_allclose(half.mean[layer.name].numpy(), middle.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_encoder_and_decoder_part_the_layers_and_first_and_last_are_one_each(network: Network) -> None:
+    drawn = drawable(network)
+    names = {part: [layer.name for layer in chosen_layers(drawn, part).stochastic]
+             for part in ("all", "encoder", "decoder", "first", "last", "up?.*+bottom.*")}  # fmt: skip
+    assert names["encoder"] + names["decoder"] == names["all"]
+    assert names["encoder"][-1].startswith("bottom.")  # the smallest map
+    assert names["first"] == names["all"][:1]
+    assert names["last"] == names["all"][-1:]
+    assert names["up?.*+bottom.*"] == [name for name in names["all"] if name.startswith(("up", "bottom"))]
+    unet = drawable(load_network("smp:Unet?encoder=mobilenet_v2&classes=2"))
+    assert all(layer.name.startswith("encoder.") for layer in chosen_layers(unet, "encoder").stochastic)
+
+
+def test_shift_worsens_every_method_and_its_severities_lie_side_by_side(found: Sweep) -> None:
+    clean = {row.name: score(row, "nll")["value"] for row in of(found)}
+    strong = {row.name: score(row, "nll")["value"] for row in of(found, "noise", severity=5)}
+    assert set(clean) & set(strong) >= {"deterministic", "mcbn, M=8, training, all, T=8"}
+    assert all(strong[name] > clean[name] for name in set(clean) & set(strong))
+    assert any(row.setting is not None and row.setting.adapted for row in of(found, "noise", severity=5))
+    told = json.loads((found.folder / "scores.json").read_text())
+    assert set(told["shifts"]) == {"noise_5"}
+    assert set(told["methods"]["deterministic"]) == {"passes_per_image", "seconds", "scores", "per_class", "curves"}
+
+
+def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_images(
+    network: Network, data: Labels, train: str, tmp_path: Path
+) -> None:
+    plan = SweepPlan(
+        grid=Grid(batches=(8,), draws=(2, 4)),
+        methods=replace(SWEPT, methods=tuple(name for name in METHODS if name != "ensemble"), insert_dropout=0.2),
+        shifts=("blur",), severities=(1, 5),
+    )  # fmt: skip
+    with pytest.raises(WrongUse, match="--validation-images"):
+        sweep(network, data, train, tmp_path / "run", plan)
+    found = sweep(network, data, train, tmp_path / "run", plan, validation=data)
+    kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())
+    assert [set(told) for told in kept.values()] == [{"temperature"}, {"mcbn+temperature"}]
+    for condition, severity in (("clean", 0), ("blur", 1), ("blur", 5)):
+        rows = of(found, condition, severity=severity)
+        assert {row.method for row in rows} == set(plan.methods.methods)
+        for fitted, plain in (("temperature", "deterministic"), ("mcbn+temperature", "mcbn")):
+            (one,), (other,) = ([r for r in rows if r.method == n and r.draws != 2] for n in (fitted, plain))
+            assert score(one, "accuracy")["value"] == pytest.approx(score(other, "accuracy")["value"], abs=0.02)
+            assert score(one, "nll")["value"] != score(other, "nll")["value"]
+    alone = evaluate(
+        network, data, tmp_path / "alone", validation=data,
+        plan=EvaluatePlan(methods=MethodPlan(methods=("temperature",), precision="fp32")),
+    ).scores["methods"]["temperature"]["scores"]  # fmt: skip
+    (row,) = of(found, method="temperature")
+    assert score(row, "nll")["value"] == pytest.approx(alone["nll"]["value"], abs=1e-5)
+
+
+def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
+    network: Network, data: Labels, train: str, tmp_path: Path
+) -> None:
+    whole = Banks(network, train, tmp_path / "banks", 4).bank(Setting(batch=8), 0)
+    kept = replace(whole.first(2), weights=torch.tensor([0.75, 0.25]),
+                   provenance=dict(whole.provenance) | {"distilled": True})  # fmt: skip
+    save_bank(kept, tmp_path / "two.safetensors")
+    plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 4)), banks=(str(tmp_path / "two.safetensors"),))
+    found = sweep(network, data, train, tmp_path / "run", plan)
+    names = [row.name for row in found.rows]
+    assert "mcbn, M=8, two, T=2" in names
+    evaluated = evaluate(
+        network, data, tmp_path / "alone", banks=[kept],
+        plan=EvaluatePlan(methods=MethodPlan(methods=("mcbn",), precision="fp32")),
+    ).scores["methods"]["mcbn"]["scores"]  # fmt: skip
+    (row,) = of(found, method="mcbn", draws=2)
+    assert score(row, "nll")["value"] == pytest.approx(evaluated["nll"]["value"], abs=1e-5)
+    with pytest.raises(WrongUse, match="Several of --bank are called 'two'"):
+        replace(plan, banks=("a/two.safetensors", "b/two.safetensors"))
+
+
+def test_the_table_has_a_line_for_every_row_with_its_axes(found: Sweep) -> None:
+    rows = list(csv.DictReader((found.folder / "sweep.csv").read_text().splitlines()))
+    assert len(rows) == len(found.rows) == 1 + 5 + (1 + 2 * 2)
+    (line,) = [
+        row for row in rows if (row["condition"], row["method"], row["M"], row["T"]) == ("clean", "mcbn", "8", "4")
+    ]
+    (row,) = of(found, method="mcbn", setting=Setting(batch=8), draws=4)
+    assert float(line["nll"]) == score(row, "nll")["value"]
+    assert float(line["nll.bank_sd"]) > 0
+
+
+def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labels, train: str, found: Sweep) -> None:
+    plan = SweepPlan(grid=GRID, shifts=("noise",), severities=(5,), adapt=True)
+
+    def never(stage: str, done: int, total: int, draws: int = 0) -> None:
+        raise AssertionError(f"{stage} was done again")
+
+    again = sweep(network, data, train, found.folder, plan, resume=True, progress=never)
+    assert [row.name for row in again.rows] == [row.name for row in found.rows]
+    with pytest.raises(WrongUse, match="other settings"):
+        sweep(network, data, train, found.folder, replace(plan, adapt=False), resume=True)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_grows_with_its_severity_and_is_the_same_for_an_image_in_any_order(name: str) -> None:
+    image = scene(TEST[0]).image
+    made = [corrupted(name, severity)(image, "a") for severity in SEVERITIES]
+    distance = [float(np.abs(one.astype(int) - image).mean()) for one in made]
+    assert distance == sorted(distance)
+    assert distance[0] > 0.5
+    again = corrupted(name, 3)
+    again(image[:64], "b")
+    np.testing.assert_array_equal(again(image, "a"), made[2])
+
+
+def test_wrong_settings_of_a_sweep_are_refused_in_words(network: Network, train: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="Near: 'blur'"):
+        corruption("blurr", 1)
+    with pytest.raises(WrongUse, match=r"crop:HxW"):
+        Grid(batches=(4,), transforms=("crop",))
+    with pytest.raises(WrongUse, match="none twice"):
+        Grid(batches=(4, 4))
+    with pytest.raises(WrongUse, match="within 0"):
+        Grid(batches=(4,), alphas=(1.5,))
+    bare = replace(network, card=replace(network.card, training=None))
+    with pytest.raises(WrongUse, match="no `training:`"):
+        Banks(bare, train, tmp_path, 2).bank(Setting(batch=4), 0)
+    with pytest.raises(WrongUse, match="32 images was asked of 16"):
+        Banks(network, train, tmp_path, 2).bank(Setting(batch=32), 0)
+
+
+def test_banks_of_other_looks_are_other_files_and_as_the_look_says(
+    network: Network, train: str, tmp_path: Path
+) -> None:
+    banks = Banks(network, train, tmp_path, 2)
+    sizes = {look: banks.bank(Setting(batch=4, transform=look), 0).provenance["size"] for look in
+             ("training", "plain", "crop:64x64")}  # fmt: skip
+    assert sizes == {"training": None, "plain": None, "crop:64x64": [64, 64]}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_plots_need_their_extra_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(name="a", x=[1.0, 2.0], y=[0.5, 0.25], low=[0.4, None], high=[0.6, None])
+    assert plot([line], title="t", x="x", y="y").startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"mcbn-segment\[plots\]"):
+        plot([line], title="t", x="x", y="y")
+
+
+def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, train: str, tmp_path: Path) -> None:
+    commands._load_commands()
+    asked = ["sweep", "scenes", "--images", data.images, "--labels", data.labels, "--train", train, "--batches", "2,4",
+             "--draws", "1,2", "--layers", "all,last", "-o", tmp_path / "run",
+             "--report", tmp_path / "results.md"]  # fmt: skip
+    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    assert ended.exit_code == 0, ended.exception
+    assert "best NLL first" in ended.stdout
+    assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
+    for name in ("pll_vs_draws", "quality_vs_batch_nll"):
+        assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3

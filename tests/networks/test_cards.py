@@ -1,0 +1,196 @@
+"""A card says what a network expects; what it gets wrong is told by file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from segment.errors import UnknownNetwork, WrongUse
+from segment.images.augment import pipeline
+from segment.images.specs import InputSpec, TrainingSpec
+from segment.networks.cards import Card, card_folders, default_card, known_cards, read_card
+from segment.networks.uris import parse_uri
+
+REPOSITORY = Path(__file__).parents[2]
+CAMVID = ("enet_camvid", "unet_lite0_camvid")
+FULL = {
+    "network": "smp:Unet?classes=3",
+    "weights": {"file": "sub/unet.safetensors", "sha256": "0" * 64},
+    "head": "softmax",
+    "input": {"scale": 1, "mean": [1, 2, 3], "std": [4, 5, 6], "channels": "BGR", "stride": 16, "pad": "edge"},
+    "classes": ["sky", "road", "car"],
+    "palette": [[0, 0, 255], [10, 20, 30], [255, 0, 0]],
+    "void": 255,
+    "unseen": [7, 8],
+    "drop_outputs": [3],
+    "batchnorm_eps": {"encoder.*": 0.001},
+    "training": {"batch": 4, "transforms": [{"name": "HorizontalFlip", "p": 0.5}]},
+    "images": "street scenes",
+}
+
+
+def written(folder: Path, text: object) -> Path:
+    path = folder / "made.yaml"
+    path.write_text(text if isinstance(text, str) else yaml.safe_dump(text), encoding="utf-8")
+    return path
+
+
+def test_every_key_of_a_card_arrives_where_it_belongs(tmp_path: Path) -> None:
+    assert read_card(written(tmp_path, FULL)) == Card(
+        name="made",
+        network="smp:Unet?classes=3",
+        weights=tmp_path / "sub" / "unet.safetensors",
+        sha256="0" * 64,
+        head="softmax",
+        input=InputSpec(scale=1, mean=(1, 2, 3), std=(4, 5, 6), channels="BGR", stride=16, pad="edge"),
+        classes=("sky", "road", "car"),
+        palette=((0, 0, 255), (10, 20, 30), (255, 0, 0)),
+        void=255,
+        unseen=(7, 8),
+        drop_outputs=(3,),
+        batchnorm_eps={"encoder.*": 0.001},
+        training=TrainingSpec(batch=4, transforms=({"name": "HorizontalFlip", "p": 0.5},)),
+        images="street scenes",
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "mean", "stride"),
+    [
+        ("smp:Unet?classes=3", (0.485, 0.456, 0.406), 32),
+        ("smp-dir:saved", (0.485, 0.456, 0.406), 32),
+        ("torchvision:lraspp_mobilenet_v3_large", (0.485, 0.456, 0.406), 1),
+        ("py:package.module:factory", (), 1),
+    ],
+)
+def test_a_network_without_a_card_gets_its_librarys_usual_input(
+    uri: str, mean: tuple[float, ...], stride: int, tmp_path: Path
+) -> None:
+    usual = default_card(uri)
+    assert (usual.input.scale, usual.input.mean, usual.input.stride, usual.head) == (255, mean, stride, "softmax")
+    assert len(usual.input.std) == len(mean)
+    assert read_card(written(tmp_path, {"network": uri})).input == usual.input
+
+
+def test_a_grey_network_does_not_inherit_three_numbers_of_rgb(tmp_path: Path) -> None:
+    card = read_card(written(tmp_path, {"network": "smp:Unet?in_channels=1", "input": {"channels": "grey"}}))
+    assert (card.input.mean, card.input.std) == ((), ())
+
+
+def test_a_saved_folder_in_a_card_is_looked_for_beside_the_card(tmp_path: Path) -> None:
+    assert read_card(written(tmp_path, {"network": "smp-dir:saved"})).network == f"smp-dir:{tmp_path / 'saved'}"
+
+
+def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path) -> None:
+    assert read_card(written(tmp_path, {"network": "smp:Unet?head=sigmoid"})).head == "sigmoid"
+    with pytest.raises(WrongUse, match=r"made\.yaml.*head is multilabel, and sigmoid in the network's URI"):
+        read_card(written(tmp_path, {"network": "smp:Unet?head=sigmoid", "head": "multilabel"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"clases": ["a"]}, r"clases is not a key of a card\. Near: 'classes'"),
+        ({"input": {"means": [0]}}, r"input\.means is not a key of a card\. Near: 'mean'"),
+        ({"weights": {"path": "x"}}, r"weights\.path is not a key .* Known: file, sha256"),
+        ({"training": {"batches": 3}}, r"training\.batches is not a key .* Near: 'batch'"),
+        ({"input": {"mean": [0.5]}}, r"input: mean has 1 numbers where RGB needs 3"),
+        ({"input": {"std": [1, 0, 1]}}, r"input\.std\.1: .*greater than 0"),
+        ({"input": {"stride": 0}}, r"input\.stride: "),
+        ({"input": {"scale": float("nan")}}, r"input\.scale: "),
+        ({"head": "softmaks"}, r"head: .*'softmax', 'sigmoid' or 'multilabel'"),
+        ({"palette": [[0, 0, 256]]}, r"palette\.0\.2: "),
+        ({"palette": [[0, 0, 0]]}, r"the palette has 1 colours for 3 classes"),
+        ({"classes": ["sky", "sky", "car"]}, r"two classes have the same name"),
+        ({"classes": ["sky", True, "car"]}, r"classes\.1: "),
+        ({"head": "sigmoid"}, r"a sigmoid head has two classes, \(1 - p, p\), and 3 are named"),
+        ({"drop_outputs": [-1]}, r"drop_outputs\.0: "),
+        ({"void": True}, r"void: "),
+        ({"weights": {"file": "x", "sha256": "abc"}}, r"weights\.sha256: "),
+        ({"training": {"batch": 0}}, r"training\.batch: "),
+        ({"training": {"batch": 2, "transforms": [{"p": 1}]}}, r"training: every transform needs a name"),
+        ({"network": None}, r"network: "),
+    ],
+)
+def test_a_wrong_key_or_value_is_told_with_file_and_key(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=said) as refused:
+        read_card(written(tmp_path, FULL | change))
+    lines = str(refused.value).splitlines()
+    assert all("made.yaml" in line for line in lines)
+
+
+def test_all_problems_of_a_card_are_told_at_once_one_line_each(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse) as refused:
+        read_card(written(tmp_path, FULL | {"clases": [], "void": "no", "input": {"stride": -1}}))
+    assert [line.split(": ")[1].split(" ")[0] for line in str(refused.value).splitlines()] == [
+        "input.stride",
+        "void",
+        "clases",
+    ]
+
+
+@pytest.mark.parametrize("text", ["network: [", "- a list", "plain text", "", "network: !!python/object:os.system {}"])
+def test_a_file_that_is_no_card_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"made\.yaml") as refused:
+        read_card(written(tmp_path, text))
+    assert "\n" not in str(refused.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "made.yaml").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(WrongUse, match="not a readable YAML file"):
+        read_card(tmp_path / "made.yaml")
+
+
+def test_a_card_that_is_not_there_is_told_with_what_is_near() -> None:
+    with pytest.raises(UnknownNetwork, match=r"'enet_camvd'\. Near: 'enet_camvid'"):
+        read_card("enet_camvd")
+    with pytest.raises(WrongUse, match=r"'nowhere\.yaml' is not there"):
+        read_card("nowhere.yaml")
+
+
+def test_cards_go_by_name_and_the_working_folders_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert known_cards()["enet_camvid"].resolve() == REPOSITORY / "configs" / "models" / "enet_camvid.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert read_card("enet_camvid").void == 11
+    own = tmp_path / "configs" / "models"
+    own.mkdir(parents=True)
+    (own / "enet_camvid.yaml").write_text("network: segment:enet?classes=2\n", encoding="utf-8")
+    assert read_card("enet_camvid").network == "segment:enet?classes=2"
+
+
+def test_every_card_of_the_repository_reads() -> None:
+    paths = [path for folder in card_folders() for path in folder.glob("*.yaml")]
+    assert {path.stem for path in paths} >= set(CAMVID)
+    for path in paths:
+        card = read_card(path)
+        assert len(card.palette) in (0, len(card.classes)), path
+        parse_uri(card.network)
+
+
+def test_the_unets_training_views_are_the_crops_it_was_trained_on() -> None:
+    training = read_card("unet_lite0_camvid").training
+    assert training is not None
+    frame = np.full((360, 480, 3), 128, np.uint8)
+    views = [pipeline(training.transforms)(frame, seed) for seed in range(40)]
+    assert {view.shape for view in views} == {(320, 320, 3)}
+    levels = [int(view[0, 0, 0]) for view in views]
+    assert 128 * 0.75 - 20 <= min(levels) < 110 < 146 < max(levels) <= 128 * 1.25 + 20
+
+
+def test_enets_training_views_are_the_images_themselves() -> None:
+    training = read_card("enet_camvid").training
+    assert training == TrainingSpec(batch=10)
+    frame = np.arange(360 * 480 * 3).reshape(360, 480, 3).astype(np.uint8)
+    np.testing.assert_array_equal(pipeline(training.transforms)(frame, 0), frame)
+
+
+@pytest.mark.parametrize("name", CAMVID)
+def test_the_two_camvid_cards_tell_eleven_classes_and_the_void(name: str) -> None:
+    card = read_card(name)
+    assert (len(card.classes), len(set(card.palette)), card.void) == (11, 11, 11)
+    assert card.classes[0] == "sky"
+    assert card.classes[10] == "bicyclist"

@@ -1,0 +1,217 @@
+"""A loaded network gives the logits its card promises, and leaves the caller's module as it was."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from segment.errors import ModelRefused, PredictionFailed, WrongUse
+from segment.networks.builders import build
+from segment.networks.cards import Card, default_card
+from segment.networks.load import Network, load_network
+
+
+class Tiny(nn.Module):
+    """One convolution and one BN, whose output is dressed as the caller likes."""
+
+    def __init__(
+        self, outputs: int = 3, dress: Callable[[Tensor], Any] = lambda logits: logits, stride: int = 1
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.layer = nn.Conv2d(3, outputs, 3, stride=stride, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.dropout = nn.Dropout(0.5)
+        self.dress = dress
+
+    def forward(self, x: Tensor) -> Any:
+        return self.dress(self.dropout(self.norm(self.layer(x))))
+
+
+@dataclass
+class Output:
+    """What a network of the transformers kind gives back."""
+
+    logits: Tensor
+
+
+def image(side: int = 64, channels: int = 3) -> Tensor:  # N C H W
+    return torch.rand(2, channels, side, side + 32, generator=torch.Generator().manual_seed(1))
+
+
+def logits(network: Network, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(x)
+
+
+def carded(module: nn.Module, **said: Any) -> Network:
+    return load_network(module, card=Card(name="made", network="py:made:here", **said))
+
+
+def test_one_output_is_never_guessed_to_be_a_sigmoid() -> None:
+    with pytest.raises(ModelRefused, match="head=sigmoid in the URI"):
+        load_network("smp:Unet?encoder=resnet18&classes=1")(image())
+    network = load_network("smp:Unet?encoder=resnet18&classes=1&head=sigmoid")
+    assert logits(network, image()).shape[1] == 1
+    assert network.classes == 2
+
+
+def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
+    with pytest.raises(ModelRefused, match="3 outputs; a sigmoid head has one"):
+        carded(Tiny(3), head="sigmoid")(image())
+
+
+def test_a_multilabel_head_has_as_many_classes_as_outputs() -> None:
+    assert carded(Tiny(1), head="multilabel").classes == 1
+    assert carded(Tiny(4), head="multilabel").classes == 4
+
+
+def test_dropped_outputs_are_gone_and_the_others_keep_their_order() -> None:
+    module = Tiny(5).eval()
+    x = image()
+    network = carded(module, drop_outputs=(0, 3), classes=("a", "b", "c"))
+    with torch.no_grad():
+        assert torch.equal(logits(network, x), module(x)[:, [1, 2, 4]])
+    assert network.classes == 3
+
+
+def test_too_few_outputs_for_the_card_are_refused() -> None:
+    with pytest.raises(ModelRefused, match=r"has 3 outputs, 0 to 2; drop_outputs asks for 11"):
+        carded(Tiny(3), drop_outputs=(11,))(image())
+    with pytest.raises(ModelRefused, match=r"gives 3 outputs for the 4 classes of its card"):
+        carded(Tiny(3), classes=("a", "b", "c", "d"))(image())
+
+
+@pytest.mark.parametrize(
+    "dress",
+    [
+        lambda y: {"out": y, "aux": y * 2},
+        lambda y: OrderedDict(logits=y),
+        lambda y: (y, y.mean(dim=(2, 3))),
+        lambda y: [y],
+        Output,
+    ],
+)
+def test_the_map_is_found_in_what_networks_wrap_around_it(dress: Callable[[Tensor], Any]) -> None:
+    plain = Tiny(3).eval()
+    wrapped = Tiny(3, dress).eval()
+    wrapped.load_state_dict(plain.state_dict())
+    assert torch.equal(logits(load_network(wrapped), image()), logits(load_network(plain), image()))
+
+
+@pytest.mark.parametrize("dress", [lambda y: {"boxes": y}, lambda y: y.mean(dim=(2, 3)), lambda y: (), lambda y: "map"])
+def test_an_output_without_a_map_is_refused(dress: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(ModelRefused, match="let a py: factory wrap it"):
+        load_network(Tiny(3, dress))(image())
+
+
+def test_smps_second_head_does_not_hide_the_mask() -> None:
+    network = load_network("smp:Unet?encoder=resnet18&classes=3&aux_params={'classes':2}")
+    assert logits(network, image()).shape == (2, 3, 64, 96)
+
+
+def test_a_map_of_another_size_than_the_image_is_refused_with_what_to_do() -> None:
+    with pytest.raises(PredictionFailed, match=r"gave 2x3x32x48 for an input of 2x3x64x96; .*resize"):
+        load_network(Tiny(3, stride=2))(image())
+
+
+def test_every_part_of_a_loaded_network_is_in_eval_mode_even_behind_a_frozen_encoder() -> None:
+    module = smp.Unet("resnet18", encoder_weights=None, classes=2)
+    module.freeze_encoder()
+    for layer in module.encoder.modules():
+        layer.training = True
+    assert not any(part.training for part in load_network(module).module.modules())
+
+
+def test_the_callers_module_stays_as_it_was() -> None:
+    module = Tiny(3).train()
+    module.get_buffer("norm.running_mean").add_(1)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    network = load_network(module, card=Card(name="made", network="py:a:b", batchnorm_eps={"norm": 0.5}))
+    logits(network, image())
+    assert all(part.training for part in module.modules())
+    assert module.norm.eps == 1e-5
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert network.fingerprint == load_network(module).fingerprint
+
+
+def test_a_module_that_cannot_be_copied_is_refused_with_the_way_out() -> None:
+    module = Tiny(3)
+    module.kept = module.layer.weight * 2  # a tensor with a history
+    with pytest.raises(ModelRefused, match=r"Tiny cannot be copied .*py:package\.module:factory"):
+        load_network(module)
+
+
+def test_building_leaves_the_random_numbers_alone() -> None:
+    before = torch.random.get_rng_state()
+    for uri in ("segment:enet", "smp:Unet?encoder=resnet18", "torchvision:lraspp_mobilenet_v3_large"):
+        build(uri)
+        assert torch.equal(torch.random.get_rng_state(), before), uri
+
+
+def test_an_epsilon_goes_to_the_layers_its_glob_names_and_to_no_other() -> None:
+    card = replace(default_card("smp:Unet?encoder=resnet18&classes=2"), batchnorm_eps={"encoder.layer1.*": 0.25})
+    module = load_network(card.network, card=card).module
+    layers = {name: layer.eps for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert {name for name, eps in layers.items() if eps == 0.25} == {
+        n for n in layers if n.startswith("encoder.layer1.")
+    }
+    assert set(layers.values()) == {0.25, 1e-5}
+    with pytest.raises(ModelRefused, match=r"'encodr\.\*' matches no BN layer"):
+        load_network(card.network, card=replace(card, batchnorm_eps={"encodr.*": 0.1}))
+
+
+def test_a_fingerprint_tells_any_change_of_the_weights_and_nothing_else() -> None:
+    module = Tiny(3)
+    prints = {load_network(module).fingerprint, load_network(Tiny(4)).fingerprint}
+    assert load_network(module).fingerprint in prints
+    for change in (module.layer.weight, module.get_buffer("norm.running_var")):
+        with torch.no_grad():
+            change.view(-1)[0] += 1e-6
+        prints.add(load_network(module).fingerprint)
+    prints.add(load_network(module.double()).fingerprint)
+    assert len(prints) == 5
+    assert all(re.fullmatch("[0-9a-f]{64}", found) for found in prints)
+
+
+def test_the_number_of_classes_is_measured_where_no_card_names_them() -> None:
+    assert load_network("smp:PAN?encoder=resnet18&classes=9").classes == 9
+
+    def of_one_size(y: Tensor) -> Tensor:
+        if y.shape[-1] != 224:
+            raise ValueError("224 only")
+        return y
+
+    with pytest.raises(ModelRefused, match=r"224 only.*Name the `classes:` in a card"):
+        assert load_network(Tiny(3, of_one_size)).classes
+    assert carded(Tiny(3, of_one_size), classes=("a", "b", "c")).classes == 3
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(WrongUse, match="'cudaa'"):
+        load_network(Tiny(3), device="cudaa")
+
+
+def test_random_weights_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_network("segment:enet")
+    assert "random weights" in caplog.text
+
+
+def test_a_second_card_beside_a_card_is_refused() -> None:
+    with pytest.raises(WrongUse, match="is a card already"):
+        load_network("enet_camvid", card=default_card("segment:enet"))
+
+
+def test_loading_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_network("smp:Unet?encoder=tu-tf_efficientnet_lite0&classes=2")
