@@ -50,7 +50,7 @@ def test_json_holds_the_verdicts(tmp_path: Path) -> None:
 
 
 def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduction, "MODULES", {"toy": "toy"})
+    monkeypatch.setattr(reproduction, "MODULES", {"toy": "regression.toy"})
     verdicts = reproduction.run_all(tmp_path / "out", budget="quick", data=tmp_path, names=("toy",))
     text = (tmp_path / "out" / "index.md").read_text()
     for verdict in verdicts:
