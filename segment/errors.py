@@ -57,6 +57,10 @@ class PredictionFailed(SegmentError):
     exit_code = 1
 
 
+class FastPathDiffers(Exception):
+    """A fast pass gave other numbers than a plain one; passes are plain from then on, and the image is made again."""
+
+
 class OutOfMemory(SegmentError):
     """Even the smallest plan does not fit; the message tells the number needed."""
 

@@ -18,10 +18,10 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
-from segment.draws.recording import ByLayer
+from segment.draws.recording import BatchNormMode
 from segment.errors import WrongUse
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.trace import lent
+from segment.tracing.preserve_state import preserve_state
 from segment.uncertainty.heads import probabilities
 
 Told = Callable[[str, int, int], None]
@@ -115,7 +115,7 @@ class Student:
         """Mean and variance over the weighted draws."""
         views = views.to(self.network.device).contiguous(memory_format=torch.channels_last)
         found = []
-        with lent(self.network.module), _still(self.network.module):
+        with preserve_state(self.network.module), _still(self.network.module):
             for draw in draws.statistics():
                 with _Refined(self._met, draw):
                     logits = self.network.forward(views)
@@ -176,7 +176,7 @@ def refine(
     return kept, best
 
 
-class _Refined(ByLayer):
+class _Refined(BatchNormMode):
     """One pass under statistics that gradients reach: batch norm as the affine map that they make of it."""
 
     def __init__(self, layers: Sequence[Layer], draw: Mapping[str, tuple[Tensor, Tensor]]) -> None:

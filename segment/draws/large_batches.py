@@ -1,6 +1,6 @@
 """The draw of a mini-batch with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
 
-The images go through part by part, each part from one BN layer to the next by the calls that a first pass has noted;
+The images go through part by part, each part from one BN layer to the next by the calls that a first pass has recorded;
 there they wait until the layer's count, mean and squared deviations are merged over all parts, exactly. One image's
 results stay in a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less time than one
 pass over all images, and it needs no more memory.
@@ -8,6 +8,7 @@ pass over all images, and it needs no more memory.
 Where the results that wait do not fit into `keep_bytes`, their parts start at the images again at every layer: a
 network of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
 
+Only a network in which nothing but BN is known to mix the images of a batch goes part by part; others go through whole.
 Must not know what an image file is, nor how draws are kept.
 """
 
@@ -24,20 +25,27 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
-from segment.draws.recording import ByLayer, Precision, biased_statistics, half, met, record
-from segment.errors import ModelRefused, PredictionFailed, SegmentError, WrongUse
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.replay import OtherShapes, Script, asks
-from segment.tracing.trace import Along, Diverged, Loan
+from segment.draws.recording import (
+    Precision,
+    biased_statistics,
+    check_finite,
+    expected_layer,
+    half,
+    layers_in_order,
+    record,
+)
+from segment.errors import ModelRefused, WrongUse
+from segment.tracing.batch_independence import mixing_call
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.preserve_state import StateKeeper
+from segment.tracing.replay import NotReplayable, OtherShapes, Recording, only_asks
+from segment.tracing.trace import Diverged, TraceCursor, constants_of
 
 log = logging.getLogger(__name__)
 
-CLOSE = 0.02
-"""Largest relative difference to a plain pass over two images, above which a network is not followed."""
 
-
-class _Reached(BaseException):
-    """The layer that this sweep settles has been met; no Exception, for a network may catch those."""
+class _LastLayer(BaseException):
+    """The last BN layer has been recorded; no Exception, for a network may catch those."""
 
 
 class MergedStatistics:
@@ -68,62 +76,47 @@ class MergedStatistics:
         return self._mean.to(dtype), (self._square / self.count).to(dtype)
 
 
-class _Noting(TorchFunctionMode):
-    """Writes down a pass over one part, up to its last BN layer; the numbers in it mean nothing."""
+class _RecordedPart(TorchFunctionMode):
+    """Records a pass over one part, up to its last BN layer; the numbers in it mean nothing."""
 
-    def __init__(self, parts: _InParts, images: Tensor) -> None:
+    def __init__(self, network: BatchNormNetwork, layer_calls: frozenset[int], images: Tensor) -> None:
         super().__init__()
-        self.script = Script(images)
-        self._along = Along(parts.network.calls)
-        self._layer_of = parts.layer_of
+        self.recording = Recording(images)
+        self._layer_calls = layer_calls
+        self._cursor = TraceCursor(network.calls, images, constants_of(network.module))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        index = self._along.next(func)
-        if index in self._layer_of:
+        index = self._cursor.next(func, args, kwargs)
+        if index in self._layer_calls:
             x: Tensor = args[0]
             dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
-            still = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
-            result = _normalised(still, *args, **kwargs)
+            neutral = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
+            result = _normalised(neutral, *args, **kwargs)
         else:
             result = func(*args, **kwargs)
-        if not asks(func, result):
-            self.script.note(index, func, args, kwargs, result)
-        if index == max(self._layer_of):
-            raise _Reached
+        if not only_asks(func, result):
+            self.recording.add(index, func, args, kwargs, result)
+        self._cursor.made(index, args, kwargs, result)
+        if index == max(self._layer_calls):
+            raise _LastLayer
         return result
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """Where a part stands: noted calls that it has made, and those of their results that are still to be read."""
+class _Progress:
+    """How far a part is: recorded calls that it has made, and those of their results that are still to be read."""
 
     step: int
-    made: Mapping[int, Tensor]
+    results: Mapping[int, Tensor]
     nbytes: int
 
     @staticmethod
-    def at(step: int, made: Mapping[int, Tensor]) -> _Standing:
-        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in made.values()}
-        return _Standing(step, made, sum(storages.values()))
-
-
-class _PlainSweep(ByLayer):
-    """One part on its way to one layer, for networks whose tape does not hold: BN layers are counted, nothing else."""
-
-    def __init__(
-        self, layers: Sequence[Layer], known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics
-    ) -> None:
-        super().__init__(layers)
-        self.known, self.sums = known, sums
-
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
-        if layer.name in self.known:
-            return _normalised(self.known[layer.name], *args, **kwargs)
-        self.sums.add(args[0])
-        raise _Reached
+    def at(step: int, results: Mapping[int, Tensor]) -> _Progress:
+        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in results.values()}
+        return _Progress(step, results, sum(storages.values()))
 
 
 def _normalised(
@@ -142,136 +135,89 @@ class _InParts:
         self.at_once = at_once
         self.keep_bytes = keep_bytes
         self.precision = precision
-        self.listed = sorted((la for la in network.layers if la.call is not None), key=lambda layer: layer.call or 0)
-        self.layer_of = {layer.call: layer for layer in self.listed if layer.call is not None and not layer.of_weights}
-        self.followed = not any(call.leaves and call.reads_image for call in network.calls)
-        self._scripts: dict[torch.Size, Script] = {}
-        self._lent = Loan(network.module)
-        self._device = network.device
+        layers = layers_in_order(network)
+        self.layer_of = {layer.call: layer for layer in layers if layer.call is not None and not layer.of_weights}
+        self._recordings: dict[torch.Size, Recording] = {}
+        self._state = StateKeeper(network.module)
 
     def draw(self, batch: Tensor) -> Statistics:  # M C H W
+        """Errors: Diverged, OtherShapes, NotReplayable where the parts take another way than the trace."""
         known: dict[str, tuple[Tensor, Tensor]] = {}
         parts = torch.split(batch, self.at_once)
-        standing: list[_Standing | None] = [None] * len(parts)
+        progress: list[_Progress | None] = [None] * len(parts)
         for call, layer in self.layer_of.items():
             sums = MergedStatistics()
-            if self.followed:
-                self._sweep(call, parts, standing, known, sums)
-            else:
-                for part in parts:
-                    self._pass(part, _PlainSweep(self.listed, known, sums))
+            self._sweep(call, parts, progress, known, sums)
             mean, var = sums.compute(torch.float64 if batch.dtype is torch.float64 else torch.float32)
-            if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
-                raise PredictionFailed(
-                    f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at "
-                    "the statistics images, or record with --precision fp32."
-                )
+            check_finite(layer, mean, var)
             known[layer.name] = (mean, var)
-        kept = [layer.name for layer in self.network.stochastic]
-        return {name: (known[name][0].float().cpu(), known[name][1].float().cpu()) for name in kept}
+        stochastic = [layer.name for layer in self.network.stochastic]
+        return {name: (known[name][0].float().cpu(), known[name][1].float().cpu()) for name in stochastic}
 
     def _sweep(
-        self, call: int, parts: Sequence[Tensor], standing: list[_Standing | None],
+        self, call: int, parts: Sequence[Tensor], progress: list[_Progress | None],
         known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics,
     ) -> None:  # fmt: skip
         """Every part on to the BN layer of call number `call`, whose input is added to `sums`."""
-        held = sum(each.nbytes for each in standing if each is not None)
+        held = sum(each.nbytes for each in progress if each is not None)
 
         def make(index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             layer = self.layer_of.get(index)
             return func(*args, **kwargs) if layer is None else _normalised(known[layer.name], *args, **kwargs)
 
         for number, part in enumerate(parts):
-            script = self._script(part)
-            was = standing[number]
-            made = {0: self._images(part)} if was is None else dict(was.made)
-            step = script.calls.index(call)
-            with torch.no_grad(), self._lent.random(), half(self.precision, self._device):
-                script.advance(make, made, 0 if was is None else was.step, step)
-            args, kwargs = script.reads(step, made)
-            met(self.layer_of[call], *args, **kwargs)
+            recording = self._recording(part)
+            was = progress[number]
+            results = {0: self._images(part)} if was is None else dict(was.results)
+            step = recording.calls.index(call)
+            with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
+                recording.advance(make, results, 0 if was is None else was.step, step)
+            args, kwargs = recording.arguments_of(step, results)
+            expected_layer(self.layer_of[call], *args, **kwargs)
             sums.add(args[0])
             held -= 0 if was is None else was.nbytes
-            left, after = was, _Standing.at(step, made)
+            left, after = was, _Progress.at(step, results)
             if held + after.nbytes <= self.keep_bytes:
                 left = after
-            elif was is not None and self._changed_from(script.calls[was.step]):
+            elif was is not None and self._overwritten_from(recording.calls[was.step]):
                 left = None
             held += 0 if left is None else left.nbytes
-            standing[number] = left
+            progress[number] = left
 
-    def _changed_from(self, call: int) -> bool:
+    def _overwritten_from(self, call: int) -> bool:
         """Whether that call or a later one writes into what earlier ones have left: it can be made but once."""
         return any(target < call for later in self.network.calls[call:] for target in later.writes)
 
-    def _script(self, part: Tensor) -> Script:
-        """The calls of a pass over such a part; from one pass over it."""
-        script = self._scripts.get(part.shape)
-        if script is None:
+    def _recording(self, part: Tensor) -> Recording:
+        """The calls of a pass over such a part, up to its last BN layer."""
+        recording = self._recordings.get(part.shape)
+        if recording is None:
             images = self._images(part)
-            noting = _Noting(self, images)
+            mode = _RecordedPart(self.network, frozenset(self.layer_of), images)
             try:
-                with torch.no_grad(), self._lent(), half(self.precision, self._device), noting:
+                with torch.no_grad(), self._state(), half(self.precision, self.network.device), mode:
                     self.network.forward(images)
-            except _Reached:
-                script = self._scripts[part.shape] = noting.script
-                script.finish(None)
-                return script
-            raise Diverged
-        return script
+            except _LastLayer:
+                recording = self._recordings[part.shape] = mode.recording
+                recording.finish(None)
+                return recording
+            raise Diverged("a BN layer was not reached")
+        return recording
 
     def _images(self, part: Tensor) -> Tensor:
-        images = part.to(self._device)
-        if images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.network.placed(part)
         return images.clone() if images.data_ptr() == part.data_ptr() else images  # a network may write into its image
 
-    def _pass(self, part: Tensor, mode: TorchFunctionMode) -> None:
-        try:
-            with torch.no_grad(), self._lent(), half(self.precision, self._device), mode:
-                self.network.forward(self._images(part))
-        except _Reached:
-            return
-        raise ModelRefused(
-            f"The mini-batch ({'x'.join(map(str, part.shape))}) did not reach every BN layer: the network takes "
-            "another way at this size than at the one where its layers were listed."
-        )
 
-    def check(self, pair: Tensor) -> None:  # 2 C H W
-        """Hold a draw of two images, one at a time, against a plain one; follow the network less closely if it fails.
-
-        Errors: ModelRefused where images meet in the network elsewhere than in BN.
-        """
-        while problem := self.problem(pair):
-            if not self.followed:
-                raise ModelRefused(
-                    "The mini-batch does not fit in memory at once, and this network gives other statistics when its "
-                    "images go through one by one: they meet elsewhere than in BN. Give more --memory or a smaller "
-                    f"--batch ({problem})."
-                )
-            log.info("Followed along its tape: %s", problem)
-            log.warning("This network's calls cannot be followed part by part; every layer costs a pass of its own.")
-            self.followed = False
-
-    def problem(self, pair: Tensor) -> str:  # 2 C H W
-        """Why a draw of two images, one at a time, is not that of a plain pass; "" where it is."""
-        (plain,) = record(self.network, [pair])
-        trial = _InParts(self.network, 1, float("inf") if self.keep_bytes else 0, "fp32")
-        trial.followed = self.followed
-        try:
-            return "" if _close(trial.draw(pair), plain) else "other statistics than a plain pass"
-        except (Diverged, OtherShapes, RuntimeError, ValueError, TypeError, KeyError, SegmentError) as error:
-            return f"{type(error).__name__}: {error}"
-
-
-def _close(found: Statistics, plain: Statistics) -> bool:
-    for name, (mean, var) in plain.items():
-        scale = float(torch.cat([mean, var.sqrt()]).norm()) + 1e-6
-        if float((found[name][0] - mean).norm()) > CLOSE * scale:
-            return False
-        if float((found[name][1] - var).norm()) > CLOSE * (float(var.norm()) + 1e-12 + 1e-3 * scale**2):
-            return False
-    return True
+def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
+    """Why the images of a mini-batch must go through the network together, "" where each may go alone."""
+    for call in network.calls:
+        if call.leaves and call.origin != "constant":
+            return f"{call.name} gives values of the images to Python"
+        if call.random:
+            return f"{call.name} is random"
+    mixing = mixing_call(network.module, network.forward, network.placed(pair))
+    return f"{mixing} may mix the images of a mini-batch" if mixing else ""
 
 
 def record_in_parts(
@@ -282,31 +228,29 @@ def record_in_parts(
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass
     keep_bytes: of results between sweeps, on the network's device; 0: every sweep starts at the images
-    whole_fits: a mini-batch could go through at once, and does where the network cannot be followed part by part
-    Errors: as `record`; ModelRefused where the images of a mini-batch meet elsewhere than in BN.
+    whole_fits: a mini-batch could go through at once, and does where its images must stay together
+    Errors: as `record`; ModelRefused where the images must stay together and do not fit.
     Error: under 1e-4 relative to a pass over all M images (rounding; law 2's allowance for the network).
     """
     if at_once < 1:
         raise WrongUse(f"at_once = {at_once}, but it is a count of images from 1 up.")
-    parts: _InParts | None = None
-    for batch in batches:
-        if len(batch) <= at_once:
-            yield from record(network, [batch], precision=precision)
-            continue
-        if parts is None:
-            parts = _InParts(network, at_once, keep_bytes, precision)
-            if not whole_fits:
-                parts.check(batch[:2])
-            elif problem := "it acts on values" if not parts.followed else parts.problem(batch[:2]):
-                log.info("Mini-batches go through whole: %s", problem)
-                parts.followed = False
-        if whole_fits and not parts.followed:
-            yield from record(network, [batch], precision=precision)
-            continue
-        try:
-            draw = parts.draw(batch)
-        except (Diverged, OtherShapes):
-            log.warning("The network made other calls for this mini-batch than before; every layer costs a pass.")
-            parts.followed = False
-            draw = parts.draw(batch)
-        yield draw
+    parts = _InParts(network, at_once, keep_bytes, precision)
+    whole = None
+    for number, batch in enumerate(batches):
+        if whole is None:
+            whole = why_whole(network, batch[:2]) if len(batch) > at_once else ""
+            if whole:
+                log.info("Mini-batches go through whole: %s.", whole)
+        if len(batch) > at_once and not whole:
+            try:
+                yield parts.draw(batch)
+                continue
+            except (Diverged, OtherShapes, NotReplayable) as way:
+                whole = f"at this size it takes another way than when its layers were listed ({way})"
+                log.info("Mini-batches go through whole: %s.", whole)
+        if len(batch) > at_once and not whole_fits:
+            raise ModelRefused(
+                f"The mini-batch does not fit in memory at once, and its images cannot go through one by one: {whole}. "
+                "Give more --memory, smaller images or a smaller --batch."
+            )
+        yield from record(network, [batch], precision=precision, first=number)

@@ -1,6 +1,6 @@
 """A network and mini-batches to draws: Teye et al. 2018, Algorithm 1.
 
-The network stays in eval mode, so dropout is off; only batch normalisation is told to use the mini-batch.
+The network stays in eval mode, so dropout is off; only batch normalisation uses the mini-batch.
 Must not know what an image file is, nor how draws are kept.
 """
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.trace import Loan
+from segment.tracing.preserve_state import StateKeeper
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -48,8 +48,8 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
         return _of_piece(x)
     values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, where they lie
     pieces = torch.split(values, PIECE, dim=2)
-    found = [_of_piece(piece) for piece in pieces]
-    means, variances = (torch.stack([one[of] for one in found]).double() for of in (0, 1))  # pieces C
+    statistics = [_of_piece(piece) for piece in pieces]
+    means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C
     counts = torch.tensor([piece.shape[2] for piece in pieces], dtype=torch.float64)[:, None] / values.shape[2]
     mean = (counts * means).sum(dim=0)
     var = (counts * (variances + (means - mean) ** 2)).sum(dim=0)  # Chan, Golub & LeVeque 1983
@@ -62,7 +62,7 @@ def _of_piece(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def met(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: Any, **__: Any) -> Layer:
+def expected_layer(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: Any, **__: Any) -> Layer:
     """The layer that should come next, if a call of torch.nn.functional.batch_norm is that layer's.
 
     Errors: ModelRefused where it is another's, by channels or by running statistics.
@@ -74,8 +74,8 @@ def met(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: 
     return layer
 
 
-class ByLayer(TorchFunctionMode):
-    """A pass whose BN layers, met in the order listed, `normalise` takes over; those of weights stay as they are."""
+class BatchNormMode(TorchFunctionMode):
+    """A pass whose BN layers, in the order listed, `normalise` takes over; those of weights stay as they are."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
@@ -87,19 +87,30 @@ class ByLayer(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not functional.batch_norm:
             return func(*args, **kwargs)
-        layer = met(next(self._layers, None), *args, **kwargs)
+        layer = expected_layer(next(self._layers, None), *args, **kwargs)
         return func(*args, **kwargs) if layer.of_weights else self.normalise(layer, *args, **kwargs)
 
     def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         """The result of `batch_norm(*args, **kwargs)`, which layer `layer` has called."""
         raise NotImplementedError
 
-    def missed(self) -> Layer | None:
-        """The first layer that was listed but not met, asked once the pass is over."""
-        return next(self._layers, None)
+    def end(self) -> None:
+        """Called after the pass. Errors: ModelRefused where a listed layer was not reached."""
+        missing = next(self._layers, None)
+        if missing is not None:
+            raise ModelRefused(
+                f"BN layer {missing.name!r} was not reached: the network takes another way for these images than for "
+                "those with which its layers were listed."
+            )
 
 
-class _ByMiniBatch(ByLayer):
+def layers_in_order(network: BatchNormNetwork) -> list[Layer]:
+    """The BN layers that a pass reaches, in the order of its calls, those of weights too."""
+    reached = [layer for layer in network.layers if layer.call is not None]
+    return sorted(reached, key=lambda layer: layer.call or 0)
+
+
+class _MiniBatchPass(BatchNormMode):
     """Every BN normalises with the statistics of what it is given, and those are kept."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -119,37 +130,38 @@ class _ByMiniBatch(ByLayer):
                 "Use --batch 2 or more, or leave the layer out with --layers."
             )
         mean, var = biased_statistics(x)
-        if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
-            raise PredictionFailed(
-                f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at the "
-                "statistics images, or record with --precision fp32."
-            )
+        check_finite(layer, mean, var)
         self.draw[layer.name] = (mean, var)
         return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
 
 
+def check_finite(layer: Layer, mean: Tensor, var: Tensor) -> None:
+    """Errors: PredictionFailed where the statistics of a layer are not finite."""
+    if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
+        raise PredictionFailed(
+            f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at the "
+            "statistics images, or record with --precision fp32."
+        )
+
+
 def record(
-    network: BatchNormNetwork, batches: Iterable[Tensor], *, precision: Precision = "fp32"
+    network: BatchNormNetwork, batches: Iterable[Tensor], *, precision: Precision = "fp32", first: int = 0
 ) -> Iterator[Statistics]:
     """One draw for each mini-batch (M C H W): every BN layer normalises with that batch's own statistics.
 
-    A draw holds the stochastic layers only, on the CPU, as float32; the biased variance, as train mode uses it.
+    A draw holds the stochastic layers only, on the CPU, as float32; the biased variance, as train mode uses it. Random
+    calls of the network itself are seeded by the number of the draw, which begins at `first`.
     Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite;
     ModelRefused where the network takes another way than when its layers were listed.
     """
-    listed = sorted((layer for layer in network.layers if layer.call is not None), key=lambda layer: layer.call or 0)
-    kept = [layer.name for layer in network.stochastic]
-    lent = Loan(network.module)
-    for batch in batches:
-        mode = _ByMiniBatch(listed)
-        images = batch.to(network.device)
-        if images.ndim == 4:  # statistics of a channel are several times faster to take where channels lie innermost
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), lent(), half(precision, network.device), mode:
+    layers = layers_in_order(network)
+    stochastic = [layer.name for layer in network.stochastic]
+    state = StateKeeper(network.module)
+    for number, batch in enumerate(batches, start=first):
+        mode = _MiniBatchPass(layers)
+        images = network.placed(batch)  # statistics of a channel are quicker to take where channels lie innermost
+        with torch.no_grad(), state(), half(precision, network.device), mode:
+            state.seed(number)
             network.forward(images)
-        if missed := mode.missed():
-            raise ModelRefused(
-                f"The mini-batch ({'x'.join(map(str, batch.shape))}) did not reach BN layer {missed.name!r}: the "
-                "network takes another way at this size than at the one where its layers were listed."
-            )
-        yield {name: (mode.draw[name][0].float().cpu(), mode.draw[name][1].float().cpu()) for name in kept}
+        mode.end()
+        yield {name: (mode.draw[name][0].float().cpu(), mode.draw[name][1].float().cpu()) for name in stochastic}

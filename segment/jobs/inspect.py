@@ -10,7 +10,7 @@ from segment.networks.load import Network
 from segment.tracing.bn_layers import Layer
 from segment.tracing.bn_network import drawable
 from segment.tracing.pass_memory import peak_bytes
-from segment.tracing.trace import lent
+from segment.tracing.preserve_state import preserve_state
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
     height, width = (-(-side // stride) * stride for side in size)
     channels = 1 if network.card.input.channels == "grey" else 3
     image = torch.zeros(1, channels, height, width, device=drawn.device)
-    with lent(network.module):
+    with preserve_state(network.module):
         taken = peak_bytes(network, image)
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
     pooled = any(layer.values == 1 for layer in drawn.layers)

@@ -16,7 +16,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import half
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.trace import lent
+from segment.tracing.preserve_state import preserve_state
 
 
 class Method(Protocol):
@@ -101,7 +101,7 @@ class Plain:
         images = images.to(device)
         if self.plan.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), lent(self.module), half(self.plan.precision, device):
+        with torch.no_grad(), preserve_state(self.module), half(self.plan.precision, device):
             output = self.forward(images)
         yield 1.0, output
 

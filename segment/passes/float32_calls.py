@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segment.tracing.trace import Call
+from segment.tracing.trace import IMAGE, Call
 
 FIRST_SHARE = 0.03
 """Of the products of all convolutions that draws repeat, those of the first ones that stay in float32."""
@@ -29,11 +29,11 @@ PLACES = {
 
 def placing(calls: Sequence[Call]) -> frozenset[int]:
     """The calls whose results decide a place."""
-    found: set[int] = set()
+    decide: set[int] = set()
     for index in reversed(range(len(calls))):
-        if index in found or calls[index].function in PLACES:
-            found.update(calls[index].parents)
-    return frozenset(found - {-1})
+        if index in decide or calls[index].function in PLACES:
+            decide.update(calls[index].parents)
+    return frozenset(decide - {IMAGE})
 
 
 def exact_calls(calls: Sequence[Call], depends: Sequence[bool]) -> frozenset[int]:
@@ -51,13 +51,13 @@ def exact_calls(calls: Sequence[Call], depends: Sequence[bool]) -> frozenset[int
 
 def _products(call: Call) -> int:
     """Products of one image's convolution, 0 for any other call."""
-    if call.function is not torch.conv2d or call.arguments is None or call.facts is None:
+    if call.function is not torch.conv2d or call.arguments is None or call.shape is None:
         return 0
     in_order, named = call.arguments
     given = dict(zip(("weight", "bias", "stride"), in_order, strict=False)) | dict(named)
     stride = given.get("stride", 1)
     rows, columns = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
-    size = call.facts[0]
+    size = call.shape
     return int(given["weight"].numel() * (size[-2] // rows) * (size[-1] // columns))
 
 

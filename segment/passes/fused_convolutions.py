@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and activation as one call on a CPU, found on a network's tape.
+"""Convolution, batch normalisation and activation as one call on a CPU, read off a network's trace.
 
 A draw's scale goes into the weights and its shift into a float32 bias, where the map is larger than the weights; where
 it is not, the weights are packed once for all draws and the small map is normalised on its own. oneDNN runs the
@@ -18,7 +18,8 @@ from torch.nn import functional
 from segment.passes.float32_calls import placing
 from segment.passes.upsampled_convolutions import Doubled, Numbers, convolved, doubled, doublings, fits, joined, packed
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.trace import ASKING, Call
+from segment.tracing.preserve_state import version_of
+from segment.tracing.trace import ASKING, Call, Trace
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
@@ -93,41 +94,60 @@ def available(network: BatchNormNetwork) -> bool:
     return network.device.type == "cpu" and pointwise is not None and bool(torch._C._has_mkldnn)
 
 
-def readers_of(calls: Sequence[Call]) -> list[list[int]]:
-    """Of each call, the later calls that read the values of its result."""
-    readers: list[list[int]] = [[] for _ in calls]
-    for index, call in enumerate(calls):
+def readers_of(trace: Trace) -> list[list[int]]:
+    """Of each call, the later calls that read the values of its result; the number of calls stands for the output."""
+    readers: list[list[int]] = [[] for _ in trace.calls]
+    for index, call in enumerate(trace.calls):
         if getattr(call.function, "__name__", "") in ASKING:
             continue
         for parent in call.parents:
             if parent >= 0:
                 readers[parent].append(index)
+    if trace.output >= 0:
+        readers[trace.output].append(len(trace.calls))
     return readers
 
 
 def fusions(network: BatchNormNetwork, depends: Sequence[bool], readers: Sequence[Sequence[int]]) -> dict[int, Fused]:
-    """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew."""
+    """Index of a convolution's call -> what goes into it, for the calls that every draw makes anew.
+
+    Its weights are kept from image to image, so all but its input must be the network's own parameters.
+    """
     calls = network.calls
     layers = {layer.call: layer for layer in network.layers if layer.call is not None}
     decide = placing(calls)  # other rounding would turn which of two equal values is the first
-    found = {}
+    fused = {}
     for index, call in enumerate(calls):
+        fusable = call.function is torch.conv2d and call.shape is not None and len(call.shape) == 4
         if (
-            call.function is not torch.conv2d
+            not fusable
+            or _padded_by_name(call)
             or not depends[index]
             or index in decide
-            or call.facts is None
-            or call.facts[1] != torch.float32
+            or call.dtype != torch.float32
+            or not _by_own(call)
         ):
             continue
         following = _only(readers[index])
         layer = None if following is None else layers.get(following)
-        if following is None or layer is None or (layer.status != "stochastic" and layer.trained is None):
-            found[index] = Fused(None, (None, None, 0.0), _activated(following, calls), (NOTHING, ()))
+        drawable = layer is not None and (layer.status == "stochastic" or layer.trained is not None)
+        if following is None or not drawable or not _by_own(calls[following]):
+            fused[index] = Fused(None, (None, None, 0.0), _activated(following, calls), (NOTHING, ()))
             continue
         activation, through = _activated(_only(readers[following]), calls)
-        found[index] = Fused(layer, _norm_of(calls[following]), (NOTHING, ()), (activation, (following, *through)))
-    return found
+        fused[index] = Fused(layer, _norm_of(calls[following]), (NOTHING, ()), (activation, (following, *through)))
+    return fused
+
+
+def _padded_by_name(call: Call) -> bool:
+    """Padding "same" or "valid", whose numbers torch works out itself."""
+    positional, named = call.arguments or ((), {})
+    return any(isinstance(value, str) for value in (*positional, *named.values()))
+
+
+def _by_own(call: Call) -> bool:
+    """Whether all that a call reads besides its first tensor are parameters or buffers themselves."""
+    return all(tensor is not None for tensor in call.registered[1:])
 
 
 def _only(readers: Sequence[int]) -> int | None:
@@ -135,7 +155,7 @@ def _only(readers: Sequence[int]) -> int | None:
 
 
 def _activated(index: int | None, calls: Sequence[Call]) -> tuple[Activation, tuple[int, ...]]:
-    if index is None or calls[index].function not in ACTIVATIONS:
+    if index is None or index >= len(calls) or calls[index].function not in ACTIVATIONS or not _by_own(calls[index]):
         return NOTHING, ()
     arguments = calls[index].arguments
     assert arguments is not None
@@ -157,16 +177,24 @@ class FusedConvolutions:
     def __init__(
         self, network: BatchNormNetwork, depends: Sequence[bool], statistics: Mapping[str, tuple[Tensor, Tensor]]
     ) -> None:
-        readers = readers_of(network.calls)
+        readers = readers_of(network.trace)
         self.fused = fusions(network, depends, readers)
         self.doubling = doublings(network.calls, readers, self.fused)
         self._statistics = statistics  # T C, T C
         self._packed: dict[tuple[Any, ...], tuple[Any, Tensor | None]] = {}
         self._bytes = 0
-        self._ways: dict[tuple[int, torch.Size], _Way] = {}
+        self._ways: dict[tuple[Any, ...], _Way] = {}
+        read = {*self.fused, *(index for each in self.fused.values() for index in (*each.alone[1], *each.whole[1]))}
+        own = {id(tensor): tensor for index in read for tensor in network.calls[index].registered if tensor is not None}
+        self._versions = [(tensor, version_of(tensor)) for tensor in own.values()]
 
-    def under(self, draw: int, dtype: torch.dtype, exact: Container[int]) -> UnderDraw:
-        return UnderDraw(self, draw, dtype, exact)
+    @property
+    def stale(self) -> bool:
+        """Whether a parameter or buffer that was packed has been written into since."""
+        return any(version_of(tensor) != version for tensor, version in self._versions)
+
+    def under(self, draw: int, dtype: torch.dtype, exact: Container[int]) -> FusedCalls:
+        return FusedCalls(self, draw, dtype, exact)
 
     def run(
         self, index: int, draw: int, dtype: torch.dtype, x: Tensor | Doubled, weight: Tensor,
@@ -174,10 +202,11 @@ class FusedConvolutions:
     ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
         """The convolution of call `index` under a draw, and the later calls that it has done already."""
         shape = x.place.shape if isinstance(x, Doubled) else x.shape
-        way = self._ways.get((index, shape))
+        numbers = _pair(padding), _pair(stride), _pair(dilation)
+        key = (index, shape, *map(tuple, numbers), groups)
+        way = self._ways.get(key)
         if way is None:
-            numbers = _pair(padding), _pair(stride), _pair(dilation)
-            way = self._ways[index, shape] = self._way(index, shape, weight, numbers, groups)
+            way = self._ways[key] = self._way(index, shape, weight, numbers, groups)
         if isinstance(x, Doubled) and not way.doubles:
             x = x.make()
         ready = self._ready(index, draw if way.scaled else None, dtype, x, shape, weight, bias, way)
@@ -201,7 +230,15 @@ class FusedConvolutions:
         """Packed weights, with the draw's scale in them, and the bias."""
         what = self.fused[index]
         drawn = draw is not None and what.layer is not None and what.layer.name in self._statistics
-        key = (index, draw if drawn else None, dtype, shape, isinstance(x, Doubled))
+        key = (
+            index,
+            draw if drawn else None,
+            dtype,
+            shape,
+            isinstance(x, Doubled),
+            *map(tuple, way.numbers),
+            way.groups,
+        )
         ready = self._packed.get(key)
         if ready is None:
             size = weight.numel() * dtype.itemsize * (2 if isinstance(x, Doubled) else 1)
@@ -227,7 +264,7 @@ class FusedConvolutions:
         return mean[draw], var[draw]
 
 
-class UnderDraw:
+class FusedCalls:
     """The fused convolutions of one pass, and the doubled images that wait for theirs; `in` tells whether a call is.
 
     dtype: that they run in, but for the calls in `exact`, which run in float32

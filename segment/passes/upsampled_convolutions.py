@@ -47,7 +47,7 @@ def doublings(calls: Sequence[Call], readers: Sequence[Sequence[int]], convoluti
         if call.function is not functional.interpolate or len(readers[index]) != 1:
             continue
         way = [index, readers[index][0]]
-        if calls[way[1]].function is torch.cat and len(readers[way[1]]) == 1:
+        if way[1] < len(calls) and calls[way[1]].function is torch.cat and len(readers[way[1]]) == 1:
             way.append(readers[way[1]][0])
         if way[-1] in convolutions:
             found.update(way[:-1])

@@ -7,7 +7,7 @@ Must not know how statistics are recorded or replayed.
 from __future__ import annotations
 
 import fnmatch
-import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,14 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.axes import Head
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
-from segment.tracing.trace import Call, follow
+from segment.networks.modules import device_of, named_modules
+from segment.tracing.trace import Call, Trace, trace
+
+log = logging.getLogger(__name__)
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
     functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
     functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu, torch.conv2d,
 )  # fmt: skip
-"""What the tape remembers the arguments of: what is drawn for, what may be fused with it, and what that costs."""
+"""Functions whose arguments the trace keeps: batch normalisation, what may be fused with it, and what that costs."""
 
 Status = Literal["stochastic", "fixed", "refused"]
 
@@ -33,14 +37,14 @@ OF_WEIGHTS = "it normalises weights, not data"
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One batch normalisation, in the order in which data meets it.
+    """One batch normalisation, in the order in which data reaches it.
 
     name: the module's; its nth call (n >= 2) is "name#n"; a functional call has its enclosing module's name
     kind: the module's class
     channels: C; values: how many values of one image a channel has at the size looked at (H * W)
     status, reason: stochastic; fixed with a reason; or refused with a reason (its arithmetic cannot be reached)
     trained: running mean and variance (C) that eval mode uses; None: it has none, and is always stochastic
-    call: index on the network's tape, None where it was not met
+    call: index in the network's trace, None where the pass did not reach it
     """
 
     name: str
@@ -63,13 +67,20 @@ class BatchNormNetwork:
     """A network with BN layers that can be drawn: what every pass, recording and distillation stands on.
 
     module: the network itself; forward: images N C H W -> outputs N K ..., which runs it
-    calls: the tape of one pass; layers: the BN layers in data order
+    trace: the calls of one pass; layers: the BN layers in data order
+    channels_last: it takes images with channels innermost; head: what its outputs mean, None where nobody says
     """
 
     module: nn.Module
     forward: Callable[[Tensor], Tensor]
-    calls: tuple[Call, ...] = field(repr=False)
+    trace: Trace = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
+    channels_last: bool = True
+    head: Head | None = None
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return self.trace.calls
 
     @property
     def stochastic(self) -> tuple[Layer, ...]:
@@ -77,8 +88,31 @@ class BatchNormNetwork:
 
     @property
     def device(self) -> torch.device:
-        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+        return device_of(self.module)
+
+    def placed(self, images: Tensor, *, channels_last: bool = True) -> Tensor:  # N C ... -> N C ...
+        """Images on the network's device, channels innermost where that is wanted and the network takes it."""
+        images = images.to(self.device)
+        if channels_last and self.channels_last and images.ndim == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous()
+
+    def retraced(self, images: Tensor) -> BatchNormNetwork:
+        """The same network, traced over these images (N C H W), whose size or values lead it another way.
+
+        Errors: ModelRefused where it does not reach the same BN layers in the same order.
+        """
+        traced = trace(self.module, self.forward, images, keep_arguments=ARGUMENTS_KEPT)
+        status = {layer.name: (layer.status, layer.reason) for layer in self.layers}
+        before = [layer for layer in self.layers if layer.call is not None]
+        now = _layers_of(self.module, traced.calls)
+        if [layer.name for layer in now] != [layer.name for layer in before]:
+            raise ModelRefused(
+                f"For images of {'x'.join(map(str, images.shape[-2:]))} the network takes another way through its BN "
+                "layers than when they were listed, so a bank cannot hold draws for both: resize or crop the images."
+            )
+        layers = tuple(replace(layer, status=status[layer.name][0], reason=status[layer.name][1]) for layer in now)
+        return replace(self, trace=traced, layers=layers)
 
     def select(self, globs: str | Sequence[str] = "all") -> BatchNormNetwork:
         """The same network with only the layers whose names match a glob stochastic; "all" keeps every one.
@@ -110,41 +144,61 @@ class BatchNormNetwork:
         return _drawable(replace(self, layers=tuple(chosen)))
 
 
-def survey(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> BatchNormNetwork:
-    """Follow one eval pass over `image` (N C H W; any values, a usual size) and list the BN layers it meets.
+def survey(
+    module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor, head: Head | None = None
+) -> BatchNormNetwork:
+    """Trace one eval pass over `image` (N C H W; any values, a usual size) and list the BN layers that it reaches.
 
-    Errors: NoBatchNorm where the pass meets none; ModelRefused where a BN was never initialised, or a part is compiled.
+    Errors: NoBatchNorm where the pass reaches none; ModelRefused where a BN was never initialised, or a part is
+    compiled.
     """
-    _check_followable(module)
-    calls = follow(module, forward, image, about=ARGUMENTS_KEPT)
-    modules = dict(module.named_modules())
+    _check_traceable(module)
+    traced, channels_last = _traced(module, forward, image)
+    layers = _layers_of(module, traced.calls)
+    reached = {layer.name for layer in layers}
+    run = {call.module for call in traced.calls if call.origin != "constant"}
+    lower = {call.module for call in traced.calls if call.origin != "constant" and _is_lower_batch_norm(call.function)}
+    layers += [
+        _unreached(name or "(root)", child, run=name in run)
+        for name, child in named_modules(module)
+        if (name or "(root)") not in reached and (_looks_like_bn(child) or name in lower)
+    ]
+    return _drawable(BatchNormNetwork(module, forward, traced, tuple(layers), channels_last, head))
+
+
+def _traced(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Trace, bool]:
+    """The trace of a pass, with channels innermost where the network takes that, and whether it does."""
+    if image.ndim == 4:
+        try:
+            innermost = image.contiguous(memory_format=torch.channels_last)
+            return trace(module, forward, innermost, keep_arguments=ARGUMENTS_KEPT), True
+        except RuntimeError as error:  # a view that merges channels and pixels
+            log.info("The network takes contiguous images only: %s", " ".join(str(error).split())[:200])
+    return trace(module, forward, image.contiguous(), keep_arguments=ARGUMENTS_KEPT), image.ndim != 4
+
+
+def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:
+    """The BN layers that a pass reaches; a BN is of weights only where all that it reads are constants."""
+    modules = dict(named_modules(module))
     seen: Counter[str] = Counter()
     layers = []
     for index, call in enumerate(calls):
         if call.function is not functional.batch_norm:
             continue
         made_by = modules[call.module]
-        if not call.reads_image:
+        if call.origin == "constant":
             layers.append(_named(call.module, made_by, index, call, "fixed", OF_WEIGHTS))
             continue
         seen[call.module] += 1
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
         layers.append(_named(name, made_by, index, call, "stochastic", ""))
-    met = {layer.name for layer in layers}
-    run = {call.module for call in calls if call.reads_image}
-    lower = {call.module for call in calls if call.reads_image and _is_lower_batch_norm(call.function)}
-    layers += [
-        _unmet(name or "(root)", child, run=name in run)
-        for name, child in modules.items()
-        if (name or "(root)") not in met and (_looks_like_bn(child) or name in lower)
-    ]
-    return _drawable(BatchNormNetwork(module, forward, calls, tuple(layers)))
+    return layers
 
 
-def _check_followable(module: nn.Module) -> None:
-    for name, child in module.named_modules():
+def _check_traceable(module: nn.Module) -> None:
+    for name, child in named_modules(module):
         who = f"Module {name or '(root)'!r} ({type(child).__name__})"
-        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():  # type: ignore[misc]
+        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():
             raise ModelRefused(f"{who} was never initialised: run or load it first.")
         if isinstance(child, torch.jit.ScriptModule):
             raise ModelRefused(f"{who} is TorchScript, whose BN layers cannot be reached: give the Python module.")
@@ -166,8 +220,8 @@ def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
 
 
 def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status, reason: str) -> Layer:
-    assert call.facts is not None
-    shape = call.facts[0]
+    shape = call.shape
+    assert shape is not None
     mean, var, training = _batch_norm_arguments(call)
     values = shape[2:].numel() if len(shape) > 2 else 1
     trained = None if mean is None or var is None or training else (mean, var)
@@ -193,7 +247,7 @@ def _looks_like_bn(child: nn.Module) -> bool:
     )
 
 
-def _unmet(name: str, child: nn.Module, *, run: bool) -> Layer:
+def _unreached(name: str, child: nn.Module, *, run: bool) -> Layer:
     kind = type(child).__name__
     mean = getattr(child, "running_mean", None)
     frozen = "frozen" in kind.lower()

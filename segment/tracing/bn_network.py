@@ -28,7 +28,7 @@ def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
         side = -(-wanted // network.card.input.stride) * network.card.input.stride
         image = torch.rand((1, channels, side, side), generator=generator).to(like)
         try:
-            return survey(network.module, network, image).select(layers)
+            return survey(network.module, network, image, network.card.head).select(layers)
         except SegmentError:
             raise
         except Exception as error:  # whatever an unknown network raises, it does not take this size

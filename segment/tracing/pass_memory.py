@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segment.tracing.trace import lent, tensors_in
+from segment.tracing.preserve_state import preserve_state
+from segment.tracing.trace import tensors_in
 
 
 class Counted(TorchFunctionMode):
@@ -83,7 +84,7 @@ def bytes_a_pixel(forward: Callable[[Tensor], Any], module: nn.Module, image: Te
     device = next((tensor.device for tensor in module.parameters()), image.device)
     for piece in (image[..., :PROBED, :PROBED], image):
         try:
-            with lent(module):
+            with preserve_state(module):
                 return peak_bytes(forward, piece.to(device)) / (piece.shape[-2] * piece.shape[-1])
         except Exception:  # whatever an unknown network raises at a size that it does not take
             if piece.shape == image.shape:

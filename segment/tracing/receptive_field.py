@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from segment.tracing.trace import lent
+from segment.tracing.preserve_state import preserve_state
 
 CUT, LONGEST = 512, 576
 """Pixels cut off at each end of the strip, and the longest halo that is still worth a tile."""
@@ -35,7 +35,7 @@ def halo_of(forward: Callable[[Tensor], Tensor], module: nn.Module, *, channels:
     for width in STRIPS:
         size = -(-width // align) * align
         try:
-            with torch.no_grad(), lent(module):
+            with torch.no_grad(), preserve_state(module):
                 found = [_felt(forward, size, channels, align, like, upright=upright) for upright in (False, True)]
             return None if None in found else max(pixels for pixels in found if pixels is not None)
         except (RuntimeError, ValueError, IndexError) as error:  # the network does not take so narrow an image

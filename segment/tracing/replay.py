@@ -1,7 +1,7 @@
-"""The calls of one pass written down, to be made again for other draws without the network's own code.
+"""Recorded calls of one pass, made again on other values without the network's own code.
 
-A pass of a network is some hundred torch calls, and the Python around each costs about as much as a small call itself.
-Must not know what a call does under a draw: who runs a script makes its calls.
+A pass of a network is some hundred torch calls; what no draw can change is in the recording as it was. Must not know
+what a call does under a draw: who runs a recording makes its calls.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 from segment.tracing.trace import ASKING, tensors_in
 
 Make = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""How call number i on the tape is made: number, function, arguments, named arguments."""
+"""How call number i of the trace is made: number, function, arguments, named arguments."""
 
 
-def asks(function: Callable[..., Any], result: Any) -> bool:
-    """Whether a call only asked a tensor for its shape, type or place: it need not be noted."""
+def only_asks(function: Callable[..., Any], result: Any) -> bool:
+    """Whether a call only asked a tensor for its shape, type or place: it need not be recorded."""
     return getattr(function, "__name__", "") in ASKING and not any(True for _ in tensors_in(result))
 
 
 class OtherShapes(Exception):
-    """A call gave another shape than when it was written down, so the network might have gone another way."""
+    """A call gave another shape than when it was recorded, so the network might have gone another way."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Slot:
     """Stands for the tensor of that number."""
 
     number: int
@@ -38,7 +38,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Nested:
-    """Stands for a list, tuple or dict that holds places; kind: makes it of its items."""
+    """Stands for a list, tuple, dict or slice that holds slots; kind: makes it of its items."""
 
     kind: Callable[[list[Any]], Any]
     items: tuple[Any, ...]
@@ -46,7 +46,7 @@ class _Nested:
 
 @dataclass
 class _Step:
-    """A call; first: the number of its result's first tensor; shapes: of all of them; dead: what nobody reads later."""
+    """A call; first: number of its result's first tensor; shapes: of all; last_use: what no later step reads."""
 
     index: int
     function: Callable[..., Any]
@@ -54,13 +54,13 @@ class _Step:
     named: dict[str, Any]
     first: int
     shapes: tuple[torch.Size, ...]
-    dead: tuple[int, ...] = ()
+    last_use: tuple[int, ...] = ()
 
 
-class Script:
-    """A pass in the writing: `note` each call that a draw can change, in order, `finish`; then `run`, again and again.
+class Recording:
+    """`add` each call that a draw can change, in order, then `finish`; then `run`, again and again.
 
-    Tensors that no noted call has made are kept as they are. calls: the numbers of the noted calls on the tape
+    Tensors that no recorded call has made are kept as they are. calls: the indices of the recorded calls in the trace
     """
 
     def __init__(self, given: Tensor | None = None) -> None:
@@ -74,9 +74,9 @@ class Script:
             self._numbers[given] = 0
             self._count = 1
 
-    def note(self, index: int, function: Callable[..., Any], arguments: Any, named: Any, result: Any) -> None:
-        in_order = tuple(self._noted(value) for value in arguments)
-        by_name = {name: self._noted(value) for name, value in named.items()}
+    def add(self, index: int, function: Callable[..., Any], arguments: Any, named: Any, result: Any) -> None:
+        in_order = tuple(self._slotted(value) for value in arguments)
+        by_name = {name: self._slotted(value) for name, value in named.items()}
         made = list(tensors_in(result))
         shapes = tuple(tensor.shape for tensor in made)
         self.calls.append(index)
@@ -87,15 +87,15 @@ class Script:
 
     def finish(self, output: Tensor | None) -> bool:
         """Whether the whole of the pass that ended in this output can be run again; None: parts of it only."""
-        self._output = self._noted(output)
-        read = set(_places(self._output))
+        self._output = self._slotted(output)
+        read = set(_slots(self._output))
         for step in reversed(self._steps):
             mine = range(step.first, step.first + len(step.shapes))
-            used = {*_places((*step.arguments, *step.named.values())), *mine}
-            step.dead = tuple(used - read)
+            used = {*_slots((*step.arguments, *step.named.values())), *mine}
+            step.last_use = tuple(used - read)
             read |= used
         self._numbers = WeakIdKeyDictionary()
-        return isinstance(self._output, _Place)
+        return isinstance(self._output, _Slot)
 
     def run(self, make: Make) -> Tensor:
         """The output of the pass whose calls `make` makes. Errors: OtherShapes."""
@@ -106,7 +106,7 @@ class Script:
         return output
 
     def advance(self, make: Make, made: dict[int, Tensor], start: int, stop: int) -> None:
-        """Make the noted calls number start to stop - 1, from what the earlier ones have left in `made`, and into it.
+        """Make the recorded calls number start to stop - 1, from what earlier ones have left in `made`, and into it.
 
         Errors: OtherShapes.
         """
@@ -124,40 +124,50 @@ class Script:
                 if tuple(tensor.shape for tensor in tensors) != shapes:
                     raise OtherShapes
                 made.update(enumerate(tensors, step.first))
-            for number in step.dead:
+            for number in step.last_use:
                 del made[number]
 
-    def reads(self, number: int, made: dict[int, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What noted call `number` is called with: arguments and named ones."""
+    def arguments_of(self, number: int, made: dict[int, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What recorded call `number` is called with: arguments and named ones."""
         step = self._steps[number]
         named = {name: _filled(value, made) for name, value in step.named.items()}
         return tuple([_filled(value, made) for value in step.arguments]), named
 
-    def _noted(self, value: Any) -> Any:
+    def _slotted(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             number = self._numbers.get(value)
-            return value if number is None else _Place(number)
-        if type(value) in (list, tuple):
-            nested = _Nested(type(value), tuple(self._noted(item) for item in value))
-        elif type(value) is dict:
+            return value if number is None else _Slot(number)
+        if isinstance(value, list | tuple):
+            kind: Callable[[list[Any]], Any] = list if type(value) is list else tuple
+            nested = _Nested(kind, tuple(self._slotted(item) for item in value))
+        elif isinstance(value, dict):
             keys = tuple(value)
             nested = _Nested(
-                lambda items: dict(zip(keys, items, strict=True)), tuple(self._noted(item) for item in value.values())
+                lambda items: dict(zip(keys, items, strict=True)), tuple(self._slotted(item) for item in value.values())
             )
+        elif isinstance(value, slice):
+            parts = (value.start, value.stop, value.step)
+            nested = _Nested(lambda items: slice(*items), tuple(self._slotted(item) for item in parts))
+        elif any(self._numbers.get(tensor) is not None for tensor in tensors_in(value)):
+            raise NotReplayable(f"a {type(value).__name__} that holds tensors")
         else:
             return value
-        return nested if any(True for _ in _places(nested)) else value
+        return nested if any(True for _ in _slots(nested)) else value
 
 
-def _places(value: Any) -> Iterator[int]:
-    if type(value) is _Place:
+class NotReplayable(Exception):
+    """A call was given recorded tensors in a form that cannot be filled anew; no refusal."""
+
+
+def _slots(value: Any) -> Iterator[int]:
+    if type(value) is _Slot:
         yield value.number
     elif type(value) in (_Nested, tuple):
         for item in value.items if type(value) is _Nested else value:
-            yield from _places(item)
+            yield from _slots(item)
 
 
 def _filled(value: Any, made: dict[int, Tensor]) -> Any:
-    if type(value) is _Place:
+    if type(value) is _Slot:
         return made[value.number]
     return value.kind([_filled(item, made) for item in value.items]) if type(value) is _Nested else value

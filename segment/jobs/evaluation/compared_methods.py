@@ -20,7 +20,7 @@ from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import SIDES, drawable
-from segment.tracing.trace import Call, follow
+from segment.tracing.trace import Call, trace
 from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _followed(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork
     except NoBatchNorm:
         side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
         channels = 1 if network.card.input.channels == "grey" else 3
-        return None, follow(network.module, network, torch.zeros(1, channels, side, side))
+        return None, trace(network.module, network, torch.zeros(1, channels, side, side)).calls
     if any(layer.trained is None for layer in drawn.stochastic):
         return None, drawn.calls  # eval mode as it is: no bank has statistics for these layers
     return drawn, drawn.calls

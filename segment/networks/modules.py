@@ -1,0 +1,42 @@
+"""The modules, parameters and buffers of a network, read from where torch keeps them.
+
+A network may shadow `named_modules`, `parameters` or `train`, or keep a list in `self.modules`: torch's own methods are
+then not to be called. Must not know batch normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module inside, itself first under the name "", each once, in the order and by the names of torch's own."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", module)]
+    while waiting:
+        name, part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield name, part
+        children = [
+            (f"{name}.{key}" if name else key, child) for key, child in part._modules.items() if child is not None
+        ]
+        waiting.extend(reversed(children))
+
+
+def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
+    """Every parameter, then every buffer, of all modules inside."""
+    parts = [part for _, part in named_modules(module)]
+    for part in parts:
+        yield from (value for value in part._parameters.values() if value is not None)
+    for part in parts:
+        yield from (value for value in part._buffers.values() if value is not None)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the first parameter or buffer is; the CPU for a module that has none."""
+    return next((value.device for value in parameters_and_buffers(module)), torch.device("cpu"))

@@ -1,0 +1,235 @@
+"""Whether nothing but batch normalisation mixes the images of a batch: the proof behind folding and recording by image.
+
+A trace over two images is read call by call: each call must be known to treat the batch axis as independent, or the
+network counts as one that mixes images. Must not know a draw, nor what is done with the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from segment.tracing.preserve_state import preserve_state
+from segment.tracing.trace import ASKING, CONSTANT, IMAGE, Sources, constants_of, literals_in, tensors_in
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+POINTWISE = _names(
+    """
+    add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_
+    true_divide __truediv__ __rtruediv__ __itruediv__ __div__ pow pow_ __pow__ __rpow__ neg __neg__ abs exp log sqrt
+    rsqrt reciprocal sin cos tanh tanh_ sigmoid sigmoid_ hardsigmoid hardswish silu gelu mish relu relu_ relu6
+    hardtanh hardtanh_ leaky_relu leaky_relu_ elu celu selu softplus softsign logsigmoid hardshrink erf clamp clamp_
+    clip clamp_min clamp_max maximum minimum where lerp addcmul sign floor ceil round gt ge lt le eq ne __gt__ __ge__
+    __lt__ __le__ logical_and logical_or logical_not isnan isfinite nan_to_num masked_fill masked_fill_ contiguous
+    clone detach to type float double half bfloat16 type_as dropout dropout2d dropout1d dropout3d alpha_dropout
+    feature_alpha_dropout square cos log1p log2 expm1 exp2 rsub remainder fmod addcdiv logit silu_ hardswish_ sigmoid_
+    zeros_like ones_like full_like copy_ requires_grad_ threshold
+    """
+)
+"""Calls that work on each value alone; tensors of one number of axes, so that images meet their like."""
+
+CONVOLUTIONS = _names(
+    """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear prelu layer_norm group_norm
+    instance_norm embedding batch_norm
+    """
+)
+"""Calls that treat their first tensor image by image where all others are constants."""
+
+BY_IMAGE = _names(
+    """
+    max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool2d_with_indices lp_pool2d
+    boolean_dispatch interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle max_unpool2d grid_sample
+    unfold fold glu local_response_norm
+    """
+)
+"""Calls that treat every image of a batch (N C ...) alone, whatever else they are given."""
+
+ALONG_AXES = _names(
+    """
+    sum mean amax amin max min argmax argmin softmax log_softmax softmin std var var_mean std_mean norm logsumexp
+    cumsum cumprod sort argsort topk prod median any all normalize flip count_nonzero vector_norm
+    """
+)
+"""Calls along named axes, which must not be the batch's."""
+
+
+RESHAPING = frozenset(("flatten", "view", "reshape", "unflatten", "expand", "expand_as"))
+"""Calls that may name the number of images, and whose result says whether they keep its axis."""
+
+
+class MixesImages(Exception):
+    """A call that is not known to treat the batch axis as independent; no refusal."""
+
+
+def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> str:
+    """The first call that may mix images (N C ..., N >= 2), by name; "" where each is known to keep them apart.
+
+    Batch normalisation is the one exception: it is not asked about.
+    """
+    try:
+        several, alone = (_proof(module, forward, some) for some in (images, images[:1]))
+    except MixesImages as error:
+        return str(error)
+    if len(several) != len(alone):
+        return "the number of images, which changes what is called,"
+    for (name, literals), (other_name, other_literals) in zip(several, alone, strict=True):
+        if name != other_name or literals != other_literals:
+            return f"{name}, whose arguments change with the number of images,"
+    return ""
+
+
+def _proof(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> list[tuple[str, Any]]:
+    """The name and the numbers of each call, reshaping ones without. Errors: MixesImages."""
+    sources = Sources(constants_of(module))
+    with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
+        images = images.clone()
+        sources.note([images], IMAGE)
+        with _Proof(sources, len(images)) as proof:
+            output = forward(images)
+    with torch._C.DisableTorchFunction():
+        outputs = list(tensors_in(output))
+        if not outputs or not all(proof.of_images(tensor) for tensor in outputs):
+            raise MixesImages("the output, which does not come from the images by calls that are known,")
+    return proof.calls
+
+
+class _Proof(TorchFunctionMode):
+    """Follows which tensors have the batch as their first axis; raises at the first call that is not known."""
+
+    def __init__(self, sources: Sources, batch: int) -> None:
+        super().__init__()
+        self._sources = sources
+        self._batch = batch
+        self.calls: list[tuple[str, Any]] = []
+        self._of_images: list[bool] = []  # of each call, whether its results depend on the images
+
+    def of_images(self, tensor: Tensor) -> bool:
+        source = self._sources.of(tensor)
+        return source == IMAGE or (source >= 0 and self._of_images[source])
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        with torch._C.DisableTorchFunction():
+            given = list(tensors_in((args, kwargs)))
+            sources = [self._sources.of(tensor) for tensor in given]
+            if any(source < CONSTANT for source in sources):
+                raise MixesImages(f"{name}, which reads a tensor of unknown origin")
+            depends = [self.of_images(tensor) for tensor in given]
+        state = torch.default_generator.get_state()
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            results = list(tensors_in(result))
+            if any(depends) and not (name in ASKING and not results):
+                known = self._keeps_apart(func, name, args, kwargs, given, depends, results)
+                same_state = torch.equal(state, torch.default_generator.get_state())
+                if not known or not same_state or any(not _batched(tensor, self._batch) for tensor in results):
+                    raise MixesImages(name)
+            self._of_images.append(any(depends))
+            self.calls.append((name, None if name in RESHAPING else literals_in((args, kwargs))))
+            self._sources.note((*results, *(given if name.endswith("_") or name == "__setitem__" else ())),
+                               len(self._of_images) - 1)  # fmt: skip
+        return result
+
+    def _keeps_apart(
+        self, func: Callable[..., Any], name: str, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor],
+        depends: Sequence[bool], results: Sequence[Tensor],
+    ) -> bool:  # fmt: skip
+        first = args[0] if args else next(iter(kwargs.values()))
+        axes = given[0].ndim
+        if func is functional.batch_norm or name in CONVOLUTIONS:
+            return depends[0] and not any(depends[1:]) and axes >= 2 and _whole_axes(name, args, kwargs, axes)
+        if name in BY_IMAGE:
+            return depends[0] and axes >= 3
+        if name in POINTWISE:
+            most = max(tensor.ndim for tensor in given)
+            return all(
+                tensor.ndim == most if image else tensor.ndim < most or tensor.shape[0] == 1
+                for tensor, image in zip(given, depends, strict=True)
+            )
+        if name in ALONG_AXES:
+            return depends[0] and not any(depends[1:]) and _axes_without_batch(args, kwargs, axes)
+        if name in ("cat", "concat", "concatenate", "stack"):
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            return all(depends) and isinstance(dim, int) and dim % (axes + (name == "stack")) != 0
+        if name in ("matmul", "__matmul__", "bmm"):
+            return all(depends) and len(given) == 2 and axes >= 3 and given[1].ndim == axes
+        if name in ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "index_select"):
+            return self._along(name, args, kwargs, axes)
+        if name in RESHAPING and not name.startswith("expand"):
+            return depends[0] and results[0].shape[0] == self._batch  # rows stay in order
+        if name in ("permute", "transpose", "swapaxes", "movedim"):
+            return _first_axis_stays(name, args, kwargs)
+        if name in ("squeeze", "unsqueeze"):
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return isinstance(dim, int) and dim % (axes + (name == "unsqueeze")) != 0
+        if name in ("expand", "expand_as"):
+            return results[0].ndim == axes and results[0].shape[0] == self._batch
+        if name == "pad":
+            widths = args[1] if len(args) > 1 else kwargs.get("pad", ())
+            return len(widths) // 2 < axes
+        if name == "__getitem__":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return isinstance(first, Tensor) and len(given) == 1 and _keeps_first(index)
+        return False
+
+    @staticmethod
+    def _along(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
+        place = 1 if name in ("unbind", "narrow", "select", "index_select") else 2
+        dim = kwargs.get("dim", args[place] if len(args) > place else 0)
+        return isinstance(dim, int) and dim % axes != 0
+
+
+def _batched(tensor: Tensor, batch: int) -> bool:
+    return tensor.ndim >= 1 and tensor.shape[0] == batch
+
+
+def _whole_axes(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
+    if name == "layer_norm":
+        shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+        return len(shape) < axes
+    return not name.startswith("conv") or axes == int(name[-2]) + 2  # with one axis less, the images are its channels
+
+
+def _axes_without_batch(args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
+    """The axes that a call names, which must be there and leave the first one out."""
+    wanted = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims")))
+    if wanted is None:
+        rest = [value for value in args[1:] if isinstance(value, int | list | tuple) and not isinstance(value, bool)]
+        wanted = rest[-1] if rest else None
+    if wanted is None:
+        return False
+    if all(isinstance(value, int) for value in args[1:]) and len(args) > 2:
+        wanted = args[1:]  # x.flip(0, 1)
+    each = [wanted] if isinstance(wanted, int) else list(wanted)
+    return bool(each) and all(isinstance(axis, int) and axis % axes != 0 for axis in each)
+
+
+def _first_axis_stays(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    given = [*args[1:], *kwargs.values()]
+    axes = list(given[0]) if given and isinstance(given[0], list | tuple | torch.Size) else given
+    if not all(isinstance(axis, int) for axis in axes):
+        return False
+    total = args[0].ndim
+    return axes[0] % total == 0 if name == "permute" else all(axis % total != 0 for axis in axes)
+
+
+def _keeps_first(index: Sequence[Any]) -> bool:
+    """Whether an index leaves the first axis as it is."""
+    if not index:
+        return True
+    first = index[0]
+    return (first is Ellipsis and len(index) == 1) or (isinstance(first, slice) and first == slice(None))

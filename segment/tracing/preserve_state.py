@@ -1,0 +1,88 @@
+"""A network used for a while and left as it was: flags, buffers and random state, whatever happens.
+
+Must not know what the network is used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from segment.networks.modules import named_modules, parameters_and_buffers
+
+
+class StateKeeper:
+    """Puts a module in eval mode for the time of a block, again and again; modules are listed once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modules = tuple(part for _, part in named_modules(module))
+        tensors = parameters_and_buffers(module)
+        self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
+        self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
+
+    def random_state(self) -> AbstractContextManager[None]:
+        """The random generators come back as they were after a block; nothing else does."""
+        return torch.random.fork_rng(devices=self._devices)
+
+    def seed(self, number: int) -> None:
+        """Seed the process's generators; only inside one of this class's blocks, which puts them back."""
+        torch.default_generator.manual_seed(number)
+        for device in self._devices:
+            torch.cuda.default_generators[device].manual_seed(number)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Eval mode for the time of a block; flags, buffers and random state come back, also after an exception.
+
+        Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
+        """
+        flags = [(part, part.training) for part in self._modules]
+        registered = [(part, dict(part._buffers)) for part in self._modules if part._buffers]
+        buffers = {id(each): each for _, by_name in registered for each in by_name.values() if each is not None}
+        kept = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
+        try:
+            with self.random_state():
+                for part, training in flags:
+                    if training:  # to set an attribute of a module is slow, and most are in eval mode already
+                        part.training = False
+                yield
+        finally:
+            for part, training in flags:
+                if part.training != training:
+                    part.training = training
+            for part, by_name in registered:
+                part._buffers.clear()  # a network may put another tensor in a buffer's place
+                part._buffers.update(by_name)
+            for buffer, version, value in kept.values():
+                if version is None or buffer._version != version:  # a network may count in its own forward
+                    _restore(buffer, value)
+
+    def _copy(self, buffer: Tensor) -> tuple[Tensor, int | None, Tensor]:
+        """A buffer, its version, its values; the last copy where nobody has written since."""
+        last = self._copies.get(id(buffer))
+        version = version_of(buffer)
+        if last is None or last[0] is not buffer or version is None or last[1] != version:
+            last = buffer, version, buffer.detach().clone()
+        return last
+
+
+def preserve_state(module: nn.Module) -> AbstractContextManager[None]:
+    """Use a module once, in eval mode; see `StateKeeper`."""
+    return StateKeeper(module)()
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was written into; None for an inference tensor, which does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _restore(buffer: Tensor, value: Tensor) -> None:
+    if not buffer.is_inference():
+        with torch.no_grad():
+            buffer.copy_(value)
+    elif not torch.equal(buffer, value):
+        with torch.inference_mode():  # nowhere else may an inference tensor be written
+            buffer.copy_(value)
