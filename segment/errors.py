@@ -67,6 +67,16 @@ class OutOfMemory(SegmentError):
     exit_code = 4
 
 
+def error_message(error: BaseException) -> str:
+    """An error in one line: ours as it is, any other behind its class.
+
+    >>> error_message(ValueError("no such\n  size"))
+    'ValueError: no such size'
+    """
+    words = " ".join(str(error).split())
+    return words if isinstance(error, SegmentError) else f"{type(error).__name__}: {words[:300]}"
+
+
 def near(asked: str, known: Iterable[str]) -> str:
     """A hint " Near: 'x'." for a misspelt name, or nothing.
 

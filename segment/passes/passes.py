@@ -17,14 +17,15 @@ from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half, layers_in_order
-from segment.errors import FastPathDiffers, WrongUse
+from segment.errors import FastPathDiffers, SegmentError, WrongUse, error_message
 from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, largest_difference
 from segment.passes.drawn_calls import DrawnCalls, PlainPass, Program, RecordedPass, Statistics
 from segment.passes.fused_convolutions import FusedConvolutions, available
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.preserve_state import StateKeeper
-from segment.tracing.replay import NotReplayable, OtherShapes, Recording
+from segment.tracing.pass_memory import ran_out_of_memory
+from segment.tracing.replay import OtherShapes, Recording
 from segment.tracing.trace import Diverged
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Passes:
         for t in range(len(ahead), len(self.bank)):
             output = fast(t)
             if output is None:
-                log.warning("The network took another way for this image under another draw; its draws share nothing.")
+                log.warning("The draws of this image share nothing: %s.", fast.reason)
                 yield from self._plain(images, range(t, len(self.bank)))
                 return
             if t == compared:
@@ -143,7 +144,7 @@ class Passes:
             fast = _FastPasses(self, placed, self.plan.precision)
             outputs = [fast(t) for t in draws]
             made = [output for output in outputs if output is not None]
-            difference = "another way under another draw"
+            difference = fast.reason
             if len(made) == len(draws):
                 difference = next(filter(None, (self._difference(images, placed, t, made[t]) for t in draws)), "")
                 if not difference:
@@ -175,7 +176,7 @@ class Passes:
             fast = _FastPasses(self, placed, "fp32")
             again = [fast(u) for u in ((0, t) if t else (0,))][-1]
             if again is None:
-                return "another way under another draw"
+                return fast.reason
             output = again
         plain_images = self.network.placed(images, channels_last=False)
         plain = self._plain_pass(plain_images, range(t, t + 1), "fp32")
@@ -238,7 +239,8 @@ class Passes:
         return program
 
     def _fused_for(self, program: Program) -> FusedConvolutions | None:
-        if not (self.plan.fuse and self.plan.channels_last and available(self.network)):
+        wanted = self.plan.fuse and self.plan.channels_last and self.network.channels_last
+        if not wanted or not available(self.network):
             return None
         fused = self._fused.get(id(program))
         if fused is None or fused.stale:
@@ -257,20 +259,29 @@ class _FastPasses:
         self._program = passes._program_for(images.shape)
         self._recording: Recording | None = None
         self._fused = passes._fused_for(self._program)
+        self.reason = ""
 
     def __call__(self, t: int) -> Tensor | None:
-        """The output under draw t; None where this draw cannot be made so."""
-        if self._recording is None:
-            return self._record(t)
+        """The output under draw t; None, with the reason, where this draw cannot be made so."""
         try:
-            with torch.no_grad(), self._passes._state.random_state(), half(self._precision, self._images.device):
-                self._passes._seed(t)
-                return self._recording.run(self._calls(t))
+            return self._record(t) if self._recording is None else self._replay(self._recording, t)
+        except SegmentError:
+            raise
         except OtherShapes:
-            return None
+            self.reason = "a draw gives a tensor of another shape"
+        except Exception as error:  # whatever a call raises that a plain pass may not
+            if ran_out_of_memory(error):
+                raise
+            self.reason = error_message(error)
+        return None
+
+    def _replay(self, recording: Recording, t: int) -> Tensor:
+        with torch.no_grad(), self._passes._state.random_state(), half(self._precision, self._images.device):
+            self._passes._seed(t)
+            return recording.run(self._calls(t))
 
     def _record(self, t: int) -> Tensor | None:
-        for _ in range(2):
+        for _ in range(3):  # a network that keeps something for a size takes two passes until it has it
             try:
                 return self._pass(t)
             except Diverged as way:
@@ -278,10 +289,9 @@ class _FastPasses:
                 self._program = self._passes._retrace(self._images)
                 self._fused = self._passes._fused_for(self._program)
                 if self._program.plain:
+                    self.reason = self._program.plain
                     return None
-            except NotReplayable as reason:
-                log.info("Draws cannot be replayed: %s.", reason)
-                return None
+        self.reason = "two passes over the same image make other calls"
         return None
 
     def _pass(self, t: int) -> Tensor | None:
@@ -292,6 +302,7 @@ class _FastPasses:
             passes._seed(t)
             output = passes.network.forward(images)
         if not mode.end(output):
+            self.reason = "its output is not a tensor that a recorded call made"
             return None
         self._recording = mode.recording
         return output

@@ -57,6 +57,11 @@ def _place(tensor: Tensor) -> int:
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether torch raised this because memory could not be had, on a CPU or a card."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Count the tensors made in this block."""
