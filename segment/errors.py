@@ -68,7 +68,7 @@ class OutOfMemory(SegmentError):
 
 
 def error_message(error: BaseException) -> str:
-    """An error in one line: ours as it is, any other behind its class.
+    r"""An error in one line: ours as it is, any other behind its class.
 
     >>> error_message(ValueError("no such\n  size"))
     'ValueError: no such size'

@@ -85,6 +85,8 @@ class Attention(nn.Module):
 
 
 class Excite(nn.Module):
+    """Channels weighed by what the whole image holds."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc = nn.Conv2d(channels, channels, 1)
@@ -118,6 +120,8 @@ class Plain(nn.Module):
 
 
 class Function(nn.Module):
+    """A function as a part."""
+
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function

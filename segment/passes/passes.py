@@ -23,8 +23,8 @@ from segment.passes.drawn_calls import DrawnCalls, PlainPass, Program, RecordedP
 from segment.passes.fused_convolutions import FusedConvolutions, available
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.preserve_state import StateKeeper
 from segment.tracing.pass_memory import ran_out_of_memory
+from segment.tracing.preserve_state import StateKeeper
 from segment.tracing.replay import OtherShapes, Recording
 from segment.tracing.trace import Diverged
 
@@ -125,7 +125,7 @@ class Passes:
             yield from outputs
         due = not first and self.unverified >= self._every()
         compared = self._comparisons % min(len(self.bank), CHECKED_DRAWS) if due else -1
-        self.unverified += not due
+        self.unverified += not (first or due)
         fast = _FastPasses(self, placed, self.plan.precision)
         for t in range(len(ahead), len(self.bank)):
             output = fast(t)
@@ -178,7 +178,9 @@ class Passes:
             if again is None:
                 return fast.reason
             output = again
-        plain_images = self.network.placed(images, channels_last=False)
+        # random calls fill memory in its order, so they are compared in the same layout
+        layout = self.plan.channels_last and self._first_program.random
+        plain_images = self.network.placed(images, channels_last=layout)
         plain = self._plain_pass(plain_images, range(t, t + 1), "fp32")
         difference = largest_difference(output, plain, self.network.head)
         if difference <= TOLERANCE:

@@ -49,8 +49,7 @@ def test_every_fast_way_gives_the_plain_loops_numbers(seed: int) -> None:
         bank = random_bank(network, seed=seed % 97)
         engines = [Passes(network, bank, plan) for plan in PLANS]
         outputs = [[torch.stack(list(engine(image))) for image in images()] for engine in engines]
-    except SegmentError as refusal:
-        assert str(refusal)
+    except SegmentError:  # how many may be is another test's
         return
     for number, image in enumerate(images()):
         plain = plain_loop(module, bank, image)
@@ -68,8 +67,7 @@ def test_a_mini_batch_recorded_image_by_image_is_the_draw_of_one_pass(seed: int)
         network = survey(module, module, noise(1, 3, 32, 32, seed=7))
         whole = list(record(network, batches))
         parts = list(record_in_parts(network, batches, at_once=1, keep_bytes=float("inf"), whole_fits=True))
-    except SegmentError as refusal:
-        assert str(refusal)
+    except SegmentError:  # how many may be is another test's
         return
     for one_pass, by_image in zip(whole, parts, strict=True):
         for name, (mean, var) in one_pass.items():

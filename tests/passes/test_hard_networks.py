@@ -1,0 +1,321 @@
+"""Networks that a fast path could be wrong on without a word: right, or refused by a sentence that is true."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surveyed
+from random_networks import OneWeight, scripted
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segment.draws.large_batches import record_in_parts
+from segment.draws.recording import record
+from segment.errors import FastPathDiffers
+from segment.passes.passes import Passes, PassPlan
+from segment.tracing.bn_layers import survey
+
+FAST = PassPlan(channels_last=True, fuse=True)
+
+
+def assert_equals_plain(
+    module: nn.Module, images: list[Tensor], plan: PassPlan = FAST, reference: nn.Module | None = None
+) -> Passes:
+    network = surveyed(module)
+    bank = random_bank(network)
+    engine = Passes(network, bank, plan)
+    for number, image in enumerate(images):
+        outputs = torch.stack(list(engine(image)))
+        plain = plain_loop(reference or module, bank, image)
+        scale = float(plain[plain.isfinite()].abs().max())
+        torch.testing.assert_close(
+            outputs, plain, rtol=1e-4, atol=1e-4 * min(scale, 100), msg=f"image {number}: {{}}".format
+        )
+    return engine
+
+
+def different_images(*, channels: int = 3) -> list[Tensor]:
+    return [
+        noise(1, channels, 32, 32, seed=0),
+        noise(1, channels, 32, 32, seed=1) * 0.2 + 3,
+        noise(1, channels, 48, 32) - 2,
+    ]
+
+
+def test_weights_computed_from_the_image_are_those_of_each_image() -> None:
+    module = calibrated(
+        seeded(lambda: nn.Sequential(Toy(8), OneWeight(8), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1))), (32, 32)
+    )
+    assert_equals_plain(module, different_images())
+
+
+@pytest.mark.slow
+def test_conditional_convolutions_of_timm_have_each_images_weights() -> None:
+    module = smp.Unet("tu-tf_efficientnet_cc_b0_4e", encoder_weights=None, classes=3)
+    module = calibrated(seeded(lambda: module), (64, 64))
+    network = survey(module, module, noise(1, 3, 64, 64))
+    bank = random_bank(network, 2)
+    engine = Passes(network, bank, FAST)
+    for image in (noise(1, 3, 64, 64), noise(1, 3, 64, 64, seed=1) * 0.3 + 2):
+        plain = plain_loop(module, bank, image)
+        exact = plain_loop(module, bank, image, dtype=torch.float64)
+        atol = 1e-4 * float(plain.abs().max()) + 4 * float((plain - exact).abs().max())
+        torch.testing.assert_close(torch.stack(list(engine(image))), plain, rtol=1e-4, atol=atol)
+
+
+class Routed(Toy):
+    """Another way for a dark image, before any BN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        y = self.bn1(y) if x.mean() < 0 else self.bn1(self.conv2(y).relu())
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+def test_an_image_that_takes_another_way_shares_by_its_own_trace() -> None:
+    module = calibrated(seeded(Routed), (32, 32))
+    bright, dark = noise(1, 3, 32, 32).abs(), -noise(1, 3, 32, 32).abs()
+    assert_equals_plain(module, [bright, dark, bright, dark])
+
+
+class MixesByMask(Toy):
+    """An index of booleans over the whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        return self.head(self.bn2(self.conv2(y - y[y > 0.5].mean())).relu())
+
+
+class WeighsByTheBatch(Toy):
+    """Weights from the mean image of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        weight = self.conv2.weight * (1 + y.mean((0, 2, 3)))[None, :, None, None]
+        return self.head(self.bn2(functional.conv2d(y, weight, padding=1)).relu())
+
+
+class PicksFromTheBatch(Toy):
+    """The channel that is largest over all images of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        return self.head(self.bn2(self.conv2(y + y.mean((0, 2, 3)).argmax())).relu())
+
+
+@pytest.mark.parametrize("build", [MixesByMask, WeighsByTheBatch, PicksFromTheBatch])
+def test_draws_are_not_folded_and_images_not_recorded_alone_where_a_call_mixes_the_batch(build: type[Toy]) -> None:
+    module = calibrated(seeded(build), (32, 32))
+    assert_equals_plain(module, different_images(), PassPlan(fold=3, channels_last=True))
+    network = surveyed(module)
+    batch = noise(4, 3, 32, 32, seed=3) * torch.tensor([0.1, 1, 2, 3])[:, None, None, None]
+    (whole,), (parts,) = (
+        list(record(network, [batch])),
+        list(record_in_parts(network, [batch], at_once=1, keep_bytes=float("inf"), whole_fits=True)),
+    )
+    for name, (mean, var) in whole.items():
+        assert torch.equal(parts[name][0], mean)
+        assert torch.equal(parts[name][1], var)
+
+
+class NamedResults(Toy):
+    """Results that torch gives by name, of a draw."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        low, high = torch.aminmax(y, dim=1, keepdim=True)
+        y = (y - low) / (1 + high) + y.max(dim=1, keepdim=True).values + torch.topk(y, 2, dim=1)[0][:, :1]
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+class ScriptedInside(Toy):
+    """BN behind a function that torch's modes do not see."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn2(scripted(self.conv2(self.bn1(scripted(self.conv1(x)))))))
+
+
+class VmapInside(Toy):
+    """A function over each image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.vmap(lambda image: image * 2 + image.mean())(self.bn1(self.conv1(x)).relu())
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+class RulesOut(Toy):
+    """A class that is never given, by a logit of -1e4 or minus infinity."""
+
+    low = -1e4
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return torch.cat([z[:, :1] * 0 + self.low, z[:, 1:]], dim=1)
+
+
+class RulesOutEntirely(RulesOut):
+    low = -float("inf")
+
+
+class OnlyAt64(Toy):
+    """Another way at one size exactly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        return self.head(self.bn2(self.conv2(y + y.flip(-1) if x.shape[-1] == 64 else y)).relu())
+
+
+class ContiguousOnly(Toy):
+    """A view that merges channels and rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        y = self.conv1(x).view(n, 8 * h, w).flip(-1).view(n, 8, h, w)
+        return self.head(self.bn2(self.conv2(self.bn1(y).relu())).relu())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [NamedResults, ScriptedInside, VmapInside, RulesOut, RulesOutEntirely, OnlyAt64, ContiguousOnly],
+)
+def test_a_network_of_odd_parts_gives_the_plain_loops_numbers(build: type[Toy]) -> None:
+    module = seeded(Toy)
+    odd = build()
+    odd.load_state_dict(calibrated(module, (32, 32)).state_dict())
+    for part in (odd.bn1, odd.bn2, odd.dropout):
+        part.training = False
+    odd.training = False
+    assert_equals_plain(odd, [*different_images(), noise(1, 3, 64, 64), noise(1, 3, 32, 32)])
+
+
+def test_a_network_that_shadows_torchs_own_methods_gives_the_plain_loops_numbers() -> None:
+    module = calibrated(seeded(Toy), (32, 32))
+    shadowing = copy.deepcopy(module)
+    for name in ("modules", "named_modules", "parameters", "named_parameters", "buffers", "named_buffers", "train"):
+        object.__setattr__(shadowing, name, [1, 2])
+    assert_equals_plain(shadowing, different_images(), reference=module)
+
+
+def test_bn_behind_what_cannot_be_seen_is_stochastic_never_of_weights() -> None:
+    network = surveyed(calibrated(seeded(ScriptedInside), (32, 32)))
+    assert [(layer.name, layer.status) for layer in network.layers] == [("bn1", "stochastic"), ("bn2", "stochastic")]
+
+
+class Dropping(Toy):
+    """Dropout that is always on, by the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.dropout(self.bn1(self.conv1(x)).relu(), 0.5, training=True)
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+@pytest.mark.parametrize("plan", [FAST, PassPlan(), PassPlan(share=False)])
+def test_a_random_call_has_a_stream_of_its_own_for_each_draw_and_the_same_each_time(plan: PassPlan) -> None:
+    network = surveyed(calibrated(seeded(Dropping), (32, 32)))
+    bank = random_bank(network, 1)
+    same = replace(
+        bank,
+        weights=torch.full((3,), 1 / 3),
+        mean={name: value.expand(3, -1) for name, value in bank.mean.items()},
+        var={name: value.expand(3, -1) for name, value in bank.var.items()},
+    )
+    image = noise(1, 3, 32, 32)
+    before = torch.get_rng_state()
+    first = torch.stack(list(Passes(network, same, plan)(image)))
+    torch.rand(7)
+    again = torch.stack(list(Passes(network, same, plan)(image)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+    in_full = PassPlan(share=False, channels_last=plan.channels_last)
+    reference = torch.stack(list(Passes(network, same, in_full)(image)))
+    torch.testing.assert_close(first, reference, rtol=1e-4, atol=1e-4)
+    torch.set_rng_state(before)
+
+
+def test_dynamic_quantisation_inside_gives_what_passes_in_full_give() -> None:
+    class Head(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(super().forward(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    module = calibrated(seeded(Head), (32, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
+    network = surveyed(quantised)
+    bank = random_bank(network)
+    shared, plain = (
+        torch.stack(list(Passes(network, bank, plan)(noise(1, 3, 32, 32)))) for plan in (FAST, PassPlan(share=False))
+    )
+    torch.testing.assert_close(shared, plain, rtol=1e-3, atol=0.1 * float(plain.std()))
+
+
+def test_a_fast_path_that_goes_wrong_later_is_found_stopped_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = calibrated(seeded(Toy), (32, 32))
+    network = surveyed(module)
+    engine = Passes(network, random_bank(network, 8), FAST)
+    image = noise(1, 3, 32, 32)
+    assert len(list(engine(image))) == 8
+    from segment.passes import fused_convolutions
+
+    run = fused_convolutions.FusedConvolutions.run
+
+    def wrong(self: Any, *args: Any, **named: Any) -> Any:
+        result, through = run(self, *args, **named)
+        return result + 0.5, through
+
+    monkeypatch.setattr(fused_convolutions.FusedConvolutions, "run", wrong)
+    while engine.unverified < engine._every():
+        assert len(list(engine(image))) == 8
+    with pytest.raises(FastPathDiffers, match="largest difference of an output"):
+        list(engine(image))
+    assert engine.unverified == engine._every()
+    assert "largest difference" in engine.differed
+    plain = torch.stack(list(engine(image)))
+    torch.testing.assert_close(plain, plain_loop(module, engine.bank, image), rtol=1e-5, atol=1e-5)
+
+
+def test_a_fast_path_that_is_wrong_at_once_is_never_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from segment.passes import fused_convolutions
+
+    run = fused_convolutions.FusedConvolutions.run
+    monkeypatch.setattr(
+        fused_convolutions.FusedConvolutions,
+        "run",
+        lambda self, *a, **k: (lambda r: (r[0] * 1.1, r[1]))(run(self, *a, **k)),
+    )
+    with caplog.at_level(logging.WARNING):
+        engine = assert_equals_plain(calibrated(seeded(RulesOutEntirely), (32, 32)), different_images()[:2])
+    assert not engine.plan.fuse
+    assert "convolutions are not fused: other numbers than a plain pass" in caplog.text
+
+
+def test_a_compiled_function_inside_gives_the_plain_loops_numbers() -> None:
+    class Compiled(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.compiled(self.bn1(self.conv1(x)))
+            return self.head(self.bn2(self.conv2(y)).relu())
+
+    module = seeded(Compiled)
+    object.__setattr__(module, "compiled", torch.compile(lambda x: x.relu() * 2, backend="eager"))
+    module.eval()
+    network = surveyed(module)
+    bank = random_bank(network)
+    reference = copy.copy(module)
+    object.__setattr__(reference, "compiled", lambda x: x.relu() * 2)
+    found = torch.stack(list(Passes(network, bank, FAST)(noise(1, 3, 32, 32))))
+    plain = plain_loop(reference, bank, noise(1, 3, 32, 32))
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
