@@ -32,7 +32,8 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean: Any = self.running_mean
-        return functional.batch_norm(x, mean, self.running_var, weight=self.scale, eps=1e-3)
+        var: Any = self.running_var
+        return functional.batch_norm(x, mean, var, weight=self.scale, eps=1e-3)
 
 
 class Standardised(nn.Conv2d):

@@ -161,6 +161,8 @@ class RulesOut(Toy):
 
 
 class RulesOutEntirely(RulesOut):
+    """By minus infinity."""
+
     low = -float("inf")
 
 
@@ -252,7 +254,8 @@ def test_dynamic_quantisation_inside_gives_what_passes_in_full_give() -> None:
     module = calibrated(seeded(Head), (32, 32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear})
+        quantise: Any = torch.ao.quantization.quantize_dynamic
+        quantised = quantise(module, {nn.Linear})
     network = surveyed(quantised)
     bank = random_bank(network)
     shared, plain = (
@@ -292,11 +295,12 @@ def test_a_fast_path_that_is_wrong_at_once_is_never_used(
     from segment.passes import fused_convolutions
 
     run = fused_convolutions.FusedConvolutions.run
-    monkeypatch.setattr(
-        fused_convolutions.FusedConvolutions,
-        "run",
-        lambda self, *a, **k: (lambda r: (r[0] * 1.1, r[1]))(run(self, *a, **k)),
-    )
+
+    def wrong(self: Any, *args: Any, **named: Any) -> Any:
+        result, through = run(self, *args, **named)
+        return result * 1.1, through
+
+    monkeypatch.setattr(fused_convolutions.FusedConvolutions, "run", wrong)
     with caplog.at_level(logging.WARNING):
         engine = assert_equals_plain(calibrated(seeded(RulesOutEntirely), (32, 32)), different_images()[:2])
     assert not engine.plan.fuse
@@ -305,17 +309,22 @@ def test_a_fast_path_that_is_wrong_at_once_is_never_used(
 
 def test_a_compiled_function_inside_gives_the_plain_loops_numbers() -> None:
     class Compiled(Toy):
+        compiled: Any
+
         def forward(self, x: Tensor) -> Tensor:
             y = self.compiled(self.bn1(self.conv1(x)))
             return self.head(self.bn2(self.conv2(y)).relu())
 
+    def doubled(x: Tensor) -> Tensor:
+        return x.relu() * 2
+
     module = seeded(Compiled)
-    object.__setattr__(module, "compiled", torch.compile(lambda x: x.relu() * 2, backend="eager"))
+    object.__setattr__(module, "compiled", torch.compile(doubled, backend="eager"))
     module.eval()
     network = surveyed(module)
     bank = random_bank(network)
     reference = copy.copy(module)
-    object.__setattr__(reference, "compiled", lambda x: x.relu() * 2)
+    object.__setattr__(reference, "compiled", doubled)
     found = torch.stack(list(Passes(network, bank, FAST)(noise(1, 3, 32, 32))))
     plain = plain_loop(reference, bank, noise(1, 3, 32, 32))
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_a_mini_batch_recorded_image_by_image_is_the_draw_of_one_pass(seed: int)
 def test_few_of_the_random_networks_are_refused() -> None:
     refused = 0
     for seed in range(40):
-        module = calibrated(seeded(lambda seed=seed: RandomNetwork(seed), seed), (24, 24))
+        module = calibrated(seeded(partial(RandomNetwork, seed), seed), (24, 24))
         try:
             network = survey(module, module, noise(1, 3, 32, 32, seed=7))
             list(Passes(network, random_bank(network), PLANS[0])(images()[0]))
