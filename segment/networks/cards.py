@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near
-from segment.images.specs import InputSpec, TrainingSpec
+from segment.images.specs import COLOURS, Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.uris import parse_uri
 
 CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
@@ -141,18 +150,27 @@ class _Weights(_Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
+def _channels(value: object) -> Channels:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    for order in COLOURS:
+        if value == order:
+            return order
+    raise ValueError(f"it is {', '.join(COLOURS)}, or a number of planes from 1 up, not {value!r}")
+
+
 class _Input(_Strict):
     scale: Annotated[float, Field(gt=0)] = 255.0
     mean: tuple[float, ...] = ()
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
     stride: Annotated[StrictInt, Field(ge=1)] = 1
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def one_number_a_channel(self) -> Self:
-        wanted = 1 if self.channels == "grey" else 3
+        wanted = planes_of(self.channels)
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (0, wanted):
                 raise ValueError(f"{name} has {len(numbers)} numbers where {self.channels} needs {wanted}, or none")
@@ -201,7 +219,7 @@ class _CardFile(_Strict):
     def card(self, path: Path) -> Card:
         usual = default_card(self.network)
         given = {} if self.input is None else self.input.model_dump(exclude_unset=True)
-        if given.get("channels") == "grey":
+        if planes_of(given.get("channels", "RGB")) != len(IMAGENET_MEAN):
             given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
         if usual.head != "softmax" and self.head not in (None, usual.head):
             raise WrongUse(f"Card {str(path)!r}: head is {self.head}, and {usual.head} in the network's URI.")
