@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,9 +50,7 @@ class Accept:
     def images(self, given: Any) -> Sequence[Any]:
         """Several images, each for `image`: a tensor N C H W, an array N H W C, or a sequence."""
         if isinstance(given, Tensor | np.ndarray):
-            if given.ndim != 4 and not (
-                isinstance(given, np.ndarray) and given.ndim == 3 and self._several_grey(given)
-            ):
+            if given.ndim != 4 and not self._several_grey(given):
                 raise self._refused(given, "several images are a list, an array (N H W C) or a tensor (N C H W).")
         elif isinstance(given, Mapping) or not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
             raise WrongUse(
@@ -61,7 +59,7 @@ class Accept:
             )
         if not len(given):
             raise WrongUse("There are no images: the list is empty. Give one image at least.")
-        return given  # type: ignore[no-any-return]
+        return cast(Sequence[Any], given)
 
     def batch(self, given: Any) -> tuple[Tensor, tuple[int, int], bool]:
         """N C H+ W+ as the network takes them, their H and W before padding, and whether it was one image alone."""
@@ -143,8 +141,8 @@ class Accept:
             raise self._refused(given, f"{count} of its values are not finite (NaN or infinity). Mend the image.")
         return given
 
-    def _several_grey(self, given: NDArray[Any]) -> bool:
-        return self.channels == 1 and given.shape[-1] != 1
+    def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W
+        return isinstance(given, np.ndarray) and given.ndim == 3 and self.channels == 1 and given.shape[-1] != 1
 
     def _refused(self, given: NDArray[Any] | Tensor, why: str = "") -> WrongUse:
         count = self.channels
