@@ -26,7 +26,8 @@ def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C), 0
     """(pixel / scale - mean) / std, float32, padded at the bottom and the right; never resized.
 
     image: RGB, uint8 or float (a 16-bit file's); C planes where `spec.channels` is a number. `mean` and `std` are in
-    the order of `spec.channels`. Grey is the ITU-R BT.601 luma, unrounded. "zero" padding is 0 after normalising, as a convolution pads.
+    the order of `spec.channels`. Grey is the ITU-R BT.601 luma, unrounded. "zero" padding is 0 after normalising, as
+    a convolution pads.
     Error: rounding, under 1e-6 of the largest value.
     """
     wanted = spec.channels if isinstance(spec.channels, int) else 3
