@@ -64,7 +64,7 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
         id = 1 if plan.head == "multilabel" else absent[0]
         line += (
             f" {pixels['void'] / pixels['all']:.1%} of the label pixels are void ({plan.void}): if that id means a "
-            f"class, take `void:` out of the card and write `labels: {{{plan.void}: {id}}}`."
+            f"class, do not name it void, and write `labels: {{{plan.void}: {id}}}` in the card."
         )
     return [line]
 
