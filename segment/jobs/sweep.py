@@ -83,7 +83,7 @@ def sweep(
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.accept.check_files()
-    settings = _settings(network, data, train, plan, validation) | {"contents_sha256": _contents(sources)}
+    settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
     run = Run.create(folder, settings, resume=resume)
     sources = run.keep_ids(sources)
     run.note(versions=versions())
