@@ -75,6 +75,20 @@ class BatchNormFirst(Channels):
         return super().forward(self.entry(x))
 
 
+class Counting(Channels):
+    """Writes a buffer in its own forward, whatever its mode."""
+
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(channels=4)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x)
+
+
 class Narrow(Channels):
     """Refuses what is no 512x512 image, as a network of fixed size does."""
 
@@ -117,7 +131,7 @@ def test_the_number_of_channels_is_measured_not_read_off_the_first_layer(build: 
 
 
 def test_asking_for_the_channels_leaves_the_network_as_it_was() -> None:
-    module = seeded(lambda: Channels(4)).train()
+    module = seeded(Counting).train()
     network = Network(module=module, card=load_network(Channels(4)).card)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     kept, random = dict(module.bn1._buffers), torch.get_rng_state()
