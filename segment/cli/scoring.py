@@ -100,6 +100,8 @@ def evaluate(
     if json:
         screen.as_json(dict(found.scores))
     else:
+        for line in found.warnings:
+            screen.say(f"Warning: {line}")
         mask, doubt = screens(found.scores)
         screen.table(f"{network.name}: {counted(found.scores)}", list(MASK_COLUMNS), mask)
         screen.table("How right the uncertainty is", list(DOUBT_COLUMNS), doubt)

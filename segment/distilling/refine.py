@@ -20,8 +20,8 @@ from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode
 from segment.errors import WrongUse
+from segment.networks.preserve_state import preserve_state
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.preserve_state import preserve_state
 from segment.uncertainty.heads import probabilities
 
 Told = Callable[[str, int, int], None]

@@ -35,9 +35,9 @@ from segment.draws.recording import (
     record,
 )
 from segment.errors import ModelRefused, WrongUse
+from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.preserve_state import StateKeeper
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, only_asks
 from segment.tracing.trace import Diverged, TraceCursor, constants_of
 

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
+from segment.networks.preserve_state import StateKeeper
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.preserve_state import StateKeeper
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

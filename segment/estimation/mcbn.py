@@ -23,7 +23,7 @@ from segment.estimation.estimate import Estimate, Planes, estimate
 from segment.estimation.memory_budget import room
 from segment.estimation.precision import choose
 from segment.estimation.tiled import InTiles
-from segment.images.prepare import crop, pad, prepare
+from segment.images.prepare import crop
 from segment.methods.method import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
@@ -33,7 +33,7 @@ from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan, Watch, refuse_several
 
-Image = Tensor | NDArray[Any]
+Image = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
 
 def preprocessing_of(network: Network) -> dict[str, Any]:
@@ -127,10 +127,11 @@ class MCBN:
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate:
         """Mask, mean probability and maps of one image or several.
 
-        image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which goes through the card.
+        image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which goes through the card; as
+        `segment.images.accept` says, which `fit_bank` goes by too.
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
-        images, size, single = self._entered(image)
+        images, size, single = self.network.accept.batch(image)
         if self.stop is not None:
             refuse_several(len(images))
         if self.memory is not None:
@@ -152,24 +153,7 @@ class MCBN:
 
     def draws(self, image: Image) -> Iterator[Tensor]:
         """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order."""
-        images, size, single = self._entered(image)
+        images, size, single = self.network.accept.batch(image)
         for _, logits in self.method(images):
             p = probabilities(crop(logits, *size), self.network.card.head)
             yield p[0] if single else p
-
-    def _entered(self, image: Image) -> tuple[Tensor, tuple[int, int], bool]:
-        spec = self.network.card.input
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise WrongUse(
-                    f"An array is uint8 H W 3 (RGB), this one is {image.dtype} {image.shape}; "
-                    "give a normalised image as a float tensor (C H W)."
-                )
-            return prepare(image, spec)[None], (image.shape[0], image.shape[1]), True
-        if image.ndim not in (3, 4) or not image.is_floating_point():
-            raise WrongUse(
-                f"A tensor is float (C H W) or (N C H W), already normalised; this one is {image.dtype} "
-                f"{tuple(image.shape)}. Give a raw image as a uint8 array (H W 3)."
-            )
-        images = image if image.ndim == 4 else image[None]
-        return pad(images, spec), (images.shape[2], images.shape[3]), image.ndim == 3

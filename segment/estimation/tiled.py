@@ -79,22 +79,18 @@ class Cut:
     @cached_property
     def halo(self) -> int | None:
         """Pixels that a tile looks further than it is asked for; None where nothing short of the image is enough."""
-        return halo_of(self.network, self.network.module, channels=self._channels, align=self.align)
+        return halo_of(self.network, self.network.module, channels=self.network.channels, align=self.align)
 
     @cached_property
     def pixel(self) -> float:
         """Bytes a pixel of tensors alive at once in `probe`, measured on a small image of noise."""
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand((1, self._channels, PROBED, PROBED), generator=generator)
+        noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=generator)
         return bytes_a_pixel(self.probe, self.network.module, pad(noise, self.network.card.input))
 
     def probe(self, images: Tensor) -> object:
         """What takes the most memory in the work on an image (1 C H W)."""
         raise NotImplementedError
-
-    @property
-    def _channels(self) -> int:
-        return 1 if self.network.card.input.channels == "grey" else 3
 
 
 class InTiles(Cut):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,8 +21,12 @@ from segment.axes import Plane
 from segment.errors import WrongUse
 from segment.files.windows import blocks
 from segment.files.writing import unwritable, write_json
+from segment.images.find import Source, in_text, keep_ids
+from segment.images.read import sha256_of
 
 RECORD, MANIFEST = "run.json", "manifest.jsonl"
+SOURCES = "sources"
+"""Section of the record: id -> path of every image that the run has had."""
 TAKEN = (RECORD, MANIFEST, "scores.json", "per_image.csv", "sheet.png")
 """File names of the run itself: no image may be called so."""
 
@@ -57,6 +62,8 @@ class Entry:
         """
         keys = ("id", "source", "sha256", "status", "error", "files", "seconds", "draws")
         line: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        line["source"] = in_text(self.source)
+        line["error"] = None if self.error is None else _writable(self.error)
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {name: dict(numbers) for name, numbers in self.measures.items()}
@@ -115,7 +122,7 @@ class Run:
         settings: JSON values; every one of them must be equal for a resume
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
-        asked = json.loads(json.dumps(settings, allow_nan=False))
+        asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
         manifest = folder / MANIFEST
         try:
             begun = manifest.exists()
@@ -169,6 +176,34 @@ class Run:
         """The newest line of every image, done or failed, by id."""
         return dict(self._lines)
 
+    def keep_ids(self, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """The sources under the ids that their paths have in this run for good; run.json keeps them."""
+        known: dict[str, str] = self.record.get(SOURCES, {})
+        kept = keep_ids(sources, known)
+        self.note(**{SOURCES: known | {source.id: in_text(source.path) for source in kept}})
+        return kept
+
+    def pending(self, sources: Sequence[Source]) -> list[Source]:
+        """Those that are not done, or whose file is another than when they were; what was written for them goes."""
+        done = self.done()
+        left = []
+        for source in sources:
+            line = done.get(source.id)
+            if line is None or line["sha256"] != sha256_of(source.path):
+                self._remove_files(source.id)
+                left.append(source)
+        return left
+
+    def _remove_files(self, image_id: str) -> None:
+        top = self.folder.resolve()
+        for name in self._lines.get(image_id, {}).get("files", ()):
+            path = (self.folder / name).resolve()
+            if not path.is_relative_to(top):
+                continue
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # there are other files in it
+                path.parent.rmdir()
+
     def done(self) -> dict[str, dict[str, Any]]:
         """The lines of images that need no more work: done, and every file of theirs still there."""
         return {
@@ -210,7 +245,25 @@ def _lines_of(manifest: Path) -> dict[str, dict[str, Any]]:
     return lines
 
 
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Keys of mappings within joined by dots, so that a difference is named where it is.
+
+    >>> _flat({"draws": 8, "card": {"input": {"white": None}}})
+    {'draws': 8, 'card.input.white': None}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
+
+
+def _writable(text: str) -> str:
+    """A message that names a file as it is may hold what UTF-8 cannot write."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _refuse_other_settings(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    there, asked = _flat(there), _flat(asked)
     keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
     if keys:
         said = "; ".join(f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked" for key in keys)

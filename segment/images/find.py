@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TypeAlias
@@ -21,6 +21,8 @@ from segment.images.read import IMAGE_SUFFIXES
 _LIST_SUFFIX = ".txt"
 _SHOWN = 5  # names in one message
 _ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows name, or in UTF-8
+_BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
 
 _Line: TypeAlias = tuple[Path, Path | None]  # an image, and its label map
@@ -28,11 +30,15 @@ _Line: TypeAlias = tuple[Path, Path | None]  # an image, and its label map
 
 @dataclass(frozen=True)
 class Source:
-    """One image: its id (a relative POSIX path without suffix, unique in its set), its file and its label map's."""
+    """One image: its id (a relative POSIX path without suffix, unique in its set), its file and its label map's.
+
+    masks: of a multi-label head, one file a label
+    """
 
     id: str
     path: Path
     label: Path | None = None
+    masks: tuple[Path, ...] = ()
 
 
 def find_images(src: str | Path) -> tuple[Source, ...]:
@@ -154,13 +160,26 @@ def _fields(line: str, folder: Path) -> list[str]:
     return line.split()
 
 
-def _safe(relative: str) -> str:
-    """A relative POSIX path that may become a folder anywhere: letters of any script stay.
+def in_text(path: str | Path) -> str:
+    r"""A path for JSON and a terminal: the bytes of a name that is not UTF-8 as \xNN; no two paths have one text.
 
-    >>> _safe("../day 1/Straße:2.png"), _safe("con.jpg")
-    ('day 1/Straße_2', 'con_')
+    >>> print(in_text("Straße.png"), in_text(os.fsdecode(b"caf\xe9.png")))
+    Straße.png caf\xe9.png
     """
-    path = PurePath(relative).with_suffix("")
+    text = os.fspath(path)
+    if os.name == "posix" and (_BYTE.search(text) or _ESCAPE.search(text)):
+        text = text.replace("\\", "\\\\")
+    return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def _safe(relative: str) -> str:
+    r"""A relative POSIX path that may become a folder anywhere: letters of any script stay, other bytes become %NN.
+
+    >>> _safe("../day 1/Straße:2.png"), _safe("con.jpg"), _safe(os.fsdecode(b"caf\xe9.png"))
+    ('day 1/Straße_2', 'con_', 'caf%E9')
+    """
+    escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
+    path = PurePath(escaped).with_suffix("")
     parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
     return "/".join(_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts) or "_"
 
@@ -176,14 +195,40 @@ def _unique(ids: Iterable[str]) -> list[str]:
     given: set[str] = set()
     result = []
     for id in wanted:
-        free = id
-        number = 1
-        while _folded(free) in given or (number > 1 and _folded(free) in reserved):
-            number += 1
-            free = f"{id}-{number}"
+        free = _free(id, given, reserved)
         given.add(_folded(free))
         result.append(free)
     return result
+
+
+def _free(id: str, given: Collection[str], reserved: Collection[str]) -> str:
+    """The id, or "id-2", "id-3", ... where it is given; a number leads to none that is reserved."""
+    free, number = id, 1
+    while _folded(free) in given or (number > 1 and _folded(free) in reserved):
+        number += 1
+        free = f"{id}-{number}"
+    return free
+
+
+def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Source, ...]:
+    """The sources, each under the id that its path has already; a new path gets one that no other path has had.
+
+    known: id -> path, as `in_text` writes it
+
+    >>> keep_ids([Source("x", Path("x.bmp")), Source("x-2", Path("x.png"))], {"x": "x.png"})[0].id
+    'x-2'
+    """
+    of_path: dict[str, list[str]] = {}
+    for id, path in known.items():
+        of_path.setdefault(path, []).append(id)
+    given = {_folded(id) for id in known}
+    kept = []
+    for source in sources:
+        earlier = of_path.get(in_text(source.path))
+        id = earlier.pop(0) if earlier else _free(source.id, given, ())
+        given.add(_folded(id))
+        kept.append(replace(source, id=id))
+    return tuple(kept)
 
 
 def _folded(id: str) -> str:

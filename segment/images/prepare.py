@@ -19,18 +19,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from segment.errors import WrongUse
-from segment.images.specs import InputSpec
+from segment.images.specs import Channels, InputSpec
 
 
-def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3, 0..255 -> C H+ W+
+def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C), 0..255 -> C H+ W+
     """(pixel / scale - mean) / std, float32, padded at the bottom and the right; never resized.
 
-    image: RGB, uint8 or float (a 16-bit file's). `mean` and `std` are in the order of `spec.channels`. Grey is the
-    ITU-R BT.601 luma, unrounded. "zero" padding is 0 after normalising, as a convolution pads.
+    image: RGB, uint8 or float (a 16-bit file's); C planes where `spec.channels` is a number. `mean` and `std` are in
+    the order of `spec.channels`. Grey is the ITU-R BT.601 luma, unrounded. "zero" padding is 0 after normalising, as
+    a convolution pads.
     Error: rounding, under 1e-6 of the largest value.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise WrongUse(f"An image is H W 3 (RGB), at least one pixel; this one has shape {image.shape}.")
+    wanted = spec.channels if isinstance(spec.channels, int) else 3
+    if image.ndim != 3 or image.shape[2] != wanted or 0 in image.shape:
+        order = "" if isinstance(spec.channels, int) else " (RGB)"
+        raise WrongUse(f"An image is H W {wanted}{order}, at least one pixel; this one has shape {image.shape}.")
     height, width = image.shape[:2]
     planes = _planes(image, spec.channels)
     mean, std = _each("mean", spec.mean, 0.0, len(planes)), _each("std", spec.std, 1.0, len(planes))
@@ -52,7 +55,7 @@ class Prepared:
         self._image, self._spec = image, spec
         height, width = image.shape[:2]
         bottom, right = padding(height, width, spec.stride)
-        self.shape = torch.Size((1, 1 if spec.channels == "grey" else 3, height + bottom, width + right))
+        self.shape = torch.Size((1, spec.planes, height + bottom, width + right))
         beyond = "edge" if spec.pad == "zero" else spec.pad
         self._rows = np.concatenate([np.arange(height), _beyond(height, bottom, beyond)])
         self._columns = np.concatenate([np.arange(width), _beyond(width, right, beyond)])
@@ -105,7 +108,9 @@ def crop(maps: Tensor, height: int, width: int) -> Tensor:  # ... H+ W+ -> ... H
     return maps[..., :height, :width]
 
 
-def _planes(image: NDArray[Any], channels: Literal["RGB", "BGR", "grey"]) -> list[NDArray[Any]]:
+def _planes(image: NDArray[Any], channels: Channels) -> list[NDArray[Any]]:
+    if isinstance(channels, int):
+        return [image[..., plane] for plane in range(channels)]
     if channels == "RGB":
         return [image[..., 0], image[..., 1], image[..., 2]]
     if channels == "BGR":

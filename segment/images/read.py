@@ -10,6 +10,7 @@ Must not know what a network wants of its input, nor which folder a file came fr
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import warnings
@@ -71,6 +72,15 @@ def size_in(path: Path) -> tuple[int, int] | None:
                 return image.height, image.width
     except (*_BROKEN, Image.DecompressionBombError):  # told when it is read
         return None
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def read_label(path: Path) -> NDArray[np.int64]:  # H W

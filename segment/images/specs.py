@@ -9,6 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Colours = Literal["RGB", "BGR", "grey"]
+Channels = Colours | int
+COLOURS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
+
+
+def planes_of(channels: Channels) -> int:
+    """How many channels that is.
+
+    >>> planes_of("BGR"), planes_of("grey"), planes_of(10)
+    (3, 1, 10)
+    """
+    return channels if isinstance(channels, int) else 1 if channels == "grey" else 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
@@ -16,7 +29,8 @@ class InputSpec:
 
     scale: the pixel value that becomes 1.0 before mean and std (255: divide by 255; 1: keep 0..255)
     mean, std: one number a channel, in the order of `channels`, in units after `scale`; empty: none
-    channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma)
+    channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma); a number: so many
+        planes as they are, which only arrays have, for image files are decoded to RGB
     stride: height and width are padded (bottom, right) to a multiple of it, and the maps cropped back
     pad: "reflect" (without repeating the edge; "edge" where the image is too small for it), "edge" or "zero" (0 after
         normalising, as a convolution pads)
@@ -26,10 +40,15 @@ class InputSpec:
     scale: float = 255.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    channels: Channels = "RGB"
     stride: int = 1
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: float | None = None
+
+    @property
+    def planes(self) -> int:
+        """C, the number of channels."""
+        return planes_of(self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)

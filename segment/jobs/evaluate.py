@@ -18,10 +18,12 @@ from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
-from segment.images.find import Source
+from segment.images.find import Source, in_text
 from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
 from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
-from segment.jobs.evaluation.scoring import Scoring, class_names, labelled, multilabels
+from segment.jobs.evaluation.labels import class_names, contents_of, labelled, multilabels
+from segment.jobs.evaluation.leakage import absent_classes, seen_before
+from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.validation import Validation, validate
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
@@ -55,6 +57,9 @@ class Labels:
     images: str | Path
     labels: str | Path | None = None
 
+    def in_text(self) -> list[str | None]:
+        return [in_text(self.images), None if self.labels is None else in_text(self.labels)]
+
     def sources(self, network: Network) -> tuple[Source, ...]:
         if network.card.head == "multilabel":
             if self.labels is None:
@@ -65,7 +70,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; all of it is in its folder too."""
+    """What an evaluation found; all of it is in its folder too.
+
+    warnings: what makes the scores misleading, to be read before them
+    """
 
     folder: Path
     scores: Mapping[str, Any]
@@ -75,6 +83,7 @@ class Evaluation:
     failed: Mapping[str, str]
     notes: Mapping[str, str]
     record: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -95,7 +104,9 @@ def evaluate(
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
+    network.accept.check_files()
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
+    sources = run.keep_ids(sources)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
     chosen = _validated(run, network, held_out, methods, scored, memory, progress)
     readings = methods.readings(chosen.temperatures)
@@ -113,12 +124,17 @@ def evaluate(
     scoring = Scoring(network, readings, boards, memory)
     if resume and (run.folder / STATE).exists():
         scoring.load(run.folder / STATE)
+        if not scoring.counts_only(sources):  # no image can be taken out of a sum
+            log.warning("Images that are scored already have changed or are gone: all are scored again.")
+            scoring = Scoring(network, readings, boards, memory)
     begun = time.perf_counter()
     scoring.run(sources, save=lambda: _save(run, scoring, sources), progress=progress)
     if not scoring.done:
         first = next(iter(scoring.failed.items()))
         raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
-    return _written(run, scoring, methods, chosen, begun)
+    warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
+    warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
+    return _written(run, scoring, methods, chosen, begun, warnings)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
@@ -134,13 +150,15 @@ def _settings(
     validation: Labels | None,
 ) -> dict[str, Any]:  # fmt: skip
     asked = plan.methods
+    card = {key: value for key, value in network.card.settings().items() if key != "palette"}
+    images, labels = data.in_text()
     return {
-        "model": network.name, "network": network.fingerprint, "images": str(data.images), "labels": str(data.labels),
+        "model": network.name, "card": card, "network": network.fingerprint, "images": images, "labels": labels,
         "banks": [bank_fingerprint(bank) for bank in banks], "methods": list(methods.names),
         "draws": asked.draws, "precision": asked.precision, "measures": list(asked.measures),
         "views": [[view.flip, view.scale] for view in asked.views], "insert_dropout": asked.insert_dropout,
         "seed": asked.seed, "void": plan.void, "unseen": list(plan.unseen),
-        "validation": None if validation is None else [str(validation.images), str(validation.labels)],
+        "validation": None if validation is None else validation.in_text(),
     }  # fmt: skip
 
 
@@ -158,15 +176,16 @@ def _validated(
     if not sources:
         return Validation.none()
     path = run.folder / VALIDATION
+    contents = [list(contents_of(source)) for source in sources]
     if path.exists():
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["settings"] == run.record["settings"]:
+            if kept["settings"] == run.record["settings"] and kept["contents"] == contents:
                 return Validation.of(kept["found"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
             log.info("%s is not used: %s", path, problem)
     found = validate(network, sources, methods, scored, progress, memory=memory)
-    write_json(path, {"settings": run.record["settings"], "found": found.as_dict()})
+    write_json(path, {"settings": run.record["settings"], "contents": contents, "found": found.as_dict()})
     return found
 
 
@@ -176,22 +195,26 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     done, lines = scoring.done, run.entries()
     passes = sum(reading.passes for reading in scoring.readings.values())
     for source in sources:
-        status = lines.get(source.id, {}).get("status")
-        if source.id in done and status != "done":
-            run.add(Entry(id=source.id, source=str(source.path), draws=passes))
+        line = lines.get(source.id, {})
+        status = line.get("status")
+        sha256 = scoring.contents[source.id][0] if source.id in done else ""
+        if source.id in done and (status != "done" or line["sha256"] != sha256):
+            run.add(Entry(id=source.id, source=str(source.path), sha256=sha256, draws=passes))
         elif source.id in scoring.failed and status != "failed":
             error = scoring.failed[source.id]
             run.add(Entry(id=source.id, source=str(source.path), status="failed", error=error))
 
 
-def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation, begun: float) -> Evaluation:
+def _written(
+    run: Run, scoring: Scoring, methods: Contenders, chosen: Validation, begun: float, warnings: Sequence[str]
+) -> Evaluation:
     images = len(scoring.done)
     standings = {}
     for name, made in methods.methods.items():
         keys = [key(name, index) for index in range(len(made))]
         spent = sum(scoring.seconds[one] for one in keys) / len(keys) / images
         standings[name] = Standing(tuple(scoring.boards[one] for one in keys), made[0].draws, spent)
-    found = scores(standings)
+    found = {"warnings": list(warnings), **scores(standings)}
     compared = compare(standings) if len(standings) > 1 else []
     write_json(run.folder / SCORES, found)
     gained = gains(standings)
@@ -206,7 +229,7 @@ def _written(run: Run, scoring: Scoring, methods: Contenders, chosen: Validation
         "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
     })  # fmt: skip
     failed = {**{f"validation image {name}": why for name, why in chosen.failed.items()}, **scoring.failed}
-    return Evaluation(run.folder, found, compared, gained, chosen, failed, methods.notes, run.record)
+    return Evaluation(run.folder, found, compared, gained, chosen, failed, methods.notes, run.record, tuple(warnings))
 
 
 def per_image(boards: Mapping[str, Scoreboard]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.draws.bank import Bank, Statistics
 from segment.draws.large_batches import record_in_parts
@@ -26,12 +26,11 @@ from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
 from segment.estimation.precision import audit
 from segment.images.augment import Pipeline, pipeline
 from segment.images.find import Source, find_images
-from segment.images.prepare import prepare
 from segment.images.read import read_image
 from segment.images.resize import shorter_side_and_centre
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
-from segment.networks.load import Network
+from segment.networks.load import Network, load_network
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable
 from segment.tracing.pass_memory import bytes_a_pixel
@@ -43,12 +42,12 @@ CACHE_BYTES = 512 * 2**20
 
 AUDIT_IMAGES = 2
 
-Images = str | Path | Sequence[NDArray[Any]] | Tensor
-"""A SRC; or uint8 arrays (H W 3); or a float tensor (N C H W), already normalised."""
+Images = str | Path | Sequence[NDArray[Any] | Tensor] | NDArray[Any] | Tensor
+"""A SRC; or uint8 arrays (H W 3); or a float tensor (N C H W), already normalised: as `segment.images.accept` says."""
 
 
 def fit_bank(
-    network: Network, images: Images, *, batch: int | None = None, draws: int = 128, seed: int = 0,
+    network: Network | nn.Module, images: Images, *, batch: int | None = None, draws: int = 128, seed: int = 0,
     layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
     memory: int | str | None = None, progress: Progress = silent,
 ) -> Bank:  # fmt: skip
@@ -63,6 +62,8 @@ def fit_bank(
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """
+    if isinstance(network, nn.Module):
+        network = load_network(network)
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
@@ -137,9 +138,11 @@ class Pool:
         self.look = look
         self.size = list(size) if size else None
         self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
-        self.given = () if isinstance(images, str | Path) else images
-        if isinstance(images, Tensor) and look is not None:
-            log.warning("Normalised tensors cannot go through the card's training pipeline: they are used as they are.")
+        self.given: Sequence[Any] = () if isinstance(images, str | Path) else network.accept.images(images)
+        if self.sources:
+            network.accept.check_files()
+        if len(self.given) and isinstance(self.given[0], Tensor) and (look is not None or size is not None):
+            log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
         self._kept: dict[int, NDArray[Any]] = {}
         self._bytes = 0
         self._shape: tuple[torch.Size, int] | None = None
@@ -154,11 +157,14 @@ class Pool:
         for source in self.sources:
             digest.update(source.id.encode() + b"\n")
         for image in self.given:
-            digest.update(np.ascontiguousarray(image).tobytes())
+            pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+            digest.update(np.ascontiguousarray(pixels).tobytes())
         return digest.hexdigest()
 
     def check(self, wanted: set[int]) -> None:
-        """Decode every image that will be used, so that all that fail are named before the first draw."""
+        """Look at every image that will be used, so that all that fail are named before the first draw."""
+        for index in sorted(wanted) if not self.sources else ():
+            self._decoded(index)
         problems = []
         with ThreadPoolExecutor(2) as threads:
             for problem in threads.map(self._problem, sorted(wanted) if self.sources else ()):
@@ -178,9 +184,12 @@ class Pool:
             return str(problem)
         return ""
 
-    def _decoded(self, index: int) -> NDArray[Any]:
+    def _decoded(self, index: int) -> NDArray[Any] | Tensor:
         if not self.sources:
-            return np.asarray(self.given[index])
+            try:
+                return self.network.accept.image(self.given[index])
+            except WrongUse as problem:
+                raise WrongUse(f"Image {index} of the statistics images: {problem}") from None
         kept = self._kept.get(index)
         if kept is not None:
             return kept
@@ -191,14 +200,14 @@ class Pool:
         return image
 
     def seen(self, index: int, seed: int) -> Tensor:  # C H W
-        if isinstance(self.given, Tensor):
-            return self.given[index]
         image = self._decoded(index)
+        if isinstance(image, Tensor):
+            return self.network.accept.prepared(image)
         if self.look is not None:
             image = self.look(image, seed)
         elif self.size is not None:
             image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
-        return prepare(image, self.network.card.input)
+        return self.network.accept.prepared(image)
 
     def _batch(self, pick: Choice) -> Tensor:  # M C H W
         seen = [self.seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
@@ -232,4 +241,4 @@ class Pool:
 
 
 def _size(shape: torch.Size) -> str:
-    return f"{shape[-2]}x{shape[-1]}"
+    return "x".join(map(str, shape[-2:] if shape[0] == 3 else shape))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from segment.networks.load import Network
+from segment.networks.preserve_state import preserve_state
 from segment.tracing.bn_layers import Layer
 from segment.tracing.bn_network import drawable
 from segment.tracing.pass_memory import peak_bytes
-from segment.tracing.preserve_state import preserve_state
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
     drawn = drawable(network, layers)
     stride = network.card.input.stride
     height, width = (-(-side // stride) * stride for side in size)
-    channels = 1 if network.card.input.channels == "grey" else 3
-    image = torch.zeros(1, channels, height, width, device=drawn.device)
+    image = torch.zeros(1, network.channels, height, width, device=drawn.device)
     with preserve_state(network.module):
         taken = peak_bytes(network, image)
     parameters = sum(parameter.numel() for parameter in network.module.parameters())

@@ -30,9 +30,9 @@ from segment.estimation.tiled import InTiles, Tiling
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
 from segment.files.windows import Windowed
 from segment.files.writing import unwritable
-from segment.images.find import Source, find_images
+from segment.images.find import Source, find_images, in_text
 from segment.images.prepare import Prepared, padding
-from segment.images.read import read_image, size_in
+from segment.images.read import read_image, sha256_of, size_in
 from segment.jobs.progress import Progress, silent
 from segment.jobs.reporting.image_files import FORMATS, Look, render, sheet
 from segment.jobs.versions import versions
@@ -131,7 +131,9 @@ def predict(
     sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
+    network.accept.check_files()
     run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
+    sources = run.keep_ids(sources)
     begun = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
     if begun:
         precision, _ = resolve_precision(begun["precision"], bank, drawn.device)
@@ -156,10 +158,9 @@ def predict(
         versions=versions(), classes=list(network.card.classes),
     )  # fmt: skip
     look = Look.of(network, plan.heat, plan.heat_max)
-    done = run.done()
     for part in run.folder.rglob(".*.part"):  # what a kill left half-written
         part.unlink(missing_ok=True)
-    pending = [item for item in sources if item.id not in done]
+    pending = run.pending(sources)
     before = len(sources) - len(pending)
     sizes = {item.id: size for item in pending if (size := size_in(item.path))}
     _refuse_too_large(estimated, sizes.values(), network)
@@ -246,9 +247,12 @@ def bank_fingerprint(bank: Bank) -> str:
 
 
 def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> dict[str, Any]:
+    card = network.card.settings()
+    if "png" not in plan.formats:
+        del card["palette"]  # no file shows it
     return {
-        "model": network.name,
-        "source": str(source) if isinstance(source, str | Path) else f"{len(source)} images",
+        "model": network.name, "card": card,
+        "source": in_text(source) if isinstance(source, str | Path) else f"{len(source)} images",
         "bank": bank_fingerprint(bank),
         "draws": plan.draws, "tolerance": plan.tolerance if plan.draws == "auto" else None,
         "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
@@ -283,10 +287,8 @@ def _read(
 
 
 def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]:
-    sha256 = ""
+    sha256 = sha256_of(source.path)
     try:
-        with source.path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return read_image(source.path, white=network.card.input.white), sha256
     except (ImageUnreadable, OSError, MemoryError) as problem:
         return _said(problem), sha256

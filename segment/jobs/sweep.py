@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -16,10 +17,11 @@ from segment.files.banks import load_bank
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.corrupt import corrupted
-from segment.images.find import Source
+from segment.images.find import Source, in_text
 from segment.jobs.evaluate import SCORES, Labels
 from segment.jobs.evaluation.compared_methods import FITTED
 from segment.jobs.evaluation.comparison import Standing, scores
+from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.sweep_grid import Banks, Setting
 from segment.jobs.evaluation.sweep_states import CLEAN, Place, SweepPlan, Swept
@@ -80,7 +82,10 @@ def sweep(
         raise WrongUse(f"Method {min(fitted)!r} fits a temperature: give --validation-images, not the test images.")
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
-    run = Run.create(folder, _settings(network, data, train, plan, validation), resume=resume)
+    network.accept.check_files()
+    settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
+    run = Run.create(folder, settings, resume=resume)
+    sources = run.keep_ids(sources)
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
     given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
@@ -101,9 +106,18 @@ def sweep(
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
     asked = json.loads(json.dumps(asdict(plan)))
-    held_out = None if validation is None else [str(validation.images), str(validation.labels)]
-    return {"model": network.name, "network": network.fingerprint, "images": str(data.images),
-            "labels": str(data.labels), "train": train, "validation": held_out, **asked}  # fmt: skip
+    images, labels = data.in_text()
+    return {"model": network.name, "network": network.fingerprint, "card": network.card.settings(), "images": images,
+            "labels": labels, "train": in_text(train),
+            "validation": None if validation is None else validation.in_text(), **asked}  # fmt: skip
+
+
+def _contents(sources: Sequence[Source]) -> str:
+    """Of all images and labels: rows that are scored already are of these."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(" ".join(contents_of(source)).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _condition(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.draws.recording import half
+from segment.networks.preserve_state import preserve_state
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.preserve_state import preserve_state
 
 
 class Method(Protocol):

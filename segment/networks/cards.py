@@ -5,17 +5,27 @@ Must not know how a network is built or loaded.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near
-from segment.images.specs import InputSpec, TrainingSpec
+from segment.images.specs import COLOURS, Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.uris import parse_uri
 
 CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
@@ -38,11 +48,12 @@ class Card:
     classes: names of the K classes, in the order of the outputs that are kept; empty: not told
     palette: RGB, 0..255, one a class; empty: not told
     void: the label that no score counts
+    labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1; others stay
     unseen: labels of classes that training never saw
     drop_outputs: channels that are removed before the softmax
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
     training: how a training mini-batch looked; None: not told
-    images: which images the network is for, or where they are
+    images: the training images (folder, glob or list), which no test image may be; or words
     """
 
     name: str
@@ -54,11 +65,16 @@ class Card:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     void: int | None = None
+    labels: Mapping[int, int] = field(default_factory=dict)
     unseen: tuple[int, ...] = ()
     drop_outputs: tuple[int, ...] = ()
     batchnorm_eps: Mapping[str, float] = field(default_factory=dict)
     training: TrainingSpec | None = None
     images: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes what is computed or how it is shown, as JSON values: no name, nor where the weights are."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "weights", "sha256")}
 
 
 def card_folders() -> tuple[Path, ...]:
@@ -113,6 +129,12 @@ def relative_to(folder: Path, uri: str) -> str:
     return f"{scheme}:{folder / rest}" if scheme == "smp-dir" else uri
 
 
+def _images_from(folder: Path, images: str) -> str:
+    """Where they are, taken from the card's folder; words stay words."""
+    there = folder / images
+    return str(there) if glob.has_magic(images) or there.exists() else images
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -141,18 +163,27 @@ class _Weights(_Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
+def _channels(value: object) -> Channels:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    for order in COLOURS:
+        if value == order:
+            return order
+    raise ValueError(f"it is {', '.join(COLOURS)}, or a number of planes from 1 up, not {value!r}")
+
+
 class _Input(_Strict):
     scale: Annotated[float, Field(gt=0)] = 255.0
     mean: tuple[float, ...] = ()
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
     stride: Annotated[StrictInt, Field(ge=1)] = 1
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def one_number_a_channel(self) -> Self:
-        wanted = 1 if self.channels == "grey" else 3
+        wanted = planes_of(self.channels)
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (0, wanted):
                 raise ValueError(f"{name} has {len(numbers)} numbers where {self.channels} needs {wanted}, or none")
@@ -182,6 +213,7 @@ class _CardFile(_Strict):
     classes: tuple[StrictStr, ...] = ()
     palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
     void: Index | None = None
+    labels: dict[Index, Index] = Field(default_factory=dict)
     unseen: tuple[Index, ...] = ()
     drop_outputs: tuple[Index, ...] = ()
     batchnorm_eps: dict[StrictStr, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -198,10 +230,20 @@ class _CardFile(_Strict):
             raise ValueError(f"a sigmoid head has two classes, (1 - p, p), and {len(self.classes)} are named")
         return self
 
+    @model_validator(mode="after")
+    def labels_lead_to_ids(self) -> Self:
+        if self.void in self.labels:
+            raise ValueError(f"labels says what {self.void} stands for, and void says that it is not scored")
+        classes = 2 if self.head in ("sigmoid", "multilabel") else len(self.classes)
+        known = {*range(classes), *self.unseen, self.void}
+        if classes and (strange := sorted(set(self.labels.values()) - known)):
+            raise ValueError(f"labels leads to {strange[0]}, which is none of 0..{classes - 1}, void or unseen")
+        return self
+
     def card(self, path: Path) -> Card:
         usual = default_card(self.network)
         given = {} if self.input is None else self.input.model_dump(exclude_unset=True)
-        if given.get("channels") == "grey":
+        if planes_of(given.get("channels", "RGB")) != len(IMAGENET_MEAN):
             given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
         if usual.head != "softmax" and self.head not in (None, usual.head):
             raise WrongUse(f"Card {str(path)!r}: head is {self.head}, and {usual.head} in the network's URI.")
@@ -215,9 +257,10 @@ class _CardFile(_Strict):
             classes=self.classes,
             palette=self.palette,
             void=self.void,
+            labels=self.labels,
             unseen=self.unseen,
             drop_outputs=self.drop_outputs,
             batchnorm_eps=self.batchnorm_eps,
             training=None if self.training is None else TrainingSpec(**self.training.model_dump()),
-            images=self.images,
+            images=None if self.images is None else _images_from(path.parent, self.images),
         )

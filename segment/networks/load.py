@@ -21,8 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.axes import classes_of
 from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near
+from segment.images.accept import Accept
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
+from segment.networks.channels import channels_of, takes
 from segment.networks.uris import SCHEMES, is_uri, parse_uri
 from segment.networks.weights import load_weights
 
@@ -60,6 +62,26 @@ class Network:
         """K: two for a sigmoid head; as many as the card names, else as a small black image gets outputs."""
         outputs = 1 if self.card.head == "sigmoid" else len(self.card.classes) or self._outputs()
         return classes_of(self.card.head, outputs)
+
+    @cached_property
+    def channels(self) -> int:
+        """C of the images that it takes: what its card says, or where that is not so, what the network itself wants."""
+        return channels_of(self.module, self.card.input.planes, self.card.input.stride)
+
+    def takes(self, channels: int) -> bool:
+        """Whether images of so many channels go through."""
+        if channels not in self._taken:
+            self._taken[channels] = takes(self.module, channels, self.card.input.stride)
+        return self._taken[channels]
+
+    @cached_property
+    def _taken(self) -> dict[int, bool]:
+        return {self.channels: True}
+
+    @cached_property
+    def accept(self) -> Accept:
+        """The rule for arrays and tensors that a program gives."""
+        return Accept(spec=self.card.input, channels=self.channels, takes=self.takes, name=self.name)
 
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
@@ -105,11 +127,10 @@ class Network:
 
     def _outputs(self) -> int:
         side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
-        channels = 1 if self.card.input.channels == "grey" else 3
         like = next(self.module.parameters(), torch.zeros(()))
         with torch.no_grad():
             try:
-                found = self.module(torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype))
+                found = self.module(torch.zeros(1, self.channels, side, side, device=like.device, dtype=like.dtype))
             except Exception as error:
                 raise ModelRefused(
                     f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.draws.recording import layers_in_order
+from segment.networks.preserve_state import preserve_state
 from segment.passes.drawn_calls import PlainPass
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.preserve_state import preserve_state
 from segment.uncertainty.heads import probabilities
 
 TOLERANCE = 1e-4

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segment.networks.preserve_state import version_of
 from segment.passes.float32_calls import placing
 from segment.passes.upsampled_convolutions import Doubled, Numbers, convolved, doubled, doublings, fits, joined, packed
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.preserve_state import version_of
 from segment.tracing.trace import ASKING, Call, Trace
 
 PACK_BYTES = 256 * 2**20

@@ -18,13 +18,13 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half, layers_in_order
 from segment.errors import FastPathDiffers, SegmentError, WrongUse, error_message
+from segment.networks.preserve_state import StateKeeper
 from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, largest_difference
 from segment.passes.drawn_calls import DrawnCalls, PlainPass, Program, RecordedPass, Statistics
 from segment.passes.fused_convolutions import FusedConvolutions, available
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import ran_out_of_memory
-from segment.tracing.preserve_state import StateKeeper
 from segment.tracing.replay import OtherShapes, Recording
 from segment.tracing.trace import Diverged
 

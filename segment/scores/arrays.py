@@ -125,8 +125,10 @@ def _kinds(identity: str, plan: ScorePlan, label: NDArray[np.int64]) -> tuple[ND
     known = (label >= 0) & (label < classes) & ~void & ~unseen
     strange = np.unique(label[~(known | void | unseen)])
     if strange.size:
+        id = classes - 1 if classes == 2 else "ID"
         raise ImageUnreadable(
             f"The label of {identity!r} holds {', '.join(map(str, strange[:5]))}; known are 0..{classes - 1}, "
-            f"void {plan.void}, unseen {list(plan.unseen)}. Name the others as void or unseen."
+            f"void {plan.void}, unseen {list(plan.unseen)}. Name the others as void or unseen, or say in "
+            f"the card what they stand for: `labels: {{{strange[0]}: {id}}}`."
         )
     return known, unseen

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from segment.tracing.preserve_state import preserve_state
+from segment.networks.preserve_state import preserve_state
 from segment.tracing.trace import ASKING, CONSTANT, IMAGE, Sources, constants_of, literals_in, tensors_in
 
 

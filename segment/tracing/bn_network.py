@@ -1,4 +1,4 @@
-"""A loaded network with its BN layers listed: the two halves of this room put together.
+"""A loaded network with its BN layers listed, traced at a size that it takes.
 
 Must not know a bank.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 import torch
 
 from segment.errors import ModelRefused, SegmentError
+from segment.networks.channels import SIDES
 from segment.networks.load import Network
+from segment.networks.modules import parameters_and_buffers
 from segment.tracing.bn_layers import BatchNormNetwork, survey
-
-SIDES = (128, 256, 512)
-"""Sizes at which a network is followed: the smallest that it takes."""
 
 
 def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
@@ -20,13 +19,12 @@ def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
 
     Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where no size is taken.
     """
-    channels = 1 if network.card.input.channels == "grey" else 3
-    like = next(network.module.parameters(), torch.zeros(()))
+    like = next(parameters_and_buffers(network.module), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     problem: Exception | None = None
     for wanted in SIDES:
         side = -(-wanted // network.card.input.stride) * network.card.input.stride
-        image = torch.rand((1, channels, side, side), generator=generator).to(like)
+        image = torch.rand((1, network.channels, side, side), generator=generator).to(like)
         try:
             return survey(network.module, network, image, network.card.head).select(layers)
         except SegmentError:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segment.tracing.preserve_state import preserve_state
+from segment.networks.preserve_state import preserve_state
 from segment.tracing.trace import tensors_in
 
 

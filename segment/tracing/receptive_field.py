@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from segment.tracing.preserve_state import preserve_state
+from segment.networks.preserve_state import preserve_state
 
 CUT, LONGEST = 512, 576
 """Pixels cut off at each end of the strip, and the longest halo that is still worth a tile."""

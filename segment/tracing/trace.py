@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.modules import named_modules, parameters_and_buffers
-from segment.tracing.preserve_state import preserve_state, version_of
+from segment.networks.preserve_state import preserve_state, version_of
 
 IMAGE, CONSTANT, UNKNOWN = -1, -2, -3
 """Sources that are no earlier call: the image; a parameter, buffer or tensor attribute; a tensor of unknown origin."""

@@ -229,7 +229,7 @@ WRONG: dict[str, Any] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_no_image_is_refused_with_what_to_give(what: str) -> None:
     network = network_of()
-    with pytest.raises(WrongUse, match=r"(uint8 )?H W 3|float \(C H W\)"):
+    with pytest.raises(WrongUse, match=r"uint8 H W 3|float tensor \(C H W\)"):
         MCBN(network, bank_of(network))(WRONG[what])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment.errors import WrongUse
-from segment.images.find import Source, _safe, _unique, find_images, find_pairs
+from segment.images.find import Source, _safe, _unique, find_images, find_pairs, in_text, keep_ids
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
@@ -194,3 +195,36 @@ def test_camvid_is_found_by_list_and_by_folder(part: str, count: int) -> None:
     assert len(listed) == len(paired) == count
     assert {(source.path, source.label) for source in listed} == {(source.path, source.label) for source in paired}
     assert listed[0].id == f"{part}/{listed[0].path.stem}"
+
+
+NAMES = st.lists(st.binary(min_size=1, max_size=6).filter(lambda name: not {0, 47} & set(name)), unique=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+@given(NAMES)
+def test_no_two_paths_have_one_text_and_every_text_is_utf_8(names: list[bytes]) -> None:
+    every = {*names, *(in_text(os.fsdecode(name)).encode() for name in names)}  # called as another is written
+    assert len({in_text(os.fsdecode(name)) for name in every}) == len(every)
+
+
+@given(st.lists(st.sampled_from(["a.png", "a.bmp", "A.png", "a-2.png", "b.png", "a-2.tif"]), unique=True), st.data())
+def test_a_path_keeps_its_id_and_no_other_gets_it_whatever_comes_and_goes(
+    names: list[str], data: st.DataObject
+) -> None:
+    known: dict[str, str] = {}
+    for _ in range(3):
+        there = sorted(data.draw(st.sets(st.sampled_from(names)))) if names else []
+        unique = _unique(name.rpartition(".")[0] for name in there)
+        sources = [Source(id, Path(name)) for id, name in zip(unique, there, strict=True)]
+        kept = {source.id: str(source.path) for source in keep_ids(sources, known)}
+        assert len(kept) == len(there)
+        assert all(known.get(id, path) == path for id, path in kept.items()), "an id went to another path"
+        assert all(kept.get(id, path) == path for id, path in known.items() if path in there), "a path lost its id"
+        known |= kept
+        assert len({id.casefold() for id in known}) == len(known)
+        assert len(set(known.values())) == len(known)
+
+
+def test_a_path_that_is_listed_twice_has_two_ids_for_good() -> None:
+    sources = [Source("a", Path("a.png")), Source("a-2", Path("a.png"))]
+    assert keep_ids(sources, {"a": "a.png", "a-2": "a.png"}) == tuple(sources)

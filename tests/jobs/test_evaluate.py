@@ -87,7 +87,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
     plan = EvaluatePlan(methods=replace(QUICK, insert_dropout=0.2), unseen=(UNSEEN,))
     evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation)
     found = json.loads((tmp_path / "run" / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert list(found) == ["images", "pixels", "methods"]
+    assert list(found) == ["warnings", "images", "pixels", "methods"]
     assert found["images"] == 4
     assert set(found["methods"]) == {
         "mcbn", "deterministic", "temperature", "mean_statistics", "dropout", "tta", "ensemble", "mcbn+tta",

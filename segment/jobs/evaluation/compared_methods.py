@@ -16,10 +16,11 @@ from segment.estimation.readings import Reading
 from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded
 from segment.methods.dropout import Dropout, dropouts, inserted
 from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn, mean_statistics
+from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import SIDES, drawable
+from segment.tracing.bn_network import drawable
 from segment.tracing.trace import Call, trace
 from segment.uncertainty.measures import MEASURES
 
@@ -158,8 +159,7 @@ def _followed(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork
         drawn = drawable(network)
     except NoBatchNorm:
         side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
-        channels = 1 if network.card.input.channels == "grey" else 3
-        return None, trace(network.module, network, torch.zeros(1, channels, side, side)).calls
+        return None, trace(network.module, network, torch.zeros(1, network.channels, side, side)).calls
     if any(layer.trained is None for layer in drawn.stochastic):
         return None, drawn.calls  # eval mode as it is: no bank has statistics for these layers
     return drawn, drawn.calls

@@ -9,9 +9,9 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, SegmentError, WrongUse
+from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.cutting import Readings
 from segment.estimation.memory_budget import room
 from segment.estimation.readings import Read, Reading
 from segment.files.writing import fresh
-from segment.images.find import Source, find_images, find_pairs
+from segment.images.find import Source
 from segment.images.prepare import prepare
-from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
+from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, in_one_line, read_one
 from segment.jobs.predict import IMAGE_PROBLEMS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -35,7 +35,6 @@ from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-Pixels = NDArray[Any]
 Change = Callable[[Pixels, str], Pixels]
 """What is done to an image before the network sees it (a corruption); its id seeds it."""
 
@@ -43,44 +42,10 @@ EVERY = 120.0
 """Seconds between two saved states."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A labelled image, read: pixels (H W 3) and label ids (H W; multi-label K H W), or why it cannot be used."""
-
-    source: Source
-    image: Pixels
-    label: NDArray[np.int64]
-    problem: str = ""
-
-
-def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...]:
-    """The images with their label maps; one without keeps None, and is refused when its turn comes.
-
-    Errors: WrongUse where no image has a label.
-    """
-    found = find_images(images)
-    if labels is not None:
-        maps = {source.id: source.label or source.path for source in find_images(labels)}
-        found = tuple(replace(source, label=maps.get(source.id)) for source in found)
-    if all(source.label is None for source in found):
-        find_pairs(images, labels)  # says where labels were looked for
-    return found
-
-
-def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) -> tuple[Source, ...]:
-    """The images of a multi-label head, whose label maps lie in a folder a label: LABELS/<label>/<id>.png, 0 and 1."""
-    missing = [name for name in classes if not (Path(labels) / name).is_dir()]
-    if missing:
-        raise WrongUse(
-            f"A multi-label head needs one folder of label maps (0 and 1) a label below {str(labels)!r}, named "
-            f"{', '.join(classes)}; missing: {', '.join(missing)}."
-        )
-    return tuple(replace(source, label=Path(labels)) for source in find_images(images))
-
-
 class Scoring:
     """Readings with a scoreboard each, the seconds they took, and the images that failed.
 
+    contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all" and "void"
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
 
@@ -96,6 +61,8 @@ class Scoring:
         self.seconds = dict.fromkeys(readings, 0.0)
         self.scoring = dict.fromkeys(readings, 0.0)
         self.failed: dict[str, str] = {}
+        self.contents: dict[str, tuple[str, ...]] = {}
+        self.pixels = {"all": 0, "void": 0}
 
     @property
     def done(self) -> frozenset[str]:
@@ -146,7 +113,7 @@ class Scoring:
         ahead = iter(sources)
         for _ in sources:
             while len(coming) < 2 and (following := next(ahead, None)) is not None:
-                coming.append(reader.submit(_labelled, following, self.network))
+                coming.append(reader.submit(read_one, following, self.network))
             yield coming.popleft().result()
 
     def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Read] | str:
@@ -158,7 +125,7 @@ class Scoring:
             images = prepare(image, unpadded_input(self.network))[None]
             return self.read(images, item.source.id)
         except IMAGE_PROBLEMS as problem:
-            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {_said(problem)}"
+            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {in_one_line(problem)}"
 
     def _count(self, item: Labelled, found: Mapping[str, Read]) -> None:
         for number, (name, one) in enumerate(found.items()):
@@ -172,6 +139,15 @@ class Scoring:
             self.seconds[name] += one.seconds
             self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
+        self.contents[item.source.id] = item.contents
+        void = next(iter(self.boards.values())).plan.void
+        self.pixels["all"] += item.label.size
+        self.pixels["void"] += 0 if void is None else int((item.label == void).sum())
+
+    def counts_only(self, sources: Sequence[Source]) -> bool:
+        """Whether every image that is counted is one of these, and its files hold what they did then."""
+        by_id = {source.id: source for source in sources}
+        return all(name in by_id and contents_of(by_id[name]) == self.contents.get(name) for name in sorted(self.done))
 
     def _fail(self, source: Source, why: str) -> None:
         log.warning("%s: %s", source.id, why)
@@ -179,7 +155,8 @@ class Scoring:
 
     def save(self, path: Path) -> None:
         """Everything that is counted, in one file that appears whole or not at all."""
-        told = {"seconds": self.seconds, "scoring": self.scoring, "failed": self.failed}
+        told = {"seconds": self.seconds, "scoring": self.scoring, "failed": self.failed, "pixels": self.pixels,
+                "contents": self.contents}  # fmt: skip
         arrays: dict[str, NDArray[Any]] = {"told": np.array(json.dumps(told))}
         for name, board in self.boards.items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
@@ -203,6 +180,8 @@ class Scoring:
             raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
         self.boards = boards
         self.seconds, self.scoring, self.failed = dict(told["seconds"]), dict(told["scoring"]), dict(told["failed"])
+        self.contents = {name: tuple(sums) for name, sums in told["contents"].items()}
+        self.pixels = dict(told["pixels"])
 
     def merge(self, other: Scoring) -> None:
         """Add another shard of the same readings: the same bits as one run over both."""
@@ -211,6 +190,8 @@ class Scoring:
             self.seconds[name] += other.seconds[name]
             self.scoring[name] += other.scoring[name]
         self.failed |= other.failed
+        self.contents |= other.contents
+        self.pixels = {name: count + other.pixels[name] for name, count in self.pixels.items()}
 
 
 def _drain(waiting: deque[Future[None]]) -> None:
@@ -221,51 +202,3 @@ def _drain(waiting: deque[Future[None]]) -> None:
 def unpadded_input(network: Network) -> InputSpec:
     """What the network expects, without padding: a method pads each of its views itself."""
     return replace(network.card.input, stride=1)
-
-
-def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
-    """Labelled images one after another."""
-    return (_labelled(source, network) for source in sources)
-
-
-def _labelled(source: Source, network: Network) -> Labelled:
-    nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
-    if source.label is None:
-        return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
-    try:
-        image = read_image(source.path, white=network.card.input.white)
-        if network.card.head == "multilabel":
-            label = _stacked(source, class_names(network))
-        else:
-            label = read_label(source.label)
-    except (ImageUnreadable, OSError, MemoryError) as problem:
-        return Labelled(source, *nothing, problem=_said(problem))
-    if label.shape[-2:] != image.shape[:2]:
-        rows, columns = label.shape[-2:]
-        return Labelled(source, *nothing, problem=(
-            f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
-            "pixel by pixel: give the label at the image's size."
-        ))  # fmt: skip
-    return Labelled(source, image, label)
-
-
-def _stacked(source: Source, classes: Sequence[str]) -> NDArray[np.int64]:  # -> K H W
-    assert source.label is not None
-    masks = [read_label(source.label / name / f"{source.id}.png") for name in classes]
-    if len({mask.shape for mask in masks}) > 1:
-        raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
-    return np.stack(masks)
-
-
-def class_names(network: Network) -> tuple[str, ...]:
-    """The card's, or "class 0" and so on."""
-    if network.card.classes and network.card.head != "sigmoid":
-        return network.card.classes
-    if network.card.head == "sigmoid":
-        return network.card.classes if len(network.card.classes) == 2 else ("background", "foreground")
-    return tuple(f"class {k}" for k in range(network.classes))
-
-
-def _said(problem: BaseException) -> str:
-    words = " ".join(str(problem).split())
-    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"

@@ -17,7 +17,7 @@ from segment.files.writing import write_json
 from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import BANKED, FITTED, Contenders, MethodPlan, contenders
-from segment.jobs.evaluation.scoring import class_names
+from segment.jobs.evaluation.labels import class_names
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
 from segment.jobs.evaluation.validation import temperatures
 from segment.jobs.progress import Progress

@@ -20,7 +20,8 @@ from segment.estimation.memory_budget import room
 from segment.images.find import Source
 from segment.images.prepare import prepare
 from segment.jobs.evaluation.compared_methods import FITTED, Contenders, key
-from segment.jobs.evaluation.scoring import Labelled, Scoring, read_labelled, unpadded_input
+from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.scoring import Scoring, unpadded_input
 from segment.jobs.progress import Progress
 from segment.methods.temperature import TemperatureFit
 from segment.networks.load import Network

@@ -34,6 +34,7 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
     """The section of one evaluation, the finding first. banks: their provenance."""
     record = found.record
     lines = [f"## {title or record['settings']['model']}", ""]
+    lines += [f"- **Warning**: {line}" for line in found.warnings]
     lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
     lines += [] if found.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _made(found, banks), ""]

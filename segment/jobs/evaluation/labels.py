@@ -1,0 +1,127 @@
+"""Images with their label maps: found, read, and the file's values turned into label ids.
+
+Must not know a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, SegmentError, WrongUse
+from segment.images.find import Source, find_images, find_pairs
+from segment.images.read import read_image, read_label, sha256_of
+from segment.networks.load import Network
+
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled image, read: pixels (H W 3) and label ids (H W; multi-label K H W), or why it cannot be used.
+
+    contents: SHA-256 of the image's file and of its label maps'
+    """
+
+    source: Source
+    image: Pixels
+    label: NDArray[np.int64]
+    problem: str = ""
+    contents: tuple[str, ...] = ()
+
+
+def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...]:
+    """The images with their label maps; one without keeps None, and is refused when its turn comes.
+
+    Errors: WrongUse where no image has a label.
+    """
+    found = find_images(images)
+    if labels is not None:
+        maps = {source.id: source.label or source.path for source in find_images(labels)}
+        found = tuple(replace(source, label=maps.get(source.id)) for source in found)
+    if all(source.label is None for source in found):
+        find_pairs(images, labels)  # says where labels were looked for
+    return found
+
+
+def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) -> tuple[Source, ...]:
+    """The images of a multi-label head, whose label maps lie in a folder a label: LABELS/<label>/<id>.png, 0 and 1."""
+    missing = [name for name in classes if not (Path(labels) / name).is_dir()]
+    if missing:
+        raise WrongUse(
+            f"A multi-label head needs one folder of label maps (0 and 1) a label below {str(labels)!r}, named "
+            f"{', '.join(classes)}; missing: {', '.join(missing)}."
+        )
+    return tuple(
+        replace(source, label=Path(labels), masks=tuple(Path(labels) / name / f"{source.id}.png" for name in classes))
+        for source in find_images(images)
+    )
+
+
+def contents_of(source: Source) -> tuple[str, ...]:
+    """SHA-256 of the image's file and of its label maps'."""
+    labels = source.masks or ((source.label,) if source.label is not None else ())
+    return tuple(sha256_of(path) for path in (source.path, *labels))
+
+
+def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
+    """Labelled images one after another."""
+    return (read_one(source, network) for source in sources)
+
+
+def read_one(source: Source, network: Network) -> Labelled:
+    nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
+    if source.label is None:
+        return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
+    try:
+        image = read_image(source.path, white=network.card.input.white)
+        label = _stacked(source) if source.masks else read_label(source.label)
+    except (ImageUnreadable, OSError, MemoryError) as problem:
+        return Labelled(source, *nothing, problem=in_one_line(problem))
+    if label.shape[-2:] != image.shape[:2]:
+        rows, columns = label.shape[-2:]
+        return Labelled(source, *nothing, problem=(
+            f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
+            "pixel by pixel: give the label at the image's size."
+        ))  # fmt: skip
+    return Labelled(source, image, _mapped(label, network.card.labels), contents=contents_of(source))
+
+
+def _mapped(label: NDArray[np.int64], labels: Mapping[int, int]) -> NDArray[np.int64]:
+    """The label ids that the values of a file stand for.
+
+    >>> _mapped(np.array([[0, 255]]), {255: 1}).tolist()
+    [[0, 1]]
+    """
+    if not labels:
+        return label
+    ids = label.copy()
+    for value, id in labels.items():
+        ids[label == value] = id
+    return ids
+
+
+def _stacked(source: Source) -> NDArray[np.int64]:  # -> K H W
+    masks = [read_label(path) for path in source.masks]
+    if len({mask.shape for mask in masks}) > 1:
+        raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
+    return np.stack(masks)
+
+
+def class_names(network: Network) -> tuple[str, ...]:
+    """The card's, or "class 0" and so on."""
+    if network.card.classes and network.card.head != "sigmoid":
+        return network.card.classes
+    if network.card.head == "sigmoid":
+        return network.card.classes if len(network.card.classes) == 2 else ("background", "foreground")
+    return tuple(f"class {k}" for k in range(network.classes))
+
+
+def in_one_line(problem: BaseException) -> str:
+    words = " ".join(str(problem).split())
+    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"

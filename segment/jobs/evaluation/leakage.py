@@ -1,0 +1,94 @@
+"""What makes the scores of a labelled set misleading: images that were seen before, and classes that no label holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segment.errors import WrongUse
+from segment.images.find import Source, find_images
+from segment.images.read import sha256_of
+from segment.networks.load import Network
+from segment.scores.scoreboard import Scoreboard
+
+_SHOWN = 5  # names in one line
+
+
+def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
+    """Ids of the sources whose file holds the same bytes as one of the others'; only files of one size are read."""
+    sizes: dict[int, list[Path]] = {}
+    for other in others:
+        if (size := _size(other.path)) is not None:
+            sizes.setdefault(size, []).append(other.path)
+    sums: dict[int, set[str]] = {}
+    ids = []
+    for source in sources:
+        size = _size(source.path)
+        if size is None or size not in sizes:
+            continue
+        if size not in sums:
+            sums[size] = {sha256_of(path) for path in sizes[size]}
+        if sha256_of(source.path) in sums[size]:
+            ids.append(source.id)
+    return ids
+
+
+def seen_before(network: Network, sources: Sequence[Source], held_out: Sequence[Source]) -> list[str]:
+    """A line for test images that are validation images, and for those that are training images, as the card names."""
+    lines = []
+    if twice := shared(sources, held_out):
+        lines.append(
+            f"{_count(twice, sources)} validation images too ({_some(twice)}): what is fitted on validation images "
+            "(temperatures, thresholds, the constant uncertainty) scores too well."
+        )
+    if trained := shared(sources, _training_images(network)):
+        lines.append(
+            f"{_count(trained, sources)} training images ({_some(trained)}), which the card's `images:` names: the "
+            "scores say nothing of new images."
+        )
+    return lines
+
+
+def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
+    """A line for classes that no label holds, with the share of void, which may be one of them under another id."""
+    counts = board.confusion()
+    plan = board.plan
+    labelled = counts[:, 1].sum(axis=-1) if plan.head == "multilabel" else counts.sum(axis=-1)
+    absent = [k for k in range(len(plan.classes)) if not labelled[k]]
+    if not absent:
+        return []
+    names = [repr(plan.classes[k]) if plan.head == "multilabel" else f"{plan.classes[k]!r} (id {k})" for k in absent]
+    what = "class" if len(names) == 1 else "classes"
+    line = f"No label holds the {what} {_some(names)}: the scores say nothing of {'it' if len(names) == 1 else 'them'}."
+    if pixels["void"]:
+        id = 1 if plan.head == "multilabel" else absent[0]
+        line += (
+            f" {pixels['void'] / pixels['all']:.1%} of the label pixels are void ({plan.void}): if that id means a "
+            f"class, do not name it void, and write `labels: {{{plan.void}: {id}}}` in the card."
+        )
+    return [line]
+
+
+def _training_images(network: Network) -> Sequence[Source]:
+    """What the card's `images:` names where that is a folder, glob or list, and not words."""
+    if network.card.images is None:
+        return ()
+    try:
+        return find_images(network.card.images)
+    except WrongUse:  # words, as in "CamVid street scenes"
+        return ()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _count(ids: Sequence[str], sources: Sequence[Source]) -> str:
+    return f"{len(ids)} of {len(sources)} test images are"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

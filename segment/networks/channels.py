@@ -1,0 +1,81 @@
+"""How many input channels a network takes, asked of the network itself.
+
+Must not know a card, an image, nor a bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from segment.networks.modules import parameters_and_buffers
+from segment.networks.preserve_state import preserve_state
+
+SIDES = (128, 256, 512)
+"""Sizes at which a network is tried: the smallest that it takes."""
+
+TRIED = (1, 3, 4, 2, *range(5, 17))
+"""Tried one after the other where no convolution says how many channels it wanted."""
+
+_CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
+
+
+def takes(module: nn.Module, channels: int, stride: int) -> bool:
+    """Whether a pass over an image of so many channels succeeds, at the smallest size that does."""
+    return any(_accepts(module, channels, side) for side in _sides(stride))
+
+
+def channels_of(module: nn.Module, stated: int, stride: int) -> int:
+    """C of the images N C H W that a network takes.
+
+    stated: what its card says; it stands where a pass with so many succeeds, and where none of any number does.
+    The network's own number is what the last convolution (or BN) before the failure wanted, else the first of TRIED.
+    """
+    for side in _sides(stride):
+        channels, tried = stated, set[int]()
+        while channels not in tried:
+            tried.add(channels)
+            wanted = _LastChannels()
+            if _accepts(module, channels, side, wanted):
+                return channels
+            channels = max(channels + wanted.missing, 1)
+    first = _sides(stride)[0]
+    return next((count for count in TRIED if _accepts(module, count, first)), stated)
+
+
+def _sides(stride: int) -> Sequence[int]:
+    return [-(-side // stride) * stride for side in SIDES]
+
+
+class _LastChannels(TorchFunctionMode):
+    """Of the last convolution or BN call: the channels that its weights are for, less those that it was given."""
+
+    missing = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in _CONVOLUTIONS and len(args) > 1 and isinstance(args[1], Tensor):
+            groups = named.get("groups", args[6] if len(args) > 6 else 1)
+            self.missing = args[1].shape[1] * groups - args[0].shape[1]
+        elif func is functional.batch_norm:
+            statistics = next((one for one in (*args[1:], *named.values()) if isinstance(one, Tensor)), None)
+            self.missing = 0 if statistics is None else statistics.numel() - args[0].shape[1]
+        return func(*args, **named)
+
+
+def _accepts(module: nn.Module, channels: int, side: int, within: TorchFunctionMode | None = None) -> bool:
+    like = next(parameters_and_buffers(module), torch.zeros(()))
+    image = torch.rand((1, channels, side, side), generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        with torch.no_grad(), preserve_state(module), within or _LastChannels():
+            module(image)
+    except Exception:  # whatever an unknown network raises, it does not take this image
+        return False
+    return True

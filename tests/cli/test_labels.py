@@ -1,0 +1,180 @@
+"""Label values that are no class ids, classes that no label holds, and test images that were seen before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from console import NETWORKS, Ended, segment
+from PIL import Image
+
+from segment.files.writing import write_png
+
+METHODS = ("--methods", "deterministic")
+
+
+@pytest.fixture(autouse=True)
+def vessels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and labels 0 and 255, as retinal vessels come; the same with 0 and 1."""
+    (tmp_path / "label_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = rng.integers(0, 256, (32, 48, 3)).astype(np.uint8)
+        vessel = (image[..., 0] > 200).astype(np.uint8)
+        write_png(Path(f"images/v{number}.png"), image)
+        write_png(Path(f"labels/v{number}.png"), vessel * 255)
+        write_png(Path(f"classes/v{number}.png"), vessel)
+
+
+def card(**changes: Any) -> Path:
+    made = {"network": "py:label_networks:plain?outputs=2", "classes": ["background", "vessel"]} | changes
+    path = Path("own.yaml")
+    path.write_text(yaml.safe_dump(made))
+    return path
+
+
+def evaluated(model: Path, run: str, *more: object, labels: str = "labels") -> Ended:
+    return segment("evaluate", model, "--images", "images", "--labels", labels, *METHODS, "-o", run, *more)
+
+
+def scored(run: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(run) / "scores.json").read_text())
+    for method in found["methods"].values():
+        method.pop("seconds")
+    return found
+
+
+def test_white_that_is_no_class_is_refused_with_the_key_that_maps_it() -> None:
+    ended = evaluated(card(), "run")
+    assert ended.code == 1
+    assert "None of the 3 images can be scored" in ended.err
+    assert "holds 255; known are 0..1" in ended.err
+    assert "`labels: {255: 1}`" in ended.err.splitlines()[-1]
+
+
+def test_labels_that_the_card_maps_score_as_the_classes_they_stand_for() -> None:
+    ended = evaluated(card(labels={255: 1}), "mapped")
+    assert (ended.code, ended.err) == (0, "")
+    assert evaluated(card(), "ids", labels="classes").code == 0
+    assert scored("mapped") == scored("ids")
+    assert scored("ids")["methods"]["deterministic"]["per_class"]["vessel"]["pixels"] > 0
+    fit = ("--validation-images", "images", "--validation-labels")
+    assert evaluated(card(labels={255: 1}), "a", *fit, "labels", "--methods", "temperature").code == 0
+    assert evaluated(card(), "b", *fit, "classes", "--methods", "temperature", labels="classes").code == 0
+    assert scored("a") == scored("b"), "validation labels are mapped too"
+
+
+def test_a_class_that_void_swallows_is_said_in_the_first_lines() -> None:
+    ended = evaluated(card(void=255), "run", "--report", "report.md")
+    assert ended.code == 0
+    first = ended.out.splitlines()[0]
+    assert first.startswith("Warning: No label holds the class 'vessel' (id 1)")
+    share = np.mean([np.asarray(Image.open(path)) == 255 for path in Path("labels").iterdir()])
+    assert f"{share:.1%} of the label pixels are void (255)" in first
+    assert "`labels: {255: 1}`" in first
+    assert scored("run")["warnings"] == [first.removeprefix("Warning: ")]
+    assert "**Warning**: No label holds" in Path("report.md").read_text().partition("## own")[2].splitlines()[2]
+    again = segment("evaluate", "own.yaml", "--images", "images", "--labels", "labels", *METHODS, "-o", "run",
+                    "--resume", "--json")  # fmt: skip
+    assert again.json["warnings"] == scored("run")["warnings"], "counted once, also by a run that goes on"
+
+
+def test_a_set_that_holds_every_class_and_was_not_seen_has_no_warning() -> None:
+    ended = evaluated(card(labels={255: 1}, images="words about images"), "run")
+    assert "Warning" not in ended.out
+    assert scored("run")["warnings"] == []
+
+
+def test_test_images_that_are_validation_or_training_images_are_said_whatever_they_are_called() -> None:
+    Path("seen").mkdir()
+    Path("labels_seen").mkdir()
+    shutil.copy("images/v1.png", "seen/other.png")
+    shutil.copy("labels/v1.png", "labels_seen/other.png")
+    model = card(labels={255: 1}, images="seen")
+    ended = evaluated(model, "run", "--validation-images", "seen", "--validation-labels", "labels_seen")
+    first, second = ended.out.splitlines()[:2]
+    assert first.startswith("Warning: 1 of 3 test images are validation images too (v1)")
+    assert second.startswith("Warning: 1 of 3 test images are training images (v1)")
+    assert len(scored("run")["warnings"]) == 2
+    same_size = bytearray(Path("seen/other.png").read_bytes())
+    same_size[-5] ^= 1
+    Path("seen/other.png").write_bytes(same_size)
+    assert "Warning" not in evaluated(model, "apart").out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": {255: 1}, "void": 255}, "labels says what 255 stands for, and void says"),
+        ({"labels": {255: 2}}, "labels leads to 2, which is none of 0..1"),
+        ({"labels": {"white": 1}}, "labels"),
+        ({"labels": {255: "vessel"}}, "labels"),
+        ({"labels": {-1: 1}}, "labels"),
+        ({"labels": [1]}, "labels"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_by_the_card(changes: dict[str, Any], said: str) -> None:
+    ended = evaluated(card(**changes), "run")
+    assert ended.code == 2
+    assert said in ended.error
+    assert not Path("run").exists()
+
+
+def test_an_evaluation_goes_on_to_the_scores_of_the_images_as_they_are_now() -> None:
+    model = card(labels={255: 1})
+    assert evaluated(model, "run").code == 0
+    before = scored("run")
+    assert evaluated(model, "run", "--resume").code == 0
+    assert scored("run") == before
+    for change in ("image", "label", "namesake", "gone"):
+        if change == "image":
+            shutil.copy("images/v0.png", "images/v1.png")
+        if change == "label":
+            write_png(Path("labels/v2.png"), np.zeros((32, 48), np.uint8))
+        if change == "namesake":
+            Image.open("images/v2.png").rotate(180).save("images/v0.bmp")
+            Image.open("labels/v2.png").save("labels/v0.bmp")
+        if change == "gone":
+            Path("images/v2.png").unlink()
+        evaluated(model, "run", "--resume")
+        evaluated(model, f"fresh_{change}")
+        resumed, fresh = scored("run"), scored(f"fresh_{change}")
+        if change == "namesake":  # ids are given in another order, and they seed the intervals
+            assert resumed["pixels"] == fresh["pixels"]
+        else:
+            assert resumed["images"] == fresh["images"], change
+            assert resumed["pixels"] == fresh["pixels"], change
+        assert _values(resumed) == pytest.approx(_values(fresh)), change
+
+
+def _values(found: dict[str, Any]) -> dict[str, float]:
+    """Pooled over pixels, so that no id matters."""
+    scores = found["methods"]["deterministic"]["scores"]
+    return {name: scores[name]["value"] for name in ("nll", "miou", "accuracy", "brier", "ece")}
+
+
+def test_another_card_of_an_evaluation_is_named_key_by_key() -> None:
+    assert evaluated(card(labels={255: 1}), "run").code == 0
+    ended = evaluated(card(labels={255: 0}, drop_outputs=[1], head="sigmoid"), "run", "--resume")
+    assert ended.code == 2
+    assert "card.labels.255 is 1 there, 0 asked" in ended.error
+    assert "card.drop_outputs is [] there, [1] asked" in ended.error
+    assert "card.head is 'softmax' there, 'sigmoid' asked" in ended.error
+
+
+def test_image_files_for_a_network_of_four_channels_are_refused_by_every_command() -> None:
+    model = card(network="py:label_networks:plain?outputs=2&inputs=4")
+    for ended in (
+        evaluated(model, "run"),
+        segment("fit", model, "--images", "images", "-o", "bank.safetensors"),
+    ):
+        assert ended.code == 2
+        assert "takes 4 channels, and image files are decoded to RGB" in ended.error
+    assert segment("inspect", model, "--json").json["classes"] == 2
+    assert {path.name for path in Path().iterdir()}.isdisjoint({"run", "bank.safetensors"})

@@ -1,0 +1,279 @@
+"""Arrays and tensors enter `fit_bank` and `MCBN` by one rule, whatever number of channels the network takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from plain import Toy, calibrated, noise, seeded
+from torch import Tensor, nn
+from torch.nn import functional
+
+import segment
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.images.specs import InputSpec
+from segment.networks.load import Network, load_network
+
+SIZE = (32, 40)
+
+
+class Channels(Toy):
+    """The toy network on images of another number of channels."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, 3, padding=1)
+
+
+class TwoStems(Channels):
+    """Colours and depth go through convolutions of their own; the first says nothing of the fourth channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(1, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.conv1(x[:, :3]) + self.depth(x[:, 3:])).relu()
+        return self.head(self.bn2(self.conv2(self.bn1(x))))
+
+
+class Coordinates(Channels):
+    """The pixel's place is appended, so the first convolution takes two channels more than the image has."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.ones_like(x[:, :1])
+        return super().forward(torch.cat([x, place, place], dim=1))
+
+
+class Functional(Channels):
+    """Its first convolution is a call with a weight, no module."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.conv2d(x, self.conv1.weight, padding=1)
+        return self.head(self.bn2(self.conv2(self.bn1(x))))
+
+
+class BatchNormFirst(Channels):
+    """The image itself is normalised."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=4)
+        self.entry = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.entry(x))
+
+
+class Counting(Channels):
+    """Writes a buffer in its own forward, whatever its mode."""
+
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(channels=4)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x)
+
+
+class Narrow(Channels):
+    """Refuses what is no 512x512 image, as a network of fixed size does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-2:] == (512, 512)
+        return super().forward(x)
+
+
+def network_of(planes: int = 3, **spec: Any) -> Network:
+    network = load_network(calibrated(seeded(lambda: Channels(planes)), SIZE, channels=planes))
+    return replace(network, card=replace(network.card, input=InputSpec(**spec)))
+
+
+def pixels(channels: int, kind: type[np.generic] = np.uint8, seed: int = 0) -> Any:
+    top = 256 if kind is np.uint8 else 4096
+    return np.random.default_rng(seed).integers(0, top, (*SIZE, channels)).astype(kind)
+
+
+def bank_of(network: Network, images: Any) -> Bank:
+    return segment.fit_bank(network, images, batch=2, draws=3)
+
+
+def assert_same(one: Bank, two: Bank) -> None:
+    for name in one.layers:
+        torch.testing.assert_close(one.mean[name], two.mean[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.var[name], two.var[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 10, 20])
+def test_a_network_takes_the_channels_that_its_first_convolution_has(channels: int) -> None:
+    assert load_network(Channels(channels)).channels == channels
+
+
+@pytest.mark.parametrize(
+    ("build", "channels"),
+    [(TwoStems, 4), (Coordinates, 5), (Functional, 6), (BatchNormFirst, 4), (Narrow, 3), (lambda: Narrow(4), 4)],
+)
+def test_the_number_of_channels_is_measured_not_read_off_the_first_layer(build: Any, channels: int) -> None:
+    assert load_network(build()).channels == channels
+
+
+def test_asking_for_the_channels_leaves_the_network_as_it_was() -> None:
+    module = seeded(Counting).train()
+    network = Network(module=module, card=load_network(Channels(4)).card)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    kept, random = dict(module.bn1._buffers), torch.get_rng_state()
+    assert network.channels == 4
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(module.bn1._buffers[name] is value for name, value in kept.items())
+    assert module.training
+    assert module.bn1.training
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 10])
+def test_normalised_tensors_of_any_number_of_channels_are_fitted_and_estimated_as_a_plain_loop_does(
+    channels: int,
+) -> None:
+    module = calibrated(seeded(lambda: Channels(channels)), SIZE, channels=channels)
+    images = noise(5, channels, *SIZE)
+    bank = segment.fit_bank(module, images, batch=2, draws=3)
+    estimate = segment.MCBN(module, bank, precision="fp32")(images[0])
+    mean = torch.stack([_softmax_under(module, bank, draw, images[:1]) for draw in range(3)]).mean(dim=0)
+    torch.testing.assert_close(estimate.probability, mean[0], rtol=0, atol=1e-5)
+
+
+def _softmax_under(module: nn.Module, bank: Bank, draw: int, images: Tensor) -> Tensor:
+    for name in ("bn1", "bn2"):
+        layer = module.get_submodule(name)
+        layer.running_mean, layer.running_var = bank.mean[name][draw].clone(), bank.var[name][draw].clone()
+    with torch.no_grad():
+        logits: Tensor = module(images)
+    return logits.softmax(dim=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 10])
+def test_pixels_of_the_networks_channels_are_the_tensor_that_the_card_makes_of_them(channels: int) -> None:
+    mean, std = tuple(0.1 + 0.01 * k for k in range(channels)), tuple(0.5 + 0.1 * k for k in range(channels))
+    network = network_of(channels, mean=mean, std=std, channels=channels)
+    arrays = [pixels(channels, seed=seed) for seed in range(4)]
+    tensors = [torch.from_numpy(((one / 255 - mean) / std).transpose(2, 0, 1)).float() for one in arrays]
+    bank = bank_of(network, arrays)
+    assert_same(bank, bank_of(network, torch.stack(tensors)))
+    assert_same(bank, bank_of(network, tensors))
+    assert_same(bank, bank_of(network, np.stack(arrays)))
+    mcbn = segment.MCBN(network, bank, precision="fp32")
+    wanted = mcbn(tensors[0]).probability
+    torch.testing.assert_close(mcbn(arrays[0]).probability, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mcbn(np.stack(arrays)).probability[0], wanted, rtol=0, atol=1e-5)
+    if channels == 1:
+        torch.testing.assert_close(mcbn(arrays[0][..., 0]).probability, wanted, rtol=0, atol=1e-5)
+        assert_same(bank, bank_of(network, [one[..., 0] for one in arrays]))
+        assert_same(bank, bank_of(network, np.stack(arrays)[..., 0]))
+
+
+def test_sixteen_bits_of_an_array_are_those_of_a_file() -> None:
+    network = network_of(white=4095)
+    arrays = [pixels(3, np.uint16, seed) for seed in range(3)]
+    tensors = torch.stack([torch.from_numpy(one.transpose(2, 0, 1) / 4095).float() for one in arrays])
+    bank = bank_of(network, arrays)
+    assert_same(bank, bank_of(network, tensors))
+    mcbn = segment.MCBN(network, bank, precision="fp32")
+    torch.testing.assert_close(mcbn(arrays[0]).probability, mcbn(tensors[0]).probability, rtol=0, atol=1e-5)
+
+
+def test_a_pillow_image_is_its_pixels_and_rgb_becomes_the_cards_grey() -> None:
+    network = network_of(1, channels="grey")
+    colours = [pixels(3, seed=seed) for seed in range(3)]
+    luma = [(one @ np.array([0.299, 0.587, 0.114]) / 255)[None] for one in colours]
+    bank = bank_of(network, colours)
+    assert_same(bank, bank_of(network, torch.from_numpy(np.stack(luma)).float()))
+    assert_same(bank, bank_of(network, [Image.fromarray(one) for one in colours]))
+
+
+def test_normalised_tensors_are_padded_to_the_stride_by_both() -> None:
+    network = network_of(stride=16)
+    images = noise(3, 3, 30, 41)
+    bank = bank_of(network, images)
+    assert_same(bank, bank_of(network, functional.pad(images, (0, 7, 0, 2), mode="reflect")))
+    assert segment.MCBN(network, bank)(images[0]).prediction.shape == (30, 41)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "float pixels": (np.zeros((*SIZE, 3), np.float32), r"float32, shape 32x40x3.*uint8 \(H W C\).*float tensor \(C"),
+    "double pixels": (np.zeros((*SIZE, 3)), r"float64, shape 32x40x3.*uint8 \(H W C\).*float tensor \(C H W\)"),
+    "16 bits": (np.zeros((*SIZE, 3), np.uint16), r"uint16, shape 32x40x3.*white: 65535"),
+    "long integers": (np.zeros((*SIZE, 3), np.int64), r"int64, shape 32x40x3.*uint8 H W 3"),
+    "a mask": (np.zeros((*SIZE, 3), bool), r"bool, shape 32x40x3.*uint8 H W 3"),
+    "objects": (np.array([1, None], object), r"object, shape 2.*uint8 H W 3"),
+    "no pixel": (np.zeros((0, 40, 3), np.uint8), r"uint8, shape 0x40x3"),
+    "alpha": (np.zeros((*SIZE, 4), np.uint8), r"uint8, shape 32x40x4.*takes 3 channels"),
+    "grey": (np.zeros(SIZE, np.uint8), r"uint8, shape 32x40.*takes 3 channels"),
+    "four planes": (torch.zeros(4, *SIZE), r"float32, shape 4x32x40.*takes 3 channels"),
+    "a map": (torch.zeros(SIZE), r"float32, shape 32x40"),
+    "whole numbers": (torch.zeros(3, *SIZE, dtype=torch.uint8), r"a tensor of uint8, shape 3x32x40"),
+    "nan": (torch.full((3, *SIZE), torch.nan), r"3840 of its values are not finite"),
+    "infinity": (torch.zeros(3, *SIZE).index_fill(0, torch.tensor(1), torch.inf), "1280 of its values are not finite"),
+    "a name": ("a.png", "not a str"),
+    "nothing": (None, "not a NoneType"),
+    "a palette": (Image.new("P", SIZE), r"mode 'P'.*convert\('RGB'\)"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_right_is_refused_by_both_in_the_same_words(what: str) -> None:
+    network = network_of()
+    given, pattern = WRONG[what]
+    bank = bank_of(network, noise(3, 3, *SIZE))
+    with pytest.raises(WrongUse, match=pattern) as of_mcbn:
+        segment.MCBN(network, bank)(given)
+    with pytest.raises(WrongUse) as of_fit:
+        bank_of(network, [given, given])
+    assert "\n" not in str(of_mcbn.value)
+    assert str(of_fit.value) == f"Image 0 of the statistics images: {of_mcbn.value}"
+
+
+@pytest.mark.parametrize("nothing", [[], (), torch.zeros(0, 3, *SIZE), np.zeros((0, *SIZE, 3), np.uint8)])
+def test_no_image_is_refused_by_both(nothing: Any) -> None:
+    network = network_of()
+    with pytest.raises(WrongUse, match=r"list is empty|shape 0x3x32x40"):
+        segment.MCBN(network, bank_of(network, noise(3, 3, *SIZE)))(nothing)
+    with pytest.raises(WrongUse, match="list is empty"):
+        bank_of(network, nothing)
+
+
+def test_images_of_several_shapes_are_refused_by_both() -> None:
+    network = network_of()
+    mixed = [noise(3, 32, 40), noise(3, 32, 48)]
+    with pytest.raises(WrongUse, match=r"shape 3x32x40.*shape 3x32x48"):
+        segment.MCBN(network, bank_of(network, noise(3, 3, *SIZE)))(mixed)
+    with pytest.raises(WrongUse, match=r"must share one size: .*32x4[08].*32x4[08]"):
+        bank_of(network, mixed)
+
+
+@pytest.mark.parametrize("given", [{"a": 1}, 5, iter([1]), pixels(3)])
+def test_what_holds_no_images_is_refused_by_fit(given: Any) -> None:
+    with pytest.raises(WrongUse, match=r"not a (dict|int|list_iterator)|several images are a list"):
+        bank_of(network_of(), given)
+
+
+def test_image_files_of_a_network_that_takes_other_channels_are_refused_with_the_way_out(tmp_path: Any) -> None:
+    for seed in range(3):
+        Image.fromarray(pixels(3, seed=seed)).save(tmp_path / f"{seed}.png")
+    with pytest.raises(WrongUse, match=r"takes 4 channels, and image files are decoded to RGB: .*segment\.fit_bank"):
+        bank_of(network_of(4), str(tmp_path))
+    with pytest.raises(WrongUse, match=r"takes 1 channel, .*channels: grey"):
+        bank_of(network_of(1), str(tmp_path))
+    assert len(bank_of(network_of(1, channels="grey"), str(tmp_path))) == 3
