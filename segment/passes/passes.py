@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +74,11 @@ class Passes:
         if self.plan.fuse and self.plan.share and self.plan.channels_last and available(network):
             statistics = {name: (self._mean[name], self._var[name]) for name in self._mean}
             self._fused = FusedConvolutions(network, self._program.depends, statistics)
+
+    @property
+    def way(self) -> Literal["fused", "shared", "plain"]:
+        """How passes run, settled by the first images: as fused calls, with shared results, or each in full."""
+        return "fused" if self._fused is not None else "shared" if self.plan.share else "plain"
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         images = images.to(self.network.device)

@@ -124,7 +124,8 @@ def test_tiles_have_the_maps_of_the_whole_whatever_stride_the_card_says(
     side = found.side_for(*size)
     assert side is not None
     assert side < max(size)
-    assert_same_maps(found(images, size), whole(network, images, size), atol=1e-5 if stride != 3 else 1e-4)
+    atol = 1e-4 if stride == 3 else 1e-5  # law 2: float32 costs an interpolation by thirds 4.7e-5 against float64
+    assert_same_maps(found(images, size), whole(network, images, size), atol=atol)
     assert "stride" not in caplog.text
 
 
