@@ -29,6 +29,8 @@ MORE = [f"smp:Unet?encoder=tu-{name}&classes=5" for name in TIMM[::4]] + list(NE
 def test_fast_passes_equal_a_plain_loop_on_images_of_other_brightness_and_size(uri: str) -> None:
     row = examine(uri)
     assert row.outcome == "equal", row
+    assert row.noise is not None
+    assert row.noise < 2e-4  # else being equal says little
     assert row.stochastic > 10
     assert row.refused == 0
 
