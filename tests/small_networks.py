@@ -45,6 +45,36 @@ class Placed(Small):
         return super().forward(x + torch.linspace(-1, 1, x.shape[-1]))
 
 
+class Strided(nn.Module):
+    """One convolution of a stride, one between its outputs, and back to the size of the image.
+
+    cropped: upsampled by the stride and cropped, not stretched; checked: other sides than multiples are refused
+    """
+
+    def __init__(
+        self, stride: int, *, mode: str = "bilinear", align_corners: bool = False, cropped: bool = False,
+        checked: bool = False, classes: int = 4,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.stride, self.cropped, self.checked = stride, cropped, checked
+        self.mode, self.align_corners = mode, None if mode == "nearest" else align_corners
+        self.conv1 = nn.Conv2d(3, 6, max(3, stride), padding=max(1, stride // 2), stride=stride)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(6, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self.checked and (height % self.stride or width % self.stride):
+            raise RuntimeError(f"sides of {height} and {width} are no multiples of {self.stride}")
+        down = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride))
+        y = self.bn1(self.conv1(down)).relu()[..., : down.shape[-2] // self.stride, : down.shape[-1] // self.stride]
+        y = self.head(self.bn2(self.conv2(y)).relu())
+        size = down.shape[-2:] if self.cropped else x.shape[-2:]
+        return functional.interpolate(y, size, mode=self.mode, align_corners=self.align_corners)[..., :height, :width]
+
+
 def network_of(build: type[Small] = Small) -> Network:
     network = load_network(calibrated(seeded(build), (64, 64)))
     return replace(network, card=replace(network.card, input=replace(network.card.input, stride=4)))

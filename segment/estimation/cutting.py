@@ -16,7 +16,6 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.memory_budget import FIXED, SCRATCH, Room, give_back_freed_pages
 from segment.estimation.readings import Read, Reading, read
 from segment.estimation.tiled import GENEROUS, OUTSIDE, Cut, side_within
-from segment.estimation.tiles import tiles
 from segment.methods.augmentation import View, Viewed
 from segment.methods.method import BankMethod, Ensemble, Method, Plain
 from segment.networks.load import Network
@@ -42,7 +41,7 @@ class Readings(Cut):
         if side is None:
             return read(self.readings, images, head, identity)
         found: dict[str, Read] = {}
-        for tile in tiles(*images.shape[-2:], side=side, halo=self.halo or 0, align=self.align):
+        for tile in self.lay(*images.shape[-2:], side=side, halo=self.halo or 0):
             give_back_freed_pages()
             parts = read(self.readings, images[(..., *tile.seen)].contiguous(), head, identity)
             for name, part in parts.items():
@@ -68,9 +67,8 @@ class Readings(Cut):
             )
         return side_within(
             self.within, area, pixel=SCRATCH * self.pixel, whole=whole, around=around, before=around,
-            halo=lambda: self.halo, align=self.align,
-            advice=f"Give more --memory: {self.network.name!r} looks at the whole image (global pooling) and cannot be "
-            "cut.",
+            geometry=lambda: self.geometry,
+            advice=f"Give more --memory: {self.network.name!r} looks at the whole image and cannot be cut",
         )  # fmt: skip
 
     def refuse_cut(self, height: int, width: int, why: str) -> None:

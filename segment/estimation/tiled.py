@@ -28,7 +28,7 @@ from segment.methods.method import BankMethod
 from segment.networks.load import Network
 from segment.passes.passes import Passes
 from segment.tracing.pass_memory import PROBED, bytes_a_pixel
-from segment.tracing.receptive_field import halo_of
+from segment.tracing.receptive_field import TileGeometry, measure_tiling
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import needed
 from segment.uncertainty.moments import DrawMoments
@@ -49,7 +49,7 @@ PROBED_DRAWS = 3
 OUTSIDE = 48
 """Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
 
-SMALL = 2 * 64 * 2240
+SMALL = 2 * 64 * 2304
 """Pixels of an image that is not cut where half of them do not fit: so much is passed to measure what a cut changes."""
 
 DECODING, DECODED = 12, 4
@@ -67,19 +67,37 @@ Blank = Callable[[tuple[int, ...], Any], Store]
 
 
 class Cut:
-    """What cutting asks of a network, each measured once.
-
-    align: pixels that a tile's sides are multiples of
-    """
+    """What cutting asks of a network, each measured once."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.align = math.lcm(network.card.input.stride, 32)
+        self._warned = False
 
     @cached_property
+    def geometry(self) -> TileGeometry:
+        """Where the network's images may be cut, and how much further a tile looks than it is asked for."""
+        stride = self.network.card.input.stride
+        return measure_tiling(self.network, self.network.module, channels=self.network.channels, card_stride=stride)
+
+    @property
+    def align(self) -> int:
+        return self.geometry.align
+
+    @property
     def halo(self) -> int | None:
-        """Pixels that a tile looks further than it is asked for; None where nothing short of the image is enough."""
-        return halo_of(self.network, self.network.module, channels=self.network.channels, align=self.align)
+        return self.geometry.halo
+
+    def lay(self, height: int, width: int, *, side: int, halo: int) -> tuple[Tile, ...]:
+        """The tiles of an image of that size, with a warning, once, where their maps are not those of the whole."""
+        stride = self.geometry.stride
+        if (height % stride or width % stride) and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s has a stride of %d pixels, and %d x %d pixels are no multiple of it: maps in tiles differ from "
+                "those of the whole image. Say `input: {stride: %d}` in its card.",
+                self.network.name, stride, height, width, stride,
+            )  # fmt: skip
+        return tiles(height, width, side=side, halo=halo, align=self.align)
 
     @cached_property
     def pixel(self) -> float:
@@ -154,9 +172,9 @@ class InTiles(Cut):
         around = area * (DECODED if self.blank is not np.empty else OUTSIDE + self._of_maps) + FIXED
         return side_within(
             self.within, area, pixel=SCRATCH * self.pixel, whole=whole, around=around, before=area * DECODING + FIXED,
-            halo=lambda: self.halo, align=self.align,
-            advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image (global pooling), "
-            "so its maps change where it is cut.",
+            geometry=lambda: self.geometry,
+            advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image, so its maps "
+            "change where it is cut",
         )  # fmt: skip
 
     @property
@@ -178,8 +196,8 @@ class InTiles(Cut):
             if side < 3 * self.align:
                 raise WrongUse(f"--tile {asked} is too small for this network; take {3 * self.align} or more.")
             log.warning(
-                "%s looks at the whole image (global pooling): cut into tiles of %d, its maps change, most of all "
-                "along the cuts.", self.network.name, side,
+                "%s looks at the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
+                self.network.name, side, self.geometry.reason.capitalize(),
             )  # fmt: skip
         elif side < 2 * halo + self.align:
             raise WrongUse(
@@ -198,7 +216,7 @@ class InTiles(Cut):
             whole = images[..., :, :]
             return self._planes(whole, self.measures, size, None if stop is None else Watch(self.head, draws, stop))
         made: dict[str, Store] = {}
-        laid = tiles(*images.shape[-2:], side=side, halo=self.halo_within(side), align=self.align)
+        laid = self.lay(*images.shape[-2:], side=side, halo=self.halo_within(side))
         for count in (draws,) if stop is None else looks(draws, stop.first):
             found = self._tiled(images, size, laid, count, made)
             if stop is not None and found.reached_error is not None and found.reached_error <= stop.tolerance:
@@ -270,24 +288,24 @@ class InTiles(Cut):
 
 def side_within(
     within: Room, area: int, *, pixel: float, whole: float, around: float, before: float,
-    halo: Callable[[], int | None], align: int, advice: str,
+    geometry: Callable[[], TileGeometry], advice: str,
 ) -> int:  # fmt: skip
     """The largest tiles that an image of so many pixels, which does not fit whole, may have.
 
     pixel, whole: bytes of a pass a pixel, and of the image in one piece; around, before: bytes beside the passes over
-    its tiles, and before they begin; halo: measured when it is asked for; advice: where there is none
+    its tiles, and before they begin; geometry: measured when it is asked for; advice: where there is no halo
     Errors: OutOfMemory where the smallest tiles do not fit, or the network looks at the whole image.
     """
     if area <= SMALL and SMALL / 2 * pixel + FIXED > within.free:
         raise within.too_small(whole, "Give more --memory.")
-    margin = halo()
-    if margin is None:
-        raise within.too_small(whole, advice)
-    least = 2 * margin + align
+    cut = geometry()
+    if cut.halo is None:
+        raise within.too_small(whole, f"{advice}: {cut.reason}.")
+    least = 2 * cut.halo + cut.align
     needed = min(whole, max(before, around + least**2 * pixel))
     if needed > within.free:
         raise within.too_small(needed, "Give more --memory.")
-    return max(least, math.isqrt(int((within.free - around) / pixel)) // align * align)
+    return max(least, math.isqrt(int((within.free - around) / pixel)) // cut.align * cut.align)
 
 
 def _out_of_memory(problem: Exception) -> bool:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,6 +90,13 @@ class Passes:
         self._fused: dict[int, FusedConvolutions] = {}
         if self.plan.share and self.plan.fold == 1 and self._first_program.plain:
             log.info("Each draw runs the whole network: %s.", self._first_program.plain)
+
+    @property
+    def way(self) -> Literal["fused", "shared", "plain"]:
+        """How passes run, settled by the first images: as fused calls, with shared results, or each in full."""
+        if not self.plan.share or self._first_program.plain:
+            return "plain"
+        return "fused" if self._fused else "shared"
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         if self.plan.fold > 1 and self._can_fold(images):

@@ -75,7 +75,8 @@ def joined(first: Doubled, others: Sequence[Tensor], dim: int = 0) -> Doubled | 
         return None
     channels = place.shape[1] + sum(image.shape[1] for image in others)
     standing = place.new_empty(()).expand(len(place), channels, *place.shape[2:])
-    return Doubled(first.small, tuple(others), standing, lambda: torch.cat([first.make(), *others], dim))
+    beside = tuple(image for image in others if image.shape[1] > 0)  # smp's encoders of stride 4 give such a level
+    return Doubled(first.small, beside, standing, lambda: torch.cat([first.make(), *others], dim))
 
 
 def fits(weight: Tensor, numbers: Numbers, groups: int, activation: str) -> bool:

@@ -1,62 +1,234 @@
-"""How far from a cut a network's outputs feel that the image was cut: the halo that its tiles need.
+"""Where an image may be cut, and how far from a cut a network's outputs change: the alignment and halo of its tiles.
 
-Measured, not derived: the middle of a long strip of noise is passed alone and within the strip, in eval mode, along
-both axes. That finds the receptive field as far as it counts, and all that depends on a pixel's place in the image.
+Measured, not derived: pieces of a strip of noise are passed alone and within the strip, in eval mode. That gives the
+strides of the network and its receptive field as far as it counts, and it shows all that depends on a pixel's place.
 Must not know a tile, nor a draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from segment.networks.preserve_state import preserve_state
 
+log = logging.getLogger(__name__)
+
 CUT, LONGEST = 512, 576
 """Pixels cut off at each end of the strip, and the longest halo that is still worth a tile."""
 
+MARGIN = 32
+"""Pixels that a halo is longer than what noise shows, for images that are not noise and draws with other statistics."""
+
 TOLERANCE = 5e-6
-"""Largest difference of an output, relative to 1 + the largest output, that counts as none."""
+"""Largest difference of an output, relative to 1 + the largest output of its channel, that counts as none."""
+ROUNDING = 1e-3
+"""The same where float32 may be the cause, as in an interpolation by a third, and float64 is asked."""
 
-STRIPS = (64, 128, 256)
-"""Widths of the strip: the smallest that the network takes."""
+STRIPS = (64, 96, 128, 192, 256)
+"""Widths of the strip: the smallest that the network takes. Each alignment divides one of them, or 768."""
+
+USUAL, PERIOD = 32, 768
+"""The alignment that is tried first, and the one of which every other that is tried is a divisor (256 times 3)."""
 
 
-def halo_of(forward: Callable[[Tensor], Tensor], module: nn.Module, *, channels: int, align: int) -> int | None:
-    """Pixels, a multiple of `align`; None where an output depends on the whole image, as with global pooling.
+@dataclass(frozen=True)
+class TileGeometry:
+    """How images may be cut for one network.
 
-    forward: images N C H W -> outputs N K H W, which runs `module`
-    Error: what was felt less than TOLERANCE on noise; one more `align` is added for images that are not noise.
+    align: pixels that every cut lies at a multiple of, a multiple of the card's stride
+    halo: pixels, a multiple of `align`, that a tile must look beyond what is kept of it; None: the whole image
+    stride: the sides of an image must be multiples of it, else tiles differ from the whole image beyond any halo
+    reason: why the halo is None
     """
-    like = next(module.parameters(), torch.zeros(()))
-    problem: Exception | None = None
+
+    align: int
+    halo: int | None
+    stride: int
+    reason: str = ""
+
+
+def measure_tiling(
+    forward: Callable[[Tensor], Tensor], module: nn.Module, *, channels: int, card_stride: int = 1
+) -> TileGeometry:
+    """The smallest alignment (32 where that will do), its halo, and the stride that the image's sides must have.
+
+    forward: images N C H W -> outputs N K H W, which runs `module`; card_stride: what images are padded to already
+    Error: a change below TOLERANCE on noise is not seen; MARGIN allows for it.
+    """
+    reason = ""
     for width in STRIPS:
-        size = -(-width // align) * align
+        strips = _Strips(forward, module, channels, width)
+        with torch.no_grad(), preserve_state(module):
+            try:
+                found = _measured(strips, card_stride)
+                if found is None and strips.rounding:
+                    with _in_float64(module):
+                        found = _measured(strips, card_stride)
+            except Exception as error:  # whatever an unknown network raises, it does not take so narrow an image
+                words = " ".join(str(error).split())[:120]
+                reason = f"it takes no strip of {STRIPS[0]} to {STRIPS[-1]} pixels ({words})"
+                continue
+        if found is not None:
+            return found
+        reason = "its outputs depend on all pixels, on their place or on the image's size"
+        break
+    return TileGeometry(math.lcm(card_stride, USUAL), None, card_stride, reason)
+
+
+def _measured(strips: _Strips, card_stride: int) -> TileGeometry | None:
+    align = _align(strips, card_stride)
+    felt = [None if align is None else strips.felt(align, upright=upright) for upright in (False, True)]
+    if align is None or felt[0] is None or felt[1] is None:
+        return None
+    halo = -(-(max(felt[0], felt[1]) + MARGIN) // align) * align
+    return TileGeometry(align, halo, _stride(strips, align, halo, card_stride))
+
+
+def _align(strips: _Strips, card_stride: int) -> int | None:
+    """The alignment; None where no cut keeps the outputs. Errors: those of a network that takes no strip."""
+    usual = math.lcm(card_stride, USUAL)
+    if strips.takes(usual):
+        return usual
+    period = math.lcm(usual, PERIOD)
+    if period > 2 * PERIOD or not strips.repeats(period):
+        return None
+    larger = [align for align in _divisors(period) if align > usual and align % usual == 0]
+    align = next((align for align in larger if strips.takes(align)), None)
+    if align is None:
+        return None
+    smaller = [part for part in _divisors(align) if part % card_stride == 0 and usual % part]
+    return next(part for part in smaller if part == align or strips.takes(part))
+
+
+def _stride(strips: _Strips, align: int, halo: int, card_stride: int) -> int:
+    """The smallest multiple of the card's stride so that images whose sides are multiples of it can be cut."""
+    for stride in _divisors(align):
+        if stride == align or (
+            stride % card_stride == 0 and all(strips.ends(align, halo, rest) for rest in {stride, align - stride})
+        ):
+            return stride
+    raise AssertionError("a number divides itself")
+
+
+class _Strips:
+    """Pieces of a strip of noise, alone and within it."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], module: nn.Module, channels: int, width: int) -> None:
+        self._forward = forward
+        self._module = module
+        self._channels, self._width = channels, width
+        self.rounding = False  # whether what stood against `repeats` may be rounding
+
+    def takes(self, align: int) -> bool:
+        """Whether cuts at multiples of `align` are felt within LONGEST pixels only."""
         try:
-            with torch.no_grad(), preserve_state(module):
-                found = [_felt(forward, size, channels, align, like, upright=upright) for upright in (False, True)]
-            return None if None in found else max(pixels for pixels in found if pixels is not None)
-        except (RuntimeError, ValueError, IndexError) as error:  # the network does not take so narrow an image
-            problem = error
-    assert problem is not None
-    raise problem
+            return self.felt(align, upright=False) is not None
+        except Exception as error:  # a side that is no multiple of its stride may be anything to an unknown network
+            log.debug("Not cut at multiples of %d: %s", align, error)
+            return False
+
+    def felt(self, align: int, *, upright: bool) -> int | None:
+        """Pixels from a cut to the last output that it changes; None where that is further than LONGEST.
+
+        Cut and lengths are multiples of `align`, but of none of its double or triple.
+        """
+        first, middle = _odd_multiple(CUT, align), _odd_multiple(2 * LONGEST, align)
+        strip = self._noise(_odd_multiple(first + middle + CUT, align), align, upright=upright)
+        axis = 2 if upright else 3
+        for start, stop in ((0, first), (first + middle, strip.shape[axis])):
+            _brighten(strip.narrow(axis, start, stop - start))
+        whole = self._forward(strip.clone()).narrow(axis, first, middle)
+        part = self._forward(strip.narrow(axis, first, middle).contiguous())
+        far = _differs(whole, part, axis)
+        distance = torch.arange(middle).minimum(torch.arange(middle).flip(0))
+        felt = int(distance[far].max()) + 1 if bool(far.any()) else 0
+        return felt if felt + MARGIN <= LONGEST else None
+
+    def repeats(self, period: int) -> bool:
+        """Whether outputs move with the image when it moves by `period`: so with every stride that divides it."""
+        length = 3 * period
+        noise = self._noise(length + period, 1, upright=False)
+        _brighten(noise[..., length:])
+        first, second = (self._forward(noise.narrow(3, start, length).contiguous()) for start in (0, period))
+        kept = length - period - 2 * LONGEST
+        first, second = first.narrow(3, period + LONGEST, kept), second.narrow(3, LONGEST, kept)
+        self.rounding = not bool(_differs(first, second, 3, ROUNDING).any())
+        return not bool(_differs(first, second, 3).any())
+
+    def ends(self, align: int, halo: int, rest: int) -> bool:
+        """Whether an image whose length is a multiple of `align` and `rest` can be cut."""
+        stop = _odd_multiple(2 * halo + align, align)
+        strip = self._noise(stop + align + rest, align, upright=False)
+        length = strip.shape[3]
+        try:
+            whole = self._forward(strip.clone())
+            left = self._forward(strip.narrow(3, 0, stop).contiguous())
+            right = self._forward(strip.narrow(3, align, length - align).contiguous())
+            pairs = (
+                (whole.narrow(3, 0, stop - halo), left.narrow(3, 0, stop - halo)),
+                (whole.narrow(3, align + halo, length - align - halo), right.narrow(3, halo, length - align - halo)),
+            )
+            return not any(bool(_differs(one, two, 3).any()) for one, two in pairs)
+        except Exception as error:  # as in `takes`
+            log.debug("No side of %d pixels: %s", length, error)
+            return False
+
+    def _noise(self, length: int, align: int, *, upright: bool) -> Tensor:
+        width = -(-self._width // align) * align
+        noise = torch.randn((1, self._channels, width, length), generator=torch.Generator().manual_seed(0))
+        return (noise.transpose(2, 3).contiguous() if upright else noise).to(next(self._module.parameters(), noise))
 
 
-def _felt(
-    forward: Callable[[Tensor], Tensor], width: int, channels: int, align: int, like: Tensor, *, upright: bool
-) -> int | None:
-    cut, middle = (-(-length // align) * align for length in (CUT, 2 * LONGEST + 2 * align))
-    noise = torch.randn((1, channels, width, middle + 2 * cut), generator=torch.Generator().manual_seed(0)).to(like)
-    strip = noise.transpose(2, 3).contiguous() if upright else noise
-    alone = strip.narrow(2 if upright else 3, cut, middle).contiguous()
-    whole, part = forward(strip), forward(alone)
-    axis = 2 if upright else 3
-    whole = whole.narrow(axis, cut, middle).float()
-    difference = (whole - part.float()).abs().movedim(axis, -1).flatten(0, -2).amax(dim=0)  # along the strip
-    far = difference > TOLERANCE * (1 + float(whole.abs().amax()))
-    distance = torch.arange(middle).minimum(torch.arange(middle).flip(0)).to(far.device)
-    felt = int(distance[far].max()) + 1 if bool(far.any()) else 0
-    halo = -(-felt // align) * align + align
-    return halo if halo <= LONGEST else None
+def _brighten(noise: Tensor) -> None:
+    """What lies beyond a cut has another mean and deviation, so that a pool over the image gives another value."""
+    noise.mul_(2).add_(1)
+
+
+@contextmanager
+def _in_float64(module: nn.Module) -> Iterator[None]:
+    """Parameters and buffers in float64 for the time of a block: what differs then is not rounding."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    values = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.data = value
+
+
+def _differs(
+    whole: Tensor, part: Tensor, axis: int, tolerance: float = TOLERANCE
+) -> Tensor:  # N K H W, twice -> H or W
+    """Where along an axis two outputs differ; the scale is each channel's own, for one may be ruled out by -1e4."""
+    if whole.shape != part.shape:
+        raise ValueError(f"outputs of {tuple(whole.shape)} and {tuple(part.shape)} pixels for the same piece")
+    whole, part = (outputs.double().movedim(axis, -1).flatten(2, -2).cpu() for outputs in (whole, part))  # N K V L
+    finite = whole.isfinite() & part.isfinite()
+    scale = 1 + torch.where(finite, whole, 0.0).abs().amax(dim=(0, 2, 3), keepdim=True)
+    far = torch.where(finite, (whole - part).abs() > tolerance * scale, _bits(whole) != _bits(part))
+    return far.flatten(0, 2).any(dim=0)
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Numbers that can be compared where values are not finite: NaN equals NaN."""
+    return values.nan_to_num(nan=3.0, posinf=2.0, neginf=1.0)
+
+
+def _odd_multiple(length: int, align: int) -> int:
+    """The smallest multiple of `align`, from `length` up, that is none of twice or three times `align`."""
+    counts = itertools.count(-(-length // align))
+    return next(count * align for count in counts if math.gcd(count, 6) == 1)
+
+
+def _divisors(number: int) -> list[int]:
+    return [part for part in range(1, number + 1) if number % part == 0]

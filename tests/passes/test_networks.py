@@ -1,0 +1,77 @@
+"""Architectures of the libraries through the fast passes, held to a plain loop; docs/networks.md holds many more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from plain import noise, plain_loop
+
+from benchmarks.networks import BEGIN, END, NETWORKS, TIMM, examine, table
+from benchmarks.plain_loop import largest, noise_images, plain, random_bank, settle
+from segment.networks.load import load_network
+from segment.tracing.bn_network import drawable
+
+ROOT = Path(__file__).parents[2]
+
+FEW = (
+    "smp:Unet?encoder=mobilenet_v2&classes=5",
+    "smp:Unet?encoder=tu-tf_efficientnet_cc_b0_4e&classes=5",  # its weights are computed from the image
+    "smp:PAN?encoder=resnet18&classes=5",
+    "torchvision:lraspp_mobilenet_v3_large?num_classes=5",
+)
+MORE = [f"smp:Unet?encoder=tu-{name}&classes=5" for name in TIMM[::4]] + list(NETWORKS[5:130:25])
+
+
+@pytest.mark.parametrize("uri", [*FEW, *(pytest.param(uri, marks=pytest.mark.slow) for uri in MORE)])
+def test_fast_passes_equal_a_plain_loop_on_images_of_other_brightness_and_size(uri: str) -> None:
+    row = examine(uri)
+    assert row.outcome == "equal", row
+    assert row.noise is not None
+    assert row.noise < 2e-4  # else being equal says little
+    assert row.stochastic > 10
+    assert row.refused == 0
+
+
+def test_an_encoder_of_stride_4_whose_first_level_has_no_channels_runs_fused() -> None:
+    row = examine("smp:Unet?encoder=mit_b0&classes=5")
+    assert (row.outcome, row.way, row.message) == ("equal", "fused", "")
+
+
+def test_a_network_without_batch_normalisation_is_refused_and_what_no_library_builds_is_not_built() -> None:
+    row = examine("smp:FPN?encoder=mit_b0&classes=5")
+    assert (row.outcome, row.stochastic) == ("refused", 0)
+    assert "no batch normalisation" in row.message
+    row = examine("smp:PAN?encoder=vgg11_bn&classes=5")
+    assert row.outcome == "not built"
+    assert "do not support dilated mode" in row.message
+
+
+def test_the_plain_loop_of_the_survey_is_the_one_of_the_tests() -> None:
+    network = load_network("segment:tiny?classes=4")
+    settle(network)
+    bank = random_bank(drawable(network))
+    for image in noise_images():
+        torch.testing.assert_close(
+            torch.stack(list(plain(network, bank, image))), plain_loop(network.module, bank, image), rtol=0, atol=0
+        )
+
+
+def test_a_difference_is_in_probability_of_scaled_logits_and_a_number_that_is_not_finite_is_seen() -> None:
+    logits = [[noise(1, 3, 8, 8)]]
+    other = [[logits[0][0].clone()]]
+    assert largest(other, logits) == 0
+    other[0][0][0, 1, 2, 3] += 1e-2
+    assert 1e-4 < largest(other, logits) < 1e-2
+    assert largest([[other[0][0] * 1e-6]], [[logits[0][0] * 1e-6]]) > 1e-4
+    other[0][0][0, 1, 2, 3] = torch.inf
+    assert not largest(other, logits) < 1
+
+
+def test_the_table_in_the_docs_is_made_of_the_measured_rows() -> None:
+    rows = json.loads((ROOT / "docs/measured/networks.json").read_text(encoding="utf-8"))["networks"]
+    page = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
+    assert page.split(BEGIN)[1].split(END)[0].strip() == table(rows)
+    assert [row["network"] for row in rows] == list(NETWORKS)
