@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from segment.draws.bank import Bank
+from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
@@ -23,7 +23,6 @@ from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, con
 from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
 from segment.jobs.evaluation.scoring import Scoring, class_names, labelled, multilabels
 from segment.jobs.evaluation.validation import Validation, validate
-from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
 from segment.networks.load import Network

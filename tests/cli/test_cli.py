@@ -329,7 +329,7 @@ def test_json_of_fit_and_predict_tells_what_was_made(
     assert (told["batch"], told["draws"], told["seed"], told["images"], told["layers_drawn"]) == (2, 2, 3, 4, 14)
     assert Path(told["bank"]) == tmp_path / "bank.safetensors"
     assert told["precision"] in ("fp32", "bf16")
-    assert set(told["audit"]["cpu"]["bf16"]) == {"variance_error", "speed"}
+    assert set(told["audit"]["cpu"]["bf16"]) == {"variance_error", "speed", "speed_low", "speed_high"}
     (tmp_path / "torn.png").touch()
     (tmp_path / "list.txt").write_text(f"{photos / 'a.png'}\n{tmp_path / 'torn.png'}\n")
     predict = segment("predict", "scenes", tmp_path / "list.txt", "--bank", bank, "-o", tmp_path / "run", "--json")
