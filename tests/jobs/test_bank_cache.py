@@ -142,10 +142,11 @@ def test_each_thing_that_changes_what_is_computed_is_recorded_anew_and_found_the
     images: Path, recorded: list[int], what: str
 ) -> None:
     asked(network_of(), images)
-    changed = NETWORKS.get(what, lambda network: network)
-    first, path = asked(changed(network_of()), images, **PLANS.get(what, {}))
+    changed = NETWORKS.get(what, with_card())
+    plan = PLANS.get(what, {})
+    first, path = asked(changed(network_of()), images, **plan)
     assert (path, len(recorded)) == (None, 2)
-    second, path = asked(changed(network_of()), images, **PLANS.get(what, {}))
+    second, path = asked(changed(network_of()), images, **plan)
     assert path is not None
     assert all(torch.equal(first.mean[name], second.mean[name]) for name in first.layers)
     assert asked(network_of(), images)[1] is not None, "the first one is there still"
