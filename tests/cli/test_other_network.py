@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,7 +65,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_helpers.py").write_text(HELPERS)
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("own_net", "own_helpers"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     photographs(tmp_path / "images", 4)
     (tmp_path / "labels").mkdir()
     for path in (tmp_path / "images").iterdir():
@@ -73,7 +76,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bank.safetensors"
 
 
-CHANGED: dict[str, tuple[dict[str, object], str]] = {
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "interpolation": ({"uri": "py:own_net:make?mode=bilinear"}, "the same weights, but another output (up to"),
     "factory argument": ({"uri": "py:own_net:make?slope=0.05"}, "the same weights, but another output (up to"),
     "eps": ({"batchnorm_eps": {"*": 1e-3}}, "another interpolation, eps, argument or edited code"),
@@ -93,7 +96,7 @@ def refused(ended: Ended, message: str) -> None:
 @pytest.mark.parametrize("what", CHANGED)
 def test_predict_refuses_the_bank_of_another_network_with_what_differs(bank: Path, tmp_path: Path, what: str) -> None:
     changes, message = CHANGED[what]
-    other = card(tmp_path, **changes)  # type: ignore[arg-type] - one of them is the URI
+    other = card(tmp_path, **changes)
     refused(segment("predict", other, tmp_path / "images", "--bank", bank, "-o", tmp_path / "run"), message)
     assert not (tmp_path / "run").exists()
 
@@ -101,9 +104,7 @@ def test_predict_refuses_the_bank_of_another_network_with_what_differs(bank: Pat
 def test_predict_refuses_a_network_whose_helper_was_edited(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import own_helpers  # type: ignore[import-not-found] - the test writes it
-
-    real = own_helpers.activated
+    real = import_module("own_helpers").activated
     monkeypatch.setattr("own_net.activated", lambda x, slope: real(x, slope + 0.01))
     ended = segment("predict", card(tmp_path), tmp_path / "images", "--bank", bank, "-o", tmp_path / "run")
     refused(ended, "edited code")
