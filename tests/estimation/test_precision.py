@@ -36,8 +36,8 @@ class InNumpy(Toy):
     """It goes through NumPy, which knows no bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(torch.from_numpy(self.conv1(x).numpy()).clone()).relu()
-        return self.head(self.bn2(self.conv2(y)))
+        y = self.bn1(self.conv1(x)).relu()
+        return self.head(self.bn2(self.conv2(torch.from_numpy(y.numpy()).clone())).relu())
 
 
 def test_whatever_a_network_raises_in_half_precision_is_the_reason() -> None:
