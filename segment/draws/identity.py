@@ -73,7 +73,7 @@ def check_provenance(network: Network, bank: Bank) -> None:
             for key in dict.fromkeys([*now, *before])
             if before.get(key) != now.get(key)
         ]
-        raise BankRefused(f"The bank was recorded under another card ({'; '.join(differs)}). {AGAIN}")
+        raise BankRefused(f"The bank was recorded with another preprocessing ({'; '.join(differs)}). {AGAIN}")
     if fingerprint is not None and bank.probe is None:
         raise BankRefused("The bank has no probe of what its network computes: record it anew with `segment fit`.")
 
