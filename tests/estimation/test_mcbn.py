@@ -249,7 +249,8 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused() -> None:
         MCBN(network_of(calibrated(seeded(Toy, seed=1))), bank)
     with pytest.raises(BankRefused, match=r"another preprocessing \(scale: 255.0 in the bank, 1.0 now\)"):
         MCBN(network_of(network.module, input=InputSpec(scale=1.0)), bank)
-    MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)  # not of the statistics
+    with pytest.raises(BankRefused, match=r"another preprocessing \(pad: reflect in the bank, edge now\)"):
+        MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)
 
 
 def test_a_bank_of_some_layers_keeps_the_others_fixed() -> None:
