@@ -15,7 +15,6 @@ import logging
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.draws.identity import fitted
 from segment.estimation.estimate import moments_of
-from segment.estimation.mcbn import fitted
 from segment.files.banks import load_bank, save_bank
 from segment.images.find import Source, find_images
 from segment.images.prepare import prepare
@@ -42,11 +41,11 @@ Moments = list[tuple[Tensor, Tensor]]
 
 def part(bank: Bank, start: int, stop: int) -> Bank:
     """Some draws in a row, equal weights."""
-    return replace(
-        bank, weights=torch.full((stop - start,), 1.0 / (stop - start)),
-        mean={name: value[start:stop] for name, value in bank.mean.items()},
-        var={name: value[start:stop] for name, value in bank.var.items()},
-    )  # fmt: skip
+    return bank.with_draws(
+        torch.full((stop - start,), 1.0 / (stop - start)),
+        {name: value[start:stop] for name, value in bank.mean.items()},
+        {name: value[start:stop] for name, value in bank.var.items()},
+    )
 
 
 def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path) -> Moments:

@@ -19,12 +19,12 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from segment.draws.image_pool import ImagePool
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.estimation.memory_budget import KeptPages
 from segment.images.augment import pipeline
-from segment.jobs.fit import Pool
 from segment.networks.load import load_network
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.tracing.bn_network import drawable
@@ -110,7 +110,7 @@ def main() -> None:
     if given.images:
         network = load_network(given.model)
         spec = network.card.training
-        pool = Pool(network, given.images, pipeline(spec.transforms) if spec and spec.transforms else None, None)
+        pool = ImagePool(network, given.images, pipeline(spec.transforms) if spec and spec.transforms else None, None)
         picks = choices(DrawPlan(draws=given.draws, batch=M, seed=0), len(pool))
         looked = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
         fitted = drawable(network, "all")

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from segment.draws.bank import Bank
-from segment.estimation.mcbn import preprocessing_of
+from segment.draws.identity import identified
 from segment.estimation.memory_budget import bytes_of
 from segment.files.banks import save_bank
 from segment.networks.load import load_network
@@ -42,16 +42,15 @@ def image(folder: Path, height: int, width: int) -> Path:
 def banks(folder: Path, name: str, draws: int) -> Path:
     """The trained statistics, `draws` times a little apart: memory depends on their number, not on their values."""
     network = load_network(name)
-    trained = Bank.of_trained(drawable(network))
+    drawn = drawable(network)
+    trained = Bank.of_trained(drawn)
     scale = 1 + 0.01 * np.arange(draws)
-    told = {"fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network), "audit": {}}
     path = folder / f"{name}_{draws}.safetensors"
     statistics = [
         {layer: (trained.mean[layer][0] * one, trained.var[layer][0] * one) for layer in trained.layers}
         for one in scale.tolist()
     ]
-    found = Bank.of_draws(statistics)
-    save_bank(Bank(found.weights, found.mean, found.var, told), path)
+    save_bank(identified(network, drawn, Bank.of_draws(statistics)), path)
     return path
 
 

@@ -12,7 +12,6 @@ from segment.cli.app import Config, Device, Json, Model, Verbose, Weights, app
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
-    from segment.draws.bank import Bank
     from segment.estimation.mcbn import Draws
     from segment.estimation.tiled import Tiling
     from segment.networks.load import Network
@@ -156,10 +155,9 @@ def fit(
     import time
 
     from segment.estimation.precision import choose
-    from segment.files.banks import save_bank
     from segment.files.writing import check_writable
-    from segment.jobs.bank_cache import recipe, recorded_once
-    from segment.jobs.fit import fit_bank
+    from segment.jobs.bank_cache import BankCache
+    from segment.jobs.fit import fit as run_fit
 
     if precision not in ("fp32", "bf16"):
         raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
@@ -169,24 +167,15 @@ def fit(
     network = loaded(model, weights, device)
     start = time.perf_counter()
 
-    def recorded() -> Bank:
-        with screen.progress() as shown:
-            return fit_bank(
-                network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
-                precision="bf16" if precision == "bf16" else "fp32", memory=memory, progress=shown,
-            )  # fmt: skip
-
-    if cache:
-        asked = recipe(
-            network, images, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size), precision=precision
-        )
-        bank, found = recorded_once(output, asked, recorded)
-    else:
-        bank, found = recorded(), None
-        save_bank(bank, output)
+    with screen.progress() as shown:
+        bank, found = run_fit(
+            network, images, output, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
+            precision="bf16" if precision == "bf16" else "fp32", memory=memory,
+            cache=BankCache.of_user() if cache else None, progress=shown,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     record = bank.provenance
-    device_type = next(iter(record["audit"]), "cpu")
+    device_type = next(parameter.device.type for parameter in network.module.parameters())
     chosen, why = choose(record["audit"].get(device_type, {}))
     if json:
         kept = ("network", "batch", "draws", "seed", "images", "layers", "audit")

@@ -100,7 +100,7 @@ class Draws(nn.Module):
         draws = self.statistics()
         mean = {name: torch.stack([draw[name][0] for draw in draws]).cpu() for name in self._names}
         var = {name: torch.stack([draw[name][1] for draw in draws]).cpu() for name in self._names}
-        return Bank(self.weights().float().cpu(), mean, var, {**source.provenance, "distilled": True})
+        return source.with_draws(self.weights().float().cpu(), mean, var, distilled=True)
 
 
 class Student:

@@ -5,6 +5,7 @@ Must not know how it was recorded, nor where it is kept.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -26,12 +28,14 @@ class Bank:
     weights: (T) float32, none negative, sum 1
     mean, var: layer name -> (T, C) float32, in the order in which data meets the layers; var is the biased one
     provenance: what it was recorded from (JSON values); "distilled": true where its draws are no random sample
+    probe: what its network computes; None for a bank made by hand (`segment.draws.identity.identified` adds it)
     """
 
     weights: Tensor
     mean: Mapping[str, Tensor]
     var: Mapping[str, Tensor]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    probe: Probe | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for value in (self.weights, *self.mean.values(), *self.var.values()):
@@ -73,6 +77,11 @@ class Bank:
         """T_eff = 1 / sum w^2: T for equal weights."""
         return 1.0 / float((self.weights.double() ** 2).sum())
 
+    def with_draws(self, weights: Tensor, mean: Mapping[str, Tensor], var: Mapping[str, Tensor], **notes: Any) -> Bank:
+        """Other draws for the same network; `notes` join the provenance."""
+        probe = None if self.probe is None else self.probe.of_trained()
+        return Bank(weights, mean, var, {**self.provenance, **notes}, probe)
+
     def first(self, draws: int) -> Bank:
         """The first N draws, weights renormalised. Errors: WrongUse above T, or below it in a distilled bank."""
         if draws == len(self):
@@ -96,12 +105,11 @@ class Bank:
     def average(self) -> Bank:
         """One draw: the weighted mean of the means and of the variances (re-estimated BN)."""
         w = self.weights[:, None]
-        return replace(
-            self,
-            weights=torch.ones(1),
-            mean={name: (w * value).sum(dim=0, keepdim=True) for name, value in self.mean.items()},
-            var={name: (w * value).sum(dim=0, keepdim=True) for name, value in self.var.items()},
-            provenance={**self.provenance, "averaged": len(self)},
+        return self.with_draws(
+            torch.ones(1),
+            {name: (w * value).sum(dim=0, keepdim=True) for name, value in self.mean.items()},
+            {name: (w * value).sum(dim=0, keepdim=True) for name, value in self.var.items()},
+            averaged=len(self),
         )
 
     def layers_only(self, names: Sequence[str]) -> Bank:
@@ -111,8 +119,10 @@ class Bank:
             raise BankRefused(
                 f"The bank holds no draws of layer {missing[0]!r}; it was recorded for {len(self.mean)} layers."
             )
-        return replace(
-            self, mean={name: self.mean[name] for name in names}, var={name: self.var[name] for name in names}
+        if tuple(names) == self.layers:
+            return self
+        return self.with_draws(
+            self.weights, {name: self.mean[name] for name in names}, {name: self.var[name] for name in names}
         )
 
     @staticmethod
@@ -148,26 +158,6 @@ class Bank:
                 )
         return Bank.of_draws([draw], {"trained": True})
 
-    def check_fits(self, fingerprint: str, preprocessing: Mapping[str, Any]) -> None:
-        """Refuse another network's bank, or one recorded with another preprocessing, naming what differs."""
-        there = self.provenance.get("fingerprint")
-        if there is not None and there != fingerprint:
-            raise BankRefused(
-                f"The bank was recorded on network {self.provenance.get('network', '?')!r} ({there[:12]}), this one is "
-                f"{fingerprint[:12]}: other weights or layers. Run `segment fit` on this network."
-            )
-        was = self.provenance.get("preprocessing")
-        if was is not None and was != dict(preprocessing):
-            differs = [
-                f"{key}: {was.get(key)} in the bank, {preprocessing.get(key)} now"
-                for key in dict.fromkeys([*preprocessing, *was])
-                if was.get(key) != preprocessing.get(key)
-            ]
-            raise BankRefused(
-                f"The bank was recorded with another preprocessing ({'; '.join(differs)}). "
-                "Use the same card, or run `segment fit` again."
-            )
-
     def check_layers(self, network: BatchNormNetwork) -> None:
         """Refuse a bank whose layers or channel counts are not those of the network, naming the first differences."""
         known = {layer.name: layer for layer in network.layers if layer.call is not None}
@@ -187,3 +177,11 @@ class Bank:
     def __iter__(self) -> Iterator[Statistics]:
         for t in range(len(self)):
             yield {name: (self.mean[name][t], self.var[name][t]) for name in self.mean}
+
+
+def bank_fingerprint(bank: Bank) -> str:
+    """SHA-256 over a bank's weights and statistics."""
+    digest = hashlib.sha256(bank.weights.numpy().tobytes())
+    for name in bank.layers:
+        digest.update(name.encode() + bank.mean[name].numpy().tobytes() + bank.var[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segment.axes import Plane
 from segment.draws.bank import Bank
+from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate, Planes, estimate
@@ -27,27 +28,11 @@ from segment.images.prepare import crop
 from segment.methods.method import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan, Watch, refuse_several
 
 Image = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
-
-
-def preprocessing_of(network: Network) -> dict[str, Any]:
-    """What a bank's statistics depend on besides the network: scale, mean, std and channel order, as JSON values."""
-    spec = network.card.input
-    return {"scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std), "channels": spec.channels}
-
-
-def fitted(network: Network, bank: Bank) -> BatchNormNetwork:
-    """The network with the bank's layers stochastic. Errors: BankRefused where the bank is not this network's."""
-    bank.check_fits(network.fingerprint, preprocessing_of(network))
-    found = drawable(network)
-    bank.check_layers(found)
-    return found.select(bank.layers)
 
 
 def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Precision, str]:

@@ -6,33 +6,114 @@ Must not know how a bank was recorded.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
 
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse
 from segment.files.writing import fresh
 
-FORMAT, VERSION = "segment-bank", 1
+FORMAT, VERSION = "segment-bank", 2
+PLACES, TRAINED, DRAWN = "probe.places", "probe.trained", "probe.drawn"
+"""Tensors of the probe; a layer's end in .mean or .var."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Preprocessing(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    scale: float
+    mean: list[float]
+    std: list[float]
+    channels: Literal["RGB", "BGR", "grey"]
+    white: float | None
+    stride: int
+    pad: Literal["reflect", "edge", "zero"]
+    head: Literal["softmax", "sigmoid", "multilabel"]
+    drop_outputs: list[int]
+
+
+class _Audited(_Strict):
+    variance_error: Annotated[float, Field(ge=0)]
+    speed: Annotated[float, Field(ge=0)]
+    speed_low: Annotated[float, Field(ge=0)]
+    speed_high: Annotated[float, Field(ge=0)]
+
+
+class _NotAudited(_Strict):
+    reason: str
+
+
+class _Provenance(_Strict):
+    """What the rest of the program reads of a bank's provenance; more may stand beside it."""
+
+    network: str
+    fingerprint: Sha256
+    preprocessing: _Preprocessing
+    distilled: bool = False
+    batch: Count = 1
+    draws: Count = 1
+    images: Count = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+    layers: str = "all"
+    audit: dict[str, dict[Literal["bf16", "fp16"], _Audited | _NotAudited]] = {}
+    distillation: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    recipe: dict[str, str] = {}
+
+
+class _ProbeSettings(_Strict):
+    side: int
+    seed: int
+    shape: Annotated[list[int], Field(min_length=4, max_length=4)]
+    noise: float
 
 
 def save_bank(bank: Bank, path: str | Path) -> None:
-    """Tensors `weights` (T), `<layer>.mean` and `<layer>.var` (T, C) float32; provenance as JSON in the metadata."""
+    """Tensors `weights` (T), `<layer>.mean` and `<layer>.var` (T, C) float32, and the probe's; the rest as JSON.
+
+    Errors: WrongUse for another suffix, or a bank that does not say of which network it is.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; {path.name!r} is not: add the suffix.")
+    if bank.probe is None:
+        raise WrongUse(
+            "A bank is written with the probe of its network, and this one has none: add it by "
+            "`segment.draws.identity.identified(network, drawable(network), bank)`."
+        )
+    try:
+        _Provenance.model_validate(dict(bank.provenance))
+        provenance = json.dumps(dict(bank.provenance), allow_nan=False, sort_keys=True)
+    except (ValidationError, ValueError, TypeError) as error:
+        raise WrongUse(f"The provenance of this bank cannot be written: {_reason(error)}.") from None
+    probe = bank.probe
     tensors: dict[str, Tensor] = {"weights": bank.weights.float().contiguous()}
     for name in bank.layers:
         tensors[f"{name}.mean"] = bank.mean[name].float().contiguous()
         tensors[f"{name}.var"] = bank.var[name].float().contiguous()
+    tensors |= {PLACES: probe.places, TRAINED: probe.trained}
+    if probe.drawn is not None:
+        tensors[DRAWN] = probe.drawn
+    settings = {"side": probe.side, "seed": probe.seed, "shape": list(probe.shape), "noise": probe.noise}
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "layers": json.dumps(list(bank.layers)),
-        "provenance": json.dumps(dict(bank.provenance), allow_nan=False, sort_keys=True),
+        "probe": json.dumps(settings, sort_keys=True),
+        "provenance": provenance,
     }
     with fresh(path) as stream:
         stream.write(_in_one_order(save(tensors, metadata)))
@@ -54,23 +135,52 @@ def load_bank(path: str | Path) -> Bank:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise BankRefused(f"{str(path)!r} is no bank: perhaps a weights file? `segment fit` records a bank.")
-            if metadata.get("version") != str(VERSION):
-                raise BankRefused(
-                    f"{str(path)!r} is a bank of format {metadata.get('version')!r}, this version reads {VERSION}; "
-                    "record it anew with `segment fit`."
-                )
-            layers = json.loads(metadata["layers"])
-            weights = file.get_tensor("weights")
-            mean = {name: file.get_tensor(f"{name}.mean") for name in layers}
-            var = {name: file.get_tensor(f"{name}.var") for name in layers}
-            provenance = json.loads(metadata["provenance"])
-            if not isinstance(provenance, dict):
-                raise ValueError("its provenance is no JSON object")
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        why = " ".join(str(error).split())[:120]
+            tensors = {} if metadata.get("format") != FORMAT else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        if metadata.get("format") != FORMAT:
+            raise BankRefused(f"{str(path)!r} is no bank: perhaps a weights file? `segment fit` records a bank.")
+        if metadata.get("version") != str(VERSION):
+            raise BankRefused(
+                f"{str(path)!r} is a bank of format {metadata.get('version')!r}, this version reads {VERSION}; "
+                "record it anew with `segment fit`."
+            )
+        return _bank_of(metadata, tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise BankRefused(
-            f"{str(path)!r} does not read as a bank ({why}); record it anew with `segment fit`."
+            f"{str(path)!r} does not read as a bank ({_reason(error)}); record it anew with `segment fit`."
         ) from None
-    return Bank(weights, mean, var, provenance)
+
+
+def _bank_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Bank:
+    layers = _json(metadata["layers"])
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        raise TypeError("its layers are no list of names")
+    ours = {"weights", PLACES, TRAINED, DRAWN, *(f"{name}.{which}" for name in layers for which in ("mean", "var"))}
+    if others := sorted(tensors.keys() - ours):
+        raise ValueError(f"it holds {others[0]!r}, which is no part of a bank")
+    provenance = _json(metadata["provenance"])
+    _Provenance.model_validate(provenance)
+    settings = _ProbeSettings.model_validate(_json(metadata["probe"]))
+    images, outputs, height, width = settings.shape
+    shape = (images, outputs, height, width)
+    probe = Probe(settings.side, settings.seed, shape, tensors[PLACES], tensors[TRAINED], tensors.get(DRAWN),
+                  settings.noise)  # fmt: skip
+    mean = {name: tensors[f"{name}.mean"] for name in layers}
+    var = {name: tensors[f"{name}.var"] for name in layers}
+    return Bank(tensors["weights"], mean, var, provenance, probe)
+
+
+def _json(text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"it holds {constant}, which JSON has not")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the provenance"
+        return f"{place}: {first['msg']}"[:160]
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"[:160]
+    return " ".join(str(error).split())[:120]

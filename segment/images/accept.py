@@ -94,6 +94,11 @@ class Accept:
             )
 
     @property
+    def planes(self) -> int:
+        """C of the pixel arrays (H W C) that are taken: 3 where RGB becomes what the network takes."""
+        return 3 if self._colours else self.channels
+
+    @property
     def _colours(self) -> bool:
         """Whether RGB pixels become what the network takes."""
         return not isinstance(self.spec.channels, int) and self.takes(self.spec.planes)

@@ -59,8 +59,16 @@ def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H 
         )
     if not white > 0:
         raise ImageUnreadable(f"{str(path)!r} cannot be scaled by `input: {{white: {white}}}`. White is above 0.")
-    raw = _sixteen_bit(picture).astype(np.float64)
-    return _turned((raw / white * 255).astype(np.float32), picture.orientation)
+    return _turned(from_sixteen_bit(_sixteen_bit(picture), white), picture.orientation)
+
+
+def from_sixteen_bit(raw: NDArray[np.uint16], white: float) -> NDArray[np.float32]:
+    """Raw pixels as float32 in 0..255, unrounded: raw / `white` * 255.
+
+    >>> from_sixteen_bit(np.array([0, 4095], np.uint16), 4095.0)
+    array([  0., 255.], dtype=float32)
+    """
+    return (raw.astype(np.float64) / white * 255).astype(np.float32)
 
 
 def size_in(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,7 @@
-"""A bank recorded once: found again by the fingerprint of all that makes it, in its own file or in a cache of banks."""
+"""A bank recorded once: looked for by all that makes it, in its own file or in a folder of banks.
+
+The one home of banks that are kept: for the command, `segment.fit_bank`, a sweep and the tests.
+"""
 
 from __future__ import annotations
 
@@ -6,118 +9,129 @@ import hashlib
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segment.draws.bank import Bank
-from segment.errors import SegmentError
-from segment.estimation.mcbn import preprocessing_of
+import numpy as np
+
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.draws.identity import computes_the_same, preprocessing_of
+from segment.draws.image_pool import ImagePool
+from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
-from segment.images.find import find_images
+from segment.files.file_hashes import sha256_of_files
 from segment.jobs.versions import versions
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe"
-"""Key of the fingerprint in a bank's provenance."""
+"""Key in a bank's provenance: what it was recorded of, and the fingerprint of what was recorded."""
 
 KEPT = 64
-"""Banks in the cache; the one that was used longest ago goes first."""
+"""Banks in the user's cache; the one that was used longest ago goes first."""
 
-ROOMS = ("images", "networks", "tracing", "draws", "jobs/fit.py", "files/banks.py")
-"""Code that a bank depends on."""
+HASHES = "image_hashes.json"
 
 
-def folder() -> Path:
-    """Where banks are kept: $SEGMENT_CACHE, else `segment` in the user's cache folder; below it, `banks`."""
+def user_folder() -> Path:
+    """Where the user's banks are kept: below $SEGMENT_CACHE, else below `segment` in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("SEGMENT_CACHE") or user / "segment") / "banks"
 
 
-def recipe(network: Network, images: str | Path, **plan: Any) -> str:
-    """SHA-256 over the network and its code, the images' paths, sizes and times, the plan, and the software.
+def content_of(pool: ImagePool) -> str:
+    """SHA-256 over the bytes of the images in their order, wherever they lie and whatever they are called."""
+    digest = hashlib.sha256()
+    for each in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
+        digest.update(each.encode())
+    for image in pool.given:
+        values = np.ascontiguousarray(image)
+        digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
 
-    plan: what `fit_bank` is asked besides, as JSON values
+
+def recipe_of(network: Network, content: str, plan: Mapping[str, Any]) -> str:
+    """SHA-256 over the weights, what the card says, the images' content, the plan and the software.
+
+    What the network computes besides is compared by the probe (`BankCache.find`), for it has a tolerance.
+    plan: how the bank is recorded, as JSON values
     """
-    card, device = network.card, next((str(one.device.type) for one in network.module.parameters()), "cpu")
-    training = None if card.training is None else [card.training.batch, [dict(one) for one in card.training.transforms]]
-    told = {
-        "network": network.fingerprint, "input": preprocessing_of(network), "pad": [card.input.stride, card.input.pad],
-        "white": card.input.white, "head": card.head, "training": training, "device": device, "plan": plan,
-        "images": _files(source.path for source in find_images(images)),
-        "module": str(network.module), "code": _files(_sources(network)), "house": _house(), "versions": versions(),
+    training = network.card.training
+    device = next((str(parameter.device.type) for parameter in network.module.parameters()), "cpu")
+    parts = {
+        "network": network.fingerprint, "preprocessing": preprocessing_of(network), "images": content,
+        "training": None if training is None else [training.batch, [dict(each) for each in training.transforms]],
+        "plan": dict(plan), "device": device, "versions": versions(),
     }  # fmt: skip
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def recorded_once(path: Path, made_by: str, record: Callable[[], Bank]) -> tuple[Bank, Path | None]:
-    """The bank of a recipe in the file `path`, and where it was found; None where it had to be recorded.
-
-    record: makes it. Errors: as `record`; WrongUse where `path` cannot be written.
-    """
-    kept = folder() / f"{made_by}.safetensors"
-    for found in (path, kept):
-        bank = _bank_of(found, made_by)
-        if bank is not None:
-            if found == kept:
-                save_bank(bank, path)
-            return bank, found
-    bank = record()
-    bank = replace(bank, provenance={**bank.provenance, RECIPE: made_by})
-    save_bank(bank, path)
-    try:
-        save_bank(bank, kept)
-        _prune(kept.parent)
-    except (SegmentError, OSError) as problem:  # the bank itself is where it was asked for
-        log.info("Not kept for the next time: %s", problem)
-    return bank, None
+def signed(bank: Bank, recipe: str) -> Bank:
+    """The bank with its recipe, and the fingerprint of its draws: what changes them later makes it another bank."""
+    marks = {"sha256": recipe, "draws": bank_fingerprint(bank)}
+    return replace(bank, provenance={**bank.provenance, RECIPE: marks})
 
 
-def _bank_of(path: Path, made_by: str) -> Bank | None:
+@dataclass(frozen=True)
+class BankCache:
+    """A folder of recorded banks; `most` are kept, all where it is None."""
+
+    folder: Path
+    most: int | None = KEPT
+
+    @classmethod
+    def of_user(cls) -> BankCache:
+        return cls(user_folder())
+
+    def find(self, network: Network, recipe: str, output: Path | None = None) -> tuple[Bank, Path] | None:
+        """A bank of the recipe, of a network that computes the same, and its file; `output` is looked at first."""
+        for path in [*([] if output is None else [output]), *sorted(self.folder.glob(f"{recipe}-*.safetensors"))]:
+            bank = _recorded_bank(path, recipe)
+            if bank is None:
+                continue
+            if bank.probe is None or not computes_the_same(network, bank.probe):
+                log.info("%s is not used: the same weights, but the network computes something else.", path)
+                continue
+            try:
+                os.utime(path)
+            except OSError as error:
+                log.info("%s is not marked as used: %s", path, error)
+            return bank, path
+        return None
+
+    def keep(self, bank: Bank) -> None:
+        """Write the bank for the next time; a folder that cannot be written costs nothing else."""
+        marks = bank.provenance[RECIPE]
+        try:
+            save_bank(bank, self.folder / f"{marks['sha256']}-{_digest_of(bank)}.safetensors")
+            self._prune()
+        except (SegmentError, OSError) as error:
+            log.info("Not kept for the next time: %s", error)
+
+    def _prune(self) -> None:
+        by_time = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in by_time[self.most :] if self.most is not None else ():
+            path.unlink(missing_ok=True)
+
+
+def _digest_of(bank: Bank) -> str:
+    """Of the probe: networks of the same weights that compute something else lie side by side."""
+    assert bank.probe is not None
+    return hashlib.sha256(bank.probe.trained.numpy().tobytes()).hexdigest()[:12]
+
+
+def _recorded_bank(path: Path, recipe: str) -> Bank | None:
+    """The bank in a file, where it is as it was recorded by this recipe."""
     if not path.is_file():
         return None
     try:
         bank = load_bank(path)
-        if bank.provenance.get(RECIPE) != made_by:
-            return None
-        os.utime(path)
-    except (SegmentError, OSError) as problem:
-        log.info("%s is not used: %s", path, problem)
+    except (BankRefused, OSError) as error:
+        log.info("%s is not used: %s", path, error)
+        return None
+    if bank.distilled or bank.provenance.get(RECIPE) != {"sha256": recipe, "draws": bank_fingerprint(bank)}:
         return None
     return bank
-
-
-def _prune(banks: Path) -> None:
-    by_time = sorted(banks.glob("*.safetensors"), key=lambda one: one.stat().st_mtime, reverse=True)
-    for path in by_time[KEPT:]:
-        path.unlink(missing_ok=True)
-
-
-def _files(paths: Iterable[Path]) -> list[list[Any]]:
-    found = []
-    for path in paths:
-        told = path.stat() if path.exists() else None
-        found.append([str(path.resolve()), *((told.st_size, told.st_mtime_ns) if told else ())])
-    return found
-
-
-def _sources(network: Network) -> list[Path]:
-    """Files of the classes that the network is made of: its fingerprint knows its weights, not its forward."""
-    names = {type(module).__module__ for module in network.module.modules()}
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in sorted(names))
-    return [Path(file) for file in files if file]
-
-
-def _house() -> str:
-    top = Path(__file__).parent.parent
-    files = sorted(
-        file for room in ROOMS for file in ([top / room] if room.endswith(".py") else (top / room).rglob("*.py"))
-    )
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from segment.draws.identity import fitted
 from segment.errors import WrongUse
 from segment.estimation.estimate import estimate
-from segment.estimation.mcbn import fitted
 from segment.files.banks import save_bank
 from segment.files.writing import check_writable, write_json, write_palette_png, write_png
 from segment.images.find import Source

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from segment.distilling.distill import DistillPlan, distill
 from segment.distilling.refine import RefinePlan
-from segment.draws.bank import Bank
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.draws.identity import fitted, identified
+from segment.draws.image_pool import ImagePool, Images
 from segment.errors import WrongUse
-from segment.estimation.mcbn import fitted
 from segment.estimation.precision import audit
 from segment.images.augment import pipeline
-from segment.jobs.fit import Images, Pool
-from segment.jobs.predict import bank_fingerprint
+from segment.jobs.bank_cache import RECIPE, content_of
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
 from segment.networks.load import Network
@@ -49,7 +49,7 @@ def distill_bank(
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
     drawn = fitted(network, bank)
     spec = network.card.training
-    pool = Pool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
+    pool = ImagePool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
     if len(pool) < 2:
         raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
     rng = np.random.default_rng([seed, len(pool)])
@@ -64,17 +64,17 @@ def distill_bank(
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
     audited = audit(drawn, found.bank, other_views[:AUDIT_VIEWS], network.card.head)
     provenance = {
-        **bank.provenance,
+        **{key: value for key, value in bank.provenance.items() if key != RECIPE},
         "draws": draws, "distilled": True,
         "distillation": {
             "bank": bank_fingerprint(bank), "bank_draws": len(bank), "chosen": list(found.chosen.draws),
-            "images_sha256": pool.sha256, "images": len(pool), "views": views, "held_out": held_out,
+            "images_sha256": content_of(pool), "images": len(pool), "views": views, "held_out": held_out,
             "plan": asdict(plan), "step": found.step, "error_chosen": round(found.chosen_error, 4),
             "error": round(found.error, 4), "seconds": round(seconds, 1),
         },
         "versions": versions(), "audit": {drawn.device.type: audited},
     }  # fmt: skip
-    return replace(found.bank, provenance=provenance)
+    return identified(network, drawn, replace(found.bank, provenance=provenance))
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:
@@ -82,7 +82,7 @@ def _in_turn(indices: Sequence[int], count: int) -> list[int]:
     return [indices[number % len(indices)] for number in range(count)]
 
 
-def _views(pool: Pool, indices: Sequence[int], rng: np.random.Generator) -> list[Tensor]:  # each 1 C H W
+def _views(pool: ImagePool, indices: Sequence[int], rng: np.random.Generator) -> list[Tensor]:  # each 1 C H W
     return [_cut(pool.seen(index, int(rng.integers(2**31))), pool.network.card.input.stride, rng) for index in indices]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from segment.draws.bank import Bank
+from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
@@ -25,7 +25,6 @@ from segment.jobs.evaluation.labels import class_names, contents_of, labelled, m
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.validation import Validation, validate
-from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
 from segment.networks.load import Network

@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank, Statistics
+from segment.draws.identity import identified
+from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
-from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
-from segment.estimation.mcbn import preprocessing_of
+from segment.draws.probe_passes import probe_side
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
+from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
 from segment.estimation.precision import audit
-from segment.images.augment import Pipeline, pipeline
-from segment.images.find import Source, find_images
-from segment.images.read import read_image
-from segment.images.resize import shorter_side_and_centre
+from segment.files.banks import save_bank
+from segment.images.augment import pipeline
+from segment.jobs.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
+from segment.methods.method import mcbn
 from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable
 from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 512 * 2**20
-"""Decoded images kept between draws."""
-
 AUDIT_IMAGES = 2
-
-Images = str | Path | Sequence[NDArray[Any] | Tensor] | NDArray[Any] | Tensor
-"""A SRC; or uint8 arrays (H W 3); or a float tensor (N C H W), already normalised: as `segment.images.accept` says."""
 
 
 def fit_bank(
     network: Network | nn.Module, images: Images, *, batch: int | None = None, draws: int = 128, seed: int = 0,
     layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
-    memory: int | str | None = None, progress: Progress = silent,
+    memory: int | str | None = None, cache: bool = False, progress: Progress = silent,
 ) -> Bank:  # fmt: skip
     """T joint draws of the network's batch statistics, each from M training images that look as in training.
 
@@ -59,45 +53,116 @@ def fit_bank(
     precision: fp32, for statistics of bf16 activations are off by about 4e-3
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free. A mini-batch that does not fit goes
     through in parts: the same draws, 1e-4 relative, in more time (`segment.draws.large_batches`)
+    cache: take a bank that was recorded of the very same before, as the command does, and keep this one
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """
     if isinstance(network, nn.Module):
         network = load_network(network)
+    bank, _ = fit(
+        network, images, None, batch=batch, draws=draws, seed=seed, layers=layers, size=size, precision=precision,
+        memory=memory, cache=BankCache.of_user() if cache else None, progress=progress,
+    )  # fmt: skip
+    return bank
+
+
+def fit(
+    network: Network, images: Images, output: Path | None, *, batch: int | None, draws: int, seed: int = 0,
+    layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
+    memory: int | str | None = None, cache: BankCache | None = None, progress: Progress = silent,
+) -> tuple[Bank, Path | None]:  # fmt: skip
+    """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
+
+    output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
+    into costs the draws. cache: where it is looked for besides, and kept; None: it is recorded anew
+    """
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
-    drawn = drawable(network, layers)
     look = pipeline(spec.transforms) if spec is not None and spec.transforms else None
+    pool = ImagePool(network, images, look, size, cache_bytes=min(CACHE_BYTES, _free(memory) // 4))
+    content = content_of(pool)
+    recipe = recipe_of(network, content, {
+        "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "layers": layers, "size": pool.size,
+        "precision": precision,
+    })  # fmt: skip
+    earlier = None if cache is None else cache.find(network, recipe, output)
+    if earlier is not None:
+        bank, path = earlier
+        if _lacks_audit(network, bank):
+            bank = _audited(network, bank, pool)
+            _write(bank, output, cache)
+        elif output is not None and path != output:
+            save_bank(bank, output)
+        return bank, path
+    drawn = drawable(network, layers)
+    probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
     if spec is None:
         log.warning(
             "The card of %s says nothing of its training, so plain images are used. A bank from batches that look as "
             "in training is usually better: add `training: {batch, transforms}` to the card.", network.name,
         )  # fmt: skip
-    cache = min(CACHE_BYTES, room(memory, torch.device("cpu")).free // 4)
-    pool = Pool(network, images, look, size, cache_bytes=cache)
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
-    parts = _parts(drawn, pool.examples(1)[0], plan.batch, memory)
+    bank = _recorded(network, drawn, pool, picks, precision, memory, progress)
+    provenance = {
+        "layers": layers, "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "images": len(pool),
+        "images_sha256": content, "size": pool.size,
+        "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
+        "precision": precision, "versions": versions(), "audit": {},
+    }  # fmt: skip
+    bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
+    _write(bank, output, cache)
+    bank = _audited(network, bank, pool)
+    _write(bank, output, cache)
+    return bank, None
+
+
+def _free(memory: int | str | None) -> int:
+    return room(memory, torch.device("cpu")).free
+
+
+def _recorded(
+    network: Network, drawn: BatchNormNetwork, pool: ImagePool, picks: Sequence[Choice],
+    precision: Literal["fp32", "bf16"], memory: int | str | None, progress: Progress,
+) -> Bank:  # fmt: skip
+    example = pool.examples(1)[0]
+    parts = _parts(drawn, example, len(picks[0].images), memory)
     start = time.perf_counter()
     with _finite(network):
         recorded = record_in_parts(
             drawn, pool.batches(picks), at_once=parts.at_once, keep_bytes=parts.keep_bytes,
             whole_fits=parts.whole_fits, precision=precision,
         )  # fmt: skip
-        bank = Bank.of_draws(_told(recorded, plan.draws, progress))
-    log.info("%d draws of M = %d in %.1f s", plan.draws, plan.batch, time.perf_counter() - start)
-    with _finite(network):
-        audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
-    provenance = {
-        "network": network.name, "fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network),
-        "layers": layers, "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "images": len(pool),
-        "images_sha256": pool.sha256, "size": pool.size,
-        "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
-        "precision": precision, "versions": versions(), "audit": {drawn.device.type: audited},
-    }  # fmt: skip
-    return replace(bank, provenance=provenance)
+        bank = Bank.of_draws(_counted(recorded, len(picks), progress))
+        # one plain pass: a network whose output is not finite has no use for a bank
+        moments_of(mcbn(drawn, bank.first(1), PassPlan(share=False)), example, head=network.card.head, keep=())
+    log.info("%d draws of M = %d in %.1f s", len(picks), len(picks[0].images), time.perf_counter() - start)
+    return bank
+
+
+def _lacks_audit(network: Network, bank: Bank) -> bool:
+    """The fit that recorded it was ended before its audit."""
+    return _device_type(network) not in bank.provenance.get("audit", {})
+
+
+def _audited(network: Network, bank: Bank, pool: ImagePool) -> Bank:
+    drawn = drawable(network).select(bank.layers)
+    audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
+    kept = {**bank.provenance.get("audit", {}), _device_type(network): audited}
+    return replace(bank, provenance={**bank.provenance, "audit": kept})
+
+
+def _device_type(network: Network) -> str:
+    return next((parameter.device.type for parameter in network.module.parameters()), "cpu")
+
+
+def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:
+    if output is not None:
+        save_bank(bank, output)
+    if cache is not None:
+        cache.keep(bank)
 
 
 def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
@@ -115,130 +180,12 @@ def _finite(network: Network) -> Iterator[None]:
         raise ModelRefused(f"No bank can be recorded of {network.name!r}: {problem}") from problem
 
 
-def _told(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:
-    found: list[Statistics] = []
+def _counted(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:
+    recorded: list[Statistics] = []
     pages = KeptPages()
     progress("recording draws", 0, total)
     for draw in draws:
-        found.append(draw)
+        recorded.append(draw)
         pages.settle()
-        progress("recording draws", len(found), total, len(found))
-    return found
-
-
-class Pool:
-    """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
-
-    def __init__(
-        self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None,
-        *, cache_bytes: int = CACHE_BYTES,
-    ) -> None:  # fmt: skip
-        self.network = network
-        self.cache_bytes = cache_bytes
-        self.look = look
-        self.size = list(size) if size else None
-        self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
-        self.given: Sequence[Any] = () if isinstance(images, str | Path) else network.accept.images(images)
-        if self.sources:
-            network.accept.check_files()
-        if len(self.given) and isinstance(self.given[0], Tensor) and (look is not None or size is not None):
-            log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
-        self._kept: dict[int, NDArray[Any]] = {}
-        self._bytes = 0
-        self._shape: tuple[torch.Size, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.sources) or len(self.given)
-
-    @property
-    def sha256(self) -> str:
-        """Of the list of images: their ids, or the bytes of arrays."""
-        digest = hashlib.sha256()
-        for source in self.sources:
-            digest.update(source.id.encode() + b"\n")
-        for image in self.given:
-            pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-            digest.update(np.ascontiguousarray(pixels).tobytes())
-        return digest.hexdigest()
-
-    def check(self, wanted: set[int]) -> None:
-        """Look at every image that will be used, so that all that fail are named before the first draw."""
-        for index in sorted(wanted) if not self.sources else ():
-            self._decoded(index)
-        problems = []
-        with ThreadPoolExecutor(2) as threads:
-            for problem in threads.map(self._problem, sorted(wanted) if self.sources else ()):
-                if problem:
-                    problems.append(problem)
-        if problems:
-            more = f" And {len(problems) - 3} more." if len(problems) > 3 else ""
-            raise ImageUnreadable(
-                f"{len(problems)} of {len(wanted)} statistics images cannot be used. {' '.join(problems[:3])}{more} "
-                "Repair them or take them out of the list; no bank was written."
-            )
-
-    def _problem(self, index: int) -> str:
-        try:
-            self._decoded(index)
-        except ImageUnreadable as problem:
-            return str(problem)
-        return ""
-
-    def _decoded(self, index: int) -> NDArray[Any] | Tensor:
-        if not self.sources:
-            try:
-                return self.network.accept.image(self.given[index])
-            except WrongUse as problem:
-                raise WrongUse(f"Image {index} of the statistics images: {problem}") from None
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        image = read_image(self.sources[index].path, white=self.network.card.input.white)
-        if self._bytes + image.nbytes <= self.cache_bytes:
-            self._bytes += image.nbytes
-            self._kept[index] = image
-        return image
-
-    def seen(self, index: int, seed: int) -> Tensor:  # C H W
-        image = self._decoded(index)
-        if isinstance(image, Tensor):
-            return self.network.accept.prepared(image)
-        if self.look is not None:
-            image = self.look(image, seed)
-        elif self.size is not None:
-            image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
-        return self.network.accept.prepared(image)
-
-    def _batch(self, pick: Choice) -> Tensor:  # M C H W
-        seen = [self.seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
-        for index, image in zip(pick.images, seen, strict=True):
-            first = self._shape or (image.shape, index)
-            self._shape = first
-            if image.shape != first[0]:
-                raise WrongUse(
-                    f"Statistics images must share one size: {self._name(first[1])} is {_size(first[0])}, "
-                    f"{self._name(index)} is {_size(image.shape)} (after padding). Give --size HxW, or a card with a "
-                    "training pipeline that crops."
-                )
-        return torch.stack(seen)
-
-    def _name(self, index: int) -> str:
-        return self.sources[index].id if self.sources else f"image {index}"
-
-    def batches(self, picks: Sequence[Choice]) -> Iterator[Tensor]:
-        """Mini-batches in order, the next one made while the network is busy with this one."""
-        with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(self._batch, picks[0])
-            for following in (*picks[1:], None):
-                batch = coming.result()
-                if following is not None:
-                    coming = thread.submit(self._batch, following)
-                yield batch
-
-    def examples(self, count: int) -> list[Tensor]:
-        """A few images as the statistics batches saw them, each (1 C H W)."""
-        return [self.seen(index, index)[None] for index in range(min(count, len(self)))]
-
-
-def _size(shape: torch.Size) -> str:
-    return "x".join(map(str, shape[-2:] if shape[0] == 3 else shape))
+        progress("recording draws", len(recorded), total, len(recorded))
+    return recorded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import math
@@ -21,10 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.draws.bank import Bank
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
 from segment.estimation.estimate import Planes
-from segment.estimation.mcbn import Draws, fitted, resolve_draws, resolve_precision
+from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import Room, resident, room
 from segment.estimation.tiled import InTiles, Tiling
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
@@ -236,14 +236,6 @@ def _photographs(source: str | Path) -> tuple[Source, ...]:
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
-
-
-def bank_fingerprint(bank: Bank) -> str:
-    """SHA-256 over a bank's weights and statistics."""
-    digest = hashlib.sha256(bank.weights.numpy().tobytes())
-    for name in bank.layers:
-        digest.update(name.encode() + bank.mean[name].numpy().tobytes() + bank.var[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> dict[str, Any]:

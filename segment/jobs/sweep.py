@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segment.draws.identity import fitted
 from segment.errors import WrongUse
 from segment.files.banks import load_bank
 from segment.files.runs import Entry, Run
@@ -78,8 +79,8 @@ def sweep(
     Errors: as `fit_bank` and `evaluate`.
     """
     folder = Path(folder)
-    if validation is None and (fitted := set(FITTED) & set(plan.methods.methods)):
-        raise WrongUse(f"Method {min(fitted)!r} fits a temperature: give --validation-images, not the test images.")
+    if validation is None and (needy := set(FITTED) & set(plan.methods.methods)):
+        raise WrongUse(f"Method {min(needy)!r} fits a temperature: give --validation-images, not the test images.")
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.accept.check_files()
@@ -89,6 +90,8 @@ def sweep(
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
     given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+    for bank in given.values():
+        fitted(network, bank)  # refused now, not after the others were recorded
     swept = Swept(network, banks, given, plan, held_out, folder / TEMPERATURES, progress)
     rows: list[Row] = []
     failed: dict[str, str] = {}

@@ -253,7 +253,7 @@ def card_with(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_16_bits_and_grey_are_read_as_the_same_picture_in_8_bits_rgb(tmp_path: Path, bank: Path) -> None:
+def test_16_bits_and_grey_are_read_as_the_same_picture_in_8_bits_rgb(tmp_path: Path, statistics: Path) -> None:
     image = scene(TEST[0], size=SMALL).image
     grey = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     (tmp_path / "images").mkdir()
@@ -263,6 +263,7 @@ def test_16_bits_and_grey_are_read_as_the_same_picture_in_8_bits_rgb(tmp_path: P
     cv2.imwrite(str(tmp_path / "images" / "colour16.png"), image[..., ::-1].astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "images" / "grey16.tif"), grey[..., 0].astype(np.uint16) * 257)
     card = card_with(tmp_path / "deep.yaml", white=65535)
+    bank = fitted(tmp_path / "bank.safetensors", statistics, str(card))
     ended = segment("predict", card, tmp_path / "images", "--bank", bank, "-o", tmp_path / "run", "--precision", "fp32")
     assert (ended.code, ended.err) == (0, "")
     for other, same in (("colour16", "colour8"), ("grey1", "grey8"), ("grey16", "grey8")):
@@ -329,7 +330,7 @@ def test_json_of_fit_and_predict_tells_what_was_made(
     assert (told["batch"], told["draws"], told["seed"], told["images"], told["layers_drawn"]) == (2, 2, 3, 4, 14)
     assert Path(told["bank"]) == tmp_path / "bank.safetensors"
     assert told["precision"] in ("fp32", "bf16")
-    assert set(told["audit"]["cpu"]["bf16"]) == {"variance_error", "speed"}
+    assert set(told["audit"]["cpu"]["bf16"]) == {"variance_error", "speed", "speed_low", "speed_high"}
     (tmp_path / "torn.png").touch()
     (tmp_path / "list.txt").write_text(f"{photos / 'a.png'}\n{tmp_path / 'torn.png'}\n")
     predict = segment("predict", "scenes", tmp_path / "list.txt", "--bank", bank, "-o", tmp_path / "run", "--json")

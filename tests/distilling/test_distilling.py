@@ -34,12 +34,11 @@ from segment.cli.app import run
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
 from segment.distilling.distill import FAST, Distilled, DistillPlan, distill, observe
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
-from segment.draws.bank import Bank
+from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.images.specs import TrainingSpec
 from segment.jobs.distill import distill_bank
-from segment.jobs.predict import bank_fingerprint
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
 from segment.tracing.bn_layers import BatchNormNetwork, survey

@@ -249,7 +249,8 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused() -> None:
         MCBN(network_of(calibrated(seeded(Toy, seed=1))), bank)
     with pytest.raises(BankRefused, match=r"another preprocessing \(scale: 255.0 in the bank, 1.0 now\)"):
         MCBN(network_of(network.module, input=InputSpec(scale=1.0)), bank)
-    MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)  # not of the statistics
+    with pytest.raises(BankRefused, match=r"another preprocessing \(pad: reflect in the bank, edge now\)"):
+        MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)
 
 
 def test_a_bank_of_some_layers_keeps_the_others_fixed() -> None:
@@ -268,7 +269,8 @@ def test_precision_is_what_was_asked_or_what_the_audit_allows() -> None:
     assert MCBN(network, bank).precision == "fp32"
     assert MCBN(network, bank, precision="bf16").precision == "bf16"
     for error, precision in ((0.01, "bf16"), (0.2, "fp32")):
-        audited = replace(bank, provenance={"audit": {"cpu": {"bf16": {"variance_error": error, "speed": 2.0}}}})
+        figures = {"variance_error": error, "speed": 2.0, "speed_low": 1.9, "speed_high": 2.1}
+        audited = replace(bank, provenance={"audit": {"cpu": {"bf16": figures}}})
         assert MCBN(network, audited).precision == precision
     with pytest.raises(WrongUse, match="fp16 runs on CUDA only"):
         resolve_precision("fp16", bank, torch.device("cpu"))
@@ -359,7 +361,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
         bank = segment.fit_bank(trained(), images, draws=2, seed=3)
         for audited in bank.provenance["audit"].values():
             for found in audited.values():
-                found["speed"] = 1.0
+                found.update(speed=1.0, speed_low=1.0, speed_high=1.0)
         segment.save_bank(bank, tmp_path / f"{name}.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
@@ -371,7 +373,10 @@ def test_a_bank_says_what_it_was_made_of(tmp_path: Path) -> None:
     told = segment.load_bank(path).provenance
     assert told["fingerprint"] == network.fingerprint
     assert (told["network"], told["batch"], told["draws"], told["seed"], told["images"]) == ("toy", 3, 2, 3, 4)
-    assert told["preprocessing"] == {"scale": 255.0, "mean": list(MEAN), "std": list(STD), "channels": "RGB"}
+    assert told["preprocessing"] == {
+        "scale": 255.0, "mean": list(MEAN), "std": list(STD), "channels": "RGB", "white": None, "stride": 1,
+        "pad": "reflect", "head": "softmax", "drop_outputs": [],
+    }  # fmt: skip
     assert told["pipeline"] == json.loads(json.dumps(TRANSFORMS))
     assert len(told["images_sha256"]) == 64
     assert told["versions"]["torch"] == version("torch")

@@ -250,8 +250,8 @@ def test_several_banks_give_their_mean_and_their_spread(
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     halves = [replace(bank.first(2), provenance=bank.provenance),
-              replace(bank, weights=torch.full((2,), 0.5), mean={n: v[2:] for n, v in bank.mean.items()},
-                      var={n: v[2:] for n, v in bank.var.items()})]  # fmt: skip
+              bank.with_draws(torch.full((2,), 0.5), {n: v[2:] for n, v in bank.mean.items()},
+                              {n: v[2:] for n, v in bank.var.items()})]  # fmt: skip
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
     both = evaluate(network, data, tmp_path / "both", banks=halves, plan=plan)
     alone = [

@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 
 from segment.cli.app import run
 from segment.draws.bank import Bank
+from segment.draws.identity import identified
 from segment.errors import WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.estimation.tiled import InTiles
@@ -226,7 +227,7 @@ def test_the_manifest_tells_the_draws_and_the_error_of_each_image_and_the_record
     photos, out = photographs(tmp_path / "photos"), tmp_path / "run"
     network = load_network("scenes")
     bank = equal_bank(network, 20)
-    save_bank(bank, tmp_path / "bank.safetensors")
+    save_bank(identified(network, drawable(network), bank), tmp_path / "bank.safetensors")
     errors = {}
     for name in ("flat", "busy"):
         pixels = np.asarray(Image.open(photos / f"{name}.png"))  # 48 x 64: every pixel is on the grid

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from segment.draws.bank import Bank
+from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
-from segment.estimation.mcbn import fitted, resolve_precision
+from segment.estimation.mcbn import resolve_precision
 from segment.estimation.readings import Reading
 from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded
 from segment.methods.dropout import Dropout, dropouts, inserted

@@ -5,8 +5,6 @@ One bank serves every T, every choice of layers and every alpha. Must not know a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +14,9 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.estimation.mcbn import preprocessing_of
-from segment.files.banks import load_bank, save_bank
-from segment.images.find import find_images
 from segment.images.specs import TrainingSpec
-from segment.jobs.fit import fit_bank
+from segment.jobs.bank_cache import BankCache
+from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -103,7 +99,7 @@ def size_of_crop(transform: str) -> tuple[int, int] | None:
 
 
 class Banks:
-    """Banks of a sweep, recorded once and kept in a folder under the fingerprint of all that makes them."""
+    """Banks of a sweep, recorded once and kept in a folder."""
 
     def __init__(
         self,
@@ -117,15 +113,10 @@ class Banks:
     ) -> None:
         self.network = network
         self.train = train
-        self.folder = folder
         self.draws = draws
         self.progress = progress
         self.memory = memory
-        digest = hashlib.sha256()
-        for source in find_images(train):
-            told = source.path.stat() if source.path.exists() else None
-            digest.update(f"{source.id} {source.path.resolve()} {told.st_size if told else 0}\n".encode())
-        self.images = digest.hexdigest()
+        self.cache = BankCache(folder, most=None)
 
     def bank(self, setting: Setting, seed: int, worse: Mapping[str, Any] | None = None) -> Bank:
         """With every layer stochastic. worse: a corruption that adapted statistics images go through."""
@@ -140,32 +131,14 @@ class Banks:
         size = size_of_crop(setting.transform)
         if size is not None and steps:
             raise WrongUse("Adapted statistics images are cropped by the card's pipeline: use --transforms training.")
-        path = self.folder / f"{self._fingerprint(setting, seed, steps)}.safetensors"
-        if path.exists():
-            return load_bank(path)
         network = replace(
             self.network, card=replace(card, training=TrainingSpec(batch=setting.batch, transforms=steps))
         )
-        bank = fit_bank(
-            network,
-            self.train,
-            batch=setting.batch,
-            draws=self.draws,
-            seed=seed,
-            size=size,
-            memory=self.memory,
-            progress=self.progress,
-        )
-        save_bank(bank, path)
+        bank, _ = fit(
+            network, self.train, None, batch=setting.batch, draws=self.draws, seed=seed, size=size, memory=self.memory,
+            cache=self.cache, progress=self.progress,
+        )  # fmt: skip
         return bank
-
-    def _fingerprint(self, setting: Setting, seed: int, steps: tuple[Mapping[str, Any], ...]) -> str:
-        told = {
-            "network": self.network.fingerprint, "input": preprocessing_of(self.network), "images": self.images,
-            "batch": setting.batch, "draws": self.draws, "seed": seed, "steps": [dict(step) for step in steps],
-            "size": size_of_crop(setting.transform),
-        }  # fmt: skip
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def chosen_layers(network: BatchNormNetwork, layers: str) -> BatchNormNetwork:
@@ -200,8 +173,8 @@ def blended(bank: Bank, network: BatchNormNetwork, alpha: float) -> Bank:
     if alpha == 1:
         return bank
     trained = Bank.of_trained(network, mean_of=bank)
-    return replace(
-        bank,
-        mean={name: alpha * value + (1 - alpha) * trained.mean[name] for name, value in bank.mean.items()},
-        var={name: alpha * value + (1 - alpha) * trained.var[name] for name, value in bank.var.items()},
+    return bank.with_draws(
+        bank.weights,
+        {name: alpha * value + (1 - alpha) * trained.mean[name] for name, value in bank.mean.items()},
+        {name: alpha * value + (1 - alpha) * trained.var[name] for name, value in bank.var.items()},
     )

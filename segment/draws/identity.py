@@ -1,0 +1,120 @@
+"""A bank knows its network by what it computes: the probe is made, kept in the bank, and compared.
+
+Weights alone do not say what is computed: an interpolation, an epsilon, a factory's argument or a helper function in
+another file changes the output and no weight. Must not know how a bank is recorded, nor where it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from segment.draws.bank import Bank, Statistics
+from segment.draws.probe import Probe, largest_difference
+from segment.draws.probe_passes import probabilities_under, probe_inputs, probe_of
+from segment.draws.recording import layers_in_order
+from segment.errors import BankRefused
+from segment.networks.load import Network
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.bn_network import drawable
+
+log = logging.getLogger(__name__)
+
+AGAIN = "Use the network and the card that it was recorded with, or record it anew with `segment fit`."
+
+
+def preprocessing_of(network: Network) -> dict[str, Any]:
+    """What the card says that changes what is computed, as JSON values."""
+    card, spec = network.card, network.card.input
+    return {
+        "scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std), "channels": spec.channels,
+        "white": spec.white, "stride": spec.stride, "pad": spec.pad, "head": card.head,
+        "drop_outputs": sorted(set(card.drop_outputs)),
+    }  # fmt: skip
+
+
+def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
+    """The bank with what says whose it is: the network's name, fingerprint and preprocessing, and the probe."""
+    identity = {
+        "network": network.name, "fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network),
+    }  # fmt: skip
+    return replace(bank, provenance={**bank.provenance, **identity}, probe=probe_of(network, drawn, next(iter(bank))))
+
+
+def fitted(network: Network, bank: Bank) -> BatchNormNetwork:
+    """The network with the bank's layers stochastic. Errors: BankRefused where the bank is not this network's."""
+    check_provenance(network, bank)
+    drawn = drawable(network)
+    bank.check_layers(drawn)
+    drawn = drawn.select(bank.layers)
+    if bank.probe is not None:
+        _check_probe(network, drawn, bank, bank.probe)
+    return drawn
+
+
+def check_provenance(network: Network, bank: Bank) -> None:
+    """Refuse another network's bank, or one recorded with another preprocessing, naming what differs.
+
+    A bank made by hand says nothing of its network, and passes.
+    """
+    fingerprint, before = bank.provenance.get("fingerprint"), bank.provenance.get("preprocessing")
+    if fingerprint is not None and fingerprint != network.fingerprint:
+        raise BankRefused(
+            f"The bank was recorded on network {bank.provenance.get('network', '?')!r} ({fingerprint[:12]}), this one "
+            f"is {network.fingerprint[:12]}: other weights or layers. Run `segment fit` on this network."
+        )
+    now = preprocessing_of(network)
+    if before is not None and before != now:
+        differs = [
+            f"{key}: {before.get(key)} in the bank, {now.get(key)} now"
+            for key in dict.fromkeys([*now, *before])
+            if before.get(key) != now.get(key)
+        ]
+        raise BankRefused(f"The bank was recorded with another preprocessing ({'; '.join(differs)}). {AGAIN}")
+    if fingerprint is not None and bank.probe is None:
+        raise BankRefused("The bank has no probe of what its network computes: record it anew with `segment fit`.")
+
+
+def computes_the_same(network: Network, probe: Probe) -> bool:
+    """Whether the network gives the probe's numbers in eval mode."""
+    try:
+        outputs = probabilities_under(network, probe_inputs(network, probe.side, probe.seed))
+    except Exception as error:  # whatever an unknown network raises, it did not before
+        log.info("The network does not take the probe: %s", " ".join(str(error).split())[:160])
+        return False
+    same_shape = tuple(outputs.shape) == probe.shape
+    return same_shape and largest_difference(outputs.flatten()[probe.places], probe.trained) <= probe.tolerance
+
+
+def _check_probe(network: Network, drawn: BatchNormNetwork, bank: Bank, probe: Probe) -> None:
+    inputs = probe_inputs(network, probe.side, probe.seed)
+    ways: list[tuple[str, Tensor, Statistics | None]] = [("the trained statistics", probe.trained, None)]
+    if probe.drawn is not None:
+        ways.append(("the bank's first draw", probe.drawn, next(iter(bank))))
+    for under, before, draw in ways:
+        try:
+            outputs = probabilities_under(network, inputs, layers_in_order(drawn), draw)
+        except Exception as error:  # whatever an unknown network raises, it did not when the bank was recorded
+            raise BankRefused(
+                f"The network has the bank's weights, but does not take the probe's {probe.side}x{probe.side} inputs "
+                f"under {under} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). {AGAIN}"
+            ) from error
+        if tuple(outputs.shape) != probe.shape:
+            raise BankRefused(
+                f"The network has the bank's weights, but gives outputs {_size(outputs.shape)} on the probe, where it "
+                f"gave {_size(probe.shape)}: another argument or edited code. {AGAIN}"
+            )
+        difference = largest_difference(outputs.flatten()[probe.places], before)
+        if difference > probe.tolerance:
+            raise BankRefused(
+                f"The network has the same weights, but another output (up to {difference:.2g} in probability on the "
+                f"probe, under {under}): another interpolation, eps, argument or edited code. {AGAIN}"
+            )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,136 @@
+"""Training images to the mini-batches behind draws: each decoded once where it fits, and seen as in training.
+
+Must not know a bank, nor how statistics are recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.draws.minibatches import Choice
+from segment.errors import ImageUnreadable, WrongUse
+from segment.images.augment import Pipeline
+from segment.images.find import Source, find_images
+from segment.images.read import read_image
+from segment.images.resize import shorter_side_and_centre
+from segment.networks.load import Network
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded images kept between draws."""
+
+Images = str | Path | Sequence[NDArray[Any] | Tensor] | NDArray[Any] | Tensor
+"""A SRC; or uint8 arrays (H W 3); or a float tensor (N C H W), already normalised: as `segment.images.accept` says."""
+
+
+class ImagePool:
+    """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
+
+    def __init__(
+        self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None,
+        *, cache_bytes: int = CACHE_BYTES,
+    ) -> None:  # fmt: skip
+        self.network = network
+        self.cache_bytes = cache_bytes
+        self.look = look
+        self.size = list(size) if size else None
+        self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
+        self.given: Sequence[Any] = () if isinstance(images, str | Path) else network.accept.images(images)
+        if self.sources:
+            network.accept.check_files()
+        if len(self.given) and isinstance(self.given[0], Tensor) and (look is not None or size is not None):
+            log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
+        self._kept: dict[int, NDArray[Any]] = {}
+        self._bytes = 0
+        self._shape: tuple[torch.Size, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sources) or len(self.given)
+
+    def check(self, wanted: set[int]) -> None:
+        """Look at every image that will be used, so that all that fail are named before the first draw."""
+        for index in sorted(wanted) if not self.sources else ():
+            self._decoded(index)
+        with ThreadPoolExecutor(2) as threads:
+            messages = list(threads.map(self._error_message, sorted(wanted) if self.sources else ()))
+        if errors := [message for message in messages if message]:
+            more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
+            raise ImageUnreadable(
+                f"{len(errors)} of {len(wanted)} statistics images cannot be used. {' '.join(errors[:3])}{more} "
+                "Repair them or take them out of the list; no bank was written."
+            )
+
+    def _error_message(self, index: int) -> str:
+        try:
+            self._decoded(index)
+        except ImageUnreadable as error:
+            return str(error)
+        return ""
+
+    def _decoded(self, index: int) -> NDArray[Any] | Tensor:
+        if not self.sources:
+            try:
+                return self.network.accept.image(self.given[index])
+            except WrongUse as error:
+                raise WrongUse(f"Image {index} of the statistics images: {error}") from None
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        image = read_image(self.sources[index].path, white=self.network.card.input.white)
+        if self._bytes + image.nbytes <= self.cache_bytes:
+            self._bytes += image.nbytes
+            self._kept[index] = image
+        return image
+
+    def seen(self, index: int, seed: int) -> Tensor:  # C H W
+        image = self._decoded(index)
+        if isinstance(image, Tensor):
+            return self.network.accept.prepared(image)
+        if self.look is not None:
+            image = self.look(image, seed)
+        elif self.size is not None:
+            image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
+        return self.network.accept.prepared(image)
+
+    def _batch(self, pick: Choice) -> Tensor:  # M C H W
+        seen = [self.seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
+        for index, image in zip(pick.images, seen, strict=True):
+            first = self._shape or (image.shape, index)
+            self._shape = first
+            if image.shape != first[0]:
+                raise WrongUse(
+                    f"Statistics images must share one size: {self._name(first[1])} is {_size(first[0])}, "
+                    f"{self._name(index)} is {_size(image.shape)} (after padding). Give --size HxW, or a card with a "
+                    "training pipeline that crops."
+                )
+        return torch.stack(seen)
+
+    def _name(self, index: int) -> str:
+        return self.sources[index].id if self.sources else f"image {index}"
+
+    def batches(self, picks: Sequence[Choice]) -> Iterator[Tensor]:
+        """Mini-batches in order, the next one made while the network is busy with this one."""
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(self._batch, picks[0])
+            for following in (*picks[1:], None):
+                batch = coming.result()
+                if following is not None:
+                    coming = thread.submit(self._batch, following)
+                yield batch
+
+    def examples(self, count: int) -> list[Tensor]:
+        """A few images as the statistics batches saw them, each (1 C H W)."""
+        return [self.seen(index, index)[None] for index in range(min(count, len(self)))]
+
+
+def _size(shape: torch.Size) -> str:
+    return "x".join(map(str, shape[-2:] if shape[0] == 3 else shape))

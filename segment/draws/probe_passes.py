@@ -1,0 +1,232 @@
+"""The passes behind a probe: a few seeded inputs, a network's probabilities of them, and what rounding costs it.
+
+Must not know a bank.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from segment.draws.probe import Probe
+from segment.draws.recording import BatchNormMode, layers_in_order
+from segment.errors import ModelRefused, SegmentError
+from segment.images.prepare import crop
+from segment.images.read import from_sixteen_bit
+from segment.networks.channels import SIDES
+from segment.networks.load import Network
+from segment.networks.modules import parameters_and_buffers
+from segment.networks.preserve_state import preserve_state
+from segment.tracing.bn_layers import BatchNormNetwork, Layer
+from segment.tracing.bn_network import drawable
+
+log = logging.getLogger(__name__)
+
+Draw = Mapping[str, tuple[Tensor, Tensor]]
+"""Layer name -> mean, biased variance."""
+
+PIXELS, CLASSES = 24, 4
+"""Of each input, so many pixels, and of each pixel at most so many classes, are kept."""
+
+PATCH = 16
+"""Rows and columns of one colour."""
+
+SEEDS = 3
+"""Inputs that are tried where rounding moves the output much (an argmax that flips): the quietest are kept."""
+
+QUIET = 1e-4
+"""Rounding in probability that needs no other inputs."""
+
+
+def probe_side(network: Network) -> int:
+    """Rows and columns of the smallest inputs that the network takes. Errors: ModelRefused where it takes none."""
+    errors: list[str] = []
+    for side in (-(-wanted // network.card.input.stride) * network.card.input.stride for wanted in SIDES):
+        try:
+            probabilities_under(network, probe_inputs(network, side, 0))
+        except SegmentError:
+            raise
+        except Exception as error:  # whatever an unknown network raises, it does not take this size
+            errors.append(f"{side}x{side}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        else:
+            return side
+    raise ModelRefused(f"{network.name!r} takes none of the probe's inputs ({'; '.join(errors)}).")
+
+
+def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
+    """The network's probe under its trained statistics and under a draw. Errors: ModelRefused as `probe_side`."""
+    side, double = probe_side(network), _in_float64(network, drawn)
+    best: Probe | None = None
+    for seed in range(SEEDS):
+        inputs = probe_inputs(network, side, seed)
+        trained = probabilities_under(network, inputs)
+        under = probabilities_under(network, inputs, layers_in_order(drawn), draw)
+        noise = max(
+            _rounding(network, double, inputs, trained, None, drawn),
+            _rounding(network, double, inputs, under, draw, drawn),
+        )
+        if best is None or noise < best.noise:
+            images, outputs, height, width = trained.shape
+            shape, places = (images, outputs, height, width), _places(trained, seed)
+            best = Probe(side, seed, shape, places, trained.flatten()[places], under.flatten()[places], noise)
+        if best.noise <= QUIET:
+            break
+    assert best is not None
+    log.info("Probe: %d numbers, rounding %.1e", 2 * len(best.trained), best.noise)
+    return best
+
+
+def _in_float64(network: Network, drawn: BatchNormNetwork) -> tuple[Network, BatchNormNetwork] | None:
+    """A copy in float64 with its BN layers; None where the network cannot run so (it may hold float32 constants)."""
+    try:
+        double = replace(network, module=copy.deepcopy(network.module).double())
+        return double, drawable(double).select([layer.name for layer in drawn.stochastic])
+    except Exception as error:  # whatever an unknown network raises
+        log.info("Rounding is measured in float32 alone: %s", " ".join(str(error).split())[:160])
+        return None
+
+
+def _rounding(
+    network: Network, double: tuple[Network, BatchNormNetwork] | None, inputs: Sequence[Tensor], outputs: Tensor,
+    draw: Draw | None, drawn: BatchNormNetwork,
+) -> float:  # fmt: skip
+    """What float32 costs, in probability, where both are finite."""
+    if double is not None:
+        exact = [probabilities_under(double[0], inputs, layers_in_order(double[1]), draw)]
+    else:  # one rounding of the inputs, and another order of sums
+        moved = [x * (1 + 2**-23) for x in inputs]
+        turned = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+        exact = [probabilities_under(network, each, layers_in_order(drawn), draw) for each in (moved, turned)]
+    largest = 0.0
+    for each in exact:
+        difference = (each - outputs).abs()
+        finite = difference.isfinite()
+        largest = max(largest, float(difference[finite].max()) if finite.any() else 0.0)
+    return largest
+
+
+def _bytes(count: int, *names: int) -> NDArray[np.uint8]:
+    """Bytes that are the same on every machine and in every version of every library."""
+    return np.frombuffer(hashlib.shake_128(repr(names).encode()).digest(count), np.uint8)
+
+
+def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # each 1 C H W
+    """Noise, and coloured patches under noise, through the card's preprocessing; 16-bit ones where it says `white`."""
+    spec = network.card.input
+    length = side - spec.stride // 2  # so that the padding has something to do
+    patches, planes = -(-length // PATCH), network.accept.planes
+
+    def pixels(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        noise = _bytes(length * length * planes, seed, number, 0).reshape(length, length, planes)
+        coarse = _bytes(patches * patches * planes, seed, number, 1).reshape(patches, patches, planes)
+        return noise, coarse.repeat(PATCH, axis=0).repeat(PATCH, axis=1)[:length, :length]
+
+    noise, patched = pixels(0)[0], pixels(1)
+    images: list[NDArray[Any]] = [noise, patched[1] // 8 * 7 + patched[0] // 8]
+    if spec.white is not None:
+        low, high = pixels(2)
+        images.append(from_sixteen_bit(high.astype(np.uint16) * 256 + low, spec.white))
+    like = next(parameters_and_buffers(network.module), torch.zeros(()))
+    return [network.accept.prepared(image)[None].to(like) for image in images]
+
+
+def _places(outputs: Tensor, seed: int) -> Tensor:  # I K' H W -> V
+    """Corners and pixels in between; of each the likeliest classes and others, so that every class has its turn."""
+    images, classes, height, width = outputs.shape
+    picked = _bytes(PIXELS * 8, seed, 3).view("<u4").astype(np.int64).reshape(PIXELS, 2)
+    rows, columns = picked[:, 0] % height, picked[:, 1] % width
+    rows[:4], columns[:4] = (0, 0, height - 1, height - 1), (0, width - 1, 0, width - 1)
+    places: list[int] = []
+    for image in range(images):
+        for pixel, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+            likeliest = outputs[image, :, row, column].topk(min(classes, CLASSES // 2)).indices.tolist()
+            turn = CLASSES // 2 * (image * PIXELS + pixel)
+            others = [(turn + step) % classes for step in range(CLASSES - len(likeliest))]
+            chosen = range(classes) if classes <= CLASSES else dict.fromkeys([*likeliest, *others])
+            places += [((image * classes + k) * height + row) * width + column for k in chosen]
+    return torch.tensor(places)
+
+
+class _UnderDraw(BatchNormMode):
+    """A pass in which the layers of one draw have its statistics, and the others their own."""
+
+    def __init__(self, layers: Sequence[Layer], draw: Draw) -> None:
+        super().__init__(layers)
+        self._draw = draw
+
+    def normalise(
+        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        if layer.name not in self._draw:
+            return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        like = x if layer.trained is None else layer.trained[0]
+        mean, var = (value.to(like) for value in self._draw[layer.name])
+        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+
+
+def probabilities_under(
+    network: Network, inputs: Sequence[Tensor], layers: Sequence[Layer] = (), draw: Draw | None = None
+) -> Tensor:  # -> I K' H W, on the CPU
+    """What the network says of each input alone, in its own precision; draw None: in eval mode, as it is."""
+    outputs = []
+    like = next(parameters_and_buffers(network.module), torch.zeros(()))
+    spec = network.card.input
+    for image in inputs:
+        length = image.shape[-1] - spec.stride // 2
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            preserve_state(network.module),
+            _full_float32(like.device),
+        ):
+            _seed_all(like.device)
+            given = image.to(like).clone()  # a network may write into its image
+            if draw is None:
+                logits = network(given)
+            else:
+                with _UnderDraw(layers, draw) as mode:
+                    logits = network(given)
+                mode.end()
+        logits = crop(logits, length, length)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        outputs.append((logits.softmax(dim=1) if network.card.head == "softmax" else logits.sigmoid()).float().cpu())
+    return torch.cat(outputs)
+
+
+def _seed_all(device: torch.device) -> None:
+    """A network with an operation at random gives the same output twice; the caller's generators are given back."""
+    torch.default_generator.manual_seed(0)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(0)
+
+
+@contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """No autocast, and on a GPU no TF32, whose 10 bits would hide what differs between two networks."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        matmul.allow_tf32 = False
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled, deterministic=torch.backends.cudnn.deterministic, allow_tf32=False
+            ):
+                yield
+        finally:
+            matmul.allow_tf32 = before

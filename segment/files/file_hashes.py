@@ -1,0 +1,92 @@
+"""SHA-256 of files, kept so that a file is not read again while nothing about it has changed.
+
+Must not know what a file holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from segment.errors import SegmentError
+from segment.files.writing import write_text
+
+log = logging.getLogger(__name__)
+
+MOST = 200_000
+"""Files that are remembered; of more, those hashed last."""
+
+SETTLED = 2 * 10**9
+"""Nanoseconds that a file must lie unchanged before its hash is kept: a file system's clock may be that coarse, and a
+second write within one tick leaves every time as it was."""
+
+State = list[int]
+"""Size, times of the last change of content and of the entry (ns), inode."""
+
+
+def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
+    """SHA-256 of each file's bytes, in order; a file that cannot be read has that of its name and the error.
+
+    memory: a JSON file of hashes. A file is read unless its path, size, mtime, ctime and inode are all those that it
+    had when it was hashed.
+    """
+    known = _read(memory)
+    fresh: dict[str, tuple[State, str]] = {}
+    hashes = []
+    for path in paths:
+        name = os.path.abspath(path)  # noqa: PTH100 - a link stays a link: its target's inode is in the state
+        try:
+            state = _state(path)
+            digest = known[name][1] if name in known and known[name][0] == state else ""
+            if not digest:
+                digest, state = _hashed(path)
+                if time.time_ns() - max(state[1:3]) > SETTLED:
+                    fresh[name] = (state, digest)
+        except OSError as error:  # the reader of the image says so
+            digest = hashlib.sha256(f"{name}: {error}".encode(errors="surrogateescape")).hexdigest()
+        hashes.append(digest)
+    if fresh:
+        _write(memory, known, fresh)
+    return hashes
+
+
+def _state(path: Path) -> State:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _hashed(path: Path) -> tuple[str, State]:
+    with path.open("rb") as stream:
+        before = _state(path)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    # written to meanwhile: a time of now, so that it is not kept
+    return digest, before if _state(path) == before else [0, time.time_ns(), 0, 0]
+
+
+def _read(memory: Path) -> dict[str, tuple[State, str]]:
+    try:
+        content = json.loads(memory.read_bytes())
+        return {
+            str(name): ([int(part) for part in state], str(digest))
+            for name, (state, digest) in content.items()
+            if len(state) == 4 and len(digest) == 64
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        log.info("%s is not used: %s", memory, error)
+        return {}
+
+
+def _write(memory: Path, known: dict[str, tuple[State, str]], fresh: dict[str, tuple[State, str]]) -> None:
+    kept = {name: entry for name, entry in known.items() if name not in fresh} | fresh
+    newest = dict(list(kept.items())[-MOST:])
+    try:
+        write_text(memory, json.dumps(newest))  # ASCII: a name that is no UTF-8 is escaped
+    except (SegmentError, OSError) as error:
+        log.info("Hashes are not kept: %s", error)
