@@ -20,6 +20,7 @@ from torch import Tensor
 from segment.draws.bank import Bank, Statistics
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
+from segment.draws.reference import against_trained
 from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.mcbn import preprocessing_of
 from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
@@ -95,6 +96,7 @@ def fit_bank(
         "images_sha256": pool.sha256, "size": pool.size,
         "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
         "precision": precision, "versions": versions(), "audit": {drawn.device.type: audited},
+        "reference": against_trained(bank, drawn),
     }  # fmt: skip
     return replace(bank, provenance=provenance)
 
