@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,10 @@ import torch
 from console import segment
 from processes import photographs
 
-import segment.jobs.bank_cache as keeping
 from segment.draws.bank import Bank
 from segment.files.banks import load_bank
+from segment.files.writing import write_png
+from segment.images.read import read_image
 from segment.jobs.bank_cache import KEPT, folder, recipe, recorded_once
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
@@ -63,24 +68,99 @@ def test_a_bank_is_recorded_once_and_found_in_its_file_or_in_the_cache(
         assert torch.equal(first.var[name], other.var[name])
 
 
-def test_every_thing_that_makes_a_bank_is_in_its_recipe(network: Network, images: Path) -> None:
-    asked = recipe(network, images, batch=2, draws=2)
-    assert asked == recipe(load_network("segment:tiny?classes=4"), images, batch=2, draws=2)
-    assert asked != recipe(network, images, batch=3, draws=2)
-    assert asked != recipe(load_network("segment:tiny?classes=5"), images, batch=2, draws=2)
-    brighter = replace(network, card=replace(network.card, input=replace(network.card.input, scale=1.0)))
-    assert asked != recipe(brighter, images, batch=2, draws=2)
-    touched = next(images.iterdir())
-    os.utime(touched, (1, 1))
-    assert asked != recipe(network, images, batch=2, draws=2)
+def darkened(images: Path) -> None:
+    for path in images.iterdir():
+        write_png(path, read_image(path) // 2)
 
 
-def test_code_that_a_bank_depends_on_is_in_its_recipe(
-    network: Network, images: Path, monkeypatch: pytest.MonkeyPatch
+Changed = Callable[[Network, Path], tuple[Network, dict[str, int]]]
+
+CHANGES: dict[str, Changed] = {
+    "mini-batch": lambda network, images: (network, {"batch": 3, "draws": 2, "seed": 0}),
+    "seed": lambda network, images: (network, {"batch": 2, "draws": 2, "seed": 5}),
+    "weights": lambda network, images: (scaled(network), {"batch": 2, "draws": 2, "seed": 0}),
+    "scale of the input": lambda network, images: (brighter(network), {"batch": 2, "draws": 2, "seed": 0}),
+    "pixels": lambda network, images: (darkened(images), (network, {"batch": 2, "draws": 2, "seed": 0}))[1],
+}
+
+
+def scaled(network: Network) -> Network:
+    other = load_network("segment:tiny?classes=4")
+    with torch.no_grad():
+        for name, value in network.module.state_dict().items():
+            other.module.state_dict()[name].copy_(value * (2.0 if value.ndim == 4 else 1.0))
+    return load_network(other.module)
+
+
+def brighter(network: Network) -> Network:
+    return replace(network, card=replace(network.card, input=replace(network.card.input, scale=1.0)))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_bank_of_anything_else_is_recorded_anew_and_is_another_bank(
+    what: str, network: Network, images: Path, tmp_path: Path
 ) -> None:
-    asked = recipe(network, images)
-    monkeypatch.setattr(keeping, "_house", lambda: "another version")
-    assert recipe(network, images) != asked
+    path, plan = tmp_path / "a.safetensors", {"batch": 2, "draws": 2, "seed": 0}
+    first, _ = recorded_once(
+        path, recipe(network, images, **plan), lambda: fit_bank(network, str(images), **plan)
+    )  # fmt: skip
+    other, changed = CHANGES[what](network, images)
+    times = 0
+
+    def record() -> Bank:
+        nonlocal times
+        times += 1
+        return fit_bank(other, str(images), **changed)
+
+    for _ in range(2):  # asked twice, recorded once
+        bank, _ = recorded_once(path, recipe(other, images, **changed), record)
+    assert times == 1
+    wanted = fit_bank(other, str(images), **changed)
+    for name in wanted.layers:
+        assert torch.equal(bank.mean[name], wanted.mean[name])
+    assert not all(torch.equal(first.mean[name], wanted.mean[name]) for name in wanted.layers)
+
+
+FORWARD = """
+from segment.networks.architectures.tiny import TinyUNet
+
+
+class Edited(TinyUNet):
+    def forward(self, x):
+        return super().forward({factor} * x)
+"""
+
+
+def test_a_bank_is_recorded_anew_after_an_edit_of_the_networks_own_code(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    banks, weights, times = [], load_network("segment:tiny?classes=4").module.state_dict(), 0
+    for factor in (1, 3, 3):
+        file = tmp_path / "edited_network.py"
+        if factor != 1 and times == 1:
+            file.unlink()
+            shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        if not file.exists():
+            file.write_text(FORWARD.format(factor=factor))
+            importlib.invalidate_caches()
+            sys.modules.pop("edited_network", None)
+        module = importlib.import_module("edited_network").Edited(4)
+        module.load_state_dict(weights)
+        network = load_network(module.eval())
+
+        def record(network: Network = network) -> Bank:
+            nonlocal times
+            times += 1
+            return fit_bank(network, str(images), batch=2, draws=2)
+
+        banks.append(
+            recorded_once(tmp_path / "a.safetensors", recipe(network, images, batch=2, draws=2), record)[0]
+        )  # fmt: skip
+    assert times == 2
+    first = next(iter(banks[0].layers))
+    torch.testing.assert_close(banks[1].mean[first], 3 * banks[0].mean[first])
+    assert torch.equal(banks[2].mean[first], banks[1].mean[first])
 
 
 def test_a_damaged_or_another_bank_is_recorded_anew(network: Network, images: Path, tmp_path: Path) -> None:
