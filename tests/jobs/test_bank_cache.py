@@ -89,7 +89,7 @@ def scaled(network: Network) -> Network:
     with torch.no_grad():
         for name, value in network.module.state_dict().items():
             other.module.state_dict()[name].copy_(value * (2.0 if value.ndim == 4 else 1.0))
-    return load_network(other.module)
+    return other
 
 
 def brighter(network: Network) -> Network:
