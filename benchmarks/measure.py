@@ -22,7 +22,7 @@ from segment.files.writing import write_json
 from segment.jobs.versions import versions
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
-DROPPED = ("curves", "folder", "sheet", "said")
+DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "said")
 """Keys of a result that no document shows: long lists, and paths."""
 
 

@@ -59,12 +59,12 @@ def judged(*, holds: bool) -> Outcome:
 
 
 def judged_by(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> Outcome:
-    """The outcome of the claim that a value lies within [least, most], by its 95 % interval; nan tells nothing.
+    """The outcome of the claim that a value lies between least and most, by its 95 % interval; nan tells nothing.
 
     >>> judged_by(0.1, 0.3, least=0), judged_by(-0.3, -0.1, least=0), judged_by(-0.1, 0.3, least=0)
     ('reproduced', 'not reproduced', 'inconclusive')
     """
-    if low >= least and high <= most:
+    if low > least and high < most:
         return "reproduced"
     return "not reproduced" if high < least or low > most else "inconclusive"
 
