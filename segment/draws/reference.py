@@ -48,7 +48,7 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
         return None
     every = torch.cat(ratios)
     low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
-    found = {
+    found: dict[str, Any] = {
         "variance_ratio": _short(middle), "low": _short(low), "high": _short(high),
         "mean_shift": _short(torch.cat(shifts).mean()), "channels": len(every),
         "worst": sorted(layers, key=lambda name: -abs(math.log(max(layers[name]["variance_ratio"], 1e-30))))[:NAMED],

@@ -77,10 +77,9 @@ def judged_by_majority(outcomes: Sequence[Outcome]) -> Outcome:
     >>> judged_by_majority(["reproduced", "inconclusive", "inconclusive"])
     'inconclusive'
     """
-    for outcome, enough in (("reproduced", len(outcomes) / 2 + 0.5), ("not reproduced", len(outcomes) / 2)):
-        if outcomes.count(outcome) >= enough:  # type: ignore[arg-type]
-            return outcome  # type: ignore[return-value]
-    return "inconclusive"
+    if outcomes.count("reproduced") > len(outcomes) / 2:
+        return "reproduced"
+    return "not reproduced" if outcomes.count("not reproduced") >= len(outcomes) / 2 else "inconclusive"
 
 
 def judged_by_all(outcomes: Sequence[Outcome]) -> Outcome:

@@ -64,7 +64,7 @@ def extremes(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 -> R b 2 each, b tw
     >>> [counts.tolist() for counts in extremes(np.array([[[2, 1], [0, 0]]]))]
     [[[[2, 0], [0, 1]]], [[[0, 1], [2, 0]]]]
     """
-    counted = histogram.any(axis=(0, 2))
+    counted: NDArray[np.bool_] = np.asarray(histogram.any(axis=(0, 2)))
     counted[0] = True  # so that there is a bin where there is no pixel
     held = histogram[:, counted]
     apart = np.zeros((*held.shape[:2], 2, 2), dtype=np.int64)

@@ -18,6 +18,7 @@ from segment.errors import MissingExtra, WrongUse
 from segment.experiments.pages import assemble
 from segment.experiments.regression import toy, uncertainty_error
 from segment.experiments.reporting import (
+    Outcome,
     Verdict,
     judged,
     judged_by,
@@ -155,10 +156,13 @@ def test_a_value_is_within_two_limits_only_with_its_whole_interval() -> None:
 
 
 def test_signs_without_intervals_make_no_majority() -> None:
-    assert judged_by_majority(["reproduced"] * 2 + ["inconclusive"] * 3) == "inconclusive"
-    assert judged_by_majority(["reproduced"] * 3 + ["inconclusive"] * 2) == "reproduced"
-    assert judged_by_majority(["not reproduced"] * 3 + ["reproduced"] * 2) == "not reproduced"
-    assert judged_by_majority(["not reproduced"] * 2 + ["inconclusive"] * 2) == "not reproduced"
+    yes: Outcome = "reproduced"
+    no: Outcome = "not reproduced"
+    open_: Outcome = "inconclusive"
+    assert judged_by_majority([yes, yes, open_, open_, open_]) == "inconclusive"
+    assert judged_by_majority([yes, yes, yes, open_, open_]) == "reproduced"
+    assert judged_by_majority([no, no, no, yes, yes]) == "not reproduced"
+    assert judged_by_majority([no, no, open_, open_]) == "not reproduced"
 
 
 def test_scores_that_contradict_one_another_are_inconclusive() -> None:

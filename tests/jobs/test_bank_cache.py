@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from console import segment
 from processes import photographs
 
 from segment.draws.bank import Bank
+from segment.draws.minibatches import DrawPlan
 from segment.files.banks import load_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
@@ -68,19 +69,19 @@ def test_a_bank_is_recorded_once_and_found_in_its_file_or_in_the_cache(
         assert torch.equal(first.var[name], other.var[name])
 
 
-def darkened(images: Path) -> None:
+def darkened(network: Network, images: Path) -> Network:
     for path in images.iterdir():
         write_png(path, read_image(path) // 2)
+    return network
 
 
-Changed = Callable[[Network, Path], tuple[Network, dict[str, int]]]
-
-CHANGES: dict[str, Changed] = {
-    "mini-batch": lambda network, images: (network, {"batch": 3, "draws": 2, "seed": 0}),
-    "seed": lambda network, images: (network, {"batch": 2, "draws": 2, "seed": 5}),
-    "weights": lambda network, images: (scaled(network), {"batch": 2, "draws": 2, "seed": 0}),
-    "scale of the input": lambda network, images: (brighter(network), {"batch": 2, "draws": 2, "seed": 0}),
-    "pixels": lambda network, images: (darkened(images), (network, {"batch": 2, "draws": 2, "seed": 0}))[1],
+PLAN = DrawPlan(batch=2, draws=2, seed=0)
+CHANGES: dict[str, Callable[[Network, Path], tuple[Network, DrawPlan]]] = {
+    "mini-batch": lambda network, images: (network, replace(PLAN, batch=3)),
+    "seed": lambda network, images: (network, replace(PLAN, seed=5)),
+    "weights": lambda network, images: (scaled(network), PLAN),
+    "scale of the input": lambda network, images: (brighter(network), PLAN),
+    "pixels": lambda network, images: (darkened(network, images), PLAN),
 }
 
 
@@ -100,22 +101,24 @@ def brighter(network: Network) -> Network:
 def test_a_bank_of_anything_else_is_recorded_anew_and_is_another_bank(
     what: str, network: Network, images: Path, tmp_path: Path
 ) -> None:
-    path, plan = tmp_path / "a.safetensors", {"batch": 2, "draws": 2, "seed": 0}
-    first, _ = recorded_once(
-        path, recipe(network, images, **plan), lambda: fit_bank(network, str(images), **plan)
-    )  # fmt: skip
+    path = tmp_path / "a.safetensors"
+
+    def fitted(network: Network, plan: DrawPlan) -> Bank:
+        return fit_bank(network, str(images), batch=plan.batch, draws=plan.draws, seed=plan.seed)
+
+    first, _ = recorded_once(path, recipe(network, images, **asdict(PLAN)), lambda: fitted(network, PLAN))
     other, changed = CHANGES[what](network, images)
     times = 0
 
     def record() -> Bank:
         nonlocal times
         times += 1
-        return fit_bank(other, str(images), **changed)
+        return fitted(other, changed)
 
     for _ in range(2):  # asked twice, recorded once
-        bank, _ = recorded_once(path, recipe(other, images, **changed), record)
+        bank, _ = recorded_once(path, recipe(other, images, **asdict(changed)), record)
     assert times == 1
-    wanted = fit_bank(other, str(images), **changed)
+    wanted = fitted(other, changed)
     for name in wanted.layers:
         assert torch.equal(bank.mean[name], wanted.mean[name])
     assert not all(torch.equal(first.mean[name], wanted.mean[name]) for name in wanted.layers)
