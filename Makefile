@@ -41,8 +41,24 @@ bench: $(STAMP)  ## compare side by side and print ratios (needs the extra `benc
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks
 
+CAMVID := ../shared/data/camvid
+measured: $(STAMP)  ## measure what README and docs state, and write their tables (hours on a busy machine)
+	@rm -rf outputs/measured && mkdir -p outputs/measured
+	measure="$(PY) -m benchmarks.measure"
+	for set in test val; do awk 'NR % 6 == 1 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/$$set.txt; done
+	$$measure demo -- segment demo --json -o outputs/measured/demo
+	$$measure binning -- python -m benchmarks.binning
+	for name in unet_lite0 enet; do
+		bank=outputs/measured/$$name.safetensors scores=outputs/measured/$$name
+		$$measure fit_$$name -- segment fit $${name}_camvid --images $(CAMVID)/train --batch 8 --draws 16 -o $$bank --json --no-cache
+		$$measure evaluate_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
+			segment evaluate $${name}_camvid --images outputs/measured/test.txt --validation-images outputs/measured/val.txt --bank $$bank \
+			--methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+tta,mcbn+temperature -o $$scores
+	done
+	$(PY) -m benchmarks.tables
+
 clean:  ## remove caches and build products, not .venv
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 
-.PHONY: help setup demo test test-slow check bench clean
+.PHONY: help setup demo test test-slow check bench measured clean

@@ -1,4 +1,4 @@
-"""Time passes beside others' and print the ratios; JSON beside them. `python -m benchmarks [OUT]`.
+"""Time passes beside others' and print the ratios; JSON beside them. `python -m benchmarks [OUT] [--rounds N]`.
 
 `python -m benchmarks.memory`, `.distill` and `.fit` measure peaks, errors and the price of a bank, on images you name;
 `.networks` holds the fast passes of many architectures to a plain loop.
@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from benchmarks import passes
 
-passes.main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/bench"))
+asked = argparse.ArgumentParser(description=__doc__)
+asked.add_argument("out", nargs="?", type=Path, default=Path("outputs/bench"))
+asked.add_argument("--rounds", type=int, default=7)
+given = asked.parse_args()
+passes.main(given.out, given.rounds)

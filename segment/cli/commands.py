@@ -154,6 +154,7 @@ def fit(
     """Record a bank of T draws from M-image mini-batches that look as in training."""
     import time
 
+    from segment.draws.reference import sentence
     from segment.estimation.precision import choose
     from segment.files.writing import check_writable
     from segment.jobs.bank_cache import BankCache
@@ -182,13 +183,14 @@ def fit(
         screen.as_json({
             "bank": str(output), "layers_drawn": len(bank.layers), "seconds": round(seconds, 2),
             "reused": None if found is None else str(found),
-            **{key: record[key] for key in kept}, "precision": chosen,
+            **{key: record[key] for key in kept}, "reference": record.get("reference"), "precision": chosen,
         })  # fmt: skip
         return
     screen.say(
         f"{output}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {record['batch']} of {record['images']} "
         f"images, in {seconds:.1f} s{_reused(found, output)}.\n--precision auto will take {chosen}: {why}."
     )
+    screen.say(f"{sentence(record['reference'])}." if record.get("reference") else "No running statistics to compare.")
 
 
 def _reused(found: Path | None, output: Path) -> str:

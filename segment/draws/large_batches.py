@@ -1,7 +1,7 @@
 """The draw of a mini-batch with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
 
 The images go through part by part, each part from one BN layer to the next by the calls that a first pass has recorded;
-there they wait until the layer's count, mean and squared deviations are merged over all parts, exactly. One image's
+there they wait until the layer's count, mean and squared deviations are merged over all parts, in float64. One image's
 results stay in a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less time than one
 pass over all images, and it needs no more memory.
 

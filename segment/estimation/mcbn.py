@@ -21,7 +21,7 @@ from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate, Planes, estimate
-from segment.estimation.memory_budget import room
+from segment.estimation.memory_budget import Memory, room
 from segment.estimation.precision import choose
 from segment.estimation.tiled import InTiles
 from segment.images.prepare import crop
@@ -93,7 +93,7 @@ class MCBN:
     def __init__(
         self, network: Network | nn.Module, bank: Bank, *, draws: Draws = None, tolerance: float = StopPlan.tolerance,
         precision: str = "auto", device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
-        memory: int | str | None = None,
+        memory: Memory = None,
     ) -> None:  # fmt: skip
         if isinstance(network, nn.Module):
             network = load_network(network)

@@ -194,13 +194,18 @@ class Room:
         )
 
 
-def room(memory: int | str | None, device: torch.device) -> Room:
+Memory = int | str | Room | None
+"""A budget for the whole process (on a CUDA device, for its tensors there), in bytes or words; None: 80 % of what is
+free; a Room: what is left of a budget that somebody measured before."""
+
+
+def room(memory: Memory, device: torch.device) -> Room:
     """How much may be taken.
 
-    memory: a budget for the whole process (on a CUDA device, for its tensors there), in bytes or words; None: 80 % of
-    what is free
     Errors: WrongUse for what is no size; OutOfMemory where the process alone holds more.
     """
+    if isinstance(memory, Room):
+        return memory
     if memory is None:
         return Room(int(FREE_SHARE * free_bytes(device)))
     budget = bytes_of(memory) if isinstance(memory, str) else memory

@@ -28,7 +28,7 @@ from segment.experiments.reporting import (
     Progress,
     Row,
     Verdict,
-    judged,
+    judged_by,
     new_figure,
     styled,
     write_figure,
@@ -253,19 +253,19 @@ def _verdicts(found: Curve, trained: Curve, batch: int, seed: int) -> list[Verdi
     return [
         Verdict(
             experiment="cifar", claim="Averaging over draws raises the log-likelihood above that of a single draw",
-            outcome=judged(holds=gain_low > 0),
+            outcome=judged_by(gain_low, gain_high, least=0),
             numbers=f"M = {batch}, from 1 to {whole} draws: {(last - found.likelihood[0]).mean():+.3f} nats an image, "
             f"95 % interval {gain_low:.3f} to {gain_high:.3f}",
         ),
         Verdict(
             experiment="cifar", claim=f"The log-likelihood has {ENOUGH:.0%} of its gain by {FLAT} draws",
-            outcome=judged(holds=share >= ENOUGH),
+            outcome=judged_by(low, high, least=ENOUGH),
             numbers=f"{FLAT} draws have {share:.0%} ({low:.0%} to {high:.0%}) of what {whole} gain; what is "
             f"left is {rest.mean():.4f} nats an image",
         ),
         Verdict(
             experiment="cifar", claim="MCBN's log-likelihood is above that of one pass under the trained statistics",
-            outcome=judged(holds=against_low > 0),
+            outcome=judged_by(against_low, against_high, least=0),
             numbers=f"{whole} draws of M = {batch}: {last.mean():.3f} against {trained.likelihood[0].mean():.3f}; "
             f"difference {against.mean():+.3f}, 95 % interval {against_low:.3f} to {against_high:.3f}",
         ),

@@ -31,6 +31,7 @@ from segment.experiments.reporting import (
     Progress,
     Verdict,
     judged,
+    judged_by,
     new_figure,
     styled,
     write_figure,
@@ -56,6 +57,7 @@ UNSHARED = PassPlan(channels_last=True, share=False)
 """Dropout makes what comes before a BN layer differ between passes."""
 RATE = 0.1
 MEMBERS = 5
+REPLICATES = 1000
 SLACK = 1.1
 """A pass that costs at most this many plain ones counts as one."""
 LABELS = {
@@ -99,7 +101,8 @@ def run(
         flows = flow_network(TinyUNet(len(scenes.CLASSES)), seeded(seed, 7))
         methods = methods_of(network, bank, flows, plan, seed)
         say("cost: maps")
-        seconds = timed(methods, images, network, plan.repeats)
+        rounds = timed(methods, images, network, plan.repeats)
+        seconds = {name: float(np.median(values)) for name, values in rounds.items()}
         say("cost: training steps")
         training = STEPS * step_seconds(TinyUNet(len(scenes.CLASSES)), network, plan.steps)
         flow_training = STEPS * step_seconds(flows, network, plan.steps)
@@ -112,7 +115,7 @@ def run(
     rows = _rows(methods, seconds, prepared, kept)
     table = write_table(out, "cost", rows, digits=3)
     _figure(out, rows)
-    verdicts = _verdicts(rows, unchanged=unchanged)
+    verdicts = _verdicts(rows, rounds, unchanged=unchanged)
     write_page(out, "What a map costs", _opening(plan, budget, seed), verdicts, {
         "Processor seconds": f"{table}\n![Processor seconds](cost.png)",
     })  # fmt: skip
@@ -145,15 +148,27 @@ def methods_of(network: Network, bank: Bank, flows: nn.Module, plan: CostPlan, s
     }
 
 
-def timed(methods: Mapping[str, Method], images: Tensor, network: Network, repeats: int) -> dict[str, float]:
-    """Median processor seconds to one map, the methods in turn; the first round, which sets things up, is left out."""
+def timed(methods: Mapping[str, Method], images: Tensor, network: Network, repeats: int) -> dict[str, list[float]]:
+    """Processor seconds to one map, the methods in turn; the first round, which sets things up, is left out."""
     spent: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats + 1):
         for name, method in methods.items():
             start = time.process_time()
             estimate(method, images, head=network.card.head, measures=MEASURES)
             spent[name].append(time.process_time() - start)
-    return {name: float(np.median(values[1:])) for name, values in spent.items()}
+    return {name: values[1:] for name, values in spent.items()}
+
+
+def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval over rounds of a ratio of medians; both were timed in the same rounds.
+
+    >>> ratio_interval([2.0, 2.0], [1.0, 1.0])
+    (2.0, 2.0)
+    """
+    rounds = np.random.default_rng(0).integers(len(above), size=(REPLICATES, len(above)))
+    ratios = np.median(np.asarray(above)[rounds], axis=1) / np.median(np.asarray(below)[rounds], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def step_seconds(module: nn.Module, network: Network, steps: int) -> float:
@@ -215,13 +230,20 @@ def _rows(
     ]  # fmt: skip
 
 
-def _verdicts(rows: Sequence[Mapping[str, Any]], *, unchanged: bool) -> list[Verdict]:
+def _verdicts(
+    rows: Sequence[Mapping[str, Any]], rounds: Mapping[str, Sequence[float]], *, unchanged: bool
+) -> list[Verdict]:
+    """rounds: seconds to a map, by method; those of the ensemble are MEMBERS plain passes."""
     of = {row["method"]: row for row in rows}
     before = {name: row["seconds before the first map"] for name, row in of.items()}
     a_pass = {name: row["plain passes to a pass"] for name, row in of.items()}
     to_map = "; ".join(f"{LABELS[name]} {row['seconds to a map']:.3f} s with {row['passes']}"
                        for name, row in of.items())  # fmt: skip
     least = min(before[name] for name in ("mcdo", "ensemble", "mnf"))
+    passes = of["mcbn"]["passes"]
+    plain = tuple(bound * MEMBERS / passes for bound in ratio_interval(rounds["mcbn"], rounds["ensemble"]))
+    rival = min(("mcdo", "mnf"), key=a_pass.__getitem__)
+    against = ratio_interval(rounds["mcbn"], rounds[rival])
     return [
         Verdict(
             experiment="cost", claim="MCBN changes no weight of a trained network and needs no training",
@@ -232,14 +254,16 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], *, unchanged: bool) -> list[Ver
         ),
         Verdict(
             experiment="cost", claim="A pass of MCBN costs no more than a plain pass",
-            outcome=judged(holds=a_pass["mcbn"] <= SLACK),
-            numbers=f"{a_pass['mcbn']:.2f} plain passes, the moments with it (at most {SLACK} counts as one)",
+            outcome=judged_by(*plain, most=SLACK),
+            numbers=f"{a_pass['mcbn']:.2f} plain passes, 95 % interval {plain[0]:.2f} to {plain[1]:.2f}, the moments "
+            f"with it (at most {SLACK} counts as one)",
         ),
         Verdict(
             experiment="cost", claim="At as many passes MCBN costs no more than MC dropout and than MNF",
-            outcome=judged(holds=a_pass["mcbn"] <= SLACK * min(a_pass["mcdo"], a_pass["mnf"])),
+            outcome=judged_by(*against, most=1),
             numbers=f"plain passes to a pass: MCBN {a_pass['mcbn']:.2f}, MC dropout {a_pass['mcdo']:.2f}, MNF "
-            f"{a_pass['mnf']:.2f}; to a map, with how many passes: {to_map}",
+            f"{a_pass['mnf']:.2f}; MCBN over {LABELS[rival]}, 95 % interval {against[0]:.2f} to {against[1]:.2f}; "
+            f"to a map, with how many passes: {to_map}",
         ),
     ]  # fmt: skip
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from scipy.special import stdtrit
+
 from segment.errors import MissingExtra
 from segment.files.writing import fresh, write_text
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 Budget = Literal["quick", "paper"]
 """Minutes; the whole protocol."""
-Outcome = Literal["reproduced", "not reproduced", "not testable here"]
+Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not testable here"]
+"""The numbers support the claim; exclude it; do neither. Not testable here: the data or the hardware is missing."""
 Progress = Callable[[str], None]
 Row = Mapping[str, object]
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
@@ -51,8 +54,59 @@ class Verdict:
 
 
 def judged(*, holds: bool) -> Outcome:
-    """The outcome of a claim that was tested."""
+    """The outcome of a claim about what has no sampling error: equal bits, a gradient's direction."""
     return "reproduced" if holds else "not reproduced"
+
+
+def judged_by(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> Outcome:
+    """The outcome of the claim that a value lies between least and most, by its 95 % interval; nan tells nothing.
+
+    >>> judged_by(0.1, 0.3, least=0), judged_by(-0.3, -0.1, least=0), judged_by(-0.1, 0.3, least=0)
+    ('reproduced', 'not reproduced', 'inconclusive')
+    """
+    if low > least and high < most:
+        return "reproduced"
+    return "not reproduced" if high < least or low > most else "inconclusive"
+
+
+def judged_by_majority(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of "on a majority": more than half are reproduced, or so many are not that no majority is left.
+
+    >>> judged_by_majority(["reproduced", "reproduced", "inconclusive"])
+    'reproduced'
+    >>> judged_by_majority(["reproduced", "inconclusive", "inconclusive"])
+    'inconclusive'
+    """
+    if outcomes.count("reproduced") > len(outcomes) / 2:
+        return "reproduced"
+    return "not reproduced" if outcomes.count("not reproduced") >= len(outcomes) / 2 else "inconclusive"
+
+
+def judged_by_all(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of a claim that several scores test: one at least supports it, and none of them excludes it.
+
+    Scores that contradict one another are inconclusive.
+
+    >>> judged_by_all(["reproduced", "inconclusive"]), judged_by_all(["reproduced", "not reproduced"])
+    ('reproduced', 'inconclusive')
+    """
+    told = set(outcomes) & {"reproduced", "not reproduced"}
+    return told.pop() if len(told) == 1 else "inconclusive"
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean by Student's t; nan for fewer than two values.
+
+    >>> [round(bound, 2) for bound in mean_interval([1.0, 2.0, 3.0])]
+    [-0.48, 4.48]
+    """
+    count = len(values)
+    if count < 2:
+        return math.nan, math.nan
+    mean = sum(values) / count
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    half = float(stdtrit(count - 1, 0.975)) * error
+    return mean - half, mean + half
 
 
 def write_table(
@@ -111,6 +165,15 @@ def with_error(values: Sequence[float], *, digits: int = 3) -> str:
         return f"{mean:.{digits}f}"
     error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def ranged(low: float, high: float, *, digits: int = 3) -> str:
+    """An interval as text.
+
+    >>> ranged(0.1234, 0.5), ranged(math.nan, math.nan)
+    ('95 % interval 0.123 to 0.500', 'no interval')
+    """
+    return "no interval" if math.isnan(low) else f"95 % interval {low:.{digits}f} to {high:.{digits}f}"
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -16,6 +16,7 @@ import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ImageUnreadable, WrongUse
+from segment.estimation.memory_budget import Memory
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
@@ -88,7 +89,7 @@ class Evaluation:
 def evaluate(
     network: Network, data: Labels, folder: str | Path, *, banks: Sequence[Bank] = (),
     plan: EvaluatePlan | None = None, members: Sequence[Network] = (), validation: Labels | None = None,
-    memory: int | str | None = None, resume: bool = False, progress: Progress = silent,
+    memory: Memory = None, resume: bool = False, progress: Progress = silent,
 ) -> Evaluation:  # fmt: skip
     """Score every method on labelled images, reading each once; an image that fails is named, the others count.
 
@@ -169,7 +170,7 @@ def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
 
 def _validated(
     run: Run, network: Network, sources: Sequence[Source], methods: Contenders, scored: ScorePlan,
-    memory: int | str | None, progress: Progress,
+    memory: Memory, progress: Progress,
 ) -> Validation:  # fmt: skip
     """What validation images tell; read back where this very run has asked them before."""
     if not sources:

@@ -19,6 +19,7 @@ from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.draws.probe_passes import probe_side
+from segment.draws.reference import against_trained
 from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
@@ -110,7 +111,7 @@ def fit(
         "layers": layers, "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "images": len(pool),
         "images_sha256": content, "size": pool.size,
         "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
-        "precision": precision, "versions": versions(), "audit": {},
+        "precision": precision, "versions": versions(), "audit": {}, "reference": against_trained(bank, drawn),
     }  # fmt: skip
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)

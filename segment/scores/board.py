@@ -38,7 +38,7 @@ class Board:
                 mine[name] += theirs[name]
 
     def tallies(self) -> tuple[Tally, Tally, Tally]:
-        """Of all images (exact), of all images in the replicates' bins, of the replicates; each R ... ."""
+        """Of all images (fine bins), of all images in the replicates' bins, of the replicates; each R ... ."""
         coarse = rough(self.counts)
         replicates = {n: np.ascontiguousarray(r.T).reshape(-1, *coarse[n].shape) for n, r in self.replicates.items()}
         whole = {n: c[None] for n, c in exact(self.counts).items()}
@@ -47,12 +47,16 @@ class Board:
 
 @dataclass(frozen=True)
 class Estimated:
-    """One score: exact, in the replicates' bins, and of each replicate; `why` where it is not defined."""
+    """One score: of all images, in the replicates' coarser bins, and of each replicate; `why` where it is not defined.
+
+    exact_to: how far the order that its fine bins lost may take it; None for a score that needs no bins
+    """
 
     value: float
     rough: float
     replicates: Floats
     why: str
+    exact_to: float | None = None
 
     def minus(self, other: Estimated) -> Estimated:
         pairs = (self.value - other.value, self.rough - other.rough, self.replicates - other.replicates)
@@ -66,18 +70,20 @@ class Estimated:
             reason = TOO_FEW if images < 2 else "too few replicates define the score"
             return {"value": self.value, "low": None, "high": None, "why": reason}
         low, high = (min(max(end, limits[0]), limits[1]) for end in found)
-        return {"value": self.value, "low": low, "high": high}
+        bound = {} if self.exact_to is None else {"exact_to": self.exact_to}
+        return {"value": self.value, "low": low, "high": high, **bound}
 
 
 def estimates(board: Board) -> dict[str, Estimated]:
     """Every score of one problem, by its name."""
     tallies = board.tallies()
     whole, coarse, replicates = (summary.scores(tally, board.problem) for tally in tallies)
+    bounds = summary.exact_to(tallies[0], board.problem)
     found = {}
     for name in whole:
         value = float(whole[name][0])
         reason = summary.why(name, tallies[0], board.problem) if math.isnan(value) else ""
-        found[name] = Estimated(value, float(coarse[name][0]), replicates[name], reason)
+        found[name] = Estimated(value, float(coarse[name][0]), replicates[name], reason, bounds.get(name))
     return found
 
 
@@ -89,7 +95,9 @@ def mean_of(labels: Sequence[dict[str, Estimated]]) -> dict[str, Estimated]:
         value, coarse = (mean_defined(np.array(v)) for v in zip(*((one.value, one.rough) for one in ones), strict=True))
         replicates = mean_defined(np.stack([one.replicates for one in ones], axis=-1))
         reason = ones[0].why if math.isnan(float(value)) else ""
-        found[name] = Estimated(float(value), float(coarse), replicates, reason)
+        bounds = [one.exact_to for one in ones if one.exact_to is not None and not math.isnan(one.exact_to)]
+        bound = sum(bounds) / len(bounds) if bounds else None
+        found[name] = Estimated(float(value), float(coarse), replicates, reason, bound)
     return found
 
 

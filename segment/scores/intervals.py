@@ -35,9 +35,10 @@ def add_weighted(replicates: Ints, counts: Ints, weights: Ints) -> None:  # X R,
 
 
 def interval(value: float, rough: float, replicates: Floats) -> tuple[float, float] | None:  # R
-    """The middle 95 % of the replicates' deviations from the score of all images, laid around its exact value.
+    """The middle 95 % of the replicates' deviations from the score of all images, laid around that score.
 
-    value: the exact score; rough: the same from the replicates' coarser bins, so that these only blur the deviation.
+    value: the score of the fine bins; rough: the same from the replicates' coarser bins, so that these only blur the
+    deviation.
     None where fewer than half of the replicates define the score.
 
     >>> interval(0.5, 0.4, np.linspace(0.3, 0.5, 201))

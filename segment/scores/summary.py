@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from segment.scores import calibration, confusion, detection, normalised, rejection
-from segment.scores.binning import SCALE, Floats, Ints, quotient
+from segment.scores.binning import SCALE, Floats, Ints, extremes, quotient
 from segment.scores.patches import SIZES, pavpu
 from segment.scores.tally import Problem, Tally
 
@@ -57,7 +57,7 @@ def _normalised(accuracy: Floats, proper: Floats, problem: Problem) -> dict[str,
 
 
 def _ranked(histogram: Ints, classes: Ints) -> dict[str, Floats]:  # R B 2 or 3, R b 3K
-    errors = histogram[..., :2]
+    errors, novel = _both(histogram)
     area, oracle = rejection.aurc(errors), rejection.oracle_aurc(errors)
     unranked = quotient(errors[..., 1].sum(axis=-1), errors.sum(axis=(-2, -1)))
     found = {
@@ -73,13 +73,43 @@ def _ranked(histogram: Ints, classes: Ints) -> dict[str, Floats]:  # R B 2 or 3,
     risk, miou = rejection.risk_at(errors, coverage), rejection.miou_at(classes, coverage)
     found |= {f"accuracy_at_{share}": 1 - risk[:, i] for i, share in enumerate(RETAINED)}
     found |= {f"miou_at_{share}": miou[:, i] for i, share in enumerate(RETAINED)}
-    unseen = histogram[..., 2] if histogram.shape[-1] == 3 else np.zeros_like(histogram[..., 0])
-    novel = np.stack([errors.sum(axis=-1), unseen], axis=-1)
     return found | {
         "unseen_auroc": detection.auroc(novel),
         "unseen_ap": detection.average_precision(novel),
         "unseen_fpr95": detection.fpr_at_tpr(novel),
     }
+
+
+BINNED = {
+    "error_auroc": detection.auroc, "error_ap": detection.average_precision, "ause": rejection.ause,
+    "aurc": rejection.aurc, "unseen_auroc": detection.auroc, "unseen_ap": detection.average_precision,
+    "unseen_fpr95": detection.fpr_at_tpr,
+}  # fmt: skip
+"""Scores that an order inside a bin would change."""
+
+
+def exact_to(tally: Tally, problem: Problem) -> dict[str, float]:
+    """How far each ranking score of all images may be from that of the sorted pixels, which no bins were made of.
+
+    The score lies between those of the best and of the worst order inside the bins (`binning.extremes`).
+    """
+    found = {}
+    for measure in problem.measures:
+        errors, novel = _both(tally[f"ranking/{measure}"])
+        of = {"error": extremes(errors), "unseen": extremes(novel)}
+        for name, score in BINNED.items():
+            kind, counts = ("unseen", novel) if name.startswith("unseen") else ("error", errors)
+            best, worst = of[kind]
+            least = detection.least_precision(counts) if name.endswith("_ap") else score(worst)  # ties hide AP's worst
+            found[f"{name}.{measure}"] = float(np.abs(np.stack([score(best), least]) - score(counts)).max())
+    return found
+
+
+def _both(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 or 3 -> R B 2 each
+    """(right, wrong), and (known, unseen)."""
+    errors = histogram[..., :2]
+    unseen = histogram[..., 2] if histogram.shape[-1] == 3 else np.zeros_like(histogram[..., 0])
+    return errors, np.stack([errors.sum(axis=-1), unseen], axis=-1)
 
 
 def why(name: str, tally: Tally, problem: Problem) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,16 @@ from labelled_scenes import written
 from plain import noise, random_bank
 from small_networks import Pooling, network_of
 
-import segment.estimation.mcbn as facade
-import segment.jobs.evaluation.scoring as scoring
 from segment.draws.bank import Bank
+from segment.draws.identity import preprocessing_of
 from segment.errors import OutOfMemory
 from segment.estimation.cutting import SCORING, Readings
 from segment.estimation.mcbn import MCBN
 from segment.estimation.memory_budget import FIXED, Room
 from segment.estimation.readings import Reading
 from segment.estimation.tiled import OUTSIDE
-from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.files.writing import write_png
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.methods.augmentation import View, augmented, unpadded
@@ -87,53 +88,59 @@ def test_a_network_that_looks_at_the_whole_image_is_not_cut_under_a_score() -> N
         found(noise(1, 3, *SIZE))
 
 
-def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = load_network("scenes")
-    bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:4]], batch=4, draws=2)
-    data = written(tmp_path, TEST[:2])
+def labelled_noise(folder: Path, count: int) -> Labels:
+    """Noise of several sizes with random labels of four classes."""
+    rng = np.random.default_rng(3)
+    for number in range(count):
+        size = (SIZE[0], SIZE[1] - 16 * number)
+        write_png(folder / "images" / f"{number}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        write_png(folder / "labels" / f"{number}.png", rng.integers(0, 4, size, dtype=np.uint8))
+    return Labels(folder / "images", folder / "labels")
+
+
+def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(tmp_path: Path) -> None:
+    network = network_of()
+    drawn = drawable(network)
+    bank = replace(
+        random_bank(drawn), provenance={"fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network)}
+    )
+    data = labelled_noise(tmp_path, 2)
     plan = EvaluatePlan(
         methods=MethodPlan(
             methods=("mcbn", "deterministic"), measures=("predictive_entropy", "variance"), precision="fp32"
         ),
     )
-    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan)
-    cuts: list[tuple[int, int]] = []
-
-    def side_for(self: Readings, height: int, width: int) -> int:
-        cuts.append((height, width))
-        return 64
-
-    monkeypatch.setattr(Readings, "side_for", side_for)
-    monkeypatch.setattr(Readings, "halo", 0)  # small tiles, felt or not: what is counted is the point
-    cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory="100GiB")
-    assert len(cuts) == 2
+    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan, memory=Room(2**40))
+    readings = {name: reading for name, reading in readings_of(network).items() if name != "cooler"}
+    little = tight(Readings(network, readings))
+    assert Readings(network, readings, little).side_for(*SIZE) is not None
+    cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory=little)
     for key in ("images", "pixels"):
         assert cut.scores[key] == whole.scores[key]
+    compared = 0
     for name, method in cut.scores["methods"].items():
         other = whole.scores["methods"][name]["scores"]
-        assert method["scores"]["accuracy"]["value"] == pytest.approx(other["accuracy"]["value"], abs=0.2)
+        for score, entry in method["scores"].items():
+            if entry["value"] is not None:
+                assert entry["value"] == pytest.approx(other[score]["value"], abs=2e-5), (name, score)
+                compared += 1
+    assert compared > 20
 
 
-def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(tmp_path: Path) -> None:
     network = load_network("scenes")
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:4]], batch=4, draws=2)
-    monkeypatch.setattr(scoring, "room", lambda memory, device: Room(FIXED))
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
-        evaluate(network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank])
+        evaluate(network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=Room(FIXED))
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int) -> None:
     network = network_of()
     bank: Bank = random_bank(drawable(network))
     images = noise(number, 3, *SIZE, seed=6)
     expected = MCBN(network, bank, precision="fp32")(images, MEASURES)
-    monkeypatch.setattr(facade, "room", lambda memory, device: Room(FIXED + SIZE[0] * SIZE[1] * 180))
-    found = MCBN(network, bank, precision="fp32", memory="2GiB")
+    found = MCBN(network, bank, precision="fp32", memory=Room(FIXED + SIZE[0] * SIZE[1] * 180))
     made = found(images, MEASURES)
     assert found._within(MEASURES).side_for(512, 576) is not None
     assert made.draws == expected.draws

@@ -78,11 +78,33 @@ def test_the_flow_network_has_no_plain_convolution_and_no_normalisation_left() -
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 6, 32, 32)
 
 
-def test_the_median_leaves_the_first_round_out(
+def test_the_first_round_is_left_out(
     methods_and_image: tuple[dict[str, Method], Tensor], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     methods, image = methods_and_image
     ticks = iter([0, 100, 0, 1, 0, 2, 0, 30])
     monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
     found = cost.timed({"single pass": methods["single pass"]}, image, scenes_case(Path()).network, 3)
-    assert found == {"single pass": 2.0}
+    assert found == {"single pass": [1.0, 2.0, 30.0]}
+
+
+def rows_of(seconds: dict[str, list[float]]) -> list[dict[str, object]]:
+    return [
+        {"method": name, "passes": 5, "seconds to a map": sum(values) / len(values),
+         "plain passes to a pass": values[0] / seconds["ensemble"][0], "seconds before the first map": 0.0}
+        for name, values in seconds.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mcbn", "plain", "rival"),
+    [
+        ([1.00, 1.01, 1.02, 1.01, 1.00], "reproduced", "reproduced"),
+        ([1.0, 1.4, 1.0, 1.4, 1.2], "inconclusive", "inconclusive"),
+        ([1.50, 1.51, 1.52, 1.51, 1.50], "not reproduced", "not reproduced"),
+    ],
+)
+def test_a_cost_is_judged_by_the_interval_of_its_ratio(mcbn: list[float], plain: str, rival: str) -> None:
+    seconds = {"single pass": [1.0] * 5, "mcbn": mcbn, "mcdo": [1.2] * 5, "ensemble": [1.0] * 5, "mnf": [3.0] * 5}
+    found = cost._verdicts(rows_of(seconds), seconds, unchanged=True)
+    assert [verdict.outcome for verdict in found[1:]] == [plain, rival]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from console import segment
@@ -14,6 +15,7 @@ from segment.experiments.regression import toy
 from segment.experiments.regression.networks import Protocol
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.toy import ToyPlan
+from segment.experiments.reporting import Outcome
 
 SMALL = ToyPlan(
     repeats=1, rows=60, points=51,
@@ -39,7 +41,8 @@ def test_every_experiment_is_a_command() -> None:
 def test_an_experiment_says_its_verdicts_and_where_they_lie(tmp_path: Path) -> None:
     ended = segment("experiment", "toy", "-o", tmp_path / "toy", "--data", tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.count("reproduced: ") == 3
+    outcomes = "|".join(get_args(Outcome))
+    assert len(re.findall(rf"^({outcomes}): ", ended.out, re.MULTILINE)) == 3
     assert (tmp_path / "toy" / "page.md").is_file()
 
 

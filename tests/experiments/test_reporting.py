@@ -12,14 +12,20 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import sem, t
 
 from segment.errors import MissingExtra, WrongUse
 from segment.experiments.pages import assemble
 from segment.experiments.regression import toy, uncertainty_error
 from segment.experiments.reporting import (
+    Outcome,
     Verdict,
     judged,
+    judged_by,
+    judged_by_all,
+    judged_by_majority,
     markdown_table,
+    mean_interval,
     new_figure,
     styled,
     with_error,
@@ -132,3 +138,41 @@ def test_a_copied_figure_stays_light_enough_for_a_repository(tmp_path: Path) -> 
 def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"holds no page\.md"):
         assemble([tmp_path], tmp_path / "index.md", title="All", command="c")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.01, 0.2, "reproduced"), (-0.2, -0.01, "not reproduced"), (-0.01, 0.2, "inconclusive"),
+     (-0.2, 0.01, "inconclusive"), (math.nan, math.nan, "inconclusive")],
+)  # fmt: skip
+def test_a_claim_is_reproduced_only_where_its_whole_interval_supports_it(low: float, high: float, outcome: str) -> None:
+    assert judged_by(low, high, least=0) == outcome
+    assert judged_by(-high, -low, most=0) == outcome
+
+
+def test_a_value_is_within_two_limits_only_with_its_whole_interval() -> None:
+    found = [judged_by(low, high, least=0.92, most=0.98) for low, high in ((0.93, 0.97), (0.93, 0.99), (0.99, 1.0))]
+    assert found == ["reproduced", "inconclusive", "not reproduced"]
+
+
+def test_signs_without_intervals_make_no_majority() -> None:
+    yes: Outcome = "reproduced"
+    no: Outcome = "not reproduced"
+    open_: Outcome = "inconclusive"
+    assert judged_by_majority([yes, yes, open_, open_, open_]) == "inconclusive"
+    assert judged_by_majority([yes, yes, yes, open_, open_]) == "reproduced"
+    assert judged_by_majority([no, no, no, yes, yes]) == "not reproduced"
+    assert judged_by_majority([no, no, open_, open_]) == "not reproduced"
+
+
+def test_scores_that_contradict_one_another_are_inconclusive() -> None:
+    assert judged_by_all(["reproduced", "inconclusive"]) == "reproduced"
+    assert judged_by_all(["not reproduced", "inconclusive"]) == "not reproduced"
+    assert judged_by_all(["reproduced", "not reproduced"]) == "inconclusive"
+    assert judged_by_all([]) == "inconclusive"
+
+
+def test_the_interval_of_a_mean_is_scipys() -> None:
+    values = [0.3, 0.9, 0.4, 0.35, 1.2]
+    expected = t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=sem(values))
+    assert mean_interval(values) == pytest.approx(expected)

@@ -108,6 +108,14 @@ def test_a_sharper_uncertainty_is_judged_better_and_a_duller_one_not(case: Case)
     assert "AUSE -" in rising.numbers
 
 
+def test_scores_that_do_not_differ_are_inconclusive(case: Case) -> None:
+    found = boards(case, {"M = 1": 0.3})
+    same = Found(boards=dict.fromkeys(("M = 1", "M = 8"), found.boards["M = 1"]), shown=found.shown, estimates={})
+    verdict = segmentation._larger(case, same, 1, 8, "larger is better")
+    assert verdict.outcome == "inconclusive"
+    assert "better in 0 of 3" in verdict.numbers
+
+
 def test_a_few_images_give_no_verdict(case: Case) -> None:
     found = boards(case, {"M = 1": 0.0, "M = 8": 0.5}, images=3)
     assert segmentation._larger(case, found, 1, 8, "larger is better").outcome == "not testable here"

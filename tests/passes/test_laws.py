@@ -7,23 +7,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from plain import (
+    Floats,
     Toy,
     assert_same_state,
     calibrated,
     in_eval_mode,
     noise,
     plain_loop,
+    plain_measures,
+    probabilities_of,
     random_bank,
     seeded,
     state_of,
     surveyed,
 )
+from scipy.special import rel_entr
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.axes import Head
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.estimation.estimate import estimate, moments_of
@@ -103,15 +109,28 @@ def test_equal_draws_give_exactly_no_variance_and_no_mutual_information(
 
 
 @pytest.mark.parametrize("head", ["softmax", "multilabel", "sigmoid"])
-def test_predictive_entropy_splits_into_within_and_between_draws(head: str) -> None:
+def test_entropy_information_and_variance_are_those_of_a_plain_loop_in_float64(head: Head) -> None:
+    """Mutual information as the mean divergence of the draws from their mean, not as a difference of entropies."""
     module = calibrated(seeded(lambda: Toy(1 if head == "sigmoid" else 4)), (32, 32))
-    network = surveyed(module)
-    found = estimate(mcbn(network, random_bank(network, draws=4)), noise(2, 3, 32, 32), head=head)  # type: ignore[arg-type]
-    torch.testing.assert_close(
-        found.predictive_entropy, found.expected_entropy + found.mutual_information, rtol=0, atol=1e-5
-    )
-    assert found.mutual_information.min() >= 0
-    assert 0 <= found.variance.min() <= found.variance.max() <= (1 - 1 / 4) / 4 if head == "softmax" else 0.25
+    network, images = surveyed(module), noise(2, 3, 32, 32)
+    bank = random_bank(network, draws=4)
+    found = estimate(mcbn(network, bank), images, head=head)
+    p = probabilities_of(plain_loop(module, bank, images, dtype=torch.float64).numpy(), head)  # T N K H W
+    weights = bank.weights.double().numpy()
+    wanted = plain_measures(p, weights.tolist(), head)
+    for name, highest in (("predictive_entropy", 0.3), ("expected_entropy", 0.2), ("variance", 1e-3)):
+        assert wanted[name].max() > highest, "the law would hold for anything"
+        np.testing.assert_allclose(found.maps[name].numpy(), wanted[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(found.mutual_information.numpy(), divergence(p, weights, head), rtol=1e-3, atol=2e-5)
+
+
+def divergence(p: Floats, weights: Floats, head: str) -> Floats:  # T N K ... -> N ...
+    """mean_t KL(p_t || mean p) in nats; of a multi-label head the mean over its labels."""
+    if head == "multilabel":
+        labels = [np.stack([1 - p[:, :, k], p[:, :, k]], axis=2) for k in range(p.shape[2])]
+        return np.mean([divergence(label, weights, "softmax") for label in labels], axis=0)
+    w = (weights / weights.sum()).reshape(-1, *[1] * (p.ndim - 1))
+    return np.asarray((w * rel_entr(p, (w * p).sum(axis=0))).sum(axis=(0, 2)))
 
 
 # --- law 5: what is borrowed is given back ---

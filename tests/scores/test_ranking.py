@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from benchmarks.binning import worst_case
 from segment.networks.architectures.enet import ENet
 from segment.networks.weights import load_weights
 from segment.scores import detection, rejection
-from segment.scores.binning import BINS, bin_of, coarser, coarser_bin, edges
+from segment.scores.binning import BINS, bin_of, coarser, coarser_bin, edges, extremes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty import measures
@@ -120,6 +121,72 @@ def test_ranking_scores_are_those_of_the_sorted_bins_exactly(data: st.DataObject
     assert got == pytest.approx(want, abs=1e-12)
     pairs = np.equal.outer(bin_of(values[wrong]), bin_of(values[~wrong]))
     assert abs(got["auroc"] - roc_auc_score(wrong, values)) <= pairs.mean() / 2 + 1e-12
+
+
+SCORED = {
+    "auroc": detection.auroc, "ap": detection.average_precision, "fpr": detection.fpr_at_tpr,
+    "aurc": rejection.aurc, "ause": rejection.ause,
+}  # fmt: skip
+
+
+def fpr95(values: NDArray[np.generic], wrong: NDArray[np.bool_]) -> float:
+    fpr, tpr, _ = roc_curve(wrong, values, drop_intermediate=False)
+    return float(fpr[(tpr >= 0.95).argmax()])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), width=st.floats(-6, 0), base=st.floats(1e-9, 15), pixels=st.integers(3, 3000),
+    rate=st.floats(0.01, 0.99), order=st.sampled_from([-4.0, 0.0, 4.0]),
+)  # fmt: skip
+def test_every_ranking_score_is_as_near_to_sorting_as_its_bound_says(
+    seed: int, width: float, base: float, pixels: int, rate: float, order: float
+) -> None:
+    """Doubt within any width of any value, down to a single bin, in and against the order of the errors."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(pixels) < rate
+    wrong[:2] = [True, False]
+    place = sigmoid(rng.normal(size=pixels) + order * wrong)
+    values = (base * (1 - 10**width * place)).astype(np.float32)
+    counts = histogram(values, wrong)
+    counts = counts[:, counts.any(axis=(0, 2))]  # empty bins change no score, and cost time
+    best, worst = extremes(counts)
+    want = expected(values, wrong) | {"fpr": fpr95(values, wrong)}
+    for name, score in SCORED.items():
+        least = detection.least_precision(counts) if name == "ap" else score(worst)
+        value, bounds = float(score(counts)[0]), sorted((float(score(best)[0]), float(least[0])))
+        assert bounds[0] - 1e-9 <= want[name] <= bounds[1] + 1e-9, name
+        assert abs(value - want[name]) <= max(bounds[1] - value, value - bounds[0]) + 1e-9, name
+
+
+@pytest.mark.parametrize(("width", "auroc", "ap", "fpr"), [
+    (1.0, 1e-4, 1e-3, 1e-3), (0.1, 1e-3, 6e-3, 0.012), (0.01, 5e-3, 0.06, 0.09),
+])  # fmt: skip
+def test_the_worst_case_by_concentration_is_what_the_page_states(
+    width: float, auroc: float, ap: float, fpr: float
+) -> None:
+    """The search of `python -m benchmarks.binning`, shorter."""
+    found = worst_case(width, trials=8, pixels=20_000, seed=1)
+    assert found["auroc"] <= auroc
+    assert found["ap"] <= ap
+    assert found["fpr95"] <= fpr
+
+
+def test_a_score_says_how_far_its_bins_may_have_taken_it() -> None:
+    board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",), void=255))
+    rng = np.random.default_rng(0)
+    kept: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+    for number in range(3):
+        label = (rng.random((40, 40)) < 0.3).astype(np.int64)
+        doubt = (1 - 1e-3 * rng.random((40, 40)) + 5e-4 * label).astype(np.float32)
+        board.update(f"{number}", np.stack([np.full((40, 40), 0.9), np.full((40, 40), 0.1)]), {"m": doubt}, label)
+        kept.append((doubt.ravel(), label.ravel() == 1))
+    values, wrong = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    scores, want = board.compute()["scores"], expected(values, wrong)
+    for name, short in (("error_auroc.m", "auroc"), ("error_ap.m", "ap"), ("aurc.m", "aurc"), ("ause.m", "ause")):
+        assert 1e-5 < scores[name]["exact_to"] < 0.1
+        assert abs(scores[name]["value"] - want[short]) <= scores[name]["exact_to"], name
+    assert "exact_to" not in scores["nll"]
 
 
 @given(arrays.arrays(np.float32, 50, elements=st.floats(0, 1e6, width=32, allow_subnormal=True)))

@@ -22,7 +22,8 @@ from segment.experiments.reporting import (
     Progress,
     Row,
     Verdict,
-    judged,
+    judged_by,
+    judged_by_majority,
     new_figure,
     styled,
     write_figure,
@@ -140,7 +141,7 @@ def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verd
     listed = "; ".join(f"{row['set']} {row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in own)
     return Verdict(
         experiment="uncertainty-error", claim=f"The error grows with the uncertainty that {label} estimates",
-        outcome=judged(holds=len(held) > len(own) / 2),
+        outcome=judged_by_majority([judged_by(row["low"], row["high"], least=0) for row in own]),
         numbers=f"Spearman's rho above 0 with 95 % confidence on {len(held)} of {len(own)} sets: {listed}",
     )  # fmt: skip
 

@@ -20,10 +20,12 @@ from segment.draws.minibatches import DrawPlan, choices
 from segment.estimation.estimate import Estimate, estimate
 from segment.experiments.reporting import (
     Budget,
+    Outcome,
     Progress,
     Row,
     Verdict,
-    judged,
+    judged_by,
+    judged_by_all,
     write_page,
     write_table,
 )
@@ -208,10 +210,10 @@ def _verdicts(case: Case, effort: Effort, found: Found) -> list[Verdict]:
 
 
 def _larger(case: Case, found: Found, small: int, large: int, claim: str) -> Verdict:
-    """Holds where one judged score at least is better beyond doubt and none is worse; too few images tell nothing."""
+    """By the 95 % intervals of the judged scores, which must not contradict one another."""
     images = found.boards[f"M = {small}"].images
     differences = paired_differences(found.boards[f"M = {small}"], found.boards[f"M = {large}"])
-    better = worse = 0
+    outcomes: list[Outcome] = []
     told = []
     for score, (label, sign, wanted) in JUDGED.items():
         entry = differences[score]
@@ -219,15 +221,14 @@ def _larger(case: Case, found: Found, small: int, large: int, claim: str) -> Ver
             told.append(f"{label} not defined")
             continue
         low, high = sorted((sign * entry["low"], sign * entry["high"]))
-        rises, falls = low > 0, high < 0
-        better += rises if wanted > 0 else falls
-        worse += falls if wanted > 0 else rises
+        outcomes.append(judged_by(low, high, least=0) if wanted > 0 else judged_by(low, high, most=0))
         told.append(f"{label} {sign * entry['value']:+.4f} ({low:+.4f} to {high:+.4f})")
     return Verdict(
         experiment="segmentation", claim=f"{claim}: {case.title}",
-        outcome=judged(holds=better > 0 and worse == 0) if images >= FEWEST else "not testable here",
-        numbers=f"from M = {small} to {large}: {'; '.join(told)}; better in {better} of {len(JUDGED)} scores with 95 % "
-        f"confidence, worse in {worse}; {images} images, {FEWEST} or more for a verdict (AUROC should rise, AUSE fall)",
+        outcome=judged_by_all(outcomes) if images >= FEWEST else "not testable here",
+        numbers=f"from M = {small} to {large}: {'; '.join(told)}; better in {outcomes.count('reproduced')} of "
+        f"{len(JUDGED)} scores with 95 % confidence, worse in {outcomes.count('not reproduced')}; {images} images, "
+        f"{FEWEST} or more for a verdict (AUROC should rise, AUSE fall)",
     )  # fmt: skip
 
 

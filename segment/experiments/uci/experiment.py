@@ -22,7 +22,7 @@ from segment.experiments.reporting import (
     Outcome,
     Progress,
     Verdict,
-    judged,
+    judged_by_majority,
     markdown_table,
     new_figure,
     styled,
@@ -49,6 +49,8 @@ CHECKS: Mapping[Budget, CheckPlan] = {
     "paper": CheckPlan(sets=SETS),
     "quick": CheckPlan(sets=("yacht",), splits=4, draws=2000),
 }
+LEVEL = 0.05
+"""Of a one-sided p-value."""
 PAR = 5.0
 """Points of the normalised scale by which a method may fall behind and still be on a par."""
 
@@ -97,17 +99,19 @@ LEGEND = (
 def _verdicts(found: Results) -> list[Verdict]:
     verdicts = []
     for label, key, gain in (("CRPS", "normalised_crps", "crps_gain"), ("PLL", "normalised_pll", "pll_gain")):
-        parts, wins, sure = [], 0, 0
+        parts, wins = [], 0
+        outcomes: list[Outcome] = []
         for name, splits in found.items():
             column = columns_of(splits, "mcbn")
             p = better_by_splits(getattr(column, gain), test_to_train=overlap(splits))
             wins += float(getattr(column, key).mean()) > 0
-            sure += p < 0.05
+            outcomes.append(by_p(p))
             parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
         verdicts.append(Verdict(
             experiment="uci", claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
-            outcome=judged(holds=wins > len(found) / 2),
-            numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {sure}: {'; '.join(parts)}",
+            outcome=judged_by_majority(outcomes),
+            numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {outcomes.count('reproduced')}, which a "
+            f"majority must have: {'; '.join(parts)}",
         ))  # fmt: skip
     return [*verdicts, *(_against(found, other) for other in ("mcdo", "mnf"))]
 
@@ -129,15 +133,26 @@ def _against(found: Results, other: str) -> Verdict:
     )  # fmt: skip
 
 
+def by_p(p: float) -> Outcome:
+    """What a one-sided p-value tells: significantly above 0, significantly below, or neither; nan is neither.
+
+    >>> by_p(0.01), by_p(0.99), by_p(0.4)
+    ('reproduced', 'not reproduced', 'inconclusive')
+    """
+    if p < LEVEL:
+        return "reproduced"
+    return "not reproduced" if p > 1 - LEVEL else "inconclusive"
+
+
 def on_a_par(low: float, high: float) -> Outcome:
     """What an interval of a difference tells; one that holds both 0 and less than -PAR tells nothing.
 
     >>> on_a_par(-2.0, 9.0), on_a_par(-9.0, -2.0), on_a_par(-40.0, 20.0)
-    ('reproduced', 'not reproduced', 'not testable here')
+    ('reproduced', 'not reproduced', 'inconclusive')
     """
     if low >= -PAR:
         return "reproduced"
-    return "not reproduced" if high < 0 else "not testable here"
+    return "not reproduced" if high < 0 else "inconclusive"
 
 
 def _figure(out: Path, found: Results) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.cutting import Readings
-from segment.estimation.memory_budget import room
+from segment.estimation.memory_budget import Memory, room
 from segment.estimation.readings import Read, Reading
 from segment.files.writing import fresh
 from segment.images.find import Source
@@ -51,7 +51,7 @@ class Scoring:
 
     def __init__(
         self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard],
-        memory: int | str | None = None,
+        memory: Memory = None,
     ) -> None:  # fmt: skip
         device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         self.network = network

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse
 from segment.estimation.cutting import Readings
-from segment.estimation.memory_budget import room
+from segment.estimation.memory_budget import Memory, room
 from segment.images.find import Source
 from segment.images.prepare import prepare
 from segment.jobs.evaluation.compared_methods import FITTED, Contenders, key
@@ -65,7 +65,7 @@ class Validation:
 
 def validate(
     network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
-    memory: int | str | None = None,
+    memory: Memory = None,
 ) -> Validation:  # fmt: skip
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory)
@@ -91,7 +91,7 @@ def validate(
 
 def temperatures(
     network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
-    memory: int | str | None = None,
+    memory: Memory = None,
 ) -> dict[str, float]:  # fmt: skip
     """By `contenders.key`, of each method that has one; 1 where no image can be used."""
     fits = {

@@ -1,0 +1,88 @@
+"""Run a command and keep what it measured: `python -m benchmarks.measure NAME [--file JSON]... -- COMMAND`.
+
+The command's JSON, from its standard output or from the files that it wrote, goes into docs/measured/NAME.json with
+the command, the date, the versions and the processor. Tables and figures of README.md and docs/ are made of these files
+alone (`python -m benchmarks.tables`). Must not know what a command measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from segment.files.writing import write_json
+from segment.jobs.versions import versions
+
+MEASURED = Path(__file__).parent.parent / "docs" / "measured"
+DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "said")
+"""Keys of a result that no document shows: long lists, and paths."""
+
+
+def processor() -> str:
+    """The processor's model, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    return {"processor": processor(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
+
+
+def slim(result: Any) -> Any:
+    """A result without what no document shows, its numbers to six digits.
+
+    >>> slim({"nll": 0.123456789, "curves": [1, 2]})
+    {'nll': 0.123457}
+    """
+    if isinstance(result, dict):
+        return {key: slim(value) for key, value in result.items() if key not in DROPPED}
+    if isinstance(result, list):
+        return [slim(value) for value in result]
+    return float(f"{result:.6g}") if isinstance(result, float) else result
+
+
+def measure(name: str, command: list[str], files: list[Path]) -> Path:
+    """Run a command and write docs/measured/NAME.json; a command that fails ends this one with its exit code."""
+    # without files the result is what the command prints
+    ran = subprocess.run(command, stdout=None if files else subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        raise SystemExit(ran.returncode)
+    read = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    result = next(iter(read.values())) if len(read) == 1 else read or json.loads(ran.stdout)
+    target = MEASURED / f"{name}.json"
+    shown = ["python" if part == sys.executable else part for part in command]
+    kept = {
+        "command": shlex.join(shown), "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "versions": versions(), "machine": machine(), "result": slim(result),
+    }  # fmt: skip
+    write_json(target, kept)
+    return target
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("name")
+    asked.add_argument("--file", type=Path, action="append", default=[], help="JSON that the command writes")
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, command = asked.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
+    if not command:
+        asked.error("Give the command after --, as: -- segment demo --json")
+    if command[0] in ("python", "segment"):
+        command = [sys.executable, *(["-m", "segment"] if command[0] == "segment" else []), *command[1:]]
+    sys.stdout.write(f"{measure(given.name, command, given.file)}\n")
+
+
+if __name__ == "__main__":
+    main()

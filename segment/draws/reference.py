@@ -1,0 +1,81 @@
+"""A bank against the trained running statistics: whether its mini-batches looked as those of training did.
+
+Running statistics are averages over training's own mini-batches. A bank whose mean statistics differ from them was
+recorded from another distribution. Must not know where the images came from.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+
+from segment.draws.bank import Bank
+from segment.tracing.bn_layers import BatchNormNetwork
+
+log = logging.getLogger(__name__)
+
+LEAST, MOST = 0.8, 1.25
+"""Median ratios of variances outside of these are warned about; banks of the training pipeline have .99 to 1.00."""
+NAMED = 3
+
+
+def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | None:
+    """The bank's mean statistics against the trained ones, as JSON values; logs a warning where they are far off.
+
+    variance_ratio: median over channels of (mean of the draws' variances) / (running variance); low, high: 5 and 95 %
+    of the channels. mean_shift: mean over channels of |mean of the draws' means - running mean|, in trained standard
+    deviations. layers: name -> the two, by layer; worst: the layers whose ratio is farthest from 1.
+    None where no layer of the bank keeps running statistics. A channel of trained variance 0 is left out.
+    """
+    average = bank.average()
+    ratios, shifts, layers = [], [], {}
+    for layer in network.stochastic:
+        if layer.trained is None or layer.name not in average.mean:
+            continue
+        mean, var = (value.detach().double().cpu() for value in layer.trained)
+        alive = var > 0
+        if not alive.any():
+            continue
+        ratio = average.var[layer.name][0].double()[alive] / var[alive]
+        shift = (average.mean[layer.name][0].double() - mean)[alive].abs() / var[alive].sqrt()
+        layers[layer.name] = {"variance_ratio": _short(ratio.quantile(0.5)), "mean_shift": _short(shift.mean())}
+        ratios.append(ratio)
+        shifts.append(shift)
+    if not layers:
+        return None
+    every = torch.cat(ratios)
+    low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
+    found: dict[str, Any] = {
+        "variance_ratio": _short(middle), "low": _short(low), "high": _short(high),
+        "mean_shift": _short(torch.cat(shifts).mean()), "channels": len(every),
+        "worst": sorted(layers, key=lambda name: -abs(math.log(max(layers[name]["variance_ratio"], 1e-30))))[:NAMED],
+        "layers": layers,
+    }  # fmt: skip
+    if not LEAST <= found["variance_ratio"] <= MOST:
+        log.warning(
+            "%s. The statistics images do not look as in training: check size, crop, scaling, mean and std, and the "
+            "card's `training:` entry.", sentence(found),
+        )  # fmt: skip
+    return found
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What was measured, in one line, without a full stop.
+
+    >>> layer = {"variance_ratio": 0.5, "mean_shift": 0.2}
+    >>> sentence({**layer, "low": 0.4, "high": 0.9, "worst": ["bn1"], "layers": {"bn1": layer}}).split(": ")[-1]
+    'bn1 (0.50)'
+    """
+    worst = ", ".join(f"{name} ({found['layers'][name]['variance_ratio']:.2f})" for name in found["worst"])
+    return (
+        f"Against the trained statistics: variances {found['variance_ratio']:.2f} times as large (median; 5 to 95 %: "
+        f"{found['low']:.2f} to {found['high']:.2f}), means off by {found['mean_shift']:.2f} standard deviations; "
+        f"worst layers: {worst}"
+    )
+
+
+def _short(value: torch.Tensor) -> float:
+    return float(f"{float(value):.4g}")

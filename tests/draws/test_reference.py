@@ -1,0 +1,104 @@
+"""The bank against the trained running statistics: 1 and 0 where training is repeated, far off where it is not."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain import Toy, calibrated, noise, seeded, surveyed
+from torch import nn
+
+from segment.draws.bank import Bank
+from segment.draws.recording import record
+from segment.draws.reference import against_trained
+
+
+def test_the_trained_statistics_are_as_large_as_themselves(toy: Toy) -> None:
+    network = surveyed(toy)
+    found = against_trained(Bank.of_trained(network), network)
+    assert found is not None
+    assert (found["variance_ratio"], found["low"], found["high"], found["mean_shift"]) == (1, 1, 1, 0)
+    assert found["channels"] == 16
+
+
+@settings(max_examples=20, deadline=None)
+@given(factor=st.floats(0.1, 10), shift=st.floats(0, 3), draws=st.integers(1, 4))
+def test_a_layer_scaled_and_shifted_by_hand_is_reported_as_that(factor: float, shift: float, draws: int) -> None:
+    network = surveyed(calibrated(seeded(Toy), (32, 32)))
+    trained = Bank.of_trained(network)
+    spread = torch.linspace(0.5, 1.5, draws)[:, None] if draws > 1 else torch.ones(1, 1)  # of the draws, mean 1
+    bank = Bank(
+        torch.full((draws,), 1 / draws),
+        {**{name: value.repeat(draws, 1) for name, value in trained.mean.items()},
+         "bn2": trained.mean["bn2"] + shift * trained.var["bn2"].sqrt() * spread},
+        {**{name: value.repeat(draws, 1) for name, value in trained.var.items()},
+         "bn2": trained.var["bn2"] * factor * spread},
+    )  # fmt: skip
+    found = against_trained(bank, network)
+    assert found is not None
+    assert found["layers"]["bn2"]["variance_ratio"] == pytest.approx(factor, rel=1e-3)
+    assert found["layers"]["bn2"]["mean_shift"] == pytest.approx(shift, rel=1e-3, abs=1e-6)
+    assert found["layers"]["bn1"] == pytest.approx({"variance_ratio": 1, "mean_shift": 0}, abs=1e-6)
+    assert found["mean_shift"] == pytest.approx(shift / 2, rel=1e-3, abs=1e-6)  # eight channels of sixteen
+    if abs(factor - 1) > 1e-3:
+        assert found["worst"][0] == "bn2"
+
+
+def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_are_told(
+    toy: Toy, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, batches = surveyed(toy), [noise(8, 3, 32, 32, seed=seed) for seed in range(20, 28)]
+    for norm in (toy.bn1, toy.bn2):
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average of all batches
+    toy.train()
+    toy.dropout.eval()
+    with torch.no_grad():
+        for batch in batches:
+            toy(batch)
+    toy.eval()
+    with caplog.at_level(logging.WARNING, logger="segment"):
+        alike = against_trained(Bank.of_draws(list(record(network, batches))), network)
+        assert not caplog.records
+        darker = against_trained(Bank.of_draws(list(record(network, [0.3 * batch for batch in batches]))), network)
+    assert alike is not None
+    assert darker is not None
+    assert alike["variance_ratio"] == pytest.approx(1, abs=1e-3)
+    assert darker["layers"]["bn1"]["variance_ratio"] == pytest.approx(0.09, abs=1e-3)
+    assert darker["worst"][0] == "bn1"
+    assert darker["variance_ratio"] < 0.8
+    assert "do not look as in training" in caplog.text
+    assert "`training:`" in caplog.text
+
+
+def test_the_percentiles_are_numpys(toy: Toy) -> None:
+    network = surveyed(toy)
+    bank = Bank.of_draws(list(record(network, [0.8 * noise(4, 3, 32, 32)])))
+    found = against_trained(bank, network)
+    assert found is not None
+    ratios = np.concatenate([
+        (bank.var[name][0].double() / running.double()).numpy()
+        for name, running in (("bn1", toy.bn1.running_var), ("bn2", toy.bn2.running_var))
+        if running is not None
+    ])  # fmt: skip
+    expected = np.quantile(ratios, [0.05, 0.5, 0.95])
+    np.testing.assert_allclose([found["low"], found["variance_ratio"], found["high"]], expected, rtol=1e-3)
+
+
+def test_a_layer_without_running_statistics_and_a_dead_channel_are_left_out(toy: Toy) -> None:
+    assert toy.bn1.running_var is not None
+    toy.bn1.running_var[0] = 0.0
+    network = surveyed(toy)
+    found = against_trained(replace(Bank.of_trained(network)), network)
+    assert found is not None
+    assert found["channels"] == 15
+    untracked = calibrated(seeded(Toy), (32, 32))
+    untracked.bn1 = nn.BatchNorm2d(8, track_running_stats=False)
+    untracked.bn2 = nn.BatchNorm2d(8, track_running_stats=False)
+    network = surveyed(untracked.eval())
+    assert against_trained(Bank.of_draws(list(record(network, [noise(2, 3, 32, 32)]))), network) is None

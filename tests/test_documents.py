@@ -1,0 +1,137 @@
+"""README and docs state what was measured: tables and figures come from docs/measured/, and no others stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from benchmarks.tables import DOCUMENTS, MEASURED, ROOT, TABLE, VALUE, written
+from segment.experiments.reporting import Outcome
+
+RECORD = ROOT / "docs" / "reproduction.md"
+"""Written by `segment experiment report`; its result folders were not kept, so it is its own record."""
+FIGURE = re.compile(
+    r"(?<![\w.])\d*\.\d+(?!\w)"  # a decimal
+    r"|\b\d+(?:\.\d+)? ?%"
+    r"|\b\d+ (?:times|minutes?|hours?|seconds?|s|ms|MB|GB|GiB|MiB|nats|points)\b"
+)
+ALLOWED = {
+    "README.md": {
+        "with 95 % intervals over images": "the level of every interval",
+        "default: 80 % of what is free": "a setting: FREE_SHARE",
+        "ratio outside 0.8 to 1.25": "a setting: reference.LEAST and MOST",
+        "less than 5 % to the variance map": "a setting of --precision auto",
+        "`--tolerance` (.02) on 95 % of a fixed grid": "settings of --draws auto",
+    },
+    "docs/method.md": {
+        "A median ratio outside 0.8 to 1.25 is warned about": "a setting: reference.LEAST and MOST",
+        "`--precision auto` takes bf16 only under 5 %": "a setting of --precision auto",
+        "with one mask a label at .5": "a definition",
+        "stops where 95 % of them are": "a setting of --draws auto",
+        "below .15 of one run's own Monte Carlo error": "the limit of a test, tests/uncertainty/test_stopping.py",
+        "its first step of a draw is 1.2 standard deviations": "a setting of the refinement",
+        "so each of n moves 1.2 / sqrt(n) at most": "follows from that setting",
+    },
+    "docs/results.md": {"the middle 95 % of a bootstrap": "the level of every interval"},
+    "docs/scores.md": {
+        "A multi-label head is K two-class problems with one mask each\n(p >= .5)": "a definition",
+        "0..87.3": "a definition: -ln 1.2e-38",
+        "-ln max(p_y, 1.2e-38)": "a definition: float32's least normal number",
+        "those of the surest 90 %": "a definition of accuracy_at_90",
+        "flags 95 % of the unseen ones": "a definition of FPR95",
+        "A bin is at most .025 % wide": "a definition: 4096 bins an octave",
+        "are a 95 % interval": "the level of every interval",
+        "Fisher's z with variance 1.06/(n - 3)": "a definition",
+    },
+}
+"""Definitions and settings that stand in sentences, each with its reason."""
+
+
+def prose(text: str) -> str:
+    """A document without code, comments, links' targets, and what the script writes."""
+    text = VALUE.sub("", TABLE.sub("", text))
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)  # equations are indented
+    text = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    return re.sub(r"arXiv:[\d.]+", "", text)
+
+
+def stray(text: str, allowed: dict[str, str]) -> list[str]:
+    """Figures that stand outside a generated block, an inline value and the allowed phrases."""
+    text = prose(text)
+    for phrase in allowed:
+        text = text.replace(phrase, "")
+    text = re.sub(r"`[^`\n]*`", "", text)
+    return [found.group() for found in FIGURE.finditer(text)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_is_what_its_measurements_make_it(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert written(text) == text, "run `python -m benchmarks.tables`"
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path != RECORD], ids=lambda path: path.name)
+def test_every_figure_comes_from_a_measurement_or_is_a_definition(document: Path) -> None:
+    name = document.relative_to(ROOT).as_posix()
+    assert stray(document.read_text(encoding="utf-8"), ALLOWED.get(name, {})) == []
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_allowed_phrase_is_still_there(name: str) -> None:
+    text = prose((ROOT / name).read_text(encoding="utf-8"))
+    assert [phrase for phrase in ALLOWED[name] if phrase not in text] == []
+
+
+def test_a_figure_typed_by_hand_is_seen() -> None:
+    text = (
+        "Takes <!-- value: audit.unet -->2.0 %<!-- --> and `--tolerance .02`.\n<!-- table: demo -->\n.5\n<!-- end -->\n"
+    )
+    assert stray(text, {}) == []
+    for typed in (
+        "It gains .022 on it.",
+        "It is 3 times as fast.",
+        "bf16 adds 2 % only.",
+        "It takes 20 minutes.",
+        "0.5",
+    ):
+        assert len(stray(text + typed, {})) == 1, typed
+
+
+def test_a_value_that_differs_from_its_measurement_is_seen() -> None:
+    text = "<!-- value: audit.unet -->99.9 %<!-- -->\n<!-- table: demo -->\n| by hand |\n<!-- end -->\n"
+    assert "99.9" not in written(text)
+    assert "by hand" not in written(text)
+    assert "NLL" in written(text)
+    assert written(written(text)) == written(text)
+
+
+@pytest.mark.parametrize("path", sorted(MEASURED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_measurement_says_how_it_was_made_and_on_what(path: Path) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert set(found) == {"command", "date", "versions", "machine", "result"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
+    assert found["versions"]["torch"]
+    assert found["machine"]["processor"]
+    assert found["machine"]["cores"] >= 1
+    assert found["command"].startswith("python -m ")
+    assert not re.search(r'"/(?:home|root|tmp|work|Users)/', path.read_text(encoding="utf-8")), "a path of a machine"
+
+
+def test_the_record_of_the_reproduction_counts_its_own_verdicts() -> None:
+    text = RECORD.read_text(encoding="utf-8")
+    outcomes = "|".join(get_args(Outcome))
+    listed = re.findall(rf"^\| [\w-]+ \| (.+) \| ({outcomes}) \|$", text, re.MULTILINE)
+    stated = re.findall(rf"^- \*\*({outcomes})\*\* — (.+)$", text, re.MULTILINE)
+    assert len(listed) == len(stated) > 30
+    for (claim, outcome), (again, told) in zip(listed, stated, strict=True):
+        assert told.startswith(f"{claim} (")
+        assert outcome == again, claim
+    counted = Counter(outcome for _, outcome in listed)
+    for outcome, count in counted.items():
+        assert re.search(rf"\b{count} {outcome}\b", text), outcome
