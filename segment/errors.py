@@ -63,6 +63,23 @@ class OutOfMemory(SegmentError):
     exit_code = 4
 
 
+class FastPathDiffers(Exception):
+    """A fast way to make passes turned out to give other numbers than plain passes; plain ones are made from now on.
+
+    Raised in the middle of an image, whose estimate must be made again from its first draw.
+    """
+
+
+def error_message(error: BaseException, *, most: int = 300) -> str:
+    r"""An error in one line: a refusal as it stands, any other with its class and at most so many letters.
+
+    >>> error_message(WrongUse("Give\n  more.")), error_message(ValueError("no such pixel"))
+    ('Give more.', 'ValueError: no such pixel')
+    """
+    words = " ".join(str(error).split())
+    return words if isinstance(error, SegmentError) else f"{type(error).__name__}: {words[:most]}"
+
+
 def near(asked: str, known: Iterable[str]) -> str:
     """A hint " Near: 'x'." for a misspelt name, or nothing.
 

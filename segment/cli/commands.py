@@ -13,8 +13,8 @@ from segment.errors import WrongUse
 
 if TYPE_CHECKING:
     from segment.draws.bank import Bank
+    from segment.estimation.estimator import Tiling
     from segment.estimation.mcbn import Draws
-    from segment.estimation.tiled import Tiling
     from segment.networks.load import Network
 
 Memory = Annotated[

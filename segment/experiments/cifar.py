@@ -39,7 +39,9 @@ from segment.files.writing import check_writable
 from segment.images.augment import pipeline
 from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
-from segment.methods.method import Method, deterministic, mcbn, mean_statistics
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn, mean_statistics
+from segment.methods.method import Method
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
 from segment.networks.weights import load_weights

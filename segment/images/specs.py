@@ -31,6 +31,11 @@ class InputSpec:
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: float | None = None
 
+    @property
+    def planes(self) -> int:
+        """C, the channels of the network's input."""
+        return 1 if self.channels == "grey" else 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:

@@ -43,7 +43,7 @@ def recipe(network: Network, images: str | Path, **plan: Any) -> str:
 
     plan: what `fit_bank` is asked besides, as JSON values
     """
-    card, device = network.card, next((str(one.device.type) for one in network.module.parameters()), "cpu")
+    card, device = network.card, network.device.type
     training = None if card.training is None else [card.training.batch, [dict(one) for one in card.training.transforms]]
     told = {
         "network": network.fingerprint, "input": preprocessing_of(network), "pad": [card.input.stride, card.input.pad],

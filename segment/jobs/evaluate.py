@@ -21,7 +21,7 @@ from segment.files.writing import write_json, write_text
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
 from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
-from segment.jobs.evaluation.scoring import Scoring, class_names, labelled, multilabels
+from segment.jobs.evaluation.scoring import Scoring, labelled, multilabels
 from segment.jobs.evaluation.validation import Validation, validate
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
@@ -59,7 +59,7 @@ class Labels:
         if network.card.head == "multilabel":
             if self.labels is None:
                 raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
-            return multilabels(self.images, self.labels, class_names(network))
+            return multilabels(self.images, self.labels, network.class_names)
         return labelled(self.images, self.labels)
 
 
@@ -98,19 +98,19 @@ def evaluate(
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
     chosen = _validated(run, network, held_out, methods, scored, memory, progress)
-    readings = methods.readings(chosen.temperatures)
+    read_outs = methods.read_outs(chosen.temperatures)
     boards = {
         name: Scoreboard(
             replace(
                 scored,
-                measures=reading.measures,
+                measures=read_out.measures,
                 thresholds=chosen.thresholds.get(name),
                 validation_accuracy=chosen.accuracies.get(name),
             )
         )
-        for name, reading in readings.items()
+        for name, read_out in read_outs.items()
     }
-    scoring = Scoring(network, readings, boards, memory)
+    scoring = Scoring(network, read_outs, boards, memory)
     if resume and (run.folder / STATE).exists():
         scoring.load(run.folder / STATE)
     begun = time.perf_counter()
@@ -124,7 +124,7 @@ def evaluate(
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
     card = network.card
     return ScorePlan(
-        classes=class_names(network), head=card.head, void=card.void if plan.void is None else plan.void,
+        classes=network.class_names, head=card.head, void=card.void if plan.void is None else plan.void,
         unseen=plan.unseen or card.unseen,
     )  # fmt: skip
 
@@ -145,9 +145,8 @@ def _settings(
 
 
 def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
-    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
     return {"precision": methods.precision, "precision_why": methods.why, "threads": torch.get_num_threads(),
-            "device": str(device), "notes": dict(methods.notes)}  # fmt: skip
+            "device": str(network.device), "notes": dict(methods.notes)}  # fmt: skip
 
 
 def _validated(
@@ -174,7 +173,7 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
     scoring.save(run.folder / STATE)
     done, lines = scoring.done, run.entries()
-    passes = sum(reading.passes for reading in scoring.readings.values())
+    passes = sum(read_out.passes for read_out in scoring.read_outs.values())
     for source in sources:
         status = lines.get(source.id, {}).get("status")
         if source.id in done and status != "done":

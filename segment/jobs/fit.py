@@ -22,7 +22,7 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.errors import BankRefused, ImageUnreadable, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.mcbn import preprocessing_of
-from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
+from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
 from segment.images.augment import Pipeline, pipeline
 from segment.images.find import Source, find_images
@@ -74,7 +74,7 @@ def fit_bank(
             "The card of %s says nothing of its training, so plain images are used. A bank from batches that look as "
             "in training is usually better: add `training: {batch, transforms}` to the card.", network.name,
         )  # fmt: skip
-    cache = min(CACHE_BYTES, room(memory, torch.device("cpu")).free // 4)
+    cache = min(CACHE_BYTES, memory_budget(memory, torch.device("cpu")).free // 4)
     pool = Pool(network, images, look, size, cache_bytes=cache)
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
@@ -102,7 +102,9 @@ def fit_bank(
 def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
     """How many images such as `image` (1 C H W) go through at once."""
     taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
-    return parts_of(batch, image.nbytes, taken, room(memory, drawn.device), one_by_one=drawn.device.type == "cpu")
+    return parts_of(
+        batch, image.nbytes, taken, memory_budget(memory, drawn.device), one_by_one=drawn.device.type == "cpu"
+    )
 
 
 @contextmanager

@@ -36,8 +36,7 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
     drawn = drawable(network, layers)
     stride = network.card.input.stride
     height, width = (-(-side // stride) * stride for side in size)
-    channels = 1 if network.card.input.channels == "grey" else 3
-    image = torch.zeros(1, channels, height, width, device=drawn.device)
+    image = torch.zeros(1, network.card.input.planes, height, width, device=drawn.device)
     with lent(network.module):
         taken = peak_bytes(network, image)
     parameters = sum(parameter.numel() for parameter in network.module.parameters())

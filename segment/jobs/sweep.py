@@ -112,10 +112,10 @@ def _condition(
 ) -> tuple[list[Row], dict[str, str]]:  # fmt: skip
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
-    found = swept.readings(condition, severity)
+    found = swept.read_outs(condition, severity)
     scored = swept.scored()
-    boards = {str(place): Scoreboard(replace(scored, measures=reading.measures)) for place, reading in found.items()}
-    scoring = Scoring(swept.network, {str(place): reading for place, reading in found.items()}, boards, memory)
+    boards = {str(place): Scoreboard(replace(scored, measures=read_out.measures)) for place, read_out in found.items()}
+    scoring = Scoring(swept.network, {str(place): read_out for place, read_out in found.items()}, boards, memory)
     state = folder / f"state_{condition}_{severity}.npz"
     if state.exists():
         scoring.load(state)

@@ -46,6 +46,19 @@ class Network:
     def name(self) -> str:
         return self.card.name
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU for a network without any."""
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The card's; "background" and "foreground" of a sigmoid head, or "class 0" and so on."""
+        names = self.card.classes
+        if self.card.head == "sigmoid":
+            return names if len(names) == 2 else ("background", "foreground")
+        return names or tuple(f"class {k}" for k in range(self.classes))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, types and values of the state dict, as 64 hexadecimal digits."""
@@ -64,9 +77,14 @@ class Network:
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
 
-        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs.
+        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs,
+        ValueError where the network asserts something of its input that does not hold.
         """
-        logits = self._kept(_map_of(self.module(x), self.name))
+        try:
+            output = self.module(x)
+        except AssertionError as error:
+            raise ValueError(f"the network asserts {' '.join(str(error).split()) or 'another input'}") from error
+        logits = self._kept(_map_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
                 f"{self.name!r} gave {_size(logits)} for an input of {_size(x)}; say its `input: stride:` in a "
@@ -105,11 +123,12 @@ class Network:
 
     def _outputs(self) -> int:
         side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
-        channels = 1 if self.card.input.channels == "grey" else 3
         like = next(self.module.parameters(), torch.zeros(()))
         with torch.no_grad():
             try:
-                found = self.module(torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype))
+                found = self.module(
+                    torch.zeros(1, self.card.input.planes, side, side, device=like.device, dtype=like.dtype)
+                )
             except Exception as error:
                 raise ModelRefused(
                     f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "

@@ -64,6 +64,8 @@ class Passes:
             self.plan = replace(self.plan, share=False)
         if not self._program.foldable:
             self.plan = replace(self.plan, fold=1)
+        self.unverified = 0  # images since the last comparison with plain passes
+        self.differed = ""  # how a fast path differed from plain passes
         self._checked = not self.plan.share and self.plan.fold == 1
         self._lent = Loan(network.module)
         device = network.device

@@ -20,13 +20,12 @@ def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
 
     Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where no size is taken.
     """
-    channels = 1 if network.card.input.channels == "grey" else 3
     like = next(network.module.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     problem: Exception | None = None
     for wanted in SIDES:
         side = -(-wanted // network.card.input.stride) * network.card.input.stride
-        image = torch.rand((1, channels, side, side), generator=generator).to(like)
+        image = torch.rand((1, network.card.input.planes, side, side), generator=generator).to(like)
         try:
             return survey(network.module, network, image).select(layers)
         except SegmentError:

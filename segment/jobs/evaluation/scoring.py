@@ -1,6 +1,6 @@
-"""Labelled images past every reading, once: the loop that evaluate and sweep share.
+"""Labelled images past every read-out, once: the loop that evaluate and sweep share.
 
-An image counts for all readings or for none. Scoring runs beside the next image's passes.
+An image counts for all read-outs or for none. Scoring runs beside the next image's passes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from segment.errors import ImageUnreadable, SegmentError, WrongUse
-from segment.estimation.cutting import Readings
-from segment.estimation.memory_budget import room
-from segment.estimation.readings import Read, Reading
+from segment.errors import ImageUnreadable, WrongUse, error_message
+from segment.estimation.estimate import Estimate, ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.memory_budget import memory_budget
 from segment.files.writing import fresh
 from segment.images.find import Source, find_images, find_pairs
-from segment.images.prepare import prepare
+from segment.images.prepare import Normalised
 from segment.images.read import read_image, read_label
-from segment.images.specs import InputSpec
 from segment.jobs.predict import IMAGE_PROBLEMS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -41,6 +40,9 @@ Change = Callable[[Pixels, str], Pixels]
 
 EVERY = 120.0
 """Seconds between two saved states."""
+
+SCORING = 256
+"""Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,23 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
 
 
 class Scoring:
-    """Readings with a scoreboard each, the seconds they took, and the images that failed.
+    """Read-outs with a scoreboard each, the seconds they took, and the images that failed.
 
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
 
     def __init__(
-        self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard],
+        self, network: Network, read_outs: Mapping[str, ReadOut], boards: Mapping[str, Scoreboard],
         memory: int | str | None = None,
     ) -> None:  # fmt: skip
-        device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         self.network = network
-        self.read = Readings(network, readings, room(memory, device))
-        self.readings = dict(readings)
+        self.estimator = Estimator(
+            network, read_outs, EstimatePlan(budget=memory_budget(memory, network.device), beside=SCORING)
+        )
+        self.read_outs = dict(read_outs)
         self.boards = dict(boards)
-        self.seconds = dict.fromkeys(readings, 0.0)
-        self.scoring = dict.fromkeys(readings, 0.0)
+        self.seconds = dict.fromkeys(read_outs, 0.0)
+        self.scoring = dict.fromkeys(read_outs, 0.0)
         self.failed: dict[str, str] = {}
 
     @property
@@ -104,10 +107,10 @@ class Scoring:
 
     @property
     def passes_seconds(self) -> float:
-        """Of all images, each method's passes once, however many readings share them."""
+        """Of all images, each method's passes once, however many read-outs share them."""
         longest: dict[int, float] = {}
-        for name, reading in self.readings.items():
-            method = id(reading.method)
+        for name, read_out in self.read_outs.items():
+            method = id(read_out.method)
             longest[method] = max(longest.get(method, 0.0), self.seconds[name])
         return sum(longest.values())
 
@@ -115,7 +118,28 @@ class Scoring:
         self, sources: Sequence[Source], *, change: Change | None = None, save: Callable[[], None] | None = None,
         progress: Progress = silent, stage: str = "evaluating",
     ) -> None:  # fmt: skip
-        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may."""
+        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may.
+
+        Where a fast path turns out to differ, all is counted anew: what it has spoiled cannot be taken out of a sum.
+        """
+        while not self._counted(sources, change, save, progress, stage):
+            log.warning(
+                "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, "
+                "and all images are scored again.", self.estimator.why,
+            )  # fmt: skip
+            self._reset()
+
+    def _reset(self) -> None:
+        self.boards = {name: Scoreboard(board.plan) for name, board in self.boards.items()}
+        self.seconds, self.scoring = dict.fromkeys(self.boards, 0.0), dict.fromkeys(self.boards, 0.0)
+        self.failed = {}
+        self.estimator.to_redo = 0
+
+    def _counted(
+        self, sources: Sequence[Source], change: Change | None, save: Callable[[], None] | None, progress: Progress,
+        stage: str,
+    ) -> bool:  # fmt: skip
+        """Whether every image is counted; not where earlier ones must be counted anew."""
         done = self.done
         pending = [source for source in sources if source.id not in done]
         before, passes, saved = len(sources) - len(pending), 0, time.monotonic()
@@ -124,10 +148,12 @@ class Scoring:
             try:
                 for number, item in enumerate(self._read(pending, reader), start=1):
                     found = self._estimated(item, change)
+                    if self.estimator.to_redo and before + number > 1:
+                        return False
                     if isinstance(found, str):
                         self._fail(item.source, found)
                     else:
-                        passes += sum(reading.passes for reading in self.readings.values())
+                        passes += sum(read_out.passes for read_out in self.read_outs.values())
                         waiting.append(scorer.submit(self._count, item, found))
                     if len(waiting) > 1:
                         waiting.popleft().result()
@@ -140,6 +166,7 @@ class Scoring:
                 _drain(waiting)
                 if save is not None:
                     save()
+        return True
 
     def _read(self, sources: Sequence[Source], reader: ThreadPoolExecutor) -> Iterator[Labelled]:
         coming: deque[Future[Labelled]] = deque()
@@ -149,27 +176,27 @@ class Scoring:
                 coming.append(reader.submit(_labelled, following, self.network))
             yield coming.popleft().result()
 
-    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Read] | str:
-        """Every reading of one image, or why there is none."""
+    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Estimate[Tensor]] | str:
+        """Every read-out of one image, or why there is none."""
         if item.problem:
             return item.problem
         try:
             image = item.image if change is None else change(item.image, item.source.id)
-            images = prepare(image, unpadded_input(self.network))[None]
-            return self.read(images, item.source.id)
+            found = self.estimator(Normalised(image, self.network.card.input), item.source.id)
+            return {name: made.each(Tensor.cpu) for name, made in found.items()}
         except IMAGE_PROBLEMS as problem:
-            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {_said(problem)}"
+            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(problem)}"
 
-    def _count(self, item: Labelled, found: Mapping[str, Read]) -> None:
-        for number, (name, one) in enumerate(found.items()):
-            begun, made = time.perf_counter(), one.estimate
+    def _count(self, item: Labelled, found: Mapping[str, Estimate[Tensor]]) -> None:
+        for number, (name, made) in enumerate(found.items()):
+            begun = time.perf_counter()
             try:
                 self.boards[name].update(item.source.id, made.probability, made.maps, item.label, made.prediction)
             except ImageUnreadable as problem:
-                assert number == 0, "a label is good for all readings or for none"
+                assert number == 0, "a label is good for all read-outs or for none"
                 self._fail(item.source, str(problem))
                 return
-            self.seconds[name] += one.seconds
+            self.seconds[name] += made.seconds
             self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
 
@@ -187,7 +214,7 @@ class Scoring:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state. Errors: WrongUse where it is damaged or of other readings."""
+        """Go on from a saved state. Errors: WrongUse where it is damaged or of other read-outs."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 told = json.loads(str(archive["told"]))
@@ -205,7 +232,7 @@ class Scoring:
         self.seconds, self.scoring, self.failed = dict(told["seconds"]), dict(told["scoring"]), dict(told["failed"])
 
     def merge(self, other: Scoring) -> None:
-        """Add another shard of the same readings: the same bits as one run over both."""
+        """Add another shard of the same read-outs: the same bits as one run over both."""
         for name, board in self.boards.items():
             board.merge(other.boards[name])
             self.seconds[name] += other.seconds[name]
@@ -216,11 +243,6 @@ class Scoring:
 def _drain(waiting: deque[Future[None]]) -> None:
     while waiting:
         waiting.popleft().result()
-
-
-def unpadded_input(network: Network) -> InputSpec:
-    """What the network expects, without padding: a method pads each of its views itself."""
-    return replace(network.card.input, stride=1)
 
 
 def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
@@ -234,12 +256,10 @@ def _labelled(source: Source, network: Network) -> Labelled:
         return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
     try:
         image = read_image(source.path, white=network.card.input.white)
-        if network.card.head == "multilabel":
-            label = _stacked(source, class_names(network))
-        else:
-            label = read_label(source.label)
+        several = network.card.head == "multilabel"
+        label = _stacked(source, network.class_names) if several else read_label(source.label)
     except (ImageUnreadable, OSError, MemoryError) as problem:
-        return Labelled(source, *nothing, problem=_said(problem))
+        return Labelled(source, *nothing, problem=error_message(problem))
     if label.shape[-2:] != image.shape[:2]:
         rows, columns = label.shape[-2:]
         return Labelled(source, *nothing, problem=(
@@ -255,17 +275,3 @@ def _stacked(source: Source, classes: Sequence[str]) -> NDArray[np.int64]:  # ->
     if len({mask.shape for mask in masks}) > 1:
         raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
     return np.stack(masks)
-
-
-def class_names(network: Network) -> tuple[str, ...]:
-    """The card's, or "class 0" and so on."""
-    if network.card.classes and network.card.head != "sigmoid":
-        return network.card.classes
-    if network.card.head == "sigmoid":
-        return network.card.classes if len(network.card.classes) == 2 else ("background", "foreground")
-    return tuple(f"class {k}" for k in range(network.classes))
-
-
-def _said(problem: BaseException) -> str:
-    words = " ".join(str(problem).split())
-    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"

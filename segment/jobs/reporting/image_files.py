@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
-from segment.estimation.estimate import Planes
+from segment.estimation.estimate import Estimate
 from segment.files.runs import Run, summary
 from segment.files.windows import Made
 from segment.files.writing import index_type, write_map_png, write_npz, write_palette_png, write_png
@@ -45,16 +45,19 @@ class Look:
     def of(network: Network, heat: str, heat_max: float | None = None) -> Look:
         card = network.card
         count = network.classes
-        names = card.classes
-        if not names:
-            names = (
-                ("background", "foreground") if card.head == "sigmoid" else tuple(f"class {k}" for k in range(count))
-            )
-        return Look(heat, scale_of(heat, count, card.head, heat_max), palette(count, card.palette), names, card.head)
+        scale = scale_of(heat, count, card.head, heat_max)
+        return Look(heat, scale, palette(count, card.palette), network.class_names, card.head)
 
 
 def render(
-    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str], formats: Sequence[str]
+    run: Run,
+    image_id: str,
+    image: Picture,
+    found: Estimate[Plane],
+    look: Look,
+    *,
+    maps: Sequence[str],
+    formats: Sequence[str],
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
     """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
 
@@ -74,7 +77,7 @@ def render(
 
 
 def _rendered(
-    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str],
+    run: Run, image_id: str, image: Picture, found: Estimate[Plane], look: Look, *, maps: Sequence[str],
     formats: Sequence[str], written: list[Path],
 ) -> dict[str, Mapping[str, float]]:  # fmt: skip
     def path(name: str) -> Path:
@@ -95,13 +98,13 @@ def _rendered(
             index_type(len(look.classes))
             kept["prediction"] = found.prediction
         kept |= {name: found.maps[name] for name in maps if name in found.maps}
-        if "probability" in maps and found.probability is not None:
-            kept["probability"] = found.probability
+        if "probability" in maps and found.mean is not None:
+            kept["probability"] = found.mean
         write_npz(path("maps.npz"), kept)
     return {name: summary(values) for name, values in found.maps.items() if name in MEASURES}
 
 
-def _write_pictures(path: Callable[[str], Path], image: Picture, found: Planes, look: Look) -> None:
+def _write_pictures(path: Callable[[str], Path], image: Picture, found: Estimate[Plane], look: Look) -> None:
     """overlay.png and heat.png, some rows at a time."""
     shape, high = image.shape[:2], look.scale.high
     heat = found.maps.get(look.heat)
@@ -130,9 +133,9 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 
 
-def _one_mask(found: Planes, look: Look) -> tuple[Plane, Picture]:
+def _one_mask(found: Estimate[Plane], look: Look) -> tuple[Plane, Picture]:
     """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
-    p = found.probability
+    p = found.mean
     if look.head != "multilabel" or p is None:
         return found.prediction, look.palette
 
