@@ -9,19 +9,20 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segment.draws.bank import Bank
-from segment.errors import ImageUnreadable, WrongUse
+from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
 from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
-from segment.jobs.evaluation.scoring import Scoring, labelled, multilabels
+from segment.jobs.evaluation.scoring import REDONE, Scoring, labelled, multilabels
 from segment.jobs.evaluation.validation import Validation, validate
 from segment.jobs.predict import bank_fingerprint
 from segment.jobs.progress import Progress, silent
@@ -97,7 +98,28 @@ def evaluate(
     scored = _score_plan(network, plan)
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    chosen = _validated(run, network, held_out, methods, scored, memory, progress)
+    begun = time.perf_counter()
+    while True:  # until no fast path differs, which each of the methods' passes may find once
+        try:
+            chosen = _validated(run, network, held_out, methods, scored, memory, progress)
+            scoring = _scoring(network, methods, chosen, scored, memory)
+            if resume and (run.folder / STATE).exists():
+                scoring.load(run.folder / STATE)
+            scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
+            break
+        except FastPathDiffers as problem:
+            log.warning(REDONE, problem)
+            for name in (VALIDATION, STATE):
+                (run.folder / name).unlink(missing_ok=True)
+    if not scoring.done:
+        first = next(iter(scoring.failed.items()))
+        raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
+    return _written(run, scoring, methods, chosen, begun)
+
+
+def _scoring(
+    network: Network, methods: Contenders, chosen: Validation, scored: ScorePlan, memory: int | str | None
+) -> Scoring:
     read_outs = methods.read_outs(chosen.temperatures)
     boards = {
         name: Scoreboard(
@@ -110,15 +132,7 @@ def evaluate(
         )
         for name, read_out in read_outs.items()
     }
-    scoring = Scoring(network, read_outs, boards, memory)
-    if resume and (run.folder / STATE).exists():
-        scoring.load(run.folder / STATE)
-    begun = time.perf_counter()
-    scoring.run(sources, save=lambda: _save(run, scoring, sources), progress=progress)
-    if not scoring.done:
-        first = next(iter(scoring.failed.items()))
-        raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
-    return _written(run, scoring, methods, chosen, begun)
+    return Scoring(network, read_outs, boards, memory)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -35,11 +34,12 @@ from segment.images.find import Source, find_images
 from segment.images.prepare import Normalised
 from segment.images.read import read_image, size_in
 from segment.jobs.progress import Progress, silent
-from segment.jobs.reporting.image_files import FORMATS, Look, render, sheet
+from segment.jobs.reporting.image_files import FORMATS, Look, on_sheet, render, sheet, shown, thumbnails
 from segment.jobs.versions import versions
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
+from segment.pictures.palettes import Picture
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -50,6 +50,9 @@ MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 
 LARGE = 2**22
 """Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
+
+Thumbnails = dict[str, dict[str, Picture]]
+"""Image that is on the contact sheet -> column -> picture; empty until it is rendered."""
 
 IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
                   MemoryError, cv2.error)  # fmt: skip
@@ -163,6 +166,7 @@ def predict(
     for part in run.folder.rglob(".*.part"):  # what a kill left half-written
         part.unlink(missing_ok=True)
     pending = [item for item in sources if item.id not in done]
+    kept: Thumbnails = {source.id: {} for source in on_sheet(sources) if "png" in plan.formats}
     before = len(sources) - len(pending)
     sizes = {item.id: size for item in pending if (size := size_in(item.path))}
     if sizes:  # now what would be refused after hours
@@ -185,9 +189,9 @@ def predict(
                 if estimator.to_redo:
                     _note_all(run, writing)
                     writing.clear()
-                    _redo(run, network, estimator, finished[-estimator.to_redo :], look, plan)
+                    _redo(run, network, estimator, finished[-estimator.to_redo :], look, plan, kept)
                 finished.append(item)
-                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
+                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds, kept))
                 waiting = 0 if item.id in sizes and math.prod(sizes[item.id]) > LARGE else 2
                 del image, found
                 while len(writing) > waiting or (writing and writing[0].done()):
@@ -202,7 +206,7 @@ def predict(
     )  # less, where a device ran out of memory
     run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
     if "png" in plan.formats:
-        sheet(run, sources, look, network)
+        sheet(run, sources, look, network, {name: pictures for name, pictures in kept.items() if pictures})
     failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
     drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
     mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
@@ -308,8 +312,9 @@ def _estimated(network: Network, estimator: Estimator, image: NDArray[Any], run:
 
 
 def _redo(
-    run: Run, network: Network, estimator: Estimator, sources: Sequence[Source], look: Look, plan: PredictPlan
-) -> None:
+    run: Run, network: Network, estimator: Estimator, sources: Sequence[Source], look: Look, plan: PredictPlan,
+    kept: Thumbnails,
+) -> None:  # fmt: skip
     """Write images again that a fast path has spoiled; until then their lines say that they failed, for a resume."""
     log.warning(
         "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and for "
@@ -322,22 +327,26 @@ def _redo(
         began = time.perf_counter()
         image, sha256 = _decoded(source, network)
         found = image if isinstance(image, str) else _estimated(network, estimator, image, run)
-        run.add(_written(run, source, image, sha256, found, look, plan, time.perf_counter() - began))
+        run.add(_written(run, source, image, sha256, found, look, plan, time.perf_counter() - began, kept))
 
 
 def _written(
     run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Estimate[Plane] | str, look: Look,
-    plan: PredictPlan, seconds: float,
+    plan: PredictPlan, seconds: float, kept: Thumbnails,
 ) -> Entry:  # fmt: skip
     where = str(source.path)
     if isinstance(found, str) or isinstance(image, str):
         log.warning("%s: %s", source.id, found)
         return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(found), seconds=seconds)
-    shown = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
+    picture = shown(image)
     try:
-        files, measures = render(run, source.id, shown, found, look, maps=plan.maps, formats=plan.formats)
+        files, measures = render(run, source.id, picture, found, look, maps=plan.maps, formats=plan.formats)
+        if source.id in kept:
+            kept[source.id] = thumbnails(picture, found, look, plan.maps)
     except IMAGE_PROBLEMS as problem:
-        return _written(run, source, image, sha256, f"its pictures: {error_message(problem)}", look, plan, seconds)
+        return _written(
+            run, source, image, sha256, f"its pictures: {error_message(problem)}", look, plan, seconds, kept
+        )
     return Entry(
         id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
         reached_error=found.reached_error, measures=measures, notes=dict(found.withheld),

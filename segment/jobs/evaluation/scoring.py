@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segment.errors import ImageUnreadable, WrongUse, error_message
+from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse, error_message
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import memory_budget
@@ -120,26 +120,9 @@ class Scoring:
     ) -> None:  # fmt: skip
         """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may.
 
-        Where a fast path turns out to differ, all is counted anew: what it has spoiled cannot be taken out of a sum.
+        Errors: FastPathDiffers where a fast path has spoiled earlier images: they cannot be taken out of the sums, so
+        whoever called counts anew, with the same read-outs.
         """
-        while not self._counted(sources, change, save, progress, stage):
-            log.warning(
-                "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, "
-                "and all images are scored again.", self.estimator.why,
-            )  # fmt: skip
-            self._reset()
-
-    def _reset(self) -> None:
-        self.boards = {name: Scoreboard(board.plan) for name, board in self.boards.items()}
-        self.seconds, self.scoring = dict.fromkeys(self.boards, 0.0), dict.fromkeys(self.boards, 0.0)
-        self.failed = {}
-        self.estimator.to_redo = 0
-
-    def _counted(
-        self, sources: Sequence[Source], change: Change | None, save: Callable[[], None] | None, progress: Progress,
-        stage: str,
-    ) -> bool:  # fmt: skip
-        """Whether every image is counted; not where earlier ones must be counted anew."""
         done = self.done
         pending = [source for source in sources if source.id not in done]
         before, passes, saved = len(sources) - len(pending), 0, time.monotonic()
@@ -148,8 +131,8 @@ class Scoring:
             try:
                 for number, item in enumerate(self._read(pending, reader), start=1):
                     found = self._estimated(item, change)
-                    if self.estimator.to_redo and before + number > 1:
-                        return False
+                    if self.estimator.to_redo:
+                        raise FastPathDiffers(self.estimator.why)
                     if isinstance(found, str):
                         self._fail(item.source, found)
                     else:
@@ -166,7 +149,6 @@ class Scoring:
                 _drain(waiting)
                 if save is not None:
                     save()
-        return True
 
     def _read(self, sources: Sequence[Source], reader: ThreadPoolExecutor) -> Iterator[Labelled]:
         coming: deque[Future[Labelled]] = deque()
@@ -238,6 +220,12 @@ class Scoring:
             self.seconds[name] += other.seconds[name]
             self.scoring[name] += other.scoring[name]
         self.failed |= other.failed
+
+
+REDONE = (
+    "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and all "
+    "images are scored again."
+)
 
 
 def _drain(waiting: deque[Future[None]]) -> None:

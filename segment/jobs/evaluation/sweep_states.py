@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segment.draws.bank import Bank
@@ -78,7 +78,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Swept:
-    """Everything that a sweep scores, made anew for each condition of the test images."""
+    """Everything that a sweep scores, made anew for each condition of the test images.
+
+    made: the methods of the condition by setting and seed, whose passes know whether their fast path may be used
+    """
 
     network: Network
     banks: Banks
@@ -87,6 +90,7 @@ class Swept:
     held_out: Sequence[Source]
     temperatures: Path
     progress: Progress
+    made: dict[tuple[Setting | None, int], Contenders] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
         card = self.network.card
@@ -122,7 +126,10 @@ class Swept:
             names = tuple(name for name in names if name not in FITTED)  # what could be fitted on is not corrupted
         if not names:
             return {}
-        made = contenders(self.network, [bank], replace(asked, methods=names), validated=True)
+        if (setting, seed) not in self.made:
+            plan = replace(asked, methods=names)
+            self.made[setting, seed] = contenders(self.network, [bank], plan, validated=True)
+        made = self.made[setting, seed]
         temperatures = self._fitted(made, setting, seed)
         found = {}
         for name, (method, *_) in made.methods.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import FastPathDiffers, SegmentError, WrongUse
+from segment.errors import SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import memory_budget
 from segment.images.find import Source
@@ -21,7 +21,6 @@ from segment.images.prepare import normalise
 from segment.jobs.evaluation.compared_methods import FITTED, Contenders, key
 from segment.jobs.evaluation.scoring import SCORING, Labelled, Scoring, read_labelled
 from segment.jobs.progress import Progress
-from segment.methods.method import Method
 from segment.methods.temperature import TemperatureFit
 from segment.networks.load import Network
 from segment.scores.plan import ScorePlan
@@ -98,21 +97,7 @@ def temperatures(
         return {}
     budget = memory_budget(memory, network.device)
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
-    while True:
-        try:
-            found = _fitted(network, sources, fitted, planned, plan, progress)
-        except FastPathDiffers as problem:  # each of the methods' passes finds so once
-            log.warning("A fast way to make passes gave other numbers (%s); temperatures are fitted anew.", problem)
-            continue
-        log.info("Temperatures: %s", found)
-        return found
-
-
-def _fitted(
-    network: Network, sources: Sequence[Source], methods: Mapping[str, Method], planned: Estimator, plan: ScorePlan,
-    progress: Progress,
-) -> dict[str, float]:  # fmt: skip
-    fits = {name: TemperatureFit(network.card.head) for name in methods}
+    fits = {name: TemperatureFit(network.card.head) for name in fitted}
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.problem:
             height, width = item.image.shape[:2]
@@ -120,11 +105,13 @@ def _fitted(
             try:
                 images = normalise(item.image, network.card.input)[None]
                 for name, fit in fits.items():
-                    fit.update(methods[name], images, item.label, _known(item, plan))
+                    fit.update(fitted[name], images, item.label, _known(item, plan))
             except (SegmentError, RuntimeError, ValueError) as problem:  # the scoring round names it
                 log.info("%s: %s", item.source.id, problem)
         progress("fitting temperatures", number, len(sources))
-    return {name: fit.best() for name, fit in fits.items()}
+    found = {name: fit.best() for name, fit in fits.items()}
+    log.info("Temperatures: %s", found)
+    return found
 
 
 def _known(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:

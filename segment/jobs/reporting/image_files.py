@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -106,6 +107,15 @@ def _rendered(
 
 def _write_pictures(path: Callable[[str], Path], image: Picture, found: Estimate[Plane], look: Look) -> None:
     """overlay.png and heat.png, some rows at a time."""
+    over, warm = _painted(image, found, look)
+    write_png(path("overlay.png"), over)
+    strip = legend_beside(image.shape[0], image.shape[1], look.scale)
+    canvas = (max(image.shape[0], strip.shape[0]), image.shape[1] + strip.shape[1], 3)
+    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+
+
+def _painted(image: Picture, found: Estimate[Plane], look: Look) -> tuple[Made, Made]:
+    """The overlay and the heat map, made when they are read."""
     shape, high = image.shape[:2], look.scale.high
     heat = found.maps.get(look.heat)
     if heat is None:  # withheld, with its reason in the manifest
@@ -116,11 +126,16 @@ def _write_pictures(path: Callable[[str], Path], image: Picture, found: Estimate
         image.shape, image.dtype,
         lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
     )  # fmt: skip
-    write_png(path("overlay.png"), over)
-    warm = Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
-    strip = legend_beside(shape[0], shape[1], look.scale)
-    canvas = (max(shape[0], strip.shape[0]), shape[1] + strip.shape[1], 3)
-    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+    return over, Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
+
+
+def thumbnails(image: Picture, found: Estimate[Plane], look: Look, maps: Sequence[str]) -> dict[str, Picture]:
+    """An image's row of the contact sheet, from what was computed."""
+    over, warm = _painted(image, found, look)
+    pictures = {"image": thumbnail(image)}
+    if "prediction" in maps and look.head != "multilabel":
+        pictures["prediction"] = thumbnail(look.palette[np.asarray(found.prediction[:])])
+    return pictures | {look.scale.title: thumbnail(warm[:]), "overlay": thumbnail(over[:])}
 
 
 def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None:
@@ -146,14 +161,28 @@ def _one_mask(found: Estimate[Plane], look: Look) -> tuple[Plane, Picture]:
     return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
 
 
-def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> Path | None:
-    """`sheet.png`: up to SHEET_ROWS images of the run, evenly chosen, from its files; None where none is done."""
+def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
+    """Up to SHEET_ROWS of the images, evenly chosen."""
+    return ready[:: max(1, -(-len(ready) // SHEET_ROWS))]
+
+
+def sheet(
+    run: Run, sources: Sequence[Source], look: Look, network: Network, kept: Mapping[str, Mapping[str, Picture]]
+) -> Path | None:
+    """`sheet.png`: up to SHEET_ROWS images of the run; None where none is done.
+
+    kept: image -> its thumbnails; those of an earlier part of the run are read from its files
+    """
     done = run.done()
     ready = [source for source in sources if source.id in done]
     if not ready:
         return None
-    step = max(1, -(-len(ready) // SHEET_ROWS))
-    rows = [_row(run, source, done[source.id], look, network) for source in ready[::step]]
+    rows = []
+    for source in on_sheet(ready):
+        numbers = done[source.id].get(look.heat)
+        note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
+        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, look, network)
+        rows.append(SheetRow(name=source.id, pictures=pictures, note=note))
     classes = {
         name: tuple(int(part) for part in colour) for name, colour in zip(look.classes, look.palette, strict=True)
     }
@@ -167,20 +196,23 @@ def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> 
     return path
 
 
-def _row(run: Run, source: Source, line: Mapping[str, object], look: Look, network: Network) -> SheetRow:
+def _read_thumbnails(run: Run, source: Source, look: Look, network: Network) -> dict[str, Picture]:
     """Each picture is made small before the next is read."""
-    image = read_image(source.path, white=network.card.input.white)
+    image = shown(read_image(source.path, white=network.card.input.white))
     rows, columns = image.shape[:2]
-    pictures = {"image": thumbnail(image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8))}
+    pictures = {"image": thumbnail(image)}
     del image
     mask = run.path(source.id, "prediction.png")
     if mask.is_file():
         pictures["prediction"] = thumbnail(_read_rgb(mask))
     pictures[look.scale.title] = thumbnail(_read_rgb(run.path(source.id, "heat.png"))[:rows, :columns])
     pictures["overlay"] = thumbnail(_read_rgb(run.path(source.id, "overlay.png")))
-    numbers = line.get(look.heat)
-    note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
-    return SheetRow(name=source.id, pictures=pictures, note=note)
+    return pictures
+
+
+def shown(image: NDArray[Any]) -> Picture:
+    """An image (H W 3, 0..255) as 8 bits."""
+    return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
 
 
 def _read_rgb(path: Path) -> Picture:
