@@ -76,8 +76,12 @@ def error_message(error: BaseException, *, most: int = 300) -> str:
     >>> error_message(WrongUse("Give\n  more.")), error_message(ValueError("no such pixel"))
     ('Give more.', 'ValueError: no such pixel')
     """
-    words = " ".join(str(error).split())
-    return words if isinstance(error, SegmentError) else f"{type(error).__name__}: {words[:most]}"
+    return one_line(error) if isinstance(error, SegmentError) else f"{type(error).__name__}: {one_line(error, most)}"
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    """What an error says, in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most]
 
 
 def near(asked: str, known: Iterable[str]) -> str:

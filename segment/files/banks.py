@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segment.draws.bank import Bank
-from segment.errors import BankRefused, WrongUse
+from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.writing import fresh
 
 FORMAT, VERSION = "segment-bank", 1
@@ -69,7 +69,7 @@ def load_bank(path: str | Path) -> Bank:
             if not isinstance(provenance, dict):
                 raise ValueError("its provenance is no JSON object")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        why = " ".join(str(error).split())[:120]
+        why = one_line(error, 120)
         raise BankRefused(
             f"{str(path)!r} does not read as a bank ({why}); record it anew with `segment fit`."
         ) from None

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
 
 from segment.axes import Head
-from segment.errors import UnknownNetwork, WrongUse, near
+from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.uris import parse_uri
 
@@ -119,7 +119,7 @@ def _read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {' '.join(str(error).split())}.") from None
+        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {one_line(error)}.") from None
 
 
 def _problem(path: Path, problem: dict[str, Any]) -> str:

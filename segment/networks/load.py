@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.axes import classes_of
-from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near
+from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.uris import SCHEMES, is_uri, parse_uri
@@ -83,7 +83,7 @@ class Network:
         try:
             output = self.module(x)
         except AssertionError as error:
-            raise ValueError(f"the network asserts {' '.join(str(error).split()) or 'another input'}") from error
+            raise ValueError(f"the network asserts {one_line(error) or 'another input'}") from error
         logits = self._kept(_map_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
@@ -132,7 +132,7 @@ class Network:
             except Exception as error:
                 raise ModelRefused(
                     f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "
-                    f"({' '.join(str(error).split())[:160]}). Name the `classes:` in a card."
+                    f"({one_line(error, 160)}). Name the `classes:` in a card."
                 ) from error
         return self._kept(_map_of(found, self.name)).shape[1]
 
@@ -196,7 +196,7 @@ def _copied(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:
         raise ModelRefused(
-            f"{type(module).__name__} cannot be copied ({' '.join(str(error).split())[:160]}), and yours is not to be "
+            f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
             "changed; name a factory that makes another: py:package.module:factory."
         ) from error
 
@@ -225,7 +225,7 @@ def _moved(module: nn.Module, device: str | None) -> nn.Module:
     try:
         return module.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise WrongUse(f"Device {device!r} cannot be used: {' '.join(str(error).split())[:160]}.") from None
+        raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None
 
 
 def _map_of(output: Any, name: str) -> Tensor:  # N K H W
