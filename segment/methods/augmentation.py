@@ -7,7 +7,7 @@ network is used to it. Must not know what an output means.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.images.specs import InputSpec
 from segment.methods.mcbn import UNPADDED, mcbn
-from segment.methods.method import Method
+from segment.methods.method import Composite, Method
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -68,47 +68,28 @@ def views(text: str) -> tuple[View, ...]:
 
 
 @dataclass(frozen=True)
-class Augmented:
+class Augmented(Composite):
     """One method a view; a view's weights are shared out so that all views count the same."""
 
-    name: str
-    methods: tuple[Method, ...]
     views: tuple[View, ...]
+    name: str
     random: bool = False
     note: str = "its views are no random sample"
 
     @property
-    def draws(self) -> int:
-        return sum(method.draws for method in self.methods)
-
-    @property
     def tileable(self) -> bool:
-        return self.views == (View(),) and all(method.tileable for method in self.methods)
-
-    @property
-    def unverified(self) -> int:
-        return max(method.unverified for method in self.methods)
-
-    def of(self, identity: str) -> Augmented:
-        return replace(self, methods=tuple(method.of(identity) for method in self.methods))
-
-    def probe(self) -> Augmented:
-        return replace(self, methods=tuple(method.probe() for method in self.methods))
-
-    def halve(self) -> bool:
-        halved = [method.halve() for method in self.methods]
-        return any(halved)
+        return self.views == (View(),) and super().tileable
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         size = (images.shape[-2], images.shape[-1])
-        for view, method in zip(self.views, self.methods, strict=True):
+        for view, method in zip(self.views, self.members, strict=True):
             for weight, output in method(view.seen(images)):
                 yield weight / len(self.views), view.undone(output, size)
 
 
 def augmented(method: Method, shown: tuple[View, ...]) -> Augmented:
     """Every view of the image under the method's passes."""
-    return Augmented("tta", (method,) * len(shown), shown, note="views are no random sample")
+    return Augmented((method,) * len(shown), shown, "tta", note="views are no random sample")
 
 
 def mcbn_augmented(
@@ -122,4 +103,4 @@ def mcbn_augmented(
     """
     whole = bank.distilled or len(bank) < len(shown)
     dealt = [bank if whole else bank.take(range(start, len(bank), len(shown))) for start in range(len(shown))]
-    return Augmented("mcbn+tta", tuple(mcbn(network, part, plan, spec) for part in dealt), shown)
+    return Augmented(tuple(mcbn(network, part, plan, spec) for part in dealt), shown, "mcbn+tta")

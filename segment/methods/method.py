@@ -6,6 +6,7 @@ Must not know what an output means, nor how one method makes its passes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from torch import Tensor
@@ -64,3 +65,32 @@ class OnePass:
 
     def halve(self) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class Composite:
+    """The members that a method made of others has; each gives its passes in turn."""
+
+    members: tuple[Method, ...]
+
+    @property
+    def draws(self) -> int:
+        return sum(member.draws for member in self.members)
+
+    @property
+    def tileable(self) -> bool:
+        return all(member.tileable for member in self.members)
+
+    @property
+    def unverified(self) -> int:
+        return max(member.unverified for member in self.members)
+
+    def of(self, identity: str) -> Self:
+        return replace(self, members=tuple(member.of(identity) for member in self.members))
+
+    def probe(self) -> Self:
+        return replace(self, members=tuple(member.probe() for member in self.members))
+
+    def halve(self) -> bool:
+        halved = [member.halve() for member in self.members]
+        return any(halved)
