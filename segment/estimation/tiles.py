@@ -1,6 +1,7 @@
-"""A large image to overlapping tiles and back: what a tile is asked for lies a halo away from every cut.
+"""A large image to overlapping tiles and back, as large as a memory budget lets them be.
 
-No blending: where the halo covers what a pixel's output depends on, neighbouring tiles agree.
+What a tile is asked for lies a halo away from every cut. No blending: where the halo covers what a pixel's output
+depends on, neighbouring tiles agree.
 Must not know a network.
 """
 

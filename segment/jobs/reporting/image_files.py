@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from segment.axes import Head, Plane
 from segment.estimation.estimate import Estimate
 from segment.files.runs import Run, summary
 from segment.files.windows import Made
-from segment.files.writing import index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.images.find import Source
 from segment.images.read import read_image
 from segment.networks.load import Network
@@ -197,25 +196,20 @@ def sheet(
 
 
 def _read_thumbnails(run: Run, source: Source, look: Look, network: Network) -> dict[str, Picture]:
-    """Each picture is made small before the next is read."""
-    image = shown(read_image(source.path, white=network.card.input.white))
-    rows, columns = image.shape[:2]
-    pictures = {"image": thumbnail(image)}
-    del image
-    mask = run.path(source.id, "prediction.png")
-    if mask.is_file():
-        pictures["prediction"] = thumbnail(_read_rgb(mask))
-    pictures[look.scale.title] = thumbnail(_read_rgb(run.path(source.id, "heat.png"))[:rows, :columns])
-    pictures["overlay"] = thumbnail(_read_rgb(run.path(source.id, "overlay.png")))
+    """The same from the files of an earlier part of the run; each picture is made small before the next is read."""
+    folder = run.path(source.id, "overlay.png").parent
+    files = {"image": source.path, "prediction": folder / "prediction.png"}
+    files |= {look.scale.title: folder / "heat.png", "overlay": folder / "overlay.png"}
+    pictures, size = {}, (slice(None), slice(None))
+    for title, path in files.items():
+        if title != "prediction" or path.is_file():
+            white = network.card.input.white if title == "image" else FULL
+            picture = shown(read_image(path, white=white))[size]  # the heat map without its legend
+            size = (slice(picture.shape[0]), slice(picture.shape[1]))
+            pictures[title] = thumbnail(picture)
     return pictures
 
 
 def shown(image: NDArray[Any]) -> Picture:
     """An image (H W 3, 0..255) as 8 bits."""
     return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
-
-
-def _read_rgb(path: Path) -> Picture:
-    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert decoded is not None, path
-    return decoded.astype(np.uint8)
