@@ -195,11 +195,6 @@ class Estimator:
             "so its maps change where it is cut.",
         )  # fmt: skip
 
-    def refuse_cut(self, height: int, width: int, why: str) -> None:
-        """Errors: OutOfMemory where an image of that size does not go whole."""
-        if self.side_for(height, width) is not None:
-            raise OutOfMemory(f"An image of {height} x {width} pixels does not go through whole, and {why}")
-
     def _checked(self, asked: int) -> int:
         side = asked // self.align * self.align
         halo = self.halo

@@ -135,7 +135,8 @@ def predict(
     sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
-    run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
+    asked = _settings(network, source, bank, plan)
+    run = Run.create(Path(folder), asked, resume=resume)
     begun = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
     if begun:
         precision, _ = resolve_precision(begun["precision"], bank, drawn.device)

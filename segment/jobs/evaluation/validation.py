@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse
+from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import memory_budget
 from segment.images.find import Source
@@ -101,7 +101,11 @@ def temperatures(
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.problem:
             height, width = item.image.shape[:2]
-            planned.refuse_cut(height, width, "a temperature is fitted on whole images: leave its methods out.")
+            if planned.side_for(height, width) is not None:
+                raise OutOfMemory(
+                    f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
+                    "whole images: leave its methods out."
+                )
             try:
                 images = normalise(item.image, network.card.input)[None]
                 for name, fit in fits.items():
