@@ -6,6 +6,7 @@ Must not know a file.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -31,6 +32,8 @@ from segment.tracing.bn_network import drawable
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan, refuse_several
+
+log = logging.getLogger(__name__)
 
 Image = Tensor | NDArray[Any]
 
@@ -134,6 +137,12 @@ class MCBN:
             made = estimator.whole(images)[""]
         else:
             made = stacked([estimator(images[index : index + 1])[""] for index in range(len(images))])
+        if estimator.to_redo:
+            log.warning(
+                "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on. "
+                "Estimate the %d images before this one again.", estimator.why, estimator.to_redo,
+            )  # fmt: skip
+            estimator.to_redo = 0
         return made.image(0) if single else made
 
     def _estimator(self, measures: tuple[str, ...]) -> Estimator:

@@ -73,12 +73,19 @@ def test_an_image_is_begun_anew_and_the_images_before_it_are_counted(
         assert float((made[0].probability - expected.probability).abs().max()) > 0.01
 
 
-def test_a_program_s_estimate_is_made_by_plain_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_given_plain_passes_and_told_which_images_to_estimate_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     network = network_of()
     bank, images = random_bank(drawable(network)), noise(2, 3, 64, 64, seed=8)
     expected = MCBN(network, bank)(images)
-    Spoiled(monkeypatch, at=1)
-    assert torch.equal(MCBN(network, bank)(images).probability, expected.probability)
+    Spoiled(monkeypatch, at=2)
+    found = MCBN(network, bank)
+    with caplog.at_level(logging.WARNING):
+        found(images)
+        assert torch.equal(found(images).probability, expected.probability)
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "Estimate the 1 images before this one again" in warning
 
 
 def test_a_run_writes_the_spoiled_images_again_and_says_so_once(
