@@ -154,7 +154,7 @@ def test_an_image_that_the_network_does_not_take_is_named_with_its_size(
     ended = segment("predict", picky, "images", "--bank", "bank.safetensors", "-o", "run")
     assert ended.code == 1
     assert "1 of 4 images failed" in ended.error
-    assert "narrow: 20 x 30 image: AssertionError: the width is no multiple of 32" in ended.error
+    assert "narrow: 20 x 30 image: ValueError: the network asserts the width is no multiple of 32" in ended.error
     nothing_half_written(networks / "run")
 
 
