@@ -26,11 +26,11 @@ from segment.draws.identity import fitted
 from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
 from segment.images.find import Source, find_images
-from segment.images.prepare import prepare
+from segment.images.prepare import normalise
 from segment.images.read import read_image
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 
@@ -51,16 +51,14 @@ def part(bank: Bank, start: int, stop: int) -> Bank:
 def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path) -> Moments:
     """Moments of whole images under a bank, in fp32; one file an image."""
     kept.mkdir(parents=True, exist_ok=True)
-    method = mcbn(fitted(network, bank), bank, FAST)
+    method = mcbn(fitted(network, bank), bank, FAST, network.card.input)
     found = []
     for source in sources:
         file = kept / f"{source.id.replace('/', '_')}.pt"
         if not file.is_file():
             pixels = read_image(source.path, white=network.card.input.white)
-            over = moments_of(
-                method, prepare(pixels, network.card.input)[None], head=network.card.head, keep=("square",),
-                size=(pixels.shape[0], pixels.shape[1]),
-            )  # fmt: skip
+            images = normalise(pixels, network.card.input)[None]
+            over = moments_of(method, images, head=network.card.head, keep=("square",))
             torch.save((over.mean[0], over.variance[0]), file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
         found.append(torch.load(file))

@@ -25,7 +25,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
 from segment.estimation.memory_budget import keep_freed_pages
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import survey
 

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segment.files.markdown import markdown
 from segment.files.writing import write_text
 from segment.jobs.evaluation.comparison import best_entry
-from segment.jobs.reporting.summary_text import markdown
 from segment.jobs.reporting.tables import COLUMNS, counted, table, verdict
 
 ROOT = Path(__file__).parent.parent

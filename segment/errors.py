@@ -57,24 +57,31 @@ class PredictionFailed(SegmentError):
     exit_code = 1
 
 
-class FastPathDiffers(Exception):
-    """A fast pass gave other numbers than a plain one; passes are plain from then on, and the image is made again."""
-
-
 class OutOfMemory(SegmentError):
     """Even the smallest plan does not fit; the message tells the number needed."""
 
     exit_code = 4
 
 
-def error_message(error: BaseException) -> str:
-    r"""An error in one line: ours as it is, any other behind its class.
+class FastPathDiffers(Exception):
+    """A fast way to make passes turned out to give other numbers than plain passes; plain ones are made from now on.
 
-    >>> error_message(ValueError("no such\n  size"))
-    'ValueError: no such size'
+    Raised in the middle of an image, whose estimate must be made again from its first draw.
     """
-    words = " ".join(str(error).split())
-    return words if isinstance(error, SegmentError) else f"{type(error).__name__}: {words[:300]}"
+
+
+def error_message(error: BaseException, *, most: int = 300) -> str:
+    r"""An error in one line: a refusal as it stands, any other with its class and at most so many letters.
+
+    >>> error_message(WrongUse("Give\n  more.")), error_message(ValueError("no such pixel"))
+    ('Give more.', 'ValueError: no such pixel')
+    """
+    return one_line(error) if isinstance(error, SegmentError) else f"{type(error).__name__}: {one_line(error, most)}"
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    """What an error says, in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most]
 
 
 def near(asked: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import ConfigDict, RootModel, ValidationError
 
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, near, one_line
 
 UNSET = ("", "~", "null")
 
@@ -30,7 +30,7 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
         # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WrongUse(f"--config {str(path)!r} does not read as YAML: {' '.join(str(error).split())[:160]}.") from None
+        raise WrongUse(f"--config {str(path)!r} does not read as YAML: {one_line(error, 160)}.") from None
     try:
         options = _Options.model_validate(found or {}).root
     except ValidationError:

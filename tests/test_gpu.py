@@ -10,7 +10,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
 from segment.estimation.precision import audit
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import screen
-from segment.errors import SegmentError
+from segment.errors import SegmentError, one_line
 
 app = typer.Typer(
     name="segment", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
@@ -45,7 +45,7 @@ def _ended() -> int:
         if hasattr(problem, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
             return _misused(problem)
         if _of_memory(problem):
-            return _refused(f"Out of memory: {' '.join(str(problem).split())[:160]}. Try smaller images or batches.", 4)
+            return _refused(f"Out of memory: {one_line(problem, 160)}. Try smaller images or batches.", 4)
         raise
     if code == INTERRUPTED:
         return _refused("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)

@@ -12,8 +12,8 @@ from segment.cli.app import Config, Device, Json, Model, Verbose, Weights, app
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
+    from segment.estimation.estimator import Tiling
     from segment.estimation.mcbn import Draws
-    from segment.estimation.tiled import Tiling
     from segment.networks.load import Network
 
 Memory = Annotated[

@@ -21,6 +21,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode
 from segment.errors import WrongUse
 from segment.networks.preserve_state import preserve_state
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.uncertainty.heads import probabilities
 
@@ -186,19 +187,17 @@ class _Refined(BatchNormMode):
     def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         if layer.name not in self._draw:
             return functional.batch_norm(*args, **kwargs)
-        return _affine(*self._draw[layer.name], *args, **kwargs)
+        return _affine(*self._draw[layer.name], BatchNormCall(*args, **kwargs))
 
 
-def _affine(
-    mean: Tensor, var: Tensor, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
-    shift = -mean * scale if bias is None else bias - mean * scale
+def _affine(mean: Tensor, var: Tensor, call: BatchNormCall) -> Tensor:
+    """The call's images normalised by the mean and variance of a draw."""
+    root = (var + call.eps).rsqrt()
+    scale = root if call.weight is None else call.weight * root
+    shift = -mean * scale if call.bias is None else call.bias - mean * scale
     # torch gives the statistics of an eval-mode batch norm no gradient, but its weight and bias
     still = torch.zeros_like(mean), torch.ones_like(mean)
-    return functional.batch_norm(x, *still, scale, shift, training=False, momentum=0.0, eps=0.0)
+    return functional.batch_norm(call.input, *still, scale, shift, training=False, momentum=0.0, eps=0.0)
 
 
 @contextmanager

@@ -94,12 +94,17 @@ class Bank:
             raise WrongUse(
                 f"A distilled bank is used whole: its {len(self)} weighted draws belong together. Leave --draws out."
             )
-        weights = self.weights[:draws] / self.weights[:draws].sum()
+        return self.take(range(draws))
+
+    def take(self, indices: range) -> Bank:
+        """The draws of those numbers, in that order, weights renormalised."""
+        at = slice(indices.start, indices.stop, indices.step)
+        weights = self.weights[at] / self.weights[at].sum()
         return replace(
             self,
             weights=weights,
-            mean={name: value[:draws] for name, value in self.mean.items()},
-            var={name: value[:draws] for name, value in self.var.items()},
+            mean={name: value[at] for name, value in self.mean.items()},
+            var={name: value[at] for name, value in self.var.items()},
         )
 
     def average(self) -> Bank:

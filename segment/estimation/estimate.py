@@ -1,115 +1,260 @@
-"""Network under a method, and an image, to an Estimate: mask, mean probability and maps.
+"""Images under methods to Estimates: mask, mean probability and maps.
 
-Outputs are added to the moments as they come; never are all T kept. Must not know a file.
+Outputs are added to the moments as they come; never are all T kept. Several read-outs share the passes of one method:
+a sweep over T costs one run at the largest T, and a temperature costs a softmax. Must not know a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segment.axes import Head, Plane
-from segment.errors import PredictionFailed
-from segment.images.prepare import crop
+from segment.errors import FastPathDiffers, PredictionFailed
 from segment.methods.method import Method
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
 from segment.uncertainty.stopping import Stop, Watch
 
+A = TypeVar("A")
+"""What holds the numbers: a tensor, or a plane (a NumPy array, or one that lies in a file)."""
+R = TypeVar("R")
+
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Generic[A]):
     """What T draws say of N images; measures are also attributes: `estimate.variance`.
 
-    prediction: (N H W) class indices, int64; multi-label: (N K H W) of 0 and 1
-    probability: (N K H W) mean over draws, float32
+    prediction: (N H W) class indices; multi-label: (N K H W) of 0 and 1
+    mean: (N K H W) mean probability over draws, float32; None where it is not wanted; `probability` is the same
     maps: measure -> (N H W); withheld: measure -> why it has no map; draws: T
     reached_error: the standard error that stopped the draws (`segment.uncertainty.stopping`), None where all were used
-    For one image given as (C H W) the axis N is absent everywhere.
+    seconds: of its passes, moments and maps; passes that read-outs share count in full for each
+    For one image the axis N is absent everywhere.
     """
 
-    prediction: Tensor
-    probability: Tensor
-    maps: Mapping[str, Tensor]
+    prediction: A
+    mean: A | None
+    maps: Mapping[str, A]
     draws: int
     withheld: Mapping[str, str] = field(default_factory=dict)
     reached_error: float | None = None
+    seconds: float = 0.0
 
-    def __getattr__(self, name: str) -> Tensor:
+    @property
+    def probability(self) -> A:
+        if self.mean is None:
+            raise AttributeError  # and so `__getattr__` is asked
+        return self.mean
+
+    def __getattr__(self, name: str) -> A:
         if not name.startswith("_") and name in self.maps:
             return self.maps[name]
+        if name == "probability":
+            raise AttributeError("The mean probability was not asked for.")
         why = self.withheld.get(name) if not name.startswith("_") else None
         raise AttributeError(
             why or f"An estimate has no {name!r}; it has prediction, probability, {', '.join(self.maps)}."
         )
 
-    def image(self, index: int) -> Estimate:
+    def each(self, change: Callable[[A], Any]) -> Estimate[Any]:
+        """The same with its prediction, probability and maps changed by a function."""
+        mean = None if self.mean is None else change(self.mean)
+        maps = {name: change(values) for name, values in self.maps.items()}
+        return replace(self, prediction=change(self.prediction), mean=mean, maps=maps)
+
+    def image(self, index: int) -> Estimate[A]:
         """One of the N images."""
-        maps = {name: value[index] for name, value in self.maps.items()}
-        return replace(self, prediction=self.prediction[index], probability=self.probability[index], maps=maps)
+        return self.each(lambda values: values[index])  # type: ignore[index]
+
+    def arrays(self, classes: int | None = None) -> Estimate[Plane]:
+        """On the CPU, as NumPy has them; what lies in files stays there.
+
+        classes: K, for a prediction of the smallest type that holds them; None: int64
+        """
+        made = self.each(lambda values: values.cpu().numpy() if isinstance(values, Tensor) else values)
+        if classes is not None and isinstance(made.prediction, np.ndarray):
+            made = replace(made, prediction=made.prediction.astype(index_type(classes)))
+        return made
 
 
-@dataclass(frozen=True)
-class Planes:
-    """An estimate of one image as arrays, in memory or not.
+def stacked(each: Sequence[Estimate[Tensor]]) -> Estimate[Tensor]:
+    """Estimates of one image each as one of N images."""
+    first = each[0]
+    mean = None if first.mean is None else torch.stack([made.probability for made in each])
+    maps = {name: torch.stack([made.maps[name] for made in each]) for name in first.maps}
+    return replace(first, prediction=torch.stack([made.prediction for made in each]), mean=mean, maps=maps)
 
-    prediction: (H W) class indices, of the smallest type; multi-label: (K H W) of 0 and 1
-    maps: measure -> (H W) float32; probability: (K H W) float32, None where it is not wanted
-    draws, withheld, reached_error: as in an `Estimate`
+
+def index_type(classes: int) -> type[np.integer[Any]]:
+    """The smallest type of class indices."""
+    return np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOut:
+    """What is read off a method's passes.
+
+    method: read-outs of one and the same object share its passes
+    draws: after how many of them, weights renormalised; None: all. temperature: divides the logits
+    measures: the maps that are made; probability: whether the mean probability is wanted
     """
 
-    prediction: Plane
-    probability: Plane | None
-    maps: Mapping[str, Plane]
-    draws: int
-    withheld: Mapping[str, str]
-    reached_error: float | None = None
+    method: Method
+    measures: tuple[str, ...]
+    draws: int | None = None
+    temperature: float = 1.0
+    probability: bool = True
+
+    @property
+    def passes(self) -> int:
+        return self.draws or self.method.draws
+
+
+class Sums:
+    """The moments of a method's probabilities at one temperature, and the seconds that they took.
+
+    p: the probabilities (N K H W) of the last pass
+    """
+
+    def __init__(self, head: Head, keep: Iterable[str], temperature: float = 1.0) -> None:
+        self.moments, self.temperature, self.seconds = DrawMoments(head, keep), temperature, 0.0
+        self.p = torch.empty(0)
+
+    def add(self, logits: Tensor, weight: float, *, timed: bool) -> None:
+        begun = _now(logits) if timed else 0.0
+        scaled = logits if self.temperature == 1.0 else logits.float() / self.temperature
+        self.p = probabilities(scaled, self.moments.head)
+        self.moments.update(self.p, weight)
+        self.seconds += _now(logits) - begun if timed else 0.0
+
+
+def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
+    """One for each temperature, with all that the measures need."""
+    kept: dict[float, frozenset[str]] = {}
+    for read_out in read_outs:
+        kept[read_out.temperature] = kept.get(read_out.temperature, frozenset()) | needed(read_out.measures)
+    return [Sums(head, keep, temperature) for temperature, keep in kept.items()]
+
+
+def accumulate(method: Method, images: Tensor, sums: Sequence[Sums]) -> Iterator[float]:
+    """Add every pass over images (N C H W) to the sums; yields its weight. Each pass is made when it is asked for."""
+    for weight, logits in method(images):
+        for each in sums:
+            each.add(logits, weight, timed=len(sums) > 1)
+        yield weight
 
 
 def moments_of(
-    method: Method, images: Tensor, *, head: Head, keep: Iterable[str], size: tuple[int, int] | None = None,
-    temperature: float = 1.0, stop: Stop | None = None,
+    method: Method, images: Tensor, *, head: Head, keep: Iterable[str], temperature: float = 1.0,
+    stop: Stop | None = None,
 ) -> DrawMoments:  # fmt: skip
-    """Every pass of a method over images (N C H W), as moments of its probabilities (N K ...), float32 or better.
+    """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
-    size: (H, W) to crop a padded image's outputs to; temperature: divides the logits; stop: ends the draws early
+    temperature: divides the logits; stop: ends the draws early
     Errors: PredictionFailed where an output is not finite.
     """
-    moments = DrawMoments(head, keep)
-    for weight, logits in method(images):
-        if size is not None:
-            logits = crop(logits, *size)
-        if temperature != 1.0:
-            logits = logits.float() / temperature
-        p = probabilities(logits, head)
-        moments.update(p, weight)
-        if stop is not None and stop(p, weight):
+    sums = Sums(head, keep, temperature)
+    for weight in accumulate(method, images, (sums,)):
+        if stop is not None and stop(sums.p, weight):
             break
-    if not bool(torch.isfinite(moments.mean).all()):
-        bad = float((~torch.isfinite(moments.mean)).float().mean())
+    _refuse_not_finite(sums.moments.mean)
+    return sums.moments
+
+
+def estimates(
+    read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, *, identity: str = "", stop: Watch | None = None
+) -> dict[str, Estimate[Tensor]]:
+    """Every read-out of images (N C H W, normalised, not padded), each method's passes made once.
+
+    identity: the image's id, which seeds random passes; stop: ends the draws of the one method early
+    Errors: PredictionFailed where an output is not finite; FastPathDiffers.
+    """
+    methods = {id(read_out.method): read_out.method for read_out in read_outs.values()}
+    found: dict[str, Estimate[Tensor]] = {}
+    for key, method in methods.items():
+        mine = {name: read_out for name, read_out in read_outs.items() if id(read_out.method) == key}
+        found |= _shared(method.of(identity), mine, images, head, stop)
+    return {name: found[name] for name in read_outs}
+
+
+def _shared(
+    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, stop: Watch | None
+) -> dict[str, Estimate[Tensor]]:
+    sums = sums_of(read_outs.values(), head)
+    of = {each.temperature: each for each in sums}
+    last = max(read_out.passes for read_out in read_outs.values())
+    found: dict[str, Estimate[Tensor]] = {}
+    reading, begun = 0.0, time.perf_counter()
+    for number, weight in enumerate(accumulate(method, images, sums), start=1):
+        ended = (stop is not None and stop(sums[0].p, weight)) or number == last
+        for name, read_out in read_outs.items():
+            if name in found or not (ended or read_out.passes == number):
+                continue
+            own = of[read_out.temperature]
+            start = _now(own.p)
+            made = _estimate(own.moments, read_out, method, None if stop is None else stop.error)
+            end = _now(made.prediction)
+            others = sum(each.seconds for each in sums if each is not own)
+            found[name] = replace(made, seconds=end - begun - others - reading)
+            reading += end - start
+        if ended:
+            break
+    return found
+
+
+def _estimate(moments: DrawMoments, read_out: ReadOut, method: Method, error: float | None) -> Estimate[Tensor]:
+    """The one step from moments to maps. None of it is a view of the moments: more draws may follow."""
+    _refuse_not_finite(moments.mean)
+    measures, withheld = list(read_out.measures), {}
+    if "standard_error" in measures and not (method.random and moments.effective_draws > 1):
+        why = "one draw has no spread" if moments.draws == 1 else method.note or "its draws are no random sample"
+        withheld["standard_error"] = f"No Monte Carlo standard error: {why}."
+        measures.remove("standard_error")
+    # rounding alone takes p above 1 and a map below 0
+    maps = {name: MEASURES[name].of(moments).clamp(min=0) for name in measures}
+    mean = moments.mean.clamp(0, 1) if read_out.probability else None
+    return Estimate(prediction(moments.mean, moments.head), mean, maps, moments.draws, withheld, error)
+
+
+def _refuse_not_finite(mean: Tensor) -> None:
+    if not bool(torch.isfinite(mean).all()):
+        bad = float((~torch.isfinite(mean)).float().mean())
         raise PredictionFailed(
             f"The network's output is not finite for {bad:.1%} of the values (NaN or infinity): "
             "try --precision fp32, and look at the weights and the bank."
         )
-    return moments
 
 
 def estimate(
     method: Method, images: Tensor, *, head: Head, measures: Iterable[str] = tuple(MEASURES),
-    size: tuple[int, int] | None = None, temperature: float = 1.0, stop: Stop | None = None,
-) -> Estimate:  # fmt: skip
-    """Mask, mean probability and the named maps of images (N C H W) under a method."""
-    wanted = list(measures)
-    moments = moments_of(method, images, head=head, keep=needed(wanted), size=size, temperature=temperature, stop=stop)
-    withheld = {}
-    if "standard_error" in wanted and not (method.random and moments.effective_draws > 1):
-        why = "one draw has no spread" if moments.draws == 1 else method.note or "its draws are no random sample"
-        withheld["standard_error"] = f"No Monte Carlo standard error: {why}."
-        wanted.remove("standard_error")
-    maps = {name: MEASURES[name].of(moments) for name in wanted}
-    error = stop.error if isinstance(stop, Watch) else None
-    return Estimate(prediction(moments.mean, head), moments.mean, maps, moments.draws, withheld, error)
+    temperature: float = 1.0,
+) -> Estimate[Tensor]:  # fmt: skip
+    """Mask, mean probability and the named maps of images (N C H W, normalised, not padded) under a method."""
+    read_out = ReadOut(method=method, measures=tuple(measures), temperature=temperature)
+    return from_the_first_draw((method,), lambda: estimates({"": read_out}, images, head)[""])
+
+
+def from_the_first_draw(
+    methods: Sequence[Method], work: Callable[[], R], differed: Callable[[FastPathDiffers], None] = lambda _: None
+) -> R:
+    """What `work` gives, begun anew where a fast path of the methods differs, which each of their passes does once."""
+    for _ in range(sum(method.draws for method in methods)):
+        try:
+            return work()
+        except FastPathDiffers as error:
+            differed(error)
+    return work()
+
+
+def _now(tensor: Tensor) -> float:
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()

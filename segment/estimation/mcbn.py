@@ -6,31 +6,31 @@ Must not know a file.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segment.axes import Plane
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import WrongUse
-from segment.estimation.estimate import Estimate, Planes, estimate
-from segment.estimation.memory_budget import Memory, room
+from segment.estimation.estimate import Estimate, ReadOut, stacked
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.precision import choose
-from segment.estimation.tiled import InTiles
-from segment.images.prepare import crop
-from segment.methods.method import BankMethod, mcbn
+from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
-from segment.uncertainty.stopping import StopPlan, Watch, refuse_several
+from segment.uncertainty.stopping import StopPlan, refuse_several
+
+log = logging.getLogger(__name__)
 
 Image = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
@@ -39,11 +39,19 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Pre
     """fp32, bf16 or fp16, and why: what was asked, or for "auto" what the audit kept in the bank allows."""
     if asked == "auto":
         return choose(bank.provenance.get("audit", {}).get(device.type, {}))
-    if asked not in ("fp32", "bf16", "fp16"):
-        raise WrongUse(f"No precision is called {asked!r}. Known: auto, fp32, bf16, fp16.")
-    if asked == "fp16" and device.type == "cpu":
+    precision = known_precision(asked)
+    if precision == "fp16" and device.type == "cpu":
         raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
-    return ("fp32" if asked == "fp32" else "bf16" if asked == "bf16" else "fp16"), "asked for"
+    return precision, "asked for"
+
+
+def known_precision(asked: str) -> Precision:
+    """What was asked, where there is such a precision. Errors: WrongUse."""
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
+        if asked == precision:
+            return precision
+    raise WrongUse(f"No precision is called {asked!r}. Known: auto, {', '.join(known)}.")
 
 
 Draws = int | Literal["auto"] | None
@@ -65,18 +73,6 @@ def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopP
     if len(bank) < 2:
         raise WrongUse("--draws auto stops by the spread of the draws, and one draw has none: fit a larger bank.")
     return bank, plan
-
-
-def _side_by_side(each: Sequence[Planes]) -> Estimate:
-    first = each[0]
-
-    def stacked(planes: Sequence[Plane]) -> Tensor:
-        return torch.stack([torch.from_numpy(np.asarray(plane)) for plane in planes])
-
-    maps = {name: stacked([one.maps[name] for one in each]) for name in first.maps}
-    probability = stacked([one.probability for one in each if one.probability is not None])
-    prediction = stacked([one.prediction for one in each]).long()
-    return Estimate(prediction, probability, maps, first.draws, first.withheld, first.reached_error)
 
 
 class MCBN:
@@ -105,40 +101,48 @@ class MCBN:
         self.drawn = fitted(network, bank)
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
         plan = plan or PassPlan(channels_last=True, fuse=True)
-        self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision))
+        spec = network.card.input
+        self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)
         self.memory = memory
-        self._tiled: dict[tuple[str, ...], InTiles] = {}
+        self._estimators: dict[tuple[str, ...], Estimator] = {}
 
-    def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate:
+    def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
         """Mask, mean probability and maps of one image or several.
 
         image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which goes through the card; as
         `segment.images.accept` says, which `fit_bank` goes by too.
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
-        images, size, single = self.network.accept.batch(image)
+        images, single = self.network.accept.batch(image)
         if self.stop is not None:
             refuse_several(len(images))
-        if self.memory is not None:
-            each = [self._within(tuple(measures))(one[None], size) for one in images]
-            found = _side_by_side(each)
-            return found.image(0) if single else found
-        head = self.network.card.head
-        watch = None if self.stop is None else Watch(head, len(self.bank), self.stop)
-        found = estimate(self.method, images, head=head, measures=measures, size=size, stop=watch)
-        return found.image(0) if single else found
+        estimator = self._estimator(tuple(measures))
+        if self.memory is None:
+            made = estimator.whole(images)[""]
+        else:
+            made = stacked([estimator(images[index : index + 1])[""] for index in range(len(images))])
+        if estimator.to_redo:
+            log.warning(
+                "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on. "
+                "Estimate the %d images before this one again.", estimator.why, estimator.to_redo,
+            )  # fmt: skip
+            estimator.to_redo = 0
+        return made.image(0) if single else made
 
-    def _within(self, measures: tuple[str, ...]) -> InTiles:
+    def _estimator(self, measures: tuple[str, ...]) -> Estimator:
         """What is measured of the network is kept; what may be taken is asked anew."""
-        if measures not in self._tiled:
-            self._tiled[measures] = InTiles(self.method, self.network, measures=measures, keep=True, stop=self.stop)
-        found = self._tiled[measures]
-        found.within = room(self.memory, self.drawn.device)
-        return found
+        if measures not in self._estimators:
+            read_out = ReadOut(method=self.method, measures=measures)
+            self._estimators[measures] = Estimator(self.network, {"": read_out}, EstimatePlan(stop=self.stop))
+        estimator = self._estimators[measures]
+        if self.memory is not None:
+            budget = memory_budget(self.memory, self.drawn.device)
+            estimator.plan = replace(estimator.plan, budget=budget)
+        return estimator
 
     def draws(self, image: Image) -> Iterator[Tensor]:
         """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order."""
-        images, size, single = self.network.accept.batch(image)
+        images, single = self.network.accept.batch(image)
         for _, logits in self.method(images):
-            p = probabilities(crop(logits, *size), self.network.card.head)
+            p = probabilities(logits, self.network.card.head)
             yield p[0] if single else p

@@ -171,7 +171,7 @@ def _left(folder: Path, limit: str, used: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """What work may take.
 
     free: bytes on top of what the process holds already; held: what that is, where a budget was given for all of it
@@ -183,7 +183,7 @@ class Room:
     def too_small(self, needed: float, advice: str) -> OutOfMemory:
         """The refusal of a smallest plan that takes `needed` bytes of work, in numbers that are enough when given.
 
-        >>> print(Room(1.27 * 2**30).too_small(1.31 * 2**30, "Give more."))
+        >>> print(MemoryBudget(1.27 * 2**30).too_small(1.31 * 2**30, "Give more."))
         Even the smallest plan needs 1.4 GiB of memory; 1.2 GiB may be taken. Give more.
         """
         most, least = needed + self.held, self.free + self.held
@@ -194,20 +194,20 @@ class Room:
         )
 
 
-Memory = int | str | Room | None
+Memory = int | str | MemoryBudget | None
 """A budget for the whole process (on a CUDA device, for its tensors there), in bytes or words; None: 80 % of what is
-free; a Room: what is left of a budget that somebody measured before."""
+free; a MemoryBudget: what is left of a budget that somebody measured before."""
 
 
-def room(memory: Memory, device: torch.device) -> Room:
+def memory_budget(memory: Memory, device: torch.device) -> MemoryBudget:
     """How much may be taken.
 
     Errors: WrongUse for what is no size; OutOfMemory where the process alone holds more.
     """
-    if isinstance(memory, Room):
+    if isinstance(memory, MemoryBudget):
         return memory
     if memory is None:
-        return Room(int(FREE_SHARE * free_bytes(device)))
+        return MemoryBudget(int(FREE_SHARE * free_bytes(device)))
     budget = bytes_of(memory) if isinstance(memory, str) else memory
     if budget < 1:
         raise WrongUse(f"memory = {memory}, but it is a number of bytes from 1 up, or a size as '4GiB'.")
@@ -217,7 +217,7 @@ def room(memory: Memory, device: torch.device) -> Room:
             f"{in_words(budget)} of memory were allowed, but the program and the network alone take {in_words(held)}. "
             "Give more --memory."
         )
-    return Room(budget - held, held)
+    return MemoryBudget(budget - held, held)
 
 
 @dataclass(frozen=True)
@@ -232,24 +232,24 @@ class Parts:
     whole_fits: bool
 
 
-def parts_of(batch: int, image_bytes: int, pass_bytes: int, within: Room, *, one_by_one: bool = False) -> Parts:
-    """All M images at once where that fits, else half of the room for one part and the rest for what is kept.
+def parts_of(batch: int, image_bytes: int, pass_bytes: int, budget: MemoryBudget, *, one_by_one: bool = False) -> Parts:
+    """All M images at once where that fits, else half of the budget for one part and the rest for what is kept.
 
     image_bytes: of one image as the network gets it; pass_bytes: of tensors alive at once in a pass over one image
     one_by_one: one image at a time also where all fit, which a processor with caches is quickest at
     Errors: OutOfMemory where two images do not fit (pairs hold the parts against a plain pass).
 
-    >>> parts_of(64, 2**20, 2**25, Room(2**33)), parts_of(64, 2**20, 2**25, Room(2**30)).at_once
+    >>> parts_of(64, 2**20, 2**25, MemoryBudget(2**33)), parts_of(64, 2**20, 2**25, MemoryBudget(2**30)).at_once
     (Parts(at_once=64, keep_bytes=0, whole_fits=True), 5)
     """
     images = 3 * batch * image_bytes  # those in work, the next ones, and these before they are one tensor
-    left = within.free - images - FIXED
+    left = budget.free - images - FIXED
     one = SCRATCH * pass_bytes
     whole_fits = batch * one <= left
     if whole_fits and (batch == 1 or not one_by_one):
         return Parts(batch, 0, whole_fits)
     if left < 2 * one:
-        raise within.too_small(images + FIXED + 2 * one, "Give more --memory, smaller images or a smaller --batch.")
+        raise budget.too_small(images + FIXED + 2 * one, "Give more --memory, smaller images or a smaller --batch.")
     at_once = 1 if one_by_one else max(1, int(left / 2 // one))
     keep_bytes = int(0.8 * (left - at_once * one))  # blocks that stay leave gaps between them
     return Parts(at_once, keep_bytes, whole_fits)

@@ -1,14 +1,22 @@
-"""A large image to overlapping tiles and back: what a tile is asked for lies a halo away from every cut.
+"""A large image to overlapping tiles and back, as large as a memory budget lets them be.
 
-No blending: where the halo covers what a pixel's output depends on, neighbouring tiles agree.
+What a tile is asked for lies a halo away from every cut. No blending: where the halo covers what a pixel's output
+depends on, neighbouring tiles agree.
 Must not know a network.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from segment.errors import WrongUse
+from segment.estimation.memory_budget import FIXED, MemoryBudget
+from segment.tracing.receptive_field import TileGeometry
+
+SMALL = 2 * 64 * 2304
+"""Images of at most so many pixels are not tiled where half of them do not fit: measuring the halo passes so many."""
 
 Span = tuple[int, int]
 """First, and one past the last."""
@@ -71,3 +79,25 @@ def _spans(length: int, side: int, halo: int) -> list[tuple[Span, Span]]:
         found.append(((start, stop), (done, inner)))
         done = inner
     return found
+
+
+def side_within(
+    budget: MemoryBudget, area: int, *, pixel: float, whole: float, around: float, before: float,
+    geometry: Callable[[], TileGeometry], advice: str,
+) -> int:  # fmt: skip
+    """The largest tiles that an image of so many pixels, which does not fit whole, may have.
+
+    pixel, whole: bytes of a pass a pixel, and of the image in one piece; around, before: bytes beside the passes over
+    its tiles, and before they begin; geometry: measured when it is asked for; advice: where there is no halo
+    Errors: OutOfMemory where the smallest tiles do not fit, or the network looks at the whole image.
+    """
+    if area <= SMALL and SMALL / 2 * pixel + FIXED > budget.free:
+        raise budget.too_small(whole, "Give more --memory.")
+    cut = geometry()
+    if cut.halo is None:
+        raise budget.too_small(whole, f"{advice}: {cut.reason}.")
+    least = 2 * cut.halo + cut.align
+    needed = min(whole, max(before, around + least**2 * pixel))
+    if needed > budget.free:
+        raise budget.too_small(needed, "Give more --memory.")
+    return max(least, math.isqrt(int((budget.free - around) / pixel)) // cut.align * cut.align)

@@ -39,11 +39,14 @@ from segment.files.writing import check_writable
 from segment.images.augment import pipeline
 from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
-from segment.methods.method import Method, deterministic, mcbn, mean_statistics
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn, mean_statistics
+from segment.methods.method import Method
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
 from segment.networks.weights import load_weights
 from segment.passes.passes import PassPlan
+from segment.scores.intervals import middle_95
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.uncertainty.heads import probabilities
 
@@ -192,8 +195,7 @@ def curve(passes: Array, labels: NDArray[np.integer], *, seed: int) -> Curve:  #
 
 def interval(values: Array, *, seed: int) -> tuple[float, float]:  # N -> low, high
     """95 % interval of a mean over images, by a bootstrap over them (the same images for every call of one seed)."""
-    low, high = np.percentile(_replicates(values[None], seed)[0], [2.5, 97.5])
-    return float(low), float(high)
+    return middle_95(_replicates(values[None], seed)[0])
 
 
 def _replicates(values: Array, seed: int) -> Array:  # X N -> X R
@@ -209,8 +211,7 @@ def share_by(found: Curve, draws: int, *, seed: int) -> tuple[float, float, floa
     gains = found.likelihood[[place, -1]] - found.likelihood[0]
     part, whole = gains.mean(axis=1)
     replicates = _replicates(gains, seed)
-    low, high = np.percentile(replicates[0] / replicates[1], [2.5, 97.5])
-    return float(part / whole), float(low), float(high)
+    return float(part / whole), *middle_95(replicates[0] / replicates[1])
 
 
 def _rows(curves: Mapping[int, Curve], single: Mapping[str, Curve], seed: int) -> list[dict[str, Any]]:

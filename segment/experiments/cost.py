@@ -42,8 +42,11 @@ from segment.experiments.segmentation.cases import bank_of, scenes_case
 from segment.experiments.segmentation.scenes_training import BATCH, STEPS
 from segment.files.writing import check_writable
 from segment.images.prepare import prepare
+from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, inserted
-from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn
+from segment.methods.ensemble import Ensemble
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scipy.special import stdtrit
 
-from segment.errors import MissingExtra
+from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
+from segment.pictures.plots import new_figure as new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,9 +140,8 @@ def markdown_table(rows: Sequence[Row], *, digits: int = 3) -> str:
     """
     columns = list(rows[0])
     right = [all(isinstance(row[column], (int, float, type(None))) for row in rows) for column in columns]
-    lines = [columns, ["---:" if numeric else "---" for numeric in right]]
-    lines += [[_cell(row[column], digits) for column in columns] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    cells = [[_cell(row[column], digits) for column in columns] for row in rows]
+    return "".join(f"{line}\n" for line in markdown(columns, cells, right=right))
 
 
 def _cell(value: object, digits: int) -> str:
@@ -174,18 +174,6 @@ def ranged(low: float, high: float, *, digits: int = 3) -> str:
     ('95 % interval 0.123 to 0.500', 'no interval')
     """
     return "no interval" if math.isnan(low) else f"95 % interval {low:.{digits}f} to {high:.{digits}f}"
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches in the house style; needs the `plots` extra.
-
-    Error: MissingExtra where matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as missing:
-        raise MissingExtra("Figures need matplotlib; install it with: pip install 'mcbn-segment[plots]'") from missing
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def styled(axes: Any) -> Any:

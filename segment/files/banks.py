@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.draws.probe import Probe
-from segment.errors import BankRefused, WrongUse
+from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.writing import fresh
 
 FORMAT, VERSION = "segment-bank", 2
@@ -183,4 +183,4 @@ def _reason(error: Exception) -> str:
         return f"{place}: {first['msg']}"[:160]
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"[:160]
-    return " ".join(str(error).split())[:120]
+    return one_line(error, 120)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from segment.errors import WrongUse
-from segment.images.prepare import pad, prepare
+from segment.images.prepare import normalise, pad
 from segment.images.specs import InputSpec
 
 PICTURES = ("L", "RGB", "I;16")
@@ -61,29 +61,32 @@ class Accept:
             raise WrongUse("There are no images: the list is empty. Give one image at least.")
         return cast(Sequence[Any], given)
 
-    def batch(self, given: Any) -> tuple[Tensor, tuple[int, int], bool]:
-        """N C H+ W+ as the network takes them, their H and W before padding, and whether it was one image alone."""
+    def batch(self, given: Any) -> tuple[Tensor, bool]:
+        """Normalised images N C H W, and whether it was one image alone."""
         if isinstance(given, Tensor):
             if given.ndim not in (3, 4):
                 raise self._refused(given)
             tensor = self._normalised(given)
-            return pad(tensor.reshape(-1, *tensor.shape[-3:]), self.spec), _size(tensor), tensor.ndim == 3
+            return tensor.reshape(-1, *tensor.shape[-3:]), tensor.ndim == 3
         alone = not isinstance(given, list | tuple) and not _is_several(given)
         each = [self.image(one) for one in ([given] if alone else self.images(given))]
         if len({(type(one), tuple(one.shape)) for one in each}) > 1:
             shapes = ", ".join(dict.fromkeys(_said(one) for one in each))
             raise WrongUse(f"Images of one call share one type and shape; these are {shapes}. Call it for each.")
-        size = _size(each[0]) if isinstance(each[0], Tensor) else (each[0].shape[0], each[0].shape[1])
-        return torch.stack([self.prepared(one) for one in each]), size, alone
+        return torch.stack([self.normalised(image) for image in each]), alone
 
     def prepared(self, image: NDArray[Any] | Tensor) -> Tensor:  # -> C H+ W+
-        """What `image` gave, or the training pipeline made of it, as the network takes it."""
+        """What `image` gave, or the training pipeline made of it, normalised and padded to the stride."""
+        return pad(self.normalised(image), self.spec)
+
+    def normalised(self, image: NDArray[Any] | Tensor) -> Tensor:  # -> C H W
+        """The same, not padded."""
         if isinstance(image, Tensor):
-            return pad(image, self.spec)
+            return image
         if image.ndim == 2:
             image = image[..., None]
         colours = self._colours and image.shape[2] == 3
-        return prepare(image, self.spec if colours else replace(self.spec, channels=self.channels))
+        return normalise(image, self.spec if colours else replace(self.spec, channels=self.channels))
 
     def check_files(self) -> None:
         """Errors: WrongUse where the network cannot take decoded files, which are RGB."""
@@ -162,10 +165,6 @@ class Accept:
 
 def _is_several(given: Any) -> bool:
     return isinstance(given, np.ndarray) and given.ndim == 4
-
-
-def _size(tensor: Tensor) -> tuple[int, int]:
-    return tensor.shape[-2], tensor.shape[-1]
 
 
 def _said(given: NDArray[Any] | Tensor) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, near, one_line
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for its latest version
 import albumentations as A
@@ -160,4 +160,4 @@ def _frozen(value: Any) -> Any:
 def _one_line(problem: Exception) -> str:
     if isinstance(problem.__cause__, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.__cause__.errors())
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())}".removesuffix(".")
+    return f"{type(problem).__name__}: {one_line(problem)}".removesuffix(".")

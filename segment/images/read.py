@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segment.errors import ImageUnreadable
+from segment.errors import ImageUnreadable, one_line
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: a GeoTIFF's tags are a warning each on stderr
 import cv2
@@ -146,7 +146,7 @@ def _decoded(path: Path) -> _Picture:
 
 def _found(data: bytes, problem: Exception) -> str:
     start = f", starting {data[:12]!r}" if data else ""
-    reason = "" if isinstance(problem, UnidentifiedImageError) else f", {' '.join(str(problem).split())}"
+    reason = "" if isinstance(problem, UnidentifiedImageError) else f", {one_line(problem)}"
     return f"{len(data)} bytes{start}{reason}"
 
 

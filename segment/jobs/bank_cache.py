@@ -60,11 +60,10 @@ def recipe_of(network: Network, content: str, plan: Mapping[str, Any]) -> str:
     plan: how the bank is recorded, as JSON values
     """
     training = network.card.training
-    device = next((str(parameter.device.type) for parameter in network.module.parameters()), "cpu")
     parts = {
         "network": network.fingerprint, "preprocessing": preprocessing_of(network), "images": content,
         "training": None if training is None else [training.batch, [dict(each) for each in training.transforms]],
-        "plan": dict(plan), "device": device, "versions": versions(),
+        "plan": dict(plan), "device": network.device.type, "versions": versions(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

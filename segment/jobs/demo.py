@@ -16,11 +16,13 @@ from segment.estimation.estimate import estimate
 from segment.files.banks import save_bank
 from segment.files.writing import check_writable, write_json, write_palette_png, write_png
 from segment.images.find import Source
-from segment.images.prepare import prepare
+from segment.images.prepare import normalise
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import PredictPlan, predict
 from segment.jobs.progress import Progress, silent
-from segment.methods.method import Method, deterministic, mcbn
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.pictures.palettes import palette
@@ -81,10 +83,10 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     if summary.failed:
         raise WrongUse(f"The demo's own images failed: {dict(summary.failed)}")
     drawn = fitted(network, bank)
-    plain = PassPlan(channels_last=True, fuse=True)
+    plain, spec = PassPlan(channels_last=True, fuse=True), network.card.input
     boards = {
-        "deterministic": _scored(network, deterministic(drawn, bank, plain), shown, progress),
-        "MCBN": _scored(network, mcbn(drawn, bank, plain), shown, progress),
+        "deterministic": _scored(network, deterministic(drawn, bank, plain, spec), shown, progress),
+        "MCBN": _scored(network, mcbn(drawn, bank, plain, spec), shown, progress),
     }
     return _told(boards, folder, run / "sheet.png", bank.provenance["batch"])
 
@@ -107,11 +109,9 @@ def _drawn(folder: Path, shown: list[tuple[str, Scene]], network: Network) -> li
 def _scored(network: Network, method: Method, shown: list[tuple[str, Scene]], progress: Progress) -> Scoreboard:
     board = Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
     for number, (name, drawn) in enumerate(shown, start=1):
-        size = (drawn.image.shape[0], drawn.image.shape[1])
-        images = prepare(drawn.image, network.card.input)[None]
-        found = estimate(method, images, head=network.card.head, measures=MEASURES, size=size).image(0)
-        maps = {measure: value.numpy() for measure, value in found.maps.items()}
-        board.update(name, found.probability.numpy(), maps, drawn.label, found.prediction.numpy())
+        images = normalise(drawn.image, network.card.input)[None]
+        found = estimate(method, images, head=network.card.head, measures=MEASURES).image(0)
+        board.update(name, found.probability, found.maps, drawn.label, found.prediction)
         progress(f"scoring {method.name}", number, len(shown))
     return board
 

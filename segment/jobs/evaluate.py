@@ -9,22 +9,23 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import ImageUnreadable, WrongUse
+from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.files.runs import Entry, Run
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
 from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
 from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
-from segment.jobs.evaluation.labels import class_names, contents_of, labelled, multilabels
+from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
-from segment.jobs.evaluation.scoring import Scoring
+from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import Validation, validate
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
@@ -64,7 +65,7 @@ class Labels:
         if network.card.head == "multilabel":
             if self.labels is None:
                 raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
-            return multilabels(self.images, self.labels, class_names(network))
+            return multilabels(self.images, self.labels, network.class_names)
         return labelled(self.images, self.labels)
 
 
@@ -108,27 +109,22 @@ def evaluate(
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     sources = run.keep_ids(sources)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    chosen = _validated(run, network, held_out, methods, scored, memory, progress)
-    readings = methods.readings(chosen.temperatures)
-    boards = {
-        name: Scoreboard(
-            replace(
-                scored,
-                measures=reading.measures,
-                thresholds=chosen.thresholds.get(name),
-                validation_accuracy=chosen.accuracies.get(name),
-            )
-        )
-        for name, reading in readings.items()
-    }
-    scoring = Scoring(network, readings, boards, memory)
-    if resume and (run.folder / STATE).exists():
-        scoring.load(run.folder / STATE)
-        if not scoring.counts_only(sources):  # no image can be taken out of a sum
-            log.warning("Images that are scored already have changed or are gone: all are scored again.")
-            scoring = Scoring(network, readings, boards, memory)
     begun = time.perf_counter()
-    scoring.run(sources, save=lambda: _save(run, scoring, sources), progress=progress)
+    while True:  # until no fast path differs, which each of the methods' passes may find once
+        try:
+            chosen = _validated(run, network, held_out, methods, scored, memory, progress)
+            scoring = _scoring(network, methods, chosen, scored, memory)
+            if resume and (run.folder / STATE).exists():
+                scoring.load(run.folder / STATE)
+                if not scoring.counts_only(sources):  # no image can be taken out of a sum
+                    log.warning("Images that are scored already have changed or are gone: all are scored again.")
+                    scoring = _scoring(network, methods, chosen, scored, memory)
+            scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
+            break
+        except FastPathDiffers as problem:
+            log.warning(REDONE, problem)
+            for name in (VALIDATION, STATE):
+                (run.folder / name).unlink(missing_ok=True)
     if not scoring.done:
         first = next(iter(scoring.failed.items()))
         raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
@@ -137,10 +133,26 @@ def evaluate(
     return _written(run, scoring, methods, chosen, begun, warnings)
 
 
+def _scoring(network: Network, methods: Contenders, chosen: Validation, scored: ScorePlan, memory: Memory) -> Scoring:
+    read_outs = methods.read_outs(chosen.temperatures)
+    boards = {
+        name: Scoreboard(
+            replace(
+                scored,
+                measures=read_out.measures,
+                thresholds=chosen.thresholds.get(name),
+                validation_accuracy=chosen.accuracies.get(name),
+            )
+        )
+        for name, read_out in read_outs.items()
+    }
+    return Scoring(network, read_outs, boards, memory)
+
+
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
     card = network.card
     return ScorePlan(
-        classes=class_names(network), head=card.head, void=card.void if plan.void is None else plan.void,
+        classes=network.class_names, head=card.head, void=card.void if plan.void is None else plan.void,
         unseen=plan.unseen or card.unseen,
     )  # fmt: skip
 
@@ -163,9 +175,8 @@ def _settings(
 
 
 def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
-    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
     return {"precision": methods.precision, "precision_why": methods.why, "threads": torch.get_num_threads(),
-            "device": str(device), "notes": dict(methods.notes)}  # fmt: skip
+            "device": str(network.device), "notes": dict(methods.notes)}  # fmt: skip
 
 
 def _validated(
@@ -193,7 +204,7 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
     scoring.save(run.folder / STATE)
     done, lines = scoring.done, run.entries()
-    passes = sum(reading.passes for reading in scoring.readings.values())
+    passes = sum(read_out.passes for read_out in scoring.read_outs.values())
     for source in sources:
         line = lines.get(source.id, {})
         status = line.get("status")

@@ -22,14 +22,14 @@ from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained
 from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
-from segment.estimation.memory_budget import KeptPages, Parts, parts_of, room
+from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
 from segment.files.banks import save_bank
 from segment.images.augment import pipeline
 from segment.jobs.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.jobs.progress import Progress, silent
 from segment.jobs.versions import versions
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -121,7 +121,7 @@ def fit(
 
 
 def _free(memory: int | str | None) -> int:
-    return room(memory, torch.device("cpu")).free
+    return memory_budget(memory, torch.device("cpu")).free
 
 
 def _recorded(
@@ -169,7 +169,9 @@ def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:
 def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
     """How many images such as `image` (1 C H W) go through at once."""
     taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
-    return parts_of(batch, image.nbytes, taken, room(memory, drawn.device), one_by_one=drawn.device.type == "cpu")
+    return parts_of(
+        batch, image.nbytes, taken, memory_budget(memory, drawn.device), one_by_one=drawn.device.type == "cpu"
+    )
 
 
 @contextmanager

@@ -16,29 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
-from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse, near
-from segment.estimation.estimate import Planes
+from segment.errors import ImageUnreadable, PredictionFailed, WrongUse, error_message, near
+from segment.estimation.estimate import Estimate, ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
-from segment.estimation.memory_budget import Room, resident, room
-from segment.estimation.tiled import InTiles, Tiling
+from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
 from segment.files.windows import Windowed
 from segment.files.writing import unwritable
 from segment.images.find import Source, find_images, in_text
-from segment.images.prepare import Prepared, padding
+from segment.images.prepare import Normalised
 from segment.images.read import read_image, sha256_of, size_in
 from segment.jobs.progress import Progress, silent
-from segment.jobs.reporting.image_files import FORMATS, Look, render, sheet
+from segment.jobs.reporting.image_files import FORMATS, Look, on_sheet, render, sheet, shown, thumbnails
 from segment.jobs.versions import versions
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
+from segment.pictures.palettes import Picture
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -50,9 +51,12 @@ MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 LARGE = 2**22
 """Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
 
+Thumbnails = dict[str, dict[str, Picture]]
+"""Image that is on the contact sheet -> column -> picture; empty until it is rendered."""
+
 IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
-                  AssertionError, AttributeError, MemoryError, cv2.error)  # fmt: skip
-"""What one image may run into (a network that does not take its size raises what it likes); the others go on."""
+                  MemoryError, cv2.error)  # fmt: skip
+"""What one image may run into (a network that does not take its size raises one of these); the others go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +136,25 @@ def predict(
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     network.accept.check_files()
-    run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
+    asked = _settings(network, source, bank, plan)
+    run = Run.create(Path(folder), asked, resume=resume)
     sources = run.keep_ids(sources)
     begun = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
     if begun:
         precision, _ = resolve_precision(begun["precision"], bank, drawn.device)
         passes, why = replace(passes, precision=precision), begun["precision_why"]
     threads = begun.get("threads", torch.get_num_threads())
-    free = begun["room"] if "room" in begun else room(plan.memory, drawn.device).free
+    free = begun["room"] if "room" in begun else memory_budget(plan.memory, drawn.device).free
     held = 0 if plan.memory is None else resident()
-    estimated = InTiles(
-        mcbn(drawn, used, passes), network, measures=plan.measures, tile=begun.get("tile", plan.tile),
-        within=Room(free, held), keep="probability" in plan.maps, blank=partial(Windowed, run.folder),
-        stop=stop,
+    method = mcbn(drawn, used, passes, network.card.input)
+    likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
+    estimator = Estimator(
+        network, {"": ReadOut(method=method, measures=plan.measures, probability=likely)},
+        EstimatePlan(tile=begun.get("tile", plan.tile), budget=MemoryBudget(free, held),
+                     blank=partial(Windowed, run.folder), stop=stop),
     )  # fmt: skip
     noted = {"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
-             "tile": estimated.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
+             "tile": estimator.plan.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
     if stop is not None:
         noted["stop"] = asdict(stop)
     if "room" in begun or plan.memory is not None:
@@ -161,24 +168,32 @@ def predict(
     for part in run.folder.rglob(".*.part"):  # what a kill left half-written
         part.unlink(missing_ok=True)
     pending = run.pending(sources)
+    kept: Thumbnails = {source.id: {} for source in on_sheet(sources) if "png" in plan.formats}
     before = len(sources) - len(pending)
     sizes = {item.id: size for item in pending if (size := size_in(item.path))}
-    _refuse_too_large(estimated, sizes.values(), network)
+    if sizes:  # now what would be refused after hours
+        estimator.side_for(*max(sizes.values(), key=math.prod))
     start, draws = time.perf_counter(), 0
     progress("predicting", before, len(sources))
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, _torch_threads(threads):
         writing: deque[Future[Entry]] = deque()
+        finished: list[Source] = []
         try:
             for number, (item, image, sha256) in enumerate(_read(pending, sizes, network, reader), start=1):
                 began = time.perf_counter()
-                found = image if isinstance(image, str) else _estimated(network, estimated, image, run)
+                found = image if isinstance(image, str) else _estimated(network, estimator, image, run)
                 seconds = time.perf_counter() - began
-                if isinstance(found, Planes):
+                if isinstance(found, Estimate):
                     draws += found.draws
-                if estimated.planned and "room" not in noted:  # only where it decided something
+                if estimator.planned and "room" not in noted:  # only where it decided something
                     noted["room"] = free
                     run.note(plan=noted)
-                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds))
+                if estimator.to_redo:
+                    _note_all(run, writing)
+                    writing.clear()
+                    _redo(run, network, estimator, finished[-estimator.to_redo :], look, plan, kept)
+                finished.append(item)
+                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds, kept))
                 waiting = 0 if item.id in sizes and math.prod(sizes[item.id]) > LARGE else 2
                 del image, found
                 while len(writing) > waiting or (writing and writing[0].done()):
@@ -188,10 +203,12 @@ def predict(
             _note_all(run, writing)
     seconds = time.perf_counter() - start
     entries = run.entries()
-    run.note(plan=noted | {"tile": estimated.tile, "fold": estimated.fold})  # less, where a device ran out of memory
+    run.note(
+        plan=noted | {"tile": estimator.plan.tile, "fold": method.passes.plan.fold}
+    )  # less, where a device ran out of memory
     run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
     if "png" in plan.formats:
-        sheet(run, sources, look, network)
+        sheet(run, sources, look, network, {name: pictures for name, pictures in kept.items() if pictures})
     failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
     drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
     mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
@@ -253,14 +270,6 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
     }  # fmt: skip
 
 
-def _refuse_too_large(estimated: InTiles, sizes: Collection[tuple[int, int]], network: Network) -> None:
-    """Now what would be refused after hours. Errors: OutOfMemory, WrongUse as `InTiles.side_for`."""
-    if sizes:
-        height, width = max(sizes, key=math.prod)
-        bottom, right = padding(height, width, network.card.input.stride)
-        estimated.side_for(height + bottom, width + right)
-
-
 def _read(
     sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], network: Network, reader: ThreadPoolExecutor
 ) -> Iterator[tuple[Source, NDArray[Any] | str, str]]:
@@ -283,38 +292,56 @@ def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]
     try:
         return read_image(source.path, white=network.card.input.white), sha256
     except (ImageUnreadable, OSError, MemoryError) as problem:
-        return _said(problem), sha256
+        return error_message(problem), sha256
 
 
-def _said(problem: BaseException) -> str:
-    words = " ".join(str(problem).split())
-    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"
-
-
-def _estimated(network: Network, estimated: InTiles, image: NDArray[Any], run: Run) -> Planes | str:
+def _estimated(network: Network, estimator: Estimator, image: NDArray[Any], run: Run) -> Estimate[Plane] | str:
     """The estimate of one image, or why there is none."""
     height, width = image.shape[:2]
     try:
-        return estimated(Prepared(image, network.card.input), (height, width))
+        return estimator(Normalised(image, network.card.input))[""].arrays(network.classes)
     except OSError as problem:  # of the files that hold its maps
         raise unwritable(run.folder, problem) from problem
     except IMAGE_PROBLEMS as problem:
-        return f"{height} x {width} image: {_said(problem)}"
+        return f"{height} x {width} image: {error_message(problem)}"
+
+
+def _redo(
+    run: Run, network: Network, estimator: Estimator, sources: Sequence[Source], look: Look, plan: PredictPlan,
+    kept: Thumbnails,
+) -> None:  # fmt: skip
+    """Write images again that a fast path has spoiled; until then their lines say that they failed, for a resume."""
+    log.warning(
+        "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and for "
+        "the %d images before this one again.", estimator.why, len(sources),
+    )  # fmt: skip
+    estimator.to_redo = 0
+    for source in sources:
+        run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
+    for source in sources:
+        began = time.perf_counter()
+        image, sha256 = _decoded(source, network)
+        found = image if isinstance(image, str) else _estimated(network, estimator, image, run)
+        run.add(_written(run, source, image, sha256, found, look, plan, time.perf_counter() - began, kept))
 
 
 def _written(
-    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Planes | str, look: Look,
-    plan: PredictPlan, seconds: float,
+    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Estimate[Plane] | str, look: Look,
+    plan: PredictPlan, seconds: float, kept: Thumbnails,
 ) -> Entry:  # fmt: skip
     where = str(source.path)
     if isinstance(found, str) or isinstance(image, str):
         log.warning("%s: %s", source.id, found)
         return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(found), seconds=seconds)
-    shown = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
+    picture = shown(image)
     try:
-        files, measures = render(run, source.id, shown, found, look, maps=plan.maps, formats=plan.formats)
+        files, measures = render(run, source.id, picture, found, look, maps=plan.maps, formats=plan.formats)
+        if source.id in kept:
+            kept[source.id] = thumbnails(picture, found, look, plan.maps)
     except IMAGE_PROBLEMS as problem:
-        return _written(run, source, image, sha256, f"its pictures: {_said(problem)}", look, plan, seconds)
+        return _written(
+            run, source, image, sha256, f"its pictures: {error_message(problem)}", look, plan, seconds, kept
+        )
     return Entry(
         id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
         reached_error=found.reached_error, measures=measures, notes=dict(found.withheld),

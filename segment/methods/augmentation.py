@@ -1,13 +1,13 @@
 """Test-time augmentation: a method's passes over mirrored and rescaled views of the image, laid back onto it.
 
-Views are made of the image itself and padded afterwards, so that a mirrored image is padded where the network is used
-to it. Must not know what an output means.
+Views are made of the image itself, and the method that passes one pads it, so that a mirrored image is padded where the
+network is used to it. Must not know what an output means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from torch import Tensor
@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.images.prepare import crop, pad
 from segment.images.specs import InputSpec
-from segment.methods.method import Method, mcbn
+from segment.methods.mcbn import UNPADDED, mcbn
+from segment.methods.method import Composite, Method
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -68,60 +68,39 @@ def views(text: str) -> tuple[View, ...]:
 
 
 @dataclass(frozen=True)
-class Viewed:
-    """One method a view, called with images that are normalised but not padded; outputs have the images' size.
+class Augmented(Composite):
+    """One method a view; a view's weights are shared out so that all views count the same."""
 
-    methods: one for each view; a view's weights are shared out so that all views count the same
-    """
-
-    name: str
-    methods: tuple[Method, ...]
     views: tuple[View, ...]
-    spec: InputSpec
-    random: bool
-    note: str = ""
+    name: str
+    random: bool = False
+    note: str = "its views are no random sample"
 
     @property
-    def draws(self) -> int:
-        return sum(method.draws for method in self.methods)
+    def tileable(self) -> bool:
+        return self.views == (View(),) and super().tileable
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         size = (images.shape[-2], images.shape[-1])
-        for view, method in zip(self.views, self.methods, strict=True):
-            seen = view.seen(images)
-            for weight, output in method(pad(seen, self.spec)):
-                yield weight / len(self.views), view.undone(crop(output, seen.shape[-2], seen.shape[-1]), size)
+        for view, method in zip(self.views, self.members, strict=True):
+            for weight, output in method(view.seen(images)):
+                yield weight / len(self.views), view.undone(output, size)
 
 
-def unpadded(method: Method, spec: InputSpec) -> Viewed:
-    """The method, called with images that are not padded."""
-    return Viewed(method.name, (method,), (View(),), spec, method.random, method.note)
-
-
-def augmented(method: Method, shown: tuple[View, ...], spec: InputSpec) -> Viewed:
+def augmented(method: Method, shown: tuple[View, ...]) -> Augmented:
     """Every view of the image under the method's passes."""
-    return Viewed("tta", (method,) * len(shown), shown, spec, random=False, note="views are no random sample")
+    return Augmented((method,) * len(shown), shown, "tta", note="views are no random sample")
 
 
 def mcbn_augmented(
-    network: BatchNormNetwork, bank: Bank, shown: tuple[View, ...], spec: InputSpec, plan: PassPlan | None = None
-) -> Viewed:
+    network: BatchNormNetwork, bank: Bank, shown: tuple[View, ...], plan: PassPlan | None = None,
+    spec: InputSpec = UNPADDED,
+) -> Augmented:  # fmt: skip
     """MCBN whose draws are dealt out to the views, so that it costs as many passes as MCBN alone.
 
     A distilled bank, whose draws belong together, and one with fewer draws than there are views, is used whole for each
     view: T passes a view.
     """
     whole = bank.distilled or len(bank) < len(shown)
-    dealt = [bank if whole else _every(bank, start, len(shown)) for start in range(len(shown))]
-    methods = tuple(mcbn(network, part, plan) for part in dealt)
-    return Viewed("mcbn+tta", methods, shown, spec, random=False, note="its views are no random sample")
-
-
-def _every(bank: Bank, start: int, step: int) -> Bank:
-    weights = bank.weights[start::step]
-    return replace(
-        bank,
-        weights=weights / weights.sum(),
-        mean={name: value[start::step] for name, value in bank.mean.items()},
-        var={name: value[start::step] for name, value in bank.var.items()},
-    )
+    dealt = [bank if whole else bank.take(range(start, len(bank), len(shown))) for start in range(len(shown))]
+    return Augmented(tuple(mcbn(network, part, plan, spec) for part in dealt), shown, "mcbn+tta")

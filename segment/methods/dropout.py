@@ -131,6 +131,11 @@ class Dropout:
     identity: str = ""
     name: str = "dropout"
     random: bool = True
+    tileable: bool = False
+
+    @property
+    def unverified(self) -> int:
+        return self.inner.unverified
 
     @property
     def note(self) -> str:
@@ -140,10 +145,16 @@ class Dropout:
         """The same for one image."""
         return replace(self, identity=identity)
 
+    def probe(self) -> Dropout:
+        return replace(self, inner=self.inner.probe(), draws=1)
+
+    def halve(self) -> bool:
+        return self.inner.halve()
+
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         for t in range(self.draws):
-            told = f"{self.seed} {t} {self.identity}".encode()
-            seed = int.from_bytes(hashlib.sha256(told).digest()[:7], "big")
+            name = f"{self.seed} {t} {self.identity}".encode()
+            seed = int.from_bytes(hashlib.sha256(name).digest()[:7], "big")
             masks = _Masks(torch.Generator().manual_seed(seed))
             if self.insert is None:
                 with masks:

@@ -1,125 +1,96 @@
-"""How the next pass is made: MCBN, one deterministic pass, the bank's mean statistics, or an ensemble.
+"""What a method is: weighted passes over images, and what whoever runs them must know of it.
 
-A method gives weighted outputs and knows whether they are a random sample. Must not know what an output means.
+Must not know what an output means, nor how one method makes its passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
-import torch
-from torch import Tensor, nn
-
-from segment.draws.bank import Bank
-from segment.draws.recording import half
-from segment.networks.preserve_state import preserve_state
-from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
+from torch import Tensor
 
 
 class Method(Protocol):
-    """Called with images (N C H W), gives (weight, output N K ...) once a draw; weights sum to 1.
+    """Called with images (N C H W, normalised, not padded), gives (weight, output N K H W) once a draw.
 
-    random: its draws are a random sample, so that the mean of them has a Monte Carlo standard error
-    draws: T; note: what a reader of its maps should know, or ""
+    Weights sum to 1, and outputs have the images' size.
+    name: what messages and tables call it; note: what a reader of its maps should know, or ""
+    draws: T, how many passes; random: whether they are a random sample, so that their mean has a standard error
+    tileable: whether a pass over a part of an image gives that part of the output; no for a mirrored or rescaled image
+    and for a dropout mask, which would be another one in each tile
+    unverified: images estimated since a fast path was last held against plain passes; 0 without a fast path
+    Raises: `FastPathDiffers` in the middle of an image where they differ; passes are plain from then on.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def random(self) -> bool: ...
+    def note(self) -> str: ...
     @property
     def draws(self) -> int: ...
     @property
-    def note(self) -> str: ...
+    def random(self) -> bool: ...
+    @property
+    def tileable(self) -> bool: ...
+    @property
+    def unverified(self) -> int: ...
+    def of(self, identity: str) -> Method:
+        """The same for the image of that id, which seeds what is random in its passes."""
+        ...
+
+    def probe(self) -> Method:
+        """A few of its passes, which take as much memory as all, by calls whose tensors can be counted."""
+        ...
+
+    def halve(self) -> bool:
+        """Half as many draws in a pass from now on; False where a pass holds one already."""
+        ...
+
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]: ...
 
 
-@dataclass(frozen=True)
-class BankMethod:
-    """Passes under a bank, whatever the bank stands for."""
+class OnePass:
+    """The members that a method of one pass at a time, the same for every image, has by default."""
 
-    name: str
-    passes: Passes
-    random: bool
-    note: str = ""
+    tileable = True
+    unverified = 0
 
-    @property
-    def draws(self) -> int:
-        return len(self.passes.bank)
+    def of(self, identity: str) -> Self:
+        return self
 
-    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        return zip(self.passes.bank.weights.tolist(), self.passes(images), strict=True)
+    def probe(self) -> Self:
+        return self
 
-
-def mcbn(network: BatchNormNetwork, bank: Bank, plan: PassPlan | None = None) -> BankMethod:
-    """One pass under each draw of the bank (Teye et al. 2018, Algorithm 1)."""
-    distilled = "its draws were chosen, not drawn at random" if bank.distilled else ""
-    return BankMethod("mcbn", Passes(network, bank, plan), random=not bank.distilled, note=distilled)
-
-
-def mean_statistics(network: BatchNormNetwork, bank: Bank, plan: PassPlan | None = None) -> BankMethod:
-    """One pass under the bank's mean statistics: re-estimated batch normalisation."""
-    return BankMethod("mean_statistics", Passes(network, bank.average(), plan), random=False)
-
-
-def deterministic(network: BatchNormNetwork, bank: Bank | None = None, plan: PassPlan | None = None) -> BankMethod:
-    """One pass under the trained running statistics, as `model.eval()`.
-
-    A layer that keeps none (in eval mode it would use the test image itself) gets the bank's mean statistics.
-    Errors: BankRefused where there is such a layer and no bank.
-    """
-    untracked = [layer.name for layer in network.stochastic if layer.trained is None]
-    trained = Bank.of_trained(network, mean_of=bank)
-    note = ""
-    if untracked:
-        note = (
-            f"{len(untracked)} layers keep no running statistics and have the bank's mean: {', '.join(untracked[:3])}"
-        )
-    return BankMethod("deterministic", Passes(network, trained, plan), random=False, note=note)
+    def halve(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
-class Plain:
-    """One pass in eval mode, for a network without BN: what `deterministic` is for the others.
-
-    forward: images N C H W -> outputs N K ..., which runs the module
-    """
-
-    module: nn.Module
-    forward: Callable[[Tensor], Tensor]
-    plan: PassPlan
-    name: str = "deterministic"
-    random: bool = False
-    draws: int = 1
-    note: str = ""
-
-    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        device = next((parameter.device for parameter in self.module.parameters()), images.device)
-        images = images.to(device)
-        if self.plan.channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), preserve_state(self.module), half(self.plan.precision, device):
-            output = self.forward(images)
-        yield 1.0, output
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """One pass of each member, all with the same weight (Lakshminarayanan et al. 2017, arXiv:1612.01474)."""
+class Composite:
+    """The members that a method made of others has; each gives its passes in turn."""
 
     members: tuple[Method, ...]
-    name: str = "ensemble"
-    random: bool = False
-    note: str = "its members are a few networks, no random sample"
 
     @property
     def draws(self) -> int:
         return sum(member.draws for member in self.members)
 
-    def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        for member in self.members:
-            for weight, output in member(images):
-                yield weight / len(self.members), output
+    @property
+    def tileable(self) -> bool:
+        return all(member.tileable for member in self.members)
+
+    @property
+    def unverified(self) -> int:
+        return max(member.unverified for member in self.members)
+
+    def of(self, identity: str) -> Self:
+        return replace(self, members=tuple(member.of(identity) for member in self.members))
+
+    def probe(self) -> Self:
+        return replace(self, members=tuple(member.probe() for member in self.members))
+
+    def halve(self) -> bool:
+        halved = [member.halve() for member in self.members]
+        return any(halved)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segment.errors import ModelRefused, UnknownNetwork, near
+from segment.errors import ModelRefused, UnknownNetwork, near, one_line
 from segment.networks.architectures.enet import ENet
 from segment.networks.uris import SCHEMES, Uri, parse_uri
 from segment.networks.weights import load_weights
@@ -187,4 +187,4 @@ def _importable_here() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return one_line(error, 300).rstrip(".") or type(error).__name__

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from segment.axes import Head
-from segment.errors import UnknownNetwork, WrongUse, near
+from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import COLOURS, Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.uris import parse_uri
 
@@ -141,7 +141,7 @@ def _read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {' '.join(str(error).split())}.") from None
+        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {one_line(error)}.") from None
 
 
 def _problem(path: Path, problem: dict[str, Any]) -> str:

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.axes import classes_of
-from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near
+from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
 from segment.images.accept import Accept
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
+from segment.networks.modules import device_of
 from segment.networks.uris import SCHEMES, is_uri, parse_uri
 from segment.networks.weights import load_weights
 
@@ -47,6 +48,19 @@ class Network:
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU for a network without any."""
+        return device_of(self.module)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The card's; "background" and "foreground" of a sigmoid head, or "class 0" and so on."""
+        names = self.card.classes
+        if self.card.head == "sigmoid":
+            return names if len(names) == 2 else ("background", "foreground")
+        return names or tuple(f"class {k}" for k in range(self.classes))
 
     @property
     def fingerprint(self) -> str:
@@ -89,9 +103,14 @@ class Network:
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
 
-        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs.
+        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs,
+        ValueError where the network asserts something of its input that does not hold.
         """
-        logits = self._kept(_map_of(self.module(x), self.name))
+        try:
+            output = self.module(x)
+        except AssertionError as error:
+            raise ValueError(f"the network asserts {one_line(error) or 'another input'}") from error
+        logits = self._kept(_map_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
                 f"{self.name!r} gave {_size(logits)} for an input of {_size(x)}; say its `input: stride:` in a "
@@ -137,7 +156,7 @@ class Network:
             except Exception as error:
                 raise ModelRefused(
                     f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "
-                    f"({' '.join(str(error).split())[:160]}). Name the `classes:` in a card."
+                    f"({one_line(error, 160)}). Name the `classes:` in a card."
                 ) from error
         return self._kept(_map_of(found, self.name)).shape[1]
 
@@ -201,7 +220,7 @@ def _copied(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:
         raise ModelRefused(
-            f"{type(module).__name__} cannot be copied ({' '.join(str(error).split())[:160]}), and yours is not to be "
+            f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
             "changed; name a factory that makes another: py:package.module:factory."
         ) from error
 
@@ -230,7 +249,7 @@ def _moved(module: nn.Module, device: str | None) -> nn.Module:
     try:
         return module.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise WrongUse(f"Device {device!r} cannot be used: {' '.join(str(error).split())[:160]}.") from None
+        raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None
 
 
 def _map_of(output: Any, name: str) -> Tensor:  # N K H W

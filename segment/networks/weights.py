@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from segment.errors import WeightsRefused
+from segment.errors import WeightsRefused, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
         module.load_state_dict(counters | state, strict=True)  # a network's own method may rename keys of older files
     except RuntimeError as error:
         differences = _differences(own, state)
-        what = "; ".join(differences) or " ".join(str(error).split())
+        what = "; ".join(differences) or one_line(error)
         raise WeightsRefused(
             f"Weights {str(path)!r} do not fit {type(module).__name__}: {what}. Name the network they were made with."
         ) from None

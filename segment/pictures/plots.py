@@ -8,9 +8,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segment.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = Mapping[str, Sequence[float | None]]
 """x, y, low, high, as in `scores.json`."""
@@ -72,14 +75,20 @@ def plot(
     return _png(figure)
 
 
-def _axes() -> tuple[Any, Any]:
+def new_figure(width: float, height: float, dpi: float | None = None) -> Figure:
+    """An empty figure of that many inches. Errors: MissingExtra without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtra("Plots need matplotlib: pip install 'mcbn-segment[plots]'.") from None
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+        raise MissingExtra("Figures need matplotlib: pip install 'mcbn-segment[plots]'.") from None
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # no window and no global state: several threads may draw
+    return figure
+
+
+def _axes() -> tuple[Any, Any]:
+    figure = new_figure(WIDTH, HEIGHT, DPI)
     axes = figure.add_subplot()
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -70,6 +70,15 @@ def _ranks(values: Floats) -> Floats:
     return (count.cumsum() - (count - 1) / 2)[place]  # ties share their mean rank
 
 
+def rank_correlation(x: Floats, y: Floats) -> float:  # N, N
+    """Spearman's, ties sharing their mean rank; nan for fewer than two values, or where one side is constant."""
+    a, b = _ranks(x), _ranks(y)
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b) / float(np.sqrt((a @ a) * (b @ b)))
+
+
 def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
     """Spearman's rank correlation over the images where both are defined, and their number.
 
@@ -79,11 +88,7 @@ def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
     (1.0, 3)
     """
     known = ~(np.isnan(x) | np.isnan(y))
-    a, b = _ranks(x[known]), _ranks(y[known])
-    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan"), int(known.sum())
-    a, b = a - a.mean(), b - b.mean()
-    return float((a @ b / np.sqrt((a @ a) * (b @ b))).round(12)), int(known.sum())
+    return round(rank_correlation(x[known], y[known]), 12), int(known.sum())
 
 
 def select(rows: Sequence[Mapping[str, object]], by: str, top: int) -> list[tuple[str, float]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,8 +48,14 @@ def interval(value: float, rough: float, replicates: Floats) -> tuple[float, flo
     known = replicates[~np.isnan(replicates)]
     if math.isnan(value) or math.isnan(rough) or 2 * known.size < replicates.size or not known.size:
         return None
-    low, high = np.quantile(known - rough, [0.025, 0.975])
-    return round(value + float(low), 12), round(value + float(high), 12)
+    low, high = middle_95(known - rough)
+    return round(value + low, 12), round(value + high, 12)
+
+
+def middle_95(replicates: Sequence[float] | Floats) -> tuple[float, float]:
+    """The 95 % interval of a statistic: the middle of its bootstrap replicates."""
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def spearman_interval(rho: float, images: int) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from segment.errors import ModelRefused, SegmentError
+from segment.errors import ModelRefused, SegmentError, one_line
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
@@ -31,5 +31,5 @@ def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
             raise
         except Exception as error:  # whatever an unknown network raises, it does not take this size
             problem = error
-    message = " ".join(str(problem).split())[:200]
+    message = one_line(problem, 200)
     raise ModelRefused(f"{network.name!r} does not take a {side}x{side} image: {type(problem).__name__}: {message}")

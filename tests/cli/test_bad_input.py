@@ -18,7 +18,7 @@ from console import DRAWS, NETWORKS, contents, fitted, lines, photographs, segme
 from safetensors.torch import load_file, save_file
 
 from segment.errors import WrongUse
-from segment.estimation.estimate import estimate
+from segment.estimation.estimate import estimates
 from segment.files.writing import write_map_png, write_npz, write_png
 from segment.networks.cards import SHIPPED
 
@@ -154,7 +154,7 @@ def test_an_image_that_the_network_does_not_take_is_named_with_its_size(
     ended = segment("predict", picky, "images", "--bank", "bank.safetensors", "-o", "run")
     assert ended.code == 1
     assert "1 of 4 images failed" in ended.error
-    assert "narrow: 20 x 30 image: AssertionError: the width is no multiple of 32" in ended.error
+    assert "narrow: 20 x 30 image: ValueError: the network asserts the width is no multiple of 32" in ended.error
     nothing_half_written(networks / "run")
 
 
@@ -398,7 +398,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     (networks / "taken").write_text("mine")
     (networks / "folder.safetensors").mkdir()
-    monkeypatch.setattr("segment.estimation.tiled.estimate", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr("segment.estimation.estimator.estimates", lambda *_, **__: pytest.fail("the work was begun"))
     stopping = "py:odd_networks:Stopping", "--images", statistics, "--size", "32x32"  # ends with 130 when it begins
     taken = networks / "taken"
     for ended in (
@@ -472,15 +472,15 @@ def test_an_interrupted_run_keeps_what_is_whole_and_goes_on(
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return estimate(*arguments, **options)
+        return estimates(*arguments, **options)
 
-    monkeypatch.setattr("segment.estimation.tiled.estimate", interrupted)
+    monkeypatch.setattr("segment.estimation.estimator.estimates", interrupted)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 130
     assert "--resume" in ended.error
     assert set(lines(tmp_path / "run")) == {"a", "b"}
     nothing_half_written(tmp_path / "run")
-    monkeypatch.setattr("segment.estimation.tiled.estimate", estimate)
+    monkeypatch.setattr("segment.estimation.estimator.estimates", estimates)
     assert segment(*predicting(photos, bank, tmp_path / "run"), "--resume").code == 0
     assert without_times(tmp_path / "run") == without_times(whole)
 
@@ -509,7 +509,7 @@ def test_a_run_that_goes_on_keeps_its_plan(
         seen.append(torch.get_num_threads())
         raise ValueError("seen enough")
 
-    monkeypatch.setattr("segment.estimation.tiled.estimate", looked)
+    monkeypatch.setattr("segment.estimation.estimator.estimates", looked)
     assert segment(*predicting(photos, bank, run), "--resume").code == 1
     assert seen == [there + 1]
     assert torch.get_num_threads() == there

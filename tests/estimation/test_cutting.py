@@ -15,17 +15,18 @@ from small_networks import Pooling, network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import preprocessing_of
 from segment.errors import OutOfMemory
-from segment.estimation.cutting import SCORING, Readings
+from segment.estimation.estimate import ReadOut
+from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.mcbn import MCBN
-from segment.estimation.memory_budget import FIXED, Room
-from segment.estimation.readings import Reading
-from segment.estimation.tiled import OUTSIDE
+from segment.estimation.memory_budget import FIXED, MemoryBudget
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
-from segment.methods.augmentation import View, augmented, unpadded
-from segment.methods.method import deterministic, mcbn
+from segment.methods.augmentation import View, augmented
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.scenes.scene import TEST, TRAIN, scene
@@ -36,54 +37,56 @@ SIZE = (509, 573)
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
 
 
-def readings_of(network: Network) -> dict[str, Reading]:
-    drawn, plan = drawable(network), PassPlan(channels_last=True, fuse=True)
-    sampled = unpadded(mcbn(drawn, random_bank(drawn), plan), network.card.input)
-    single = unpadded(deterministic(drawn, plan=plan), network.card.input)
+def read_outs_of(network: Network) -> dict[str, ReadOut]:
+    drawn, plan, spec = drawable(network), PassPlan(channels_last=True, fuse=True), network.card.input
+    sampled = mcbn(drawn, random_bank(drawn), plan, spec)
+    single = deterministic(drawn, plan=plan, spec=spec)
     return {
-        "mcbn": Reading(method=sampled, measures=MEASURES),
-        "cooler": Reading(method=sampled, measures=MEASURES, temperature=0.5, draws=2),
-        "deterministic": Reading(method=single, measures=MEASURES[1:2]),
+        "mcbn": ReadOut(method=sampled, measures=MEASURES),
+        "cooler": ReadOut(method=sampled, measures=MEASURES, temperature=0.5, draws=2),
+        "deterministic": ReadOut(method=single, measures=MEASURES[1:2]),
     }
 
 
-def tight(found: Readings) -> Room:
+def tight(found: Estimator) -> EstimatePlan:
     """Less than the image takes in one piece, by more than half of its passes."""
-    return Room(FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + 2 * found._kept + 0.8 * found.pixel)))
+    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + found._kept + 0.8 * found.pixel))
+    return EstimatePlan(budget=MemoryBudget(bytes_), beside=SCORING)
 
 
-def test_readings_in_tiles_are_those_of_the_whole_image() -> None:
+def test_read_outs_in_tiles_are_those_of_the_whole_image() -> None:
     network = network_of()
     images = noise(1, 3, *SIZE, seed=5)
-    whole = Readings(network, readings_of(network))(images)
-    cut = Readings(network, readings_of(network))
-    cut.within = tight(cut)
+    whole = Estimator(network, read_outs_of(network))(images)
+    cut = Estimator(network, read_outs_of(network))
+    cut.plan = tight(cut)
     side = cut.side_for(*SIZE)
     assert side is not None
     assert side < min(SIZE)
-    for name, one in cut(images).items():
-        expected = whole[name].estimate
-        torch.testing.assert_close(one.estimate.probability, expected.probability, rtol=0, atol=1e-5)
-        assert list(one.estimate.maps) == list(expected.maps)
+    for name, made in cut(images).items():
+        expected = whole[name]
+        torch.testing.assert_close(made.probability, expected.probability, rtol=0, atol=1e-5)
+        assert list(made.maps) == list(expected.maps)
         for measure, values in expected.maps.items():
-            torch.testing.assert_close(one.estimate.maps[measure], values, rtol=0, atol=1e-5)
-        assert float((one.estimate.prediction == expected.prediction).float().mean()) > 0.999
-        assert one.seconds > 0
+            torch.testing.assert_close(made.maps[measure], values, rtol=0, atol=1e-5)
+        assert float((made.prediction == expected.prediction).float().mean()) > 0.999
+        assert made.seconds > 0
 
 
 def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_needed() -> None:
     network = network_of()
-    single = deterministic(drawable(network))
-    mirrored = augmented(single, (View(), View(flip=True)), network.card.input)
-    found = Readings(network, {"tta": Reading(method=mirrored, measures=MEASURES[:1])}, Room(FIXED))
+    single = deterministic(drawable(network), spec=network.card.input)
+    mirrored = augmented(single, (View(), View(flip=True)))
+    read_outs = {"tta": ReadOut(method=mirrored, measures=MEASURES[:1])}
+    found = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be cut: tta"):
         found(noise(1, 3, *SIZE))
 
 
 def test_a_network_that_looks_at_the_whole_image_is_not_cut_under_a_score() -> None:
     network = network_of(Pooling)
-    found = Readings(network, readings_of(network))
-    found.within = tight(found)
+    found = Estimator(network, read_outs_of(network))
+    found.plan = tight(found)
     with pytest.raises(OutOfMemory, match="looks at the whole image"):
         found(noise(1, 3, *SIZE))
 
@@ -110,11 +113,11 @@ def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(tmp_path: 
             methods=("mcbn", "deterministic"), measures=("predictive_entropy", "variance"), precision="fp32"
         ),
     )
-    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan, memory=Room(2**40))
-    readings = {name: reading for name, reading in readings_of(network).items() if name != "cooler"}
-    little = tight(Readings(network, readings))
-    assert Readings(network, readings, little).side_for(*SIZE) is not None
-    cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory=little)
+    whole = evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan, memory=MemoryBudget(2**40))
+    read_outs = {name: read_out for name, read_out in read_outs_of(network).items() if name != "cooler"}
+    little = tight(Estimator(network, read_outs, EstimatePlan(beside=SCORING)))
+    assert Estimator(network, read_outs, little).side_for(*SIZE) is not None
+    cut = evaluate(network, data, tmp_path / "cut", banks=[bank], plan=plan, memory=little.budget)
     for key in ("images", "pixels"):
         assert cut.scores[key] == whole.scores[key]
     compared = 0
@@ -131,7 +134,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(tmp_p
     network = load_network("scenes")
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:4]], batch=4, draws=2)
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
-        evaluate(network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=Room(FIXED))
+        evaluate(network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=MemoryBudget(FIXED))
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -140,9 +143,9 @@ def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int) -> No
     bank: Bank = random_bank(drawable(network))
     images = noise(number, 3, *SIZE, seed=6)
     expected = MCBN(network, bank, precision="fp32")(images, MEASURES)
-    found = MCBN(network, bank, precision="fp32", memory=Room(FIXED + SIZE[0] * SIZE[1] * 180))
+    found = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 180))
     made = found(images, MEASURES)
-    assert found._within(MEASURES).side_for(512, 576) is not None
+    assert found._estimator(MEASURES).side_for(512, 576) is not None
     assert made.draws == expected.draws
     assert made.prediction.dtype == expected.prediction.dtype
     torch.testing.assert_close(made.probability, expected.probability, rtol=0, atol=1e-5)

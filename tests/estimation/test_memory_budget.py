@@ -23,13 +23,13 @@ from segment.estimation import memory_budget as memory
 from segment.estimation.memory_budget import (
     FIXED,
     SCRATCH,
-    Room,
+    MemoryBudget,
     bytes_of,
     free_bytes,
     in_words,
+    memory_budget,
     parts_of,
     resident,
-    room,
 )
 from segment.files.banks import load_bank
 from segment.jobs.fit import fit_bank
@@ -79,9 +79,9 @@ def test_the_free_memory_is_no_more_than_the_machine_has() -> None:
 
 def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> None:
     with pytest.raises(OutOfMemory, match=r"10 MiB .* alone take"):
-        room("10MiB", torch.device("cpu"))
+        memory_budget("10MiB", torch.device("cpu"))
     with pytest.raises(WrongUse, match="from 1 up"):
-        room(0, torch.device("cpu"))
+        memory_budget(0, torch.device("cpu"))
 
 
 @given(
@@ -93,9 +93,9 @@ def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
 ) -> None:
     if 3 * batch * image + min(2, batch) * SCRATCH * one + FIXED > free:
         with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
-            parts_of(batch, image, one, Room(free, held=MIB), one_by_one=one_by_one)
+            parts_of(batch, image, one, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
         return
-    parts = parts_of(batch, image, one, Room(free, held=MIB), one_by_one=one_by_one)
+    parts = parts_of(batch, image, one, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
     assert 1 <= parts.at_once <= (1 if one_by_one else batch)
     assert 3 * batch * image + parts.at_once * SCRATCH * one + parts.keep_bytes + FIXED <= free
     assert parts.whole_fits == (3 * batch * image + batch * SCRATCH * one + FIXED <= free)
@@ -103,9 +103,9 @@ def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
         assert 3 * batch * image + batch * SCRATCH * one + FIXED > free
 
 
-def test_one_image_alone_needs_room_for_one() -> None:
-    room_for_one = Room(3 * MIB + math.ceil(SCRATCH * MIB) + FIXED)
-    assert parts_of(1, MIB, MIB, room_for_one, one_by_one=True).at_once == 1
+def test_one_image_alone_needs_enough_for_one() -> None:
+    enough_for_one = MemoryBudget(3 * MIB + math.ceil(SCRATCH * MIB) + FIXED)
+    assert parts_of(1, MIB, MIB, enough_for_one, one_by_one=True).at_once == 1
 
 
 def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,10 +120,10 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
     monkeypatch.setattr(fitting, "record_in_parts", seen)
     much = fit_bank(network, images, batch=6, draws=2)
 
-    def little(memory: int | str | None, device: torch.device) -> Room:
-        return Room(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
+    def little(memory: int | str | None, device: torch.device) -> MemoryBudget:
+        return MemoryBudget(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
 
-    monkeypatch.setattr(fitting, "room", little)
+    monkeypatch.setattr(fitting, "memory_budget", little)
     little_kept = fit_bank(network, images, batch=6, draws=2)
     assert kept[1] < 3 * MIB < kept[0]
     assert little_kept.layers == much.layers
@@ -134,7 +134,7 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
 
 def test_images_too_large_for_the_budget_are_refused_before_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_network("segment:tiny?classes=4")
-    monkeypatch.setattr(fitting, "room", lambda memory, device: Room(FIXED))
+    monkeypatch.setattr(fitting, "memory_budget", lambda memory, device: MemoryBudget(FIXED))
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB of memory; 96 MiB may be taken. Give more --memory"):
         fit_bank(network, noise(4, 3, 64, 64), batch=4, draws=2)
 

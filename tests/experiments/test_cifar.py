@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from segment.errors import WeightsRefused, WrongUse
 from segment.experiments import cifar
 from segment.experiments.cifar import CifarPlan, Curve, all_passes, curve, interval, share_by
-from segment.methods.method import deterministic
+from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.weights import load_weights
 

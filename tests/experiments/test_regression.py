@@ -23,8 +23,8 @@ from segment.experiments.regression.networks import mcbn_draws, outputs, seeded
 from segment.experiments.regression.search import Race, race
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.uci.data import FILES, fold_rows, random_split, read_table, standard_splits
+from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
-from segment.methods.method import Plain
 from segment.passes.passes import PassPlan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -24,8 +24,7 @@ from typer.testing import CliRunner
 from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, ModelRefused, WrongUse
-from segment.estimation.estimate import moments_of
-from segment.estimation.readings import Reading, read
+from segment.estimation.estimate import ReadOut, estimates, moments_of
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.prepare import prepare
@@ -39,9 +38,12 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.reporting.summary_text import put, writable
 from segment.jobs.reporting.tables import in_short
 from segment.jobs.select import select
-from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded, views
+from segment.methods.augmentation import View, augmented, mcbn_augmented, views
+from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, Inserted
-from segment.methods.method import Ensemble, Plain, deterministic, mcbn
+from segment.methods.ensemble import Ensemble
+from segment.methods.mcbn import mcbn
+from segment.methods.method import OnePass
 from segment.methods.temperature import TemperatureFit
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
@@ -116,7 +118,7 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
     found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
-    method = unpadded(mcbn(drawable(network), bank, PassPlan(channels_last=True)), network.card.input)
+    method = mcbn(drawable(network), bank, PassPlan(channels_last=True), network.card.input)
     p, label, doubt = [], [], []
     for path in sorted(Path(data.images).iterdir()):
         images = prepare(read_image(path), replace(network.card.input, stride=1))[None]
@@ -145,12 +147,12 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
 def test_two_shards_merged_are_one_pass_over_both(network: Network, bank: Bank, data: Labels) -> None:
     sources = data.sources(network)
     made = contenders(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
-    readings = made.readings({})
+    read_outs = made.read_outs({})
 
     def scored(some: tuple[Any, ...]) -> Scoring:
         boards = {n: Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
-                  for n in readings}  # fmt: skip
-        scoring = Scoring(network, readings, boards)
+                  for n in read_outs}  # fmt: skip
+        scoring = Scoring(network, read_outs, boards)
         scoring.run(some)
         return scoring
 
@@ -311,23 +313,23 @@ def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spr
     assert nobody == []
 
 
-def test_readings_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, bank: Bank, data: Labels) -> None:
+def test_read_outs_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, bank: Bank, data: Labels) -> None:
     drawn, images = drawable(network), one_image(network, data)
-    method = unpadded(mcbn(drawn, bank), network.card.input)
-    wanted = {str(t): Reading(method=method, measures=MEASURES, draws=t) for t in (1, 2, 4)}
-    found = read(wanted | {"warm": Reading(method=method, measures=MEASURES, temperature=2.0)}, images, "softmax")
+    method = mcbn(drawn, bank, spec=network.card.input)
+    wanted = {str(t): ReadOut(method=method, measures=MEASURES, draws=t) for t in (1, 2, 4)}
+    found = estimates(wanted | {"warm": ReadOut(method=method, measures=MEASURES, temperature=2.0)}, images, "softmax")
     for t in (1, 2, 4):
-        alone = moments_of(unpadded(mcbn(drawn, bank.first(t)), network.card.input), images, head="softmax",
-                           keep=("square",))  # fmt: skip
-        torch.testing.assert_close(found[str(t)].estimate.probability, alone.mean[0], rtol=0, atol=1e-6)
+        smaller = mcbn(drawn, bank.first(t), spec=network.card.input)
+        alone = moments_of(smaller, images, head="softmax", keep=("square",))
+        torch.testing.assert_close(found[str(t)].probability[0], alone.mean[0], rtol=0, atol=1e-6)
         torch.testing.assert_close(
-            found[str(t)].estimate.maps["variance"], alone.variance[0].mean(dim=0), rtol=1e-4, atol=1e-8
+            found[str(t)].maps["variance"][0], alone.variance[0].mean(dim=0), rtol=1e-4, atol=1e-8
         )
     warm = moments_of(method, images, head="softmax", keep=(), temperature=2.0)
-    torch.testing.assert_close(found["warm"].estimate.probability, warm.mean[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found["warm"].probability[0], warm.mean[0], rtol=0, atol=1e-6)
 
 
-class Given:
+class Given(OnePass):
     """A method that says the logits it was made with."""
 
     name, random, note = "given", False, ""
@@ -365,12 +367,12 @@ def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: i
 
 def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(network: Network, data: Labels) -> None:
     images = one_image(network, data)[..., :-3]  # a width that is padded
-    plain = deterministic(drawable(network))
-    method = augmented(plain, views("flip,0.75"), network.card.input)
+    plain = deterministic(drawable(network), spec=network.card.input)
+    method = augmented(plain, views("flip,0.75"))
     assert method.draws == 4
     found, mirrored = (moments_of(method, one, head="softmax", keep=()).mean for one in (images, images.flip(-1)))
     torch.testing.assert_close(mirrored, found.flip(-1), rtol=0, atol=1e-5)
-    alone = moments_of(augmented(plain, (View(),), network.card.input), images, head="softmax", keep=()).mean
+    alone = moments_of(augmented(plain, (View(),)), images, head="softmax", keep=()).mean
     assert found.shape == alone.shape == (1, 6, 64, 93)
     assert (found - alone).abs().max() > 1e-3
 
@@ -378,16 +380,18 @@ def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(netw
 def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(network: Network, bank: Bank) -> None:
     drawn, spec = drawable(network), network.card.input
     images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(3))
-    found = mcbn_augmented(drawn, bank, views("flip"), spec)
+    found = mcbn_augmented(drawn, bank, views("flip"), spec=spec)
     assert found.draws == len(bank)
     expected = torch.zeros(1, 6, 32, 48)
     for start, view in enumerate(views("flip")):
         for t in range(start, 4, 2):
             one = Bank.of_draws([list(bank)[t]])
-            ((_, logits),) = unpadded(mcbn(drawn, one), spec)(view.seen(images))
+            ((_, logits),) = mcbn(drawn, one, spec=spec)(view.seen(images))
             expected += view.undone(logits, (32, 48)).softmax(dim=1) / 4
     torch.testing.assert_close(moments_of(found, images, head="softmax", keep=()).mean, expected, rtol=0, atol=1e-5)
-    assert mcbn_augmented(drawn, bank.first(1), views("flip"), spec).draws == 2  # each view needs one draw at least
+    assert (
+        mcbn_augmented(drawn, bank.first(1), views("flip"), spec=spec).draws == 2
+    )  # each view needs one draw at least
 
 
 def test_an_ensemble_is_the_mean_of_its_members(network: Network) -> None:

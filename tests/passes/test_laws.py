@@ -33,7 +33,8 @@ from segment.axes import Head
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.estimation.estimate import estimate, moments_of
-from segment.methods.method import deterministic, mcbn, mean_statistics
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn, mean_statistics
 from segment.networks.load import load_network
 from segment.passes.passes import Passes, PassPlan, passes
 from segment.tracing.bn_layers import BatchNormNetwork

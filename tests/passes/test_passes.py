@@ -34,7 +34,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.errors import ModelRefused, WrongUse
 from segment.estimation.estimate import estimate
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan, passes
 from segment.tracing.bn_layers import BatchNormNetwork, survey

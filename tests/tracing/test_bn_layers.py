@@ -30,7 +30,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.errors import BankRefused, ModelRefused, NoBatchNorm, WrongUse
-from segment.methods.method import deterministic
+from segment.methods.deterministic import deterministic
 from segment.networks.load import load_network
 from segment.passes.passes import PassPlan, passes
 from segment.tracing.bn_layers import survey

@@ -22,11 +22,12 @@ from segment.cli.app import run
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
+from segment.estimation.estimate import ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import MCBN
-from segment.estimation.tiled import InTiles
 from segment.files.banks import save_bank
 from segment.jobs.predict import PredictPlan, predict
-from segment.methods.method import mcbn
+from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable
 from segment.uncertainty.stopping import CELLS, StopPlan, Watch, grid, looks, on_grid, reached
@@ -179,16 +180,16 @@ def test_an_image_that_stops_has_the_maps_of_its_first_draws() -> None:
 def test_an_image_in_tiles_has_the_draws_the_error_and_the_maps_of_the_whole_image(*, keep: bool) -> None:
     network = network_of()
     bank = equal_bank(network, 40)
-    images = noise(1, 3, 260, 200, seed=4)
-    size = (257, 199)
+    images = noise(1, 3, 257, 199, seed=4)
     measures = ("variance", "standard_error") if keep else ("variance",)
+    tilings: tuple[Tiling, Tiling] = (160, "off")
     between = reached(MCBN(network, bank, draws=12)(images[0]).standard_error)
     for tolerance, draws in ((0.5, 8), (between, 16), (1e-6, 40)):
         plan = StopPlan(tolerance=tolerance)
-        method = mcbn(drawable(network), bank)
+        method = mcbn(drawable(network), bank, spec=network.card.input)
+        read_out = ReadOut(method=method, measures=measures, probability=keep)
         found, expected = (
-            InTiles(method, network, measures=measures, tile=tile, stop=plan, keep=keep)(images, size)
-            for tile in (160, "off")
+            Estimator(network, {"": read_out}, EstimatePlan(tile=tile, stop=plan))(images)[""] for tile in tilings
         )
         assert found.draws == expected.draws == draws
         assert found.reached_error == pytest.approx(expected.reached_error, rel=1e-4)

@@ -28,8 +28,11 @@ from segment.experiments.regression.predictive import Array, Scores, best_precis
 from segment.experiments.regression.search import Found, Race, race
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.uci.data import fold_rows
+from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout
-from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn
+from segment.methods.ensemble import Ensemble
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import survey
 

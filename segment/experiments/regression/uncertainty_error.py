@@ -5,13 +5,13 @@ Must not know how a method is trained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from segment.experiments.regression.predictive import Array
 from segment.experiments.reporting import (
@@ -32,6 +32,8 @@ from segment.experiments.reporting import (
 )
 from segment.experiments.uci.splits import PLANS, Plan, SplitResult, results
 from segment.files.writing import check_writable
+from segment.scores.imagelevel import rank_correlation as spearmans_rho
+from segment.scores.intervals import middle_95
 
 METHODS = {"mcbn": "MCBN", "mcdo": "MC dropout", "mnf": "MNF"}
 REPLICATES = 1000
@@ -96,15 +98,12 @@ def rank_correlation(errors: Array, spreads: Array, rows: Array, *, seed: int) -
         ends = sizes.cumsum()
         index = np.repeat(starts[drawn] - (ends - sizes), sizes) + np.arange(ends[-1])
         values.append(_spearman(errors[index], spreads[index]))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return _spearman(errors, spreads), float(low), float(high)
+    return _spearman(errors, spreads), *middle_95(values)
 
 
 def _spearman(first: Array, second: Array) -> float:
-    a, b = rankdata(first), rankdata(second)
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
+    found = spearmans_rho(first, second)
+    return 0.0 if math.isnan(found) else found
 
 
 def running(values: Array, share: float) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ Must not know a network's insides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from segment.experiments.reporting import (
 from segment.experiments.segmentation.cases import CASES, Case, Labelled, bank_of, batches, recorded
 from segment.experiments.segmentation.figures import draw_pictures, draw_scores
 from segment.files.writing import check_writable
-from segment.images.prepare import prepare
-from segment.methods.method import Method, deterministic, mcbn
-from segment.networks.load import Network
+from segment.images.prepare import normalise, pad
+from segment.methods.deterministic import deterministic
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
 from segment.passes.passes import PassPlan
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
@@ -90,7 +91,7 @@ class Found:
 
     boards: Mapping[str, Scoreboard]
     shown: Labelled
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, Estimate[Tensor]]
 
 
 def run(
@@ -128,19 +129,21 @@ def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) ->
     for batch in effort.batches:
         say(f"{effort.draws} draws of M = {batch}")
         bank = bank_of(case, drawn, DrawPlan(draws=effort.draws, batch=batch, seed=seed))
-        methods[f"M = {batch}"] = mcbn(drawn, bank, FAST)
-    methods[TRAINED] = deterministic(drawn, plan=PLAIN)
+        methods[f"M = {batch}"] = mcbn(drawn, bank, FAST, card.input)
+    methods[TRAINED] = deterministic(drawn, plan=PLAIN, spec=card.input)
     score_plan = ScorePlan(classes=card.classes, measures=MEASURES, void=card.void, unseen=card.unseen)
     boards = {name: Scoreboard(score_plan) for name in (*methods, INSIDE)}
     picks = np.linspace(0, case.test - 1, effort.images).round().astype(int).tolist()
     for number, index in enumerate(picks):
         say(f"image {number + 1} of {len(picks)}")
         one = case.test_image(index)
-        images = prepare(one.image, card.input)[None]
+        images = normalise(one.image, card.input)[None]
         held = DrawPlan(draws=effort.draws, batch=INSIDE_BATCH - 1, seed=seed)
-        within = bank_with_the_image(case, drawn, images, held)
-        ways = {**methods, INSIDE: mcbn(drawn, within, PLAIN)}
-        estimates = {name: _estimated(method, images, one, case.network) for name, method in ways.items()}
+        within = bank_with_the_image(case, drawn, pad(images, card.input), held)
+        ways = {**methods, INSIDE: mcbn(drawn, within, PLAIN, card.input)}
+        estimates = {
+            name: estimate(method, images, head=card.head, measures=MEASURES).image(0) for name, method in ways.items()
+        }
         for name, made in estimates.items():
             boards[name].update(one.id, made.probability, made.maps, one.label, made.prediction)
         if number == 0:
@@ -155,13 +158,6 @@ def bank_with_the_image(case: Case, drawn: BatchNormNetwork, images: Tensor, pla
     """
     others = batches(case, choices(plan, case.train), lambda index, _: case.train_image(index))
     return recorded(drawn, (torch.cat([images, batch]) for batch in others))
-
-
-def _estimated(method: Method, images: Tensor, one: Labelled, network: Network) -> Estimate:
-    rows, columns = one.image.shape[:2]
-    made = estimate(method, images, head=network.card.head, measures=MEASURES, size=(rows, columns)).image(0)
-    maps = {name: value.clamp(min=0) for name, value in made.maps.items()}  # rounding alone falls below 0
-    return replace(made, probability=made.probability.clamp(0, 1), maps=maps)
 
 
 def rows_of(case: str, found: Found) -> list[dict[str, Any]]:

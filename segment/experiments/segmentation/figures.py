@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segment.estimation.estimate import Estimate
 from segment.experiments.reporting import COLOURS, INK, MUTED, new_figure, styled, write_figure
@@ -35,7 +36,7 @@ LINES = {"variance": COLOURS["mcbn"], "predictive_entropy": COLOURS["mnf"]}
 
 def draw_pictures(
     out: Path, name: str, network: Network, image: NDArray[Any], label: NDArray[np.int64],
-    estimates: Mapping[str, Estimate],
+    estimates: Mapping[str, Estimate[Tensor]],
 ) -> None:  # fmt: skip
     """Image and label first; then each method's mask above its variance, on one logarithmic scale."""
     from matplotlib.colors import LogNorm

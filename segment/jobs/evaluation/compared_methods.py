@@ -12,11 +12,14 @@ from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
-from segment.estimation.mcbn import resolve_precision
-from segment.estimation.readings import Reading
-from segment.methods.augmentation import View, augmented, mcbn_augmented, unpadded
+from segment.estimation.estimate import ReadOut
+from segment.estimation.mcbn import known_precision, resolve_precision
+from segment.methods.augmentation import View, augmented, mcbn_augmented
+from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, dropouts, inserted
-from segment.methods.method import Ensemble, Method, Plain, deterministic, mcbn, mean_statistics
+from segment.methods.ensemble import Ensemble
+from segment.methods.mcbn import mcbn, mean_statistics
+from segment.methods.method import Method
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
@@ -84,14 +87,14 @@ class Contenders:
     def names(self) -> tuple[str, ...]:
         return tuple(self.methods)
 
-    def readings(self, temperatures: Mapping[str, float]) -> dict[str, Reading]:
+    def read_outs(self, temperatures: Mapping[str, float]) -> dict[str, ReadOut]:
         """One for each method and bank, by the name that `key` gives."""
         found = {}
         for name, methods in self.methods.items():
             for index, method in enumerate(methods):
                 measures = self.plan.measures if method.draws > 1 else self._of_one_draw()
                 temperature = temperatures.get(key(name, index), 1.0)
-                found[key(name, index)] = Reading(method=method, measures=measures, temperature=temperature)
+                found[key(name, index)] = ReadOut(method=method, measures=measures, temperature=temperature)
         return found
 
     def _of_one_draw(self) -> tuple[str, ...]:
@@ -125,24 +128,23 @@ def contenders(
     used = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
     spec = network.card.input
     bank = banks[0] if banks else None
-    single = deterministic(drawn, bank, passes) if drawn else Plain(network.module, network, passes)
-    plain = unpadded(single, spec)
+    single = deterministic(drawn, bank, passes, spec) if drawn else Plain(network.module, network, passes, spec)
     # mcbn and mcbn+temperature share their passes
-    sampled = tuple(unpadded(mcbn(drawn, one, passes), spec) for one in used) if drawn else ()
+    sampled = tuple(mcbn(drawn, one, passes, spec) for one in used) if drawn else ()
     made: dict[str, tuple[Method, ...]] = {}
     for name in names:
         if name in ("deterministic", "temperature"):
-            made[name] = (plain,)
+            made[name] = (single,)
         elif name in ("mcbn", "mcbn+temperature"):
             made[name] = sampled
         elif name == "mean_statistics" and drawn:
-            made[name] = tuple(unpadded(mean_statistics(drawn, one, passes), spec) for one in used)
+            made[name] = tuple(mean_statistics(drawn, one, passes, spec) for one in used)
         elif name == "mcbn+tta" and drawn:
-            made[name] = tuple(mcbn_augmented(drawn, one, plan.views, spec, passes) for one in used)
+            made[name] = tuple(mcbn_augmented(drawn, one, plan.views, passes, spec) for one in used)
         elif name == "tta":
-            made[name] = (augmented(single, plan.views, spec),)
+            made[name] = (augmented(single, plan.views),)
         elif name == "ensemble":
-            made[name] = (Ensemble((plain, *(_member(one, bank, passes) for one in members))),)
+            made[name] = (Ensemble((single, *(_member(one, bank, passes) for one in members))),)
         elif name == "dropout":
             made[name] = (_dropout(network, drawn, calls, bank, plan, passes, used),)
     notes = {name: methods[0].note for name, methods in made.items() if methods[0].note}
@@ -196,22 +198,19 @@ def _refuse_lacking(
 
 
 def _precision(plan: MethodPlan, banks: Sequence[Bank], network: Network) -> tuple[Precision, str]:
-    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
     if banks:
-        return resolve_precision(plan.precision, banks[0], device)
+        return resolve_precision(plan.precision, banks[0], network.device)
     if plan.precision == "auto":
         return "fp32", "without a bank there is no audit"
-    if plan.precision not in ("fp32", "bf16", "fp16"):
-        raise WrongUse(f"No precision is called {plan.precision!r}. Known: auto, fp32, bf16, fp16.")
-    return ("fp32" if plan.precision == "fp32" else "bf16" if plan.precision == "bf16" else "fp16"), "asked for"
+    return known_precision(plan.precision), "asked for"
 
 
 def _member(network: Network, bank: Bank | None, passes: PassPlan) -> Method:
     """Each member with its own trained statistics, and so without a bank."""
     try:
-        return unpadded(deterministic(drawable(network), bank, passes), network.card.input)
+        return deterministic(drawable(network), bank, passes, network.card.input)
     except NoBatchNorm:
-        return unpadded(Plain(network.module, network, passes), network.card.input)
+        return Plain(network.module, network, passes, network.card.input)
 
 
 def _dropout(
@@ -228,7 +227,8 @@ def _dropout(
     if met and plan.insert_dropout is not None:
         raise WrongUse(f"{network.name!r} has {len(met)} dropout layers of its own; leave --insert-dropout out.")
     alone = replace(passes, share=False, fold=1)  # two passes differ by their masks, so nothing can be shared
-    inner = deterministic(drawn, bank, alone) if drawn else Plain(network.module, network, alone)
+    spec = network.card.input
+    inner = deterministic(drawn, bank, alone, spec) if drawn else Plain(network.module, network, alone, spec)
     insert = None if plan.insert_dropout is None else inserted(calls, network.module, plan.insert_dropout)
     draws = plan.draws or (len(used[0]) if used else WITHOUT_BANK)
-    return Dropout(unpadded(inner, network.card.input), draws, seed=plan.seed, insert=insert)
+    return Dropout(inner, draws, seed=plan.seed, insert=insert)

@@ -1,6 +1,6 @@
-"""Labelled images past every reading, once: the loop that evaluate and sweep share.
+"""Labelled images past every read-out, once: the loop that evaluate and sweep share.
 
-An image counts for all readings or for none. Scoring runs beside the next image's passes.
+An image counts for all read-outs or for none. Scoring runs beside the next image's passes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from segment.errors import ImageUnreadable, WrongUse
-from segment.estimation.cutting import Readings
-from segment.estimation.memory_budget import Memory, room
-from segment.estimation.readings import Read, Reading
+from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse, error_message
+from segment.estimation.estimate import Estimate, ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.memory_budget import Memory, memory_budget
 from segment.files.writing import fresh
 from segment.images.find import Source
-from segment.images.prepare import prepare
-from segment.images.specs import InputSpec
-from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, in_one_line, read_one
+from segment.images.prepare import Normalised
+from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_one
 from segment.jobs.predict import IMAGE_PROBLEMS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -41,25 +39,29 @@ Change = Callable[[Pixels, str], Pixels]
 EVERY = 120.0
 """Seconds between two saved states."""
 
+SCORING = 256
+"""Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
+
 
 class Scoring:
-    """Readings with a scoreboard each, the seconds they took, and the images that failed.
+    """Read-outs with a scoreboard each, the seconds they took, and the images that failed.
 
     contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all" and "void"
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
 
     def __init__(
-        self, network: Network, readings: Mapping[str, Reading], boards: Mapping[str, Scoreboard],
+        self, network: Network, read_outs: Mapping[str, ReadOut], boards: Mapping[str, Scoreboard],
         memory: Memory = None,
     ) -> None:  # fmt: skip
-        device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         self.network = network
-        self.read = Readings(network, readings, room(memory, device))
-        self.readings = dict(readings)
+        self.estimator = Estimator(
+            network, read_outs, EstimatePlan(budget=memory_budget(memory, network.device), beside=SCORING)
+        )
+        self.read_outs = dict(read_outs)
         self.boards = dict(boards)
-        self.seconds = dict.fromkeys(readings, 0.0)
-        self.scoring = dict.fromkeys(readings, 0.0)
+        self.seconds = dict.fromkeys(read_outs, 0.0)
+        self.scoring = dict.fromkeys(read_outs, 0.0)
         self.failed: dict[str, str] = {}
         self.contents: dict[str, tuple[str, ...]] = {}
         self.pixels = {"all": 0, "void": 0}
@@ -71,10 +73,10 @@ class Scoring:
 
     @property
     def passes_seconds(self) -> float:
-        """Of all images, each method's passes once, however many readings share them."""
+        """Of all images, each method's passes once, however many read-outs share them."""
         longest: dict[int, float] = {}
-        for name, reading in self.readings.items():
-            method = id(reading.method)
+        for name, read_out in self.read_outs.items():
+            method = id(read_out.method)
             longest[method] = max(longest.get(method, 0.0), self.seconds[name])
         return sum(longest.values())
 
@@ -82,7 +84,11 @@ class Scoring:
         self, sources: Sequence[Source], *, change: Change | None = None, save: Callable[[], None] | None = None,
         progress: Progress = silent, stage: str = "evaluating",
     ) -> None:  # fmt: skip
-        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may."""
+        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may.
+
+        Errors: FastPathDiffers where a fast path has spoiled earlier images: they cannot be taken out of the sums, so
+        whoever called counts anew, with the same read-outs.
+        """
         done = self.done
         pending = [source for source in sources if source.id not in done]
         before, passes, saved = len(sources) - len(pending), 0, time.monotonic()
@@ -91,10 +97,12 @@ class Scoring:
             try:
                 for number, item in enumerate(self._read(pending, reader), start=1):
                     found = self._estimated(item, change)
+                    if self.estimator.to_redo:
+                        raise FastPathDiffers(self.estimator.why)
                     if isinstance(found, str):
                         self._fail(item.source, found)
                     else:
-                        passes += sum(reading.passes for reading in self.readings.values())
+                        passes += sum(read_out.passes for read_out in self.read_outs.values())
                         waiting.append(scorer.submit(self._count, item, found))
                     if len(waiting) > 1:
                         waiting.popleft().result()
@@ -116,27 +124,27 @@ class Scoring:
                 coming.append(reader.submit(read_one, following, self.network))
             yield coming.popleft().result()
 
-    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Read] | str:
-        """Every reading of one image, or why there is none."""
+    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Estimate[Tensor]] | str:
+        """Every read-out of one image, or why there is none."""
         if item.problem:
             return item.problem
         try:
             image = item.image if change is None else change(item.image, item.source.id)
-            images = prepare(image, unpadded_input(self.network))[None]
-            return self.read(images, item.source.id)
+            found = self.estimator(Normalised(image, self.network.card.input), item.source.id)
+            return {name: made.each(Tensor.cpu) for name, made in found.items()}
         except IMAGE_PROBLEMS as problem:
-            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {in_one_line(problem)}"
+            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(problem)}"
 
-    def _count(self, item: Labelled, found: Mapping[str, Read]) -> None:
-        for number, (name, one) in enumerate(found.items()):
-            begun, made = time.perf_counter(), one.estimate
+    def _count(self, item: Labelled, found: Mapping[str, Estimate[Tensor]]) -> None:
+        for number, (name, made) in enumerate(found.items()):
+            begun = time.perf_counter()
             try:
                 self.boards[name].update(item.source.id, made.probability, made.maps, item.label, made.prediction)
             except ImageUnreadable as problem:
-                assert number == 0, "a label is good for all readings or for none"
+                assert number == 0, "a label is good for all read-outs or for none"
                 self._fail(item.source, str(problem))
                 return
-            self.seconds[name] += one.seconds
+            self.seconds[name] += made.seconds
             self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
         self.contents[item.source.id] = item.contents
@@ -164,7 +172,7 @@ class Scoring:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state. Errors: WrongUse where it is damaged or of other readings."""
+        """Go on from a saved state. Errors: WrongUse where it is damaged or of other read-outs."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 told = json.loads(str(archive["told"]))
@@ -184,7 +192,7 @@ class Scoring:
         self.pixels = dict(told["pixels"])
 
     def merge(self, other: Scoring) -> None:
-        """Add another shard of the same readings: the same bits as one run over both."""
+        """Add another shard of the same read-outs: the same bits as one run over both."""
         for name, board in self.boards.items():
             board.merge(other.boards[name])
             self.seconds[name] += other.seconds[name]
@@ -194,11 +202,12 @@ class Scoring:
         self.pixels = {name: count + other.pixels[name] for name, count in self.pixels.items()}
 
 
+REDONE = (
+    "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and all "
+    "images are scored again."
+)
+
+
 def _drain(waiting: deque[Future[None]]) -> None:
     while waiting:
         waiting.popleft().result()
-
-
-def unpadded_input(network: Network) -> InputSpec:
-    """What the network expects, without padding: a method pads each of its views itself."""
-    return replace(network.card.input, stride=1)

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.estimation.readings import Reading
+from segment.estimation.estimate import ReadOut
 from segment.files.writing import write_json
 from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import BANKED, FITTED, Contenders, MethodPlan, contenders
-from segment.jobs.evaluation.labels import class_names
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
 from segment.jobs.evaluation.validation import temperatures
 from segment.jobs.progress import Progress
@@ -66,7 +65,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a reading stands: method, setting and T are a row, seeds are its banks."""
+    """Where a read-out stands: method, setting and T are a row, seeds are its banks."""
 
     method: str
     setting: Setting | None
@@ -79,7 +78,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Swept:
-    """Everything that a sweep scores, made anew for each condition of the test images."""
+    """Everything that a sweep scores, made anew for each condition of the test images.
+
+    made: the methods of the condition by setting and seed, whose passes know whether their fast path may be used
+    """
 
     network: Network
     banks: Banks
@@ -88,13 +90,14 @@ class Swept:
     held_out: Sequence[Source]
     temperatures: Path
     progress: Progress
+    made: dict[tuple[Setting | None, int], Contenders] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
         card = self.network.card
-        return ScorePlan(classes=class_names(self.network), head=card.head,
+        return ScorePlan(classes=self.network.class_names, head=card.head,
                          void=card.void if self.plan.void is None else self.plan.void)  # fmt: skip
 
-    def readings(self, condition: str, severity: int) -> dict[Place, Reading]:
+    def read_outs(self, condition: str, severity: int) -> dict[Place, ReadOut]:
         """On the test images as they are, or as one corruption leaves them."""
         clean = condition == CLEAN
         worse = None if clean else corruption(condition, severity)
@@ -102,7 +105,7 @@ class Swept:
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
         every = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
-        found: dict[Place, Reading] = {}
+        found: dict[Place, ReadOut] = {}
         whole = drawable(self.network)
         for setting in settings:
             for seed in self.plan.grid.seeds:
@@ -116,20 +119,23 @@ class Swept:
             found |= self._read(setting, 0, bank, (len(bank),))
         return found
 
-    def _read(self, setting: Setting | None, seed: int, bank: Bank, every: tuple[int, ...]) -> dict[Place, Reading]:
+    def _read(self, setting: Setting | None, seed: int, bank: Bank, every: tuple[int, ...]) -> dict[Place, ReadOut]:
         asked = self.plan.methods
         names = tuple(name for name in asked.methods if (name in BANKED) == (setting is not None))
         if setting is not None and setting.adapted:
             names = tuple(name for name in names if name not in FITTED)  # what could be fitted on is not corrupted
         if not names:
             return {}
-        made = contenders(self.network, [bank], replace(asked, methods=names), validated=True)
+        if (setting, seed) not in self.made:
+            plan = replace(asked, methods=names)
+            self.made[setting, seed] = contenders(self.network, [bank], plan, validated=True)
+        made = self.made[setting, seed]
         temperatures = self._fitted(made, setting, seed)
         found = {}
         for name, (method, *_) in made.methods.items():
             prefixes = every if name in PREFIXED else (method.draws,)
             for draws in prefixes:
-                found[Place(name, setting, draws, seed)] = Reading(
+                found[Place(name, setting, draws, seed)] = ReadOut(
                     method=method, measures=asked.measures if draws > 1 else asked.measures[:1], draws=draws,
                     temperature=temperatures.get(name, 1.0),
                 )  # fmt: skip

@@ -11,17 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse
-from segment.estimation.cutting import Readings
-from segment.estimation.memory_budget import Memory, room
+from segment.errors import OutOfMemory, SegmentError, WrongUse
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.memory_budget import Memory, memory_budget
 from segment.images.find import Source
-from segment.images.prepare import prepare
+from segment.images.prepare import normalise
 from segment.jobs.evaluation.compared_methods import FITTED, Contenders, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
-from segment.jobs.evaluation.scoring import Scoring, unpadded_input
+from segment.jobs.evaluation.scoring import SCORING, Scoring
 from segment.jobs.progress import Progress
 from segment.methods.temperature import TemperatureFit
 from segment.networks.load import Network
@@ -69,9 +68,9 @@ def validate(
 ) -> Validation:  # fmt: skip
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory)
-    readings = methods.readings(fitted)
-    boards = {name: Scoreboard(_blind(plan, reading.measures)) for name, reading in readings.items()}
-    scoring = Scoring(network, readings, boards, memory)
+    read_outs = methods.read_outs(fitted)
+    boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
+    scoring = Scoring(network, read_outs, boards, memory)
     scoring.run(sources, progress=progress, stage="validating")
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
@@ -94,27 +93,28 @@ def temperatures(
     memory: Memory = None,
 ) -> dict[str, float]:  # fmt: skip
     """By `contenders.key`, of each method that has one; 1 where no image can be used."""
-    fits = {
-        key(name, index): (method, TemperatureFit(network.card.head))
-        for name in FITTED
-        for index, method in enumerate(methods.methods.get(name, ()))
-    }
-    if not fits:
+    fitted = {key(name, index): method for name in FITTED for index, method in enumerate(methods.methods.get(name, ()))}
+    if not fitted:
         return {}
-    device = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
-    planned = Readings(network, methods.readings({}), room(memory, device))
+    budget = memory_budget(memory, network.device)
+    planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
+    fits = {name: TemperatureFit(network.card.head) for name in fitted}
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.problem:
             height, width = item.image.shape[:2]
-            planned.refuse_cut(height, width, "a temperature is fitted on whole images: leave its methods out.")
+            if planned.side_for(height, width) is not None:
+                raise OutOfMemory(
+                    f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
+                    "whole images: leave its methods out."
+                )
             try:
-                images = prepare(item.image, unpadded_input(network))[None]
-                for method, fit in fits.values():
-                    fit.update(method, images, item.label, _known(item, plan))
+                images = normalise(item.image, network.card.input)[None]
+                for name, fit in fits.items():
+                    fit.update(fitted[name], images, item.label, _known(item, plan))
             except (SegmentError, RuntimeError, ValueError) as problem:  # the scoring round names it
                 log.info("%s: %s", item.source.id, problem)
         progress("fitting temperatures", number, len(sources))
-    found = {name: fit.best() for name, (_, fit) in fits.items()}
+    found = {name: fit.best() for name, fit in fits.items()}
     log.info("Temperatures: %s", found)
     return found
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
-from segment.estimation.estimate import Planes
+from segment.estimation.estimate import Estimate
 from segment.files.runs import Run, summary
 from segment.files.windows import Made
-from segment.files.writing import index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.images.find import Source
 from segment.images.read import read_image
 from segment.networks.load import Network
@@ -45,16 +45,19 @@ class Look:
     def of(network: Network, heat: str, heat_max: float | None = None) -> Look:
         card = network.card
         count = network.classes
-        names = card.classes
-        if not names:
-            names = (
-                ("background", "foreground") if card.head == "sigmoid" else tuple(f"class {k}" for k in range(count))
-            )
-        return Look(heat, scale_of(heat, count, card.head, heat_max), palette(count, card.palette), names, card.head)
+        scale = scale_of(heat, count, card.head, heat_max)
+        return Look(heat, scale, palette(count, card.palette), network.class_names, card.head)
 
 
 def render(
-    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str], formats: Sequence[str]
+    run: Run,
+    image_id: str,
+    image: Picture,
+    found: Estimate[Plane],
+    look: Look,
+    *,
+    maps: Sequence[str],
+    formats: Sequence[str],
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
     """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
 
@@ -74,7 +77,7 @@ def render(
 
 
 def _rendered(
-    run: Run, image_id: str, image: Picture, found: Planes, look: Look, *, maps: Sequence[str],
+    run: Run, image_id: str, image: Picture, found: Estimate[Plane], look: Look, *, maps: Sequence[str],
     formats: Sequence[str], written: list[Path],
 ) -> dict[str, Mapping[str, float]]:  # fmt: skip
     def path(name: str) -> Path:
@@ -95,14 +98,23 @@ def _rendered(
             index_type(len(look.classes))
             kept["prediction"] = found.prediction
         kept |= {name: found.maps[name] for name in maps if name in found.maps}
-        if "probability" in maps and found.probability is not None:
-            kept["probability"] = found.probability
+        if "probability" in maps and found.mean is not None:
+            kept["probability"] = found.mean
         write_npz(path("maps.npz"), kept)
     return {name: summary(values) for name, values in found.maps.items() if name in MEASURES}
 
 
-def _write_pictures(path: Callable[[str], Path], image: Picture, found: Planes, look: Look) -> None:
+def _write_pictures(path: Callable[[str], Path], image: Picture, found: Estimate[Plane], look: Look) -> None:
     """overlay.png and heat.png, some rows at a time."""
+    over, warm = _painted(image, found, look)
+    write_png(path("overlay.png"), over)
+    strip = legend_beside(image.shape[0], image.shape[1], look.scale)
+    canvas = (max(image.shape[0], strip.shape[0]), image.shape[1] + strip.shape[1], 3)
+    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+
+
+def _painted(image: Picture, found: Estimate[Plane], look: Look) -> tuple[Made, Made]:
+    """The overlay and the heat map, made when they are read."""
     shape, high = image.shape[:2], look.scale.high
     heat = found.maps.get(look.heat)
     if heat is None:  # withheld, with its reason in the manifest
@@ -113,11 +125,16 @@ def _write_pictures(path: Callable[[str], Path], image: Picture, found: Planes, 
         image.shape, image.dtype,
         lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
     )  # fmt: skip
-    write_png(path("overlay.png"), over)
-    warm = Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
-    strip = legend_beside(shape[0], shape[1], look.scale)
-    canvas = (max(shape[0], strip.shape[0]), shape[1] + strip.shape[1], 3)
-    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+    return over, Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
+
+
+def thumbnails(image: Picture, found: Estimate[Plane], look: Look, maps: Sequence[str]) -> dict[str, Picture]:
+    """An image's row of the contact sheet, from what was computed."""
+    over, warm = _painted(image, found, look)
+    pictures = {"image": thumbnail(image)}
+    if "prediction" in maps and look.head != "multilabel":
+        pictures["prediction"] = thumbnail(look.palette[np.asarray(found.prediction[:])])
+    return pictures | {look.scale.title: thumbnail(warm[:]), "overlay": thumbnail(over[:])}
 
 
 def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None:
@@ -130,9 +147,9 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 
 
-def _one_mask(found: Planes, look: Look) -> tuple[Plane, Picture]:
+def _one_mask(found: Estimate[Plane], look: Look) -> tuple[Plane, Picture]:
     """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
-    p = found.probability
+    p = found.mean
     if look.head != "multilabel" or p is None:
         return found.prediction, look.palette
 
@@ -143,14 +160,28 @@ def _one_mask(found: Planes, look: Look) -> tuple[Plane, Picture]:
     return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
 
 
-def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> Path | None:
-    """`sheet.png`: up to SHEET_ROWS images of the run, evenly chosen, from its files; None where none is done."""
+def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
+    """Up to SHEET_ROWS of the images, evenly chosen."""
+    return ready[:: max(1, -(-len(ready) // SHEET_ROWS))]
+
+
+def sheet(
+    run: Run, sources: Sequence[Source], look: Look, network: Network, kept: Mapping[str, Mapping[str, Picture]]
+) -> Path | None:
+    """`sheet.png`: up to SHEET_ROWS images of the run; None where none is done.
+
+    kept: image -> its thumbnails; those of an earlier part of the run are read from its files
+    """
     done = run.done()
     ready = [source for source in sources if source.id in done]
     if not ready:
         return None
-    step = max(1, -(-len(ready) // SHEET_ROWS))
-    rows = [_row(run, source, done[source.id], look, network) for source in ready[::step]]
+    rows = []
+    for source in on_sheet(ready):
+        numbers = done[source.id].get(look.heat)
+        note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
+        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, look, network)
+        rows.append(SheetRow(name=source.id, pictures=pictures, note=note))
     classes = {
         name: tuple(int(part) for part in colour) for name, colour in zip(look.classes, look.palette, strict=True)
     }
@@ -164,23 +195,21 @@ def sheet(run: Run, sources: Sequence[Source], look: Look, network: Network) -> 
     return path
 
 
-def _row(run: Run, source: Source, line: Mapping[str, object], look: Look, network: Network) -> SheetRow:
-    """Each picture is made small before the next is read."""
-    image = read_image(source.path, white=network.card.input.white)
-    rows, columns = image.shape[:2]
-    pictures = {"image": thumbnail(image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8))}
-    del image
-    mask = run.path(source.id, "prediction.png")
-    if mask.is_file():
-        pictures["prediction"] = thumbnail(_read_rgb(mask))
-    pictures[look.scale.title] = thumbnail(_read_rgb(run.path(source.id, "heat.png"))[:rows, :columns])
-    pictures["overlay"] = thumbnail(_read_rgb(run.path(source.id, "overlay.png")))
-    numbers = line.get(look.heat)
-    note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
-    return SheetRow(name=source.id, pictures=pictures, note=note)
+def _read_thumbnails(run: Run, source: Source, look: Look, network: Network) -> dict[str, Picture]:
+    """The same from the files of an earlier part of the run; each picture is made small before the next is read."""
+    folder = run.path(source.id, "overlay.png").parent
+    files = {"image": source.path, "prediction": folder / "prediction.png"}
+    files |= {look.scale.title: folder / "heat.png", "overlay": folder / "overlay.png"}
+    pictures, size = {}, (slice(None), slice(None))
+    for title, path in files.items():
+        if title != "prediction" or path.is_file():
+            white = network.card.input.white if title == "image" else FULL
+            picture = shown(read_image(path, white=white))[size]  # the heat map without its legend
+            size = (slice(picture.shape[0]), slice(picture.shape[1]))
+            pictures[title] = thumbnail(picture)
+    return pictures
 
 
-def _read_rgb(path: Path) -> Picture:
-    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert decoded is not None, path
-    return decoded.astype(np.uint8)
+def shown(image: NDArray[Any]) -> Picture:
+    """An image (H W 3, 0..255) as 8 bits."""
+    return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse
+from segment.files.markdown import markdown
 from segment.files.writing import write_text
 from segment.jobs.evaluate import Evaluation
 from segment.jobs.evaluation.comparison import COMMON
@@ -38,7 +39,7 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
     lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
     lines += [] if found.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _made(found, banks), ""]
-    lines += markdown(COLUMNS, table(found.scores))
+    lines += _table(COLUMNS, table(found.scores))
     lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
     lines += [f"- {name}: {note}." for name, note in found.notes.items()]
     if found.validation.temperatures:
@@ -49,7 +50,7 @@ def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = 
         lines.append(f"- Failed: {', '.join(sorted(found.failed)[:5])}{', and more' * (len(found.failed) > 5)}.")
     if found.comparisons:
         folded = "<details><summary>Who wins each score, and by how much</summary>"
-        lines += ["", folded, "", *markdown(WINNERS, winners(found.comparisons)), "", COMPARED, "", "</details>"]
+        lines += ["", folded, "", *_table(WINNERS, winners(found.comparisons)), "", COMPARED, "", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -80,7 +81,7 @@ def told_sweep(found: Sweep, title: str) -> str:
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
     images = clean[0].found["images"]
-    lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *markdown(columns, rows)]
+    lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *_table(columns, rows)]
     for condition in dict.fromkeys(row.condition for row in found.rows if row.condition != CLEAN):
         lines += ["", *_along(found, condition)]
     return "\n".join(lines) + "\n"
@@ -95,7 +96,7 @@ def _along(found: Sweep, condition: str) -> list[str]:
         entries = [rows[name, s].found["scores"] if (name, s) in rows else {} for s in severities]
         lines.append([name, *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
     told = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
-    return told + markdown(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
+    return told + _table(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
 
 
 def _value(scores: Mapping[str, Any], name: str) -> str:
@@ -125,14 +126,10 @@ def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts) + "."
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table.
-
-    >>> markdown(["a"], [["1"]])
-    ['| a |', '| --- |', '| 1 |']
-    """
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, whatever its cells hold."""
+    head, *body = [[cell.replace("|", "/") for cell in line] for line in (columns, *rows)]
+    return markdown(head, body)
 
 
 def writable(path: Path) -> None:

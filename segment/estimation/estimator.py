@@ -1,0 +1,308 @@
+"""Images to Estimates within a memory budget: whole where that fits, else tile by tile, every draw of a tile at once.
+
+Must not know a file, nor a score.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from segment.axes import Plane
+from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
+from segment.estimation.estimate import (
+    Estimate,
+    ReadOut,
+    accumulate,
+    estimates,
+    from_the_first_draw,
+    index_type,
+    sums_of,
+)
+from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, give_back_freed_pages, in_words
+from segment.estimation.tiles import Tile, side_within, tiles
+from segment.images.prepare import Normalised, padding
+from segment.networks.load import Network
+from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
+from segment.tracing.receptive_field import TileGeometry, measure_tiling
+from segment.uncertainty.stopping import StopPlan, Watch, looks, on_grid, reached
+
+log = logging.getLogger(__name__)
+
+STANDARD_ERROR = "standard_error"
+
+Tiling = int | Literal["auto", "off"]
+
+GENEROUS = 4096
+"""Bytes a pixel and read-out that no network takes: where they are free, an image goes whole, nothing is measured."""
+
+OUTSIDE = 48
+"""Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
+
+DECODING, DECODED = 12, 4
+"""The same where maps go into files and an image is read when the one before is done: before its tiles, and beside."""
+
+
+class Store(Plane, Protocol):
+    """A plane that is written a window at a time, as NumPy's arrays are."""
+
+    def __setitem__(self, window: Any, values: Any, /) -> None: ...
+
+
+Blank = Callable[[tuple[int, ...], Any], Store]
+"""Shape and NumPy's type of numbers -> an array to write into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatePlan:
+    """How images go through.
+
+    tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
+    budget: what may be taken; None: nothing is planned, and only a device that runs out makes tiles
+    beside: bytes a pixel of what is done with an estimate beside the next image's passes
+    blank: where the maps of an image in tiles go, a tile at a time; None: into memory
+    stop: when an image has had draws enough; None: it has all. Tiles are passed under 8, 16, 32, ... draws until the
+    whole image has, which takes twice the passes
+    """
+
+    tile: Tiling = "auto"
+    budget: MemoryBudget | None = None
+    beside: int = 0
+    blank: Blank | None = None
+    stop: StopPlan | None = None
+
+
+class Estimator:
+    """Called with one image (1 C H W, normalised, not padded) and its id, gives an Estimate for each read-out.
+
+    planned: whether an image was so large that the budget had a say
+    to_redo: images before the last one whose estimates a fast path has spoiled; why: in words. Whoever keeps
+    estimates redoes them and sets both back.
+    """
+
+    def __init__(self, network: Network, read_outs: Mapping[str, ReadOut], plan: EstimatePlan | None = None) -> None:
+        self.network, self.read_outs, self.plan = network, dict(read_outs), plan or EstimatePlan()
+        self.planned = False
+        self._warned = False
+        self.to_redo, self.why = 0, ""
+        if self.plan.stop is not None and len(self.read_outs) != 1:
+            raise WrongUse("--draws auto counts the draws of one read-out at a time.")
+
+    def __call__(self, image: Tensor | Normalised, identity: str = "") -> dict[str, Estimate[Any]]:
+        """The estimates of one image, without the axis N: tensors, or what `blank` gave where it went in tiles.
+
+        Errors: OutOfMemory where even the smallest tiles do not fit, with what they need; PredictionFailed.
+        """
+        side = self.side_for(*image.shape[-2:])
+        while True:
+            try:
+                if side is None:
+                    whole = self.whole(image[..., :, :], identity)
+                    return {name: made.image(0) for name, made in whole.items()}
+                return self._verified(lambda side=side: self._in_tiles(image, side, identity))  # type: ignore[misc]
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                side = self._smaller(image, side, error)
+
+    def whole(self, images: Tensor, identity: str = "") -> dict[str, Estimate[Tensor]]:
+        """The estimates of N images (N C H W) side by side, whatever they take."""
+        return self._verified(lambda: estimates(
+            self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch()
+        ))  # fmt: skip
+
+    def _verified(self, work: Callable[[], dict[str, Estimate[Any]]]) -> dict[str, Estimate[Any]]:
+        """What `work` gives; where a fast path differs on the way, the earlier images that it spoiled are counted."""
+        methods = [read_out.method for read_out in self.read_outs.values()]
+
+        def differed(error: FastPathDiffers) -> None:
+            self.to_redo = max(self.to_redo, *(method.unverified for method in methods))
+            self.why = str(error)
+
+        return from_the_first_draw(methods, work, differed)
+
+    def _watch(self) -> Watch | None:
+        (read_out, *_) = self.read_outs.values()
+        return None if self.plan.stop is None else Watch(self.network.card.head, read_out.passes, self.plan.stop)
+
+    @cached_property
+    def geometry(self) -> TileGeometry:
+        """Where the network's images may be cut, and how much further a tile looks than it is asked for."""
+        stride = self.network.card.input.stride
+        return measure_tiling(self.network, self.network.module, channels=self.network.channels, card_stride=stride)
+
+    def _laid(self, height: int, width: int, side: int) -> tuple[Tile, ...]:
+        """The tiles of an image of that size, with a warning, once, where their maps are not those of the whole."""
+        stride = self.geometry.stride
+        bottom, right = padding(height, width, self.network.card.input.stride)
+        if ((height + bottom) % stride or (width + right) % stride) and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s has a stride of %d pixels, and %d x %d pixels are no multiple of it: maps in tiles differ from "
+                "those of the whole image. Say `input: {stride: %d}` in its card.",
+                self.network.name, stride, height, width, stride,
+            )  # fmt: skip
+        return tiles(height, width, side=side, halo=self.halo_within(side), align=self.geometry.align)
+
+    @cached_property
+    def pixel(self) -> float:
+        """Bytes a pixel of tensors alive at once in the passes, measured on a small image of noise."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=generator)
+        return bytes_a_pixel(self._probe, self.network.module, noise)
+
+    def _probe(self, images: Tensor) -> object:
+        kept = []
+        for method in {id(one.method): one.method for one in self.read_outs.values()}.values():
+            mine = (one for one in self.read_outs.values() if one.method is method)
+            every = [replace(one, measures=self._computed(one)) for one in mine]
+            kept.append(sums_of(every, self.network.card.head))
+            for _ in accumulate(method.probe(), images, kept[-1]):
+                continue
+        return kept
+
+    def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
+        """Its measures, and what the draws are stopped by."""
+        return tuple(dict.fromkeys([*read_out.measures, *([STANDARD_ERROR] if self.plan.stop else [])]))
+
+    @property
+    def _kept(self) -> int:
+        """Bytes a pixel of all estimates, as the moments give them and as they are handed on."""
+        each = (
+            4 * len(one.measures) + 8 + 4 * self.network.classes * one.probability for one in self.read_outs.values()
+        )
+        return 2 * sum(each)
+
+    def side_for(self, height: int, width: int) -> int | None:
+        """The side of the tiles of an image of that size, None where it goes whole. Errors: OutOfMemory, WrongUse."""
+        bottom, right = padding(height, width, self.network.card.input.stride)
+        height, width, budget = height + bottom, width + right, self.plan.budget
+        if isinstance(self.plan.tile, int):
+            return None if max(height, width) <= self.plan.tile else self._checked(self.plan.tile)
+        area = height * width
+        if budget is None or area * GENEROUS * len(self.read_outs) <= budget.free:
+            return None
+        self.planned = True
+        beside = area * (OUTSIDE + self.plan.beside + self._kept) + FIXED
+        whole = beside + area * SCRATCH * self.pixel
+        if whole <= budget.free:
+            return None
+        if self.plan.tile == "off":
+            raise budget.too_small(whole, "Give more --memory, or leave --tile off out.")
+        if fixed := [name for name, read_out in self.read_outs.items() if not read_out.method.tileable]:
+            raise budget.too_small(whole, f"Give more --memory, or leave out what cannot be cut: {', '.join(fixed)}.")
+        in_files = self.plan.blank is not None
+        return side_within(
+            budget, area, pixel=SCRATCH * self.pixel, whole=whole, geometry=lambda: self.geometry,
+            around=area * DECODED + FIXED if in_files else beside,
+            before=area * DECODING + FIXED if in_files else beside,
+            advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image, so its maps "
+            "change where it is cut",
+        )  # fmt: skip
+
+    def _checked(self, asked: int) -> int:
+        halo, align = self.geometry.halo, self.geometry.align
+        side = asked // align * align
+        if halo is None:
+            if side < 3 * align:
+                raise WrongUse(f"--tile {asked} is too small for this network; take {3 * align} or more.")
+            log.warning(
+                "%s looks at the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
+                self.network.name, side, self.geometry.reason.capitalize(),
+            )  # fmt: skip
+        elif side < 2 * halo + align:
+            raise WrongUse(
+                f"--tile {asked} is too small: this network feels a cut {halo} pixels away, so its tiles need "
+                f"{2 * halo + align} or more."
+            )
+        return side
+
+    def halo_within(self, side: int) -> int:
+        """The measured halo, or a quarter of a tile where the whole image would be needed."""
+        halo, align = self.geometry.halo, self.geometry.align
+        return halo if halo is not None else max(align, side // 4 // align * align)
+
+    def _in_tiles(self, image: Tensor | Normalised, side: int, identity: str) -> dict[str, Estimate[Any]]:
+        laid = self._laid(image.shape[-2], image.shape[-1], side)
+        stop = self.plan.stop
+        if stop is None:
+            return self._put_together(image, laid, self.read_outs, identity)
+        ((name, read_out),) = self.read_outs.items()
+        for draws in looks(read_out.passes, stop.first):
+            asked = replace(read_out, measures=self._computed(read_out), draws=draws)
+            made = self._put_together(image, laid, {name: asked}, identity)
+            error = made[name].reached_error
+            if error is not None and error <= stop.tolerance:
+                break
+        return made
+
+    def _put_together(
+        self, image: Tensor | Normalised, laid: Sequence[Tile], read_outs: Mapping[str, ReadOut], identity: str
+    ) -> dict[str, Estimate[Any]]:
+        """The estimates of every tile, each laid into the whole image's."""
+        whole: dict[str, Estimate[Any]] = {}
+        errors: list[Tensor] = []
+        size = (image.shape[-2], image.shape[-1])
+        for tile in laid:
+            if self.planned:
+                give_back_freed_pages()
+            seen = image[(..., *tile.seen)].contiguous()
+            for name, part in estimates(read_outs, seen, self.network.card.head, identity=identity).items():
+                part = part.image(0)
+                if self.plan.stop is not None:
+                    kept = part.maps[STANDARD_ERROR][tile.within]
+                    errors.append(on_grid(kept, (tile.kept[0].start, tile.kept[1].start), size).flatten())
+                wanted = {key: part.maps[key] for key in self.read_outs[name].measures if key in part.maps}
+                part = replace(part, maps=wanted)
+                made = whole.get(name) or part.each(lambda values: self._blank(values, size))
+                for values, target in zip(_values(part), _values(made), strict=True):
+                    inner = values[(..., *tile.within)]
+                    target[(..., *tile.kept)] = inner if isinstance(target, Tensor) else inner.cpu().numpy()
+                whole[name] = replace(made, seconds=part.seconds + (made.seconds if name in whole else 0.0))
+        if self.plan.stop is None:
+            return whole
+        error = reached(torch.cat(errors), self.plan.stop.quiet)
+        return {name: replace(made, reached_error=error) for name, made in whole.items()}
+
+    def _blank(self, part: Tensor, size: tuple[int, int]) -> Tensor | Store:
+        """An empty array for the whole image, of the type of a tile's."""
+        shape = (*part.shape[:-2], *size)
+        if self.plan.blank is None:
+            return torch.empty(shape, dtype=part.dtype)
+        kind = part[..., :0, :0].cpu().numpy().dtype if part.is_floating_point() else index_type(self.network.classes)
+        return self.plan.blank(shape, kind)
+
+    def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
+        """Half of the draws in a pass, or half of the tile's side, for this image and all that follow."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        halved = [read_out.method.halve() for read_out in self.read_outs.values()]
+        if any(halved):
+            log.warning("Out of memory: half as many draws in a pass from now on.")
+            return side
+        halo, align = self.geometry.halo, self.geometry.align
+        now = side or -(-max(image.shape[-2:]) // align) * align
+        whole = self.plan.tile == "off" or not all(one.method.tileable for one in self.read_outs.values())
+        least = 2 * (halo or 0) + align
+        half = now // 2 // align * align
+        if whole or halo is None or now <= least:
+            smallest = now if whole or halo is None else least
+            raise OutOfMemory(
+                f"Out of memory at the smallest plan, {smallest} x {smallest} pixels at once, which takes about "
+                f"{in_words(smallest**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
+            ) from error
+        half = max(half, least)
+        log.warning("Out of memory: tiles of %d pixels from now on.", half)
+        self.plan = replace(self.plan, tile=half)
+        return half
+
+
+def _values(estimate: Estimate[Any]) -> list[Any]:
+    mean = [] if estimate.mean is None else [estimate.mean]
+    return [estimate.prediction, *mean, *estimate.maps.values()]

@@ -1,0 +1,53 @@
+"""What fails one image of a run, and what ends the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plain import calibrated, random_bank, seeded
+from processes import photographs
+from small_networks import Small
+from torch import Tensor
+
+from segment.jobs.predict import PredictPlan, predict
+from segment.networks.load import load_network
+from segment.tracing.bn_network import drawable
+
+
+class Asserting(Small):
+    """Takes no image of 40 rows, and says so as many networks do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] != 40, f"{x.shape[2]} rows"
+        return super().forward(x)
+
+
+def test_an_image_that_the_network_asserts_against_fails_alone(tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Asserting), (64, 64)))
+    images = photographs(tmp_path / "images", 2, 64, 64)
+    photographs(tmp_path / "more", 1, 40, 64)
+    (tmp_path / "more" / "000.png").rename(images / "low.png")
+    found = predict(network, str(images), random_bank(drawable(network)), tmp_path / "run")
+    assert found.done == 2
+    assert list(found.failed) == ["low"]
+    assert "40 x 64 image" in found.failed["low"]
+    assert "the network asserts 40 rows" in found.failed["low"]
+
+
+@pytest.mark.parametrize("mistake", [AttributeError, AssertionError])
+def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
+    mistake: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network(calibrated(seeded(Small), (64, 64)))
+    network = replace(network, card=replace(network.card, input=replace(network.card.input, stride=4)))
+
+    def mistaken(*_: Any, **__: Any) -> None:
+        raise mistake("of our own")
+
+    monkeypatch.setattr("segment.jobs.predict.render", mistaken)
+    images = photographs(tmp_path / "images", 1, 64, 64)
+    with pytest.raises(mistake, match="of our own"):
+        predict(network, str(images), random_bank(drawable(network)), tmp_path / "run", PredictPlan())
