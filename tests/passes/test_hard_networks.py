@@ -174,6 +174,25 @@ class OnlyAt64(Toy):
         return self.head(self.bn2(self.conv2(y + y.flip(-1) if x.shape[-1] == 64 else y)).relu())
 
 
+class SwitchesAt64(Toy):
+    """The same calls at every size, but at one size on a tensor that a draw changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared = self.conv1(x)
+        drawn = self.bn1(shared)
+        y = (drawn if x.shape[-1] == 64 else shared).relu()
+        return self.head(self.bn2(self.conv2(y)).relu() + drawn)
+
+
+class GivesWhatBatchNormReads(Toy):
+    """The output is what the last BN reads, not what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.bn1(self.conv1(x)).relu())
+        self.bn2(y).relu()
+        return y
+
+
 class ContiguousOnly(Toy):
     """A view that merges channels and rows."""
 
@@ -185,8 +204,19 @@ class ContiguousOnly(Toy):
 
 @pytest.mark.parametrize(
     "build",
-    [NamedResults, ScriptedInside, VmapInside, RulesOut, RulesOutEntirely, OnlyAt64, ContiguousOnly],
+    [
+        NamedResults,
+        ScriptedInside,
+        VmapInside,
+        RulesOut,
+        RulesOutEntirely,
+        OnlyAt64,
+        SwitchesAt64,
+        GivesWhatBatchNormReads,
+        ContiguousOnly,
+    ],
 )
+@pytest.mark.usefixtures("no_fast_path_given_up")
 def test_a_network_of_odd_parts_gives_the_plain_loops_numbers(build: type[Toy]) -> None:
     module = seeded(Toy)
     odd = build()
@@ -203,6 +233,19 @@ def test_a_network_that_shadows_torchs_own_methods_gives_the_plain_loops_numbers
     for name in ("modules", "named_modules", "parameters", "named_parameters", "buffers", "named_buffers", "train"):
         object.__setattr__(shadowing, name, [1, 2])
     assert_equals_plain(shadowing, different_images(), reference=module)
+
+
+def test_weights_that_change_between_images_are_the_ones_used() -> None:
+    module = calibrated(seeded(Toy), (32, 32))
+    network = surveyed(module)
+    bank, image = random_bank(network), noise(1, 3, 32, 32)
+    engine = Passes(network, bank, FAST)
+    list(engine(image))
+    for name in ("conv2.weight", "bn2.weight", "bn1.bias"):
+        with torch.no_grad():
+            module.get_parameter(name).mul_(1.5).add_(0.1)
+        outputs = torch.stack(list(engine(image)))
+        torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_bn_behind_what_cannot_be_seen_is_stochastic_never_of_weights() -> None:

@@ -648,6 +648,7 @@ def hard_reference(number: int) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # torch's checkpoint, no_grad
 @pytest.mark.parametrize("hard", HARD, ids=lambda hard: hard.__name__)
 @pytest.mark.parametrize("plan", PLANS, ids=NAMES)
+@pytest.mark.usefixtures("no_fast_path_given_up")
 def test_a_network_hard_to_follow_gives_the_plain_loops_numbers(hard: type[Base], plan: PassPlan) -> None:
     network = surveyed(seeded(hard).eval())
     engine = Passes(network, one_way_then_the_other(network), plan)
