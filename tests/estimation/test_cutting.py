@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from plain import noise, random_bank
 from small_networks import Pooling, network_of
 
 from segment.draws.bank import Bank
-from segment.draws.identity import preprocessing_of
+from segment.draws.identity import identified
 from segment.errors import OutOfMemory
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
@@ -104,9 +103,7 @@ def labelled_noise(folder: Path, count: int) -> Labels:
 def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(tmp_path: Path) -> None:
     network = network_of()
     drawn = drawable(network)
-    bank = replace(
-        random_bank(drawn), provenance={"fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network)}
-    )
+    bank = identified(network, drawn, random_bank(drawn))
     data = labelled_noise(tmp_path, 2)
     plan = EvaluatePlan(
         methods=MethodPlan(
