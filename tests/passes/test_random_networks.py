@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -109,8 +108,3 @@ def test_few_of_the_random_networks_are_refused() -> None:
         except SegmentError:
             refused += 1
     assert refused <= 4
-
-
-@pytest.mark.parametrize("seed", [])
-def test_seeds_that_failed_once_pass(seed: int) -> None:
-    test_every_fast_way_gives_the_plain_loops_numbers.hypothesis.inner_test(seed)  # type: ignore[attr-defined]
