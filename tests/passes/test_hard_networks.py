@@ -235,6 +235,11 @@ def test_a_network_that_shadows_torchs_own_methods_gives_the_plain_loops_numbers
     assert_equals_plain(shadowing, different_images(), reference=module)
 
 
+def test_a_convolution_whose_result_is_also_the_output_is_not_fused_with_the_bn_behind_it() -> None:
+    engine = assert_equals_plain(calibrated(seeded(GivesWhatBatchNormReads), (32, 32)), different_images())
+    assert engine.way == "fused", "its other convolutions are"
+
+
 def test_weights_that_change_between_images_are_the_ones_used() -> None:
     module = calibrated(seeded(Toy), (32, 32))
     network = surveyed(module)
