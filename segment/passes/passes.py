@@ -96,7 +96,7 @@ class Passes:
         """How passes run, settled by the first images: as fused calls, with shared results, or each in full."""
         if not self.plan.share or self._first_program.plain:
             return "plain"
-        return "fused" if self._fused else "shared"
+        return "fused" if self.plan.fuse and self._fused else "shared"
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         if self.plan.fold > 1 and self._can_fold(images):
