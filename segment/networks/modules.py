@@ -39,4 +39,8 @@ def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the first parameter or buffer is; the CPU for a module that has none."""
-    return next((value.device for value in parameters_and_buffers(module)), torch.device("cpu"))
+    for _, part in named_modules(module):
+        for value in (*part._parameters.values(), *part._buffers.values()):
+            if value is not None:
+                return value.device
+    return torch.device("cpu")
