@@ -52,9 +52,15 @@ class Strided(nn.Module):
     """
 
     def __init__(
-        self, stride: int, *, mode: str = "bilinear", align_corners: bool = False, cropped: bool = False,
-        checked: bool = False, classes: int = 4,
-    ) -> None:  # fmt: skip
+        self,
+        stride: int,
+        *,
+        mode: str = "bilinear",
+        align_corners: bool = False,
+        cropped: bool = False,
+        checked: bool = False,
+        classes: int = 4,
+    ) -> None:
         super().__init__()
         self.stride, self.cropped, self.checked = stride, cropped, checked
         self.mode, self.align_corners = mode, None if mode == "nearest" else align_corners

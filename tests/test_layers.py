@@ -12,20 +12,28 @@ import pytest
 ROOT = Path(__file__).parents[1] / "segment"
 
 HEIGHT = {
-    "errors": 0, "axes": 0,
-    "images": 1, "scenes": 1,
+    "errors": 0,
+    "axes": 0,
+    "images": 1,
+    "scenes": 1,
     "networks": 2,
     "tracing": 3,
-    "draws": 4, "uncertainty": 4,
-    "passes": 5, "scores": 5, "pictures": 5,
+    "draws": 4,
+    "uncertainty": 4,
+    "passes": 5,
+    "scores": 5,
+    "pictures": 5,
     "methods": 6,
-    "estimation": 7, "distilling": 7,
+    "estimation": 7,
+    "distilling": 7,
     "files": 8,
     "settings": 9,
-    "jobs": 10, "experiments": 10,
+    "jobs": 10,
+    "experiments": 10,
     "cli": 11,
-    "__main__": 12, "__init__": 12,
-}  # fmt: skip
+    "__main__": 12,
+    "__init__": 12,
+}
 """A module imports lower packages and its own; packages of one height do not see each other."""
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
@@ -123,6 +131,6 @@ def test_the_light_modules_import_nothing_heavy() -> None:
         ("from ..draws import bank", ["draws.bank"]),
         ("import torch\nfrom segmentation_models_pytorch import Unet", []),
     ],
-)  # fmt: skip
+)
 def test_imports_are_found_in_every_form(source: str, found: list[str]) -> None:
     assert list(imported_by(source, "files.banks")) == found

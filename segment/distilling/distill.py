@@ -67,9 +67,14 @@ class Distilled:
 
 
 def distill(
-    network: BatchNormNetwork, bank: Bank, views: Sequence[Tensor], held_out: Sequence[Tensor], head: Head,
-    plan: DistillPlan | None = None, told: Told = lambda stage, done, total: None,
-) -> Distilled:  # fmt: skip
+    network: BatchNormNetwork,
+    bank: Bank,
+    views: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    head: Head,
+    plan: DistillPlan | None = None,
+    told: Told = lambda stage, done, total: None,
+) -> Distilled:
     """Choose K draws of a bank and refine them.
 
     views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training

@@ -90,9 +90,12 @@ class Draws(nn.Module):
         for row in self.origin + self.unit * self.moved:
             parts = row.split(self._sizes)
             half = len(self._names)
-            found.append({
-                name: (mean, log.exp()) for name, mean, log in zip(self._names, parts[:half], parts[half:], strict=True)
-            })  # fmt: skip
+            found.append(
+                {
+                    name: (mean, log.exp())
+                    for name, mean, log in zip(self._names, parts[:half], parts[half:], strict=True)
+                }
+            )
         return found
 
     @torch.no_grad()
@@ -145,9 +148,15 @@ class Student:
 
 
 def refine(
-    student: Student, draws: Draws, targets: Sequence[Target], reference: Sequence[Target], before: float,
-    plan: RefinePlan, generator: torch.Generator, told: Told,
-) -> tuple[int, float]:  # fmt: skip
+    student: Student,
+    draws: Draws,
+    targets: Sequence[Target],
+    reference: Sequence[Target],
+    before: float,
+    plan: RefinePlan,
+    generator: torch.Generator,
+    told: Told,
+) -> tuple[int, float]:
     """Move the draws to the step that is best on the held-out views; that step, and its error there."""
     rates = {draws.moved: plan.rate / math.sqrt(draws.moved.shape[1]), draws.logits: plan.weight_rate}
     optimiser = torch.optim.Adam([{"params": [moving]} for moving in rates], betas=(0.9, 0.99))

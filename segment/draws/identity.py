@@ -31,17 +31,25 @@ def preprocessing_of(network: Network) -> dict[str, Any]:
     """What the card says that changes what is computed, as JSON values."""
     card, spec = network.card, network.card.input
     return {
-        "scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std), "channels": spec.channels,
-        "white": spec.white, "stride": spec.stride, "pad": spec.pad, "head": card.head,
+        "scale": spec.scale,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "channels": spec.channels,
+        "white": spec.white,
+        "stride": spec.stride,
+        "pad": spec.pad,
+        "head": card.head,
         "drop_outputs": sorted(set(card.drop_outputs)),
-    }  # fmt: skip
+    }
 
 
 def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
     """The bank with what says whose it is: the network's name, fingerprint and preprocessing, and the probe."""
     identity = {
-        "network": network.name, "fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network),
-    }  # fmt: skip
+        "network": network.name,
+        "fingerprint": network.fingerprint,
+        "preprocessing": preprocessing_of(network),
+    }
     return replace(bank, provenance={**bank.provenance, **identity}, probe=probe_of(network, drawn, next(iter(bank))))
 
 

@@ -36,9 +36,14 @@ class ImagePool:
     """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
 
     def __init__(
-        self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None,
-        *, cache_bytes: int = CACHE_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        images: Images,
+        look: Pipeline | None,
+        size: tuple[int, int] | None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.network = network
         self.cache_bytes = cache_bytes
         self.look = look

@@ -120,10 +120,16 @@ class _Progress:
 
 
 def _normalised(
-    statistics: tuple[Tensor, Tensor], x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    statistics: tuple[Tensor, Tensor],
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     return functional.batch_norm(x, *statistics, weight, bias, training=False, momentum=0.0, eps=eps)
 
 
@@ -155,9 +161,13 @@ class _InParts:
         return {name: (known[name][0].float().cpu(), known[name][1].float().cpu()) for name in stochastic}
 
     def _sweep(
-        self, call: int, parts: Sequence[Tensor], progress: list[_Progress | None],
-        known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics,
-    ) -> None:  # fmt: skip
+        self,
+        call: int,
+        parts: Sequence[Tensor],
+        progress: list[_Progress | None],
+        known: Mapping[str, tuple[Tensor, Tensor]],
+        sums: MergedStatistics,
+    ) -> None:
         """Every part on to the BN layer of call number `call`, whose input is added to `sums`."""
         held = sum(each.nbytes for each in progress if each is not None)
 
@@ -221,9 +231,14 @@ def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
 
 
 def record_in_parts(
-    network: BatchNormNetwork, batches: Iterable[Tensor], *, at_once: int, keep_bytes: float = 0,
-    whole_fits: bool = False, precision: Precision = "fp32",
-) -> Iterator[Statistics]:  # fmt: skip
+    network: BatchNormNetwork,
+    batches: Iterable[Tensor],
+    *,
+    at_once: int,
+    keep_bytes: float = 0,
+    whole_fits: bool = False,
+    precision: Precision = "fp32",
+) -> Iterator[Statistics]:
     """The draws that `record` gives, with at most `at_once` images of a mini-batch (M C H W) in the network at a time.
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass

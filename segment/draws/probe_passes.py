@@ -98,9 +98,13 @@ def _in_float64(network: Network, drawn: BatchNormNetwork) -> tuple[Network, Bat
 
 
 def _rounding(
-    network: Network, double: tuple[Network, BatchNormNetwork] | None, inputs: Sequence[Tensor], outputs: Tensor,
-    draw: Draw | None, drawn: BatchNormNetwork,
-) -> float:  # fmt: skip
+    network: Network,
+    double: tuple[Network, BatchNormNetwork] | None,
+    inputs: Sequence[Tensor],
+    outputs: Tensor,
+    draw: Draw | None,
+    drawn: BatchNormNetwork,
+) -> float:
     """What float32 costs, in probability, where both are finite."""
     if double is not None:
         exact = [probabilities_under(double[0], inputs, layers_in_order(double[1]), draw)]
@@ -166,10 +170,17 @@ class _UnderDraw(BatchNormMode):
         self._draw = draw
 
     def normalise(
-        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1, eps: float = 1e-5,
-    ) -> Tensor:  # fmt: skip
+        self,
+        layer: Layer,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
         if layer.name not in self._draw:
             return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         like = x if layer.trained is None else layer.trained[0]

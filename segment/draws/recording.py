@@ -118,10 +118,17 @@ class _MiniBatchPass(BatchNormMode):
         self.draw: dict[str, tuple[Tensor, Tensor]] = {}
 
     def normalise(
-        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1, eps: float = 1e-5,
-    ) -> Tensor:  # fmt: skip
+        self,
+        layer: Layer,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
         if x.numel() == x.shape[1]:
             if layer.status == "fixed" and layer.trained is not None:
                 return functional.batch_norm(x, *layer.trained, weight, bias, training=False, momentum=0.0, eps=eps)

@@ -49,16 +49,20 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
     every = torch.cat(ratios)
     low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
     found: dict[str, Any] = {
-        "variance_ratio": _short(middle), "low": _short(low), "high": _short(high),
-        "mean_shift": _short(torch.cat(shifts).mean()), "channels": len(every),
+        "variance_ratio": _short(middle),
+        "low": _short(low),
+        "high": _short(high),
+        "mean_shift": _short(torch.cat(shifts).mean()),
+        "channels": len(every),
         "worst": sorted(layers, key=lambda name: -abs(math.log(max(layers[name]["variance_ratio"], 1e-30))))[:NAMED],
         "layers": layers,
-    }  # fmt: skip
+    }
     if not LEAST <= found["variance_ratio"] <= MOST:
         log.warning(
             "%s. The statistics images do not look as in training: check size, crop, scaling, mean and std, and the "
-            "card's `training:` entry.", sentence(found),
-        )  # fmt: skip
+            "card's `training:` entry.",
+            sentence(found),
+        )
     return found
 
 

@@ -153,9 +153,14 @@ def accumulate(method: Method, images: Tensor, sums: Sequence[Sums]) -> Iterator
 
 
 def moments_of(
-    method: Method, images: Tensor, *, head: Head, keep: Iterable[str], temperature: float = 1.0,
+    method: Method,
+    images: Tensor,
+    *,
+    head: Head,
+    keep: Iterable[str],
+    temperature: float = 1.0,
     stop: Stop | None = None,
-) -> DrawMoments:  # fmt: skip
+) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
     temperature: divides the logits; stop: ends the draws early
@@ -234,9 +239,13 @@ def _refuse_not_finite(mean: Tensor) -> None:
 
 
 def estimate(
-    method: Method, images: Tensor, *, head: Head, measures: Iterable[str] = tuple(MEASURES),
+    method: Method,
+    images: Tensor,
+    *,
+    head: Head,
+    measures: Iterable[str] = tuple(MEASURES),
     temperature: float = 1.0,
-) -> Estimate[Tensor]:  # fmt: skip
+) -> Estimate[Tensor]:
     """Mask, mean probability and the named maps of images (N C H W, normalised, not padded) under a method."""
     read_out = ReadOut(method=method, measures=tuple(measures), temperature=temperature)
     return from_the_first_draw((method,), lambda: estimates({"": read_out}, images, head)[""])

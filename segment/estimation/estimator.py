@@ -113,9 +113,9 @@ class Estimator:
 
     def whole(self, images: Tensor, identity: str = "") -> dict[str, Estimate[Tensor]]:
         """The estimates of N images (N C H W) side by side, whatever they take."""
-        return self._verified(lambda: estimates(
-            self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch()
-        ))  # fmt: skip
+        return self._verified(
+            lambda: estimates(self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch())
+        )
 
     def _verified(self, work: Callable[[], dict[str, Estimate[Any]]]) -> dict[str, Estimate[Any]]:
         """What `work` gives; where a fast path differs on the way, the earlier images that it spoiled are counted."""
@@ -146,8 +146,12 @@ class Estimator:
             log.warning(
                 "%s has a stride of %d pixels, and %d x %d pixels are no multiple of it: maps in tiles differ from "
                 "those of the whole image. Say `input: {stride: %d}` in its card.",
-                self.network.name, stride, height, width, stride,
-            )  # fmt: skip
+                self.network.name,
+                stride,
+                height,
+                width,
+                stride,
+            )
         return tiles(height, width, side=side, halo=self.halo_within(side), align=self.geometry.align)
 
     @cached_property
@@ -199,12 +203,16 @@ class Estimator:
             raise budget.too_small(whole, f"Give more --memory, or leave out what cannot be cut: {', '.join(fixed)}.")
         in_files = self.plan.blank is not None
         return side_within(
-            budget, area, pixel=SCRATCH * self.pixel, whole=whole, geometry=lambda: self.geometry,
+            budget,
+            area,
+            pixel=SCRATCH * self.pixel,
+            whole=whole,
+            geometry=lambda: self.geometry,
             around=area * DECODED + FIXED if in_files else beside,
             before=area * DECODING + FIXED if in_files else beside,
             advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image, so its maps "
             "change where it is cut",
-        )  # fmt: skip
+        )
 
     def _checked(self, asked: int) -> int:
         halo, align = self.geometry.halo, self.geometry.align
@@ -214,8 +222,10 @@ class Estimator:
                 raise WrongUse(f"--tile {asked} is too small for this network; take {3 * align} or more.")
             log.warning(
                 "%s looks at the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
-                self.network.name, side, self.geometry.reason.capitalize(),
-            )  # fmt: skip
+                self.network.name,
+                side,
+                self.geometry.reason.capitalize(),
+            )
         elif side < 2 * halo + align:
             raise WrongUse(
                 f"--tile {asked} is too small: this network feels a cut {halo} pixels away, so its tiles need "

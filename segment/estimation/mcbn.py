@@ -87,10 +87,17 @@ class MCBN:
     """
 
     def __init__(
-        self, network: Network | nn.Module, bank: Bank, *, draws: Draws = None, tolerance: float = StopPlan.tolerance,
-        precision: str = "auto", device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
+        self,
+        network: Network | nn.Module,
+        bank: Bank,
+        *,
+        draws: Draws = None,
+        tolerance: float = StopPlan.tolerance,
+        precision: str = "auto",
+        device: str | Literal["auto"] | None = None,
+        plan: PassPlan | None = None,
         memory: Memory = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if isinstance(network, nn.Module):
             network = load_network(network)
         if device is not None:
@@ -124,8 +131,10 @@ class MCBN:
         if estimator.to_redo:
             log.warning(
                 "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on. "
-                "Estimate the %d images before this one again.", estimator.why, estimator.to_redo,
-            )  # fmt: skip
+                "Estimate the %d images before this one again.",
+                estimator.why,
+                estimator.to_redo,
+            )
             estimator.to_redo = 0
         return made.image(0) if single else made
 

@@ -92,8 +92,10 @@ def _compared(
         raise PredictionFailed("its output is not finite")
     return {
         "variance_error": round(error / signal, 5) if signal > 0 else 1.0,
-        "speed": round(middle, 3), "speed_low": round(low, 3), "speed_high": round(high, 3),
-    }  # fmt: skip
+        "speed": round(middle, 3),
+        "speed_low": round(low, 3),
+        "speed_high": round(high, 3),
+    }
 
 
 def _in_turn(methods: Sequence[BankMethod], image: Tensor, head: Head, ratios: list[float]) -> list[Tensor]:

@@ -82,9 +82,16 @@ def _spans(length: int, side: int, halo: int) -> list[tuple[Span, Span]]:
 
 
 def side_within(
-    budget: MemoryBudget, area: int, *, pixel: float, whole: float, around: float, before: float,
-    geometry: Callable[[], TileGeometry], advice: str,
-) -> int:  # fmt: skip
+    budget: MemoryBudget,
+    area: int,
+    *,
+    pixel: float,
+    whole: float,
+    around: float,
+    before: float,
+    geometry: Callable[[], TileGeometry],
+    advice: str,
+) -> int:
     """The largest tiles that an image of so many pixels, which does not fit whole, may have.
 
     pixel, whole: bytes of a pass a pixel, and of the image in one piece; around, before: bytes beside the passes over

@@ -93,9 +93,12 @@ def augmented(method: Method, shown: tuple[View, ...]) -> Augmented:
 
 
 def mcbn_augmented(
-    network: BatchNormNetwork, bank: Bank, shown: tuple[View, ...], plan: PassPlan | None = None,
+    network: BatchNormNetwork,
+    bank: Bank,
+    shown: tuple[View, ...],
+    plan: PassPlan | None = None,
     spec: InputSpec = UNPADDED,
-) -> Augmented:  # fmt: skip
+) -> Augmented:
     """MCBN whose draws are dealt out to the views, so that it costs as many passes as MCBN alone.
 
     A distilled bank, whose draws belong together, and one with fewer draws than there are views, is used whole for each

@@ -157,10 +157,16 @@ class PlainPass(BatchNormMode):
 
 
 def normalised(
-    draws: tuple[Tensor, Tensor], x: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    draws: tuple[Tensor, Tensor],
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     """`functional.batch_norm` of D equal parts of x (D*N C ...), each with its own mean and variance (D C)."""
     means, variances = (drawn.double() if x.dtype is torch.float64 else drawn for drawn in draws)
     parts = [

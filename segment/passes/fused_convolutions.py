@@ -197,9 +197,18 @@ class FusedConvolutions:
         return FusedCalls(self, draw, dtype, exact)
 
     def run(
-        self, index: int, draw: int, dtype: torch.dtype, x: Tensor | Doubled, weight: Tensor,
-        bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
+        self,
+        index: int,
+        draw: int,
+        dtype: torch.dtype,
+        x: Tensor | Doubled,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> tuple[Tensor, tuple[int, ...]]:
         """The convolution of call `index` under a draw, and the later calls that it has done already."""
         shape = x.place.shape if isinstance(x, Doubled) else x.shape
         numbers = _pair(padding), _pair(stride), _pair(dilation)
@@ -224,9 +233,16 @@ class FusedConvolutions:
         return _Way(scaled, numbers, groups, activation, through, fits(weight, numbers, groups, activation[0]))
 
     def _ready(
-        self, index: int, draw: int | None, dtype: torch.dtype, x: Tensor | Doubled, shape: torch.Size, weight: Tensor,
-        bias: Tensor | None, way: _Way,
-    ) -> tuple[Any, Tensor | None]:  # fmt: skip
+        self,
+        index: int,
+        draw: int | None,
+        dtype: torch.dtype,
+        x: Tensor | Doubled,
+        shape: torch.Size,
+        weight: Tensor,
+        bias: Tensor | None,
+        way: _Way,
+    ) -> tuple[Any, Tensor | None]:
         """Packed weights, with the draw's scale in them, and the bias."""
         what = self.fused[index]
         drawn = draw is not None and what.layer is not None and what.layer.name in self._statistics
@@ -306,9 +322,11 @@ class FusedCalls:
 
 
 def _scaled(
-    norm: tuple[Tensor | None, Tensor | None, float], statistics: tuple[Tensor, Tensor], weight: Tensor,
+    norm: tuple[Tensor | None, Tensor | None, float],
+    statistics: tuple[Tensor, Tensor],
+    weight: Tensor,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Weights and bias of the convolution and its BN in one."""
     mean, var = statistics
     gamma, beta, epsilon = norm

@@ -140,14 +140,21 @@ class _Proof(TorchFunctionMode):
                     raise MixesImages(name)
             self._of_images.append(any(depends))
             self.calls.append((name, None if name in RESHAPING else literals_in((args, kwargs))))
-            self._sources.note((*results, *(given if name.endswith("_") or name == "__setitem__" else ())),
-                               len(self._of_images) - 1)  # fmt: skip
+            self._sources.note(
+                (*results, *(given if name.endswith("_") or name == "__setitem__" else ())), len(self._of_images) - 1
+            )
         return result
 
     def _keeps_apart(
-        self, func: Callable[..., Any], name: str, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor],
-        depends: Sequence[bool], results: Sequence[Tensor],
-    ) -> bool:  # fmt: skip
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        given: Sequence[Tensor],
+        depends: Sequence[bool],
+        results: Sequence[Tensor],
+    ) -> bool:
         first = args[0] if args else next(iter(kwargs.values()))
         axes = given[0].ndim
         if func is functional.batch_norm or name in CONVOLUTIONS:

@@ -226,9 +226,15 @@ def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status
     values = shape[2:].numel() if len(shape) > 2 else 1
     trained = None if mean is None or var is None or training else (mean, var)
     return Layer(
-        name=name or "(root)", kind=type(made_by).__name__, channels=shape[1], values=values,
-        status=status, reason=reason, trained=trained, call=index,
-    )  # fmt: skip
+        name=name or "(root)",
+        kind=type(made_by).__name__,
+        channels=shape[1],
+        values=values,
+        status=status,
+        reason=reason,
+        trained=trained,
+        call=index,
+    )
 
 
 def _batch_norm_arguments(call: Call) -> tuple[Tensor | None, Tensor | None, bool]:
@@ -258,9 +264,13 @@ def _unreached(name: str, child: nn.Module, *, run: bool) -> Layer:
     else:
         reason = "it does not call torch.nn.functional.batch_norm; replace it by torch.nn.BatchNorm2d"
     return Layer(
-        name=name, kind=kind, channels=0 if mean is None else len(mean), values=0,
-        status="refused" if run and not frozen else "fixed", reason=reason,
-    )  # fmt: skip
+        name=name,
+        kind=kind,
+        channels=0 if mean is None else len(mean),
+        values=0,
+        status="refused" if run and not frozen else "fixed",
+        reason=reason,
+    )
 
 
 def _nothing_to_draw(layers: Sequence[Layer]) -> str:

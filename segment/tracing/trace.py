@@ -78,19 +78,56 @@ class Diverged(Exception):
 
 
 GIVES_VALUES = (
-    "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__array__", "__dlpack__", "item",
-    "tolist", "numpy", "equal", "allclose", "is_nonzero", "data_ptr", "storage", "untyped_storage",
-)  # fmt: skip
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__complex__",
+    "__index__",
+    "__contains__",
+    "__array__",
+    "__dlpack__",
+    "item",
+    "tolist",
+    "numpy",
+    "equal",
+    "allclose",
+    "is_nonzero",
+    "data_ptr",
+    "storage",
+    "untyped_storage",
+)
 """Names of calls that give a tensor's values, or its memory, to Python."""
 
 SHAPED_BY_VALUES = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount")
 """Names of calls whose result has a shape that depends on values. So has an index of booleans."""
 
 ASKING = (
-    "__get__", "__len__", "dim", "ndimension", "size", "stride", "numel", "nelement", "element_size", "is_contiguous",
-    "is_floating_point", "is_complex", "is_signed", "get_device", "storage_offset", "is_same_size", "result_type",
-    "is_inference", "is_pinned", "is_conj", "is_neg", "has_names", "type", "is_sparse", "is_cuda",
-)  # fmt: skip
+    "__get__",
+    "__len__",
+    "dim",
+    "ndimension",
+    "size",
+    "stride",
+    "numel",
+    "nelement",
+    "element_size",
+    "is_contiguous",
+    "is_floating_point",
+    "is_complex",
+    "is_signed",
+    "get_device",
+    "storage_offset",
+    "is_same_size",
+    "result_type",
+    "is_inference",
+    "is_pinned",
+    "is_conj",
+    "is_neg",
+    "has_names",
+    "type",
+    "is_sparse",
+    "is_cuda",
+)
 """Names of calls that ask a tensor for its shape, type or place, not for its values."""
 
 
@@ -261,9 +298,11 @@ def _holds_numbers(value: Any) -> bool:
 
 
 def trace(
-    module: nn.Module, forward: Callable[[Tensor], Any], image: Tensor,
+    module: nn.Module,
+    forward: Callable[[Tensor], Any],
+    image: Tensor,
     keep_arguments: Collection[Callable[..., Any]] = (),
-) -> Trace:  # fmt: skip
+) -> Trace:
     """One eval pass of `forward`, which runs `module`, over `image` (N C H W).
 
     keep_arguments: functions whose arguments are wanted later

@@ -82,9 +82,13 @@ def test_weights_are_those_that_a_general_optimiser_finds() -> None:
         products = rows @ rows.T
         found, left = simplex_weights(torch.from_numpy(products)[None])
         best = minimize(
-            partial(quadratic, products), np.full(5, 0.2), bounds=[(0.0, 1.0)] * 5, method="SLSQP",
-            constraints=LinearConstraint(np.ones((1, 5)), 1.0, 1.0), options={"ftol": 1e-12},
-        )  # fmt: skip
+            partial(quadratic, products),
+            np.full(5, 0.2),
+            bounds=[(0.0, 1.0)] * 5,
+            method="SLSQP",
+            constraints=LinearConstraint(np.ones((1, 5)), 1.0, 1.0),
+            options={"ftol": 1e-12},
+        )
         assert float(found.min()) >= 0
         assert float(found.sum()) == pytest.approx(1, abs=1e-9)
         scale = np.trace(products)
@@ -110,9 +114,10 @@ def test_products_are_those_of_the_moments_that_draws_add() -> None:
     p = torch.cat(views, dim=1)
     first = p - p.mean(dim=0)
     second = first**2 - (first**2).mean(dim=0)
-    features = torch.cat([
-        first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()
-    ], dim=1)  # fmt: skip
+    features = torch.cat(
+        [first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()],
+        dim=1,
+    )
     torch.testing.assert_close(moments.products(), features @ features.T, rtol=1e-5, atol=1e-5)
     weights = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)
     left = weights @ features - features.mean(dim=0)
@@ -124,9 +129,10 @@ def test_a_bank_that_repeats_four_draws_is_distilled_to_these_without_error() ->
     four = toy_bank(network, 4)
     often = torch.tensor([0, 1, 2, 3, 0, 1, 1, 2, 0, 1])
     bank = Bank(
-        torch.full((10,), 0.1), {name: value[often] for name, value in four.mean.items()},
+        torch.full((10,), 0.1),
+        {name: value[often] for name, value in four.mean.items()},
         {name: value[often] for name, value in four.var.items()},
-    )  # fmt: skip
+    )
     found = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
     which = often[list(found.chosen.draws)]
     assert sorted(which.tolist()) == [0, 1, 2, 3]

@@ -364,8 +364,10 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "provenance is a list": (lambda _, m: m.update(provenance="[]"), "does not read as a bank"),
     "layers is a number": (lambda _, m: m.update(layers="3"), "does not read as a bank"),
     "layers hold a number": (lambda _, m: m.update(layers='["bn1", 2]'), "does not read as a bank"),
-    "no layers": (lambda t, m: (m.update(layers="[]"), [t.pop(k) for k in list(t) if k.startswith("bn")]),
-                  "a mean and a variance for each"),
+    "no layers": (
+        lambda t, m: (m.update(layers="[]"), [t.pop(k) for k in list(t) if k.startswith("bn")]),
+        "a mean and a variance for each",
+    ),
     "a layer left out": (lambda _, m: m.update(layers='["bn1"]'), "'bn2.mean', which is no part of a bank"),
     "no probe": (lambda _, m: m.pop("probe"), "it has no 'probe'"),
     "no numbers of the probe": (lambda t, _: t.pop("probe.trained"), "it has no 'probe.trained'"),
@@ -373,8 +375,10 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "places outside": (lambda t, _: t["probe.places"][0].fill_(10**9), "outside the outputs"),
     "a probe in float64": (lambda t, _: t.update({"probe.drawn": t["probe.drawn"].double()}), "float32 numbers"),
     "a noise of words": (lambda _, m: changed_json(m, "probe", noise="much"), "noise: Input should be a valid number"),
-    "an endless noise": (lambda _, m: m.update(probe=m["probe"].replace('"noise": ', '"noise": 1e999, "n": ')),
-                         "noise: Input should be a finite number"),
+    "an endless noise": (
+        lambda _, m: m.update(probe=m["probe"].replace('"noise": ', '"noise": 1e999, "n": ')),
+        "noise: Input should be a finite number",
+    ),
     "a gigantic input": (lambda _, m: changed_json(m, "probe", side=10**6), "inputs of 1 to 4096 rows"),
     "an audit that is a list": (lambda _, m: changed_json(m, "provenance", audit=[]), "audit: Input should be a"),
     "an audit of nothing": (lambda _, m: changed_json(m, "provenance", audit={"cpu": {"bf16": {}}}), "audit.cpu.bf16"),
@@ -395,7 +399,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "float64": (lambda t, _: t.update({"bn1.mean": t["bn1.mean"].double()}), "float64"),
     "whole numbers": (lambda t, _: t.update({"bn2.var": t["bn2.var"].long()}), "int64"),
     "half weights": (lambda t, _: t.update(weights=t["weights"].half()), "float16"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -447,12 +451,14 @@ def test_a_bank_of_other_layers_or_widths_is_refused_by_name(toy: Toy) -> None:
     network = surveyed(toy)
     bank = random_bank(network)
     bank.check_layers(network)
-    renamed = replace(bank, mean={f"net.{n}": v for n, v in bank.mean.items()},
-                      var={f"net.{n}": v for n, v in bank.var.items()})  # fmt: skip
+    renamed = replace(
+        bank, mean={f"net.{n}": v for n, v in bank.mean.items()}, var={f"net.{n}": v for n, v in bank.var.items()}
+    )
     with pytest.raises(BankRefused, match=r"layer 'net.bn1' \(2 such\), which this network has not"):
         renamed.check_layers(network)
-    narrow = replace(bank, mean={n: v[:, :5] for n, v in bank.mean.items()},
-                     var={n: v[:, :5] for n, v in bank.var.items()})  # fmt: skip
+    narrow = replace(
+        bank, mean={n: v[:, :5] for n, v in bank.mean.items()}, var={n: v[:, :5] for n, v in bank.var.items()}
+    )
     with pytest.raises(BankRefused, match="'bn1' has 8 channels, but 5 in the bank"):
         narrow.check_layers(network)
 

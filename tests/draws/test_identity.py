@@ -111,7 +111,7 @@ CHANGED: dict[str, tuple[Callable[[pytest.MonkeyPatch], Network], str]] = {
     "pad": (lambda _: network_of(weighted(), **card_with(pad="zero")), "pad: reflect in the bank, zero now"),
     "drop_outputs": (lambda _: network_of(weighted(), **CARD, drop_outputs=(3,)), r"drop_outputs: \[\] .*, \[3\] now"),
     "head": (lambda _: network_of(weighted(), **CARD, head="multilabel"), "head: softmax in the bank, multilabel now"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CHANGED)
@@ -336,7 +336,15 @@ OF_TOY = owned(TOY)
 def test_a_probe_refuses_what_it_cannot_hold() -> None:
     probe = OF_TOY.probe
     assert isinstance(probe, Probe)
-    for changes in ({"side": 0}, {"side": 5000}, {"seed": -1}, {"noise": math.nan}, {"noise": -1.0},
-                    {"shape": (0, 1, 1, 1)}, {"shape": (1, 1, 1, 1)}, {"trained": probe.trained[:3]}):  # fmt: skip
+    for changes in (
+        {"side": 0},
+        {"side": 5000},
+        {"seed": -1},
+        {"noise": math.nan},
+        {"noise": -1.0},
+        {"shape": (0, 1, 1, 1)},
+        {"shape": (1, 1, 1, 1)},
+        {"trained": probe.trained[:3]},
+    ):
         with pytest.raises(BankRefused, match="probe of a bank"):
             replace(probe, **changes)

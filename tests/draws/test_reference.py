@@ -34,11 +34,15 @@ def test_a_layer_scaled_and_shifted_by_hand_is_reported_as_that(factor: float, s
     spread = torch.linspace(0.5, 1.5, draws)[:, None] if draws > 1 else torch.ones(1, 1)  # of the draws, mean 1
     bank = Bank(
         torch.full((draws,), 1 / draws),
-        {**{name: value.repeat(draws, 1) for name, value in trained.mean.items()},
-         "bn2": trained.mean["bn2"] + shift * trained.var["bn2"].sqrt() * spread},
-        {**{name: value.repeat(draws, 1) for name, value in trained.var.items()},
-         "bn2": trained.var["bn2"] * factor * spread},
-    )  # fmt: skip
+        {
+            **{name: value.repeat(draws, 1) for name, value in trained.mean.items()},
+            "bn2": trained.mean["bn2"] + shift * trained.var["bn2"].sqrt() * spread,
+        },
+        {
+            **{name: value.repeat(draws, 1) for name, value in trained.var.items()},
+            "bn2": trained.var["bn2"] * factor * spread,
+        },
+    )
     found = against_trained(bank, network)
     assert found is not None
     assert found["layers"]["bn2"]["variance_ratio"] == pytest.approx(factor, rel=1e-3)
@@ -81,11 +85,13 @@ def test_the_percentiles_are_numpys(toy: Toy) -> None:
     bank = Bank.of_draws(list(record(network, [0.8 * noise(4, 3, 32, 32)])))
     found = against_trained(bank, network)
     assert found is not None
-    ratios = np.concatenate([
-        (bank.var[name][0].double() / running.double()).numpy()
-        for name, running in (("bn1", toy.bn1.running_var), ("bn2", toy.bn2.running_var))
-        if running is not None
-    ])  # fmt: skip
+    ratios = np.concatenate(
+        [
+            (bank.var[name][0].double() / running.double()).numpy()
+            for name, running in (("bn1", toy.bn1.running_var), ("bn2", toy.bn2.running_var))
+            if running is not None
+        ]
+    )
     expected = np.quantile(ratios, [0.05, 0.5, 0.95])
     np.testing.assert_allclose([found["low"], found["variance_ratio"], found["high"]], expected, rtol=1e-3)
 

@@ -374,9 +374,16 @@ def test_a_bank_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert told["fingerprint"] == network.fingerprint
     assert (told["network"], told["batch"], told["draws"], told["seed"], told["images"]) == ("toy", 3, 2, 3, 4)
     assert told["preprocessing"] == {
-        "scale": 255.0, "mean": list(MEAN), "std": list(STD), "channels": "RGB", "white": None, "stride": 1,
-        "pad": "reflect", "head": "softmax", "drop_outputs": [],
-    }  # fmt: skip
+        "scale": 255.0,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "channels": "RGB",
+        "white": None,
+        "stride": 1,
+        "pad": "reflect",
+        "head": "softmax",
+        "drop_outputs": [],
+    }
     assert told["pipeline"] == json.loads(json.dumps(TRANSFORMS))
     assert len(told["images_sha256"]) == 64
     assert told["versions"]["torch"] == version("torch")
@@ -453,8 +460,12 @@ def test_every_statistics_image_that_does_not_read_is_named(tmp_path: Path) -> N
 def test_every_draw_is_told_as_it_comes() -> None:
     told: list[tuple[str, int, int, int]] = []
     segment.fit_bank(
-        network_of(), noise(4, 3, 16, 16), batch=2, draws=3, progress=lambda *step: told.append(step),
-    )  # fmt: skip
+        network_of(),
+        noise(4, 3, 16, 16),
+        batch=2,
+        draws=3,
+        progress=lambda *step: told.append(step),
+    )
     assert [step[1:3] for step in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]  # the bar shows from the start
 
 

@@ -85,9 +85,12 @@ def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> 
 
 
 @given(
-    batch=st.integers(2, 256), image=st.integers(1, 2**24), one=st.integers(1, 2**28), free=st.integers(0, 2**36),
+    batch=st.integers(2, 256),
+    image=st.integers(1, 2**24),
+    one=st.integers(1, 2**28),
+    free=st.integers(0, 2**36),
     one_by_one=st.booleans(),
-)  # fmt: skip
+)
 def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
     batch: int, image: int, one: int, free: int, *, one_by_one: bool
 ) -> None:

@@ -65,9 +65,12 @@ def assert_same_maps(found: Estimate[Any], expected: Estimate[Tensor], atol: flo
 
 
 @given(
-    height=st.integers(1, 200), width=st.integers(1, 200), align=st.sampled_from([1, 4, 8]), halos=st.integers(0, 3),
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    align=st.sampled_from([1, 4, 8]),
+    halos=st.integers(0, 3),
     steps=st.integers(1, 5),
-)  # fmt: skip
+)
 def test_the_kept_parts_of_tiles_cover_the_image_once_and_lie_a_halo_from_every_cut(
     height: int, width: int, align: int, halos: int, steps: int
 ) -> None:
@@ -76,8 +79,9 @@ def test_the_kept_parts_of_tiles_cover_the_image_once_and_lie_a_halo_from_every_
     for tile in tiles(height, width, side=side, halo=halo, align=align):
         times[tile.kept] += 1
         for (start, stop), (first, last), length in (
-            (tile.rows, tile.inner_rows, height), (tile.columns, tile.inner_columns, width),
-        ):  # fmt: skip
+            (tile.rows, tile.inner_rows, height),
+            (tile.columns, tile.inner_columns, width),
+        ):
             assert start % align == 0
             assert 0 <= start <= first < last <= stop <= length
             assert stop - start <= side

@@ -75,9 +75,7 @@ def test_the_trained_statistics_folded_beside_others_reproduce_eval_mode(toy: To
     network = surveyed(toy)
     draws = [*random_bank(network, draws=2), *Bank.of_trained(network)]
     *_, replayed = passes(network, Bank.of_draws(draws), image, PassPlan(fold=3))
-    torch.testing.assert_close(
-        replayed.softmax(dim=1), in_eval_mode(toy, image).softmax(dim=1), rtol=0, atol=1e-5
-    )  # fmt: skip
+    torch.testing.assert_close(replayed.softmax(dim=1), in_eval_mode(toy, image).softmax(dim=1), rtol=0, atol=1e-5)
 
 
 def test_the_banks_mean_statistics_are_one_pass_under_its_average(toy: Toy, image: Tensor) -> None:

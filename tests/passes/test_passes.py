@@ -100,9 +100,11 @@ def reference(
     every_decided = (each_sorted[:, :, -1] - each_sorted[:, :, -2] > 2e-3).all(axis=0)
     cost = {}
     for name in MEASURES:
-        clear[name] = every_decided if name == "variation_ratio" else (
-            decided if name in ("predicted_std", "standard_error") else np.ones_like(decided)
-        )  # fmt: skip
+        clear[name] = (
+            every_decided
+            if name == "variation_ratio"
+            else (decided if name in ("predicted_std", "standard_error") else np.ones_like(decided))
+        )
         assert clear[name].mean() > 0.75
         apart = np.abs(maps[torch.float32][name] - maps[torch.float64][name])[clear[name]]
         cost[name] = max(1e-4, 4 * float(apart.max()))
@@ -616,14 +618,41 @@ class CountsItsPasses(Base):
 
 
 HARD: tuple[type[Base], ...] = (
-    AddsInPlaceToSharedWork, OverwritesSharedWorkAfterADraw, WritesASlice, WritesThroughAView, WritesADrawThroughAView,
-    WritesByOut, WritesIntoTheImage, WritesIntoTheImageAfterADraw, FillsAFreshTensor, ActsInPlace, BranchesOnTheImage,
-    BranchesOnTheDraw, ChoosesSharedWorkByTheDraw, ReadsANumberOfTheDraw, GoesThroughNumpy, PoolsLargeImages,
-    MixesTheBatch, CountsPixelsOfTheDraw, DividesByTheBatch, ReshapesByTheBatch, FoldsImagesIntoColumns,
-    NormalisesPixelsAsRows, CachesBySize, ExpandsAGridByTheBatch, GatesByAPooledImage, SplitsSharedWork, ScalesInPlace,
+    AddsInPlaceToSharedWork,
+    OverwritesSharedWorkAfterADraw,
+    WritesASlice,
+    WritesThroughAView,
+    WritesADrawThroughAView,
+    WritesByOut,
+    WritesIntoTheImage,
+    WritesIntoTheImageAfterADraw,
+    FillsAFreshTensor,
+    ActsInPlace,
+    BranchesOnTheImage,
+    BranchesOnTheDraw,
+    ChoosesSharedWorkByTheDraw,
+    ReadsANumberOfTheDraw,
+    GoesThroughNumpy,
+    PoolsLargeImages,
+    MixesTheBatch,
+    CountsPixelsOfTheDraw,
+    DividesByTheBatch,
+    ReshapesByTheBatch,
+    FoldsImagesIntoColumns,
+    NormalisesPixelsAsRows,
+    CachesBySize,
+    ExpandsAGridByTheBatch,
+    GatesByAPooledImage,
+    SplitsSharedWork,
+    ScalesInPlace,
     NormalisesItsWeightsToo,
-    ActivatesInManyWays, Decodes, DoublesInOtherWays, Checkpoints, CastsInside, CountsItsPasses,
-)  # fmt: skip
+    ActivatesInManyWays,
+    Decodes,
+    DoublesInOtherWays,
+    Checkpoints,
+    CastsInside,
+    CountsItsPasses,
+)
 
 
 def one_way_then_the_other(network: BatchNormNetwork) -> Bank:
