@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
-from segment.draws.recording import BatchNormMode
+from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.batch_norm_call import BatchNormCall
@@ -113,7 +112,7 @@ class Student:
     def __init__(self, network: BatchNormNetwork, head: Head) -> None:
         self.network = network
         self.head = head
-        self._met = sorted((layer for layer in network.layers if layer.call is not None), key=lambda at: at.call or 0)
+        self._layers = layers_in_order(network)
 
     def moments(self, draws: Draws, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
         """Mean and variance over the weighted draws."""
@@ -121,7 +120,7 @@ class Student:
         found = []
         with preserve_state(self.network.module), _still(self.network.module):
             for draw in draws.statistics():
-                with _Refined(self._met, draw):
+                with _Refined(self._layers, draw):
                     logits = self.network.forward(views)
                 found.append(probabilities(logits, self.head))
         p, weights = torch.stack(found), draws.weights()
@@ -193,10 +192,10 @@ class _Refined(BatchNormMode):
         super().__init__(layers)
         self._draw = draw
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.name not in self._draw:
-            return functional.batch_norm(*args, **kwargs)
-        return _affine(*self._draw[layer.name], BatchNormCall(*args, **kwargs))
+            return call.unchanged()
+        return _affine(*self._draw[layer.name], call)
 
 
 def _affine(mean: Tensor, var: Tensor, call: BatchNormCall) -> Tensor:

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
@@ -37,9 +36,11 @@ from segment.draws.recording import (
 from segment.errors import ModelRefused, WrongUse
 from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_independence import mixing_call
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, only_asks
-from segment.tracing.trace import Diverged, TraceCursor, constants_of
+from segment.tracing.sources import constants_of
+from segment.tracing.trace_cursor import Diverged, TraceCursor
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,11 @@ class _RecordedPart(TorchFunctionMode):
         kwargs = kwargs or {}
         index = self._cursor.next(func, args, kwargs)
         if index in self._layer_calls:
-            x: Tensor = args[0]
+            call = BatchNormCall(*args, **kwargs)
+            x = call.input
             dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
             neutral = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
-            result = _normalised(neutral, *args, **kwargs)
+            result = call.under(*neutral)
         else:
             result = func(*args, **kwargs)
         if not only_asks(func, result):
@@ -117,20 +119,6 @@ class _Progress:
     def at(step: int, results: Mapping[int, Tensor]) -> _Progress:
         storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in results.values()}
         return _Progress(step, results, sum(storages.values()))
-
-
-def _normalised(
-    statistics: tuple[Tensor, Tensor],
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    return functional.batch_norm(x, *statistics, weight, bias, training=False, momentum=0.0, eps=eps)
 
 
 class _InParts:
@@ -173,7 +161,9 @@ class _InParts:
 
         def make(index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             layer = self.layer_of.get(index)
-            return func(*args, **kwargs) if layer is None else _normalised(known[layer.name], *args, **kwargs)
+            if layer is None:
+                return func(*args, **kwargs)
+            return BatchNormCall(*args, **kwargs).under(*known[layer.name])
 
         for number, part in enumerate(parts):
             recording = self._recording(part)
@@ -183,8 +173,9 @@ class _InParts:
             with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
                 recording.advance(make, results, 0 if was is None else was.step, step)
             args, kwargs = recording.arguments_of(step, results)
-            expected_layer(self.layer_of[call], *args, **kwargs)
-            sums.add(args[0])
+            batch_norm = BatchNormCall(*args, **kwargs)
+            expected_layer(self.layer_of[call], batch_norm)
+            sums.add(batch_norm.input)
             held -= 0 if was is None else was.nbytes
             left, after = was, _Progress.at(step, results)
             if held + after.nbytes <= self.keep_bytes:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, layers_in_order
@@ -28,6 +27,7 @@ from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.bn_network import drawable
 
@@ -169,23 +169,12 @@ class _UnderDraw(BatchNormMode):
         super().__init__(layers)
         self._draw = draw
 
-    def normalise(
-        self,
-        layer: Layer,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.name not in self._draw:
-            return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        like = x if layer.trained is None else layer.trained[0]
+            return call.unchanged()
+        like = call.input if layer.trained is None else layer.trained[0]
         mean, var = (value.to(like) for value in self._draw[layer.name])
-        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+        return call.under(mean, var)
 
 
 def probabilities_under(

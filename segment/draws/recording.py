@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.preserve_state import StateKeeper
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -62,14 +63,15 @@ def _of_piece(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def expected_layer(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: Any, **__: Any) -> Layer:
-    """The layer that should come next, if a call of torch.nn.functional.batch_norm is that layer's.
+def expected_layer(layer: Layer | None, call: BatchNormCall) -> Layer:
+    """The layer that should come next, if the call is that layer's.
 
     Errors: ModelRefused where it is another's, by channels or by running statistics.
     """
+    running_mean = call.running_mean
     listed = None if layer is None or layer.trained is None else layer.trained[0]
     same = listed is None or running_mean is None or running_mean is listed or torch.equal(running_mean, listed)
-    if layer is None or layer.channels != x.shape[1] or not same:
+    if layer is None or layer.channels != call.input.shape[1] or not same:
         raise ModelRefused("The network took another way through its BN layers than when they were listed.")
     return layer
 
@@ -87,11 +89,12 @@ class BatchNormMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not functional.batch_norm:
             return func(*args, **kwargs)
-        layer = expected_layer(next(self._layers, None), *args, **kwargs)
-        return func(*args, **kwargs) if layer.of_weights else self.normalise(layer, *args, **kwargs)
+        call = BatchNormCall(*args, **kwargs)
+        layer = expected_layer(next(self._layers, None), call)
+        return call.unchanged() if layer.of_weights else self.normalise(layer, call)
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
-        """The result of `batch_norm(*args, **kwargs)`, which layer `layer` has called."""
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
+        """The result of a call that this layer has made."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -117,21 +120,11 @@ class _MiniBatchPass(BatchNormMode):
         super().__init__(layers)
         self.draw: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def normalise(
-        self,
-        layer: Layer,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
+        x = call.input
         if x.numel() == x.shape[1]:
             if layer.status == "fixed" and layer.trained is not None:
-                return functional.batch_norm(x, *layer.trained, weight, bias, training=False, momentum=0.0, eps=eps)
+                return call.under(*layer.trained)
             raise WrongUse(
                 f"BN layer {layer.name!r} sees one value a channel at M = 1 and a 1x1 map: it has no variance. "
                 "Use --batch 2 or more, or leave the layer out with --layers."
@@ -139,7 +132,7 @@ class _MiniBatchPass(BatchNormMode):
         mean, var = biased_statistics(x)
         check_finite(layer, mean, var)
         self.draw[layer.name] = (mean, var)
-        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+        return call.under(mean, var)
 
 
 def check_finite(layer: Layer, mean: Tensor, var: Tensor) -> None:

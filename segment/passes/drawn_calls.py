@@ -7,20 +7,22 @@ Must not know where a draw comes from, nor what an output means.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.recording import BatchNormMode, expected_layer
 from segment.passes.float32_calls import exact_calls, in_float32
 from segment.passes.fused_convolutions import FusedCalls
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.replay import Recording, only_asks
-from segment.tracing.trace import UNKNOWN, TraceCursor, constants_of, depends_on_draw, writes_over_shared
+from segment.tracing.sources import UNKNOWN, constants_of
+from segment.tracing.trace import depends_on_draw, writes_over_shared
+from segment.tracing.trace_cursor import TraceCursor
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """Layer name -> means and variances of the draws of a pass, (D C) each."""
@@ -110,8 +112,9 @@ class DrawnCalls:
             return result
         layer = self._program.layer_of.get(index)
         if layer is not None and layer.status == "stochastic":
-            expected_layer(layer, *args, **kwargs)
-            return normalised(self._draw[layer.name], *args, **kwargs)
+            call = BatchNormCall(*args, **kwargs)
+            expected_layer(layer, call)
+            return normalised(call, self._draw[layer.name])
         return func(*args, **kwargs)
 
 
@@ -150,27 +153,17 @@ class PlainPass(BatchNormMode):
         super().__init__(layers)
         self._draws = draws
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.status != "stochastic":
-            return functional.batch_norm(*args, **kwargs)
-        return normalised(self._draws[layer.name], *args, **kwargs)
+            return call.unchanged()
+        return normalised(call, self._draws[layer.name])
 
 
-def normalised(
-    draws: tuple[Tensor, Tensor],
-    x: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`functional.batch_norm` of D equal parts of x (D*N C ...), each with its own mean and variance (D C)."""
-    means, variances = (drawn.double() if x.dtype is torch.float64 else drawn for drawn in draws)
+def normalised(call: BatchNormCall, draws: tuple[Tensor, Tensor]) -> Tensor:
+    """The call on D equal parts of its input (D*N C ...), each with its own mean and variance (D C)."""
+    means, variances = (drawn.double() if call.input.dtype is torch.float64 else drawn for drawn in draws)
     parts = [
-        functional.batch_norm(part, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
-        for part, mean, var in zip(x.chunk(len(means)), means, variances, strict=True)
+        replace(call, input=part).under(mean, var)
+        for part, mean, var in zip(call.input.chunk(len(means)), means, variances, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

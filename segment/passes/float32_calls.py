@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segment.tracing.trace import IMAGE, Call
+from segment.tracing.sources import IMAGE
+from segment.tracing.trace import Call
 
 FIRST_SHARE = 0.03
 """Of the products of all convolutions that draws repeat, those of the first ones that stay in float32."""

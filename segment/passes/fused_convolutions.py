@@ -18,8 +18,10 @@ from torch.nn import functional
 from segment.networks.preserve_state import version_of
 from segment.passes.float32_calls import placing
 from segment.passes.upsampled_convolutions import Doubled, Numbers, convolved, doubled, doublings, fits, joined, packed
+from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.trace import ASKING, Call, Trace
+from segment.tracing.call_kinds import READS_METADATA
+from segment.tracing.trace import Call, Trace
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""
@@ -98,7 +100,7 @@ def readers_of(trace: Trace) -> list[list[int]]:
     """Of each call, the later calls that read the values of its result; the number of calls stands for the output."""
     readers: list[list[int]] = [[] for _ in trace.calls]
     for index, call in enumerate(trace.calls):
-        if getattr(call.function, "__name__", "") in ASKING:
+        if getattr(call.function, "__name__", "") in READS_METADATA:
             continue
         for parent in call.parents:
             if parent >= 0:
@@ -165,10 +167,8 @@ def _activated(index: int | None, calls: Sequence[Call]) -> tuple[Activation, tu
 
 
 def _norm_of(call: Call) -> tuple[Tensor | None, Tensor | None, float]:
-    assert call.arguments is not None
-    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    given = {**dict(zip(names, call.arguments[0], strict=False)), **call.arguments[1]}
-    return given.get("weight"), given.get("bias"), float(given.get("eps", 1e-5))
+    arguments = batch_norm_of(call)
+    return arguments.weight, arguments.bias, float(arguments.eps)
 
 
 class FusedConvolutions:

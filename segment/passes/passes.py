@@ -27,7 +27,7 @@ from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.replay import OtherShapes, Recording
-from segment.tracing.trace import Diverged
+from segment.tracing.trace_cursor import Diverged
 
 log = logging.getLogger(__name__)
 

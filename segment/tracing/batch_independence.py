@@ -15,14 +15,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.trace import ASKING, CONSTANT, IMAGE, Sources, constants_of, literals_in, tensors_in
+from segment.tracing.call_kinds import READS_METADATA, names_in
+from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
+from segment.tracing.trace_cursor import literals_in
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-POINTWISE = _names(
+POINTWISE = names_in(
     """
     add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_
     true_divide __truediv__ __rtruediv__ __itruediv__ __div__ pow pow_ __pow__ __rpow__ neg __neg__ abs exp log sqrt
@@ -37,7 +34,7 @@ POINTWISE = _names(
 )
 """Calls that work on each value alone; tensors of one number of axes, so that images meet their like."""
 
-CONVOLUTIONS = _names(
+CONVOLUTIONS = names_in(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear prelu layer_norm group_norm
     instance_norm embedding batch_norm
@@ -45,7 +42,7 @@ CONVOLUTIONS = _names(
 )
 """Calls that treat their first tensor image by image where all others are constants."""
 
-BY_IMAGE = _names(
+BY_IMAGE = names_in(
     """
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool2d_with_indices lp_pool2d
@@ -55,7 +52,7 @@ BY_IMAGE = _names(
 )
 """Calls that treat every image of a batch (N C ...) alone, whatever else they are given."""
 
-ALONG_AXES = _names(
+ALONG_AXES = names_in(
     """
     sum mean amax amin max min argmax argmin softmax log_softmax softmin std var var_mean std_mean norm logsumexp
     cumsum cumprod sort argsort topk prod median any all normalize flip count_nonzero vector_norm
@@ -133,7 +130,7 @@ class _Proof(TorchFunctionMode):
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             results = list(tensors_in(result))
-            if any(depends) and not (name in ASKING and not results):
+            if any(depends) and not (name in READS_METADATA and not results):
                 known = self._keeps_apart(func, name, args, kwargs, given, depends, results)
                 same_state = torch.equal(state, torch.default_generator.get_state())
                 if not known or not same_state or any(not _batched(tensor, self._batch) for tensor in results):

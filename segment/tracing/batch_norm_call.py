@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
+
+from segment.tracing.trace import Call
 
 
 @dataclass(frozen=True)
@@ -26,3 +30,31 @@ class BatchNormCall:
     training: bool = False
     momentum: Any = 0.1
     eps: float = 1e-5
+
+    def unchanged(self) -> Tensor:
+        """The result of the call as it was made."""
+        return functional.batch_norm(
+            self.input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def under(self, mean: Tensor, var: Tensor) -> Tensor:
+        """Its result with the input normalised by this mean and variance (C), its own weight, bias and eps."""
+        return functional.batch_norm(
+            self.input, mean, var, self.weight, self.bias, training=False, momentum=0.0, eps=self.eps
+        )
+
+
+def batch_norm_of(call: Call) -> BatchNormCall:
+    """The arguments of a traced call, whose input, which a trace does not keep, is an empty tensor."""
+    assert call.arguments is not None
+    positional, named = call.arguments
+    if "input" in named:
+        return BatchNormCall(*positional, **{**named, "input": torch.empty(0)})
+    return BatchNormCall(torch.empty(0), *positional, **named)

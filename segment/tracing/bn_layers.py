@@ -20,6 +20,7 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
+from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.trace import Call, Trace, trace
 
 log = logging.getLogger(__name__)
@@ -222,9 +223,10 @@ def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
 def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status, reason: str) -> Layer:
     shape = call.shape
     assert shape is not None
-    mean, var, training = _batch_norm_arguments(call)
+    arguments = batch_norm_of(call)
+    mean, var = arguments.running_mean, arguments.running_var
     values = shape[2:].numel() if len(shape) > 2 else 1
-    trained = None if mean is None or var is None or training else (mean, var)
+    trained = None if mean is None or var is None or arguments.training else (mean, var)
     return Layer(
         name=name or "(root)",
         kind=type(made_by).__name__,
@@ -235,16 +237,6 @@ def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status
         trained=trained,
         call=index,
     )
-
-
-def _batch_norm_arguments(call: Call) -> tuple[Tensor | None, Tensor | None, bool]:
-    assert call.arguments is not None
-    positional, named = call.arguments
-    given = {
-        **dict(zip(("running_mean", "running_var", "weight", "bias", "training"), positional, strict=False)),
-        **named,
-    }
-    return given.get("running_mean"), given.get("running_var"), bool(given.get("training", False))
 
 
 def _looks_like_bn(child: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.trace import tensors_in
+from segment.tracing.sources import tensors_in
 
 
 class Counted(TorchFunctionMode):

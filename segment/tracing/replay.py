@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from segment.tracing.trace import ASKING, tensors_in
+from segment.tracing.call_kinds import READS_METADATA
+from segment.tracing.sources import tensors_in
 
 Make = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """How call number i of the trace is made: number, function, arguments, named arguments."""
@@ -22,7 +23,7 @@ Make = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 def only_asks(function: Callable[..., Any], result: Any) -> bool:
     """Whether a call only asked a tensor for its shape, type or place: it need not be recorded."""
-    return getattr(function, "__name__", "") in ASKING and not any(True for _ in tensors_in(result))
+    return getattr(function, "__name__", "") in READS_METADATA and not any(True for _ in tensors_in(result))
 
 
 class OtherShapes(Exception):

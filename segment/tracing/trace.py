@@ -7,22 +7,18 @@ depending on the draw: the most careful answer. Must not know what a draw is.
 
 from __future__ import annotations
 
-import dataclasses
-import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segment.networks.modules import named_modules, parameters_and_buffers
+from segment.networks.modules import named_modules
 from segment.networks.preserve_state import preserve_state, version_of
-
-IMAGE, CONSTANT, UNKNOWN = -1, -2, -3
-"""Sources that are no earlier call: the image; a parameter, buffer or tensor attribute; a tensor of unknown origin."""
+from segment.tracing.call_kinds import gives_values
+from segment.tracing.sources import CONSTANT, IMAGE, UNKNOWN, Sources, constants_of, tensors_in
 
 Origin = Literal["constant", "image", "draw"]
 
@@ -71,145 +67,6 @@ class Trace:
 
     calls: tuple[Call, ...]
     output: int
-
-
-class Diverged(Exception):
-    """The network made other calls than its trace has; no refusal, the pass is run again in another way."""
-
-
-GIVES_VALUES = (
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__complex__",
-    "__index__",
-    "__contains__",
-    "__array__",
-    "__dlpack__",
-    "item",
-    "tolist",
-    "numpy",
-    "equal",
-    "allclose",
-    "is_nonzero",
-    "data_ptr",
-    "storage",
-    "untyped_storage",
-)
-"""Names of calls that give a tensor's values, or its memory, to Python."""
-
-SHAPED_BY_VALUES = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount")
-"""Names of calls whose result has a shape that depends on values. So has an index of booleans."""
-
-ASKING = (
-    "__get__",
-    "__len__",
-    "dim",
-    "ndimension",
-    "size",
-    "stride",
-    "numel",
-    "nelement",
-    "element_size",
-    "is_contiguous",
-    "is_floating_point",
-    "is_complex",
-    "is_signed",
-    "get_device",
-    "storage_offset",
-    "is_same_size",
-    "result_type",
-    "is_inference",
-    "is_pinned",
-    "is_conj",
-    "is_neg",
-    "has_names",
-    "type",
-    "is_sparse",
-    "is_cuda",
-)
-"""Names of calls that ask a tensor for its shape, type or place, not for its values."""
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested lists, tuples (torch's named results too), dicts, slices and dataclasses, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, slice):
-        yield from tensors_in((value.start, value.stop, value.step))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from tensors_in(vars(value) if hasattr(value, "__dict__") else ())
-
-
-def literals_in(value: Any) -> Any:
-    """The numbers, words and types in nested lists, tuples, dicts and slices; of anything else its class."""
-    if isinstance(value, list | tuple):
-        return [literals_in(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: literals_in(item) for key, item in value.items()}
-    if isinstance(value, slice):
-        return [literals_in(part) for part in (value.start, value.stop, value.step)]
-    return value if isinstance(value, int | float | complex | str | torch.dtype | torch.device) else type(value)
-
-
-def constants_of(module: nn.Module) -> list[Tensor]:
-    """Parameters, buffers, and the tensors that modules hold as plain attributes."""
-    attributes = (vars(part) for _, part in named_modules(module))
-    held = (value for each in attributes for name, value in each.items() if name not in ("_parameters", "_buffers"))
-    return [*parameters_and_buffers(module), *(tensor for value in held for tensor in _attribute_tensors(value))]
-
-
-def _attribute_tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor | list | tuple | dict):
-        yield from tensors_in(value)
-
-
-class Sources:
-    """Which call last wrote each piece of memory of the pass that is running, and whether anything unseen wrote it.
-
-    Memory is told apart by its storage, which views share; a storage that is gone is known by a dead weak reference.
-    """
-
-    def __init__(self, constants: Iterable[Tensor]) -> None:
-        self._registered = {id(tensor): tensor for tensor in constants}
-        self._constants = {place: version_of(tensor) for tensor in constants if (place := _place(tensor))}
-        self._written: dict[int, tuple[weakref.ref[torch.UntypedStorage], int, int | None]] = {}
-
-    def note(self, tensors: Iterable[Tensor], source: int) -> None:
-        """Remember who wrote these tensors; views of constants stay constants unless they were written into."""
-        for tensor in tensors:
-            place, version = _place(tensor), version_of(tensor)
-            if place is None or (place in self._constants and self._constants[place] == version):
-                continue
-            self._written[place] = (weakref.ref(tensor.untyped_storage()), source, version)
-
-    def of(self, tensor: Tensor) -> int:
-        place = _place(tensor)
-        if place is None:
-            return UNKNOWN
-        last = self._written.get(place)
-        if last is not None and last[0]() is tensor.untyped_storage():
-            return last[1] if last[2] == version_of(tensor) else UNKNOWN
-        if place in self._constants and self._constants[place] == version_of(tensor):
-            return CONSTANT
-        return UNKNOWN
-
-    def registered(self, tensor: Tensor) -> Tensor | None:
-        return self._registered.get(id(tensor))
-
-
-def _place(tensor: Tensor) -> int | None:
-    """The identity of a tensor's memory; None where it has none that can be asked for (sparse, inside vmap)."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return None
 
 
 class _Tracing(TorchFunctionMode):
@@ -282,21 +139,6 @@ def _random_state(kwargs: Mapping[str, Any]) -> Tensor | None:
     return torch.default_generator.get_state()
 
 
-def gives_values(function: Callable[..., Any], given: Sequence[Tensor], result: Any) -> bool:
-    """Whether a call gives values of its tensors to Python, as numbers or as the shape of a result."""
-    name = getattr(function, "__name__", "")
-    if name in ASKING:
-        return False
-    indexed = name == "__getitem__" and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in given[1:])
-    return indexed or name in GIVES_VALUES or name in SHAPED_BY_VALUES or _holds_numbers(result)
-
-
-def _holds_numbers(value: Any) -> bool:
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return any(_holds_numbers(item) for item in value)
-    return isinstance(value, bool | int | float | complex | np.ndarray | np.generic)
-
-
 def trace(
     module: nn.Module,
     forward: Callable[[Tensor], Any],
@@ -328,59 +170,6 @@ def trace(
         for handle in handles:
             handle.remove()
     return Trace(tuple(tracing.calls), outputs[0] if len(outputs) == 1 else UNKNOWN)
-
-
-class TraceCursor:
-    """A pass compared with a trace, call by call: the same functions on tensors of the same sources.
-
-    A branch that the image's size or values decide changes one of them.
-    """
-
-    def __init__(self, calls: Sequence[Call], image: Tensor, constants: Iterable[Tensor]) -> None:
-        self._calls = calls
-        self._next = 0
-        self._sources = Sources(constants)
-        self._sources.note([image], IMAGE)
-
-    def next(self, function: Callable[..., Any], args: Any, kwargs: Any) -> int:
-        """The index of the call that is made now. Error: Diverged where the trace has another."""
-        if self._next >= len(self._calls):
-            raise Diverged(f"more than the {len(self._calls)} calls of the trace")
-        call = self._calls[self._next]
-        with torch._C.DisableTorchFunction():
-            given = list(tensors_in((args, kwargs)))
-            same = call.function == function and len(given) == len(call.sources)
-            same = same and all(
-                self._sources.of(tensor) == source and self._sources.registered(tensor) is constant
-                if source == CONSTANT
-                else self._sources.of(tensor) == source
-                for tensor, source, constant in zip(given, call.sources, call.registered, strict=True)
-            )
-            if same and call.arguments is not None and function is not torch.conv2d:
-                same = literals_in((tuple(args[1:]), kwargs)) == literals_in(call.arguments)
-        if not same:
-            raise Diverged(f"call {self._next} is not {call.name} on the same tensors")
-        self._next += 1
-        return self._next - 1
-
-    def made(self, index: int, args: Any, kwargs: Any, result: Any) -> None:
-        """Note the result of call `index`, and what it wrote into."""
-        with torch._C.DisableTorchFunction():
-            call = self._calls[index]
-            written = [
-                tensor
-                for tensor, source in zip(tensors_in((args, kwargs)), call.sources, strict=True)
-                if source in call.writes
-            ]
-            self._sources.note((*written, *tensors_in(result)), index)
-
-    def end(self, output: Any, expected: int) -> None:
-        """Error: Diverged where calls of the trace were left out, or another call made the output."""
-        if self._next != len(self._calls):
-            raise Diverged(f"{self._next} of the {len(self._calls)} calls of the trace")
-        with torch._C.DisableTorchFunction():
-            if [self._sources.of(tensor) for tensor in tensors_in(output)] != [expected]:
-                raise Diverged("its output comes from another call")
 
 
 def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -> tuple[bool, ...]:
