@@ -38,7 +38,7 @@ from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.replay import NotReplayable, OtherShapes, Recording, only_asks
+from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
 from segment.tracing.sources import constants_of
 from segment.tracing.trace_cursor import Diverged, TraceCursor
 
@@ -99,9 +99,9 @@ class _RecordedPart(TorchFunctionMode):
             result = call.under(*neutral)
         else:
             result = func(*args, **kwargs)
-        if not only_asks(func, result):
+        if not reads_metadata(func, result):
             self.recording.add(index, func, args, kwargs, result)
-        self._cursor.made(index, args, kwargs, result)
+        self._cursor.record(index, args, kwargs, result)
         if index == max(self._layer_calls):
             raise _LastLayer
         return result
@@ -213,7 +213,7 @@ class _InParts:
 def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
     """Why the images of a mini-batch must go through the network together, "" where each may go alone."""
     for call in network.calls:
-        if call.leaves and call.origin != "constant":
+        if call.gives_values and call.origin != "constant":
             return f"{call.name} gives values of the images to Python"
         if call.random:
             return f"{call.name} is random"

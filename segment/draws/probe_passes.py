@@ -5,7 +5,6 @@ Must not know a bank.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, layers_in_order
-from segment.errors import ModelRefused, SegmentError
+from segment.errors import ModelRefused, SegmentError, one_line
 from segment.images.prepare import crop
 from segment.images.read import from_sixteen_bit
 from segment.networks.channels import SIDES
@@ -29,7 +29,6 @@ from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.bn_network import drawable
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +65,15 @@ def probe_side(network: Network) -> int:
 
 def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
     """The network's probe under its trained statistics and under a draw. Errors: ModelRefused as `probe_side`."""
-    side, double = probe_side(network), _in_float64(network, drawn)
+    side, exact = probe_side(network), in_float64(drawn)
     best: Probe | None = None
     for seed in range(SEEDS):
         inputs = probe_inputs(network, side, seed)
         trained = probabilities_under(network, inputs)
         under = probabilities_under(network, inputs, layers_in_order(drawn), draw)
         noise = max(
-            _rounding(network, double, inputs, trained, None, drawn),
-            _rounding(network, double, inputs, under, draw, drawn),
+            _rounding(network, drawn, exact, inputs, trained, None),
+            _rounding(network, drawn, exact, inputs, under, draw),
         )
         if best is None or noise < best.noise:
             images, outputs, height, width = trained.shape
@@ -87,37 +86,44 @@ def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
     return best
 
 
-def _in_float64(network: Network, drawn: BatchNormNetwork) -> tuple[Network, BatchNormNetwork] | None:
-    """A copy in float64 with its BN layers; None where the network cannot run so (it may hold float32 constants)."""
-    try:
-        double = replace(network, module=copy.deepcopy(network.module).double())
-        return double, drawable(double).select([layer.name for layer in drawn.stochastic])
-    except Exception as error:  # whatever an unknown network raises
-        log.info("Rounding is measured in float32 alone: %s", " ".join(str(error).split())[:160])
-        return None
-
-
 def _rounding(
     network: Network,
-    double: tuple[Network, BatchNormNetwork] | None,
+    drawn: BatchNormNetwork,
+    exact: BatchNormNetwork | None,
     inputs: Sequence[Tensor],
     outputs: Tensor,
     draw: Draw | None,
-    drawn: BatchNormNetwork,
 ) -> float:
-    """What float32 costs, in probability, where both are finite."""
-    if double is not None:
-        exact = [probabilities_under(double[0], inputs, layers_in_order(double[1]), draw)]
-    else:  # one rounding of the inputs, and another order of sums
-        moved = [x * (1 + 2**-23) for x in inputs]
-        turned = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
-        exact = [probabilities_under(network, each, layers_in_order(drawn), draw) for each in (moved, turned)]
+    """The largest rounding error of float32 in these outputs, in probability, where both are finite.
+
+    exact: the network in float64. Where that is None or does not run, float32 is compared with itself: under one
+    rounding of the inputs, and with sums in another order.
+    """
+    references = _float64_outputs(network, exact, inputs, draw)
+    if references is None:
+        rounded = [x * (1 + 2**-23) for x in inputs]
+        innermost = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+        layers = layers_in_order(drawn)
+        references = [probabilities_under(network, changed, layers, draw) for changed in (rounded, innermost)]
     largest = 0.0
-    for each in exact:
-        difference = (each - outputs).abs()
+    for reference in references:
+        difference = (reference - outputs).abs()
         finite = difference.isfinite()
         largest = max(largest, float(difference[finite].max()) if finite.any() else 0.0)
     return largest
+
+
+def _float64_outputs(
+    network: Network, exact: BatchNormNetwork | None, inputs: Sequence[Tensor], draw: Draw | None
+) -> list[Tensor] | None:
+    if exact is None:
+        return None
+    try:
+        in_double = replace(network, module=exact.module)
+        return [probabilities_under(in_double, inputs, layers_in_order(exact), draw)]
+    except Exception as error:  # whatever an unknown network raises in a type that it was not made for
+        log.info("Rounding is measured in float32 alone: %s", one_line(error, 160))
+        return None
 
 
 def _bytes(count: int, *names: int) -> NDArray[np.uint8]:

@@ -39,12 +39,12 @@ READS_METADATA = names_in(
 """Names of calls that read a tensor's shape, type or device, not its values."""
 
 
-def gives_values(function: Callable[..., Any], given: Sequence[Tensor], result: Any) -> bool:
+def call_gives_values(function: Callable[..., Any], tensors: Sequence[Tensor], result: Any) -> bool:
     """Whether a call gives values of its tensors to Python, as numbers or as the shape of a result."""
     name = getattr(function, "__name__", "")
     if name in READS_METADATA:
         return False
-    indexed = name == "__getitem__" and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in given[1:])
+    indexed = name == "__getitem__" and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
     return indexed or name in GIVES_VALUES or name in SHAPED_BY_VALUES or _holds_numbers(result)
 
 

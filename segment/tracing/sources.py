@@ -38,8 +38,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def constants_of(module: nn.Module) -> list[Tensor]:
     """Parameters, buffers, and the tensors that modules hold as plain attributes."""
-    attributes = (vars(part) for _, part in named_modules(module))
-    held = (value for each in attributes for name, value in each.items() if name not in ("_parameters", "_buffers"))
+    named = (item for _, part in named_modules(module) for item in vars(part).items())
+    held = (value for name, value in named if name not in ("_parameters", "_buffers"))
     return [*parameters_and_buffers(module), *(tensor for value in held for tensor in _attribute_tensors(value))]
 
 
@@ -49,41 +49,43 @@ def _attribute_tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Sources:
-    """Which call last wrote each piece of memory of the pass that is running, and whether anything unseen wrote it.
+    """Which call last wrote each piece of memory of the running pass, and whether an unseen call has written it since.
 
-    Memory is told apart by its storage, which views share; a storage that is gone is known by a dead weak reference.
+    Memory is identified by its storage, which views share; a storage that was freed has a dead weak reference.
     """
 
     def __init__(self, constants: Iterable[Tensor]) -> None:
         self._registered = {id(tensor): tensor for tensor in constants}
-        self._constants = {place: version_of(tensor) for tensor in constants if (place := _place(tensor))}
+        self._constants = {memory: version_of(tensor) for tensor in constants if (memory := _memory_id(tensor))}
         self._written: dict[int, tuple[weakref.ref[torch.UntypedStorage], int, int | None]] = {}
 
     def note(self, tensors: Iterable[Tensor], source: int) -> None:
-        """Remember who wrote these tensors; views of constants stay constants unless they were written into."""
+        """Record the source of these tensors; views of constants stay constants unless they were written into."""
         for tensor in tensors:
-            place, version = _place(tensor), version_of(tensor)
-            if place is None or (place in self._constants and self._constants[place] == version):
+            memory, version = _memory_id(tensor), version_of(tensor)
+            if memory is None or (memory in self._constants and self._constants[memory] == version):
                 continue
-            self._written[place] = (weakref.ref(tensor.untyped_storage()), source, version)
+            self._written[memory] = (weakref.ref(tensor.untyped_storage()), source, version)
 
     def of(self, tensor: Tensor) -> int:
-        place = _place(tensor)
-        if place is None:
+        """The index of the call that last wrote a tensor, or IMAGE, CONSTANT, UNKNOWN."""
+        memory = _memory_id(tensor)
+        if memory is None:
             return UNKNOWN
-        last = self._written.get(place)
+        last = self._written.get(memory)
         if last is not None and last[0]() is tensor.untyped_storage():
             return last[1] if last[2] == version_of(tensor) else UNKNOWN
-        if place in self._constants and self._constants[place] == version_of(tensor):
+        if memory in self._constants and self._constants[memory] == version_of(tensor):
             return CONSTANT
         return UNKNOWN
 
     def registered(self, tensor: Tensor) -> Tensor | None:
+        """The tensor itself where it is a parameter, buffer or attribute, else None."""
         return self._registered.get(id(tensor))
 
 
-def _place(tensor: Tensor) -> int | None:
-    """The identity of a tensor's memory; None where it has none that can be asked for (sparse, inside vmap)."""
+def _memory_id(tensor: Tensor) -> int | None:
+    """An identifier of a tensor's memory; None where torch gives none (sparse, inside vmap)."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):

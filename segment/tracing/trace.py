@@ -1,8 +1,8 @@
-"""The torch calls that one pass of a network makes, in order, and where each tensor that they read comes from.
+"""The torch calls that one pass of a network makes, in order, and what each depends on: constants, the image, the draw.
 
-A TorchFunctionMode sees every torch call inside a pass, so unmodified networks of any library can be traced. What it
-does not see (a scripted function, a tensor made from NumPy) leaves a tensor of unknown origin, which counts as
-depending on the draw: the most careful answer. Must not know what a draw is.
+A TorchFunctionMode intercepts every torch call inside a pass, so unmodified networks of any library can be traced. A
+tensor that no intercepted call made (by a scripted function, or from NumPy) is of unknown origin: it counts as
+depending on the draw, which is always safe. Must not know what a draw is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from segment.networks.modules import named_modules
 from segment.networks.preserve_state import preserve_state, version_of
-from segment.tracing.call_kinds import gives_values
+from segment.tracing.call_kinds import call_gives_values
 from segment.tracing.sources import CONSTANT, IMAGE, UNKNOWN, Sources, constants_of, tensors_in
 
 Origin = Literal["constant", "image", "draw"]
@@ -30,11 +30,12 @@ class Call:
     function: what was called; module: name of the innermost module that made it ("" outside any)
     sources: of each tensor that it reads, in order: the earlier call that last wrote it, or IMAGE, CONSTANT, UNKNOWN
     registered: of each, the parameter, buffer or attribute itself where it is one, else None
-    origin: "constant", "image", or "draw" where it is random or reads what is of unknown origin
+    origin: "constant", "image", or "draw" where it is random or reads a tensor of unknown origin
     writes: sources of the tensors that it writes into
-    leaves: it gives values of tensors to Python, or a result whose shape depends on values
+    gives_values: it gives values of tensors to Python, or a result whose shape depends on values
+    random: it draws random numbers
     shape, dtype: of its first tensor; None where it has none
-    arguments: positional (after the first) and named ones, for the functions that were asked about; None for others
+    arguments: positional (after the first) and named ones, of the functions in `keep_arguments`; None of others
     """
 
     function: Callable[..., Any]
@@ -43,7 +44,7 @@ class Call:
     registered: tuple[Tensor | None, ...] = ()
     origin: Origin = "constant"
     writes: tuple[int, ...] = ()
-    leaves: bool = False
+    gives_values: bool = False
     random: bool = False
     shape: torch.Size | None = None
     dtype: torch.dtype | None = None
@@ -86,27 +87,27 @@ class _Tracing(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
-            given = list(tensors_in((args, kwargs)))
-            reads = tuple(self.sources.of(tensor) for tensor in given)
-            versions = [version_of(tensor) for tensor in given]
+            tensors = list(tensors_in((args, kwargs)))
+            reads = tuple(self.sources.of(tensor) for tensor in tensors)
+            versions = [version_of(tensor) for tensor in tensors]
             state = _random_state(kwargs)
-            shape, dtype = (given[0].shape, given[0].dtype) if given else (None, None)
+            shape, dtype = (tensors[0].shape, tensors[0].dtype) if tensors else (None, None)
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             random = state is None or not torch.equal(state, torch.default_generator.get_state())
-            changed = [tensor for tensor, was in zip(given, versions, strict=True) if version_of(tensor) != was]
+            changed = [tensor for tensor, was in zip(tensors, versions, strict=True) if version_of(tensor) != was]
             writes = tuple(
                 dict.fromkeys(
                     source
-                    for source, tensor, was in zip(reads, given, versions, strict=True)
+                    for source, tensor, was in zip(reads, tensors, versions, strict=True)
                     if version_of(tensor) != was
                 )
             )
             registered = tuple(
                 self.sources.registered(tensor) if source == CONSTANT else None
-                for tensor, source in zip(given, reads, strict=True)
+                for tensor, source in zip(tensors, reads, strict=True)
             )
-            leaves = bool(given) and gives_values(func, given, result)
+            gives_values = bool(tensors) and call_gives_values(func, tensors, result)
             self.sources.note((*changed, *tensors_in(result)), len(self.calls))
         self.calls.append(
             Call(
@@ -116,7 +117,7 @@ class _Tracing(TorchFunctionMode):
                 registered,
                 self._origin(reads, random=random),
                 writes,
-                leaves,
+                gives_values,
                 random,
                 shape,
                 dtype,
@@ -147,7 +148,7 @@ def trace(
 ) -> Trace:
     """One eval pass of `forward`, which runs `module`, over `image` (N C H W).
 
-    keep_arguments: functions whose arguments are wanted later
+    keep_arguments: functions whose arguments the trace keeps
     """
     stack: list[str] = [""]
     handles = []
@@ -160,7 +161,7 @@ def trace(
             handles.append(part.register_forward_pre_hook(lambda _m, _a, name=name: stack.append(name)))
             handles.append(part.register_forward_hook(leave, always_call=True))
         with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
-            image = image.clone()  # an inference tensor counts no versions; the caller's image is not ours to write
+            image = image.clone()  # an inference tensor counts no versions; a network may write into its image
             sources = Sources(constants_of(module))
             sources.note([image], IMAGE)
             with _Tracing(sources, lambda: stack[-1], keep_arguments) as tracing:
@@ -173,7 +174,7 @@ def trace(
 
 
 def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -> tuple[bool, ...]:
-    """Of each call, whether a draw can change its result; `stochastic`: the calls that a draw replaces."""
+    """Of each call, whether it depends on the draw; stochastic: indices of the BN calls whose statistics are drawn."""
     depends: list[bool] = []
     for index, call in enumerate(calls):
         drawn = index in stochastic or call.origin == "draw"
@@ -182,10 +183,11 @@ def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -
 
 
 def writes_over_shared(calls: Sequence[Call], depends: Sequence[bool]) -> int | None:
-    """The first call after which a later draw would not find what the calls it shares have left; None: there is none.
+    """The first call that prevents draws from sharing results, because it writes over one of them; None: there is none.
 
-    depends[i]: call i is made again for each draw. Not so where one of those writes into what is shared, or reads what
-    is overwritten later; nor where anything writes into the image or a constant.
+    depends[i]: call i is made again for each draw. A call prevents sharing where it depends on the draw and writes into
+    a shared result, where it writes into a shared result that a draw has read before, and where it writes into the
+    image or a constant.
     """
     read: set[int] = set()
     for index, call in enumerate(calls):

@@ -16,11 +16,11 @@ from segment.tracing.trace import Call
 
 
 class Diverged(Exception):
-    """The network made other calls than its trace has; no refusal, the pass is run again in another way."""
+    """The network made other calls than its trace lists; no refusal, the network is traced again or passed plainly."""
 
 
 def literals_in(value: Any) -> Any:
-    """The numbers, words and types in nested lists, tuples, dicts and slices; of anything else its class."""
+    """The numbers, strings and types in nested lists, tuples, dicts and slices; of anything else its class."""
     if isinstance(value, list | tuple):
         return [literals_in(item) for item in value]
     if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def literals_in(value: Any) -> Any:
 class TraceCursor:
     """A pass compared with a trace, call by call: the same functions on tensors of the same sources.
 
-    A branch that the image's size or values decide changes one of them.
+    A branch that depends on the image's size or values changes one of them.
     """
 
     def __init__(self, calls: Sequence[Call], image: Tensor, constants: Iterable[Tensor]) -> None:
@@ -43,18 +43,18 @@ class TraceCursor:
         self._sources.note([image], IMAGE)
 
     def next(self, function: Callable[..., Any], args: Any, kwargs: Any) -> int:
-        """The index of the call that is made now. Error: Diverged where the trace has another."""
+        """The index of the call that is made now. Errors: Diverged where the trace has another."""
         if self._next >= len(self._calls):
             raise Diverged(f"more than the {len(self._calls)} calls of the trace")
         call = self._calls[self._next]
         with torch._C.DisableTorchFunction():
-            given = list(tensors_in((args, kwargs)))
-            same = call.function == function and len(given) == len(call.sources)
+            tensors = list(tensors_in((args, kwargs)))
+            same = call.function == function and len(tensors) == len(call.sources)
             same = same and all(
                 self._sources.of(tensor) == source and self._sources.registered(tensor) is constant
                 if source == CONSTANT
                 else self._sources.of(tensor) == source
-                for tensor, source, constant in zip(given, call.sources, call.registered, strict=True)
+                for tensor, source, constant in zip(tensors, call.sources, call.registered, strict=True)
             )
             if same and call.arguments is not None and function is not torch.conv2d:
                 same = literals_in((tuple(args[1:]), kwargs)) == literals_in(call.arguments)
@@ -63,8 +63,8 @@ class TraceCursor:
         self._next += 1
         return self._next - 1
 
-    def made(self, index: int, args: Any, kwargs: Any, result: Any) -> None:
-        """Note the result of call `index`, and what it wrote into."""
+    def record(self, index: int, args: Any, kwargs: Any, result: Any) -> None:
+        """Record the sources of the result of call `index`, and of the tensors that it wrote into."""
         with torch._C.DisableTorchFunction():
             call = self._calls[index]
             written = [
@@ -75,7 +75,7 @@ class TraceCursor:
             self._sources.note((*written, *tensors_in(result)), index)
 
     def end(self, output: Any, expected: int) -> None:
-        """Error: Diverged where calls of the trace were left out, or another call made the output."""
+        """Errors: Diverged where calls of the trace were left out, or another call made the output."""
         if self._next != len(self._calls):
             raise Diverged(f"{self._next} of the {len(self._calls)} calls of the trace")
         with torch._C.DisableTorchFunction():

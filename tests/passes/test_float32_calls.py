@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.draws.bank import Bank
-from segment.passes.float32_calls import exact_calls, placing
+from segment.passes.float32_calls import exact_calls, position_calls
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -85,9 +85,9 @@ def test_half_precision_moves_no_pools_place(plan: PassPlan) -> None:
     assert not torch.equal(half[:, :, :4], exact[:, :, :4]), "the last convolution runs in bf16"
 
 
-def test_placing_lists_all_that_a_place_hangs_on_and_nothing_after_it() -> None:
+def test_position_calls_are_all_that_a_position_depends_on_and_none_after_it() -> None:
     network = surveyed(seeded(UnpoolsByPlace).eval())
-    found = placing(network.calls)
+    found = position_calls(network.calls)
     convolutions = [index for index, call in enumerate(network.calls) if call.function is torch.conv2d]
     assert [index in found for index in convolutions] == [True, True, False]
 
