@@ -1,15 +1,15 @@
 """The draw of a mini-batch with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
 
-The images go through part by part, each part from one BN layer to the next by the calls that a first pass has recorded;
-there they wait until the layer's count, mean and squared deviations are merged over all parts, in float64. One image's
-results stay in a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less time than one
-pass over all images, and it needs no more memory.
+The images go through part by part, each part from one BN layer to the next, by the calls that a first pass recorded. At
+each layer the parts' counts, means and squared deviations are merged in float64, and only then do the parts go on. The
+results of one image fit into a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less
+time than one pass over all images, and it needs no more memory.
 
-Where the results that wait do not fit into `keep_bytes`, their parts start at the images again at every layer: a
-network of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
+Where the waiting results do not fit into `keep_bytes`, their parts start at the images again at every layer: a network
+of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
 
-Only a network in which nothing but BN is known to mix the images of a batch goes part by part; others go through whole.
-Must not know what an image file is, nor how draws are kept.
+Only a network in which BN alone is known to mix the images of a batch goes part by part; others go through whole.
+Must not know what an image file is, nor how draws are stored.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MergedStatistics:
 
 
 class _RecordedPart(TorchFunctionMode):
-    """Records a pass over one part, up to its last BN layer; the numbers in it mean nothing."""
+    """Records the calls of a pass over one part, up to its last BN layer; its results are not used."""
 
     def __init__(self, network: BatchNormNetwork, layer_calls: frozenset[int], images: Tensor) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _RecordedPart(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far a part is: recorded calls that it has made, and those of their results that are still to be read."""
+    """The state of a part: recorded calls that it has made, and those of their results that later calls read."""
 
     step: int
     results: Mapping[int, Tensor]
@@ -122,7 +122,7 @@ class _Progress:
 
 
 class _InParts:
-    """Draws of mini-batches of one network, `at_once` images in it at a time."""
+    """The draws of mini-batches, with `at_once` images in the network at a time."""
 
     def __init__(self, network: BatchNormNetwork, at_once: int, keep_bytes: float, precision: Precision) -> None:
         self.network = network
@@ -135,7 +135,7 @@ class _InParts:
         self._state = StateKeeper(network.module)
 
     def draw(self, batch: Tensor) -> Statistics:  # M C H W
-        """Errors: Diverged, OtherShapes, NotReplayable where the parts take another way than the trace."""
+        """Errors: Diverged, OtherShapes, NotReplayable where the parts make other calls than the trace."""
         known: dict[str, tuple[Tensor, Tensor]] = {}
         parts = torch.split(batch, self.at_once)
         progress: list[_Progress | None] = [None] * len(parts)
@@ -156,8 +156,8 @@ class _InParts:
         known: Mapping[str, tuple[Tensor, Tensor]],
         sums: MergedStatistics,
     ) -> None:
-        """Every part on to the BN layer of call number `call`, whose input is added to `sums`."""
-        held = sum(each.nbytes for each in progress if each is not None)
+        """Advance every part to the BN layer of call number `call`, whose input is added to `sums`."""
+        held = sum(state.nbytes for state in progress if state is not None)
 
         def make(index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             layer = self.layer_of.get(index)
@@ -167,30 +167,30 @@ class _InParts:
 
         for number, part in enumerate(parts):
             recording = self._recording(part)
-            was = progress[number]
-            results = {0: self._images(part)} if was is None else dict(was.results)
+            before = progress[number]
+            results = {0: self._images(part)} if before is None else dict(before.results)
             step = recording.calls.index(call)
             with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
-                recording.advance(make, results, 0 if was is None else was.step, step)
+                recording.advance(make, results, 0 if before is None else before.step, step)
             args, kwargs = recording.arguments_of(step, results)
             batch_norm = BatchNormCall(*args, **kwargs)
             expected_layer(self.layer_of[call], batch_norm)
             sums.add(batch_norm.input)
-            held -= 0 if was is None else was.nbytes
-            left, after = was, _Progress.at(step, results)
+            held -= 0 if before is None else before.nbytes
+            kept, after = before, _Progress.at(step, results)
             if held + after.nbytes <= self.keep_bytes:
-                left = after
-            elif was is not None and self._overwritten_from(recording.calls[was.step]):
-                left = None
-            held += 0 if left is None else left.nbytes
-            progress[number] = left
+                kept = after
+            elif before is not None and self._overwritten_from(recording.calls[before.step]):
+                kept = None
+            held += 0 if kept is None else kept.nbytes
+            progress[number] = kept
 
     def _overwritten_from(self, call: int) -> bool:
-        """Whether that call or a later one writes into what earlier ones have left: it can be made but once."""
+        """Whether that call or a later one writes into the result of an earlier one: it can be made only once."""
         return any(target < call for later in self.network.calls[call:] for target in later.writes)
 
     def _recording(self, part: Tensor) -> Recording:
-        """The calls of a pass over such a part, up to its last BN layer."""
+        """The calls of a pass over a part of this shape, up to its last BN layer."""
         recording = self._recordings.get(part.shape)
         if recording is None:
             images = self._images(part)
@@ -251,8 +251,8 @@ def record_in_parts(
             try:
                 yield parts.draw(batch)
                 continue
-            except (Diverged, OtherShapes, NotReplayable) as way:
-                whole = f"at this size it takes another way than when its layers were listed ({way})"
+            except (Diverged, OtherShapes, NotReplayable) as difference:
+                whole = f"at this size it makes other calls than when its layers were listed ({difference})"
                 log.info("Mini-batches go through whole: %s.", whole)
         if len(batch) > at_once and not whole_fits:
             raise ModelRefused(

@@ -1,4 +1,4 @@
-"""The passes behind a probe: a few seeded inputs, a network's probabilities of them, and what rounding costs it.
+"""The passes behind a probe: a few seeded inputs, a network's probabilities for them, and their rounding error.
 
 Must not know a bank.
 """
@@ -36,31 +36,31 @@ Draw = Mapping[str, tuple[Tensor, Tensor]]
 """Layer name -> mean, biased variance."""
 
 PIXELS, CLASSES = 24, 4
-"""Of each input, so many pixels, and of each pixel at most so many classes, are kept."""
+"""Pixels of each input, and most classes of each pixel, that a probe holds."""
 
 PATCH = 16
-"""Rows and columns of one colour."""
+"""Rows and columns of a patch of one colour."""
 
 SEEDS = 3
-"""Inputs that are tried where rounding moves the output much (an argmax that flips): the quietest are kept."""
+"""Seeds that are tried where rounding changes the output much (an argmax that flips): the smallest change is kept."""
 
-QUIET = 1e-4
-"""Rounding in probability that needs no other inputs."""
+SMALL_ROUNDING = 1e-4
+"""Rounding error of a probability up to which no other seed is tried."""
 
 
 def probe_side(network: Network) -> int:
-    """Rows and columns of the smallest inputs that the network takes. Errors: ModelRefused where it takes none."""
+    """Rows and columns of the smallest inputs that the network accepts. Errors: ModelRefused where it accepts none."""
     errors: list[str] = []
-    for side in (-(-wanted // network.card.input.stride) * network.card.input.stride for wanted in SIDES):
+    for side in (-(-least // network.card.input.stride) * network.card.input.stride for least in SIDES):
         try:
             probabilities_under(network, probe_inputs(network, side, 0))
         except SegmentError:
             raise
-        except Exception as error:  # whatever an unknown network raises, it does not take this size
+        except Exception as error:  # whatever an unknown network raises, it does not accept this size
             errors.append(f"{side}x{side}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
         else:
             return side
-    raise ModelRefused(f"{network.name!r} takes none of the probe's inputs ({'; '.join(errors)}).")
+    raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs ({'; '.join(errors)}).")
 
 
 def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
@@ -79,7 +79,7 @@ def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
             images, outputs, height, width = trained.shape
             shape, places = (images, outputs, height, width), _places(trained, seed)
             best = Probe(side, seed, shape, places, trained.flatten()[places], under.flatten()[places], noise)
-        if best.noise <= QUIET:
+        if best.noise <= SMALL_ROUNDING:
             break
     assert best is not None
     log.info("Probe: %d numbers, rounding %.1e", 2 * len(best.trained), best.noise)
@@ -127,14 +127,14 @@ def _float64_outputs(
 
 
 def _bytes(count: int, *names: int) -> NDArray[np.uint8]:
-    """Bytes that are the same on every machine and in every version of every library."""
+    """Pseudo-random bytes that do not depend on the machine or on a library's version."""
     return np.frombuffer(hashlib.shake_128(repr(names).encode()).digest(count), np.uint8)
 
 
 def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # each 1 C H W
-    """Noise, and coloured patches under noise, through the card's preprocessing; 16-bit ones where it says `white`."""
+    """Noise, and coloured patches under noise, through the card's preprocessing; 16-bit too where it sets `white`."""
     spec = network.card.input
-    length = side - spec.stride // 2  # so that the padding has something to do
+    length = side - spec.stride // 2  # so that padding is probed too
     patches, planes = -(-length // PATCH), network.accept.planes
 
     def pixels(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -152,7 +152,7 @@ def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # eac
 
 
 def _places(outputs: Tensor, seed: int) -> Tensor:  # I K' H W -> V
-    """Corners and pixels in between; of each the likeliest classes and others, so that every class has its turn."""
+    """Positions of corners and other pixels; of each the likeliest classes, and others in turn."""
     images, classes, height, width = outputs.shape
     picked = _bytes(PIXELS * 8, seed, 3).view("<u4").astype(np.int64).reshape(PIXELS, 2)
     rows, columns = picked[:, 0] % height, picked[:, 1] % width
@@ -186,7 +186,7 @@ class _UnderDraw(BatchNormMode):
 def probabilities_under(
     network: Network, inputs: Sequence[Tensor], layers: Sequence[Layer] = (), draw: Draw | None = None
 ) -> Tensor:  # -> I K' H W, on the CPU
-    """What the network says of each input alone, in its own precision; draw None: in eval mode, as it is."""
+    """The network's probabilities for each input alone, in its own precision; draw None: in eval mode."""
     outputs = []
     like = next(parameters_and_buffers(network.module), torch.zeros(()))
     spec = network.card.input
@@ -199,12 +199,12 @@ def probabilities_under(
             _full_float32(like.device),
         ):
             _seed_all(like.device)
-            given = image.to(like).clone()  # a network may write into its image
+            copy = image.to(like).clone()  # a network may write into its image
             if draw is None:
-                logits = network(given)
+                logits = network(copy)
             else:
                 with _UnderDraw(layers, draw) as mode:
-                    logits = network(given)
+                    logits = network(copy)
                 mode.end()
         logits = crop(logits, length, length)
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -213,7 +213,7 @@ def probabilities_under(
 
 
 def _seed_all(device: torch.device) -> None:
-    """A network with an operation at random gives the same output twice; the caller's generators are given back."""
+    """Make random operations of the network repeatable; the caller's generators are restored by `preserve_state`."""
     torch.default_generator.manual_seed(0)
     if device.type == "cuda":
         torch.cuda.manual_seed(0)
@@ -221,13 +221,13 @@ def _seed_all(device: torch.device) -> None:
 
 @contextmanager
 def _full_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, and on a GPU no TF32, whose 10 bits would hide what differs between two networks."""
+    """No autocast, and on a GPU no TF32, whose 10 bits would hide a difference between two networks."""
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
             return
         matmul = torch.backends.cuda.matmul
-        before = matmul.allow_tf32
+        allowed = matmul.allow_tf32
         matmul.allow_tf32 = False
         try:
             with torch.backends.cudnn.flags(
@@ -235,4 +235,4 @@ def _full_float32(device: torch.device) -> Iterator[None]:
             ):
                 yield
         finally:
-            matmul.allow_tf32 = before
+            matmul.allow_tf32 = allowed

@@ -1,7 +1,7 @@
 """A network and mini-batches to draws: Teye et al. 2018, Algorithm 1.
 
 The network stays in eval mode, so dropout is off; only batch normalisation uses the mini-batch.
-Must not know what an image file is, nor how draws are kept.
+Must not know what an image file is, nor how draws are stored.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def half(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast for a half precision, nothing for fp32."""
+    """Autocast for a half precision, no change for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 PIECE = 2**14
-"""Values of a channel that are summed in one go: the sum is one long float32 one, off by 2e-3 after 10^6 values."""
+"""Most values of a channel in one float32 sum, whose error reaches 2e-3 after 10^6 values."""
 
 
 def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
@@ -47,7 +47,7 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
         return mean, var
     if x.ndim != 4 or x.numel() <= PIECE * x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
         return _of_piece(x)
-    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, where they lie
+    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, a view
     pieces = torch.split(values, PIECE, dim=2)
     statistics = [_of_piece(piece) for piece in pieces]
     means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C
@@ -77,7 +77,7 @@ def expected_layer(layer: Layer | None, call: BatchNormCall) -> Layer:
 
 
 class BatchNormMode(TorchFunctionMode):
-    """A pass whose BN layers, in the order listed, `normalise` takes over; those of weights stay as they are."""
+    """A pass whose BN layers, in the order listed, are computed by `normalise`; those of weights are not changed."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
@@ -108,13 +108,13 @@ class BatchNormMode(TorchFunctionMode):
 
 
 def layers_in_order(network: BatchNormNetwork) -> list[Layer]:
-    """The BN layers that a pass reaches, in the order of its calls, those of weights too."""
+    """The BN layers that a pass reaches, in the order of its calls, also those of weights."""
     reached = [layer for layer in network.layers if layer.call is not None]
     return sorted(reached, key=lambda layer: layer.call or 0)
 
 
 class _MiniBatchPass(BatchNormMode):
-    """Every BN normalises with the statistics of what it is given, and those are kept."""
+    """Every BN layer normalises with the statistics of its input, and these are kept as the draw."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
@@ -139,7 +139,7 @@ def check_finite(layer: Layer, mean: Tensor, var: Tensor) -> None:
     """Errors: PredictionFailed where the statistics of a layer are not finite."""
     if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
         raise PredictionFailed(
-            f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at the "
+            f"The statistics of BN layer {layer.name!r} are not finite: check the network's weights and the "
             "statistics images, or record with --precision fp32."
         )
 
@@ -159,7 +159,7 @@ def record(
     state = StateKeeper(network.module)
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
-        images = network.placed(batch)  # statistics of a channel are quicker to take where channels lie innermost
+        images = network.placed(batch)  # statistics of a channel are faster to compute where channels are innermost
         with torch.no_grad(), state(), half(precision, network.device), mode:
             state.seed(number)
             network.forward(images)

@@ -1,6 +1,6 @@
-"""What a call of `torch.nn.functional.batch_norm` was given, by torch's own names.
+"""The arguments of a call of `torch.nn.functional.batch_norm`, by torch's own names: the only copy of its signature.
 
-Must not know which layer made it.
+Must not know which layer made the call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from segment.tracing.trace import Call
 
 @dataclass(frozen=True)
 class BatchNormCall:
-    """The arguments in torch's order; `BatchNormCall(*args, **kwargs)` of what the call was given.
+    """The arguments in torch's order; made by `BatchNormCall(*args, **kwargs)`.
 
     input: (N C ...); running_mean, running_var, weight, bias: (C), or None; eps: added to the variance
     """

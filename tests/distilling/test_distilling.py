@@ -57,7 +57,7 @@ def views(count: int, seed: int) -> list[Tensor]:  # each 1 3 24 24, some much b
     return [noise(1, 3, 24, 24, seed=seed + at) * (0.5 + at % 3) for at in range(count)]
 
 
-SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, look=10, rate=0.6))
+SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, every=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
@@ -255,7 +255,7 @@ def test_refining_comes_nearer_to_the_bank_on_images_it_never_saw() -> None:
 
 def test_steps_that_make_it_worse_are_not_kept() -> None:
     network = toy_network()
-    wild = replace(SMALL, refine=RefinePlan(steps=6, look=2, rate=2000.0, patience=2))
+    wild = replace(SMALL, refine=RefinePlan(steps=6, every=2, rate=2000.0, patience=2))
     found = distilled(network, toy_bank(network, 20), wild)
     assert found.step == 0
     assert found.error == found.chosen_error
@@ -264,7 +264,7 @@ def test_steps_that_make_it_worse_are_not_kept() -> None:
 def test_the_same_seed_distils_the_same_bits_and_another_seed_other_ones() -> None:
     network = toy_network()
     bank = toy_bank(network, 20)
-    quick = replace(SMALL, refine=RefinePlan(steps=4, look=2))
+    quick = replace(SMALL, refine=RefinePlan(steps=4, every=2))
     one, two = distilled(network, bank, quick), distilled(network, bank, quick)
     assert bank_fingerprint(one.bank) == bank_fingerprint(two.bank)
     assert bank_fingerprint(distilled(network, bank, replace(quick, seed=1)).bank) != bank_fingerprint(one.bank)
@@ -277,7 +277,7 @@ def test_the_network_is_given_back_as_it_came_also_after_an_interrupt() -> None:
     module.bn1.training = True  # an odd state, which must come back
     before = state_of(module)
     bank = toy_bank(network, 20)
-    distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=4, look=2)))
+    distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=4, every=2)))
     assert_same_state(before, state_of(module))
 
     def interrupt(stage: str, done: int, total: int) -> None:

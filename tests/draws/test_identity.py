@@ -261,7 +261,7 @@ def test_two_probes_are_equal_only_where_every_value_is(values: list[float], dat
 
 
 def test_a_bank_without_a_probe_is_refused_unless_it_was_made_by_hand(network: Network, bank: Bank) -> None:
-    with pytest.raises(BankRefused, match=r"has no probe .* record it anew"):
+    with pytest.raises(BankRefused, match=r"has no probe .* record it again"):
         fitted(network, replace(bank, probe=None))
     fitted(network, Bank(bank.weights, bank.mean, bank.var))
 
@@ -289,7 +289,7 @@ def test_a_network_that_raises_on_the_probe_is_refused_in_one_line(bank: Bank) -
             return super().forward(x)
 
     module = weighted(Raising)
-    with pytest.raises(BankRefused, match=r"does not take the probe's 128x128 inputs .*a range was left") as refusal:
+    with pytest.raises(BankRefused, match=r"does not accept the probe's 128x128 inputs .*a range was left") as refusal:
         fitted(network_of(module, **CARD), bank)
     assert "\n" not in str(refusal.value)
 

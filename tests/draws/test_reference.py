@@ -76,7 +76,7 @@ def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_are_told(
     assert darker["layers"]["bn1"]["variance_ratio"] == pytest.approx(0.09, abs=1e-3)
     assert darker["worst"][0] == "bn1"
     assert darker["variance_ratio"] < 0.8
-    assert "do not look as in training" in caplog.text
+    assert "are not like those of training" in caplog.text
     assert "`training:`" in caplog.text
 
 
