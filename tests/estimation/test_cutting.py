@@ -78,7 +78,7 @@ def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_ne
     mirrored = augmented(single, (View(), View(flip=True)))
     read_outs = {"tta": ReadOut(method=mirrored, measures=MEASURES[:1])}
     found = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
-    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be cut: tta"):
+    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be tiled: tta"):
         found(noise(1, 3, *SIZE))
 
 
@@ -86,7 +86,7 @@ def test_a_network_that_looks_at_the_whole_image_is_not_cut_under_a_score() -> N
     network = network_of(Pooling)
     found = Estimator(network, read_outs_of(network))
     found.plan = tight(found)
-    with pytest.raises(OutOfMemory, match="looks at the whole image"):
+    with pytest.raises(OutOfMemory, match="depends on the whole image"):
         found(noise(1, 3, *SIZE))
 
 

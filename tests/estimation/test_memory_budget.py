@@ -178,7 +178,7 @@ def test_kept_pages_are_given_back_once_a_quarter_more_is_held_than_needed(monke
 
     monkeypatch.setattr(memory, "resident", resident)
     given_back: list[int] = []
-    monkeypatch.setattr(memory, "give_back_freed_pages", lambda: given_back.append(seen[-1]))
+    monkeypatch.setattr(memory, "release_freed_pages", lambda: given_back.append(seen[-1]))
     pages = memory.KeptPages()
     for _ in range(8):
         pages.settle()
