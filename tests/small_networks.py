@@ -13,7 +13,7 @@ from segment.networks.load import Network, load_network
 
 
 class Small(nn.Module):
-    """Halves the image twice and comes back; a cut is felt a few dozen pixels away."""
+    """Two strides of 2 and upsampling back; a cut changes outputs a few dozen pixels away."""
 
     def __init__(self, classes: int = 4) -> None:
         super().__init__()

@@ -66,11 +66,11 @@ def _known(name: str) -> str:
     """The module that a dotted name stands for: itself, or what holds it; "__init__" for a public name."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
-        found = ".".join(parts[:end])
-        if found in MODULES:
-            return found
-        if f"{found}.__init__" in MODULES:
-            return f"{found}.__init__"
+        module = ".".join(parts[:end])
+        if module in MODULES:
+            return module
+        if f"{module}.__init__" in MODULES:
+            return f"{module}.__init__"
     return "__init__"
 
 
@@ -96,8 +96,8 @@ def test_every_import_points_down(module: str) -> None:
 def test_no_modules_of_a_package_import_each_other_in_a_circle() -> None:
     try:
         TopologicalSorter(IMPORTS).prepare()
-    except CycleError as problem:
-        pytest.fail(f"These import each other in a circle: {' <- '.join(problem.args[1])}")
+    except CycleError as error:
+        pytest.fail(f"These import each other in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_a_packages_init_holds_its_docstring_only() -> None:
@@ -120,7 +120,7 @@ def test_the_light_modules_import_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "modules"),
     [
         ("import segment", ["__init__"]),
         ("from segment import load_bank", ["__init__"]),
@@ -132,5 +132,5 @@ def test_the_light_modules_import_nothing_heavy() -> None:
         ("import torch\nfrom segmentation_models_pytorch import Unet", []),
     ],
 )
-def test_imports_are_found_in_every_form(source: str, found: list[str]) -> None:
-    assert list(imported_by(source, "files.banks")) == found
+def test_imports_of_every_form_are_read(source: str, modules: list[str]) -> None:
+    assert list(imported_by(source, "files.banks")) == modules

@@ -223,8 +223,8 @@ class Estimator:
             )
         elif side < 2 * halo + align:
             raise WrongUse(
-                f"--tile {tile} is too small: a cut changes this network's outputs up to {halo} pixels away, so its tiles "
-                f"need {2 * halo + align} or more."
+                f"--tile {tile} is too small: a cut changes this network's outputs up to {halo} pixels away, so its "
+                f"tiles need {2 * halo + align} or more."
             )
         return side
 

@@ -251,13 +251,13 @@ def test_values_that_are_not_finite_are_compared_too() -> None:
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan, math.inf, -math.inf]), min_size=1, max_size=6), st.data())
 def test_two_probes_are_equal_only_where_every_value_is(values: list[float], data: st.DataObject) -> None:
-    one = torch.tensor(values)
-    assert largest_difference(one, one.clone()) == 0
+    first = torch.tensor(values)
+    assert largest_difference(first, first.clone()) == 0
     index = data.draw(st.integers(0, len(values) - 1))
-    other = one.clone()
+    other = first.clone()
     other[index] = data.draw(st.sampled_from([0.25, math.nan, math.inf, -math.inf]))
-    same = other[index] == one[index] or bool(other[index].isnan() and one[index].isnan())
-    assert (largest_difference(one, other) > 0) == (not same)
+    same = other[index] == first[index] or bool(other[index].isnan() and first[index].isnan())
+    assert (largest_difference(first, other) > 0) == (not same)
 
 
 def test_a_bank_without_a_probe_is_refused_unless_it_was_made_by_hand(network: Network, bank: Bank) -> None:
