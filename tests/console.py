@@ -134,9 +134,9 @@ def segment(*arguments: object) -> Ended:
     finally:
         ours.handlers, ours.propagate = kept[0], kept[2]
         ours.setLevel(kept[1])
-    ended = Ended(int(code or 0), out.getvalue(), err.getvalue())
-    assert "Traceback" not in ended.out + ended.err
-    return ended
+    result = Ended(int(code or 0), out.getvalue(), err.getvalue())
+    assert "Traceback" not in result.out + result.err
+    return result
 
 
 def photographs(folder: Path, count: int = 3, size: tuple[int, int] = SMALL) -> Path:
