@@ -124,17 +124,19 @@ def segment(*arguments: object) -> Ended:
     try:
         with (
             patch.object(sys, "argv", ["segment", *map(str, arguments)]),
-            redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(),
-        ):  # fmt: skip
+            redirect_stdout(out),
+            redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
             run()
     except SystemExit as ended:
         code = ended.code
     finally:
         ours.handlers, ours.propagate = kept[0], kept[2]
         ours.setLevel(kept[1])
-    found = Ended(int(code or 0), out.getvalue(), err.getvalue())
-    assert "Traceback" not in found.out + found.err
-    return found
+    result = Ended(int(code or 0), out.getvalue(), err.getvalue())
+    assert "Traceback" not in result.out + result.err
+    return result
 
 
 def photographs(folder: Path, count: int = 3, size: tuple[int, int] = SMALL) -> Path:
@@ -162,8 +164,8 @@ def lines(run_folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest's lines by id; every one of them whole."""
     text = (run_folder / "manifest.jsonl").read_text(encoding="utf-8")
     assert text.endswith("\n")
-    found = [json.loads(line) for line in text.splitlines()]
-    return {line["id"]: line for line in found}
+    records = [json.loads(line) for line in text.splitlines()]
+    return {line["id"]: line for line in records}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

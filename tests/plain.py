@@ -88,7 +88,7 @@ def in_eval_mode(module: nn.Module, image: Tensor) -> Tensor:
 def random_bank(network: BatchNormNetwork, draws: int = 3, seed: int = 0, spread: float = 0.3) -> Bank:
     """Statistics around the trained ones (or around 0 and 1), weights not all equal."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    made = []
     for _ in range(draws):
         draw = {}
         for layer in network.stochastic:
@@ -99,8 +99,8 @@ def random_bank(network: BatchNormNetwork, draws: int = 3, seed: int = 0, spread
                 mean.float() + spread * var.float().sqrt() * shift,
                 var.float() * (spread * scale).exp(),
             )
-        found.append(draw)
-    equal = Bank.of_draws(found)
+        made.append(draw)
+    equal = Bank.of_draws(made)
     weights = torch.arange(1.0, draws + 1)
     return Bank(weights / weights.sum(), equal.mean, equal.var)
 
@@ -170,31 +170,31 @@ def plain_measures(p: Floats, weights: Sequence[float], head: str = "softmax") -
 
 def state_of(module: nn.Module) -> dict[str, Any]:
     """Everything about a module and the process that a borrower must give back: values, identities, flags, hooks."""
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for name, part in module.named_modules():
-        found[f"{name} training"] = part.training
+        state[f"{name} training"] = part.training
         for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            found[f"{name} {kind}"] = tuple(getattr(part, kind))
+            state[f"{name} {kind}"] = tuple(getattr(part, kind))
         for kind in ("_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
-            found[f"{name} {kind}"] = tuple(getattr(part, kind))
-        found[f"{name} type"] = (type(part), part.__dict__.get("forward"), part.__dict__.get("train"))
+            state[f"{name} {kind}"] = tuple(getattr(part, kind))
+        state[f"{name} type"] = (type(part), part.__dict__.get("forward"), part.__dict__.get("train"))
     for name, value in (*module.named_buffers(remove_duplicate=False), *module.named_parameters()):
-        found[name] = (id(value), value.dtype, value.device, value.requires_grad, value.detach().clone())
-        found[f"{name} gradient"] = value.grad is None
-    found["torch RNG"] = torch.get_rng_state()
-    found["numpy RNG"] = str(np.random.get_state())  # noqa: NPY002 - the process-wide one is what must not move
-    found["python RNG"] = random.getstate()
-    found["modes"] = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
-    found["torch function modes"] = torch._C._len_torch_function_stack()
-    return found
+        state[name] = (id(value), value.dtype, value.device, value.requires_grad, value.detach().clone())
+        state[f"{name} gradient"] = value.grad is None
+    state["torch RNG"] = torch.get_rng_state()
+    state["numpy RNG"] = str(np.random.get_state())  # noqa: NPY002 - the process-wide one is what must not move
+    state["python RNG"] = random.getstate()
+    state["modes"] = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+    state["torch function modes"] = torch._C._len_torch_function_stack()
+    return state
 
 
 def assert_same_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     assert list(before) == list(after)
     for name, value in before.items():
-        for one, two in zip(_parts(value), _parts(after[name]), strict=True):
-            same = torch.equal(one, two) if isinstance(one, Tensor) else one == two
-            assert same, f"{name}: {one} was given back as {two}"
+        for first, two in zip(_parts(value), _parts(after[name]), strict=True):
+            same = torch.equal(first, two) if isinstance(first, Tensor) else first == two
+            assert same, f"{name}: {first} was given back as {two}"
 
 
 def _parts(value: Any) -> Iterable[Any]:

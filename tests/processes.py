@@ -25,8 +25,8 @@ from segment.cli import main
 try:
     main()
 finally:
-    told = re.search("VmHWM:[^0-9]*([0-9]+) kB", pathlib.Path("/proc/self/status").read_text())
-    print("PEAK", int(told[1]) * 1024, file=sys.stderr)
+    line = re.search("VmHWM:[^0-9]*([0-9]+) kB", pathlib.Path("/proc/self/status").read_text())
+    print("PEAK", int(line[1]) * 1024, file=sys.stderr)
 """
 """The high water mark of the process itself: `getrusage` would begin at that of the tests, which it was forked from."""
 

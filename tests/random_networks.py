@@ -231,18 +231,36 @@ WILD: list[Callable[[int], nn.Module]] = [
     *[
         lambda _c, f=f: Function(f)
         for f in (
-            scripted, routed, by_number, by_numpy, masked, over_the_batch, counts_images, merges_channels_and_rows,
+            scripted,
+            routed,
+            by_number,
+            by_numpy,
+            masked,
+            over_the_batch,
+            counts_images,
+            merges_channels_and_rows,
         )
     ],
-]  # fmt: skip
+]
 ACTIVATIONS: list[Callable[[], nn.Module]] = [
-    nn.ReLU, lambda: nn.ReLU(inplace=True), nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU6, nn.PReLU, nn.Sigmoid,
+    nn.ReLU,
+    lambda: nn.ReLU(inplace=True),
+    nn.SiLU,
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.ReLU6,
+    nn.PReLU,
+    nn.Sigmoid,
     lambda: nn.Hardtanh(-0.5, 2.0),
-]  # fmt: skip
+]
 NORMS: list[Callable[[int], nn.Module]] = [
-    nn.BatchNorm2d, nn.BatchNorm2d, Activated, Functional,
-    lambda c: nn.BatchNorm2d(c, affine=False), lambda c: nn.BatchNorm2d(c, track_running_stats=False),
-]  # fmt: skip
+    nn.BatchNorm2d,
+    nn.BatchNorm2d,
+    Activated,
+    Functional,
+    lambda c: nn.BatchNorm2d(c, affine=False),
+    lambda c: nn.BatchNorm2d(c, track_running_stats=False),
+]
 
 
 class Block(nn.Module):

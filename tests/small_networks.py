@@ -13,7 +13,7 @@ from segment.networks.load import Network, load_network
 
 
 class Small(nn.Module):
-    """Halves the image twice and comes back; a cut is felt a few dozen pixels away."""
+    """Two strides of 2 and upsampling back; a cut changes outputs a few dozen pixels away."""
 
     def __init__(self, classes: int = 4) -> None:
         super().__init__()
@@ -52,9 +52,15 @@ class Strided(nn.Module):
     """
 
     def __init__(
-        self, stride: int, *, mode: str = "bilinear", align_corners: bool = False, cropped: bool = False,
-        checked: bool = False, classes: int = 4,
-    ) -> None:  # fmt: skip
+        self,
+        stride: int,
+        *,
+        mode: str = "bilinear",
+        align_corners: bool = False,
+        cropped: bool = False,
+        checked: bool = False,
+        classes: int = 4,
+    ) -> None:
         super().__init__()
         self.stride, self.cropped, self.checked = stride, cropped, checked
         self.mode, self.align_corners = mode, None if mode == "nearest" else align_corners

@@ -67,7 +67,7 @@ def stray(text: str, allowed: dict[str, str]) -> list[str]:
     for phrase in allowed:
         text = text.replace(phrase, "")
     text = re.sub(r"`[^`\n]*`", "", text)
-    return [found.group() for found in FIGURE.finditer(text)]
+    return [match.group() for match in FIGURE.finditer(text)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -113,13 +113,13 @@ def test_a_value_that_differs_from_its_measurement_is_seen() -> None:
 
 @pytest.mark.parametrize("path", sorted(MEASURED.glob("*.json")), ids=lambda path: path.stem)
 def test_a_measurement_says_how_it_was_made_and_on_what(path: Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert set(found) == {"command", "date", "versions", "machine", "result"}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
-    assert found["versions"]["torch"]
-    assert found["machine"]["processor"]
-    assert found["machine"]["cores"] >= 1
-    assert found["command"].startswith("python -m ")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert set(record) == {"command", "date", "versions", "machine", "result"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+    assert record["versions"]["torch"]
+    assert record["machine"]["processor"]
+    assert record["machine"]["cores"] >= 1
+    assert record["command"].startswith("python -m ")
     assert not re.search(r'"/(?:home|root|tmp|work|Users)/', path.read_text(encoding="utf-8")), "a path of a machine"
 
 
@@ -129,8 +129,8 @@ def test_the_record_of_the_reproduction_counts_its_own_verdicts() -> None:
     listed = re.findall(rf"^\| [\w-]+ \| (.+) \| ({outcomes}) \|$", text, re.MULTILINE)
     stated = re.findall(rf"^- \*\*({outcomes})\*\* — (.+)$", text, re.MULTILINE)
     assert len(listed) == len(stated) > 30
-    for (claim, outcome), (again, told) in zip(listed, stated, strict=True):
-        assert told.startswith(f"{claim} (")
+    for (claim, outcome), (again, sentence) in zip(listed, stated, strict=True):
+        assert sentence.startswith(f"{claim} (")
         assert outcome == again, claim
     counted = Counter(outcome for _, outcome in listed)
     for outcome, count in counted.items():

@@ -37,21 +37,21 @@ def bank_of(device: str) -> Bank:
 @pytest.mark.parametrize("fold", [1, 3])
 def test_a_gpu_gives_the_cpus_maps_and_sums_in_float32(precision: Precision, allowed: float, fold: int) -> None:
     bank, image = bank_of("cpu"), noise(2, 3, 32, 48)
-    found = {}
+    estimates = {}
     for device in ("cpu", "cuda"):
         network = on(device)
         plan = PassPlan(fold=fold, precision=precision if device == "cuda" else "fp32", channels_last=True, fuse=True)
-        found[device] = estimate(mcbn(network, bank, plan), image, head="softmax")
-    assert found["cuda"].probability.dtype == torch.float32
-    for name, wanted in found["cpu"].maps.items():
-        torch.testing.assert_close(found["cuda"].maps[name].cpu(), wanted, rtol=0, atol=allowed, msg=name)
+        estimates[device] = estimate(mcbn(network, bank, plan), image, head="softmax")
+    assert estimates["cuda"].probability.dtype == torch.float32
+    for name, wanted in estimates["cpu"].maps.items():
+        torch.testing.assert_close(estimates["cuda"].maps[name].cpu(), wanted, rtol=0, atol=allowed, msg=name)
 
 
 def test_a_bank_recorded_on_a_gpu_is_the_cpus() -> None:
-    one, other = bank_of("cpu"), bank_of("cuda")
-    for name in one.layers:
-        torch.testing.assert_close(other.mean[name], one.mean[name], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(other.var[name], one.var[name], rtol=1e-3, atol=1e-3)
+    first, other = bank_of("cpu"), bank_of("cuda")
+    for name in first.layers:
+        torch.testing.assert_close(other.mean[name], first.mean[name], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(other.var[name], first.var[name], rtol=1e-3, atol=1e-3)
 
 
 def test_the_audit_of_a_gpu_knows_both_half_precisions() -> None:

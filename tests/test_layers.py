@@ -12,20 +12,28 @@ import pytest
 ROOT = Path(__file__).parents[1] / "segment"
 
 HEIGHT = {
-    "errors": 0, "axes": 0,
-    "images": 1, "scenes": 1,
+    "errors": 0,
+    "axes": 0,
+    "images": 1,
+    "scenes": 1,
     "networks": 2,
     "tracing": 3,
-    "draws": 4, "uncertainty": 4,
-    "passes": 5, "scores": 5, "pictures": 5,
+    "draws": 4,
+    "uncertainty": 4,
+    "passes": 5,
+    "scores": 5,
+    "pictures": 5,
     "methods": 6,
-    "estimation": 7, "distilling": 7,
+    "estimation": 7,
+    "distilling": 7,
     "files": 8,
     "settings": 9,
-    "jobs": 10, "experiments": 10,
+    "jobs": 10,
+    "experiments": 10,
     "cli": 11,
-    "__main__": 12, "__init__": 12,
-}  # fmt: skip
+    "__main__": 12,
+    "__init__": 12,
+}
 """A module imports lower packages and its own; packages of one height do not see each other."""
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
@@ -58,11 +66,11 @@ def _known(name: str) -> str:
     """The module that a dotted name stands for: itself, or what holds it; "__init__" for a public name."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
-        found = ".".join(parts[:end])
-        if found in MODULES:
-            return found
-        if f"{found}.__init__" in MODULES:
-            return f"{found}.__init__"
+        module = ".".join(parts[:end])
+        if module in MODULES:
+            return module
+        if f"{module}.__init__" in MODULES:
+            return f"{module}.__init__"
     return "__init__"
 
 
@@ -88,8 +96,8 @@ def test_every_import_points_down(module: str) -> None:
 def test_no_modules_of_a_package_import_each_other_in_a_circle() -> None:
     try:
         TopologicalSorter(IMPORTS).prepare()
-    except CycleError as problem:
-        pytest.fail(f"These import each other in a circle: {' <- '.join(problem.args[1])}")
+    except CycleError as error:
+        pytest.fail(f"These import each other in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_a_packages_init_holds_its_docstring_only() -> None:
@@ -112,7 +120,7 @@ def test_the_light_modules_import_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "modules"),
     [
         ("import segment", ["__init__"]),
         ("from segment import load_bank", ["__init__"]),
@@ -123,6 +131,6 @@ def test_the_light_modules_import_nothing_heavy() -> None:
         ("from ..draws import bank", ["draws.bank"]),
         ("import torch\nfrom segmentation_models_pytorch import Unet", []),
     ],
-)  # fmt: skip
-def test_imports_are_found_in_every_form(source: str, found: list[str]) -> None:
-    assert list(imported_by(source, "files.banks")) == found
+)
+def test_imports_of_every_form_are_read(source: str, modules: list[str]) -> None:
+    assert list(imported_by(source, "files.banks")) == modules

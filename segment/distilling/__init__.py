@@ -1,1 +1,1 @@
-"""A bank of T draws to one of K weighted draws."""
+"""A bank of T draws to a bank of K weighted draws with the same moments."""

@@ -1,4 +1,4 @@
-"""K of T draws, and weights, whose moments are nearest to those of all T.
+"""K of T draws, with weights, whose moments are nearest to those of all T.
 
 Pure: probabilities in, a choice out. Must not know a network, nor where its views come from.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from segment.errors import WrongUse
 
 SWEEPS = 20
-"""Most rounds of swaps; each ends earlier where no swap helps."""
+"""Most rounds of swaps; they end earlier where no swap reduces the distance."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Chosen:
 
 
 class Moments:
-    """How alike T draws are in what each adds to the first two moments, view by view.
+    """The similarity of T draws in their contributions to the first two moments, summed over views.
 
-    A draw's features are p - mean and (p - mean)^2 less its mean: their weighted sums are what moments are off by. The
-    first count a third of the second, each in units of its own spread over the draws. Products of draws are all that
-    is kept of them, so there may be many views.
+    A draw's features are p - mean and (p - mean)^2 less its mean: their weighted sums are the errors of the moments.
+    The first get a third of the weight of the second, each in units of its own spread over the draws. Only products of
+    draws are kept, so that memory does not grow with the number of views.
     """
 
     def __init__(self, draws: int) -> None:
         self._first, self._second = torch.zeros(2, draws, draws, dtype=torch.float64)
 
-    def add(self, seen: Tensor) -> None:  # T F
-        """Probabilities of one view under each draw."""
-        first = seen.double() - seen.double().mean(dim=0)
+    def add(self, probabilities: Tensor) -> None:  # T F
+        """Add the probabilities (F) of a view under each draw."""
+        first = probabilities.double() - probabilities.double().mean(dim=0)
         second = first**2 - (first**2).mean(dim=0)
         self._first += first @ first.T
         self._second += second @ second.T
@@ -58,12 +58,12 @@ def choose(products: Tensor, draws: int, generator: torch.Generator, *, starts: 
     if not 1 <= draws <= total:
         raise WrongUse(f"{draws} draws cannot be chosen from {total}; ask 1 to {total}.")
     products = products / products.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    found = [_swapped(products, torch.randperm(total, generator=generator)[:draws]) for _ in range(starts)]
-    return min(found, key=lambda choice: choice.distance)
+    candidates = [_swapped(products, torch.randperm(total, generator=generator)[:draws]) for _ in range(starts)]
+    return min(candidates, key=lambda chosen: chosen.distance)
 
 
 def _swapped(products: Tensor, chosen: Tensor) -> Chosen:
-    """Put at each place in turn the draw that helps most, until none does."""
+    """Replace each draw in turn by the one that reduces the distance most, until none does."""
     total = len(products)
     weights, best = simplex_weights(products[chosen][:, chosen][None])
     distance = float(best[0])
@@ -73,8 +73,8 @@ def _swapped(products: Tensor, chosen: Tensor) -> Chosen:
             tried = chosen.expand(total, -1).clone()  # T K
             tried[:, place] = torch.arange(total)
             _, left = simplex_weights(products[tried[:, :, None], tried[:, None, :]])
-            doubled = (tried[:, :, None] == tried[:, None, :]).sum(dim=(1, 2)) > len(chosen)
-            left[doubled] = torch.inf
+            repeated = (tried[:, :, None] == tried[:, None, :]).sum(dim=(1, 2)) > len(chosen)
+            left[repeated] = torch.inf
             if float(left.min()) < distance * (1 - 1e-9):
                 distance, chosen = float(left.min()), tried[int(left.argmin())]
         if distance >= before:
@@ -85,7 +85,7 @@ def _swapped(products: Tensor, chosen: Tensor) -> Chosen:
 
 
 def simplex_weights(products: Tensor) -> tuple[Tensor, Tensor]:  # B K K -> B K, B
-    """Weights w >= 0, sum 1, that make w' G w least, and what it is then; B problems at once.
+    """Weights w >= 0, sum 1, that minimise w' G w, and the minimum; B systems at once.
 
     Source: the active-set method of Lawson & Hanson 1974, chapter 23, with the sum kept at 1. Error: G gets a ridge of
     1e-9 of its diagonal's mean, so that equal draws have a solution.

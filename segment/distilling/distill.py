@@ -1,14 +1,14 @@
-"""A bank of T draws to K weighted ones whose passes have the same moments.
+"""A bank of T draws to K weighted draws whose passes have the same moments.
 
 First a choice: K of the T draws, with weights, match the first two moments of the class probabilities over training
-views. Then a refinement: Adam moves the statistics of the chosen draws, through the network, until their weighted mean
-and variance are nearest to the bank's; views of images that took no part in it decide which step is kept.
+views. Then a refinement: Adam changes the statistics of the chosen draws, through the network, so that their weighted
+mean and variance are nearest to the bank's; held-out views decide which step is kept.
 
-All T draws pass every view, and all views take part in the choice: draws chosen on a few views fit those alone, and a
-bank seen through some of its draws is a target that shakes (on the CamVid U-Net, 128 views: held-out error .198, where
-16 views of the choice and 64 draws for each of the others left .228).
+Every view is passed under all T draws, and all views are used in the choice: draws chosen on a few views overfit to
+them, and the moments of a part of the bank are a noisy target (on the CamVid U-Net, 128 views: held-out error .198,
+where 16 views of the choice and 64 draws for each of the others left .228).
 
-A refined draw belongs to no mini-batch. Must not know a file, nor where the views come from.
+No mini-batch has the statistics of a refined draw. Must not know a file, nor where the views come from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.distilling.choose import Chosen, Moments, choose
-from segment.distilling.refine import Draws, RefinePlan, Student, Target, Told, refine
+from segment.distilling.refine import Draws, Progress, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.passes.passes import Passes, PassPlan
@@ -37,7 +37,7 @@ class DistillPlan:
     """How a bank is distilled.
 
     draws: K, a count from 1 up; seed: of every random choice
-    pixels: of each view, that the choice looks at; refine: how the draws are moved
+    pixels: of each view, that the choice uses; refine: how the draws are optimised
     """
 
     draws: int = 8
@@ -67,13 +67,18 @@ class Distilled:
 
 
 def distill(
-    network: BatchNormNetwork, bank: Bank, views: Sequence[Tensor], held_out: Sequence[Tensor], head: Head,
-    plan: DistillPlan | None = None, told: Told = lambda stage, done, total: None,
-) -> Distilled:  # fmt: skip
+    network: BatchNormNetwork,
+    bank: Bank,
+    views: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    head: Head,
+    plan: DistillPlan | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Distilled:
     """Choose K draws of a bank and refine them.
 
     views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training
-    Errors: WrongUse where the bank is distilled already or has no more draws than are asked.
+    Errors: WrongUse where the bank is distilled already or has no more draws than K.
     """
     plan = plan or DistillPlan()
     if bank.distilled:
@@ -81,33 +86,33 @@ def distill(
     if plan.draws >= len(bank):
         raise WrongUse(f"{plan.draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
     if not views or not held_out:
-        raise WrongUse("Distilling needs views to learn from and others to be held against; give two images or more.")
+        raise WrongUse("Distilling needs views to learn from and held-out ones; give two images or more.")
     generator = torch.Generator().manual_seed(plan.seed)
     passes, moments = Passes(network, bank, FAST), Moments(len(bank))
     targets = []
     for number, view in enumerate(views, start=1):
-        target, seen = observe(passes, bank.weights, view, head, plan.pixels, generator)
+        target, sampled = observe(passes, bank.weights, view, head, plan.pixels, generator)
         targets.append(target)
-        moments.add(seen)
-        told("passing the bank", number, len(views) + len(held_out))
+        moments.add(sampled)
+        progress("passing the bank", number, len(views) + len(held_out))
     chosen = choose(moments.products(), plan.draws, generator)
     reference = []
     for number, view in enumerate(held_out, start=len(views) + 1):
         reference.append(observe(passes, bank.weights, view, head, 1, generator)[0])
-        told("passing the bank", number, len(views) + len(held_out))
+        progress("passing the bank", number, len(views) + len(held_out))
     student = Student(network, head)
     draws = Draws(bank, chosen, network.device)
     before = student.error(draws, reference)
     if plan.refine.steps == 0:
         return Distilled(draws.bank(bank), chosen, before, before, 0)
-    step, error = refine(student, draws, targets, reference, before, plan.refine, generator, told)
+    step, error = refine(student, draws, targets, reference, before, plan.refine, generator, progress)
     return Distilled(draws.bank(bank), chosen, before, error, step)
 
 
 def observe(
     passes: Passes, weights: Tensor, view: Tensor, head: Head, pixels: int, generator: torch.Generator
 ) -> tuple[Target, Tensor]:  # -> and T P*K
-    """Every pass of a bank over a view (1 C H W): the moments, and the probabilities at some pixels."""
+    """The moments of a bank's passes over a view (1 C H W), and their probabilities at random pixels."""
     taken = torch.randint(view.shape[-2] * view.shape[-1], (pixels,), generator=generator)
     moments, kept = DrawMoments(head, ("square",)), []
     for weight, logits in zip(weights.tolist(), passes(view), strict=True):

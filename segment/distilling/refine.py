@@ -1,6 +1,6 @@
-"""Weighted draws moved through the network by gradient, until their moments are nearest to those of a bank.
+"""Weighted draws optimised through the network by gradient, so that their moments are nearest to those of a bank.
 
-Views of images that take no part in it decide which step is kept. Must not know how the draws were chosen.
+Held-out views decide which step is kept. Must not know how the draws were chosen.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,57 +17,57 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
-from segment.draws.recording import BatchNormMode
+from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.uncertainty.heads import probabilities
 
-Told = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Called with a stage, steps done and steps in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinePlan:
-    """How the draws are moved.
+    """How the draws are optimised.
 
     steps: at most; together: views in one step
-    rate: length of Adam's first step of a draw, all its statistics in standard deviations over the bank's draws: they
-    all move at once, so that each may go the less the more there are; weight_rate: Adam's first step of a weight's
-    logarithm. Both fall to 0 as a cosine
-    look: steps between looks at the held-out views; patience: looks without gain after which it stops
+    rate: length of Adam's first step of a draw, over all its statistics, in standard deviations over the bank's draws:
+    each statistic moves by that over the square root of their number; weight_rate: Adam's first step of a weight's
+    logarithm. Both decay to 0 as a cosine
+    every: steps between evaluations on the held-out views; patience: evaluations without gain after which it stops
     """
 
     steps: int = 400
     together: int = 2
     rate: float = 1.2
     weight_rate: float = 0.02
-    look: int = 40
+    every: int = 40
     patience: int = 3
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise WrongUse(f"steps = {self.steps}, but it is a count from 0 up (0: the draws are not moved).")
+            raise WrongUse(f"steps = {self.steps}, but it is a count from 0 up (0: the draws stay as chosen).")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a bank says of views (N C H W): mean and variance over its draws of the probabilities (N K H W)."""
+    """The target of views (N C H W): mean and variance over its draws of the probabilities (N K H W)."""
 
     views: Tensor
     mean: Tensor
     variance: Tensor
 
 
-def variance_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:  # N K ... each
+def variance_error(variances: Sequence[Tensor], references: Sequence[Tensor]) -> float:  # N K ... each
     """Relative L1 error of the variance map: sum |v - v_ref| / sum v_ref over all pixels, v the mean over classes."""
-    off = sum(float((a.mean(dim=1) - b.mean(dim=1)).abs().sum()) for a, b in zip(found, wanted, strict=True))
-    return off / max(sum(float(b.mean(dim=1).sum()) for b in wanted), 1e-30)
+    off = sum(float((a.mean(dim=1) - b.mean(dim=1)).abs().sum()) for a, b in zip(variances, references, strict=True))
+    return off / max(sum(float(b.mean(dim=1).sum()) for b in references), 1e-30)
 
 
 class Draws(nn.Module):
-    """K draws as what Adam moves: means and logarithms of variances, in standard deviations over the bank's draws."""
+    """K draws as parameters: means and logarithms of variances, in standard deviations over the bank's draws."""
 
     def __init__(self, bank: Bank, chosen: Chosen, device: torch.device) -> None:
         super().__init__()
@@ -86,14 +85,17 @@ class Draws(nn.Module):
 
     def statistics(self) -> list[dict[str, tuple[Tensor, Tensor]]]:
         """Layer name -> mean and variance (C), for each of the K draws."""
-        found = []
+        statistics = []
         for row in self.origin + self.unit * self.moved:
             parts = row.split(self._sizes)
             half = len(self._names)
-            found.append({
-                name: (mean, log.exp()) for name, mean, log in zip(self._names, parts[:half], parts[half:], strict=True)
-            })  # fmt: skip
-        return found
+            statistics.append(
+                {
+                    name: (mean, log.exp())
+                    for name, mean, log in zip(self._names, parts[:half], parts[half:], strict=True)
+                }
+            )
+        return statistics
 
     @torch.no_grad()
     def bank(self, source: Bank) -> Bank:
@@ -110,25 +112,25 @@ class Student:
     def __init__(self, network: BatchNormNetwork, head: Head) -> None:
         self.network = network
         self.head = head
-        self._met = sorted((layer for layer in network.layers if layer.call is not None), key=lambda at: at.call or 0)
+        self._layers = layers_in_order(network)
 
     def moments(self, draws: Draws, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
         """Mean and variance over the weighted draws."""
         views = views.to(self.network.device).contiguous(memory_format=torch.channels_last)
-        found = []
-        with preserve_state(self.network.module), _still(self.network.module):
+        outputs = []
+        with preserve_state(self.network.module), _without_gradients(self.network.module):
             for draw in draws.statistics():
-                with _Refined(self._met, draw):
+                with _Refined(self._layers, draw):
                     logits = self.network.forward(views)
-                found.append(probabilities(logits, self.head))
-        p, weights = torch.stack(found), draws.weights()
+                outputs.append(probabilities(logits, self.head))
+        p, weights = torch.stack(outputs), draws.weights()
         mean = torch.einsum("t,t...->...", weights, p)
         return mean, torch.einsum("t,t...->...", weights, (p - mean) ** 2)
 
     @torch.no_grad()
     def error(self, draws: Draws, targets: Sequence[Target]) -> float:
-        found = [self.moments(draws, target.views)[1] for target in targets]
-        return variance_error(found, [target.variance for target in targets])
+        variances = [self.moments(draws, target.views)[1] for target in targets]
+        return variance_error(variances, [target.variance for target in targets])
 
     def loss(self, draws: Draws, target: Target) -> Tensor:
         """Poisson deviance of the variance map, plus the squared error of the mean in units of that variance.
@@ -137,18 +139,24 @@ class Student:
         would see the largest variances only.
         """
         mean, variance = self.moments(draws, target.views)
-        wanted = target.variance.mean(dim=1)
-        floor = 0.02 * wanted.mean()  # so that rounding in the quietest pixels has no say
-        v, t = variance.mean(dim=1) + floor, wanted + floor
+        reference = target.variance.mean(dim=1)
+        floor = 0.02 * reference.mean()  # so that rounding in pixels of small variance has no effect
+        v, t = variance.mean(dim=1) + floor, reference + floor
         deviance = (v - t + t * (t.log() - v.log())).sum() / t.sum()
-        return deviance + 0.5 * ((mean - target.mean) ** 2).mean() / wanted.mean()
+        return deviance + 0.5 * ((mean - target.mean) ** 2).mean() / reference.mean()
 
 
 def refine(
-    student: Student, draws: Draws, targets: Sequence[Target], reference: Sequence[Target], before: float,
-    plan: RefinePlan, generator: torch.Generator, told: Told,
-) -> tuple[int, float]:  # fmt: skip
-    """Move the draws to the step that is best on the held-out views; that step, and its error there."""
+    student: Student,
+    draws: Draws,
+    targets: Sequence[Target],
+    reference: Sequence[Target],
+    before: float,
+    plan: RefinePlan,
+    generator: torch.Generator,
+    progress: Progress,
+) -> tuple[int, float]:
+    """Optimise the draws; the step that is best on the held-out views, which they are left at, and its error there."""
     rates = {draws.moved: plan.rate / math.sqrt(draws.moved.shape[1]), draws.logits: plan.weight_rate}
     optimiser = torch.optim.Adam([{"params": [moving]} for moving in rates], betas=(0.9, 0.99))
     best, kept, worse = before, 0, 0
@@ -163,8 +171,8 @@ def refine(
             order = order or torch.randperm(len(targets), generator=generator).tolist()
             (student.loss(draws, targets[order.pop()]) / plan.together).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        told("refining", step, plan.steps)
-        if step % plan.look and step != plan.steps:
+        progress("refining", step, plan.steps)
+        if step % plan.every and step != plan.steps:
             continue
         error = student.error(draws, reference)
         worse = 0 if error < best else worse + 1
@@ -178,16 +186,16 @@ def refine(
 
 
 class _Refined(BatchNormMode):
-    """One pass under statistics that gradients reach: batch norm as the affine map that they make of it."""
+    """One pass under statistics that gradients reach: batch norm as the affine map by them."""
 
     def __init__(self, layers: Sequence[Layer], draw: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__(layers)
         self._draw = draw
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.name not in self._draw:
-            return functional.batch_norm(*args, **kwargs)
-        return _affine(*self._draw[layer.name], BatchNormCall(*args, **kwargs))
+            return call.unchanged()
+        return _affine(*self._draw[layer.name], call)
 
 
 def _affine(mean: Tensor, var: Tensor, call: BatchNormCall) -> Tensor:
@@ -196,18 +204,18 @@ def _affine(mean: Tensor, var: Tensor, call: BatchNormCall) -> Tensor:
     scale = root if call.weight is None else call.weight * root
     shift = -mean * scale if call.bias is None else call.bias - mean * scale
     # torch gives the statistics of an eval-mode batch norm no gradient, but its weight and bias
-    still = torch.zeros_like(mean), torch.ones_like(mean)
-    return functional.batch_norm(call.input, *still, scale, shift, training=False, momentum=0.0, eps=0.0)
+    neutral = torch.zeros_like(mean), torch.ones_like(mean)
+    return functional.batch_norm(call.input, *neutral, scale, shift, training=False, momentum=0.0, eps=0.0)
 
 
 @contextmanager
-def _still(module: nn.Module) -> Iterator[None]:
-    """Parameters that ask for no gradient, so that none of their inputs is kept; they ask again afterwards."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """Parameters need no gradient within a block, so that torch keeps none of their inputs."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         yield
     finally:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature

@@ -1,1 +1,1 @@
-"""Draws: seeded mini-batches, their statistics, the bank."""
+"""Seeded mini-batches of training images to draws, the bank that holds them, and the probe of its network."""

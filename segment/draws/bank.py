@@ -1,6 +1,6 @@
-"""A bank: T weighted joint draws of (mean, variance) for each stochastic BN layer, frozen.
+"""A bank: sampled BN statistics, T weighted joint draws of (mean, variance) for each stochastic BN layer.
 
-Must not know how it was recorded, nor where it is kept.
+Must not know how it was recorded, nor where it is stored.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Bank:
     """Draws in a random order, so that the first N of a bank are N random draws.
 
     weights: (T) float32, none negative, sum 1
-    mean, var: layer name -> (T, C) float32, in the order in which data meets the layers; var is the biased one
-    provenance: what it was recorded from (JSON values); "distilled": true where its draws are no random sample
+    mean, var: layer name -> (T, C) float32, in the order in which data reaches the layers; var is biased
+    provenance: what it was recorded from, as JSON values; "distilled": true where its draws are no random sample
     probe: what its network computes; None for a bank made by hand (`segment.draws.identity.identified` adds it)
     """
 
@@ -40,7 +40,7 @@ class Bank:
     def __post_init__(self) -> None:
         for value in (self.weights, *self.mean.values(), *self.var.values()):
             if value.dtype != torch.float32:
-                raise BankRefused(f"A bank holds float32 numbers; this one holds {value.dtype}: record it anew.")
+                raise BankRefused(f"A bank holds float32 numbers; this one holds {value.dtype}: record it again.")
         if self.weights.ndim != 1 or len(self.weights) == 0:
             raise BankRefused(f"A bank's weights are one number a draw, not of shape {tuple(self.weights.shape)}.")
         if (
@@ -48,7 +48,7 @@ class Bank:
             or self.weights.min() < 0
             or abs(float(self.weights.sum()) - 1) > 1e-4
         ):
-            raise BankRefused("A bank's weights are not negative and sum to 1; these do not: record it anew.")
+            raise BankRefused("A bank's weights are at least 0 and sum to 1; these do not: record it again.")
         if list(self.mean) != list(self.var) or not self.mean:
             raise BankRefused("A bank holds a mean and a variance for each of its layers; here some are missing.")
         for name, mean in self.mean.items():
@@ -78,7 +78,7 @@ class Bank:
         return 1.0 / float((self.weights.double() ** 2).sum())
 
     def with_draws(self, weights: Tensor, mean: Mapping[str, Tensor], var: Mapping[str, Tensor], **notes: Any) -> Bank:
-        """Other draws for the same network; `notes` join the provenance."""
+        """Other draws for the same network; `notes` are added to the provenance."""
         probe = None if self.probe is None else self.probe.of_trained()
         return Bank(weights, mean, var, {**self.provenance, **notes}, probe)
 
@@ -88,7 +88,7 @@ class Bank:
             return self
         if not 1 <= draws <= len(self):
             raise WrongUse(
-                f"{draws} draws were asked of a bank of {len(self)}; ask 1 to {len(self)}, or fit a larger one."
+                f"{draws} draws were asked of a bank of {len(self)}; ask for 1 to {len(self)}, or fit a larger one."
             )
         if self.distilled:
             raise WrongUse(
@@ -97,7 +97,7 @@ class Bank:
         return self.take(range(draws))
 
     def take(self, indices: range) -> Bank:
-        """The draws of those numbers, in that order, weights renormalised."""
+        """The draws of these numbers, in this order, weights renormalised."""
         at = slice(indices.start, indices.stop, indices.step)
         weights = self.weights[at] / self.weights[at].sum()
         return replace(
@@ -118,7 +118,7 @@ class Bank:
         )
 
     def layers_only(self, names: Sequence[str]) -> Bank:
-        """The same draws, for fewer layers; a bank records each with every BN layer normalised by its batch."""
+        """The same draws, for fewer layers; each was recorded with every BN layer normalised by its mini-batch."""
         missing = [name for name in names if name not in self.mean]
         if missing:
             raise BankRefused(
@@ -134,7 +134,7 @@ class Bank:
     def of_draws(draws: Sequence[Statistics], provenance: Mapping[str, Any] | None = None) -> Bank:
         """Equal weights over draws as `recording.record` gives them."""
         if not draws:
-            raise WrongUse("A bank needs one draw at least.")
+            raise WrongUse("A bank needs at least one draw.")
         return Bank(
             torch.full((len(draws),), 1.0 / len(draws)),
             {name: torch.stack([draw[name][0] for draw in draws]) for name in draws[0]},
@@ -144,9 +144,9 @@ class Bank:
 
     @staticmethod
     def of_trained(network: BatchNormNetwork, mean_of: Bank | None = None) -> Bank:
-        """One draw that holds the trained running statistics; its pass is `model.eval()`.
+        """One draw that holds the trained running statistics; its pass equals that of `model.eval()`.
 
-        mean_of: gives its mean statistics to layers that keep none
+        mean_of: the bank whose mean statistics are used for layers that keep none
         Errors: BankRefused where a stochastic layer keeps no running statistics and `mean_of` has none for it.
         """
         average = None if mean_of is None else mean_of.average()
@@ -159,18 +159,18 @@ class Bank:
                 draw[layer.name] = (average.mean[layer.name][0], average.var[layer.name][0])
             else:
                 raise BankRefused(
-                    f"Layer {layer.name!r} keeps no running statistics; give a bank that has some for it."
+                    f"Layer {layer.name!r} keeps no running statistics; give a bank that has draws of it."
                 )
         return Bank.of_draws([draw], {"trained": True})
 
     def check_layers(self, network: BatchNormNetwork) -> None:
-        """Refuse a bank whose layers or channel counts are not those of the network, naming the first differences."""
+        """Errors: BankRefused where a layer or its number of channels is not that of the network."""
         known = {layer.name: layer for layer in network.layers if layer.call is not None}
         unknown = [name for name in self.mean if name not in known]
         if unknown:
             raise BankRefused(
-                f"The bank has layer {unknown[0]!r} ({len(unknown)} such), which this network has not; "
-                "it was recorded on another one: run `segment fit` again."
+                f"The bank has layer {unknown[0]!r} ({len(unknown)} such), which this network does not have; "
+                "it was recorded on another network: run `segment fit` again."
             )
         for name, mean in self.mean.items():
             if mean.shape[1] != known[name].channels:

@@ -1,7 +1,7 @@
-"""A bank knows its network by what it computes: the probe is made, kept in the bank, and compared.
+"""Whether a network is the one that a bank was recorded on: its probe is recorded in the bank, and compared.
 
-Weights alone do not say what is computed: an interpolation, an epsilon, a factory's argument or a helper function in
-another file changes the output and no weight. Must not know how a bank is recorded, nor where it is kept.
+Weights alone do not determine the output: an interpolation, an epsilon, a factory's argument or a helper function in
+another file changes it and no weight. Must not know how a bank is recorded, nor where it is stored.
 """
 
 from __future__ import annotations
@@ -24,24 +24,32 @@ from segment.tracing.bn_network import drawable
 
 log = logging.getLogger(__name__)
 
-AGAIN = "Use the network and the card that it was recorded with, or record it anew with `segment fit`."
+AGAIN = "Use the network and the card that it was recorded with, or record it again with `segment fit`."
 
 
 def preprocessing_of(network: Network) -> dict[str, Any]:
-    """What the card says that changes what is computed, as JSON values."""
+    """The settings of the card that change the network's output, as JSON values."""
     card, spec = network.card, network.card.input
     return {
-        "scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std), "channels": spec.channels,
-        "white": spec.white, "stride": spec.stride, "pad": spec.pad, "head": card.head,
+        "scale": spec.scale,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "channels": spec.channels,
+        "white": spec.white,
+        "stride": spec.stride,
+        "pad": spec.pad,
+        "head": card.head,
         "drop_outputs": sorted(set(card.drop_outputs)),
-    }  # fmt: skip
+    }
 
 
 def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
-    """The bank with what says whose it is: the network's name, fingerprint and preprocessing, and the probe."""
+    """The bank with its network's name, fingerprint, preprocessing and probe."""
     identity = {
-        "network": network.name, "fingerprint": network.fingerprint, "preprocessing": preprocessing_of(network),
-    }  # fmt: skip
+        "network": network.name,
+        "fingerprint": network.fingerprint,
+        "preprocessing": preprocessing_of(network),
+    }
     return replace(bank, provenance={**bank.provenance, **identity}, probe=probe_of(network, drawn, next(iter(bank))))
 
 
@@ -59,32 +67,32 @@ def fitted(network: Network, bank: Bank) -> BatchNormNetwork:
 def check_provenance(network: Network, bank: Bank) -> None:
     """Refuse another network's bank, or one recorded with another preprocessing, naming what differs.
 
-    A bank made by hand says nothing of its network, and passes.
+    A bank made by hand holds no fingerprint, and is accepted.
     """
-    fingerprint, before = bank.provenance.get("fingerprint"), bank.provenance.get("preprocessing")
+    fingerprint, recorded = bank.provenance.get("fingerprint"), bank.provenance.get("preprocessing")
     if fingerprint is not None and fingerprint != network.fingerprint:
         raise BankRefused(
             f"The bank was recorded on network {bank.provenance.get('network', '?')!r} ({fingerprint[:12]}), this one "
             f"is {network.fingerprint[:12]}: other weights or layers. Run `segment fit` on this network."
         )
-    now = preprocessing_of(network)
-    if before is not None and before != now:
+    current = preprocessing_of(network)
+    if recorded is not None and recorded != current:
         differs = [
-            f"{key}: {before.get(key)} in the bank, {now.get(key)} now"
-            for key in dict.fromkeys([*now, *before])
-            if before.get(key) != now.get(key)
+            f"{key}: {recorded.get(key)} in the bank, {current.get(key)} now"
+            for key in dict.fromkeys([*current, *recorded])
+            if recorded.get(key) != current.get(key)
         ]
         raise BankRefused(f"The bank was recorded with another preprocessing ({'; '.join(differs)}). {AGAIN}")
     if fingerprint is not None and bank.probe is None:
-        raise BankRefused("The bank has no probe of what its network computes: record it anew with `segment fit`.")
+        raise BankRefused("The bank has no probe of what its network computes: record it again with `segment fit`.")
 
 
 def computes_the_same(network: Network, probe: Probe) -> bool:
     """Whether the network gives the probe's numbers in eval mode."""
     try:
         outputs = probabilities_under(network, probe_inputs(network, probe.side, probe.seed))
-    except Exception as error:  # whatever an unknown network raises, it did not before
-        log.info("The network does not take the probe: %s", " ".join(str(error).split())[:160])
+    except Exception as error:  # an unknown network may raise anything
+        log.info("The network does not accept the probe: %s", " ".join(str(error).split())[:160])
         return False
     same_shape = tuple(outputs.shape) == probe.shape
     return same_shape and largest_difference(outputs.flatten()[probe.places], probe.trained) <= probe.tolerance
@@ -92,15 +100,15 @@ def computes_the_same(network: Network, probe: Probe) -> bool:
 
 def _check_probe(network: Network, drawn: BatchNormNetwork, bank: Bank, probe: Probe) -> None:
     inputs = probe_inputs(network, probe.side, probe.seed)
-    ways: list[tuple[str, Tensor, Statistics | None]] = [("the trained statistics", probe.trained, None)]
+    references: list[tuple[str, Tensor, Statistics | None]] = [("the trained statistics", probe.trained, None)]
     if probe.drawn is not None:
-        ways.append(("the bank's first draw", probe.drawn, next(iter(bank))))
-    for under, before, draw in ways:
+        references.append(("the bank's first draw", probe.drawn, next(iter(bank))))
+    for under, recorded, draw in references:
         try:
             outputs = probabilities_under(network, inputs, layers_in_order(drawn), draw)
         except Exception as error:  # whatever an unknown network raises, it did not when the bank was recorded
             raise BankRefused(
-                f"The network has the bank's weights, but does not take the probe's {probe.side}x{probe.side} inputs "
+                f"The network has the bank's weights, but does not accept the probe's {probe.side}x{probe.side} inputs "
                 f"under {under} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). {AGAIN}"
             ) from error
         if tuple(outputs.shape) != probe.shape:
@@ -108,7 +116,7 @@ def _check_probe(network: Network, drawn: BatchNormNetwork, bank: Bank, probe: P
                 f"The network has the bank's weights, but gives outputs {_size(outputs.shape)} on the probe, where it "
                 f"gave {_size(probe.shape)}: another argument or edited code. {AGAIN}"
             )
-        difference = largest_difference(outputs.flatten()[probe.places], before)
+        difference = largest_difference(outputs.flatten()[probe.places], recorded)
         if difference > probe.tolerance:
             raise BankRefused(
                 f"The network has the same weights, but another output (up to {difference:.2g} in probability on the "

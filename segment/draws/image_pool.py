@@ -1,4 +1,4 @@
-"""Training images to the mini-batches behind draws: each decoded once where it fits, and seen as in training.
+"""Training images to the mini-batches behind draws: decoded once where memory allows, augmented as in training.
 
 Must not know a bank, nor how statistics are recorded.
 """
@@ -33,21 +33,26 @@ Images = str | Path | Sequence[NDArray[Any] | Tensor] | NDArray[Any] | Tensor
 
 
 class ImagePool:
-    """Statistics images, decoded once where they fit, each seen through the training pipeline with its own seed."""
+    """Statistics images, decoded once where memory allows; `augmentation` transforms each with its own seed."""
 
     def __init__(
-        self, network: Network, images: Images, look: Pipeline | None, size: tuple[int, int] | None,
-        *, cache_bytes: int = CACHE_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        images: Images,
+        augmentation: Pipeline | None,
+        size: tuple[int, int] | None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.network = network
         self.cache_bytes = cache_bytes
-        self.look = look
+        self.augmentation = augmentation
         self.size = list(size) if size else None
         self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
         self.given: Sequence[Any] = () if isinstance(images, str | Path) else network.accept.images(images)
         if self.sources:
             network.accept.check_files()
-        if len(self.given) and isinstance(self.given[0], Tensor) and (look is not None or size is not None):
+        if len(self.given) and isinstance(self.given[0], Tensor) and (augmentation is not None or size is not None):
             log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
         self._kept: dict[int, NDArray[Any]] = {}
         self._bytes = 0
@@ -56,17 +61,17 @@ class ImagePool:
     def __len__(self) -> int:
         return len(self.sources) or len(self.given)
 
-    def check(self, wanted: set[int]) -> None:
-        """Look at every image that will be used, so that all that fail are named before the first draw."""
-        for index in sorted(wanted) if not self.sources else ():
+    def check(self, indices: set[int]) -> None:
+        """Read every image that will be used, so that all that fail are named before the first draw."""
+        for index in sorted(indices) if not self.sources else ():
             self._decoded(index)
         with ThreadPoolExecutor(2) as threads:
-            messages = list(threads.map(self._error_message, sorted(wanted) if self.sources else ()))
+            messages = list(threads.map(self._error_message, sorted(indices) if self.sources else ()))
         if errors := [message for message in messages if message]:
             more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
             raise ImageUnreadable(
-                f"{len(errors)} of {len(wanted)} statistics images cannot be used. {' '.join(errors[:3])}{more} "
-                "Repair them or take them out of the list; no bank was written."
+                f"{len(errors)} of {len(indices)} statistics images cannot be used. {' '.join(errors[:3])}{more} "
+                "Repair them or remove them from the list; no bank was written."
             )
 
     def _error_message(self, index: int) -> str:
@@ -91,19 +96,20 @@ class ImagePool:
             self._kept[index] = image
         return image
 
-    def seen(self, index: int, seed: int) -> Tensor:  # C H W
+    def prepared(self, index: int, seed: int) -> Tensor:  # C H W
+        """An image as a mini-batch holds it: augmented or resized, then preprocessed."""
         image = self._decoded(index)
         if isinstance(image, Tensor):
             return self.network.accept.prepared(image)
-        if self.look is not None:
-            image = self.look(image, seed)
+        if self.augmentation is not None:
+            image = self.augmentation(image, seed)
         elif self.size is not None:
             image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
         return self.network.accept.prepared(image)
 
     def _batch(self, pick: Choice) -> Tensor:  # M C H W
-        seen = [self.seen(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
-        for index, image in zip(pick.images, seen, strict=True):
+        images = [self.prepared(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
+        for index, image in zip(pick.images, images, strict=True):
             first = self._shape or (image.shape, index)
             self._shape = first
             if image.shape != first[0]:
@@ -112,13 +118,13 @@ class ImagePool:
                     f"{self._name(index)} is {_size(image.shape)} (after padding). Give --size HxW, or a card with a "
                     "training pipeline that crops."
                 )
-        return torch.stack(seen)
+        return torch.stack(images)
 
     def _name(self, index: int) -> str:
         return self.sources[index].id if self.sources else f"image {index}"
 
     def batches(self, picks: Sequence[Choice]) -> Iterator[Tensor]:
-        """Mini-batches in order, the next one made while the network is busy with this one."""
+        """Mini-batches in order; the next one is made while the network works on this one."""
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(self._batch, picks[0])
             for following in (*picks[1:], None):
@@ -128,8 +134,8 @@ class ImagePool:
                 yield batch
 
     def examples(self, count: int) -> list[Tensor]:
-        """A few images as the statistics batches saw them, each (1 C H W)."""
-        return [self.seen(index, index)[None] for index in range(min(count, len(self)))]
+        """A few images as the mini-batches hold them, each (1 C H W)."""
+        return [self.prepared(index, index)[None] for index in range(min(count, len(self)))]
 
 
 def _size(shape: torch.Size) -> str:

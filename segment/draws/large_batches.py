@@ -1,15 +1,15 @@
 """The draw of a mini-batch with a few of its images in the network at a time: Teye et al. 2018, Algorithm 1.
 
-The images go through part by part, each part from one BN layer to the next by the calls that a first pass has recorded;
-there they wait until the layer's count, mean and squared deviations are merged over all parts, in float64. One image's
-results stay in a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less time than one
-pass over all images, and it needs no more memory.
+The images go through part by part, each part from one BN layer to the next, by the calls that a first pass recorded. At
+each layer the parts' counts, means and squared deviations are merged in float64, and only then do the parts go on. The
+results of one image fit into a processor's caches where those of a whole mini-batch do not, so on a CPU this takes less
+time than one pass over all images, and it needs no more memory.
 
-Where the results that wait do not fit into `keep_bytes`, their parts start at the images again at every layer: a
-network of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
+Where the waiting results do not fit into `keep_bytes`, their parts start at the images again at every layer: a network
+of L layers takes up to L sweeps, about L/2 passes over the mini-batch.
 
-Only a network in which nothing but BN is known to mix the images of a batch goes part by part; others go through whole.
-Must not know what an image file is, nor how draws are kept.
+Only a network in which BN alone is known to mix the images of a batch goes part by part; others go through whole.
+Must not know what an image file is, nor how draws are stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
@@ -37,9 +36,11 @@ from segment.draws.recording import (
 from segment.errors import ModelRefused, WrongUse
 from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_independence import mixing_call
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.replay import NotReplayable, OtherShapes, Recording, only_asks
-from segment.tracing.trace import Diverged, TraceCursor, constants_of
+from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
+from segment.tracing.sources import constants_of
+from segment.tracing.trace_cursor import Diverged, TraceCursor
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class MergedStatistics:
 
 
 class _RecordedPart(TorchFunctionMode):
-    """Records a pass over one part, up to its last BN layer; the numbers in it mean nothing."""
+    """Records the calls of a pass over one part, up to its last BN layer; its results are not used."""
 
     def __init__(self, network: BatchNormNetwork, layer_calls: frozenset[int], images: Tensor) -> None:
         super().__init__()
@@ -91,15 +92,16 @@ class _RecordedPart(TorchFunctionMode):
         kwargs = kwargs or {}
         index = self._cursor.next(func, args, kwargs)
         if index in self._layer_calls:
-            x: Tensor = args[0]
+            call = BatchNormCall(*args, **kwargs)
+            x = call.input
             dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
             neutral = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
-            result = _normalised(neutral, *args, **kwargs)
+            result = call.under(*neutral)
         else:
             result = func(*args, **kwargs)
-        if not only_asks(func, result):
+        if not reads_metadata(func, result):
             self.recording.add(index, func, args, kwargs, result)
-        self._cursor.made(index, args, kwargs, result)
+        self._cursor.record(index, args, kwargs, result)
         if index == max(self._layer_calls):
             raise _LastLayer
         return result
@@ -107,7 +109,7 @@ class _RecordedPart(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far a part is: recorded calls that it has made, and those of their results that are still to be read."""
+    """The state of a part: recorded calls that it has made, and those of their results that later calls read."""
 
     step: int
     results: Mapping[int, Tensor]
@@ -119,16 +121,8 @@ class _Progress:
         return _Progress(step, results, sum(storages.values()))
 
 
-def _normalised(
-    statistics: tuple[Tensor, Tensor], x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    return functional.batch_norm(x, *statistics, weight, bias, training=False, momentum=0.0, eps=eps)
-
-
 class _InParts:
-    """Draws of mini-batches of one network, `at_once` images in it at a time."""
+    """The draws of mini-batches, with `at_once` images in the network at a time."""
 
     def __init__(self, network: BatchNormNetwork, at_once: int, keep_bytes: float, precision: Precision) -> None:
         self.network = network
@@ -141,7 +135,7 @@ class _InParts:
         self._state = StateKeeper(network.module)
 
     def draw(self, batch: Tensor) -> Statistics:  # M C H W
-        """Errors: Diverged, OtherShapes, NotReplayable where the parts take another way than the trace."""
+        """Errors: Diverged, OtherShapes, NotReplayable where the parts make other calls than the trace."""
         known: dict[str, tuple[Tensor, Tensor]] = {}
         parts = torch.split(batch, self.at_once)
         progress: list[_Progress | None] = [None] * len(parts)
@@ -155,41 +149,48 @@ class _InParts:
         return {name: (known[name][0].float().cpu(), known[name][1].float().cpu()) for name in stochastic}
 
     def _sweep(
-        self, call: int, parts: Sequence[Tensor], progress: list[_Progress | None],
-        known: Mapping[str, tuple[Tensor, Tensor]], sums: MergedStatistics,
-    ) -> None:  # fmt: skip
-        """Every part on to the BN layer of call number `call`, whose input is added to `sums`."""
-        held = sum(each.nbytes for each in progress if each is not None)
+        self,
+        call: int,
+        parts: Sequence[Tensor],
+        progress: list[_Progress | None],
+        known: Mapping[str, tuple[Tensor, Tensor]],
+        sums: MergedStatistics,
+    ) -> None:
+        """Advance every part to the BN layer of call number `call`, whose input is added to `sums`."""
+        held = sum(state.nbytes for state in progress if state is not None)
 
         def make(index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             layer = self.layer_of.get(index)
-            return func(*args, **kwargs) if layer is None else _normalised(known[layer.name], *args, **kwargs)
+            if layer is None:
+                return func(*args, **kwargs)
+            return BatchNormCall(*args, **kwargs).under(*known[layer.name])
 
         for number, part in enumerate(parts):
             recording = self._recording(part)
-            was = progress[number]
-            results = {0: self._images(part)} if was is None else dict(was.results)
+            before = progress[number]
+            results = {0: self._images(part)} if before is None else dict(before.results)
             step = recording.calls.index(call)
             with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
-                recording.advance(make, results, 0 if was is None else was.step, step)
+                recording.advance(make, results, 0 if before is None else before.step, step)
             args, kwargs = recording.arguments_of(step, results)
-            expected_layer(self.layer_of[call], *args, **kwargs)
-            sums.add(args[0])
-            held -= 0 if was is None else was.nbytes
-            left, after = was, _Progress.at(step, results)
+            batch_norm = BatchNormCall(*args, **kwargs)
+            expected_layer(self.layer_of[call], batch_norm)
+            sums.add(batch_norm.input)
+            held -= 0 if before is None else before.nbytes
+            kept, after = before, _Progress.at(step, results)
             if held + after.nbytes <= self.keep_bytes:
-                left = after
-            elif was is not None and self._overwritten_from(recording.calls[was.step]):
-                left = None
-            held += 0 if left is None else left.nbytes
-            progress[number] = left
+                kept = after
+            elif before is not None and self._overwritten_from(recording.calls[before.step]):
+                kept = None
+            held += 0 if kept is None else kept.nbytes
+            progress[number] = kept
 
     def _overwritten_from(self, call: int) -> bool:
-        """Whether that call or a later one writes into what earlier ones have left: it can be made but once."""
+        """Whether that call or a later one writes into the result of an earlier one: it can be made only once."""
         return any(target < call for later in self.network.calls[call:] for target in later.writes)
 
     def _recording(self, part: Tensor) -> Recording:
-        """The calls of a pass over such a part, up to its last BN layer."""
+        """The calls of a pass over a part of this shape, up to its last BN layer."""
         recording = self._recordings.get(part.shape)
         if recording is None:
             images = self._images(part)
@@ -212,7 +213,7 @@ class _InParts:
 def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
     """Why the images of a mini-batch must go through the network together, "" where each may go alone."""
     for call in network.calls:
-        if call.leaves and call.origin != "constant":
+        if call.gives_values and call.origin != "constant":
             return f"{call.name} gives values of the images to Python"
         if call.random:
             return f"{call.name} is random"
@@ -221,9 +222,14 @@ def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
 
 
 def record_in_parts(
-    network: BatchNormNetwork, batches: Iterable[Tensor], *, at_once: int, keep_bytes: float = 0,
-    whole_fits: bool = False, precision: Precision = "fp32",
-) -> Iterator[Statistics]:  # fmt: skip
+    network: BatchNormNetwork,
+    batches: Iterable[Tensor],
+    *,
+    at_once: int,
+    keep_bytes: float = 0,
+    whole_fits: bool = False,
+    precision: Precision = "fp32",
+) -> Iterator[Statistics]:
     """The draws that `record` gives, with at most `at_once` images of a mini-batch (M C H W) in the network at a time.
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass
@@ -245,8 +251,8 @@ def record_in_parts(
             try:
                 yield parts.draw(batch)
                 continue
-            except (Diverged, OtherShapes, NotReplayable) as way:
-                whole = f"at this size it takes another way than when its layers were listed ({way})"
+            except (Diverged, OtherShapes, NotReplayable) as difference:
+                whole = f"at this size it makes other calls than when its layers were listed ({difference})"
                 log.info("Mini-batches go through whole: %s.", whole)
         if len(batch) > at_once and not whole_fits:
             raise ModelRefused(

@@ -1,4 +1,4 @@
-"""A plan and a number of images to T seeded choices of M of them.
+"""A plan and a number of images to T seeded mini-batches of M of them.
 
 Must not know what an image is, nor a network.
 """
@@ -14,7 +14,7 @@ from segment.errors import WrongUse
 
 @dataclass(frozen=True, kw_only=True)
 class DrawPlan:
-    """How many draws, and from how much.
+    """How many draws, and from how many images each.
 
     draws: T, a count from 1 up (one draw has no variance: its maps are 0)
     batch: M, images per draw; the training batch size, for a smaller M widens the spread
@@ -34,7 +34,7 @@ class DrawPlan:
 
 @dataclass(frozen=True)
 class Choice:
-    """One mini-batch: which images, and the seed of each one's training transform."""
+    """One mini-batch: its images, and the seed of the training transform of each."""
 
     images: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -52,13 +52,13 @@ def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
         raise WrongUse("There are no statistics images: give some training images.")
     if plan.batch > images:
         raise WrongUse(
-            f"A mini-batch of {plan.batch} images was asked of {images}; within one, no image comes twice. "
+            f"A mini-batch of {plan.batch} images was asked of {images}; no image is used twice in a mini-batch. "
             f"Give at least {plan.batch} images, or --batch {images} or less."
         )
-    found = []
+    minibatches = []
     for draw in range(plan.draws):
         rng = np.random.default_rng([plan.seed, draw])
         picked = rng.permutation(images)[: plan.batch]
         seeds = rng.integers(2**31, size=plan.batch)
-        found.append(Choice(tuple(int(index) for index in picked), tuple(int(seed) for seed in seeds)))
-    return tuple(found)
+        minibatches.append(Choice(tuple(int(index) for index in picked), tuple(int(seed) for seed in seeds)))
+    return tuple(minibatches)

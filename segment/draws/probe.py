@@ -1,6 +1,6 @@
-"""A network's output on a few seeded inputs, and how two such outputs are compared.
+"""A network's output on a few seeded inputs, and the comparison of two such outputs.
 
-Must not know how a network is run, nor where a bank is kept.
+Must not know how a network is run, nor where a bank is stored.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 from segment.errors import BankRefused
 
 LEAST_TOLERANCE = 1e-5
-"""Of a probability, where float32 costs the network less than a quarter of it."""
+"""The smallest tolerance, of a probability: used where the rounding error of float32 is below a quarter of it."""
 
 LARGEST_SIDE = 4096
-"""Rows and columns of an input that a file may ask for."""
+"""Most rows and columns of an input that a file may ask for."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Probe:
         if self.places.min() < 0 or int(self.places.max()) >= math.prod(self.shape):
             raise BankRefused("The probe of a bank names places outside the outputs.")
         if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise BankRefused(f"The probe of a bank has a rounding error of {self.noise}, which is none.")
+            raise BankRefused(
+                f"The probe of a bank has a rounding error of {self.noise}, which must be finite and at least 0."
+            )
 
     @property
     def tolerance(self) -> float:
@@ -62,20 +64,20 @@ class Probe:
         return max(LEAST_TOLERANCE, 4 * self.noise)
 
     def of_trained(self) -> Probe:
-        """What is left of it once the draws are other ones."""
+        """The probe under the trained statistics alone, for a bank with other draws."""
         return replace(self, drawn=None)
 
 
-def largest_difference(one: Tensor, other: Tensor) -> float:
-    """The largest absolute difference; infinite where one is finite or NaN at a place and the other is not.
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """The largest absolute difference; infinite where their entries that are not finite differ.
 
     >>> largest_difference(torch.tensor([0.5, float("nan")]), torch.tensor([0.25, float("nan")]))
     0.25
     >>> largest_difference(torch.tensor([float("inf")]), torch.tensor([1.0]))
     inf
     """
-    finite = one.isfinite() & other.isfinite()
+    finite = first.isfinite() & second.isfinite()
     # probabilities are at most 1, so 2, 3 and 4 stand for NaN and the infinities alone
-    if not torch.equal(one[~finite].nan_to_num(2, 3, 4), other[~finite].nan_to_num(2, 3, 4)):
+    if not torch.equal(first[~finite].nan_to_num(2, 3, 4), second[~finite].nan_to_num(2, 3, 4)):
         return math.inf
-    return float((one - other)[finite].abs().max()) if finite.any() else 0.0
+    return float((first - second)[finite].abs().max()) if finite.any() else 0.0

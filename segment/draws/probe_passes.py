@@ -1,11 +1,10 @@
-"""The passes behind a probe: a few seeded inputs, a network's probabilities of them, and what rounding costs it.
+"""The passes behind a probe: a few seeded inputs, a network's probabilities for them, and their rounding error.
 
 Must not know a bank.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, layers_in_order
-from segment.errors import ModelRefused, SegmentError
+from segment.errors import ModelRefused, SegmentError, one_line
 from segment.images.prepare import crop
 from segment.images.read import from_sixteen_bit
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.bn_network import drawable
 
 log = logging.getLogger(__name__)
 
@@ -37,94 +36,105 @@ Draw = Mapping[str, tuple[Tensor, Tensor]]
 """Layer name -> mean, biased variance."""
 
 PIXELS, CLASSES = 24, 4
-"""Of each input, so many pixels, and of each pixel at most so many classes, are kept."""
+"""Pixels of each input, and most classes of each pixel, that a probe holds."""
 
 PATCH = 16
-"""Rows and columns of one colour."""
+"""Rows and columns of a patch of one colour."""
 
 SEEDS = 3
-"""Inputs that are tried where rounding moves the output much (an argmax that flips): the quietest are kept."""
+"""Seeds that are tried where rounding changes the output much (an argmax that flips): the smallest change is kept."""
 
-QUIET = 1e-4
-"""Rounding in probability that needs no other inputs."""
+SMALL_ROUNDING = 1e-4
+"""Rounding error of a probability up to which no other seed is tried."""
 
 
 def probe_side(network: Network) -> int:
-    """Rows and columns of the smallest inputs that the network takes. Errors: ModelRefused where it takes none."""
+    """Rows and columns of the smallest inputs that the network accepts. Errors: ModelRefused where it accepts none."""
     errors: list[str] = []
-    for side in (-(-wanted // network.card.input.stride) * network.card.input.stride for wanted in SIDES):
+    for side in (-(-least // network.card.input.stride) * network.card.input.stride for least in SIDES):
         try:
             probabilities_under(network, probe_inputs(network, side, 0))
         except SegmentError:
             raise
-        except Exception as error:  # whatever an unknown network raises, it does not take this size
+        except Exception as error:  # whatever an unknown network raises, it does not accept this size
             errors.append(f"{side}x{side}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
         else:
             return side
-    raise ModelRefused(f"{network.name!r} takes none of the probe's inputs ({'; '.join(errors)}).")
+    raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs ({'; '.join(errors)}).")
 
 
 def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
     """The network's probe under its trained statistics and under a draw. Errors: ModelRefused as `probe_side`."""
-    side, double = probe_side(network), _in_float64(network, drawn)
+    side, exact = probe_side(network), in_float64(drawn)
     best: Probe | None = None
     for seed in range(SEEDS):
         inputs = probe_inputs(network, side, seed)
         trained = probabilities_under(network, inputs)
         under = probabilities_under(network, inputs, layers_in_order(drawn), draw)
         noise = max(
-            _rounding(network, double, inputs, trained, None, drawn),
-            _rounding(network, double, inputs, under, draw, drawn),
+            _rounding(network, drawn, exact, inputs, trained, None),
+            _rounding(network, drawn, exact, inputs, under, draw),
         )
         if best is None or noise < best.noise:
             images, outputs, height, width = trained.shape
             shape, places = (images, outputs, height, width), _places(trained, seed)
             best = Probe(side, seed, shape, places, trained.flatten()[places], under.flatten()[places], noise)
-        if best.noise <= QUIET:
+        if best.noise <= SMALL_ROUNDING:
             break
     assert best is not None
     log.info("Probe: %d numbers, rounding %.1e", 2 * len(best.trained), best.noise)
     return best
 
 
-def _in_float64(network: Network, drawn: BatchNormNetwork) -> tuple[Network, BatchNormNetwork] | None:
-    """A copy in float64 with its BN layers; None where the network cannot run so (it may hold float32 constants)."""
-    try:
-        double = replace(network, module=copy.deepcopy(network.module).double())
-        return double, drawable(double).select([layer.name for layer in drawn.stochastic])
-    except Exception as error:  # whatever an unknown network raises
-        log.info("Rounding is measured in float32 alone: %s", " ".join(str(error).split())[:160])
-        return None
-
-
 def _rounding(
-    network: Network, double: tuple[Network, BatchNormNetwork] | None, inputs: Sequence[Tensor], outputs: Tensor,
-    draw: Draw | None, drawn: BatchNormNetwork,
-) -> float:  # fmt: skip
-    """What float32 costs, in probability, where both are finite."""
-    if double is not None:
-        exact = [probabilities_under(double[0], inputs, layers_in_order(double[1]), draw)]
-    else:  # one rounding of the inputs, and another order of sums
-        moved = [x * (1 + 2**-23) for x in inputs]
-        turned = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
-        exact = [probabilities_under(network, each, layers_in_order(drawn), draw) for each in (moved, turned)]
+    network: Network,
+    drawn: BatchNormNetwork,
+    exact: BatchNormNetwork | None,
+    inputs: Sequence[Tensor],
+    outputs: Tensor,
+    draw: Draw | None,
+) -> float:
+    """The largest rounding error of float32 in these outputs, in probability, where both are finite.
+
+    exact: the network in float64. Where that is None or does not run, float32 is compared with itself: under one
+    rounding of the inputs, and with sums in another order.
+    """
+    references = _float64_outputs(network, exact, inputs, draw)
+    if references is None:
+        rounded = [x * (1 + 2**-23) for x in inputs]
+        innermost = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+        layers = layers_in_order(drawn)
+        references = [probabilities_under(network, changed, layers, draw) for changed in (rounded, innermost)]
     largest = 0.0
-    for each in exact:
-        difference = (each - outputs).abs()
+    for reference in references:
+        difference = (reference - outputs).abs()
         finite = difference.isfinite()
         largest = max(largest, float(difference[finite].max()) if finite.any() else 0.0)
     return largest
 
 
+def _float64_outputs(
+    network: Network, exact: BatchNormNetwork | None, inputs: Sequence[Tensor], draw: Draw | None
+) -> list[Tensor] | None:
+    if exact is None:
+        return None
+    try:
+        in_double = replace(network, module=exact.module)
+        return [probabilities_under(in_double, inputs, layers_in_order(exact), draw)]
+    except Exception as error:  # whatever an unknown network raises in a type that it was not made for
+        log.info("Rounding is measured in float32 alone: %s", one_line(error, 160))
+        return None
+
+
 def _bytes(count: int, *names: int) -> NDArray[np.uint8]:
-    """Bytes that are the same on every machine and in every version of every library."""
+    """Pseudo-random bytes that do not depend on the machine or on a library's version."""
     return np.frombuffer(hashlib.shake_128(repr(names).encode()).digest(count), np.uint8)
 
 
 def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # each 1 C H W
-    """Noise, and coloured patches under noise, through the card's preprocessing; 16-bit ones where it says `white`."""
+    """Noise, and coloured patches under noise, through the card's preprocessing; 16-bit too where it sets `white`."""
     spec = network.card.input
-    length = side - spec.stride // 2  # so that the padding has something to do
+    length = side - spec.stride // 2  # so that padding is probed too
     patches, planes = -(-length // PATCH), network.accept.planes
 
     def pixels(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -142,7 +152,7 @@ def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # eac
 
 
 def _places(outputs: Tensor, seed: int) -> Tensor:  # I K' H W -> V
-    """Corners and pixels in between; of each the likeliest classes and others, so that every class has its turn."""
+    """Positions of corners and other pixels; of each the likeliest classes, and others in turn."""
     images, classes, height, width = outputs.shape
     picked = _bytes(PIXELS * 8, seed, 3).view("<u4").astype(np.int64).reshape(PIXELS, 2)
     rows, columns = picked[:, 0] % height, picked[:, 1] % width
@@ -165,22 +175,18 @@ class _UnderDraw(BatchNormMode):
         super().__init__(layers)
         self._draw = draw
 
-    def normalise(
-        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1, eps: float = 1e-5,
-    ) -> Tensor:  # fmt: skip
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.name not in self._draw:
-            return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        like = x if layer.trained is None else layer.trained[0]
+            return call.unchanged()
+        like = call.input if layer.trained is None else layer.trained[0]
         mean, var = (value.to(like) for value in self._draw[layer.name])
-        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+        return call.under(mean, var)
 
 
 def probabilities_under(
     network: Network, inputs: Sequence[Tensor], layers: Sequence[Layer] = (), draw: Draw | None = None
 ) -> Tensor:  # -> I K' H W, on the CPU
-    """What the network says of each input alone, in its own precision; draw None: in eval mode, as it is."""
+    """The network's probabilities for each input alone, in its own precision; draw None: in eval mode."""
     outputs = []
     like = next(parameters_and_buffers(network.module), torch.zeros(()))
     spec = network.card.input
@@ -193,12 +199,12 @@ def probabilities_under(
             _full_float32(like.device),
         ):
             _seed_all(like.device)
-            given = image.to(like).clone()  # a network may write into its image
+            copy = image.to(like).clone()  # a network may write into its image
             if draw is None:
-                logits = network(given)
+                logits = network(copy)
             else:
                 with _UnderDraw(layers, draw) as mode:
-                    logits = network(given)
+                    logits = network(copy)
                 mode.end()
         logits = crop(logits, length, length)
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -207,7 +213,7 @@ def probabilities_under(
 
 
 def _seed_all(device: torch.device) -> None:
-    """A network with an operation at random gives the same output twice; the caller's generators are given back."""
+    """Make random operations of the network repeatable; the caller's generators are restored by `preserve_state`."""
     torch.default_generator.manual_seed(0)
     if device.type == "cuda":
         torch.cuda.manual_seed(0)
@@ -215,13 +221,13 @@ def _seed_all(device: torch.device) -> None:
 
 @contextmanager
 def _full_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, and on a GPU no TF32, whose 10 bits would hide what differs between two networks."""
+    """No autocast, and on a GPU no TF32, whose 10 bits would hide a difference between two networks."""
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
             return
         matmul = torch.backends.cuda.matmul
-        before = matmul.allow_tf32
+        allowed = matmul.allow_tf32
         matmul.allow_tf32 = False
         try:
             with torch.backends.cudnn.flags(
@@ -229,4 +235,4 @@ def _full_float32(device: torch.device) -> Iterator[None]:
             ):
                 yield
         finally:
-            matmul.allow_tf32 = before
+            matmul.allow_tf32 = allowed

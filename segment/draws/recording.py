@@ -1,7 +1,7 @@
 """A network and mini-batches to draws: Teye et al. 2018, Algorithm 1.
 
 The network stays in eval mode, so dropout is off; only batch normalisation uses the mini-batch.
-Must not know what an image file is, nor how draws are kept.
+Must not know what an image file is, nor how draws are stored.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from torch.overrides import TorchFunctionMode
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.preserve_state import StateKeeper
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def half(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast for a half precision, nothing for fp32."""
+    """Autocast for a half precision, no change for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 PIECE = 2**14
-"""Values of a channel that are summed in one go: the sum is one long float32 one, off by 2e-3 after 10^6 values."""
+"""Most values of a channel in one float32 sum, whose error reaches 2e-3 after 10^6 values."""
 
 
 def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
@@ -46,7 +47,7 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
         return mean, var
     if x.ndim != 4 or x.numel() <= PIECE * x.shape[1] or not x.is_contiguous(memory_format=torch.channels_last):
         return _of_piece(x)
-    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, where they lie
+    values = x.permute(0, 2, 3, 1).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # 1 C NHW 1, a view
     pieces = torch.split(values, PIECE, dim=2)
     statistics = [_of_piece(piece) for piece in pieces]
     means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C
@@ -62,20 +63,21 @@ def _of_piece(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def expected_layer(layer: Layer | None, x: Tensor, running_mean: Tensor | None = None, *_: Any, **__: Any) -> Layer:
-    """The layer that should come next, if a call of torch.nn.functional.batch_norm is that layer's.
+def expected_layer(layer: Layer | None, call: BatchNormCall) -> Layer:
+    """The layer that should come next, if the call is that layer's.
 
     Errors: ModelRefused where it is another's, by channels or by running statistics.
     """
+    running_mean = call.running_mean
     listed = None if layer is None or layer.trained is None else layer.trained[0]
     same = listed is None or running_mean is None or running_mean is listed or torch.equal(running_mean, listed)
-    if layer is None or layer.channels != x.shape[1] or not same:
+    if layer is None or layer.channels != call.input.shape[1] or not same:
         raise ModelRefused("The network took another way through its BN layers than when they were listed.")
     return layer
 
 
 class BatchNormMode(TorchFunctionMode):
-    """A pass whose BN layers, in the order listed, `normalise` takes over; those of weights stay as they are."""
+    """A pass whose BN layers, in the order listed, are computed by `normalise`; those of weights are not changed."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
@@ -87,11 +89,12 @@ class BatchNormMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not functional.batch_norm:
             return func(*args, **kwargs)
-        layer = expected_layer(next(self._layers, None), *args, **kwargs)
-        return func(*args, **kwargs) if layer.of_weights else self.normalise(layer, *args, **kwargs)
+        call = BatchNormCall(*args, **kwargs)
+        layer = expected_layer(next(self._layers, None), call)
+        return call.unchanged() if layer.of_weights else self.normalise(layer, call)
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
-        """The result of `batch_norm(*args, **kwargs)`, which layer `layer` has called."""
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
+        """The result of a call that this layer has made."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -105,26 +108,23 @@ class BatchNormMode(TorchFunctionMode):
 
 
 def layers_in_order(network: BatchNormNetwork) -> list[Layer]:
-    """The BN layers that a pass reaches, in the order of its calls, those of weights too."""
+    """The BN layers that a pass reaches, in the order of its calls, also those of weights."""
     reached = [layer for layer in network.layers if layer.call is not None]
     return sorted(reached, key=lambda layer: layer.call or 0)
 
 
 class _MiniBatchPass(BatchNormMode):
-    """Every BN normalises with the statistics of what it is given, and those are kept."""
+    """Every BN layer normalises with the statistics of its input, and these are kept as the draw."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
         self.draw: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def normalise(
-        self, layer: Layer, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-        momentum: float = 0.1, eps: float = 1e-5,
-    ) -> Tensor:  # fmt: skip
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
+        x = call.input
         if x.numel() == x.shape[1]:
             if layer.status == "fixed" and layer.trained is not None:
-                return functional.batch_norm(x, *layer.trained, weight, bias, training=False, momentum=0.0, eps=eps)
+                return call.under(*layer.trained)
             raise WrongUse(
                 f"BN layer {layer.name!r} sees one value a channel at M = 1 and a 1x1 map: it has no variance. "
                 "Use --batch 2 or more, or leave the layer out with --layers."
@@ -132,14 +132,14 @@ class _MiniBatchPass(BatchNormMode):
         mean, var = biased_statistics(x)
         check_finite(layer, mean, var)
         self.draw[layer.name] = (mean, var)
-        return functional.batch_norm(x, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
+        return call.under(mean, var)
 
 
 def check_finite(layer: Layer, mean: Tensor, var: Tensor) -> None:
     """Errors: PredictionFailed where the statistics of a layer are not finite."""
     if not torch.isfinite(mean).all() or not torch.isfinite(var).all():
         raise PredictionFailed(
-            f"The statistics of BN layer {layer.name!r} are not finite: look at the network's weights and at the "
+            f"The statistics of BN layer {layer.name!r} are not finite: check the network's weights and the "
             "statistics images, or record with --precision fp32."
         )
 
@@ -159,7 +159,7 @@ def record(
     state = StateKeeper(network.module)
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
-        images = network.placed(batch)  # statistics of a channel are quicker to take where channels lie innermost
+        images = network.placed(batch)  # statistics of a channel are faster to compute where channels are innermost
         with torch.no_grad(), state(), half(precision, network.device), mode:
             state.seed(number)
             network.forward(images)

@@ -1,6 +1,6 @@
-"""A bank against the trained running statistics: whether its mini-batches looked as those of training did.
+"""A bank against the trained running statistics: whether its mini-batches are like those of training.
 
-Running statistics are averages over training's own mini-batches. A bank whose mean statistics differ from them was
+Running statistics are averages over the mini-batches of training. A bank whose mean statistics differ from them was
 recorded from another distribution. Must not know where the images came from.
 """
 
@@ -18,8 +18,9 @@ from segment.tracing.bn_layers import BatchNormNetwork
 log = logging.getLogger(__name__)
 
 LEAST, MOST = 0.8, 1.25
-"""Median ratios of variances outside of these are warned about; banks of the training pipeline have .99 to 1.00."""
+"""A median ratio of variances outside of these is warned about; banks of the training pipeline have .99 to 1.00."""
 NAMED = 3
+"""Layers that are named in the sentence."""
 
 
 def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | None:
@@ -48,32 +49,36 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
         return None
     every = torch.cat(ratios)
     low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
-    found: dict[str, Any] = {
-        "variance_ratio": _short(middle), "low": _short(low), "high": _short(high),
-        "mean_shift": _short(torch.cat(shifts).mean()), "channels": len(every),
+    comparison: dict[str, Any] = {
+        "variance_ratio": _short(middle),
+        "low": _short(low),
+        "high": _short(high),
+        "mean_shift": _short(torch.cat(shifts).mean()),
+        "channels": len(every),
         "worst": sorted(layers, key=lambda name: -abs(math.log(max(layers[name]["variance_ratio"], 1e-30))))[:NAMED],
         "layers": layers,
-    }  # fmt: skip
-    if not LEAST <= found["variance_ratio"] <= MOST:
+    }
+    if not LEAST <= comparison["variance_ratio"] <= MOST:
         log.warning(
-            "%s. The statistics images do not look as in training: check size, crop, scaling, mean and std, and the "
-            "card's `training:` entry.", sentence(found),
-        )  # fmt: skip
-    return found
+            "%s. The statistics images are not like those of training: check size, crop, scaling, mean and std, and "
+            "the card's `training:` entry.",
+            sentence(comparison),
+        )
+    return comparison
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """What was measured, in one line, without a full stop.
+def sentence(measured: dict[str, Any]) -> str:
+    """The measured in one line, without a full stop.
 
     >>> layer = {"variance_ratio": 0.5, "mean_shift": 0.2}
     >>> sentence({**layer, "low": 0.4, "high": 0.9, "worst": ["bn1"], "layers": {"bn1": layer}}).split(": ")[-1]
     'bn1 (0.50)'
     """
-    worst = ", ".join(f"{name} ({found['layers'][name]['variance_ratio']:.2f})" for name in found["worst"])
+    worst = ", ".join(f"{name} ({measured['layers'][name]['variance_ratio']:.2f})" for name in measured["worst"])
     return (
-        f"Against the trained statistics: variances {found['variance_ratio']:.2f} times as large (median; 5 to 95 %: "
-        f"{found['low']:.2f} to {found['high']:.2f}), means off by {found['mean_shift']:.2f} standard deviations; "
-        f"worst layers: {worst}"
+        f"Against the trained statistics: variances {measured['variance_ratio']:.2f} times as large (median; "
+        f"5 to 95 %: {measured['low']:.2f} to {measured['high']:.2f}), means off by {measured['mean_shift']:.2f} "
+        f"standard deviations; worst layers: {worst}"
     )
 
 

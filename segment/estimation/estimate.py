@@ -1,7 +1,7 @@
-"""Images under methods to Estimates: mask, mean probability and maps.
+"""Images under methods to Estimates: prediction, mean probability and maps.
 
-Outputs are added to the moments as they come; never are all T kept. Several read-outs share the passes of one method:
-a sweep over T costs one run at the largest T, and a temperature costs a softmax. Must not know a file.
+Each output is added to the moments and dropped, so memory does not grow with T. Several read-outs share the passes of
+one method: a sweep over T costs one run at the largest T, and a temperature costs a softmax. Must not know a file.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from segment.uncertainty.moments import DrawMoments
 from segment.uncertainty.stopping import Stop, Watch
 
 A = TypeVar("A")
-"""What holds the numbers: a tensor, or a plane (a NumPy array, or one that lies in a file)."""
+"""The type of arrays: a tensor, or a plane (a NumPy array, or one in a file)."""
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Estimate(Generic[A]):
-    """What T draws say of N images; measures are also attributes: `estimate.variance`.
+    """The result of T draws for N images; measures are also attributes: `estimate.variance`.
 
     prediction: (N H W) class indices; multi-label: (N K H W) of 0 and 1
-    mean: (N K H W) mean probability over draws, float32; None where it is not wanted; `probability` is the same
+    mean: (N K H W) mean probability over draws, float32; None where it was not asked for; also called `probability`
     maps: measure -> (N H W); withheld: measure -> why it has no map; draws: T
     reached_error: the standard error that stopped the draws (`segment.uncertainty.stopping`), None where all were used
-    seconds: of its passes, moments and maps; passes that read-outs share count in full for each
+    seconds: of its passes, moments and maps; shared passes count in full for each read-out
     For one image the axis N is absent everywhere.
     """
 
@@ -51,7 +51,7 @@ class Estimate(Generic[A]):
     @property
     def probability(self) -> A:
         if self.mean is None:
-            raise AttributeError  # and so `__getattr__` is asked
+            raise AttributeError  # Python then calls `__getattr__`
         return self.mean
 
     def __getattr__(self, name: str) -> A:
@@ -65,7 +65,7 @@ class Estimate(Generic[A]):
         )
 
     def each(self, change: Callable[[A], Any]) -> Estimate[Any]:
-        """The same with its prediction, probability and maps changed by a function."""
+        """The estimate with a function applied to its prediction, probability and maps."""
         mean = None if self.mean is None else change(self.mean)
         maps = {name: change(values) for name, values in self.maps.items()}
         return replace(self, prediction=change(self.prediction), mean=mean, maps=maps)
@@ -75,9 +75,9 @@ class Estimate(Generic[A]):
         return self.each(lambda values: values[index])  # type: ignore[index]
 
     def arrays(self, classes: int | None = None) -> Estimate[Plane]:
-        """On the CPU, as NumPy has them; what lies in files stays there.
+        """The estimate as NumPy arrays on the CPU; arrays in files stay there.
 
-        classes: K, for a prediction of the smallest type that holds them; None: int64
+        classes: K, so that the prediction has the smallest integer type that holds them; None: int64
         """
         made = self.each(lambda values: values.cpu().numpy() if isinstance(values, Tensor) else values)
         if classes is not None and isinstance(made.prediction, np.ndarray):
@@ -85,12 +85,12 @@ class Estimate(Generic[A]):
         return made
 
 
-def stacked(each: Sequence[Estimate[Tensor]]) -> Estimate[Tensor]:
-    """Estimates of one image each as one of N images."""
-    first = each[0]
-    mean = None if first.mean is None else torch.stack([made.probability for made in each])
-    maps = {name: torch.stack([made.maps[name] for made in each]) for name in first.maps}
-    return replace(first, prediction=torch.stack([made.prediction for made in each]), mean=mean, maps=maps)
+def stacked(single: Sequence[Estimate[Tensor]]) -> Estimate[Tensor]:
+    """Estimates of one image each as an estimate of N images."""
+    first = single[0]
+    mean = None if first.mean is None else torch.stack([image.probability for image in single])
+    maps = {name: torch.stack([image.maps[name] for image in single]) for name in first.maps}
+    return replace(first, prediction=torch.stack([image.prediction for image in single]), mean=mean, maps=maps)
 
 
 def index_type(classes: int) -> type[np.integer[Any]]:
@@ -100,11 +100,11 @@ def index_type(classes: int) -> type[np.integer[Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOut:
-    """What is read off a method's passes.
+    """An estimate that is asked of a method's passes.
 
-    method: read-outs of one and the same object share its passes
-    draws: after how many of them, weights renormalised; None: all. temperature: divides the logits
-    measures: the maps that are made; probability: whether the mean probability is wanted
+    method: read-outs of the same object share its passes
+    draws: how many of the first are used, weights renormalised; None: all. temperature: divides the logits
+    measures: the maps; probability: whether the mean probability is part of the estimate
     """
 
     method: Method
@@ -119,7 +119,7 @@ class ReadOut:
 
 
 class Sums:
-    """The moments of a method's probabilities at one temperature, and the seconds that they took.
+    """The moments of a method's probabilities at one temperature, and their seconds.
 
     p: the probabilities (N K H W) of the last pass
     """
@@ -129,15 +129,15 @@ class Sums:
         self.p = torch.empty(0)
 
     def add(self, logits: Tensor, weight: float, *, timed: bool) -> None:
-        begun = _now(logits) if timed else 0.0
+        start = _now(logits) if timed else 0.0
         scaled = logits if self.temperature == 1.0 else logits.float() / self.temperature
         self.p = probabilities(scaled, self.moments.head)
         self.moments.update(self.p, weight)
-        self.seconds += _now(logits) - begun if timed else 0.0
+        self.seconds += _now(logits) - start if timed else 0.0
 
 
 def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
-    """One for each temperature, with all that the measures need."""
+    """One for each temperature, with every moment that the measures need."""
     kept: dict[float, frozenset[str]] = {}
     for read_out in read_outs:
         kept[read_out.temperature] = kept.get(read_out.temperature, frozenset()) | needed(read_out.measures)
@@ -145,17 +145,22 @@ def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
 
 
 def accumulate(method: Method, images: Tensor, sums: Sequence[Sums]) -> Iterator[float]:
-    """Add every pass over images (N C H W) to the sums; yields its weight. Each pass is made when it is asked for."""
+    """Add every pass over images (N C H W) to the sums; yields its weight. Passes are made lazily."""
     for weight, logits in method(images):
-        for each in sums:
-            each.add(logits, weight, timed=len(sums) > 1)
+        for at_temperature in sums:
+            at_temperature.add(logits, weight, timed=len(sums) > 1)
         yield weight
 
 
 def moments_of(
-    method: Method, images: Tensor, *, head: Head, keep: Iterable[str], temperature: float = 1.0,
+    method: Method,
+    images: Tensor,
+    *,
+    head: Head,
+    keep: Iterable[str],
+    temperature: float = 1.0,
     stop: Stop | None = None,
-) -> DrawMoments:  # fmt: skip
+) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
     temperature: divides the logits; stop: ends the draws early
@@ -178,47 +183,47 @@ def estimates(
     Errors: PredictionFailed where an output is not finite; FastPathDiffers.
     """
     methods = {id(read_out.method): read_out.method for read_out in read_outs.values()}
-    found: dict[str, Estimate[Tensor]] = {}
+    results: dict[str, Estimate[Tensor]] = {}
     for key, method in methods.items():
-        mine = {name: read_out for name, read_out in read_outs.items() if id(read_out.method) == key}
-        found |= _shared(method.of(identity), mine, images, head, stop)
-    return {name: found[name] for name in read_outs}
+        of_method = {name: read_out for name, read_out in read_outs.items() if id(read_out.method) == key}
+        results |= _shared(method.of(identity), of_method, images, head, stop)
+    return {name: results[name] for name in read_outs}
 
 
 def _shared(
     method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, stop: Watch | None
 ) -> dict[str, Estimate[Tensor]]:
     sums = sums_of(read_outs.values(), head)
-    of = {each.temperature: each for each in sums}
+    by_temperature = {each.temperature: each for each in sums}
     last = max(read_out.passes for read_out in read_outs.values())
-    found: dict[str, Estimate[Tensor]] = {}
+    results: dict[str, Estimate[Tensor]] = {}
     reading, begun = 0.0, time.perf_counter()
     for number, weight in enumerate(accumulate(method, images, sums), start=1):
         ended = (stop is not None and stop(sums[0].p, weight)) or number == last
         for name, read_out in read_outs.items():
-            if name in found or not (ended or read_out.passes == number):
+            if name in results or not (ended or read_out.passes == number):
                 continue
-            own = of[read_out.temperature]
+            own = by_temperature[read_out.temperature]
             start = _now(own.p)
-            made = _estimate(own.moments, read_out, method, None if stop is None else stop.error)
-            end = _now(made.prediction)
+            estimated = _estimate(own.moments, read_out, method, None if stop is None else stop.error)
+            end = _now(estimated.prediction)
             others = sum(each.seconds for each in sums if each is not own)
-            found[name] = replace(made, seconds=end - begun - others - reading)
+            results[name] = replace(estimated, seconds=end - begun - others - reading)
             reading += end - start
         if ended:
             break
-    return found
+    return results
 
 
 def _estimate(moments: DrawMoments, read_out: ReadOut, method: Method, error: float | None) -> Estimate[Tensor]:
-    """The one step from moments to maps. None of it is a view of the moments: more draws may follow."""
+    """The estimate from the moments, copied from them because more draws may follow."""
     _refuse_not_finite(moments.mean)
     measures, withheld = list(read_out.measures), {}
     if "standard_error" in measures and not (method.random and moments.effective_draws > 1):
         why = "one draw has no spread" if moments.draws == 1 else method.note or "its draws are no random sample"
         withheld["standard_error"] = f"No Monte Carlo standard error: {why}."
         measures.remove("standard_error")
-    # rounding alone takes p above 1 and a map below 0
+    # only rounding can give p above 1 or a map below 0
     maps = {name: MEASURES[name].of(moments).clamp(min=0) for name in measures}
     mean = moments.mean.clamp(0, 1) if read_out.probability else None
     return Estimate(prediction(moments.mean, moments.head), mean, maps, moments.draws, withheld, error)
@@ -229,15 +234,19 @@ def _refuse_not_finite(mean: Tensor) -> None:
         bad = float((~torch.isfinite(mean)).float().mean())
         raise PredictionFailed(
             f"The network's output is not finite for {bad:.1%} of the values (NaN or infinity): "
-            "try --precision fp32, and look at the weights and the bank."
+            "try --precision fp32, and check the weights and the bank."
         )
 
 
 def estimate(
-    method: Method, images: Tensor, *, head: Head, measures: Iterable[str] = tuple(MEASURES),
+    method: Method,
+    images: Tensor,
+    *,
+    head: Head,
+    measures: Iterable[str] = tuple(MEASURES),
     temperature: float = 1.0,
-) -> Estimate[Tensor]:  # fmt: skip
-    """Mask, mean probability and the named maps of images (N C H W, normalised, not padded) under a method."""
+) -> Estimate[Tensor]:
+    """Prediction, mean probability and the named maps of images (N C H W, normalised, not padded) under a method."""
     read_out = ReadOut(method=method, measures=tuple(measures), temperature=temperature)
     return from_the_first_draw((method,), lambda: estimates({"": read_out}, images, head)[""])
 
@@ -245,7 +254,7 @@ def estimate(
 def from_the_first_draw(
     methods: Sequence[Method], work: Callable[[], R], differed: Callable[[FastPathDiffers], None] = lambda _: None
 ) -> R:
-    """What `work` gives, begun anew where a fast path of the methods differs, which each of their passes does once."""
+    """The result of `work`, started again where a fast path of the methods differs, which can happen once a pass."""
     for _ in range(sum(method.draws for method in methods)):
         try:
             return work()

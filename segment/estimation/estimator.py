@@ -9,23 +9,22 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from segment.axes import Plane
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
+from segment.estimation.assembly import Blank, empty_whole, write_tile
 from segment.estimation.estimate import (
     Estimate,
     ReadOut,
     accumulate,
     estimates,
     from_the_first_draw,
-    index_type,
     sums_of,
 )
-from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, give_back_freed_pages, in_words
+from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, in_words, release_freed_pages
 from segment.estimation.tiles import Tile, side_within, tiles
 from segment.images.prepare import Normalised, padding
 from segment.networks.load import Network
@@ -40,35 +39,25 @@ STANDARD_ERROR = "standard_error"
 Tiling = int | Literal["auto", "off"]
 
 GENEROUS = 4096
-"""Bytes a pixel and read-out that no network takes: where they are free, an image goes whole, nothing is measured."""
+"""Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
 
 OUTSIDE = 48
-"""Bytes a pixel around the passes: the image as read, this one and the next, as floats, and its pictures."""
+"""Bytes a pixel beside the passes: this image and the next as read and as floats, and its pictures."""
 
 DECODING, DECODED = 12, 4
-"""The same where maps go into files and an image is read when the one before is done: before its tiles, and beside."""
-
-
-class Store(Plane, Protocol):
-    """A plane that is written a window at a time, as NumPy's arrays are."""
-
-    def __setitem__(self, window: Any, values: Any, /) -> None: ...
-
-
-Blank = Callable[[tuple[int, ...], Any], Store]
-"""Shape and NumPy's type of numbers -> an array to write into."""
+"""The same where maps go into files and images are read one after the other: before the tiles, and beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatePlan:
-    """How images go through.
+    """How images are estimated.
 
     tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
-    budget: what may be taken; None: nothing is planned, and only a device that runs out makes tiles
-    beside: bytes a pixel of what is done with an estimate beside the next image's passes
-    blank: where the maps of an image in tiles go, a tile at a time; None: into memory
-    stop: when an image has had draws enough; None: it has all. Tiles are passed under 8, 16, 32, ... draws until the
-    whole image has, which takes twice the passes
+    budget: memory that may be taken; None: tiles are used only after a device has run out of memory
+    beside: bytes a pixel that the caller takes for an estimate during the next image's passes
+    blank: makes the arrays that the tiles of an image are written into; None: in memory
+    stop: when an image has enough draws; None: it gets all. In tiles the whole image is passed under 8, 16, 32, ...
+    draws until it has enough, which takes up to twice the passes
     """
 
     tile: Tiling = "auto"
@@ -81,9 +70,9 @@ class EstimatePlan:
 class Estimator:
     """Called with one image (1 C H W, normalised, not padded) and its id, gives an Estimate for each read-out.
 
-    planned: whether an image was so large that the budget had a say
-    to_redo: images before the last one whose estimates a fast path has spoiled; why: in words. Whoever keeps
-    estimates redoes them and sets both back.
+    planned: whether an image was so large that it was compared with the budget
+    to_redo: images before the last one whose estimates a wrong fast path may have changed; why: in words. The caller
+    estimates them again and resets both.
     """
 
     def __init__(self, network: Network, read_outs: Mapping[str, ReadOut], plan: EstimatePlan | None = None) -> None:
@@ -95,9 +84,9 @@ class Estimator:
             raise WrongUse("--draws auto counts the draws of one read-out at a time.")
 
     def __call__(self, image: Tensor | Normalised, identity: str = "") -> dict[str, Estimate[Any]]:
-        """The estimates of one image, without the axis N: tensors, or what `blank` gave where it went in tiles.
+        """The estimates of one image, without the axis N: tensors, or in tiles the arrays that `blank` made.
 
-        Errors: OutOfMemory where even the smallest tiles do not fit, with what they need; PredictionFailed.
+        Errors: OutOfMemory where even the smallest tiles do not fit, with the memory that they need; PredictionFailed.
         """
         side = self.side_for(*image.shape[-2:])
         while True:
@@ -112,13 +101,13 @@ class Estimator:
                 side = self._smaller(image, side, error)
 
     def whole(self, images: Tensor, identity: str = "") -> dict[str, Estimate[Tensor]]:
-        """The estimates of N images (N C H W) side by side, whatever they take."""
-        return self._verified(lambda: estimates(
-            self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch()
-        ))  # fmt: skip
+        """The estimates of N images (N C H W) side by side, without a memory plan."""
+        return self._verified(
+            lambda: estimates(self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch())
+        )
 
     def _verified(self, work: Callable[[], dict[str, Estimate[Any]]]) -> dict[str, Estimate[Any]]:
-        """What `work` gives; where a fast path differs on the way, the earlier images that it spoiled are counted."""
+        """The result of `work`; where a fast path differs, the earlier images that it may have changed are counted."""
         methods = [read_out.method for read_out in self.read_outs.values()]
 
         def differed(error: FastPathDiffers) -> None:
@@ -133,12 +122,12 @@ class Estimator:
 
     @cached_property
     def geometry(self) -> TileGeometry:
-        """Where the network's images may be cut, and how much further a tile looks than it is asked for."""
+        """Where the network's images may be cut, and the halo that a tile needs."""
         stride = self.network.card.input.stride
         return measure_tiling(self.network, self.network.module, channels=self.network.channels, card_stride=stride)
 
-    def _laid(self, height: int, width: int, side: int) -> tuple[Tile, ...]:
-        """The tiles of an image of that size, with a warning, once, where their maps are not those of the whole."""
+    def _tiles_of(self, height: int, width: int, side: int) -> tuple[Tile, ...]:
+        """The tiles of an image of that size; warns once where their maps differ from those of the whole image."""
         stride = self.geometry.stride
         bottom, right = padding(height, width, self.network.card.input.stride)
         if ((height + bottom) % stride or (width + right) % stride) and not self._warned:
@@ -146,8 +135,12 @@ class Estimator:
             log.warning(
                 "%s has a stride of %d pixels, and %d x %d pixels are no multiple of it: maps in tiles differ from "
                 "those of the whole image. Say `input: {stride: %d}` in its card.",
-                self.network.name, stride, height, width, stride,
-            )  # fmt: skip
+                self.network.name,
+                stride,
+                height,
+                width,
+                stride,
+            )
         return tiles(height, width, side=side, halo=self.halo_within(side), align=self.geometry.align)
 
     @cached_property
@@ -159,28 +152,32 @@ class Estimator:
 
     def _probe(self, images: Tensor) -> object:
         kept = []
-        for method in {id(one.method): one.method for one in self.read_outs.values()}.values():
-            mine = (one for one in self.read_outs.values() if one.method is method)
-            every = [replace(one, measures=self._computed(one)) for one in mine]
-            kept.append(sums_of(every, self.network.card.head))
+        for method in {id(read_out.method): read_out.method for read_out in self.read_outs.values()}.values():
+            computed = [
+                replace(read_out, measures=self._computed(read_out))
+                for read_out in self.read_outs.values()
+                if read_out.method is method
+            ]
+            kept.append(sums_of(computed, self.network.card.head))
             for _ in accumulate(method.probe(), images, kept[-1]):
                 continue
         return kept
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
-        """Its measures, and what the draws are stopped by."""
+        """Its measures, and the one that decides when the draws stop."""
         return tuple(dict.fromkeys([*read_out.measures, *([STANDARD_ERROR] if self.plan.stop else [])]))
 
     @property
     def _kept(self) -> int:
-        """Bytes a pixel of all estimates, as the moments give them and as they are handed on."""
+        """Bytes a pixel of all estimates, twice: as computed from the moments, and as returned."""
         each = (
-            4 * len(one.measures) + 8 + 4 * self.network.classes * one.probability for one in self.read_outs.values()
+            4 * len(read_out.measures) + 8 + 4 * self.network.classes * read_out.probability
+            for read_out in self.read_outs.values()
         )
         return 2 * sum(each)
 
     def side_for(self, height: int, width: int) -> int | None:
-        """The side of the tiles of an image of that size, None where it goes whole. Errors: OutOfMemory, WrongUse."""
+        """The side of the tiles of an image of that size, None where it is not tiled. Errors: OutOfMemory, WrongUse."""
         bottom, right = padding(height, width, self.network.card.input.stride)
         height, width, budget = height + bottom, width + right, self.plan.budget
         if isinstance(self.plan.tile, int):
@@ -194,92 +191,90 @@ class Estimator:
         if whole <= budget.free:
             return None
         if self.plan.tile == "off":
-            raise budget.too_small(whole, "Give more --memory, or leave --tile off out.")
+            raise budget.too_small(whole, "Give more --memory, or remove --tile off.")
         if fixed := [name for name, read_out in self.read_outs.items() if not read_out.method.tileable]:
-            raise budget.too_small(whole, f"Give more --memory, or leave out what cannot be cut: {', '.join(fixed)}.")
+            raise budget.too_small(
+                whole, f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(fixed)}."
+            )
         in_files = self.plan.blank is not None
         return side_within(
-            budget, area, pixel=SCRATCH * self.pixel, whole=whole, geometry=lambda: self.geometry,
+            budget,
+            area,
+            pixel=SCRATCH * self.pixel,
+            whole=whole,
+            geometry=lambda: self.geometry,
             around=area * DECODED + FIXED if in_files else beside,
             before=area * DECODING + FIXED if in_files else beside,
-            advice=f"Give more --memory, or --tile N: {self.network.name!r} looks at the whole image, so its maps "
+            advice=f"Give more --memory, or --tile N: {self.network.name!r} depends on the whole image, so its maps "
             "change where it is cut",
-        )  # fmt: skip
+        )
 
-    def _checked(self, asked: int) -> int:
+    def _checked(self, tile: int) -> int:
         halo, align = self.geometry.halo, self.geometry.align
-        side = asked // align * align
+        side = tile // align * align
         if halo is None:
             if side < 3 * align:
-                raise WrongUse(f"--tile {asked} is too small for this network; take {3 * align} or more.")
+                raise WrongUse(f"--tile {tile} is too small for this network; take {3 * align} or more.")
             log.warning(
-                "%s looks at the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
-                self.network.name, side, self.geometry.reason.capitalize(),
-            )  # fmt: skip
+                "%s depends on the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
+                self.network.name,
+                side,
+                self.geometry.reason.capitalize(),
+            )
         elif side < 2 * halo + align:
             raise WrongUse(
-                f"--tile {asked} is too small: this network feels a cut {halo} pixels away, so its tiles need "
-                f"{2 * halo + align} or more."
+                f"--tile {tile} is too small: a cut changes this network's outputs up to {halo} pixels away, so its "
+                f"tiles need {2 * halo + align} or more."
             )
         return side
 
     def halo_within(self, side: int) -> int:
-        """The measured halo, or a quarter of a tile where the whole image would be needed."""
+        """The measured halo, or a quarter of a tile where none is large enough."""
         halo, align = self.geometry.halo, self.geometry.align
         return halo if halo is not None else max(align, side // 4 // align * align)
 
     def _in_tiles(self, image: Tensor | Normalised, side: int, identity: str) -> dict[str, Estimate[Any]]:
-        laid = self._laid(image.shape[-2], image.shape[-1], side)
+        cut = self._tiles_of(image.shape[-2], image.shape[-1], side)
         stop = self.plan.stop
         if stop is None:
-            return self._put_together(image, laid, self.read_outs, identity)
+            return self._assembled(image, cut, self.read_outs, identity)
         ((name, read_out),) = self.read_outs.items()
         for draws in looks(read_out.passes, stop.first):
-            asked = replace(read_out, measures=self._computed(read_out), draws=draws)
-            made = self._put_together(image, laid, {name: asked}, identity)
+            first_draws = replace(read_out, measures=self._computed(read_out), draws=draws)
+            made = self._assembled(image, cut, {name: first_draws}, identity)
             error = made[name].reached_error
             if error is not None and error <= stop.tolerance:
                 break
         return made
 
-    def _put_together(
-        self, image: Tensor | Normalised, laid: Sequence[Tile], read_outs: Mapping[str, ReadOut], identity: str
+    def _assembled(
+        self, image: Tensor | Normalised, cut: Sequence[Tile], read_outs: Mapping[str, ReadOut], identity: str
     ) -> dict[str, Estimate[Any]]:
-        """The estimates of every tile, each laid into the whole image's."""
+        """The estimates of the whole image, put together from those of its tiles."""
         whole: dict[str, Estimate[Any]] = {}
         errors: list[Tensor] = []
         size = (image.shape[-2], image.shape[-1])
-        for tile in laid:
+        for tile in cut:
             if self.planned:
-                give_back_freed_pages()
+                release_freed_pages()
             seen = image[(..., *tile.seen)].contiguous()
             for name, part in estimates(read_outs, seen, self.network.card.head, identity=identity).items():
                 part = part.image(0)
                 if self.plan.stop is not None:
                     kept = part.maps[STANDARD_ERROR][tile.within]
                     errors.append(on_grid(kept, (tile.kept[0].start, tile.kept[1].start), size).flatten())
-                wanted = {key: part.maps[key] for key in self.read_outs[name].measures if key in part.maps}
-                part = replace(part, maps=wanted)
-                made = whole.get(name) or part.each(lambda values: self._blank(values, size))
-                for values, target in zip(_values(part), _values(made), strict=True):
-                    inner = values[(..., *tile.within)]
-                    target[(..., *tile.kept)] = inner if isinstance(target, Tensor) else inner.cpu().numpy()
+                maps = {key: part.maps[key] for key in self.read_outs[name].measures if key in part.maps}
+                part = replace(part, maps=maps)
+                made = whole.get(name) or empty_whole(part, size, self.plan.blank, self.network.classes)
+                write_tile(part, made, tile)
                 whole[name] = replace(made, seconds=part.seconds + (made.seconds if name in whole else 0.0))
         if self.plan.stop is None:
             return whole
         error = reached(torch.cat(errors), self.plan.stop.quiet)
         return {name: replace(made, reached_error=error) for name, made in whole.items()}
 
-    def _blank(self, part: Tensor, size: tuple[int, int]) -> Tensor | Store:
-        """An empty array for the whole image, of the type of a tile's."""
-        shape = (*part.shape[:-2], *size)
-        if self.plan.blank is None:
-            return torch.empty(shape, dtype=part.dtype)
-        kind = part[..., :0, :0].cpu().numpy().dtype if part.is_floating_point() else index_type(self.network.classes)
-        return self.plan.blank(shape, kind)
-
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
-        """Half of the draws in a pass, or half of the tile's side, for this image and all that follow."""
+        """The side of the tiles from now on: half as many draws in a pass, or else half of the side."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         halved = [read_out.method.halve() for read_out in self.read_outs.values()]
@@ -287,12 +282,12 @@ class Estimator:
             log.warning("Out of memory: half as many draws in a pass from now on.")
             return side
         halo, align = self.geometry.halo, self.geometry.align
-        now = side or -(-max(image.shape[-2:]) // align) * align
-        whole = self.plan.tile == "off" or not all(one.method.tileable for one in self.read_outs.values())
+        current = side or -(-max(image.shape[-2:]) // align) * align
+        whole = self.plan.tile == "off" or not all(read_out.method.tileable for read_out in self.read_outs.values())
         least = 2 * (halo or 0) + align
-        half = now // 2 // align * align
-        if whole or halo is None or now <= least:
-            smallest = now if whole or halo is None else least
+        half = current // 2 // align * align
+        if whole or halo is None or current <= least:
+            smallest = current if whole or halo is None else least
             raise OutOfMemory(
                 f"Out of memory at the smallest plan, {smallest} x {smallest} pixels at once, which takes about "
                 f"{in_words(smallest**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
@@ -301,8 +296,3 @@ class Estimator:
         log.warning("Out of memory: tiles of %d pixels from now on.", half)
         self.plan = replace(self.plan, tile=half)
         return half
-
-
-def _values(estimate: Estimate[Any]) -> list[Any]:
-    mean = [] if estimate.mean is None else [estimate.mean]
-    return [estimate.prediction, *mean, *estimate.maps.values()]

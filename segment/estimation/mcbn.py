@@ -1,4 +1,4 @@
-"""MCBN for a program: a network and a bank, called with an image, give an Estimate.
+"""MCBN as a Python object: a network and a bank, called with an image, give an Estimate.
 
 Must not know a file.
 """
@@ -36,7 +36,7 @@ Image = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
 
 def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Precision, str]:
-    """fp32, bf16 or fp16, and why: what was asked, or for "auto" what the audit kept in the bank allows."""
+    """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows."""
     if asked == "auto":
         return choose(bank.provenance.get("audit", {}).get(device.type, {}))
     precision = known_precision(asked)
@@ -46,7 +46,7 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Pre
 
 
 def known_precision(asked: str) -> Precision:
-    """What was asked, where there is such a precision. Errors: WrongUse."""
+    """The precision of that name. Errors: WrongUse where there is none."""
     known: tuple[Precision, ...] = get_args(Precision)
     for precision in known:
         if asked == precision:
@@ -59,7 +59,7 @@ Draws = int | Literal["auto"] | None
 
 
 def resolve_draws(asked: Draws, bank: Bank, plan: StopPlan) -> tuple[Bank, StopPlan | None]:
-    """The draws that may be used, and when an image has had enough of them; None: it has all.
+    """The draws that may be used, and when an image has enough of them; None: it gets all.
 
     Errors: WrongUse for more draws than there are, and for "auto" where there is no standard error to stop by.
     """
@@ -81,16 +81,23 @@ class MCBN:
     network: what `load_network` gave, or any torch module with BN (it is copied, so the caller's stays as it is)
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call (`segment.uncertainty.stopping`)
-    precision: "auto", "fp32", "bf16", "fp16". device: None: where it is
-    memory: a budget for the process, bytes or "4GiB": an image that does not fit goes through in tiles, one image after
-    the other; None: nothing is planned
+    precision: "auto", "fp32", "bf16", "fp16". device: None: where the network is
+    memory: a budget for the process, bytes or "4GiB": images go one after the other, in
+    tiles where one does not fit; None: no memory plan
     """
 
     def __init__(
-        self, network: Network | nn.Module, bank: Bank, *, draws: Draws = None, tolerance: float = StopPlan.tolerance,
-        precision: str = "auto", device: str | Literal["auto"] | None = None, plan: PassPlan | None = None,
+        self,
+        network: Network | nn.Module,
+        bank: Bank,
+        *,
+        draws: Draws = None,
+        tolerance: float = StopPlan.tolerance,
+        precision: str = "auto",
+        device: str | Literal["auto"] | None = None,
+        plan: PassPlan | None = None,
         memory: Memory = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if isinstance(network, nn.Module):
             network = load_network(network)
         if device is not None:
@@ -107,10 +114,10 @@ class MCBN:
         self._estimators: dict[tuple[str, ...], Estimator] = {}
 
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
-        """Mask, mean probability and maps of one image or several.
+        """Prediction, mean probability and maps of one image or several.
 
-        image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which goes through the card; as
-        `segment.images.accept` says, which `fit_bank` goes by too.
+        image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which the card's preprocessing
+        prepares; as `segment.images.accept` lists them, for `fit_bank` too.
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
         """
         images, single = self.network.accept.batch(image)
@@ -118,19 +125,21 @@ class MCBN:
             refuse_several(len(images))
         estimator = self._estimator(tuple(measures))
         if self.memory is None:
-            made = estimator.whole(images)[""]
+            estimate = estimator.whole(images)[""]
         else:
-            made = stacked([estimator(images[index : index + 1])[""] for index in range(len(images))])
+            estimate = stacked([estimator(images[index : index + 1])[""] for index in range(len(images))])
         if estimator.to_redo:
             log.warning(
-                "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on. "
-                "Estimate the %d images before this one again.", estimator.why, estimator.to_redo,
-            )  # fmt: skip
+                "Fast passes gave other numbers than plain passes (%s); passes are plain from now on. "
+                "Estimate the %d images before this one again.",
+                estimator.why,
+                estimator.to_redo,
+            )
             estimator.to_redo = 0
-        return made.image(0) if single else made
+        return estimate.image(0) if single else estimate
 
     def _estimator(self, measures: tuple[str, ...]) -> Estimator:
-        """What is measured of the network is kept; what may be taken is asked anew."""
+        """The estimator of these measures, kept between calls; its memory budget is measured at each call."""
         if measures not in self._estimators:
             read_out = ReadOut(method=self.method, measures=measures)
             self._estimators[measures] = Estimator(self.network, {"": read_out}, EstimatePlan(stop=self.stop))

@@ -1,6 +1,6 @@
-"""What a process does with memory: pages that are kept, sizes in words, what is free, and what a plan may take.
+"""The memory of a process: freed pages, sizes in words, free memory, and the budget of a plan.
 
-Must not know a network, nor what is done with the memory.
+Must not know a network, nor what the memory is used for.
 """
 
 from __future__ import annotations
@@ -26,58 +26,58 @@ UNITS = {"B": 1} | {
 }
 
 FREE_SHARE = 0.8
-"""Of what is free, taken where nobody says how much."""
+"""Share of the free memory that is the budget where none is given."""
 
 SCRATCH = 2.0
-"""Memory that a pass takes over the bytes of its tensors: scratch space of kernels, and gaps between blocks."""
+"""Memory of a pass over the bytes of its tensors: work memory of kernels, and gaps between blocks."""
 
 FIXED = 96 * 2**20
-"""Bytes that the first passes add once: compiled kernels, threads, a picture on its way to its file."""
+"""Bytes that the first passes add once: compiled kernels, threads, a picture that is being written."""
 
 
 def keep_freed_pages() -> bool:
-    """Let freed memory stay with this process, for the whole process; False where the C library does not know how.
+    """Keep freed memory in this process from now on; False where the C library cannot.
 
-    The GNU C library gives every large block back to the system and takes it anew for the next activation, which the
-    system then fills with zeros page by page: a quarter of an fp32 pass on a CPU. The peak is not changed by it.
+    The GNU C library returns every large block to the system and takes it again for the next activation, and the system
+    fills it with zeros page by page: a quarter of an fp32 pass on a CPU. The peak does not change.
     """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
-    atexit.register(give_back_freed_pages)  # taking torch down reads 120 MiB of its libraries
+    atexit.register(release_freed_pages)  # taking torch down reads 120 MiB of its libraries
     return bool(libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
-def give_back_freed_pages() -> None:
-    """Give the system what was freed and kept: blocks of another size will not fit into the gaps that these left."""
+def release_freed_pages() -> None:
+    """Return freed memory to the system: blocks of another size do not fit into its gaps."""
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
 
 class KeptPages:
-    """Holds what a process keeps of freed pages near what one piece of work needs.
+    """Limits the freed pages that a process keeps to about what one piece of work needs.
 
-    Blocks that live on between the pieces lie in the gaps, so that the next piece takes new pages beside them: without
-    this, 32 mini-batches that need 1.4 GiB each end at 4 GiB.
+    Blocks that live longer than a piece of work lie in the gaps, so that the next piece takes new pages beside them:
+    without this, 32 mini-batches that need 1.4 GiB each end at 4 GiB.
     """
 
     def __init__(self) -> None:
         self._needed = 0
 
     def settle(self) -> None:
-        """After each piece: give all back where a quarter more is held than the first piece since then needed."""
+        """After each piece: release all where a quarter more is held than after the first piece since a release."""
         now = resident()
         if not self._needed:
             self._needed = now
         elif now > 1.25 * self._needed:
-            give_back_freed_pages()
+            release_freed_pages()
             self._needed = 0
 
 
 def bytes_of(text: str) -> int:
-    """A size in words to bytes; iB are powers of 1024, the others of 1000.
+    """A size in words to bytes; units with iB are powers of 1024, the others of 1000.
 
     >>> bytes_of("4GiB"), bytes_of("1.5 MB"), bytes_of("512mib")
     (4294967296, 1500000, 536870912)
@@ -105,12 +105,12 @@ def in_words(size: float) -> str:
 
 
 def _step(size: float) -> float:
-    """What `in_words` tells apart at that size."""
+    """The smallest difference that `in_words` shows at that size."""
     return 2**30 / 10 if size >= 2**30 else float(2**20)
 
 
 def resident() -> int:
-    """Bytes of this process in memory now; 0 where the system does not tell."""
+    """Bytes of this process in memory now; 0 where the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except (OSError, ValueError, IndexError):
@@ -118,31 +118,31 @@ def resident() -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that this process may still take: of the card, or of the machine and its control groups (Linux).
+    """Bytes that this process may still take: of the GPU, or of the machine and its control groups (Linux).
 
-    Where neither is told, 4 GiB are taken for granted.
+    4 GiB where the system does not report them.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [left for left in (_available(), *_left_in_groups()) if left is not None]
-    return max(min(found), 0) if found else 4 * 2**30
+    limits = [left for left in (_available(), *_left_in_groups()) if left is not None]
+    return max(min(limits), 0) if limits else 4 * 2**30
 
 
 def _available() -> int | None:
     try:
-        told = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        line = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         return None
-    return int(told[1]) * 1024 if told else None
+    return int(line[1]) * 1024 if line else None
 
 
 def _left_in_groups() -> list[int]:
-    """What each control group of this process has left, version 1 and 2; its file cache can be given up, so is free."""
-    found: list[int] = []
+    """Bytes left in each control group of this process, version 1 and 2; its file cache counts as free."""
+    lefts: list[int] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return found
+        return lefts
     root = Path("/sys/fs/cgroup")
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -155,8 +155,8 @@ def _left_in_groups() -> list[int]:
                 break
             left = _left(folder, *names)
             if left is not None:
-                found.append(left)
-    return found
+                lefts.append(left)
+    return lefts
 
 
 def _left(folder: Path, limit: str, used: str) -> int | None:
@@ -172,16 +172,16 @@ def _left(folder: Path, limit: str, used: str) -> int | None:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What work may take.
+    """The memory that work may take.
 
-    free: bytes on top of what the process holds already; held: what that is, where a budget was given for all of it
+    free: bytes beyond what the process holds already; held: those, where the budget was given for the whole process
     """
 
     free: int
     held: int = 0
 
     def too_small(self, needed: float, advice: str) -> OutOfMemory:
-        """The refusal of a smallest plan that takes `needed` bytes of work, in numbers that are enough when given.
+        """The refusal of a smallest plan that takes `needed` bytes, rounded so that the budget it names is enough.
 
         >>> print(MemoryBudget(1.27 * 2**30).too_small(1.31 * 2**30, "Give more."))
         Even the smallest plan needs 1.4 GiB of memory; 1.2 GiB may be taken. Give more.
@@ -196,11 +196,11 @@ class MemoryBudget:
 
 Memory = int | str | MemoryBudget | None
 """A budget for the whole process (on a CUDA device, for its tensors there), in bytes or words; None: 80 % of what is
-free; a MemoryBudget: what is left of a budget that somebody measured before."""
+free; a MemoryBudget: used as it is."""
 
 
 def memory_budget(memory: Memory, device: torch.device) -> MemoryBudget:
-    """How much may be taken.
+    """The budget, with the memory that the process holds already subtracted.
 
     Errors: WrongUse for what is no size; OutOfMemory where the process alone holds more.
     """
@@ -222,9 +222,9 @@ def memory_budget(memory: Memory, device: torch.device) -> MemoryBudget:
 
 @dataclass(frozen=True)
 class Parts:
-    """How a mini-batch goes through the network: images at once, and bytes of results kept between its sweeps.
+    """How a mini-batch is passed: images at once, and bytes of results kept between sweeps.
 
-    whole_fits: all of it could go through at once
+    whole_fits: all of it fits into one pass
     """
 
     at_once: int
@@ -233,23 +233,25 @@ class Parts:
 
 
 def parts_of(batch: int, image_bytes: int, pass_bytes: int, budget: MemoryBudget, *, one_by_one: bool = False) -> Parts:
-    """All M images at once where that fits, else half of the budget for one part and the rest for what is kept.
+    """All M images at once where they fit, else half of the budget for a part and the rest for results that are kept.
 
-    image_bytes: of one image as the network gets it; pass_bytes: of tensors alive at once in a pass over one image
-    one_by_one: one image at a time also where all fit, which a processor with caches is quickest at
-    Errors: OutOfMemory where two images do not fit (pairs hold the parts against a plain pass).
+    image_bytes: of one image as the network's input; pass_bytes: of tensors alive at once in a pass over one image
+    one_by_one: one image at a time also where all fit, which is fastest on a processor with caches
+    Errors: OutOfMemory where two images do not fit (a pair is passed to check that images do not mix).
 
     >>> parts_of(64, 2**20, 2**25, MemoryBudget(2**33)), parts_of(64, 2**20, 2**25, MemoryBudget(2**30)).at_once
     (Parts(at_once=64, keep_bytes=0, whole_fits=True), 5)
     """
-    images = 3 * batch * image_bytes  # those in work, the next ones, and these before they are one tensor
+    images = 3 * batch * image_bytes  # the current ones, the next ones, and these before they are stacked
     left = budget.free - images - FIXED
-    one = SCRATCH * pass_bytes
-    whole_fits = batch * one <= left
+    per_image = SCRATCH * pass_bytes
+    whole_fits = batch * per_image <= left
     if whole_fits and (batch == 1 or not one_by_one):
         return Parts(batch, 0, whole_fits)
-    if left < 2 * one:
-        raise budget.too_small(images + FIXED + 2 * one, "Give more --memory, smaller images or a smaller --batch.")
-    at_once = 1 if one_by_one else max(1, int(left / 2 // one))
-    keep_bytes = int(0.8 * (left - at_once * one))  # blocks that stay leave gaps between them
+    if left < 2 * per_image:
+        raise budget.too_small(
+            images + FIXED + 2 * per_image, "Give more --memory, smaller images or a smaller --batch."
+        )
+    at_once = 1 if one_by_one else max(1, int(left / 2 // per_image))
+    keep_bytes = int(0.8 * (left - at_once * per_image))  # blocks that stay leave gaps between them
     return Parts(at_once, keep_bytes, whole_fits)

@@ -1,4 +1,4 @@
-"""Which number format this network works in: half precision only where its rounding is small beside the signal.
+"""The precision of a network's passes: half precision only where its rounding is small beside the variance map.
 
 Must not know a file: the images are those that the bank was recorded from.
 """
@@ -46,12 +46,12 @@ Audited = dict[str, dict[str, Any]]
 def audit(
     network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor], head: Head, *, draws: int = AUDIT_DRAWS
 ) -> Audited:
-    """For each half precision of this device: what it does to the variance map, and how much faster it is.
+    """For each half precision of this device: its error of the variance map, and its speed-up.
 
     images: a few, each (1 C H W), prepared; the same first draws are used in every precision
-    variance_error: relative L1 against fp32. speed: seconds in fp32 over seconds in it, the median of PAIRS of passes
-    next to each other; a quarter of the pairs lies below speed_low, a quarter above speed_high
-    Whatever a network raises in a half precision is the reason why it does not work in it; nothing is raised.
+    variance_error: relative L1 against fp32. speed: seconds in fp32 over seconds in it, the median over pairs
+    of neighbouring passes; a quarter of the pairs lies below speed_low, a quarter above speed_high
+    An exception of the network in a half precision becomes its `reason`; nothing is raised.
     """
     bank = bank if bank.distilled else bank.first(min(draws, len(bank)))
     candidates: tuple[Precision, ...] = ("bf16",) if network.device.type == "cpu" else ("bf16", "fp16")
@@ -73,10 +73,8 @@ def audit(
 def _compared(
     network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor], head: Head, precision: Precision
 ) -> dict[str, float]:
-    """Passes in fp32 and in half precision in turn, so that what else the machine does meets both alike."""
-    methods = [
-        mcbn(network, bank, PassPlan(precision=each, channels_last=True, fuse=True)) for each in ("fp32", precision)
-    ]
+    """Passes in fp32 and in half precision in turn, so that other load on the machine affects both alike."""
+    methods = [mcbn(network, bank, PassPlan(precision=of, channels_last=True, fuse=True)) for of in ("fp32", precision)]
     for method in methods:  # the first call compares with plain passes: not timed
         from_the_first_draw((method,), partial(moments_of, method, images[0], head=head, keep=("square",)))
     error = signal = 0.0
@@ -92,23 +90,25 @@ def _compared(
         raise PredictionFailed("its output is not finite")
     return {
         "variance_error": round(error / signal, 5) if signal > 0 else 1.0,
-        "speed": round(middle, 3), "speed_low": round(low, 3), "speed_high": round(high, 3),
-    }  # fmt: skip
+        "speed": round(middle, 3),
+        "speed_low": round(low, 3),
+        "speed_high": round(high, 3),
+    }
 
 
 def _in_turn(methods: Sequence[BankMethod], image: Tensor, head: Head, ratios: list[float]) -> list[Tensor]:
-    """The variance map of each method; the ratio of their seconds, of every pass but the first, joins `ratios`."""
+    """The variance map of each method; adds the ratios of their seconds, of all passes but the first, to `ratios`."""
     moments = [DrawMoments(head, ("square",)) for _ in methods]
     passes = [method(image) for method in methods]
     device = methods[0].passes.network.device
     for draw in range(methods[0].draws):
         seconds = []
         for each, kept in zip(passes, moments, strict=True):
-            begun = _now(device)
+            start = _now(device)
             weight, logits = next(each)
-            seconds.append(_now(device) - begun)
+            seconds.append(_now(device) - start)
             kept.update(probabilities(logits, head), weight)
-        if draw:  # the first pass also computes what the draws share
+        if draw:  # the first pass also computes the shared results
             ratios.append(seconds[0] / max(seconds[1], 1e-9))
     return [kept.variance for kept in moments]
 
@@ -117,14 +117,14 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
-    return time.process_time()  # what other processes take does not count
+    return time.process_time()  # the time of other processes does not count
 
 
 def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:
-    """The fastest format whose rounding stays under LIMIT of the signal, and the reason in words.
+    """The fastest precision whose rounding stays under LIMIT of the variance map, and the reason in words.
 
-    A format counts as faster only where three quarters of its pairs of passes say so.
-    audited: what `audit` found on this kind of device; empty: it was not audited
+    A precision counts as faster only where three quarters of its pairs of passes are.
+    audited: the result of `audit` on this kind of device; empty: it was not audited
 
     >>> choose({"bf16": {"variance_error": 0.03, "speed": 1.9, "speed_low": 1.8, "speed_high": 2.0}})
     ('bf16', 'bf16 rounding adds 3.0 % to the variance map (under 5 %) and is 1.9x as fast')

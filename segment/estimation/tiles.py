@@ -1,7 +1,7 @@
 """A large image to overlapping tiles and back, as large as a memory budget lets them be.
 
-What a tile is asked for lies a halo away from every cut. No blending: where the halo covers what a pixel's output
-depends on, neighbouring tiles agree.
+The kept part of a tile lies a halo away from every cut. Nothing is blended: where the halo covers the receptive field,
+neighbouring tiles agree.
 Must not know a network.
 """
 
@@ -16,15 +16,15 @@ from segment.estimation.memory_budget import FIXED, MemoryBudget
 from segment.tracing.receptive_field import TileGeometry
 
 SMALL = 2 * 64 * 2304
-"""Images of at most so many pixels are not tiled where half of them do not fit: measuring the halo passes so many."""
+"""Images up to this many pixels are not tiled where half as many do not fit: the halo is measured on that many."""
 
 Span = tuple[int, int]
-"""First, and one past the last."""
+"""The first pixel, and the one after the last."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """rows, columns: what is looked at; inner_rows, inner_columns: what is kept of it. All in pixels of the image."""
+    """rows, columns: its pixels in the image; inner_rows, inner_columns: those that are kept of its estimate."""
 
     rows: Span
     columns: Span
@@ -51,7 +51,7 @@ def tiles(height: int, width: int, *, side: int, halo: int, align: int) -> tuple
     """Tiles of at most side x side whose kept parts cover the image once, row by row.
 
     Every kept pixel is `halo` pixels from a cut, or beyond where the image ends. Tiles start at multiples of `align`,
-    so that what a network halves meets the same pixels as in the whole image.
+    so that a network's strides fall on the same pixels as in the whole image.
     Errors: WrongUse where a tile would keep nothing, or side or halo is no multiple of `align`.
 
     >>> [(tile.columns, tile.inner_columns) for tile in tiles(4, 20, side=12, halo=4, align=4)]
@@ -59,7 +59,7 @@ def tiles(height: int, width: int, *, side: int, halo: int, align: int) -> tuple
     """
     if side % align or halo % align or side < 2 * halo + align:
         raise WrongUse(
-            f"Tiles of {side} pixels with a halo of {halo} cannot be laid: take a multiple of {align}, "
+            f"Tiles of {side} pixels with a halo of {halo} are not possible: take a multiple of {align}, "
             f"at least {2 * halo + align}."
         )
     return tuple(
@@ -70,26 +70,33 @@ def tiles(height: int, width: int, *, side: int, halo: int, align: int) -> tuple
 
 
 def _spans(length: int, side: int, halo: int) -> list[tuple[Span, Span]]:
-    found = []
+    spans = []
     done = 0
     while done < length:
         start = max(0, done - halo)
         stop = min(length, start + side)
         inner = length if stop == length else stop - halo
-        found.append(((start, stop), (done, inner)))
+        spans.append(((start, stop), (done, inner)))
         done = inner
-    return found
+    return spans
 
 
 def side_within(
-    budget: MemoryBudget, area: int, *, pixel: float, whole: float, around: float, before: float,
-    geometry: Callable[[], TileGeometry], advice: str,
-) -> int:  # fmt: skip
-    """The largest tiles that an image of so many pixels, which does not fit whole, may have.
+    budget: MemoryBudget,
+    area: int,
+    *,
+    pixel: float,
+    whole: float,
+    around: float,
+    before: float,
+    geometry: Callable[[], TileGeometry],
+    advice: str,
+) -> int:
+    """The side of the largest tiles that fit, for an image of that many pixels which does not fit whole.
 
-    pixel, whole: bytes of a pass a pixel, and of the image in one piece; around, before: bytes beside the passes over
-    its tiles, and before they begin; geometry: measured when it is asked for; advice: where there is no halo
-    Errors: OutOfMemory where the smallest tiles do not fit, or the network looks at the whole image.
+    pixel: bytes a pixel of a pass; whole: bytes of the image in one pass; around: bytes beside the passes over its
+    tiles; before: bytes before they begin; geometry: called only if needed; advice: for the refusal without a halo
+    Errors: OutOfMemory where the smallest tiles do not fit, or the network depends on the whole image.
     """
     if area <= SMALL and SMALL / 2 * pixel + FIXED > budget.free:
         raise budget.too_small(whole, "Give more --memory.")

@@ -83,7 +83,9 @@ def _in_turn(indices: Sequence[int], count: int) -> list[int]:
 
 
 def _views(pool: ImagePool, indices: Sequence[int], rng: np.random.Generator) -> list[Tensor]:  # each 1 C H W
-    return [_cut(pool.seen(index, int(rng.integers(2**31))), pool.network.card.input.stride, rng) for index in indices]
+    return [
+        _cut(pool.prepared(index, int(rng.integers(2**31))), pool.network.card.input.stride, rng) for index in indices
+    ]
 
 
 def _cut(image: Tensor, stride: int, rng: np.random.Generator) -> Tensor:  # C H W -> 1 C h w

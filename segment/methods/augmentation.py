@@ -1,7 +1,7 @@
-"""Test-time augmentation: a method's passes over mirrored and rescaled views of the image, laid back onto it.
+"""Test-time augmentation: a method's passes over mirrored and rescaled views of the image, mapped back onto it.
 
-Views are made of the image itself, and the method that passes one pads it, so that a mirrored image is padded where the
-network is used to it. Must not know what an output means.
+Views are made of the image before padding. The method pads each view itself, so that a mirrored image is padded on the
+same sides as any other. Must not know what an output means.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class View:
     flip: bool = False
     scale: float = 1.0
 
-    def seen(self, images: Tensor) -> Tensor:  # N C H W -> N C H' W'
-        """The images as this view shows them; made smaller with antialiasing, as resizing for training does."""
+    def applied(self, images: Tensor) -> Tensor:  # N C H W -> N C H' W'
+        """The images mirrored and rescaled; downscaled with antialiasing, as in training."""
         if self.scale != 1.0:
             size = [max(1, round(length * self.scale)) for length in images.shape[-2:]]
             images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         return images.flip(-1) if self.flip else images
 
     def undone(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:  # N K H' W' -> N K H W
-        """Outputs of the view, laid back onto the image."""
+        """Outputs of the view, mapped back onto the image."""
         outputs = outputs.flip(-1) if self.flip else outputs
         if outputs.shape[-2:] == size:
             return outputs
@@ -45,7 +45,7 @@ class View:
 
 
 def views(text: str) -> tuple[View, ...]:
-    """The views that `flip,0.75,1.25` asks for: the image itself, its mirror image, and both at each scale.
+    """The views of a text such as `flip,0.75,1.25`: the image itself, its mirror image, and both at each scale.
 
     >>> views("flip")
     (View(flip=False, scale=1.0), View(flip=True, scale=1.0))
@@ -69,7 +69,7 @@ def views(text: str) -> tuple[View, ...]:
 
 @dataclass(frozen=True)
 class Augmented(Composite):
-    """One method a view; a view's weights are shared out so that all views count the same."""
+    """One method for each view; each view has the same total weight."""
 
     views: tuple[View, ...]
     name: str
@@ -83,24 +83,27 @@ class Augmented(Composite):
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         size = (images.shape[-2], images.shape[-1])
         for view, method in zip(self.views, self.members, strict=True):
-            for weight, output in method(view.seen(images)):
+            for weight, output in method(view.applied(images)):
                 yield weight / len(self.views), view.undone(output, size)
 
 
-def augmented(method: Method, shown: tuple[View, ...]) -> Augmented:
+def augmented(method: Method, chosen: tuple[View, ...]) -> Augmented:
     """Every view of the image under the method's passes."""
-    return Augmented((method,) * len(shown), shown, "tta", note="views are no random sample")
+    return Augmented((method,) * len(chosen), chosen, "tta", note="views are no random sample")
 
 
 def mcbn_augmented(
-    network: BatchNormNetwork, bank: Bank, shown: tuple[View, ...], plan: PassPlan | None = None,
+    network: BatchNormNetwork,
+    bank: Bank,
+    chosen: tuple[View, ...],
+    plan: PassPlan | None = None,
     spec: InputSpec = UNPADDED,
-) -> Augmented:  # fmt: skip
-    """MCBN whose draws are dealt out to the views, so that it costs as many passes as MCBN alone.
+) -> Augmented:
+    """MCBN whose draws are divided among the views, so that it takes as many passes as MCBN alone.
 
     A distilled bank, whose draws belong together, and one with fewer draws than there are views, is used whole for each
     view: T passes a view.
     """
-    whole = bank.distilled or len(bank) < len(shown)
-    dealt = [bank if whole else bank.take(range(start, len(bank), len(shown))) for start in range(len(shown))]
-    return Augmented(tuple(mcbn(network, part, plan, spec) for part in dealt), shown, "mcbn+tta")
+    whole = bank.distilled or len(bank) < len(chosen)
+    parts = [bank if whole else bank.take(range(start, len(bank), len(chosen))) for start in range(len(chosen))]
+    return Augmented(tuple(mcbn(network, part, plan, spec) for part in parts), chosen, "mcbn+tta")

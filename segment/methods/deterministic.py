@@ -1,4 +1,4 @@
-"""One deterministic pass: under the trained statistics, or in eval mode where a network has no BN to give them to.
+"""One deterministic pass: under the trained statistics, or in eval mode where a network has no BN.
 
 Must not know what an output means.
 """
@@ -28,7 +28,7 @@ def deterministic(
 ) -> BankMethod:
     """One pass under the trained running statistics, as `model.eval()`.
 
-    A layer that keeps none (in eval mode it would use the test image itself) gets the bank's mean statistics.
+    A layer without running statistics, which in eval mode would use the test image's own, gets the bank's mean ones.
     Errors: BankRefused where there is such a layer and no bank.
     """
     untracked = [layer.name for layer in network.stochastic if layer.trained is None]
@@ -43,7 +43,7 @@ def deterministic(
 
 @dataclass(frozen=True)
 class Plain(OnePass):
-    """One pass in eval mode, for a network without BN: what `deterministic` is for the others.
+    """One pass in eval mode, for a network without BN: as `deterministic` for the others.
 
     forward: images N C H W -> outputs N K ..., which runs the module; images are padded as `spec` says
     """
@@ -58,10 +58,10 @@ class Plain(OnePass):
     note: str = ""
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
-        for output in in_padding(self._passed, images, self.spec):
+        for output in in_padding(self._outputs, images, self.spec):
             yield 1.0, output
 
-    def _passed(self, images: Tensor) -> Iterator[Tensor]:
+    def _outputs(self, images: Tensor) -> Iterator[Tensor]:
         device = device_of(self.module)
         images = images.to(device)
         if self.plan.channels_last and images.ndim == 4:

@@ -1,7 +1,7 @@
 """MC dropout: passes in which only dropout is random, BN keeps its trained statistics (Gal & Ghahramani 2016).
 
-Dropout is found by the calls that reach torch.nn.functional, and its masks come from a generator of this module: no
-flag of the network and no global random state is touched. Must not know what an output means.
+Dropout is every call of torch.nn.functional's dropout functions. Its masks come from a generator of this module, so
+the network's flags and the global random state stay as they are. Must not know what an output means.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from segment.methods.method import Method
 from segment.tracing.trace import Call
 
 CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
-"""Those that drop whole channels; functional.dropout drops single values."""
-UNKNOWN = (functional.alpha_dropout, functional.feature_alpha_dropout)
+"""Functions that drop whole channels; functional.dropout drops single values."""
+UNSUPPORTED = (functional.alpha_dropout, functional.feature_alpha_dropout)
 
 
 class _Masks(TorchFunctionMode):
-    """Every dropout drops, with masks from one generator; all else runs as it is."""
+    """Every dropout call drops, with masks from one generator; other calls run unchanged."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class _Masks(TorchFunctionMode):
         if func in CHANNELS:
             x: Tensor = args[0]
             return self._dropped(torch.Size([*x.shape[:2], *[1] * (x.ndim - 2)]), *args, **kwargs)
-        if func in UNKNOWN:
-            raise ModelRefused("MC dropout of AlphaDropout is not known here; leave `dropout` out of --methods.")
+        if func in UNSUPPORTED:
+            raise ModelRefused("MC dropout of AlphaDropout is not supported; leave `dropout` out of --methods.")
         return func(*args, **kwargs)
 
     def _dropped(self, shape: torch.Size, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> Tensor:
@@ -54,15 +54,15 @@ class _Masks(TorchFunctionMode):
 
 
 def dropouts(calls: Sequence[Call], module: nn.Module) -> list[str]:
-    """The modules whose dropout a pass meets, by name, those with p = 0 left out."""
+    """The names of the modules whose dropout a pass calls, without those of p = 0."""
     modules = dict(module.named_modules())
-    met = [call.module for call in calls if call.function in (functional.dropout, *CHANNELS, *UNKNOWN)]
-    return [name for name in met if getattr(modules[name], "p", 1) != 0]
+    calling = [call.module for call in calls if call.function in (functional.dropout, *CHANNELS, *UNSUPPORTED)]
+    return [name for name in calling if getattr(modules[name], "p", 1) != 0]
 
 
 @dataclass(frozen=True)
 class Inserted:
-    """Dropout2d put into a network without dropout, for the time of a pass, by hooks.
+    """Dropout2d inserted into a network without dropout, by hooks, for the time of a pass.
 
     p: probability of a channel to be dropped
     after: modules whose output is dropped; before: a module whose input is dropped, or none
@@ -78,22 +78,22 @@ class Inserted:
         return f"Dropout2d(p={self.p:g}) {where}; the network was trained without it"
 
     @contextmanager
-    def there(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         handles = []
         try:
             for name in self.after:
-                found = self.module.get_submodule(name)
-                handles.append(found.register_forward_hook(lambda _m, _a, output: self._drop(output)))
+                stage = self.module.get_submodule(name)
+                handles.append(stage.register_forward_hook(lambda _m, _a, output: self._drop(output)))
             if self.before is not None:
                 last = self.module.get_submodule(self.before)
-                handles.append(last.register_forward_pre_hook(lambda _m, given: (self._drop(given[0]), *given[1:])))
+                handles.append(last.register_forward_pre_hook(lambda _m, inputs: (self._drop(inputs[0]), *inputs[1:])))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
     def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout2d(x, self.p, training=False)  # _Masks drops it
+        return functional.dropout2d(x, self.p, training=False)  # _Masks replaces this call
 
 
 def inserted(calls: Sequence[Call], module: nn.Module, p: float) -> Inserted:
@@ -107,9 +107,9 @@ def inserted(calls: Sequence[Call], module: nn.Module, p: float) -> Inserted:
     called = [call.module for call in calls]
     blocks = "decoder.blocks"
     stages = [f"{blocks}.{name}" for name, _ in modules[blocks].named_children()] if blocks in modules else []
-    met = tuple(stage for stage in stages if any(name.startswith(f"{stage}.") for name in called))
-    if met:
-        return Inserted(module, p, after=met)
+    after = tuple(stage for stage in stages if any(name.startswith(f"{stage}.") for name in called))
+    if after:
+        return Inserted(module, p, after=after)
     last = [name for name in called if isinstance(modules[name], nn.Conv2d | nn.ConvTranspose2d)]
     if not last:
         raise ModelRefused("The network has no convolution to put dropout before; leave `dropout` out of --methods.")
@@ -118,9 +118,9 @@ def inserted(calls: Sequence[Call], module: nn.Module, p: float) -> Inserted:
 
 @dataclass(frozen=True)
 class Dropout:
-    """T passes of a one-pass method, each with masks seeded by seed, image and pass: in any order the same.
+    """T passes of a one-pass method, whose masks depend on seed, image and pass alone, not on the order.
 
-    inner: one deterministic pass, which must not share work between draws
+    inner: one deterministic pass, which must not share results between draws
     identity: of the image, see `of`
     """
 
@@ -160,6 +160,6 @@ class Dropout:
                 with masks:
                     ((_, output),) = self.inner(images)
             else:
-                with self.insert.there(), masks:
+                with self.insert.active(), masks:
                     ((_, output),) = self.inner(images)
             yield 1 / self.draws, output

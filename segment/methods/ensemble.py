@@ -1,4 +1,4 @@
-"""An ensemble: the passes of several methods, all members counting the same.
+"""An ensemble: the passes of several methods, each member with the same weight.
 
 Must not know what an output means.
 """

@@ -1,4 +1,4 @@
-"""Passes under a bank: MCBN, one a draw, and the bank's mean statistics, one in all.
+"""Passes under a bank: MCBN, one for each draw, and the bank's mean statistics, one in all.
 
 Must not know what an output means.
 """
@@ -18,12 +18,12 @@ from segment.tracing.bn_layers import BatchNormNetwork
 
 UNPADDED = InputSpec()
 PROBED_DRAWS = 3
-"""Passes whose memory is measured: what is kept for all draws is there after the second."""
+"""Passes whose memory is measured: what all draws share has been allocated after the second."""
 
 
 @dataclass(frozen=True)
 class BankMethod:
-    """Passes under a bank, whatever the bank stands for; images are padded as `spec` says."""
+    """Passes under a bank; images are padded by `spec`."""
 
     name: str
     passes: Passes

@@ -1,4 +1,4 @@
-"""What a method is: weighted passes over images, and what whoever runs them must know of it.
+"""The protocol of a method: weighted passes over images, and what the caller must know to run them.
 
 Must not know what an output means, nor how one method makes its passes.
 """
@@ -16,11 +16,11 @@ class Method(Protocol):
     """Called with images (N C H W, normalised, not padded), gives (weight, output N K H W) once a draw.
 
     Weights sum to 1, and outputs have the images' size.
-    name: what messages and tables call it; note: what a reader of its maps should know, or ""
+    name: its name in messages and tables; note: a sentence for readers of its maps, or ""
     draws: T, how many passes; random: whether they are a random sample, so that their mean has a standard error
-    tileable: whether a pass over a part of an image gives that part of the output; no for a mirrored or rescaled image
-    and for a dropout mask, which would be another one in each tile
-    unverified: images estimated since a fast path was last held against plain passes; 0 without a fast path
+    tileable: whether a pass over a part of an image gives that part of the output; not so for a mirrored or rescaled
+    image, nor for a dropout mask, which would differ from tile to tile
+    unverified: images estimated since a fast path was last compared with plain passes; 0 without a fast path
     Raises: `FastPathDiffers` in the middle of an image where they differ; passes are plain from then on.
     """
 
@@ -37,22 +37,22 @@ class Method(Protocol):
     @property
     def unverified(self) -> int: ...
     def of(self, identity: str) -> Method:
-        """The same for the image of that id, which seeds what is random in its passes."""
+        """The method for the image of that id, which seeds its random passes."""
         ...
 
     def probe(self) -> Method:
-        """A few of its passes, which take as much memory as all, by calls whose tensors can be counted."""
+        """The method with a few passes, with the peak memory of all, made by calls whose tensors can be counted."""
         ...
 
     def halve(self) -> bool:
-        """Half as many draws in a pass from now on; False where a pass holds one already."""
+        """Halve the number of draws in a pass from now on; False where it is 1 already."""
         ...
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]: ...
 
 
 class OnePass:
-    """The members that a method of one pass at a time, the same for every image, has by default."""
+    """The defaults of a method whose passes hold one draw each and are the same for every image."""
 
     tileable = True
     unverified = 0
@@ -69,7 +69,7 @@ class OnePass:
 
 @dataclass(frozen=True)
 class Composite:
-    """The members that a method made of others has; each gives its passes in turn."""
+    """The defaults of a method made of other methods, its members, each of which gives its passes in turn."""
 
     members: tuple[Method, ...]
 

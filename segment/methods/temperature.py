@@ -16,7 +16,7 @@ from segment.uncertainty.heads import probabilities
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
 PIXELS = 20_000
-"""At most so many of an image are looked at, on a regular grid: one number is fitted to millions all the same."""
+"""At most so many of an image are used, on a regular grid: enough to fit one number."""
 SMALLEST = 1.2e-38  # as the NLL score clamps p
 
 
@@ -37,15 +37,15 @@ class TemperatureFit:
             return
         sums = torch.zeros((len(GRID), *truth.shape), dtype=torch.float64)
         for weight, logits in method(images):
-            few = logits[..., ::step, ::step].float().cpu()
+            sampled = logits[..., ::step, ::step].float().cpu()
             for at, temperature in enumerate(GRID):
-                p = probabilities(few / float(temperature), self.head)
-                sums[at] += weight * self._of_truth(p, truth)
+                p = probabilities(sampled / float(temperature), self.head)
+                sums[at] += weight * self._probability_of(p, truth)
         losses = -sums.clamp(min=SMALLEST).log()
         self.nll += losses[:, counted].sum(dim=-1).numpy()
         self.pixels += int(counted.sum())
 
-    def _of_truth(self, p: Tensor, truth: Tensor) -> Tensor:  # 1 K h w, (K) h w -> (K) h w
+    def _probability_of(self, p: Tensor, truth: Tensor) -> Tensor:  # 1 K h w, (K) h w -> (K) h w
         if self.head == "multilabel":
             return torch.where(truth == 1, p[0], 1 - p[0])
         return p.gather(1, truth[None, None])[0, 0]
@@ -53,7 +53,7 @@ class TemperatureFit:
     def best(self) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
 
-        1 where nothing was added; an end of the grid where the NLL still falls there.
+        1 where no image was added; an end of the grid where the NLL still falls there.
         """
         if self.pixels == 0:
             return 1.0

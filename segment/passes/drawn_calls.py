@@ -1,26 +1,28 @@
 """The calls of one pass under a draw: made by the network's own code, or replayed from an earlier pass of the image.
 
-The trace says which calls a draw can change. Those are made anew for each draw, the others once for the image.
+The trace lists which calls depend on the draw. Those are made for each draw, the others once for the image.
 Must not know where a draw comes from, nor what an output means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.draws.recording import BatchNormMode, expected_layer
 from segment.passes.float32_calls import exact_calls, in_float32
 from segment.passes.fused_convolutions import FusedCalls
+from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
-from segment.tracing.replay import Recording, only_asks
-from segment.tracing.trace import UNKNOWN, TraceCursor, constants_of, depends_on_draw, writes_over_shared
+from segment.tracing.replay import Recording, reads_metadata
+from segment.tracing.sources import UNKNOWN, constants_of
+from segment.tracing.trace import depends_on_draw, writes_over_shared
+from segment.tracing.trace_cursor import TraceCursor
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """Layer name -> means and variances of the draws of a pass, (D C) each."""
@@ -28,11 +30,11 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Program:
-    """What a network's trace says for one set of stochastic layers.
+    """What a network's trace gives for one set of stochastic layers.
 
-    depends[i]: a draw can change the result of call i; layer_of: call index -> BN layer
-    exact: calls that stay in float32 under half precision; constants: what the network held when it was traced
-    plain: why each draw must run the network's own code in full, "" where draws may share what they do not change
+    depends[i]: call i depends on the draw; layer_of: call index -> BN layer
+    exact: calls that stay in float32 under half precision; constants: the network's tensors when it was traced
+    plain: why each draw must run the network's own code in full; "" where draws may share results
     random: the network draws random numbers of its own
     """
 
@@ -65,19 +67,21 @@ def _reason_for_plain(network: BatchNormNetwork, depends: Sequence[bool]) -> str
     for index, call in enumerate(calls):
         if UNKNOWN in call.sources:
             return f"{call.name} reads a tensor that no torch call of this pass made"
-        if call.leaves and depends[index]:
-            return f"{call.name} gives values of a draw to Python"
+        if call.gives_values and depends[index]:
+            return f"{call.name} gives values that depend on the draw to Python"
     if network.trace.output < 0 or not depends[network.trace.output]:
-        return "its output is not made by a torch call that the draw changes"
-    written = writes_over_shared(calls, depends)
-    return "" if written is None else f"{calls[written].name} writes over what the draws of an image share"
+        return "its output does not come from a torch call that depends on the draw"
+    overwriting = writes_over_shared(calls, depends)
+    return (
+        "" if overwriting is None else f"{calls[overwriting].name} writes over results that the draws of an image share"
+    )
 
 
 class DrawnCalls:
-    """How the calls of one pass are made under one draw.
+    """Makes the calls of one pass under one draw.
 
     draw: of each stochastic layer its means and variances, (1 C) each
-    fused: the convolutions that run as one call with what follows them; exact: calls that stay in float32
+    fused: the convolutions that run as one call with what is behind them; exact: calls that stay in float32
     """
 
     def __init__(
@@ -88,30 +92,31 @@ class DrawnCalls:
         self._fused = fused
         self._exact = exact
         self._device = program.network.device.type
-        self._done: set[int] = set()  # calls whose work an earlier fused call has done
+        self._absorbed: set[int] = set()  # calls that an earlier fused call has absorbed
 
     def __call__(self, index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """The result of call `index` of the trace, also where no draw can change it."""
+        """The result of call `index` of the trace, whether it depends on the draw or not."""
         if index in self._exact:
             with torch.autocast(self._device, enabled=False):
                 return self._result(index, func, in_float32(args), in_float32(kwargs))
         return self._result(index, func, args, kwargs)
 
-    def done(self, index: int) -> bool:
-        """Whether an earlier call has done this one's work, so that it passes on its input."""
-        return index in self._done
+    def absorbed(self, index: int) -> bool:
+        """Whether an earlier fused call has absorbed this one, so that it returns its input."""
+        return index in self._absorbed
 
     def _result(self, index: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if index in self._done:
+        if index in self._absorbed:
             return args[0]
         if self._fused is not None and index in self._fused:
-            result, through = self._fused(index, func, args, kwargs)
-            self._done.update(through)
+            result, absorbed = self._fused(index, func, args, kwargs)
+            self._absorbed.update(absorbed)
             return result
         layer = self._program.layer_of.get(index)
         if layer is not None and layer.status == "stochastic":
-            expected_layer(layer, *args, **kwargs)
-            return normalised(self._draw[layer.name], *args, **kwargs)
+            call = BatchNormCall(*args, **kwargs)
+            expected_layer(layer, call)
+            return normalised(call, self._draw[layer.name])
         return func(*args, **kwargs)
 
 
@@ -130,11 +135,11 @@ class RecordedPass(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         index = self._cursor.next(func, args, kwargs)
-        needless = self._calls.done(index)
+        needless = self._calls.absorbed(index)
         result = self._calls(index, func, args, kwargs)
-        if self._program.depends[index] and not needless and not only_asks(func, result):
+        if self._program.depends[index] and not needless and not reads_metadata(func, result):
             self.recording.add(index, func, args, kwargs, result)
-        self._cursor.made(index, args, kwargs, result)
+        self._cursor.record(index, args, kwargs, result)
         return result
 
     def end(self, output: Tensor) -> bool:
@@ -144,27 +149,23 @@ class RecordedPass(TorchFunctionMode):
 
 
 class PlainPass(BatchNormMode):
-    """One pass through the network's own code under D draws, side by side along the batch axis; nothing is shared."""
+    """One pass through the network's own code under D draws, side by side along the batch axis; no result is shared."""
 
     def __init__(self, layers: Iterable[Layer], draws: Statistics) -> None:
         super().__init__(layers)
         self._draws = draws
 
-    def normalise(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+    def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         if layer.status != "stochastic":
-            return functional.batch_norm(*args, **kwargs)
-        return normalised(self._draws[layer.name], *args, **kwargs)
+            return call.unchanged()
+        return normalised(call, self._draws[layer.name])
 
 
-def normalised(
-    draws: tuple[Tensor, Tensor], x: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,  # noqa: FBT001, FBT002 - torch's own signature
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    """`functional.batch_norm` of D equal parts of x (D*N C ...), each with its own mean and variance (D C)."""
-    means, variances = (drawn.double() if x.dtype is torch.float64 else drawn for drawn in draws)
+def normalised(call: BatchNormCall, draws: tuple[Tensor, Tensor]) -> Tensor:
+    """The call on D equal parts of its input (D*N C ...), each with its own mean and variance (D C)."""
+    means, variances = (drawn.double() if call.input.dtype is torch.float64 else drawn for drawn in draws)
     parts = [
-        functional.batch_norm(part, mean, var, weight, bias, training=False, momentum=0.0, eps=eps)
-        for part, mean, var in zip(x.chunk(len(means)), means, variances, strict=True)
+        replace(call, input=part).under(mean, var)
+        for part, mean, var in zip(call.input.chunk(len(means)), means, variances, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

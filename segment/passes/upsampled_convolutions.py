@@ -1,8 +1,11 @@
-"""A convolution over an image doubled by nearest neighbours, on a CPU, without making the doubled image.
+"""A convolution over an image upsampled twofold by nearest neighbours, on a CPU, without making the upsampled image.
 
-Each 2 x 2 block of the doubled image is one pixel, so a 3 x 3 window sees 2 x 2 pixels of the small image: the whole is
-a transposed convolution by 4 x 4 with stride 2, at 4/9 of the products. Images joined to it (the skip of a U-Net) go
-through a convolution of their own, whose result is added. Must not know a draw, nor a BN layer.
+Each 2 x 2 block of the upsampled image is one pixel of the small one, so a 3 x 3 window covers 2 x 2 small pixels: the
+whole is a transposed convolution by 4 x 4 with stride 2, at 4/9 of the products. Images concatenated to it (the skip
+connection of a U-Net) get a convolution of their own, whose result is added.
+
+Gain: smp.Unet in fp32, one thread, T = 16, time without over time with: 1.41 for the encoder resnet34, 1.16 to 1.20 for
+tf_efficientnet_lite0. Must not know a draw, nor a BN layer.
 """
 
 from __future__ import annotations
@@ -15,104 +18,108 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segment.passes.onednn import (
+    NO_ACTIVATION,
+    PADDED_3X3,
+    Activation,
+    Geometry,
+    add_convolution,
+    pack,
+    pack_upsampling,
+    upsampling_convolution,
+)
 from segment.tracing.trace import Call
-
-Numbers = tuple[list[int], list[int], list[int]]
-"""Padding, stride, dilation."""
-
-PLAIN: Numbers = ([1, 1], [1, 1], [1, 1])
 
 
 @dataclass(frozen=True)
-class Doubled:
-    """What stands for the doubled image until a convolution reads it.
+class Upsampled:
+    """An upsampled image that is not made until a call needs it.
 
-    small: (N C H W); beside: images (N C' 2H 2W) joined to it along the channels, after its own
-    place: what the network is given meanwhile, a shape without memory; make: how the image itself is made
+    small: (N C H W), the image before; skips: images (N C' 2H 2W) concatenated behind its channels
+    placeholder: has the shape of the upsampled image and no memory; the network's own code gets it meanwhile
+    make: makes the upsampled image, concatenated where there are skips
     """
 
     small: Tensor
-    beside: tuple[Tensor, ...]
-    place: Tensor
+    skips: tuple[Tensor, ...]
+    placeholder: Tensor
     make: Callable[[], Tensor]
 
 
-def doublings(calls: Sequence[Call], readers: Sequence[Sequence[int]], convolutions: Container[int]) -> frozenset[int]:
-    """Calls that double an image which one of the convolutions alone reads, and those that join it with others first.
+def upsampling_calls(
+    calls: Sequence[Call], readers: Sequence[Sequence[int]], convolutions: Container[int]
+) -> frozenset[int]:
+    """Calls that upsample an image which only one of the convolutions reads, and those that concatenate it before.
 
     readers: of each call, the calls that read its values
     """
-    found: set[int] = set()
+    upsampling: set[int] = set()
     for index, call in enumerate(calls):
         if call.function is not functional.interpolate or len(readers[index]) != 1:
             continue
-        way = [index, readers[index][0]]
-        if way[1] < len(calls) and calls[way[1]].function is torch.cat and len(readers[way[1]]) == 1:
-            way.append(readers[way[1]][0])
-        if way[-1] in convolutions:
-            found.update(way[:-1])
-    return frozenset(found)
+        path = [index, readers[index][0]]
+        if path[1] < len(calls) and calls[path[1]].function is torch.cat and len(readers[path[1]]) == 1:
+            path.append(readers[path[1]][0])
+        if path[-1] in convolutions:
+            upsampling.update(path[:-1])
+    return frozenset(upsampling)
 
 
-def doubled(
+def upsampled(
     image: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *others: Any, **named: Any
-) -> Doubled | None:
-    """What stands for the result of `interpolate`, None where it does another thing than double."""
+) -> Upsampled | None:
+    """The result of `interpolate`, not made yet; None where it does not upsample twofold by nearest neighbours."""
     sides = [2 * side for side in image.shape[2:]]
-    wanted = [int(side) for side in size] if isinstance(size, list | tuple) else [size] * 2
+    asked = [int(side) for side in size] if isinstance(size, list | tuple) else [size] * 2
     factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor] * 2
-    if image.ndim != 4 or mode not in ("nearest", "nearest-exact") or (wanted != sides and factors != [2, 2]):
+    if image.ndim != 4 or mode not in ("nearest", "nearest-exact") or (asked != sides and factors != [2, 2]):
         return None
-    place = image.new_empty(()).expand(*image.shape[:2], *sides)
-    return Doubled(image, (), place, lambda: functional.interpolate(image, size, scale_factor, mode, *others, **named))
+    placeholder = image.new_empty(()).expand(*image.shape[:2], *sides)
+    return Upsampled(
+        image, (), placeholder, lambda: functional.interpolate(image, size, scale_factor, mode, *others, **named)
+    )
 
 
-def joined(first: Doubled, others: Sequence[Tensor], dim: int = 0) -> Doubled | None:
-    """What stands for `torch.cat` of a doubled image and others after it; None where it does not join channels."""
-    place = first.place
-    like = (place.shape[0], *place.shape[2:])
+def concatenated(first: Upsampled, others: Sequence[Tensor], dim: int = 0) -> Upsampled | None:
+    """`torch.cat` of an upsampled image and others after it, not made yet; None where it is not along channels."""
+    before = first.placeholder
+    like = (before.shape[0], *before.shape[2:])
     if dim not in (1, -3) or any((len(image), *image.shape[2:]) != like for image in others):
         return None
-    channels = place.shape[1] + sum(image.shape[1] for image in others)
-    standing = place.new_empty(()).expand(len(place), channels, *place.shape[2:])
-    beside = tuple(image for image in others if image.shape[1] > 0)  # smp's encoders of stride 4 give such a level
-    return Doubled(first.small, beside, standing, lambda: torch.cat([first.make(), *others], dim))
+    channels = before.shape[1] + sum(image.shape[1] for image in others)
+    placeholder = before.new_empty(()).expand(len(before), channels, *before.shape[2:])
+    skips = tuple(image for image in others if image.shape[1] > 0)  # smp's encoders of stride 4 give such a level
+    return Upsampled(first.small, skips, placeholder, lambda: torch.cat([first.make(), *others], dim))
 
 
-def fits(weight: Tensor, numbers: Numbers, groups: int, activation: str) -> bool:
-    """A 3 x 3 convolution whose result is as large as the image, with what oneDNN can run behind a sum."""
-    return weight.shape[2:] == (3, 3) and numbers == PLAIN and groups == 1 and activation in ("none", "relu")
+def supported(weight: Tensor, geometry: Geometry, groups: int, activation: str) -> bool:
+    """Whether this is a 3 x 3 convolution by `PADDED_3X3`, with an activation that oneDNN can run behind a sum."""
+    return weight.shape[2:] == (3, 3) and geometry == PADDED_3X3 and groups == 1 and activation in ("none", "relu")
 
 
-def packed(what: Doubled, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """The weights (K C 3 3) of the whole convolution, packed: of the doubled image, and of those beside it."""
-    own = weight[:, : what.small.shape[1]].transpose(0, 1).flip(2, 3)  # a transposed convolution's are turned round
+def pack_weights(image: Upsampled, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The weight (K C 3 3) of the whole convolution, packed: the part of the upsampled image, and that of the skips."""
+    own = weight[:, : image.small.shape[1]].transpose(0, 1).flip(2, 3)  # a transposed convolution flips its kernel
     kernel = weight.new_zeros(*own.shape[:2], 4, 4)
     for row in range(2):
         for column in range(2):
             kernel[:, :, row : row + 3, column : column + 3] += own
-    large = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-        kernel.to(dtype), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(what.small.shape)
-    )
-    if not what.beside:
-        return large, None
-    rest = weight[:, what.small.shape[1] :].to(dtype).contiguous()
-    shape = [len(what.place), rest.shape[1], *what.place.shape[2:]]
-    return large, torch.ops.mkldnn._reorder_convolution_weight(rest, *PLAIN, 1, shape)
+    packed = pack_upsampling(kernel.to(dtype), image.small.shape)
+    if not image.skips:
+        return packed, None
+    rest = weight[:, image.small.shape[1] :].to(dtype)
+    shape = (len(image.placeholder), rest.shape[1], *image.placeholder.shape[2:])
+    return packed, pack(rest, PADDED_3X3, 1, shape)
 
 
-def convolved(
-    what: Doubled, weights: tuple[Tensor, Tensor | None], bias: Tensor | None, activation: tuple[str, list[float], str]
+def convolve(
+    image: Upsampled, packed: tuple[Tensor, Tensor | None], bias: Tensor | None, activation: Activation
 ) -> Tensor:  # N K 2H 2W
-    """The convolution with packed weights, and what oneDNN runs behind it."""
-    kernel, rest = weights
-    behind = ("none", [], "") if rest is not None else activation
-    result = torch.ops.mkldnn._convolution_transpose_pointwise(
-        what.small.to(kernel.dtype), kernel, bias, [1, 1], [0, 0], [2, 2], [1, 1], 1, *behind
-    )
+    """The convolution with packed weights and the activation behind it."""
+    kernel, rest = packed
+    small = image.small.to(kernel.dtype)
     if rest is None:
-        return result
-    after = (None if activation[0] == "none" else activation[0], *activation[1:])
-    beside = [image.to(kernel.dtype) for image in what.beside]
-    image = beside[0] if len(beside) == 1 else torch.cat(beside, 1)
-    return torch.ops.mkldnn._convolution_pointwise_.binary(result, image, rest, None, *PLAIN, 1, "add", 1.0, *after)
+        return upsampling_convolution(small, kernel, bias, activation)
+    result = upsampling_convolution(small, kernel, bias, NO_ACTIVATION)
+    skips = [skip.to(kernel.dtype) for skip in image.skips]
+    return add_convolution(result, skips[0] if len(skips) == 1 else torch.cat(skips, 1), rest, activation)

@@ -1,7 +1,7 @@
-"""Whether nothing but batch normalisation mixes the images of a batch: the proof behind folding and recording by image.
+"""Whether batch normalisation alone mixes the images of a batch: the proof that folding and recording by image need.
 
-A trace over two images is read call by call: each call must be known to treat the batch axis as independent, or the
-network counts as one that mixes images. Must not know a draw, nor what is done with the answer.
+A pass over two images is followed call by call. Each call must be known to treat the batch axis as independent, else
+the network counts as mixing images. Must not know a draw, nor what is done with the result.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.trace import ASKING, CONSTANT, IMAGE, Sources, constants_of, literals_in, tensors_in
+from segment.tracing.call_kinds import READS_METADATA, names_in
+from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
+from segment.tracing.trace_cursor import literals_in
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-POINTWISE = _names(
+POINTWISE = names_in(
     """
     add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_
     true_divide __truediv__ __rtruediv__ __itruediv__ __div__ pow pow_ __pow__ __rpow__ neg __neg__ abs exp log sqrt
@@ -35,9 +32,9 @@ POINTWISE = _names(
     zeros_like ones_like full_like copy_ requires_grad_ threshold
     """
 )
-"""Calls that work on each value alone; tensors of one number of axes, so that images meet their like."""
+"""Calls that work on each value alone; their tensors must have the same number of axes, so that images stay aligned."""
 
-CONVOLUTIONS = _names(
+CONVOLUTIONS = names_in(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear prelu layer_norm group_norm
     instance_norm embedding batch_norm
@@ -45,7 +42,7 @@ CONVOLUTIONS = _names(
 )
 """Calls that treat their first tensor image by image where all others are constants."""
 
-BY_IMAGE = _names(
+BY_IMAGE = names_in(
     """
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool2d_with_indices lp_pool2d
@@ -53,9 +50,9 @@ BY_IMAGE = _names(
     unfold fold glu local_response_norm
     """
 )
-"""Calls that treat every image of a batch (N C ...) alone, whatever else they are given."""
+"""Calls that treat every image of a batch (N C ...) alone, whatever their other arguments are."""
 
-ALONG_AXES = _names(
+ALONG_AXES = names_in(
     """
     sum mean amax amin max min argmax argmin softmax log_softmax softmin std var var_mean std_mean norm logsumexp
     cumsum cumprod sort argsort topk prod median any all normalize flip count_nonzero vector_norm
@@ -65,24 +62,24 @@ ALONG_AXES = _names(
 
 
 RESHAPING = frozenset(("flatten", "view", "reshape", "unflatten", "expand", "expand_as"))
-"""Calls that may name the number of images, and whose result says whether they keep its axis."""
+"""Calls whose arguments may hold the number of images, and whose result shows whether they keep the batch axis."""
 
 
 class MixesImages(Exception):
-    """A call that is not known to treat the batch axis as independent; no refusal."""
+    """A call is not known to treat the batch axis as independent; no refusal."""
 
 
 def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> str:
     """The first call that may mix images (N C ..., N >= 2), by name; "" where each is known to keep them apart.
 
-    Batch normalisation is the one exception: it is not asked about.
+    Batch normalisation is the exception: it is not checked.
     """
     try:
         several, alone = (_proof(module, forward, some) for some in (images, images[:1]))
     except MixesImages as error:
         return str(error)
     if len(several) != len(alone):
-        return "the number of images, which changes what is called,"
+        return "the number of images, which changes the calls,"
     for (name, literals), (other_name, other_literals) in zip(several, alone, strict=True):
         if name != other_name or literals != other_literals:
             return f"{name}, whose arguments change with the number of images,"
@@ -90,7 +87,7 @@ def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], image
 
 
 def _proof(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> list[tuple[str, Any]]:
-    """The name and the numbers of each call, reshaping ones without. Errors: MixesImages."""
+    """The name of each call, and its literal arguments unless it reshapes. Errors: MixesImages."""
     sources = Sources(constants_of(module))
     with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
         images = images.clone()
@@ -105,7 +102,7 @@ def _proof(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Te
 
 
 class _Proof(TorchFunctionMode):
-    """Follows which tensors have the batch as their first axis; raises at the first call that is not known."""
+    """Follows which tensors have the batch as their first axis; errors: MixesImages at a call that may mix it."""
 
     def __init__(self, sources: Sources, batch: int) -> None:
         super().__init__()
@@ -124,41 +121,48 @@ class _Proof(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         with torch._C.DisableTorchFunction():
-            given = list(tensors_in((args, kwargs)))
-            sources = [self._sources.of(tensor) for tensor in given]
+            tensors = list(tensors_in((args, kwargs)))
+            sources = [self._sources.of(tensor) for tensor in tensors]
             if any(source < CONSTANT for source in sources):
                 raise MixesImages(f"{name}, which reads a tensor of unknown origin")
-            depends = [self.of_images(tensor) for tensor in given]
+            depends = [self.of_images(tensor) for tensor in tensors]
         state = torch.default_generator.get_state()
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             results = list(tensors_in(result))
-            if any(depends) and not (name in ASKING and not results):
-                known = self._keeps_apart(func, name, args, kwargs, given, depends, results)
+            if any(depends) and not (name in READS_METADATA and not results):
+                known = self._keeps_apart(func, name, args, kwargs, tensors, depends, results)
                 same_state = torch.equal(state, torch.default_generator.get_state())
                 if not known or not same_state or any(not _batched(tensor, self._batch) for tensor in results):
                     raise MixesImages(name)
             self._of_images.append(any(depends))
             self.calls.append((name, None if name in RESHAPING else literals_in((args, kwargs))))
-            self._sources.note((*results, *(given if name.endswith("_") or name == "__setitem__" else ())),
-                               len(self._of_images) - 1)  # fmt: skip
+            self._sources.note(
+                (*results, *(tensors if name.endswith("_") or name == "__setitem__" else ())), len(self._of_images) - 1
+            )
         return result
 
     def _keeps_apart(
-        self, func: Callable[..., Any], name: str, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor],
-        depends: Sequence[bool], results: Sequence[Tensor],
-    ) -> bool:  # fmt: skip
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        tensors: Sequence[Tensor],
+        depends: Sequence[bool],
+        results: Sequence[Tensor],
+    ) -> bool:
         first = args[0] if args else next(iter(kwargs.values()))
-        axes = given[0].ndim
+        axes = tensors[0].ndim
         if func is functional.batch_norm or name in CONVOLUTIONS:
             return depends[0] and not any(depends[1:]) and axes >= 2 and _whole_axes(name, args, kwargs, axes)
         if name in BY_IMAGE:
             return depends[0] and axes >= 3
         if name in POINTWISE:
-            most = max(tensor.ndim for tensor in given)
+            most = max(tensor.ndim for tensor in tensors)
             return all(
                 tensor.ndim == most if image else tensor.ndim < most or tensor.shape[0] == 1
-                for tensor, image in zip(given, depends, strict=True)
+                for tensor, image in zip(tensors, depends, strict=True)
             )
         if name in ALONG_AXES:
             return depends[0] and not any(depends[1:]) and _axes_without_batch(args, kwargs, axes)
@@ -166,7 +170,7 @@ class _Proof(TorchFunctionMode):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             return all(depends) and isinstance(dim, int) and dim % (axes + (name == "stack")) != 0
         if name in ("matmul", "__matmul__", "bmm"):
-            return all(depends) and len(given) == 2 and axes >= 3 and given[1].ndim == axes
+            return all(depends) and len(tensors) == 2 and axes >= 3 and tensors[1].ndim == axes
         if name in ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "index_select"):
             return self._along(name, args, kwargs, axes)
         if name in RESHAPING and not name.startswith("expand"):
@@ -183,7 +187,7 @@ class _Proof(TorchFunctionMode):
             return len(widths) // 2 < axes
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            return isinstance(first, Tensor) and len(given) == 1 and _keeps_first(index)
+            return isinstance(first, Tensor) and len(tensors) == 1 and _keeps_first(index)
         return False
 
     @staticmethod
@@ -205,22 +209,22 @@ def _whole_axes(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> b
 
 
 def _axes_without_batch(args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
-    """The axes that a call names, which must be there and leave the first one out."""
-    wanted = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims")))
-    if wanted is None:
+    """Whether a call names its axes and the first is not among them."""
+    named = kwargs.get("dim", kwargs.get("axis", kwargs.get("dims")))
+    if named is None:
         rest = [value for value in args[1:] if isinstance(value, int | list | tuple) and not isinstance(value, bool)]
-        wanted = rest[-1] if rest else None
-    if wanted is None:
+        named = rest[-1] if rest else None
+    if named is None:
         return False
     if all(isinstance(value, int) for value in args[1:]) and len(args) > 2:
-        wanted = args[1:]  # x.flip(0, 1)
-    each = [wanted] if isinstance(wanted, int) else list(wanted)
+        named = args[1:]  # x.flip(0, 1)
+    each = [named] if isinstance(named, int) else list(named)
     return bool(each) and all(isinstance(axis, int) and axis % axes != 0 for axis in each)
 
 
 def _first_axis_stays(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    given = [*args[1:], *kwargs.values()]
-    axes = list(given[0]) if given and isinstance(given[0], list | tuple | torch.Size) else given
+    arguments = [*args[1:], *kwargs.values()]
+    axes = list(arguments[0]) if arguments and isinstance(arguments[0], list | tuple | torch.Size) else arguments
     if not all(isinstance(axis, int) for axis in axes):
         return False
     total = args[0].ndim

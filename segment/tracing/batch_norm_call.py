@@ -1,6 +1,6 @@
-"""What a call of `torch.nn.functional.batch_norm` was given, by torch's own names.
+"""The arguments of a call of `torch.nn.functional.batch_norm`, by torch's own names: the only copy of its signature.
 
-Must not know which layer made it.
+Must not know which layer made the call.
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
+
+from segment.tracing.trace import Call
 
 
 @dataclass(frozen=True)
 class BatchNormCall:
-    """The arguments in torch's order; `BatchNormCall(*args, **kwargs)` of what the call was given.
+    """The arguments in torch's order; made by `BatchNormCall(*args, **kwargs)`.
 
     input: (N C ...); running_mean, running_var, weight, bias: (C), or None; eps: added to the variance
     """
@@ -26,3 +30,31 @@ class BatchNormCall:
     training: bool = False
     momentum: Any = 0.1
     eps: float = 1e-5
+
+    def unchanged(self) -> Tensor:
+        """The result of the call as it was made."""
+        return functional.batch_norm(
+            self.input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def under(self, mean: Tensor, var: Tensor) -> Tensor:
+        """Its result with the input normalised by this mean and variance (C), its own weight, bias and eps."""
+        return functional.batch_norm(
+            self.input, mean, var, self.weight, self.bias, training=False, momentum=0.0, eps=self.eps
+        )
+
+
+def batch_norm_of(call: Call) -> BatchNormCall:
+    """The arguments of a traced call, whose input, which a trace does not keep, is an empty tensor."""
+    assert call.arguments is not None
+    positional, named = call.arguments
+    if "input" in named:
+        return BatchNormCall(*positional, **{**named, "input": torch.empty(0)})
+    return BatchNormCall(torch.empty(0), *positional, **named)

@@ -1,6 +1,6 @@
-"""Which batch normalisations a network has, found by what it does, and what may be drawn for each.
+"""Which batch normalisations a pass of a network reaches, and whether each is stochastic, fixed or refused.
 
-A layer is a call that reaches torch.nn.functional.batch_norm with data in it, whatever module made it.
+A layer is a call of torch.nn.functional.batch_norm whose input depends on the image, whatever module makes it.
 Must not know how statistics are recorded or replayed.
 """
 
@@ -20,6 +20,7 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
+from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.trace import Call, Trace, trace
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
     functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
     functional.leaky_relu, functional.silu, functional.hardswish, torch.prelu, torch.conv2d,
 )  # fmt: skip
-"""Functions whose arguments the trace keeps: batch normalisation, what may be fused with it, and what that costs."""
+"""Functions whose arguments the trace keeps: batch normalisation, and what may be fused with it."""
 
 Status = Literal["stochastic", "fixed", "refused"]
 
@@ -41,7 +42,7 @@ class Layer:
 
     name: the module's; its nth call (n >= 2) is "name#n"; a functional call has its enclosing module's name
     kind: the module's class
-    channels: C; values: how many values of one image a channel has at the size looked at (H * W)
+    channels: C; values: how many values of one image a channel has at the traced size (H * W)
     status, reason: stochastic; fixed with a reason; or refused with a reason (its arithmetic cannot be reached)
     trained: running mean and variance (C) that eval mode uses; None: it has none, and is always stochastic
     call: index in the network's trace, None where the pass did not reach it
@@ -58,17 +59,17 @@ class Layer:
 
     @property
     def of_weights(self) -> bool:
-        """It normalises a weight, whatever the images are."""
+        """Whether it normalises a weight, which no image changes."""
         return self.reason == OF_WEIGHTS
 
 
 @dataclass(frozen=True)
 class BatchNormNetwork:
-    """A network with BN layers that can be drawn: what every pass, recording and distillation stands on.
+    """A network with stochastic BN layers: the input of every pass, recording and distillation.
 
     module: the network itself; forward: images N C H W -> outputs N K ..., which runs it
     trace: the calls of one pass; layers: the BN layers in data order
-    channels_last: it takes images with channels innermost; head: what its outputs mean, None where nobody says
+    channels_last: it accepts images with channels innermost; head: what its outputs mean, None where unknown
     """
 
     module: nn.Module
@@ -91,27 +92,27 @@ class BatchNormNetwork:
         return device_of(self.module)
 
     def placed(self, images: Tensor, *, channels_last: bool = True) -> Tensor:  # N C ... -> N C ...
-        """Images on the network's device, channels innermost where that is wanted and the network takes it."""
+        """Images on the network's device, channels innermost if asked and the network accepts it."""
         images = images.to(self.device)
         if channels_last and self.channels_last and images.ndim == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images.contiguous()
 
     def retraced(self, images: Tensor) -> BatchNormNetwork:
-        """The same network, traced over these images (N C H W), whose size or values lead it another way.
+        """The same network, traced over these images (N C H W), for whose size or values it makes other calls.
 
         Errors: ModelRefused where it does not reach the same BN layers in the same order.
         """
         traced = trace(self.module, self.forward, images, keep_arguments=ARGUMENTS_KEPT)
         status = {layer.name: (layer.status, layer.reason) for layer in self.layers}
-        before = [layer for layer in self.layers if layer.call is not None]
-        now = _layers_of(self.module, traced.calls)
-        if [layer.name for layer in now] != [layer.name for layer in before]:
+        listed = [layer for layer in self.layers if layer.call is not None]
+        reached = _layers_of(self.module, traced.calls)
+        if [layer.name for layer in reached] != [layer.name for layer in listed]:
             raise ModelRefused(
                 f"For images of {'x'.join(map(str, images.shape[-2:]))} the network takes another way through its BN "
                 "layers than when they were listed, so a bank cannot hold draws for both: resize or crop the images."
             )
-        layers = tuple(replace(layer, status=status[layer.name][0], reason=status[layer.name][1]) for layer in now)
+        layers = tuple(replace(layer, status=status[layer.name][0], reason=status[layer.name][1]) for layer in reached)
         return replace(self, trace=traced, layers=layers)
 
     def select(self, globs: str | Sequence[str] = "all") -> BatchNormNetwork:
@@ -120,24 +121,24 @@ class BatchNormNetwork:
         Errors: WrongUse where a glob matches nothing; ModelRefused where a layer without running statistics is left
         out, or a refused one is asked for; NoBatchNorm where nothing is left to draw.
         """
-        wanted = [part.strip() for part in globs.split(",")] if isinstance(globs, str) else list(globs)
-        everything = wanted == ["all"]
+        globs_asked = [part.strip() for part in globs.split(",")] if isinstance(globs, str) else list(globs)
+        everything = globs_asked == ["all"]
         names = [layer.name for layer in self.layers]
-        for glob in wanted if not everything else ():
+        for glob in globs_asked if not everything else ():
             if not fnmatch.filter(names, glob):
                 raise WrongUse(
                     f"No BN layer matches {glob!r}.{near(glob, names)} `segment inspect` lists all {len(names)}."
                 )
         chosen = []
         for layer in self.layers:
-            asked = everything or any(fnmatch.fnmatchcase(layer.name, glob) for glob in wanted)
+            asked = everything or any(fnmatch.fnmatchcase(layer.name, glob) for glob in globs_asked)
             if layer.status == "refused" and asked:
                 raise ModelRefused(f"BN layer {layer.name!r} ({layer.kind}) cannot be drawn: {layer.reason}")
             if layer.status == "stochastic" and not asked:
                 if layer.trained is None:
                     raise ModelRefused(
                         f"BN layer {layer.name!r} has no running statistics to fall back on, so it is always "
-                        f"stochastic; add it to --layers {','.join(wanted)!r}."
+                        f"stochastic; add it to --layers {','.join(globs_asked)!r}."
                     )
                 layer = replace(layer, status="fixed", reason="not among the layers asked for")
             chosen.append(layer)
@@ -167,31 +168,31 @@ def survey(
 
 
 def _traced(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Trace, bool]:
-    """The trace of a pass, with channels innermost where the network takes that, and whether it does."""
+    """The trace of a pass, with channels innermost if the network accepts that, and whether it does."""
     if image.ndim == 4:
         try:
             innermost = image.contiguous(memory_format=torch.channels_last)
             return trace(module, forward, innermost, keep_arguments=ARGUMENTS_KEPT), True
         except RuntimeError as error:  # a view that merges channels and pixels
-            log.info("The network takes contiguous images only: %s", " ".join(str(error).split())[:200])
+            log.info("The network accepts contiguous images only: %s", " ".join(str(error).split())[:200])
     return trace(module, forward, image.contiguous(), keep_arguments=ARGUMENTS_KEPT), image.ndim != 4
 
 
 def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:
-    """The BN layers that a pass reaches; a BN is of weights only where all that it reads are constants."""
+    """The BN layers that a pass reaches; a BN whose inputs are all constants normalises weights."""
     modules = dict(named_modules(module))
     seen: Counter[str] = Counter()
     layers = []
     for index, call in enumerate(calls):
         if call.function is not functional.batch_norm:
             continue
-        made_by = modules[call.module]
+        module_of_call = modules[call.module]
         if call.origin == "constant":
-            layers.append(_named(call.module, made_by, index, call, "fixed", OF_WEIGHTS))
+            layers.append(_named(call.module, module_of_call, index, call, "fixed", OF_WEIGHTS))
             continue
         seen[call.module] += 1
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
-        layers.append(_named(name, made_by, index, call, "stochastic", ""))
+        layers.append(_named(name, module_of_call, index, call, "stochastic", ""))
     return layers
 
 
@@ -219,26 +220,23 @@ def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
     return network
 
 
-def _named(name: str, made_by: nn.Module, index: int, call: Call, status: Status, reason: str) -> Layer:
+def _named(name: str, module_of_call: nn.Module, index: int, call: Call, status: Status, reason: str) -> Layer:
     shape = call.shape
     assert shape is not None
-    mean, var, training = _batch_norm_arguments(call)
+    arguments = batch_norm_of(call)
+    mean, var = arguments.running_mean, arguments.running_var
     values = shape[2:].numel() if len(shape) > 2 else 1
-    trained = None if mean is None or var is None or training else (mean, var)
+    trained = None if mean is None or var is None or arguments.training else (mean, var)
     return Layer(
-        name=name or "(root)", kind=type(made_by).__name__, channels=shape[1], values=values,
-        status=status, reason=reason, trained=trained, call=index,
-    )  # fmt: skip
-
-
-def _batch_norm_arguments(call: Call) -> tuple[Tensor | None, Tensor | None, bool]:
-    assert call.arguments is not None
-    positional, named = call.arguments
-    given = {
-        **dict(zip(("running_mean", "running_var", "weight", "bias", "training"), positional, strict=False)),
-        **named,
-    }
-    return given.get("running_mean"), given.get("running_var"), bool(given.get("training", False))
+        name=name or "(root)",
+        kind=type(module_of_call).__name__,
+        channels=shape[1],
+        values=values,
+        status=status,
+        reason=reason,
+        trained=trained,
+        call=index,
+    )
 
 
 def _looks_like_bn(child: nn.Module) -> bool:
@@ -258,9 +256,13 @@ def _unreached(name: str, child: nn.Module, *, run: bool) -> Layer:
     else:
         reason = "it does not call torch.nn.functional.batch_norm; replace it by torch.nn.BatchNorm2d"
     return Layer(
-        name=name, kind=kind, channels=0 if mean is None else len(mean), values=0,
-        status="refused" if run and not frozen else "fixed", reason=reason,
-    )  # fmt: skip
+        name=name,
+        kind=kind,
+        channels=0 if mean is None else len(mean),
+        values=0,
+        status="refused" if run and not frozen else "fixed",
+        reason=reason,
+    )
 
 
 def _nothing_to_draw(layers: Sequence[Layer]) -> str:

@@ -1,4 +1,4 @@
-"""A loaded network with its BN layers listed, traced at a size that it takes.
+"""A loaded network with its BN layers listed, traced at an image size that it accepts.
 
 Must not know a bank.
 """
@@ -17,19 +17,19 @@ from segment.tracing.bn_layers import BatchNormNetwork, survey
 def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
     """The BN layers of a network, those that match `layers` stochastic.
 
-    Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where no size is taken.
+    Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where it accepts no size.
     """
     like = next(parameters_and_buffers(network.module), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
-    problem: Exception | None = None
-    for wanted in SIDES:
-        side = -(-wanted // network.card.input.stride) * network.card.input.stride
+    failure: Exception | None = None
+    for least in SIDES:
+        side = -(-least // network.card.input.stride) * network.card.input.stride
         image = torch.rand((1, network.channels, side, side), generator=generator).to(like)
         try:
             return survey(network.module, network, image, network.card.head).select(layers)
         except SegmentError:
             raise
-        except Exception as error:  # whatever an unknown network raises, it does not take this size
-            problem = error
-    message = one_line(problem, 200)
-    raise ModelRefused(f"{network.name!r} does not take a {side}x{side} image: {type(problem).__name__}: {message}")
+        except Exception as error:  # whatever an unknown network raises, it does not accept this size
+            failure = error
+    message = one_line(failure, 200)
+    raise ModelRefused(f"{network.name!r} does not take a {side}x{side} image: {type(failure).__name__}: {message}")

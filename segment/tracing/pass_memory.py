@@ -1,6 +1,6 @@
 """How much memory the tensors of a pass take at once, counted allocation by allocation.
 
-Must not know what the pass is for. What a call takes for itself is not seen.
+Must not know what the pass is for. Memory that a call takes for its own work and frees again is not counted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.trace import tensors_in
+from segment.tracing.sources import tensors_in
 
 
 class Counted(TorchFunctionMode):
-    """Counts the bytes of storages that torch calls inside give: alive now, and the most at once.
+    """Counts the bytes of the storages that torch calls inside return: alive now, and the most at once.
 
-    No TorchDispatchMode, which would see what a call makes for itself too: it loads 150 MiB of torch.
+    It is no TorchDispatchMode, which would count the work memory of calls too, because that loads 150 MiB of torch.
     """
 
     def __init__(self) -> None:
@@ -34,31 +34,31 @@ class Counted(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {_place(tensor) for tensor in tensors_in((args, kwargs or {}))}
+        arguments = {_storage_id(tensor) for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
-            place = _place(tensor)
-            if tensor.device.type == "meta" or place in given or place in self._seen:
-                continue  # a shape takes nothing
+            storage = _storage_id(tensor)
+            if tensor.device.type == "meta" or storage in arguments or storage in self._seen:
+                continue  # a meta tensor has no memory
             holder = tensor if tensor.is_mkldnn else tensor.untyped_storage()
             size = tensor.numel() * tensor.element_size() if isinstance(holder, Tensor) else holder.nbytes()
-            self._seen.add(place)
+            self._seen.add(storage)
             self.alive += size
             self.peak = max(self.peak, self.alive)
-            weakref.finalize(holder, self._freed, place, size)
+            weakref.finalize(holder, self._freed, storage, size)
         return result
 
-    def _freed(self, place: int, size: int) -> None:
-        self._seen.discard(place)
+    def _freed(self, storage: int, size: int) -> None:
+        self._seen.discard(storage)
         self.alive -= size
 
 
-def _place(tensor: Tensor) -> int:
-    """What tells one piece of memory from another; weights that oneDNN has packed show no storage."""
+def _storage_id(tensor: Tensor) -> int:
+    """An identifier of a tensor's memory; weights that oneDNN has packed have no storage."""
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether torch raised this because memory could not be had, on a CPU or a card."""
+    """Whether torch raised this because it could not allocate memory, on a CPU or a GPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -70,28 +70,28 @@ def counted() -> Iterator[Counted]:
 
 
 def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:
-    """Most bytes of tensors alive at once in one pass over images (N C H W), their own not counted."""
+    """Most bytes of tensors alive at once in one pass over images (N C H W), these not counted."""
     with torch.no_grad(), counted() as counter:
         forward(images)
     return counter.peak
 
 
 PROBED = 256
-"""Side of the piece of an image that is measured."""
+"""Rows and columns of the part of an image that is measured."""
 
 
 def bytes_a_pixel(forward: Callable[[Tensor], Any], module: nn.Module, image: Tensor) -> float:
     """Most bytes alive at once in an eval pass of `forward`, which runs `module`, over an image's pixels (1 C H W).
 
-    A piece of the image is measured, or all of it where the network does not take the piece: activations grow with the
-    area, and what does not grow makes this err upwards.
+    A part of the image is measured, or all of it where the network does not accept the part: activations grow with the
+    area, and what does not grow makes the figure too large.
     """
     device = next((tensor.device for tensor in module.parameters()), image.device)
-    for piece in (image[..., :PROBED, :PROBED], image):
+    for part in (image[..., :PROBED, :PROBED], image):
         try:
             with preserve_state(module):
-                return peak_bytes(forward, piece.to(device)) / (piece.shape[-2] * piece.shape[-1])
-        except Exception:  # whatever an unknown network raises at a size that it does not take
-            if piece.shape == image.shape:
+                return peak_bytes(forward, part.to(device)) / (part.shape[-2] * part.shape[-1])
+        except Exception:  # whatever an unknown network raises at a size that it does not accept
+            if part.shape == image.shape:
                 raise
     raise AssertionError("the whole image was tried")

@@ -1,7 +1,7 @@
 """Where an image may be cut, and how far from a cut a network's outputs change: the alignment and halo of its tiles.
 
-Measured, not derived: pieces of a strip of noise are passed alone and within the strip, in eval mode. That gives the
-strides of the network and its receptive field as far as it counts, and it shows all that depends on a pixel's place.
+Measured, not derived: parts of a strip of noise are passed alone and within the strip, in eval mode. The outputs give
+the strides of the network and its effective receptive field, and show whatever depends on a pixel's position.
 Must not know a tile, nor a draw.
 """
 
@@ -22,21 +22,21 @@ from segment.networks.preserve_state import preserve_state
 log = logging.getLogger(__name__)
 
 CUT, LONGEST = 512, 576
-"""Pixels cut off at each end of the strip, and the longest halo that is still worth a tile."""
+"""Pixels cut off at each end of the strip, and the longest halo with which tiles are made."""
 
 MARGIN = 32
-"""Pixels that a halo is longer than what noise shows, for images that are not noise and draws with other statistics."""
+"""Pixels added to the measured halo, for images that are not noise and draws with other statistics."""
 
 TOLERANCE = 5e-6
 """Largest difference of an output, relative to 1 + the largest output of its channel, that counts as none."""
 ROUNDING = 1e-3
-"""The same where float32 may be the cause, as in an interpolation by a third, and float64 is asked."""
+"""Up to this difference float32 may be the cause, as in an interpolation by a third: float64 decides."""
 
 STRIPS = (64, 96, 128, 192, 256)
-"""Widths of the strip: the smallest that the network takes. Each alignment divides one of them, or 768."""
+"""Widths of the strip: the smallest that the network accepts. Each alignment divides one of them, or 768."""
 
 USUAL, PERIOD = 32, 768
-"""The alignment that is tried first, and the one of which every other that is tried is a divisor (256 times 3)."""
+"""The alignment that is tried first, and the multiple of all others that are tried (256 times 3)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TileGeometry:
     """How images may be cut for one network.
 
     align: pixels that every cut lies at a multiple of, a multiple of the card's stride
-    halo: pixels, a multiple of `align`, that a tile must look beyond what is kept of it; None: the whole image
+    halo: pixels, a multiple of `align`, that a tile needs around its kept part; None: the whole image
     stride: the sides of an image must be multiples of it, else tiles differ from the whole image beyond any halo
     reason: why the halo is None
     """
@@ -68,44 +68,44 @@ def measure_tiling(
         strips = _Strips(forward, module, channels, width)
         with torch.no_grad(), preserve_state(module):
             try:
-                found = _measured(strips, card_stride)
-                if found is None and strips.rounding:
-                    with _in_float64(module):
-                        found = _measured(strips, card_stride)
-            except Exception as error:  # whatever an unknown network raises, it does not take so narrow an image
+                geometry = _measured(strips, card_stride)
+                if geometry is None and strips.rounding:
+                    with _parameters_in_float64(module):
+                        geometry = _measured(strips, card_stride)
+            except Exception as error:  # whatever an unknown network raises, it does not accept so narrow an image
                 words = " ".join(str(error).split())[:120]
-                reason = f"it takes no strip of {STRIPS[0]} to {STRIPS[-1]} pixels ({words})"
+                reason = f"it accepts no strip of {STRIPS[0]} to {STRIPS[-1]} pixels ({words})"
                 continue
-        if found is not None:
-            return found
-        reason = "its outputs depend on all pixels, on their place or on the image's size"
+        if geometry is not None:
+            return geometry
+        reason = "its outputs depend on all pixels, on their position or on the image's size"
         break
     return TileGeometry(math.lcm(card_stride, USUAL), None, card_stride, reason)
 
 
 def _measured(strips: _Strips, card_stride: int) -> TileGeometry | None:
     align = _align(strips, card_stride)
-    felt = [None if align is None else strips.felt(align, upright=upright) for upright in (False, True)]
-    if align is None or felt[0] is None or felt[1] is None:
+    distances = [None if align is None else strips.distance(align, upright=upright) for upright in (False, True)]
+    if align is None or distances[0] is None or distances[1] is None:
         return None
-    halo = -(-(max(felt[0], felt[1]) + MARGIN) // align) * align
+    halo = -(-(max(distances[0], distances[1]) + MARGIN) // align) * align
     return TileGeometry(align, halo, _stride(strips, align, halo, card_stride))
 
 
 def _align(strips: _Strips, card_stride: int) -> int | None:
-    """The alignment; None where no cut keeps the outputs. Errors: those of a network that takes no strip."""
+    """The alignment; None where no cut keeps the outputs. Errors: those of a network that accepts no strip."""
     usual = math.lcm(card_stride, USUAL)
-    if strips.takes(usual):
+    if strips.accepts(usual):
         return usual
     period = math.lcm(usual, PERIOD)
     if period > 2 * PERIOD or not strips.repeats(period):
         return None
     larger = [align for align in _divisors(period) if align > usual and align % usual == 0]
-    align = next((align for align in larger if strips.takes(align)), None)
+    align = next((align for align in larger if strips.accepts(align)), None)
     if align is None:
         return None
     smaller = [part for part in _divisors(align) if part % card_stride == 0 and usual % part]
-    return next(part for part in smaller if part == align or strips.takes(part))
+    return next(part for part in smaller if part == align or strips.accepts(part))
 
 
 def _stride(strips: _Strips, align: int, halo: int, card_stride: int) -> int:
@@ -119,23 +119,23 @@ def _stride(strips: _Strips, align: int, halo: int, card_stride: int) -> int:
 
 
 class _Strips:
-    """Pieces of a strip of noise, alone and within it."""
+    """Outputs of parts of a strip of noise, alone and within it."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor], module: nn.Module, channels: int, width: int) -> None:
         self._forward = forward
         self._module = module
         self._channels, self._width = channels, width
-        self.rounding = False  # whether what stood against `repeats` may be rounding
+        self.rounding = False  # whether the difference that `repeats` saw may be rounding
 
-    def takes(self, align: int) -> bool:
-        """Whether cuts at multiples of `align` are felt within LONGEST pixels only."""
+    def accepts(self, align: int) -> bool:
+        """Whether cuts at multiples of `align` change outputs within LONGEST pixels only."""
         try:
-            return self.felt(align, upright=False) is not None
-        except Exception as error:  # a side that is no multiple of its stride may be anything to an unknown network
+            return self.distance(align, upright=False) is not None
+        except Exception as error:  # an unknown network may raise anything for a side that is no multiple of its stride
             log.debug("Not cut at multiples of %d: %s", align, error)
             return False
 
-    def felt(self, align: int, *, upright: bool) -> int | None:
+    def distance(self, align: int, *, upright: bool) -> int | None:
         """Pixels from a cut to the last output that it changes; None where that is further than LONGEST.
 
         Cut and lengths are multiples of `align`, but of none of its double or triple.
@@ -148,9 +148,9 @@ class _Strips:
         whole = self._forward(strip.clone()).narrow(axis, first, middle)
         part = self._forward(strip.narrow(axis, first, middle).contiguous())
         far = _differs(whole, part, axis)
-        distance = torch.arange(middle).minimum(torch.arange(middle).flip(0))
-        felt = int(distance[far].max()) + 1 if bool(far.any()) else 0
-        return felt if felt + MARGIN <= LONGEST else None
+        from_cut = torch.arange(middle).minimum(torch.arange(middle).flip(0))
+        distance = int(from_cut[far].max()) + 1 if bool(far.any()) else 0
+        return distance if distance + MARGIN <= LONGEST else None
 
     def repeats(self, period: int) -> bool:
         """Whether outputs move with the image when it moves by `period`: so with every stride that divides it."""
@@ -176,8 +176,8 @@ class _Strips:
                 (whole.narrow(3, 0, stop - halo), left.narrow(3, 0, stop - halo)),
                 (whole.narrow(3, align + halo, length - align - halo), right.narrow(3, halo, length - align - halo)),
             )
-            return not any(bool(_differs(one, two, 3).any()) for one, two in pairs)
-        except Exception as error:  # as in `takes`
+            return not any(bool(_differs(part, other, 3).any()) for part, other in pairs)
+        except Exception as error:  # as in `accepts`
             log.debug("No side of %d pixels: %s", length, error)
             return False
 
@@ -188,13 +188,13 @@ class _Strips:
 
 
 def _brighten(noise: Tensor) -> None:
-    """What lies beyond a cut has another mean and deviation, so that a pool over the image gives another value."""
+    """Give what lies beyond a cut another mean and deviation, so that a global pool gives another value."""
     noise.mul_(2).add_(1)
 
 
 @contextmanager
-def _in_float64(module: nn.Module) -> Iterator[None]:
-    """Parameters and buffers in float64 for the time of a block: what differs then is not rounding."""
+def _parameters_in_float64(module: nn.Module) -> Iterator[None]:
+    """Parameters and buffers in float64 within a block: differences are not rounding then."""
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
     values = [tensor.data for tensor in tensors]
     try:
@@ -209,9 +209,9 @@ def _in_float64(module: nn.Module) -> Iterator[None]:
 def _differs(
     whole: Tensor, part: Tensor, axis: int, tolerance: float = TOLERANCE
 ) -> Tensor:  # N K H W, twice -> H or W
-    """Where along an axis two outputs differ; the scale is each channel's own, for one may be ruled out by -1e4."""
+    """Where along an axis two outputs differ, relative to each channel's own scale: a network may mask one by -1e4."""
     if whole.shape != part.shape:
-        raise ValueError(f"outputs of {tuple(whole.shape)} and {tuple(part.shape)} pixels for the same piece")
+        raise ValueError(f"outputs of {tuple(whole.shape)} and {tuple(part.shape)} pixels for the same part")
     whole, part = (outputs.double().movedim(axis, -1).flatten(2, -2).cpu() for outputs in (whole, part))  # N K V L
     finite = whole.isfinite() & part.isfinite()
     scale = 1 + torch.where(finite, whole, 0.0).abs().amax(dim=(0, 2, 3), keepdim=True)
@@ -220,7 +220,7 @@ def _differs(
 
 
 def _bits(values: Tensor) -> Tensor:
-    """Numbers that can be compared where values are not finite: NaN equals NaN."""
+    """Values that can be compared where they are not finite: NaN equals NaN."""
     return values.nan_to_num(nan=3.0, posinf=2.0, neginf=1.0)
 
 

@@ -1,7 +1,7 @@
 """Recorded calls of one pass, made again on other values without the network's own code.
 
-A pass of a network is some hundred torch calls; what no draw can change is in the recording as it was. Must not know
-what a call does under a draw: who runs a recording makes its calls.
+A pass of a network is some hundred torch calls. Results that do not depend on the draw are kept in the recording. Must
+not know what a call does under a draw: the caller of `run` makes each call.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from segment.tracing.trace import ASKING, tensors_in
+from segment.tracing.call_kinds import READS_METADATA
+from segment.tracing.sources import tensors_in
 
-Make = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""How call number i of the trace is made: number, function, arguments, named arguments."""
+MakeCall = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Makes call number i of the trace: number, function, arguments, named arguments -> its result."""
 
 
-def only_asks(function: Callable[..., Any], result: Any) -> bool:
-    """Whether a call only asked a tensor for its shape, type or place: it need not be recorded."""
-    return getattr(function, "__name__", "") in ASKING and not any(True for _ in tensors_in(result))
+def reads_metadata(function: Callable[..., Any], result: Any) -> bool:
+    """Whether a call only read a tensor's shape, type or device: it need not be recorded."""
+    return getattr(function, "__name__", "") in READS_METADATA and not any(True for _ in tensors_in(result))
 
 
 class OtherShapes(Exception):
-    """A call gave another shape than when it was recorded, so the network might have gone another way."""
+    """A call gave another shape than when it was recorded, so the network might make other calls."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands for the tensor of that number."""
+    """The place of the tensor of that number in recorded arguments."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class _Nested:
-    """Stands for a list, tuple, dict or slice that holds slots; kind: makes it of its items."""
+    """A list, tuple, dict or slice that holds slots; kind: makes it of its items."""
 
     kind: Callable[[list[Any]], Any]
     items: tuple[Any, ...]
@@ -58,55 +59,56 @@ class _Step:
 
 
 class Recording:
-    """`add` each call that a draw can change, in order, then `finish`; then `run`, again and again.
+    """`add` each call that depends on the draw, in order, then `finish`; then `run`, once a draw.
 
-    Tensors that no recorded call has made are kept as they are. calls: the indices of the recorded calls in the trace
+    Tensors that no recorded call has made are kept as they are.
+    calls: the indices of the recorded calls in the trace
     """
 
-    def __init__(self, given: Tensor | None = None) -> None:
-        """given: a tensor that is another one in each run, number 0 of what it is run on."""
+    def __init__(self, images: Tensor | None = None) -> None:
+        """images: the input of the pass, tensor number 0, where it changes from run to run."""
         self.calls: list[int] = []
         self._steps: list[_Step] = []
         self._numbers: Any = WeakIdKeyDictionary()  # tensor -> number, as long as it lives
         self._count = 0
         self._output: Any = None
-        if given is not None:
-            self._numbers[given] = 0
+        if images is not None:
+            self._numbers[images] = 0
             self._count = 1
 
     def add(self, index: int, function: Callable[..., Any], arguments: Any, named: Any, result: Any) -> None:
-        in_order = tuple(self._slotted(value) for value in arguments)
+        positional = tuple(self._slotted(value) for value in arguments)
         by_name = {name: self._slotted(value) for name, value in named.items()}
-        made = list(tensors_in(result))
-        shapes = tuple(tensor.shape for tensor in made)
+        results = list(tensors_in(result))
+        shapes = tuple(tensor.shape for tensor in results)
         self.calls.append(index)
-        self._steps.append(_Step(index, function, in_order, by_name, self._count, shapes))
-        for tensor in made:
+        self._steps.append(_Step(index, function, positional, by_name, self._count, shapes))
+        for tensor in results:
             self._numbers[tensor] = self._count
             self._count += 1
 
     def finish(self, output: Tensor | None) -> bool:
-        """Whether the whole of the pass that ended in this output can be run again; None: parts of it only."""
+        """Whether the whole pass that ended in this output can be run again; output None: parts of it only are run."""
         self._output = self._slotted(output)
         read = set(_slots(self._output))
         for step in reversed(self._steps):
-            mine = range(step.first, step.first + len(step.shapes))
-            used = {*_slots((*step.arguments, *step.named.values())), *mine}
+            own = range(step.first, step.first + len(step.shapes))
+            used = {*_slots((*step.arguments, *step.named.values())), *own}
             step.last_use = tuple(used - read)
             read |= used
         self._numbers = WeakIdKeyDictionary()
         return isinstance(self._output, _Slot)
 
-    def run(self, make: Make) -> Tensor:
-        """The output of the pass whose calls `make` makes. Errors: OtherShapes."""
+    def run(self, make: MakeCall) -> Tensor:
+        """The output of the pass, each call made by `make`. Errors: OtherShapes."""
         made: dict[int, Tensor] = {}
         self.advance(make, made, 0, len(self._steps))
         output = _filled(self._output, made)
         assert isinstance(output, Tensor)
         return output
 
-    def advance(self, make: Make, made: dict[int, Tensor], start: int, stop: int) -> None:
-        """Make the recorded calls number start to stop - 1, from what earlier ones have left in `made`, and into it.
+    def advance(self, make: MakeCall, made: dict[int, Tensor], start: int, stop: int) -> None:
+        """Make the recorded calls number start to stop - 1; `made`: number -> tensor, read and added to.
 
         Errors: OtherShapes.
         """
@@ -156,7 +158,7 @@ class Recording:
 
 
 class NotReplayable(Exception):
-    """A call was given recorded tensors in a form that cannot be filled anew; no refusal."""
+    """A call has recorded tensors in an argument that cannot be rebuilt; no refusal, the pass is not replayed."""
 
 
 def _slots(value: Any) -> Iterator[int]:

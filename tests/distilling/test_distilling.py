@@ -57,7 +57,7 @@ def views(count: int, seed: int) -> list[Tensor]:  # each 1 3 24 24, some much b
     return [noise(1, 3, 24, 24, seed=seed + at) * (0.5 + at % 3) for at in range(count)]
 
 
-SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, look=10, rate=0.6))
+SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, every=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
@@ -80,13 +80,17 @@ def test_weights_are_those_that_a_general_optimiser_finds() -> None:
     for seed in range(20):
         rows = np.random.default_rng(seed).normal(size=(5, 4)) + (0.5 if seed % 2 else 0)
         products = rows @ rows.T
-        found, left = simplex_weights(torch.from_numpy(products)[None])
+        result, left = simplex_weights(torch.from_numpy(products)[None])
         best = minimize(
-            partial(quadratic, products), np.full(5, 0.2), bounds=[(0.0, 1.0)] * 5, method="SLSQP",
-            constraints=LinearConstraint(np.ones((1, 5)), 1.0, 1.0), options={"ftol": 1e-12},
-        )  # fmt: skip
-        assert float(found.min()) >= 0
-        assert float(found.sum()) == pytest.approx(1, abs=1e-9)
+            partial(quadratic, products),
+            np.full(5, 0.2),
+            bounds=[(0.0, 1.0)] * 5,
+            method="SLSQP",
+            constraints=LinearConstraint(np.ones((1, 5)), 1.0, 1.0),
+            options={"ftol": 1e-12},
+        )
+        assert float(result.min()) >= 0
+        assert float(result.sum()) == pytest.approx(1, abs=1e-9)
         scale = np.trace(products)
         assert float(left[0]) == pytest.approx(best.fun, abs=1e-6 * scale)
 
@@ -97,10 +101,10 @@ def test_the_choice_is_as_good_as_the_best_of_all_choices() -> None:
     products = centred @ centred.T / centred.square().sum(dim=1).mean()
     every = torch.tensor(list(itertools.combinations(range(9), 3)))
     _, left = simplex_weights(products[every[:, :, None], every[:, None, :]])
-    found = choose(products, 3, torch.Generator().manual_seed(0))
-    assert found.distance == pytest.approx(float(left.min()), rel=1e-6)
-    assert len(set(found.draws)) == 3
-    assert float(found.weights.sum()) == pytest.approx(1, abs=1e-6)
+    chosen = choose(products, 3, torch.Generator().manual_seed(0))
+    assert chosen.distance == pytest.approx(float(left.min()), rel=1e-6)
+    assert len(set(chosen.draws)) == 3
+    assert float(chosen.weights.sum()) == pytest.approx(1, abs=1e-6)
 
 
 def test_products_are_those_of_the_moments_that_draws_add() -> None:
@@ -110,9 +114,10 @@ def test_products_are_those_of_the_moments_that_draws_add() -> None:
     p = torch.cat(views, dim=1)
     first = p - p.mean(dim=0)
     second = first**2 - (first**2).mean(dim=0)
-    features = torch.cat([
-        first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()
-    ], dim=1)  # fmt: skip
+    features = torch.cat(
+        [first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()],
+        dim=1,
+    )
     torch.testing.assert_close(moments.products(), features @ features.T, rtol=1e-5, atol=1e-5)
     weights = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)
     left = weights @ features - features.mean(dim=0)
@@ -124,15 +129,16 @@ def test_a_bank_that_repeats_four_draws_is_distilled_to_these_without_error() ->
     four = toy_bank(network, 4)
     often = torch.tensor([0, 1, 2, 3, 0, 1, 1, 2, 0, 1])
     bank = Bank(
-        torch.full((10,), 0.1), {name: value[often] for name, value in four.mean.items()},
+        torch.full((10,), 0.1),
+        {name: value[often] for name, value in four.mean.items()},
         {name: value[often] for name, value in four.var.items()},
-    )  # fmt: skip
-    found = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
-    which = often[list(found.chosen.draws)]
+    )
+    distillation = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
+    which = often[list(distillation.chosen.draws)]
     assert sorted(which.tolist()) == [0, 1, 2, 3]
     expected = torch.tensor([0.3, 0.4, 0.2, 0.1])[which]
-    torch.testing.assert_close(found.bank.weights, expected, atol=2e-3, rtol=0)
-    assert found.error < 0.01
+    torch.testing.assert_close(distillation.bank.weights, expected, atol=2e-3, rtol=0)
+    assert distillation.error < 0.01
 
 
 def test_choosing_beats_the_first_draws_on_other_images() -> None:
@@ -146,8 +152,8 @@ def test_choosing_beats_the_first_draws_on_other_images() -> None:
         )
         for at in range(0, 40, 4)
     ]
-    found = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
-    chosen = student.error(Draws(bank, found.chosen, network.device), others)
+    distillation = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
+    chosen = student.error(Draws(bank, distillation.chosen, network.device), others)
     assert chosen < 0.8 * float(np.mean(first))
 
 
@@ -238,40 +244,40 @@ def test_refining_comes_nearer_to_the_bank_on_images_it_never_saw() -> None:
     network = toy_network()
     bank = toy_bank(network, 60)
     others = observed(network, bank, views(6, seed=90))
-    found = distilled(network, bank)
+    distillation = distilled(network, bank)
     student = Student(network, "softmax")
-    kept = Draws(found.bank, Chosen((0, 1, 2, 3), found.bank.weights, 0.0), network.device)
-    chosen = Draws(bank, found.chosen, network.device)
-    assert found.step > 0
-    assert found.error < found.chosen_error
+    kept = Draws(distillation.bank, Chosen((0, 1, 2, 3), distillation.bank.weights, 0.0), network.device)
+    chosen = Draws(bank, distillation.chosen, network.device)
+    assert distillation.step > 0
+    assert distillation.error < distillation.chosen_error
     assert student.error(kept, others) < 0.9 * student.error(chosen, others)
 
 
 def test_steps_that_make_it_worse_are_not_kept() -> None:
     network = toy_network()
-    wild = replace(SMALL, refine=RefinePlan(steps=6, look=2, rate=2000.0, patience=2))
-    found = distilled(network, toy_bank(network, 20), wild)
-    assert found.step == 0
-    assert found.error == found.chosen_error
+    wild = replace(SMALL, refine=RefinePlan(steps=6, every=2, rate=2000.0, patience=2))
+    distillation = distilled(network, toy_bank(network, 20), wild)
+    assert distillation.step == 0
+    assert distillation.error == distillation.chosen_error
 
 
 def test_the_same_seed_distils_the_same_bits_and_another_seed_other_ones() -> None:
     network = toy_network()
     bank = toy_bank(network, 20)
-    quick = replace(SMALL, refine=RefinePlan(steps=4, look=2))
-    one, two = distilled(network, bank, quick), distilled(network, bank, quick)
-    assert bank_fingerprint(one.bank) == bank_fingerprint(two.bank)
-    assert bank_fingerprint(distilled(network, bank, replace(quick, seed=1)).bank) != bank_fingerprint(one.bank)
+    quick = replace(SMALL, refine=RefinePlan(steps=4, every=2))
+    first, two = distilled(network, bank, quick), distilled(network, bank, quick)
+    assert bank_fingerprint(first.bank) == bank_fingerprint(two.bank)
+    assert bank_fingerprint(distilled(network, bank, replace(quick, seed=1)).bank) != bank_fingerprint(first.bank)
 
 
-def test_the_network_is_given_back_as_it_came_also_after_an_interrupt() -> None:
+def test_the_network_is_restored_also_after_an_interrupt() -> None:
     module = calibrated(seeded(Toy), (32, 32))
     network = surveyed(module)
     module.conv1.weight.requires_grad_(False)
     module.bn1.training = True  # an odd state, which must come back
     before = state_of(module)
     bank = toy_bank(network, 20)
-    distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=4, look=2)))
+    distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=4, every=2)))
     assert_same_state(before, state_of(module))
 
     def interrupt(stage: str, done: int, total: int) -> None:
@@ -326,18 +332,18 @@ def pair() -> tuple[Network, Bank, Bank]:
 
 def test_its_provenance_says_what_it_was_made_from(pair: tuple[Network, Bank, Bank]) -> None:
     network, whole, small = pair
-    said = small.provenance
-    assert said["distilled"] is True
-    assert said["draws"] == len(small) == 4
-    assert said["fingerprint"] == network.fingerprint
-    made = said["distillation"]
+    output = small.provenance
+    assert output["distilled"] is True
+    assert output["draws"] == len(small) == 4
+    assert output["fingerprint"] == network.fingerprint
+    made = output["distillation"]
     assert made["bank"] == bank_fingerprint(whole)
     assert made["bank_draws"] == 24
     assert len(set(made["chosen"])) == 4
     assert (made["views"], made["held_out"]) == (8, 2)
     assert made["plan"]["refine"]["steps"] == 10
     assert 0 < made["error"] <= made["error_chosen"]
-    json.dumps(dict(said), allow_nan=False)
+    json.dumps(dict(output), allow_nan=False)
 
 
 def test_it_loads_and_predicts_as_the_weighted_passes_say(pair: tuple[Network, Bank, Bank], tmp_path: Path) -> None:
@@ -346,20 +352,20 @@ def test_it_loads_and_predicts_as_the_weighted_passes_say(pair: tuple[Network, B
     loaded = segment.load_bank(tmp_path / "small.safetensors")
     assert bank_fingerprint(loaded) == bank_fingerprint(small)
     image = noise(1, 3, 32, 32, seed=3)
-    found = MCBN(network, loaded, precision="fp32")(image)
+    estimated = MCBN(network, loaded, precision="fp32")(image)
     p = probabilities_of(plain_loop(network.module, small, image).numpy())
     plain = plain_measures(p, small.weights.tolist())
-    np.testing.assert_allclose(found.variance.numpy(), plain["variance"], atol=1e-5)
-    np.testing.assert_allclose(found.mutual_information.numpy(), plain["mutual_information"], atol=1e-4)
+    np.testing.assert_allclose(estimated.variance.numpy(), plain["variance"], atol=1e-5)
+    np.testing.assert_allclose(estimated.mutual_information.numpy(), plain["mutual_information"], atol=1e-4)
 
 
 def test_it_has_no_standard_error_and_says_why(pair: tuple[Network, Bank, Bank]) -> None:
     network, _, small = pair
-    found = MCBN(network, small, precision="fp32")(noise(3, 32, 32, seed=3))
-    assert "standard_error" not in found.maps
-    assert "chosen, not drawn at random" in found.withheld["standard_error"]
+    estimated = MCBN(network, small, precision="fp32")(noise(3, 32, 32, seed=3))
+    assert "standard_error" not in estimated.maps
+    assert "chosen, not drawn at random" in estimated.withheld["standard_error"]
     with pytest.raises(AttributeError, match="No Monte Carlo standard error"):
-        _ = found.standard_error
+        _ = estimated.standard_error
 
 
 def test_it_is_used_whole(pair: tuple[Network, Bank, Bank]) -> None:
@@ -402,20 +408,20 @@ def test_the_command_writes_a_bank_that_predicts(
 
     assert segment_("fit", model, "--images", photos, "--batch", 2, "--draws", 6, "-o", big)[0] == 0
     asked = ("--images", photos, "--draws", 2, "--views", 3, "--held-out", 1, "--steps", 2)
-    code, said, _ = segment_("distill", big, model, *asked, "-o", small, "--json")
+    code, output, _ = segment_("distill", big, model, *asked, "-o", small, "--json")
     assert code == 0
-    assert json.loads(said)["draws"] == 2
+    assert json.loads(output)["draws"] == 2
     assert segment.load_bank(small).distilled
     predict = ("predict", model, photos, "--bank", small, "-o", tmp_path / "run")
-    code, _, said = segment_(*predict, "--draws", 1)
+    code, _, output = segment_(*predict, "--draws", 1)
     assert code == 2
-    assert "used whole" in said
+    assert "used whole" in output
     assert segment_(*predict, "--maps", "standard_error")[0] == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert all(line["draws"] == 2 for line in lines)
     assert all("chosen, not drawn at random" in line["notes"]["standard_error"] for line in lines)
-    code, _, said = segment_("distill", small, model, *asked, "-o", again)
+    code, _, output = segment_("distill", small, model, *asked, "-o", again)
     assert code == 2
-    assert "distilled already" in said
+    assert "distilled already" in output
     assert not again.exists()

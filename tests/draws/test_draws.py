@@ -37,11 +37,11 @@ def by_hand(toy: Toy, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Both layers' inputs in float64 when each BN normalises with the batch, and the logits, without dropout."""
     toy = copy.deepcopy(toy).double().eval()
     with torch.no_grad():
-        one = toy.conv1(batch.double())
-        x = functional.batch_norm(one, None, None, toy.bn1.weight, toy.bn1.bias, training=True).relu()
+        first = toy.conv1(batch.double())
+        x = functional.batch_norm(first, None, None, toy.bn1.weight, toy.bn1.bias, training=True).relu()
         two = toy.conv2(x)
         x = functional.batch_norm(two, None, None, toy.bn2.weight, toy.bn2.bias, training=True).relu()
-        return {"bn1": one, "bn2": two}, toy.head(x)
+        return {"bn1": first, "bn2": two}, toy.head(x)
 
 
 # --- recording (law 1) ---
@@ -71,11 +71,11 @@ def test_a_draw_holds_the_biased_variance_of_already_normalised_activations(toy:
 def test_dropout_stays_off_while_recording(toy: Toy) -> None:
     batch = noise(4, 3, 16, 16)
     toy.train()
-    (one,), (two,) = record(surveyed(toy), [batch]), record(surveyed(toy), [batch])
+    (first,), (two,) = record(surveyed(toy), [batch]), record(surveyed(toy), [batch])
     inputs, _ = by_hand(toy, batch)
-    for name in one:
-        assert torch.equal(one[name][0], two[name][0])
-        torch.testing.assert_close(one[name][0].double(), inputs[name].mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
+    for name in first:
+        assert torch.equal(first[name][0], two[name][0])
+        torch.testing.assert_close(first[name][0].double(), inputs[name].mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_that_asks_its_modules_flag_stays_off_too() -> None:
@@ -84,9 +84,9 @@ def test_dropout_that_asks_its_modules_flag_stays_off_too() -> None:
             return super().forward(functional.dropout(x, 0.5, self.training))
 
     module = calibrated(seeded(Flagged))
-    (one,) = record(surveyed(module), [noise(4, 3, 16, 16)])
+    (first,) = record(surveyed(module), [noise(4, 3, 16, 16)])
     (two,) = record(surveyed(calibrated(seeded(Toy))), [noise(4, 3, 16, 16)])
-    assert torch.equal(one["bn1"][0], two["bn1"][0])
+    assert torch.equal(first["bn1"][0], two["bn1"][0])
 
 
 def test_a_layer_left_out_still_normalises_by_its_mini_batch_while_the_others_are_recorded(toy: Toy) -> None:
@@ -107,9 +107,9 @@ def test_a_draw_depends_on_its_own_mini_batch_only(toy: Toy) -> None:
 
 def test_the_order_of_a_mini_batch_changes_a_draw_by_rounding_only(toy: Toy) -> None:
     batch, network = noise(5, 3, 16, 16), surveyed(toy)
-    (one,), (two,) = record(network, [batch]), record(network, [batch.flip(0)])
-    for name in one:
-        torch.testing.assert_close(one[name][0], two[name][0], rtol=1e-5, atol=1e-6)
+    (first,), (two,) = record(network, [batch]), record(network, [batch.flip(0)])
+    for name in first:
+        torch.testing.assert_close(first[name][0], two[name][0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (2, 3, 5), (2, 3, 5, 4), (2, 3, 2, 3, 4)])
@@ -151,7 +151,7 @@ def test_statistics_that_are_not_finite_are_refused_by_layer(toy: Toy) -> None:
         list(record(surveyed(toy), [batch]))
 
 
-def test_a_network_that_takes_another_way_through_its_layers_is_refused() -> None:
+def test_a_network_that_calls_its_layers_in_another_order_is_refused() -> None:
     class Forked(Toy):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) if x.shape[-1] > 20 else self.head(self.bn1(self.conv1(x)))
@@ -174,7 +174,7 @@ def test_recording_gives_the_network_back_between_its_draws(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt])
-def test_recording_that_ends_halfway_gives_the_network_back(toy: Toy, raised: type[BaseException]) -> None:
+def test_recording_that_ends_halfway_restores_the_network(toy: Toy, raised: type[BaseException]) -> None:
     def failing(x: Tensor) -> Tensor:
         toy.bn1(toy.conv1(x))
         torch.rand(3)
@@ -264,22 +264,22 @@ def test_a_bank_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
     bank.mean["bn1"][0, :3] = torch.tensor([-0.0, 1e-42, 3e38])  # a negative zero, a subnormal number, a large one
     bank = replace(bank, provenance={**bank.provenance, "network": "Größe", "seed": 3, "size": None, "mine": [0.1]})
     save_bank(bank, tmp_path / "bank.safetensors")
-    found = load_bank(tmp_path / "bank.safetensors")
-    assert found.layers == ("bn1", "bn2")
-    assert found.provenance == bank.provenance
-    pairs = [(found.weights, bank.weights), *((found.mean[n], bank.mean[n]) for n in bank.layers)]
-    pairs += [(found.var[n], bank.var[n]) for n in bank.layers]
-    assert found.probe is not None
+    loaded = load_bank(tmp_path / "bank.safetensors")
+    assert loaded.layers == ("bn1", "bn2")
+    assert loaded.provenance == bank.provenance
+    pairs = [(loaded.weights, bank.weights), *((loaded.mean[n], bank.mean[n]) for n in bank.layers)]
+    pairs += [(loaded.var[n], bank.var[n]) for n in bank.layers]
+    assert loaded.probe is not None
     assert bank.probe is not None
     assert bank.probe.drawn is not None
-    assert found.probe.drawn is not None
-    pairs += [(found.probe.trained, bank.probe.trained), (found.probe.drawn, bank.probe.drawn)]
-    assert torch.equal(found.probe.places, bank.probe.places)
+    assert loaded.probe.drawn is not None
+    pairs += [(loaded.probe.trained, bank.probe.trained), (loaded.probe.drawn, bank.probe.drawn)]
+    assert torch.equal(loaded.probe.places, bank.probe.places)
     settings = ("side", "seed", "shape", "noise")
-    assert [getattr(found.probe, name) for name in settings] == [getattr(bank.probe, name) for name in settings]
-    for one, two in pairs:
-        assert one.dtype == torch.float32
-        assert one.numpy().tobytes() == two.numpy().tobytes()
+    assert [getattr(loaded.probe, name) for name in settings] == [getattr(bank.probe, name) for name in settings]
+    for first, two in pairs:
+        assert first.dtype == torch.float32
+        assert first.numpy().tobytes() == two.numpy().tobytes()
 
 
 def test_the_same_bank_is_written_as_the_same_bytes(tmp_path: Path) -> None:
@@ -336,10 +336,10 @@ def test_a_bank_with_an_altered_byte_is_refused_or_is_a_whole_bank(data: st.Data
         try:
             assert len(load_bank(path)) == 3
         except BankRefused as refusal:
-            said = str(refusal)
+            message = str(refusal)
         else:
-            said = ""
-        assert "\n" not in said
+            message = ""
+        assert "\n" not in message
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
@@ -364,8 +364,10 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "provenance is a list": (lambda _, m: m.update(provenance="[]"), "does not read as a bank"),
     "layers is a number": (lambda _, m: m.update(layers="3"), "does not read as a bank"),
     "layers hold a number": (lambda _, m: m.update(layers='["bn1", 2]'), "does not read as a bank"),
-    "no layers": (lambda t, m: (m.update(layers="[]"), [t.pop(k) for k in list(t) if k.startswith("bn")]),
-                  "a mean and a variance for each"),
+    "no layers": (
+        lambda t, m: (m.update(layers="[]"), [t.pop(k) for k in list(t) if k.startswith("bn")]),
+        "a mean and a variance for each",
+    ),
     "a layer left out": (lambda _, m: m.update(layers='["bn1"]'), "'bn2.mean', which is no part of a bank"),
     "no probe": (lambda _, m: m.pop("probe"), "it has no 'probe'"),
     "no numbers of the probe": (lambda t, _: t.pop("probe.trained"), "it has no 'probe.trained'"),
@@ -373,8 +375,10 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "places outside": (lambda t, _: t["probe.places"][0].fill_(10**9), "outside the outputs"),
     "a probe in float64": (lambda t, _: t.update({"probe.drawn": t["probe.drawn"].double()}), "float32 numbers"),
     "a noise of words": (lambda _, m: changed_json(m, "probe", noise="much"), "noise: Input should be a valid number"),
-    "an endless noise": (lambda _, m: m.update(probe=m["probe"].replace('"noise": ', '"noise": 1e999, "n": ')),
-                         "noise: Input should be a finite number"),
+    "an endless noise": (
+        lambda _, m: m.update(probe=m["probe"].replace('"noise": ', '"noise": 1e999, "n": ')),
+        "noise: Input should be a finite number",
+    ),
     "a gigantic input": (lambda _, m: changed_json(m, "probe", side=10**6), "inputs of 1 to 4096 rows"),
     "an audit that is a list": (lambda _, m: changed_json(m, "provenance", audit=[]), "audit: Input should be a"),
     "an audit of nothing": (lambda _, m: changed_json(m, "provenance", audit={"cpu": {"bf16": {}}}), "audit.cpu.bf16"),
@@ -395,15 +399,15 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "float64": (lambda t, _: t.update({"bn1.mean": t["bn1.mean"].double()}), "float64"),
     "whole numbers": (lambda t, _: t.update({"bn2.var": t["bn2.var"].long()}), "int64"),
     "half weights": (lambda t, _: t.update(weights=t["weights"].half()), "float16"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_bank_is_refused_with_what_is_wrong(tmp_path: Path, what: str) -> None:
     path = written(tmp_path)
-    change, said = DAMAGE[what]
+    change, message = DAMAGE[what]
     rewritten(path, change)
-    with pytest.raises(BankRefused, match=said) as refusal:
+    with pytest.raises(BankRefused, match=message) as refusal:
         load_bank(path)
     assert "\n" not in str(refusal.value)
 
@@ -447,12 +451,14 @@ def test_a_bank_of_other_layers_or_widths_is_refused_by_name(toy: Toy) -> None:
     network = surveyed(toy)
     bank = random_bank(network)
     bank.check_layers(network)
-    renamed = replace(bank, mean={f"net.{n}": v for n, v in bank.mean.items()},
-                      var={f"net.{n}": v for n, v in bank.var.items()})  # fmt: skip
+    renamed = replace(
+        bank, mean={f"net.{n}": v for n, v in bank.mean.items()}, var={f"net.{n}": v for n, v in bank.var.items()}
+    )
     with pytest.raises(BankRefused, match=r"layer 'net.bn1' \(2 such\), which this network has not"):
         renamed.check_layers(network)
-    narrow = replace(bank, mean={n: v[:, :5] for n, v in bank.mean.items()},
-                     var={n: v[:, :5] for n, v in bank.var.items()})  # fmt: skip
+    narrow = replace(
+        bank, mean={n: v[:, :5] for n, v in bank.mean.items()}, var={n: v[:, :5] for n, v in bank.var.items()}
+    )
     with pytest.raises(BankRefused, match="'bn1' has 8 channels, but 5 in the bank"):
         narrow.check_layers(network)
 
@@ -464,8 +470,8 @@ def test_a_bank_needs_a_draw() -> None:
 
 def test_iterating_a_bank_gives_back_what_it_was_made_of(toy: Toy) -> None:
     draws = list(record(surveyed(toy), [noise(2, 3, 16, 16, seed=seed) for seed in range(3)]))
-    for made, found in zip(draws, Bank.of_draws(draws), strict=True):
-        assert all(torch.equal(made[name][part], found[name][part]) for name in made for part in (0, 1))
+    for draw, stored in zip(draws, Bank.of_draws(draws), strict=True):
+        assert all(torch.equal(draw[name][part], stored[name][part]) for name in draw for part in (0, 1))
 
 
 def test_a_layer_of_the_deep_part_only_can_be_kept(toy: Toy) -> None:
@@ -475,7 +481,7 @@ def test_a_layer_of_the_deep_part_only_can_be_kept(toy: Toy) -> None:
         bank.layers_only(["bn9"])
 
 
-def test_a_frozen_encoder_that_overrides_train_is_recorded_and_given_back(toy: Toy) -> None:
+def test_a_frozen_encoder_that_overrides_train_is_recorded_and_restored(toy: Toy) -> None:
     class Overriding(Toy):
         def train(self, mode: bool = True) -> Overriding:  # noqa: FBT001, FBT002 - torch's own signature
             super().train(mode)

@@ -111,7 +111,7 @@ CHANGED: dict[str, tuple[Callable[[pytest.MonkeyPatch], Network], str]] = {
     "pad": (lambda _: network_of(weighted(), **card_with(pad="zero")), "pad: reflect in the bank, zero now"),
     "drop_outputs": (lambda _: network_of(weighted(), **CARD, drop_outputs=(3,)), r"drop_outputs: \[\] .*, \[3\] now"),
     "head": (lambda _: network_of(weighted(), **CARD, head="multilabel"), "head: softmax in the bank, multilabel now"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CHANGED)
@@ -251,17 +251,17 @@ def test_values_that_are_not_finite_are_compared_too() -> None:
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan, math.inf, -math.inf]), min_size=1, max_size=6), st.data())
 def test_two_probes_are_equal_only_where_every_value_is(values: list[float], data: st.DataObject) -> None:
-    one = torch.tensor(values)
-    assert largest_difference(one, one.clone()) == 0
+    first = torch.tensor(values)
+    assert largest_difference(first, first.clone()) == 0
     index = data.draw(st.integers(0, len(values) - 1))
-    other = one.clone()
+    other = first.clone()
     other[index] = data.draw(st.sampled_from([0.25, math.nan, math.inf, -math.inf]))
-    same = other[index] == one[index] or bool(other[index].isnan() and one[index].isnan())
-    assert (largest_difference(one, other) > 0) == (not same)
+    same = other[index] == first[index] or bool(other[index].isnan() and first[index].isnan())
+    assert (largest_difference(first, other) > 0) == (not same)
 
 
 def test_a_bank_without_a_probe_is_refused_unless_it_was_made_by_hand(network: Network, bank: Bank) -> None:
-    with pytest.raises(BankRefused, match=r"has no probe .* record it anew"):
+    with pytest.raises(BankRefused, match=r"has no probe .* record it again"):
         fitted(network, replace(bank, probe=None))
     fitted(network, Bank(bank.weights, bank.mean, bank.var))
 
@@ -289,7 +289,7 @@ def test_a_network_that_raises_on_the_probe_is_refused_in_one_line(bank: Bank) -
             return super().forward(x)
 
     module = weighted(Raising)
-    with pytest.raises(BankRefused, match=r"does not take the probe's 128x128 inputs .*a range was left") as refusal:
+    with pytest.raises(BankRefused, match=r"does not accept the probe's 128x128 inputs .*a range was left") as refusal:
         fitted(network_of(module, **CARD), bank)
     assert "\n" not in str(refusal.value)
 
@@ -336,7 +336,15 @@ OF_TOY = owned(TOY)
 def test_a_probe_refuses_what_it_cannot_hold() -> None:
     probe = OF_TOY.probe
     assert isinstance(probe, Probe)
-    for changes in ({"side": 0}, {"side": 5000}, {"seed": -1}, {"noise": math.nan}, {"noise": -1.0},
-                    {"shape": (0, 1, 1, 1)}, {"shape": (1, 1, 1, 1)}, {"trained": probe.trained[:3]}):  # fmt: skip
+    for changes in (
+        {"side": 0},
+        {"side": 5000},
+        {"seed": -1},
+        {"noise": math.nan},
+        {"noise": -1.0},
+        {"shape": (0, 1, 1, 1)},
+        {"shape": (1, 1, 1, 1)},
+        {"trained": probe.trained[:3]},
+    ):
         with pytest.raises(BankRefused, match="probe of a bank"):
             replace(probe, **changes)

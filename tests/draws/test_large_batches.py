@@ -77,13 +77,13 @@ def network_of(name: str) -> BatchNormNetwork:
     return surveyed(calibrated(seeded(BUILDS[name]), size), size)
 
 
-def assert_same_draw(found: dict[str, tuple[Tensor, Tensor]], one_pass: dict[str, tuple[Tensor, Tensor]]) -> None:
+def assert_same_draw(draw: dict[str, tuple[Tensor, Tensor]], one_pass: dict[str, tuple[Tensor, Tensor]]) -> None:
     """1e-4 relative: of a mean to the layer's scale (a mean may be 0), of a variance to itself."""
-    assert list(found) == list(one_pass)
+    assert list(draw) == list(one_pass)
     for name, (mean, var) in one_pass.items():
         scale = (mean.abs() + var.sqrt()).clamp_min(1e-3)
-        assert float(((found[name][0] - mean).abs() / scale).max()) < 1e-4, name
-        assert float(((found[name][1] - var).abs() / (var + 1e-6 * scale**2)).max()) < 1e-4, name
+        assert float(((draw[name][0] - mean).abs() / scale).max()) < 1e-4, name
+        assert float(((draw[name][1] - var).abs() / (var + 1e-6 * scale**2)).max()) < 1e-4, name
 
 
 def by_parts(
@@ -104,9 +104,9 @@ def test_parts_give_the_draw_of_one_pass(name: str, keep_bytes: float, caplog: p
     network = network_of(name)
     batch = noise(7, 3, 64, 64, seed=3) if name == "unet" else noise(7, 3, 16, 24, seed=3)
     with caplog.at_level(logging.WARNING):
-        found = by_parts(network, batch, 3, keep_bytes)
-    assert_same_draw(found, in_one_pass(network, batch))
-    assert not caplog.records  # followed along its tape, not given up
+        draw = by_parts(network, batch, 3, keep_bytes)
+    assert_same_draw(draw, in_one_pass(network, batch))
+    assert not caplog.records  # recorded part by part, not whole
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 6, 9])
@@ -119,9 +119,9 @@ def test_the_size_of_a_part_changes_nothing(at_once: int) -> None:
 def test_layers_kept_fixed_still_normalise_by_the_whole_mini_batch() -> None:
     network = network_of("tangled").select("again")
     batch = noise(5, 3, 16, 16, seed=5)
-    found = by_parts(network, batch, 2)
-    assert list(found) == [layer.name for layer in network.stochastic]
-    assert_same_draw(found, in_one_pass(network, batch))
+    draw = by_parts(network, batch, 2)
+    assert list(draw) == [layer.name for layer in network.stochastic]
+    assert_same_draw(draw, in_one_pass(network, batch))
 
 
 def test_several_mini_batches_are_several_draws_and_small_ones_take_one_pass(toy: Toy) -> None:
@@ -168,17 +168,17 @@ def test_without_room_every_layer_starts_at_the_images_again() -> None:
 
 
 def test_with_room_for_some_only_those_go_on_from_where_they_stood() -> None:
-    found = counted(network_of("tangled"), "stem", noise(4, 3, 16, 16), 1, 20 * 2**10)
-    assert 4 < len(found) < 4 * 5
+    result = counted(network_of("tangled"), "stem", noise(4, 3, 16, 16), 1, 20 * 2**10)
+    assert 4 < len(result) < 4 * 5
 
 
 def test_kept_results_stay_within_their_bytes() -> None:
     network = network_of("unet")
     batch = noise(4, 3, 64, 64, seed=2)
-    one = peak_bytes(lambda images: in_one_pass(network, images), batch[:1])
+    first = peak_bytes(lambda images: in_one_pass(network, images), batch[:1])
     keep_bytes = 2**20
     some = peak_bytes(lambda images: by_parts(network, images, 1, keep_bytes), batch)
-    assert keep_bytes < some <= one + keep_bytes + 2**18  # two draws of statistics are alive as well
+    assert keep_bytes < some <= first + keep_bytes + 2**18  # two draws of statistics are alive as well
 
 
 def merged(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -231,7 +231,7 @@ class Stopping(Toy):
         return super().forward(x)
 
 
-def test_a_network_that_looks_at_values_is_refused_where_its_mini_batch_does_not_fit_whole() -> None:
+def test_a_network_that_reads_values_is_refused_where_its_mini_batch_does_not_fit_whole() -> None:
     network = surveyed(calibrated(seeded(Stopping), (32, 32)))
     with pytest.raises(ModelRefused, match="__float__ gives values of the images to Python"):
         by_parts(network, noise(5, 3, 16, 16, seed=9), 2, float("inf"))
@@ -245,7 +245,7 @@ class Meeting(Toy):
         return self.head(self.bn2(self.conv2(x)).relu())
 
 
-def test_images_that_meet_elsewhere_than_in_bn_are_refused() -> None:
+def test_a_network_that_mixes_images_elsewhere_than_in_bn_is_refused() -> None:
     network = surveyed(calibrated(seeded(Meeting), (32, 32)))
     with pytest.raises(ModelRefused, match="mean may mix the images of a mini-batch"):
         by_parts(network, noise(4, 3, 16, 16, seed=1), 2)
@@ -255,14 +255,14 @@ def test_images_that_meet_elsewhere_than_in_bn_are_refused() -> None:
 def test_what_cannot_be_followed_goes_through_whole_where_that_fits(build: Callable[[], nn.Module]) -> None:
     network = surveyed(calibrated(seeded(build), (32, 32)))
     batch = noise(4, 3, 16, 16, seed=1)
-    found = list(record_in_parts(network, [batch, batch], at_once=1, keep_bytes=float("inf"), whole_fits=True))
-    for draw in found:
+    draws = list(record_in_parts(network, [batch, batch], at_once=1, keep_bytes=float("inf"), whole_fits=True))
+    for draw in draws:
         for name, (mean, var) in in_one_pass(network, batch).items():
             assert torch.equal(draw[name][0], mean)
             assert torch.equal(draw[name][1], var)
 
 
-def test_the_network_is_given_back_as_it_was(toy: Toy) -> None:
+def test_the_network_is_restored(toy: Toy) -> None:
     network = surveyed(toy)
     toy.train()
     before = state_of(toy)

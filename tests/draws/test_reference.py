@@ -20,10 +20,15 @@ from segment.draws.reference import against_trained
 
 def test_the_trained_statistics_are_as_large_as_themselves(toy: Toy) -> None:
     network = surveyed(toy)
-    found = against_trained(Bank.of_trained(network), network)
-    assert found is not None
-    assert (found["variance_ratio"], found["low"], found["high"], found["mean_shift"]) == (1, 1, 1, 0)
-    assert found["channels"] == 16
+    comparison = against_trained(Bank.of_trained(network), network)
+    assert comparison is not None
+    assert (comparison["variance_ratio"], comparison["low"], comparison["high"], comparison["mean_shift"]) == (
+        1,
+        1,
+        1,
+        0,
+    )
+    assert comparison["channels"] == 16
 
 
 @settings(max_examples=20, deadline=None)
@@ -34,22 +39,26 @@ def test_a_layer_scaled_and_shifted_by_hand_is_reported_as_that(factor: float, s
     spread = torch.linspace(0.5, 1.5, draws)[:, None] if draws > 1 else torch.ones(1, 1)  # of the draws, mean 1
     bank = Bank(
         torch.full((draws,), 1 / draws),
-        {**{name: value.repeat(draws, 1) for name, value in trained.mean.items()},
-         "bn2": trained.mean["bn2"] + shift * trained.var["bn2"].sqrt() * spread},
-        {**{name: value.repeat(draws, 1) for name, value in trained.var.items()},
-         "bn2": trained.var["bn2"] * factor * spread},
-    )  # fmt: skip
-    found = against_trained(bank, network)
-    assert found is not None
-    assert found["layers"]["bn2"]["variance_ratio"] == pytest.approx(factor, rel=1e-3)
-    assert found["layers"]["bn2"]["mean_shift"] == pytest.approx(shift, rel=1e-3, abs=1e-6)
-    assert found["layers"]["bn1"] == pytest.approx({"variance_ratio": 1, "mean_shift": 0}, abs=1e-6)
-    assert found["mean_shift"] == pytest.approx(shift / 2, rel=1e-3, abs=1e-6)  # eight channels of sixteen
+        {
+            **{name: value.repeat(draws, 1) for name, value in trained.mean.items()},
+            "bn2": trained.mean["bn2"] + shift * trained.var["bn2"].sqrt() * spread,
+        },
+        {
+            **{name: value.repeat(draws, 1) for name, value in trained.var.items()},
+            "bn2": trained.var["bn2"] * factor * spread,
+        },
+    )
+    comparison = against_trained(bank, network)
+    assert comparison is not None
+    assert comparison["layers"]["bn2"]["variance_ratio"] == pytest.approx(factor, rel=1e-3)
+    assert comparison["layers"]["bn2"]["mean_shift"] == pytest.approx(shift, rel=1e-3, abs=1e-6)
+    assert comparison["layers"]["bn1"] == pytest.approx({"variance_ratio": 1, "mean_shift": 0}, abs=1e-6)
+    assert comparison["mean_shift"] == pytest.approx(shift / 2, rel=1e-3, abs=1e-6)  # eight channels of sixteen
     if abs(factor - 1) > 1e-3:
-        assert found["worst"][0] == "bn2"
+        assert comparison["worst"][0] == "bn2"
 
 
-def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_are_told(
+def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_a_warning(
     toy: Toy, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, batches = surveyed(toy), [noise(8, 3, 32, 32, seed=seed) for seed in range(20, 28)]
@@ -72,31 +81,35 @@ def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_are_told(
     assert darker["layers"]["bn1"]["variance_ratio"] == pytest.approx(0.09, abs=1e-3)
     assert darker["worst"][0] == "bn1"
     assert darker["variance_ratio"] < 0.8
-    assert "do not look as in training" in caplog.text
+    assert "are not like those of training" in caplog.text
     assert "`training:`" in caplog.text
 
 
 def test_the_percentiles_are_numpys(toy: Toy) -> None:
     network = surveyed(toy)
     bank = Bank.of_draws(list(record(network, [0.8 * noise(4, 3, 32, 32)])))
-    found = against_trained(bank, network)
-    assert found is not None
-    ratios = np.concatenate([
-        (bank.var[name][0].double() / running.double()).numpy()
-        for name, running in (("bn1", toy.bn1.running_var), ("bn2", toy.bn2.running_var))
-        if running is not None
-    ])  # fmt: skip
+    comparison = against_trained(bank, network)
+    assert comparison is not None
+    ratios = np.concatenate(
+        [
+            (bank.var[name][0].double() / running.double()).numpy()
+            for name, running in (("bn1", toy.bn1.running_var), ("bn2", toy.bn2.running_var))
+            if running is not None
+        ]
+    )
     expected = np.quantile(ratios, [0.05, 0.5, 0.95])
-    np.testing.assert_allclose([found["low"], found["variance_ratio"], found["high"]], expected, rtol=1e-3)
+    np.testing.assert_allclose(
+        [comparison["low"], comparison["variance_ratio"], comparison["high"]], expected, rtol=1e-3
+    )
 
 
 def test_a_layer_without_running_statistics_and_a_dead_channel_are_left_out(toy: Toy) -> None:
     assert toy.bn1.running_var is not None
     toy.bn1.running_var[0] = 0.0
     network = surveyed(toy)
-    found = against_trained(replace(Bank.of_trained(network)), network)
-    assert found is not None
-    assert found["channels"] == 15
+    comparison = against_trained(replace(Bank.of_trained(network)), network)
+    assert comparison is not None
+    assert comparison["channels"] == 15
     untracked = calibrated(seeded(Toy), (32, 32))
     untracked.bn1 = nn.BatchNorm2d(8, track_running_stats=False)
     untracked.bn2 = nn.BatchNorm2d(8, track_running_stats=False)

@@ -47,9 +47,9 @@ def read_outs_of(network: Network) -> dict[str, ReadOut]:
     }
 
 
-def tight(found: Estimator) -> EstimatePlan:
+def tight(estimator: Estimator) -> EstimatePlan:
     """Less than the image takes in one piece, by more than half of its passes."""
-    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + found._kept + 0.8 * found.pixel))
+    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + estimator._kept + 0.8 * estimator.pixel))
     return EstimatePlan(budget=MemoryBudget(bytes_), beside=SCORING)
 
 
@@ -77,17 +77,17 @@ def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_ne
     single = deterministic(drawable(network), spec=network.card.input)
     mirrored = augmented(single, (View(), View(flip=True)))
     read_outs = {"tta": ReadOut(method=mirrored, measures=MEASURES[:1])}
-    found = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
-    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be cut: tta"):
-        found(noise(1, 3, *SIZE))
+    estimator = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
+    with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be tiled: tta"):
+        estimator(noise(1, 3, *SIZE))
 
 
-def test_a_network_that_looks_at_the_whole_image_is_not_cut_under_a_score() -> None:
+def test_a_network_that_depends_on_the_whole_image_is_not_tiled_under_a_score() -> None:
     network = network_of(Pooling)
-    found = Estimator(network, read_outs_of(network))
-    found.plan = tight(found)
-    with pytest.raises(OutOfMemory, match="looks at the whole image"):
-        found(noise(1, 3, *SIZE))
+    estimator = Estimator(network, read_outs_of(network))
+    estimator.plan = tight(estimator)
+    with pytest.raises(OutOfMemory, match="depends on the whole image"):
+        estimator(noise(1, 3, *SIZE))
 
 
 def labelled_noise(folder: Path, count: int) -> Labels:
@@ -140,13 +140,13 @@ def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int) -> No
     bank: Bank = random_bank(drawable(network))
     images = noise(number, 3, *SIZE, seed=6)
     expected = MCBN(network, bank, precision="fp32")(images, MEASURES)
-    found = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 180))
-    made = found(images, MEASURES)
-    assert found._estimator(MEASURES).side_for(512, 576) is not None
+    model = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 180))
+    made = model(images, MEASURES)
+    assert model._estimator(MEASURES).side_for(512, 576) is not None
     assert made.draws == expected.draws
     assert made.prediction.dtype == expected.prediction.dtype
     torch.testing.assert_close(made.probability, expected.probability, rtol=0, atol=1e-5)
     for name in MEASURES:
         torch.testing.assert_close(made.maps[name], expected.maps[name], rtol=0, atol=1e-5)
-    single = found(images[0], MEASURES)
+    single = model(images[0], MEASURES)
     np.testing.assert_allclose(single.probability.numpy(), expected.probability[0].numpy(), rtol=0, atol=1e-5)

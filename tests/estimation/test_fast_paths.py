@@ -62,28 +62,28 @@ def test_an_image_is_begun_anew_and_the_images_before_it_are_counted(
     bank, images = random_bank(drawable(network)), noise(1, 3, 200, 200, seed=7)
     method = MCBN(network, bank).method
     expected = estimate(method, images, head="softmax", measures=MEASURES).image(0)
-    found = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)}, EstimatePlan(tile=tile))
-    assert found.geometry.halo is not None  # measured before anything is spoiled
+    estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)}, EstimatePlan(tile=tile))
+    assert estimator.geometry.halo is not None  # measured before anything is spoiled
     Spoiled(monkeypatch, at=3)
-    made = [found(images)[""] for _ in range(3)]
-    assert (found.to_redo, found.why) == (2, MESSAGE)
+    made = [estimator(images)[""] for _ in range(3)]
+    assert (estimator.to_redo, estimator.why) == (2, MESSAGE)
     assert made[-1].draws == len(bank)
     torch.testing.assert_close(made[-1].probability, expected.probability, rtol=0, atol=1e-5)
     if tile == "off":
         assert float((made[0].probability - expected.probability).abs().max()) > 0.01
 
 
-def test_a_program_is_given_plain_passes_and_told_which_images_to_estimate_again(
+def test_a_caller_gets_plain_passes_and_the_images_to_estimate_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = network_of()
     bank, images = random_bank(drawable(network)), noise(2, 3, 64, 64, seed=8)
     expected = MCBN(network, bank)(images)
     Spoiled(monkeypatch, at=2)
-    found = MCBN(network, bank)
+    model = MCBN(network, bank)
     with caplog.at_level(logging.WARNING):
-        found(images)
-        assert torch.equal(found(images).probability, expected.probability)
+        model(images)
+        assert torch.equal(model(images).probability, expected.probability)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert "Estimate the 1 images before this one again" in warning
 

@@ -79,9 +79,9 @@ def flat(bank: Bank) -> list[Tensor]:
     return [*bank.mean.values(), *bank.var.values()]
 
 
-def assert_same_draws(one: Bank, two: Bank) -> None:
-    assert one.layers == two.layers
-    assert all(torch.equal(a, b) for a, b in zip(flat(one), flat(two), strict=True))
+def assert_same_draws(first: Bank, two: Bank) -> None:
+    assert first.layers == two.layers
+    assert all(torch.equal(a, b) for a, b in zip(flat(first), flat(two), strict=True))
 
 
 # --- MCBN ---
@@ -90,31 +90,31 @@ def assert_same_draws(one: Bank, two: Bank) -> None:
 def test_an_estimate_is_the_plain_loops_in_every_attribute() -> None:
     network = network_of()
     bank, image = bank_of(network), noise(3, 40, 48)
-    found = MCBN(network, bank)(image)
+    estimated = MCBN(network, bank)(image)
     p = probabilities_of(plain_loop(network.module, bank, image[None]).numpy())
     weights = bank.weights.tolist()
     for name, wanted in plain_measures(p, weights).items():
-        np.testing.assert_allclose(getattr(found, name), wanted[0], atol=1e-5, err_msg=name)
-        assert getattr(found, name).shape == (40, 48)
-        assert getattr(found, name).dtype == torch.float32
+        np.testing.assert_allclose(getattr(estimated, name), wanted[0], atol=1e-5, err_msg=name)
+        assert getattr(estimated, name).shape == (40, 48)
+        assert getattr(estimated, name).dtype == torch.float32
     mean = np.average(p, axis=0, weights=weights)[0]
-    np.testing.assert_allclose(found.probability, mean, atol=1e-5)
-    assert torch.equal(found.prediction, torch.from_numpy(mean.argmax(axis=0)))
-    assert found.prediction.dtype == torch.int64
-    assert found.draws == 3
+    np.testing.assert_allclose(estimated.probability, mean, atol=1e-5)
+    assert torch.equal(estimated.prediction, torch.from_numpy(mean.argmax(axis=0)))
+    assert estimated.prediction.dtype == torch.int64
+    assert estimated.draws == 3
 
 
 def test_several_images_in_give_several_estimates_out() -> None:
     network = network_of()
     mcbn = MCBN(network, bank_of(network))
     images = noise(3, 3, 40, 48)
-    found = mcbn(images)
-    assert found.prediction.shape == (3, 40, 48)
-    assert found.probability.shape == (3, 4, 40, 48)
+    estimated = mcbn(images)
+    assert estimated.prediction.shape == (3, 40, 48)
+    assert estimated.probability.shape == (3, 4, 40, 48)
     for index in range(3):
         alone = mcbn(images[index])
-        torch.testing.assert_close(found.image(index).probability, alone.probability, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.variance[index], alone.variance, rtol=0, atol=1e-5)
+        torch.testing.assert_close(estimated.image(index).probability, alone.probability, rtol=0, atol=1e-5)
+        torch.testing.assert_close(estimated.variance[index], alone.variance, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(40, 48), (41, 47), (5, 9), (1, 1)])
@@ -122,7 +122,7 @@ def test_pixels_go_through_the_card_and_odd_sizes_are_padded_and_cropped_back(si
     spec = InputSpec(mean=MEAN, std=STD, stride=4)
     network = network_of(calibrated(seeded(Strided), (32, 32)), input=spec)
     bank, image = bank_of(network), pixels(*size)
-    found = MCBN(network, bank)(image)
+    estimated = MCBN(network, bank)(image)
     below, right = -size[0] % 4, -size[1] % 4
     padded = image
     for axis, more in ((0, below), (1, right)):
@@ -131,10 +131,10 @@ def test_pixels_go_through_the_card_and_odd_sizes_are_padded_and_cropped_back(si
         padded = np.pad(padded, width, mode="reflect" if more < padded.shape[axis] else "edge")
     p = probabilities_of(plain_loop(network.module, bank, entered(padded)[None]).numpy())
     mean = np.average(p, axis=0, weights=bank.weights)[0, :, : size[0], : size[1]]
-    np.testing.assert_allclose(found.probability, mean, atol=1e-5)
-    assert found.prediction.shape == found.variance.shape == size
+    np.testing.assert_allclose(estimated.probability, mean, atol=1e-5)
+    assert estimated.prediction.shape == estimated.variance.shape == size
     again = MCBN(network, bank)(entered(image))
-    torch.testing.assert_close(again.probability, found.probability, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.probability, estimated.probability, rtol=0, atol=1e-5)
 
 
 def test_draws_come_one_at_a_time_and_give_the_same_mean() -> None:
@@ -157,12 +157,12 @@ def test_any_module_with_bn_is_taken_and_stays_the_callers(toy: Toy) -> None:
     bank = segment.fit_bank(load_network(toy), noise(6, 3, 32, 32), batch=2, draws=3)
     mcbn = MCBN(toy, bank)
     with torch.inference_mode():
-        one = mcbn(noise(3, 32, 32))
-    assert torch.equal(one.probability, mcbn(noise(3, 32, 32)).probability)
+        single = mcbn(noise(3, 32, 32))
+    assert torch.equal(single.probability, mcbn(noise(3, 32, 32)).probability)
     assert_same_state(before, state_of(toy))
     with torch.no_grad():
         toy.head.weight.zero_()
-    assert torch.equal(one.probability, mcbn(noise(3, 32, 32)).probability)
+    assert torch.equal(single.probability, mcbn(noise(3, 32, 32)).probability)
 
 
 def test_a_module_without_bn_is_refused() -> None:
@@ -175,21 +175,21 @@ def test_a_module_without_bn_is_refused() -> None:
 def test_other_heads_have_their_shapes_and_measures(head: Any, outputs: int, classes: int) -> None:
     network = network_of(calibrated(seeded(lambda: Toy(outputs)), (32, 32)), head=head)
     bank, image = bank_of(network), noise(3, 40, 48)
-    found = MCBN(network, bank)(image)
-    assert found.probability.shape == (classes, 40, 48)
-    assert found.prediction.shape == ((3, 40, 48) if head == "multilabel" else (40, 48))
+    estimated = MCBN(network, bank)(image)
+    assert estimated.probability.shape == (classes, 40, 48)
+    assert estimated.prediction.shape == ((3, 40, 48) if head == "multilabel" else (40, 48))
     p = probabilities_of(plain_loop(network.module, bank, image[None]).numpy(), head)
     for name, wanted in plain_measures(p, bank.weights.tolist(), head).items():
-        np.testing.assert_allclose(found.maps[name], wanted[0], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(estimated.maps[name], wanted[0], atol=1e-5, err_msg=name)
 
 
 def test_only_the_measures_asked_for_are_there() -> None:
     network = network_of()
     mcbn = MCBN(network, bank_of(network))
-    found = mcbn(noise(3, 32, 32), measures=["margin", "variance"])
-    assert list(found.maps) == ["margin", "variance"]
+    estimated = mcbn(noise(3, 32, 32), measures=["margin", "variance"])
+    assert list(estimated.maps) == ["margin", "variance"]
     with pytest.raises(AttributeError, match="no 'votes'; it has prediction, probability, margin, variance"):
-        _ = found.votes
+        _ = estimated.votes
     with pytest.raises(WrongUse, match="No measure is called 'varience'"):
         mcbn(noise(3, 32, 32), measures=["varience"])
 
@@ -197,21 +197,21 @@ def test_only_the_measures_asked_for_are_there() -> None:
 def test_the_standard_error_is_withheld_with_its_reason_where_there_is_none() -> None:
     network = network_of()
     bank = bank_of(network)
-    one = MCBN(network, bank, draws=1)(noise(3, 32, 32))
+    single = MCBN(network, bank, draws=1)(noise(3, 32, 32))
     distilled = MCBN(network, replace(bank, provenance={"distilled": True}))(noise(3, 32, 32))
-    for found, why in ((one, "one draw has no spread"), (distilled, "were chosen, not drawn at random")):
-        assert list(found.withheld) == ["standard_error"]
+    for result, why in ((single, "one draw has no spread"), (distilled, "were chosen, not drawn at random")):
+        assert list(result.withheld) == ["standard_error"]
         with pytest.raises(AttributeError, match=why):
-            _ = found.standard_error
-    assert set(one.maps) == set(MEASURES) - {"standard_error"}
+            _ = result.standard_error
+    assert set(single.maps) == set(MEASURES) - {"standard_error"}
 
 
 def test_the_first_draws_of_a_bank_are_used_where_fewer_are_asked_for() -> None:
     network = network_of()
     bank, image = bank_of(network, draws=5), noise(3, 32, 32)
-    found = MCBN(network, bank, draws=2)(image)
-    assert found.draws == 2
-    assert torch.equal(found.probability, MCBN(network, bank.first(2))(image).probability)
+    estimated = MCBN(network, bank, draws=2)(image)
+    assert estimated.draws == 2
+    assert torch.equal(estimated.probability, MCBN(network, bank.first(2))(image).probability)
     with pytest.raises(WrongUse, match="6 draws were asked of a bank of 5"):
         MCBN(network, bank, draws=6)
 
@@ -299,8 +299,8 @@ def test_float_tensors_are_the_mini_batches_as_they_are() -> None:
     network, images = network_of(), noise(7, 3, 24, 32)
     bank = segment.fit_bank(network, images, batch=3, draws=4, seed=5)
     wanted = recorded(network, list(images), DrawPlan(draws=4, batch=3, seed=5))
-    for one, two in zip(flat(bank), flat(wanted), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    for first, two in zip(flat(bank), flat(wanted), strict=True):
+        torch.testing.assert_close(first, two, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(bank.weights, torch.full((4,), 0.25))
 
 
@@ -309,8 +309,8 @@ def test_pixels_are_prepared_as_the_card_says() -> None:
     images = [pixels(seed=seed) for seed in range(5)]
     bank = segment.fit_bank(network, images, batch=2, draws=3)
     wanted = recorded(network, [entered(image) for image in images], DrawPlan(draws=3, batch=2))
-    for one, two in zip(flat(bank), flat(wanted), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    for first, two in zip(flat(bank), flat(wanted), strict=True):
+        torch.testing.assert_close(first, two, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bank_of_8_is_the_first_8_of_a_bank_of_16() -> None:
@@ -342,9 +342,9 @@ def test_the_cards_training_pipeline_is_applied() -> None:
 
 def test_the_training_pipeline_is_seeded_by_image_and_draw() -> None:
     images = [pixels(seed=seed) for seed in range(5)]
-    one, two, other = (segment.fit_bank(trained(), images, draws=4, seed=seed) for seed in (1, 1, 2))
-    assert_same_draws(one, two)
-    assert not torch.equal(one.mean["bn1"], other.mean["bn1"])
+    first, two, other = (segment.fit_bank(trained(), images, draws=4, seed=seed) for seed in (1, 1, 2))
+    assert_same_draws(first, two)
+    assert not torch.equal(first.mean["bn1"], other.mean["bn1"])
     same = segment.fit_bank(trained(), images[:3], draws=4)  # all three images in each draw: only the views differ
     assert len({tuple(mean.tolist()) for mean in same.mean["bn1"]}) == 4
 
@@ -360,8 +360,8 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         bank = segment.fit_bank(trained(), images, draws=2, seed=3)
         for audited in bank.provenance["audit"].values():
-            for found in audited.values():
-                found.update(speed=1.0, speed_low=1.0, speed_high=1.0)
+            for result in audited.values():
+                result.update(speed=1.0, speed_low=1.0, speed_high=1.0)
         segment.save_bank(bank, tmp_path / f"{name}.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
@@ -370,18 +370,31 @@ def test_a_bank_says_what_it_was_made_of(tmp_path: Path) -> None:
     network, images = trained(input=InputSpec(mean=MEAN, std=STD)), [pixels(seed=seed) for seed in range(4)]
     path = tmp_path / "bank.safetensors"
     segment.save_bank(segment.fit_bank(network, images, draws=2, seed=3), path)
-    told = segment.load_bank(path).provenance
-    assert told["fingerprint"] == network.fingerprint
-    assert (told["network"], told["batch"], told["draws"], told["seed"], told["images"]) == ("toy", 3, 2, 3, 4)
-    assert told["preprocessing"] == {
-        "scale": 255.0, "mean": list(MEAN), "std": list(STD), "channels": "RGB", "white": None, "stride": 1,
-        "pad": "reflect", "head": "softmax", "drop_outputs": [],
-    }  # fmt: skip
-    assert told["pipeline"] == json.loads(json.dumps(TRANSFORMS))
-    assert len(told["images_sha256"]) == 64
-    assert told["versions"]["torch"] == version("torch")
+    record = segment.load_bank(path).provenance
+    assert record["fingerprint"] == network.fingerprint
+    assert (record["network"], record["batch"], record["draws"], record["seed"], record["images"]) == (
+        "toy",
+        3,
+        2,
+        3,
+        4,
+    )
+    assert record["preprocessing"] == {
+        "scale": 255.0,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "channels": "RGB",
+        "white": None,
+        "stride": 1,
+        "pad": "reflect",
+        "head": "softmax",
+        "drop_outputs": [],
+    }
+    assert record["pipeline"] == json.loads(json.dumps(TRANSFORMS))
+    assert len(record["images_sha256"]) == 64
+    assert record["versions"]["torch"] == version("torch")
     other = segment.fit_bank(network, images[::-1], draws=2, seed=3)
-    assert other.provenance["images_sha256"] != told["images_sha256"]
+    assert other.provenance["images_sha256"] != record["images_sha256"]
     MCBN(network, segment.load_bank(path))
 
 
@@ -442,20 +455,24 @@ def test_every_statistics_image_that_does_not_read_is_named(tmp_path: Path) -> N
     )
     with pytest.raises(ImageUnreadable) as refusal:
         segment.fit_bank(network_of(), folder, batch=5, draws=2)
-    said = str(refusal.value)
-    assert "2 of 5 statistics images cannot be used" in said
-    assert "empty.png" in said
-    assert "text.png" in said
-    assert "no bank was written" in said
-    assert "\n" not in said
+    message = str(refusal.value)
+    assert "2 of 5 statistics images cannot be used" in message
+    assert "empty.png" in message
+    assert "text.png" in message
+    assert "no bank was written" in message
+    assert "\n" not in message
 
 
-def test_every_draw_is_told_as_it_comes() -> None:
-    told: list[tuple[str, int, int, int]] = []
+def test_every_draw_is_reported_as_it_comes() -> None:
+    record: list[tuple[str, int, int, int]] = []
     segment.fit_bank(
-        network_of(), noise(4, 3, 16, 16), batch=2, draws=3, progress=lambda *step: told.append(step),
-    )  # fmt: skip
-    assert [step[1:3] for step in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]  # the bar shows from the start
+        network_of(),
+        noise(4, 3, 16, 16),
+        batch=2,
+        draws=3,
+        progress=lambda *step: record.append(step),
+    )
+    assert [step[1:3] for step in record] == [(0, 3), (1, 3), (2, 3), (3, 3)]  # the bar shows from the start
 
 
 def test_fitting_leaves_the_network_as_it_was() -> None:
@@ -470,7 +487,7 @@ def test_fitting_does_not_change_the_images() -> None:
     images = [pixels(seed=seed) for seed in range(4)]
     held = copy.deepcopy(images)
     segment.fit_bank(trained(), images, draws=3)
-    assert all(np.array_equal(one, two) for one, two in zip(images, held, strict=True))
+    assert all(np.array_equal(first, two) for first, two in zip(images, held, strict=True))
 
 
 # --- the door ---

@@ -85,22 +85,25 @@ def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> 
 
 
 @given(
-    batch=st.integers(2, 256), image=st.integers(1, 2**24), one=st.integers(1, 2**28), free=st.integers(0, 2**36),
+    batch=st.integers(2, 256),
+    image=st.integers(1, 2**24),
+    pass_bytes=st.integers(1, 2**28),
+    free=st.integers(0, 2**36),
     one_by_one=st.booleans(),
-)  # fmt: skip
-def test_parts_fit_the_room_or_are_refused_with_the_number_needed(
-    batch: int, image: int, one: int, free: int, *, one_by_one: bool
+)
+def test_parts_fit_the_budget_or_are_refused_with_the_number_needed(
+    batch: int, image: int, pass_bytes: int, free: int, *, one_by_one: bool
 ) -> None:
-    if 3 * batch * image + min(2, batch) * SCRATCH * one + FIXED > free:
+    if 3 * batch * image + min(2, batch) * SCRATCH * pass_bytes + FIXED > free:
         with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
-            parts_of(batch, image, one, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
+            parts_of(batch, image, pass_bytes, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
         return
-    parts = parts_of(batch, image, one, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
+    parts = parts_of(batch, image, pass_bytes, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
     assert 1 <= parts.at_once <= (1 if one_by_one else batch)
-    assert 3 * batch * image + parts.at_once * SCRATCH * one + parts.keep_bytes + FIXED <= free
-    assert parts.whole_fits == (3 * batch * image + batch * SCRATCH * one + FIXED <= free)
+    assert 3 * batch * image + parts.at_once * SCRATCH * pass_bytes + parts.keep_bytes + FIXED <= free
+    assert parts.whole_fits == (3 * batch * image + batch * SCRATCH * pass_bytes + FIXED <= free)
     if parts.at_once < batch and not one_by_one:  # only where it must
-        assert 3 * batch * image + batch * SCRATCH * one + FIXED > free
+        assert 3 * batch * image + batch * SCRATCH * pass_bytes + FIXED > free
 
 
 def test_one_image_alone_needs_enough_for_one() -> None:
@@ -155,17 +158,17 @@ def test_the_peak_of_fit_stays_under_its_budget(tmp_path: Path) -> None:
         "--draws",
         "2",
     )
-    code, peak, said = peak_of(*command, "--memory", "900MiB")
-    assert code == 0, said
+    code, peak, output = peak_of(*command, "--memory", "900MiB")
+    assert code == 0, output
     assert peak <= 900 * MIB
     assert len(load_bank(path)) == 2
-    code, peak, said = peak_of(*command, "--memory", "800MiB", "--no-cache")
+    code, peak, output = peak_of(*command, "--memory", "800MiB", "--no-cache")
     assert code == 4
-    assert "Even the smallest plan needs" in said
+    assert "Even the smallest plan needs" in output
     assert peak <= 800 * MIB
 
 
-def test_kept_pages_are_given_back_once_a_quarter_more_is_held_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_pages_are_released_once_a_quarter_more_is_held_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([1000, 1200, 1240, 1260, 1100, 1370, 1380, 900])
     seen: list[int] = []
 
@@ -175,7 +178,7 @@ def test_kept_pages_are_given_back_once_a_quarter_more_is_held_than_needed(monke
 
     monkeypatch.setattr(memory, "resident", resident)
     given_back: list[int] = []
-    monkeypatch.setattr(memory, "give_back_freed_pages", lambda: given_back.append(seen[-1]))
+    monkeypatch.setattr(memory, "release_freed_pages", lambda: given_back.append(seen[-1]))
     pages = memory.KeptPages()
     for _ in range(8):
         pages.settle()

@@ -53,9 +53,9 @@ def test_whatever_a_network_raises_in_half_precision_is_the_reason() -> None:
 def test_each_half_precision_has_its_error_and_the_spread_of_its_speed(draws: int) -> None:
     network = network_of()
     images = [noise(1, 3, 32, 32, seed=seed) for seed in range(2)]
-    (found,) = audit(network, random_bank(network, draws=draws), images, "softmax").values()
-    assert 0 < found["variance_error"] < 1
-    assert 0 < found["speed_low"] <= found["speed"] <= found["speed_high"]
+    (result,) = audit(network, random_bank(network, draws=draws), images, "softmax").values()
+    assert 0 < result["variance_error"] < 1
+    assert 0 < result["speed_low"] <= result["speed"] <= result["speed_high"]
 
 
 @given(st.floats(0, 0.2), st.lists(st.floats(0.1, 4), min_size=3, max_size=3))

@@ -54,20 +54,23 @@ def whole(network: Network, images: Tensor) -> Estimate[Tensor]:
     return estimate(method, images, head="softmax", measures=MEASURES).image(0)
 
 
-def assert_same_maps(found: Estimate[Any], expected: Estimate[Tensor], atol: float = 1e-5) -> None:
-    assert list(found.maps) == list(expected.maps) == list(MEASURES)
+def assert_same_maps(estimated: Estimate[Any], expected: Estimate[Tensor], atol: float = 1e-5) -> None:
+    assert list(estimated.maps) == list(expected.maps) == list(MEASURES)
     for name, values in expected.maps.items():
-        np.testing.assert_allclose(found.maps[name][:], values.numpy(), rtol=0, atol=atol)
+        np.testing.assert_allclose(estimated.maps[name][:], values.numpy(), rtol=0, atol=atol)
     sure = expected.probability.topk(2, dim=0).values
     clear = ((sure[0] - sure[1]) > 1e-4).numpy()  # rounding may decide a tie
-    assert bool((np.asarray(found.prediction[:]) == expected.prediction.numpy())[clear].all())
+    assert bool((np.asarray(estimated.prediction[:]) == expected.prediction.numpy())[clear].all())
     assert float(clear.mean()) > 0.99
 
 
 @given(
-    height=st.integers(1, 200), width=st.integers(1, 200), align=st.sampled_from([1, 4, 8]), halos=st.integers(0, 3),
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    align=st.sampled_from([1, 4, 8]),
+    halos=st.integers(0, 3),
     steps=st.integers(1, 5),
-)  # fmt: skip
+)
 def test_the_kept_parts_of_tiles_cover_the_image_once_and_lie_a_halo_from_every_cut(
     height: int, width: int, align: int, halos: int, steps: int
 ) -> None:
@@ -76,8 +79,9 @@ def test_the_kept_parts_of_tiles_cover_the_image_once_and_lie_a_halo_from_every_
     for tile in tiles(height, width, side=side, halo=halo, align=align):
         times[tile.kept] += 1
         for (start, stop), (first, last), length in (
-            (tile.rows, tile.inner_rows, height), (tile.columns, tile.inner_columns, width),
-        ):  # fmt: skip
+            (tile.rows, tile.inner_rows, height),
+            (tile.columns, tile.inner_columns, width),
+        ):
             assert start % align == 0
             assert 0 <= start <= first < last <= stop <= length
             assert stop - start <= side
@@ -116,21 +120,21 @@ def test_tiles_have_the_maps_of_the_whole_whatever_stride_the_card_says(
     if tile == "memory":
         measured = in_tiles(network, budget=MemoryBudget(2**40)).pixel
         least = 2 * (measure_tiling(network, network.module, channels=3).halo or 0) + 64
-        room = FIXED + size[0] * size[1] * (OUTSIDE + 80) + int(max(224, least) ** 2 * SCRATCH * measured * 1.2)
-        found = in_tiles(network, budget=MemoryBudget(room))
+        budget = FIXED + size[0] * size[1] * (OUTSIDE + 80) + int(max(224, least) ** 2 * SCRATCH * measured * 1.2)
+        estimator = in_tiles(network, budget=MemoryBudget(budget))
     else:
-        found = in_tiles(network, tile=tile)
+        estimator = in_tiles(network, tile=tile)
         try:
-            found.side_for(*size)
+            estimator.side_for(*size)
         except WrongUse as refusal:
             needed = re.search(r"its tiles need (\d+) or more", str(refusal))
             assert needed is not None
-            found = in_tiles(network, tile=int(needed[1]))
-    side = found.side_for(*size)
+            estimator = in_tiles(network, tile=int(needed[1]))
+    side = estimator.side_for(*size)
     assert side is not None
     assert side < max(size)
     atol = 1e-4 if stride == 3 else 1e-5  # law 2: float32 costs an interpolation by thirds 4.7e-5 against float64
-    assert_same_maps(found(images)[""], whole(network, images), atol=atol)
+    assert_same_maps(estimator(images)[""], whole(network, images), atol=atol)
     assert "stride" not in caplog.text
 
 
@@ -141,9 +145,9 @@ def test_sides_that_are_no_multiple_of_the_networks_stride_have_the_right_maps_o
     network = default_card(8, cropped=cropped)
     size = (301, 397)
     images = noise(1, 3, *size, seed=3)
-    found = in_tiles(network, tile=224)
-    made, expected = found(images)[""], whole(network, images)
-    found(images)
+    estimator = in_tiles(network, tile=224)
+    made, expected = estimator(images)[""], whole(network, images)
+    estimator(images)
     if cropped:
         assert_same_maps(made, expected)
         assert "stride" not in caplog.text
@@ -158,14 +162,14 @@ def test_sides_that_are_no_multiple_of_the_networks_stride_have_the_right_maps_o
 def test_tiles_have_the_maps_of_the_whole_image() -> None:
     network = network_of()
     images = noise(1, 3, 197, 325, seed=2)
-    found = in_tiles(network, tile=160, probability=True)
-    assert found.side_for(197, 325) == 160
+    estimator = in_tiles(network, tile=160, probability=True)
+    assert estimator.side_for(197, 325) == 160
     expected = whole(network, images)
-    made = found(images)[""]
+    made = estimator(images)[""]
     assert_same_maps(made, expected)
     np.testing.assert_allclose(made.probability[:], expected.probability.numpy(), rtol=0, atol=1e-5)
-    assert found.geometry.halo is not None
-    assert 0 < found.geometry.halo <= 64
+    assert estimator.geometry.halo is not None
+    assert 0 < estimator.geometry.halo <= 64
 
 
 def test_probabilities_are_put_together_only_where_they_are_wanted() -> None:
@@ -191,31 +195,31 @@ def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() 
 
 
 def test_what_does_not_fit_in_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
-    found = in_tiles(network_of(), budget=MemoryBudget(FIXED + 1000))
+    estimator = in_tiles(network_of(), budget=MemoryBudget(FIXED + 1000))
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
-        found(noise(1, 3, 512, 512))
-    found = in_tiles(network_of(), tile="off", budget=MemoryBudget(FIXED + 512 * 512 * 100))
-    with pytest.raises(OutOfMemory, match="leave --tile off out"):
-        found(noise(1, 3, 512, 512))
+        estimator(noise(1, 3, 512, 512))
+    estimator = in_tiles(network_of(), tile="off", budget=MemoryBudget(FIXED + 512 * 512 * 100))
+    with pytest.raises(OutOfMemory, match="remove --tile off"):
+        estimator(noise(1, 3, 512, 512))
 
 
-def test_a_network_that_looks_at_the_whole_image_is_tiled_only_when_asked_and_says_so(
+def test_a_network_that_depends_on_the_whole_image_is_tiled_only_when_asked_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = network_of(Pooling)
     images = noise(1, 3, 640, 640)
-    with pytest.raises(OutOfMemory, match=r"or --tile N: .* looks at the whole image"):
+    with pytest.raises(OutOfMemory, match=r"or --tile N: .* depends on the whole image"):
         in_tiles(network, budget=MemoryBudget(FIXED + 640 * 640 * 100))(images)[""]
     with caplog.at_level(logging.WARNING):
         made = in_tiles(network, tile=256)(images)[""]
     assert made.maps["variance"].shape == (640, 640)
-    assert "looks at the whole image" in caplog.text
+    assert "depends on the whole image" in caplog.text
 
 
 def test_tiles_smaller_than_the_halo_are_refused_with_the_size_needed() -> None:
-    found = in_tiles(network_of(), tile=64)
+    estimator = in_tiles(network_of(), tile=64)
     with pytest.raises(WrongUse, match=r"--tile 64 is too small: .* or more"):
-        found(noise(1, 3, 256, 256))
+        estimator(noise(1, 3, 256, 256))
 
 
 class Limited:
@@ -238,35 +242,35 @@ def test_a_device_that_runs_out_gets_half_until_it_fits_and_the_maps_stay(caplog
     network = network_of()
     images = noise(1, 3, 512, 512, seed=4)
     expected = whole(network, images)
-    found = in_tiles(network, fold=2)
-    assert found.geometry.halo is not None
+    estimator = in_tiles(network, fold=2)
+    assert estimator.geometry.halo is not None
     limited = Limited(network.module, 200 * 200)
     with caplog.at_level(logging.WARNING):
-        assert_same_maps(found(images)[""], expected)
+        assert_same_maps(estimator(images)[""], expected)
     assert "half as many draws in a pass" in caplog.text
     assert "tiles of 160 pixels" in caplog.text
-    method = found.read_outs[""].method
+    method = estimator.read_outs[""].method
     assert isinstance(method, BankMethod)
-    assert (method.passes.plan.fold, found.plan.tile) == (1, 160)
+    assert (method.passes.plan.fold, estimator.plan.tile) == (1, 160)
     limited.sizes.clear()
-    found(images)[""]  # what was learnt holds for the next image
+    estimator(images)[""]  # what was learnt holds for the next image
     assert max(limited.sizes) <= 200 * 200
 
 
 def test_a_device_that_runs_out_at_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
     network = network_of()
-    found = in_tiles(network)
-    assert found.geometry.halo is not None
-    assert found.pixel > 0  # measured before the device was full
+    estimator = in_tiles(network)
+    assert estimator.geometry.halo is not None
+    assert estimator.pixel > 0  # measured before the device was full
     Limited(network.module, 32 * 32)
     with pytest.raises(OutOfMemory, match=r"smallest plan, \d+ x \d+ pixels at once, which takes about \d+ MiB"):
-        found(noise(1, 3, 256, 256))
+        estimator(noise(1, 3, 256, 256))
 
 
 def test_another_failure_of_the_network_is_not_taken_for_a_lack_of_memory() -> None:
-    found = in_tiles(network_of())
+    estimator = in_tiles(network_of())
     with pytest.raises(RuntimeError, match="channels"):
-        found(noise(1, 5, 64, 64))
+        estimator(noise(1, 5, 64, 64))
 
 
 def test_peak_memory_does_not_grow_with_the_number_of_draws() -> None:
@@ -293,12 +297,12 @@ def test_a_run_keeps_its_tiles_and_room_and_goes_on_with_them(tmp_path: Path) ->
     predict(network, str(images), bank, tmp_path / "whole", replace(plan, tile="off"))
     for name in ("000", "001"):
         with (
-            np.load(tmp_path / "tiled" / name / "maps.npz") as one,
+            np.load(tmp_path / "tiled" / name / "maps.npz") as first,
             np.load(tmp_path / "whole" / name / "maps.npz") as two,
         ):
-            assert sorted(one) == sorted(two)
-            for key in one:
-                np.testing.assert_allclose(one[key], two[key], atol=1e-5)
+            assert sorted(first) == sorted(two)
+            for key in first:
+                np.testing.assert_allclose(first[key], two[key], atol=1e-5)
     predict(network, str(images), bank, tmp_path / "roomy", replace(plan, memory="100GiB"))
     kept = json.loads((tmp_path / "roomy" / "run.json").read_text())["plan"]
     predict(network, str(images), bank, tmp_path / "roomy", replace(plan, memory="50GiB"), resume=True)
@@ -314,16 +318,16 @@ def test_a_cuda_device_that_runs_out_gets_half() -> None:
     images = noise(1, 3, 2048, 2048)
     drawn = drawable(network)
     method = mcbn(drawn, random_bank(drawn), PassPlan(channels_last=True))
-    found = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)})
-    expected = found(images)[""]
+    estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)})
+    expected = estimator(images)[""]
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 300 * 2**20) / total)
     try:
-        made = found(images)[""]
+        made = estimator(images)[""]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert isinstance(found.plan.tile, int)
+    assert isinstance(estimator.plan.tile, int)
     for name in MEASURES:
         np.testing.assert_allclose(made.maps[name].cpu(), expected.maps[name].cpu(), rtol=0, atol=1e-5)
 
@@ -335,11 +339,11 @@ def test_the_peak_of_predict_stays_under_its_budget(tmp_path: Path) -> None:
     save_bank(fit_bank(network, str(small), batch=2, draws=2), tmp_path / "bank.safetensors")
     large = photographs(tmp_path / "large", 2, 1400, 1800)
     arguments = ("predict", "segment:tiny?classes=6", str(large), "--bank", str(tmp_path / "bank.safetensors"))
-    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "run"), "--memory", "1100MiB")
-    assert code == 0, said
+    code, peak, output = peak_of(*arguments, "-o", str(tmp_path / "run"), "--memory", "1100MiB")
+    assert code == 0, output
     assert peak <= 1100 * 2**20
     assert 0 < json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["room"] < 600 * 2**20
-    code, peak, said = peak_of(*arguments, "-o", str(tmp_path / "less"), "--memory", "650MiB")
+    code, peak, output = peak_of(*arguments, "-o", str(tmp_path / "less"), "--memory", "650MiB")
     assert code == 4
-    assert "Even the smallest plan needs" in said
+    assert "Even the smallest plan needs" in output
     assert peak <= 650 * 2**20

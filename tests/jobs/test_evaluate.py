@@ -386,7 +386,7 @@ def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(ne
     for start, view in enumerate(views("flip")):
         for t in range(start, 4, 2):
             one = Bank.of_draws([list(bank)[t]])
-            ((_, logits),) = mcbn(drawn, one, spec=spec)(view.seen(images))
+            ((_, logits),) = mcbn(drawn, one, spec=spec)(view.applied(images))
             expected += view.undone(logits, (32, 48)).softmax(dim=1) / 4
     torch.testing.assert_close(moments_of(found, images, head="softmax", keep=()).mean, expected, rtol=0, atol=1e-5)
     assert (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.draws.bank import Bank
-from segment.passes.float32_calls import exact_calls, placing
+from segment.passes.float32_calls import exact_calls, position_calls
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -68,7 +68,7 @@ def outputs(network: BatchNormNetwork, bank: Bank, image: Tensor, plan: PassPlan
 
 
 @pytest.mark.parametrize("plan", HALVES, ids=["plain", "fused"])
-def test_what_no_draw_can_change_is_computed_in_float32(plan: PassPlan) -> None:
+def test_what_does_not_depend_on_the_draw_is_computed_in_float32(plan: PassPlan) -> None:
     network = surveyed(seeded(SharesItsFirstConvolutions).eval())
     bank, image = random_bank(network), noise(1, 3, 24, 24)
     exact = outputs(network, bank, image, PassPlan())
@@ -76,20 +76,20 @@ def test_what_no_draw_can_change_is_computed_in_float32(plan: PassPlan) -> None:
 
 
 @pytest.mark.parametrize("plan", HALVES, ids=["plain", "fused"])
-def test_half_precision_moves_no_pools_place(plan: PassPlan) -> None:
+def test_half_precision_changes_no_position_of_a_pool(plan: PassPlan) -> None:
     network = surveyed(seeded(UnpoolsByPlace).eval())
     bank, image = random_bank(network), noise(1, 3, 64, 64)
-    image[..., 16:48, 16:48] = 0.3  # equal values, of which the first is to be found whatever the rounding
+    image[..., 16:48, 16:48] = 0.3  # equal values, of which the first must be chosen whatever the rounding
     exact, half = (outputs(network, bank, image, replace(plan, precision=name)) for name in ("fp32", "bf16"))
     assert torch.equal(half[:, :, 4:], exact[:, :, 4:])
     assert not torch.equal(half[:, :, :4], exact[:, :, :4]), "the last convolution runs in bf16"
 
 
-def test_placing_lists_all_that_a_place_hangs_on_and_nothing_after_it() -> None:
+def test_position_calls_are_all_that_a_position_depends_on_and_none_after_it() -> None:
     network = surveyed(seeded(UnpoolsByPlace).eval())
-    found = placing(network.calls)
+    positions = position_calls(network.calls)
     convolutions = [index for index, call in enumerate(network.calls) if call.function is torch.conv2d]
-    assert [index in found for index in convolutions] == [True, True, False]
+    assert [index in positions for index in convolutions] == [True, True, False]
 
 
 def test_the_first_convolutions_stay_exact_as_far_as_they_are_a_small_share_of_the_work() -> None:

@@ -79,7 +79,7 @@ class Routed(Toy):
         return self.head(self.bn2(self.conv2(y)).relu())
 
 
-def test_an_image_that_takes_another_way_shares_by_its_own_trace() -> None:
+def test_an_image_with_other_calls_shares_results_by_its_own_trace() -> None:
     module = calibrated(seeded(Routed), (32, 32))
     bright, dark = noise(1, 3, 32, 32).abs(), -noise(1, 3, 32, 32).abs()
     assert_equals_plain(module, [bright, dark, bright, dark])
@@ -253,7 +253,7 @@ def test_weights_that_change_between_images_are_the_ones_used() -> None:
         torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_bn_behind_what_cannot_be_seen_is_stochastic_never_of_weights() -> None:
+def test_bn_behind_calls_that_are_not_traced_is_stochastic_never_of_weights() -> None:
     network = surveyed(calibrated(seeded(ScriptedInside), (32, 32)))
     assert [(layer.name, layer.status) for layer in network.layers] == [("bn1", "stochastic"), ("bn2", "stochastic")]
 
@@ -312,7 +312,7 @@ def test_dynamic_quantisation_inside_gives_what_passes_in_full_give() -> None:
     torch.testing.assert_close(shared, plain, rtol=1e-3, atol=0.1 * float(plain.std()))
 
 
-def test_a_fast_path_that_goes_wrong_later_is_found_stopped_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fast_path_that_goes_wrong_later_is_detected_stopped_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = calibrated(seeded(Toy), (32, 32))
     network = surveyed(module)
     engine = Passes(network, random_bank(network, 8), FAST)
@@ -373,6 +373,6 @@ def test_a_compiled_function_inside_gives_the_plain_loops_numbers() -> None:
     bank = random_bank(network)
     reference = copy.copy(module)
     object.__setattr__(reference, "compiled", doubled)
-    found = torch.stack(list(Passes(network, bank, FAST)(noise(1, 3, 32, 32))))
+    outputs = torch.stack(list(Passes(network, bank, FAST)(noise(1, 3, 32, 32))))
     plain = plain_loop(reference, bank, noise(1, 3, 32, 32))
-    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs, plain, rtol=1e-4, atol=1e-4)

@@ -75,27 +75,25 @@ def test_the_trained_statistics_folded_beside_others_reproduce_eval_mode(toy: To
     network = surveyed(toy)
     draws = [*random_bank(network, draws=2), *Bank.of_trained(network)]
     *_, replayed = passes(network, Bank.of_draws(draws), image, PassPlan(fold=3))
-    torch.testing.assert_close(
-        replayed.softmax(dim=1), in_eval_mode(toy, image).softmax(dim=1), rtol=0, atol=1e-5
-    )  # fmt: skip
+    torch.testing.assert_close(replayed.softmax(dim=1), in_eval_mode(toy, image).softmax(dim=1), rtol=0, atol=1e-5)
 
 
 def test_the_banks_mean_statistics_are_one_pass_under_its_average(toy: Toy, image: Tensor) -> None:
     network = surveyed(toy)
     bank = random_bank(network)
-    ((weight, found),) = mean_statistics(network, bank)(image)
+    ((weight, estimated),) = mean_statistics(network, bank)(image)
     assert weight == 1
-    torch.testing.assert_close(found, plain_loop(toy, bank.average(), image)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(estimated, plain_loop(toy, bank.average(), image)[0], rtol=1e-5, atol=1e-5)
 
 
 # --- law 3: without a spread there is none ---
 
 
 def test_one_draw_gives_exactly_no_variance_and_no_mutual_information(toy: Toy, image: Tensor) -> None:
-    found = estimate(mcbn(surveyed(toy), random_bank(surveyed(toy), draws=1)), image, head="softmax")
-    assert not found.variance.any()
-    assert not found.mutual_information.any()
-    assert found.predictive_entropy.min() > 0
+    estimated = estimate(mcbn(surveyed(toy), random_bank(surveyed(toy), draws=1)), image, head="softmax")
+    assert not estimated.variance.any()
+    assert not estimated.mutual_information.any()
+    assert estimated.predictive_entropy.min() > 0
 
 
 @pytest.mark.parametrize("plan", PLANS[:2], ids=str)
@@ -104,9 +102,9 @@ def test_equal_draws_give_exactly_no_variance_and_no_mutual_information(
 ) -> None:
     network = surveyed(toy)
     (draw,) = record(network, [noise(4, 3, 32, 32)])
-    found = estimate(mcbn(network, Bank.of_draws([draw] * 5), plan), image, head="softmax")
-    assert not found.variance.any()
-    assert not found.mutual_information.any()
+    estimated = estimate(mcbn(network, Bank.of_draws([draw] * 5), plan), image, head="softmax")
+    assert not estimated.variance.any()
+    assert not estimated.mutual_information.any()
 
 
 @pytest.mark.parametrize("head", ["softmax", "multilabel", "sigmoid"])
@@ -115,14 +113,14 @@ def test_entropy_information_and_variance_are_those_of_a_plain_loop_in_float64(h
     module = calibrated(seeded(lambda: Toy(1 if head == "sigmoid" else 4)), (32, 32))
     network, images = surveyed(module), noise(2, 3, 32, 32)
     bank = random_bank(network, draws=4)
-    found = estimate(mcbn(network, bank), images, head=head)
+    estimated = estimate(mcbn(network, bank), images, head=head)
     p = probabilities_of(plain_loop(module, bank, images, dtype=torch.float64).numpy(), head)  # T N K H W
     weights = bank.weights.double().numpy()
     wanted = plain_measures(p, weights.tolist(), head)
     for name, highest in (("predictive_entropy", 0.3), ("expected_entropy", 0.2), ("variance", 1e-3)):
         assert wanted[name].max() > highest, "the law would hold for anything"
-        np.testing.assert_allclose(found.maps[name].numpy(), wanted[name], rtol=1e-3, atol=2e-5, err_msg=name)
-    np.testing.assert_allclose(found.mutual_information.numpy(), divergence(p, weights, head), rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(estimated.maps[name].numpy(), wanted[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(estimated.mutual_information.numpy(), divergence(p, weights, head), rtol=1e-3, atol=2e-5)
 
 
 def divergence(p: Floats, weights: Floats, head: str) -> Floats:  # T N K ... -> N ...
@@ -183,7 +181,7 @@ USES: dict[str, Use] = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_the_network_is_given_back_between_and_after_the_outputs(awkward: Awkward, image: Tensor, use: str) -> None:
+def test_the_network_is_restored_between_and_after_the_outputs(awkward: Awkward, image: Tensor, use: str) -> None:
     network = surveyed(awkward)
     bank = random_bank(network)
     before = state_of(awkward)
@@ -259,10 +257,10 @@ def test_a_network_can_still_be_trained_after_passes(toy: Toy, image: Tensor) ->
 def test_the_same_plan_gives_the_same_bits_again(toy: Toy, plan: PassPlan) -> None:
     network = surveyed(toy)
     bank, images = random_bank(network), noise(2, 3, 32, 32)
-    one, two = (estimate(mcbn(network, bank, plan), images, head="softmax") for _ in range(2))
-    assert torch.equal(one.probability, two.probability)
+    single, two = (estimate(mcbn(network, bank, plan), images, head="softmax") for _ in range(2))
+    assert torch.equal(single.probability, two.probability)
     for name in MEASURES:
-        assert torch.equal(one.maps[name], two.maps[name]), name
+        assert torch.equal(single.maps[name], two.maps[name]), name
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -271,9 +269,9 @@ def test_another_order_of_images_gives_each_the_same_bits(toy: Toy, plan: PassPl
     bank = random_bank(network)
     images = [noise(1, 3, 24 + 8 * (seed % 2), 32, seed=seed) for seed in range(4)]
     forward, backward = mcbn(network, bank, plan), mcbn(network, bank, plan)
-    one = [estimate(forward, image, head="softmax") for image in images]
+    single = [estimate(forward, image, head="softmax") for image in images]
     two = [estimate(backward, image, head="softmax") for image in reversed(images)]
-    for a, b in zip(one, reversed(two), strict=True):
+    for a, b in zip(single, reversed(two), strict=True):
         assert torch.equal(a.probability, b.probability)
         for name in MEASURES:
             assert torch.equal(a.maps[name], b.maps[name]), name
@@ -284,9 +282,9 @@ def test_plans_agree_to_rounding(toy: Toy) -> None:
     bank, images = random_bank(network, draws=5), noise(3, 3, 32, 40)
     wanted = estimate(mcbn(network, bank, PLANS[0]), images, head="softmax")
     for plan in [*PLANS[1:], PassPlan(fold=5, channels_last=True)]:
-        found = estimate(mcbn(network, bank, plan), images, head="softmax")
-        torch.testing.assert_close(found.probability, wanted.probability, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.variance, wanted.variance, rtol=0, atol=1e-5)
+        estimated = estimate(mcbn(network, bank, plan), images, head="softmax")
+        torch.testing.assert_close(estimated.probability, wanted.probability, rtol=0, atol=1e-5)
+        torch.testing.assert_close(estimated.variance, wanted.variance, rtol=0, atol=1e-5)
 
 
 # --- law 8: half precision stays inside the passes ---
@@ -299,26 +297,26 @@ def test_sums_of_half_precision_passes_are_float32(toy: Toy, image: Tensor) -> N
     for value in (moments.mean, moments.variance, moments.expected_entropy, moments.votes):
         assert value.dtype == torch.float32
     halved = replace(network, forward=lambda x: toy(x).half())
-    found = estimate(mcbn(halved, random_bank(network)), image, head="softmax")
-    assert {value.dtype for value in (found.probability, *found.maps.values())} == {torch.float32}
+    estimated = estimate(mcbn(halved, random_bank(network)), image, head="softmax")
+    assert {value.dtype for value in (estimated.probability, *estimated.maps.values())} == {torch.float32}
 
 
 def test_a_spread_of_a_thousandth_survives_float32_passes(toy: Toy, image: Tensor) -> None:
     """Draws that differ by 1e-3 of a deviation: variances around 1e-8 agree with float64 to 1 %."""
     network = surveyed(toy)
     bank = random_bank(network, draws=8, spread=1e-3)
-    found = estimate(mcbn(network, bank), image, head="softmax").variance.double()
+    estimated = estimate(mcbn(network, bank), image, head="softmax").variance.double()
     p = plain_loop(toy, bank, image, dtype=torch.float64).softmax(dim=2)
     w = bank.weights.double().view(-1, 1, 1, 1, 1)
     exact = (w * (p - (w * p).sum(dim=0)) ** 2).sum(dim=0).mean(dim=1)
     assert 1e-10 < float(exact.mean()) < 1e-6
-    assert float((found - exact).abs().mean() / exact.mean()) < 0.01
+    assert float((estimated - exact).abs().mean() / exact.mean()) < 0.01
 
 
-def test_modules_of_one_class_twice_in_a_network_are_told_apart() -> None:
+def test_modules_of_one_class_twice_in_a_network_are_distinguished() -> None:
     module = calibrated(seeded(lambda: nn.Sequential(Toy(3), Toy())), (32, 32))
     network, image = surveyed(module), noise(1, 3, 32, 32)
     assert [layer.name for layer in network.layers] == ["0.bn1", "0.bn2", "1.bn1", "1.bn2"]
     bank = random_bank(network)
-    found = torch.stack(list(passes(network, bank, image)))
-    torch.testing.assert_close(found, plain_loop(module, bank, image), rtol=1e-5, atol=1e-5)
+    outputs = torch.stack(list(passes(network, bank, image)))
+    torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-5, atol=1e-5)

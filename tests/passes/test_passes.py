@@ -100,9 +100,11 @@ def reference(
     every_decided = (each_sorted[:, :, -1] - each_sorted[:, :, -2] > 2e-3).all(axis=0)
     cost = {}
     for name in MEASURES:
-        clear[name] = every_decided if name == "variation_ratio" else (
-            decided if name in ("predicted_std", "standard_error") else np.ones_like(decided)
-        )  # fmt: skip
+        clear[name] = (
+            every_decided
+            if name == "variation_ratio"
+            else (decided if name in ("predicted_std", "standard_error") else np.ones_like(decided))
+        )
         assert clear[name].mean() > 0.75
         apart = np.abs(maps[torch.float32][name] - maps[torch.float64][name])[clear[name]]
         cost[name] = max(1e-4, 4 * float(apart.max()))
@@ -114,9 +116,9 @@ def assert_maps_equal(uri: str, size: tuple[int, int], globs: str, plans: Sequen
     assert wanted["variance"].mean() > 1e-5  # the draws do differ
     for plan in plans:
         method = mcbn(drawn, bank, plan)
-        found = estimate(method, image, head="softmax")
+        estimated = estimate(method, image, head="softmax")
         for name in MEASURES:
-            apart = np.abs(found.maps[name].double().numpy() - wanted[name])[clear[name]]
+            apart = np.abs(estimated.maps[name].double().numpy() - wanted[name])[clear[name]]
             assert apart.max() <= allowed[name], (name, plan, apart.max())
 
 
@@ -149,9 +151,9 @@ def test_half_the_layers_of_larger_networks_too(uri: str, globs: str, size: tupl
 def test_half_precision_passes_give_float32_maps_near_those_of_fp32(precision: Any) -> None:
     drawn, bank, image, wanted, _, _ = reference("smp:PSPNet?encoder=resnet18&classes=5", SIZES[0], "all")
     for plan in PLANS:
-        found = estimate(mcbn(drawn, bank, replace(plan, precision=precision)), image, head="softmax")
-        assert {value.dtype for value in (found.probability, *found.maps.values())} == {torch.float32}
-        apart = np.abs(found.variance.numpy() - wanted["variance"]).mean() / wanted["variance"].mean()
+        estimated = estimate(mcbn(drawn, bank, replace(plan, precision=precision)), image, head="softmax")
+        assert {value.dtype for value in (estimated.probability, *estimated.maps.values())} == {torch.float32}
+        apart = np.abs(estimated.variance.numpy() - wanted["variance"]).mean() / wanted["variance"].mean()
         assert 0 < apart < 0.1
 
 
@@ -162,15 +164,15 @@ def test_outputs_come_one_a_draw_in_the_banks_order(toy: Toy, image: Tensor) -> 
     bank = random_bank(surveyed(toy), draws=7)
     wanted = plain_loop(toy, bank, image)
     for plan in PLANS:
-        found = list(passes(surveyed(toy), bank, image, plan))
-        assert len(found) == 7
-        torch.testing.assert_close(torch.stack(found), wanted, rtol=1e-5, atol=1e-5)
+        outputs = list(passes(surveyed(toy), bank, image, plan))
+        assert len(outputs) == 7
+        torch.testing.assert_close(torch.stack(outputs), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fold_larger_than_the_bank_is_the_whole_bank(toy: Toy, image: Tensor) -> None:
     bank = random_bank(surveyed(toy), draws=3)
-    found = torch.stack(list(passes(surveyed(toy), bank, image, PassPlan(fold=50))))
-    torch.testing.assert_close(found, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
+    outputs = torch.stack(list(passes(surveyed(toy), bank, image, PassPlan(fold=50))))
+    torch.testing.assert_close(outputs, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
 
 
 def test_a_fold_below_one_is_refused() -> None:
@@ -182,16 +184,16 @@ def test_dropout_stays_off_in_every_pass(toy: Toy, image: Tensor) -> None:
     network, bank = surveyed(toy), random_bank(surveyed(toy), draws=2)
     toy.train()
     for plan in PLANS:
-        one, two = (torch.stack(list(passes(network, bank, image, plan))) for _ in range(2))
-        assert torch.equal(one, two)
-        torch.testing.assert_close(one, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
+        first, two = (torch.stack(list(passes(network, bank, image, plan))) for _ in range(2))
+        assert torch.equal(first, two)
+        torch.testing.assert_close(first, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
 
 
 def test_an_image_gives_the_same_alone_and_beside_others(toy: Toy) -> None:
     network, bank, images = surveyed(toy), random_bank(surveyed(toy)), noise(3, 3, 24, 40)
     for plan in PLANS:
         together = torch.stack(list(passes(network, bank, images, plan)))
-        alone = torch.cat([torch.stack(list(passes(network, bank, one[None], plan))) for one in images], dim=1)
+        alone = torch.cat([torch.stack(list(passes(network, bank, first[None], plan))) for first in images], dim=1)
         torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -221,8 +223,8 @@ def test_two_iterators_over_one_network_do_not_disturb_each_other(toy: Toy) -> N
     images = [noise(1, 3, 32, 32, seed=1), noise(2, 3, 24, 24, seed=2)]
     for plan in PLANS:
         shared = Passes(network, bank, plan)
-        for t, (one, two) in enumerate(zip(shared(images[0]), shared(images[1]), strict=True)):
-            torch.testing.assert_close(one, plain_loop(toy, bank, images[0])[t], rtol=1e-5, atol=1e-5)
+        for t, (first, two) in enumerate(zip(shared(images[0]), shared(images[1]), strict=True)):
+            torch.testing.assert_close(first, plain_loop(toy, bank, images[0])[t], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(two, plain_loop(toy, bank, images[1])[t], rtol=1e-5, atol=1e-5)
 
 
@@ -233,8 +235,8 @@ def test_weights_changed_after_the_listing_are_the_ones_used(toy: Toy, image: Te
         list(engine(image))
         with torch.no_grad():
             toy.conv2.weight.mul_(1.5)
-        found = torch.stack(list(Passes(network, bank, plan)(image)))
-        torch.testing.assert_close(found, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
+        outputs = torch.stack(list(Passes(network, bank, plan)(image)))
+        torch.testing.assert_close(outputs, plain_loop(toy, bank, image), rtol=1e-5, atol=1e-5)
 
 
 # --- networks hard to follow ---
@@ -490,10 +492,10 @@ class SplitsSharedWork(Base):
     """One call gives several results; a view of one is written."""
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two = self.side(x).chunk(2, dim=1)
+        first, two = self.side(x).chunk(2, dim=1)
         y = self.bn(self.conv(x))
         two.relu_()
-        return self.end(torch.cat([one + y[:, :3], two * y[:, 3:]], dim=1))
+        return self.end(torch.cat([first + y[:, :3], two * y[:, 3:]], dim=1))
 
 
 class ScalesInPlace(Base):
@@ -543,7 +545,7 @@ def twice(y: Tensor, mode: str = "nearest") -> Tensor:
 
 
 class Decodes(Base):
-    """Images doubled and joined before a convolution, as decoders do, with a border that a shift would show."""
+    """Images upsampled and concatenated before a convolution, as in decoders, with a border that would show a shift."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -616,14 +618,41 @@ class CountsItsPasses(Base):
 
 
 HARD: tuple[type[Base], ...] = (
-    AddsInPlaceToSharedWork, OverwritesSharedWorkAfterADraw, WritesASlice, WritesThroughAView, WritesADrawThroughAView,
-    WritesByOut, WritesIntoTheImage, WritesIntoTheImageAfterADraw, FillsAFreshTensor, ActsInPlace, BranchesOnTheImage,
-    BranchesOnTheDraw, ChoosesSharedWorkByTheDraw, ReadsANumberOfTheDraw, GoesThroughNumpy, PoolsLargeImages,
-    MixesTheBatch, CountsPixelsOfTheDraw, DividesByTheBatch, ReshapesByTheBatch, FoldsImagesIntoColumns,
-    NormalisesPixelsAsRows, CachesBySize, ExpandsAGridByTheBatch, GatesByAPooledImage, SplitsSharedWork, ScalesInPlace,
+    AddsInPlaceToSharedWork,
+    OverwritesSharedWorkAfterADraw,
+    WritesASlice,
+    WritesThroughAView,
+    WritesADrawThroughAView,
+    WritesByOut,
+    WritesIntoTheImage,
+    WritesIntoTheImageAfterADraw,
+    FillsAFreshTensor,
+    ActsInPlace,
+    BranchesOnTheImage,
+    BranchesOnTheDraw,
+    ChoosesSharedWorkByTheDraw,
+    ReadsANumberOfTheDraw,
+    GoesThroughNumpy,
+    PoolsLargeImages,
+    MixesTheBatch,
+    CountsPixelsOfTheDraw,
+    DividesByTheBatch,
+    ReshapesByTheBatch,
+    FoldsImagesIntoColumns,
+    NormalisesPixelsAsRows,
+    CachesBySize,
+    ExpandsAGridByTheBatch,
+    GatesByAPooledImage,
+    SplitsSharedWork,
+    ScalesInPlace,
     NormalisesItsWeightsToo,
-    ActivatesInManyWays, Decodes, DoublesInOtherWays, Checkpoints, CastsInside, CountsItsPasses,
-)  # fmt: skip
+    ActivatesInManyWays,
+    Decodes,
+    DoublesInOtherWays,
+    Checkpoints,
+    CastsInside,
+    CountsItsPasses,
+)
 
 
 def one_way_then_the_other(network: BatchNormNetwork) -> Bank:
@@ -654,14 +683,14 @@ def test_a_network_hard_to_follow_gives_the_plain_loops_numbers(hard: type[Base]
     engine = Passes(network, one_way_then_the_other(network), plan)
     for number, (image, wanted) in enumerate(hard_reference(HARD.index(hard))):
         shown = image.clone()
-        found = torch.stack(list(engine(image)))
+        outputs = torch.stack(list(engine(image)))
         tolerance = 2e-2 if hard is CastsInside else 1e-4
-        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance, msg=f"image {number}: {{}}".format)
+        torch.testing.assert_close(outputs, wanted, rtol=tolerance, atol=tolerance, msg=f"image {number}: {{}}".format)
         assert torch.equal(image, shown), f"image {number} was changed"
 
 
 @pytest.mark.parametrize("hard", [MixesTheBatch, DividesByTheBatch])
-def test_folding_given_up_is_said_in_a_warning(hard: type[Base], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_reports_that_draws_are_not_folded(hard: type[Base], caplog: pytest.LogCaptureFixture) -> None:
     network = surveyed(seeded(hard).eval())
     with caplog.at_level(logging.WARNING):
         list(passes(network, random_bank(network), noise(2, 3, 32, 32), PassPlan(fold=3, share=False)))
@@ -678,7 +707,7 @@ def test_a_network_that_can_be_followed_gives_no_warning(
     assert not caplog.records
 
 
-def test_a_doubled_image_is_not_made_where_its_convolution_can_do_without(
+def test_an_upsampled_image_is_not_made_where_its_convolution_does_not_need_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = []
@@ -713,7 +742,7 @@ def test_the_networks_own_code_runs_once_an_image(toy: Toy, plan: PassPlan) -> N
 
 
 @pytest.mark.parametrize("hard", [CountsPixelsOfTheDraw, BranchesOnTheDraw])
-def test_where_a_draw_changes_the_way_the_networks_own_code_runs_for_each(hard: type[Base]) -> None:
+def test_where_a_draw_changes_the_calls_the_networks_own_code_runs_for_each(hard: type[Base]) -> None:
     module = seeded(hard).eval()
     network = surveyed(module)
     bank = one_way_then_the_other(network)
@@ -778,11 +807,11 @@ def test_a_network_that_skips_a_layer_at_another_size_is_refused() -> None:
             list(passes(network, random_bank(network), noise(1, 3, 32, 64), plan))
 
 
-def test_a_network_that_meets_its_layers_in_another_order_at_another_size_is_refused() -> None:
+def test_a_network_that_calls_its_layers_in_another_order_at_another_size_is_refused() -> None:
     class SwapsItsLayers(Base):
         def forward(self, x: Tensor) -> Tensor:
-            one, two = (self.bn, self.bn2) if x.shape[-1] < 40 else (self.bn2, self.bn)
-            return self.head(two(self.mid(one(self.conv(x)))).relu())
+            first, two = (self.bn, self.bn2) if x.shape[-1] < 40 else (self.bn2, self.bn)
+            return self.head(two(self.mid(first(self.conv(x)))).relu())
 
     network = surveyed(calibrated(seeded(SwapsItsLayers), (32, 32)))
     with pytest.raises(ModelRefused, match="another way"):
@@ -793,23 +822,23 @@ def test_a_network_that_meets_its_layers_in_another_order_at_another_size_is_ref
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=NAMES)
-def test_a_callers_inference_mode_and_inference_tensors_are_borne(toy: Toy, plan: PassPlan) -> None:
+def test_passes_work_in_a_callers_inference_mode_and_with_inference_tensors(toy: Toy, plan: PassPlan) -> None:
     image = noise(2, 3, 32, 32)
     bank = random_bank(surveyed(toy))
     wanted = plain_loop(toy, bank, image)
     held = toy.bn1.get_buffer("running_mean")
     with torch.inference_mode():
         inside = noise(2, 3, 32, 32)
-        found = torch.stack(list(passes(surveyed(toy), bank, inside, plan)))
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        outputs = torch.stack(list(passes(surveyed(toy), bank, inside, plan)))
+        torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
         torch.stack(list(passes(surveyed(toy), bank, inside, plan))), wanted, rtol=1e-5, atol=1e-5
     )
     with torch.inference_mode():
         made_inside = calibrated(seeded(Toy), (32, 32))
     network = surveyed(made_inside)
-    found = torch.stack(list(passes(network, random_bank(network), image, plan)))
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    outputs = torch.stack(list(passes(network, random_bank(network), image, plan)))
+    torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-5)
     list(record(network, [image]))
     assert torch.equal(made_inside.bn1.get_buffer("running_mean"), held)
 
@@ -820,8 +849,8 @@ def test_a_float64_network_runs_in_float64(toy: Toy, image: Tensor) -> None:
     module = toy.double()
     network = survey(module, module, image.double())
     for plan in PLANS:
-        found = torch.stack(list(passes(network, bank, image.double(), plan)))
-        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        outputs = torch.stack(list(passes(network, bank, image.double(), plan)))
+        torch.testing.assert_close(outputs, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_a_callers_own_hooks_act_in_every_pass(toy: Toy, image: Tensor) -> None:
@@ -832,5 +861,5 @@ def test_a_callers_own_hooks_act_in_every_pass(toy: Toy, image: Tensor) -> None:
         module.bn1.register_forward_pre_hook(lambda _m, inputs: (inputs[0] + 1,))
     wanted = plain_loop(doubled, bank, image)
     for plan in PLANS:
-        found = torch.stack(list(passes(surveyed(toy), bank, image, plan)))
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        outputs = torch.stack(list(passes(surveyed(toy), bank, image, plan)))
+        torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-5)

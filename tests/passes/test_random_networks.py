@@ -63,7 +63,7 @@ def assert_near(output: Tensor, module: RandomNetwork, plain: Tensor, exact: Ten
 
 @settings(max_examples=NETWORKS, derandomize=False, database=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1))
-def test_every_fast_way_gives_the_plain_loops_numbers(seed: int) -> None:
+def test_every_fast_path_gives_the_plain_loops_numbers(seed: int) -> None:
     module = calibrated(seeded(lambda: RandomNetwork(seed), seed), (24, 24))
     try:
         network = survey(module, module, noise(1, 3, 32, 32, seed=7))

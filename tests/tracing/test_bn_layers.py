@@ -1,4 +1,4 @@
-"""Every batch normalisation is found by what it does, and is stochastic, kept fixed with a reason, or refused."""
+"""Every batch normalisation is listed by its call, and is stochastic, fixed with a reason, or refused."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def assert_passes_equal(module: nn.Module, bank: Bank, image: Tensor, wanted: Te
     """Under every plan, against what the test computed itself (T N K ...)."""
     network = survey(module, module, image)
     for plan in PLANS:
-        found = torch.stack(list(passes(network.select(bank.layers), bank, image, plan)))
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4, msg=(f"under {plan}: {{}}").format)
+        outputs = torch.stack(list(passes(network.select(bank.layers), bank, image, plan)))
+        torch.testing.assert_close(outputs, wanted, rtol=1e-4, atol=1e-4, msg=(f"under {plan}: {{}}").format)
 
 
 def normalised(x: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5) -> Tensor:
@@ -56,7 +56,7 @@ def normalised(x: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5) -> Tenso
     return (x - mean.view(shape)) / (var.view(shape) + eps).sqrt()
 
 
-def test_layers_are_listed_in_the_order_in_which_data_meets_them() -> None:
+def test_layers_are_listed_in_the_order_in_which_data_reaches_them() -> None:
     class Backwards(Toy):
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.bn1(self.conv2(self.bn2(self.conv1(x)))))
@@ -88,7 +88,7 @@ def test_bn_over_features_without_any_map_replays_its_draws() -> None:
 
 
 class Twice(nn.Module):
-    """One BN met twice."""
+    """One BN layer that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ def test_a_layer_used_twice_draws_its_own_statistics_each_time() -> None:
     batch = noise(4, 3, 16, 16, seed=3)
     (draw,) = record(network, [batch])
     with torch.no_grad():
-        one = module.conv(batch)
-        two = module.conv(functional.batch_norm(one, None, None, module.bn.weight, module.bn.bias, True).relu())
-    for name, x in (("bn", one), ("bn#2", two)):
+        first = module.conv(batch)
+        two = module.conv(functional.batch_norm(first, None, None, module.bn.weight, module.bn.bias, True).relu())
+    for name, x in (("bn", first), ("bn#2", two)):
         torch.testing.assert_close(draw[name][0], x.mean(dim=(0, 2, 3)))
         torch.testing.assert_close(draw[name][1], x.var(dim=(0, 2, 3), correction=0))
 
@@ -206,10 +206,10 @@ def test_a_converted_synchronised_bn_is_a_layer_like_any_other(toy: Toy) -> None
     assert [(layer.kind, layer.status) for layer in network.layers] == [("SyncBatchNorm", "stochastic")] * 2
     bank, image, batch = random_bank(network), noise(1, 3, 32, 32), noise(4, 3, 32, 32)
     assert_passes_equal(module, bank, image, plain_loop(toy, bank, image))
-    ((one,), (two,)) = record(network, [batch]), record(surveyed(toy), [batch])
-    for name in one:
-        assert torch.equal(one[name][0], two[name][0])
-        assert torch.equal(one[name][1], two[name][1])
+    ((first,), (two,)) = record(network, [batch]), record(surveyed(toy), [batch])
+    for name in first:
+        assert torch.equal(first[name][0], two[name][0])
+        assert torch.equal(first[name][1], two[name][1])
 
 
 class Frozen(Toy):
@@ -222,8 +222,8 @@ class Frozen(Toy):
 
 def test_a_frozen_bn_is_kept_fixed_with_its_reason() -> None:
     module = seeded(Frozen).eval()
-    one, two = surveyed(module).layers
-    assert (one.status, two.status, two.kind, two.channels) == ("stochastic", "fixed", "FrozenBatchNorm2d", 8)
+    first, two = surveyed(module).layers
+    assert (first.status, two.status, two.kind, two.channels) == ("stochastic", "fixed", "FrozenBatchNorm2d", 8)
     assert two.reason.startswith("frozen")
 
 
@@ -291,9 +291,9 @@ def test_batch_norm_of_weights_is_fixed_and_is_left_alone(standardised: Any) -> 
 
     module = calibrated(seeded(Net))
     network, image = surveyed(module), noise(1, 3, 32, 32)
-    found = {layer.name: (layer.status, layer.reason) for layer in network.layers}
+    statuses = {layer.name: (layer.status, layer.reason) for layer in network.layers}
     reason = "it normalises weights, not data"
-    assert found == {"conv1": ("fixed", reason), "bn": ("stochastic", ""), "conv2": ("fixed", reason)}
+    assert statuses == {"conv1": ("fixed", reason), "bn": ("stochastic", ""), "conv2": ("fixed", reason)}
     bank = random_bank(network)
     assert_passes_equal(module, bank, image, plain_loop(module, bank, image))
     batch = noise(3, 3, 20, 20)
@@ -451,7 +451,7 @@ def test_a_scripted_module_is_refused_with_what_to_do(toy: Toy) -> None:
         surveyed(module)
 
 
-def test_an_exported_graph_is_refused_not_said_to_have_no_batch_normalisation(toy: Toy) -> None:
+def test_an_exported_graph_is_refused_not_reported_to_have_no_batch_normalisation(toy: Toy) -> None:
     module = torch.export.export(toy, (noise(1, 3, 32, 32),)).module()
     with pytest.raises(
         NoBatchNorm, match=r"None of the \d BN layers can be drawn \(.*does not call torch.nn.functional"

@@ -35,20 +35,20 @@ def test_the_halo_of_convolutions_is_what_they_reach_and_a_margin(convolutions: 
     ("stride", "align"), [(1, 32), (2, 32), (3, 3), (8, 32), (12, 12), (64, 64), (96, 96), (128, 128)]
 )
 def test_the_alignment_is_a_multiple_of_the_networks_stride_whatever_its_card_says(stride: int, align: int) -> None:
-    found = geometry_of(strided(stride))
-    assert found.align == align
-    assert found.stride == stride
-    assert found.halo is not None
-    assert found.halo % align == 0
+    geometry = geometry_of(strided(stride))
+    assert geometry.align == align
+    assert geometry.stride == stride
+    assert geometry.halo is not None
+    assert geometry.halo % align == 0
     assert geometry_of(strided(stride), stride).stride == stride
 
 
 @pytest.mark.parametrize("stride", [3, 8, 64])
 def test_pieces_at_odd_and_even_multiples_of_the_alignment_have_the_outputs_of_the_whole(stride: int) -> None:
     module = strided(stride)
-    found = geometry_of(module)
-    assert found.halo is not None
-    align, halo = found.align, found.halo
+    geometry = geometry_of(module)
+    assert geometry.halo is not None
+    align, halo = geometry.align, geometry.halo
     length = -(-(2 * halo + 6 * align) // align) * align
     image = noise(1, 3, 64 * stride // 8 * 8 if stride == 3 else 128, length + 4 * align, seed=5)
     image = image[:, :, : image.shape[2] // align * align]
@@ -70,18 +70,18 @@ def test_branches_of_different_stride_align_to_their_common_multiple() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.one(x) + self.two(x)
 
-    found = geometry_of(calibrated(seeded(Branches), (192, 192)))
-    assert (found.align, found.stride) == (192, 192)
+    geometry = geometry_of(calibrated(seeded(Branches), (192, 192)))
+    assert (geometry.align, geometry.stride) == (192, 192)
 
 
 def test_outputs_that_are_cropped_to_the_image_allow_sides_of_any_length() -> None:
-    found = geometry_of(strided(64, cropped=True))
-    assert (found.align, found.stride) == (64, 1)
+    geometry = geometry_of(strided(64, cropped=True))
+    assert (geometry.align, geometry.stride) == (64, 1)
 
 
 def test_a_network_that_takes_multiples_of_its_stride_only_is_measured_at_these() -> None:
-    found = geometry_of(strided(64, checked=True))
-    assert (found.align, found.stride) == (64, 64)
+    geometry = geometry_of(strided(64, checked=True))
+    assert (geometry.align, geometry.stride) == (64, 64)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
@@ -90,10 +90,10 @@ def test_upsampling_that_moves_with_the_image_can_be_cut(mode: str) -> None:
 
 
 @pytest.mark.parametrize("build", [Pooling, Placed])
-def test_a_network_that_looks_at_the_whole_image_has_no_halo(build: type[Small]) -> None:
-    found = geometry_of(calibrated(seeded(build), (64, 64)), card_stride=4)
-    assert found.halo is None
-    assert "all pixels" in found.reason
+def test_a_network_that_depends_on_the_whole_image_has_no_halo(build: type[Small]) -> None:
+    geometry = geometry_of(calibrated(seeded(build), (64, 64)), card_stride=4)
+    assert geometry.halo is None
+    assert "all pixels" in geometry.reason
 
 
 def test_squeeze_and_excitation_has_no_halo() -> None:
@@ -117,9 +117,9 @@ def test_a_network_that_no_narrow_strip_passes_is_measured_on_a_wider_strip() ->
                 raise RuntimeError("too narrow")
             return super().forward(x)
 
-    found = geometry_of(calibrated(seeded(Wide), (160, 160)))
-    assert found == geometry_of(calibrated(seeded(Small), (160, 160)))
-    assert found.halo is not None
+    geometry = geometry_of(calibrated(seeded(Wide), (160, 160)))
+    assert geometry == geometry_of(calibrated(seeded(Small), (160, 160)))
+    assert geometry.halo is not None
 
 
 def test_a_network_of_one_size_only_has_no_halo_and_the_reason_is_its_own_words() -> None:
@@ -129,9 +129,9 @@ def test_a_network_of_one_size_only_has_no_halo_and_the_reason_is_its_own_words(
                 raise AssertionError("only 64 x 64 images")
             return super().forward(x)
 
-    found = geometry_of(calibrated(seeded(Fixed), (64, 64)))
-    assert found.halo is None
-    assert "only 64 x 64 images" in found.reason
+    geometry = geometry_of(calibrated(seeded(Fixed), (64, 64)))
+    assert geometry.halo is None
+    assert "only 64 x 64 images" in geometry.reason
 
 
 @pytest.mark.parametrize("out", [-1e7, -torch.inf, torch.inf])

@@ -1,0 +1,152 @@
+"""The fast passes of one image: the first runs the network's own code, the others replay its calls.
+
+Must not know how a fast pass is checked.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.draws.recording import Precision, half
+from segment.errors import SegmentError, error_message
+from segment.networks.preserve_state import StateKeeper
+from segment.passes import onednn
+from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, Statistics
+from segment.passes.fused_convolutions import FusedConvolutions
+from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.pass_memory import ran_out_of_memory
+from segment.tracing.replay import OtherShapes, Recording
+from segment.tracing.trace_cursor import Diverged
+
+log = logging.getLogger(__name__)
+
+PROGRAMS = 4
+"""Image sizes for which a trace of their own is kept, where the network makes other calls for them."""
+
+
+class DrawnNetwork:
+    """A network and the draws of a bank, with what is kept from image to image: traces and packed weights.
+
+    first_program: of the trace with which the network was listed; state: keeps the network's flags and buffers
+    """
+
+    def __init__(self, network: BatchNormNetwork, bank: Bank) -> None:
+        device = network.device
+        self.network = network
+        self.state = StateKeeper(network.module)
+        self.first_program = Program.of(network)
+        self._statistics = {
+            layer.name: (bank.mean[layer.name].to(device), bank.var[layer.name].to(device))
+            for layer in network.stochastic
+        }
+        self._programs: dict[torch.Size, Program] = {}
+        self._fused: dict[int, FusedConvolutions] = {}
+
+    @property
+    def fused(self) -> bool:
+        """Whether an image has used fused convolutions."""
+        return bool(self._fused)
+
+    def draws(self, chunk: range) -> Statistics:
+        rows = slice(chunk.start, chunk.stop)
+        return {name: (mean[rows], var[rows]) for name, (mean, var) in self._statistics.items()}
+
+    def seed(self, t: int) -> None:
+        """Seed the network's own random calls, another stream for each draw."""
+        if self.first_program.random:
+            self.state.seed(t)
+
+    def program_for(self, shape: torch.Size) -> Program:
+        return self._programs.get(shape, self.first_program)
+
+    def retrace(self, images: Tensor) -> Program:
+        """A trace of these images, kept for others of their size. Errors: ModelRefused."""
+        program = Program.of(self.network.retraced(images))
+        if len(self._programs) >= PROGRAMS:
+            oldest = next(iter(self._programs))
+            self._fused.pop(id(self._programs.pop(oldest)), None)
+        self._programs[images.shape] = program
+        return program
+
+    def fused_for(self, program: Program) -> FusedConvolutions | None:
+        """The fused convolutions of a program; None where they are not available."""
+        if not self.network.channels_last or self.network.device.type != "cpu" or not onednn.available():
+            return None
+        fused = self._fused.get(id(program))
+        if fused is None or fused.stale:
+            fused = self._fused[id(program)] = FusedConvolutions(program.network, program.depends, self._statistics)
+        return fused
+
+
+class FastPasses:
+    """Called with a draw's number, gives the output (N K ...) of one image, or None and then the `reason`.
+
+    images: (N C ...), placed on the network's device; fuse: with fused convolutions where these are available
+    """
+
+    def __init__(self, drawn: DrawnNetwork, images: Tensor, precision: Precision, *, fuse: bool) -> None:
+        self._drawn = drawn
+        self._images = images
+        self._precision = precision
+        self._fuse = fuse
+        self._recording: Recording | None = None
+        self._use(drawn.program_for(images.shape))
+        self.reason = ""
+
+    def __call__(self, t: int) -> Tensor | None:
+        try:
+            return self._record(t) if self._recording is None else self._replay(self._recording, t)
+        except SegmentError:
+            raise
+        except OtherShapes:
+            self.reason = "a draw gives a tensor of another shape"
+        except Exception as error:  # whatever a call raises that a plain pass may not
+            if ran_out_of_memory(error):
+                raise
+            self.reason = error_message(error)
+        return None
+
+    def _use(self, program: Program) -> None:
+        self._program = program
+        self._fused = self._drawn.fused_for(program) if self._fuse else None
+
+    def _replay(self, recording: Recording, t: int) -> Tensor:
+        with torch.no_grad(), self._drawn.state.random_state(), half(self._precision, self._images.device):
+            self._drawn.seed(t)
+            return recording.run(self._calls(t))
+
+    def _record(self, t: int) -> Tensor | None:
+        for _ in range(3):  # a network that keeps something for a size takes two passes until it has it
+            try:
+                return self._pass(t)
+            except Diverged as divergence:
+                log.info("The image is traced anew: %s.", divergence)
+                self._use(self._drawn.retrace(self._images))
+                if self._program.plain:
+                    self.reason = self._program.plain
+                    return None
+        self.reason = "two passes over the same image make other calls"
+        return None
+
+    def _pass(self, t: int) -> Tensor | None:
+        images = self._images.clone()  # a network may write into its image
+        mode = RecordedPass(self._program, self._calls(t), images)
+        with torch.no_grad(), self._drawn.state(), half(self._precision, images.device), mode:
+            self._drawn.seed(t)
+            output = self._drawn.network.forward(images)
+        if not mode.end(output):
+            self.reason = "its output is not a tensor that a recorded call made"
+            return None
+        self._recording = mode.recording
+        return output
+
+    def _calls(self, t: int) -> DrawnCalls:
+        exact = self._program.exact if self._precision != "fp32" else frozenset()
+        fused = None
+        if self._fused is not None:
+            fused = self._fused.under(t, torch.bfloat16 if self._precision == "bf16" else torch.float32, exact)
+        return DrawnCalls(self._program, self._drawn.draws(range(t, t + 1)), fused, exact)

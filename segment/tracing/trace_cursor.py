@@ -1,0 +1,83 @@
+"""A pass compared with an earlier trace of the same network, call by call.
+
+Must not know what is done where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segment.tracing.sources import CONSTANT, IMAGE, Sources, tensors_in
+from segment.tracing.trace import Call
+
+
+class Diverged(Exception):
+    """The network made other calls than its trace lists; no refusal, the network is traced again or passed plainly."""
+
+
+def literals_in(value: Any) -> Any:
+    """The numbers, strings and types in nested lists, tuples, dicts and slices; of anything else its class."""
+    if isinstance(value, list | tuple):
+        return [literals_in(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: literals_in(item) for key, item in value.items()}
+    if isinstance(value, slice):
+        return [literals_in(part) for part in (value.start, value.stop, value.step)]
+    return value if isinstance(value, int | float | complex | str | torch.dtype | torch.device) else type(value)
+
+
+class TraceCursor:
+    """A pass compared with a trace, call by call: the same functions on tensors of the same sources.
+
+    A branch that depends on the image's size or values changes one of them.
+    """
+
+    def __init__(self, calls: Sequence[Call], image: Tensor, constants: Iterable[Tensor]) -> None:
+        self._calls = calls
+        self._next = 0
+        self._sources = Sources(constants)
+        self._sources.note([image], IMAGE)
+
+    def next(self, function: Callable[..., Any], args: Any, kwargs: Any) -> int:
+        """The index of the call that is made now. Errors: Diverged where the trace has another."""
+        if self._next >= len(self._calls):
+            raise Diverged(f"more than the {len(self._calls)} calls of the trace")
+        call = self._calls[self._next]
+        with torch._C.DisableTorchFunction():
+            tensors = list(tensors_in((args, kwargs)))
+            same = call.function == function and len(tensors) == len(call.sources)
+            same = same and all(
+                self._sources.of(tensor) == source and self._sources.registered(tensor) is constant
+                if source == CONSTANT
+                else self._sources.of(tensor) == source
+                for tensor, source, constant in zip(tensors, call.sources, call.registered, strict=True)
+            )
+            if same and call.arguments is not None and function is not torch.conv2d:
+                same = literals_in((tuple(args[1:]), kwargs)) == literals_in(call.arguments)
+        if not same:
+            raise Diverged(f"call {self._next} is not {call.name} on the same tensors")
+        self._next += 1
+        return self._next - 1
+
+    def record(self, index: int, args: Any, kwargs: Any, result: Any) -> None:
+        """Record the sources of the result of call `index`, and of the tensors that it wrote into."""
+        with torch._C.DisableTorchFunction():
+            call = self._calls[index]
+            written = [
+                tensor
+                for tensor, source in zip(tensors_in((args, kwargs)), call.sources, strict=True)
+                if source in call.writes
+            ]
+            self._sources.note((*written, *tensors_in(result)), index)
+
+    def end(self, output: Any, expected: int) -> None:
+        """Errors: Diverged where calls of the trace were left out, or another call made the output."""
+        if self._next != len(self._calls):
+            raise Diverged(f"{self._next} of the {len(self._calls)} calls of the trace")
+        with torch._C.DisableTorchFunction():
+            if [self._sources.of(tensor) for tensor in tensors_in(output)] != [expected]:
+                raise Diverged("its output comes from another call")
