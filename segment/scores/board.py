@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segment.scores import intervals, summary
-from segment.scores.binning import Floats, Ints, mean_defined
+from segment.scores.functional.binning import Floats, Ints, mean_defined
 from segment.scores.tally import Problem, Tally, exact, rough, shapes
 
 Entry = dict[str, Any]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints
+from segment.scores.functional.binning import Floats, Ints
 
 REPLICATES = 200
 _CDF = np.array([math.exp(-1) * math.fsum(1 / math.factorial(i) for i in range(k + 1)) for k in range(18)])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from segment.axes import HEADS, Head
 from segment.errors import WrongUse
+from segment.scores.functional.patches import SIZES
 from segment.scores.intervals import REPLICATES
-from segment.scores.patches import SIZES
 from segment.scores.tally import Problem
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse
-from segment.scores import arrays, calibration, confusion, detection, imagelevel, intervals, patches, summary
-from segment.scores.binning import SCALE, Floats, Ints, mean_defined, quotient
+from segment.scores import arrays, intervals, summary
 from segment.scores.board import Board, Entry, Estimated, curves, estimates, mean_of
+from segment.scores.functional import calibration, confusion, detection, image_level, patches
+from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.plan import ScorePlan
 from segment.scores.tally import Tally, count
 
@@ -126,7 +127,7 @@ class Scoreboard:
     def columns(self) -> list[str]:
         """The columns of a row after the id; area is the share of pixels above the measure's threshold."""
         whole = ["pixels", "accuracy", "miou", "dice", "nll", "brier", *(f"iou.{name}" for name in self.plan.classes)]
-        kinds = ("error_auroc", *imagelevel.AGGREGATIONS)
+        kinds = ("error_auroc", *image_level.AGGREGATIONS)
         return whole + [f"{kind}.{name}" for name in self.plan.measures for kind in kinds]
 
     def _row(self, tallies: list[Tally], masks: Ints, maps: Mapping[str, NDArray[np.float32]]) -> Floats:
@@ -134,20 +135,20 @@ class Scoreboard:
         whole = mean_defined(np.stack([part[:6] for part in parts], axis=-1))
         whole[0] = max(part[0] for part in parts)
         numbers = [whole, *(part[6:] for part in parts)]
-        inside = imagelevel.interior(masks)
+        inside = image_level.interior(masks)
         for name, values in maps.items():
             auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))
             threshold = (self.plan.thresholds or {}).get(name, (None,))[0]  # of single pixels
-            numbers += [np.atleast_1d(auroc), imagelevel.aggregate(values, inside, threshold)]
+            numbers += [np.atleast_1d(auroc), image_level.aggregate(values, inside, threshold)]
         return np.concatenate(numbers)
 
     def _image_ranks(self) -> Entry:
         order = sorted(self._rows)
         column = {name: np.array([self._rows[i][at] for i in order]) for at, name in enumerate(self.columns)}
         found: Entry = {}
-        for name, kind in product(self.plan.measures, imagelevel.AGGREGATIONS):
+        for name, kind in product(self.plan.measures, image_level.AGGREGATIONS):
             for quality in ("dice", "miou"):
-                rho, images = imagelevel.spearman(column[f"{kind}.{name}"], -column[quality])
+                rho, images = image_level.spearman(column[f"{kind}.{name}"], -column[quality])
                 found[f"{quality}_rank_{kind}.{name}"] = _rank_entry(rho, images, kind)
         return found
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from segment.scores import calibration, confusion, detection, normalised, rejection
-from segment.scores.binning import SCALE, Floats, Ints, extremes, quotient
-from segment.scores.patches import SIZES, pavpu
+from segment.scores.functional import calibration, confusion, detection, normalised, rejection
+from segment.scores.functional.binning import SCALE, Floats, Ints, extremes, quotient
+from segment.scores.functional.patches import SIZES, pavpu
 from segment.scores.tally import Problem, Tally
 
 RETAINED = (80, 90, 95)  # percent of the pixels, the surest ones

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores import calibration, patches
-from segment.scores.binning import BINS, HIGHEST, LOWEST, Ints, bin_of, coarser, coarser_bin
-from segment.scores.confusion import class_counts, confusion_matrix
+from segment.scores.functional import calibration, patches
+from segment.scores.functional.binning import BINS, HIGHEST, LOWEST, Ints, bin_of, coarser, coarser_bin
+from segment.scores.functional.confusion import class_counts, confusion_matrix
 
 CLASS_OCTAVE = 6  # bins an octave, as a power of two, of the histogram with classes: 64
 ROUGH_OCTAVE = 4  # the replicates' histograms: 16 bins an octave without classes,

@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse
-from segment.scores import imagelevel, patches
+from segment.scores.functional import image_level, patches
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -30,7 +30,7 @@ def certain(label: NDArray[np.int64], k: int, sure: float = 0.9) -> NDArray[np.f
     arrays.arrays(np.float64, 30, elements=st.integers(0, 8)), arrays.arrays(np.float64, 30, elements=st.integers(0, 8))
 )
 def test_rank_correlation_is_that_of_scipy(x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-    rho, images = imagelevel.spearman(x, y)
+    rho, images = image_level.spearman(x, y)
     assert images == 30
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         assert np.isnan(rho)
@@ -41,8 +41,8 @@ def test_rank_correlation_is_that_of_scipy(x: NDArray[np.float64], y: NDArray[np
 @given(arrays.arrays(np.int64, (9, 12), elements=st.integers(0, 2)))
 def test_the_interior_is_where_the_neighbourhood_is_one_class(mask: NDArray[np.int64]) -> None:
     low, high = (f(mask, size=5, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
-    np.testing.assert_array_equal(imagelevel.interior(mask), low == high)
-    both = imagelevel.interior(np.stack([mask, np.zeros_like(mask)]))
+    np.testing.assert_array_equal(image_level.interior(mask), low == high)
+    both = image_level.interior(np.stack([mask, np.zeros_like(mask)]))
     np.testing.assert_array_equal(both, low == high)
 
 
@@ -51,7 +51,7 @@ def test_the_95th_percentile_is_that_of_numpy_however_the_values_lie(values: NDA
     if odd:
         values.ravel()[::16] = 5  # where a sixteenth is looked at, all is high
     inside = np.ones(values.shape, dtype=bool)
-    found = imagelevel.aggregate(values, inside, None)[1]
+    found = image_level.aggregate(values, inside, None)[1]
     assert found == pytest.approx(np.quantile(values.astype(np.float64), 0.95), rel=1e-6)
 
 
@@ -75,12 +75,12 @@ def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     assert scores["dice_rank_area.flat"]["why"] == "no threshold was given for this measure"
     rows = board.per_image()
     assert [row["id"] for row in rows] == [f"{i:02}" for i in range(12)]
-    picked = imagelevel.select(rows, "mean.good", top=3)
+    picked = image_level.select(rows, "mean.good", top=3)
     assert [name for name, _ in picked] == sorted(shares, key=lambda name: -shares[name])[:3]
     with pytest.raises(WrongUse, match=r"Near: 'mean\.good'"):
-        imagelevel.select(rows, "mean.goood", top=3)
+        image_level.select(rows, "mean.goood", top=3)
     with pytest.raises(WrongUse, match="1 or more"):
-        imagelevel.select(rows, "mean.good", top=0)
+        image_level.select(rows, "mean.good", top=0)
 
 
 def test_a_row_holds_the_scores_of_its_image_alone() -> None:

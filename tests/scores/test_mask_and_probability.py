@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, log_loss
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from segment.scores.patches import Patches, pavpu
+from segment.scores.functional.patches import Patches, pavpu
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from segment.scores import normalised
+from segment.scores.functional import normalised
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 

@@ -17,8 +17,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from benchmarks.binning import worst_case
 from segment.networks.architectures.enet import ENet
 from segment.networks.weights import load_weights
-from segment.scores import detection, rejection
-from segment.scores.binning import BINS, bin_of, coarser, coarser_bin, edges, extremes
+from segment.scores.functional import detection, rejection
+from segment.scores.functional.binning import BINS, bin_of, coarser, coarser_bin, edges, extremes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty import measures

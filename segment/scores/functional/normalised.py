@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, quotient
+from segment.scores.functional.binning import Floats, quotient
 
 MARGIN = 2.0**-20  # a validation accuracy of 1 would forbid every mistake: c stays this far below it
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import SCALE, Floats, Ints, edges, fixed, quotient
+from segment.scores.functional.binning import SCALE, Floats, Ints, edges, fixed, quotient
 
 SMALLEST = 1.2e-38  # p is clamped here: the smallest normal float32, so that one certain mistake costs 87 nats
 RELIABILITY_BINS = 15
@@ -120,7 +120,7 @@ def equal_mass(doubt: Ints) -> tuple[Floats, Floats]:  # R B 2 -> R 15, R 15
 def adaptive_calibration_error(doubt: Ints) -> Floats:  # R B 2 -> R
     """Calibration error over 15 bins of equal pixel counts, within [0, 1]. Source: Nixon et al. 2019, arXiv:1904.01685.
 
-    >>> from segment.scores.binning import BINS, bin_of
+    >>> from segment.scores.functional.binning import BINS, bin_of
     >>> doubt = np.zeros((1, BINS, 2), dtype=np.int64)
     >>> doubt[0, bin_of(np.float32([0.25])), :] = 1  # two pixels at max p = .75, one of them right
     >>> float(adaptive_calibration_error(doubt)[0].round(3))

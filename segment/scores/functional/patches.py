@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import HIGHEST, LOWEST, Floats, Ints, bin_of, coarser_bin, edges, quotient
+from segment.scores.functional.binning import HIGHEST, LOWEST, Floats, Ints, bin_of, coarser_bin, edges, quotient
 
 SIZES = (1, 4, 16)  # pixels
 OCTAVE = 6  # bins an octave, as a power of two, of the histogram that thresholds are chosen from: 64

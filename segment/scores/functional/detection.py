@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints, quotient
-from segment.scores.rejection import harmonic
+from segment.scores.functional.binning import Floats, Ints, quotient
+from segment.scores.functional.rejection import harmonic
 
 
 def auroc(histogram: Ints) -> Floats:  # R B 2 -> R

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse, near
-from segment.scores.binning import Floats
+from segment.scores.functional.binning import Floats
 
 AGGREGATIONS = ("mean", "p95", "area", "interior")
 BORDER = 2  # pixels on either side of a predicted boundary, where every network doubts

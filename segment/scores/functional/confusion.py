@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import Floats, Ints, mean_defined, quotient
+from segment.scores.functional.binning import Floats, Ints, mean_defined, quotient
 
 
 def confusion_matrix(label: NDArray[np.int64], prediction: NDArray[np.int64], classes: int) -> Ints:  # P, P -> K K

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints, quotient
-from segment.scores.confusion import mean_iou
+from segment.scores.functional.binning import Floats, Ints, quotient
+from segment.scores.functional.confusion import mean_iou
 
 _GAMMA = float(np.euler_gamma)
 _TABLE = np.concatenate([[0.0], (1 / np.arange(1, 257)).cumsum()])
