@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segment.errors import WrongUse
-from segment.images.augment import _known, pipeline
+from segment.images.augment import _transforms, pipeline
 
 CAMVID_UNET: tuple[dict[str, Any], ...] = (
     {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},
@@ -68,9 +68,9 @@ def test_threads_and_other_processes_see_the_same_views() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:albumentations")  # it advises other transforms than these
-def test_every_known_transform_is_a_function_of_image_and_seed() -> None:
+def test_every_transforms_transform_is_a_function_of_image_and_seed() -> None:
     image, tried = np.ascontiguousarray(FRAME[:96, :128]), 0
-    for name in sorted(set(_known()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
+    for name in sorted(set(_transforms()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
         try:
             views = pipeline(({"name": name, "p": 1},))
             first = views(image, 11)

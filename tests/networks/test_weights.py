@@ -37,7 +37,7 @@ class Small(nn.Module):
 
 
 class Harmful:
-    """Unpickling this creates a file: what a weights file from a stranger could do."""
+    """Unpickling this creates a file: what a weights file from an unknown source could do."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -30,7 +30,7 @@ from segment.jobs.predict import PredictPlan, predict
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable
-from segment.uncertainty.stopping import CELLS, StopPlan, Watch, grid, looks, on_grid, reached
+from segment.uncertainty.stopping import CELLS, StoppingRule, StopPlan, check_counts, error_quantile, grid, on_grid
 
 
 def scene(seed: int, factors: int, side: int = 48) -> tuple[Tensor, Tensor]:
@@ -46,11 +46,11 @@ def draws_of(logits: Tensor, moves: Tensor, count: int, generator: torch.Generat
 
 
 def used(draws: Tensor, plan: StopPlan) -> tuple[int, float]:
-    watch = Watch("softmax", len(draws), plan)
+    rule = StoppingRule("softmax", len(draws), plan)
     for count, p in enumerate(draws, start=1):
-        if watch(p[None], 1 / len(draws)):
-            return count, watch.error
-    return len(draws), watch.error
+        if rule(p[None], 1 / len(draws)):
+            return count, rule.error
+    return len(draws), rule.error
 
 
 @pytest.mark.parametrize(("factors", "tolerance"), [(1, 0.04), (3, 0.06)])
@@ -131,18 +131,18 @@ def test_the_error_that_a_share_of_pixels_stays_below_is_numpys_quantile() -> No
     values = torch.rand(1000, generator=torch.Generator().manual_seed(9))
     for quiet in (0.001, 0.5, 0.95, 0.9501, 1.0):
         wanted = float(np.quantile(values.numpy(), quiet, method="inverted_cdf"))
-        assert reached(values.reshape(10, 100), quiet) == pytest.approx(wanted, abs=1e-7)
+        assert error_quantile(values.reshape(10, 100), quiet) == pytest.approx(wanted, abs=1e-7)
 
 
 def test_looks_double_and_end_at_the_cap() -> None:
-    assert looks(128) == (8, 16, 32, 64, 128)
-    assert looks(100, first=2) == (2, 4, 8, 16, 32, 64, 100)
-    assert looks(5) == (5,)
+    assert check_counts(128) == (8, 16, 32, 64, 128)
+    assert check_counts(100, first=2) == (2, 4, 8, 16, 32, 64, 100)
+    assert check_counts(5) == (5,)
 
 
 def test_images_together_are_refused() -> None:
     with pytest.raises(WrongUse, match="one image at a time"):
-        Watch("softmax", 8)(torch.full((2, 2, 3, 3), 0.5), 1.0)
+        StoppingRule("softmax", 8)(torch.full((2, 2, 3, 3), 0.5), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,9 @@ def test_an_image_that_stops_has_the_maps_of_its_first_draws() -> None:
     network = network_of()
     bank = equal_bank(network, 60)
     image = noise(3, 64, 60, seed=3)  # every pixel is on the grid
-    errors = {count: reached(MCBN(network, bank, draws=count)(image).standard_error) for count in (8, 16, 32, 60)}
+    errors = {
+        count: error_quantile(MCBN(network, bank, draws=count)(image).standard_error) for count in (8, 16, 32, 60)
+    }
     assert errors[8] > errors[16] > errors[32] > errors[60]
     for count, tolerance in ((8, 0.5), (16, 1.001 * errors[16]), (32, 0.999 * errors[16]), (60, errors[60] / 2)):
         found = MCBN(network, bank, draws="auto", tolerance=tolerance)(image)
@@ -183,7 +185,7 @@ def test_an_image_in_tiles_has_the_draws_the_error_and_the_maps_of_the_whole_ima
     images = noise(1, 3, 257, 199, seed=4)
     measures = ("variance", "standard_error") if keep else ("variance",)
     tilings: tuple[Tiling, Tiling] = (160, "off")
-    between = reached(MCBN(network, bank, draws=12)(images[0]).standard_error)
+    between = error_quantile(MCBN(network, bank, draws=12)(images[0]).standard_error)
     for tolerance, draws in ((0.5, 8), (between, 16), (1e-6, 40)):
         plan = StopPlan(tolerance=tolerance)
         method = mcbn(drawable(network), bank, spec=network.card.input)
@@ -232,7 +234,7 @@ def test_the_manifest_tells_the_draws_and_the_error_of_each_image_and_the_record
     errors = {}
     for name in ("flat", "busy"):
         pixels = np.asarray(Image.open(photos / f"{name}.png"))  # 48 x 64: every pixel is on the grid
-        errors[name] = {t: reached(MCBN(network, bank, draws=t)(pixels).standard_error) for t in (8, 16, 20)}
+        errors[name] = {t: error_quantile(MCBN(network, bank, draws=t)(pixels).standard_error) for t in (8, 16, 20)}
     quiet, restless = sorted(errors, key=lambda name: errors[name][8])
     tolerance = (errors[quiet][8] + errors[restless][8]) / 2
     used = next((t for t in (8, 16) if errors[restless][t] <= tolerance), 20)
