@@ -119,7 +119,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(state: State, 
 
 def test_a_whole_pickled_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(Small(), tmp_path / "w.pt")
-    assert "found.state_dict() where it is a whole network" in refusal(tmp_path / "w.pt")
+    assert "saved.state_dict() where it is a whole network" in refusal(tmp_path / "w.pt")
 
 
 def test_differences_are_counted_and_the_first_are_named(state: State, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_one_class_leaves_nothing_to_detect() -> None:
     scores = board.compute()["scores"]
     assert (scores["accuracy"]["value"], scores["miou"]["value"], scores["nll"]["value"]) == (1, 1, 0)
     assert scores["error_auroc.m"]["why"] == "every pixel is right"
-    assert scores["normalised_pll"]["why"] == "one class leaves nothing to doubt"
+    assert scores["normalised_pll"]["why"] == "a single class leaves no uncertainty"
     assert scores["ause.m"]["value"] == 0
 
 

@@ -1,6 +1,6 @@
-"""How often each class was taken for each other, and the mask scores that follow.
+"""The confusion matrix, and the mask scores computed from it: accuracy, IoU, Dice.
 
-Void and unseen pixels never reach this page: the caller leaves them out.
+The caller leaves out void and unseen pixels.
 """
 
 from __future__ import annotations
