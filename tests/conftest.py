@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from golden_pictures import Golden
 from hypothesis import settings
 from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
@@ -43,6 +44,12 @@ def no_fast_path_given_up(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What the trace says was right: no comparison with plain passes had to find that a fast path was wrong."""
     yield
     assert "other numbers than a plain pass" not in caplog.text
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Golden:
+    """The pictures beside the tests that pictures are compared with."""
+    return Golden(Path(__file__).parent / "pictures" / "golden", tmp_path)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ MEASURES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
 def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | None = None) -> Scale:
     """The run-wide scale of a measure for K classes; `high` replaces the default maximum.
 
-    A sigmoid head has two classes; a multi-label head's measures are means over two-class problems.
+    A sigmoid head has two classes; a multi-label head's measures are means over two-class tasks.
     Bounds: ln K for entropies, (1 - 1/K)/K for the variance; the standard error's sqrt(1/2) holds for any weights.
 
     >>> round(scale_of("predictive_entropy", 11).high, 3), scale_of("variance", 11).high

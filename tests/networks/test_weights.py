@@ -165,9 +165,9 @@ def test_a_file_of_another_kind_is_refused(content: bytes, name: str, tmp_path: 
     assert refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("found", [torch.zeros(3), [1, 2], {}, {"epoch": 3}, {"state_dict": {}}])
-def test_a_torch_file_without_a_state_dict_is_refused(found: object, tmp_path: Path) -> None:
-    torch.save(found, tmp_path / "w.pt")
+@pytest.mark.parametrize("contents", [torch.zeros(3), [1, 2], {}, {"epoch": 3}, {"state_dict": {}}])
+def test_a_torch_file_without_a_state_dict_is_refused(contents: object, tmp_path: Path) -> None:
+    torch.save(contents, tmp_path / "w.pt")
     assert refusal(tmp_path / "w.pt")
 
 

@@ -103,7 +103,7 @@ def select(rows: Sequence[Mapping[str, object]], by: str, top: int) -> list[tupl
     [('b', 0.3)]
     """
     if top < 1:
-        raise WrongUse(f"The {top} images most worth a look were asked for. Ask for 1 or more.")
+        raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
     known = {column for row in rows for column in row} - {"id"}
     if rows and by not in known:
         raise WrongUse(f"No column is called {by!r}.{near(by, known)} Known: {', '.join(sorted(known))}.")

@@ -1,20 +1,19 @@
-"""Laws of palettes, heat maps, legends, overlays and contact sheets."""
+"""Laws of palettes, heat maps and legends."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from golden_pictures import SIZES, Golden, Picture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from PIL import Image
 
 from segment.axes import Head
 from segment.errors import WrongUse
@@ -31,45 +30,11 @@ from segment.pictures.heatmaps import (
     ticks,
     with_legend,
 )
-from segment.pictures.lettering import shortened, width_of
-from segment.pictures.overlays import overlay
 from segment.pictures.palettes import VOID, colour_mask, oklab, palette
-from segment.pictures.sheets import HEIGHT, WIDEST, SheetRow, contact_sheet, thumbnail
-
-Picture = NDArray[np.uint8]
-SIZES = [(1, 1), (20, 2000), (2000, 20), (360, 480)]
-
-
-class Golden:
-    """Pictures kept beside the tests; another processor may round a colour by one level."""
-
-    def __init__(self, kept: Path, found: Path) -> None:
-        self.kept, self.found = kept, found
-
-    def check(self, picture: Picture, name: str) -> None:
-        Image.fromarray(picture).save(self.found / name)
-        kept = np.asarray(Image.open(self.kept / name).convert("RGB")).astype(int)
-        assert kept.shape == picture.shape
-        assert np.abs(kept - picture).max() <= 1, f"{self.found / name} is not the golden {name}"
-
-
-@pytest.fixture
-def golden(tmp_path: Path) -> Golden:
-    return Golden(Path(__file__).parent / "golden", tmp_path)
 
 
 def lab(colours: Picture) -> NDArray[np.float32]:  # K 3 -> K 3, CIELAB
     return np.asarray(cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0], np.float32)
-
-
-def blocks(rows: int = 32, columns: int = 32) -> NDArray[np.uint8]:  # H W, four classes in quarters
-    down, across = np.mgrid[:rows, :columns]
-    return ((down >= rows // 2) * 2 + (across >= columns // 2)).astype(np.uint8)
-
-
-def street(rows: int = 32, columns: int = 32) -> Picture:  # H W 3, a smooth image
-    down, across = np.mgrid[:rows, :columns]
-    return np.stack([down * 255 // rows, across * 255 // columns, 255 - down * 255 // rows], axis=-1).astype(np.uint8)
 
 
 # palettes
@@ -94,8 +59,8 @@ def test_a_class_keeps_its_colour_however_many_classes_there_are(classes: int) -
 
 
 def test_oklab_gives_the_published_places_of_white_and_red() -> None:
-    found = oklab(np.array([[255, 255, 255], [255, 0, 0]]))
-    assert np.abs(found - [[1, 0, 0], [0.62796, 0.22486, 0.12585]]).max() < 1e-4
+    converted = oklab(np.array([[255, 255, 255], [255, 0, 0]]))
+    assert np.abs(converted - [[1, 0, 0], [0.62796, 0.22486, 0.12585]]).max() < 1e-4
 
 
 @pytest.mark.parametrize("given_colours", [[(1, 2, 3)], [(1, 2, 300), (0, 0, 0)], [(1, 2), (3, 4)]])
@@ -140,8 +105,8 @@ def test_lightness_only_rises_and_close_to_evenly(colours: str) -> None:
 
 @pytest.mark.parametrize("colours", sorted(COLOURS))
 def test_the_colour_maps_are_those_of_matplotlib(colours: str) -> None:
-    theirs = np.asarray(matplotlib.colormaps[colours](np.arange(256)))[:, :3] * 255
-    assert np.abs(theirs - ramp(colours)).max() <= 2.5
+    matplotlibs = np.asarray(matplotlib.colormaps[colours](np.arange(256)))[:, :3] * 255
+    assert np.abs(matplotlibs - ramp(colours)).max() <= 2.5
 
 
 def test_values_beyond_the_scale_take_its_end_colours_and_none_is_grey() -> None:
@@ -188,7 +153,7 @@ def test_no_measure_exceeds_the_bound_of_its_scale(
     votes = np.bincount(p.argmax(axis=1), weights=w)
     entropy = -(mean * np.log(mean)).sum()
     within = -(w @ (p * np.log(p))).sum()
-    found = {
+    largest = {
         "predictive_entropy": entropy,
         "expected_entropy": within,
         "mutual_information": entropy - within,
@@ -199,8 +164,8 @@ def test_no_measure_exceeds_the_bound_of_its_scale(
         "variation_ratio": 1 - votes.max(),
         "standard_error": math.sqrt(spread[top] / (1 / (w**2).sum() - 1)),
     }
-    assert set(found) == set(MEASURES)
-    for measure, value in found.items():
+    assert set(largest) == set(MEASURES)
+    for measure, value in largest.items():
         assert value <= scale_of(measure, classes, head).bound + 1e-9, measure
 
 
@@ -210,7 +175,7 @@ def test_the_scale_of_two_class_heads_does_not_grow_with_the_labels() -> None:
     assert scale_of("variance", 1000).high == pytest.approx(0.999e-3)  # .02 could never be reached
 
 
-@example(2.0**-14, 0.75)  # marks that one digit would not tell apart
+@example(2.0**-14, 0.75)  # marks that one digit would not distinguish
 @given(st.floats(1e-6, 1e4), st.floats(0, 0.9))
 def test_ticks_rise_from_the_foot_and_keep_clear_of_the_top(high: float, part: float) -> None:
     low = part * high
@@ -252,132 +217,3 @@ def test_the_bar_of_a_legend_runs_from_the_last_colour_down_to_the_first() -> No
     bar = strip[14:386, 12].astype(int)
     np.testing.assert_allclose(bar[[0, -1]], ramp("viridis")[[-1, 0]], atol=3)
     assert np.abs(np.diff(bar, axis=0)).max() < 12
-
-
-# overlays
-
-
-def test_an_overlay_of_a_doubtful_corner_is_the_golden_one(golden: Golden) -> None:
-    doubt = np.linspace(0, 1, 32)[:, None] * np.linspace(0, 1, 32)[None]
-    golden.check(overlay(street(), blocks(), doubt, high=1.0, palette=palette(4)), "overlay.png")
-
-
-def test_both_sides_of_a_border_show_their_class_s_colour_and_no_line_is_drawn_elsewhere() -> None:
-    colours, labels = palette(4), blocks()
-    picture = overlay(street(), labels, np.zeros((32, 32)), high=1.0, palette=colours)
-    plain = overlay(street(), np.zeros_like(labels), np.zeros((32, 32)), high=1.0, palette=colours)
-    for row, column in [(5, 15), (5, 16), (15, 5), (16, 25)]:
-        assert picture[row, column].tolist() == colours[labels[row, column]].tolist()
-    far = np.ones((32, 32), bool)
-    far[13:19] = far[:, 13:19] = False
-    np.testing.assert_array_equal(picture[far], plain[far])
-
-
-def test_more_doubt_is_more_red_and_the_same_doubt_the_same_colour_everywhere() -> None:
-    image, labels = np.full((1, 64, 3), 90, np.uint8), np.zeros((1, 64), np.uint8)
-    colours = palette(1)
-    rising = overlay(image, labels, np.linspace(0, 1, 64)[None], high=1.0, palette=colours)[0].astype(int)
-    warmth = rising[:, 0] - rising[:, 2]
-    assert (np.diff(warmth) >= -1).all()
-    assert warmth[-1] > 150 > 5 > warmth[0]
-    one = overlay(image, labels, np.full((1, 64), 0.5), high=1.0, palette=colours)
-    assert len(np.unique(one.reshape(-1, 3), axis=0)) == 1
-
-
-def test_doubt_that_is_no_number_is_shown_as_the_greatest() -> None:
-    image, labels = street(), np.zeros((32, 32), np.uint8)
-    pictures = [overlay(image, labels, np.full((32, 32), x), high=1.0, palette=palette(1)) for x in (np.nan, 1.0, 9.0)]
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    np.testing.assert_array_equal(pictures[2], pictures[1])
-
-
-def test_a_tall_picture_is_the_same_as_its_parts() -> None:
-    image, labels = street(700, 8), np.zeros((700, 8), np.uint8)
-    doubt = np.random.default_rng(0).random((700, 8))
-    whole = overlay(image, labels, doubt, high=1.0, palette=palette(1))
-    parts = [
-        overlay(image[r], labels[r], doubt[r], high=1.0, palette=palette(1)) for r in (slice(300), slice(300, None))
-    ]
-    np.testing.assert_array_equal(whole, np.vstack(parts))
-    np.testing.assert_array_equal(heatmap(doubt, high=1)[300:], heatmap(doubt[300:], high=1))
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_an_overlay_has_the_image_s_size_and_leaves_its_inputs_alone(size: tuple[int, int]) -> None:
-    image, labels, doubt = street(*size), blocks(*size), np.full(size, 0.5, np.float32)
-    before = image.copy(), labels.copy(), doubt.copy()
-    assert overlay(image, labels, doubt, high=1.0, palette=palette(4)).shape == image.shape
-    for array, kept in zip((image, labels, doubt), before, strict=True):
-        np.testing.assert_array_equal(array, kept)
-
-
-def test_an_overlay_of_arrays_of_different_sizes_is_refused() -> None:
-    with pytest.raises(WrongUse, match="one size"):
-        overlay(street(), blocks(), np.zeros((31, 32)), high=1.0, palette=palette(4))
-
-
-# sheets
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-@settings(deadline=None, max_examples=30)
-def test_a_thumbnail_fits_and_keeps_the_picture_s_shape(rows: int, columns: int) -> None:
-    small = thumbnail(np.zeros((rows, columns, 3), np.uint8))
-    tall, wide = small.shape[:2]
-    assert tall <= HEIGHT
-    assert wide <= WIDEST
-    assert tall > HEIGHT // 2 or wide > WIDEST // 2  # as large as fits
-    if min(tall, wide) > 4:
-        assert abs(tall * columns - wide * rows) <= max(rows, columns)  # within a pixel
-
-
-def test_a_sheet_shows_every_thumbnail_unchanged_and_in_reading_order() -> None:
-    generator = np.random.default_rng(0)
-    rows = [
-        SheetRow(
-            name=f"scene/{i}",
-            note="mean entropy 0.1",
-            pictures={"image": generator.integers(0, 255, (60, 80, 3), np.uint8)},
-        )
-        for i in range(5)
-    ]
-    scale = scale_of("variance", 3)
-    sheet = contact_sheet(rows, title="Five", classes={"road": (1, 2, 3), "sky": (4, 5, 6)}, scale=scale)
-    places = [_where(sheet, row.pictures["image"]) for row in rows]
-    assert places == sorted(places)
-    assert len({left for _, left in places}) == 2
-    assert (sheet == (1, 2, 3)).all(axis=-1).any()  # the key
-    assert (sheet == (4, 5, 6)).all(axis=-1).any()
-
-
-def _where(sheet: Picture, picture: Picture) -> tuple[int, int]:
-    rows, columns = picture.shape[:2]
-    for y, x in np.argwhere((sheet == picture[0, 0]).all(axis=-1)):
-        if np.array_equal(sheet[y : y + rows, x : x + columns], picture):
-            return int(y), int(x)
-    pytest.fail("a thumbnail is missing or altered")
-
-
-def test_a_sheet_takes_the_oddest_shapes_and_the_longest_names() -> None:
-    names = {f"a class with quite a long name, number {i}": colour for i, colour in enumerate(palette(60).tolist())}
-    pictures = [thumbnail(np.zeros((*size, 3), np.uint8)) for size in [*SIZES, (20, 20000), (20000, 20)]]
-    rows = [SheetRow(name="folder/" * 40, pictures={"image": picture}, note="n" * 400) for picture in pictures]
-    sheet = contact_sheet(rows, title="title " * 50, subtitle="words " * 80, classes=names, scale=scale_of("margin", 2))
-    assert (sheet[:, :20] == PAPER).all()  # nothing runs into the margins
-    assert (sheet[:, -20:] == PAPER).all()
-
-
-def test_a_sheet_without_rows_or_with_unlike_rows_is_refused() -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
-    unlike = [SheetRow(name="a", pictures={"image": picture}), SheetRow(name="b", pictures={"overlay": picture})]
-    for rows in ([], unlike, [SheetRow(name="a", pictures={})]):
-        with pytest.raises(WrongUse):
-            contact_sheet(rows, title="")
-
-
-@given(st.text(min_size=1, max_size=40), st.integers(40, 200))
-@settings(deadline=None, max_examples=50)
-def test_shortened_text_fits_and_text_that_fits_is_not_shortened(text: str, width: int) -> None:
-    shown = shortened(text, 13, width)
-    assert width_of(shown, 13) <= width
-    assert shown == text or width_of(text, 13) > width
