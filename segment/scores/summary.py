@@ -104,9 +104,8 @@ def exact_to(tally: Tally, task: Task) -> dict[str, float]:
         for name, score in BINNED.items():
             kind, counts = ("unseen", novel) if name.startswith("unseen") else ("error", errors)
             best, worst = of[kind]
-            least = (
-                detection.least_precision(counts) if name.endswith("_ap") else score(worst)
-            )  # AP counts a bin as ties, which is not its worst order
+            # AP counts the pixels of a bin as ties, which is not their worst order
+            least = detection.least_precision(counts) if name.endswith("_ap") else score(worst)
             bounds[f"{name}.{measure}"] = float(np.abs(np.stack([score(best), least]) - score(counts)).max())
     return bounds
 

@@ -31,9 +31,13 @@ def _minus_p_log_p(p: Tensor) -> Tensor:
 class DrawMoments:
     """Running sums over draws of probabilities (N K ...); the draws themselves are not kept.
 
-    weight: sum of w; weight_square: sum of w^2; draws: how many
-    mean: (N K ...); square: weighted squared deviations from the mean (Welford), (N K ...)
-    expected_entropy: (N ...) weighted sum of H(p) over weight, nats; votes: (N K ...) weight of draws whose mask has k
+    draws: the number of draws
+    weight, weight_square: the sums of w and of w^2
+    mean: weighted mean of p, (N K ...)
+    variance: Var_T[p_k], from the weighted squared deviations (Welford), (N K ...)
+    expected_entropy: weighted mean of H(p), nats, (N ...)
+    votes: share of the weight of the draws that predict class k, (N K ...)
+    head: what the probabilities mean
     keep: which of "square", "expected_entropy", "votes" to compute; the others cost nothing
     """
 

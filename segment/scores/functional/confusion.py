@@ -58,7 +58,7 @@ def dice(counts: Floats | Ints) -> Floats:  # ... 3 K -> ... K
 
 
 def mean_iou(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
-    """Mean IoU over the classes seen in label or prediction; nan where none is.
+    """Mean IoU over the classes present in label or prediction; nan where none is.
 
     >>> float(mean_iou(np.array([[1, 1, 0], [1, 2, 0], [2, 1, 0]])))
     0.5
@@ -67,7 +67,7 @@ def mean_iou(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
 
 
 def mean_dice(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
-    """Mean Dice over the classes seen in label or prediction; nan where none is.
+    """Mean Dice over the classes present in label or prediction; nan where none is.
 
     >>> float(mean_dice(np.array([[1, 0], [1, 0], [1, 0]])))
     1.0
