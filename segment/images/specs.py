@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 Colours = Literal["RGB", "BGR", "grey"]
 Channels = Colours | int
-COLOURS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
+CHANNEL_ORDERS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
 
 
 def planes_of(channels: Channels) -> int:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
-from segment.images.specs import COLOURS, Channels, InputSpec, TrainingSpec, planes_of
+from segment.images.specs import CHANNEL_ORDERS, Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.uris import parse_uri
 
 CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
@@ -170,10 +170,10 @@ class _Weights(_Strict):
 def _channels(value: object) -> Channels:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    for order in COLOURS:
+    for order in CHANNEL_ORDERS:
         if value == order:
             return order
-    raise ValueError(f"it is {', '.join(COLOURS)}, or a number of planes from 1 up, not {value!r}")
+    raise ValueError(f"it is {', '.join(CHANNEL_ORDERS)}, or a number of planes from 1 up, not {value!r}")
 
 
 class _Input(_Strict):

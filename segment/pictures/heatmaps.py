@@ -18,8 +18,8 @@ from segment.errors import WrongUse, near
 from segment.pictures.lettering import BOLD, INK, rising, shortened, width_of, write
 from segment.pictures.palettes import Picture
 
-COLOURS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
-COLOURS["cividis"] = cv2.COLORMAP_CIVIDIS
+COLOUR_MAPS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
+COLOUR_MAPS["cividis"] = cv2.COLORMAP_CIVIDIS
 """Colour maps of rising, nearly even lightness, which are readable in grey and with colour blindness."""
 
 ABSENT = (128, 128, 128)
@@ -64,7 +64,7 @@ def _max_variance(classes: int) -> float:
 
 
 # title, unit, K -> largest value, default maximum of the scale (None: the largest value)
-MEASURES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
+SCALES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
     "predictive_entropy": ("predictive entropy", "nats", _max_entropy, None),
     "expected_entropy": ("expected entropy", "nats", _max_entropy, None),
     "mutual_information": ("mutual information", "nats", _max_entropy, None),
@@ -86,9 +86,9 @@ def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | N
     >>> round(scale_of("predictive_entropy", 11).high, 3), scale_of("variance", 11).high
     (2.398, 0.02)
     """
-    if measure not in MEASURES:
-        raise WrongUse(f"No measure is called {measure!r}.{near(measure, MEASURES)} Known: {', '.join(MEASURES)}.")
-    title, unit, bound_of, shown = MEASURES[measure]
+    if measure not in SCALES:
+        raise WrongUse(f"No measure is called {measure!r}.{near(measure, SCALES)} Known: {', '.join(SCALES)}.")
+    title, unit, bound_of, shown = SCALES[measure]
     bound = bound_of(classes if head == "softmax" else 2)
     default = bound if shown is None else min(shown, bound)
     return Scale(title=title, unit=unit, high=default if high is None else high, bound=bound)
@@ -104,8 +104,10 @@ def heatmap(
     >>> heatmap(np.array([[0.0, 9.0, np.nan]]), high=1.0).tolist()
     [[[0, 0, 4], [252, 255, 164], [128, 128, 128]]]
     """
-    if colours not in COLOURS:
-        raise WrongUse(f"No colour map is called {colours!r}.{near(colours, COLOURS)} Known: {', '.join(COLOURS)}.")
+    if colours not in COLOUR_MAPS:
+        raise WrongUse(
+            f"No colour map is called {colours!r}.{near(colours, COLOUR_MAPS)} Known: {', '.join(COLOUR_MAPS)}."
+        )
     if not (math.isfinite(high) and math.isfinite(low) and high > low):
         raise WrongUse(f"A heat map's scale must rise: its ends are {low} and {high}.")
     table = ramp(colours)
@@ -123,7 +125,7 @@ def heatmap(
 def ramp(colours: str) -> Picture:  # -> 256 3
     """The 256 colours of a map, lowest value first."""
     grey = np.arange(256, dtype=np.uint8)[None]
-    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOURS[colours])[0, :, ::-1])
+    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOUR_MAPS[colours])[0, :, ::-1])
 
 
 def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Curve = Mapping[str, Sequence[float | None]]
 """x, y, low, high, as in `scores.json`."""
 
-COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
+LINE_COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
 WIDTH, HEIGHT, DPI = 6.4, 4.6, 150
 
 
@@ -74,7 +74,7 @@ def plot(
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="ideal")
     for number, line in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         style: dict[str, Any] = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"linewidth": 1.8}
         if points and not line.dashed:
             style |= {"marker": "o", "markersize": 4}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, PredictionFailed, WrongUse
 from segment.scores.plan import ScorePlan
-from segment.scores.tally import Image
+from segment.scores.tally import CheckedImage
 
 ArrayLike = NDArray[Any] | torch.Tensor
 TOLERANCE = 1e-2  # of the sum of probabilities: half precision keeps it, logits do not
@@ -24,7 +24,7 @@ def checked(
     maps: Mapping[str, ArrayLike],  # H W; multilabel: H W or K H W
     label: ArrayLike,  # H W; multilabel: K H W
     prediction: ArrayLike | None,
-) -> list[Image]:
+) -> list[CheckedImage]:
     """The checked image: one K-class task, or for multilabel a two-class task a label.
 
     Errors: PredictionFailed or ImageUnreadable for arrays that do not fit the plan, WrongUse for a missing map.
@@ -35,9 +35,9 @@ def checked(
     measured = {name: _map(identity, plan, name, maps, p.shape) for name in plan.measures}
     known, unseen = _known_and_unseen(identity, plan, ids)
     if plan.head != "multilabel":
-        return [Image(probability=p, label=ids, prediction=masks, maps=measured, known=known, unseen=unseen)]
+        return [CheckedImage(probability=p, label=ids, prediction=masks, maps=measured, known=known, unseen=unseen)]
     return [
-        Image(
+        CheckedImage(
             probability=np.stack([1 - p[k], p[k]]),
             label=ids[k],
             prediction=masks[k],

@@ -17,8 +17,6 @@ from segment.scores.tally import Tally, Task
 RETAINED = (80, 90, 95)  # percent of the pixels, the most confident ones
 CURVE = np.linspace(0.01, 1, 100)  # coverages of the risk-coverage curve
 
-Curve = tuple[Floats, Floats]
-
 
 def scores(tally: Tally, task: Task) -> dict[str, Floats]:  # R ... -> R each
     """Every score by its name; R replicates side by side (R = 1 for the score of all images)."""
@@ -141,7 +139,7 @@ def why(name: str, tally: Tally, task: Task) -> str:
     return "every pixel is right" if right == known else "every pixel is wrong"
 
 
-def curves(tally: Tally, task: Task) -> dict[str, Curve]:  # R ... -> (R x), (R y) each
+def curves(tally: Tally, task: Task) -> dict[str, tuple[Floats, Floats]]:  # R ... -> (R x), (R y) each
     """Reliability (mean p, share right) in both binnings, and risk against coverage for each measure and the oracle."""
     named = {
         "reliability": calibration.reliability_curve(tally["reliability"]),

@@ -42,7 +42,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class CheckedImage:
     """One image's arrays, checked: H W each, probability K H W. Unseen and void pixels have any label."""
 
     probability: NDArray[np.float32]
@@ -71,11 +71,11 @@ def shapes(task: Task) -> dict[str, tuple[int, ...]]:
         if name in task.thresholds:
             shape_of[f"patches/{name}"] = (len(patches.SIZES), 4)
         else:
-            shape_of[f"patch_means/{name}"] = (len(patches.SIZES), patches.ROWS, 2)
+            shape_of[f"patch_means/{name}"] = (len(patches.SIZES), patches.THRESHOLD_BINS, 2)
     return shape_of
 
 
-def count(image: Image, task: Task) -> Tally:
+def count(image: CheckedImage, task: Task) -> Tally:
     """The counts of one image, in the shapes above."""
     known = np.flatnonzero(image.known)
     label, prediction = image.label.ravel()[known], image.prediction.ravel()[known]
@@ -93,7 +93,7 @@ def count(image: Image, task: Task) -> Tally:
     return counts | _measured(image, task)
 
 
-def _measured(image: Image, task: Task) -> Tally:
+def _measured(image: CheckedImage, task: Task) -> Tally:
     k = task.classes
     right = image.known & (image.label == image.prediction)
     wrong = image.known & ~right

@@ -19,9 +19,9 @@ from segment.axes import Head
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import (
     ABSENT,
-    COLOURS,
-    MEASURES,
+    COLOUR_MAPS,
     PAPER,
+    SCALES,
     heatmap,
     legend,
     level_legend,
@@ -86,7 +86,7 @@ def test_the_heatmap_of_an_entropy_ramp_is_the_golden_one(golden: Golden) -> Non
 
 @given(
     arrays(np.float32, (3, 4), elements=st.floats(-1, 9, width=32)),
-    st.sampled_from(sorted(COLOURS)),
+    st.sampled_from(sorted(COLOUR_MAPS)),
     st.integers(0, 11),
 )
 def test_a_colour_depends_on_the_value_alone(values: NDArray[np.float32], colours: str, place: int) -> None:
@@ -94,7 +94,7 @@ def test_a_colour_depends_on_the_value_alone(values: NDArray[np.float32], colour
     np.testing.assert_array_equal(heatmap(values, high=2.0, colours=colours).reshape(-1, 3)[place], alone[0, 0])
 
 
-@pytest.mark.parametrize("colours", sorted(COLOURS))
+@pytest.mark.parametrize("colours", sorted(COLOUR_MAPS))
 def test_lightness_only_rises_and_close_to_evenly(colours: str) -> None:
     lightness = lab(ramp(colours))[:, 0]
     steps = np.diff(lightness)
@@ -103,7 +103,7 @@ def test_lightness_only_rises_and_close_to_evenly(colours: str) -> None:
     assert np.abs(lightness - straight).max() < 0.08 * (lightness[-1] - lightness[0])
 
 
-@pytest.mark.parametrize("colours", sorted(COLOURS))
+@pytest.mark.parametrize("colours", sorted(COLOUR_MAPS))
 def test_the_colour_maps_are_those_of_matplotlib(colours: str) -> None:
     matplotlibs = np.asarray(matplotlib.colormaps[colours](np.arange(256)))[:, :3] * 255
     assert np.abs(matplotlibs - ramp(colours)).max() <= 2.5
@@ -113,7 +113,7 @@ def test_values_beyond_the_scale_take_its_end_colours_and_none_is_grey() -> None
     picture = heatmap(np.array([[-5.0, 0.0, 1.0, 7.0, np.inf, -np.inf, np.nan]]), high=1.0)[0]
     first, last = picture[1].tolist(), picture[2].tolist()
     assert picture.tolist() == [first, first, last, last, last, first, list(ABSENT)]
-    for colours in COLOURS:
+    for colours in COLOUR_MAPS:
         assert np.abs(ramp(colours).astype(int) - ABSENT).max(axis=1).min() > 4
 
 
@@ -164,7 +164,7 @@ def test_no_measure_exceeds_the_bound_of_its_scale(
         "variation_ratio": 1 - votes.max(),
         "standard_error": math.sqrt(spread[top] / (1 / (w**2).sum() - 1)),
     }
-    assert set(largest) == set(MEASURES)
+    assert set(largest) == set(SCALES)
     for measure, value in largest.items():
         assert value <= scale_of(measure, classes, head).bound + 1e-9, measure
 

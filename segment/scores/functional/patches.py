@@ -15,7 +15,7 @@ from segment.scores.functional.binning import HIGHEST, LOWEST, Floats, Ints, bin
 
 SIZES = (1, 4, 16)  # pixels
 OCTAVE = 6  # bins an octave, as a power of two, of the histogram that thresholds are chosen from: 64
-ROWS = (HIGHEST - LOWEST) * 2**OCTAVE + 1
+THRESHOLD_BINS = (HIGHEST - LOWEST) * 2**OCTAVE + 1
 
 
 def patch_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:  # H W -> h w
@@ -75,7 +75,7 @@ class Patches:
         for of_size, pixels, counted, accurate in zip(sums, self.pixels, self.counted, self.accurate, strict=True):
             bins = coarser_bin(bin_of(of_size[counted] / pixels[counted]), OCTAVE)
             cell = 2 * bins + ~accurate[counted]
-            histograms.append(np.bincount(cell, minlength=2 * ROWS).reshape(ROWS, 2))
+            histograms.append(np.bincount(cell, minlength=2 * THRESHOLD_BINS).reshape(THRESHOLD_BINS, 2))
         return np.stack(histograms)
 
 
@@ -85,7 +85,7 @@ def matching_threshold(histogram: Ints) -> float:  # B 2
     All measures then flag the same number of patches, so that none gains by flagging fewer. It is the upper edge of a
     bin, exact to 1.1 %; the lowest of equally good edges; without patches the top edge.
 
-    >>> histogram = np.zeros((ROWS, 2), dtype=np.int64)
+    >>> histogram = np.zeros((THRESHOLD_BINS, 2), dtype=np.int64)
     >>> histogram[coarser_bin(bin_of(np.float32([0.1, 0.5, 0.7])), OCTAVE)] = [[80, 3], [8, 3], [2, 4]]
     >>> 0.5 <= matching_threshold(histogram) < 0.51  # 10 of 100 are inaccurate: above .5 are 6, above .1 were 16
     True
