@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from segment.scores import detection
-from segment.scores.binning import BINS, FINE, bin_of
+from segment.scores.functional import detection
+from segment.scores.functional.binning import BINS, FINE, bin_of
 
 WIDTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 

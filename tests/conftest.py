@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from golden_pictures import Golden
 from hypothesis import settings
 from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
@@ -44,6 +45,12 @@ def no_fast_path_given_up(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     messages = [record.getMessage() for record in caplog.get_records("call")]
     assert not [message for message in messages if "other numbers than a plain pass" in message]
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Golden:
+    """The pictures beside the tests that pictures are compared with."""
+    return Golden(Path(__file__).parent / "pictures" / "golden", tmp_path)
 
 
 @pytest.fixture

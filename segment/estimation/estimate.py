@@ -21,7 +21,7 @@ from segment.methods.method import Method
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
-from segment.uncertainty.stopping import Stop, Watch
+from segment.uncertainty.stopping import Stop, StoppingRule
 
 A = TypeVar("A")
 """The type of arrays: a tensor, or a plane (a NumPy array, or one in a file)."""
@@ -175,7 +175,12 @@ def moments_of(
 
 
 def estimates(
-    read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, *, identity: str = "", stop: Watch | None = None
+    read_outs: Mapping[str, ReadOut],
+    images: Tensor,
+    head: Head,
+    *,
+    identity: str = "",
+    stop: StoppingRule | None = None,
 ) -> dict[str, Estimate[Tensor]]:
     """Every read-out of images (N C H W, normalised, not padded), each method's passes made once.
 
@@ -191,7 +196,7 @@ def estimates(
 
 
 def _shared(
-    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, stop: Watch | None
+    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, stop: StoppingRule | None
 ) -> dict[str, Estimate[Tensor]]:
     sums = sums_of(read_outs.values(), head)
     by_temperature = {each.temperature: each for each in sums}

@@ -30,7 +30,7 @@ from segment.images.prepare import Normalised, padding
 from segment.networks.load import Network
 from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
 from segment.tracing.receptive_field import TileGeometry, measure_tiling
-from segment.uncertainty.stopping import StopPlan, Watch, looks, on_grid, reached
+from segment.uncertainty.stopping import StoppingRule, StopPlan, check_counts, error_quantile, on_grid
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ class Estimator:
 
         return from_the_first_draw(methods, work, differed)
 
-    def _watch(self) -> Watch | None:
+    def _watch(self) -> StoppingRule | None:
         (read_out, *_) = self.read_outs.values()
-        return None if self.plan.stop is None else Watch(self.network.card.head, read_out.passes, self.plan.stop)
+        return None if self.plan.stop is None else StoppingRule(self.network.card.head, read_out.passes, self.plan.stop)
 
     @cached_property
     def geometry(self) -> TileGeometry:
@@ -239,7 +239,7 @@ class Estimator:
         if stop is None:
             return self._assembled(image, cut, self.read_outs, identity)
         ((name, read_out),) = self.read_outs.items()
-        for draws in looks(read_out.passes, stop.first):
+        for draws in check_counts(read_out.passes, stop.first):
             first_draws = replace(read_out, measures=self._computed(read_out), draws=draws)
             made = self._assembled(image, cut, {name: first_draws}, identity)
             error = made[name].reached_error
@@ -270,7 +270,7 @@ class Estimator:
                 whole[name] = replace(made, seconds=part.seconds + (made.seconds if name in whole else 0.0))
         if self.plan.stop is None:
             return whole
-        error = reached(torch.cat(errors), self.plan.stop.quiet)
+        error = error_quantile(torch.cat(errors), self.plan.stop.quiet)
         return {name: replace(made, reached_error=error) for name, made in whole.items()}
 
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:

@@ -28,7 +28,7 @@ from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
-from segment.uncertainty.stopping import StopPlan, refuse_several
+from segment.uncertainty.stopping import StopPlan, check_single_image
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class MCBN:
         """
         images, single = self.network.accept.batch(image)
         if self.stop is not None:
-            refuse_several(len(images))
+            check_single_image(len(images))
         estimator = self._estimator(tuple(measures))
         if self.memory is None:
             estimate = estimator.whole(images)[""]

@@ -1,1 +1,1 @@
-"""Files and arrays: decode, find, prepare, tile, generate."""
+"""Image files and arrays to network inputs: find, read, accept, augment, corrupt, resize, normalise and pad."""

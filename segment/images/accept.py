@@ -1,6 +1,6 @@
-"""Arrays and tensors that a program gives → pixels or normalised tensors: the one rule of `fit_bank` and `MCBN`.
+"""Arrays and tensors that a caller passes to `fit_bank` or `MCBN` → pixels or normalised tensors.
 
-Must not know a file, nor a network.
+Must not know a network; files are only refused or allowed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from torch import Tensor
 
 from segment.errors import WrongUse
 from segment.images.prepare import normalise, pad
+from segment.images.read import from_sixteen_bit
 from segment.images.specs import InputSpec
 
-PICTURES = ("L", "RGB", "I;16")
-"""Modes of a Pillow image whose array is its pixels."""
+PILLOW_MODES = ("L", "RGB", "I;16")
+"""Modes of a Pillow image whose array holds its pixel values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accept:
-    """What one network takes from a program.
+    """The arrays and tensors that one network accepts from Python code.
 
-    spec: the card's input; channels: C, how many the network takes; takes: whether it takes another number of them
+    uint8 arrays H W C (H W where C = 1; H W 3, RGB, where the card says grey) and uint16 arrays with the card's `white`
+    are normalised as the card says. A float tensor (C H W, or N C H W for several) is taken as normalised: it is only
+    padded.
 
-    uint8 H W C (H W where C = 1; H W 3, RGB, where the card says grey) and uint16 with the card's `white` go through
-    the card. A float tensor (C H W, or N C H W for several) is normalised already: it is only padded.
-    Errors: WrongUse, one line that names type and shape and what to give instead.
+    spec: the card's input
+    channels: C, the number of channels that the network takes
+    takes: whether the network takes another number of channels
+    name: the network's, for messages
+    Errors: WrongUse, in one line, with the type and shape given and what to give instead
     """
 
     spec: InputSpec
@@ -48,7 +53,7 @@ class Accept:
         return self._pixels(given)
 
     def images(self, given: Any) -> Sequence[Any]:
-        """Several images, each for `image`: a tensor N C H W, an array N H W C, or a sequence."""
+        """Several images, each to be passed to `image`: a tensor N C H W, an array N H W C, or a sequence."""
         if isinstance(given, Tensor | np.ndarray):
             if given.ndim != 4 and not self._several_grey(given):
                 raise self._refused(given, "several images are a list, an array (N H W C) or a tensor (N C H W).")
@@ -62,57 +67,57 @@ class Accept:
         return cast(Sequence[Any], given)
 
     def batch(self, given: Any) -> tuple[Tensor, bool]:
-        """Normalised images N C H W, and whether it was one image alone."""
+        """Normalised images N C H W, and whether `given` was a single image."""
         if isinstance(given, Tensor):
             if given.ndim not in (3, 4):
                 raise self._refused(given)
             tensor = self._normalised(given)
             return tensor.reshape(-1, *tensor.shape[-3:]), tensor.ndim == 3
-        alone = not isinstance(given, list | tuple) and not _is_several(given)
-        each = [self.image(one) for one in ([given] if alone else self.images(given))]
-        if len({(type(one), tuple(one.shape)) for one in each}) > 1:
-            shapes = ", ".join(dict.fromkeys(_said(one) for one in each))
+        single = not isinstance(given, list | tuple) and not _is_stack(given)
+        images = [self.image(image) for image in ([given] if single else self.images(given))]
+        if len({(type(image), tuple(image.shape)) for image in images}) > 1:
+            shapes = ", ".join(dict.fromkeys(_type_and_shape(image) for image in images))
             raise WrongUse(f"Images of one call share one type and shape; these are {shapes}. Call it for each.")
-        return torch.stack([self.normalised(image) for image in each]), alone
+        return torch.stack([self.normalised(image) for image in images]), single
 
     def prepared(self, image: NDArray[Any] | Tensor) -> Tensor:  # -> C H+ W+
-        """What `image` gave, or the training pipeline made of it, normalised and padded to the stride."""
+        """The result of `image`, or of the training pipeline on it, normalised and padded to the stride."""
         return pad(self.normalised(image), self.spec)
 
     def normalised(self, image: NDArray[Any] | Tensor) -> Tensor:  # -> C H W
-        """The same, not padded."""
+        """As `prepared`, without the padding."""
         if isinstance(image, Tensor):
             return image
         if image.ndim == 2:
             image = image[..., None]
-        colours = self._colours and image.shape[2] == 3
-        return normalise(image, self.spec if colours else replace(self.spec, channels=self.channels))
+        from_rgb = self._takes_rgb and image.shape[2] == 3
+        return normalise(image, self.spec if from_rgb else replace(self.spec, channels=self.channels))
 
     def check_files(self) -> None:
         """Errors: WrongUse where the network cannot take decoded files, which are RGB."""
-        if not self._colours and not self.spec.channels == self.channels == 3:
+        if not self._takes_rgb and not self.spec.channels == self.channels == 3:
             raise WrongUse(
                 f"{self.name!r} takes {self.channels} channel{'s' * (self.channels != 1)}, and image files are decoded "
-                f"to RGB: {self._way_out()}."
+                f"to RGB: {self._advice()}."
             )
 
     @property
     def planes(self) -> int:
-        """C of the pixel arrays (H W C) that are taken: 3 where RGB becomes what the network takes."""
-        return 3 if self._colours else self.channels
+        """C of the pixel arrays (H W C) that are accepted: 3 where RGB is converted to what the network takes."""
+        return 3 if self._takes_rgb else self.channels
 
     @property
-    def _colours(self) -> bool:
-        """Whether RGB pixels become what the network takes."""
+    def _takes_rgb(self) -> bool:
+        """Whether RGB pixels are converted to what the network takes."""
         return not isinstance(self.spec.channels, int) and self.takes(self.spec.planes)
 
-    def _way_out(self) -> str:
+    def _advice(self) -> str:
         python = "give arrays (H W C) or normalised tensors (C H W) from Python, by segment.fit_bank and segment.MCBN"
         return f"say `input: {{channels: grey}}` in its card, or {python}" if self.channels == 1 else python
 
     def _pixels(self, given: Any) -> NDArray[Any]:  # -> H W C
         if isinstance(given, Image.Image):
-            if given.mode not in PICTURES:
+            if given.mode not in PILLOW_MODES:
                 raise WrongUse(f"A Pillow image of mode {given.mode!r} is not taken; give image.convert('RGB').")
             given = np.asarray(given)
         if not isinstance(given, np.ndarray):
@@ -122,13 +127,14 @@ class Accept:
             )
         if given.dtype.kind == "f":
             raise self._refused(
-                given, "whether it is scaled or normalised cannot be seen. Give uint8 (H W C), which goes through the "
+                given,
+                "whether it is scaled or normalised cannot be seen. Give uint8 (H W C), which goes through the "
                 "card, or a normalised float tensor (C H W).",
-            )  # fmt: skip
+            )
         if given.dtype not in (np.uint8, np.uint16):
             raise self._refused(given)
         image = given[..., None] if given.ndim == 2 and self.channels == 1 else given
-        wanted = {3} if self._colours else {self.channels}
+        wanted = {3} if self._takes_rgb else {self.channels}
         if self.channels == 1:
             wanted.add(1)
         if image.ndim != 3 or image.shape[2] not in wanted or 0 in image.shape:
@@ -137,7 +143,7 @@ class Accept:
             return image
         if self.spec.white is None:
             raise self._refused(given, "nothing says which value is white. Set `input: {white: 65535}` in the card.")
-        return (image.astype(np.float64) / self.spec.white * 255).astype(np.float32)
+        return from_sixteen_bit(image, self.spec.white)
 
     def _normalised(self, given: Tensor) -> Tensor:
         if not given.is_floating_point() or 0 in given.shape:
@@ -152,21 +158,21 @@ class Accept:
     def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W
         return isinstance(given, np.ndarray) and given.ndim == 3 and self.channels == 1 and given.shape[-1] != 1
 
-    def _refused(self, given: NDArray[Any] | Tensor, why: str = "") -> WrongUse:
+    def _refused(self, given: NDArray[Any] | Tensor, reason: str = "") -> WrongUse:
         count = self.channels
         shape = "H W or H W 1" if count == 1 else f"H W {count}"
-        shape += " (RGB)" if self._colours and count == 3 else ""
+        shape += " (RGB)" if self._takes_rgb and count == 3 else ""
         usual = (
             f"{self.name!r} takes {count} channel{'s' * (count != 1)}: give a uint8 {shape} array, or a normalised "
             f"float tensor (C H W) or (N C H W) with C = {count}."
         )
-        return WrongUse(f"This image is {_said(given)}, and {why or usual}")
+        return WrongUse(f"This image is {_type_and_shape(given)}, and {reason or usual}")
 
 
-def _is_several(given: Any) -> bool:
+def _is_stack(given: Any) -> bool:
     return isinstance(given, np.ndarray) and given.ndim == 4
 
 
-def _said(given: NDArray[Any] | Tensor) -> str:
+def _type_and_shape(given: NDArray[Any] | Tensor) -> str:
     kind = "a tensor of" if isinstance(given, Tensor) else "an array of"
     return f"{kind} {str(given.dtype).removeprefix('torch.')}, shape {'x'.join(map(str, given.shape)) or '()'}"

@@ -1,10 +1,10 @@
-"""A card's training pipeline: albumentations by name and arguments; the only adapter to it.
+"""A card's training pipeline: albumentations transforms by name and arguments.
 
-It makes a training image look as it did in training, so that the statistics of a mini-batch are those of that
-distribution. Every argument is checked when the pipeline is made: albumentations itself only warns of an unknown one,
-and falls back to defaults for some that it cannot read.
+It augments an image as training did, so that the statistics of a mini-batch come from the training distribution.
+Every argument is checked when the pipeline is made: albumentations itself only warns of an unknown argument, and
+replaces some invalid values by defaults.
 
-Must not know which images make a mini-batch, nor what the network wants after the pipeline (`preparing.py`).
+Must not know which images make a mini-batch, nor what the network wants after the pipeline (`prepare.py`).
 """
 
 from __future__ import annotations
@@ -33,48 +33,50 @@ _GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Seque
 _LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does
 _ABSTRACT = frozenset({"BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda"})
 _BOXES = frozenset({"AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "RandomSizedBBoxSafeCrop"})
-_MASKS = frozenset({"ConstrainedCoarseDropout", "CropNonEmptyMaskIfExists"})  # they do not say so themselves
-_REFUSED = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, cv2.error, CropSizeError)
+_MASKS = frozenset({"ConstrainedCoarseDropout", "CropNonEmptyMaskIfExists"})  # not in their `targets_as_params`
+_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, cv2.error, CropSizeError)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Transforms in order, on H W 3 uint8. Without state: an image and a seed give one result, in any order or thread.
+    """Transforms in order, on H W 3 uint8. Stateless: an image and a seed give the same result in any order or thread.
 
-    transforms: as the card has them
+    transforms: as written in the card
     """
 
     transforms: tuple[Mapping[str, Any], ...]
     _compose: Any = field(repr=False, compare=False)  # a template, only ever copied
 
     def __call__(self, image: NDArray[Any], seed: int) -> NDArray[np.uint8]:  # H W 3 -> H' W' 3
-        """One training view of the image. A float image (a 16-bit file, 0..255) is rounded to uint8 first.
+        """One random augmentation of the image. A float image (a 16-bit file, 0..255) is rounded to uint8 first.
 
-        seed: an integer from 0 up, one for each view; no global generator is read or moved.
+        seed: an integer from 0 up, another for each augmentation; no global generator is read or advanced
         """
         if image.dtype != np.uint8:
             image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-        view = _seeded(self._compose, seed)
+        compose = _seeded(self._compose, seed)
         try:
-            result = view(image=image)["image"]
-        except _REFUSED as problem:
+            result = compose(image=image)["image"]
+        except _ERRORS as error:
             advice = "Leave out or correct the transform that asks for more"
-            if isinstance(problem, CropSizeError):
+            if isinstance(error, CropSizeError):
                 advice = "Give larger images, or the crop `pad_if_needed: true` if the network was trained so"
             raise WrongUse(
                 f"The training pipeline does not take an image of {image.shape[0]} x {image.shape[1]}: "
-                f"{_one_line(problem)}. {advice}."
+                f"{_error_message(error)}. {advice}."
             ) from None
         if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
-            found = f"{getattr(result, 'dtype', type(result).__name__)} {getattr(result, 'shape', '')}".strip()
+            description = f"{getattr(result, 'dtype', type(result).__name__)} {getattr(result, 'shape', '')}".strip()
             raise WrongUse(
-                f"The training pipeline gives {found}, not H W 3 uint8. Scaling and axes are `input:`'s job."
+                f"The training pipeline gives {description}, not H W 3 uint8. Scaling and axes are `input:`'s job."
             )
         return np.ascontiguousarray(result)
 
 
 def pipeline(transforms: tuple[Mapping[str, Any], ...]) -> Pipeline:
-    """The pipeline of a card's `training: {transforms: [...]}`, or the refusal of the first thing wrong in it.
+    """The pipeline of a card's `training: {transforms: [...]}`, checked.
+
+    Errors: WrongUse for the first entry that cannot be built.
 
     >>> pipeline(({"name": "HorizontalFlip", "p": 1},))(np.eye(2, dtype=np.uint8)[..., None].repeat(3, 2), 0)[..., 0]
     array([[0, 1],
@@ -86,9 +88,9 @@ def pipeline(transforms: tuple[Mapping[str, Any], ...]) -> Pipeline:
 
 
 def _seeded(compose: Any, seed: int) -> Any:
-    """A copy (.13 ms; two threads in one would take numbers from each other) that draws from one pair of generators.
+    """A copy with generators of its own: two threads that share one would change each other's numbers; .13 ms.
 
-    Not set_random_seed, which starts every transform at the same number, so that a large scale comes with a gain.
+    set_random_seed would start every transform at the same number and so correlate them.
     """
     generator, python_random = np.random.default_rng(seed), random.Random(seed)
     return copy.deepcopy(compose, {id(compose.random_generator): generator, id(compose.py_random): python_random})
@@ -104,20 +106,22 @@ def _built(entry: object) -> Any:
         )
     if name in _BOXES | _MASKS:
         raise WrongUse(f"Transform {name!r} needs more than the image (boxes or a mask). Leave it out.")
-    if name not in _known():
+    if name not in _transforms():
         raise WrongUse(
-            f"No transform of albumentations {A.__version__} is called {name!r}.{near(name, _known())} "
-            f"Known: {len(_known())}, among them HorizontalFlip, OneOf, RandomBrightnessContrast, RandomCrop."
+            f"No transform of albumentations {A.__version__} is called {name!r}.{near(name, _transforms())} "
+            f"Known: {len(_transforms())}, among them HorizontalFlip, OneOf, RandomBrightnessContrast, RandomCrop."
         )
-    make = _known()[name]
+    make = _transforms()[name]
     arguments = _checked(name, make, {key: _frozen(value) for key, value in entry.items() if key != "name"})
     try:
         if "InitSchema" in vars(make):
             arguments["strict"] = True  # else an argument that fails to validate may fall back to its default
         transform = make(**arguments)
         needed = getattr(transform, "targets_as_params", [])
-    except _REFUSED as problem:
-        raise WrongUse(f"Transform {name!r} cannot be made so: {_one_line(problem)}. Correct it in the card.") from None
+    except _ERRORS as error:
+        raise WrongUse(
+            f"Transform {name!r} cannot be made so: {_error_message(error)}. Correct it in the card."
+        ) from None
     if needed:
         raise WrongUse(f"Transform {name!r} needs more than the image ({', '.join(needed)}). Leave it out.")
     return transform
@@ -142,8 +146,8 @@ def _checked(name: str, make: Callable[..., Any], arguments: dict[str, Any]) -> 
 
 
 @cache
-def _known() -> Mapping[str, Callable[..., Any]]:
-    """Name → class: what takes an image alone and may give an image back."""
+def _transforms() -> Mapping[str, Callable[..., Any]]:
+    """Name → class of every transform that needs an image only and returns one."""
     flat = {
         name: kind
         for name, kind in vars(A).items()
@@ -157,7 +161,7 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _one_line(problem: Exception) -> str:
-    if isinstance(problem.__cause__, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.__cause__.errors())
-    return f"{type(problem).__name__}: {one_line(problem)}".removesuffix(".")
+def _error_message(error: Exception) -> str:
+    if isinstance(error.__cause__, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.__cause__.errors())
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(".")

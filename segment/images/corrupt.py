@@ -1,6 +1,7 @@
-"""Photographs made worse at five severities: noise, blur, fog, brightness, JPEG; for scores under shift.
+"""Corruptions at five severities, for scores under distribution shift: noise, blur, fog, brightness, JPEG.
 
-After the families of Hendrycks & Dietterich 2019, arXiv:1903.12261, with albumentations' transforms and own strengths.
+Source: the families of Hendrycks & Dietterich 2019, arXiv:1903.12261; the transforms are albumentations', the strengths
+our own.
 Must not know what a corruption is compared with.
 """
 
@@ -28,7 +29,7 @@ CORRUPTIONS = tuple(_STRENGTHS)
 
 
 def corruption(name: str, severity: int) -> dict[str, Any]:
-    """One corruption as a card's `training:` names a transform, applied to every image.
+    """One corruption as an entry of a card's `training: {transforms: [...]}`, applied to every image.
 
     >>> corruption("jpeg", 5)
     {'name': 'ImageCompression', 'quality_range': [6, 6], 'p': 1.0}
@@ -38,25 +39,27 @@ def corruption(name: str, severity: int) -> dict[str, Any]:
     if severity not in SEVERITIES:
         raise WrongUse(f"Severity {severity} of {name}: an integer from 1 to {len(SEVERITIES)}.")
     s = _STRENGTHS[name][severity - 1]
-    made: dict[str, dict[str, Any]] = {
+    transforms: dict[str, dict[str, Any]] = {
         "noise": {"name": "GaussNoise", "std_range": [s, s]},
         "blur": {"name": "GaussianBlur", "sigma_limit": [s, s], "blur_limit": 0},
         "fog": {"name": "RandomFog", "fog_coef_range": [s, s], "alpha_coef": 0.1},
         "brightness": {
-            "name": "RandomBrightnessContrast", "brightness_limit": [s, s], "contrast_limit": [0.0, 0.0],
+            "name": "RandomBrightnessContrast",
+            "brightness_limit": [s, s],
+            "contrast_limit": [0.0, 0.0],
             "ensure_safe_range": False,
         },
         "jpeg": {"name": "ImageCompression", "quality_range": [int(s), int(s)]},
-    }  # fmt: skip
-    return made[name] | {"p": 1.0}
+    }
+    return transforms[name] | {"p": 1.0}
 
 
 def corrupted(name: str, severity: int) -> Callable[[NDArray[Any], str], NDArray[np.uint8]]:
-    """Image (H W 3) and id to the image made worse; the id seeds it, so that any order gives the same pixels."""
-    worse = pipeline((corruption(name, severity),))
+    """A function of an image (H W 3) and its id; the id is the seed, so that any order gives the same pixels."""
+    transform = pipeline((corruption(name, severity),))
 
-    def change(image: NDArray[Any], identity: str) -> NDArray[np.uint8]:
-        told = hashlib.sha256(f"{name} {severity} {identity}".encode()).digest()
-        return worse(image, int.from_bytes(told[:4], "big") >> 1)
+    def corrupt(image: NDArray[Any], identity: str) -> NDArray[np.uint8]:
+        digest = hashlib.sha256(f"{name} {severity} {identity}".encode()).digest()
+        return transform(image, int.from_bytes(digest[:4], "big") >> 1)
 
-    return change
+    return corrupt

@@ -30,9 +30,12 @@ _Line: TypeAlias = tuple[Path, Path | None]  # an image, and its label map
 
 @dataclass(frozen=True)
 class Source:
-    """One image: its id (a relative POSIX path without suffix, unique in its set), its file and its label map's.
+    """One image and its label files.
 
-    masks: of a multi-label head, one file a label
+    id: a relative POSIX path without suffix, unique among the images of a run
+    path: the image file
+    label: the label map's file
+    masks: for a multi-label head, one file a label
     """
 
     id: str
@@ -46,21 +49,21 @@ def find_images(src: str | Path) -> tuple[Source, ...]:
 
     Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path. List (.txt,
     UTF-8): an image, or an image and its label map, on each line, in the list's order, relative to the list's folder;
-    blank lines and lines that start with "#" do not count. Image and label are parted by a tab, or by white space where
-    the whole line is no file.
+    blank lines and lines that start with "#" are skipped. A tab separates image and label, or white space where the
+    whole line is not a file.
     """
-    asked = Path(src)
+    source = Path(src)
     lines: list[_Line]
-    if asked.is_dir():
-        root, lines = asked, [(path, None) for path in _images_below(asked)]
-    elif asked.is_file():
-        root = asked.parent
-        lines = _listed(asked) if asked.suffix.lower() == _LIST_SUFFIX else [(asked, None)]
+    if source.is_dir():
+        root, lines = source, [(path, None) for path in _images_below(source)]
+    elif source.is_file():
+        root = source.parent
+        lines = _listed(source) if source.suffix.lower() == _LIST_SUFFIX else [(source, None)]
     elif glob.has_magic(str(src)):
         root, images = _matched(str(src))
         lines = [(path, None) for path in images]
     else:
-        raise WrongUse(f"{str(src)!r} is not there.{_neighbour(asked)} Give a folder, a glob, an image or a text list.")
+        raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a text list.")
     ids = _unique(_safe(os.path.relpath(path, root)) for path, _ in lines)
     return tuple(Source(id, path, label) for id, (path, label) in zip(ids, lines, strict=True))
 
@@ -68,20 +71,21 @@ def find_images(src: str | Path) -> tuple[Source, ...]:
 def find_pairs(images: str | Path, labels: str | Path | None = None) -> tuple[Source, ...]:
     """The images, each with its label map: the file of the same id below `labels`.
 
-    Either may be a list; one with labels on its lines needs no `labels`, and as `labels` gives its second column.
+    Either may be a text list. A list with labels needs no `labels`; passed as `labels`, its second column is used.
     """
-    found = find_images(images)
+    sources = find_images(images)
     if labels is not None:
         maps = {source.id: source.label or source.path for source in find_images(labels)}
-        found = tuple(replace(source, label=maps.get(source.id)) for source in found)
-    missing = [source.id for source in found if source.label is None]
+        sources = tuple(replace(source, label=maps.get(source.id)) for source in sources)
+    missing = [source.id for source in sources if source.label is None]
     if missing:
         where = f"below {str(labels)!r}" if labels is not None else f"in {str(images)!r}"
         raise WrongUse(
-            f"{len(missing)} of {len(found)} images have no label map {where}: {_some(missing)}. A label map has its "
-            "image's name, with any suffix, in the same sub-folder; or give a text list with image and label a line."
+            f"{len(missing)} of {len(sources)} images have no label map {where}: {_first_names(missing)}. A label map "
+            "has its image's name, with any suffix, in the same sub-folder; or give a text list with image and label a "
+            "line."
         )
-    return found
+    return sources
 
 
 def _images_below(folder: Path) -> list[Path]:
@@ -93,7 +97,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Links are followed; a folder that is reached twice is read once."""
+    """Links are followed; a folder reached by two links is read once."""
     seen = {os.path.realpath(folder)}
     for where, folders, files in os.walk(folder, followlinks=True):
         fresh = []
@@ -123,8 +127,8 @@ def _matched(pattern: str) -> tuple[Path, list[Path]]:
 def _listed(path: Path) -> list[_Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise WrongUse(f"The list {str(path)!r} is not readable: {problem}. Save it as UTF-8 text.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"The list {str(path)!r} is not readable: {error}. Save it as UTF-8 text.") from None
     pairs: list[_Line] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -148,7 +152,7 @@ def _listed(path: Path) -> list[_Line]:
 
 
 def _fields(line: str, folder: Path) -> list[str]:
-    """A tab parts; else the whole line where it is a file; else the split of which both parts are; else white space."""
+    """Split at a tab; else keep a line that is a file; else split where both parts are files; else at white space."""
     if "\t" in line:
         return [field.strip() for field in line.split("\t") if field.strip()]
     if len(line.split()) == 1 or (folder / line).exists():
@@ -173,7 +177,7 @@ def in_text(path: str | Path) -> str:
 
 
 def _safe(relative: str) -> str:
-    r"""A relative POSIX path that may become a folder anywhere: letters of any script stay, other bytes become %NN.
+    r"""A relative POSIX path that is valid on any system; letters of any script stay, other bytes become %NN.
 
     >>> _safe("../day 1/Straße:2.png"), _safe("con.jpg"), _safe(os.fsdecode(b"caf\xe9.png"))
     ('day 1/Straße_2', 'con_', 'caf%E9')
@@ -185,7 +189,7 @@ def _safe(relative: str) -> str:
 
 
 def _unique(ids: Iterable[str]) -> list[str]:
-    """The second "a" becomes "a-2"; upper and lower case count as one, as on Windows and macOS.
+    """The second "a" becomes "a-2"; ids that differ in case alone are equal, as file names on Windows and macOS.
 
     >>> _unique(["a", "A", "a-2", "b"])
     ['a', 'A-3', 'a-2', 'b']
@@ -202,7 +206,7 @@ def _unique(ids: Iterable[str]) -> list[str]:
 
 
 def _free(id: str, given: Collection[str], reserved: Collection[str]) -> str:
-    """The id, or "id-2", "id-3", ... where it is given; a number leads to none that is reserved."""
+    """The id, or the first of "id-2", "id-3", ... that is neither given nor reserved."""
     free, number = id, 1
     while _folded(free) in given or (number > 1 and _folded(free) in reserved):
         number += 1
@@ -211,7 +215,7 @@ def _free(id: str, given: Collection[str], reserved: Collection[str]) -> str:
 
 
 def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Source, ...]:
-    """The sources, each under the id that its path has already; a new path gets one that no other path has had.
+    """The sources, each with the id that its path has already; a new path gets an id that no other path has had.
 
     known: id -> path, as `in_text` writes it
 
@@ -236,22 +240,22 @@ def _folded(id: str) -> str:
 
 
 def _kinds(files: list[Path]) -> str:
-    """What is there instead.
+    """The kinds of files present, for a message.
 
     >>> _kinds([Path("a.gif"), Path("b.gif"), Path("c")])
     'Found 2 .gif, 1 without suffix. Known: .bmp .jpeg .jpg .png .tif .tiff .webp.'
     """
     counts = Counter(path.suffix.lower() or "without suffix" for path in files).most_common(_SHOWN)
-    found = ", ".join(f"{count} {suffix}" for suffix, count in counts) or "no file"
-    return f"Found {found}. Known: {' '.join(sorted(IMAGE_SUFFIXES))}."
+    present = ", ".join(f"{count} {suffix}" for suffix, count in counts) or "no file"
+    return f"Found {present}. Known: {' '.join(sorted(IMAGE_SUFFIXES))}."
 
 
-def _neighbour(asked: Path) -> str:
-    if not asked.parent.is_dir():
-        return f" Nor is its folder {str(asked.parent)!r}."
-    return near(asked.name, [path.name for path in asked.parent.iterdir()])
+def _hint(missing: Path) -> str:
+    if not missing.parent.is_dir():
+        return f" Nor is its folder {str(missing.parent)!r}."
+    return near(missing.name, [path.name for path in missing.parent.iterdir()])
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

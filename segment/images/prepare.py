@@ -1,8 +1,8 @@
 """H W 3 pixels → C H W float32 as the network wants them, padded to its stride; and maps cropped back.
 
-Plain NumPy normalises and pads: to the same float32 rounding as albumentations' Normalize and PadIfNeeded, in half
-their time (.3 against .7 ms on 480 x 360), and reflection that an image is too small for becomes its edge, not a
-repeated mirror. Albumentations stays where it decides what training looked like: `augment.py`.
+NumPy normalises and pads: equal to albumentations' Normalize and PadIfNeeded up to float32 rounding, in half their time
+(.3 against .7 ms on 480 x 360). Where an image is too small for reflection, its edge is repeated, not the reflection.
+Albumentations is used for the training pipeline only: `augment.py`.
 
 Must not know a file, nor a network.
 """
@@ -23,9 +23,9 @@ from segment.images.specs import Channels, InputSpec
 
 
 def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C), 0..255 -> C H+ W+
-    """An image normalised, then padded to the stride at the bottom and the right; never resized.
+    """Normalise an image, then pad it to the stride at the bottom and the right; it is never resized.
 
-    image: RGB, uint8 or float (a 16-bit file's); C planes where `spec.channels` is a number
+    image: RGB, uint8 or float (of a 16-bit file); C channels where `spec.channels` is a number
     """
     return pad(normalise(image, spec), spec)
 
@@ -41,7 +41,7 @@ def normalise(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C),
         order = "" if isinstance(spec.channels, int) else " (RGB)"
         raise WrongUse(f"An image is H W {wanted}{order}, at least one pixel; this one has shape {image.shape}.")
     planes = _planes(image, spec.channels)
-    mean, std = _each("mean", spec.mean, 0.0, len(planes)), _each("std", spec.std, 1.0, len(planes))
+    mean, std = _per_channel("mean", spec.mean, 0.0, len(planes)), _per_channel("std", spec.std, 1.0, len(planes))
     normalised = np.empty((len(planes), *image.shape[:2]), dtype=np.float32)
     for plane, target, centre, spread in zip(planes, normalised, mean, std, strict=True):
         np.subtract(plane, np.float32(centre * spec.scale), out=target, dtype=np.float32)
@@ -50,7 +50,7 @@ def normalise(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C),
 
 
 class Normalised:
-    """One image as `normalise` gives it, with N = 1 in front, made a window at a time: image[..., rows, columns]."""
+    """One normalised image, 1 C H W, of which only the window asked for is computed: image[..., rows, columns]."""
 
     def __init__(self, image: NDArray[Any], spec: InputSpec) -> None:  # H W 3
         self._image, self._spec = image, spec
@@ -61,7 +61,7 @@ class Normalised:
 
 
 def in_padding(run: Callable[[Tensor], Iterable[Tensor]], images: Tensor, spec: InputSpec) -> Iterator[Tensor]:
-    """What `run` gives for the images (N C H W) padded to the stride, each output cropped back to their size."""
+    """The outputs of `run` on the images (N C H W) padded to the stride, each cropped to the images' size."""
     if spec.stride == 1:
         yield from run(images)
         return
@@ -70,7 +70,7 @@ def in_padding(run: Callable[[Tensor], Iterable[Tensor]], images: Tensor, spec: 
 
 
 def pad(images: Tensor, spec: InputSpec) -> Tensor:  # ... H W -> ... H+ W+
-    """Images that are normalised already, padded at the bottom and the right; "zero" padding is as a convolution's.
+    """Normalised images, padded at the bottom and the right; "zero" pads as a convolution does.
 
     >>> pad(torch.tensor([[1.0, 2.0, 3.0]]), InputSpec(stride=4))[0]
     tensor([1., 2., 3., 2.])
@@ -79,8 +79,8 @@ def pad(images: Tensor, spec: InputSpec) -> Tensor:  # ... H W -> ... H+ W+
     bottom, right = padding(height, width, spec.stride)
     if spec.pad == "zero":
         return functional.pad(images, (0, right, 0, bottom))
-    rows = np.concatenate([np.arange(height), _beyond(height, bottom, spec.pad)])
-    columns = np.concatenate([np.arange(width), _beyond(width, right, spec.pad)])
+    rows = np.concatenate([np.arange(height), _padding_indices(height, bottom, spec.pad)])
+    columns = np.concatenate([np.arange(width), _padding_indices(width, right, spec.pad)])
     if bottom:
         images = images.index_select(-2, torch.from_numpy(rows).to(images.device))
     return images.index_select(-1, torch.from_numpy(columns).to(images.device)) if right else images
@@ -96,7 +96,7 @@ def padding(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def crop(maps: Tensor, height: int, width: int) -> Tensor:  # ... H+ W+ -> ... H W
-    """The padding taken off again.
+    """Maps without the padding.
 
     >>> crop(torch.zeros(11, 384, 480), 360, 480).shape
     torch.Size([11, 360, 480])
@@ -118,13 +118,13 @@ def _planes(image: NDArray[Any], channels: Channels) -> list[NDArray[Any]]:
     return [green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)]
 
 
-def _each(name: str, values: tuple[float, ...], default: float, channels: int) -> tuple[float, ...]:
+def _per_channel(name: str, values: tuple[float, ...], default: float, channels: int) -> tuple[float, ...]:
     if values and len(values) != channels:
         raise WrongUse(f"`input: {{{name}}}` has {len(values)} numbers for {channels} channels. Give one a channel.")
     return values or (default,) * channels
 
 
-def _beyond(length: int, more: int, pad: Literal["reflect", "edge"]) -> NDArray[np.intp]:
-    """The positions that the padding repeats: mirrored without the edge itself, or the edge where there are too few."""
+def _padding_indices(length: int, more: int, pad: Literal["reflect", "edge"]) -> NDArray[np.intp]:
+    """Indices of the rows or columns to repeat: reflected without the edge, or the edge where there are too few."""
     steps = np.arange(more)
     return length - 2 - steps if pad == "reflect" and more < length else np.full_like(steps, length - 1)

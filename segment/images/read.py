@@ -1,9 +1,9 @@
-"""File → H W 3 RGB pixels, or H W label indices; the one home of cv2.imdecode.
+"""Image file → H W 3 RGB pixels, or H W label indices.
 
 Pillow decodes, although OpenCV is faster: on a 480 x 360 frame WebP takes 4.4 ms against 2.7, PNG 4.3 against 3.8,
-JPEG .8 against .7, beside the 60 ms of a pass. For that Pillow says why a file is refused instead of printing to
-stderr, keeps the indices of a palette, and tells bit depth, pages and rotation apart. OpenCV decodes what Pillow
-would cut to 8 bits without a word: 16-bit colour.
+JPEG .8 against .7, where a pass takes 60 ms. Pillow gives the reason for a refusal instead of printing it to stderr,
+keeps the indices of a palette, and reports bit depth, pages and rotation. OpenCV decodes 16-bit colour, which Pillow
+would reduce to 8 bits without a warning.
 
 Must not know what a network wants of its input, nor which folder a file came from.
 """
@@ -31,7 +31,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: a GeoTIFF'
 import cv2
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Lower case; what a folder or a glob is searched for."""
+"""Suffixes, in lower case, of the files taken from a folder or a glob."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
@@ -42,16 +42,16 @@ _NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page,
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3
-    """The picture as RGB: uint8, or float32 in 0..255, unrounded, where the file holds 16-bit pixels.
+    """The image as RGB: uint8, or float32 in 0..255, unrounded, where the file holds 16-bit pixels.
 
     Grey is repeated, a palette looked up, CMYK converted, an alpha channel dropped (not composited: the colours under
     it stay, as training loaders have them), the EXIF rotation applied. A 16-bit pixel becomes raw / `white` * 255
-    (above 255 where it is above `white`); 8-bit files do not look at `white`. A TIFF's reduced copies (a pyramid) are
+    (above 255 where it is above `white`); `white` has no effect on 8-bit files. A TIFF's reduced copies (a pyramid) are
     not counted as pages; a second full page or frame is refused.
     """
     picture = _decoded(path)
     if picture.depth <= 8:
-        return _turned(_rgb(picture), picture.orientation)
+        return _upright(_rgb(picture), picture.orientation)
     if white is None:
         raise ImageUnreadable(
             f"{str(path)!r} holds 16-bit pixels, and nothing says which value is white. Set `input: {{white: 65535}}` "
@@ -59,7 +59,7 @@ def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H 
         )
     if not white > 0:
         raise ImageUnreadable(f"{str(path)!r} cannot be scaled by `input: {{white: {white}}}`. White is above 0.")
-    return _turned(from_sixteen_bit(_sixteen_bit(picture), white), picture.orientation)
+    return _upright(from_sixteen_bit(_sixteen_bit(picture), white), picture.orientation)
 
 
 def from_sixteen_bit(raw: NDArray[np.uint16], white: float) -> NDArray[np.float32]:
@@ -72,18 +72,18 @@ def from_sixteen_bit(raw: NDArray[np.uint16], white: float) -> NDArray[np.float3
 
 
 def size_in(path: Path) -> tuple[int, int] | None:
-    """Height and width as the file's first bytes tell, before any EXIF rotation; None where they do not."""
+    """Height and width by the file's header, before any EXIF rotation; None where it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 return image.height, image.width
-    except (*_BROKEN, Image.DecompressionBombError):  # told when it is read
+    except (*_BROKEN, Image.DecompressionBombError):  # read_image reports it
         return None
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -103,12 +103,19 @@ def read_label(path: Path) -> NDArray[np.int64]:  # H W
     index = np.array(picture.image).astype(np.int64)
     if mode == "L" and picture.depth < 8:
         index //= 255 // (2**picture.depth - 1)  # Pillow stretches 2 and 4 bits of grey to 0..255
-    return _turned(index, picture.orientation)
+    return _upright(index, picture.orientation)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A loaded file. depth: bits a channel as stored, which Pillow's mode does not tell; orientation: EXIF, 1..8."""
+class _Decoded:
+    """A decoded file.
+
+    path: for messages
+    data: the bytes of the file
+    image: as Pillow decoded it
+    depth: bits a channel in the file, which Pillow's mode does not state
+    orientation: EXIF, 1..8
+    """
 
     path: Path
     data: bytes
@@ -117,11 +124,11 @@ class _Picture:
     orientation: int
 
 
-def _decoded(path: Path) -> _Picture:
+def _decoded(path: Path) -> _Decoded:
     try:
         data = path.read_bytes()
-    except OSError as problem:
-        reason = problem.strerror or str(problem)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ImageUnreadable(f"{str(path)!r} cannot be read: {reason}. Correct the path or its permissions.") from None
     try:
         if data.startswith(_PNG):
@@ -129,24 +136,24 @@ def _decoded(path: Path) -> _Picture:
         image = Image.open(BytesIO(data), formats=_FORMATS)
         pages, depth = _pages(image), _depth(image, data)
         if pages == 1:
-            image.load()  # turns a TIFF and takes its orientation away; the others keep theirs
-            return _Picture(path, data, image, depth, int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+            image.load()  # rotates a TIFF and removes its orientation; the other formats keep theirs
+            return _Decoded(path, data, image, depth, int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageUnreadable(
             f"{str(path)!r} claims more pixels than are opened ({len(data)} bytes of file). Cut it into tiles, or, "
             "where you trust it, raise PIL.Image.MAX_IMAGE_PIXELS from Python."
         ) from None
-    except _BROKEN as problem:
+    except _BROKEN as error:
         raise ImageUnreadable(
-            f"{str(path)!r} does not decode as an image: {_found(data, problem)}. Replace or remove it. "
+            f"{str(path)!r} does not decode as an image: {_decoding_error(data, error)}. Replace or remove it. "
             f"Known: {' '.join(sorted(IMAGE_SUFFIXES))}, of 8- or 16-bit integers."
         ) from None
     raise ImageUnreadable(f"{str(path)!r} holds {pages} pages or frames. Save each as a file of its own.")
 
 
-def _found(data: bytes, problem: Exception) -> str:
+def _decoding_error(data: bytes, error: Exception) -> str:
     start = f", starting {data[:12]!r}" if data else ""
-    reason = "" if isinstance(problem, UnidentifiedImageError) else f", {one_line(problem)}"
+    reason = "" if isinstance(error, UnidentifiedImageError) else f", {one_line(error)}"
     return f"{len(data)} bytes{start}{reason}"
 
 
@@ -171,7 +178,7 @@ def _depth(image: ImageFile.ImageFile, data: bytes) -> int:
     return data[24] if data.startswith(_PNG) else 8  # the byte after width and height in a PNG's header
 
 
-def _rgb(picture: _Picture) -> NDArray[np.uint8]:
+def _rgb(picture: _Decoded) -> NDArray[np.uint8]:
     image = picture.image
     if image.mode not in _ONE_BYTE:
         raise _unknown_pixels(picture)
@@ -179,32 +186,32 @@ def _rgb(picture: _Picture) -> NDArray[np.uint8]:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette's transparency
     image = image if image.mode == "RGB" else image.convert("RGB")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, _ROWS):  # at once, Pillow would hold them twice more
+    for top in range(0, image.height, _ROWS):  # all rows at once would need twice the memory more in Pillow
         rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
         pixels[top : top + _ROWS] = np.asarray(rows)
     return pixels
 
 
-def _sixteen_bit(picture: _Picture) -> NDArray[np.uint16]:  # H W 3
+def _sixteen_bit(picture: _Decoded) -> NDArray[np.uint16]:  # H W 3
     if picture.image.mode.startswith("I;16"):
         return np.repeat(np.array(picture.image, dtype=np.uint16)[..., None], 3, axis=2)
     if picture.image.mode not in {"RGB", "RGBA", "RGBX"} or picture.depth != 16:
         raise _unknown_pixels(picture)
-    pixels = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)  # turns a TIFF, as Pillow does
+    pixels = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)  # rotates a TIFF, as Pillow does
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
         raise _unknown_pixels(picture)
     return np.asarray(pixels[..., 2::-1])  # B G R (A) -> R G B
 
 
-def _unknown_pixels(picture: _Picture) -> ImageUnreadable:
+def _unknown_pixels(picture: _Decoded) -> ImageUnreadable:
     return ImageUnreadable(
         f"{str(picture.path)!r} holds pixels of a kind that is not read ({picture.depth} bits, {picture.image.mode}). "
         "Save it as 8- or 16-bit integers, grey or RGB."
     )
 
 
-def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Upright: the EXIF orientation undone (Exif 2.3, tag 274)."""
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The EXIF orientation undone (Exif 2.3, tag 274)."""
     if orientation in {5, 6, 7, 8}:
         pixels = pixels.swapaxes(0, 1)
     if orientation in {3, 4, 7, 8}:

@@ -1,4 +1,4 @@
-"""The one resize that a user may ask for: shorter side to fit, centre crop. Never done unasked.
+"""Resize on request only: the shorter side scaled to fit, then a centre crop.
 
 Must not know a network.
 """

@@ -1,4 +1,4 @@
-"""What a network expects of its input, and how its training changed it: values only.
+"""What a network expects of its input, and how training augmented it: values only.
 
 Must not know how an image is decoded, nor any network.
 """
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 Colours = Literal["RGB", "BGR", "grey"]
 Channels = Colours | int
-COLOURS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
+CHANNEL_ORDERS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
 
 
 def planes_of(channels: Channels) -> int:
-    """How many channels that is.
+    """The number of channels.
 
     >>> planes_of("BGR"), planes_of("grey"), planes_of(10)
     (3, 1, 10)
@@ -29,8 +29,8 @@ class InputSpec:
 
     scale: the pixel value that becomes 1.0 before mean and std (255: divide by 255; 1: keep 0..255)
     mean, std: one number a channel, in the order of `channels`, in units after `scale`; empty: none
-    channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma); a number: so many
-        planes as they are, which only arrays have, for image files are decoded to RGB
+    channels: the order the network wants: "RGB", "BGR", or "grey" (one channel, ITU-R BT.601 luma); a number: so
+        many channels, unchanged, from arrays only, as image files are decoded to RGB
     stride: height and width are padded (bottom, right) to a multiple of it, and the maps cropped back
     pad: "reflect" (without repeating the edge; "edge" where the image is too small for it), "edge" or "zero" (0 after
         normalising, as a convolution pads)
@@ -53,9 +53,9 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """How a training mini-batch looked.
+    """How training made a mini-batch.
 
-    batch: M, images in one
+    batch: M, its number of images
     transforms: albumentations by name and arguments, in order, on H W 3 uint8, as {"name": "HorizontalFlip", "p": 0.5}
     """
 

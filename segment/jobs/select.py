@@ -13,7 +13,7 @@ from typing import Any
 from segment.errors import WrongUse, near
 from segment.files.runs import MANIFEST, RECORD
 from segment.files.writing import write_text
-from segment.scores.imagelevel import select as highest
+from segment.scores.functional.image_level import select as highest
 from segment.uncertainty.measures import MEASURES
 
 RANKS = "dice_rank_"

@@ -1,1 +1,1 @@
-"""Networks: what they expect, how they load, where their BN layers are."""
+"""A URI, a card or a module → a network in eval mode, with the card that says what it expects and gives."""

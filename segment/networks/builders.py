@@ -1,4 +1,4 @@
-"""URI -> network with random weights (or its library's own): smp, torchvision, a saved smp folder, a factory, ours.
+"""URI → network with random weights, or those its library ships: smp, torchvision, a saved smp folder, a factory, ours.
 
 Must not know cards. Nothing is downloaded unless the URI asks for it (`encoder_weights=imagenet`, `weights=DEFAULT`).
 """
@@ -30,44 +30,44 @@ OLD_SMP_ARGUMENTS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode
 
 
 def build(uri: str) -> nn.Module:
-    """The network that the URI names, on the CPU; the process's random numbers go on as if nothing had been drawn."""
-    asked = parse_uri(uri)
+    """The network that the URI names, on the CPU; the state of the process's random generators is restored."""
+    parsed = parse_uri(uri)
     builder = {
         "smp": _smp,
         "smp-dir": _smp_folder,
         "torchvision": _torchvision,
         "py": _factory,
         "segment": _own,
-    }[asked.scheme]
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if started else ()  # asking a GPU for its state would start it
+    }[parsed.scheme]
+    cuda_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if cuda_in_use else ()  # asking a GPU for its state would start it
     try:
         with torch.random.fork_rng(devices=devices):
-            return builder(asked)
+            return builder(parsed)
     except ModelRefused:
         raise
     except OSError as error:
-        if asked.scheme not in ("smp", "torchvision"):
-            raise ModelRefused(f"{uri!r} cannot be built: {_line(error)}.") from error
+        if parsed.scheme not in ("smp", "torchvision"):
+            raise ModelRefused(f"{uri!r} cannot be built: {_error_message(error)}.") from error
         raise ModelRefused(
-            f"{uri!r} cannot be built: {_line(error)}. Pretrained weights are downloaded once; without a connection, "
-            "leave them out of the URI and name a file with --weights."
+            f"{uri!r} cannot be built: {_error_message(error)}. Pretrained weights are downloaded once; without a "
+            "connection, leave them out of the URI and name a file with --weights."
         ) from error
     except Exception as error:  # whatever a library or the caller's factory raises is a refusal of this URI
-        raise ModelRefused(f"{uri!r} cannot be built: {type(error).__name__}: {_line(error)}.") from error
+        raise ModelRefused(f"{uri!r} cannot be built: {type(error).__name__}: {_error_message(error)}.") from error
 
 
-def _smp(asked: Uri) -> nn.Module:
+def _smp(parsed: Uri) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     known = {name.__name__.lower(): name for name in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    architecture = known.get(asked.target.lower())
+    architecture = known.get(parsed.target.lower())
     if architecture is None:
         names = sorted(built.__name__ for built in known.values())
         raise UnknownNetwork(
-            f"smp has no architecture {asked.target!r}.{near(asked.target, names)} Known: {', '.join(names)}."
+            f"smp has no architecture {parsed.target!r}.{near(parsed.target, names)} Known: {', '.join(names)}."
         )
-    arguments = {{"encoder": "encoder_name"}.get(key, key): value for key, value in asked.arguments.items()}
+    arguments = {{"encoder": "encoder_name"}.get(key, key): value for key, value in parsed.arguments.items()}
     return _smp_network(architecture, arguments)
 
 
@@ -100,40 +100,40 @@ def _check_encoder(encoder: str) -> None:
         )
 
 
-def _smp_folder(asked: Uri) -> nn.Module:
-    """What smp's `save_pretrained` wrote, read here so that no network (of the other kind) is ever asked."""
+def _smp_folder(parsed: Uri) -> nn.Module:
+    """What smp's `save_pretrained` wrote, read from the folder without any download."""
     import segmentation_models_pytorch as smp
 
-    folder = Path(asked.target).expanduser()
+    folder = Path(parsed.target).expanduser()
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = smp.MODEL_ARCHITECTURES_MAPPING[str(config["_model_class"]).lower()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownNetwork(
-            f"{asked.target!r} is not a folder that smp's save_pretrained wrote: config.json: {_line(error)}."
+            f"{parsed.target!r} is not a folder that smp's save_pretrained wrote: config.json: {_error_message(error)}."
         ) from None
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
-    module = _smp_network(architecture, arguments | {"encoder_weights": None} | dict(asked.arguments))
+    module = _smp_network(architecture, arguments | {"encoder_weights": None} | dict(parsed.arguments))
     files = [folder / "model.safetensors", folder / "pytorch_model.bin"]
     load_weights(module, next((file for file in files if file.exists()), files[0]))
     return module
 
 
-def _torchvision(asked: Uri) -> nn.Module:
+def _torchvision(parsed: Uri) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(models.segmentation)
-    if asked.target not in known:
+    if parsed.target not in known:
         raise UnknownNetwork(
-            f"torchvision has no segmentation network {asked.target!r}.{near(asked.target, known)} "
+            f"torchvision has no segmentation network {parsed.target!r}.{near(parsed.target, known)} "
             f"Known: {', '.join(known)}."
         )
-    builder = models.get_model_builder(asked.target)
-    _check_arguments(asked.target, asked.arguments, inspect.signature(builder).parameters)
-    module: nn.Module = builder(**{"weights_backbone": None} | dict(asked.arguments))
+    builder = models.get_model_builder(parsed.target)
+    _check_arguments(parsed.target, parsed.arguments, inspect.signature(builder).parameters)
+    module: nn.Module = builder(**{"weights_backbone": None} | dict(parsed.arguments))
     if getattr(module, "aux_classifier", None) is not None:
-        del module.aux_classifier  # its output is for the training loss only
-        module.register_module("aux_classifier", None)  # where torchvision looks before every use
+        del module.aux_classifier  # its output serves the training loss only
+        module.register_module("aux_classifier", None)  # torchvision tests for None before every use
     return module
 
 
@@ -144,10 +144,10 @@ def _check_arguments(name: str, arguments: Iterable[str], known: Iterable[str]) 
             raise ModelRefused(f"{name} has no argument {key!r}.{near(key, known)} Known: {', '.join(known)}.")
 
 
-def _factory(asked: Uri) -> nn.Module:
-    name, _, attribute = asked.target.partition(":")
+def _factory(parsed: Uri) -> nn.Module:
+    name, _, attribute = parsed.target.partition(":")
     if not attribute:
-        raise UnknownNetwork(f"'py:{asked.target}' names no factory. As in {SCHEMES['py']!r}.")
+        raise UnknownNetwork(f"'py:{parsed.target}' names no factory. As in {SCHEMES['py']!r}.")
     with _importable_here():
         try:
             factory: Any = importlib.import_module(name)
@@ -155,24 +155,24 @@ def _factory(asked: Uri) -> nn.Module:
                 factory = getattr(factory, part)
         except (ImportError, AttributeError) as error:
             raise UnknownNetwork(
-                f"'py:{asked.target}' is not to be found: {_line(error)}. Searched: {Path.cwd()}."
+                f"'py:{parsed.target}' is not to be found: {_error_message(error)}. Searched: {Path.cwd()}."
             ) from None
-        module = factory(**asked.arguments)
+        module = factory(**parsed.arguments)
     if not isinstance(module, nn.Module):
-        raise ModelRefused(f"'py:{asked.target}' gave {type(module).__name__}; a torch.nn.Module is needed.")
+        raise ModelRefused(f"'py:{parsed.target}' gave {type(module).__name__}; a torch.nn.Module is needed.")
     return module
 
 
-def _own(asked: Uri) -> nn.Module:
-    if asked.target not in OWN:
+def _own(parsed: Uri) -> nn.Module:
+    if parsed.target not in OWN:
         raise UnknownNetwork(
-            f"No network is called 'segment:{asked.target}'.{near(asked.target, OWN)} Known: {', '.join(OWN)}."
+            f"No network is called 'segment:{parsed.target}'.{near(parsed.target, OWN)} Known: {', '.join(OWN)}."
         )
-    if asked.target == "enet":
-        return ENet(**asked.arguments)
+    if parsed.target == "enet":
+        return ENet(**parsed.arguments)
     from segment.networks.architectures.tiny import TinyUNet
 
-    return TinyUNet(**asked.arguments)
+    return TinyUNet(**parsed.arguments)
 
 
 @contextmanager
@@ -182,9 +182,9 @@ def _importable_here() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(ValueError):  # the caller's module may have tidied up
+        with suppress(ValueError):  # the caller's module may have removed it
             sys.path.remove(here)
 
 
-def _line(error: BaseException) -> str:
+def _error_message(error: BaseException) -> str:
     return one_line(error, 300).rstrip(".") or type(error).__name__

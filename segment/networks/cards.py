@@ -25,7 +25,7 @@ from pydantic import (
 
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
-from segment.images.specs import COLOURS, Channels, InputSpec, TrainingSpec, planes_of
+from segment.images.specs import CHANNEL_ORDERS, Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.uris import parse_uri
 
 CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
@@ -40,20 +40,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Card:
     """One network, ready to be built: how, from which weights, for which images, with which classes.
 
-    name: what it is called in messages and files
+    name: the network's name in messages and files
     network: a URI, see `segment.networks.builders`
-    weights, sha256: the weights file, and the sum it must have; None: the URI's own, or random ones
+    weights: the weights file; None: those of the URI, or random ones
+    sha256: of the weights file, checked before loading; None: not checked
     head: what the output channels are; never guessed from their number
     input: how an image becomes the network's input
-    classes: names of the K classes, in the order of the outputs that are kept; empty: not told
-    palette: RGB, 0..255, one a class; empty: not told
-    void: the label that no score counts
+    classes: names of the K classes, in the order of the outputs that are kept; empty: not stated
+    palette: RGB, 0..255, one a class; empty: not stated
+    void: the label that is not scored
     labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1; others stay
     unseen: labels of classes that training never saw
     drop_outputs: channels that are removed before the softmax
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
-    training: how a training mini-batch looked; None: not told
-    images: the training images (folder, glob or list), which no test image may be; or words
+    training: how training made a mini-batch; None: not stated
+    images: the training images (folder, glob or list), which must not be tested on; or a description of them
     """
 
     name: str
@@ -73,7 +74,7 @@ class Card:
     images: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """All that changes what is computed or how it is shown, as JSON values: no name, nor where the weights are."""
+        """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "weights", "sha256")}
 
 
@@ -82,14 +83,15 @@ def card_folders() -> tuple[Path, ...]:
 
 
 def known_cards() -> dict[str, Path]:
-    """Every card that can be asked for by name; the working folder's come before the repository's and the package's."""
+    """Every card by its name; the working folder's cards come before the repository's and the package's."""
     return {path.stem: path for folder in reversed(card_folders()) for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_card(card: str | Path) -> Card:
     """The card in that YAML file, or of that name.
 
-    Raises WrongUse with one line for each problem, naming file and key; UnknownNetwork where no card has that name.
+    Errors: WrongUse with a line for each error in the card, naming file and key; UnknownNetwork where no card has that
+    name.
     """
     path = Path(card)
     if path.suffix not in (".yaml", ".yml"):
@@ -97,30 +99,32 @@ def read_card(card: str | Path) -> Card:
         if str(card) not in known:
             raise UnknownNetwork(f"No card is called {str(card)!r}.{near(str(card), known)} Known: {', '.join(known)}.")
         path = known[str(card)]
-    found = _read_yaml(path)
+    contents = _read_yaml(path)
     try:
-        return _CardFile.model_validate(found).card(path)
+        return _CardFile.model_validate(contents).card(path)
     except ValidationError as error:
-        raise WrongUse("\n".join(_problem(path, dict(problem)) for problem in error.errors())) from None
+        raise WrongUse("\n".join(_error_message(path, dict(entry)) for entry in error.errors())) from None
 
 
 def default_card(uri: str) -> Card:
-    """What is taken for granted of a network without a card: RGB / 255, and the usual mean and std of its library.
+    """The card of a network that has none: RGB / 255, and the usual mean and std of its library.
 
     The head is softmax unless the URI says `head=sigmoid` or `head=multilabel`.
 
     >>> default_card("smp:Unet?classes=11").input.stride, default_card("py:net:make?head=sigmoid").head
     (32, 'sigmoid')
     """
-    asked = parse_uri(uri)
-    usual = asked.scheme in ("smp", "smp-dir", "torchvision")
+    parsed = parse_uri(uri)
+    usual = parsed.scheme in ("smp", "smp-dir", "torchvision")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((), ())
-    stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(asked.scheme, 1)
-    return Card(name=uri, network=uri, head=asked.head or "softmax", input=InputSpec(mean=mean, std=std, stride=stride))
+    stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(parsed.scheme, 1)
+    return Card(
+        name=uri, network=uri, head=parsed.head or "softmax", input=InputSpec(mean=mean, std=std, stride=stride)
+    )
 
 
 def relative_to(folder: Path, uri: str) -> str:
-    """The URI with its folder, where it names one, taken from there instead of from the working folder.
+    """The URI, with its folder, where it names one, relative to `folder` instead of to the working folder.
 
     >>> relative_to(Path("cards"), "smp-dir:saved"), relative_to(Path("cards"), "segment:tiny")
     ('smp-dir:cards/saved', 'segment:tiny')
@@ -130,7 +134,7 @@ def relative_to(folder: Path, uri: str) -> str:
 
 
 def _images_from(folder: Path, images: str) -> str:
-    """Where they are, taken from the card's folder; words stay words."""
+    """The path relative to the card's folder; a text that is no path stays as it is."""
     there = folder / images
     return str(there) if glob.has_magic(images) or there.exists() else images
 
@@ -144,11 +148,11 @@ def _read_yaml(path: Path) -> Any:
         raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {one_line(error)}.") from None
 
 
-def _problem(path: Path, problem: dict[str, Any]) -> str:
-    place: tuple[Any, ...] = problem["loc"]
+def _error_message(path: Path, entry: dict[str, Any]) -> str:
+    place: tuple[Any, ...] = entry["loc"]
     key = ".".join(str(part) for part in place) or "the card"
-    if problem["type"] != "extra_forbidden":
-        return f"Card {str(path)!r}: {key}: {problem['msg'].removeprefix('Value error, ')}."
+    if entry["type"] != "extra_forbidden":
+        return f"Card {str(path)!r}: {key}: {entry['msg'].removeprefix('Value error, ')}."
     inner: dict[Any, type[BaseModel]] = {"weights": _Weights, "input": _Input, "training": _Training}
     known = sorted(inner.get(place[0] if len(place) > 1 else None, _CardFile).model_fields)
     return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
@@ -166,10 +170,10 @@ class _Weights(_Strict):
 def _channels(value: object) -> Channels:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    for order in COLOURS:
+    for order in CHANNEL_ORDERS:
         if value == order:
             return order
-    raise ValueError(f"it is {', '.join(COLOURS)}, or a number of planes from 1 up, not {value!r}")
+    raise ValueError(f"it is {', '.join(CHANNEL_ORDERS)}, or a number of planes from 1 up, not {value!r}")
 
 
 class _Input(_Strict):

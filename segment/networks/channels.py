@@ -1,4 +1,4 @@
-"""How many input channels a network takes, asked of the network itself.
+"""How many input channels a network takes, by trying it on small images.
 
 Must not know a card, an image, nor a bank.
 """
@@ -17,24 +17,25 @@ from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
 
 SIDES = (128, 256, 512)
-"""Sizes at which a network is tried: the smallest that it takes."""
+"""Sides of the trial images, in pixels; the first that the network takes is used."""
 
 TRIED = (1, 3, 4, 2, *range(5, 17))
-"""Tried one after the other where no convolution says how many channels it wanted."""
+"""Numbers of channels to try, in order, where no convolution or BN states how many it expects."""
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
 def takes(module: nn.Module, channels: int, stride: int) -> bool:
-    """Whether a pass over an image of so many channels succeeds, at the smallest size that does."""
+    """Whether a pass over an image of so many channels succeeds at any of the trial sizes."""
     return any(_accepts(module, channels, side) for side in _sides(stride))
 
 
 def channels_of(module: nn.Module, stated: int, stride: int) -> int:
     """C of the images N C H W that a network takes.
 
-    stated: what its card says; it stands where a pass with so many succeeds, and where none of any number does.
-    The network's own number is what the last convolution (or BN) before the failure wanted, else the first of TRIED.
+    stated: the number in the card; it is returned where a pass with it succeeds, and where no number succeeds.
+    Otherwise: the number that the last convolution (or BN) before the failure expects, else the first of TRIED that
+    succeeds.
     """
     for side in _sides(stride):
         channels, tried = stated, set[int]()
@@ -53,7 +54,7 @@ def _sides(stride: int) -> Sequence[int]:
 
 
 class _LastChannels(TorchFunctionMode):
-    """Of the last convolution or BN call: the channels that its weights are for, less those that it was given."""
+    """Records for the last convolution or BN call the channels that its weights expect, minus those of its input."""
 
     missing = 0
 
@@ -65,7 +66,7 @@ class _LastChannels(TorchFunctionMode):
             groups = named.get("groups", args[6] if len(args) > 6 else 1)
             self.missing = args[1].shape[1] * groups - args[0].shape[1]
         elif func is functional.batch_norm:
-            statistics = next((one for one in (*args[1:], *named.values()) if isinstance(one, Tensor)), None)
+            statistics = next((value for value in (*args[1:], *named.values()) if isinstance(value, Tensor)), None)
             self.missing = 0 if statistics is None else statistics.numel() - args[0].shape[1]
         return func(*args, **named)
 

@@ -1,4 +1,4 @@
-"""URI, card or module -> `Network`: one that gives logits of its input's size, in eval mode, on one device.
+"""URI, card or module → `Network`: logits of the input's size, in eval mode, on one device.
 
 Must not know what its logits are used for.
 """
@@ -32,14 +32,14 @@ from segment.networks.weights import load_weights
 logger = logging.getLogger(__name__)
 
 MAP_KEYS = ("out", "logits", "masks")
-"""Where torchvision, transformers and others keep the map in what they give back."""
+"""Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A network with the card that says what goes in and what comes out; called, it gives logits N K' H W.
+    """A network with its card, callable: images N C H W to logits N K' H W.
 
-    K' is what is left after the card's `drop_outputs`: K, or 1 for a sigmoid head.
+    K' is the number of outputs without the card's `drop_outputs`: K, or 1 for a sigmoid head.
     """
 
     module: nn.Module
@@ -51,12 +51,12 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are; the CPU for a network without any."""
+        """The device of its parameters; the CPU for a network without any."""
         return device_of(self.module)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The card's; "background" and "foreground" of a sigmoid head, or "class 0" and so on."""
+        """The card's classes; else "background" and "foreground" for a sigmoid head, or "class 0" and so on."""
         names = self.card.classes
         if self.card.head == "sigmoid":
             return names if len(names) == 2 else ("background", "foreground")
@@ -66,7 +66,7 @@ class Network:
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, types and values of the state dict, as 64 hexadecimal digits.
 
-        Taken anew each time, 70 ms for 100 MB: the module may have been trained further since.
+        Computed anew each time, 70 ms for 100 MB: the module may have been trained further since.
         """
         digest = hashlib.sha256()
         for key, value in sorted(self.module.state_dict().items()):
@@ -76,17 +76,17 @@ class Network:
 
     @cached_property
     def classes(self) -> int:
-        """K: two for a sigmoid head; as many as the card names, else as a small black image gets outputs."""
+        """K: two for a sigmoid head; else the number of the card's classes, or of outputs for a small black image."""
         outputs = 1 if self.card.head == "sigmoid" else len(self.card.classes) or self._outputs()
         return classes_of(self.card.head, outputs)
 
     @cached_property
     def channels(self) -> int:
-        """C of the images that it takes: what its card says, or where that is not so, what the network itself wants."""
+        """C of the images that it takes: the card's number where that works, else what `channels_of` determines."""
         return channels_of(self.module, self.card.input.planes, self.card.input.stride)
 
     def takes(self, channels: int) -> bool:
-        """Whether images of so many channels go through."""
+        """Whether it takes images of so many channels."""
         if channels not in self._taken:
             self._taken[channels] = takes(self.module, channels, self.card.input.stride)
         return self._taken[channels]
@@ -97,20 +97,20 @@ class Network:
 
     @cached_property
     def accept(self) -> Accept:
-        """The rule for arrays and tensors that a program gives."""
+        """The arrays and tensors that it accepts from a caller."""
         return Accept(spec=self.card.input, channels=self.channels, takes=self.takes, name=self.name)
 
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
 
-        Raises ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs,
-        ValueError where the network asserts something of its input that does not hold.
+        Errors: ModelRefused where the output is no map of the card's classes, PredictionFailed where its size differs,
+        ValueError where an assertion of the network fails on its input.
         """
         try:
             output = self.module(x)
         except AssertionError as error:
             raise ValueError(f"the network asserts {one_line(error) or 'another input'}") from error
-        logits = self._kept(_map_of(output, self.name))
+        logits = self._without_dropped(_logits_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
                 f"{self.name!r} gave {_size(logits)} for an input of {_size(x)}; say its `input: stride:` in a "
@@ -118,7 +118,7 @@ class Network:
             )
         return logits
 
-    def _kept(self, logits: Tensor) -> Tensor:  # N K'' H W -> N K' H W
+    def _without_dropped(self, logits: Tensor) -> Tensor:  # N K'' H W -> N K' H W
         given, drop = logits.shape[1], self.card.drop_outputs
         if drop and max(drop) >= given:
             raise ModelRefused(
@@ -152,13 +152,13 @@ class Network:
         like = next(self.module.parameters(), torch.zeros(()))
         with torch.no_grad():
             try:
-                found = self.module(torch.zeros(1, self.channels, side, side, device=like.device, dtype=like.dtype))
+                output = self.module(torch.zeros(1, self.channels, side, side, device=like.device, dtype=like.dtype))
             except Exception as error:
                 raise ModelRefused(
                     f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "
                     f"({one_line(error, 160)}). Name the `classes:` in a card."
                 ) from error
-        return self._kept(_map_of(found, self.name)).shape[1]
+        return self._without_dropped(_logits_of(output, self.name)).shape[1]
 
 
 def load_network(
@@ -170,12 +170,12 @@ def load_network(
 ) -> Network:
     """The network that a URI, a card (its file or its name) or a module stands for.
 
-    weights: a file that replaces the card's
-    card: for a URI or a module: what it expects and means; without one see `cards.default_card`
-    device: as torch names it; None: the CPU, or where a module given directly already is
+    A module is copied, so that the caller's keeps its flags, its device and its weights.
 
-    A module given directly is copied, so that the caller's stays as it is: its flags, its device, its weights.
-    Raises UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line.
+    weights: a file that replaces the card's
+    card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
+    device: as torch names it; None: the CPU, or the device of a module given directly
+    Errors: UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line
     """
     if isinstance(model, nn.Module):
         name = type(model).__name__
@@ -226,8 +226,10 @@ def _copied(module: nn.Module) -> nn.Module:
 
 
 def _is_random(uri: str) -> bool:
-    asked = parse_uri(uri)
-    return asked.scheme in ("smp", "segment") or (asked.scheme == "torchvision" and not asked.arguments.get("weights"))
+    parsed = parse_uri(uri)
+    if parsed.scheme == "torchvision":
+        return not parsed.arguments.get("weights")
+    return parsed.scheme in ("smp", "segment")
 
 
 def _set_epsilons(module: nn.Module, card: Card) -> None:
@@ -252,23 +254,23 @@ def _moved(module: nn.Module, device: str | None) -> nn.Module:
         raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None
 
 
-def _map_of(output: Any, name: str) -> Tensor:  # N K H W
-    """The one map of logits among what a network gives back: a tensor, a dictionary, a tuple, an object."""
+def _logits_of(output: Any, name: str) -> Tensor:  # N K H W
+    """The logits in the output of a network: a tensor, or an item of a dictionary, a tuple or an object."""
     if isinstance(output, Mapping):
-        found = next((output[key] for key in MAP_KEYS if key in output), None)
+        logits = next((output[key] for key in MAP_KEYS if key in output), None)
     elif isinstance(output, (tuple, list)):
-        found = output[0] if output else None  # smp with aux_params: mask, then label
+        logits = output[0] if output else None  # smp with aux_params: mask, then label
     elif isinstance(output, Tensor):
-        found = output
+        logits = output
     else:
-        found = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
-    if not isinstance(found, Tensor) or found.ndim != 4:
-        given = _size(found) if isinstance(found, Tensor) else type(output).__name__
+        logits = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
+    if not isinstance(logits, Tensor) or logits.ndim != 4:
+        given = _size(logits) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelRefused(
             f"{name!r} gave {given}, not logits N x K x H x W (nor these under {', '.join(MAP_KEYS)}, or first in a "
             "tuple); let a py: factory wrap it."
         )
-    return found
+    return logits
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,7 +1,7 @@
-"""The modules, parameters and buffers of a network, read from where torch keeps them.
+"""The modules, parameters and buffers of a network, read from torch's own dictionaries.
 
-A network may shadow `named_modules`, `parameters` or `train`, or keep a list in `self.modules`: torch's own methods are
-then not to be called. Must not know batch normalisation.
+A network may override `named_modules`, `parameters` or `train`, or keep a list in `self.modules`: torch's methods
+cannot be called then. Must not know batch normalisation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module inside, itself first under the name "", each once, in the order and by the names of torch's own."""
+    """Every module, the root first under the name "", each once, with torch's order and names."""
     seen: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [("", module)]
     while waiting:
@@ -29,7 +29,7 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
-    """Every parameter, then every buffer, of all modules inside."""
+    """Every parameter, then every buffer, of all modules."""
     parts = [part for _, part in named_modules(module)]
     for part in parts:
         yield from (value for value in part._parameters.values() if value is not None)

@@ -1,4 +1,4 @@
-"""A network used for a while and left as it was: flags, buffers and random state, whatever happens.
+"""Use a network in eval mode and restore its flags, buffers and random state, also after an exception.
 
 Must not know what the network is used for.
 """
@@ -15,7 +15,7 @@ from segment.networks.modules import named_modules, parameters_and_buffers
 
 
 class StateKeeper:
-    """Puts a module in eval mode for the time of a block, again and again; modules are listed once."""
+    """A reusable context manager: a module in eval mode within each block. The modules are listed once."""
 
     def __init__(self, module: nn.Module) -> None:
         self._modules = tuple(part for _, part in named_modules(module))
@@ -24,29 +24,29 @@ class StateKeeper:
         self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
 
     def random_state(self) -> AbstractContextManager[None]:
-        """The random generators come back as they were after a block; nothing else does."""
+        """A block after which the state of the random generators is restored, and nothing else."""
         return torch.random.fork_rng(devices=self._devices)
 
     def seed(self, number: int) -> None:
-        """Seed the process's generators; only inside one of this class's blocks, which puts them back."""
+        """Seed the process's generators; only inside a block of this class, which restores them."""
         torch.default_generator.manual_seed(number)
         for device in self._devices:
             torch.cuda.default_generators[device].manual_seed(number)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Eval mode for the time of a block; flags, buffers and random state come back, also after an exception.
+        """Eval mode within a block; flags, buffers and random state are restored after it, also after an exception.
 
         Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
         """
         flags = [(part, part.training) for part in self._modules]
         registered = [(part, dict(part._buffers)) for part in self._modules if part._buffers]
-        buffers = {id(each): each for _, by_name in registered for each in by_name.values() if each is not None}
-        kept = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
+        buffers = {id(value): value for _, by_name in registered for value in by_name.values() if value is not None}
+        copies = self._copies = {key: self._copy(buffer) for key, buffer in buffers.items()}
         try:
             with self.random_state():
                 for part, training in flags:
-                    if training:  # to set an attribute of a module is slow, and most are in eval mode already
+                    if training:  # setting an attribute of a module is slow, and most are in eval mode already
                         part.training = False
                 yield
         finally:
@@ -54,14 +54,14 @@ class StateKeeper:
                 if part.training != training:
                     part.training = training
             for part, by_name in registered:
-                part._buffers.clear()  # a network may put another tensor in a buffer's place
+                part._buffers.clear()  # a network may replace a buffer by another tensor
                 part._buffers.update(by_name)
-            for buffer, version, value in kept.values():
-                if version is None or buffer._version != version:  # a network may count in its own forward
+            for buffer, version, value in copies.values():
+                if version is None or buffer._version != version:  # a network may write to its buffers in forward
                     _restore(buffer, value)
 
     def _copy(self, buffer: Tensor) -> tuple[Tensor, int | None, Tensor]:
-        """A buffer, its version, its values; the last copy where nobody has written since."""
+        """A buffer, its version and a copy of its values; the last copy where nothing has been written since."""
         last = self._copies.get(id(buffer))
         version = version_of(buffer)
         if last is None or last[0] is not buffer or version is None or last[1] != version:
@@ -75,7 +75,7 @@ def preserve_state(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was written into; None for an inference tensor, which does not count."""
+    """How often a tensor was written to; None for an inference tensor, which has no counter."""
     return None if tensor.is_inference() else tensor._version
 
 
@@ -84,5 +84,5 @@ def _restore(buffer: Tensor, value: Tensor) -> None:
         with torch.no_grad():
             buffer.copy_(value)
     elif not torch.equal(buffer, value):
-        with torch.inference_mode():  # nowhere else may an inference tensor be written
+        with torch.inference_mode():  # an inference tensor can be written only here
             buffer.copy_(value)

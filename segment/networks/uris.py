@@ -1,4 +1,4 @@
-"""`scheme:target?key=value&key=value`: the one-line way to name a network.
+"""`scheme:target?key=value&key=value`: the name of a network in one line.
 
 Must not know what any scheme builds.
 """
@@ -26,10 +26,10 @@ SCHEMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Uri:
-    """A network's URI, taken apart.
+    """The parts of a network's URI.
 
     scheme: one of SCHEMES
-    target: what the scheme is asked for: an architecture, a folder, module:factory
+    target: what the scheme builds: an architecture, a folder, module:factory
     head: what the output channels are, where the URI says so
     arguments: for the builder, values as Python literals (11, 1e-3, (64, 32), None), anything else as text
     """
@@ -41,12 +41,12 @@ class Uri:
 
 
 def is_uri(text: str) -> bool:
-    """Whether the text is meant as a URI: two letters or more before a colon (one letter is a Windows drive)."""
+    """Whether the text has the form of a URI: two letters or more before a colon (one letter is a Windows drive)."""
     return re.match(r"[A-Za-z][\w+.-]+:", text) is not None
 
 
 def parse_uri(text: str) -> Uri:
-    """The parts of a URI.
+    """Parse a URI. Errors: UnknownNetwork for an unknown scheme or no target, WrongUse for arguments that do not parse.
 
     >>> parse_uri("smp:Unet?encoder=resnet34&classes=11&decoder_channels=(64,32,16)").arguments
     {'encoder': 'resnet34', 'classes': 11, 'decoder_channels': (64, 32, 16)}

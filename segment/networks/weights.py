@@ -1,4 +1,4 @@
-"""A weights file -> the tensors of a network, strictly, and with nothing unpickled that could run code.
+"""A weights file → the tensors of a network; keys and shapes are strict, and no code in the file is run.
 
 Must not know how a network is built, nor what a card is.
 """
@@ -21,21 +21,23 @@ from segment.errors import WeightsRefused, one_line
 logger = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the state dict, beside epochs and optimisers."""
+"""Keys under which training scripts keep the state dict, beside epochs and optimiser states."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before every key."""
+"""Prefixes that DataParallel, torch.compile and Lightning add to every key."""
 
 AUXILIARY = "aux_classifier."
-"""torchvision's second head, there for the training loss only."""
+"""torchvision's second head, which serves the training loss only."""
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> None:
     """Load a safetensors file, or a state dict that torch reads with `weights_only=True`, into the module.
 
-    Every key and shape must fit; a missing `num_batches_tracked` is fine (older files have none), and torchvision's
-    auxiliary head is left out where the module has none. Raises WeightsRefused in one line; the module's weights are
-    undefined after that.
+    Every key and shape must match; `num_batches_tracked` may be missing (older files have none), and torchvision's
+    auxiliary head is skipped where the module has none.
+
+    sha256: of the file, 64 hexadecimal digits; None: not checked
+    Errors: WeightsRefused, in one line; the module's weights are undefined after it
     """
     path = Path(path)
     _check_file(path, sha256)
@@ -59,11 +61,6 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
         ) from None
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_file(path: Path, sha256: str | None) -> None:
     if not path.exists():
         raise WeightsRefused(f"Weights {str(path)!r} are not there; name the file with --weights FILE.")
@@ -71,9 +68,13 @@ def _check_file(path: Path, sha256: str | None) -> None:
         raise WeightsRefused(f"Weights {str(path)!r} are a folder; what smp saved is asked for as 'smp-dir:{path}'.")
     if path.stat().st_size == 0:
         raise WeightsRefused(f"Weights {str(path)!r} are empty (0 bytes); copy the file again.")
-    if sha256 is not None and (found := sha256_of(path)) != sha256:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
         raise WeightsRefused(
-            f"Weights {str(path)!r} are not the card's: SHA-256 {found[:12]}..., the card says {sha256[:12]}...; "
+            f"Weights {str(path)!r} are not the card's: SHA-256 {actual[:12]}..., the card says {sha256[:12]}...; "
             "copy the file again, or correct the card."
         )
 
@@ -94,36 +95,36 @@ def _read(path: Path) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any failure of a file nobody vouches for is a refusal
+    except Exception as error:  # the file is not trusted: any failure is a refusal
         reason = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
         raise WeightsRefused(
             f"Weights {str(path)!r} cannot be read without running code from the file, or are damaged ({reason}). "
             "If you trust where they come from, save the state dict alone, once, where the network's own code is: "
-            f"`import torch; found = torch.load({str(path)!r}, weights_only=False)`, then "
-            "`torch.save(found['state_dict'], 'weights.pt')`, or found.state_dict() where it is a whole network."
+            f"`import torch; saved = torch.load({str(path)!r}, weights_only=False)`, then "
+            "`torch.save(saved['state_dict'], 'weights.pt')`, or saved.state_dict() where it is a whole network."
         ) from None
 
 
-def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(found, Mapping) and (
-        inner := next((k for k in WRAPPERS if isinstance(found.get(k), Mapping)), None)
+def _unwrapped(contents: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(contents, Mapping) and (
+        inner := next((k for k in WRAPPERS if isinstance(contents.get(k), Mapping)), None)
     ):
-        found = found[inner]
-    if not isinstance(found, Mapping) or not found:
+        contents = contents[inner]
+    if not isinstance(contents, Mapping) or not contents:
         raise WeightsRefused(
-            f"Weights {str(path)!r} hold {type(found).__name__}, not a state dict (names and tensors)."
+            f"Weights {str(path)!r} hold {type(contents).__name__}, not a state dict (names and tensors)."
         )
-    others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
+    others = [str(key) for key, value in contents.items() if not isinstance(value, Tensor)]
     if others:
         raise WeightsRefused(
             f"Weights {str(path)!r} hold {_some(others)} beside or instead of tensors; save `network.state_dict()`, "
             f"alone or under {', '.join(map(repr, WRAPPERS))}."
         )
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in contents.items()}
 
 
 def _without_prefixes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict less the prefixes that all of its keys share, as far as that makes more keys fit."""
+    """The state dict without the prefixes that all of its keys share, as long as that makes more keys match."""
     best = state
     while shared := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(shared): value for key, value in state.items()}
@@ -140,8 +141,8 @@ def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    found = (("missing", missing), ("not in the network", unexpected), ("of another shape", shapes))
-    return [f"{len(keys)} of {len(own)} keys {what}, {_some(keys)}" for what, keys in found if keys]
+    differences = (("missing", missing), ("not in the network", unexpected), ("of another shape", shapes))
+    return [f"{len(keys)} of {len(own)} keys {what}, {_some(keys)}" for what, keys in differences if keys]
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,1 +1,1 @@
-"""Arrays to pictures: palettes, heat maps, overlays, sheets."""
+"""Arrays → pictures: palettes, heat maps, overlays, contact sheets and plots; no file is read or written."""

@@ -1,4 +1,4 @@
-"""A map of numbers as colours on one fixed scale, and the legend that says which number a colour is.
+"""A map as colours on a fixed scale, and the legend of the scale.
 
 Must not know the image, nor other images' values: a colour depends on the value alone.
 """
@@ -15,28 +15,30 @@ from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
 from segment.errors import WrongUse, near
-from segment.pictures.lettering import BOLD, INK, Picture, rising, shortened, width_of, write
+from segment.pictures.lettering import BOLD, INK, rising, shortened, width_of, write
+from segment.pictures.palettes import Picture
 
-COLOURS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
-COLOURS["cividis"] = cv2.COLORMAP_CIVIDIS
-"""Maps whose lightness only rises, close to evenly: they read the same in grey and to colour-blind eyes."""
+COLOUR_MAPS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
+COLOUR_MAPS["cividis"] = cv2.COLORMAP_CIVIDIS
+"""Colour maps of rising, nearly even lightness, which are readable in grey and with colour blindness."""
 
 ABSENT = (128, 128, 128)
-"""Painted where there is no number (NaN); none of the colour maps holds it."""
+"""The colour of NaN; no colour map contains it."""
 
 PAPER = (255, 255, 255)
 
 ROWS = 256
-"""Painted at a time, so that a large map is not held several times over."""
+"""Rows painted at a time, so that a large map is not copied as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What a measure's colours mean, the same for every image of a run.
+    """The meaning of a measure's colours, the same for every image of a run.
 
-    title, unit: for people ("predictive entropy", "nats"); unit is empty for a probability
-    high: the value of the last colour, what lies above is shown in it
-    bound: the largest value the measure can take; legends write the top number as "≥" where it is above `high`
+    title: of the legend, as "predictive entropy"
+    unit: as "nats"; empty for a probability
+    high: the value of the last colour; larger values have the same colour
+    bound: the largest possible value of the measure; legends write the top number as "≥" where it is above `high`
     """
 
     title: str
@@ -49,28 +51,28 @@ class Scale:
             raise WrongUse(f"A heat map's maximum is a number above 0, not {self.high}.")
 
 
-def _entropy(classes: int) -> float:
+def _max_entropy(classes: int) -> float:
     return math.log(classes)
 
 
-def _doubt(classes: int) -> float:
+def _max_one_minus_max(classes: int) -> float:
     return 1 - 1 / classes
 
 
-def _of_a_probability(classes: int) -> float:
+def _max_variance(classes: int) -> float:
     return (1 - 1 / classes) / classes
 
 
-# title, unit, K -> largest value, shown up to (None: the largest value)
-MEASURES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
-    "predictive_entropy": ("predictive entropy", "nats", _entropy, None),
-    "expected_entropy": ("expected entropy", "nats", _entropy, None),
-    "mutual_information": ("mutual information", "nats", _entropy, None),
-    "variance": ("variance", "", _of_a_probability, 0.02),  # its bound would paint every map black
+# title, unit, K -> largest value, default maximum of the scale (None: the largest value)
+SCALES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
+    "predictive_entropy": ("predictive entropy", "nats", _max_entropy, None),
+    "expected_entropy": ("expected entropy", "nats", _max_entropy, None),
+    "mutual_information": ("mutual information", "nats", _max_entropy, None),
+    "variance": ("variance", "", _max_variance, 0.02),  # a scale up to its bound would leave every map black
     "predicted_std": ("std of the predicted class", "", lambda _: 0.5, None),
-    "one_minus_max": ("1 − largest probability", "", _doubt, None),
+    "one_minus_max": ("1 − largest probability", "", _max_one_minus_max, None),
     "margin": ("1 − margin", "", lambda _: 1.0, None),
-    "variation_ratio": ("variation ratio", "", _doubt, None),
+    "variation_ratio": ("variation ratio", "", _max_one_minus_max, None),
     "standard_error": ("Monte Carlo standard error", "", lambda _: math.sqrt(0.5), 0.1),
 }
 
@@ -78,15 +80,15 @@ MEASURES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
 def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | None = None) -> Scale:
     """The run-wide scale of a measure for K classes; `high` replaces the default maximum.
 
-    A sigmoid head has two classes; a multi-label head's measures are means over two-class problems.
+    A sigmoid head has two classes; a multi-label head's measures are means over two-class tasks.
     Bounds: ln K for entropies, (1 - 1/K)/K for the variance; the standard error's sqrt(1/2) holds for any weights.
 
     >>> round(scale_of("predictive_entropy", 11).high, 3), scale_of("variance", 11).high
     (2.398, 0.02)
     """
-    if measure not in MEASURES:
-        raise WrongUse(f"No measure is called {measure!r}.{near(measure, MEASURES)} Known: {', '.join(MEASURES)}.")
-    title, unit, bound_of, shown = MEASURES[measure]
+    if measure not in SCALES:
+        raise WrongUse(f"No measure is called {measure!r}.{near(measure, SCALES)} Known: {', '.join(SCALES)}.")
+    title, unit, bound_of, shown = SCALES[measure]
     bound = bound_of(classes if head == "softmax" else 2)
     default = bound if shown is None else min(shown, bound)
     return Scale(title=title, unit=unit, high=default if high is None else high, bound=bound)
@@ -102,8 +104,10 @@ def heatmap(
     >>> heatmap(np.array([[0.0, 9.0, np.nan]]), high=1.0).tolist()
     [[[0, 0, 4], [252, 255, 164], [128, 128, 128]]]
     """
-    if colours not in COLOURS:
-        raise WrongUse(f"No colour map is called {colours!r}.{near(colours, COLOURS)} Known: {', '.join(COLOURS)}.")
+    if colours not in COLOUR_MAPS:
+        raise WrongUse(
+            f"No colour map is called {colours!r}.{near(colours, COLOUR_MAPS)} Known: {', '.join(COLOUR_MAPS)}."
+        )
     if not (math.isfinite(high) and math.isfinite(low) and high > low):
         raise WrongUse(f"A heat map's scale must rise: its ends are {low} and {high}.")
     table = ramp(colours)
@@ -121,7 +125,7 @@ def heatmap(
 def ramp(colours: str) -> Picture:  # -> 256 3
     """The 256 colours of a map, lowest value first."""
     grey = np.arange(256, dtype=np.uint8)[None]
-    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOURS[colours])[0, :, ::-1])
+    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOUR_MAPS[colours])[0, :, ::-1])
 
 
 def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str]]:
@@ -137,7 +141,7 @@ def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str
     marks = [(first + index) * step for index in range(most + 2)]
     marks = [mark for mark in marks if mark < high - 0.6 * step]
     kind = "f" if step >= 1e-4 else "e"
-    decimals = next(  # the fewest that tell every mark from its neighbours
+    decimals = next(  # the fewest that distinguish every mark from its neighbours
         places
         for places in range(99)
         if all(abs(float(f"{mark:.{places}{kind}}") - mark) < 0.01 * step for mark in marks)
@@ -148,9 +152,9 @@ def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str
 def legend(
     length: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
 ) -> Picture:  # -> length x about 6 * size, 3
-    """An upright bar, lowest value at the foot, with numbers and the measure's name, as a strip `length` pixels high.
+    """A vertical bar, lowest value at the bottom, with numbers and the measure's name, as a strip `length` pixels high.
 
-    length: at least 10 * size and what the name needs, else the strip is that high
+    length: raised to 10 * size, or to the length of the name, where it is less
     size: of the letters, pixels
     """
     turned = rising(_title(scale), size, BOLD)
@@ -176,7 +180,7 @@ def legend(
 def level_legend(
     width: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
 ) -> Picture:  # -> about 4 * size, width, 3
-    """The same lying down, title above, lowest value at the left."""
+    """The legend as a horizontal bar, title above, lowest value at the left."""
     strip = np.full((4 * size, width, 3), PAPER, np.uint8)
     write(strip, shortened(_title(scale), size, width, BOLD), 0, size, size=size, weight=BOLD)
     top, foot, end = round(1.5 * size), round(2.4 * size), width - 1
@@ -204,10 +208,10 @@ def _title(scale: Scale) -> str:
 
 
 def with_legend(heat: Picture, scale: Scale, *, low: float = 0.0, colours: str = "inferno") -> Picture:
-    """The heat map, pixel for pixel in the top left corner, and its legend at the right on white.
+    """The heat map, unscaled in the top left corner, with its legend at the right on white.
 
-    Letters grow with the picture (13 to 52 pixels). Where the picture is lower than the shortest legend that can be
-    read, the legend reaches below it; where it is very tall, the legend ends after 40 lines of its letters.
+    Letters grow with the picture (13 to 52 pixels). A legend taller than the picture extends below it; in a very tall
+    picture the legend is 40 lines of its letters high.
     """
     strip = legend_beside(heat.shape[0], heat.shape[1], scale, low=low, colours=colours)
     return beside(heat, strip, slice(0, max(heat.shape[0], strip.shape[0])))
@@ -216,7 +220,7 @@ def with_legend(heat: Picture, scale: Scale, *, low: float = 0.0, colours: str =
 def legend_beside(
     rows: int, columns: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno"
 ) -> Picture:  # -> h w 3
-    """The legend that `with_legend` lays beside a heat map of that size."""
+    """The legend that `with_legend` adds to a heat map of that size."""
     size = round(min(max(13.0, 13 * math.sqrt(rows * columns) / 600), 52.0))
     return legend(min(rows, 40 * size), scale, low=low, colours=colours, size=size)
 

@@ -1,15 +1,15 @@
 """Text on a picture: measured, shortened to fit, drawn upright or rising.
 
-Must not know what the words mean. The typefaces are the scalable ones inside OpenCV, the same on every machine.
+Must not know the meaning of a text. The typefaces are the scalable ones inside OpenCV, the same on every machine.
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+from segment.pictures.palettes import Picture
+
 REGULAR, BOLD = 400, 600
 INK = (28, 30, 36)
 PALE_INK = (110, 114, 124)
@@ -50,13 +50,13 @@ def write(
     weight: int = REGULAR,
     colour: tuple[int, int, int] = INK,
 ) -> None:
-    """Draws the text with its left end at x and its letters' feet on row y."""
+    """Draw the text in place, with its left end at x and its baseline on row y."""
     if text:
         cv2.putText(picture, text, (x, y), colour, cv2.FontFace("sans"), size, weight)
 
 
 def rising(text: str, size: int, weight: int = REGULAR, paper: tuple[int, int, int] = (255, 255, 255)) -> Picture:
-    """The text turned to read from bottom to top, on a strip of its own as long as it needs."""
+    """The text rotated to read from bottom to top, on a strip of the length it needs."""
     strip = np.full((size + size // 2, width_of(text, size, weight) + 2, 3), paper, np.uint8)
     write(strip, text, 0, size + size // 8, size=size, weight=weight)
     return np.ascontiguousarray(np.rot90(strip))

@@ -1,6 +1,6 @@
-"""An image with its class contours and, as a warm glow, where not to trust them.
+"""An image with the contours of its classes and, in amber to red, their uncertainty.
 
-Must not know a network or a file: three arrays of one size in, a picture of that size out.
+Must not know a network or a file: arrays of equal size in, a picture of that size out.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from segment.errors import WrongUse
 from segment.pictures.palettes import Picture, colour_mask
 
 MILD, STRONG = np.array((255, 200, 40), np.float32), np.array((255, 48, 16), np.float32)
-"""Amber for some doubt, red for the most."""
+"""RGB for low uncertainty (amber) and for high uncertainty (red)."""
 
-THICKEST = 0.8
-"""Share of the glow where the doubt is greatest."""
+OPACITY = 0.8
+"""Opacity of the colour where the uncertainty is greatest."""
 
 ROWS = 256
-"""Painted at a time: the sums are float32, which a large picture has no room for."""
+"""Rows painted at a time, because the float32 sums of a large picture need too much memory."""
 
 
 def overlay(
@@ -34,10 +34,10 @@ def overlay(
     palette: Picture,  # K 3
     low: float = 0.0,
 ) -> Picture:  # H W 3
-    """The image, quietened; doubt from amber to red, thicker as it nears `high`; each class outlined in its colour.
+    """The pale image; uncertainty from amber to red, more opaque towards `high`; each class outlined in its colour.
 
-    Lines lie inside their class, so both sides of a border show their colour; a rim parts it from the image.
-    The glow depends on the value alone, never on the image's other values; NaN counts as the greatest doubt.
+    Lines lie inside their class, so both sides of a border have their colour; a rim separates them from the image.
+    A pixel's colour depends on its own value alone; NaN counts as the greatest uncertainty.
     """
     rows = range(0, len(image), ROWS)
     parts = [
@@ -49,29 +49,29 @@ def overlay(
 def overlay_rows(
     image: Plane, labels: Plane, uncertainty: Plane, rows: slice, *, high: float, palette: Picture, low: float = 0.0
 ) -> Picture:  # H W 3, H W, H W -> h W 3
-    """Some rows of the overlay, for arrays of which no more than these are wanted in memory."""
+    """Some rows of the overlay, for arrays that are read from disk a few rows at a time."""
     if not image.shape[:2] == labels.shape == uncertainty.shape:
         raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
     start, stop, _ = rows.indices(image.shape[0])
     thick = max(1, round(math.sqrt(labels.shape[0] * labels.shape[1]) / 600))
-    beyond = 1 + thick + thick  # as far as a border's line and rim reach
-    near = slice(max(0, start - beyond), min(image.shape[0], stop + beyond))
-    picture = _glowing(image[near], (uncertainty[near] - low) / (high - low))
-    _outline(picture, labels[near], palette, thick)
-    return picture[start - near.start :][: stop - start]
+    beyond = 1 + thick + thick  # the distance that a border's line and rim extend
+    context = slice(max(0, start - beyond), min(image.shape[0], stop + beyond))
+    picture = _glowing(image[context], (uncertainty[context] - low) / (high - low))
+    _outline(picture, labels[context], palette, thick)
+    return picture[start - context.start :][: stop - start]
 
 
-def _glowing(image: Picture, doubt: NDArray[np.floating]) -> Picture:  # H W 3, H W within 0..1 -> H W 3
-    share = np.clip(np.nan_to_num(doubt, nan=1.0, posinf=1.0), 0, 1).astype(np.float32)[..., None]
+def _glowing(image: Picture, uncertainty: NDArray[np.floating]) -> Picture:  # H W 3, H W within 0..1 -> H W 3
+    share = np.clip(np.nan_to_num(uncertainty, nan=1.0, posinf=1.0), 0, 1).astype(np.float32)[..., None]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     picture = image * np.float32(0.45) + grey * np.float32(0.4) + np.float32(28)  # paler: lines and glow stand out
-    glow = (MILD + (STRONG - MILD) * share) * (0.85 + grey * np.float32(0.15 / 255))  # what is under it stays readable
-    picture += THICKEST * share**2 * (3 - 2 * share) * (glow - picture)
+    glow = (MILD + (STRONG - MILD) * share) * (0.85 + grey * np.float32(0.15 / 255))  # the image below stays visible
+    picture += OPACITY * share**2 * (3 - 2 * share) * (glow - picture)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
 def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture, thick: int) -> None:
-    """Draws on the picture; line width 1 up to 600 x 600 pixels or so, then in proportion to the side."""
+    """Draw on the picture in place; line width 1 up to about 600 x 600 pixels, then in proportion to the side."""
     border = np.zeros(labels.shape, np.uint8)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     border[:, 1:] |= across

@@ -18,14 +18,14 @@ Picture = NDArray[np.uint8]
 """H W 3, RGB, 0..255."""
 
 VOID: RGB = (0, 0, 0)
-"""Painted where a label names no class."""
+"""The colour of labels outside the classes."""
 
 GRID = 24
-"""Levels a channel among which colours are looked for."""
+"""Levels a channel of the colours that are candidates."""
 
 
 def palette(classes: int, given: Sequence[Sequence[int]] = ()) -> Picture:  # -> K 3
-    """K class colours: the first K of `given`, or colours of our own that stay the same whatever K is.
+    """K class colours: the first K of `given`, or generated colours, the same for every K.
 
     >>> palette(2, given=[(128, 64, 128), (0, 0, 142), (0, 0, 0)]).tolist()
     [[128, 64, 128], [0, 0, 142]]
@@ -35,7 +35,9 @@ def palette(classes: int, given: Sequence[Sequence[int]] = ()) -> Picture:  # ->
     if classes < 1:
         raise WrongUse(f"A palette for {classes} classes was asked for; at least 1 is needed.")
     if not given:
-        return np.resize(_spread(min(classes, 1024)), (classes, 3))  # beyond 1024 nobody tells colours apart: repeat
+        return np.resize(
+            _spread(min(classes, 1024)), (classes, 3)
+        )  # more than 1024 colours cannot be distinguished: repeat
     colours = np.asarray(given)
     if colours.ndim != 2 or colours.shape[1] != 3 or colours.min() < 0 or colours.max() > 255:
         raise WrongUse("A palette is a list of colours (red, green, blue), each from 0 to 255.")
@@ -80,16 +82,18 @@ def oklab(colours: NDArray[np.integer]) -> NDArray[np.float64]:  # ... 3 -> ... 
 
 @lru_cache(maxsize=8)
 def _spread(classes: int) -> Picture:  # -> K 3
-    """Colours chosen one by one, each the farthest in OKLab from those before it and from black, white and grey.
+    """Colours chosen in order, each the farthest in OKLab from those before it and from black, white and grey.
 
-    Farthest-first makes a shorter palette the beginning of every longer one.
+    A shorter palette is therefore the beginning of every longer one.
     """
     levels = np.linspace(0, 255, GRID).round().astype(np.int64)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     places = oklab(colours)
     lightness, chroma = places[:, 0], np.hypot(places[:, 1], places[:, 2])
-    calm = (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.2)  # neither murky nor glaring
-    colours, places = colours[calm], places[calm]
+    moderate = (
+        (lightness > 0.42) & (lightness < 0.88) & (chroma > 0.07) & (chroma < 0.2)
+    )  # neither too dark, too bright, too grey nor too saturated
+    colours, places = colours[moderate], places[moderate]
     distance = np.full(len(colours), np.inf)
     for taken in oklab(np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128]])):
         distance = np.minimum(distance, np.linalg.norm(places - taken, axis=1))

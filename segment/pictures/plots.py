@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 Curve = Mapping[str, Sequence[float | None]]
 """x, y, low, high, as in `scores.json`."""
 
-COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
+LINE_COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
 WIDTH, HEIGHT, DPI = 6.4, 4.6, 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line: points with their interval. dashed: a reference, thinner and without points."""
+    """One line of a plot.
+
+    name: for the legend
+    x, y: the points
+    low, high: the interval of each y; None where it has none
+    dashed: drawn as a reference, thinner and without markers
+    """
 
     name: str
     x: Sequence[float]
@@ -35,25 +41,40 @@ class Line:
 
 
 def line_of(name: str, curve: Curve, *, dashed: bool = False) -> Line:
-    """A curve of `scores.json` as a line; points too rare for an interval are left out where others have one."""
+    """A curve of `scores.json` as a line; where some points have an interval, those without one are left out."""
     low, high = curve.get("low", ()), curve.get("high", ())
-    certain = [at for at, end in enumerate(low) if end is not None]
-    kept = certain or range(len(curve["x"]))
+    with_interval = [at for at, end in enumerate(low) if end is not None]
+    kept = with_interval or range(len(curve["x"]))
     x, y = ([float(curve[axis][at] or 0.0) for at in kept] for axis in ("x", "y"))
-    ends = ([values[at] for at in certain] for values in (low, high))
+    ends = ([values[at] for at in with_interval] for values in (low, high))
     return Line(name=name, x=x, y=y, low=next(ends), high=next(ends), dashed=dashed)
 
 
 def plot(
-    lines: Sequence[Line], *, title: str, x: str, y: str, logarithmic: bool = False, diagonal: bool = False,
-    points: bool = True, ticks: Sequence[float] = (),
-) -> bytes:  # fmt: skip
-    """One picture, as the bytes of a PNG. Errors: MissingExtra without matplotlib."""
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    logarithmic: bool = False,
+    diagonal: bool = False,
+    points: bool = True,
+    ticks: Sequence[float] = (),
+) -> bytes:
+    """A plot of the lines, as the bytes of a PNG.
+
+    x, y: labels of the axes
+    logarithmic: whether the x axis is, to base 2
+    diagonal: whether to draw the ideal line from (0, 0) to (1, 1)
+    points: whether to mark the points
+    ticks: of the x axis; empty: matplotlib's
+    Errors: MissingExtra without matplotlib
+    """
     figure, axes = _axes()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="ideal")
     for number, line in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         style: dict[str, Any] = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"linewidth": 1.8}
         if points and not line.dashed:
             style |= {"marker": "o", "markersize": 4}
@@ -83,7 +104,7 @@ def new_figure(width: float, height: float, dpi: float | None = None) -> Figure:
     except ImportError:
         raise MissingExtra("Figures need matplotlib: pip install 'mcbn-segment[plots]'.") from None
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)  # no window and no global state: several threads may draw
+    FigureCanvasAgg(figure)  # no window and no global state, so that several threads can draw
     return figure
 
 
@@ -104,5 +125,5 @@ def _png(figure: Any) -> bytes:
 
 
 def needs_matplotlib() -> None:
-    """Refuse before hours of work what would fail after them. Errors: MissingExtra."""
+    """Check for matplotlib before a long computation. Errors: MissingExtra."""
     _axes()

@@ -1,6 +1,6 @@
-"""A run at one look: for each image a row of thumbnails, with the class key and the heat map's legend once at the top.
+"""A contact sheet of a run: a row of thumbnails for each image, below the class key and the heat map's legend.
 
-Must not hold a full picture: a row keeps thumbnails, so that memory grows with the number of rows alone.
+Must not keep a full picture: a row holds thumbnails, so that memory grows with the number of rows only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARGIN, GAP, SMALL, PLAIN, LARGE = 32, 6, 12, 13, 24
 class SheetRow:
     """One image of a contact sheet.
 
-    name: its id, shortened in the middle where it is too long
+    name: the image's id, shortened in the middle where it is too long
     pictures: column title -> thumbnail, the same titles in every row ("image", "prediction", "entropy", "overlay")
     note: a few words or numbers, "mean entropy 0.412"
     """
@@ -37,9 +37,9 @@ class SheetRow:
 
 
 def thumbnail(picture: Picture, height: int = HEIGHT, widest: int = WIDEST) -> Picture:  # H W 3 -> H' W' 3
-    """The whole picture, as large as fits; each side at least 4 pixels, so that a 20000 x 20 one is still seen.
+    """The whole picture, as large as fits; each side has at least 4 pixels, so that a 20000 x 20 picture stays visible.
 
-    A small picture is enlarged by a whole number, pixels as squares: a 1 x 1 image is one square of its colour.
+    A small picture is enlarged by a whole factor, with pixels as squares: a 1 x 1 image is a square of its colour.
 
     >>> thumbnail(np.zeros((360, 480, 3), np.uint8)).shape, thumbnail(np.zeros((20, 20000, 3), np.uint8)).shape
     ((120, 160, 3), (4, 240, 3))
@@ -65,7 +65,7 @@ def contact_sheet(
     """Title, class key and legend, then the rows in reading order, `groups` of them side by side, on white.
 
     classes: name -> (red, green, blue)
-    scale: what the heat map's colours mean; without it no legend is drawn
+    scale: of the heat maps, for the legend; None: no legend
     """
     if not rows:
         raise WrongUse("A contact sheet needs at least one image.")
@@ -102,7 +102,7 @@ def _caption(body: Picture, row: SheetRow, x: int, y: int, width: int) -> None:
 
 def _centred(cell: Picture, picture: Picture) -> None:
     y, x = (cell.shape[0] - picture.shape[0]) // 2, (cell.shape[1] - picture.shape[1]) // 2
-    cell[:] = 244  # a quiet field shows where a narrow picture's cell is
+    cell[:] = 244  # light grey shows the cell around a narrow picture
     cell[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
 
 
@@ -125,10 +125,15 @@ def _head(
     top = max(top, MARGIN + 4 * PLAIN if scale else 0) + PLAIN
     key = (line + 1) * 20 if chips else 0
     head = np.full((top + key + PLAIN, width, 3), PAPER, np.uint8)
-    room = inner - bar - (MARGIN if scale else 0)
-    write(head, shortened(title, LARGE, room, BOLD), MARGIN, MARGIN + 20, size=LARGE, weight=BOLD)
+    text_width = inner - bar - (MARGIN if scale else 0)
+    write(head, shortened(title, LARGE, text_width, BOLD), MARGIN, MARGIN + 20, size=LARGE, weight=BOLD)
     write(
-        head, shortened(subtitle, PLAIN, room), MARGIN, MARGIN + 20 + PLAIN + 2 * GAP - 2, size=PLAIN, colour=PALE_INK
+        head,
+        shortened(subtitle, PLAIN, text_width),
+        MARGIN,
+        MARGIN + 20 + PLAIN + 2 * GAP - 2,
+        size=PLAIN,
+        colour=PALE_INK,
     )
     if scale:
         strip = level_legend(bar, scale, colours=colours, size=PLAIN)

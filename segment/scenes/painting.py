@@ -1,4 +1,4 @@
-"""A canvas seen through one street camera: metres in, coloured and labelled pixels out.
+"""A canvas behind a street camera: metres in, coloured and labelled pixels out.
 
 Must not know what a street holds: no cars, no classes, no randomness.
 """
@@ -64,7 +64,7 @@ class Light:
     sky: RGB at the zenith and at the horizon
     tint: factors a channel, 1 is white daylight
     haze: 1/metres, the share of the horizon's colour after Z metres is 1 - exp(-haze Z)
-    sides: brightness of the faces that look left, towards the camera, and right
+    sides: brightness of the faces that face left, towards the camera, and right
     """
 
     sky: tuple[Colour, Colour]
@@ -88,7 +88,7 @@ class Light:
 
 
 class Canvas:
-    """Colours and labels drawn together, so that no label is ever a guess.
+    """Colours and labels drawn together, so that every label is exact.
 
     >>> camera = Camera(height=8, width=8, horizon=2, centre=4, focal=8, eye=2, bend=0)
     >>> light = Light(sky=((0, 0, 0), (0, 0, 0)), tint=(1, 1, 1), haze=0, sides=(1, 1, 1))
@@ -148,7 +148,7 @@ class Canvas:
     ) -> list[tuple[Points, float]]:
         """A block on the street, metres; its top is smaller by `inset` (X, Z) on each side.
 
-        Gives back the faces that can be seen, far ones first, each with its brightness.
+        Returns the visible faces, far ones first, each with its brightness.
         """
         (x0, x1), (y0, y1), (z0, z1), (ix, iz) = x, y, z, inset
         low = [(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)]
@@ -164,7 +164,7 @@ class Canvas:
         seen = []
         for corners, brightness, paint in faces:
             a, b, c, d = self.camera.project(corners)
-            if (c[0] - a[0]) * (d[1] - b[1]) < (c[1] - a[1]) * (d[0] - b[0]):  # it looks at the camera
+            if (c[0] - a[0]) * (d[1] - b[1]) < (c[1] - a[1]) * (d[0] - b[0]):  # it faces the camera
                 self.quad(corners, paint, label, brightness)
                 seen.append((corners, brightness))
         return seen

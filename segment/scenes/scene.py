@@ -1,7 +1,7 @@
-"""A seed becomes a street-like scene and its exact labels.
+"""A seed → a generated street scene and its exact labels.
 
-Must not know any network. The scenes stand in for photographs where none may be shipped: perspective streets by day,
-dusk and night, in clear air and haze, drawn at twice their size and averaged down.
+Must not know any network. The scenes replace photographs, which may not be shipped: perspective streets by day, dusk
+and night, in clear air and haze, drawn at twice their size and averaged down.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from segment.errors import WrongUse
 from segment.scenes.classes import BUILDING, CLASSES, PALETTE, PERSON, ROAD, SKY, UNSEEN, VEGETATION, VEHICLE
 from segment.scenes.painting import Camera, Canvas, Colour, Light
 from segment.scenes.streets import Street, furnish, lay_ground, skyline
-from segment.scenes.unseen import stranger
+from segment.scenes.unseen import add_unseen_object
 
 __all__ = ["CLASSES", "PALETTE", "SIZE", "TEST", "TRAIN", "UNSEEN", "VALIDATION", "Scene", "scene"]
 
 TRAIN = range(0, 300)
 VALIDATION = range(50_000, 50_100)
 TEST = range(100_000, 101_000)
-"""Seeds; disjoint, and only TRAIN is ever seen by training or by a bank."""
+"""Seeds; disjoint; training and banks use TRAIN only."""
 SIZE = (128, 192)  # H, W
 
 _GRAIN = {SKY: 0.01, ROAD: 0.10, BUILDING: 0.07, VEGETATION: 0.26, VEHICLE: 0.02, PERSON: 0.04, UNSEEN: 0.05}
@@ -40,21 +40,25 @@ _HOURS: tuple[tuple[float, tuple[Colour, Colour], Colour], ...] = (  # share, sk
 
 @dataclass(frozen=True)
 class Scene:
-    """image: H W 3 uint8 RGB; label: H W uint8, an index into CLASSES, or UNSEEN."""
+    """A generated image and its labels.
+
+    image: H W 3 uint8, RGB
+    label: H W uint8, an index into CLASSES, or UNSEEN
+    """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
 
 
 def scene(seed: int, *, size: tuple[int, int] = SIZE, unseen: bool = False) -> Scene:
-    """Draw one street; the same seed and size give the same bytes.
+    """Draw a street; the same seed and size give the same bytes.
 
     seed: an integer from 0 up (TRAIN, VALIDATION and TEST are the ranges in use)
     size: H, W in pixels, 32 or more
-    unseen: add one thing of no trained class; outside its own pixels the scene stays byte for byte the same
+    unseen: add an object of no trained class; all other pixels stay byte for byte the same
 
-    >>> found = scene(7, size=(64, 96))
-    >>> found.image.shape, found.label.shape
+    >>> street_scene = scene(7, size=(64, 96))
+    >>> street_scene.image.shape, street_scene.label.shape
     ((64, 96, 3), (64, 96))
     """
     if seed < 0 or min(size) < 32:
@@ -62,10 +66,10 @@ def scene(seed: int, *, size: tuple[int, int] = SIZE, unseen: bool = False) -> S
     plain = _drawn(seed, size, unseen=False)
     if not unseen:
         return plain
-    strange = _drawn(seed, size, unseen=True)
-    there = strange.label == UNSEEN
-    image = np.where(there[..., None], strange.image, plain.image)
-    return Scene(image, np.where(there, strange.label, plain.label).astype(np.uint8))
+    with_object = _drawn(seed, size, unseen=True)
+    on_object = with_object.label == UNSEEN
+    image = np.where(on_object[..., None], with_object.image, plain.image)
+    return Scene(image, np.where(on_object, with_object.label, plain.label).astype(np.uint8))
 
 
 def _drawn(seed: int, size: tuple[int, int], *, unseen: bool) -> Scene:
@@ -78,7 +82,7 @@ def _drawn(seed: int, size: tuple[int, int], *, unseen: bool) -> Scene:
     lay_ground(canvas, street, rng)
     furnish(canvas, street, rng)
     if unseen:
-        stranger(canvas, np.random.default_rng([seed, 1]))
+        add_unseen_object(canvas, np.random.default_rng([seed, 1]))
     return Scene(_finished(canvas, rng), _halved_labels(canvas.label))
 
 
@@ -162,7 +166,7 @@ def _finished(canvas: Canvas, rng: Generator) -> NDArray[np.uint8]:
 
 
 def _halved_labels(label: NDArray[np.uint8]) -> NDArray[np.uint8]:  # 2H 2W -> H W
-    """The commonest of the four labels under a pixel; the upper left one among equals."""
+    """The most frequent of the four labels under a pixel; of equally frequent ones the upper left."""
     a, b, c, d = label[::2, ::2], label[::2, 1::2], label[1::2, ::2], label[1::2, 1::2]
     rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
     return np.where((a == b) | (a == c) | (a == d), a, rest).astype(np.uint8)

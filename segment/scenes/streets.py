@@ -19,9 +19,19 @@ Ground = NDArray[np.float32]
 """The visible ground, rows W: metres, or brightness."""
 
 _WALLS: tuple[Colour, ...] = (
-    (198, 120, 92), (226, 200, 156), (238, 226, 202), (126, 136, 150), (120, 148, 146),
-    (216, 166, 152), (160, 92, 76), (156, 154, 116), (168, 200, 218), (206, 206, 200), (104, 98, 104), (112, 138, 104),
-)  # fmt: skip
+    (198, 120, 92),
+    (226, 200, 156),
+    (238, 226, 202),
+    (126, 136, 150),
+    (120, 148, 146),
+    (216, 166, 152),
+    (160, 92, 76),
+    (156, 154, 116),
+    (168, 200, 218),
+    (206, 206, 200),
+    (104, 98, 104),
+    (112, 138, 104),
+)
 _ROOFS: tuple[Colour, ...] = ((150, 78, 62), (92, 84, 92), (118, 96, 84), (110, 130, 130))
 _LEAVES: tuple[tuple[Colour, ...], ...] = (
     ((88, 142, 76), (66, 120, 74), (116, 160, 86)),
@@ -51,7 +61,7 @@ def lay_ground(canvas: Canvas, street: Street, rng: Generator) -> None:
     paving = pick(rng, ((176, 168, 156), (154, 152, 150), (190, 174, 150)), 8)
     grass = pick(rng, ((108, 150, 80), (134, 148, 84), (92, 132, 88), (168, 156, 100)), 8)
     kerb = (paving[0] * 1.12, paving[1] * 1.12, paving[2] * 1.12)
-    surface = np.zeros(x.shape, np.uint8)  # an index into the two lists below
+    surface = np.zeros(x.shape, np.uint8)  # an index into `colours` and `labels`
     for side, sign in enumerate((-1, 1)):
         out = sign * x
         surface[out > street.half] = 1
@@ -109,7 +119,7 @@ def skyline(canvas: Canvas, rng: Generator) -> None:
 
 
 def furnish(canvas: Canvas, street: Street, rng: Generator) -> None:
-    """Buildings and gardens first, far ones before near ones; then what stands between them, likewise."""
+    """Paint buildings and gardens, far before near; then what stands between them, far before near."""
     behind: list[tuple[float, Callable[[], None]]] = []
     between: list[tuple[float, Callable[[], None]]] = []
     leaves = _LEAVES[rng.choice(5, p=[0.36, 0.22, 0.18, 0.14, 0.10])]
@@ -137,7 +147,7 @@ def furnish(canvas: Canvas, street: Street, rng: Generator) -> None:
 def _row(
     canvas: Canvas, street: Street, rng: Generator, side: int, sign: int, leaves: tuple[Colour, ...]
 ) -> list[tuple[float, Callable[[], None]]]:
-    """One side of the street: houses, and gardens where a house is missing."""
+    """One side of the street: buildings, and gardens in the gaps."""
     things: list[tuple[float, Callable[[], None]]] = []
     built, tall = rng.uniform(0.35, 0.95), rng.uniform(5, 15)
     z = rng.uniform(3, 14)

@@ -1,7 +1,7 @@
-"""What moves in a generated street: vehicles and people.
+"""Vehicles and people of a generated street.
 
-Must not know the street. Each function fixes what it needs of the random numbers at once and gives back how to draw,
-so that the order of drawing changes nothing. Lengths are metres, unless a name says pixels.
+Must not know the street. Each function draws its random numbers at once and returns a function that paints, so that the
+order of painting changes nothing. Lengths are metres, unless a name says pixels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,30 @@ from segment.scenes.classes import PERSON, VEHICLE
 from segment.scenes.painting import Canvas, Colour, Points
 
 _PAINTS: tuple[Colour, ...] = (
-    (196, 62, 58), (58, 104, 164), (230, 230, 226), (60, 64, 72), (150, 156, 162), (232, 178, 70),
-    (92, 140, 128), (112, 112, 116), (118, 92, 80), (86, 120, 84), (196, 190, 176),
-)  # fmt: skip
+    (196, 62, 58),
+    (58, 104, 164),
+    (230, 230, 226),
+    (60, 64, 72),
+    (150, 156, 162),
+    (232, 178, 70),
+    (92, 140, 128),
+    (112, 112, 116),
+    (118, 92, 80),
+    (86, 120, 84),
+    (196, 190, 176),
+)
 _CLOTHES: tuple[Colour, ...] = (
-    (206, 76, 80), (62, 92, 150), (236, 214, 180), (70, 74, 84), (232, 176, 84), (110, 150, 140),
-    (150, 110, 150), (128, 128, 130), (92, 116, 80), (190, 130, 104),
-)  # fmt: skip
+    (206, 76, 80),
+    (62, 92, 150),
+    (236, 214, 180),
+    (70, 74, 84),
+    (232, 176, 84),
+    (110, 150, 140),
+    (150, 110, 150),
+    (128, 128, 130),
+    (92, 116, 80),
+    (190, 130, 104),
+)
 _SKINS: tuple[Colour, ...] = ((240, 204, 174), (206, 156, 120), (150, 104, 78), (104, 70, 54))
 
 
@@ -66,9 +83,14 @@ def vehicle_at(canvas: Canvas, rng: Generator, x: float, z: float) -> Callable[[
             ends = (0.9, 0.2) if across else (0.2, 0.9)
             inset = (0.5, 0.15) if across else (0.16, 0.55)
             canvas.block(
-                (x0 + 0.4 * ends[0], x1 - 0.4 * ends[0]), (waist, height), (z + 0.4 * ends[1], z + deep - ends[1]),
-                glass, VEHICLE, inset=inset, top=paint,
-            )  # fmt: skip
+                (x0 + 0.4 * ends[0], x1 - 0.4 * ends[0]),
+                (waist, height),
+                (z + 0.4 * ends[1], z + deep - ends[1]),
+                glass,
+                VEHICLE,
+                inset=inset,
+                top=paint,
+            )
         if not across:
             _lamps(canvas, (x0, x1), z, light)
 
@@ -76,7 +98,7 @@ def vehicle_at(canvas: Canvas, rng: Generator, x: float, z: float) -> Callable[[
 
 
 def _panel(x: tuple[float, float], y: tuple[float, float], z: float) -> Points:  # 4 3
-    """An upright rectangle that looks at the camera."""
+    """An upright rectangle that faces the camera."""
     return np.array([(x[0], y[0], z), (x[1], y[0], z), (x[1], y[1], z), (x[0], y[1], z)])
 
 

@@ -1,6 +1,6 @@
-"""Things no training scene holds: balloon, boulder, giraffe, tent, duck, cow.
+"""Objects that no training scene contains: balloon, boulder, giraffe, tent, duck, cow.
 
-Must not know the street around them: one is drawn last, in front of everything, with its own random numbers.
+Must not know the street around them: the object is drawn last, in front of everything, with its own random numbers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from segment.scenes.classes import UNSEEN
 from segment.scenes.painting import RING, Canvas, Colour, Points
 
 _BRIGHT: tuple[tuple[Colour, Colour], ...] = (
-    ((226, 92, 74), (246, 222, 170)), ((64, 140, 156), (244, 236, 214)),
-    ((134, 92, 160), (240, 190, 90)), ((240, 176, 66), (214, 84, 96)),
-)  # fmt: skip
+    ((226, 92, 74), (246, 222, 170)),
+    ((64, 140, 156), (244, 236, 214)),
+    ((134, 92, 160), (240, 190, 90)),
+    ((240, 176, 66), (214, 84, 96)),
+)
 
 
-def stranger(canvas: Canvas, rng: Generator) -> None:
-    """Add one; it covers 1 to 5 % of the picture, or a little less where it is drawn narrow."""
+def add_unseen_object(canvas: Canvas, rng: Generator) -> None:
+    """Draw one such object; it covers 1 to 5 % of the image, or a little less where it is narrow."""
     camera = canvas.camera
     draw: Callable[[_Stamp, Generator], None] = (_balloon, _boulder, _giraffe, _tent, _duck, _cow)[rng.integers(6)]
     area = rng.uniform(0.018, 0.04) * camera.height * camera.width  # pixels a stamp should cover
@@ -35,7 +37,7 @@ def stranger(canvas: Canvas, rng: Generator) -> None:
 
 
 _COVER = {"_boulder": 0.78, "_giraffe": 0.24, "_tent": 0.6, "_duck": 0.6, "_cow": 0.42}
-"""Share of its unit square that each one fills."""
+"""Share of its unit square that each object covers."""
 
 
 class _Stamp:

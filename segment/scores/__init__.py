@@ -1,1 +1,1 @@
-"""Streaming, mergeable scores over a data set."""
+"""Scores of a method over a data set: counts updated image by image, merged between shards, and summarised."""

@@ -1,4 +1,4 @@
-"""The arrays of one image, checked where they enter the scores; a refused image changes nothing."""
+"""The arrays of one image, checked before anything is counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, PredictionFailed, WrongUse
 from segment.scores.plan import ScorePlan
-from segment.scores.tally import Image
+from segment.scores.tally import CheckedImage
 
 ArrayLike = NDArray[Any] | torch.Tensor
 TOLERANCE = 1e-2  # of the sum of probabilities: half precision keeps it, logits do not
@@ -24,21 +24,24 @@ def checked(
     maps: Mapping[str, ArrayLike],  # H W; multilabel: H W or K H W
     label: ArrayLike,  # H W; multilabel: K H W
     prediction: ArrayLike | None,
-) -> list[Image]:
-    """The image as one K-class problem, or as one two-class problem a label."""
+) -> list[CheckedImage]:
+    """The checked image: one K-class task, or for multilabel a two-class task a label.
+
+    Errors: PredictionFailed or ImageUnreadable for arrays that do not fit the plan, WrongUse for a missing map.
+    """
     p = _probability(identity, plan, probability)
     ids = _label(identity, plan, label, p.shape)
     masks = _prediction(identity, plan, prediction, p, ids.shape)
-    found = {name: _map(identity, plan, name, maps, p.shape) for name in plan.measures}
-    known, unseen = _kinds(identity, plan, ids)
+    measured = {name: _map(identity, plan, name, maps, p.shape) for name in plan.measures}
+    known, unseen = _known_and_unseen(identity, plan, ids)
     if plan.head != "multilabel":
-        return [Image(probability=p, label=ids, prediction=masks, maps=found, known=known, unseen=unseen)]
+        return [CheckedImage(probability=p, label=ids, prediction=masks, maps=measured, known=known, unseen=unseen)]
     return [
-        Image(
+        CheckedImage(
             probability=np.stack([1 - p[k], p[k]]),
             label=ids[k],
             prediction=masks[k],
-            maps={name: values if values.ndim == 2 else values[k] for name, values in found.items()},
+            maps={name: values if values.ndim == 2 else values[k] for name, values in measured.items()},
             known=known[k],
             unseen=unseen[k],
         )
@@ -48,8 +51,8 @@ def checked(
 
 def _numpy(values: ArrayLike) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
-        kept = values.detach().cpu()
-        return (kept.float() if kept.dtype == torch.bfloat16 else kept).numpy()  # numpy has no bfloat16
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # numpy has no bfloat16
     return np.asarray(values)
 
 
@@ -61,7 +64,7 @@ def _probability(identity: str, plan: ScorePlan, given: ArrayLike) -> NDArray[np
             f"{len(plan.classes)} classes (K H W) were promised."
         )
     if not p.min() >= 0 or not p.max() <= 1 + TOLERANCE:  # a nan fails both
-        raise PredictionFailed(f"The probabilities of {identity!r} are not all within 0..1: {_worst(p)}.")
+        raise PredictionFailed(f"The probabilities of {identity!r} are not all within 0..1: {_out_of_range(p)}.")
     if plan.head != "multilabel" and np.abs(p.sum(axis=0) - 1).max() > TOLERANCE:
         raise PredictionFailed(
             f"The probabilities of {identity!r} do not sum to 1 over the classes; apply the softmax."
@@ -69,7 +72,7 @@ def _probability(identity: str, plan: ScorePlan, given: ArrayLike) -> NDArray[np
     return p
 
 
-def _worst(values: NDArray[np.float32]) -> str:
+def _out_of_range(values: NDArray[np.float32]) -> str:
     broken = int((~np.isfinite(values)).sum())
     return f"{broken} values are not finite" if broken else f"they reach from {values.min():.6g} to {values.max():.6g}"
 
@@ -113,22 +116,26 @@ def _map(
     if values.shape != shape[1:] and not (plan.head == "multilabel" and values.shape == shape):
         raise PredictionFailed(f"Map {name!r} of {identity!r} has the shape {values.shape}, the image {shape[1:]}.")
     if not values.min() >= 0 or not values.max() < np.inf:  # a nan fails both
-        raise PredictionFailed(f"Map {name!r} of {identity!r} must be finite and not negative: {_worst(values)}.")
+        raise PredictionFailed(
+            f"Map {name!r} of {identity!r} must be finite and not negative: {_out_of_range(values)}."
+        )
     return values
 
 
-def _kinds(identity: str, plan: ScorePlan, label: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels whose label is one of the classes, and pixels of unseen things; void is neither."""
+def _known_and_unseen(
+    identity: str, plan: ScorePlan, label: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels whose label is one of the classes, and pixels labelled as unseen; void pixels are neither."""
     classes = 2 if plan.head == "multilabel" else len(plan.classes)
     void = np.zeros(label.shape, dtype=bool) if plan.void is None else label == plan.void
     unseen = np.isin(label, plan.unseen) if plan.unseen else np.zeros(label.shape, dtype=bool)
     known = (label >= 0) & (label < classes) & ~void & ~unseen
-    strange = np.unique(label[~(known | void | unseen)])
-    if strange.size:
+    unknown = np.unique(label[~(known | void | unseen)])
+    if unknown.size:
         id = classes - 1 if classes == 2 else "ID"
         raise ImageUnreadable(
-            f"The label of {identity!r} holds {', '.join(map(str, strange[:5]))}; known are 0..{classes - 1}, "
+            f"The label of {identity!r} holds {', '.join(map(str, unknown[:5]))}; known are 0..{classes - 1}, "
             f"void {plan.void}, unseen {list(plan.unseen)}. Name the others as void or unseen, or say in "
-            f"the card what they stand for: `labels: {{{strange[0]}: {id}}}`."
+            f"the card what they stand for: `labels: {{{unknown[0]}: {id}}}`."
         )
     return known, unseen

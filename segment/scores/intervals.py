@@ -1,7 +1,7 @@
-"""95 % intervals by a Poisson bootstrap over images: one pass, fixed memory, paired between methods.
+"""95 % intervals by a Poisson bootstrap over images: in one pass, in fixed memory, paired between methods.
 
-Every replicate counts an image w times, w from Poisson(1), instead of once (Chamandy et al. 2012). The weights come
-from the image's id alone: every method and shard draws the same ones, in any order.
+Every replicate counts an image w times, w from Poisson(1), instead of once (Chamandy et al. 2012). The weights depend
+on the image's id alone: every method and shard draws the same weights, in any order.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints
+from segment.scores.functional.binning import Floats, Ints
 
 REPLICATES = 200
 _CDF = np.array([math.exp(-1) * math.fsum(1 / math.factorial(i) for i in range(k + 1)) for k in range(18)])
 
 
 def poisson_weights(identity: str, replicates: int = REPLICATES) -> Ints:  # -> R
-    """How often each replicate counts this image: Poisson(1), drawn from SHAKE-256 of the id, the same for ever.
+    """How often each replicate counts this image: Poisson(1), from SHAKE-256 of the id, the same on every machine.
 
     >>> poisson_weights("0001TP_008550")[:8].tolist()
     [0, 4, 1, 2, 2, 1, 1, 1]
@@ -30,17 +30,16 @@ def poisson_weights(identity: str, replicates: int = REPLICATES) -> Ints:  # -> 
 
 
 def add_weighted(replicates: Ints, counts: Ints, weights: Ints) -> None:  # X R, X, R
-    """Add w times one image's counts to each replicate, in place; most counts of one image are 0 and cost nothing."""
+    """Add w times one image's counts to each replicate, in place; most counts of an image are 0 and cost nothing."""
     rows = np.flatnonzero(counts)
     replicates[rows] += counts.ravel()[rows, None] * weights
 
 
 def interval(value: float, rough: float, replicates: Floats) -> tuple[float, float] | None:  # R
-    """The middle 95 % of the replicates' deviations from the score of all images, laid around that score.
+    """The score of all images plus the middle 95 % of the replicates' deviations from it.
 
-    value: the score of the fine bins; rough: the same from the replicates' coarser bins, so that these only blur the
-    deviation.
-    None where fewer than half of the replicates define the score.
+    value: the score of the fine bins; rough: the same from the replicates' coarser bins, so that
+    these affect the deviation only. None where fewer than half of the replicates define the score.
 
     >>> interval(0.5, 0.4, np.linspace(0.3, 0.5, 201))
     (0.405, 0.595)

@@ -1,4 +1,4 @@
-"""What is scored, in the ids of the label files; a frozen setting that every shard shares."""
+"""What is scored: classes, measures, void and unseen labels, thresholds; equal in every shard."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from segment.axes import HEADS, Head
 from segment.errors import WrongUse
+from segment.scores.functional.patches import SIZES
 from segment.scores.intervals import REPLICATES
-from segment.scores.patches import SIZES
-from segment.scores.tally import Problem
+from segment.scores.tally import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ScorePlan:
     head: what the probabilities mean
     measures: names of the maps that `update` brings
     void: the label id that is left out everywhere
-    unseen: label ids of things of no trained class: left out of mask, probability and error scores
+    unseen: label ids of objects of no trained class: left out of mask, probability and error scores
     thresholds: per measure the value above which a patch of 1, 4 and 16 pixels a side is uncertain (PAvPU; the first
         also for `area`), from validation images
     validation_accuracy: of the mask on validation images, within [0, 1]; per label for multilabel, or one for all
@@ -54,23 +54,23 @@ class ScorePlan:
         if self.replicates < 2:
             raise WrongUse(f"An interval from {self.replicates} replicates was asked for; it needs 2 or more.")
         accuracies = self.accuracies
-        if len(accuracies) != self.problems or any(a is not None and not 0 <= a <= 1 for a in accuracies):
+        if len(accuracies) != self.tasks or any(a is not None and not 0 <= a <= 1 for a in accuracies):
             raise WrongUse(
                 f"The validation accuracy must be within 0..1, one in all or one a label; it is {accuracies}."
             )
 
     @property
-    def problems(self) -> int:
+    def tasks(self) -> int:
         return len(self.classes) if self.head == "multilabel" else 1
 
     @property
     def accuracies(self) -> tuple[float | None, ...]:
         given = self.validation_accuracy
-        return given if isinstance(given, tuple) else (given,) * self.problems
+        return given if isinstance(given, tuple) else (given,) * self.tasks
 
-    def problem(self, index: int) -> Problem:
-        """The K-class problem, or the two-class problem of one label."""
-        return Problem(
+    def task(self, index: int) -> Task:
+        """The K-class task, or for multilabel the two-class task of a label."""
+        return Task(
             classes=2 if self.head == "multilabel" else len(self.classes),
             measures=self.measures,
             unseen=bool(self.unseen),

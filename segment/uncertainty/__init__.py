@@ -1,1 +1,1 @@
-"""Pure: moments over draws and the measures made of them."""
+"""Logits → probabilities, their moments over draws, the measures of uncertainty, and when to stop drawing; pure."""

@@ -1,6 +1,6 @@
-"""Logits to class probabilities, as the card's head says.
+"""Logits → class probabilities, by the card's head.
 
-Must not know which network made the logits.
+Must not know which network computed the logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Moments over draws to the named maps; every one grows with doubt.
+"""Moments over draws → the named maps; all of them grow with uncertainty.
 
 Must not know where a draw came from. Maps are (N ...) where the moments are (N K ...).
 """
@@ -33,33 +33,33 @@ def predictive_entropy(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K .
 def mutual_information(predictive: Tensor, expected: Tensor) -> Tensor:  # N ..., N ... -> N ...
     """How much the draws disagree about the class of each pixel.
 
-    I = H[mean_t p_t] - mean_t H[p_t], in nats, within [0, ln K]; 0 where every draw says the same.
+    I = H[mean_t p_t] - mean_t H[p_t], in nats, within [0, ln K]; 0 where all draws are equal.
     Source: the BALD objective, Houlsby et al. 2011, arXiv:1112.5745. Error: rounding, under 1e-5 nats at K = 256.
 
     >>> mutual_information(torch.tensor([0.69]), torch.tensor([0.0]))
     tensor([0.6900])
     """
-    return (predictive - expected).clamp(min=0)  # Jensen: only rounding can fall below 0
+    return (predictive - expected).clamp(min=0)  # by Jensen's inequality only rounding is below 0
 
 
-def variance(spread: Tensor) -> Tensor:  # N K ... -> N ...
+def variance(class_variance: Tensor) -> Tensor:  # N K ... -> N ...
     """Mean over the K classes of Var_T[p_k], biased by weight, as in the SegNet demonstration of Teye et al. 2018.
 
     Within [0, (1 - 1/min(T, K))/K] for softmax; a one-channel sigmoid has K = 2.
     """
-    return spread.mean(dim=1)
+    return class_variance.mean(dim=1)
 
 
-def _of_predicted(spread: Tensor, mean: Tensor) -> Tensor:  # N K ..., N K ... -> N ...
-    return spread.gather(1, mean.max(dim=1, keepdim=True).indices).squeeze(1)
+def _of_predicted(class_variance: Tensor, mean: Tensor) -> Tensor:  # N K ..., N K ... -> N ...
+    return class_variance.gather(1, mean.max(dim=1, keepdim=True).indices).squeeze(1)
 
 
-def predicted_std(spread: Tensor, mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ..., N K ... -> N ...
+def predicted_std(class_variance: Tensor, mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ..., N K ... -> N ...
     """Standard deviation over draws of the predicted class's probability, biased by weight, within [0, 1/2].
 
-    Multi-label: the mean over labels of each label's (p and 1 - p have the same).
+    Multi-label: the mean over labels (p and 1 - p have the same).
     """
-    return spread.sqrt().mean(dim=1) if head == "multilabel" else _of_predicted(spread, mean).sqrt()
+    return class_variance.sqrt().mean(dim=1) if head == "multilabel" else _of_predicted(class_variance, mean).sqrt()
 
 
 def one_minus_max(mean: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ...
@@ -85,21 +85,21 @@ def variation_ratio(votes: Tensor, head: Head = "softmax") -> Tensor:  # N K ...
     return 1 - votes.amax(dim=1)
 
 
-def standard_error(spread: Tensor, mean: Tensor, effective: float, head: Head = "softmax") -> Tensor:
+def standard_error(class_variance: Tensor, mean: Tensor, effective: float, head: Head = "softmax") -> Tensor:
     """Monte Carlo standard error of the predicted class's mean probability: sqrt(Var_T[p] / (T_eff - 1)).
 
     T_eff = 1 / sum w^2 (Kish). The biased variance over T - 1 is the unbiased one over T.
-    Errors: WrongUse at T_eff <= 1, where one draw says nothing of the spread.
+    Errors: WrongUse at T_eff <= 1, where one draw has no variance.
     """
     if effective <= 1:
         raise WrongUse("One draw has no standard error; use two draws or more.")
-    per_class = (spread / (effective - 1)).sqrt()
+    per_class = (class_variance / (effective - 1)).sqrt()
     return per_class.mean(dim=1) if head == "multilabel" else _of_predicted(per_class, mean)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure: which sums it needs of the accumulator, and how its map is made of them."""
+    """A measure: the sums of `DrawMoments` that it needs, and the function from moments to its map."""
 
     needs: tuple[str, ...]
     of: Callable[[DrawMoments], Tensor]
@@ -116,10 +116,8 @@ MEASURES: dict[str, Measure] = {
     "one_minus_max": Measure((), lambda m: one_minus_max(m.mean, m.head)),
     "margin": Measure((), lambda m: margin(m.mean, m.head)),
     "variation_ratio": Measure(("votes",), lambda m: variation_ratio(m.votes, m.head)),
-    "standard_error": Measure(
-        ("square",), lambda m: standard_error(m.variance, m.mean, m.effective_draws, m.head)
-    ),
-}  # fmt: skip
+    "standard_error": Measure(("square",), lambda m: standard_error(m.variance, m.mean, m.effective_draws, m.head)),
+}
 """The maps by name, as `--maps`, files and scores call them."""
 
 

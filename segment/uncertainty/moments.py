@@ -1,6 +1,6 @@
-"""Mean, spread, expected entropy and votes over T draws, kept one draw at a time.
+"""Mean, variance, expected entropy and votes over T draws, updated draw by draw.
 
-The one accumulator of every method. Must not know where a draw came from: no network, no bank, no file.
+Every method accumulates its passes here. Must not know where a draw came from: no network, no bank, no file.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ KEPT = ("square", "expected_entropy", "votes")
 def entropy(p: Tensor, head: Head = "softmax") -> Tensor:  # N K ... -> N ...
     """H(p) in nats: over the K classes, or the mean over labels of each label's two-class entropy (multi-label)."""
     if head == "multilabel":
-        return (_surprise(p) + _surprise(1 - p)).mean(dim=1)
-    return _surprise(p).sum(dim=1)
+        return (_minus_p_log_p(p) + _minus_p_log_p(1 - p)).mean(dim=1)
+    return _minus_p_log_p(p).sum(dim=1)
 
 
-def _surprise(p: Tensor) -> Tensor:
+def _minus_p_log_p(p: Tensor) -> Tensor:
     """-p ln p, 0 at 0; within 1e-6 of `torch.special.entr`, in half the time on a CPU."""
     return p.add(torch.finfo(p.dtype).tiny).log_().mul_(p).neg_()
 
 
 class DrawMoments:
-    """What is kept over draws of probabilities (N K ...): never the draws themselves.
+    """Running sums over draws of probabilities (N K ...); the draws themselves are not kept.
 
-    weight: sum of w; weight_square: sum of w^2; draws: how many
-    mean: (N K ...); square: weighted squared deviations from the mean (Welford), (N K ...)
-    expected_entropy: (N ...) weighted sum of H(p) over weight, nats; votes: (N K ...) weight of draws whose mask has k
-    keep: which of "square", "expected_entropy", "votes" are wanted; the others cost nothing
+    draws: the number of draws
+    weight, weight_square: the sums of w and of w^2
+    mean: weighted mean of p, (N K ...)
+    variance: Var_T[p_k], from the weighted squared deviations (Welford), (N K ...)
+    expected_entropy: weighted mean of H(p), nats, (N ...)
+    votes: share of the weight of the draws that predict class k, (N K ...)
+    head: what the probabilities mean
+    keep: which of "square", "expected_entropy", "votes" to compute; the others cost nothing
     """
 
     def __init__(self, head: Head = "softmax", keep: Iterable[str] = KEPT) -> None:
@@ -56,7 +60,7 @@ class DrawMoments:
         if weight == 0:
             return
         if p.dtype not in (torch.float32, torch.float64):
-            p = p.float()  # sums in half precision would round most of a small spread away
+            p = p.float()  # sums in half precision would lose most of a small variance
         if self._mean is None:
             self._start(p)
         assert self._mean is not None
@@ -116,28 +120,28 @@ class DrawMoments:
 
     @property
     def mean(self) -> Tensor:  # N K ...
-        return self._given(self._mean, "mean")
+        return self._checked(self._mean, "mean")
 
     @property
     def variance(self) -> Tensor:  # N K ...
         """Var_T[p_k], biased by weight: sum w (p - mean)^2 / sum w."""
-        return self._given(self._square, "square") / self.weight
+        return self._checked(self._square, "square") / self.weight
 
     @property
     def expected_entropy(self) -> Tensor:  # N ...
-        return self._given(self._entropy, "expected_entropy")
+        return self._checked(self._entropy, "expected_entropy")
 
     @property
     def votes(self) -> Tensor:  # N K ...
         """Share of the weight whose mask has class k."""
-        return self._given(self._votes, "votes") / self.weight
+        return self._checked(self._votes, "votes") / self.weight
 
     @property
     def effective_draws(self) -> float:
         """T_eff = (sum w)^2 / sum w^2."""
         return self.weight**2 / self.weight_square if self.weight_square else 0.0
 
-    def _given(self, value: Tensor | None, name: str) -> Tensor:
+    def _checked(self, value: Tensor | None, name: str) -> Tensor:
         if self.draws == 0:
             raise WrongUse(f"No draw was added yet, so there is no {name}.")
         if value is None:

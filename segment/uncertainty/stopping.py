@@ -1,20 +1,19 @@
-"""When an image has had draws enough: `--draws auto`.
+"""When to stop drawing for an image: `--draws auto`.
 
-The Monte Carlo standard error of the mean prediction is watched on a grid of 64 x 64 pixels that depends on the image's
-size alone, so neither its tiles nor the images beside it can move the decision. It is taken for the image as a whole,
-because a pass computes the whole image: to freeze quiet pixels would save nothing, and would bias them, for a pixel
-that looks quiet after few draws is one whose rare large probabilities have not come yet. So a quiet image stops early,
-a restless one goes on up to the length of the bank.
+The rule computes the Monte Carlo standard error of the mean prediction on a grid of 64 x 64 pixels, which depends on
+the image's size alone, so that neither its tiles nor other images change the decision. It decides for the image as a
+whole, because a pass computes the whole image. Stopping single pixels would save nothing and would bias them: a pixel
+of low variance after few draws may be one whose rare large probabilities are still to come. So an image of low
+variance stops early, and another uses up to all draws of the bank.
 
-The rule looks at few moments only (8, 16, 32, ... draws) and at a spread pooled over thousands of pixels, never at the
-mean, so a lucky start seldom ends it and the mean is hardly shifted.
+The rule is checked at few numbers of draws only (8, 16, 32, ...) and depends on a variance pooled over thousands of
+pixels, never on the mean, so that it seldom stops by chance and hardly biases the mean.
 
 Must not know a network, a bank or a file.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from segment.uncertainty.measures import standard_error
 from segment.uncertainty.moments import DrawMoments
 
 Stop = Callable[[Tensor, float], bool]
-"""Called after each draw with its probabilities (1 K H W) and its weight; whether it was the last."""
+"""Called after each draw with its probabilities (1 K H W) and its weight; returns whether to stop."""
 
 CELLS = 64
 """Cells of the grid along each side of an image."""
@@ -36,11 +35,11 @@ CELLS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class StopPlan:
-    """When the draws of an image are enough.
+    """The precision at which an image has enough draws.
 
     tolerance: largest standard error of the predicted class's mean probability, within (0, 1/2]
-    quiet: share of the grid's pixels that must be at or below it, within (0, 1]
-    first: draws before the first look, a count from 2 up; every look comes at twice the draws of the one before
+    quiet: share of the grid's pixels that must be at or below the tolerance, within (0, 1]
+    first: draws before the first check, a count from 2 up; each further check is at twice as many draws
     """
 
     tolerance: float = 0.02
@@ -53,20 +52,20 @@ class StopPlan:
         if not 0 < self.quiet <= 1:
             raise WrongUse(f"quiet = {self.quiet}, but it is a share of pixels within (0, 1].")
         if self.first < 2:
-            raise WrongUse(f"first = {self.first}, but one draw has no spread: look at 2 draws or more.")
+            raise WrongUse(f"first = {self.first}, but one draw has no variance: check at 2 draws or more.")
 
 
-def looks(draws: int, first: int = 8) -> tuple[int, ...]:
-    """The numbers of draws at which is looked, the last one being all of them.
+def check_counts(draws: int, first: int = 8) -> tuple[int, ...]:
+    """The numbers of draws at which the standard error is checked; the last is all of them.
 
-    >>> looks(50)
+    >>> check_counts(50)
     (8, 16, 32, 50)
     """
-    found = []
+    counts = []
     while first < draws:
-        found.append(first)
+        counts.append(first)
         first *= 2
-    return (*found, draws)
+    return (*counts, draws)
 
 
 def grid(length: int) -> Tensor:  # -> min(length, 64)
@@ -80,7 +79,7 @@ def grid(length: int) -> Tensor:  # -> min(length, 64)
 
 
 def on_grid(maps: Tensor, corner: tuple[int, int] = (0, 0), whole: tuple[int, int] | None = None) -> Tensor:
-    """Maps (... H W) at the pixels of the grid: (... h w); for a tile those that lie in it.
+    """Maps (... H W) at the pixels of the grid: (... h w); for a tile, at those within it.
 
     corner: (row, column) of the tile in its image; whole: (H, W) of that image; None: the maps are the whole image
     """
@@ -92,50 +91,47 @@ def on_grid(maps: Tensor, corner: tuple[int, int] = (0, 0), whole: tuple[int, in
     return maps.index_select(-2, for_rows.to(maps.device)).index_select(-1, for_columns.to(maps.device))
 
 
-def reached(errors: Tensor, quiet: float = 0.95) -> float:
-    """The smallest of the standard errors (any shape) that the share `quiet` of them stays at or below.
+def error_quantile(errors: Tensor, quiet: float = 0.95) -> float:
+    """The quantile `quiet` of the standard errors (any shape): the smallest that so large a share is at or below.
 
-    >>> reached(torch.arange(1.0, 101.0))
+    >>> error_quantile(torch.arange(1.0, 101.0))
     95.0
     """
     errors = errors.flatten().sort().values
     return float(errors[max(math.ceil(quiet * len(errors) - 1e-6), 1) - 1])
 
 
-def refuse_several(images: int) -> None:
-    """Errors: WrongUse for several images, which would stop each other."""
+def check_single_image(images: int) -> None:
+    """Errors: WrongUse for several images, which would stop together."""
     if images != 1:
         raise WrongUse(f"--draws auto counts the draws of one image at a time, not of {images} together.")
 
 
-class Watch:
-    """Follows one image on its grid, draw by draw, and says when it has had enough.
+class StoppingRule:
+    """The stopping rule for one image, updated draw by draw on the grid.
 
-    draws: how many there are at most (the cap), 2 or more; error: what was reached at the last look
+    head: what the probabilities mean
+    draws: the largest number of draws, 2 or more
+    plan: the precision; None: its defaults
+    error: the quantile of the standard error at the last check; infinite before the first
     """
 
     def __init__(self, head: Head, draws: int, plan: StopPlan | None = None) -> None:
         self.plan = plan or StopPlan()
         self.error = math.inf
-        self._looks = frozenset(looks(draws, self.plan.first))
+        self._check_counts = frozenset(check_counts(draws, self.plan.first))
         self._moments = DrawMoments(head, keep=("square",))
 
     def __call__(self, p: Tensor, weight: float) -> bool:  # 1 K H W
-        """Add one draw's probabilities of the whole image; whether the image needs no more.
+        """Add one draw's probabilities of the whole image; returns whether to stop.
 
-        Errors: WrongUse for several images, which would stop each other.
+        Errors: WrongUse for several images, which would stop together.
         """
-        refuse_several(len(p))
+        check_single_image(len(p))
         moments = self._moments
         moments.update(on_grid(p), weight)
-        if moments.draws not in self._looks:
+        if moments.draws not in self._check_counts:
             return False
         errors = standard_error(moments.variance, moments.mean, moments.effective_draws, moments.head)
-        self.error = reached(errors, self.plan.quiet)
+        self.error = error_quantile(errors, self.plan.quiet)
         return self.error <= self.plan.tolerance
-
-
-def after(draws: int) -> Stop:
-    """Stop after so many draws."""
-    counted = itertools.count(1)
-    return lambda p, weight: next(counted) >= draws

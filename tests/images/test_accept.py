@@ -111,10 +111,10 @@ def bank_of(network: Network, images: Any) -> Bank:
     return segment.fit_bank(network, images, batch=2, draws=3)
 
 
-def assert_same(one: Bank, two: Bank) -> None:
-    for name in one.layers:
-        torch.testing.assert_close(one.mean[name], two.mean[name], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(one.var[name], two.var[name], rtol=1e-5, atol=1e-6)
+def assert_same(first: Bank, second: Bank) -> None:
+    for name in first.layers:
+        torch.testing.assert_close(first.mean[name], second.mean[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(first.var[name], second.var[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 10, 20])
@@ -169,7 +169,7 @@ def test_pixels_of_the_networks_channels_are_the_tensor_that_the_card_makes_of_t
     mean, std = tuple(0.1 + 0.01 * k for k in range(channels)), tuple(0.5 + 0.1 * k for k in range(channels))
     network = network_of(channels, mean=mean, std=std, channels=channels)
     arrays = [pixels(channels, seed=seed) for seed in range(4)]
-    tensors = [torch.from_numpy(((one / 255 - mean) / std).transpose(2, 0, 1)).float() for one in arrays]
+    tensors = [torch.from_numpy(((array / 255 - mean) / std).transpose(2, 0, 1)).float() for array in arrays]
     bank = bank_of(network, arrays)
     assert_same(bank, bank_of(network, torch.stack(tensors)))
     assert_same(bank, bank_of(network, tensors))
@@ -180,14 +180,14 @@ def test_pixels_of_the_networks_channels_are_the_tensor_that_the_card_makes_of_t
     torch.testing.assert_close(mcbn(np.stack(arrays)).probability[0], wanted, rtol=0, atol=1e-5)
     if channels == 1:
         torch.testing.assert_close(mcbn(arrays[0][..., 0]).probability, wanted, rtol=0, atol=1e-5)
-        assert_same(bank, bank_of(network, [one[..., 0] for one in arrays]))
+        assert_same(bank, bank_of(network, [array[..., 0] for array in arrays]))
         assert_same(bank, bank_of(network, np.stack(arrays)[..., 0]))
 
 
 def test_sixteen_bits_of_an_array_are_those_of_a_file() -> None:
     network = network_of(white=4095)
     arrays = [pixels(3, np.uint16, seed) for seed in range(3)]
-    tensors = torch.stack([torch.from_numpy(one.transpose(2, 0, 1) / 4095).float() for one in arrays])
+    tensors = torch.stack([torch.from_numpy(array.transpose(2, 0, 1) / 4095).float() for array in arrays])
     bank = bank_of(network, arrays)
     assert_same(bank, bank_of(network, tensors))
     mcbn = segment.MCBN(network, bank, precision="fp32")
@@ -197,10 +197,10 @@ def test_sixteen_bits_of_an_array_are_those_of_a_file() -> None:
 def test_a_pillow_image_is_its_pixels_and_rgb_becomes_the_cards_grey() -> None:
     network = network_of(1, channels="grey")
     colours = [pixels(3, seed=seed) for seed in range(3)]
-    luma = [(one @ np.array([0.299, 0.587, 0.114]) / 255)[None] for one in colours]
+    luma = [(colour @ np.array([0.299, 0.587, 0.114]) / 255)[None] for colour in colours]
     bank = bank_of(network, colours)
     assert_same(bank, bank_of(network, torch.from_numpy(np.stack(luma)).float()))
-    assert_same(bank, bank_of(network, [Image.fromarray(one) for one in colours]))
+    assert_same(bank, bank_of(network, [Image.fromarray(colour) for colour in colours]))
 
 
 def test_normalised_tensors_are_padded_to_the_stride_by_both() -> None:

@@ -1,4 +1,4 @@
-"""A training view depends on image and seed alone, and its distribution is the one the card describes."""
+"""An augmented image depends on image and seed alone, and its distribution is the one the card describes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segment.errors import WrongUse
-from segment.images.augment import _known, pipeline
+from segment.images.augment import _transforms, pipeline
 
 CAMVID_UNET: tuple[dict[str, Any], ...] = (
     {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},
@@ -62,15 +62,15 @@ def test_threads_and_other_processes_see_the_same_views() -> None:
     alone = [views(FRAME, seed) for seed in range(24)]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda seed: views(FRAME, seed), range(24)))
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(views))(FRAME, 7), alone[7])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:albumentations")  # it advises other transforms than these
-def test_every_known_transform_is_a_function_of_image_and_seed() -> None:
+def test_every_transforms_transform_is_a_function_of_image_and_seed() -> None:
     image, tried = np.ascontiguousarray(FRAME[:96, :128]), 0
-    for name in sorted(set(_known()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
+    for name in sorted(set(_transforms()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
         try:
             views = pipeline(({"name": name, "p": 1},))
             first = views(image, 11)
@@ -90,15 +90,15 @@ def gain_and_offset(view: NDArray[np.uint8], grey: NDArray[np.uint8]) -> tuple[f
 
 
 def test_the_camvid_unets_pipeline_has_the_gain_and_offset_of_its_training() -> None:
-    """A view is x * U(.75, 1.25) + U(-20, 20); both uniform, each on its own."""
+    """An augmented image is x * U(.75, 1.25) + U(-20, 20); both uniform, each on its own."""
     ramp = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
     views = pipeline(CAMVID_UNET[3:])
-    found = np.array([gain_and_offset(views(ramp, seed), ramp) for seed in range(1500)])
-    assert stats.kstest(found[:, 0], stats.uniform(0.75, 0.5).cdf).pvalue > 0.01
-    assert stats.kstest(found[:, 1], stats.uniform(-20, 40).cdf).pvalue > 0.01
-    assert stats.spearmanr(found[:, 0], found[:, 1]).pvalue > 0.01
+    measured = np.array([gain_and_offset(views(ramp, seed), ramp) for seed in range(1500)])
+    assert stats.kstest(measured[:, 0], stats.uniform(0.75, 0.5).cdf).pvalue > 0.01
+    assert stats.kstest(measured[:, 1], stats.uniform(-20, 40).cdf).pvalue > 0.01
+    assert stats.spearmanr(measured[:, 0], measured[:, 1]).pvalue > 0.01
     for seed in range(20):
-        gain, offset = found[seed]
+        gain, offset = measured[seed]
         expected = np.clip(ramp.astype(float) * gain + offset, 0, 255)
         assert np.abs(views(ramp, seed) - expected).max() <= 0.6  # affine, clipped
 

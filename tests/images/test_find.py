@@ -40,7 +40,7 @@ def test_a_folder_gives_its_images_of_all_levels_sorted_by_posix_path(tmp_path: 
     assert find_images(str(tmp_path))[2] == Source("a/z", tmp_path / "a/z.JPG")
 
 
-def test_a_folder_named_like_an_image_is_looked_into(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_image_is_searched(tmp_path: Path) -> None:
     filled(tmp_path, "x.png/a.png")
     assert ids(tmp_path) == ["x.png/a"]
 
@@ -130,8 +130,8 @@ def test_a_list_that_is_wrong_is_refused_with_its_line(tmp_path: Path) -> None:
 
 def test_two_files_of_one_name_get_two_ids(tmp_path: Path) -> None:
     filled(tmp_path, "a.jpg", "a.png", "a-2.png", "A.bmp")
-    found = {source.path.name: source.id for source in find_images(tmp_path)}
-    assert found == {"A.bmp": "A", "a-2.png": "a-2", "a.jpg": "a-3", "a.png": "a-4"}
+    ids = {source.path.name: source.id for source in find_images(tmp_path)}
+    assert ids == {"A.bmp": "A", "a-2.png": "a-2", "a.jpg": "a-3", "a.png": "a-4"}
 
 
 @given(st.lists(st.text(alphabet="aAbé/.-2", min_size=1, max_size=4), max_size=12))
@@ -139,10 +139,10 @@ def test_ids_are_unique_in_any_case_and_a_lone_one_stays_as_it_is(wanted: list[s
     given_ids = _unique(wanted)
     folded = [unicodedata.normalize("NFC", id).casefold() for id in given_ids]
     assert len(set(folded)) == len(wanted)
-    for asked, found in zip(wanted, given_ids, strict=True):
-        if [other.casefold() for other in wanted].count(asked.casefold()) == 1:
-            assert found == asked
-        assert found.startswith(asked)
+    for wanted_id, given_id in zip(wanted, given_ids, strict=True):
+        if [other.casefold() for other in wanted].count(wanted_id.casefold()) == 1:
+            assert given_id == wanted_id
+        assert given_id.startswith(wanted_id)
 
 
 @given(st.text(st.characters(codec=None), min_size=1, max_size=30).filter(lambda text: text.strip("/.")))

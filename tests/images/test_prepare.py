@@ -51,12 +51,12 @@ SPECS = [
 def test_normalising_equals_float64_to_rounding(spec: InputSpec, kind: type[np.generic]) -> None:
     image = picture(33, 47)
     image = image if kind is np.uint8 else (image + np.random.default_rng(1).random(image.shape)).astype(np.float32)
-    found = prepare(image, spec)
+    prepared = prepare(image, spec)
     expected = reference(image, spec)
-    assert found.dtype == torch.float32
-    assert found.is_contiguous()
+    assert prepared.dtype == torch.float32
+    assert prepared.is_contiguous()
     np.testing.assert_allclose(
-        found[:, :33, :47].numpy(), expected, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(expected).max()
+        prepared[:, :33, :47].numpy(), expected, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(expected).max()
     )
 
 
@@ -74,9 +74,9 @@ def test_normalising_and_padding_equal_albumentations() -> None:
         ]
     )
     expected = compose(image=image)["image"].transpose(2, 0, 1)
-    found = prepare(image, IMAGENET).numpy()
-    assert found.shape == expected.shape == (3, 96, 128)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    prepared = prepare(image, IMAGENET).numpy()
+    assert prepared.shape == expected.shape == (3, 96, 128)
+    np.testing.assert_allclose(prepared, expected, rtol=0, atol=2e-6)
 
 
 def test_a_grey_pixel_keeps_its_value_as_luma() -> None:
@@ -107,16 +107,16 @@ def test_padding_is_numpys_in_each_direction_and_cropping_undoes_it(
 
 
 def test_an_image_too_small_in_one_direction_is_edged_in_that_one_only() -> None:
-    found = prepare(picture(3, 20), InputSpec(stride=32))
-    torch.testing.assert_close(found[:, 3:, :20], found[:, 2:3, :20].expand(3, 29, 20), rtol=0, atol=0)
-    torch.testing.assert_close(found[:, :3, 20:], found[:, :3, 7:19].flip(2), rtol=0, atol=0)
+    prepared = prepare(picture(3, 20), InputSpec(stride=32))
+    torch.testing.assert_close(prepared[:, 3:, :20], prepared[:, 2:3, :20].expand(3, 29, 20), rtol=0, atol=0)
+    torch.testing.assert_close(prepared[:, :3, 20:], prepared[:, :3, 7:19].flip(2), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 2000), (2000, 20)])
 def test_the_smallest_and_the_longest_image_are_prepared(size: tuple[int, int]) -> None:
-    found = prepare(picture(*size), IMAGENET)
-    assert crop(found, *size).shape == (3, *size)
-    assert torch.isfinite(found).all()
+    prepared = prepare(picture(*size), IMAGENET)
+    assert crop(prepared, *size).shape == (3, *size)
+    assert torch.isfinite(prepared).all()
 
 
 def test_the_image_is_left_as_it_was() -> None:

@@ -52,10 +52,10 @@ def scores(network: Network) -> tuple[float, float, float]:
     accuracy = MulticlassAccuracy(12, average="micro", ignore_index=VOID)
     nll, pixels = 0.0, 0
     for x, label in images():
-        found = logits(network, x)[None]
-        jaccard.update(found.argmax(dim=1), label[None])
-        accuracy.update(found.argmax(dim=1), label[None])
-        nll += functional.cross_entropy(found, label[None], ignore_index=VOID, reduction="sum").item()
+        outputs = logits(network, x)[None]
+        jaccard.update(outputs.argmax(dim=1), label[None])
+        accuracy.update(outputs.argmax(dim=1), label[None])
+        nll += functional.cross_entropy(outputs, label[None], ignore_index=VOID, reduction="sum").item()
         pixels += int((label != VOID).sum())
     return float(jaccard.compute()[:VOID].mean()), float(accuracy.compute()), nll / pixels
 
@@ -75,11 +75,11 @@ def test_enet_gives_the_reference_logits() -> None:
     module = load_network("enet_camvid").module
     x = to_tensor(Image.open(DATA / "camvid" / "test" / f"{reference['stem']}.webp").convert("RGB"))
     with torch.no_grad():
-        found = module(x[None])[0]  # all twelve outputs
-    np.testing.assert_allclose(found[:, ::8, ::8], reference["logits"], rtol=0, atol=1e-3)
-    assert float(found.mean()) == pytest.approx(float(reference["logits_mean"]), abs=1e-3)
+        outputs = module(x[None])[0]  # all twelve outputs
+    np.testing.assert_allclose(outputs[:, ::8, ::8], reference["logits"], rtol=0, atol=1e-3)
+    assert float(outputs.mean()) == pytest.approx(float(reference["logits_mean"]), abs=1e-3)
     np.testing.assert_array_equal(
-        torch.bincount(found.argmax(dim=0).flatten(), minlength=12), reference["argmax_counts"]
+        torch.bincount(outputs.argmax(dim=0).flatten(), minlength=12), reference["argmax_counts"]
     )
 
 
@@ -95,8 +95,8 @@ def test_unpooling_does_not_depend_on_how_its_input_lies_in_memory() -> None:
             rows = block.unpooled(x, places)
             for _ in range(5):
                 last = torch.channels_last
-                found = block.unpooled(x.to(memory_format=last), places.to(memory_format=last))
-                torch.testing.assert_close(found, rows, rtol=1e-5, atol=1e-5)
+                unpooled = block.unpooled(x.to(memory_format=last), places.to(memory_format=last))
+                torch.testing.assert_close(unpooled, rows, rtol=1e-5, atol=1e-5)
     finally:
         torch.set_num_threads(threads)
 
@@ -155,10 +155,10 @@ def test_a_few_test_images_are_mostly_right(name: str, least: float) -> None:
     """Six images: far off the recorded score means wrong channels, scale or class order."""
     network = load_network(name)
     pairs = [(logits(network, x).argmax(dim=0), label) for x, label in images(6)]
-    found, label = (torch.cat([part.flatten() for part in parts]) for parts in zip(*pairs, strict=True))
+    predicted, label = (torch.cat([part.flatten() for part in parts]) for parts in zip(*pairs, strict=True))
     seen = label != VOID
-    assert accuracy_score(label[seen], found[seen]) > least
-    assert jaccard_score(label[seen], found[seen], average="macro", labels=[0, 1, 3, 5, 8]) > 0.6
+    assert accuracy_score(label[seen], predicted[seen]) > least
+    assert jaccard_score(label[seen], predicted[seen], average="macro", labels=[0, 1, 3, 5, 8]) > 0.6
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A card says what a network expects; what it gets wrong is told by file and key."""
+"""A card says what a network expects; an error in it is reported by file and key."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_grey_network_does_not_inherit_three_numbers_of_rgb(tmp_path: Path) ->
     assert (card.input.mean, card.input.std) == ((), ())
 
 
-def test_a_saved_folder_in_a_card_is_looked_for_beside_the_card(tmp_path: Path) -> None:
+def test_a_saved_folder_in_a_card_is_searched_beside_the_card(tmp_path: Path) -> None:
     assert read_card(written(tmp_path, {"network": "smp-dir:saved"})).network == f"smp-dir:{tmp_path / 'saved'}"
 
 
@@ -91,7 +91,7 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"clases": ["a"]}, r"clases is not a key of a card\. Near: 'classes'"),
         ({"input": {"means": [0]}}, r"input\.means is not a key of a card\. Near: 'mean'"),
@@ -115,14 +115,16 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
         ({"network": None}, r"network: "),
     ],
 )
-def test_a_wrong_key_or_value_is_told_with_file_and_key(change: dict[str, object], said: str, tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=said) as refused:
+def test_a_wrong_key_or_value_is_reported_with_file_and_key(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(WrongUse, match=message) as refused:
         read_card(written(tmp_path, FULL | change))
     lines = str(refused.value).splitlines()
     assert all("made.yaml" in line for line in lines)
 
 
-def test_all_problems_of_a_card_are_told_at_once_one_line_each(tmp_path: Path) -> None:
+def test_all_errors_of_a_card_are_reported_at_once_one_line_each(tmp_path: Path) -> None:
     with pytest.raises(WrongUse) as refused:
         read_card(written(tmp_path, FULL | {"clases": [], "void": "no", "input": {"stride": -1}}))
     assert [line.split(": ")[1].split(" ")[0] for line in str(refused.value).splitlines()] == [
@@ -145,7 +147,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read_card(tmp_path / "made.yaml")
 
 
-def test_a_card_that_is_not_there_is_told_with_what_is_near() -> None:
+def test_a_missing_card_is_reported_with_what_is_near() -> None:
     with pytest.raises(UnknownNetwork, match=r"'enet_camvd'\. Near: 'enet_camvid'"):
         read_card("enet_camvd")
     with pytest.raises(WrongUse, match=r"'nowhere\.yaml' is not there"):
@@ -189,7 +191,7 @@ def test_enets_training_views_are_the_images_themselves() -> None:
 
 
 @pytest.mark.parametrize("name", CAMVID)
-def test_the_two_camvid_cards_tell_eleven_classes_and_the_void(name: str) -> None:
+def test_the_two_camvid_cards_state_eleven_classes_and_the_void(name: str) -> None:
     card = read_card(name)
     assert (len(card.classes), len(set(card.palette)), card.void) == (11, 11, 11)
     assert card.classes[0] == "sky"

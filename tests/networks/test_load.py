@@ -138,7 +138,7 @@ def test_a_factory_in_the_working_folder_builds_the_network(here: Path) -> None:
 
 
 def test_a_factory_that_gives_no_network_is_refused_in_one_line(here: Path) -> None:
-    for uri, said in {
+    for uri, message in {
         "py:their_nets:no_network": "gave int; a torch.nn.Module is needed",
         "py:their_nets:broken": "ValueError: the width is wrong and so is this",
         "py:their_nets:absent": "has no attribute 'absent'",
@@ -146,13 +146,13 @@ def test_a_factory_that_gives_no_network_is_refused_in_one_line(here: Path) -> N
         "py:their_nets": "names no factory",
         "py:their_nets:Net?klasses=3": "unexpected keyword argument 'klasses'",
     }.items():
-        with pytest.raises(ModelRefused, match=re.escape(said)) as refused:
+        with pytest.raises(ModelRefused, match=re.escape(message)) as refused:
             load_network(uri)
         assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
         ("unet", r"'unet'.* Known: .*enet_camvid.*smp:Unet"),
         ("unet_lite0_camvit", r"Near: 'unet_lite0_camvid'"),
@@ -166,21 +166,21 @@ def test_a_factory_that_gives_no_network_is_refused_in_one_line(here: Path) -> N
         ("segment:tinny", r"Near: 'tiny'\. Known: enet, tiny"),
     ],
 )
-def test_an_unknown_network_is_told_with_what_is_near_and_known(uri: str, said: str) -> None:
-    with pytest.raises(UnknownNetwork, match=said):
+def test_an_unknown_network_is_reported_with_what_is_near_and_known(uri: str, message: str) -> None:
+    with pytest.raises(UnknownNetwork, match=message):
         load_network(uri)
 
 
-def test_weights_or_a_folder_in_the_place_of_a_network_are_told_how_to_be_named(here: Path) -> None:
+def test_weights_or_a_folder_in_the_place_of_a_network_are_refused_with_how_to_name_them(here: Path) -> None:
     (here / "net.pth").write_bytes(b"weights")
     (here / "saved").mkdir()
-    for asked, said in {"net.pth": "MODEL --weights net.pth", "saved": "'smp-dir:saved'"}.items():
-        with pytest.raises(UnknownNetwork, match=said):
+    for asked, message in {"net.pth": "MODEL --weights net.pth", "saved": "'smp-dir:saved'"}.items():
+        with pytest.raises(UnknownNetwork, match=message):
             load_network(asked)
 
 
 @pytest.mark.parametrize(
-    ("uri", "error", "said"),
+    ("uri", "error", "message"),
     [
         ("smp:Unet?clases=3", ModelRefused, r"no argument 'clases'\. Near: 'classes'"),
         ("smp:Unet?encoder=tu-resnet18&foo=1", ModelRefused, r"'foo'"),
@@ -191,8 +191,8 @@ def test_weights_or_a_folder_in_the_place_of_a_network_are_told_how_to_be_named(
         ("torchvision:lraspp_mobilenet_v3_large?nclasses=3", ModelRefused, r"nclasses"),
     ],
 )
-def test_a_uri_that_cannot_be_is_refused_in_one_line(uri: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said) as refused:
+def test_a_uri_that_cannot_be_is_refused_in_one_line(uri: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as refused:
         load_network(uri)
     assert "\n" not in str(refused.value)
 

@@ -53,8 +53,8 @@ def logits(network: Network, x: Tensor) -> Tensor:
         return network(x)
 
 
-def carded(module: nn.Module, **said: Any) -> Network:
-    return load_network(module, card=Card(name="made", network="py:made:here", **said))
+def carded(module: nn.Module, **settings: Any) -> Network:
+    return load_network(module, card=Card(name="made", network="py:made:here", **settings))
 
 
 def test_one_output_is_never_guessed_to_be_a_sigmoid() -> None:
@@ -170,7 +170,7 @@ def test_an_epsilon_goes_to_the_layers_its_glob_names_and_to_no_other() -> None:
         load_network(card.network, card=replace(card, batchnorm_eps={"encodr.*": 0.1}))
 
 
-def test_a_fingerprint_tells_any_change_of_the_weights_and_nothing_else() -> None:
+def test_a_fingerprint_changes_with_the_weights_and_with_nothing_else() -> None:
     module = Tiny(3)
     prints = {load_network(module).fingerprint, load_network(Tiny(4)).fingerprint}
     assert load_network(module).fingerprint in prints
@@ -180,7 +180,7 @@ def test_a_fingerprint_tells_any_change_of_the_weights_and_nothing_else() -> Non
         prints.add(load_network(module).fingerprint)
     prints.add(load_network(module.double()).fingerprint)
     assert len(prints) == 5
-    assert all(re.fullmatch("[0-9a-f]{64}", found) for found in prints)
+    assert all(re.fullmatch("[0-9a-f]{64}", fingerprint) for fingerprint in prints)
 
 
 def test_the_number_of_classes_is_measured_where_no_card_names_them() -> None:
@@ -201,7 +201,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         load_network(Tiny(3), device="cudaa")
 
 
-def test_random_weights_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     load_network("segment:enet")
     assert "random weights" in caplog.text
 

@@ -37,7 +37,7 @@ class Small(nn.Module):
 
 
 class Harmful:
-    """Unpickling this creates a file: what a weights file from a stranger could do."""
+    """Unpickling this creates a file: what a weights file from an unknown source could do."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -119,7 +119,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(state: State, 
 
 def test_a_whole_pickled_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(Small(), tmp_path / "w.pt")
-    assert "found.state_dict() where it is a whole network" in refusal(tmp_path / "w.pt")
+    assert "saved.state_dict() where it is a whole network" in refusal(tmp_path / "w.pt")
 
 
 def test_differences_are_counted_and_the_first_are_named(state: State, tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_a_file_of_another_kind_is_refused(content: bytes, name: str, tmp_path: 
     assert refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("found", [torch.zeros(3), [1, 2], {}, {"epoch": 3}, {"state_dict": {}}])
-def test_a_torch_file_without_a_state_dict_is_refused(found: object, tmp_path: Path) -> None:
-    torch.save(found, tmp_path / "w.pt")
+@pytest.mark.parametrize("contents", [torch.zeros(3), [1, 2], {}, {"epoch": 3}, {"state_dict": {}}])
+def test_a_torch_file_without_a_state_dict_is_refused(contents: object, tmp_path: Path) -> None:
+    torch.save(contents, tmp_path / "w.pt")
     assert refusal(tmp_path / "w.pt")
 
 

@@ -46,11 +46,11 @@ def test_a_scene_neither_reads_nor_moves_the_global_generator() -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (96, 160), (160, 96)])
 def test_a_scene_has_the_size_asked_for(size: tuple[int, int]) -> None:
-    found = scene(3, size=size, unseen=True)
-    assert found.image.shape == (*size, 3)
-    assert found.label.shape == size
-    assert found.image.dtype == found.label.dtype == np.uint8
-    assert found.label.max() <= UNSEEN
+    drawn = scene(3, size=size, unseen=True)
+    assert drawn.image.shape == (*size, 3)
+    assert drawn.label.shape == size
+    assert drawn.image.dtype == drawn.label.dtype == np.uint8
+    assert drawn.label.max() <= UNSEEN
 
 
 def test_every_class_occurs_and_the_unseen_one_only_where_asked() -> None:
@@ -118,12 +118,12 @@ def test_far_colours_fade_into_the_horizon() -> None:
     np.testing.assert_allclose(hazy.shade((10, 20, 30), 1e4), NOON.sky[1])
 
 
-def test_only_the_faces_of_a_block_that_look_at_the_camera_are_drawn() -> None:
+def test_only_the_faces_of_a_block_that_face_the_camera_are_drawn() -> None:
     straight = Camera(height=96, width=144, horizon=40, centre=72, focal=130, eye=2.2, bend=0)
     ahead = Canvas(straight, NOON).block((-1, 1), (0, 1.5), (10, 14), (9, 9, 9), 4)
     assert len(ahead) == 2  # its front, and its top below the eye
     right = Canvas(straight, NOON).block((4, 6), (0, 9), (10, 14), (9, 9, 9), 4)
-    assert len(right) == 2  # its front, and the side that looks left; the top is above the eye
+    assert len(right) == 2  # its front, and the side that faces left; the top is above the eye
 
 
 def test_the_small_network_takes_any_size_and_moves_no_global_generator() -> None:
@@ -131,8 +131,8 @@ def test_the_small_network_takes_any_size_and_moves_no_global_generator() -> Non
     network = TinyUNet(classes=5, width=4, generator=torch.Generator().manual_seed(3)).eval()
     torch.testing.assert_close(torch.random.get_rng_state(), before, rtol=0, atol=0)
     again = TinyUNet(classes=5, width=4, generator=torch.Generator().manual_seed(3))
-    for one, other in zip(network.parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for parameter, repeated in zip(network.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(parameter, repeated, rtol=0, atol=0)
     with torch.inference_mode():
         assert network(torch.zeros(2, 3, 37, 50)).shape == (2, 5, 37, 50)
 
@@ -148,9 +148,9 @@ def test_the_shipped_card_is_true_to_the_shipped_weights() -> None:
     assert (card.classes, card.palette, card.unseen) == (CLASSES, PALETTE, (UNSEEN,))
     TinyUNet(len(CLASSES)).load_state_dict(load_file(card.weights), strict=True)
     with safe_open(card.weights, "pt") as opened:
-        told = json.loads(opened.metadata()["training"])
-    assert {"command", "seed", "steps", "scenes", "versions"} <= set(told)
-    assert told["batch"] == BATCH
+        training = json.loads(opened.metadata()["training"])
+    assert {"command", "seed", "steps", "scenes", "versions"} <= set(training)
+    assert training["batch"] == BATCH
 
 
 def test_the_shipped_card_repeats_what_training_does_to_a_scene() -> None:
@@ -172,10 +172,10 @@ def test_the_shipped_network_segments_scenes_it_has_not_seen_though_not_without_
     network = TinyUNet(len(CLASSES))
     network.load_state_dict(load_file(card.weights))
     scenes = [scene(seed) for seed in TEST[:20]]
-    found = score(network, scenes, card.input.mean, card.input.std)
-    assert 0.90 < found["accuracy"] < 0.99
-    assert 0.60 < found["miou"] < 0.95
-    assert found["nll"] < 0.35
+    scores = score(network, scenes, card.input.mean, card.input.std)
+    assert 0.90 < scores["accuracy"] < 0.99
+    assert 0.60 < scores["miou"] < 0.95
+    assert scores["nll"] < 0.35
 
 
 def test_the_scores_of_training_are_those_of_scikit_learn() -> None:
@@ -184,19 +184,19 @@ def test_the_scores_of_training_are_those_of_scikit_learn() -> None:
     network = TinyUNet(len(CLASSES), width=4)
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
     scenes = [scene(seed, size=(48, 64), unseen=True) for seed in (0, 1)]
-    found = score(network, scenes, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    scores = score(network, scenes, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     label, probability = [], []
-    for one in scenes:
-        x = (torch.from_numpy(one.image).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+    for drawn in scenes:
+        x = (torch.from_numpy(drawn.image).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
         with torch.inference_mode():
             p = network(x)[0].softmax(dim=0).numpy()
-        known = one.label != UNSEEN
-        label.append(one.label[known])
+        known = drawn.label != UNSEEN
+        label.append(drawn.label[known])
         probability.append(p[:, known].T)
     truth, p = np.concatenate(label), np.concatenate(probability).astype(np.float64)
-    assert found["accuracy"] == pytest.approx(accuracy_score(truth, p.argmax(axis=1)))
-    assert found["miou"] == pytest.approx(jaccard_score(truth, p.argmax(axis=1), average="macro"))
-    assert found["nll"] == pytest.approx(log_loss(truth, p / p.sum(axis=1, keepdims=True)), rel=1e-5)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(truth, p.argmax(axis=1)))
+    assert scores["miou"] == pytest.approx(jaccard_score(truth, p.argmax(axis=1), average="macro"))
+    assert scores["nll"] == pytest.approx(log_loss(truth, p / p.sum(axis=1, keepdims=True)), rel=1e-5)
 
 
 def test_training_is_repeatable_lowers_the_loss_and_leaves_the_process_as_it_was(tmp_path: Path) -> None:

@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse
-from segment.scores import imagelevel, patches
+from segment.scores.functional import image_level, patches
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -24,35 +21,6 @@ def certain(label: NDArray[np.int64], k: int, sure: float = 0.9) -> NDArray[np.f
     p = np.full((k, *label.shape), (1 - sure) / max(k - 1, 1), np.float32)
     np.put_along_axis(p, label[None], np.float32(sure), axis=0)
     return p
-
-
-@given(
-    arrays.arrays(np.float64, 30, elements=st.integers(0, 8)), arrays.arrays(np.float64, 30, elements=st.integers(0, 8))
-)
-def test_rank_correlation_is_that_of_scipy(x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-    rho, images = imagelevel.spearman(x, y)
-    assert images == 30
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert np.isnan(rho)
-    else:
-        assert rho == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
-
-
-@given(arrays.arrays(np.int64, (9, 12), elements=st.integers(0, 2)))
-def test_the_interior_is_where_the_neighbourhood_is_one_class(mask: NDArray[np.int64]) -> None:
-    low, high = (f(mask, size=5, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
-    np.testing.assert_array_equal(imagelevel.interior(mask), low == high)
-    both = imagelevel.interior(np.stack([mask, np.zeros_like(mask)]))
-    np.testing.assert_array_equal(both, low == high)
-
-
-@given(values=arrays.arrays(np.float32, (9, 37), elements=st.floats(0, 4, width=32)), odd=st.booleans())
-def test_the_95th_percentile_is_that_of_numpy_however_the_values_lie(values: NDArray[np.float32], *, odd: bool) -> None:
-    if odd:
-        values.ravel()[::16] = 5  # where a sixteenth is looked at, all is high
-    inside = np.ones(values.shape, dtype=bool)
-    found = imagelevel.aggregate(values, inside, None)[1]
-    assert found == pytest.approx(np.quantile(values.astype(np.float64), 0.95), rel=1e-6)
 
 
 def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
@@ -75,12 +43,12 @@ def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     assert scores["dice_rank_area.flat"]["why"] == "no threshold was given for this measure"
     rows = board.per_image()
     assert [row["id"] for row in rows] == [f"{i:02}" for i in range(12)]
-    picked = imagelevel.select(rows, "mean.good", top=3)
+    picked = image_level.select(rows, "mean.good", top=3)
     assert [name for name, _ in picked] == sorted(shares, key=lambda name: -shares[name])[:3]
     with pytest.raises(WrongUse, match=r"Near: 'mean\.good'"):
-        imagelevel.select(rows, "mean.goood", top=3)
+        image_level.select(rows, "mean.goood", top=3)
     with pytest.raises(WrongUse, match="1 or more"):
-        imagelevel.select(rows, "mean.good", top=0)
+        image_level.select(rows, "mean.good", top=0)
 
 
 def test_a_row_holds_the_scores_of_its_image_alone() -> None:
@@ -99,27 +67,29 @@ def test_a_row_holds_the_scores_of_its_image_alone() -> None:
     assert row["interior.m"] is None or row["interior.m"] > 0
 
 
-def test_unseen_things_are_found_by_doubt_and_left_out_of_the_rest() -> None:
+def test_unseen_objects_are_detected_by_uncertainty_and_left_out_of_the_rest() -> None:
     rng = np.random.default_rng(2)
     label = rng.integers(0, 2, (40, 30))
     label[rng.random((40, 30)) < 0.2] = 9
     label[rng.random((40, 30)) < 0.1] = 255
-    doubt = (rng.random((40, 30)) + 0.5 * (label == 9)).astype(np.float32)
+    uncertainty = (rng.random((40, 30)) + 0.5 * (label == 9)).astype(np.float32)
     board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",), void=255, unseen=(9,)))
-    board.update("x", certain(np.zeros_like(label), 2), {"m": doubt}, label)
+    board.update("x", certain(np.zeros_like(label), 2), {"m": uncertainty}, label)
     scores = board.compute()["scores"]
     counted, novel = label != 255, label == 9
     assert board.pixels == (label < 2).sum()
     assert scores["accuracy"]["value"] == pytest.approx((label[label < 2] == 0).mean())
-    assert scores["unseen_auroc.m"]["value"] == pytest.approx(roc_auc_score(novel[counted], doubt[counted]), abs=1e-3)
-    ap = average_precision_score(novel[counted], doubt[counted])
+    assert scores["unseen_auroc.m"]["value"] == pytest.approx(
+        roc_auc_score(novel[counted], uncertainty[counted]), abs=1e-3
+    )
+    ap = average_precision_score(novel[counted], uncertainty[counted])
     assert scores["unseen_ap.m"]["value"] == pytest.approx(ap, abs=2e-3)
-    limit = np.quantile(doubt[novel], 0.05, method="lower")
-    expected = (doubt[counted & ~novel] >= limit).mean()
+    limit = np.quantile(uncertainty[novel], 0.05, method="lower")
+    expected = (uncertainty[counted & ~novel] >= limit).mean()
     assert scores["unseen_fpr95.m"]["value"] == pytest.approx(expected, abs=3e-3)
 
 
-def test_a_multi_label_head_is_the_mean_of_its_two_class_problems() -> None:
+def test_a_multi_label_head_is_the_mean_of_its_two_class_tasks() -> None:
     rng = np.random.default_rng(4)
     plan = ScorePlan(classes=("x", "y", "z"), head="multilabel", measures=("m",), void=255)
     alone = [Scoreboard(ScorePlan(classes=("no", "yes"), head="sigmoid", measures=("m",), void=255)) for _ in range(3)]
@@ -134,14 +104,14 @@ def test_a_multi_label_head_is_the_mean_of_its_two_class_problems() -> None:
             alone[k].update(
                 f"{i}", np.stack([1 - p[k], p[k]]), {"m": maps[k]}, label[k], (p[k] >= 0.5).astype(np.int64)
             )
-    found, parts = board.compute(), [one.compute() for one in alone]
+    combined, parts = board.compute(), [board.compute() for board in alone]
     for name in ("miou", "nll", "brier", "ece", "error_auroc.m", "ause.m", "miou_at_90.m"):
-        assert found["scores"][name]["value"] == pytest.approx(
+        assert combined["scores"][name]["value"] == pytest.approx(
             np.mean([part["scores"][name]["value"] for part in parts])
         )
     for label_name, part in zip("xyz", parts, strict=True):
-        assert found["per_class"][label_name] == part["per_class"]["yes"]
-        assert found["curves"][f"reliability.{label_name}"] == part["curves"]["reliability"]
+        assert combined["per_class"][label_name] == part["per_class"]["yes"]
+        assert combined["curves"][f"reliability.{label_name}"] == part["curves"]["reliability"]
     assert board.confusion().shape == (3, 2, 2)
 
 
@@ -236,7 +206,7 @@ def test_one_class_leaves_nothing_to_detect() -> None:
     scores = board.compute()["scores"]
     assert (scores["accuracy"]["value"], scores["miou"]["value"], scores["nll"]["value"]) == (1, 1, 0)
     assert scores["error_auroc.m"]["why"] == "every pixel is right"
-    assert scores["normalised_pll"]["why"] == "one class leaves nothing to doubt"
+    assert scores["normalised_pll"]["why"] == "a single class leaves no uncertainty"
     assert scores["ause.m"]["value"] == 0
 
 
@@ -252,13 +222,13 @@ def test_everything_wrong_is_defined_too() -> None:
 
 def test_torch_tensors_of_any_precision_score_as_arrays_do() -> None:
     p = torch.tensor(GOOD["probability"])
-    one, other = Scoreboard(PLAN), Scoreboard(PLAN)
-    one.update("x", p, {"m": torch.full((2, 3), 0.1)}, torch.tensor(LABEL), torch.tensor([[0, 1, 2], [2, 0, 0]]))
-    other.update("x", **GOOD)
-    assert one.compute() == other.compute()
+    first, second = Scoreboard(PLAN), Scoreboard(PLAN)
+    first.update("x", p, {"m": torch.full((2, 3), 0.1)}, torch.tensor(LABEL), torch.tensor([[0, 1, 2], [2, 0, 0]]))
+    second.update("x", **GOOD)
+    assert first.compute() == second.compute()
     half = Scoreboard(PLAN)
     half.update("x", p.bfloat16(), {"m": torch.full((2, 3), 0.1).bfloat16()}, torch.tensor(LABEL, dtype=torch.uint8))
-    assert half.compute()["scores"]["accuracy"] == one.compute()["scores"]["accuracy"]
+    assert half.compute()["scores"]["accuracy"] == first.compute()["scores"]["accuracy"]
 
 
 def test_thresholds_of_validation_images_make_the_patch_scores_defined() -> None:
@@ -285,11 +255,11 @@ def test_as_many_patches_of_each_size_are_uncertain_as_are_inaccurate() -> None:
     label = np.zeros((160, 160), np.int64)
     chance = ndimage.gaussian_filter(rng.random((160, 160)), 3)
     wrong = chance > np.quantile(chance, 0.7)
-    doubt = {"m": (chance + 0.05 * rng.random((160, 160))).astype(np.float32)}
+    maps = {"m": (chance + 0.05 * rng.random((160, 160))).astype(np.float32)}
     board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",)))
-    board.update("v", certain(np.where(wrong, 1, 0), 2), doubt, label)
+    board.update("v", certain(np.where(wrong, 1, 0), 2), maps, label)
     for size, threshold in zip(patches.SIZES, board.thresholds()["m"], strict=True):
-        cut = [array.reshape(160 // size, size, 160 // size, size).mean(axis=(1, 3)) for array in (wrong, doubt["m"])]
+        cut = [array.reshape(160 // size, size, 160 // size, size).mean(axis=(1, 3)) for array in (wrong, maps["m"])]
         inaccurate, uncertain = cut[0] > 0.5, cut[1] > threshold
         assert uncertain.mean() == pytest.approx(inaccurate.mean(), abs=0.04)
 
@@ -300,12 +270,12 @@ def test_a_measure_of_few_values_gains_nothing_by_its_ties_in_the_patch_scores()
     share = rng.beta(0.3, 2, (200, 200))
     wrong = rng.random((200, 200)) < share
     maps = {"fine": share.astype(np.float32), "votes": (np.floor(share * 16) / 16).astype(np.float32)}
-    found = {}
-    for name, doubt in maps.items():
+    scores = {}
+    for name, values in maps.items():
         board = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",)))
-        board.update("v", certain(np.where(wrong, 1, 0), 2), {"m": doubt}, label)
+        board.update("v", certain(np.where(wrong, 1, 0), 2), {"m": values}, label)
         scored = Scoreboard(ScorePlan(classes=("a", "b"), measures=("m",), thresholds=board.thresholds()))
-        scored.update("v", certain(np.where(wrong, 1, 0), 2), {"m": doubt}, label)
-        found[name] = scored.compute()["scores"]
+        scored.update("v", certain(np.where(wrong, 1, 0), 2), {"m": values}, label)
+        scores[name] = scored.compute()["scores"]
     for size in patches.SIZES:
-        assert found["votes"][f"pavpu_{size}.m"]["value"] <= found["fine"][f"pavpu_{size}.m"]["value"] + 0.01
+        assert scores["votes"][f"pavpu_{size}.m"]["value"] <= scores["fine"][f"pavpu_{size}.m"]["value"] + 0.01

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, log_loss
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from segment.scores.patches import Patches, pavpu
+from segment.scores.functional.patches import Patches, pavpu
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -23,15 +23,15 @@ def batch(
     seed: int, k: int, images: int = 3
 ) -> list[tuple[str, NDArray[np.float32], dict[str, Any], NDArray[np.int64]]]:
     rng = np.random.default_rng(seed)
-    found = []
+    data = []
     for i in range(images):
         h, w = 20 + 3 * i, 17
         p = rng.dirichlet(np.full(k, 0.3), size=(h, w)).transpose(2, 0, 1).astype(np.float32)
         label = np.where(rng.random((h, w)) < 0.6, p.argmax(axis=0), rng.integers(0, k - 1, (h, w)))
         label[rng.random((h, w)) < 0.1] = VOID
         maps = {"margin": (1 - p.max(axis=0) + 0.05 * rng.random((h, w))).astype(np.float32)}
-        found.append((f"image{i}", p, maps, label))
-    return found
+        data.append((f"image{i}", p, maps, label))
+    return data
 
 
 def scored(images: list[Any], **settings: Any) -> Scoreboard:
@@ -47,8 +47,8 @@ def pooled(images: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64], N
     valid = [label != VOID for *_, label in images]
     p = np.concatenate([image[1][:, v] for image, v in zip(images, valid, strict=True)], axis=1)
     label = np.concatenate([image[3][v] for image, v in zip(images, valid, strict=True)])
-    doubt = np.concatenate([image[2]["margin"][v] for image, v in zip(images, valid, strict=True)])
-    return p.astype(np.float64), label, doubt
+    uncertainty = np.concatenate([image[2]["margin"][v] for image, v in zip(images, valid, strict=True)])
+    return p.astype(np.float64), label, uncertainty
 
 
 @pytest.mark.parametrize("k", [2, 3, 11])
@@ -57,23 +57,23 @@ def test_mask_scores_are_those_of_scikit_learn(k: int) -> None:
     board = scored(images)
     p, label, _ = pooled(images)
     prediction = p.argmax(axis=0)
-    found = board.compute()
+    computed = board.compute()
     np.testing.assert_array_equal(board.confusion(), confusion_matrix(label, prediction, labels=range(k)))
     assert board.pixels == label.size
     iou, dice = jaccard_score(label, prediction, average=None), f1_score(label, prediction, average=None)
-    assert found["scores"]["accuracy"]["value"] == pytest.approx((label == prediction).mean())
-    assert found["scores"]["miou"]["value"] == pytest.approx(iou.mean())
-    assert found["scores"]["dice"]["value"] == pytest.approx(dice.mean())
-    assert [c["iou"] for c in found["per_class"].values()] == pytest.approx(iou)
-    assert [c["pixels"] for c in found["per_class"].values()] == np.bincount(label, minlength=k).tolist()
+    assert computed["scores"]["accuracy"]["value"] == pytest.approx((label == prediction).mean())
+    assert computed["scores"]["miou"]["value"] == pytest.approx(iou.mean())
+    assert computed["scores"]["dice"]["value"] == pytest.approx(dice.mean())
+    assert [c["iou"] for c in computed["per_class"].values()] == pytest.approx(iou)
+    assert [c["pixels"] for c in computed["per_class"].values()] == np.bincount(label, minlength=k).tolist()
 
 
 @pytest.mark.parametrize("k", [2, 3, 11])
 def test_probability_scores_are_those_of_other_libraries(k: int) -> None:
     images = batch(10 + k, k)
-    found = scored(images).compute()
+    computed = scored(images).compute()
     p, label, _ = pooled(images)
-    scores, one_hot = found["scores"], np.eye(k)[label].T
+    scores, one_hot = computed["scores"], np.eye(k)[label].T
     assert scores["nll"]["value"] == pytest.approx(
         log_loss(label, p.T / p.sum(axis=0)[:, None], labels=range(k)), abs=1e-5
     )
@@ -85,7 +85,7 @@ def test_probability_scores_are_those_of_other_libraries(k: int) -> None:
     logits = torch.tensor(p.T, dtype=torch.float64)
     ece = multiclass_calibration_error(logits, torch.tensor(label), num_classes=k, n_bins=15)
     assert scores["ece"]["value"] == pytest.approx(float(ece), abs=1e-5)
-    for i, entry in enumerate(found["per_class"].values()):
+    for i, entry in enumerate(computed["per_class"].values()):
         of_class = binary_calibration_error(torch.tensor(p[i]).clamp(0, 1), torch.tensor(label == i).long(), n_bins=15)
         assert entry["ece"] == pytest.approx(float(of_class), abs=1e-5)
 
@@ -110,8 +110,8 @@ def test_a_certain_mistake_costs_the_clamp_and_no_more() -> None:
 def test_scores_of_the_retained_pixels_are_those_of_the_sorted_ones() -> None:
     images = batch(7, 4, images=8)
     scores = scored(images).compute()["scores"]
-    p, label, doubt = pooled(images)
-    order = np.argsort(doubt, kind="stable")
+    p, label, uncertainty = pooled(images)
+    order = np.argsort(uncertainty, kind="stable")
     for share in (80, 90, 95):
         kept = order[: round(label.size * share / 100)]
         truth, mask = label[kept], p.argmax(axis=0)[kept]
@@ -156,10 +156,10 @@ def test_the_reliability_curve_says_how_often_each_confidence_is_right() -> None
 
 def test_the_risk_coverage_curve_ends_at_the_error_rate_and_the_oracle_lies_under_it() -> None:
     images = batch(6, 3)
-    found = scored(images).compute()
-    ours, best = found["curves"]["risk_coverage.margin"], found["curves"]["risk_coverage.oracle"]
+    computed = scored(images).compute()
+    ours, best = computed["curves"]["risk_coverage.margin"], computed["curves"]["risk_coverage.oracle"]
     assert ours["x"][-1] == 1
-    assert ours["y"][-1] == pytest.approx(1 - found["scores"]["accuracy"]["value"])
+    assert ours["y"][-1] == pytest.approx(1 - computed["scores"]["accuracy"]["value"])
     assert (np.array(best["y"]) <= np.array(ours["y"]) + 1e-12).all()
     area = np.mean(ours["y"])
-    assert area == pytest.approx(found["scores"]["aurc.margin"]["value"], abs=5e-3)
+    assert area == pytest.approx(computed["scores"]["aurc.margin"]["value"], abs=5e-3)

@@ -33,12 +33,12 @@ PLAN = ScorePlan(
 def image(seed: int, hard: float = 0.3) -> tuple[NDArray[np.float32], dict[str, Any], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.full(3, 0.4), size=(12, 9)).transpose(2, 0, 1).astype(np.float32)
-    doubt = 1 - p.max(axis=0)
-    wrong = rng.random((12, 9)) < hard + doubt / 2
+    uncertainty = 1 - p.max(axis=0)
+    wrong = rng.random((12, 9)) < hard + uncertainty / 2
     label = np.where(wrong, rng.integers(0, 3, (12, 9)), p.argmax(axis=0))
     label[rng.random((12, 9)) < 0.1] = 255
     label[rng.random((12, 9)) < 0.05] = 7
-    return p, {"variance": doubt * rng.random((12, 9))}, label
+    return p, {"variance": uncertainty * rng.random((12, 9))}, label
 
 
 IMAGES = {f"scene/{i}": image(i, hard=0.05 * (i % 8)) for i in range(12)}
@@ -58,10 +58,10 @@ def unchanged(before: dict[str, NDArray[Any]], board: Scoreboard) -> None:
         np.testing.assert_array_equal(before[name], value, err_msg=name)
 
 
-def same_bits(one: Scoreboard, other: Scoreboard) -> None:
-    unchanged(one.state(), other)
-    assert json.dumps(one.compute(), allow_nan=False) == json.dumps(other.compute(), allow_nan=False)
-    assert one.per_image() == other.per_image()
+def same_bits(first: Scoreboard, second: Scoreboard) -> None:
+    unchanged(first.state(), second)
+    assert json.dumps(first.compute(), allow_nan=False) == json.dumps(second.compute(), allow_nan=False)
+    assert first.per_image() == second.per_image()
 
 
 WHOLE = over(list(IMAGES))
@@ -160,8 +160,8 @@ def test_intervals_hold_the_score_and_cover_as_often_as_they_say() -> None:
         for i in range(25):
             rate = rng.beta(3, 2)  # images differ: mean .6
             board.update(f"{run}/{i}", p, {}, (rng.random((1, 10)) > rate).astype(int))
-        found = board.compute()["scores"]["accuracy"]
-        covered += found["low"] <= truth <= found["high"]
+        accuracy = board.compute()["scores"]["accuracy"]
+        covered += accuracy["low"] <= truth <= accuracy["high"]
     assert stats.binomtest(covered, runs, 0.95).pvalue > 1e-3, covered
 
 
@@ -171,9 +171,9 @@ def test_paired_differences_are_narrower_than_the_scores_they_compare() -> None:
         flatter = (0.97 * p + 0.01).astype(np.float32)
         worse.update(identity, flatter, maps, label)
     difference = paired_differences(WHOLE, worse)["nll"]
-    one, two = WHOLE.compute()["scores"]["nll"], worse.compute()["scores"]["nll"]
-    assert difference["value"] == pytest.approx(two["value"] - one["value"])
-    assert difference["high"] - difference["low"] < 0.7 * (one["high"] - one["low"])
+    before, after = WHOLE.compute()["scores"]["nll"], worse.compute()["scores"]["nll"]
+    assert difference["value"] == pytest.approx(after["value"] - before["value"])
+    assert difference["high"] - difference["low"] < 0.7 * (before["high"] - before["low"])
     nothing = paired_differences(WHOLE, over(list(IMAGES)))
     assert all(
         entry["low"] == entry["high"] == entry["value"] == 0 for entry in nothing.values() if entry["low"] is not None
@@ -183,17 +183,17 @@ def test_paired_differences_are_narrower_than_the_scores_they_compare() -> None:
 
 
 def test_one_image_has_scores_but_no_interval() -> None:
-    found = over(["scene/3"]).compute()["scores"]
-    assert found["miou"]["value"] is not None
-    assert found["miou"]["low"] is found["miou"]["high"] is None
-    assert found["miou"]["why"] == "an interval needs two images or more"
+    scores = over(["scene/3"]).compute()["scores"]
+    assert scores["miou"]["value"] is not None
+    assert scores["miou"]["low"] is scores["miou"]["high"] is None
+    assert scores["miou"]["why"] == "an interval needs two images or more"
 
 
 def test_nothing_that_leaves_is_nan() -> None:
     for board in (Scoreboard(PLAN), over(["scene/3"]), WHOLE):
-        found = board.compute()
-        json.dumps(found, allow_nan=False)
-        for name, entry in found["scores"].items():
+        computed = board.compute()
+        json.dumps(computed, allow_nan=False)
+        for name, entry in computed["scores"].items():
             assert entry["value"] is not None or entry["why"], name
         for row in board.per_image():
             assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from segment.scores import normalised
+from segment.scores.functional import normalised
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -27,10 +27,10 @@ def test_the_best_constant_gives_the_mask_its_accuracy(classes: int, accuracy: f
         return float(normalised.constant_brier(A(accuracy), c, classes))
 
     for loss in (pll, brier):
-        found = optimize.minimize_scalar(
+        optimum = optimize.minimize_scalar(
             loss, bounds=(1 / classes, 1 - 1e-9), method="bounded", options={"xatol": 1e-8}
         )
-        assert found.x == pytest.approx(normalised.constant_probability(accuracy, classes), abs=1e-5)
+        assert optimum.x == pytest.approx(normalised.constant_probability(accuracy, classes), abs=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -48,11 +48,11 @@ def test_the_best_of_a_pixel_under_a_fixed_mask_is_the_optimum(classes: int, sco
         rules += [{"type": "ineq", "fun": lambda p, k=k: p[0] - p[k]} for k in range(1, classes)]
         start = np.full(classes, 0.7 / (classes - 1))
         start[0] = 0.3
-        found = optimize.minimize(
+        optimum = optimize.minimize(
             loss, start / start.sum(), bounds=[(0, 1)] * classes, constraints=rules, method="SLSQP"
         )
-        assert found.success, found.message
-        return float(found.fun)
+        assert optimum.success, optimum.message
+        return float(optimum.fun)
 
     right, wrong = best(0), best(1)
     for accuracy in (0.2, 0.9):

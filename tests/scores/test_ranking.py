@@ -17,8 +17,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from benchmarks.binning import worst_case
 from segment.networks.architectures.enet import ENet
 from segment.networks.weights import load_weights
-from segment.scores import detection, rejection
-from segment.scores.binning import BINS, bin_of, coarser, coarser_bin, edges, extremes
+from segment.scores.functional import detection, rejection
+from segment.scores.functional.binning import BINS, bin_of, extremes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty import measures
@@ -48,7 +48,7 @@ def sorted_ause(values: NDArray[np.generic], wrong: NDArray[np.bool_]) -> float:
     return sorted_aurc(values, wrong) - sorted_aurc(wrong.astype(np.float32), wrong)
 
 
-def found(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, float]:
+def computed_scores(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, float]:
     counts = histogram(values, wrong)
     functions = {"auroc": detection.auroc, "ap": detection.average_precision}
     functions |= {"aurc": rejection.aurc, "ause": rejection.ause}
@@ -107,7 +107,7 @@ def test_ranking_scores_are_within_a_thousandth_of_sorting(name: str, rate: floa
     values = family(name, rng, 200_000).astype(np.float32)
     rank = np.searchsorted(np.sort(values), values) / len(values)
     wrong = rng.random(len(values)) < (2 * rate * sigmoid(6 * (rank - 0.6))).clip(max=1)
-    got, want = found(values, wrong), expected(values, wrong)
+    got, want = computed_scores(values, wrong), expected(values, wrong)
     assert max(abs(got[score] - want[score]) for score in want) < CLOSE, (got, want)
 
 
@@ -117,16 +117,19 @@ def test_ranking_scores_are_those_of_the_sorted_bins_exactly(data: st.DataObject
     values = data.draw(arrays.arrays(np.float32, pixels, elements=st.floats(0, 15, width=32)))
     wrong = data.draw(arrays.arrays(np.bool_, pixels))
     wrong[:2] = [True, False]
-    got, want = found(values, wrong), expected(bin_of(values), wrong)
+    got, want = computed_scores(values, wrong), expected(bin_of(values), wrong)
     assert got == pytest.approx(want, abs=1e-12)
     pairs = np.equal.outer(bin_of(values[wrong]), bin_of(values[~wrong]))
     assert abs(got["auroc"] - roc_auc_score(wrong, values)) <= pairs.mean() / 2 + 1e-12
 
 
 SCORED = {
-    "auroc": detection.auroc, "ap": detection.average_precision, "fpr": detection.fpr_at_tpr,
-    "aurc": rejection.aurc, "ause": rejection.ause,
-}  # fmt: skip
+    "auroc": detection.auroc,
+    "ap": detection.average_precision,
+    "fpr": detection.fpr_at_tpr,
+    "aurc": rejection.aurc,
+    "ause": rejection.ause,
+}
 
 
 def fpr95(values: NDArray[np.generic], wrong: NDArray[np.bool_]) -> float:
@@ -136,9 +139,13 @@ def fpr95(values: NDArray[np.generic], wrong: NDArray[np.bool_]) -> float:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), width=st.floats(-6, 0), base=st.floats(1e-9, 15), pixels=st.integers(3, 3000),
-    rate=st.floats(0.01, 0.99), order=st.sampled_from([-4.0, 0.0, 4.0]),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    width=st.floats(-6, 0),
+    base=st.floats(1e-9, 15),
+    pixels=st.integers(3, 3000),
+    rate=st.floats(0.01, 0.99),
+    order=st.sampled_from([-4.0, 0.0, 4.0]),
+)
 def test_every_ranking_score_is_as_near_to_sorting_as_its_bound_says(
     seed: int, width: float, base: float, pixels: int, rate: float, order: float
 ) -> None:
@@ -159,17 +166,22 @@ def test_every_ranking_score_is_as_near_to_sorting_as_its_bound_says(
         assert abs(value - want[name]) <= max(bounds[1] - value, value - bounds[0]) + 1e-9, name
 
 
-@pytest.mark.parametrize(("width", "auroc", "ap", "fpr"), [
-    (1.0, 1e-4, 1e-3, 1e-3), (0.1, 1e-3, 6e-3, 0.012), (0.01, 5e-3, 0.06, 0.09),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "auroc", "ap", "fpr"),
+    [
+        (1.0, 1e-4, 1e-3, 1e-3),
+        (0.1, 1e-3, 6e-3, 0.012),
+        (0.01, 5e-3, 0.06, 0.09),
+    ],
+)
 def test_the_worst_case_by_concentration_is_what_the_page_states(
     width: float, auroc: float, ap: float, fpr: float
 ) -> None:
     """The search of `python -m benchmarks.binning`, shorter."""
-    found = worst_case(width, trials=8, pixels=20_000, seed=1)
-    assert found["auroc"] <= auroc
-    assert found["ap"] <= ap
-    assert found["fpr95"] <= fpr
+    errors = worst_case(width, trials=8, pixels=20_000, seed=1)
+    assert errors["auroc"] <= auroc
+    assert errors["ap"] <= ap
+    assert errors["fpr95"] <= fpr
 
 
 def test_a_score_says_how_far_its_bins_may_have_taken_it() -> None:
@@ -178,31 +190,15 @@ def test_a_score_says_how_far_its_bins_may_have_taken_it() -> None:
     kept: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     for number in range(3):
         label = (rng.random((40, 40)) < 0.3).astype(np.int64)
-        doubt = (1 - 1e-3 * rng.random((40, 40)) + 5e-4 * label).astype(np.float32)
-        board.update(f"{number}", np.stack([np.full((40, 40), 0.9), np.full((40, 40), 0.1)]), {"m": doubt}, label)
-        kept.append((doubt.ravel(), label.ravel() == 1))
+        uncertainty = (1 - 1e-3 * rng.random((40, 40)) + 5e-4 * label).astype(np.float32)
+        board.update(f"{number}", np.stack([np.full((40, 40), 0.9), np.full((40, 40), 0.1)]), {"m": uncertainty}, label)
+        kept.append((uncertainty.ravel(), label.ravel() == 1))
     values, wrong = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     scores, want = board.compute()["scores"], expected(values, wrong)
     for name, short in (("error_auroc.m", "auroc"), ("error_ap.m", "ap"), ("aurc.m", "aurc"), ("ause.m", "ause")):
         assert 1e-5 < scores[name]["exact_to"] < 0.1
         assert abs(scores[name]["value"] - want[short]) <= scores[name]["exact_to"], name
     assert "exact_to" not in scores["nll"]
-
-
-@given(arrays.arrays(np.float32, 50, elements=st.floats(0, 1e6, width=32, allow_subnormal=True)))
-def test_a_bin_grows_with_its_value_and_holds_it(values: NDArray[np.float32]) -> None:
-    ordered = np.sort(values)
-    bins = bin_of(ordered)
-    assert (np.diff(bins) >= 0).all()
-    assert ((bins == 0) == (ordered == 0)).all()
-    inside = (ordered >= 2.0**-44) & (ordered < 16)
-    limits = edges(BINS)
-    assert (limits[bins[inside]] <= ordered[inside]).all()
-    assert (ordered[inside] < limits[bins[inside] + 1]).all()
-    for octave in (0, 4, 6):
-        counts = np.bincount(bins, minlength=BINS)
-        again = np.bincount(coarser_bin(bins, octave), minlength=48 * 2**octave + 1)
-        np.testing.assert_array_equal(coarser(counts, octave), again)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
@@ -237,16 +233,16 @@ def test_false_positives_at_95_percent_recall_are_those_of_the_roc_curve(seed: i
 
 def test_no_order_gives_the_scores_of_chance_and_the_oracle_the_best() -> None:
     wrong = np.arange(1000) % 5 == 0
-    chance, best = found(np.zeros(1000, np.float32), wrong), found(wrong.astype(np.float32), wrong)
+    chance, best = computed_scores(np.zeros(1000, np.float32), wrong), computed_scores(wrong.astype(np.float32), wrong)
     assert chance["auroc"] == pytest.approx(0.5)
     assert chance["ap"] == chance["aurc"] == pytest.approx(0.2)
     assert (best["auroc"], best["ap"], best["ause"]) == (1.0, 1.0, 0.0)
 
 
 def read(path: Path) -> NDArray[np.uint8]:
-    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert found is not None, path
-    return found.astype(np.uint8)
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, path
+    return pixels.astype(np.uint8)
 
 
 @pytest.mark.parametrize("images", [3, pytest.param(10, marks=pytest.mark.slow)])

@@ -27,14 +27,21 @@ from segment.uncertainty.measures import (
     standard_error,
     variance,
     variation_ratio,
-)  # fmt: skip
+)
 from segment.uncertainty.moments import DrawMoments
 
 HEADS: Any = ("softmax", "sigmoid", "multilabel")
 NINE = (
-    "predictive_entropy", "expected_entropy", "mutual_information", "variance", "predicted_std", "one_minus_max",
-    "margin", "variation_ratio", "standard_error",
-)  # fmt: skip
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variance",
+    "predicted_std",
+    "one_minus_max",
+    "margin",
+    "variation_ratio",
+    "standard_error",
+)
 
 
 @st.composite
@@ -46,13 +53,13 @@ def draws(draw: st.DrawFn, head: str) -> tuple[Tensor, list[float]]:
     seed = draw(st.integers(0, 10**6))
     weights = draw(st.one_of(st.just([1.0] * count), st.lists(st.floats(0.05, 1), min_size=count, max_size=count)))
     logits = spread * noise(count, 6, channels, seed=seed)
-    return torch.stack([probabilities(each, head) for each in logits]), weights  # type: ignore[arg-type]
+    return torch.stack([probabilities(draw, head) for draw in logits]), weights  # type: ignore[arg-type]
 
 
 def moments_of(p: Tensor, weights: list[float], head: Any) -> DrawMoments:
     moments = DrawMoments(head)
-    for each, weight in zip(p, weights, strict=True):
-        moments.update(each, weight)
+    for draw, weight in zip(p, weights, strict=True):
+        moments.update(draw, weight)
     return moments
 
 
@@ -72,9 +79,9 @@ def test_every_measure_is_its_definition_in_float64(head: Any, data: st.DataObje
     for name in NINE:
         if name == "standard_error" and moments.effective_draws <= 1 + 1e-9:
             continue
-        found = MEASURES[name].of(moments).numpy()
+        measured = MEASURES[name].of(moments).numpy()
         clear = ~ties if name in ("predicted_std", "standard_error") else slice(None)
-        np.testing.assert_allclose(found[clear], wanted[name][clear], rtol=1e-6, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(measured[clear], wanted[name][clear], rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def _near_ties(mean: Tensor, head: str) -> Any:
@@ -93,15 +100,20 @@ def test_every_measure_keeps_to_its_range_in_float32(head: Any, data: st.DataObj
     moments = moments_of(p, weights, head)
     classes = 2 if head == "multilabel" else p.shape[2]
     highest = {
-        "predictive_entropy": math.log(classes), "expected_entropy": math.log(classes),
-        "mutual_information": math.log(classes), "variance": (1 - 1 / min(len(p), classes)) / classes,
-        "predicted_std": 0.5, "one_minus_max": 1 - 1 / classes, "margin": 1.0, "variation_ratio": 1 - 1 / classes,
-    }  # fmt: skip
+        "predictive_entropy": math.log(classes),
+        "expected_entropy": math.log(classes),
+        "mutual_information": math.log(classes),
+        "variance": (1 - 1 / min(len(p), classes)) / classes,
+        "predicted_std": 0.5,
+        "one_minus_max": 1 - 1 / classes,
+        "margin": 1.0,
+        "variation_ratio": 1 - 1 / classes,
+    }
     for name, high in highest.items():
-        found = MEASURES[name].of(moments)
-        assert found.shape == (6,)
-        assert float(found.min()) >= (-1e-6 if name in ("one_minus_max", "margin", "variation_ratio") else 0), name
-        assert float(found.max()) <= high + 2e-6, name
+        measured = MEASURES[name].of(moments)
+        assert measured.shape == (6,)
+        assert float(measured.min()) >= (-1e-6 if name in ("one_minus_max", "margin", "variation_ratio") else 0), name
+        assert float(measured.max()) <= high + 2e-6, name
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -124,26 +136,28 @@ def test_mutual_information_is_the_mean_divergence_of_the_draws_from_their_mean(
 def test_the_bound_of_variance_is_reached_by_certain_draws_that_disagree(draws_: int, classes: int) -> None:
     bound = (1 - 1 / min(draws_, classes)) / classes
     p = torch.eye(classes, dtype=torch.float64)[torch.arange(draws_) % classes][:, None]
-    found = float(MEASURES["variance"].of(moments_of(p, [1.0] * draws_, "softmax")))
-    assert found <= bound + 1e-12
+    measured = float(MEASURES["variance"].of(moments_of(p, [1.0] * draws_, "softmax")))
+    assert measured <= bound + 1e-12
     if draws_ <= classes or draws_ % classes == 0:
-        assert found == pytest.approx(bound)
+        assert measured == pytest.approx(bound)
 
 
 def test_the_variance_of_a_sigmoid_is_that_of_its_two_classes_and_of_labels_one_each() -> None:
-    one = torch.tensor([[[0.9]], [[0.2]]], dtype=torch.float64)  # T N 1
-    two = torch.cat([1 - one, one], dim=2)
-    label = one.flatten().var(correction=0)
-    assert float(variance(moments_of(two, [1, 1], "sigmoid").variance)) == pytest.approx(float(label))
-    assert float(variance(moments_of(one, [1, 1], "multilabel").variance)) == pytest.approx(float(label))
+    labels = torch.tensor([[[0.9]], [[0.2]]], dtype=torch.float64)  # T N 1
+    classes = torch.cat([1 - labels, labels], dim=2)
+    label = labels.flatten().var(correction=0)
+    assert float(variance(moments_of(classes, [1, 1], "sigmoid").variance)) == pytest.approx(float(label))
+    assert float(variance(moments_of(labels, [1, 1], "multilabel").variance)) == pytest.approx(float(label))
 
 
 def test_a_label_head_of_one_is_a_sigmoid_head_in_every_measure() -> None:
     logits = 2 * noise(5, 3, 1, 4, 4).double()
-    one = moments_of(torch.stack([probabilities(z, "sigmoid") for z in logits]), [1, 2, 3, 4, 5], "sigmoid")
-    two = moments_of(torch.stack([probabilities(z, "multilabel") for z in logits]), [1, 2, 3, 4, 5], "multilabel")
+    sigmoid = moments_of(torch.stack([probabilities(z, "sigmoid") for z in logits]), [1, 2, 3, 4, 5], "sigmoid")
+    multilabel = moments_of(
+        torch.stack([probabilities(z, "multilabel") for z in logits]), [1, 2, 3, 4, 5], "multilabel"
+    )
     for name, measure in MEASURES.items():
-        torch.testing.assert_close(measure.of(one), measure.of(two), msg=name)
+        torch.testing.assert_close(measure.of(sigmoid), measure.of(multilabel), msg=name)
 
 
 def test_entropy_is_scipys() -> None:
@@ -158,7 +172,7 @@ def test_probabilities_of_exactly_zero_and_one_have_no_entropy() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_measure_of_a_mean_grows_with_doubt(head: Any) -> None:
+def test_every_measure_of_a_mean_grows_with_uncertainty(head: Any) -> None:
     sure = torch.linspace(0.5, 1, 20, dtype=torch.float64)[:, None]
     p = sure if head == "multilabel" else torch.cat([sure, 1 - sure], dim=1)
     for measure in (predictive_entropy, one_minus_max, margin):

@@ -24,7 +24,7 @@ HEADS: Any = ("softmax", "sigmoid", "multilabel")
 def draws_of(head: Any, draws: int, classes: int = 4, seed: int = 0, scale: float = 3.0) -> Tensor:  # T N K H W
     channels = 1 if head == "sigmoid" else classes
     logits = scale * noise(draws, 2, channels, 3, 5, seed=seed).double()
-    return torch.stack([probabilities(each, head) for each in logits])
+    return torch.stack([probabilities(draw, head) for draw in logits])
 
 
 def added(head: Any, draws: Tensor, weights: Any = None, keep: Any = KEPT) -> DrawMoments:
@@ -34,12 +34,12 @@ def added(head: Any, draws: Tensor, weights: Any = None, keep: Any = KEPT) -> Dr
     return moments
 
 
-def assert_same(one: DrawMoments, two: DrawMoments, tolerance: float = 1e-12) -> None:
-    assert one.draws == two.draws
-    assert one.weight == pytest.approx(two.weight)
-    assert one.effective_draws == pytest.approx(two.effective_draws)
+def assert_same(first: DrawMoments, second: DrawMoments, tolerance: float = 1e-12) -> None:
+    assert first.draws == second.draws
+    assert first.weight == pytest.approx(second.weight)
+    assert first.effective_draws == pytest.approx(second.effective_draws)
     for name in ("mean", "variance", "expected_entropy", "votes"):
-        torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -65,9 +65,9 @@ def test_moments_are_those_of_all_draws_at_hand(head: Any, weights: list[float])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_draws_have_exactly_no_spread_and_no_mutual_information(head: Any, dtype: torch.dtype) -> None:
-    one = draws_of(head, 1).to(dtype)
-    moments = added(head, one.expand(7, *one.shape[1:]), [0.3, 1.7, 0.01, 5.0, 1 / 3, 0.1, 0.7])
-    assert torch.equal(moments.mean, one[0])
+    draw = draws_of(head, 1).to(dtype)
+    moments = added(head, draw.expand(7, *draw.shape[1:]), [0.3, 1.7, 0.01, 5.0, 1 / 3, 0.1, 0.7])
+    assert torch.equal(moments.mean, draw[0])
     assert not moments.variance.any()
     for name in ("variance", "predicted_std", "mutual_information", "variation_ratio", "standard_error"):
         if name == "variation_ratio":  # a share of summed weights, so rounding is allowed
@@ -89,9 +89,9 @@ def test_small_variances_do_not_cancel_in_float32(deviation: float, allowed: flo
     first = 0.5 + deviation * noise(32, 4, 1, 50, 50)
     p = torch.cat([first, 1 - first], dim=2)
     exact = p.double().var(dim=0, correction=0)
-    found = added("softmax", p).variance
-    assert found.dtype == torch.float32
-    error = float((found.double() - exact).abs().mean() / exact.mean())
+    computed = added("softmax", p).variance
+    assert computed.dtype == torch.float32
+    error = float((computed.double() - exact).abs().mean() / exact.mean())
     plain = p.square().mean(dim=0) - p.mean(dim=0) ** 2
     assert error < allowed
     assert float((plain.double() - exact).abs().mean() / exact.mean()) > 0.02
@@ -99,9 +99,9 @@ def test_small_variances_do_not_cancel_in_float32(deviation: float, allowed: flo
 
 def test_a_long_run_in_float32_stays_at_the_float64_one() -> None:
     p = draws_of("softmax", 2000).float()
-    one, two = added("softmax", p), added("softmax", p.double())
+    single, double = added("softmax", p), added("softmax", p.double())
     for name in ("mean", "variance", "expected_entropy", "votes"):
-        torch.testing.assert_close(getattr(one, name).double(), getattr(two, name), rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(getattr(single, name).double(), getattr(double, name), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -135,8 +135,8 @@ def test_two_empty_ones_merged_stay_empty_and_still_take_draws() -> None:
     with pytest.raises(WrongUse, match="No draw was added yet"):
         _ = moments.mean
     p = draws_of("softmax", 3)
-    for each in p:
-        moments.update(each)
+    for draw in p:
+        moments.update(draw)
     assert_same(moments, added("softmax", p))
 
 
@@ -151,10 +151,10 @@ def test_merging_an_empty_one_changes_nothing_either_way() -> None:
 
 def test_merging_leaves_the_other_as_it_was_and_shares_no_memory_with_it() -> None:
     p = draws_of("softmax", 4)
-    one, other = DrawMoments(), added("softmax", p[:2])
-    one.merge(other)
-    one.update(p[2], 3.0)
-    one.mean.add_(1)
+    merged, other = DrawMoments(), added("softmax", p[:2])
+    merged.merge(other)
+    merged.update(p[2], 3.0)
+    merged.mean.add_(1)
     assert_same(other, added("softmax", p[:2]))
 
 
@@ -162,10 +162,10 @@ def test_a_draw_that_is_overwritten_later_was_copied_in() -> None:
     p = draws_of("softmax", 2)
     wanted = added("softmax", p.clone())
     moments, buffer = DrawMoments(), torch.empty_like(p[0])
-    for each in p:
-        buffer.copy_(each)
+    for draw in p:
+        buffer.copy_(draw)
         moments.update(buffer)
-        assert torch.equal(buffer, each)
+        assert torch.equal(buffer, draw)
     buffer.zero_()
     assert_same(moments, wanted)
 
@@ -184,9 +184,9 @@ def test_a_draw_of_no_weight_changes_nothing() -> None:
 
 def test_scaling_all_weights_changes_no_measure() -> None:
     p = draws_of("softmax", 4)
-    one, two = added("softmax", p, [1, 2, 3, 4]), added("softmax", p, [0.1, 0.2, 0.3, 0.4])
+    first, second = added("softmax", p, [1, 2, 3, 4]), added("softmax", p, [0.1, 0.2, 0.3, 0.4])
     for name, measure in MEASURES.items():
-        torch.testing.assert_close(measure.of(one), measure.of(two), msg=name)
+        torch.testing.assert_close(measure.of(first), measure.of(second), msg=name)
 
 
 def test_what_is_not_kept_is_refused_by_name_and_costs_no_memory() -> None:
@@ -209,8 +209,8 @@ def test_reset_moments_are_as_new() -> None:
     p = draws_of("softmax", 3)
     moments = added("softmax", p[:2], [4.0, 1.0])
     moments.reset()
-    for each in p:
-        moments.update(each)
+    for draw in p:
+        moments.update(draw)
     assert_same(moments, added("softmax", p))
 
 
@@ -228,9 +228,9 @@ def test_the_sums_serve_classifiers_and_volumes_too(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("logit", [-1e4, -80.0, -3.0, 0.0, 3.0, 80.0, 1e4])
 def test_probabilities_stay_finite_and_keep_small_ones(logit: float) -> None:
-    one, two = probabilities(torch.tensor([[logit]]), "sigmoid")[0].double()
-    assert float(one) == pytest.approx(math.exp(-np.logaddexp(0, logit)), rel=1e-5, abs=1e-37)
-    assert float(two) == pytest.approx(math.exp(-np.logaddexp(0, -logit)), rel=1e-5, abs=1e-37)
+    background, foreground = probabilities(torch.tensor([[logit]]), "sigmoid")[0].double()
+    assert float(background) == pytest.approx(math.exp(-np.logaddexp(0, logit)), rel=1e-5, abs=1e-37)
+    assert float(foreground) == pytest.approx(math.exp(-np.logaddexp(0, -logit)), rel=1e-5, abs=1e-37)
     p = probabilities(torch.tensor([[logit, 0.0]]), "softmax")
     for head in HEADS[::2]:
         assert bool(torch.isfinite(entropy(p, head)).all())

@@ -30,7 +30,7 @@ from segment.jobs.predict import PredictPlan, predict
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable
-from segment.uncertainty.stopping import CELLS, StopPlan, Watch, grid, looks, on_grid, reached
+from segment.uncertainty.stopping import CELLS, StoppingRule, StopPlan, check_counts, error_quantile, grid, on_grid
 
 
 def scene(seed: int, factors: int, side: int = 48) -> tuple[Tensor, Tensor]:
@@ -46,18 +46,18 @@ def draws_of(logits: Tensor, moves: Tensor, count: int, generator: torch.Generat
 
 
 def used(draws: Tensor, plan: StopPlan) -> tuple[int, float]:
-    watch = Watch("softmax", len(draws), plan)
+    rule = StoppingRule("softmax", len(draws), plan)
     for count, p in enumerate(draws, start=1):
-        if watch(p[None], 1 / len(draws)):
-            return count, watch.error
-    return len(draws), watch.error
+        if rule(p[None], 1 / len(draws)):
+            return count, rule.error
+    return len(draws), rule.error
 
 
 @pytest.mark.parametrize(("factors", "tolerance"), [(1, 0.04), (3, 0.06)])
 def test_stopping_early_does_not_shift_the_mean(factors: int, tolerance: float) -> None:
-    """Over 300 runs: the mean where each stopped, against that of draws nobody looked at.
+    """Over 300 runs: the mean where each stopped, against the mean of draws that are never stopped.
 
-    One factor behind all pixels is the worst case: a lucky start is then lucky everywhere at once.
+    One factor behind all pixels is the worst case: a low variance by chance is then low everywhere at once.
     """
     logits, moves = scene(seed=1, factors=factors, side=20)
     generator = torch.Generator().manual_seed(2)
@@ -71,13 +71,13 @@ def test_stopping_early_does_not_shift_the_mean(factors: int, tolerance: float) 
     blind = torch.stack([draws_of(logits, moves, 500, generator).double().mean(dim=0) for _ in range(40)])
     runs = torch.stack(ended)
     shift, noise = runs.mean(dim=0) - blind.mean(dim=0), runs.var(dim=0)
-    # what 300 runs and 20 000 draws cannot tell from zero is taken off; the rest is held beside one run's own spread
+    # chance: what 300 runs and 20 000 draws cannot distinguish from zero; the rest is compared with one run
     chance = noise / 300 + blind.var(dim=0) / 40
     measurable = math.sqrt(max(float((shift**2 - chance).mean()), 0.0))
     assert measurable < 0.15 * math.sqrt(float(noise.mean()))
 
 
-def test_quiet_images_stop_early_and_restless_ones_go_on_to_the_cap() -> None:
+def test_images_of_low_variance_stop_early_and_others_use_all_draws() -> None:
     logits, moves = scene(seed=3, factors=4)
     counts = [
         used(draws_of(logits, size * moves, 100, torch.Generator().manual_seed(4)), StopPlan(tolerance=0.03))[0]
@@ -131,18 +131,18 @@ def test_the_error_that_a_share_of_pixels_stays_below_is_numpys_quantile() -> No
     values = torch.rand(1000, generator=torch.Generator().manual_seed(9))
     for quiet in (0.001, 0.5, 0.95, 0.9501, 1.0):
         wanted = float(np.quantile(values.numpy(), quiet, method="inverted_cdf"))
-        assert reached(values.reshape(10, 100), quiet) == pytest.approx(wanted, abs=1e-7)
+        assert error_quantile(values.reshape(10, 100), quiet) == pytest.approx(wanted, abs=1e-7)
 
 
-def test_looks_double_and_end_at_the_cap() -> None:
-    assert looks(128) == (8, 16, 32, 64, 128)
-    assert looks(100, first=2) == (2, 4, 8, 16, 32, 64, 100)
-    assert looks(5) == (5,)
+def test_check_counts_double_and_end_at_the_cap() -> None:
+    assert check_counts(128) == (8, 16, 32, 64, 128)
+    assert check_counts(100, first=2) == (2, 4, 8, 16, 32, 64, 100)
+    assert check_counts(5) == (5,)
 
 
 def test_images_together_are_refused() -> None:
     with pytest.raises(WrongUse, match="one image at a time"):
-        Watch("softmax", 8)(torch.full((2, 2, 3, 3), 0.5), 1.0)
+        StoppingRule("softmax", 8)(torch.full((2, 2, 3, 3), 0.5), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,17 @@ def test_an_image_that_stops_has_the_maps_of_its_first_draws() -> None:
     network = network_of()
     bank = equal_bank(network, 60)
     image = noise(3, 64, 60, seed=3)  # every pixel is on the grid
-    errors = {count: reached(MCBN(network, bank, draws=count)(image).standard_error) for count in (8, 16, 32, 60)}
+    errors = {
+        count: error_quantile(MCBN(network, bank, draws=count)(image).standard_error) for count in (8, 16, 32, 60)
+    }
     assert errors[8] > errors[16] > errors[32] > errors[60]
     for count, tolerance in ((8, 0.5), (16, 1.001 * errors[16]), (32, 0.999 * errors[16]), (60, errors[60] / 2)):
-        found = MCBN(network, bank, draws="auto", tolerance=tolerance)(image)
+        estimate = MCBN(network, bank, draws="auto", tolerance=tolerance)(image)
         expected = MCBN(network, bank, draws=count)(image)
-        assert found.draws == count
-        assert found.reached_error == pytest.approx(errors[count], rel=1e-4)
+        assert estimate.draws == count
+        assert estimate.reached_error == pytest.approx(errors[count], rel=1e-4)
         for name, values in expected.maps.items():
-            torch.testing.assert_close(found.maps[name], values, rtol=0, atol=1e-6)
+            torch.testing.assert_close(estimate.maps[name], values, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -183,19 +185,19 @@ def test_an_image_in_tiles_has_the_draws_the_error_and_the_maps_of_the_whole_ima
     images = noise(1, 3, 257, 199, seed=4)
     measures = ("variance", "standard_error") if keep else ("variance",)
     tilings: tuple[Tiling, Tiling] = (160, "off")
-    between = reached(MCBN(network, bank, draws=12)(images[0]).standard_error)
+    between = error_quantile(MCBN(network, bank, draws=12)(images[0]).standard_error)
     for tolerance, draws in ((0.5, 8), (between, 16), (1e-6, 40)):
         plan = StopPlan(tolerance=tolerance)
         method = mcbn(drawable(network), bank, spec=network.card.input)
         read_out = ReadOut(method=method, measures=measures, probability=keep)
-        found, expected = (
+        tiled, whole = (
             Estimator(network, {"": read_out}, EstimatePlan(tile=tile, stop=plan))(images)[""] for tile in tilings
         )
-        assert found.draws == expected.draws == draws
-        assert found.reached_error == pytest.approx(expected.reached_error, rel=1e-4)
-        assert list(found.maps) == list(expected.maps) == list(measures)
+        assert tiled.draws == whole.draws == draws
+        assert tiled.reached_error == pytest.approx(whole.reached_error, rel=1e-4)
+        assert list(tiled.maps) == list(whole.maps) == list(measures)
         for name in measures:
-            np.testing.assert_allclose(found.maps[name][:], expected.maps[name][:], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(tiled.maps[name][:], whole.maps[name][:], rtol=0, atol=1e-5)
 
 
 def test_a_distilled_bank_a_single_draw_and_images_together_are_refused() -> None:
@@ -222,7 +224,7 @@ def photographs(folder: Path) -> Path:
     return folder
 
 
-def test_the_manifest_tells_the_draws_and_the_error_of_each_image_and_the_record_the_rule(
+def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_record_the_rule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos, out = photographs(tmp_path / "photos"), tmp_path / "run"
@@ -232,10 +234,10 @@ def test_the_manifest_tells_the_draws_and_the_error_of_each_image_and_the_record
     errors = {}
     for name in ("flat", "busy"):
         pixels = np.asarray(Image.open(photos / f"{name}.png"))  # 48 x 64: every pixel is on the grid
-        errors[name] = {t: reached(MCBN(network, bank, draws=t)(pixels).standard_error) for t in (8, 16, 20)}
-    quiet, restless = sorted(errors, key=lambda name: errors[name][8])
-    tolerance = (errors[quiet][8] + errors[restless][8]) / 2
-    used = next((t for t in (8, 16) if errors[restless][t] <= tolerance), 20)
+        errors[name] = {t: error_quantile(MCBN(network, bank, draws=t)(pixels).standard_error) for t in (8, 16, 20)}
+    quiet, busy = sorted(errors, key=lambda name: errors[name][8])
+    tolerance = (errors[quiet][8] + errors[busy][8]) / 2
+    used = next((t for t in (8, 16) if errors[busy][t] <= tolerance), 20)
 
     def segment_(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["segment", *(str(argument) for argument in arguments)])
@@ -244,23 +246,23 @@ def test_the_manifest_tells_the_draws_and_the_error_of_each_image_and_the_record
         return int(ended.value.code or 0), *capsys.readouterr()
 
     asked = ("predict", "scenes", photos, "--bank", tmp_path / "bank.safetensors", "-o", out, "--precision", "fp32")
-    code, said, _ = segment_(*asked, "--draws", "auto", "--tolerance", tolerance)
+    code, output, _ = segment_(*asked, "--draws", "auto", "--tolerance", tolerance)
     assert code == 0
-    assert f"{(8 + used) / 2:.1f} of 20 draws on average" in said
+    assert f"{(8 + used) / 2:.1f} of 20 draws on average" in output
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    found = {line["id"]: (line["draws"], line["reached_error"]) for line in lines}
-    assert found[quiet] == (8, pytest.approx(errors[quiet][8], rel=1e-3, abs=1e-6))
-    assert found[restless] == (used, pytest.approx(errors[restless][used], rel=1e-3, abs=1e-6))
+    draws_and_error = {line["id"]: (line["draws"], line["reached_error"]) for line in lines}
+    assert draws_and_error[quiet] == (8, pytest.approx(errors[quiet][8], rel=1e-3, abs=1e-6))
+    assert draws_and_error[busy] == (used, pytest.approx(errors[busy][used], rel=1e-3, abs=1e-6))
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["draws"] == "auto"
     assert record["plan"]["stop"] == {"tolerance": tolerance, "quiet": 0.95, "first": 8}
     assert record["timings"]["draws"] == 8 + used
-    code, _, said = segment_(*asked, "--resume", "--draws", "auto", "--tolerance", tolerance / 2)
+    code, _, message = segment_(*asked, "--resume", "--draws", "auto", "--tolerance", tolerance / 2)
     assert code == 2
-    assert "tolerance" in said
-    code, _, said = segment_(*asked[:-4], "-o", tmp_path / "other", "--draws", "many")
+    assert "tolerance" in message
+    code, _, message = segment_(*asked[:-4], "-o", tmp_path / "other", "--draws", "many")
     assert code == 2
-    assert "--draws is auto or a number" in said
+    assert "--draws is auto or a number" in message
 
 
 def test_without_auto_the_manifest_has_no_reached_error(tmp_path: Path) -> None:

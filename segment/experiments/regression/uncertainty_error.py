@@ -32,7 +32,7 @@ from segment.experiments.reporting import (
 )
 from segment.experiments.uci.splits import PLANS, Plan, SplitResult, results
 from segment.files.writing import check_writable
-from segment.scores.imagelevel import rank_correlation as spearmans_rho
+from segment.scores.functional.image_level import rank_correlation as spearmans_rho
 from segment.scores.intervals import middle_95
 
 METHODS = {"mcbn": "MCBN", "mcdo": "MC dropout", "mnf": "MNF"}

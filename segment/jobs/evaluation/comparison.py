@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segment.scores.board import Entry, Estimated, mean_of
+from segment.scores.board import Entry, Score, mean_of
 from segment.scores.scoreboard import Scoreboard
 from segment.scores.summary import limits
 
@@ -37,7 +37,7 @@ class Standing:
     seconds: float  # an image
 
     @cached_property
-    def estimates(self) -> list[dict[str, Estimated]]:
+    def estimates(self) -> list[dict[str, Score]]:
         return [board.estimates() for board in self.boards]
 
 
@@ -147,7 +147,7 @@ def _titles() -> list[str]:
     return [*PLAIN, *ranking]
 
 
-def best_measure(score: str, estimated: Mapping[str, Estimated]) -> str:
+def best_measure(score: str, estimated: Mapping[str, Score]) -> str:
     """The name of a ranking score with the measure that does best in it; "" where none is defined."""
     sign = -1 if lower_is_better(score) else 1
     known = {n: e.value for n, e in estimated.items() if n.split(".")[0] == score and not math.isnan(e.value)}

@@ -101,7 +101,7 @@ class Upsampling(Bottleneck):
     def unpooled(self, x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C' H W -> N C' 2H 2W
         main = self.main_conv1(x)
         if main.device.type == "cpu":
-            # with channels innermost the threads share the pixels of a plane, and the last one to write is not defined
+            # channels-last: threads share the pixels of a channel, and which writes last is not defined
             main = functional.max_unpool2d(main.contiguous(), indices.contiguous(), kernel_size=(2, 2), stride=(2, 2))
         else:
             main = unpooled_in_order(main, indices)
@@ -111,8 +111,8 @@ class Upsampling(Bottleneck):
 def unpooled_in_order(x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C H W -> N C 2H 2W
     """`max_unpool2d` as a CPU does it, bit for bit, on any device.
 
-    The 3x3 pools overlap, so up to four values can meet on one pixel. A CPU writes in raster order and the last one
-    stays; a GPU's order is not defined, and logits would differ from run to run.
+    The 3x3 pools overlap, so up to four values can be written to one pixel. A CPU writes in raster order and the last
+    one stays; a GPU's order is not defined, and logits would differ from run to run.
     """
     n, c, h, w = x.shape
     around = functional.pad(indices, (1, 1, 0, 1), value=-1)
@@ -157,7 +157,7 @@ class ENet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # N 3 H W -> N K H W
         indices: list[Tensor] = []
-        for block in self.children():  # registered in the order data meets them
+        for block in self.children():  # registered in the order in which data passes them
             if isinstance(block, Downsampling):
                 x, kept = block.pooled(x)
                 indices.append(kept)

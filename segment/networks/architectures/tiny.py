@@ -26,16 +26,16 @@ class TinyUNet(nn.Module):
 
     def __init__(self, classes: int = 6, width: int = 16, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        one, two, four = width, 2 * width, 4 * width
+        base, double, quadruple = width, 2 * width, 4 * width
         with torch.random.fork_rng(devices=[]):  # the constructors of layers draw from the global RNG
-            self.down1 = _level(3, one, stride=2)
-            self.down2 = _level(one, two)
-            self.down3 = _level(two, four)
-            self.bottom = _level(four, four)
-            self.up3 = _level(four + four, four)
-            self.up2 = _level(four + two, two)
-            self.up1 = _level(two + one, one)
-            self.head = nn.Conv2d(one, classes, 1)
+            self.down1 = _level(3, base, stride=2)
+            self.down2 = _level(base, double)
+            self.down3 = _level(double, quadruple)
+            self.bottom = _level(quadruple, quadruple)
+            self.up3 = _level(quadruple + quadruple, quadruple)
+            self.up2 = _level(quadruple + double, double)
+            self.up1 = _level(double + base, base)
+            self.head = nn.Conv2d(base, classes, 1)
         generator = generator or torch.Generator().manual_seed(0)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -44,14 +44,14 @@ class TinyUNet(nn.Module):
             nn.init.zeros_(parameter)  # training starts at the uniform prediction
 
     def forward(self, x: Tensor) -> Tensor:  # N 3 H W -> N K H W
-        one = self.down1(x)
-        two = self.down2(functional.max_pool2d(one, 2))
-        three = self.down3(functional.max_pool2d(two, 2))
-        bottom = self.bottom(functional.max_pool2d(three, 2))
-        three = self.up3(_joined(bottom, three))
-        two = self.up2(_joined(three, two))
-        one = self.up1(_joined(two, one))
-        return functional.interpolate(self.head(one), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        level1 = self.down1(x)
+        level2 = self.down2(functional.max_pool2d(level1, 2))
+        level3 = self.down3(functional.max_pool2d(level2, 2))
+        bottom = self.bottom(functional.max_pool2d(level3, 2))
+        level3 = self.up3(_joined(bottom, level3))
+        level2 = self.up2(_joined(level3, level2))
+        level1 = self.up1(_joined(level2, level1))
+        return functional.interpolate(self.head(level1), size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _level(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

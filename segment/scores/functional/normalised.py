@@ -1,4 +1,4 @@
-"""The normalised scale: 0 is the best constant uncertainty with the same mask, 100 the best of every pixel.
+"""Normalised scores: 0 for the best constant uncertainty with the same mask, 100 for the best one of each pixel.
 
 docs/scores.md derives the four bounds. a: accuracy of the mask, c: the constant probability, K classes.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, quotient
+from segment.scores.functional.binning import Floats, quotient
 
-MARGIN = 2.0**-20  # a validation accuracy of 1 would forbid every mistake: c stays this far below it
+MARGIN = 2.0**-20  # c stays this far below 1, where one mistake would cost infinitely much
 
 
 def constant_probability(validation_accuracy: float, classes: int) -> float:
@@ -31,7 +31,7 @@ def constant_pll(accuracy: Floats, constant: float, classes: int) -> Floats:
 
 
 def optimal_pll(accuracy: Floats) -> Floats:
-    """PLL_100 = -(1 - a) ln 2, nats a pixel: certain where right, even between mask and truth where wrong.
+    """PLL_100 = -(1 - a) ln 2, nats a pixel: p = 1 where right, 1/2 each for mask and truth where wrong.
 
     >>> float(optimal_pll(np.float64(0.9)).round(4))
     -0.0693
@@ -63,7 +63,7 @@ def optimal_brier(accuracy: Floats) -> Floats:
 
 
 def normalised(score: Floats, constant: Floats, optimal: Floats) -> Floats:
-    """100 (score - constant)/(optimal - constant): no range, above 100 only for another mask; nan where both meet.
+    """100 (score - constant)/(optimal - constant): unbounded, above 100 only for another mask; nan where both agree.
 
     >>> float(normalised(np.float64(0.3), np.float64(0.2), np.float64(0.6)).round(1))
     25.0

@@ -1,6 +1,6 @@
-"""How well the probabilities say how often they are right: NLL, Brier, calibration errors and reliability.
+"""How well probabilities match frequencies: NLL, Brier score, calibration errors and reliability curves.
 
-Pixels arrive without void; sums are kept as integers (binning.fixed), so that shards add to the same bits.
+The caller leaves out void pixels; sums are integers (binning.fixed), so that shards add to the same bits.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import SCALE, Floats, Ints, edges, fixed, quotient
+from segment.scores.functional.binning import SCALE, Floats, Ints, edges, fixed, quotient
 
-SMALLEST = 1.2e-38  # p is clamped here: the smallest normal float32, so that one certain mistake costs 87 nats
+SMALLEST = 1.2e-38  # p is clamped to the smallest normal float32, so that a mistake with p = 0 costs 87 nats
 RELIABILITY_BINS = 15
 
 
@@ -50,7 +50,7 @@ def reliability_counts(confidence: NDArray[np.float32], right: NDArray[np.bool_]
 
 
 def class_reliability_counts(probability: NDArray[np.float32], label: NDArray[np.int64]) -> Ints:  # K P, P -> K 15 3
-    """The same for every class on its own: right means that the pixel has this class.
+    """As `reliability_counts`, for every class separately: right means that the pixel has this class.
 
     >>> class_reliability_counts(np.float32([[0.9], [0.1]]), np.array([1]))[1, 1].tolist()
     [1, 1, 104858]
@@ -61,7 +61,7 @@ def class_reliability_counts(probability: NDArray[np.float32], label: NDArray[np
     right = right.reshape(classes, RELIABILITY_BINS)
     tables = np.zeros((classes, RELIABILITY_BINS, 3), dtype=np.int64)
     for table, of_class, hits in zip(tables, probability, right, strict=True):
-        # most pixels give a class next to nothing: bin 0 is what the others leave
+        # most pixels give a class a probability near 0: bin 0 is the total minus the others
         high = of_class[of_class * RELIABILITY_BINS >= 1]
         cell = _bins(high)
         sums = np.bincount(cell, weights=high, minlength=RELIABILITY_BINS).astype(np.float64)
@@ -95,36 +95,36 @@ def reliability_curve(reliability: Ints) -> tuple[Floats, Floats]:  # ... 15 3 -
     return quotient(sums / SCALE, count), quotient(right, count)
 
 
-def equal_mass(doubt: Ints) -> tuple[Floats, Floats]:  # R B 2 -> R 15, R 15
-    """Mean of max p and share of right pixels in 15 bins of equal pixel counts, sure pixels first.
+def equal_mass(uncertainty: Ints) -> tuple[Floats, Floats]:  # R B 2 -> R 15, R 15
+    """Mean of max p and share of right pixels in 15 bins of equal pixel counts, confident pixels first.
 
-    doubt: fine histogram of 1 - max p, right and wrong pixels. A histogram bin that straddles two of the fifteen is
-    shared out: ties share their mean. Error: under 2.5e-4 (1 - max p), half a histogram bin.
+    uncertainty: fine histogram of 1 - max p, right and wrong pixels. A histogram bin that lies in two of the fifteen is
+    divided between them: ties share their mean. Error: under 2.5e-4 (1 - max p), half a histogram bin.
     """
-    limits = edges(doubt.shape[1])
+    limits = edges(uncertainty.shape[1])
     confidence = 1 - (limits[:-1] + limits[1:]) / 2
     confidence[0] = 1.0
-    start = np.zeros((len(doubt), 1))
-    count = np.concatenate([start, doubt.sum(axis=2).cumsum(axis=1)], axis=1)
-    right = np.concatenate([start, doubt[:, :, 0].cumsum(axis=1)], axis=1)
-    sure = np.concatenate([start, (doubt.sum(axis=2) * confidence).cumsum(axis=1)], axis=1)
+    start = np.zeros((len(uncertainty), 1))
+    count = np.concatenate([start, uncertainty.sum(axis=2).cumsum(axis=1)], axis=1)
+    right = np.concatenate([start, uncertainty[:, :, 0].cumsum(axis=1)], axis=1)
+    summed_confidence = np.concatenate([start, (uncertainty.sum(axis=2) * confidence).cumsum(axis=1)], axis=1)
     cuts = count[:, -1:] * np.linspace(0, 1, RELIABILITY_BINS + 1)
 
     def between_cuts(running: Floats) -> Floats:
         return np.diff([np.interp(*row) for row in zip(cuts, count, running, strict=True)], axis=1)
 
     mass = count[:, -1:] / RELIABILITY_BINS
-    return quotient(between_cuts(sure), mass), quotient(between_cuts(right), mass)
+    return quotient(between_cuts(summed_confidence), mass), quotient(between_cuts(right), mass)
 
 
-def adaptive_calibration_error(doubt: Ints) -> Floats:  # R B 2 -> R
+def adaptive_calibration_error(uncertainty: Ints) -> Floats:  # R B 2 -> R
     """Calibration error over 15 bins of equal pixel counts, within [0, 1]. Source: Nixon et al. 2019, arXiv:1904.01685.
 
-    >>> from segment.scores.binning import BINS, bin_of
-    >>> doubt = np.zeros((1, BINS, 2), dtype=np.int64)
-    >>> doubt[0, bin_of(np.float32([0.25])), :] = 1  # two pixels at max p = .75, one of them right
-    >>> float(adaptive_calibration_error(doubt)[0].round(3))
+    >>> from segment.scores.functional.binning import BINS, bin_of
+    >>> uncertainty = np.zeros((1, BINS, 2), dtype=np.int64)
+    >>> uncertainty[0, bin_of(np.float32([0.25])), :] = 1  # two pixels at max p = .75, one of them right
+    >>> float(adaptive_calibration_error(uncertainty)[0].round(3))
     0.25
     """
-    sure, right = equal_mass(doubt)
-    return np.abs(sure - right).mean(axis=-1)
+    confidence, right = equal_mass(uncertainty)
+    return np.abs(confidence - right).mean(axis=-1)

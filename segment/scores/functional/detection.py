@@ -1,21 +1,21 @@
-"""How well a measure tells pixels apart: wrong from right, or unseen things from known ones.
+"""How well a measure separates two kinds of pixels, wrong from right or unseen from known: AUROC, AP, FPR.
 
-Input: histograms of the measure, doubt growing with the bin; pixels of one bin are ties.
+Input: histograms of the measure, where uncertainty grows with the bin; pixels of one bin are ties.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints, quotient
-from segment.scores.rejection import harmonic
+from segment.scores.functional.binning import Floats, Ints, quotient
+from segment.scores.functional.rejection import harmonic
 
 
 def auroc(histogram: Ints) -> Floats:  # R B 2 -> R
     """Chance that a positive pixel has a higher value than a negative one, ties counting half; within [0, 1].
 
     The last axis is (negative, positive), as (right, wrong). nan where either is missing.
-    Error: at most half the share of (negative, positive) pairs that meet in one bin; `summary.exact_to` states it.
+    Error: at most half the share of (negative, positive) pairs that share a bin; `summary.exact_to` states it.
 
     >>> float(auroc(np.array([[[3, 0], [1, 1], [0, 1]]]))[0])  # (3 + 1/2 + 4) of 8 pairs
     0.9375
@@ -36,9 +36,9 @@ def average_precision(histogram: Ints) -> Floats:  # R B 2 -> R
     0.8333
     """
     positive = histogram[..., 1].astype(np.float64)
-    found = positive[..., ::-1].cumsum(axis=-1)
-    taken = histogram.sum(axis=-1)[..., ::-1].cumsum(axis=-1)
-    precision = np.where(found > 0, found / np.maximum(taken, 1), 0)
+    true_positives = positive[..., ::-1].cumsum(axis=-1)
+    flagged = histogram.sum(axis=-1)[..., ::-1].cumsum(axis=-1)
+    precision = np.where(true_positives > 0, true_positives / np.maximum(flagged, 1), 0)
     total = positive.sum(axis=-1)
     value = quotient((positive[..., ::-1] * precision).sum(axis=-1), total)
     return np.where(histogram[..., 0].sum(axis=-1) > 0, value, np.nan)

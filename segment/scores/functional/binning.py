@@ -1,4 +1,4 @@
-"""Values to histogram bins, and real sums to integers, so that counts add to the same bits in any order.
+"""Values → histogram bins, and real sums → integers, so that counts add to the same bits in any order.
 
 Counts are exact; the order of values inside a bin is lost, and `extremes` bounds what that costs a ranking score.
 
@@ -65,12 +65,12 @@ def extremes(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 -> R b 2 each, b tw
     [[[[2, 0], [0, 1]]], [[[0, 1], [2, 0]]]]
     """
     counted: NDArray[np.bool_] = np.asarray(histogram.any(axis=(0, 2)))
-    counted[0] = True  # so that there is a bin where there is no pixel
-    held = histogram[:, counted]
-    apart = np.zeros((*held.shape[:2], 2, 2), dtype=np.int64)
-    apart[:, :, 0, 0], apart[:, :, 1, 1] = held[..., 0], held[..., 1]
-    shape = (len(held), -1, 2)
-    return apart.reshape(shape), apart[:, :, ::-1].reshape(shape)
+    counted[0] = True  # so that there is one bin at least where there are no pixels
+    occupied = histogram[:, counted]
+    separated = np.zeros((*occupied.shape[:2], 2, 2), dtype=np.int64)
+    separated[:, :, 0, 0], separated[:, :, 1, 1] = occupied[..., 0], occupied[..., 1]
+    shape = (len(occupied), -1, 2)
+    return separated.reshape(shape), separated[:, :, ::-1].reshape(shape)
 
 
 def edges(bins: int) -> Floats:
@@ -96,7 +96,7 @@ def fixed(sums: Floats) -> Ints:
 
 
 def quotient(above: Floats | Ints, below: Floats | Ints) -> Floats:
-    """Above / below, nan where below is 0: a score that is not defined is told apart, never warned about.
+    """Above / below, nan where below is 0: nan marks a score that is not defined, without a warning.
 
     >>> quotient(np.array([1, 0]), np.array([4, 0])).tolist()
     [0.25, nan]
@@ -106,7 +106,7 @@ def quotient(above: Floats | Ints, below: Floats | Ints) -> Floats:
 
 
 def mean_defined(values: Floats) -> Floats:  # ... X -> ...
-    """Mean over the last axis of what is defined; nan where nothing is.
+    """Mean over the last axis of the values that are not nan; nan where all are.
 
     >>> mean_defined(np.array([[0.2, np.nan, 0.4], [np.nan] * 3])).tolist()
     [0.30000000000000004, nan]

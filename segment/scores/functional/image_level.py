@@ -1,4 +1,4 @@
-"""One number for the doubt of a whole image, and how well it ranks images by the quality of their masks."""
+"""One number for the uncertainty of an image, and how well it ranks images by the quality of their masks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse, near
-from segment.scores.binning import Floats
+from segment.scores.functional.binning import Floats
 
 AGGREGATIONS = ("mean", "p95", "area", "interior")
-BORDER = 2  # pixels on either side of a predicted boundary, where every network doubts
+BORDER = 2  # pixels on either side of a predicted boundary, where every network is uncertain
 
 
 def interior(prediction: NDArray[np.int64]) -> NDArray[np.bool_]:  # ... H W -> H W
@@ -32,16 +32,17 @@ def _window(values: NDArray[np.int64], reduce: np.ufunc, axis: int) -> NDArray[n
     widths[axis] = (BORDER, BORDER)
     padded = np.moveaxis(np.pad(values, widths, mode="edge"), axis, 0)
     length = values.shape[axis]
-    found = padded[:length]
+    extreme = padded[:length]
     for start in range(1, 2 * BORDER + 1):
-        found = reduce(found, padded[start : start + length])
-    return np.moveaxis(found, 0, axis)
+        extreme = reduce(extreme, padded[start : start + length])
+    return np.moveaxis(extreme, 0, axis)
 
 
 def aggregate(measure: NDArray[np.float32], inside: NDArray[np.bool_], threshold: float | None) -> Floats:  # -> 4
     """Mean, 95th percentile, share of pixels above the threshold, mean over the interior; in the measure's unit.
 
-    All pixels of the image, void ones too: where it is used there are no labels. nan: no threshold, or no interior.
+    Over all pixels of the image, void ones too, because it is used where there are no labels. nan: no threshold, or no
+    interior.
 
     >>> aggregate(np.float32([[0, 1, 2, 3]]), np.array([[True, True, False, False]]), 1.5).round(2).tolist()
     [1.5, 2.85, 0.5, 0.5]
@@ -52,13 +53,13 @@ def aggregate(measure: NDArray[np.float32], inside: NDArray[np.bool_], threshold
 
 
 def _quantile(values: NDArray[np.float32], share: float) -> float:
-    """As np.quantile, of which a tenth of the values is sorted: those above what a sixteenth of them expects."""
+    """As np.quantile, but it sorts a tenth of the values: those above a bound from every sixteenth value."""
     at = share * (values.size - 1)
     under, over = int(at), min(int(at) + 1, values.size - 1)
-    few = np.sort(values[::16])
-    high = values[values >= few[int(max(2 * share - 1, 0) * (few.size - 1))]]
+    sampled = np.sort(values[::16])
+    high = values[values >= sampled[int(max(2 * share - 1, 0) * (sampled.size - 1))]]
     left_out = values.size - high.size
-    if left_out > under:  # the sixteenth was not like the rest
+    if left_out > under:  # the sampled values were not representative
         high, left_out = values, 0
     high = np.partition(high, (under - left_out, over - left_out))
     first, second = float(high[under - left_out]), float(high[over - left_out])
@@ -71,7 +72,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 def rank_correlation(x: Floats, y: Floats) -> float:  # N, N
-    """Spearman's, ties sharing their mean rank; nan for fewer than two values, or where one side is constant."""
+    """Spearman's rank correlation, ties sharing their mean rank; nan for fewer than two values, or constant values."""
     a, b = _ranks(x), _ranks(y)
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
@@ -92,17 +93,19 @@ def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
 
 
 def select(rows: Sequence[Mapping[str, object]], by: str, top: int) -> list[tuple[str, float]]:
-    """The images most worth a look or a label: the `top` highest by one column, equal ones in order of their id.
+    """The `top` images with the highest values of a column, to inspect or label first; ties in the order of their ids.
 
-    rows: `Scoreboard.per_image()`, or the lines of a manifest laid flat. An image without that number is left out.
+    rows: `Scoreboard.per_image()`, or the flattened lines of a manifest; an image without the column is left out
+    by: the column's name
+    Errors: WrongUse for an unknown column, or `top` below 1
 
     >>> select([{"id": "a", "mean.variance": 0.1}, {"id": "b", "mean.variance": 0.3}], "mean.variance", 1)
     [('b', 0.3)]
     """
     if top < 1:
-        raise WrongUse(f"The {top} images most worth a look were asked for. Ask for 1 or more.")
+        raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
     known = {column for row in rows for column in row} - {"id"}
     if rows and by not in known:
         raise WrongUse(f"No column is called {by!r}.{near(by, known)} Known: {', '.join(sorted(known))}.")
-    found = [(str(row["id"]), float(value)) for row in rows if isinstance(value := row.get(by), (int, float))]
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:top]
+    values = [(str(row["id"]), float(value)) for row in rows if isinstance(value := row.get(by), (int, float))]
+    return sorted(values, key=lambda pair: (-pair[1], pair[0]))[:top]

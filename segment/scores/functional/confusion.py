@@ -1,6 +1,6 @@
-"""How often each class was taken for each other, and the mask scores that follow.
+"""The confusion matrix, and the mask scores computed from it: accuracy, IoU, Dice.
 
-Void and unseen pixels never reach this page: the caller leaves them out.
+The caller leaves out void and unseen pixels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import Floats, Ints, mean_defined, quotient
+from segment.scores.functional.binning import Floats, Ints, mean_defined, quotient
 
 
 def confusion_matrix(label: NDArray[np.int64], prediction: NDArray[np.int64], classes: int) -> Ints:  # P, P -> K K
@@ -58,7 +58,7 @@ def dice(counts: Floats | Ints) -> Floats:  # ... 3 K -> ... K
 
 
 def mean_iou(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
-    """Mean IoU over the classes seen in label or prediction; nan where none is.
+    """Mean IoU over the classes present in label or prediction; nan where none is.
 
     >>> float(mean_iou(np.array([[1, 1, 0], [1, 2, 0], [2, 1, 0]])))
     0.5
@@ -67,7 +67,7 @@ def mean_iou(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
 
 
 def mean_dice(counts: Floats | Ints) -> Floats:  # ... 3 K -> ...
-    """Mean Dice over the classes seen in label or prediction; nan where none is.
+    """Mean Dice over the classes present in label or prediction; nan where none is.
 
     >>> float(mean_dice(np.array([[1, 0], [1, 0], [1, 0]])))
     1.0

@@ -1,14 +1,14 @@
-"""What is gained by trusting only the pixels that a measure doubts least: risk against coverage.
+"""Scores of the most confident pixels alone: risk against coverage, AURC, AUSE, accuracy and mIoU at a coverage.
 
-Input: histograms of the measure, doubt growing with the bin; pixels of one bin are ties and share their mean error.
+Input: histograms of the measure, where uncertainty grows with the bin; pixels of a bin are ties with their mean error.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from segment.scores.binning import Floats, Ints, quotient
-from segment.scores.confusion import mean_iou
+from segment.scores.functional.binning import Floats, Ints, quotient
+from segment.scores.functional.confusion import mean_iou
 
 _GAMMA = float(np.euler_gamma)
 _TABLE = np.concatenate([[0.0], (1 / np.arange(1, 257)).cumsum()])
@@ -27,7 +27,7 @@ def harmonic(n: Floats | Ints) -> Floats:
 
 
 def aurc(histogram: Ints) -> Floats:  # R B 2 -> R
-    """Area under the risk-coverage curve: mean over coverages k/n, k = 1..n, of the error rate of the k surest pixels.
+    """Area under the risk-coverage curve: mean over coverages k/n, k = 1..n, of the error rate of the k most confident.
 
     The last axis is (right, wrong). Within [0, 1], 0 is best; nan without pixels. Inside a bin of c pixels, n0 before
     it with e0 errors, the risk at k is (e0 + (k - n0) r)/k, r the bin's error rate, so that it adds
@@ -47,7 +47,7 @@ def aurc(histogram: Ints) -> Floats:  # R B 2 -> R
 
 
 def oracle_aurc(histogram: Ints) -> Floats:  # R B 2 -> R
-    """AURC of the best order there is, every right pixel before every wrong one; only their numbers matter.
+    """AURC of the best order, every right pixel before every wrong one; it depends on their numbers only.
 
     >>> float(oracle_aurc(np.array([[[2, 0], [1, 1]]]))[0].round(6))  # risks 0, 0, 0, 1/4 over 4 pixels
     0.0625
@@ -68,14 +68,14 @@ def ause(histogram: Ints) -> Floats:  # R B 2 -> R
 
 def _oracle(histogram: Ints) -> Ints:  # R B 2 -> R 2 2
     right, wrong = histogram.sum(axis=-2)[..., 0], histogram.sum(axis=-2)[..., 1]
-    nothing = np.zeros_like(right)
-    return np.stack([np.stack([right, nothing], axis=-1), np.stack([nothing, wrong], axis=-1)], axis=-2)
+    zeros = np.zeros_like(right)
+    return np.stack([np.stack([right, zeros], axis=-1), np.stack([zeros, wrong], axis=-1)], axis=-2)
 
 
 def retained(histogram: Ints, pixels: Ints, coverage: Floats) -> Floats:  # R B X, R B, Q -> R Q X
-    """What the surest share of the pixels holds of each column; the bin at the limit is shared out evenly.
+    """Sums of each column over the most confident share of the pixels; the bin at the limit counts in proportion.
 
-    pixels: how many of each bin there are, which may be more or less than the columns' sum.
+    pixels: the number in each bin, which may differ from the columns' sum
 
     >>> retained(np.array([[[3], [8]]]), np.array([[2, 4]]), np.array([0.5])).tolist()  # 3 pixels: 2 and 1 of 4
     [[[5.0]]]
@@ -93,7 +93,7 @@ def retained(histogram: Ints, pixels: Ints, coverage: Floats) -> Floats:  # R B 
 
 
 def risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> R Q
-    """Error rate of the surest share of the pixels, within [0, 1]; nan without pixels.
+    """Error rate of the most confident share of the pixels, within [0, 1]; nan without pixels.
 
     >>> risk_at(np.array([[[2, 0], [1, 1]]]), np.array([0.5, 0.75, 1.0])).round(4).tolist()
     [[0.0, 0.1667, 0.25]]
@@ -103,7 +103,7 @@ def risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> R Q
 
 
 def oracle_risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> R Q
-    """The same in the best order there is.
+    """`risk_at` of the best order, every right pixel before every wrong one.
 
     >>> oracle_risk_at(np.array([[[2, 0], [1, 1]]]), np.array([0.75, 1.0])).tolist()
     [[0.0, 0.25]]
@@ -112,7 +112,7 @@ def oracle_risk_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 2, Q -> 
 
 
 def miou_at(histogram: Ints, coverage: Floats) -> Floats:  # R B 3K, Q -> R Q
-    """Mean IoU over the surest share of the pixels, of the classes seen there in label or prediction.
+    """Mean IoU over the most confident share of the pixels, of the classes present there in label or prediction.
 
     The last axis is K times right, K times wrong by label, K times wrong by prediction. nan without pixels.
 

@@ -1,4 +1,4 @@
-"""PAvPU: whether accurate patches are the certain ones, and the others the uncertain ones.
+"""PAvPU: whether accurate patches are certain, and inaccurate patches uncertain.
 
 Source: Mukhoti & Gal 2018, arXiv:1811.12709 (patch accuracy vs patch uncertainty).
 """
@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.scores.binning import HIGHEST, LOWEST, Floats, Ints, bin_of, coarser_bin, edges, quotient
+from segment.scores.functional.binning import HIGHEST, LOWEST, Floats, Ints, bin_of, coarser_bin, edges, quotient
 
 SIZES = (1, 4, 16)  # pixels
 OCTAVE = 6  # bins an octave, as a power of two, of the histogram that thresholds are chosen from: 64
-ROWS = (HIGHEST - LOWEST) * 2**OCTAVE + 1
+THRESHOLD_BINS = (HIGHEST - LOWEST) * 2**OCTAVE + 1
 
 
 def patch_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:  # H W -> h w
@@ -28,19 +28,19 @@ def patch_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:  
     return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
 
 
-def pyramid(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:  # H W -> one h w a size
-    """The sums over patches of every size, each made of the sums of the size before."""
-    found = [values]
+def pyramid(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:  # H W -> h w for each size
+    """The sums over patches of every size, each computed from the sums of the next smaller size."""
+    sums = [values]
     for smaller, size in pairwise(SIZES):
-        found.append(patch_sums(found[-1], size // smaller))
-    return found
+        sums.append(patch_sums(sums[-1], size // smaller))
+    return sums
 
 
 class Patches:
-    """One image cut into patches of each size, and what does not depend on the measure: valid and right pixels.
+    """The patches of one image, with the counts that do not depend on the measure: valid and right pixels.
 
     A patch is accurate where at least half of its valid pixels are right, and uncertain where the mean of the measure
-    over them is above the threshold; one without valid pixels counts nothing.
+    over them is above the threshold; a patch without valid pixels is not counted.
     """
 
     def __init__(self, valid: NDArray[np.bool_], right: NDArray[np.bool_]) -> None:  # H W, H W
@@ -57,35 +57,35 @@ class Patches:
         >>> Patches(np.ones((1, 4), dtype=bool), right).counts(np.float32([[0.1, 0.9, 0.9, 0.1]]), [0.5] * 3).tolist()
         [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 1, 0]]
         """
-        found = []
+        counts = []
         sums = pyramid(np.where(self.valid, measure, np.float32(0)))
         for threshold, of_size, pixels, counted, accurate in zip(
             thresholds, sums, self.pixels, self.counted, self.accurate, strict=True
         ):
             uncertain = of_size > np.float32(threshold) * pixels
-            patches, sure = np.count_nonzero(counted), np.count_nonzero(accurate)
-            doubted, both = np.count_nonzero(uncertain & counted), np.count_nonzero(uncertain & accurate)
-            found.append([patches - sure - doubted + both, doubted - both, sure - both, both])
-        return np.array(found, dtype=np.int64)
+            patches, right = np.count_nonzero(counted), np.count_nonzero(accurate)
+            flagged, both = np.count_nonzero(uncertain & counted), np.count_nonzero(uncertain & accurate)
+            counts.append([patches - right - flagged + both, flagged - both, right - both, both])
+        return np.array(counts, dtype=np.int64)
 
     def histograms(self, measure: NDArray[np.float32]) -> Ints:  # H W -> 3 B 2
         """Accurate and inaccurate patches of each size by the bin of the measure's mean, for `matching_threshold`."""
-        found = []
+        histograms = []
         sums = pyramid(np.where(self.valid, measure, np.float32(0)))
         for of_size, pixels, counted, accurate in zip(sums, self.pixels, self.counted, self.accurate, strict=True):
             bins = coarser_bin(bin_of(of_size[counted] / pixels[counted]), OCTAVE)
             cell = 2 * bins + ~accurate[counted]
-            found.append(np.bincount(cell, minlength=2 * ROWS).reshape(ROWS, 2))
-        return np.stack(found)
+            histograms.append(np.bincount(cell, minlength=2 * THRESHOLD_BINS).reshape(THRESHOLD_BINS, 2))
+        return np.stack(histograms)
 
 
 def matching_threshold(histogram: Ints) -> float:  # B 2
-    """The value above which as many patches are uncertain as are inaccurate, or as nearly as the measure can tell.
+    """The threshold above which as many patches are uncertain as are inaccurate, as nearly as the bins allow.
 
-    Any measure is then asked the same question, and one of few values gains nothing by flagging fewer. The upper edge
-    of a bin, so exact to 1.1 %; the lowest of equals; without patches the top edge.
+    All measures then flag the same number of patches, so that none gains by flagging fewer. It is the upper edge of a
+    bin, exact to 1.1 %; the lowest of equally good edges; without patches the top edge.
 
-    >>> histogram = np.zeros((ROWS, 2), dtype=np.int64)
+    >>> histogram = np.zeros((THRESHOLD_BINS, 2), dtype=np.int64)
     >>> histogram[coarser_bin(bin_of(np.float32([0.1, 0.5, 0.7])), OCTAVE)] = [[80, 3], [8, 3], [2, 4]]
     >>> 0.5 <= matching_threshold(histogram) < 0.51  # 10 of 100 are inaccurate: above .5 are 6, above .1 were 16
     True

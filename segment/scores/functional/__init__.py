@@ -1,0 +1,1 @@
+"""Scores as pure functions: arrays of one image to integer counts, and counts to scores."""
