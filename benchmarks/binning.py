@@ -31,9 +31,10 @@ def of_bins(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, 
 def of_pixels(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, float]:
     fpr, tpr, _ = roc_curve(wrong, values, drop_intermediate=False)
     return {
-        "auroc": float(roc_auc_score(wrong, values)), "ap": float(average_precision_score(wrong, values)),
+        "auroc": float(roc_auc_score(wrong, values)),
+        "ap": float(average_precision_score(wrong, values)),
         "fpr95": float(fpr[(tpr >= 0.95).argmax()]),
-    }  # fmt: skip
+    }
 
 
 def worst_case(width: float, *, trials: int, pixels: int, seed: int = 0) -> dict[str, float]:

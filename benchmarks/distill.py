@@ -75,9 +75,7 @@ def error(found: Moments, reference: Moments) -> float:
 
 def together(one: Moments, two: Moments) -> Moments:
     """Two halves of a bank as one (Chan, Golub & LeVeque 1983)."""
-    return [
-        ((m + n) / 2, (v + w) / 2 + ((m - n) / 2) ** 2) for (m, v), (n, w) in zip(one, two, strict=True)
-    ]  # fmt: skip
+    return [((m + n) / 2, (v + w) / 2 + ((m - n) / 2) ** 2) for (m, v), (n, w) in zip(one, two, strict=True)]
 
 
 def kept_bank(file: Path, make: Callable[[], Bank]) -> Bank:
@@ -118,7 +116,7 @@ def main() -> None:
     halves = [
         moments(network, part(reference, start, start + half), sources, out / f"reference{start}")
         for start in (0, half)
-    ]  # fmt: skip
+    ]
     truth = together(*halves)
     row = _table(given, network, bank, sources, truth, out)
     row["halves of the reference against each other"] = error(halves[0], halves[1])

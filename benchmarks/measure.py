@@ -64,9 +64,12 @@ def measure(name: str, command: list[str], files: list[Path]) -> Path:
     target = MEASURED / f"{name}.json"
     shown = ["python" if part == sys.executable else part for part in command]
     kept = {
-        "command": shlex.join(shown), "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "versions": versions(), "machine": machine(), "result": slim(result),
-    }  # fmt: skip
+        "command": shlex.join(shown),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "versions": versions(),
+        "machine": machine(),
+        "result": slim(result),
+    }
     write_json(target, kept)
     return target
 

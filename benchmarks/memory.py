@@ -67,10 +67,12 @@ def run(arguments: list[str], folder: Path) -> dict[str, object]:
     _, status, used = os.wait4(process, 0)
     lines = said.read_text(errors="replace").strip().splitlines()
     return {
-        "code": os.waitstatus_to_exitcode(status), "peak": used.ru_maxrss * 1024,
-        "seconds": round(time.perf_counter() - begun, 1), "processor": round(used.ru_utime + used.ru_stime, 1),
+        "code": os.waitstatus_to_exitcode(status),
+        "peak": used.ru_maxrss * 1024,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "processor": round(used.ru_utime + used.ru_stime, 1),
         "said": lines[-1] if lines else "",
-    }  # fmt: skip
+    }
 
 
 def main(out: Path, networks: list[str], sizes: list[tuple[int, int]], budgets: list[str], draws: int) -> None:
@@ -82,8 +84,19 @@ def main(out: Path, networks: list[str], sizes: list[tuple[int, int]], budgets: 
             bank = banks(folder, network, draws)
             for size in sizes:
                 for budget in budgets:
-                    asked = ["predict", network, str(sources[size]), "--bank", str(bank), "--memory", budget,
-                             "--precision", "fp32", "-o", str(folder / f"{network}_{size[0]}_{budget}")]  # fmt: skip
+                    asked = [
+                        "predict",
+                        network,
+                        str(sources[size]),
+                        "--bank",
+                        str(bank),
+                        "--memory",
+                        budget,
+                        "--precision",
+                        "fp32",
+                        "-o",
+                        str(folder / f"{network}_{size[0]}_{budget}"),
+                    ]
                     found = run(asked, folder)
                     ratio = int(str(found["peak"])) / bytes_of(budget)
                     refused = found["code"] == 4 and re.search(r"needs [\d.]+ [GM]iB", str(found["said"]))

@@ -94,9 +94,14 @@ class Curve:
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: CifarPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write the curve, its table and the page."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -119,9 +124,15 @@ def run(
     table = write_table(out, "cifar", rows, shown=_shown(rows))
     _figure(out, curves, single, seed)
     verdicts = _verdicts(curves[plan.batches[0]], single["trained statistics"], plan.batches[0], seed)
-    write_page(out, "CIFAR-10: log-likelihood against draws", _opening(plan, budget, seed), verdicts, {
-        "Log-likelihood by number of draws": f"{table}\n![Log-likelihood against draws](cifar.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        "CIFAR-10: log-likelihood against draws",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Log-likelihood by number of draws": f"{table}\n![Log-likelihood against draws](cifar.png)",
+        },
+    )
     return verdicts
 
 
@@ -222,26 +233,37 @@ def _rows(curves: Mapping[int, Curve], single: Mapping[str, Curve], seed: int) -
             low, high = interval(found.likelihood[place], seed=seed)
             gain = found.likelihood[place] - found.likelihood[0]
             gain_low, gain_high = interval(gain, seed=seed)
-            rows.append({
-                "method": name, "draws": draws, "PLL": float(found.likelihood[place].mean()), "low": low, "high": high,
-                "sd between banks": float(found.bank_sd[place]), "gain over one draw": float(gain.mean()),
-                "gain low": gain_low, "gain high": gain_high, "accuracy": float(found.hits[place].mean()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "method": name,
+                    "draws": draws,
+                    "PLL": float(found.likelihood[place].mean()),
+                    "low": low,
+                    "high": high,
+                    "sd between banks": float(found.bank_sd[place]),
+                    "gain over one draw": float(gain.mean()),
+                    "gain low": gain_low,
+                    "gain high": gain_high,
+                    "accuracy": float(found.hits[place].mean()),
+                }
+            )
     return rows
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [
         {
-            "method": row["method"], "draws": row["draws"],
+            "method": row["method"],
+            "draws": row["draws"],
             "PLL (95 %)": f"{row['PLL']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
             "sd between banks": row["sd between banks"],
-            "gain over one draw": "–" if row["draws"] == 1 else
-            f"{row['gain over one draw']:.3f} ({row['gain low']:.3f} to {row['gain high']:.3f})",
+            "gain over one draw": "–"
+            if row["draws"] == 1
+            else f"{row['gain over one draw']:.3f} ({row['gain low']:.3f} to {row['gain high']:.3f})",
             "accuracy": row["accuracy"],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _verdicts(found: Curve, trained: Curve, batch: int, seed: int) -> list[Verdict]:
@@ -253,29 +275,34 @@ def _verdicts(found: Curve, trained: Curve, batch: int, seed: int) -> list[Verdi
     gain_low, gain_high = interval(last - found.likelihood[0], seed=seed)
     return [
         Verdict(
-            experiment="cifar", claim="Averaging over draws raises the log-likelihood above that of a single draw",
+            experiment="cifar",
+            claim="Averaging over draws raises the log-likelihood above that of a single draw",
             outcome=judged_by(gain_low, gain_high, least=0),
             numbers=f"M = {batch}, from 1 to {whole} draws: {(last - found.likelihood[0]).mean():+.3f} nats an image, "
             f"95 % interval {gain_low:.3f} to {gain_high:.3f}",
         ),
         Verdict(
-            experiment="cifar", claim=f"The log-likelihood has {ENOUGH:.0%} of its gain by {FLAT} draws",
+            experiment="cifar",
+            claim=f"The log-likelihood has {ENOUGH:.0%} of its gain by {FLAT} draws",
             outcome=judged_by(low, high, least=ENOUGH),
             numbers=f"{FLAT} draws have {share:.0%} ({low:.0%} to {high:.0%}) of what {whole} gain; what is "
             f"left is {rest.mean():.4f} nats an image",
         ),
         Verdict(
-            experiment="cifar", claim="MCBN's log-likelihood is above that of one pass under the trained statistics",
+            experiment="cifar",
+            claim="MCBN's log-likelihood is above that of one pass under the trained statistics",
             outcome=judged_by(against_low, against_high, least=0),
             numbers=f"{whole} draws of M = {batch}: {last.mean():.3f} against {trained.likelihood[0].mean():.3f}; "
             f"difference {against.mean():+.3f}, 95 % interval {against_low:.3f} to {against_high:.3f}",
         ),
         Verdict(
-            experiment="cifar", claim="The heights of the paper's curve", outcome="not testable here",
+            experiment="cifar",
+            claim="The heights of the paper's curve",
+            outcome="not testable here",
             numbers="the weights at hand were trained with M = 128, not 32, and the images are lossy JPEG copies: "
             f"accuracy {trained.hits[0].mean():.3f} on them, where 0.928 was recorded on the original ones",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _figure(out: Path, curves: Mapping[int, Curve], single: Mapping[str, Curve], seed: int) -> None:
@@ -286,13 +313,25 @@ def _figure(out: Path, curves: Mapping[int, Curve], single: Mapping[str, Curve],
         for axes, values in ((left, found.likelihood), (right, found.likelihood - found.likelihood[0])):
             ends = np.array([interval(value, seed=seed) for value in values])
             axes.fill_between(found.draws, ends[:, 0], ends[:, 1], color=colour, alpha=0.18, linewidth=0)
-            axes.plot(found.draws, values.mean(axis=1), "o-", color=colour, linewidth=1.8, markersize=4,
-                      label=f"MCBN, M = {batch}")  # fmt: skip
+            axes.plot(
+                found.draws,
+                values.mean(axis=1),
+                "o-",
+                color=colour,
+                linewidth=1.8,
+                markersize=4,
+                label=f"MCBN, M = {batch}",
+            )
     height = float(single["trained statistics"].likelihood.mean())
     left.axhline(height, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="trained statistics, one pass")
     mean_of_bank = next(value for name, value in single.items() if name.startswith("mean"))
-    left.axhline(float(mean_of_bank.likelihood.mean()), color=COLOURS["trained statistics"], linewidth=1.4,
-                 linestyle=(0, (1, 1.5)), label=f"the bank's mean statistics, M = {next(iter(curves))}")  # fmt: skip
+    left.axhline(
+        float(mean_of_bank.likelihood.mean()),
+        color=COLOURS["trained statistics"],
+        linewidth=1.4,
+        linestyle=(0, (1, 1.5)),
+        label=f"the bank's mean statistics, M = {next(iter(curves))}",
+    )
     right.axvline(FLAT, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
     last = max(found.draws[-1] for found in curves.values())
     for axes, title in ((left, "nats an image"), (right, "nats above one draw, paired")):

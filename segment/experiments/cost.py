@@ -21,8 +21,8 @@ from torch.nn import functional
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.estimation.estimate import estimate
+from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.mnf_convolutions import FlowConvolution, flow_network
-from segment.experiments.regression.networks import seeded
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -64,9 +64,12 @@ REPLICATES = 1000
 SLACK = 1.1
 """A pass that costs at most this many plain ones counts as one."""
 LABELS = {
-    "single pass": "single pass", "mcbn": "MCBN", "mcdo": "MC dropout", "ensemble": f"ensemble of {MEMBERS}",
+    "single pass": "single pass",
+    "mcbn": "MCBN",
+    "mcdo": "MC dropout",
+    "ensemble": f"ensemble of {MEMBERS}",
     "mnf": "MNF",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +85,14 @@ PLANS: Mapping[Budget, CostPlan] = {"paper": CostPlan(), "quick": CostPlan(draws
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: CostPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write the table of seconds, the figure and the page; `data` is not read."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -112,16 +120,26 @@ def run(
     after = network.module.state_dict()
     unchanged = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     prepared = {
-        "single pass": 0.0, "mcbn": recording, "mcdo": training, "ensemble": MEMBERS * training, "mnf": flow_training,
-    }  # fmt: skip
+        "single pass": 0.0,
+        "mcbn": recording,
+        "mcdo": training,
+        "ensemble": MEMBERS * training,
+        "mnf": flow_training,
+    }
     kept = kept_numbers(network, bank, flows)
     rows = _rows(methods, seconds, prepared, kept)
     table = write_table(out, "cost", rows, digits=3)
     _figure(out, rows)
     verdicts = _verdicts(rows, rounds, unchanged=unchanged)
-    write_page(out, "What a map costs", _opening(plan, budget, seed), verdicts, {
-        "Processor seconds": f"{table}\n![Processor seconds](cost.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        "What a map costs",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Processor seconds": f"{table}\n![Processor seconds](cost.png)",
+        },
+    )
     return verdicts
 
 
@@ -206,15 +224,21 @@ def kept_numbers(network: Network, bank: Bank, flows: nn.Module) -> dict[str, in
     drawn = sum(mean.numel() + bank.var[name].numel() for name, mean in bank.mean.items())
     flowing = sum(parameter.numel() for parameter in flows.parameters())
     return {
-        "single pass": weights, "mcbn": weights + drawn, "mcdo": weights, "ensemble": MEMBERS * weights, "mnf": flowing,
-    }  # fmt: skip
+        "single pass": weights,
+        "mcbn": weights + drawn,
+        "mcdo": weights,
+        "ensemble": MEMBERS * weights,
+        "mnf": flowing,
+    }
 
 
 NEEDS = {
-    "single pass": "nothing", "mcbn": "training images, for the bank",
-    "mcdo": "dropout in the network, and training with it", "ensemble": f"{MEMBERS} trainings",
+    "single pass": "nothing",
+    "mcbn": "training images, for the bank",
+    "mcdo": "dropout in the network, and training with it",
+    "ensemble": f"{MEMBERS} trainings",
     "mnf": "other layers, and training",
-}  # fmt: skip
+}
 
 
 def _rows(
@@ -223,14 +247,17 @@ def _rows(
     single, plain = seconds["single pass"], seconds["ensemble"] / methods["ensemble"].draws
     return [
         {
-            "method": name, "passes": method.draws, "seconds to a map": seconds[name],
+            "method": name,
+            "passes": method.draws,
+            "seconds to a map": seconds[name],
             "single passes to a map": seconds[name] / single,
             "plain passes to a pass": seconds[name] / method.draws / plain,
-            "seconds before the first map": prepared[name], "thousand numbers kept": kept[name] / 1000,
+            "seconds before the first map": prepared[name],
+            "thousand numbers kept": kept[name] / 1000,
             "what it needs": NEEDS[name],
         }
         for name, method in methods.items()
-    ]  # fmt: skip
+    ]
 
 
 def _verdicts(
@@ -240,8 +267,9 @@ def _verdicts(
     of = {row["method"]: row for row in rows}
     before = {name: row["seconds before the first map"] for name, row in of.items()}
     a_pass = {name: row["plain passes to a pass"] for name, row in of.items()}
-    to_map = "; ".join(f"{LABELS[name]} {row['seconds to a map']:.3f} s with {row['passes']}"
-                       for name, row in of.items())  # fmt: skip
+    to_map = "; ".join(
+        f"{LABELS[name]} {row['seconds to a map']:.3f} s with {row['passes']}" for name, row in of.items()
+    )
     least = min(before[name] for name in ("mcdo", "ensemble", "mnf"))
     passes = of["mcbn"]["passes"]
     plain = tuple(bound * MEMBERS / passes for bound in ratio_interval(rounds["mcbn"], rounds["ensemble"]))
@@ -249,26 +277,29 @@ def _verdicts(
     against = ratio_interval(rounds["mcbn"], rounds[rival])
     return [
         Verdict(
-            experiment="cost", claim="MCBN changes no weight of a trained network and needs no training",
+            experiment="cost",
+            claim="MCBN changes no weight of a trained network and needs no training",
             outcome=judged(holds=unchanged and before["mcbn"] < least),
             numbers=f"weights and buffers bit for bit the same: {'yes' if unchanged else 'no'}; before the first map "
             f"{before['mcbn']:.1f} s for the bank, against {before['mcdo']:.0f} s to train with dropout, "
             f"{before['ensemble']:.0f} s for an ensemble, {before['mnf']:.0f} s for MNF",
         ),
         Verdict(
-            experiment="cost", claim="A pass of MCBN costs no more than a plain pass",
+            experiment="cost",
+            claim="A pass of MCBN costs no more than a plain pass",
             outcome=judged_by(*plain, most=SLACK),
             numbers=f"{a_pass['mcbn']:.2f} plain passes, 95 % interval {plain[0]:.2f} to {plain[1]:.2f}, the moments "
             f"with it (at most {SLACK} counts as one)",
         ),
         Verdict(
-            experiment="cost", claim="At as many passes MCBN costs no more than MC dropout and than MNF",
+            experiment="cost",
+            claim="At as many passes MCBN costs no more than MC dropout and than MNF",
             outcome=judged_by(*against, most=1),
             numbers=f"plain passes to a pass: MCBN {a_pass['mcbn']:.2f}, MC dropout {a_pass['mcdo']:.2f}, MNF "
             f"{a_pass['mnf']:.2f}; MCBN over {LABELS[rival]}, 95 % interval {against[0]:.2f} to {against[1]:.2f}; "
             f"to a map, with how many passes: {to_map}",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _figure(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -277,8 +308,12 @@ def _figure(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     colours = [COLOURS.get(row["method"], MUTED) for row in rows]
     height = list(range(len(rows)))
     names = [f"{LABELS[row['method']]}\n{row['passes']} {'passes' if row['passes'] > 1 else 'pass'}" for row in rows]
-    for axes, key, title in zip(panels, ("seconds to a map", "seconds before the first map"),
-                                ("Seconds to a map", "Seconds before the first map"), strict=True):  # fmt: skip
+    for axes, key, title in zip(
+        panels,
+        ("seconds to a map", "seconds before the first map"),
+        ("Seconds to a map", "Seconds before the first map"),
+        strict=True,
+    ):
         styled(axes)
         values = [row[key] for row in rows]
         low = min(value for value in values if value > 0)

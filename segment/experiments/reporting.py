@@ -31,9 +31,13 @@ Progress = Callable[[str], None]
 Row = Mapping[str, object]
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 COLOURS = {  # Okabe & Ito 2008: told apart also by colour-blind readers
-    "mcbn": "#0072b2", "mcdo": "#d55e00", "mnf": "#009e73", "ensemble": "#cc79a7", "constant": "#7f8c96",
+    "mcbn": "#0072b2",
+    "mcdo": "#d55e00",
+    "mnf": "#009e73",
+    "ensemble": "#cc79a7",
+    "constant": "#7f8c96",
     "trained statistics": "#e69f00",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,14 @@ from segment.experiments.reporting import Budget, Progress, Verdict
 from segment.files.writing import check_writable, write_text
 
 MODULES = {
-    "uci": "uci.experiment", "toy": "regression.toy", "uncertainty-error": "regression.uncertainty_error",
-    "cifar": "cifar", "segmentation": "segmentation.experiment", "theory": "theory.experiment", "cost": "cost",
-}  # fmt: skip
+    "uci": "uci.experiment",
+    "toy": "regression.toy",
+    "uncertainty-error": "regression.uncertainty_error",
+    "cifar": "cifar",
+    "segmentation": "segmentation.experiment",
+    "theory": "theory.experiment",
+    "cost": "cost",
+}
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
 BY_SPLITS = ("uci", "uncertainty-error")
 INDEX = "index.md"
@@ -28,9 +33,16 @@ TITLE = "The paper's results, rebuilt"
 
 
 def run_one(
-    name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
-    splits: Sequence[int] | None = None, sets: Sequence[str] | None = None,
-) -> list[Verdict]:  # fmt: skip
+    name: str,
+    out: Path,
+    *,
+    budget: str,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    splits: Sequence[int] | None = None,
+    sets: Sequence[str] | None = None,
+) -> list[Verdict]:
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
     splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any; with
@@ -86,9 +98,14 @@ def _checks(kept: Path, budget: str, splits: Sequence[int] | None, sets: Sequenc
 
 
 def run_all(
-    out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: str,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     names: Sequence[str] = tuple(MODULES),
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Each experiment in a folder of its name below `out`, and `index.md` with all verdicts, tables and figures."""
     check_writable(out / INDEX)
     if not data.is_dir():

@@ -79,8 +79,9 @@ def test_the_flow_network_has_no_plain_convolution_and_no_normalisation_left() -
 
 
 def test_the_first_round_is_left_out(
-    methods_and_image: tuple[dict[str, Method], Tensor], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    methods_and_image: tuple[dict[str, Method], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     methods, image = methods_and_image
     ticks = iter([0, 100, 0, 1, 0, 2, 0, 30])
     monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
@@ -90,10 +91,15 @@ def test_the_first_round_is_left_out(
 
 def rows_of(seconds: dict[str, list[float]]) -> list[dict[str, object]]:
     return [
-        {"method": name, "passes": 5, "seconds to a map": sum(values) / len(values),
-         "plain passes to a pass": values[0] / seconds["ensemble"][0], "seconds before the first map": 0.0}
+        {
+            "method": name,
+            "passes": 5,
+            "seconds to a map": sum(values) / len(values),
+            "plain passes to a pass": values[0] / seconds["ensemble"][0],
+            "seconds before the first map": 0.0,
+        }
         for name, values in seconds.items()
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from segment.experiments.regression.experiment import Problem, standardised
 from segment.experiments.regression.mnf import ConvMNF, DenseMNF, MaskedFlow, MultiplicativeWeights
 from segment.experiments.regression.mnf_regression import (
     RegressionMNF,
@@ -14,6 +13,7 @@ from segment.experiments.regression.mnf_regression import (
     VariationalTraining,
     predictions,
 )
+from segment.experiments.regression.stack import Problem, standardised
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -180,8 +180,13 @@ def problem() -> Problem:
 def test_an_mnf_regression_learns_and_a_dropped_neighbour_does_not_hurt(problem: Problem) -> None:
     rng = generator()
     network = RegressionMNF((3, 16, 1), generator=rng, stack=(2,))
-    fit = VariationalFit(problem=problem, sets=torch.zeros(2, dtype=torch.long), precision=torch.tensor([1.0, 50.0]),
-                         batch=40, learning_rate=1e-2)  # fmt: skip
+    fit = VariationalFit(
+        problem=problem,
+        sets=torch.zeros(2, dtype=torch.long),
+        precision=torch.tensor([1.0, 50.0]),
+        batch=40,
+        learning_rate=1e-2,
+    )
     training = VariationalTraining(network, fit, rng)
     before = training.held_out_rmse(50)
     training.run(60)

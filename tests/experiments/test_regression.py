@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WrongUse
-from segment.experiments.regression.experiment import (
+from segment.experiments.regression.methods import mcbn_draws, outputs, seeded
+from segment.experiments.regression.search import Race, race
+from segment.experiments.regression.stack import (
     EPS,
     Architecture,
     Layers,
@@ -19,8 +21,6 @@ from segment.experiments.regression.experiment import (
     error_of_mean,
     standardised,
 )
-from segment.experiments.regression.networks import mcbn_draws, outputs, seeded
-from segment.experiments.regression.search import Race, race
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.uci.data import FILES, fold_rows, random_split, read_table, standard_splits
 from segment.methods.deterministic import Plain
@@ -28,8 +28,16 @@ from segment.methods.dropout import Dropout
 from segment.passes.passes import PassPlan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-COUNTS = {"boston": (506, 13), "concrete": (1030, 8), "energy": (768, 8), "kin8nm": (8192, 8), "power": (9568, 4),
-          "protein": (45730, 9), "wine": (1599, 11), "yacht": (308, 6)}  # fmt: skip
+COUNTS = {
+    "boston": (506, 13),
+    "concrete": (1030, 8),
+    "energy": (768, 8),
+    "kin8nm": (8192, 8),
+    "power": (9568, 4),
+    "protein": (45730, 9),
+    "wine": (1599, 11),
+    "yacht": (308, 6),
+}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -71,9 +79,7 @@ def test_a_network_trained_in_a_stack_is_the_one_trained_alone(problem: Problem,
     before = stack.layers.weights[0][1].clone()
     fit = Fit(problem=problem, sets=torch.tensor([0, 2, 1]), batch=16, l2=l2)
     Training(stack, fit, generator(9)).run(15)
-    in_a_plain_loop(
-        alone, problem.x[2], problem.y[2], seed=9, size=3, number=1, epochs=15, batch=16, l2=float(l2[1])
-    )  # fmt: skip
+    in_a_plain_loop(alone, problem.x[2], problem.y[2], seed=9, size=3, number=1, epochs=15, batch=16, l2=float(l2[1]))
     together = stack.network(1)
     assert (stack.layers.weights[0][1] - before).abs().max() > 1e-2
     for found, expected in zip(together.parameters(), alone.parameters(), strict=True):
@@ -139,8 +145,13 @@ def test_the_written_out_gradient_is_autograds(problem: Problem, rates: tuple[fl
 
 def test_networks_of_a_pair_differ_by_their_strengths_alone(problem: Problem) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 2, generator(), copies=2)
-    fit = Fit(problem=problem, sets=torch.zeros(4, dtype=torch.long), batch=16, l2=torch.tensor([0.1, 0.1, 0.0, 0.1]),
-              keep=torch.full((4,), 0.9))  # fmt: skip
+    fit = Fit(
+        problem=problem,
+        sets=torch.zeros(4, dtype=torch.long),
+        batch=16,
+        l2=torch.tensor([0.1, 0.1, 0.0, 0.1]),
+        keep=torch.full((4,), 0.9),
+    )
     Training(stack, fit, generator(1)).run(3)
     one, twin, other, last = stack.table.detach()
     torch.testing.assert_close(one, twin, rtol=0, atol=0)

@@ -142,9 +142,14 @@ def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
-    [(0.01, 0.2, "reproduced"), (-0.2, -0.01, "not reproduced"), (-0.01, 0.2, "inconclusive"),
-     (-0.2, 0.01, "inconclusive"), (math.nan, math.nan, "inconclusive")],
-)  # fmt: skip
+    [
+        (0.01, 0.2, "reproduced"),
+        (-0.2, -0.01, "not reproduced"),
+        (-0.01, 0.2, "inconclusive"),
+        (-0.2, 0.01, "inconclusive"),
+        (math.nan, math.nan, "inconclusive"),
+    ],
+)
 def test_a_claim_is_reproduced_only_where_its_whole_interval_supports_it(low: float, high: float, outcome: str) -> None:
     assert judged_by(low, high, least=0) == outcome
     assert judged_by(-high, -low, most=0) == outcome

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from segment.experiments.regression import dropout_check, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
-from segment.experiments.regression.networks import METHODS, Protocol
+from segment.experiments.regression.methods import METHODS, Protocol
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.toy import ToyPlan
 from segment.experiments.regression.uncertainty_error import rank_correlation, running
@@ -26,9 +26,16 @@ from segment.experiments.uci.tables import columns_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SMALL = Protocol(
-    hidden=(8, 8), l2=(1e-3,), batches=(16, 64), dropouts=(0.05,), precisions=(10.0,), folds=2,
-    race=Race(every=10, patience=2, epochs=20, draws=4), draws=30, members=2,
-)  # fmt: skip
+    hidden=(8, 8),
+    l2=(1e-3,),
+    batches=(16, 64),
+    dropouts=(0.05,),
+    precisions=(10.0,),
+    folds=2,
+    race=Race(every=10, patience=2, epochs=20, draws=4),
+    draws=30,
+    members=2,
+)
 CHECKS = CheckPlan(sets=("yacht",), splits=2, epochs=5, choice_draws=5, draws=20)
 
 
@@ -125,9 +132,13 @@ def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
     said: list[str] = []
     run_one("uci", tmp_path / "uci", budget="quick", data=data, splits=(4, 2))
     run_one(
-        "uncertainty-error", tmp_path / "uncertainty-error", budget="quick", data=data, splits=(2, 4),
+        "uncertainty-error",
+        tmp_path / "uncertainty-error",
+        budget="quick",
+        data=data,
+        splits=(2, 4),
         progress=said.append,
-    )  # fmt: skip
+    )
     assert said == []
     page = (tmp_path / "uci" / "page.md").read_text()
     assert "--splits 4,2`" in page
@@ -216,8 +227,14 @@ def test_the_toy_experiment_measures_coverage_inside_and_outside(tmp_path: Path)
 
 def test_the_toy_points_inside_are_those_of_the_pieces() -> None:
     assert toy.inside(np.array([-2.1, -1.5, 0.0, 0.5, 1.2, 2.0, 3.0])).tolist() == [
-        False, True, False, True, False, True, False,
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert toy.curve(np.zeros(1))[0] == 0
     assert math.isclose(toy.QUANTILE, 1.96, abs_tol=1e-3)
 

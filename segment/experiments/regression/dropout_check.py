@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segment.experiments.regression.experiment import Architecture, Problem, Stack, standardised
-from segment.experiments.regression.networks import seeded
+from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
+from segment.experiments.regression.stack import Architecture, Problem, Stack, standardised
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.reporting import Row, Verdict, judged, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
@@ -57,9 +57,10 @@ REFERENCES = {
     "concrete": Reference(taus=(0.025, 0.05, 0.075), rmse=(4.82, 0.16), log_likelihood=(-2.93, 0.02)),
     "power": Reference(taus=(0.05, 0.1, 0.15), rmse=(4.01, 0.04), log_likelihood=(-2.80, 0.01)),
     "kin8nm": Reference(taus=(150.0, 200.0, 250.0), rmse=(0.08, None), log_likelihood=(1.14, 0.01)),
-    "protein": Reference(taus=(0.025, 0.05, 0.075), rmse=(4.27, 0.02), log_likelihood=(-2.87, None), width=100,
-                         epochs=200, splits=5),
-}  # fmt: skip
+    "protein": Reference(
+        taus=(0.025, 0.05, 0.075), rmse=(4.27, 0.02), log_likelihood=(-2.87, None), width=100, epochs=200, splits=5
+    ),
+}
 assert set(REFERENCES) == set(FILES)
 
 
@@ -120,9 +121,12 @@ def _one_set(
 
 
 def _trained(
-    problem: Problem, reference: Reference, pairs: Sequence[tuple[float, float]], epochs: int,
+    problem: Problem,
+    reference: Reference,
+    pairs: Sequence[tuple[float, float]],
+    epochs: int,
     generator: torch.Generator,
-) -> Stack:  # fmt: skip
+) -> Stack:
     """One network for each pair of dropout rate and tau, those of one split side by side."""
     architecture = Architecture(features=problem.x.shape[2], hidden=(reference.width,), batchnorm=False, init="glorot")
     count = len(pairs) // len(problem.x)
@@ -148,8 +152,10 @@ def _drawn(
     x = problem.x_held[split]
     mean, scale = float(problem.y_mean[split]), float(problem.y_scale[split])
     chunk = max(1, AT_ONCE // len(x))
-    parts = [stack.dropped(number, x, 1 - rate, stack.noise(min(chunk, draws - at) * len(x), generator))
-             for at in range(0, draws, chunk)]  # fmt: skip
+    parts = [
+        stack.dropped(number, x, 1 - rate, stack.noise(min(chunk, draws - at) * len(x), generator))
+        for at in range(0, draws, chunk)
+    ]
     return _numpy(torch.cat(parts)) * scale + mean, _numpy(problem.y_held[split]) * scale + mean
 
 
@@ -171,18 +177,34 @@ def check_rows(found: dict[str, tuple[list[float], list[float]]]) -> tuple[list[
     for name, (rmse, loglik) in found.items():
         reference = REFERENCES[name]
         fits = {"rmse": _within(rmse, reference.rmse), "ll": _within(loglik, reference.log_likelihood)}
-        numbers.append({
-            "set": name, "splits": len(rmse), "rmse": np.mean(rmse), "rmse_se": _se(rmse),
-            "reference_rmse": reference.rmse[0], "reference_rmse_se": reference.rmse[1], "rmse_within": fits["rmse"],
-            "log_likelihood": np.mean(loglik), "log_likelihood_se": _se(loglik),
-            "reference_log_likelihood": reference.log_likelihood[0],
-            "reference_log_likelihood_se": reference.log_likelihood[1], "log_likelihood_within": fits["ll"],
-        })  # fmt: skip
-        shown.append({
-            "set": name, "splits": len(rmse), "RMSE": with_error(rmse), "reference": _printed(reference.rmse),
-            "within 2 se": "yes" if fits["rmse"] else "no", "log-likelihood": with_error(loglik),
-            "reference ": _printed(reference.log_likelihood), "within 2 se ": "yes" if fits["ll"] else "no",
-        })  # fmt: skip
+        numbers.append(
+            {
+                "set": name,
+                "splits": len(rmse),
+                "rmse": np.mean(rmse),
+                "rmse_se": _se(rmse),
+                "reference_rmse": reference.rmse[0],
+                "reference_rmse_se": reference.rmse[1],
+                "rmse_within": fits["rmse"],
+                "log_likelihood": np.mean(loglik),
+                "log_likelihood_se": _se(loglik),
+                "reference_log_likelihood": reference.log_likelihood[0],
+                "reference_log_likelihood_se": reference.log_likelihood[1],
+                "log_likelihood_within": fits["ll"],
+            }
+        )
+        shown.append(
+            {
+                "set": name,
+                "splits": len(rmse),
+                "RMSE": with_error(rmse),
+                "reference": _printed(reference.rmse),
+                "within 2 se": "yes" if fits["rmse"] else "no",
+                "log-likelihood": with_error(loglik),
+                "reference ": _printed(reference.log_likelihood),
+                "within 2 se ": "yes" if fits["ll"] else "no",
+            }
+        )
     return numbers, shown
 
 
@@ -191,21 +213,25 @@ def check_verdict(found: dict[str, tuple[list[float], list[float]]], *, complete
     outside = []
     for name, (rmse, loglik) in found.items():
         reference = REFERENCES[name]
-        for label, values, target, sign in (("RMSE", rmse, reference.rmse, 1), ("log-likelihood", loglik,
-                                            reference.log_likelihood, -1)):  # fmt: skip
+        for label, values, target, sign in (
+            ("RMSE", rmse, reference.rmse, 1),
+            ("log-likelihood", loglik, reference.log_likelihood, -1),
+        ):
             if not _within(values, target):
                 better = sign * (np.mean(values) - target[0]) < 0
-                outside.append(f"{name} {label} {with_error(values)} against {_printed(target)}"
-                               f"{', better' if better else ''}")  # fmt: skip
+                outside.append(
+                    f"{name} {label} {with_error(values)} against {_printed(target)}{', better' if better else ''}"
+                )
     cells = 2 * len(found)
     numbers = f"{cells - len(outside)} of {cells} figures within two standard errors"
     return Verdict(
         experiment="uci",
         claim="MC dropout on the standard splits gives the reference implementation's RMSE and log-likelihood",
         outcome=judged(holds=not outside) if complete else "not testable here",
-        numbers=numbers + (f"; outside: {'; '.join(outside)}" if outside else "")
+        numbers=numbers
+        + (f"; outside: {'; '.join(outside)}" if outside else "")
         + ("" if complete else "; fewer splits than the reference: the budget paper tests it"),
-    )  # fmt: skip
+    )
 
 
 def _within(values: Sequence[float], reference: tuple[float, float | None]) -> bool:

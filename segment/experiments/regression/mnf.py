@@ -155,9 +155,15 @@ class DenseMNF(MultiplicativeWeights):
         flow_hidden: int = 50,
     ) -> None:
         super().__init__(
-            inputs, outputs, fan_in=inputs, biases=outputs, generator=generator, stack=stack,
-            flow_steps=flow_steps, flow_hidden=flow_hidden,
-        )  # fmt: skip
+            inputs,
+            outputs,
+            fan_in=inputs,
+            biases=outputs,
+            generator=generator,
+            stack=stack,
+            flow_steps=flow_steps,
+            flow_hidden=flow_hidden,
+        )
 
     def forward(self, x: Tensor, drawn: Multipliers, generator: torch.Generator) -> Tensor:
         """Outputs (..., G, B, out) of inputs (..., G, B, in): one z a group, fresh weight noise a row.
@@ -186,9 +192,14 @@ class ConvMNF(MultiplicativeWeights):
     ) -> None:
         fan_in = channels * kernel**2
         super().__init__(
-            filters, fan_in, fan_in=fan_in, biases=filters, generator=generator,
-            flow_steps=flow_steps, flow_hidden=flow_hidden,
-        )  # fmt: skip
+            filters,
+            fan_in,
+            fan_in=fan_in,
+            biases=filters,
+            generator=generator,
+            flow_steps=flow_steps,
+            flow_hidden=flow_hidden,
+        )
         self.shape, self.stride, self.padding = (filters, channels, kernel, kernel), stride, padding
 
     def forward(self, x: Tensor, drawn: Multipliers, generator: torch.Generator) -> Tensor:  # N C H W -> N K H' W'

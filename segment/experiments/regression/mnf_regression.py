@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segment.experiments.regression.experiment import Problem, error_of_mean, of_every
 from segment.experiments.regression.mnf import DenseMNF
+from segment.experiments.regression.stack import Problem, error_of_mean, of_every
 
 AT_ONCE = 2**20
 """Numbers of one layer that draws for held-out rows make in one go."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segment.experiments.regression.experiment import Layers, Problem, Stack, batches_of, error_of_mean, rstd
+from segment.experiments.regression.stack import Layers, Problem, Stack, batches_of, error_of_mean, rstd
 
 PART = 2**18
 """Numbers of one layer that a step holds at a time: some such tables fit a core's cache."""
@@ -119,10 +119,12 @@ class Training:
         of: an estimate, without bias, of the error of the mean over so many draws; see `error_of_mean`
         """
         drawn = self._held_out(draws)
-        return torch.stack([
-            error_of_mean(outputs, self.problem.y_held[which], of)
-            for which, outputs in zip(self.sets.tolist(), drawn, strict=True)
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                error_of_mean(outputs, self.problem.y_held[which], of)
+                for which, outputs in zip(self.sets.tolist(), drawn, strict=True)
+            ]
+        )
 
     def _held_out(self, draws: int) -> Iterator[Tensor]:  # R of T V
         """Each network's draws for its held-out rows, from the same mini-batches or the same noise for all."""
@@ -153,8 +155,9 @@ class Pass:
 
     def __init__(self, networks: slice, layers: Layers, gradient: Layers, rows: int) -> None:
         self.networks = networks
-        self.layers, self.gradient = (Layers(*([part[networks] for part in kind] for kind in every))
-                                      for every in (layers, gradient))  # fmt: skip
+        self.layers, self.gradient = (
+            Layers(*([part[networks] for part in kind] for kind in every)) for every in (layers, gradient)
+        )
         hidden = [(*weight.shape[:2], rows) for weight in self.layers.weights[:-1]]
         self.outputs, self.errors = ([torch.empty(shape) for shape in hidden] for _ in range(2))
         self.centred = [torch.empty(shape) for shape in hidden] if self.layers.gammas else []

@@ -41,9 +41,15 @@ WINDOW = 0.1  # of the points, about each
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
-    plan: Plan | None = None, kept: Path | None = None,
-) -> list[Verdict]:  # fmt: skip
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+    kept: Path | None = None,
+) -> list[Verdict]:
     """Write the figure, the table of rank correlations and the page.
 
     kept: where finished splits lie; the folder of the UCI experiment saves training the same networks again
@@ -60,18 +66,31 @@ def run(
             value, low, high = rank_correlation(errors, spreads, points, seed=seed)
             fifth = len(errors) // 5
             order = spreads.argsort(kind="stable")
-            rows.append({
-                "set": name, "method": method, "test points": len(errors), "spearman": value, "low": low, "high": high,
-                "mean error, least uncertain fifth": float(errors[order[:fifth]].mean()),
-                "mean error, most uncertain fifth": float(errors[order[-fifth:]].mean()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "set": name,
+                    "method": method,
+                    "test points": len(errors),
+                    "spearman": value,
+                    "low": low,
+                    "high": high,
+                    "mean error, least uncertain fifth": float(errors[order[:fifth]].mean()),
+                    "mean error, most uncertain fifth": float(errors[order[-fifth:]].mean()),
+                }
+            )
     table = write_table(out, "uncertainty_error", rows, shown=_shown(rows))
     _figure(out, found)
     verdicts = [_verdict(rows, method, label) for method, label in METHODS.items()]
-    write_page(out, "Error against estimated uncertainty", _opening(plan, budget, seed), verdicts, {
-        "Rank correlation of |error| and estimated uncertainty": table,
-        "Errors sorted by estimated uncertainty": "![Running mean of the error](uncertainty_error.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        "Error against estimated uncertainty",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Rank correlation of |error| and estimated uncertainty": table,
+            "Errors sorted by estimated uncertainty": "![Running mean of the error](uncertainty_error.png)",
+        },
+    )
     return verdicts
 
 
@@ -125,13 +144,15 @@ def running(values: Array, share: float) -> tuple[Array, Array]:
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [
         {
-            "set": row["set"], "method": row["method"], "test points": row["test points"],
+            "set": row["set"],
+            "method": row["method"],
+            "test points": row["test points"],
             "Spearman (95 %)": f"{row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
             "mean error, least uncertain fifth": row["mean error, least uncertain fifth"],
             "mean error, most uncertain fifth": row["mean error, most uncertain fifth"],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verdict:
@@ -139,10 +160,11 @@ def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verd
     held = [row for row in own if row["low"] > 0]
     listed = "; ".join(f"{row['set']} {row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in own)
     return Verdict(
-        experiment="uncertainty-error", claim=f"The error grows with the uncertainty that {label} estimates",
+        experiment="uncertainty-error",
+        claim=f"The error grows with the uncertainty that {label} estimates",
         outcome=judged_by_majority([judged_by(row["low"], row["high"], least=0) for row in own]),
         numbers=f"Spearman's rho above 0 with 95 % confidence on {len(held)} of {len(own)} sets: {listed}",
-    )  # fmt: skip
+    )
 
 
 def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
@@ -158,8 +180,15 @@ def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
             share = (np.arange(len(errors)) + 0.5) / len(errors) * 100
             styled(axes)
             axes.plot(share, errors[order], ".", color=MUTED, markersize=1.6, alpha=0.3, zorder=1, rasterized=True)
-            axes.fill_between(share, np.maximum(mean - spread, 0), mean + spread, color=COLOURS[method], alpha=0.22,
-                              linewidth=0, zorder=2)  # fmt: skip
+            axes.fill_between(
+                share,
+                np.maximum(mean - spread, 0),
+                mean + spread,
+                color=COLOURS[method],
+                alpha=0.22,
+                linewidth=0,
+                zorder=2,
+            )
             axes.plot(share, mean, color=COLOURS[method], linewidth=1.8, zorder=4)
             axes.plot(
                 share, spreads[order] * np.sqrt(2 / np.pi), color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3

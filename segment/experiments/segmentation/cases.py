@@ -90,10 +90,13 @@ def scenes_case(_: Path) -> Case:
         return Labelled(id=f"scene_{scenes.TEST[index]}", image=drawn.image, label=drawn.label.astype(np.int64))
 
     return Case(
-        title="generated scenes, small U-Net", network=load_network("scenes"),
-        train=len(scenes.TRAIN), train_image=lru_cache(None)(lambda index: scenes.scene(scenes.TRAIN[index]).image),
-        test=len(scenes.TEST), test_image=test_image,
-    )  # fmt: skip
+        title="generated scenes, small U-Net",
+        network=load_network("scenes"),
+        train=len(scenes.TRAIN),
+        train_image=lru_cache(None)(lambda index: scenes.scene(scenes.TRAIN[index]).image),
+        test=len(scenes.TEST),
+        test_image=test_image,
+    )
 
 
 def camvid_case(data: Path, card_name: str, title: str) -> Case:
@@ -108,10 +111,13 @@ def camvid_case(data: Path, card_name: str, title: str) -> Case:
         return Labelled(id=source.id, image=read_image(source.path), label=read_label(source.label))
 
     return Case(
-        title=title, network=load_network(card.network, card=card),
-        train=len(train), train_image=lru_cache(None)(lambda index: read_image(train[index].path)),
-        test=len(test), test_image=test_image,
-    )  # fmt: skip
+        title=title,
+        network=load_network(card.network, card=card),
+        train=len(train),
+        train_image=lru_cache(None)(lambda index: read_image(train[index].path)),
+        test=len(test),
+        test_image=test_image,
+    )
 
 
 CASES: Mapping[str, Callable[[Path], Case]] = {

@@ -68,9 +68,11 @@ class SegmentationPlan:
 
     cases: Mapping[str, Effort] = field(
         default_factory=lambda: {
-            "scenes": Effort(draws=32, images=100), "camvid-enet": Effort(), "camvid-unet": Effort(),
+            "scenes": Effort(draws=32, images=100),
+            "camvid-enet": Effort(),
+            "camvid-unet": Effort(),
         }
-    )  # fmt: skip
+    )
 
 
 PLANS: Mapping[Budget, SegmentationPlan] = {
@@ -95,9 +97,14 @@ class Found:
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: SegmentationPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write a picture for each network, the scores by M as table and figure, and the page."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -115,10 +122,16 @@ def run(
         pictures.append(f"{case.title}, one image\n\n![{case.title}](segmentation_{name}.png)")
     table = write_table(out, "segmentation", rows, shown=_shown(rows))
     draw_scores(out, lines)
-    write_page(out, "Segmentation: the size of a mini-batch", _opening(plan, budget, seed), verdicts, {
-        "Scores by M": f"{table}\n![Scores by M](segmentation.png)",
-        "Mask and variance by M": "\n\n".join(pictures),
-    })  # fmt: skip
+    write_page(
+        out,
+        "Segmentation: the size of a mini-batch",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Scores by M": f"{table}\n![Scores by M](segmentation.png)",
+            "Mask and variance by M": "\n\n".join(pictures),
+        },
+    )
     return verdicts
 
 
@@ -169,8 +182,11 @@ def rows_of(case: str, found: Found) -> list[dict[str, Any]]:
         for score in ("nll", "miou", *(f"{kind}.{m}" for m in MEASURES for kind in ("error_auroc", "ause"))):
             if name == TRAINED and score.endswith(("variance", "mutual_information")):
                 scores[score] = {"value": None, "low": None, "high": None}  # one pass has no spread to rank by
-            row |= {score: scores[score]["value"], f"{score} low": scores[score]["low"],
-                    f"{score} high": scores[score]["high"]}  # fmt: skip
+            row |= {
+                score: scores[score]["value"],
+                f"{score} low": scores[score]["low"],
+                f"{score} high": scores[score]["high"],
+            }
         rows.append(row)
     return rows
 
@@ -186,13 +202,17 @@ def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     return [
         {
-            "case": row["case"], "method": row["method"], "mIoU": told(row, "miou"), "PLL": told(row, "nll", -1),
+            "case": row["case"],
+            "method": row["method"],
+            "mIoU": told(row, "miou"),
+            "PLL": told(row, "nll", -1),
             "error AUROC, variance": told(row, "error_auroc.variance"),
             "error AUROC, entropy": told(row, "error_auroc.predictive_entropy"),
-            "AUSE, variance": told(row, "ause.variance"), "AUSE, entropy": told(row, "ause.predictive_entropy"),
+            "AUSE, variance": told(row, "ause.variance"),
+            "AUSE, entropy": told(row, "ause.predictive_entropy"),
         }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _verdicts(case: Case, effort: Effort, found: Found) -> list[Verdict]:
@@ -220,12 +240,13 @@ def _larger(case: Case, found: Found, small: int, large: int, claim: str) -> Ver
         outcomes.append(judged_by(low, high, least=0) if wanted > 0 else judged_by(low, high, most=0))
         told.append(f"{label} {sign * entry['value']:+.4f} ({low:+.4f} to {high:+.4f})")
     return Verdict(
-        experiment="segmentation", claim=f"{claim}: {case.title}",
+        experiment="segmentation",
+        claim=f"{claim}: {case.title}",
         outcome=judged_by_all(outcomes) if images >= FEWEST else "not testable here",
         numbers=f"from M = {small} to {large}: {'; '.join(told)}; better in {outcomes.count('reproduced')} of "
         f"{len(JUDGED)} scores with 95 % confidence, worse in {outcomes.count('not reproduced')}; {images} images, "
         f"{FEWEST} or more for a verdict (AUROC should rise, AUSE fall)",
-    )  # fmt: skip
+    )
 
 
 def _opening(plan: SegmentationPlan, budget: Budget, seed: int) -> str:

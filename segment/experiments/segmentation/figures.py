@@ -35,9 +35,13 @@ LINES = {"variance": COLOURS["mcbn"], "predictive_entropy": COLOURS["mnf"]}
 
 
 def draw_pictures(
-    out: Path, name: str, network: Network, image: NDArray[Any], label: NDArray[np.int64],
+    out: Path,
+    name: str,
+    network: Network,
+    image: NDArray[Any],
+    label: NDArray[np.int64],
     estimates: Mapping[str, Estimate[Tensor]],
-) -> None:  # fmt: skip
+) -> None:
     """Image and label first; then each method's mask above its variance, on one logarithmic scale."""
     from matplotlib.colors import LogNorm
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from segment.draws.minibatches import DrawPlan
 from segment.experiments.cifar import drawn_network, normalised, read_images
-from segment.experiments.regression.experiment import Architecture, Stack, standardised
-from segment.experiments.regression.networks import seeded
+from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array
+from segment.experiments.regression.stack import Architecture, Stack, standardised
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.reporting import (
     Budget,
@@ -82,9 +82,14 @@ PLANS: Mapping[Budget, TheoryPlan] = {
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: TheoryPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write quantile plots, distances, the priors, their tables and the page."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -122,11 +127,16 @@ def run(
         _closest_verdict(closest),
     ]
     title = "The theory: Gaussian statistics, and weight decay as a prior"
-    write_page(out, title, _opening(plan, budget, seed), verdicts, {
-        "Mini-batch statistics against the central limit theorem":
-            f"{table}\n![Quantiles](theory.png)\n\n![Distances](theory_distance.png)",
-        "Weight decay as a prior": f"{PRIOR}\n\n{regularised}\n![Gradients](theory_prior.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        title,
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Mini-batch statistics against the central limit theorem": f"{table}\n![Quantiles](theory.png)\n\n![Distances](theory_distance.png)",
+            "Weight decay as a prior": f"{PRIOR}\n\n{regularised}\n![Gradients](theory_prior.png)",
+        },
+    )
     return verdicts
 
 
@@ -177,15 +187,21 @@ def dense_names(network: nn.Sequential) -> tuple[str, ...]:
 def _rows(layers: Mapping[str, Mapping[int, Measured]]) -> list[Row]:
     return [
         {
-            "layer": name, "M": batch, "draws": one.draws, "channels": one.mean.shape[1],
-            "mean: sd, measured / predicted": _spread(one.mean), "mean: KS distance": distance(one.mean),
+            "layer": name,
+            "M": batch,
+            "draws": one.draws,
+            "channels": one.mean.shape[1],
+            "mean: sd, measured / predicted": _spread(one.mean),
+            "mean: KS distance": distance(one.mean),
             "sd: sd, measured / predicted": _spread(one.sd),
             "sd: shift, predicted sds": float(np.median(one.sd.mean(axis=0))),
-            "sd: KS distance": distance(one.sd), "KS distance of Gaussian draws": floor(one.draws),
+            "sd: KS distance": distance(one.sd),
+            "KS distance of Gaussian draws": floor(one.draws),
             "correlation of mean and sd": one.correlation,
         }
-        for name, batches in layers.items() for batch, one in batches.items()
-    ]  # fmt: skip
+        for name, batches in layers.items()
+        for batch, one in batches.items()
+    ]
 
 
 def _spread(z: Array) -> float:
@@ -196,11 +212,16 @@ def _prior_rows(dense: Sequence[Dense], papers: Mapping[str, Prior], closest: Ma
     rows: list[Row] = []
     for layer in dense:
         for whose, prior in (("the paper's", papers[layer.name]), ("the closest", closest[layer.name])):
-            rows.append({
-                "layer": layer.name, "N tau l2": layer.pull, "prior": whose,
-                "width for the mean": _width(prior.mean_sd), "width for the sd": _width(prior.sd_sd),
-                "cosine of the gradients": prior.cosine,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "N tau l2": layer.pull,
+                    "prior": whose,
+                    "width for the mean": _width(prior.mean_sd),
+                    "width for the sd": _width(prior.sd_sd),
+                    "cosine of the gradients": prior.cosine,
+                }
+            )
     return rows
 
 
@@ -223,14 +244,21 @@ def _gaussian_verdicts(at_batch: Mapping[str, Sequence[Measured]], plan: TheoryP
                     *((distance(z), _spread(z)) for z in (getattr(one, part) for one in networks)), strict=True
                 )
                 told.append(f"{name}: {_range(distances, 3)}, spread {_range(spreads, 2)}")
-                holds.append([away <= limit and abs(spread - 1) <= RATIO
-                              for away, spread in zip(distances, spreads, strict=True)])  # fmt: skip
-            verdicts.append(Verdict(
-                experiment="theory", outcome=agreed(holds),
-                claim=f"A mini-batch's {words} at {where} is Gaussian, as the central limit theorem predicts",
-                numbers=f"at M = {BATCH}, KS distance and measured over predicted spread: {'; '.join(told)} (Gaussian: "
-                f"at most {limit:.3f}, and 1 within {RATIO:.0%}; {plan.networks} networks trained on {SET} must agree)",
-            ))  # fmt: skip
+                holds.append(
+                    [
+                        away <= limit and abs(spread - 1) <= RATIO
+                        for away, spread in zip(distances, spreads, strict=True)
+                    ]
+                )
+            verdicts.append(
+                Verdict(
+                    experiment="theory",
+                    outcome=agreed(holds),
+                    claim=f"A mini-batch's {words} at {where} is Gaussian, as the central limit theorem predicts",
+                    numbers=f"at M = {BATCH}, KS distance and measured over predicted spread: {'; '.join(told)} (Gaussian: "
+                    f"at most {limit:.3f}, and 1 within {RATIO:.0%}; {plan.networks} networks trained on {SET} must agree)",
+                )
+            )
     return verdicts
 
 
@@ -258,12 +286,13 @@ def _larger_verdict(layers: Mapping[str, Mapping[int, Measured]], plan: TheoryPl
     drops = [early - late for early, late in falls.values()]  # of every layer; the smallest one decides
     noise = DIFFERENCE / math.sqrt(plan.draws)
     return Verdict(
-        experiment="theory", claim="The larger the mini-batch, the closer its statistics are to Gaussian",
+        experiment="theory",
+        claim="The larger the mini-batch, the closer its statistics are to Gaussian",
         outcome=judged_by(min(drops) - noise, min(drops) + noise, least=0),
         numbers=f"KS distance of the standard deviation from M = {plan.batches[0]} to {last}: "
         + "; ".join(f"{name}: {early:.3f} to {late:.3f}" for name, (early, late) in falls.items())
         + f"; the difference of two is known to {noise:.3f}",
-    )  # fmt: skip
+    )
 
 
 def _papers_verdict(priors: Mapping[str, Prior]) -> Verdict:

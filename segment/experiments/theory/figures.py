@@ -80,8 +80,15 @@ def draw_prior(out: Path, layers: Mapping[str, tuple[Array, Prior]]) -> None:
     for axes, (name, (decay, prior)), colour in zip(panels[0], layers.items(), LAYERS, strict=False):
         styled(axes)
         reach = float(np.abs(decay).max())
-        axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3,
-                  label="where both are equal")  # fmt: skip
+        axes.plot(
+            [-reach, reach],
+            [-reach, reach],
+            color=INK,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            zorder=3,
+            label="where both are equal",
+        )
         axes.plot(decay.ravel(), prior.gradient.ravel(), ".", color=colour, markersize=3, alpha=0.5, rasterized=True)
         axes.set_title(f"{name}: cosine {prior.cosine:.2f}", loc="left", color=INK, fontsize=10)
         axes.set_xlabel("gradient of weight decay")

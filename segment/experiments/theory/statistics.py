@@ -94,15 +94,19 @@ def populations_of(network: nn.Sequential, x: Tensor, names: Sequence[str]) -> l
     signal = x
     for layer in network:
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            found.append(Population(name=names[len(found)], inputs=signal.double().flatten(2).numpy()
-                                    if signal.ndim > 2 else signal.double().numpy()[:, :, None]))  # fmt: skip
+            found.append(
+                Population(
+                    name=names[len(found)],
+                    inputs=signal.double().flatten(2).numpy()
+                    if signal.ndim > 2
+                    else signal.double().numpy()[:, :, None],
+                )
+            )
         signal = layer(signal)
     return found
 
 
-def measured(
-    network: nn.Sequential, x: Tensor, populations: Sequence[Population], plan: DrawPlan
-) -> list[Measured]:  # fmt: skip
+def measured(network: nn.Sequential, x: Tensor, populations: Sequence[Population], plan: DrawPlan) -> list[Measured]:
     """T mini-batches' statistics of every BN layer, as the engine records them, beside their prediction.
 
     Channels that do not vary over the images are left out.
@@ -117,10 +121,14 @@ def measured(
         alive = sigma > 1e-4 * sigma.max()
         sds = np.sqrt(variances[:, alive])
         pairs = [np.corrcoef(means[:, alive][:, unit], sds[:, unit])[0, 1] for unit in range(sds.shape[1])]
-        found.append(Measured(
-            batch=plan.batch, mean=(means[:, alive] - centre[alive]) / of_mean[alive],
-            sd=(sds - sigma[alive]) / of_sd[alive], correlation=float(np.median(np.abs(pairs))),
-        ))  # fmt: skip
+        found.append(
+            Measured(
+                batch=plan.batch,
+                mean=(means[:, alive] - centre[alive]) / of_mean[alive],
+                sd=(sds - sigma[alive]) / of_sd[alive],
+                correlation=float(np.median(np.abs(pairs))),
+            )
+        )
     return found
 
 

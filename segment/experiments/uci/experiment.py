@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segment.experiments.regression.dropout_check import REFERENCES, CheckPlan, check, check_rows, check_verdict
-from segment.experiments.regression.networks import METHODS
+from segment.experiments.regression.methods import METHODS
 from segment.experiments.regression.predictive import better_by_splits
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import (
@@ -56,9 +56,16 @@ PAR = 5.0
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
-    plan: Plan | None = None, checks: CheckPlan | None = None, kept: Path | None = None,
-) -> list[Verdict]:  # fmt: skip
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+    checks: CheckPlan | None = None,
+    kept: Path | None = None,
+) -> list[Verdict]:
     """Write the tables, the figure and the page of the UCI experiment to `out`; its verdicts.
 
     plan, checks: what to run instead of the budget's; kept: where finished splits lie (`out/kept`), to go on from
@@ -77,13 +84,19 @@ def run(
     checked = write_table(out, "uci_dropout_check", checked_rows, shown=checked_shown)
     _figure(out, found)
     verdicts = [*_verdicts(found), check_verdict(on_standard, complete=checks.splits is None)]
-    write_page(out, "UCI regression", _opening(plan, budget, seed, found), verdicts, {
-        "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
-        "Over all sets": summary,
-        "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
-        "Chosen by cross-validation": markdown_table(choice_rows(found), digits=4),
-        "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
-    })  # fmt: skip
+    write_page(
+        out,
+        "UCI regression",
+        _opening(plan, budget, seed, found),
+        verdicts,
+        {
+            "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
+            "Over all sets": summary,
+            "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
+            "Chosen by cross-validation": markdown_table(choice_rows(found), digits=4),
+            "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
+        },
+    )
     return verdicts
 
 
@@ -107,30 +120,38 @@ def _verdicts(found: Results) -> list[Verdict]:
             wins += float(getattr(column, key).mean()) > 0
             outcomes.append(by_p(p))
             parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
-        verdicts.append(Verdict(
-            experiment="uci", claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
-            outcome=judged_by_majority(outcomes),
-            numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {outcomes.count('reproduced')}, which a "
-            f"majority must have: {'; '.join(parts)}",
-        ))  # fmt: skip
+        verdicts.append(
+            Verdict(
+                experiment="uci",
+                claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
+                outcome=judged_by_majority(outcomes),
+                numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {outcomes.count('reproduced')}, which a "
+                f"majority must have: {'; '.join(parts)}",
+            )
+        )
     return [*verdicts, *(_against(found, other) for other in ("mcdo", "mnf"))]
 
 
 def _against(found: Results, other: str) -> Verdict:
     """MCBN beside another method: the difference of normalised CRPS, averaged over sets, with its interval."""
-    by_set = [columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
-              for splits in found.values()]  # fmt: skip
+    by_set = [
+        columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
+        for splits in found.values()
+    ]
     mean = float(np.mean([values.mean() for values in by_set]))
-    variances = [values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
-                 for values, splits in zip(by_set, found.values(), strict=True)]  # fmt: skip
+    variances = [
+        values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
+        for values, splits in zip(by_set, found.values(), strict=True)
+    ]
     half = 1.96 * float(np.sqrt(np.sum(variances))) / len(by_set)
     return Verdict(
-        experiment="uci", claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
+        experiment="uci",
+        claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
         outcome=on_a_par(mean - half, mean + half),
         numbers=f"difference of normalised CRPS, mean over {len(by_set)} sets: {mean:+.2f}, 95 % interval "
         f"{mean - half:.2f} to {mean + half:.2f} (on a par: wholly above -{PAR:g}; not: wholly below 0; else too wide "
         "to tell)",
-    )  # fmt: skip
+    )
 
 
 def by_p(p: float) -> Outcome:
@@ -169,8 +190,17 @@ def _figure(out: Path, found: Results) -> None:
             errors = [standard_error(values) or 0.0 for values in columns]
             for at, values in zip(height, columns, strict=True):
                 axes.plot(values, [at] * len(values), "o", color=COLOURS[method], markersize=2.2, alpha=0.45, zorder=2)
-            axes.errorbar([values.mean() for values in columns], height, xerr=errors, fmt="o", color=COLOURS[method],
-                          markersize=5.5, elinewidth=1.6, label=LABELS[method], zorder=3)  # fmt: skip
+            axes.errorbar(
+                [values.mean() for values in columns],
+                height,
+                xerr=errors,
+                fmt="o",
+                color=COLOURS[method],
+                markersize=5.5,
+                elinewidth=1.6,
+                label=LABELS[method],
+                zorder=3,
+            )
         axes.set_xscale("symlog", linthresh=10, linscale=1.5)  # one set in five spans hundreds, the others ten
         low, high = axes.get_xlim()
         ticks = [tick for tick in (-1000, -100, -30, -10, -5, 0, 5, 10, 30, 100) if low <= tick <= high]
@@ -220,8 +250,10 @@ def _reductions(plan: Plan) -> str:
         parts.append(f"L2 takes {len(protocol.l2)} of its {len(whole.l2)} values")
     if race.rungs:
         rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
-        parts.append("within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
-                     f"epochs {rungs} (successive halving)")  # fmt: skip
+        parts.append(
+            "within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
+            f"epochs {rungs} (successive halving)"
+        )
     if race.of is None and race.draws < protocol.draws:
         parts.append(f"the error that the search looks at is that of {race.draws} draws instead of {whole.draws}")
     if protocol.flow_steps is not None:

@@ -30,9 +30,13 @@ def beside(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Normalised scores found here (rows of the table of scores) and the paper's, for the methods that both have."""
     return [
         {
-            "set": row["set"], "method": row["method"],
-            "normalised CRPS": row["normalised_crps"], "in the paper": NORMALISED[row["set"]][row["method"]][0],
-            "normalised PLL": row["normalised_pll"], "in the paper ": NORMALISED[row["set"]][row["method"]][1],
+            "set": row["set"],
+            "method": row["method"],
+            "normalised CRPS": row["normalised_crps"],
+            "in the paper": NORMALISED[row["set"]][row["method"]][0],
+            "normalised PLL": row["normalised_pll"],
+            "in the paper ": NORMALISED[row["set"]][row["method"]][1],
         }
-        for row in rows if row["method"] in NORMALISED[row["set"]]
-    ]  # fmt: skip
+        for row in rows
+        if row["method"] in NORMALISED[row["set"]]
+    ]

@@ -105,12 +105,16 @@ class Layers(NamedTuple):
     @classmethod
     def of(cls, architecture: Architecture, table: Tensor) -> Layers:  # R P
         """The kinds lie in the table in this order, the weights first."""
-        sizes = [[out * inner for inner, out in architecture.matrices], *(list(widths)
-                 for widths in (architecture.biased, architecture.normalised, architecture.normalised))]  # fmt: skip
+        sizes = [
+            [out * inner for inner, out in architecture.matrices],
+            *(list(widths) for widths in (architecture.biased, architecture.normalised, architecture.normalised)),
+        ]
         parts = iter(torch.split(table, [size for group in sizes for size in group], dim=1))
         kinds = [[next(parts) for _ in group] for group in sizes]
-        weights = [part.view(len(table), out, inner)
-                   for part, (inner, out) in zip(kinds[0], architecture.matrices, strict=True)]  # fmt: skip
+        weights = [
+            part.view(len(table), out, inner)
+            for part, (inner, out) in zip(kinds[0], architecture.matrices, strict=True)
+        ]
         return cls(weights, *([part[..., None] for part in kind] for kind in kinds[1:]))
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
-from segment.experiments.regression.experiment import Architecture, Problem, Stack, standardised
 from segment.experiments.regression.mnf_regression import (
     RegressionMNF,
     VariationalFit,
@@ -26,6 +25,7 @@ from segment.experiments.regression.mnf_regression import (
 )
 from segment.experiments.regression.predictive import Array, Scores, best_precision, moments, scores_of
 from segment.experiments.regression.search import Found, Race, race
+from segment.experiments.regression.stack import Architecture, Problem, Stack, standardised
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.uci.data import fold_rows
 from segment.methods.deterministic import Plain, deterministic
@@ -177,8 +177,10 @@ def _batchnorm(folds: Problem, final: Problem, protocol: Protocol, seed: int) ->
 
     every = [[networks(problem, stack, number) for number in range(len(problem.x))] for problem, stack in kept]
     for method, draw in (("mcbn", sampled), ("ensemble", ensemble), ("trained statistics", trained)):
-        held, test = ([draw(problem, nets[n], n) for n in range(len(problem.x))]
-                      for (problem, _), nets in zip(kept, every, strict=True))  # fmt: skip
+        held, test = (
+            [draw(problem, nets[n], n) for n in range(len(problem.x))]
+            for (problem, _), nets in zip(kept, every, strict=True)
+        )
         yield _drawn(method, choice, folds, held, test[0])
 
 
