@@ -56,9 +56,9 @@ def test_an_experiment_says_its_verdicts_and_where_they_lie(tmp_path: Path) -> N
 
 
 def test_json_holds_the_verdicts(tmp_path: Path) -> None:
-    found = segment("experiment", "toy", "-o", tmp_path / "toy", "--json").json
-    assert len(found["verdicts"]) == 3
-    assert set(found["verdicts"][0]) == {"experiment", "claim", "outcome", "numbers"}
+    printed = segment("experiment", "toy", "-o", tmp_path / "toy", "--json").json
+    assert len(printed["verdicts"]) == 3
+    assert set(printed["verdicts"][0]) == {"experiment", "claim", "outcome", "numbers"}
 
 
 def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

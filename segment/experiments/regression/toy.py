@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segment.experiments.regression.methods import Protocol, drawn_methods, folded, scored
 from segment.experiments.regression.predictive import Array, moments
 from segment.experiments.regression.search import Race
-from segment.experiments.regression.stack import Problem, standardised
+from segment.experiments.regression.stack import TrainingData, standardised
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -120,7 +120,7 @@ def run(
     coverage: dict[str, dict[str, list[float]]] = {}
     for repeat in range(plan.repeats):
         say(f"toy, data set {repeat + 1} of {plan.repeats}")
-        train_x, train_y, y, bands = _one(plan, x, seed, repeat)
+        train_x, train_y, y, bands = _bands_of_repeat(plan, x, seed, repeat)
         if repeat == 0:
             _figure(out, x, bands, train_x, train_y)
         for method, band in bands.items():
@@ -154,7 +154,7 @@ def run(
     return verdicts
 
 
-def _one(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array, Array, dict[str, Band]]:
+def _bands_of_repeat(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array, Array, dict[str, Band]]:
     rng = np.random.default_rng([seed, repeat, 41])
     widths = np.array([high - low for low, high in PIECES])
     piece = rng.choice(len(PIECES), size=plan.rows, p=widths / widths.sum())
@@ -170,7 +170,7 @@ def _one(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array,
     return train_x, train_y, y, _bands(folds, final, plan.protocol, own)
 
 
-def _bands(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> dict[str, Band]:
+def _bands(folds: TrainingData, final: TrainingData, protocol: Protocol, seed: int) -> dict[str, Band]:
     centre, scale = float(final.y_mean[0]), float(final.y_scale[0])
     bands = {}
     for drawn in drawn_methods(folds, final, protocol, seed, lambda _: None):

@@ -30,7 +30,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.uci.splits import PLANS, Plan, SplitResult, results
+from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits
 from segment.files.writing import check_writable
 from segment.scores.imagelevel import rank_correlation as spearmans_rho
 from segment.scores.intervals import middle_95
@@ -58,9 +58,9 @@ def run(
     plan = plan or PLANS[budget]
     if budget == "quick":
         plan = replace(plan, splits=plan.splits[:2])
-    found = results(plan, data=data, kept=kept or out / "kept", seed=seed, say=progress or (lambda _: None))
+    splits_by_set = run_splits(plan, data=data, kept=kept or out / "kept", seed=seed, say=progress or (lambda _: None))
     rows: list[dict[str, Any]] = []
-    for name, splits in found.items():
+    for name, splits in splits_by_set.items():
         for method in METHODS:
             errors, spreads, points = pooled(splits, method)
             value, low, high = rank_correlation(errors, spreads, points, seed=seed)
@@ -79,7 +79,7 @@ def run(
                 }
             )
     table = write_table(out, "uncertainty_error", rows, shown=_shown(rows))
-    _figure(out, found)
+    _figure(out, splits_by_set)
     verdicts = [_verdict(rows, method, label) for method, label in METHODS.items()]
     write_page(
         out,
@@ -121,8 +121,8 @@ def rank_correlation(errors: Array, spreads: Array, rows: Array, *, seed: int) -
 
 
 def _spearman(first: Array, second: Array) -> float:
-    found = spearmans_rho(first, second)
-    return 0.0 if math.isnan(found) else found
+    rho = spearmans_rho(first, second)
+    return 0.0 if math.isnan(rho) else rho
 
 
 def running(values: Array, share: float) -> tuple[Array, Array]:
@@ -167,10 +167,10 @@ def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verd
     )
 
 
-def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
-    figure = new_figure(8.2, 0.9 + 1.75 * len(found))
-    panels: Any = figure.subplots(len(found), len(METHODS), sharex=True, sharey="row", squeeze=False)
-    for number, (name, splits) in enumerate(found.items()):
+def _figure(out: Path, splits_by_set: Mapping[str, Sequence[SplitResult]]) -> None:
+    figure = new_figure(8.2, 0.9 + 1.75 * len(splits_by_set))
+    panels: Any = figure.subplots(len(splits_by_set), len(METHODS), sharex=True, sharey="row", squeeze=False)
+    for number, (name, splits) in enumerate(splits_by_set.items()):
         line = panels[number]
         top = 0.0
         for axes, (method, label) in zip(line, METHODS.items(), strict=True):

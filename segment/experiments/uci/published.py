@@ -1,4 +1,4 @@
-"""What the paper's table says of MCBN and MC dropout, to stand beside what is found here.
+"""What the paper's table says of MCBN and MC dropout, to stand beside the scores measured here.
 
 Must not know how a score is made.
 """
@@ -27,7 +27,7 @@ splits that share rows as independent. Ours has one seed a split, and a test tha
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Normalised scores found here (rows of the table of scores) and the paper's, for the methods that both have."""
+    """Normalised scores measured here (rows of the table of scores) and the paper's, for the methods that both have."""
     return [
         {
             "set": row["set"],

@@ -81,21 +81,21 @@ class SplitResult:
     seconds: float
 
 
-def results(
+def run_splits(
     plan: Plan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, list[SplitResult]]:
     """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept."""
-    found: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
+    results: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
     for split in plan.splits:  # outermost: a run that is stopped early has some splits of every set
         for name in plan.sets:
             path = kept / f"{name}-{split}.json"
             settings = {"seed": seed, **json.loads(json.dumps(asdict(_protocol(plan.protocol, name))))}
             result = _read(path, settings)
             if result is None:
-                result = _one_split(name, split, _protocol(plan.protocol, name), data, seed, say)
+                result = _run_split(name, split, _protocol(plan.protocol, name), data, seed, say)
                 write_text(path, json.dumps({"settings": settings, "result": asdict(result)}))
-            found[name].append(result)
-    return found
+            results[name].append(result)
+    return results
 
 
 def _protocol(protocol: Protocol, name: str) -> Protocol:
@@ -104,7 +104,7 @@ def _protocol(protocol: Protocol, name: str) -> Protocol:
     return replace(protocol, batches=batches, hidden=WIDTHS.get(name, protocol.hidden), taus=TAUS[name])
 
 
-def _one_split(
+def _run_split(
     name: str, split: int, protocol: Protocol, data: Path, seed: int, say: Callable[[str], None]
 ) -> SplitResult:
     table = read_table(data, name)

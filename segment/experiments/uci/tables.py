@@ -50,10 +50,10 @@ def overlap(splits: Sequence[SplitResult]) -> float:
     return len(splits[0].rows) / splits[0].train_rows
 
 
-def score_rows(found: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def score_rows(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     numbers: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         columns = {method: columns_of(splits, method) for method in METHODS}
         ranks = {
             "PLL": _ranks({method: -float(columns[method].pll.mean()) for method in METHODS}),
@@ -96,9 +96,9 @@ def standard_error(values: Array) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def split_rows(found: Results) -> list[Row]:
+def split_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         for split in splits:
             for method, scored in split.methods.items():
                 scores = scored.scores
@@ -147,9 +147,9 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return table
 
 
-def choice_rows(found: Results) -> list[Row]:
+def choice_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         for method in ("mcbn", "mcdo", "mnf"):
             for split in splits:
                 choice = split.methods[method].choice

@@ -5,36 +5,35 @@ Must not know how good a map is. Only this experiment's numbers depend on the ma
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
-from segment.estimation.estimate import estimate
+from segment.experiments.cost.figures import LABELS, draw_costs
+from segment.experiments.cost.timing import (
+    MEMBERS,
+    RATE,
+    kept_numbers,
+    methods_of,
+    one_thread,
+    ratio_interval,
+    step_seconds,
+    timed,
+)
 from segment.experiments.regression.methods import seeded
-from segment.experiments.regression.mnf_convolutions import FlowConvolution, flow_network
+from segment.experiments.regression.mnf_convolutions import flow_network
 from segment.experiments.reporting import (
-    COLOURS,
-    INK,
-    MUTED,
     Budget,
     Progress,
     Verdict,
     judged,
     judged_by,
-    new_figure,
-    styled,
-    write_figure,
     write_page,
     write_table,
 )
@@ -42,33 +41,21 @@ from segment.experiments.segmentation.cases import bank_of, scenes_case
 from segment.experiments.segmentation.scenes_training import BATCH, STEPS
 from segment.files.writing import check_writable
 from segment.images.prepare import prepare
-from segment.methods.deterministic import Plain, deterministic
-from segment.methods.dropout import Dropout, inserted
-from segment.methods.ensemble import Ensemble
-from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
-from segment.networks.load import Network
-from segment.passes.passes import PassPlan
 from segment.scenes import scene as scenes
 from segment.tracing.bn_network import drawable
 
-MEASURES = ("variance", "predictive_entropy")
-USUAL = PassPlan(channels_last=True, fuse=True)
-"""As `segment predict` runs."""
-UNSHARED = PassPlan(channels_last=True, share=False)
-"""Dropout makes what comes before a BN layer differ between passes."""
-RATE = 0.1
-MEMBERS = 5
-REPLICATES = 1000
 SLACK = 1.1
 """A pass that costs at most this many plain ones counts as one."""
-LABELS = {
-    "single pass": "single pass",
-    "mcbn": "MCBN",
-    "mcdo": "MC dropout",
-    "ensemble": f"ensemble of {MEMBERS}",
-    "mnf": "MNF",
+
+
+NEEDS = {
+    "single pass": "nothing",
+    "mcbn": "training images, for the bank",
+    "mcdo": "dropout in the network, and training with it",
+    "ensemble": f"{MEMBERS} trainings",
+    "mnf": "other layers, and training",
 }
 
 
@@ -110,7 +97,7 @@ def run(
         recording = time.process_time() - start
         images = prepare(case.test_image(0).image, network.card.input)[None]
         flows = flow_network(TinyUNet(len(scenes.CLASSES)), seeded(seed, 7))
-        methods = methods_of(network, bank, flows, plan, seed)
+        methods = methods_of(network, bank, flows, plan.draws, seed)
         say("cost: maps")
         rounds = timed(methods, images, network, plan.repeats)
         seconds = {name: float(np.median(values)) for name, values in rounds.items()}
@@ -129,7 +116,7 @@ def run(
     kept = kept_numbers(network, bank, flows)
     rows = _rows(methods, seconds, prepared, kept)
     table = write_table(out, "cost", rows, digits=3)
-    _figure(out, rows)
+    draw_costs(out, rows)
     verdicts = _verdicts(rows, rounds, unchanged=unchanged)
     write_page(
         out,
@@ -141,104 +128,6 @@ def run(
         },
     )
     return verdicts
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, so that processor seconds are what a clock shows on an idle machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def methods_of(network: Network, bank: Bank, flows: nn.Module, plan: CostPlan, seed: int) -> dict[str, Method]:
-    """The single pass as anybody runs it, and each method as the engine runs it."""
-    drawn = drawable(network)
-    dropout = inserted(drawn.calls, network.module, RATE)
-    single = Plain(network.module, network, PassPlan(channels_last=True))
-    one_flow = Plain(flows, flows, PassPlan())
-    return {
-        "single pass": single,
-        "mcbn": mcbn(drawn, bank, USUAL),
-        "mcdo": Dropout(deterministic(drawn, plan=UNSHARED), draws=plan.draws, seed=seed, insert=dropout),
-        "ensemble": Ensemble((single,) * MEMBERS),  # its members differ in their weights only, which cost the same
-        "mnf": Ensemble((one_flow,) * plan.draws, name="mnf"),
-    }
-
-
-def timed(methods: Mapping[str, Method], images: Tensor, network: Network, repeats: int) -> dict[str, list[float]]:
-    """Processor seconds to one map, the methods in turn; the first round, which sets things up, is left out."""
-    spent: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(repeats + 1):
-        for name, method in methods.items():
-            start = time.process_time()
-            estimate(method, images, head=network.card.head, measures=MEASURES)
-            spent[name].append(time.process_time() - start)
-    return {name: values[1:] for name, values in spent.items()}
-
-
-def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
-    """The 95 % bootstrap interval over rounds of a ratio of medians; both were timed in the same rounds.
-
-    >>> ratio_interval([2.0, 2.0], [1.0, 1.0])
-    (2.0, 2.0)
-    """
-    rounds = np.random.default_rng(0).integers(len(above), size=(REPLICATES, len(above)))
-    ratios = np.median(np.asarray(above)[rounds], axis=1) / np.median(np.asarray(below)[rounds], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def step_seconds(module: nn.Module, network: Network, steps: int) -> float:
-    """Median processor seconds of one training step on a mini-batch of scenes; the module is trained by it.
-
-    The loss is the mean cross-entropy and, for MNF, the divergence over the number of training pixels.
-    """
-    shown = [scenes.scene(number) for number in scenes.TRAIN[:BATCH]]
-    x = torch.stack([prepare(one.image, network.card.input) for one in shown])
-    labels = torch.from_numpy(np.stack([one.label for one in shown])).long()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-4)
-    flows = [part for part in module.modules() if isinstance(part, FlowConvolution)]
-    pixels = len(scenes.TRAIN) * labels[0].numel()
-    spent = []
-    module.train()
-    for _ in range(steps + 1):
-        start = time.process_time()
-        loss = functional.cross_entropy(module(x), labels)
-        for flow in flows:
-            loss = loss + flow.divergence / pixels
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        spent.append(time.process_time() - start)
-    module.eval()
-    return float(np.median(spent[1:]))
-
-
-def kept_numbers(network: Network, bank: Bank, flows: nn.Module) -> dict[str, int]:
-    """How many numbers a method keeps: weights, and for MCBN the bank."""
-    weights = sum(parameter.numel() for parameter in network.module.parameters())
-    drawn = sum(mean.numel() + bank.var[name].numel() for name, mean in bank.mean.items())
-    flowing = sum(parameter.numel() for parameter in flows.parameters())
-    return {
-        "single pass": weights,
-        "mcbn": weights + drawn,
-        "mcdo": weights,
-        "ensemble": MEMBERS * weights,
-        "mnf": flowing,
-    }
-
-
-NEEDS = {
-    "single pass": "nothing",
-    "mcbn": "training images, for the bank",
-    "mcdo": "dropout in the network, and training with it",
-    "ensemble": f"{MEMBERS} trainings",
-    "mnf": "other layers, and training",
-}
 
 
 def _rows(
@@ -300,36 +189,6 @@ def _verdicts(
             f"to a map, with how many passes: {to_map}",
         ),
     ]
-
-
-def _figure(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    figure = new_figure(8.6, 2.9)
-    panels: Any = figure.subplots(1, 2, sharey=True)
-    colours = [COLOURS.get(row["method"], MUTED) for row in rows]
-    height = list(range(len(rows)))
-    names = [f"{LABELS[row['method']]}\n{row['passes']} {'passes' if row['passes'] > 1 else 'pass'}" for row in rows]
-    for axes, key, title in zip(
-        panels,
-        ("seconds to a map", "seconds before the first map"),
-        ("Seconds to a map", "Seconds before the first map"),
-        strict=True,
-    ):
-        styled(axes)
-        values = [row[key] for row in rows]
-        low = min(value for value in values if value > 0)
-        start = 10 ** math.floor(math.log10(low / 1.5))
-        axes.barh(height, [max(value, start) - start for value in values], left=start, color=colours, height=0.62)
-        for at, value in zip(height, values, strict=True):
-            text = f" {value:,.0f} s" if value >= 100 else f" {value:.2g} s" if value else " none"
-            axes.text(max(value, start), at, text, va="center", color=INK, fontsize=8.5)
-        axes.set_xscale("log")
-        axes.set_xlim(start, 6 * max(values))
-        axes.set_title(title, loc="left", color=INK, fontsize=10)
-        axes.grid(visible=False, axis="y")
-        axes.minorticks_off()
-    panels[0].set_yticks(height, names)
-    panels[0].invert_yaxis()
-    write_figure(figure, out, "cost")
 
 
 def _opening(plan: CostPlan, budget: Budget, seed: int) -> str:
