@@ -75,9 +75,9 @@ class TrainingData:
 
 
 def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> TrainingData:
-    """S training sets out of one table by row numbers: x (n, D), y (n), train (S, N), held (S, V); float64 in, float32 out.
+    """S training sets out of one table by row numbers: x (n, D), y (n), train (S, N), held (S, V).
 
-    A feature (or target) that is constant on the training rows keeps a scale of 1.
+    float64 in, float32 out. A feature (or target) that is constant on the training rows keeps a scale of 1.
     """
     rows, targets = x[train], y[train]  # S N D, S N
     mean, scale = rows.mean(dim=1, keepdim=True), rows.std(dim=1, correction=0, keepdim=True)
@@ -250,7 +250,7 @@ def _fill_statistics(network: nn.Sequential, rows: Tensor) -> None:
 
 
 def error_of_mean(drawn: Tensor, y: Tensor, of: int | None = None) -> Tensor:  # ... T V, ... V -> ...
-    """RMSE of the mean over the draws; of: that of the mean over so many draws, whose spread is estimated from the T given.
+    """RMSE of the mean over the draws; of: that of the mean over so many draws, estimated from the T given.
 
     The squared error of a mean over T independent draws is on average that of the expectation plus variance / T.
     """

@@ -44,7 +44,7 @@ from segment.tracing.bn_network import drawable
 
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
 JUDGED = {"nll": ("PLL", -1, 1), "error_auroc.variance": ("error AUROC", 1, 1), "ause.variance": ("AUSE", 1, -1)}
-"""The scores that decide a verdict: each one's label, the sign it is shown with, and whether it should rise (1) or fall (-1)."""
+"""The scores that decide a verdict: label, sign in the table, and whether it should rise (1) or fall (-1)."""
 TRAINED, INSIDE = "trained statistics", "test image inside"
 INSIDE_BATCH = 8
 FEWEST = 10
