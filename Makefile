@@ -48,6 +48,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	for set in test val; do awk 'NR % 6 == 1 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/$$set.txt; done
 	$$measure demo -- segment demo --json -o outputs/measured/demo
 	$$measure binning -- python -m benchmarks.binning
+	$$measure networks --file outputs/measured/networks.json -- python -m benchmarks.networks
 	for name in unet_lite0 enet; do
 		bank=outputs/measured/$$name.safetensors scores=outputs/measured/$$name
 		$$measure fit_$$name -- segment fit $${name}_camvid --images $(CAMVID)/train --batch 8 --draws 16 -o $$bank --json --no-cache

@@ -1,7 +1,9 @@
-"""Time passes beside others' and print the ratios; JSON beside them. `python -m benchmarks [OUT] [--rounds N]`.
+"""Time passes of segment and of others in turn and print the ratios; passes.json goes to OUT.
+
+    python -m benchmarks [OUT] [--rounds N]
 
 `python -m benchmarks.memory`, `.distill` and `.fit` measure peaks, errors and the price of a bank, on images you name;
-`.networks` holds the fast passes of many architectures to a plain loop.
+`.networks` compares the fast passes of many architectures with a plain loop.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from pathlib import Path
 
 from benchmarks import passes
 
-asked = argparse.ArgumentParser(description=__doc__)
-asked.add_argument("out", nargs="?", type=Path, default=Path("outputs/bench"))
-asked.add_argument("--rounds", type=int, default=7)
-given = asked.parse_args()
-passes.main(given.out, given.rounds)
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("out", nargs="?", type=Path, default=Path("outputs/bench"))
+parser.add_argument("--rounds", type=int, default=7)
+arguments = parser.parse_args()
+passes.main(arguments.out, arguments.rounds)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.binning
 
-All doubt lies within a share `width` of one value; the value, the share of errors and how well the doubt ranks them are
-drawn at random, many times; the largest difference of each score is kept. Needs scikit-learn (the extra `dev`).
+All uncertainty lies within a share `width` of one value. The value, the share of errors and the quality of their
+ranking are drawn at random, many times; the largest difference of each score is kept.
+Needs scikit-learn (the extra `dev`).
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ def of_bins(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, 
 def of_pixels(values: NDArray[np.float32], wrong: NDArray[np.bool_]) -> dict[str, float]:
     fpr, tpr, _ = roc_curve(wrong, values, drop_intermediate=False)
     return {
-        "auroc": float(roc_auc_score(wrong, values)), "ap": float(average_precision_score(wrong, values)),
+        "auroc": float(roc_auc_score(wrong, values)),
+        "ap": float(average_precision_score(wrong, values)),
         "fpr95": float(fpr[(tpr >= 0.95).argmax()]),
-    }  # fmt: skip
+    }
 
 
 def worst_case(width: float, *, trials: int, pixels: int, seed: int = 0) -> dict[str, float]:
-    """The largest difference of each score over so many random data sets whose doubt lies within `width` of a value."""
+    """The largest difference of each score over random data sets whose uncertainty lies within `width` of a value."""
     rng = np.random.default_rng(seed)
     worst = {"auroc": 0.0, "ap": 0.0, "fpr95": 0.0}
     for _ in range(trials):
@@ -52,12 +54,12 @@ def worst_case(width: float, *, trials: int, pixels: int, seed: int = 0) -> dict
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--trials", type=int, default=60)
-    asked.add_argument("--pixels", type=int, default=60_000)
-    given = asked.parse_args()
-    rows = [{"width": width, **worst_case(width, trials=given.trials, pixels=given.pixels)} for width in WIDTHS]
-    sys.stdout.write(json.dumps({"bins an octave": 2**FINE, **vars(given), "worst": rows}, indent=2) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--pixels", type=int, default=60_000)
+    arguments = parser.parse_args()
+    rows = [{"width": width, **worst_case(width, trials=arguments.trials, pixels=arguments.pixels)} for width in WIDTHS]
+    sys.stdout.write(json.dumps({"bins an octave": 2**FINE, **vars(arguments), "worst": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

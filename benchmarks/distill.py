@@ -2,9 +2,9 @@
 
     python -m benchmarks.distill --train SRC --test SRC
 
-One reference for all: the variance map of a bank of another seed. Its own error is told too, from its two halves: two
+The reference for all is the variance map of a bank of another seed. Its own error is estimated from its two halves: two
 independent halves of n draws each differ by about twice what all 2n draws are off (errors fall as 1 / sqrt(T)).
-Everything that takes long is kept in the output folder, so that a run that was cut off goes on.
+Banks and moments are kept in the output folder, so that a run that was stopped continues.
 """
 
 from __future__ import annotations
@@ -52,87 +52,85 @@ def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path)
     """Moments of whole images under a bank, in fp32; one file an image."""
     kept.mkdir(parents=True, exist_ok=True)
     method = mcbn(fitted(network, bank), bank, FAST, network.card.input)
-    found = []
+    moments_of_images = []
     for source in sources:
         file = kept / f"{source.id.replace('/', '_')}.pt"
         if not file.is_file():
             pixels = read_image(source.path, white=network.card.input.white)
             images = normalise(pixels, network.card.input)[None]
-            over = moments_of(method, images, head=network.card.head, keep=("square",))
-            torch.save((over.mean[0], over.variance[0]), file.with_suffix(".part"))
+            accumulator = moments_of(method, images, head=network.card.head, keep=("square",))
+            torch.save((accumulator.mean[0], accumulator.variance[0]), file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
-        found.append(torch.load(file))
-    return found
+        moments_of_images.append(torch.load(file))
+    return moments_of_images
 
 
-def error(found: Moments, reference: Moments) -> float:
+def error(estimate: Moments, reference: Moments) -> float:
     """Relative L1 error of the variance map: sum |v - v_ref| / sum v_ref over all pixels, v the mean over classes."""
     off = sum(
-        float((v.mean(dim=0) - w.mean(dim=0)).abs().sum()) for (_, v), (_, w) in zip(found, reference, strict=True)
+        float((v.mean(dim=0) - w.mean(dim=0)).abs().sum()) for (_, v), (_, w) in zip(estimate, reference, strict=True)
     )
     return off / sum(float(w.mean(dim=0).sum()) for _, w in reference)
 
 
-def together(one: Moments, two: Moments) -> Moments:
-    """Two halves of a bank as one (Chan, Golub & LeVeque 1983)."""
-    return [
-        ((m + n) / 2, (v + w) / 2 + ((m - n) / 2) ** 2) for (m, v), (n, w) in zip(one, two, strict=True)
-    ]  # fmt: skip
+def merge_halves(first: Moments, second: Moments) -> Moments:
+    """Moments of a whole bank from those of its two halves (Chan, Golub & LeVeque 1983)."""
+    return [((m + n) / 2, (v + w) / 2 + ((m - n) / 2) ** 2) for (m, v), (n, w) in zip(first, second, strict=True)]
 
 
-def kept_bank(file: Path, make: Callable[[], Bank]) -> Bank:
+def load_or_make_bank(file: Path, make: Callable[[], Bank]) -> Bank:
     if not file.is_file():
         save_bank(make(), file)
     return load_bank(file)
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--model", default="unet_lite0_camvid")
-    asked.add_argument("--train", required=True, help="SRC of the training images")
-    asked.add_argument("--test", required=True, help="SRC of the test images")
-    asked.add_argument("--count", type=int, default=10, help="test images, evenly spaced in the list")
-    asked.add_argument("--batch", type=int, default=8, help="M")
-    asked.add_argument("--bank", type=int, default=256, help="draws of the bank that is distilled, seed 0")
-    asked.add_argument("--reference", type=int, default=256, help="draws of the reference, seed 1001")
-    asked.add_argument("--draws", type=int, default=8, help="K")
-    asked.add_argument("--views", type=int, default=128)
-    asked.add_argument("--steps", type=int, default=400)
-    asked.add_argument("--threads", type=int, default=2)
-    asked.add_argument("-o", "--output", type=Path, default=Path("outputs/bench/distill"))
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="unet_lite0_camvid")
+    parser.add_argument("--train", required=True, help="SRC of the training images")
+    parser.add_argument("--test", required=True, help="SRC of the test images")
+    parser.add_argument("--count", type=int, default=10, help="test images, evenly spaced in the list")
+    parser.add_argument("--batch", type=int, default=8, help="M")
+    parser.add_argument("--bank", type=int, default=256, help="draws of the bank that is distilled, seed 0")
+    parser.add_argument("--reference", type=int, default=256, help="draws of the reference, seed 1001")
+    parser.add_argument("--draws", type=int, default=8, help="K")
+    parser.add_argument("--views", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path("outputs/bench/distill"))
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(given.threads)
-    out: Path = given.output
+    torch.set_num_threads(arguments.threads)
+    out: Path = arguments.output
     out.mkdir(parents=True, exist_ok=True)
-    network = load_network(given.model)
-    every = find_images(given.test)
-    sources = [every[index * len(every) // given.count] for index in range(given.count)]
+    network = load_network(arguments.model)
+    every = find_images(arguments.test)
+    sources = [every[index * len(every) // arguments.count] for index in range(arguments.count)]
 
-    def recorded(seed: int, draws: int) -> Callable[[], Bank]:
-        return lambda: fit_bank(network, given.train, batch=given.batch, draws=draws, seed=seed)
+    def fit(seed: int, draws: int) -> Callable[[], Bank]:
+        return lambda: fit_bank(network, arguments.train, batch=arguments.batch, draws=draws, seed=seed)
 
-    bank = kept_bank(out / "bank.safetensors", recorded(0, given.bank))
-    reference = kept_bank(out / "reference.safetensors", recorded(1001, given.reference))
+    bank = load_or_make_bank(out / "bank.safetensors", fit(0, arguments.bank))
+    reference = load_or_make_bank(out / "reference.safetensors", fit(1001, arguments.reference))
     half = len(reference) // 2
     halves = [
         moments(network, part(reference, start, start + half), sources, out / f"reference{start}")
         for start in (0, half)
-    ]  # fmt: skip
-    truth = together(*halves)
-    row = _table(given, network, bank, sources, truth, out)
+    ]
+    truth = merge_halves(*halves)
+    row = _errors(arguments, network, bank, sources, truth, out)
     row["halves of the reference against each other"] = error(halves[0], halves[1])
     row["the reference itself, estimated"] = row["halves of the reference against each other"] / 2
-    lines = [f"{'relative L1 error of the variance map':48} {given.count} test images"]
+    lines = [f"{'relative L1 error of the variance map':48} {arguments.count} test images"]
     lines += [f"{name:48} {value:.3f}" for name, value in row.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     images = [source.id for source in sources]
-    said = {"settings": {key: str(value) for key, value in vars(given).items()}, "images": images, "errors": row}
-    (out / "distill.json").write_text(json.dumps(said, indent=2))
+    result = {"settings": {key: str(value) for key, value in vars(arguments).items()}, "images": images, "errors": row}
+    (out / "distill.json").write_text(json.dumps(result, indent=2))
 
 
-def _table(
-    given: argparse.Namespace, network: Network, bank: Bank, sources: Sequence[Source], truth: Moments, out: Path
+def _errors(
+    arguments: argparse.Namespace, network: Network, bank: Bank, sources: Sequence[Source], truth: Moments, out: Path
 ) -> dict[str, float]:
     row = {}
     for size in (8, 16, 32, 64, 128, 256):
@@ -140,11 +138,16 @@ def _table(
         plain = [moments(network, part(bank, at, at + size), sources, out / f"plain{size}_{at}") for at in starts]
         if plain:
             row[f"plain, T = {size}, mean of {len(plain)}"] = statistics.fmean(error(v, truth) for v in plain)
-    for name, steps in ((f"chosen, K = {given.draws}", 0), (f"chosen and refined, K = {given.draws}", given.steps)):
-        file = out / f"distilled{given.draws}_{steps}.safetensors"
-        small = kept_bank(
+    for name, steps in (
+        (f"chosen, K = {arguments.draws}", 0),
+        (f"chosen and refined, K = {arguments.draws}", arguments.steps),
+    ):
+        file = out / f"distilled{arguments.draws}_{steps}.safetensors"
+        small = load_or_make_bank(
             file,
-            partial(distill_bank, network, bank, given.train, draws=given.draws, views=given.views, steps=steps),
+            partial(
+                distill_bank, network, bank, arguments.train, draws=arguments.draws, views=arguments.views, steps=steps
+            ),
         )
         made = small.provenance["distillation"]
         row[f"{name}, on held-out views"] = made["error"]

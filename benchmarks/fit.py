@@ -40,7 +40,7 @@ def plain(module: nn.Module, batches: list[Tensor], at_once: int) -> None:
 
 
 def recorded(network: BatchNormNetwork, batches: Callable[[], list[Tensor]]) -> Callable[[], None]:
-    """As `segment fit` on a CPU records them; what looks at the network first is part of the first call alone."""
+    """As `segment fit` on a CPU records them; the trace of the network is part of the first call alone."""
     coming: list[Tensor] = []
     ahead = (coming.pop(0) for _ in itertools.count())
     draws = record_in_parts(network, ahead, at_once=1, keep_bytes=float("inf"))
@@ -74,59 +74,61 @@ def turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[
     }
 
 
-def told(title: str, found: dict[str, dict[str, float]], first: str) -> dict[str, float]:
+def print_ratios(title: str, medians: dict[str, dict[str, float]], first: str) -> dict[str, float]:
     ratios = {}
     sys.stdout.write(f"{title}\n{'':44} processor   wall   {first} / this\n")
-    for name, each in found.items():
-        ratios[name] = found[first]["processor"] / each["processor"]
-        by_wall = found[first]["wall"] / each["wall"]
+    for name, median in medians.items():
+        ratios[name] = medians[first]["processor"] / median["processor"]
+        by_wall = medians[first]["wall"] / median["wall"]
         sys.stdout.write(
-            f"  {name:42} {each['processor']:9.2f} {each['wall']:6.2f}   {ratios[name]:5.2f} {by_wall:5.2f}\n"
+            f"  {name:42} {median['processor']:9.2f} {median['wall']:6.2f}   {ratios[name]:5.2f} {by_wall:5.2f}\n"
         )
     return ratios
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--images", help="SRC of training images")
-    asked.add_argument("--model", default="unet_lite0_camvid")
-    asked.add_argument("--draws", type=int, default=2, help="in one round")
-    asked.add_argument("--rounds", type=int, default=7)
-    asked.add_argument("--threads", type=int, default=2)
-    asked.add_argument("-o", "--output", type=Path, default=Path("outputs/bench"))
-    given = asked.parse_args()
-    torch.set_num_threads(given.threads)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", help="SRC of training images")
+    parser.add_argument("--model", default="unet_lite0_camvid")
+    parser.add_argument("--draws", type=int, default=2, help="in one round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path("outputs/bench"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     module = smp.Unet("resnet34", encoder_weights=None, classes=11).eval().to(memory_format=torch.channels_last)
     drawn = survey(module, module, torch.rand(1, 3, 128, 128))
-    batches = [torch.rand(M, 3, *SIZE) for _ in range(given.draws)]
+    batches = [torch.rand(M, 3, *SIZE) for _ in range(arguments.draws)]
     runs: dict[str, Callable[[], object]] = {
         "draws recorded": recorded(drawn, lambda: batches),
         "draws recorded, all 8 images in one pass": lambda: in_one_pass(drawn, batches),
         "plain passes, 8 images each": lambda: plain(module, batches, M),
         "plain passes, one image each": lambda: plain(module, batches, 1),
     }
-    title = f"smp.Unet resnet34, {SIZE[0]}x{SIZE[1]}, {given.draws} draws of M = {M}"
-    said = {title: told(title, turns(runs, given.rounds), "draws recorded")}
-    if given.images:
-        network = load_network(given.model)
+    title = f"smp.Unet resnet34, {SIZE[0]}x{SIZE[1]}, {arguments.draws} draws of M = {M}"
+    ratios = {title: print_ratios(title, turns(runs, arguments.rounds), "draws recorded")}
+    if arguments.images:
+        network = load_network(arguments.model)
         spec = network.card.training
-        pool = ImagePool(network, given.images, pipeline(spec.transforms) if spec and spec.transforms else None, None)
-        picks = choices(DrawPlan(draws=given.draws, batch=M, seed=0), len(pool))
-        looked = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
+        pool = ImagePool(
+            network, arguments.images, pipeline(spec.transforms) if spec and spec.transforms else None, None
+        )
+        picks = choices(DrawPlan(draws=arguments.draws, batch=M, seed=0), len(pool))
+        prepared = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
         fitted = drawable(network, "all")
         inner = network.module.to(memory_format=torch.channels_last)
         runs = {
-            "images looked at and draws recorded": recorded(fitted, lambda: list(pool.batches(picks))),
-            "draws recorded": recorded(fitted, lambda: looked),
-            "draws recorded, all 8 images in one pass": lambda: in_one_pass(fitted, looked),
-            "plain passes, 8 images each": lambda: plain(inner, looked, M),
-            "plain passes, one image each": lambda: plain(inner, looked, 1),
+            "images prepared and draws recorded": recorded(fitted, lambda: list(pool.batches(picks))),
+            "draws recorded": recorded(fitted, lambda: prepared),
+            "draws recorded, all 8 images in one pass": lambda: in_one_pass(fitted, prepared),
+            "plain passes, 8 images each": lambda: plain(inner, prepared, M),
+            "plain passes, one image each": lambda: plain(inner, prepared, 1),
         }
-        title = f"{given.model}, {'x'.join(map(str, looked[0].shape[2:]))}, {given.draws} draws of M = {M}"
-        found = turns(runs, given.rounds)
-        said[title] = told(title, found, "images looked at and draws recorded")
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "fit.json").write_text(json.dumps(said, indent=2))
+        title = f"{arguments.model}, {'x'.join(map(str, prepared[0].shape[2:]))}, {arguments.draws} draws of M = {M}"
+        medians = turns(runs, arguments.rounds)
+        ratios[title] = print_ratios(title, medians, "images prepared and draws recorded")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "fit.json").write_text(json.dumps(ratios, indent=2))
 
 
 if __name__ == "__main__":

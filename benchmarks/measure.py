@@ -22,7 +22,7 @@ from segment.files.writing import write_json
 from segment.jobs.versions import versions
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
-DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "said")
+DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet")
 """Keys of a result that no document shows: long lists, and paths."""
 
 
@@ -53,35 +53,39 @@ def slim(result: Any) -> Any:
     return float(f"{result:.6g}") if isinstance(result, float) else result
 
 
-def measure(name: str, command: list[str], files: list[Path]) -> Path:
-    """Run a command and write docs/measured/NAME.json; a command that fails ends this one with its exit code."""
+def measure(name: str, command: list[str], files: list[Path], folder: Path = MEASURED) -> Path:
+    """Run a command and write NAME.json into the folder; a command that fails ends this process with its exit code."""
     # without files the result is what the command prints
-    ran = subprocess.run(command, stdout=None if files else subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
-        raise SystemExit(ran.returncode)
-    read = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    result = next(iter(read.values())) if len(read) == 1 else read or json.loads(ran.stdout)
-    target = MEASURED / f"{name}.json"
-    shown = ["python" if part == sys.executable else part for part in command]
-    kept = {
-        "command": shlex.join(shown), "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "versions": versions(), "machine": machine(), "result": slim(result),
-    }  # fmt: skip
-    write_json(target, kept)
+    process = subprocess.run(command, stdout=None if files else subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    contents = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    result = next(iter(contents.values())) if len(contents) == 1 else contents or json.loads(process.stdout)
+    target = folder / f"{name}.json"
+    command_shown = ["python" if part == sys.executable else part for part in command]
+    measurement = {
+        "command": shlex.join(command_shown),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "versions": versions(),
+        "machine": machine(),
+        "result": slim(result),
+    }
+    write_json(target, measurement)
     return target
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("name")
-    asked.add_argument("--file", type=Path, action="append", default=[], help="JSON that the command writes")
-    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    given, command = asked.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--file", type=Path, action="append", default=[], help="JSON that the command writes")
+    parser.add_argument("--folder", type=Path, default=MEASURED, help="where NAME.json goes, docs/measured by default")
+    separator = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, command = parser.parse_args(sys.argv[1:separator]), sys.argv[separator + 1 :]
     if not command:
-        asked.error("Give the command after --, as: -- segment demo --json")
+        parser.error("Give the command after --, as: -- segment demo --json")
     if command[0] in ("python", "segment"):
         command = [sys.executable, *(["-m", "segment"] if command[0] == "segment" else []), *command[1:]]
-    sys.stdout.write(f"{measure(given.name, command, given.file)}\n")
+    sys.stdout.write(f"{measure(arguments.name, command, arguments.file, arguments.folder)}\n")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ BUDGETS = ("1GiB", "2GiB", "4GiB")
 NETWORKS = ("unet_lite0_camvid", "scenes")
 
 
-def image(folder: Path, height: int, width: int) -> Path:
-    """A folder with one picture of that size: smooth noise, so that a PNG of it is no larger than a photograph's."""
+def make_image(folder: Path, height: int, width: int) -> Path:
+    """A folder with an image of that size: smooth noise, so that its PNG is no larger than a photograph's."""
     small = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
     data = cv2.imencode(".png", cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))[1]
     folder.mkdir(parents=True)
@@ -39,16 +39,16 @@ def image(folder: Path, height: int, width: int) -> Path:
     return folder
 
 
-def banks(folder: Path, name: str, draws: int) -> Path:
-    """The trained statistics, `draws` times a little apart: memory depends on their number, not on their values."""
+def make_bank(folder: Path, name: str, draws: int) -> Path:
+    """A bank of `draws` scaled copies of the trained statistics: memory depends on their number, not their values."""
     network = load_network(name)
     drawn = drawable(network)
     trained = Bank.of_trained(drawn)
-    scale = 1 + 0.01 * np.arange(draws)
+    factors = 1 + 0.01 * np.arange(draws)
     path = folder / f"{name}_{draws}.safetensors"
     statistics = [
-        {layer: (trained.mean[layer][0] * one, trained.var[layer][0] * one) for layer in trained.layers}
-        for one in scale.tolist()
+        {layer: (trained.mean[layer][0] * factor, trained.var[layer][0] * factor) for layer in trained.layers}
+        for factor in factors.tolist()
     ]
     save_bank(identified(network, drawn, Bank.of_draws(statistics)), path)
     return path
@@ -56,50 +56,63 @@ def banks(folder: Path, name: str, draws: int) -> Path:
 
 def run(arguments: list[str], folder: Path) -> dict[str, object]:
     """Exit code, peak bytes, seconds and the last line of stderr of one command line."""
-    said = folder / "stderr"
+    stderr = folder / "stderr"
     begun = time.perf_counter()
     process = os.fork()
     if process == 0:
-        with said.open("wb") as stream, Path(os.devnull).open("wb") as nothing:
+        with stderr.open("wb") as stream, Path(os.devnull).open("wb") as nothing:
             os.dup2(stream.fileno(), 2)
             os.dup2(nothing.fileno(), 1)
             os.execv(sys.executable, [sys.executable, "-m", "segment", *arguments])
     _, status, used = os.wait4(process, 0)
-    lines = said.read_text(errors="replace").strip().splitlines()
+    lines = stderr.read_text(errors="replace").strip().splitlines()
     return {
-        "code": os.waitstatus_to_exitcode(status), "peak": used.ru_maxrss * 1024,
-        "seconds": round(time.perf_counter() - begun, 1), "processor": round(used.ru_utime + used.ru_stime, 1),
-        "said": lines[-1] if lines else "",
-    }  # fmt: skip
+        "code": os.waitstatus_to_exitcode(status),
+        "peak": used.ru_maxrss * 1024,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "processor": round(used.ru_utime + used.ru_stime, 1),
+        "last_line": lines[-1] if lines else "",
+    }
 
 
 def main(out: Path, networks: list[str], sizes: list[tuple[int, int]], budgets: list[str], draws: int) -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = {size: image(folder / f"{size[0]}x{size[1]}", *size) for size in sizes}
+        sources = {size: make_image(folder / f"{size[0]}x{size[1]}", *size) for size in sizes}
         for network in networks:
-            bank = banks(folder, network, draws)
+            bank = make_bank(folder, network, draws)
             for size in sizes:
                 for budget in budgets:
-                    asked = ["predict", network, str(sources[size]), "--bank", str(bank), "--memory", budget,
-                             "--precision", "fp32", "-o", str(folder / f"{network}_{size[0]}_{budget}")]  # fmt: skip
-                    found = run(asked, folder)
-                    ratio = int(str(found["peak"])) / bytes_of(budget)
-                    refused = found["code"] == 4 and re.search(r"needs [\d.]+ [GM]iB", str(found["said"]))
+                    command = [
+                        "predict",
+                        network,
+                        str(sources[size]),
+                        "--bank",
+                        str(bank),
+                        "--memory",
+                        budget,
+                        "--precision",
+                        "fp32",
+                        "-o",
+                        str(folder / f"{network}_{size[0]}_{budget}"),
+                    ]
+                    result = run(command, folder)
+                    ratio = int(str(result["peak"])) / bytes_of(budget)
+                    refused = result["code"] == 4 and re.search(r"needs [\d.]+ [GM]iB", str(result["last_line"]))
                     row = {
                         "network": network,
                         "size": list(size),
                         "budget": budget,
                         "draws": draws,
-                        **found,
+                        **result,
                         "ratio": round(ratio, 3),
-                        "held": ratio <= 1 and (found["code"] == 0 or bool(refused)),
+                        "held": ratio <= 1 and (result["code"] == 0 or bool(refused)),
                     }
                     rows.append(row)
-                    ending = "done" if found["code"] == 0 else found["said"]
+                    ending = "done" if result["code"] == 0 else result["last_line"]
                     sys.stdout.write(
-                        f"{network:18} {size[0]}x{size[1]} {budget}  {ratio:.3f}  {found['seconds']} s  {ending}\n"
+                        f"{network:18} {size[0]}x{size[1]} {budget}  {ratio:.3f}  {result['seconds']} s  {ending}\n"
                     )
                     sys.stdout.flush()
     out.mkdir(parents=True, exist_ok=True)
@@ -113,6 +126,6 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", default=",".join(f"{height}x{width}" for height, width in SIZES))
     parser.add_argument("--budgets", default=",".join(BUDGETS))
     parser.add_argument("--draws", type=int, default=2)
-    asked = parser.parse_args()
-    sizes = [(int(height), int(width)) for height, width in (one.split("x") for one in asked.sizes.split(","))]
-    main(asked.out, asked.networks.split(","), sizes, asked.budgets.split(","), asked.draws)
+    arguments = parser.parse_args()
+    sizes = [(int(height), int(width)) for height, width in (size.split("x") for size in arguments.sizes.split(","))]
+    main(arguments.out, arguments.networks.split(","), sizes, arguments.budgets.split(","), arguments.draws)

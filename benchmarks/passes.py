@@ -1,4 +1,4 @@
-"""Passes of smp.Unet resnet34 over a 384x480 image: ours, torch-uncertainty 0.13.0, deterministic ones.
+"""Seconds of T passes of smp.Unet resnet34 over a 384x480 image: segment, torch-uncertainty 0.13.0, deterministic.
 
 Each contender lives in a process of its own, set up as its users would have it; they take turns, round after round, so
 that a busy moment of the machine hits all of them. Ratios are of the medians. Weights are random: time only.
@@ -104,6 +104,9 @@ CONTENDERS: dict[str, Callable[[nn.Module, Tensor], Run]] = {
     "segment, bf16, 32 draws, decoder layers only": lambda n, x: ours(n, x, 32, "bf16", "decoder.*"),
 }
 
+REFERENCE = "segment, bf16"
+"""The contender whose time the ratios are over."""
+
 
 def contend(name: str) -> None:
     """One contender: after each line on stdin, one run; its seconds go to stdout."""
@@ -124,25 +127,27 @@ def main(out: Path, rounds: int = 7) -> None:
         for name in CONTENDERS
     }
     seconds: dict[str, list[float]] = {name: [] for name in running}
-    for round_ in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, process in list(running.items()):
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
-            took = process.stdout.readline()
-            if not took:
-                sys.stderr.write(f"{name}: it did not run; torch-uncertainty is in the extra: 'mcbn-segment[bench]'\n")
+            line = process.stdout.readline()
+            if not line:
+                sys.stderr.write(f"{name} did not run; its error is above. torch-uncertainty: 'mcbn-segment[bench]'.\n")
                 del running[name]
-            elif round_:  # the first round warms up
-                seconds[name].append(float(took))
+            elif number:  # the first round warms up
+                seconds[name].append(float(line))
     median = {name: statistics.median(seconds[name]) for name in running}
-    ours_ = median["segment, bf16"]
-    lines = [f"{'':48} seconds   against segment, bf16"]
-    lines += [f"{name:48} {value:7.3f}   {value / ours_:5.2f}" for name, value in median.items()]
+    if REFERENCE not in median:
+        raise SystemExit(f"{REFERENCE!r} did not run, so there are no ratios; its error is above.")
+    reference = median[REFERENCE]
+    lines = [f"{'':48} seconds   time / {REFERENCE}"]
+    lines += [f"{name:48} {value:7.3f}   {value / reference:5.2f}" for name, value in median.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     out.mkdir(parents=True, exist_ok=True)
-    ratios = {name: value / ours_ for name, value in median.items()}
+    ratios = {name: value / reference for name, value in median.items()}
     (out / "passes.json").write_text(json.dumps({"seconds": seconds, "median": median, "ratios": ratios}, indent=2))
     for process in running.values():
         process.communicate()

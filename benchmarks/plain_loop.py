@@ -1,4 +1,4 @@
-"""MCBN the plain way, which the engine is held to on networks of random weights: statistics put in by hooks, by hand.
+"""MCBN by a plain loop, the reference for the engine on networks of random weights: hooks set each layer's statistics.
 
 Must not use the engine: no trace, no passes.
 """
@@ -61,7 +61,7 @@ def settle(network: Network, seed: int = 0) -> None:
 
 
 def plain(network: Network, bank: Bank, image: Tensor, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """Each draw's statistics put into the modules of a copy by hand, at each of their calls; nothing of the engine."""
+    """A pass for each draw: hooks set its statistics in a copy of the network at each call, without the engine."""
     module = copy.deepcopy(network.module).to(dtype)
     names = {child: name or "(root)" for name, child in module.named_modules()}
     calls: Counter[str] = Counter()
@@ -100,13 +100,13 @@ Outputs = Sequence[Sequence[Tensor]]
 """Of each image, the logits (N K H W) of each draw."""
 
 
-def largest(outputs: Outputs, reference: Outputs) -> float:
+def largest_difference(outputs: Outputs, reference: Outputs) -> float:
     """Largest difference in probability; NaN where only one of the two is finite somewhere."""
-    found = 0.0
-    for one, two in zip(itertools.chain(*outputs), itertools.chain(*reference), strict=True):
-        scale = SCALE / float(two.std())
-        p, q = ((logits.double() * scale).softmax(dim=1) for logits in (one, two))
-        if one.shape != two.shape or not bool((p.isfinite() & q.isfinite()).all()):
+    difference = 0.0
+    for output, expected in zip(itertools.chain(*outputs), itertools.chain(*reference), strict=True):
+        scale = SCALE / float(expected.std())
+        p, q = ((logits.double() * scale).softmax(dim=1) for logits in (output, expected))
+        if output.shape != expected.shape or not bool((p.isfinite() & q.isfinite()).all()):
             return math.nan
-        found = max(found, float((p - q).abs().amax()))
-    return found
+        difference = max(difference, float((p - q).abs().amax()))
+    return difference

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,16 @@ EVALUATED = {"unet": "evaluate_unet_lite0", "enet": "evaluate_enet"}
 
 def measured(name: str) -> dict[str, Any]:
     """What a command measured, and how. Error: FileNotFoundError where no command has written it."""
-    found: dict[str, Any] = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    contents: dict[str, Any] = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+    return contents
 
 
 def made(name: str) -> str:
-    """Where a table's numbers come from, in one line."""
-    found = measured(name)
-    machine = found["machine"]
+    """The source of a table's numbers, in one line."""
+    source = measured(name)
+    machine = source["machine"]
     return (
-        f"`{found['command']}`, {found['date']}, torch {found['versions']['torch']}, {machine['cores']} cores of "
+        f"`{source['command']}`, {source['date']}, torch {source['versions']['torch']}, {machine['cores']} cores of "
         f"{machine['processor']}: `docs/measured/{name}.json`."
     )
 
@@ -74,23 +75,23 @@ def camvid(evaluated: Sequence[str]) -> Lines:
     )
     rows = []
     for name in evaluated:
-        found = measured(name)["result"]
-        model = found["run"]["settings"]["model"]
-        for method, entry in found["scores"]["methods"].items():
+        result = measured(name)["result"]
+        model = result["run"]["settings"]["model"]
+        for method, entry in result["scores"]["methods"].items():
             scores = entry["scores"]
             best = best_entry("error_auroc", scores)
             names = ("miou", "accuracy", "nll", "ece", best)
             values = [short(scores[score]["value"]) if score else "none" for score in names]
-            rows.append([f"`{model}`, {method}", str(found["scores"]["images"]), *values])
+            rows.append([f"`{model}`, {method}", str(result["scores"]["images"]), *values])
     return markdown(columns, rows)
 
 
 def evaluation(name: str) -> Lines:
     """All scores of one evaluation with their intervals, and what MCBN gains."""
-    found = measured(name)["result"]
-    lines = [f"{counted(found['scores'])}; {made(name)}", "", *markdown(COLUMNS, table(found["scores"]))]
+    result = measured(name)["result"]
+    lines = [f"{counted(result['scores'])}; {made(name)}", "", *markdown(COLUMNS, table(result["scores"]))]
     rows = []
-    for gain in found["comparisons"]["gains"]:
+    for gain in result["comparisons"]["gains"]:
         for score in ("nll", "miou", "error_auroc of the best measure"):
             entry = gain["differences"].get(score)
             if entry is not None and entry["value"] is not None:
@@ -111,14 +112,56 @@ def against_trained() -> Lines:
     rows = []
     for name in ("fit_unet_lite0", "fit_enet"):
         result = measured(name)["result"]
-        found = result["reference"]
-        worst = ", ".join(f"`{layer}` {short(found['layers'][layer]['variance_ratio'], 2)}" for layer in found["worst"])
-        ends = f"{short(found['low'], 2)} to {short(found['high'], 2)}"
+        reference = result["reference"]
+        worst = ", ".join(
+            f"`{layer}` {short(reference['layers'][layer]['variance_ratio'], 2)}" for layer in reference["worst"]
+        )
+        ends = f"{short(reference['low'], 2)} to {short(reference['high'], 2)}"
         rows.append(
-            [f"`{result['network']}`", short(found["variance_ratio"], 2), ends, short(found["mean_shift"], 2), worst]
+            [
+                f"`{result['network']}`",
+                short(reference["variance_ratio"], 2),
+                ends,
+                short(reference["mean_shift"], 2),
+                worst,
+            ]
         )
     columns = ("bank", "variance ratio, median", "5 to 95 %", "mean shift, sd", "worst layers")
     return [*markdown(columns, rows), "", made("fit_unet_lite0")]
+
+
+def networks() -> Lines:
+    """How many networks of the survey ended how, then a row a network."""
+    rows = measured("networks")["result"]["networks"]
+    outcomes = Counter(row["outcome"] for row in rows)
+    ways = Counter(row["way"] for row in rows if row["way"])
+    opening = (
+        f"{len(rows)} networks: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}. "
+        f"Passes ran {', '.join(f'{name} in {count}' for name, count in ways.most_common())}. {made('networks')}"
+    )
+    columns = (
+        "network",
+        "stochastic",
+        "fixed",
+        "refused",
+        "passes",
+        "difference",
+        "float32's own",
+        "ms a pass",
+        "ms plain",
+        "remark",
+    )
+    right = [column not in ("network", "passes", "remark") for column in columns]
+    return [opening, "", *markdown(columns, [_network_cells(row) for row in rows], right=right)]
+
+
+def _network_cells(row: Mapping[str, Any]) -> list[str]:
+    counts = [str(row[name]) for name in ("stochastic", "fixed", "refused")]
+    numbers = ["" if row[name] is None else f"{row[name]:.1e}" for name in ("difference", "noise")]
+    times = ["" if row[name] is None else f"{1000 * row[name]:.0f}" for name in ("seconds", "plain_seconds")]
+    message = str(row["message"]).replace("|", "\\|")
+    remark = message if row["outcome"] == "equal" else f"{row['outcome']}: {message}".rstrip(": ")
+    return [f"`{row['network']}`", *counts, row["way"], *numbers, *times, remark]
 
 
 def audit(name: str) -> str:
@@ -132,6 +175,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "evaluate.enet": partial(evaluation, EVALUATED["enet"]),
     "binning": binning,
     "against_trained": against_trained,
+    "networks": networks,
 }
 VALUES: Mapping[str, Callable[[], str]] = {
     "audit.unet": partial(audit, "fit_unet_lite0"),
@@ -141,8 +185,8 @@ VALUES: Mapping[str, Callable[[], str]] = {
 
 def written(text: str) -> str:
     """A document with its tables and figures as the measurements have them. Error: KeyError for a name not known."""
-    text = TABLE.sub(lambda found: found[1] + "".join(f"{line}\n" for line in TABLES[found[2]]()) + found[3], text)
-    return VALUE.sub(lambda found: found[1] + VALUES[found[2]]() + found[3], text)
+    text = TABLE.sub(lambda match: match[1] + "".join(f"{line}\n" for line in TABLES[match[2]]()) + match[3], text)
+    return VALUE.sub(lambda match: match[1] + VALUES[match[2]]() + match[3], text)
 
 
 def main() -> None:

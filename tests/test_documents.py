@@ -37,6 +37,7 @@ ALLOWED = {
         "its first step of a draw is 1.2 standard deviations": "a setting of the refinement",
         "so each of n moves 1.2 / sqrt(n) at most": "follows from that setting",
     },
+    "docs/networks.md": {"4 times float32's own": "a setting: TIMES_NOISE"},
     "docs/results.md": {"the middle 95 % of a bootstrap": "the level of every interval"},
     "docs/scores.md": {
         "A multi-label head is K two-class problems with one mask each\n(p >= .5)": "a definition",

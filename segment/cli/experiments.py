@@ -49,9 +49,9 @@ def _add(name: str) -> None:
         output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0, splits: Splits = "",
         sets: Sets = "", json: Json = False, config: Config = None, verbose: Verbose = False,
     ) -> None:  # fmt: skip
-        from segment.experiments.reproduction import run_one
+        from segment.experiments.reproduction import run_experiment
 
-        verdicts = run_one(
+        verdicts = run_experiment(
             name, output, budget=budget, data=data, seed=seed, progress=log.info, splits=_seeds(splits),
             sets=tuple(sets.split(",")) if sets else None,
         )  # fmt: skip

@@ -39,8 +39,10 @@ def assemble(folders: Sequence[Path], target: Path, *, title: str, command: str)
         if not page.is_file():
             raise WrongUse(f"{folder} holds no page.md; run its experiment with -o {folder} first.")
         with (folder / "verdicts.csv").open(encoding="utf-8", newline="") as file:
-            verdicts += [{"experiment": row["experiment"], "claim": row["claim"], "verdict": row["outcome"]}
-                         for row in csv.DictReader(file)]  # fmt: skip
+            verdicts += [
+                {"experiment": row["experiment"], "claim": row["claim"], "verdict": row["outcome"]}
+                for row in csv.DictReader(file)
+            ]
         pages.append(_linked(page.read_text(encoding="utf-8"), folder, target))
     counts = Counter(str(row["verdict"]) for row in verdicts)
     opening = (

@@ -30,15 +30,19 @@ Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not testable 
 Progress = Callable[[str], None]
 Row = Mapping[str, object]
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
-COLOURS = {  # Okabe & Ito 2008: told apart also by colour-blind readers
-    "mcbn": "#0072b2", "mcdo": "#d55e00", "mnf": "#009e73", "ensemble": "#cc79a7", "constant": "#7f8c96",
+COLOURS = {  # Okabe & Ito 2008: distinguishable for colour-blind readers
+    "mcbn": "#0072b2",
+    "mcdo": "#d55e00",
+    "mnf": "#009e73",
+    "ensemble": "#cc79a7",
+    "constant": "#7f8c96",
     "trained statistics": "#e69f00",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One claim, what became of it here, and the numbers that say so."""
+    """One claim, its outcome here, and the numbers behind it."""
 
     experiment: str
     claim: str
@@ -60,7 +64,7 @@ def judged(*, holds: bool) -> Outcome:
 
 
 def judged_by(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> Outcome:
-    """The outcome of the claim that a value lies between least and most, by its 95 % interval; nan tells nothing.
+    """The outcome of the claim that a value lies between least and most, by its 95 % interval; nan is inconclusive.
 
     >>> judged_by(0.1, 0.3, least=0), judged_by(-0.3, -0.1, least=0), judged_by(-0.1, 0.3, least=0)
     ('reproduced', 'not reproduced', 'inconclusive')
@@ -91,8 +95,8 @@ def judged_by_all(outcomes: Sequence[Outcome]) -> Outcome:
     >>> judged_by_all(["reproduced", "inconclusive"]), judged_by_all(["reproduced", "not reproduced"])
     ('reproduced', 'inconclusive')
     """
-    told = set(outcomes) & {"reproduced", "not reproduced"}
-    return told.pop() if len(told) == 1 else "inconclusive"
+    decided = set(outcomes) & {"reproduced", "not reproduced"}
+    return decided.pop() if len(decided) == 1 else "inconclusive"
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -18,19 +18,31 @@ from segment.experiments.reporting import Budget, Progress, Verdict
 from segment.files.writing import check_writable, write_text
 
 MODULES = {
-    "uci": "uci.experiment", "toy": "regression.toy", "uncertainty-error": "regression.uncertainty_error",
-    "cifar": "cifar", "segmentation": "segmentation.experiment", "theory": "theory.experiment", "cost": "cost",
-}  # fmt: skip
+    "uci": "uci.experiment",
+    "toy": "regression.toy",
+    "uncertainty-error": "regression.uncertainty_error",
+    "cifar": "cifar.experiment",
+    "segmentation": "segmentation.experiment",
+    "theory": "theory.experiment",
+    "cost": "cost.experiment",
+}
 """In the order of the index page; uncertainty-error after uci, whose finished splits it reads."""
 BY_SPLITS = ("uci", "uncertainty-error")
 INDEX = "index.md"
 TITLE = "The paper's results, rebuilt"
 
 
-def run_one(
-    name: str, out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
-    splits: Sequence[int] | None = None, sets: Sequence[str] | None = None,
-) -> list[Verdict]:  # fmt: skip
+def run_experiment(
+    name: str,
+    out: Path,
+    *,
+    budget: str,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    splits: Sequence[int] | None = None,
+    sets: Sequence[str] | None = None,
+) -> list[Verdict]:
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
     splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any; with
@@ -51,16 +63,17 @@ def run_one(
     module = import_module(f"segment.experiments.{MODULES[name]}")
     kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
     wall, busy = time.monotonic(), time.process_time()
-    found: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
+    verdicts: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
     wall, busy = time.monotonic() - wall, time.process_time() - busy
     chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
     chosen += "" if sets is None else f" --sets {','.join(sets)}"
-    _headed(
+    skipped = ", finished splits that it found not counted" if kept else ""
+    _insert_sentence(
         out / "page.md",
         f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of processor "
-        f"time, {wall / 60:.1f} minutes by the clock{', finished splits that it found not counted' if kept else ''}.",
+        f"time, {wall / 60:.1f} minutes by the clock{skipped}.",
     )
-    return found
+    return verdicts
 
 
 def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
@@ -86,16 +99,21 @@ def _checks(kept: Path, budget: str, splits: Sequence[int] | None, sets: Sequenc
 
 
 def run_all(
-    out: Path, *, budget: str, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: str,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     names: Sequence[str] = tuple(MODULES),
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Each experiment in a folder of its name below `out`, and `index.md` with all verdicts, tables and figures."""
     check_writable(out / INDEX)
     if not data.is_dir():
         raise WrongUse(f"The experiments' data is not at {str(data)!r}; name its folder with --data DIR.")
     verdicts: list[Verdict] = []
     for name in names:
-        verdicts += run_one(name, out / name, budget=budget, data=data, seed=seed, progress=progress)
+        verdicts += run_experiment(name, out / name, budget=budget, data=data, seed=seed, progress=progress)
     command = f"segment experiment all --budget {budget} --seed {seed}"
     assemble([out / name for name in names], out / INDEX, title=TITLE, command=command)
     return verdicts
@@ -117,6 +135,6 @@ def report(folders: Sequence[Path], target: Path) -> list[str]:
     return list(taken)
 
 
-def _headed(page: Path, told: str) -> None:
+def _insert_sentence(page: Path, sentence: str) -> None:
     title, rest = page.read_text(encoding="utf-8").split("\n", 1)
-    write_text(page, f"{title}\n\n{told}\n{rest}")
+    write_text(page, f"{title}\n\n{sentence}\n{rest}")

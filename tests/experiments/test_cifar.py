@@ -10,8 +10,11 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 
 from segment.errors import WeightsRefused, WrongUse
-from segment.experiments import cifar
-from segment.experiments.cifar import CifarPlan, Curve, all_passes, curve, interval, share_by
+from segment.experiments.cifar import experiment as cifar
+from segment.experiments.cifar import network as cifar_network
+from segment.experiments.cifar.curve import Curve, curve_of, interval, share_by
+from segment.experiments.cifar.experiment import CifarPlan
+from segment.experiments.cifar.network import all_passes, drawn_network, normalised, read_images
 from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.weights import load_weights
@@ -41,14 +44,14 @@ def once(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_resnet_scores_what_its_maker_measured(data: Path) -> None:
-    network = cifar.drawn_network(data)
+    network = drawn_network(data)
     assert len(network.stochastic) == 31
-    pixels, labels = cifar.read_images(data, "test1000")
-    p = all_passes(deterministic(network, plan=cifar.PLAN), cifar.normalised(pixels))[0]
+    pixels, labels = read_images(data, "test1000")
+    p = all_passes(deterministic(network, plan=cifar_network.PLAN), normalised(pixels))[0]
     assert accuracy_score(labels, p.argmax(axis=1)) == 0.84
     assert log_loss(labels, p / p.sum(axis=1, keepdims=True)) == pytest.approx(0.7949, abs=1e-4)
     with torch.no_grad():
-        first = network.forward(cifar.normalised(pixels[:1]))[0]
+        first = network.forward(normalised(pixels[:1]))[0]
     expected = [11.8091, -0.6598, 2.5210, -0.2331, -4.6393, -8.7310, -7.3924, -7.1125, 12.6043, 1.8393]
     torch.testing.assert_close(first, torch.tensor(expected), rtol=0, atol=1e-3)
 
@@ -60,19 +63,19 @@ def test_weights_of_another_network_are_refused(data: Path) -> None:
 
 def test_the_curve_is_that_of_a_plain_loop_over_subsets() -> None:
     passes, labels = likelihoods(draws=8, images=12)
-    found = curve(passes, labels, seed=0)
-    assert found.draws == (1, 2, 4, 8)
+    curve = curve_of(passes, labels, seed=0)
+    assert curve.draws == (1, 2, 4, 8)
     whole = np.log(passes.mean(axis=0)[np.arange(12), labels])
-    np.testing.assert_allclose(found.likelihood[-1], whole)
+    np.testing.assert_allclose(curve.likelihood[-1], whole)
     each = np.log(passes[:, np.arange(12), labels])
-    assert found.likelihood[0].mean() == pytest.approx(each.mean(), abs=0.05)
+    assert curve.likelihood[0].mean() == pytest.approx(each.mean(), abs=0.05)
     pairs = [np.log(passes[[a, b]].mean(axis=0)[np.arange(12), labels]).mean() for a in range(8) for b in range(a)]
-    assert found.likelihood[1].mean() == pytest.approx(np.mean(pairs), abs=0.05)
+    assert curve.likelihood[1].mean() == pytest.approx(np.mean(pairs), abs=0.05)
 
 
 def test_more_draws_never_lower_the_expected_log_likelihood() -> None:
     passes, labels = likelihoods(draws=32, images=40)
-    assert (np.diff(curve(passes, labels, seed=0).likelihood.mean(axis=1)) > 0).all()  # Jensen
+    assert (np.diff(curve_of(passes, labels, seed=0).likelihood.mean(axis=1)) > 0).all()  # Jensen
 
 
 def test_the_spread_between_banks_is_that_of_independent_banks() -> None:
@@ -82,10 +85,10 @@ def test_the_spread_between_banks_is_that_of_independent_banks() -> None:
     for count in (4, 16):
         picked = banks[:, :count].mean(axis=1)[:, np.arange(30), labels]
         truth = np.log(picked).mean(axis=1).std()
-        found = [curve(bank, labels, seed=1) for bank in banks[:5]]
-        place = found[0].draws.index(count)
-        assert np.mean([one.bank_sd[place] for one in found]) == pytest.approx(truth, rel=0.15)
-    assert np.isnan(found[0].bank_sd[-1])
+        curves = [curve_of(bank, labels, seed=1) for bank in banks[:5]]
+        place = curves[0].draws.index(count)
+        assert np.mean([curve.bank_sd[place] for curve in curves]) == pytest.approx(truth, rel=0.15)
+    assert np.isnan(curves[0].bank_sd[-1])
 
 
 def test_the_interval_is_that_of_a_normal_mean() -> None:
@@ -98,8 +101,8 @@ def test_the_interval_is_that_of_a_normal_mean() -> None:
 
 def test_the_share_of_the_gain_is_read_off_the_curve() -> None:
     likelihood = np.array([[-1.0, -2.0], [-0.9, -1.8], [-0.8, -1.5]])
-    found = Curve(draws=(1, 8, 64), likelihood=likelihood, hits=likelihood, bank_sd=np.zeros(3))
-    share, low, high = share_by(found, 8, seed=0)
+    curve = Curve(draws=(1, 8, 64), likelihood=likelihood, hits=likelihood, bank_sd=np.zeros(3))
+    share, low, high = share_by(curve, 8, seed=0)
     assert share == pytest.approx(0.15 / 0.35)
     assert low <= share <= high
 
@@ -119,6 +122,6 @@ def test_the_same_seed_writes_the_same_bytes(once: Path, data: Path, tmp_path: P
 
 def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"test1000\.npz"):
-        cifar.read_images(tmp_path, "test1000")
+        read_images(tmp_path, "test1000")
     with pytest.raises(WeightsRefused):
         cifar.run(tmp_path / "out", budget="quick", data=tmp_path)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from segment.draws.minibatches import DrawPlan
-from segment.experiments import cost
-from segment.experiments.cost import CostPlan
+from segment.experiments.cost import experiment as cost
+from segment.experiments.cost.experiment import CostPlan
+from segment.experiments.cost.figures import LABELS
+from segment.experiments.cost.timing import methods_of, timed
 from segment.experiments.regression.mnf_convolutions import FlowConvolution, flow_network
 from segment.experiments.segmentation.cases import bank_of, scenes_case
 from segment.images.prepare import prepare
@@ -28,7 +30,7 @@ def methods_and_image() -> tuple[dict[str, Method], Tensor]:
     case = scenes_case(Path())
     bank = bank_of(case, drawable(case.network), DrawPlan(draws=3, batch=2, seed=0))
     flows = flow_network(TinyUNet(6), torch.Generator().manual_seed(0)).eval()
-    methods = cost.methods_of(case.network, bank, flows, SMALL, seed=0)
+    methods = methods_of(case.network, bank, flows, SMALL.draws, seed=0)
     return methods, prepare(case.test_image(0).image, case.network.card.input)[None]
 
 
@@ -39,7 +41,7 @@ def test_the_experiment_leaves_a_table_a_figure_and_verdicts(tmp_path: Path) -> 
     assert {"cost.csv", "cost.png", "cost.svg", "page.md", "verdicts.csv"} <= {path.name for path in tmp_path.iterdir()}
     with (tmp_path / "cost.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert list(rows) == list(cost.LABELS)
+    assert list(rows) == list(LABELS)
     assert float(rows["ensemble"]["seconds before the first map"]) == pytest.approx(
         5 * float(rows["mcdo"]["seconds before the first map"])
     )
@@ -56,7 +58,7 @@ def test_every_random_method_makes_passes_that_differ(
         assert weight == pytest.approx(1 / 3), name
         if name != "mnf":  # an untrained head gives zeros whatever comes before it
             assert not torch.equal(first, second), name
-    assert [methods[name].draws for name in cost.LABELS] == [1, 3, 3, 5, 3]
+    assert [methods[name].draws for name in LABELS] == [1, 3, 3, 5, 3]
 
 
 def test_a_flow_convolution_is_the_size_of_the_one_it_replaces_and_differs_between_calls() -> None:
@@ -79,21 +81,27 @@ def test_the_flow_network_has_no_plain_convolution_and_no_normalisation_left() -
 
 
 def test_the_first_round_is_left_out(
-    methods_and_image: tuple[dict[str, Method], Tensor], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    methods_and_image: tuple[dict[str, Method], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     methods, image = methods_and_image
     ticks = iter([0, 100, 0, 1, 0, 2, 0, 30])
     monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
-    found = cost.timed({"single pass": methods["single pass"]}, image, scenes_case(Path()).network, 3)
-    assert found == {"single pass": [1.0, 2.0, 30.0]}
+    seconds = timed({"single pass": methods["single pass"]}, image, scenes_case(Path()).network, 3)
+    assert seconds == {"single pass": [1.0, 2.0, 30.0]}
 
 
 def rows_of(seconds: dict[str, list[float]]) -> list[dict[str, object]]:
     return [
-        {"method": name, "passes": 5, "seconds to a map": sum(values) / len(values),
-         "plain passes to a pass": values[0] / seconds["ensemble"][0], "seconds before the first map": 0.0}
+        {
+            "method": name,
+            "passes": 5,
+            "seconds to a map": sum(values) / len(values),
+            "plain passes to a pass": values[0] / seconds["ensemble"][0],
+            "seconds before the first map": 0.0,
+        }
         for name, values in seconds.items()
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,5 +114,5 @@ def rows_of(seconds: dict[str, list[float]]) -> list[dict[str, object]]:
 )
 def test_a_cost_is_judged_by_the_interval_of_its_ratio(mcbn: list[float], plain: str, rival: str) -> None:
     seconds = {"single pass": [1.0] * 5, "mcbn": mcbn, "mcdo": [1.2] * 5, "ensemble": [1.0] * 5, "mnf": [3.0] * 5}
-    found = cost._verdicts(rows_of(seconds), seconds, unchanged=True)
-    assert [verdict.outcome for verdict in found[1:]] == [plain, rival]
+    verdicts = cost._verdicts(rows_of(seconds), seconds, unchanged=True)
+    assert [verdict.outcome for verdict in verdicts[1:]] == [plain, rival]

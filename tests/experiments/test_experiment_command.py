@@ -12,18 +12,27 @@ from console import segment
 from segment.cli.experiments import ABOUT
 from segment.experiments import reproduction
 from segment.experiments.regression import toy
-from segment.experiments.regression.networks import Protocol
+from segment.experiments.regression.methods import Protocol
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.toy import ToyPlan
 from segment.experiments.reporting import Outcome
 
 SMALL = ToyPlan(
-    repeats=1, rows=60, points=51,
+    repeats=1,
+    rows=60,
+    points=51,
     protocol=Protocol(
-        hidden=(8,), l2=(1e-3,), batches=(16,), dropouts=(0.05,), precisions=(10.0,), folds=2,
-        race=Race(every=10, patience=2, epochs=20, draws=4), draws=30, members=2,
+        hidden=(8,),
+        l2=(1e-3,),
+        batches=(16,),
+        dropouts=(0.05,),
+        precisions=(10.0,),
+        folds=2,
+        race=Race(every=10, patience=2, epochs=20, draws=4),
+        draws=30,
+        members=2,
     ),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +56,9 @@ def test_an_experiment_says_its_verdicts_and_where_they_lie(tmp_path: Path) -> N
 
 
 def test_json_holds_the_verdicts(tmp_path: Path) -> None:
-    found = segment("experiment", "toy", "-o", tmp_path / "toy", "--json").json
-    assert len(found["verdicts"]) == 3
-    assert set(found["verdicts"][0]) == {"experiment", "claim", "outcome", "numbers"}
+    printed = segment("experiment", "toy", "-o", tmp_path / "toy", "--json").json
+    assert len(printed["verdicts"]) == 3
+    assert set(printed["verdicts"][0]) == {"experiment", "claim", "outcome", "numbers"}
 
 
 def test_all_leaves_one_index_page_of_every_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

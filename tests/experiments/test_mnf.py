@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from segment.experiments.regression.experiment import Problem, standardised
 from segment.experiments.regression.mnf import ConvMNF, DenseMNF, MaskedFlow, MultiplicativeWeights
 from segment.experiments.regression.mnf_regression import (
     RegressionMNF,
@@ -14,6 +13,7 @@ from segment.experiments.regression.mnf_regression import (
     VariationalTraining,
     predictions,
 )
+from segment.experiments.regression.stack import TrainingData, standardised
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -86,8 +86,8 @@ def test_without_flows_the_bound_is_the_gaussians_closed_form() -> None:
     expected = expected + kl_divergence(Normal(layer.bias_mean, (0.5 * layer.bias_log_var).exp()), prior).sum()
     rng = generator(5)
     with torch.no_grad():
-        found = layer.divergence(layer.multipliers(200_000, rng), rng)
-    torch.testing.assert_close(found, expected.detach(), rtol=5e-3, atol=0)
+        bound = layer.divergence(layer.multipliers(200_000, rng), rng)
+    torch.testing.assert_close(bound, expected.detach(), rtol=5e-3, atol=0)
 
 
 def test_the_bound_is_never_below_zero_by_more_than_its_noise() -> None:
@@ -162,14 +162,14 @@ def test_a_convolution_over_one_patch_is_a_dense_layer_with_a_z_for_each_filter(
         layer.bias_mean.normal_(generator=generator(3))
         x = torch.randn(5, 2, 2, 2, generator=generator(1))
         drawn = layer.multipliers(5, generator(2))
-        found = layer(x, drawn, generator(4))
+        outputs = layer(x, drawn, generator(4))
         expected = (x.flatten(1) @ layer.mean.T) * drawn.z + layer.bias_mean
-    assert found.shape == (5, 3, 1, 1)
-    torch.testing.assert_close(found[:, :, 0, 0], expected, rtol=1e-4, atol=1e-5)
+    assert outputs.shape == (5, 3, 1, 1)
+    torch.testing.assert_close(outputs[:, :, 0, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
+def data() -> TrainingData:
     rng = generator(3)
     x = torch.randn(150, 3, generator=rng, dtype=torch.float64)
     y = torch.sin(2 * x[:, 0]) + x[:, 1] + 0.1 * torch.randn(150, generator=rng, dtype=torch.float64)
@@ -177,11 +177,16 @@ def problem() -> Problem:
     return standardised(x, y, rows[:, :120], rows[:, 120:])
 
 
-def test_an_mnf_regression_learns_and_a_dropped_neighbour_does_not_hurt(problem: Problem) -> None:
+def test_an_mnf_regression_learns_and_a_dropped_neighbour_does_not_hurt(data: TrainingData) -> None:
     rng = generator()
     network = RegressionMNF((3, 16, 1), generator=rng, stack=(2,))
-    fit = VariationalFit(problem=problem, sets=torch.zeros(2, dtype=torch.long), precision=torch.tensor([1.0, 50.0]),
-                         batch=40, learning_rate=1e-2)  # fmt: skip
+    fit = VariationalFit(
+        data=data,
+        sets=torch.zeros(2, dtype=torch.long),
+        precision=torch.tensor([1.0, 50.0]),
+        batch=40,
+        learning_rate=1e-2,
+    )
     training = VariationalTraining(network, fit, rng)
     before = training.held_out_rmse(50)
     training.run(60)
@@ -191,6 +196,6 @@ def test_an_mnf_regression_learns_and_a_dropped_neighbour_does_not_hurt(problem:
     assert after.shape == (1,)
     assert after[0] < 0.6 * before[1]
     assert after[0] < 0.5
-    drawn = predictions(network, problem.x_held, 40, rng)
+    drawn = predictions(network, data.x_held, 40, rng)
     assert drawn.shape == (1, 40, 30)
     assert drawn.std(dim=1).min() > 0

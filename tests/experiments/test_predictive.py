@@ -36,8 +36,8 @@ def crps_by_integration(mean: float, spread: float, y: float) -> float:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-3, 3), st.floats(0.2, 4), st.floats(-5, 5))
 def test_crps_of_a_gaussian_is_its_defining_integral(mean: float, spread: float, y: float) -> None:
-    found = crps(np.array([mean]), spread**2, np.array([y]))[0]
-    assert found == pytest.approx(crps_by_integration(mean, spread, y), abs=1e-6)
+    score = crps(np.array([mean]), spread**2, np.array([y]))[0]
+    assert score == pytest.approx(crps_by_integration(mean, spread, y), abs=1e-6)
 
 
 def test_crps_is_that_of_an_independent_library() -> None:
@@ -58,19 +58,27 @@ def test_the_log_likelihood_stays_finite_where_every_density_underflows() -> Non
 
 
 def test_the_optimal_crps_and_its_spread_are_the_two_published_numbers() -> None:
-    found = minimize_scalar(lambda s: float(crps(np.zeros(1), s**2, np.ones(1))[0]), bounds=(0.1, 10), method="bounded",
-                            options={"xatol": 1e-10})  # fmt: skip
-    assert float(found.x) == pytest.approx(CRPS_OPTIMAL_SD, abs=1e-6)
-    assert float(found.fun) == pytest.approx(CRPS_OPTIMUM, abs=5e-7)
+    optimum = minimize_scalar(
+        lambda s: float(crps(np.zeros(1), s**2, np.ones(1))[0]),
+        bounds=(0.1, 10),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    assert float(optimum.x) == pytest.approx(CRPS_OPTIMAL_SD, abs=1e-6)
+    assert float(optimum.fun) == pytest.approx(CRPS_OPTIMUM, abs=5e-7)
 
 
 def test_the_optimal_log_likelihood_has_the_error_itself_as_its_spread() -> None:
     error = 0.37
-    found = minimize_scalar(lambda log_s: -float(stats.norm.logpdf(error, 0, math.exp(log_s))), bounds=(-6, 3),
-                            method="bounded", options={"xatol": 1e-10})  # fmt: skip
-    assert math.exp(float(found.x)) == pytest.approx(error, rel=1e-5)
+    optimum = minimize_scalar(
+        lambda log_s: -float(stats.norm.logpdf(error, 0, math.exp(log_s))),
+        bounds=(-6, 3),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    assert math.exp(float(optimum.x)) == pytest.approx(error, rel=1e-5)
     scores = scores_of(np.zeros((1, 1)), np.array([error]), precision=1.0, constant=1.0)
-    assert scores.pll_optimal == pytest.approx(-float(found.fun), abs=1e-9)
+    assert scores.pll_optimal == pytest.approx(-float(optimum.fun), abs=1e-9)
     assert scores.crps_optimal == pytest.approx(CRPS_OPTIMUM * error)
 
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WrongUse
-from segment.experiments.regression.experiment import (
+from segment.experiments.regression.methods import mcbn_draws, outputs, seeded
+from segment.experiments.regression.search import Race, race
+from segment.experiments.regression.stack import (
     EPS,
     Architecture,
     Layers,
-    Problem,
     Stack,
+    TrainingData,
     error_of_mean,
     standardised,
 )
-from segment.experiments.regression.networks import mcbn_draws, outputs, seeded
-from segment.experiments.regression.search import Race, race
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.uci.data import FILES, fold_rows, random_split, read_table, standard_splits
 from segment.methods.deterministic import Plain
@@ -28,8 +28,16 @@ from segment.methods.dropout import Dropout
 from segment.passes.passes import PassPlan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-COUNTS = {"boston": (506, 13), "concrete": (1030, 8), "energy": (768, 8), "kin8nm": (8192, 8), "power": (9568, 4),
-          "protein": (45730, 9), "wine": (1599, 11), "yacht": (308, 6)}  # fmt: skip
+COUNTS = {
+    "boston": (506, 13),
+    "concrete": (1030, 8),
+    "energy": (768, 8),
+    "kin8nm": (8192, 8),
+    "power": (9568, 4),
+    "protein": (45730, 9),
+    "wine": (1599, 11),
+    "yacht": (308, 6),
+}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -37,7 +45,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
+def data() -> TrainingData:
     rng = generator(3)
     x = torch.randn(90, 5, generator=rng, dtype=torch.float64)
     y = x[:, 0] * 2 + x[:, 1] ** 2 + 0.3 * torch.randn(90, generator=rng, dtype=torch.float64) + 7
@@ -64,27 +72,25 @@ def in_a_plain_loop(
 
 
 @pytest.mark.parametrize("batchnorm", [True, False])
-def test_a_network_trained_in_a_stack_is_the_one_trained_alone(problem: Problem, *, batchnorm: bool) -> None:
+def test_a_network_trained_in_a_stack_is_the_one_trained_alone(data: TrainingData, *, batchnorm: bool) -> None:
     stack = Stack(Architecture(features=5, hidden=(8, 6), batchnorm=batchnorm), 3, generator())
     alone = stack.network(1).train()
     l2 = torch.tensor([1e-1, 1e-2, 1e-4])
     before = stack.layers.weights[0][1].clone()
-    fit = Fit(problem=problem, sets=torch.tensor([0, 2, 1]), batch=16, l2=l2)
+    fit = Fit(data=data, sets=torch.tensor([0, 2, 1]), batch=16, l2=l2)
     Training(stack, fit, generator(9)).run(15)
-    in_a_plain_loop(
-        alone, problem.x[2], problem.y[2], seed=9, size=3, number=1, epochs=15, batch=16, l2=float(l2[1])
-    )  # fmt: skip
+    in_a_plain_loop(alone, data.x[2], data.y[2], seed=9, size=3, number=1, epochs=15, batch=16, l2=float(l2[1]))
     together = stack.network(1)
     assert (stack.layers.weights[0][1] - before).abs().max() > 1e-2
-    for found, expected in zip(together.parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-4)
+    for parameter, expected in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=2e-4)
 
 
-def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(problem: Problem) -> None:
+def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(data: TrainingData) -> None:
     def trained(chosen: list[int]) -> Tensor:
         stack = Stack(Architecture(features=5, hidden=(4,)), 2, generator(), copies=3)
         l2 = torch.tensor([0.1, 0.2, 0.3] * 2)
-        fit = Fit(problem=problem, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2)
+        fit = Fit(data=data, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2)
         training = Training(stack, fit, generator(1))
         training.run(5)
         training.select(torch.tensor(chosen))
@@ -94,30 +100,30 @@ def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(problem: Pr
     torch.testing.assert_close(trained([2, 0]), trained([0, 1, 2]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_stacks_quick_mean_over_draws_is_the_engines(problem: Problem) -> None:
+def test_the_stacks_quick_mean_over_draws_is_the_engines(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5, hidden=(8, 6)), 2, generator())
-    Training(stack, Fit(problem=problem, sets=torch.arange(2), batch=16, l2=torch.full((2,), 1e-3)), generator()).run(9)
-    rows, held = problem.x[1], problem.x_held[1]
+    Training(stack, Fit(data=data, sets=torch.arange(2), batch=16, l2=torch.full((2,), 1e-3)), generator()).run(9)
+    rows, held = data.x[1], data.x_held[1]
     network = stack.network(1, statistics=rows)
     engine = mcbn_draws(network, rows, held, batch=16, draws=1500, seed=0).mean(dim=0)
     chosen = torch.rand(1500, 64, generator=generator(5)).argsort(dim=1)[:, :16]
     quick = stack.drawn(1, rows[chosen], held).mean(dim=0)
     torch.testing.assert_close(quick, engine, rtol=0, atol=0.03)
-    one = chosen[:1]
-    by_hand = in_train_mode_of(network, rows[one[0]], held)
-    torch.testing.assert_close(stack.drawn(1, rows[one], held)[0], by_hand)
+    batch = chosen[:1]
+    by_hand = in_train_mode_of(network, rows[batch[0]], held)
+    torch.testing.assert_close(stack.drawn(1, rows[batch], held)[0], by_hand)
 
 
 @pytest.mark.parametrize("rates", [None, (0.3, 0.1)])
-def test_the_written_out_gradient_is_autograds(problem: Problem, rates: tuple[float, ...] | None) -> None:
+def test_the_written_out_gradient_is_autograds(data: TrainingData, rates: tuple[float, ...] | None) -> None:
     architecture = Architecture(features=5, hidden=(8, 6), batchnorm=rates is None)
     keep = None if rates is None else 1 - torch.tensor(rates * 2)
     stack = Stack(architecture, 2, generator(), copies=2)
     stack.table += 0.2 * torch.randn(stack.table.shape, generator=generator(2))
-    fit = Fit(problem=problem, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep)
+    fit = Fit(data=data, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep)
     training = Training(stack, fit, generator(1))
     table = stack.table.detach().clone().requires_grad_()
-    x, y = problem.x[fit.sets, :16].transpose(1, 2), problem.y[fit.sets, :16]
+    x, y = data.x[fit.sets, :16].transpose(1, 2), data.y[fit.sets, :16]
     training.generator = generator(4)
     masks = [mask[training.mask_of] for mask in training.masks(16)]
     training.generator = generator(4)
@@ -137,25 +143,30 @@ def test_the_written_out_gradient_is_autograds(problem: Problem, rates: tuple[fl
     torch.testing.assert_close(stack.table.grad, torch.autograd.grad(loss, table)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_networks_of_a_pair_differ_by_their_strengths_alone(problem: Problem) -> None:
+def test_networks_of_a_pair_differ_by_their_strengths_alone(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 2, generator(), copies=2)
-    fit = Fit(problem=problem, sets=torch.zeros(4, dtype=torch.long), batch=16, l2=torch.tensor([0.1, 0.1, 0.0, 0.1]),
-              keep=torch.full((4,), 0.9))  # fmt: skip
+    fit = Fit(
+        data=data,
+        sets=torch.zeros(4, dtype=torch.long),
+        batch=16,
+        l2=torch.tensor([0.1, 0.1, 0.0, 0.1]),
+        keep=torch.full((4,), 0.9),
+    )
     Training(stack, fit, generator(1)).run(3)
-    one, twin, other, last = stack.table.detach()
-    torch.testing.assert_close(one, twin, rtol=0, atol=0)
+    first, twin, other, last = stack.table.detach()
+    torch.testing.assert_close(first, twin, rtol=0, atol=0)
     assert (other - last).abs().max() > 1e-3
-    assert (one - last).abs().max() > 1e-3
+    assert (first - last).abs().max() > 1e-3
 
 
-def test_the_error_of_many_draws_is_told_from_few_without_bias() -> None:
+def test_the_error_of_many_draws_is_estimated_from_few_without_bias() -> None:
     rng = generator(8)
     y, expected, sd = torch.randn(40, generator=rng), torch.randn(40, generator=rng), torch.rand(40, generator=rng) * 3
     few = expected + sd * torch.randn(4000, 5, 40, generator=rng)
     truth = (expected - y).square().mean() + sd.square().mean() / 500
-    told = error_of_mean(few, y, of=500).square()
-    error = told.std() / len(told) ** 0.5
-    assert abs(told.mean() - truth) < 4 * error
+    estimated = error_of_mean(few, y, of=500).square()
+    error = estimated.std() / len(estimated) ** 0.5
+    assert abs(estimated.mean() - truth) < 4 * error
     assert abs(error_of_mean(few, y).square().mean() - truth) > 20 * error
     torch.testing.assert_close(error_of_mean(few[:, :1], y, of=500), (few[:, 0] - y).square().mean(dim=1).sqrt())
 
@@ -172,47 +183,47 @@ def in_train_mode_of(network: nn.Sequential, batch: Tensor, x: Tensor) -> Tensor
     return x[:, 0]
 
 
-def test_a_batch_of_all_training_rows_makes_mcbn_deterministic(problem: Problem) -> None:
+def test_a_batch_of_all_training_rows_makes_mcbn_deterministic(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5), 1, generator())
-    network = stack.network(0, statistics=problem.x[0])
-    drawn = mcbn_draws(network, problem.x[0], problem.x_held[0], batch=1024, draws=50, seed=0)
+    network = stack.network(0, statistics=data.x[0])
+    drawn = mcbn_draws(network, data.x[0], data.x_held[0], batch=1024, draws=50, seed=0)
     assert len(drawn) == 1
     with torch.no_grad():
-        torch.testing.assert_close(drawn[0], network(problem.x_held[0])[:, 0], rtol=1e-4, atol=1e-5)
-    smaller = mcbn_draws(network, problem.x[0], problem.x_held[0], batch=63, draws=50, seed=0)
+        torch.testing.assert_close(drawn[0], network(data.x_held[0])[:, 0], rtol=1e-4, atol=1e-5)
+    smaller = mcbn_draws(network, data.x[0], data.x_held[0], batch=63, draws=50, seed=0)
     assert smaller.var(dim=0).min() > 0
 
 
-def test_dropout_draws_have_the_moments_of_the_engines(problem: Problem) -> None:
+def test_dropout_draws_have_the_moments_of_the_engines(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 1, generator())
-    drawn = stack.dropped(0, problem.x_held[0], 0.8, stack.noise(4000 * len(problem.x_held[0]), generator(1)))
+    drawn = stack.dropped(0, data.x_held[0], 0.8, stack.noise(4000 * len(data.x_held[0]), generator(1)))
     module = stack.network(0, dropout=0.2)
-    plain = outputs(Dropout(Plain(module, module, PassPlan()), draws=2000), problem.x_held[0])
+    plain = outputs(Dropout(Plain(module, module, PassPlan()), draws=2000), data.x_held[0])
     torch.testing.assert_close(drawn.mean(dim=0), plain.mean(dim=0), rtol=0, atol=0.03)
     torch.testing.assert_close(drawn.std(dim=0), plain.std(dim=0), rtol=0.1, atol=0.01)
 
 
-def test_a_problem_is_standardised_on_its_training_rows_alone(problem: Problem) -> None:
-    torch.testing.assert_close(problem.x.mean(dim=1), torch.zeros(3, 5), rtol=0, atol=1e-6)
-    torch.testing.assert_close(problem.y.std(dim=1, correction=0), torch.ones(3), rtol=1e-6, atol=0)
-    assert problem.x_held.mean(dim=1).abs().max() > 1e-2
-    restored = problem.y[0].double() * problem.y_scale[0] + problem.y_mean[0]
-    assert float(restored.mean()) == pytest.approx(float(problem.y_mean[0]), abs=1e-6)
+def test_training_data_are_standardised_on_its_training_rows_alone(data: TrainingData) -> None:
+    torch.testing.assert_close(data.x.mean(dim=1), torch.zeros(3, 5), rtol=0, atol=1e-6)
+    torch.testing.assert_close(data.y.std(dim=1, correction=0), torch.ones(3), rtol=1e-6, atol=0)
+    assert data.x_held.mean(dim=1).abs().max() > 1e-2
+    restored = data.y[0].double() * data.y_scale[0] + data.y_mean[0]
+    assert float(restored.mean()) == pytest.approx(float(data.y_mean[0]), abs=1e-6)
 
 
 class Scripted:
-    """A training whose errors are given: candidate c at look n has errors[c][n]."""
+    """A training whose errors are given: candidate c at check n has errors[c][n]."""
 
     def __init__(self, errors: list[list[float]]) -> None:
         self.errors = torch.tensor(errors)
-        self.alive, self.looks, self.epochs = torch.arange(len(errors)), -1, 0
+        self.alive, self.checks, self.epochs = torch.arange(len(errors)), -1, 0
 
     def run(self, epochs: int) -> None:
         self.epochs += epochs
 
     def held_out_rmse(self, draws: int, of: int | None) -> Tensor:
-        self.looks += 1
-        error = self.errors[self.alive, self.looks]
+        self.checks += 1
+        error = self.errors[self.alive, self.checks]
         return torch.cat([error - 0.01, error + 0.01])  # two folds
 
     def select(self, chosen: Tensor) -> None:
@@ -221,18 +232,18 @@ class Scripted:
 
 def test_a_race_stops_each_candidate_after_its_patience_and_remembers_its_best_epoch() -> None:
     training = Scripted([[5, 4, 3, 3.5, 3.5, 1], [5, 4.5, 4, 3, 2, 1.5], [float("nan")] * 6])
-    found = race(training, [0, 0, 0], 2, Race(every=10, patience=2, epochs=60))
-    torch.testing.assert_close(found.rmse, torch.tensor([3.0, 1.5, float("inf")]))
-    assert found.epoch.tolist() == [30, 60, 0]
-    assert found.best == 1
+    result = race(training, [0, 0, 0], 2, Race(every=10, patience=2, epochs=60))
+    torch.testing.assert_close(result.rmse, torch.tensor([3.0, 1.5, float("inf")]))
+    assert result.epoch.tolist() == [30, 60, 0]
+    assert result.best == 1
     assert training.alive.tolist() == [1]
 
 
 def test_a_rung_keeps_the_better_half_of_each_group() -> None:
     training = Scripted([[1, 1, 0.5], [2, 2, 0.1], [8, 8, 7], [9, 9, 0.2]])
-    found = race(training, [0, 0, 1, 1], 2, Race(every=10, patience=9, epochs=30, rungs={20: 0.5}))
+    result = race(training, [0, 0, 1, 1], 2, Race(every=10, patience=9, epochs=30, rungs={20: 0.5}))
     assert training.alive.tolist() == [0, 2]
-    torch.testing.assert_close(found.rmse, torch.tensor([0.5, 2.0, 7.0, 9.0]))
+    torch.testing.assert_close(result.rmse, torch.tensor([0.5, 2.0, 7.0, 9.0]))
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -78,10 +78,10 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("experiment", [toy, uci, uncertainty_error])
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, experiment: ModuleType) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(WrongUse, match="Cannot write"):
-        experiment.run(tmp_path / "out", budget="quick", data=tmp_path, progress=said.append)
-    assert said == []
+        experiment.run(tmp_path / "out", budget="quick", data=tmp_path, progress=messages.append)
+    assert messages == []
 
 
 def test_a_page_holds_the_verdicts_and_every_section(tmp_path: Path) -> None:
@@ -142,17 +142,22 @@ def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
-    [(0.01, 0.2, "reproduced"), (-0.2, -0.01, "not reproduced"), (-0.01, 0.2, "inconclusive"),
-     (-0.2, 0.01, "inconclusive"), (math.nan, math.nan, "inconclusive")],
-)  # fmt: skip
+    [
+        (0.01, 0.2, "reproduced"),
+        (-0.2, -0.01, "not reproduced"),
+        (-0.01, 0.2, "inconclusive"),
+        (-0.2, 0.01, "inconclusive"),
+        (math.nan, math.nan, "inconclusive"),
+    ],
+)
 def test_a_claim_is_reproduced_only_where_its_whole_interval_supports_it(low: float, high: float, outcome: str) -> None:
     assert judged_by(low, high, least=0) == outcome
     assert judged_by(-high, -low, most=0) == outcome
 
 
 def test_a_value_is_within_two_limits_only_with_its_whole_interval() -> None:
-    found = [judged_by(low, high, least=0.92, most=0.98) for low, high in ((0.93, 0.97), (0.93, 0.99), (0.99, 1.0))]
-    assert found == ["reproduced", "inconclusive", "not reproduced"]
+    outcomes = [judged_by(low, high, least=0.92, most=0.98) for low, high in ((0.93, 0.97), (0.93, 0.99), (0.99, 1.0))]
+    assert outcomes == ["reproduced", "inconclusive", "not reproduced"]
 
 
 def test_signs_without_intervals_make_no_majority() -> None:

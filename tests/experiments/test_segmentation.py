@@ -16,8 +16,8 @@ from segment.experiments.segmentation import experiment as segmentation
 from segment.experiments.segmentation.cases import CASES, Case, scenes_case
 from segment.experiments.segmentation.experiment import (
     INSIDE,
+    CaseScores,
     Effort,
-    Found,
     SegmentationPlan,
     bank_with_the_image,
     scored,
@@ -62,7 +62,7 @@ def test_the_demonstrations_way_is_train_mode_with_the_image_in_the_batch(case: 
     images = prepare(case.test_image(0).image, case.network.card.input)[None]
     plan = DrawPlan(draws=1, batch=3, seed=0)
     bank = bank_with_the_image(case, drawn, images, plan)
-    (found,) = passes(drawn, bank, images)
+    (output,) = passes(drawn, bank, images)
     (pick,) = choices(plan, case.train)
     others = [prepare(case.train_image(index), case.network.card.input) for index in pick.images]
     module = copy.deepcopy(case.network.module)
@@ -71,7 +71,7 @@ def test_the_demonstrations_way_is_train_mode_with_the_image_in_the_batch(case: 
             part.training = True
     with torch.no_grad():
         expected = module(torch.cat([images, torch.stack(others)]))[:1]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_scores_of_the_trained_statistics_do_not_depend_on_the_draws(case: Case) -> None:
@@ -82,25 +82,25 @@ def test_the_scores_of_the_trained_statistics_do_not_depend_on_the_draws(case: C
     assert first.boards["M = 2"].per_image() != second.boards["M = 2"].per_image()
 
 
-def boards(case: Case, doubt: dict[str, float], images: int = 12) -> Found:
-    """Masks with a tenth of wrong pixels; `doubt`: how sharply each method's variance marks them."""
+def boards(case: Case, sharpness_of: dict[str, float], images: int = 12) -> CaseScores:
+    """Masks with a tenth of wrong pixels; `sharpness_of`: how sharply each method's variance marks them."""
     rng = np.random.default_rng(0)
     plan = ScorePlan(classes=("a", "b"), measures=segmentation.MEASURES)
-    found = {name: Scoreboard(plan) for name in doubt}
+    scoreboards = {name: Scoreboard(plan) for name in sharpness_of}
     for number in range(images):
         label = (rng.random((16, 16)) < 0.1).astype(np.int64)  # class b is what the mask, all a, gets wrong
-        for name, sharpness in doubt.items():
+        for name, sharpness in sharpness_of.items():
             variance = rng.random((16, 16)) * 0.1 + sharpness * label
             p_wrong = np.where(label > 0, 0.2 + 0.2 * sharpness, 0.2)
             maps = dict.fromkeys(segmentation.MEASURES, variance)
-            found[name].update(f"{number}", np.stack([1 - p_wrong, p_wrong]), maps, label)
-    return Found(boards=found, shown=case.test_image(0), estimates={})
+            scoreboards[name].update(f"{number}", np.stack([1 - p_wrong, p_wrong]), maps, label)
+    return CaseScores(boards=scoreboards, shown=case.test_image(0), estimates={})
 
 
 def test_a_sharper_uncertainty_is_judged_better_and_a_duller_one_not(case: Case) -> None:
-    found = boards(case, {"M = 1": 0.0, "M = 8": 0.5, "M = 16": 0.0, segmentation.TRAINED: 0.0})
-    rising = segmentation._larger(case, found, 1, 8, "larger is better")
-    falling = segmentation._larger(case, found, 8, 16, "larger is better")
+    case_scores = boards(case, {"M = 1": 0.0, "M = 8": 0.5, "M = 16": 0.0, segmentation.TRAINED: 0.0})
+    rising = segmentation._larger(case, case_scores, 1, 8, "larger is better")
+    falling = segmentation._larger(case, case_scores, 8, 16, "larger is better")
     assert (rising.outcome, falling.outcome) == ("reproduced", "not reproduced")
     assert "better in 3 of 3" in rising.numbers
     assert "worse in 3" in falling.numbers
@@ -109,16 +109,18 @@ def test_a_sharper_uncertainty_is_judged_better_and_a_duller_one_not(case: Case)
 
 
 def test_scores_that_do_not_differ_are_inconclusive(case: Case) -> None:
-    found = boards(case, {"M = 1": 0.3})
-    same = Found(boards=dict.fromkeys(("M = 1", "M = 8"), found.boards["M = 1"]), shown=found.shown, estimates={})
+    case_scores = boards(case, {"M = 1": 0.3})
+    same = CaseScores(
+        boards=dict.fromkeys(("M = 1", "M = 8"), case_scores.boards["M = 1"]), shown=case_scores.shown, estimates={}
+    )
     verdict = segmentation._larger(case, same, 1, 8, "larger is better")
     assert verdict.outcome == "inconclusive"
     assert "better in 0 of 3" in verdict.numbers
 
 
 def test_a_few_images_give_no_verdict(case: Case) -> None:
-    found = boards(case, {"M = 1": 0.0, "M = 8": 0.5}, images=3)
-    assert segmentation._larger(case, found, 1, 8, "larger is better").outcome == "not testable here"
+    case_scores = boards(case, {"M = 1": 0.0, "M = 8": 0.5}, images=3)
+    assert segmentation._larger(case, case_scores, 1, 8, "larger is better").outcome == "not testable here"
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ from segment.experiments.theory.experiment import TheoryPlan
 from segment.experiments.theory.statistics import (
     Dense,
     Population,
+    batch_statistics,
     closest_prior,
     distance,
     floor,
-    measured,
     papers_prior,
     populations_of,
 )
+from segment.experiments.theory.verdicts import CLOSE, PARALLEL
 
 SMALL = TheoryPlan(draws=60, batches=(4, 32, 64), epochs=3, networks=2)
 
@@ -73,13 +74,13 @@ def test_gaussian_inputs_are_called_gaussian_and_a_rare_spike_is_not() -> None:
     rng = np.random.default_rng(2)
     gaussian = torch.from_numpy(rng.normal(size=(4000, 3))).float()
     spiky = torch.from_numpy((rng.random((4000, 3)) < 0.01) * 50.0).float()
-    found = []
+    distances = []
     for x in (gaussian, spiky):
         populations = populations_of(bare(3), x, ("x",))
-        (one,) = measured(bare(3), x, populations, DrawPlan(draws=400, batch=32, seed=0))
-        found.append((distance(one.mean), distance(one.sd)))
-    assert max(found[0]) < theory.CLOSE + floor(400)
-    assert min(found[1]) > 2 * (theory.CLOSE + floor(400))
+        (statistics,) = batch_statistics(bare(3), x, populations, DrawPlan(draws=400, batch=32, seed=0))
+        distances.append((distance(statistics.mean), distance(statistics.sd)))
+    assert max(distances[0]) < CLOSE + floor(400)
+    assert min(distances[1]) > 2 * (CLOSE + floor(400))
 
 
 def test_channels_that_do_not_vary_are_left_out() -> None:
@@ -87,9 +88,9 @@ def test_channels_that_do_not_vary_are_left_out() -> None:
     x[:, 1] = 7
     populations = populations_of(bare(3), x, ("x",))
     with np.errstate(divide="ignore", invalid="ignore"):
-        (one,) = measured(bare(3), x, populations, DrawPlan(draws=20, batch=8, seed=0))
-    assert one.mean.shape == (20, 2)
-    assert np.isfinite(one.sd).all()
+        (statistics,) = batch_statistics(bare(3), x, populations, DrawPlan(draws=20, batch=8, seed=0))
+    assert statistics.mean.shape == (20, 2)
+    assert np.isfinite(statistics.sd).all()
 
 
 def test_the_distance_is_scipys() -> None:
@@ -115,15 +116,15 @@ def test_white_inputs_make_weight_decay_a_divergence_exactly() -> None:
 
 def test_the_gradient_is_that_of_the_divergence_by_autograd() -> None:
     x = np.random.default_rng(7).gamma(1.0, size=(400, 5)) @ np.random.default_rng(8).normal(size=(5, 5))
-    found = closest_prior(layer(x))
+    prior = closest_prior(layer(x))
     weights = torch.from_numpy(layer(x).weights).requires_grad_()
     units = torch.from_numpy(x) @ weights.T
-    of_mean = units.mean(dim=0).square().sum() / (2 * found.mean_sd**2)
-    of_sd = units.var(dim=0, correction=0).sum() / (2 * found.sd_sd**2)
+    of_mean = units.mean(dim=0).square().sum() / (2 * prior.mean_sd**2)
+    of_sd = units.var(dim=0, correction=0).sum() / (2 * prior.sd_sd**2)
     (of_mean + of_sd).backward()  # type: ignore[no-untyped-call]
     assert weights.grad is not None
-    np.testing.assert_allclose(found.gradient, weights.grad.numpy(), rtol=1e-6, atol=1e-9)
-    assert found.cosine < theory.PARALLEL
+    np.testing.assert_allclose(prior.gradient, weights.grad.numpy(), rtol=1e-6, atol=1e-9)
+    assert prior.cosine < PARALLEL
 
 
 def test_the_papers_prior_is_exact_where_all_weights_of_a_unit_and_all_mean_inputs_are_alike() -> None:
@@ -133,7 +134,7 @@ def test_the_papers_prior_is_exact_where_all_weights_of_a_unit_and_all_mean_inpu
     prior = papers_prior(Dense(name="x", weights=weights, inputs=x, pull=3.0))
     assert prior.mean_sd == pytest.approx(math.sqrt(5 * 0.7**2 / 3.0))
     np.testing.assert_allclose(prior.gradient, 3.0 * weights)
-    assert papers_prior(layer(x)).cosine < theory.PARALLEL
+    assert papers_prior(layer(x)).cosine < PARALLEL
 
 
 def test_standardised_inputs_leave_the_papers_prior_no_width() -> None:

@@ -14,21 +14,28 @@ from scipy.stats import spearmanr
 
 from segment.experiments.regression import dropout_check, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
-from segment.experiments.regression.networks import METHODS, Protocol
+from segment.experiments.regression.methods import METHODS, Protocol
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.toy import ToyPlan
 from segment.experiments.regression.uncertainty_error import rank_correlation, running
-from segment.experiments.reproduction import run_one
+from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES
-from segment.experiments.uci.splits import PLANS, Plan, results
+from segment.experiments.uci.splits import PLANS, Plan, run_splits
 from segment.experiments.uci.tables import columns_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SMALL = Protocol(
-    hidden=(8, 8), l2=(1e-3,), batches=(16, 64), dropouts=(0.05,), precisions=(10.0,), folds=2,
-    race=Race(every=10, patience=2, epochs=20, draws=4), draws=30, members=2,
-)  # fmt: skip
+    hidden=(8, 8),
+    l2=(1e-3,),
+    batches=(16, 64),
+    dropouts=(0.05,),
+    precisions=(10.0,),
+    folds=2,
+    race=Race(every=10, patience=2, epochs=20, draws=4),
+    draws=30,
+    members=2,
+)
 CHECKS = CheckPlan(sets=("yacht",), splits=2, epochs=5, choice_draws=5, draws=20)
 
 
@@ -79,24 +86,24 @@ def test_the_same_seed_writes_the_same_tables_bit_for_bit(once: Path, data: Path
 
 def test_another_seed_gives_other_numbers(once: Path, data: Path, tmp_path: Path) -> None:
     plan = Plan(sets=("yacht",), splits=(1,), protocol=SMALL)
-    one = results(plan, data=data, kept=tmp_path, seed=4, say=lambda _: None)["yacht"][0]
+    result = run_splits(plan, data=data, kept=tmp_path, seed=4, say=lambda _: None)["yacht"][0]
     kept = json.loads((once / "kept" / "yacht-1.json").read_text())["result"]
-    assert one.methods["mcbn"].scores.crps != kept["methods"]["mcbn"]["scores"]["crps"]
+    assert result.methods["mcbn"].scores.crps != kept["methods"]["mcbn"]["scores"]["crps"]
 
 
 def test_a_stopped_run_goes_on_from_the_finished_splits(once: Path, data: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    again = results(PLAN, data=data, kept=once / "kept", seed=3, say=said.append)
-    assert said == []
+    messages: list[str] = []
+    again = run_splits(PLAN, data=data, kept=once / "kept", seed=3, say=messages.append)
+    assert messages == []
     assert [split.split for split in again["yacht"]] == [1, 2]
     shutil.copytree(once / "kept", tmp_path / "kept")
     other = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, draws=31))
-    results(other, data=data, kept=tmp_path / "kept", seed=3, say=said.append)
-    assert said, "what other settings wrote must not be read"
+    run_splits(other, data=data, kept=tmp_path / "kept", seed=3, say=messages.append)
+    assert messages, "what other settings wrote must not be read"
 
 
 def test_the_trained_statistics_are_their_own_constant(once: Path, data: Path) -> None:
-    for split in results(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]:
+    for split in run_splits(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]:
         assert split.methods["trained statistics"].scores.normalised_crps == pytest.approx(0, abs=1e-6)
         for scored in split.methods.values():
             assert scored.scores.crps_optimal <= scored.scores.crps
@@ -105,12 +112,12 @@ def test_the_trained_statistics_are_their_own_constant(once: Path, data: Path) -
 
 def test_a_batch_of_all_rows_scores_as_the_constant(data: Path, tmp_path: Path) -> None:
     whole = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, batches=(1024,)))
-    split = results(whole, data=data, kept=tmp_path, seed=0, say=lambda _: None)["yacht"][0]
+    split = run_splits(whole, data=data, kept=tmp_path, seed=0, say=lambda _: None)["yacht"][0]
     assert split.methods["mcbn"].scores.normalised_crps == pytest.approx(0, abs=1e-6)
 
 
 def test_a_method_that_sees_the_noise_beats_the_constant_by_the_reported_p(once: Path, data: Path) -> None:
-    splits = results(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]
+    splits = run_splits(PLAN, data=data, kept=once / "kept", seed=3, say=lambda _: None)["yacht"]
     column = columns_of(splits, "mcbn")
     scores = [split.methods["mcbn"].scores for split in splits]
     assert column.crps_gain.tolist() == [score.crps_constant - score.crps for score in scores]
@@ -122,13 +129,17 @@ def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
 ) -> None:
     monkeypatch.setitem(PLANS, "quick", PLAN)
     monkeypatch.setattr(uci, "CHECKS", {"quick": CHECKS})
-    said: list[str] = []
-    run_one("uci", tmp_path / "uci", budget="quick", data=data, splits=(4, 2))
-    run_one(
-        "uncertainty-error", tmp_path / "uncertainty-error", budget="quick", data=data, splits=(2, 4),
-        progress=said.append,
-    )  # fmt: skip
-    assert said == []
+    messages: list[str] = []
+    run_experiment("uci", tmp_path / "uci", budget="quick", data=data, splits=(4, 2))
+    run_experiment(
+        "uncertainty-error",
+        tmp_path / "uncertainty-error",
+        budget="quick",
+        data=data,
+        splits=(2, 4),
+        progress=messages.append,
+    )
+    assert messages == []
     page = (tmp_path / "uci" / "page.md").read_text()
     assert "--splits 4,2`" in page
     assert "boston, energy, wine, concrete, kin8nm, power, protein, split 1, 3, 5." in page
@@ -216,8 +227,14 @@ def test_the_toy_experiment_measures_coverage_inside_and_outside(tmp_path: Path)
 
 def test_the_toy_points_inside_are_those_of_the_pieces() -> None:
     assert toy.inside(np.array([-2.1, -1.5, 0.0, 0.5, 1.2, 2.0, 3.0])).tolist() == [
-        False, True, False, True, False, True, False,
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert toy.curve(np.zeros(1))[0] == 0
     assert math.isclose(toy.QUANTILE, 1.96, abs_tol=1e-3)
 

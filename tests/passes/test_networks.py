@@ -1,20 +1,22 @@
-"""Architectures of the libraries through the fast passes, held to a plain loop; docs/networks.md holds many more."""
+"""The libraries' architectures: fast passes compared with a plain loop; docs/networks.md lists many more."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from plain import noise, plain_loop
 
-from benchmarks.networks import BEGIN, END, NETWORKS, TIMM, examine, table
-from benchmarks.plain_loop import largest, noise_images, plain, random_bank, settle
+from benchmarks.architectures import NETWORKS, TIMM
+from benchmarks.measure import measure
+from benchmarks.networks import Row, examine, survey_networks
+from benchmarks.plain_loop import largest_difference, noise_images, plain, random_bank, settle
+from benchmarks.tables import measured
 from segment.networks.load import load_network
 from segment.tracing.bn_network import drawable
-
-ROOT = Path(__file__).parents[2]
 
 FEW = (
     "smp:Unet?encoder=mobilenet_v2&classes=5",
@@ -62,16 +64,44 @@ def test_the_plain_loop_of_the_survey_is_the_one_of_the_tests() -> None:
 def test_a_difference_is_in_probability_of_scaled_logits_and_a_number_that_is_not_finite_is_seen() -> None:
     logits = [[noise(1, 3, 8, 8)]]
     other = [[logits[0][0].clone()]]
-    assert largest(other, logits) == 0
+    assert largest_difference(other, logits) == 0
     other[0][0][0, 1, 2, 3] += 1e-2
-    assert 1e-4 < largest(other, logits) < 1e-2
-    assert largest([[other[0][0] * 1e-6]], [[logits[0][0] * 1e-6]]) > 1e-4
+    assert 1e-4 < largest_difference(other, logits) < 1e-2
+    assert largest_difference([[other[0][0] * 1e-6]], [[logits[0][0] * 1e-6]]) > 1e-4
     other[0][0][0, 1, 2, 3] = torch.inf
-    assert not largest(other, logits) < 1
+    assert not largest_difference(other, logits) < 1
 
 
-def test_the_table_in_the_docs_is_made_of_the_measured_rows() -> None:
-    rows = json.loads((ROOT / "docs/measured/networks.json").read_text(encoding="utf-8"))["networks"]
-    page = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
-    assert page.split(BEGIN)[1].split(END)[0].strip() == table(rows)
+def test_the_survey_in_the_docs_holds_every_network() -> None:
+    rows = measured("networks")["result"]["networks"]
     assert [row["network"] for row in rows] == list(NETWORKS)
+
+
+def test_a_survey_that_was_stopped_continues_and_one_of_other_versions_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined: list[str] = []
+
+    def refuse_all(uri: str) -> Row:
+        examined.append(uri)
+        return Row(network=uri, outcome="refused")
+
+    monkeypatch.setattr("benchmarks.networks.examine", refuse_all)
+    out = tmp_path / "networks.json"
+    survey_networks(out, ["first", "second"])
+    survey_networks(out, ["first", "second", "third"])
+    assert examined == ["first", "second", "third"]
+    assert [row["network"] for row in json.loads(out.read_text())["networks"]] == ["first", "second", "third"]
+    monkeypatch.setattr("benchmarks.networks.versions", lambda: {"torch": "0"})
+    survey_networks(out, ["first"])
+    assert examined == ["first", "second", "third", "first"]
+
+
+def test_a_survey_by_benchmarks_measure_says_how_it_was_made(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    uri = "smp:FPN?encoder=mit_b0"  # refused at once: no batch normalisation
+    command = [sys.executable, "-m", "benchmarks.networks", "--only", uri, "-o", str(rows)]
+    measurement = json.loads(measure("networks", command, [rows], tmp_path).read_text(encoding="utf-8"))
+    assert list(measurement) == ["command", "date", "versions", "machine", "result"]
+    assert measurement["command"].startswith("python -m benchmarks.networks")
+    assert [row["outcome"] for row in measurement["result"]["networks"]] == ["refused"]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segment.experiments.regression.experiment import Architecture, Problem, Stack, standardised
-from segment.experiments.regression.networks import seeded
+from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
+from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.reporting import Row, Verdict, judged, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
@@ -57,9 +57,10 @@ REFERENCES = {
     "concrete": Reference(taus=(0.025, 0.05, 0.075), rmse=(4.82, 0.16), log_likelihood=(-2.93, 0.02)),
     "power": Reference(taus=(0.05, 0.1, 0.15), rmse=(4.01, 0.04), log_likelihood=(-2.80, 0.01)),
     "kin8nm": Reference(taus=(150.0, 200.0, 250.0), rmse=(0.08, None), log_likelihood=(1.14, 0.01)),
-    "protein": Reference(taus=(0.025, 0.05, 0.075), rmse=(4.27, 0.02), log_likelihood=(-2.87, None), width=100,
-                         epochs=200, splits=5),
-}  # fmt: skip
+    "protein": Reference(
+        taus=(0.025, 0.05, 0.075), rmse=(4.27, 0.02), log_likelihood=(-2.87, None), width=100, epochs=200, splits=5
+    ),
+}
 assert set(REFERENCES) == set(FILES)
 
 
@@ -78,21 +79,21 @@ def check(
     plan: CheckPlan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, tuple[list[float], list[float]]]:
     """For each set, RMSE and mean log-likelihood of each split, in original units; kept as JSON, one file a set."""
-    found = {}
+    scores = {}
     for name in plan.sets:
         path = kept / f"dropout-{name}.json"
         settings = json.loads(json.dumps({**asdict(plan), "sets": name, "seed": seed}))
         held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if held.get("settings") != settings:
             say(f"{name}, dropout on the standard splits")
-            rmse, loglik = _one_set(read_table(data, name), REFERENCES[name], plan, seeded(seed, len(name), 77))
+            rmse, loglik = _scores_of(read_table(data, name), REFERENCES[name], plan, seeded(seed, len(name), 77))
             held = {"settings": settings, "rmse": rmse, "log_likelihood": loglik}
             write_text(path, json.dumps(held))
-        found[name] = (held["rmse"], held["log_likelihood"])
-    return found
+        scores[name] = (held["rmse"], held["log_likelihood"])
+    return scores
 
 
-def _one_set(
+def _scores_of(
     table: Table, reference: Reference, plan: CheckPlan, generator: torch.Generator
 ) -> tuple[list[float], list[float]]:
     splits = standard_splits(table.rows, reference.splits)[: plan.splits]
@@ -107,8 +108,8 @@ def _one_set(
     best = [(-math.inf, RATES[0], reference.taus[0])] * count
     for number, (split, rate) in enumerate(itertools.product(range(count), RATES)):
         drawn, target = _drawn(stack, number, validation, split, rate, plan.choice_draws, generator)
-        found = [(_log_likelihood(drawn, target, tau), rate, tau) for tau in reference.taus]
-        best[split] = max(best[split], *found)
+        scored = [(_log_likelihood(drawn, target, tau), rate, tau) for tau in reference.taus]
+        best[split] = max(best[split], *scored)
     final = standardised(table.x, table.y, torch.stack([t for t, _ in splits]), torch.stack([t for _, t in splits]))
     stack = _trained(final, reference, [(rate, tau) for _, rate, tau in best], epochs, generator)
     rmse, loglik = [], []
@@ -120,19 +121,22 @@ def _one_set(
 
 
 def _trained(
-    problem: Problem, reference: Reference, pairs: Sequence[tuple[float, float]], epochs: int,
+    data: TrainingData,
+    reference: Reference,
+    pairs: Sequence[tuple[float, float]],
+    epochs: int,
     generator: torch.Generator,
-) -> Stack:  # fmt: skip
+) -> Stack:
     """One network for each pair of dropout rate and tau, those of one split side by side."""
-    architecture = Architecture(features=problem.x.shape[2], hidden=(reference.width,), batchnorm=False, init="glorot")
-    count = len(pairs) // len(problem.x)
-    stack = Stack(architecture, len(problem.x), generator, copies=count)
+    architecture = Architecture(features=data.x.shape[2], hidden=(reference.width,), batchnorm=False, init="glorot")
+    count = len(pairs) // len(data.x)
+    stack = Stack(architecture, len(data.x), generator, copies=count)
     rates, taus = torch.tensor(pairs).unbind(dim=1)
     fit = Fit(
-        problem=problem,
-        sets=torch.arange(len(problem.x)).repeat_interleave(count),
+        data=data,
+        sets=torch.arange(len(data.x)).repeat_interleave(count),
         batch=BATCH,
-        l2=LENGTH_SCALE**2 * (1 - rates) / (problem.rows * taus),  # twice the reference's factor: ours is halved
+        l2=LENGTH_SCALE**2 * (1 - rates) / (data.rows * taus),  # twice the reference's factor: ours is halved
         keep=1 - rates,
         loss_scale=1.0,
         leftovers=True,
@@ -142,15 +146,17 @@ def _trained(
 
 
 def _drawn(
-    stack: Stack, number: int, problem: Problem, split: int, rate: float, draws: int, generator: torch.Generator
+    stack: Stack, number: int, data: TrainingData, split: int, rate: float, draws: int, generator: torch.Generator
 ) -> tuple[Array, Array]:  # T N, N
     """T passes of one network over the held-out rows of one split, and their targets, in original units."""
-    x = problem.x_held[split]
-    mean, scale = float(problem.y_mean[split]), float(problem.y_scale[split])
+    x = data.x_held[split]
+    mean, scale = float(data.y_mean[split]), float(data.y_scale[split])
     chunk = max(1, AT_ONCE // len(x))
-    parts = [stack.dropped(number, x, 1 - rate, stack.noise(min(chunk, draws - at) * len(x), generator))
-             for at in range(0, draws, chunk)]  # fmt: skip
-    return _numpy(torch.cat(parts)) * scale + mean, _numpy(problem.y_held[split]) * scale + mean
+    parts = [
+        stack.dropped(number, x, 1 - rate, stack.noise(min(chunk, draws - at) * len(x), generator))
+        for at in range(0, draws, chunk)
+    ]
+    return _numpy(torch.cat(parts)) * scale + mean, _numpy(data.y_held[split]) * scale + mean
 
 
 def _log_likelihood(drawn: Array, target: Array, tau: float) -> float:
@@ -164,48 +170,68 @@ def _numpy(tensor: Tensor) -> Array:
     return array
 
 
-def check_rows(found: dict[str, tuple[list[float], list[float]]]) -> tuple[list[Row], list[Row]]:
+def check_rows(scores: dict[str, tuple[list[float], list[float]]]) -> tuple[list[Row], list[Row]]:
     """The table for CSV, and as shown."""
     numbers: list[Row] = []
     shown: list[Row] = []
-    for name, (rmse, loglik) in found.items():
+    for name, (rmse, loglik) in scores.items():
         reference = REFERENCES[name]
         fits = {"rmse": _within(rmse, reference.rmse), "ll": _within(loglik, reference.log_likelihood)}
-        numbers.append({
-            "set": name, "splits": len(rmse), "rmse": np.mean(rmse), "rmse_se": _se(rmse),
-            "reference_rmse": reference.rmse[0], "reference_rmse_se": reference.rmse[1], "rmse_within": fits["rmse"],
-            "log_likelihood": np.mean(loglik), "log_likelihood_se": _se(loglik),
-            "reference_log_likelihood": reference.log_likelihood[0],
-            "reference_log_likelihood_se": reference.log_likelihood[1], "log_likelihood_within": fits["ll"],
-        })  # fmt: skip
-        shown.append({
-            "set": name, "splits": len(rmse), "RMSE": with_error(rmse), "reference": _printed(reference.rmse),
-            "within 2 se": "yes" if fits["rmse"] else "no", "log-likelihood": with_error(loglik),
-            "reference ": _printed(reference.log_likelihood), "within 2 se ": "yes" if fits["ll"] else "no",
-        })  # fmt: skip
+        numbers.append(
+            {
+                "set": name,
+                "splits": len(rmse),
+                "rmse": np.mean(rmse),
+                "rmse_se": _se(rmse),
+                "reference_rmse": reference.rmse[0],
+                "reference_rmse_se": reference.rmse[1],
+                "rmse_within": fits["rmse"],
+                "log_likelihood": np.mean(loglik),
+                "log_likelihood_se": _se(loglik),
+                "reference_log_likelihood": reference.log_likelihood[0],
+                "reference_log_likelihood_se": reference.log_likelihood[1],
+                "log_likelihood_within": fits["ll"],
+            }
+        )
+        shown.append(
+            {
+                "set": name,
+                "splits": len(rmse),
+                "RMSE": with_error(rmse),
+                "reference": _printed(reference.rmse),
+                "within 2 se": "yes" if fits["rmse"] else "no",
+                "log-likelihood": with_error(loglik),
+                "reference ": _printed(reference.log_likelihood),
+                "within 2 se ": "yes" if fits["ll"] else "no",
+            }
+        )
     return numbers, shown
 
 
-def check_verdict(found: dict[str, tuple[list[float], list[float]]], *, complete: bool) -> Verdict:
+def check_verdict(scores: dict[str, tuple[list[float], list[float]]], *, complete: bool) -> Verdict:
     """Whether every figure of ours lies within two standard errors of the reference's."""
     outside = []
-    for name, (rmse, loglik) in found.items():
+    for name, (rmse, loglik) in scores.items():
         reference = REFERENCES[name]
-        for label, values, target, sign in (("RMSE", rmse, reference.rmse, 1), ("log-likelihood", loglik,
-                                            reference.log_likelihood, -1)):  # fmt: skip
+        for label, values, target, sign in (
+            ("RMSE", rmse, reference.rmse, 1),
+            ("log-likelihood", loglik, reference.log_likelihood, -1),
+        ):
             if not _within(values, target):
                 better = sign * (np.mean(values) - target[0]) < 0
-                outside.append(f"{name} {label} {with_error(values)} against {_printed(target)}"
-                               f"{', better' if better else ''}")  # fmt: skip
-    cells = 2 * len(found)
+                outside.append(
+                    f"{name} {label} {with_error(values)} against {_printed(target)}{', better' if better else ''}"
+                )
+    cells = 2 * len(scores)
     numbers = f"{cells - len(outside)} of {cells} figures within two standard errors"
     return Verdict(
         experiment="uci",
         claim="MC dropout on the standard splits gives the reference implementation's RMSE and log-likelihood",
         outcome=judged(holds=not outside) if complete else "not testable here",
-        numbers=numbers + (f"; outside: {'; '.join(outside)}" if outside else "")
+        numbers=numbers
+        + (f"; outside: {'; '.join(outside)}" if outside else "")
         + ("" if complete else "; fewer splits than the reference: the budget paper tests it"),
-    )  # fmt: skip
+    )
 
 
 def _within(values: Sequence[float], reference: tuple[float, float | None]) -> bool:

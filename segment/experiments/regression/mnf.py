@@ -108,7 +108,7 @@ class MultiplicativeWeights(nn.Module):
         self.bias_log_var = nn.Parameter(torch.full((*stack, 1, biases), -9.0))
         self.z_mean = nn.Parameter(torch.ones(*stack, 1, rows))
         self.z_log_var = nn.Parameter(torch.full((*stack, 1, rows), math.log(0.1)))
-        self.look = drawn(1, rows, scale=1 / math.sqrt(rows))  # c: what r(z | W) sees of the weights is tanh(c W)
+        self.r_weights = drawn(1, rows, scale=1 / math.sqrt(rows))  # c: what r(z | W) sees of the weights is tanh(c W)
         self.r_mean, self.r_log_precision = drawn(1, rows, scale=0.01), drawn(1, rows, scale=0.01)
         self.flow_q = MaskedFlow(rows, steps=flow_steps, hidden=flow_hidden, generator=generator, stack=stack)
         self.flow_r = MaskedFlow(rows, steps=flow_steps, hidden=flow_hidden, generator=generator, stack=stack)
@@ -131,8 +131,8 @@ class MultiplicativeWeights(nn.Module):
         weights = 0.5 * (variance - self.log_var - 1).sum(dim=(-2, -1))[..., None]
         weights = weights + 0.5 * (z.square() @ self.mean.square().sum(dim=-1, keepdim=True))[..., 0]
         biases = self.bias_log_var.exp() + self.bias_mean.square() - self.bias_log_var - 1
-        seen = (z * self.look) @ self.mean  # ... G columns: c W, drawn from its Gaussian
-        spread = (self.look.square() @ variance).sqrt()
+        seen = (z * self.r_weights) @ self.mean  # ... G columns: c W, drawn from its Gaussian
+        spread = (self.r_weights.square() @ variance).sqrt()
         seen = (seen + spread * _noise(seen.shape, seen, generator)).tanh().mean(dim=-1, keepdim=True)
         image, logdet = self.flow_r(z, self.flow_r.masks(z, generator))
         log_precision = self.r_log_precision * seen
@@ -155,9 +155,15 @@ class DenseMNF(MultiplicativeWeights):
         flow_hidden: int = 50,
     ) -> None:
         super().__init__(
-            inputs, outputs, fan_in=inputs, biases=outputs, generator=generator, stack=stack,
-            flow_steps=flow_steps, flow_hidden=flow_hidden,
-        )  # fmt: skip
+            inputs,
+            outputs,
+            fan_in=inputs,
+            biases=outputs,
+            generator=generator,
+            stack=stack,
+            flow_steps=flow_steps,
+            flow_hidden=flow_hidden,
+        )
 
     def forward(self, x: Tensor, drawn: Multipliers, generator: torch.Generator) -> Tensor:
         """Outputs (..., G, B, out) of inputs (..., G, B, in): one z a group, fresh weight noise a row.
@@ -186,9 +192,14 @@ class ConvMNF(MultiplicativeWeights):
     ) -> None:
         fan_in = channels * kernel**2
         super().__init__(
-            filters, fan_in, fan_in=fan_in, biases=filters, generator=generator,
-            flow_steps=flow_steps, flow_hidden=flow_hidden,
-        )  # fmt: skip
+            filters,
+            fan_in,
+            fan_in=fan_in,
+            biases=filters,
+            generator=generator,
+            flow_steps=flow_steps,
+            flow_hidden=flow_hidden,
+        )
         self.shape, self.stride, self.padding = (filters, channels, kernel, kernel), stride, padding
 
     def forward(self, x: Tensor, drawn: Multipliers, generator: torch.Generator) -> Tensor:  # N C H W -> N K H' W'

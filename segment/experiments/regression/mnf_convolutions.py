@@ -17,9 +17,13 @@ class FlowConvolution(nn.Module):
     def __init__(self, plain: nn.Conv2d, generator: torch.Generator) -> None:
         super().__init__()
         self.weights = ConvMNF(
-            plain.in_channels, plain.out_channels, plain.kernel_size[0], generator=generator,
-            stride=plain.stride[0], padding=int(plain.padding[0]),
-        )  # fmt: skip
+            plain.in_channels,
+            plain.out_channels,
+            plain.kernel_size[0],
+            generator=generator,
+            stride=plain.stride[0],
+            padding=int(plain.padding[0]),
+        )
         self.generator = generator
         self.divergence = torch.zeros(())
 

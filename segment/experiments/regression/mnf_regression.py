@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segment.experiments.regression.experiment import Problem, error_of_mean, of_every
 from segment.experiments.regression.mnf import DenseMNF
+from segment.experiments.regression.stack import TrainingData, error_of_mean, of_every
 
 AT_ONCE = 2**20
 """Numbers of one layer that draws for held-out rows make in one go."""
@@ -44,11 +44,11 @@ class RegressionMNF(nn.Module):
 class VariationalFit:
     """How a stack of MNF networks is trained.
 
-    sets: (R,) into the problem's S; precision: (R,), of the Gaussian likelihood, in standardised units
+    sets: (R,) into the data's S; precision: (R,), of the Gaussian likelihood, in standardised units
     batch: rows a step, at most N, rounded down to a multiple of the groups
     """
 
-    problem: Problem
+    data: TrainingData
     sets: Tensor
     precision: Tensor
     batch: int = 100
@@ -59,14 +59,14 @@ class VariationalTraining:
     """A stack of MNF networks under Adam, with what `search.race` asks for."""
 
     def __init__(self, network: RegressionMNF, fit: VariationalFit, generator: torch.Generator) -> None:
-        self.network, self.problem, self.generator = network, fit.problem, generator
+        self.network, self.data, self.generator = network, fit.data, generator
         self.sets, self.precision, self.rate = fit.sets, fit.precision, fit.learning_rate
-        self.batch = max(min(fit.batch, fit.problem.rows) // GROUPS, 1) * GROUPS
+        self.batch = max(min(fit.batch, fit.data.rows) // GROUPS, 1) * GROUPS
         self.optimizer = torch.optim.Adam(network.parameters(), lr=self.rate, fused=True)
 
     def run(self, epochs: int) -> None:
         """Train every network for that many epochs; an incomplete last mini-batch is dropped."""
-        rows, table, targets = self.problem.rows, self.problem.x.flatten(0, 1), self.problem.y.flatten()
+        rows, table, targets = self.data.rows, self.data.x.flatten(0, 1), self.data.y.flatten()
         offset = self.sets[:, None] * rows
         for _ in range(epochs):
             order = torch.rand(len(self.sets), rows, generator=self.generator).argsort(dim=1) + offset
@@ -77,14 +77,14 @@ class VariationalTraining:
     def _step(self, x: Tensor, y: Tensor) -> None:  # R G B D, R G B
         outputs, divergence = self.network(x, self.generator)
         error = 0.5 * self.precision * (outputs - y).square().mean(dim=(1, 2))
-        loss = (error + divergence / self.problem.rows).sum()  # the bound, a row; up to a constant
+        loss = (error + divergence / self.data.rows).sum()  # the bound, a row; up to a constant
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
     def held_out_rmse(self, draws: int, of: int | None = None) -> Tensor:  # R
         """Error of the mean over the draws on each network's held-out rows, in standardised units; `error_of_mean`."""
-        x, y = self.problem.x_held[self.sets], self.problem.y_held[self.sets]
+        x, y = self.data.x_held[self.sets], self.data.y_held[self.sets]
         return error_of_mean(predictions(self.network, x, draws, self.generator), y, of)
 
     def select(self, chosen: Tensor) -> None:

@@ -79,8 +79,8 @@ def best_precision(
     grid = np.linspace(math.log(within[0]), math.log(within[1]), 57)
     best = int(np.argmin([loss(value) for value in grid]))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    optimum = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(optimum.x))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Hyper-parameters by cross-validation: all candidates trained side by side, the hopeless dropped on the way.
+"""Hyper-parameters by cross-validation: all candidates trained side by side, the worst dropped early.
 
 Must not know what a candidate's numbers mean, nor what a network is.
 """
@@ -30,11 +30,11 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """When a candidate's held-out error is looked at, and when it is given up.
+    """When a candidate's held-out error is computed, and when its training stops.
 
-    every: epochs between two looks; patience: looks without improvement; epochs: the most
+    every: epochs between two checks; patience: checks without improvement; epochs: the most
     rungs: epoch -> share of a group's candidates that go on from there (successive halving); none: nobody is dropped
-    draws, of: the error that is looked at is that of the mean over `of` draws, estimated without bias from a smaller
+    draws, of: the error that is compared is that of the mean over `of` draws, estimated without bias from a smaller
     number of them; of = None: that of those few
     """
 
@@ -47,7 +47,7 @@ class Race:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """For each candidate: its best error (mean RMSE over folds; inf if it never was finite) and that epoch."""
 
     rmse: Tensor
@@ -58,7 +58,7 @@ class Found:
         return int(self.rmse.argmin())
 
 
-def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> Found:
+def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> SearchResult:
     """Train the candidates (one group number each) until each has stopped early, been dropped or reached the end.
 
     A rung keeps the better share of those of each group that have not stopped. The error of a candidate is the mean
@@ -83,7 +83,7 @@ def race(training: Trainable, groups: list[int], folds: int, plan: Race) -> Foun
             if len(alive) == 0:
                 break
             training.select(torch.nonzero(stays)[:, 0])
-    return Found(rmse=best, epoch=at)
+    return SearchResult(rmse=best, epoch=at)
 
 
 def _ahead(error: Tensor, groups: Tensor, running: Tensor, share: float) -> Tensor:

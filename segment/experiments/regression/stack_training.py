@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segment.experiments.regression.experiment import Layers, Problem, Stack, batches_of, error_of_mean, rstd
+from segment.experiments.regression.stack import Layers, Stack, TrainingData, batches_of, error_of_mean, rstd
 
 PART = 2**18
 """Numbers of one layer that a step holds at a time: some such tables fit a core's cache."""
@@ -24,12 +24,12 @@ PART = 2**18
 class Fit:
     """How one stack is trained: which set each network sees, and each one's own strengths.
 
-    sets: (R,) into the problem's S; batch: rows a step, at most N; l2: (R,), the loss adds l2/2 of the squared weights
+    sets: (R,) into the data's S; batch: rows a step, at most N; l2: (R,), the loss adds l2/2 of the squared weights
     keep: (R,) chance that dropout keeps a unit, None without dropout; loss_scale: 1/2 for half the squared error
     leftovers: the last, smaller mini-batch of an epoch is used too (the authors drop it)
     """
 
-    problem: Problem
+    data: TrainingData
     sets: Tensor
     batch: int
     l2: Tensor
@@ -40,15 +40,15 @@ class Fit:
 
 
 class Training:
-    """A stack under Adam: run some epochs, look at the held-out error, drop networks, go on."""
+    """A stack under Adam: run some epochs, compute the held-out error, drop networks, continue."""
 
     def __init__(self, stack: Stack, fit: Fit, generator: torch.Generator) -> None:
-        self.stack, self.problem, self.generator = stack, fit.problem, generator
+        self.stack, self.data, self.generator = stack, fit.data, generator
         self.sets, self.l2 = fit.sets, fit.l2[:, None]
         self.keep, self.scale, self.rate = fit.keep, fit.loss_scale, fit.learning_rate
-        self.batch = min(fit.batch, fit.problem.rows)
-        whole = fit.problem.rows // self.batch * self.batch
-        self.epoch_rows = fit.problem.rows if fit.leftovers else whole
+        self.batch = min(fit.batch, fit.data.rows)
+        whole = fit.data.rows // self.batch * self.batch
+        self.epoch_rows = fit.data.rows if fit.leftovers else whole
         self._begin()
 
     def _begin(self) -> None:
@@ -63,12 +63,12 @@ class Training:
 
     def run(self, epochs: int) -> None:
         """Train every network of the stack for that many epochs, copies of a start in the same order of its rows."""
-        table, targets = self.problem.x.flatten(0, 1), self.problem.y.flatten()
+        table, targets = self.data.x.flatten(0, 1), self.data.y.flatten()
         copies = self.stack.copies
         streams = self.sets[::copies]  # S'
         for _ in range(epochs):
-            order = torch.rand(len(streams), self.problem.rows, generator=self.generator).argsort(dim=1)
-            order += streams[:, None] * self.problem.rows
+            order = torch.rand(len(streams), self.data.rows, generator=self.generator).argsort(dim=1)
+            order += streams[:, None] * self.data.rows
             for start in range(0, self.epoch_rows, self.batch):
                 rows = order[:, start : min(start + self.batch, self.epoch_rows)]  # S' B
                 x, y = table[rows].transpose(1, 2), targets[rows]
@@ -119,16 +119,18 @@ class Training:
         of: an estimate, without bias, of the error of the mean over so many draws; see `error_of_mean`
         """
         drawn = self._held_out(draws)
-        return torch.stack([
-            error_of_mean(outputs, self.problem.y_held[which], of)
-            for which, outputs in zip(self.sets.tolist(), drawn, strict=True)
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                error_of_mean(outputs, self.data.y_held[which], of)
+                for which, outputs in zip(self.sets.tolist(), drawn, strict=True)
+            ]
+        )
 
     def _held_out(self, draws: int) -> Iterator[Tensor]:  # R of T V
         """Each network's draws for its held-out rows, from the same mini-batches or the same noise for all."""
-        x, held, sets = self.problem.x, self.problem.x_held, enumerate(self.sets.tolist())
+        x, held, sets = self.data.x, self.data.x_held, enumerate(self.sets.tolist())
         if self.keep is None:
-            chosen = batches_of(self.problem.rows, self.batch, draws, self.generator)  # T M
+            chosen = batches_of(self.data.rows, self.batch, draws, self.generator)  # T M
             return (self.stack.drawn(number, x[which][chosen], held[which]) for number, which in sets)
         keep, noise = self.keep.tolist(), self.stack.noise(draws * held.shape[1], self.generator)
         return (self.stack.dropped(number, held[which], keep[number], noise) for number, which in sets)
@@ -153,8 +155,9 @@ class Pass:
 
     def __init__(self, networks: slice, layers: Layers, gradient: Layers, rows: int) -> None:
         self.networks = networks
-        self.layers, self.gradient = (Layers(*([part[networks] for part in kind] for kind in every))
-                                      for every in (layers, gradient))  # fmt: skip
+        self.layers, self.gradient = (
+            Layers(*([part[networks] for part in kind] for kind in every)) for every in (layers, gradient)
+        )
         hidden = [(*weight.shape[:2], rows) for weight in self.layers.weights[:-1]]
         self.outputs, self.errors = ([torch.empty(shape) for shape in hidden] for _ in range(2))
         self.centred = [torch.empty(shape) for shape in hidden] if self.layers.gammas else []

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.experiments.regression.experiment import Problem, standardised
-from segment.experiments.regression.networks import Protocol, drawn_methods, folded, scored
+from segment.experiments.regression.methods import Protocol, drawn_methods, folded, scored
 from segment.experiments.regression.predictive import Array, moments
 from segment.experiments.regression.search import Race
+from segment.experiments.regression.stack import TrainingData, standardised
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -54,10 +54,15 @@ class ToyPlan:
     points: int = 721
     protocol: Protocol = field(
         default_factory=lambda: Protocol(
-            l2=(1e-1, 1e-3, 1e-5), batches=(32, 64), dropouts=(0.1, 0.05, 0.01), precisions=(10.0, 100.0),
-            flow_rate=3e-3, flow_steps=2000, race=Race(epochs=1000, rungs={100: 0.5, 300: 0.5}),
+            l2=(1e-1, 1e-3, 1e-5),
+            batches=(32, 64),
+            dropouts=(0.1, 0.05, 0.01),
+            precisions=(10.0, 100.0),
+            flow_rate=3e-3,
+            flow_steps=2000,
+            race=Race(epochs=1000, rungs={100: 0.5, 300: 0.5}),
         )
-    )  # fmt: skip
+    )
 
 
 PLANS: Mapping[Budget, ToyPlan] = {
@@ -65,11 +70,19 @@ PLANS: Mapping[Budget, ToyPlan] = {
     "quick": ToyPlan(
         repeats=2,
         protocol=Protocol(
-            l2=(1e-3,), batches=(32,), dropouts=(0.05,), precisions=(100.0,), folds=3,
-            flow_rate=3e-3, flow_steps=2000, race=Race(epochs=600, patience=30, draws=10), draws=300, members=2,
+            l2=(1e-3,),
+            batches=(32,),
+            dropouts=(0.05,),
+            precisions=(100.0,),
+            folds=3,
+            flow_rate=3e-3,
+            flow_steps=2000,
+            race=Race(epochs=600, patience=30, draws=10),
+            draws=300,
+            members=2,
         ),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,14 @@ def inside(x: Array) -> NDArray[np.bool_]:
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: ToyPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write the figure, the coverage table and the page of the toy experiment; `data` is not read."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -102,7 +120,7 @@ def run(
     coverage: dict[str, dict[str, list[float]]] = {}
     for repeat in range(plan.repeats):
         say(f"toy, data set {repeat + 1} of {plan.repeats}")
-        train_x, train_y, y, bands = _one(plan, x, seed, repeat)
+        train_x, train_y, y, bands = _bands_of_repeat(plan, x, seed, repeat)
         if repeat == 0:
             _figure(out, x, bands, train_x, train_y)
         for method, band in bands.items():
@@ -114,18 +132,29 @@ def run(
     rows: list[Row] = []
     shown: list[Row] = []
     for method, parts in coverage.items():
-        rows.append({"method": method, "data sets": plan.repeats,
-                     **{label: float(np.mean(values)) for label, values in parts.items()}})  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "data sets": plan.repeats,
+                **{label: float(np.mean(values)) for label, values in parts.items()},
+            }
+        )
         shown.append({"method": method, **{label: with_error(values) for label, values in parts.items()}})
     table = write_table(out, "toy", rows, shown=shown)
     verdicts = _verdicts(coverage)
-    write_page(out, "One-dimensional regression with gaps", _opening(plan, budget, seed), verdicts, {
-        "Coverage of the 95 % band and its half width": f"{table}\n![Bands of the first data set](toy.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        "One-dimensional regression with gaps",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Coverage of the 95 % band and its half width": f"{table}\n![Bands of the first data set](toy.png)",
+        },
+    )
     return verdicts
 
 
-def _one(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array, Array, dict[str, Band]]:
+def _bands_of_repeat(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array, Array, dict[str, Band]]:
     rng = np.random.default_rng([seed, repeat, 41])
     widths = np.array([high - low for low, high in PIECES])
     piece = rng.choice(len(PIECES), size=plan.rows, p=widths / widths.sum())
@@ -141,7 +170,7 @@ def _one(plan: ToyPlan, x: Array, seed: int, repeat: int) -> tuple[Array, Array,
     return train_x, train_y, y, _bands(folds, final, plan.protocol, own)
 
 
-def _bands(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> dict[str, Band]:
+def _bands(folds: TrainingData, final: TrainingData, protocol: Protocol, seed: int) -> dict[str, Band]:
     centre, scale = float(final.y_mean[0]), float(final.y_scale[0])
     bands = {}
     for drawn in drawn_methods(folds, final, protocol, seed, lambda _: None):
@@ -156,9 +185,12 @@ def _bands(folds: Problem, final: Problem, protocol: Protocol, seed: int) -> dic
 def _verdicts(coverage: Mapping[str, Mapping[str, list[float]]]) -> list[Verdict]:
     mcbn, constant = coverage["mcbn"], coverage["constant"]
     mean = {label: float(np.mean(values)) for label, values in mcbn.items()}
-    ratio = mean_interval([
-        outside / inside for outside, inside in zip(mcbn["half width outside"], mcbn["half width inside"], strict=True)
-    ])  # fmt: skip
+    ratio = mean_interval(
+        [
+            outside / inside
+            for outside, inside in zip(mcbn["half width outside"], mcbn["half width inside"], strict=True)
+        ]
+    )
     inside = mean_interval(mcbn["coverage inside"])
     gain = mean_interval(
         [own - other for own, other in zip(mcbn["coverage outside"], constant["coverage outside"], strict=True)]
@@ -168,23 +200,26 @@ def _verdicts(coverage: Mapping[str, Mapping[str, list[float]]]) -> list[Verdict
     )
     return [
         Verdict(
-            experiment="toy", claim="MCBN's band is wider away from the data than inside it",
+            experiment="toy",
+            claim="MCBN's band is wider away from the data than inside it",
             outcome=judged_by(*ratio, least=1),
             numbers="mean half width outside / inside: "
             f"{mean['half width outside'] / mean['half width inside']:.2f} ({ranged(*ratio, digits=2)})",
         ),
         Verdict(
-            experiment="toy", claim="MCBN's 95 % band covers 95 % of new points inside the data, to 3 points",
+            experiment="toy",
+            claim="MCBN's 95 % band covers 95 % of new points inside the data, to 3 points",
             outcome=judged_by(*inside, least=0.92, most=0.98),
             numbers=f"coverage inside {with_error(mcbn['coverage inside'])} ({ranged(*inside)})",
         ),
         Verdict(
-            experiment="toy", claim="Away from the data MCBN's band covers more than the constant's",
+            experiment="toy",
+            claim="Away from the data MCBN's band covers more than the constant's",
             outcome=judged_by(*gain, least=0),
             numbers=f"coverage outside {with_error(mcbn['coverage outside'], digits=2)} against "
             f"{with_error(constant['coverage outside'], digits=2)}, gain {ranged(*gain, digits=2)}; {others}",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _figure(out: Path, x: Array, bands: Mapping[str, Band], train_x: Array, train_y: Array) -> None:

@@ -30,7 +30,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.uci.splits import PLANS, Plan, SplitResult, results
+from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits
 from segment.files.writing import check_writable
 from segment.scores.functional.image_level import rank_correlation as spearmans_rho
 from segment.scores.intervals import middle_95
@@ -41,9 +41,15 @@ WINDOW = 0.1  # of the points, about each
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
-    plan: Plan | None = None, kept: Path | None = None,
-) -> list[Verdict]:  # fmt: skip
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+    kept: Path | None = None,
+) -> list[Verdict]:
     """Write the figure, the table of rank correlations and the page.
 
     kept: where finished splits lie; the folder of the UCI experiment saves training the same networks again
@@ -52,26 +58,39 @@ def run(
     plan = plan or PLANS[budget]
     if budget == "quick":
         plan = replace(plan, splits=plan.splits[:2])
-    found = results(plan, data=data, kept=kept or out / "kept", seed=seed, say=progress or (lambda _: None))
+    splits_by_set = run_splits(plan, data=data, kept=kept or out / "kept", seed=seed, say=progress or (lambda _: None))
     rows: list[dict[str, Any]] = []
-    for name, splits in found.items():
+    for name, splits in splits_by_set.items():
         for method in METHODS:
             errors, spreads, points = pooled(splits, method)
             value, low, high = rank_correlation(errors, spreads, points, seed=seed)
             fifth = len(errors) // 5
             order = spreads.argsort(kind="stable")
-            rows.append({
-                "set": name, "method": method, "test points": len(errors), "spearman": value, "low": low, "high": high,
-                "mean error, least uncertain fifth": float(errors[order[:fifth]].mean()),
-                "mean error, most uncertain fifth": float(errors[order[-fifth:]].mean()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "set": name,
+                    "method": method,
+                    "test points": len(errors),
+                    "spearman": value,
+                    "low": low,
+                    "high": high,
+                    "mean error, least uncertain fifth": float(errors[order[:fifth]].mean()),
+                    "mean error, most uncertain fifth": float(errors[order[-fifth:]].mean()),
+                }
+            )
     table = write_table(out, "uncertainty_error", rows, shown=_shown(rows))
-    _figure(out, found)
+    _figure(out, splits_by_set)
     verdicts = [_verdict(rows, method, label) for method, label in METHODS.items()]
-    write_page(out, "Error against estimated uncertainty", _opening(plan, budget, seed), verdicts, {
-        "Rank correlation of |error| and estimated uncertainty": table,
-        "Errors sorted by estimated uncertainty": "![Running mean of the error](uncertainty_error.png)",
-    })  # fmt: skip
+    write_page(
+        out,
+        "Error against estimated uncertainty",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Rank correlation of |error| and estimated uncertainty": table,
+            "Errors sorted by estimated uncertainty": "![Running mean of the error](uncertainty_error.png)",
+        },
+    )
     return verdicts
 
 
@@ -102,8 +121,8 @@ def rank_correlation(errors: Array, spreads: Array, rows: Array, *, seed: int) -
 
 
 def _spearman(first: Array, second: Array) -> float:
-    found = spearmans_rho(first, second)
-    return 0.0 if math.isnan(found) else found
+    rho = spearmans_rho(first, second)
+    return 0.0 if math.isnan(rho) else rho
 
 
 def running(values: Array, share: float) -> tuple[Array, Array]:
@@ -125,13 +144,15 @@ def running(values: Array, share: float) -> tuple[Array, Array]:
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [
         {
-            "set": row["set"], "method": row["method"], "test points": row["test points"],
+            "set": row["set"],
+            "method": row["method"],
+            "test points": row["test points"],
             "Spearman (95 %)": f"{row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
             "mean error, least uncertain fifth": row["mean error, least uncertain fifth"],
             "mean error, most uncertain fifth": row["mean error, most uncertain fifth"],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verdict:
@@ -139,16 +160,17 @@ def _verdict(rows: Sequence[Mapping[str, Any]], method: str, label: str) -> Verd
     held = [row for row in own if row["low"] > 0]
     listed = "; ".join(f"{row['set']} {row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in own)
     return Verdict(
-        experiment="uncertainty-error", claim=f"The error grows with the uncertainty that {label} estimates",
+        experiment="uncertainty-error",
+        claim=f"The error grows with the uncertainty that {label} estimates",
         outcome=judged_by_majority([judged_by(row["low"], row["high"], least=0) for row in own]),
         numbers=f"Spearman's rho above 0 with 95 % confidence on {len(held)} of {len(own)} sets: {listed}",
-    )  # fmt: skip
+    )
 
 
-def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
-    figure = new_figure(8.2, 0.9 + 1.75 * len(found))
-    panels: Any = figure.subplots(len(found), len(METHODS), sharex=True, sharey="row", squeeze=False)
-    for number, (name, splits) in enumerate(found.items()):
+def _figure(out: Path, splits_by_set: Mapping[str, Sequence[SplitResult]]) -> None:
+    figure = new_figure(8.2, 0.9 + 1.75 * len(splits_by_set))
+    panels: Any = figure.subplots(len(splits_by_set), len(METHODS), sharex=True, sharey="row", squeeze=False)
+    for number, (name, splits) in enumerate(splits_by_set.items()):
         line = panels[number]
         top = 0.0
         for axes, (method, label) in zip(line, METHODS.items(), strict=True):
@@ -158,8 +180,15 @@ def _figure(out: Path, found: Mapping[str, Sequence[SplitResult]]) -> None:
             share = (np.arange(len(errors)) + 0.5) / len(errors) * 100
             styled(axes)
             axes.plot(share, errors[order], ".", color=MUTED, markersize=1.6, alpha=0.3, zorder=1, rasterized=True)
-            axes.fill_between(share, np.maximum(mean - spread, 0), mean + spread, color=COLOURS[method], alpha=0.22,
-                              linewidth=0, zorder=2)  # fmt: skip
+            axes.fill_between(
+                share,
+                np.maximum(mean - spread, 0),
+                mean + spread,
+                color=COLOURS[method],
+                alpha=0.22,
+                linewidth=0,
+                zorder=2,
+            )
             axes.plot(share, mean, color=COLOURS[method], linewidth=1.8, zorder=4)
             axes.plot(
                 share, spreads[order] * np.sqrt(2 / np.pi), color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3

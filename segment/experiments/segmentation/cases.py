@@ -1,4 +1,4 @@
-"""Networks with labelled images, and their mini-batches: what the experiments on segmentation look at.
+"""Networks with labelled images, and their mini-batches: the material of the segmentation experiment.
 
 Must not know what is measured.
 """
@@ -31,7 +31,7 @@ from segment.tracing.bn_layers import BatchNormNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledImage:
     """One test image with its labels."""
 
     id: str
@@ -48,7 +48,7 @@ class Case:
     train: int
     train_image: Callable[[int], NDArray[Any]]
     test: int
-    test_image: Callable[[int], Labelled]
+    test_image: Callable[[int], LabelledImage]
 
     @property
     def usual(self) -> int:
@@ -58,13 +58,13 @@ class Case:
 
 
 def bank_of(case: Case, drawn: BatchNormNetwork, plan: DrawPlan) -> Bank:
-    """Draws from mini-batches that look as in training; of one seed, a smaller M has the first images of a larger."""
+    """Draws from mini-batches augmented as in training; of one seed, a smaller M has the first images of a larger."""
     training = case.network.card.training
-    look = pipeline(training.transforms) if training is not None and training.transforms else None
+    augment = pipeline(training.transforms) if training is not None and training.transforms else None
 
     def seen(index: int, own: int) -> NDArray[Any]:
         image = case.train_image(index)
-        return image if look is None else look(image, own)
+        return image if augment is None else augment(image, own)
 
     return recorded(drawn, batches(case, choices(plan, case.train), seen))
 
@@ -85,15 +85,18 @@ def batches(
 def scenes_case(_: Path) -> Case:
     """The shipped network on generated street scenes."""
 
-    def test_image(index: int) -> Labelled:
+    def test_image(index: int) -> LabelledImage:
         drawn = scenes.scene(scenes.TEST[index])
-        return Labelled(id=f"scene_{scenes.TEST[index]}", image=drawn.image, label=drawn.label.astype(np.int64))
+        return LabelledImage(id=f"scene_{scenes.TEST[index]}", image=drawn.image, label=drawn.label.astype(np.int64))
 
     return Case(
-        title="generated scenes, small U-Net", network=load_network("scenes"),
-        train=len(scenes.TRAIN), train_image=lru_cache(None)(lambda index: scenes.scene(scenes.TRAIN[index]).image),
-        test=len(scenes.TEST), test_image=test_image,
-    )  # fmt: skip
+        title="generated scenes, small U-Net",
+        network=load_network("scenes"),
+        train=len(scenes.TRAIN),
+        train_image=lru_cache(None)(lambda index: scenes.scene(scenes.TRAIN[index]).image),
+        test=len(scenes.TEST),
+        test_image=test_image,
+    )
 
 
 def camvid_case(data: Path, card_name: str, title: str) -> Case:
@@ -102,16 +105,19 @@ def camvid_case(data: Path, card_name: str, title: str) -> Case:
     card = replace(card, weights=data / "weights" / f"{card_name}.safetensors")
     train, test = (find_images(data / "camvid" / f"{part}.txt") for part in ("train", "test"))
 
-    def test_image(index: int) -> Labelled:
+    def test_image(index: int) -> LabelledImage:
         source = test[index]
         assert source.label is not None
-        return Labelled(id=source.id, image=read_image(source.path), label=read_label(source.label))
+        return LabelledImage(id=source.id, image=read_image(source.path), label=read_label(source.label))
 
     return Case(
-        title=title, network=load_network(card.network, card=card),
-        train=len(train), train_image=lru_cache(None)(lambda index: read_image(train[index].path)),
-        test=len(test), test_image=test_image,
-    )  # fmt: skip
+        title=title,
+        network=load_network(card.network, card=card),
+        train=len(train),
+        train_image=lru_cache(None)(lambda index: read_image(train[index].path)),
+        test=len(test),
+        test_image=test_image,
+    )
 
 
 CASES: Mapping[str, Callable[[Path], Case]] = {

@@ -29,7 +29,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.segmentation.cases import CASES, Case, Labelled, bank_of, batches, recorded
+from segment.experiments.segmentation.cases import CASES, Case, LabelledImage, bank_of, batches, recorded
 from segment.experiments.segmentation.figures import draw_pictures, draw_scores
 from segment.files.writing import check_writable
 from segment.images.prepare import normalise, pad
@@ -44,7 +44,7 @@ from segment.tracing.bn_network import drawable
 
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
 JUDGED = {"nll": ("PLL", -1, 1), "error_auroc.variance": ("error AUROC", 1, 1), "ause.variance": ("AUSE", 1, -1)}
-"""What a verdict looks at: what a score is shown as, with which sign, and whether that should rise (1) or fall (-1)."""
+"""The scores that decide a verdict: label, sign in the table, and whether it should rise (1) or fall (-1)."""
 TRAINED, INSIDE = "trained statistics", "test image inside"
 INSIDE_BATCH = 8
 FEWEST = 10
@@ -68,9 +68,11 @@ class SegmentationPlan:
 
     cases: Mapping[str, Effort] = field(
         default_factory=lambda: {
-            "scenes": Effort(draws=32, images=100), "camvid-enet": Effort(), "camvid-unet": Effort(),
+            "scenes": Effort(draws=32, images=100),
+            "camvid-enet": Effort(),
+            "camvid-unet": Effort(),
         }
-    )  # fmt: skip
+    )
 
 
 PLANS: Mapping[Budget, SegmentationPlan] = {
@@ -86,18 +88,23 @@ PLANS: Mapping[Budget, SegmentationPlan] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """Scores by method ("M = 8", ...), and each method's estimate of one image to look at."""
+class CaseScores:
+    """Scores by method ("M = 8", ...), and each method's estimate of the first image."""
 
     boards: Mapping[str, Scoreboard]
-    shown: Labelled
+    shown: LabelledImage
     estimates: Mapping[str, Estimate[Tensor]]
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
     plan: SegmentationPlan | None = None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """Write a picture for each network, the scores by M as table and figure, and the page."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
@@ -107,22 +114,35 @@ def run(
     lines: dict[str, list[dict[str, Any]]] = {}
     for name, effort in plan.cases.items():
         case = CASES[name](data)
-        found = scored(case, effort, seed, lambda message, name=name: say(f"segmentation, {name}: {message}"))  # type: ignore[misc]
-        lines[case.title] = rows_of(name, found)
+        case_scores = scored(case, effort, seed, lambda message, name=name: say(f"segmentation, {name}: {message}"))  # type: ignore[misc]
+        lines[case.title] = rows_of(name, case_scores)
         rows += lines[case.title]
-        verdicts += _verdicts(case, effort, found)
-        draw_pictures(out, f"segmentation_{name}", case.network, found.shown.image, found.shown.label, found.estimates)
+        verdicts += _verdicts(case, effort, case_scores)
+        draw_pictures(
+            out,
+            f"segmentation_{name}",
+            case.network,
+            case_scores.shown.image,
+            case_scores.shown.label,
+            case_scores.estimates,
+        )
         pictures.append(f"{case.title}, one image\n\n![{case.title}](segmentation_{name}.png)")
     table = write_table(out, "segmentation", rows, shown=_shown(rows))
     draw_scores(out, lines)
-    write_page(out, "Segmentation: the size of a mini-batch", _opening(plan, budget, seed), verdicts, {
-        "Scores by M": f"{table}\n![Scores by M](segmentation.png)",
-        "Mask and variance by M": "\n\n".join(pictures),
-    })  # fmt: skip
+    write_page(
+        out,
+        "Segmentation: the size of a mini-batch",
+        _opening(plan, budget, seed),
+        verdicts,
+        {
+            "Scores by M": f"{table}\n![Scores by M](segmentation.png)",
+            "Mask and variance by M": "\n\n".join(pictures),
+        },
+    )
     return verdicts
 
 
-def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) -> Found:
+def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) -> CaseScores:
     """Every M, the trained statistics, and the original demonstration's way, on the same images."""
     drawn, card = drawable(case.network), case.network.card
     methods: dict[str, Method] = {}
@@ -136,8 +156,8 @@ def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) ->
     picks = np.linspace(0, case.test - 1, effort.images).round().astype(int).tolist()
     for number, index in enumerate(picks):
         say(f"image {number + 1} of {len(picks)}")
-        one = case.test_image(index)
-        images = normalise(one.image, card.input)[None]
+        labelled = case.test_image(index)
+        images = normalise(labelled.image, card.input)[None]
         held = DrawPlan(draws=effort.draws, batch=INSIDE_BATCH - 1, seed=seed)
         within = bank_with_the_image(case, drawn, pad(images, card.input), held)
         ways = {**methods, INSIDE: mcbn(drawn, within, PLAIN, card.input)}
@@ -145,10 +165,10 @@ def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) ->
             name: estimate(method, images, head=card.head, measures=MEASURES).image(0) for name, method in ways.items()
         }
         for name, made in estimates.items():
-            boards[name].update(one.id, made.probability, made.maps, one.label, made.prediction)
+            boards[name].update(labelled.id, made.probability, made.maps, labelled.label, made.prediction)
         if number == 0:
-            shown = Found(boards=boards, shown=one, estimates=estimates)
-    return shown
+            case_scores = CaseScores(boards=boards, shown=labelled, estimates=estimates)
+    return case_scores
 
 
 def bank_with_the_image(case: Case, drawn: BatchNormNetwork, images: Tensor, plan: DrawPlan) -> Bank:
@@ -160,23 +180,26 @@ def bank_with_the_image(case: Case, drawn: BatchNormNetwork, images: Tensor, pla
     return recorded(drawn, (torch.cat([images, batch]) for batch in others))
 
 
-def rows_of(case: str, found: Found) -> list[dict[str, Any]]:
+def rows_of(case: str, case_scores: CaseScores) -> list[dict[str, Any]]:
     """One row a method: each score with its interval, None where it is not defined."""
     rows = []
-    for name, board in found.boards.items():
+    for name, board in case_scores.boards.items():
         scores = board.compute()["scores"]
         row: dict[str, Any] = {"case": case, "method": name, "images": board.images}
         for score in ("nll", "miou", *(f"{kind}.{m}" for m in MEASURES for kind in ("error_auroc", "ause"))):
             if name == TRAINED and score.endswith(("variance", "mutual_information")):
                 scores[score] = {"value": None, "low": None, "high": None}  # one pass has no spread to rank by
-            row |= {score: scores[score]["value"], f"{score} low": scores[score]["low"],
-                    f"{score} high": scores[score]["high"]}  # fmt: skip
+            row |= {
+                score: scores[score]["value"],
+                f"{score} low": scores[score]["low"],
+                f"{score} high": scores[score]["high"],
+            }
         rows.append(row)
     return rows
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    def told(row: Mapping[str, Any], score: str, sign: float = 1) -> str:
+    def cell(row: Mapping[str, Any], score: str, sign: float = 1) -> str:
         if row[score] is None:
             return "–"
         if row[f"{score} low"] is None:
@@ -186,46 +209,52 @@ def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
     return [
         {
-            "case": row["case"], "method": row["method"], "mIoU": told(row, "miou"), "PLL": told(row, "nll", -1),
-            "error AUROC, variance": told(row, "error_auroc.variance"),
-            "error AUROC, entropy": told(row, "error_auroc.predictive_entropy"),
-            "AUSE, variance": told(row, "ause.variance"), "AUSE, entropy": told(row, "ause.predictive_entropy"),
+            "case": row["case"],
+            "method": row["method"],
+            "mIoU": cell(row, "miou"),
+            "PLL": cell(row, "nll", -1),
+            "error AUROC, variance": cell(row, "error_auroc.variance"),
+            "error AUROC, entropy": cell(row, "error_auroc.predictive_entropy"),
+            "AUSE, variance": cell(row, "ause.variance"),
+            "AUSE, entropy": cell(row, "ause.predictive_entropy"),
         }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
-def _verdicts(case: Case, effort: Effort, found: Found) -> list[Verdict]:
+def _verdicts(case: Case, effort: Effort, case_scores: CaseScores) -> list[Verdict]:
     largest, smallest = effort.batches[-1], effort.batches[0]
     usual = min(effort.batches, key=lambda batch: abs(np.log2(batch / case.usual)))
-    verdicts = [_larger(case, found, smallest, largest, "Larger mini-batches give better uncertainty")]
+    verdicts = [_larger(case, case_scores, smallest, largest, "Larger mini-batches give better uncertainty")]
     if smallest < usual < largest:
         claim = f"Mini-batches larger than in training (M = {case.usual}) are better still"
-        verdicts.append(_larger(case, found, usual, largest, claim))
+        verdicts.append(_larger(case, case_scores, usual, largest, claim))
     return verdicts
 
 
-def _larger(case: Case, found: Found, small: int, large: int, claim: str) -> Verdict:
+def _larger(case: Case, case_scores: CaseScores, small: int, large: int, claim: str) -> Verdict:
     """By the 95 % intervals of the judged scores, which must not contradict one another."""
-    images = found.boards[f"M = {small}"].images
-    differences = paired_differences(found.boards[f"M = {small}"], found.boards[f"M = {large}"])
+    images = case_scores.boards[f"M = {small}"].images
+    differences = paired_differences(case_scores.boards[f"M = {small}"], case_scores.boards[f"M = {large}"])
     outcomes: list[Outcome] = []
-    told = []
+    parts = []
     for score, (label, sign, wanted) in JUDGED.items():
         entry = differences[score]
         if entry["value"] is None or entry["low"] is None:
-            told.append(f"{label} not defined")
+            parts.append(f"{label} not defined")
             continue
         low, high = sorted((sign * entry["low"], sign * entry["high"]))
         outcomes.append(judged_by(low, high, least=0) if wanted > 0 else judged_by(low, high, most=0))
-        told.append(f"{label} {sign * entry['value']:+.4f} ({low:+.4f} to {high:+.4f})")
+        parts.append(f"{label} {sign * entry['value']:+.4f} ({low:+.4f} to {high:+.4f})")
+    better, worse = outcomes.count("reproduced"), outcomes.count("not reproduced")
     return Verdict(
-        experiment="segmentation", claim=f"{claim}: {case.title}",
+        experiment="segmentation",
+        claim=f"{claim}: {case.title}",
         outcome=judged_by_all(outcomes) if images >= FEWEST else "not testable here",
-        numbers=f"from M = {small} to {large}: {'; '.join(told)}; better in {outcomes.count('reproduced')} of "
-        f"{len(JUDGED)} scores with 95 % confidence, worse in {outcomes.count('not reproduced')}; {images} images, "
+        numbers=f"from M = {small} to {large}: {'; '.join(parts)}; better in {better} of "
+        f"{len(JUDGED)} scores with 95 % confidence, worse in {worse}; {images} images, "
         f"{FEWEST} or more for a verdict (AUROC should rise, AUSE fall)",
-    )  # fmt: skip
+    )
 
 
 def _opening(plan: SegmentationPlan, budget: Budget, seed: int) -> str:

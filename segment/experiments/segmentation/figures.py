@@ -35,9 +35,13 @@ LINES = {"variance": COLOURS["mcbn"], "predictive_entropy": COLOURS["mnf"]}
 
 
 def draw_pictures(
-    out: Path, name: str, network: Network, image: NDArray[Any], label: NDArray[np.int64],
+    out: Path,
+    name: str,
+    network: Network,
+    image: NDArray[Any],
+    label: NDArray[np.int64],
     estimates: Mapping[str, Estimate[Tensor]],
-) -> None:  # fmt: skip
+) -> None:
     """Image and label first; then each method's mask above its variance, on one logarithmic scale."""
     from matplotlib.colors import LogNorm
 
@@ -45,8 +49,8 @@ def draw_pictures(
     high = scale_of("variance", len(network.card.classes)).high
     shown = {title: made for title, made in estimates.items() if made.draws > 1}
     pairs = {"image": (np.asarray(image), colour_mask(label, colours))}
-    for title, one in shown.items():
-        mask, variance = colour_mask(one.prediction.numpy(), colours), one.maps["variance"].numpy()
+    for title, estimate in shown.items():
+        mask, variance = colour_mask(estimate.prediction.numpy(), colours), estimate.maps["variance"].numpy()
         pairs[title.replace(" inside", "\ninside, M = 8")] = (mask, np.maximum(variance, high * SHADES))
     columns = len(pairs) if len(pairs) <= COLUMNS else math.ceil(len(pairs) / 2)
     lines = math.ceil(len(pairs) / columns)

@@ -63,8 +63,9 @@ def train_scenes(
     scenes: how many of TRAIN are used; test: how many of TEST are scored
     threads: of torch, for the time of the training; other counts may give other last bits
 
-    Gives back accuracy, miou, nll (nats) on test scenes without unseen things, and the last training loss.
-    Raises WrongUse where a count is too small or too large.
+    Returns accuracy, miou, nll (nats) on test scenes without unseen things, and the last training loss.
+
+    Errors: WrongUse where a count is too small or too large.
     """
     if steps < 1 or not 1 <= batch <= scenes <= len(TRAIN) or not 1 <= test <= len(TEST):
         raise WrongUse(
@@ -77,7 +78,12 @@ def train_scenes(
         network, loss = _trained(shown, mean, std, seed=seed, steps=steps, batch=batch, progress=progress)
         scores = score(network, [scene(number) for number in TEST[:test]], mean, std)
     _write(
-        out, network, mean, std, batch=batch, made={"seed": seed, "steps": steps, "scenes": scenes, "threads": threads}
+        out,
+        network,
+        mean,
+        std,
+        batch=batch,
+        settings={"seed": seed, "steps": steps, "scenes": scenes, "threads": threads},
     )
     return scores | {"loss": loss}
 
@@ -86,11 +92,11 @@ def score(network: TinyUNet, scenes: Sequence[Scene], mean: Sequence[float], std
     """Pixel accuracy, mean IoU over CLASSES and negative log-likelihood (nats) in eval mode; unseen things left out."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     surprise, pixels = 0.0, 0
-    for one in scenes:
+    for drawn in scenes:
         with torch.inference_mode():
-            logits = network.eval()(_normalised(one.image[None], mean, std))  # 1 K H W
-        known = torch.from_numpy(one.label != UNSEEN)
-        label = torch.from_numpy(one.label).long()[known]
+            logits = network.eval()(_normalised(drawn.image[None], mean, std))  # 1 K H W
+        known = torch.from_numpy(drawn.label != UNSEEN)
+        label = torch.from_numpy(drawn.label).long()[known]
         log_p = logits[0].movedim(0, -1)[known].log_softmax(dim=-1)  # pixels K
         surprise -= float(log_p.gather(1, label[:, None]).double().sum())
         pixels += len(label)
@@ -115,8 +121,8 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _colours(scenes: Sequence[Scene]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the channels, in units of 255, to the three decimals that the card tells."""
-    pixels = np.stack([one.image for one in scenes]).reshape(-1, 3) / np.float32(255)
+    """Mean and std of the channels, in units of 255, to three decimals, as in the card."""
+    pixels = np.stack([drawn.image for drawn in scenes]).reshape(-1, 3) / np.float32(255)
     mean, std = pixels.mean(axis=0, dtype=np.float64), pixels.std(axis=0, dtype=np.float64)
     return tuple(round(float(value), 3) for value in mean), tuple(round(float(value), 3) for value in std)
 
@@ -160,7 +166,7 @@ def _minibatches(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:  # M H W 3, M H W
     """Epochs in random order, the rest of an epoch that fills no mini-batch left out; each scene transformed anew."""
     rng = np.random.default_rng([seed, 2])
-    pipeline = albumentations.Compose([_transform(**one) for one in TRANSFORMS])
+    pipeline = albumentations.Compose([_transform(**transform) for transform in TRANSFORMS])
     # not Compose(seed=...), which starts every transform at the same number, so that a large scale comes with a gain
     pipeline.set_random_state(np.random.default_rng([seed, 3]), random.Random(seed))
     order: list[int] = []
@@ -168,8 +174,8 @@ def _minibatches(
         if len(order) < batch:
             order = rng.permutation(len(scenes)).tolist()
         chosen, order = order[:batch], order[batch:]
-        made = [pipeline(image=scenes[n].image, mask=scenes[n].label) for n in chosen]
-        yield np.stack([one["image"] for one in made]), np.stack([one["mask"] for one in made])
+        pairs = [pipeline(image=scenes[n].image, mask=scenes[n].label) for n in chosen]
+        yield np.stack([pair["image"] for pair in pairs]), np.stack([pair["mask"] for pair in pairs])
 
 
 def _transform(name: str, **arguments: Any) -> Any:
@@ -188,11 +194,13 @@ def _write(
     std: Sequence[float],
     *,
     batch: int,
-    made: Mapping[str, int],
+    settings: Mapping[str, int],
 ) -> None:
     versions = {module.__name__: module.__version__ for module in (torch, np, cv2, albumentations)}
-    told = {"command": "segment experiment train-scenes", "batch": batch, **made, "versions": versions}
-    weights = save(dict(network.state_dict()), {"training": json.dumps(told)})  # one key: safetensors shuffles several
+    provenance = {"command": "segment experiment train-scenes", "batch": batch, **settings, "versions": versions}
+    weights = save(
+        dict(network.state_dict()), {"training": json.dumps(provenance)}
+    )  # one key: safetensors shuffles several
     card = {
         "network": NETWORK,
         "weights": {"file": "scenes.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
@@ -201,7 +209,7 @@ def _write(
         "classes": list(CLASSES),
         "palette": [list(colour) for colour in PALETTE],
         "unseen": [UNSEEN],
-        "training": {"batch": batch, "transforms": [_plain(one) for one in TRANSFORMS]},
+        "training": {"batch": batch, "transforms": [_plain(transform) for transform in TRANSFORMS]},
         "images": "scenes",
     }
     out.mkdir(parents=True, exist_ok=True)

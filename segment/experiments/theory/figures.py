@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from segment.experiments.regression.predictive import Array
 from segment.experiments.reporting import COLOURS, INK, MUTED, new_figure, styled, write_figure
-from segment.experiments.theory.statistics import Measured, Prior, distance
+from segment.experiments.theory.statistics import BatchStatistics, Prior, distance
 
 QUANTILES = np.linspace(0.005, 0.995, 199)
 PARTS = {"mean": "mean", "sd": "standard deviation"}
@@ -23,7 +23,7 @@ SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2a7ab9", "#1461a8", "#08478a", "#08
 LAYERS = (COLOURS["mcbn"], COLOURS["mcdo"], COLOURS["mnf"])
 
 
-def draw_quantiles(out: Path, layers: Mapping[str, Mapping[int, Measured]]) -> None:
+def draw_quantiles(out: Path, layers: Mapping[str, Mapping[int, BatchStatistics]]) -> None:
     """Quantiles of the standardised statistics against the Gaussian's, median over channels, one line an M."""
     figure = new_figure(2.8 * len(layers) + 0.4, 5.6)
     panels: Any = figure.subplots(len(PARTS), len(layers), squeeze=False, sharex=True, sharey=True)
@@ -34,9 +34,9 @@ def draw_quantiles(out: Path, layers: Mapping[str, Mapping[int, Measured]]) -> N
             styled(axes)
             axes.plot(expected, expected, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             shades = [SHADES[place] for place in np.linspace(0, len(SHADES) - 1, len(batches)).round().astype(int)]
-            for (batch, one), shade in zip(batches.items(), shades, strict=True):
-                found = np.median(np.quantile(getattr(one, part), QUANTILES, axis=0), axis=1)
-                axes.plot(expected, found, color=shade, linewidth=1.6, label=f"M = {batch}")
+            for (batch, statistics), shade in zip(batches.items(), shades, strict=True):
+                quantiles = np.median(np.quantile(getattr(statistics, part), QUANTILES, axis=0), axis=1)
+                axes.plot(expected, quantiles, color=shade, linewidth=1.6, label=f"M = {batch}")
             if first:
                 axes.set_title(name, loc="left", color=INK, fontsize=10)
             else:
@@ -49,14 +49,14 @@ def draw_quantiles(out: Path, layers: Mapping[str, Mapping[int, Measured]]) -> N
     write_figure(figure, out, "theory")
 
 
-def draw_distances(out: Path, layers: Mapping[str, Mapping[int, Measured]], floor: float) -> None:
+def draw_distances(out: Path, layers: Mapping[str, Mapping[int, BatchStatistics]], floor: float) -> None:
     """KS distance by M, for the mean and for the standard deviation, and what Gaussian draws would show."""
     figure = new_figure(8.2, 3.3)
     panels: Any = figure.subplots(1, 2, sharey=True)
     for axes, (part, words) in zip(panels, PARTS.items(), strict=True):
         styled(axes)
         for (name, batches), colour in zip(layers.items(), LAYERS, strict=False):
-            values = [distance(getattr(one, part)) for one in batches.values()]
+            values = [distance(getattr(statistics, part)) for statistics in batches.values()]
             axes.plot(list(batches), values, "o-", color=colour, linewidth=1.8, markersize=4, label=name)
         axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="as many Gaussian draws")
         axes.set_xscale("log", base=2)
@@ -80,8 +80,15 @@ def draw_prior(out: Path, layers: Mapping[str, tuple[Array, Prior]]) -> None:
     for axes, (name, (decay, prior)), colour in zip(panels[0], layers.items(), LAYERS, strict=False):
         styled(axes)
         reach = float(np.abs(decay).max())
-        axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3,
-                  label="where both are equal")  # fmt: skip
+        axes.plot(
+            [-reach, reach],
+            [-reach, reach],
+            color=INK,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            zorder=3,
+            label="where both are equal",
+        )
         axes.plot(decay.ravel(), prior.gradient.ravel(), ".", color=colour, markersize=3, alpha=0.5, rasterized=True)
         axes.set_title(f"{name}: cosine {prior.cosine:.2f}", loc="left", color=INK, fontsize=10)
         axes.set_xlabel("gradient of weight decay")

@@ -1,6 +1,6 @@
 """A layer's mini-batch statistics beside their prediction, and priors that weight decay could imply.
 
-Must not know which networks are looked at, nor what is claimed of them.
+Must not know which networks are measured, nor what is claimed of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Population:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class BatchStatistics:
     """Mini-batch statistics of one layer at one M, in units of their prediction: (value - mean)/sd, (T, C) each."""
 
     batch: int
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """One dense layer before BN: its weights (U, J), its inputs (N, J), and how strongly L2 pulls (N tau l2)."""
+    """One dense layer before BN: its weights (U, J), its inputs (N, J), and the strength of L2 (pull = N tau l2)."""
 
     name: str
     weights: Array
@@ -74,11 +74,11 @@ class Dense:
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A prior over a layer's means and sds, and how its divergence pulls the weights beside L2.
+    """A prior over a layer's means and sds, and the gradient of its divergence beside that of L2.
 
     gradient: (U, J), of that divergence by the weights, to be compared with pull * weights
     cosine: of the two gradients; nan where the prior has no width
-    mean_sd, sd_sd: widths of the Gaussians over a unit's mean and sd; infinite: it says nothing of them
+    mean_sd, sd_sd: widths of the Gaussians over a unit's mean and sd; infinite: the prior is flat
     """
 
     gradient: Array
@@ -90,19 +90,25 @@ class Prior:
 @torch.no_grad()
 def populations_of(network: nn.Sequential, x: Tensor, names: Sequence[str]) -> list[Population]:
     """What each BN layer normalises, over all images, every layer before it under its trained statistics."""
-    found: list[Population] = []
+    populations: list[Population] = []
     signal = x
     for layer in network:
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            found.append(Population(name=names[len(found)], inputs=signal.double().flatten(2).numpy()
-                                    if signal.ndim > 2 else signal.double().numpy()[:, :, None]))  # fmt: skip
+            populations.append(
+                Population(
+                    name=names[len(populations)],
+                    inputs=signal.double().flatten(2).numpy()
+                    if signal.ndim > 2
+                    else signal.double().numpy()[:, :, None],
+                )
+            )
         signal = layer(signal)
-    return found
+    return populations
 
 
-def measured(
+def batch_statistics(
     network: nn.Sequential, x: Tensor, populations: Sequence[Population], plan: DrawPlan
-) -> list[Measured]:  # fmt: skip
+) -> list[BatchStatistics]:
     """T mini-batches' statistics of every BN layer, as the engine records them, beside their prediction.
 
     Channels that do not vary over the images are left out.
@@ -110,18 +116,22 @@ def measured(
     drawn = survey(network, network, x[:2])
     picks = choices(plan, len(x))
     draws = list(record(drawn, (x[list(pick.images)] for pick in picks)))
-    found = []
+    statistics = []
     for layer, population in zip(drawn.stochastic, populations, strict=True):
         means, variances = (torch.stack([draw[layer.name][part] for draw in draws]).double().numpy() for part in (0, 1))
         centre, of_mean, sigma, of_sd = population.predicted(plan.batch)
         alive = sigma > 1e-4 * sigma.max()
         sds = np.sqrt(variances[:, alive])
         pairs = [np.corrcoef(means[:, alive][:, unit], sds[:, unit])[0, 1] for unit in range(sds.shape[1])]
-        found.append(Measured(
-            batch=plan.batch, mean=(means[:, alive] - centre[alive]) / of_mean[alive],
-            sd=(sds - sigma[alive]) / of_sd[alive], correlation=float(np.median(np.abs(pairs))),
-        ))  # fmt: skip
-    return found
+        statistics.append(
+            BatchStatistics(
+                batch=plan.batch,
+                mean=(means[:, alive] - centre[alive]) / of_mean[alive],
+                sd=(sds - sigma[alive]) / of_sd[alive],
+                correlation=float(np.median(np.abs(pairs))),
+            )
+        )
+    return statistics
 
 
 def distance(z: Array) -> float:  # T C
@@ -140,15 +150,15 @@ def floor(draws: int) -> float:
 @torch.no_grad()
 def dense_layers(network: nn.Sequential, x: Tensor, names: Sequence[str], *, pull: float) -> list[Dense]:
     """The dense layers that BN follows, with their inputs over all rows under the trained statistics."""
-    found: list[Dense] = []
+    layers: list[Dense] = []
     signal = x
     for layer, following in zip(network, list(network)[1:], strict=False):
         if isinstance(layer, nn.Linear) and isinstance(following, nn.BatchNorm1d):
-            name = names[len(found)]
+            name = names[len(layers)]
             weights, inputs = layer.weight.double().numpy(), signal.double().numpy()
-            found.append(Dense(name=name, weights=weights, inputs=inputs, pull=pull))
+            layers.append(Dense(name=name, weights=weights, inputs=inputs, pull=pull))
         signal = layer(signal)
-    return found
+    return layers
 
 
 def papers_prior(layer: Dense) -> Prior:
@@ -186,5 +196,5 @@ def closest_prior(layer: Dense) -> Prior:
     return Prior(gradient=gradient, cosine=_cosine(gradient, target), mean_sd=mean_sd, sd_sd=sd_sd)
 
 
-def _cosine(one: Array, other: Array) -> float:
-    return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other)))
+def _cosine(first: Array, second: Array) -> float:
+    return float((first * second).sum() / (np.linalg.norm(first) * np.linalg.norm(second)))

@@ -15,9 +15,15 @@ from torch import Tensor
 from segment.errors import WrongUse, near
 
 FILES = {
-    "boston": "boston.csv", "concrete": "concrete.csv", "energy": "energy.csv", "kin8nm": "kin8nm.csv",
-    "power": "power.csv", "protein": "protein.csv.gz", "wine": "wine_red.csv", "yacht": "yacht.csv",
-}  # fmt: skip
+    "boston": "boston.csv",
+    "concrete": "concrete.csv",
+    "energy": "energy.csv",
+    "kin8nm": "kin8nm.csv",
+    "power": "power.csv",
+    "protein": "protein.csv.gz",
+    "wine": "wine_red.csv",
+    "yacht": "yacht.csv",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segment.experiments.regression.dropout_check import REFERENCES, CheckPlan, check, check_rows, check_verdict
-from segment.experiments.regression.networks import METHODS
+from segment.experiments.regression.methods import METHODS
 from segment.experiments.regression.predictive import better_by_splits
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import (
@@ -32,7 +32,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci.published import NOTE, beside
-from segment.experiments.uci.splits import PLANS, SETS, Plan, results
+from segment.experiments.uci.splits import PLANS, SETS, Plan, run_splits
 from segment.experiments.uci.tables import (
     Results,
     choice_rows,
@@ -56,9 +56,16 @@ PAR = 5.0
 
 
 def run(
-    out: Path, *, budget: Budget, data: Path, seed: int = 0, progress: Progress | None = None,
-    plan: Plan | None = None, checks: CheckPlan | None = None, kept: Path | None = None,
-) -> list[Verdict]:  # fmt: skip
+    out: Path,
+    *,
+    budget: Budget,
+    data: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+    checks: CheckPlan | None = None,
+    kept: Path | None = None,
+) -> list[Verdict]:
     """Write the tables, the figure and the page of the UCI experiment to `out`; its verdicts.
 
     plan, checks: what to run instead of the budget's; kept: where finished splits lie (`out/kept`), to go on from
@@ -67,23 +74,29 @@ def run(
     say = progress or (lambda _: None)
     plan, checks = plan or PLANS[budget], checks or CHECKS[budget]
     kept = kept or out / "kept"
-    found = results(plan, data=data, kept=kept, seed=seed, say=say)
+    results = run_splits(plan, data=data, kept=kept, seed=seed, say=say)
     on_standard = check(checks, data=data, kept=kept, seed=seed, say=say)
-    rows, shown = score_rows(found)
+    rows, shown = score_rows(results)
     table = write_table(out, "uci", rows, shown=shown)
-    write_table(out, "uci_splits", split_rows(found))
+    write_table(out, "uci_splits", split_rows(results))
     summary = write_table(out, "uci_summary", summary_rows(rows), digits=2)
     checked_rows, checked_shown = check_rows(on_standard)
     checked = write_table(out, "uci_dropout_check", checked_rows, shown=checked_shown)
-    _figure(out, found)
-    verdicts = [*_verdicts(found), check_verdict(on_standard, complete=checks.splits is None)]
-    write_page(out, "UCI regression", _opening(plan, budget, seed, found), verdicts, {
-        "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
-        "Over all sets": summary,
-        "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
-        "Chosen by cross-validation": markdown_table(choice_rows(found), digits=4),
-        "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
-    })  # fmt: skip
+    _figure(out, results)
+    verdicts = [*_verdicts(results), check_verdict(on_standard, complete=checks.splits is None)]
+    write_page(
+        out,
+        "UCI regression",
+        _opening(plan, budget, seed, results),
+        verdicts,
+        {
+            "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
+            "Over all sets": summary,
+            "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
+            "Chosen by cross-validation": markdown_table(choice_rows(results), digits=4),
+            "MC dropout on the standard splits": f"{_check_note(checks)}\n\n{checked}",
+        },
+    )
     return verdicts
 
 
@@ -96,45 +109,53 @@ LEGEND = (
 )
 
 
-def _verdicts(found: Results) -> list[Verdict]:
+def _verdicts(results: Results) -> list[Verdict]:
     verdicts = []
     for label, key, gain in (("CRPS", "normalised_crps", "crps_gain"), ("PLL", "normalised_pll", "pll_gain")):
         parts, wins = [], 0
         outcomes: list[Outcome] = []
-        for name, splits in found.items():
+        for name, splits in results.items():
             column = columns_of(splits, "mcbn")
             p = better_by_splits(getattr(column, gain), test_to_train=overlap(splits))
             wins += float(getattr(column, key).mean()) > 0
             outcomes.append(by_p(p))
             parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
-        verdicts.append(Verdict(
-            experiment="uci", claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
-            outcome=judged_by_majority(outcomes),
-            numbers=f"above 0 on {wins} of {len(found)} sets, with p < 0.05 on {outcomes.count('reproduced')}, which a "
-            f"majority must have: {'; '.join(parts)}",
-        ))  # fmt: skip
-    return [*verdicts, *(_against(found, other) for other in ("mcdo", "mnf"))]
+        verdicts.append(
+            Verdict(
+                experiment="uci",
+                claim=f"MCBN beats the constant uncertainty in normalised {label} on a majority of sets",
+                outcome=judged_by_majority(outcomes),
+                numbers=f"above 0 on {wins} of {len(results)} sets, with p < 0.05 on {outcomes.count('reproduced')}, "
+                f"which a majority must have: {'; '.join(parts)}",
+            )
+        )
+    return [*verdicts, *(_against(results, other) for other in ("mcdo", "mnf"))]
 
 
-def _against(found: Results, other: str) -> Verdict:
+def _against(results: Results, other: str) -> Verdict:
     """MCBN beside another method: the difference of normalised CRPS, averaged over sets, with its interval."""
-    by_set = [columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
-              for splits in found.values()]  # fmt: skip
+    by_set = [
+        columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
+        for splits in results.values()
+    ]
     mean = float(np.mean([values.mean() for values in by_set]))
-    variances = [values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
-                 for values, splits in zip(by_set, found.values(), strict=True)]  # fmt: skip
+    variances = [
+        values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
+        for values, splits in zip(by_set, results.values(), strict=True)
+    ]
     half = 1.96 * float(np.sqrt(np.sum(variances))) / len(by_set)
     return Verdict(
-        experiment="uci", claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
+        experiment="uci",
+        claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
         outcome=on_a_par(mean - half, mean + half),
         numbers=f"difference of normalised CRPS, mean over {len(by_set)} sets: {mean:+.2f}, 95 % interval "
         f"{mean - half:.2f} to {mean + half:.2f} (on a par: wholly above -{PAR:g}; not: wholly below 0; else too wide "
         "to tell)",
-    )  # fmt: skip
+    )
 
 
 def by_p(p: float) -> Outcome:
-    """What a one-sided p-value tells: significantly above 0, significantly below, or neither; nan is neither.
+    """The outcome by a one-sided p-value: significantly above 0, significantly below, or neither; nan is neither.
 
     >>> by_p(0.01), by_p(0.99), by_p(0.4)
     ('reproduced', 'not reproduced', 'inconclusive')
@@ -145,7 +166,7 @@ def by_p(p: float) -> Outcome:
 
 
 def on_a_par(low: float, high: float) -> Outcome:
-    """What an interval of a difference tells; one that holds both 0 and less than -PAR tells nothing.
+    """The outcome by an interval of a difference; one that holds both 0 and less than -PAR is inconclusive.
 
     >>> on_a_par(-2.0, 9.0), on_a_par(-9.0, -2.0), on_a_par(-40.0, 20.0)
     ('reproduced', 'not reproduced', 'inconclusive')
@@ -155,22 +176,31 @@ def on_a_par(low: float, high: float) -> Outcome:
     return "not reproduced" if high < 0 else "inconclusive"
 
 
-def _figure(out: Path, found: Results) -> None:
+def _figure(out: Path, results: Results) -> None:
     methods = [method for method in METHODS if method != "trained statistics"]
-    figure = new_figure(8.2, 1.2 + 0.8 * len(found))
+    figure = new_figure(8.2, 1.2 + 0.8 * len(results))
     panels = figure.subplots(1, 2, sharey=True)
-    names = list(found)
+    names = list(results)
     for axes, key, title in zip(panels, ("normalised_crps", "normalised_pll"), ("CRPS", "PLL"), strict=True):
         styled(axes)
         axes.axvline(0, color=MUTED, linewidth=1.2)
         for place, method in enumerate(methods):
             height = np.arange(len(names)) + (place - 1.5) * 0.18
-            columns = [getattr(columns_of(found[name], method), key) for name in names]
+            columns = [getattr(columns_of(results[name], method), key) for name in names]
             errors = [standard_error(values) or 0.0 for values in columns]
             for at, values in zip(height, columns, strict=True):
                 axes.plot(values, [at] * len(values), "o", color=COLOURS[method], markersize=2.2, alpha=0.45, zorder=2)
-            axes.errorbar([values.mean() for values in columns], height, xerr=errors, fmt="o", color=COLOURS[method],
-                          markersize=5.5, elinewidth=1.6, label=LABELS[method], zorder=3)  # fmt: skip
+            axes.errorbar(
+                [values.mean() for values in columns],
+                height,
+                xerr=errors,
+                fmt="o",
+                color=COLOURS[method],
+                markersize=5.5,
+                elinewidth=1.6,
+                label=LABELS[method],
+                zorder=3,
+            )
         axes.set_xscale("symlog", linthresh=10, linscale=1.5)  # one set in five spans hundreds, the others ten
         low, high = axes.get_xlim()
         ticks = [tick for tick in (-1000, -100, -30, -10, -5, 0, 5, 10, 30, 100) if low <= tick <= high]
@@ -189,10 +219,10 @@ def _figure(out: Path, found: Results) -> None:
 LABELS = {"mcbn": "MCBN", "mcdo": "MC dropout", "mnf": "MNF", "ensemble": "ensemble of 5"}
 
 
-def _opening(plan: Plan, budget: Budget, seed: int, found: Results) -> str:
+def _opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
     protocol = plan.protocol
     race = protocol.race
-    trained = sum(split.seconds for splits in found.values() for split in splits)
+    trained = sum(split.seconds for splits in results.values() for split in splits)
     return f"""
 Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with seeds {", ".join(map(str, plan.splits))};
 {trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
@@ -220,8 +250,10 @@ def _reductions(plan: Plan) -> str:
         parts.append(f"L2 takes {len(protocol.l2)} of its {len(whole.l2)} values")
     if race.rungs:
         rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
-        parts.append("within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
-                     f"epochs {rungs} (successive halving)")  # fmt: skip
+        parts.append(
+            "within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
+            f"epochs {rungs} (successive halving)"
+        )
     if race.of is None and race.draws < protocol.draws:
         parts.append(f"the error that the search looks at is that of {race.draws} draws instead of {whole.draws}")
     if protocol.flow_steps is not None:

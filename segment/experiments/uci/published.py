@@ -1,4 +1,4 @@
-"""What the paper's table says of MCBN and MC dropout, to stand beside what is found here.
+"""What the paper's table says of MCBN and MC dropout, to stand beside the scores measured here.
 
 Must not know how a score is made.
 """
@@ -27,12 +27,16 @@ splits that share rows as independent. Ours has one seed a split, and a test tha
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Normalised scores found here (rows of the table of scores) and the paper's, for the methods that both have."""
+    """Normalised scores measured here (rows of the table of scores) and the paper's, for the methods that both have."""
     return [
         {
-            "set": row["set"], "method": row["method"],
-            "normalised CRPS": row["normalised_crps"], "in the paper": NORMALISED[row["set"]][row["method"]][0],
-            "normalised PLL": row["normalised_pll"], "in the paper ": NORMALISED[row["set"]][row["method"]][1],
+            "set": row["set"],
+            "method": row["method"],
+            "normalised CRPS": row["normalised_crps"],
+            "in the paper": NORMALISED[row["set"]][row["method"]][0],
+            "normalised PLL": row["normalised_pll"],
+            "in the paper ": NORMALISED[row["set"]][row["method"]][1],
         }
-        for row in rows if row["method"] in NORMALISED[row["set"]]
-    ]  # fmt: skip
+        for row in rows
+        if row["method"] in NORMALISED[row["set"]]
+    ]

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segment.experiments.regression.experiment import standardised
-from segment.experiments.regression.networks import Protocol, Scored, drawn_methods, folded, scored
+from segment.experiments.regression.methods import Protocol, Scored, drawn_methods, folded, scored
 from segment.experiments.regression.predictive import Scores
 from segment.experiments.regression.search import Race
+from segment.experiments.regression.stack import standardised
 from segment.experiments.reporting import Budget
 from segment.experiments.uci.data import random_split, read_table
 from segment.files.writing import write_text
@@ -25,9 +25,15 @@ SETS = ("yacht", "boston", "energy", "wine", "concrete", "kin8nm", "power", "pro
 LARGEST_BATCH = {"energy": 512}  # the authors cap it: a batch of all rows makes MCBN its own constant
 WIDTHS = {"protein": (100, 100)}
 TAUS = {  # the authors' ranges of tau, in original units
-    "boston": (0.01, 10.0), "concrete": (0.001, 10.0), "energy": (0.01, 100.0), "kin8nm": (10.0, 1000.0),
-    "power": (0.01, 10.0), "protein": (0.01, 10.0), "wine": (0.01, 10.0), "yacht": (0.01, 100.0),
-}  # fmt: skip
+    "boston": (0.01, 10.0),
+    "concrete": (0.001, 10.0),
+    "energy": (0.01, 100.0),
+    "kin8nm": (10.0, 1000.0),
+    "power": (0.01, 10.0),
+    "protein": (0.01, 10.0),
+    "wine": (0.01, 10.0),
+    "yacht": (0.01, 100.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +55,18 @@ PLANS: Mapping[Budget, Plan] = {
         sets=("yacht", "boston"),
         splits=(1, 2, 3),
         protocol=Protocol(
-            l2=(1e-1, 1e-3), batches=(32, 128), dropouts=(0.05, 0.005), precisions=(10.0, 100.0), folds=3,
-            flow_rate=3e-3, flow_steps=2000,
-            race=Race(epochs=300, patience=4, rungs={60: 0.5}, draws=10), draws=200,
+            l2=(1e-1, 1e-3),
+            batches=(32, 128),
+            dropouts=(0.05, 0.005),
+            precisions=(10.0, 100.0),
+            folds=3,
+            flow_rate=3e-3,
+            flow_steps=2000,
+            race=Race(epochs=300, patience=4, rungs={60: 0.5}, draws=10),
+            draws=200,
         ),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +81,21 @@ class SplitResult:
     seconds: float
 
 
-def results(
+def run_splits(
     plan: Plan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, list[SplitResult]]:
     """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept."""
-    found: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
+    results: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
     for split in plan.splits:  # outermost: a run that is stopped early has some splits of every set
         for name in plan.sets:
             path = kept / f"{name}-{split}.json"
             settings = {"seed": seed, **json.loads(json.dumps(asdict(_protocol(plan.protocol, name))))}
             result = _read(path, settings)
             if result is None:
-                result = _one_split(name, split, _protocol(plan.protocol, name), data, seed, say)
+                result = _run_split(name, split, _protocol(plan.protocol, name), data, seed, say)
                 write_text(path, json.dumps({"settings": settings, "result": asdict(result)}))
-            found[name].append(result)
-    return found
+            results[name].append(result)
+    return results
 
 
 def _protocol(protocol: Protocol, name: str) -> Protocol:
@@ -92,7 +104,7 @@ def _protocol(protocol: Protocol, name: str) -> Protocol:
     return replace(protocol, batches=batches, hidden=WIDTHS.get(name, protocol.hidden), taus=TAUS[name])
 
 
-def _one_split(
+def _run_split(
     name: str, split: int, protocol: Protocol, data: Path, seed: int, say: Callable[[str], None]
 ) -> SplitResult:
     table = read_table(data, name)
@@ -105,9 +117,13 @@ def _one_split(
     for drawn in drawn_methods(folds, final, protocol, own, lambda message: say(f"{name}, split {split}, {message}")):
         methods[drawn.method] = scored(drawn, final, protocol.taus)
     return SplitResult(
-        name=name, split=split, train_rows=len(train), rows=test.tolist(), methods=methods,
+        name=name,
+        split=split,
+        train_rows=len(train),
+        rows=test.tolist(),
+        methods=methods,
         seconds=time.monotonic() - start,
-    )  # fmt: skip
+    )
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> SplitResult | None:
@@ -117,6 +133,7 @@ def _read(path: Path, settings: Mapping[str, Any]) -> SplitResult | None:
     if kept["settings"] != settings:
         return None
     result = kept["result"]
-    methods = {name: Scored(**{**fields, "scores": Scores(**fields["scores"])})
-               for name, fields in result["methods"].items()}  # fmt: skip
+    methods = {
+        name: Scored(**{**fields, "scores": Scores(**fields["scores"])}) for name, fields in result["methods"].items()
+    }
     return SplitResult(**{**result, "methods": methods})

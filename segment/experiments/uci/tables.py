@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segment.experiments.regression.networks import METHODS
+from segment.experiments.regression.methods import METHODS
 from segment.experiments.regression.predictive import Array, better_by_splits
 from segment.experiments.reporting import Row, with_error
 from segment.experiments.uci.splits import SplitResult
@@ -50,10 +50,10 @@ def overlap(splits: Sequence[SplitResult]) -> float:
     return len(splits[0].rows) / splits[0].train_rows
 
 
-def score_rows(found: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def score_rows(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     numbers: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         columns = {method: columns_of(splits, method) for method in METHODS}
         ranks = {
             "PLL": _ranks({method: -float(columns[method].pll.mean()) for method in METHODS}),
@@ -71,10 +71,18 @@ def score_rows(found: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any
                 row[label], row[f"{label}_se"] = float(values.mean()), standard_error(values)
                 heading = label.replace("_", " ").replace("pll", "PLL").replace("crps", "CRPS").replace("rmse", "RMSE")
                 text[heading] = with_error(values.tolist(), digits=2 if "normalised" in label else 3)
-            row |= {"p_pll": p_pll, "p_crps": p_crps, "rank_pll": ranks["PLL"][method],
-                    "rank_crps": ranks["CRPS"][method]}  # fmt: skip
-            text |= {"p PLL": p_pll, "p CRPS": p_crps, "rank PLL": ranks["PLL"][method],
-                     "rank CRPS": ranks["CRPS"][method]}  # fmt: skip
+            row |= {
+                "p_pll": p_pll,
+                "p_crps": p_crps,
+                "rank_pll": ranks["PLL"][method],
+                "rank_crps": ranks["CRPS"][method],
+            }
+            text |= {
+                "p PLL": p_pll,
+                "p CRPS": p_crps,
+                "rank PLL": ranks["PLL"][method],
+                "rank CRPS": ranks["CRPS"][method],
+            }
             numbers.append(row)
             shown.append(text)
     return numbers, shown
@@ -88,20 +96,31 @@ def standard_error(values: Array) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def split_rows(found: Results) -> list[Row]:
+def split_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         for split in splits:
             for method, scored in split.methods.items():
                 scores = scored.scores
-                rows.append({
-                    "set": name, "split": split.split, "method": method, "rmse": scores.rmse, "pll": scores.pll,
-                    "pll_constant": scores.pll_constant, "pll_optimal": scores.pll_optimal, "crps": scores.crps,
-                    "crps_constant": scores.crps_constant, "crps_optimal": scores.crps_optimal,
-                    "normalised_pll": scores.normalised_pll, "normalised_crps": scores.normalised_crps,
-                    "tau": scored.precision, "tau_constant": scored.constant,
-                    "choice": " ".join(f"{key}={value:g}" for key, value in scored.choice.items()),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "set": name,
+                        "split": split.split,
+                        "method": method,
+                        "rmse": scores.rmse,
+                        "pll": scores.pll,
+                        "pll_constant": scores.pll_constant,
+                        "pll_optimal": scores.pll_optimal,
+                        "crps": scores.crps,
+                        "crps_constant": scores.crps_constant,
+                        "crps_optimal": scores.crps_optimal,
+                        "normalised_pll": scores.normalised_pll,
+                        "normalised_crps": scores.normalised_crps,
+                        "tau": scored.precision,
+                        "tau_constant": scored.constant,
+                        "choice": " ".join(f"{key}={value:g}" for key, value in scored.choice.items()),
+                    }
+                )
     return rows
 
 
@@ -109,27 +128,43 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     table: list[Row] = []
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
-        table.append({
-            "method": method, **{f"mean {label}": float(np.mean([row[key] for row in own])) for label, key in (
-                ("rank PLL", "rank_pll"), ("rank CRPS", "rank_crps"), ("normalised PLL", "normalised_pll"),
-                ("normalised CRPS", "normalised_crps"))},
-            "sets above the constant in CRPS": sum(row["normalised_crps"] > 0 for row in own),
-            "with p < 0.05": sum(row["p_crps"] is not None and row["p_crps"] < 0.05 for row in own),
-        })  # fmt: skip
+        table.append(
+            {
+                "method": method,
+                **{
+                    f"mean {label}": float(np.mean([row[key] for row in own]))
+                    for label, key in (
+                        ("rank PLL", "rank_pll"),
+                        ("rank CRPS", "rank_crps"),
+                        ("normalised PLL", "normalised_pll"),
+                        ("normalised CRPS", "normalised_crps"),
+                    )
+                },
+                "sets above the constant in CRPS": sum(row["normalised_crps"] > 0 for row in own),
+                "with p < 0.05": sum(row["p_crps"] is not None and row["p_crps"] < 0.05 for row in own),
+            }
+        )
     return table
 
 
-def choice_rows(found: Results) -> list[Row]:
+def choice_rows(results: Results) -> list[Row]:
     rows: list[Row] = []
-    for name, splits in found.items():
+    for name, splits in results.items():
         for method in ("mcbn", "mcdo", "mnf"):
             for split in splits:
                 choice = split.methods[method].choice
-                rows.append({
-                    "set": name, "method": method, "split": split.split,
-                    **{key: f"{choice[key]:g}" if key in choice else "–"
-                       for key in ("batch", "dropout", "l2", "precision", "epochs")},
-                    "CV RMSE (standardised)": choice["cv_rmse"], "tau": split.methods[method].precision,
-                    "tau of the constant": split.methods[method].constant,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "set": name,
+                        "method": method,
+                        "split": split.split,
+                        **{
+                            key: f"{choice[key]:g}" if key in choice else "–"
+                            for key in ("batch", "dropout", "l2", "precision", "epochs")
+                        },
+                        "CV RMSE (standardised)": choice["cv_rmse"],
+                        "tau": split.methods[method].precision,
+                        "tau of the constant": split.methods[method].constant,
+                    }
+                )
     return rows

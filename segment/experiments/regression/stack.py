@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-EPS = 1e-10  # BN's, from the authors' code: small enough that a dead unit's variance of 0 alone feels it
+EPS = 1e-10  # BN's, from the authors' code: so small that it matters only where a dead unit's variance is 0
 INIT_STD = 0.1
 
 
@@ -56,7 +56,7 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class TrainingData:
     """S training sets of one size and their held-out rows, each standardised on its own training rows.
 
     x: (S, N, D), y: (S, N), x_held: (S, V, D), y_held: (S, V); mean and scale of the targets: (S,), in original units
@@ -74,17 +74,17 @@ class Problem:
         return self.x.shape[1]
 
 
-def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> Problem:
-    """S problems out of one table by row numbers: x (n, D), y (n), train (S, N), held (S, V); float64 in, float32 out.
+def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> TrainingData:
+    """S training sets out of one table by row numbers: x (n, D), y (n), train (S, N), held (S, V).
 
-    A feature (or target) that is constant on the training rows keeps a scale of 1.
+    float64 in, float32 out. A feature (or target) that is constant on the training rows keeps a scale of 1.
     """
     rows, targets = x[train], y[train]  # S N D, S N
     mean, scale = rows.mean(dim=1, keepdim=True), rows.std(dim=1, correction=0, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
     y_mean, y_scale = targets.mean(dim=1, keepdim=True), targets.std(dim=1, correction=0, keepdim=True)
     y_scale = torch.where(y_scale > 0, y_scale, 1.0)
-    return Problem(
+    return TrainingData(
         x=((rows - mean) / scale).float(),
         y=((targets - y_mean) / y_scale).float(),
         x_held=((x[held] - mean) / scale).float(),
@@ -105,12 +105,16 @@ class Layers(NamedTuple):
     @classmethod
     def of(cls, architecture: Architecture, table: Tensor) -> Layers:  # R P
         """The kinds lie in the table in this order, the weights first."""
-        sizes = [[out * inner for inner, out in architecture.matrices], *(list(widths)
-                 for widths in (architecture.biased, architecture.normalised, architecture.normalised))]  # fmt: skip
+        sizes = [
+            [out * inner for inner, out in architecture.matrices],
+            *(list(widths) for widths in (architecture.biased, architecture.normalised, architecture.normalised)),
+        ]
         parts = iter(torch.split(table, [size for group in sizes for size in group], dim=1))
         kinds = [[next(parts) for _ in group] for group in sizes]
-        weights = [part.view(len(table), out, inner)
-                   for part, (inner, out) in zip(kinds[0], architecture.matrices, strict=True)]  # fmt: skip
+        weights = [
+            part.view(len(table), out, inner)
+            for part, (inner, out) in zip(kinds[0], architecture.matrices, strict=True)
+        ]
         return cls(weights, *([part[..., None] for part in kind] for kind in kinds[1:]))
 
 
@@ -118,7 +122,7 @@ class Stack:
     """R networks of one architecture: all their parameters in one table (R, P).
 
     size: different starts; copies: networks that start from each, side by side, so R = size * copies; in training they
-    see the same mini-batches and dropout noise, so that only their strengths tell them apart
+    see the same mini-batches and dropout noise, so that they differ only by their strengths
     """
 
     def __init__(self, architecture: Architecture, size: int, generator: torch.Generator, *, copies: int = 1) -> None:
@@ -246,7 +250,7 @@ def _fill_statistics(network: nn.Sequential, rows: Tensor) -> None:
 
 
 def error_of_mean(drawn: Tensor, y: Tensor, of: int | None = None) -> Tensor:  # ... T V, ... V -> ...
-    """RMSE of the mean over the draws; of: that of the mean over so many draws, of which the T given tell the spread.
+    """RMSE of the mean over the draws; of: that of the mean over so many draws, estimated from the T given.
 
     The squared error of a mean over T independent draws is on average that of the expectation plus variance / T.
     """

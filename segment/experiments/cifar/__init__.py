@@ -1,0 +1,1 @@
+"""The CIFAR-10 experiment: log-likelihood against the number of draws."""

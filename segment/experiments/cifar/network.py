@@ -1,0 +1,90 @@
+"""The trained ResNet32, the CIFAR-10 images, and the class probabilities of every pass over them.
+
+Must not know how the network was trained beyond how a training mini-batch was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.draws.minibatches import DrawPlan, choices
+from segment.draws.recording import record
+from segment.errors import WrongUse
+from segment.experiments.regression.predictive import Array
+from segment.images.augment import pipeline
+from segment.images.prepare import prepare
+from segment.images.specs import InputSpec
+from segment.methods.method import Method
+from segment.networks.architectures.resnet import ResNet32
+from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
+from segment.networks.weights import load_weights
+from segment.passes.passes import PassPlan
+from segment.tracing.bn_layers import BatchNormNetwork, survey
+from segment.uncertainty.heads import probabilities
+
+INPUT = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+TRANSFORMS: tuple[Mapping[str, Any], ...] = (
+    {"name": "HorizontalFlip", "p": 0.5},
+    {"name": "Pad", "padding": 4, "fill": 0},
+    {"name": "RandomCrop", "height": 32, "width": 32},
+)
+"""What training did to an image, and so what a mini-batch of statistics repeats."""
+
+
+AT_ONCE = 250  # images in one pass
+
+
+PLAN = PassPlan(channels_last=True, fuse=True)
+
+
+def drawn_network(data: Path) -> BatchNormNetwork:
+    """The trained ResNet32 with its 31 BN layers. Error: WeightsRefused where its file is not there or is another's."""
+    module = ResNet32()
+    load_weights(module, data / "weights" / "resnet32_cifar10.safetensors")
+    module.eval()
+    return survey(module, module, torch.zeros(2, 3, 32, 32))
+
+
+def read_images(data: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:  # N 32 32 3, N
+    """Images and labels of `cifar10/<name>.npz`. Error: WrongUse where the file is not there or not whole."""
+    path = data / "cifar10" / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["images"], archive["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WrongUse(f"{str(path)!r} does not read as CIFAR-10 images ({error}). Name the folder of data.") from None
+
+
+def normalised(images: NDArray[np.uint8]) -> Tensor:  # N H W 3 -> N 3 H W
+    return torch.stack([prepare(image, INPUT) for image in images])
+
+
+def bank_of(network: BatchNormNetwork, images: NDArray[np.uint8], plan: DrawPlan) -> Bank:
+    """Draws from mini-batches that are augmented as in training."""
+    augment = pipeline(TRANSFORMS)
+    picks = choices(plan, len(images))
+    batches = (
+        normalised(np.stack([augment(images[index], own) for index, own in zip(pick.images, pick.seeds, strict=True)]))
+        for pick in picks
+    )
+    return Bank.of_draws(list(record(network, batches)))
+
+
+def all_passes(method: Method, images: Tensor) -> Array:  # N 3 H W -> T N K
+    """Class probabilities of every pass; kept, for they are few here and subsets of the draws are averaged."""
+    parts = [
+        torch.stack([probabilities(output, "softmax") for _, output in method(images[start : start + AT_ONCE])])
+        for start in range(0, len(images), AT_ONCE)
+    ]
+    array: Array = torch.cat(parts, dim=1).double().numpy()
+    return array

@@ -1,0 +1,1 @@
+"""The cost experiment: what each method takes before and for a map."""
