@@ -23,6 +23,7 @@ FIGURE = re.compile(
 )
 ALLOWED = {
     "README.md": {
+        "Python 3.11 or newer": "a requirement: pyproject.toml",
         "the 95 % interval of the paired difference": "the level of every interval",
         "a ratio outside 0.8 to 1.25": "a setting: reference.LEAST and MOST",
     },
