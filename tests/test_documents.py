@@ -49,7 +49,7 @@ ALLOWED = {
         "A multi-label head is K two-class problems with one mask each\n(p >= .5)": "a definition",
         "0..87.3": "a definition: -ln 1.2e-38",
         "-ln max(p_y, 1.2e-38)": "a definition: float32's least normal number",
-        "those of the surest 90 %": "a definition of accuracy_at_90",
+        "those of the most confident 90 %": "a definition of accuracy_at_90",
         "flags 95 % of the unseen ones": "a definition of FPR95",
         "A bin is at most .025 % wide": "a definition: 4096 bins an octave",
         "are a 95 % interval": "the level of every interval",
