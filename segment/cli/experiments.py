@@ -31,7 +31,8 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", 
 Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits, as 1,2,5.")]
 Sets = Annotated[str, typer.Option(help="uci and uncertainty-error: data sets, as yacht,boston.")]
 
-BESIDE = Path("../shared/data")
+DATA = Path("data")
+"""The repository's own folder for data, seen from its root."""
 ABOUT = {
     "uci": "Regression on the UCI sets: MCBN, MC dropout, MNF and an ensemble between constant and optimum.",
     "toy": "95 % bands on a curve with gaps in its data.",
@@ -46,7 +47,7 @@ ABOUT = {
 def _add(name: str) -> None:
     @experiment.command(name, help=ABOUT[name])
     def command(
-        output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0, splits: Splits = "",
+        output: Out, budget: Budget = "quick", data: Data = DATA, seed: Seed = 0, splits: Splits = "",
         sets: Sets = "", json: Json = False, config: Config = None, verbose: Verbose = False,
     ) -> None:  # fmt: skip
         from segment.experiments.reproduction import run_experiment
@@ -64,7 +65,7 @@ for one in ABOUT:
 
 @experiment.command("all")
 def run_every(
-    output: Out, budget: Budget = "quick", data: Data = BESIDE, seed: Seed = 0,
+    output: Out, budget: Budget = "quick", data: Data = DATA, seed: Seed = 0,
     json: Json = False, config: Config = None, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Every experiment above, and index.md with all verdicts, tables and figures. --verbose says what is under way."""

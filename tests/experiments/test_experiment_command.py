@@ -109,3 +109,16 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     missing = segment("experiment", "all", "-o", tmp_path / "out", "--data", tmp_path / "nowhere")
     assert missing.code == 2
     assert "--data DIR" in missing.error
+
+
+def test_data_are_looked_for_in_the_working_folder_where_no_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    everything = segment("experiment", "all", "-o", "out")
+    assert everything.code == 2
+    assert "'data'" in everything.error
+    assert "--data DIR" in everything.error
+    single = segment("experiment", "uci", "-o", "out", "--sets", "yacht")
+    assert single.code == 2
+    assert str(Path("data", "uci", "yacht.csv")) in single.error
