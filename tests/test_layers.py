@@ -21,7 +21,7 @@ HEIGHT = {
     "methods": 6,
     "estimation": 7, "distilling": 7,
     "files": 8,
-    "settings": 9,
+    "settings": 9, "report": 9,
     "jobs": 10, "experiments": 10,
     "cli": 11,
     "__main__": 12, "__init__": 12,

@@ -16,48 +16,51 @@ from segment.cli import screen
 from segment.errors import SegmentError, one_line
 
 app = typer.Typer(
-    name="segment", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    name="segment",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
     help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
     "130 interrupted.",
-)  # fmt: skip
+)
 
 INTERRUPTED = 130
 
 
 def run() -> None:
     """Run the command line; end with the exit code that the refusal carries."""
-    sys.exit(_ended())
+    sys.exit(_exit_code())
 
 
-def _ended() -> int:
+def _exit_code() -> int:
     _load_commands()
     try:
         code = app(standalone_mode=False)
     except SegmentError as refusal:
-        return _refused(str(refusal), refusal.exit_code)
+        return _refuse(str(refusal), refusal.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except OSError as problem:
         where = "" if problem.filename is None else f"{str(problem.filename)!r}: "
-        return _refused(f"{where}{problem.strerror or problem}. Check that it is there and may be used.", 2)
+        return _refuse(f"{where}{problem.strerror or problem}. Check that it is there and may be used.", 2)
     except Exception as problem:
         if hasattr(problem, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
-            return _misused(problem)
-        if _of_memory(problem):
-            return _refused(f"Out of memory: {one_line(problem, 160)}. Try smaller images or batches.", 4)
+            return _report_parser_error(problem)
+        if _out_of_memory(problem):
+            return _refuse(f"Out of memory: {one_line(problem, 160)}. Try smaller images or batches.", 4)
         raise
     if code == INTERRUPTED:
-        return _refused("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
+        return _refuse("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-def _refused(text: str, code: int) -> int:
+def _refuse(text: str, code: int) -> int:
     screen.refuse(text)
     return code
 
 
-def _misused(wrong: Any) -> int:
+def _report_parser_error(wrong: Any) -> int:
     """The parser's complaint in one line; or, for a command without arguments, nothing: its help is on the screen."""
     said = " ".join(wrong.format_message().split())
     context = getattr(wrong, "ctx", None)
@@ -67,7 +70,7 @@ def _misused(wrong: Any) -> int:
     return 2
 
 
-def _of_memory(problem: Exception) -> bool:
+def _out_of_memory(problem: Exception) -> bool:
     said = str(problem).lower()
     return isinstance(problem, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
@@ -88,7 +91,7 @@ def _from_config(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
-def _verbose(value: bool) -> None:  # noqa: FBT001 - typer calls it
+def _set_verbosity(value: bool) -> None:  # noqa: FBT001 - typer calls it
     screen.set_up(verbose=value)
 
 
@@ -99,7 +102,7 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbosity, help="Say more on stderr.")]
 Model = Annotated[
     str,
     typer.Argument(

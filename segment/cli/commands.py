@@ -94,22 +94,37 @@ def inspect(
     model: Model,
     layers: Annotated[str, typer.Option(help="all, or globs with commas.")] = "all",
     size: Annotated[str, typer.Option(help="HxW of the pass whose memory is counted.")] = "480x640",
-    weights: Weights = None, device: Device = "cpu", json: Json = False, config: Config = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    json: Json = False,
+    config: Config = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the BN layers of MODEL: stochastic, fixed and why; and the memory of one pass."""
     from segment.jobs.inspect import inspect_network
 
     found = inspect_network(loaded(model, weights, device), layers=layers, size=size_of(size) or (480, 640))
     if json:
-        screen.as_json({
-            "name": found.name, "parameters": found.parameters, "classes": found.classes, "head": found.head,
-            "size": list(found.size), "pass_bytes": found.pass_bytes,
-            "layers": [
-                {"name": layer.name, "kind": layer.kind, "channels": layer.channels, "status": layer.status,
-                 "reason": layer.reason} for layer in found.layers
-            ],
-        })  # fmt: skip
+        screen.as_json(
+            {
+                "name": found.name,
+                "parameters": found.parameters,
+                "classes": found.classes,
+                "head": found.head,
+                "size": list(found.size),
+                "pass_bytes": found.pass_bytes,
+                "layers": [
+                    {
+                        "name": layer.name,
+                        "kind": layer.kind,
+                        "channels": layer.channels,
+                        "status": layer.status,
+                        "reason": layer.reason,
+                    }
+                    for layer in found.layers
+                ],
+            }
+        )
         return
     rows = [
         [
@@ -145,19 +160,26 @@ def fit(
     size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
     memory: Memory = None,
-    cache: Annotated[bool, typer.Option(
-        "--cache/--no-cache", help="Take a bank that was recorded of the very same before; --no-cache: record anew.",
-    )] = True,
-    weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Take a bank that was recorded of the very same before; --no-cache: record anew.",
+        ),
+    ] = True,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Record a bank of T draws from M-image mini-batches that look as in training."""
     import time
 
     from segment.draws.reference import sentence
     from segment.estimation.precision import choose
+    from segment.files.bank_cache import BankCache
     from segment.files.writing import check_writable
-    from segment.jobs.bank_cache import BankCache
     from segment.jobs.fit import fit as run_fit
 
     if precision not in ("fp32", "bf16"):
@@ -170,21 +192,36 @@ def fit(
 
     with screen.progress() as shown:
         bank, found = run_fit(
-            network, images, output, batch=batch, draws=draws, seed=seed, layers=layers, size=size_of(size),
-            precision="bf16" if precision == "bf16" else "fp32", memory=memory,
-            cache=BankCache.of_user() if cache else None, progress=shown,
-        )  # fmt: skip
+            network,
+            images,
+            output,
+            batch=batch,
+            draws=draws,
+            seed=seed,
+            layers=layers,
+            size=size_of(size),
+            precision="bf16" if precision == "bf16" else "fp32",
+            memory=memory,
+            cache=BankCache.of_user() if cache else None,
+            progress=shown,
+        )
     seconds = time.perf_counter() - start
     record = bank.provenance
     device_type = next(parameter.device.type for parameter in network.module.parameters())
     chosen, why = choose(record["audit"].get(device_type, {}))
     if json:
         kept = ("network", "batch", "draws", "seed", "images", "layers", "audit")
-        screen.as_json({
-            "bank": str(output), "layers_drawn": len(bank.layers), "seconds": round(seconds, 2),
-            "reused": None if found is None else str(found),
-            **{key: record[key] for key in kept}, "reference": record.get("reference"), "precision": chosen,
-        })  # fmt: skip
+        screen.as_json(
+            {
+                "bank": str(output),
+                "layers_drawn": len(bank.layers),
+                "seconds": round(seconds, 2),
+                "reused": None if found is None else str(found),
+                **{key: record[key] for key in kept},
+                "reference": record.get("reference"),
+                "precision": chosen,
+            }
+        )
         return
     screen.say(
         f"{output}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {record['batch']} of {record['images']} "
@@ -226,9 +263,12 @@ def predict(
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
     ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
-    weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank
     from segment.jobs.predict import PredictPlan, predict
@@ -249,11 +289,17 @@ def predict(
     with screen.progress() as shown:
         summary = predict(network, source, load_bank(bank), output, plan, resume=resume, progress=shown)
     if json:
-        screen.as_json({
-            "run": str(summary.folder), "done": summary.done, "failed": dict(summary.failed), "draws": summary.draws,
-            "precision": summary.precision, "seconds": round(summary.seconds, 2),
-            **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
-        })  # fmt: skip
+        screen.as_json(
+            {
+                "run": str(summary.folder),
+                "done": summary.done,
+                "failed": dict(summary.failed),
+                "draws": summary.draws,
+                "precision": summary.precision,
+                "seconds": round(summary.seconds, 2),
+                **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
+            }
+        )
     else:
         each = f"{summary.draws} draws each"
         if plan.draws == "auto":
@@ -278,8 +324,10 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the demo's images, bank and run.")] = Path(
         "outputs/demo"
     ),
-    json: Json = False, config: Config = None, verbose: Verbose = False,
-) -> None:  # fmt: skip
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
     """Run the whole way on generated street scenes and the shipped network, offline."""
     from segment.jobs.demo import demo as run_demo
 

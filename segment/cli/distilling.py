@@ -23,9 +23,12 @@ def distill(
     held_out: Annotated[int, typer.Option(help="Views of other images, which decide when to stop.")] = 16,
     steps: Annotated[int, typer.Option(help="Of refinement at most; 0: choose only.")] = 400,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
-    weights: Weights = None, device: Device = "auto", json: Json = False, config: Config = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
     import time
 
@@ -48,11 +51,18 @@ def distill(
     seconds = time.perf_counter() - start
     made = small.provenance["distillation"]
     if json:
-        screen.as_json({
-            "bank": str(output), "draws": len(small), "of": len(whole), "step": made["step"],
-            "held_out_error_chosen": made["error_chosen"], "held_out_error": made["error"],
-            "weights": [round(weight, 5) for weight in small.weights.tolist()], "seconds": round(seconds, 2),
-        })  # fmt: skip
+        screen.as_json(
+            {
+                "bank": str(output),
+                "draws": len(small),
+                "of": len(whole),
+                "step": made["step"],
+                "held_out_error_chosen": made["error_chosen"],
+                "held_out_error": made["error"],
+                "weights": [round(weight, 5) for weight in small.weights.tolist()],
+                "seconds": round(seconds, 2),
+            }
+        )
         return
     refined = f"refined {made['error']:.3f}" if made["step"] else "no step of refinement came nearer"
     screen.say(

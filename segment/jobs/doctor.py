@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from segment.estimation.precision import choose
+from segment.files.versions import versions
 from segment.jobs.fit import fit_bank
-from segment.jobs.versions import versions
 from segment.networks.load import load_network
 from segment.scenes.scene import TRAIN, scene
 
@@ -20,21 +20,21 @@ EXTRAS = {"plots": ("matplotlib",), "bench": ("torch_uncertainty",)}
 
 def examine() -> dict[str, Any]:
     """Name -> what was found; a missing optional package says how to install its extra."""
-    found: dict[str, Any] = dict(versions())
-    found["threads"] = torch.get_num_threads()
+    findings: dict[str, Any] = dict(versions())
+    findings["threads"] = torch.get_num_threads()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
-            found[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            findings[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     else:
-        found["cuda"] = "none; the CPU is used"
+        findings["cuda"] = "none; the CPU is used"
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        found[f"extra {extra}"] = f"missing: pip install 'mcbn-segment[{extra}]'" if missing else "installed"
+        findings[f"extra {extra}"] = f"missing: pip install 'mcbn-segment[{extra}]'" if missing else "installed"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found[f"precision on {device}"] = _precision(device)
-    return found
+    findings[f"precision on {device}"] = _precision(device)
+    return findings
 
 
 def _precision(device: str) -> str:

@@ -13,11 +13,9 @@ from typing import Any
 from segment.errors import WrongUse, near
 from segment.files.runs import MANIFEST, RECORD
 from segment.files.writing import write_text
+from segment.report.results import DICE_RANK
 from segment.scores.imagelevel import select as highest
 from segment.uncertainty.measures import MEASURES
-
-RANKS = "dice_rank_"
-"""In scores.json: how well a column of per_image.csv ranks images by their Dice, worst first."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def select(folder: Path, top: int, *, by: str | None = None, method: str | None 
         if method is not None:
             raise WrongUse("--method tells apart the methods of an evaluation; this run has one. Leave it out.")
         rows, chosen, why = _predicted(folder, lines, by)
-    found = highest(rows, chosen, top)
-    return Selection(chosen, why, tuple((name, sources.get(name, ""), value) for name, value in found))
+    selected = highest(rows, chosen, top)
+    return Selection(chosen, why, tuple((name, sources.get(name, ""), value) for name, value in selected))
 
 
 def _predicted(
@@ -93,9 +91,9 @@ def _evaluated(folder: Path, by: str | None, method: str | None) -> tuple[list[d
         return rows, by, f"asked for, of {chosen}"
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["methods"][chosen.partition("#")[0]]
     ranks = {
-        name.removeprefix(RANKS): entry["value"]
+        name.removeprefix(DICE_RANK): entry["value"]
         for name, entry in scores["scores"].items()
-        if name.startswith(RANKS) and entry["value"] is not None
+        if name.startswith(DICE_RANK) and entry["value"] is not None
     }
     if not ranks:
         return rows, "mean.predictive_entropy", f"of {chosen}; too few images to tell which column ranks them best"
@@ -107,5 +105,5 @@ def _numbers(line: Mapping[str, str]) -> dict[str, Any]:
     return {key: value if key in ("id", "method") else float(value) for key, value in line.items() if value != ""}
 
 
-def write_selection(found: Selection, path: Path) -> None:
-    write_text(path, found.csv())
+def write_selection(selection: Selection, path: Path) -> None:
+    write_text(path, selection.csv())

@@ -31,12 +31,9 @@ from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
-from segment.jobs.evaluation.compared_methods import MethodPlan, contenders
-from segment.jobs.evaluation.comparison import Standing, compare, gains, scores
+from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
-from segment.jobs.reporting.summary_text import put, writable
-from segment.jobs.reporting.tables import in_short
 from segment.jobs.select import select
 from segment.methods.augmentation import View, augmented, mcbn_augmented, views
 from segment.methods.deterministic import Plain, deterministic
@@ -48,6 +45,9 @@ from segment.methods.temperature import TemperatureFit
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
+from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.results_page import check_page, put_section
+from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -146,7 +146,7 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
 
 def test_two_shards_merged_are_one_pass_over_both(network: Network, bank: Bank, data: Labels) -> None:
     sources = data.sources(network)
-    made = contenders(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
+    made = build_methods(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
     read_outs = made.read_outs({})
 
     def scored(some: tuple[Any, ...]) -> Scoring:
@@ -281,16 +281,16 @@ def test_who_wins_is_told_by_the_direction_of_each_score_and_paired_over_images(
             doubt = {"predictive_entropy": rng.random((6, 6), dtype=np.float32)}
             board.update(str(number), np.stack([1 - p, p]).astype(np.float32), doubt, label)
     found = {
-        one.score: one for one in compare({"unsure": Standing((unsure,), 1, 0.1), "sure": Standing((sure,), 1, 1.0)})
+        one.score: one for one in compare({"unsure": MethodBoards((unsure,), 1, 0.1), "sure": MethodBoards((sure,), 1, 1.0)})
     }
     assert found["nll"].best == "sure"
     entry = found["nll"].differences["unsure"]
     assert entry["value"] == pytest.approx(np.log(0.6) - np.log(0.9), abs=1e-6)
     assert entry["low"] == pytest.approx(entry["high"], abs=1e-6)  # the same on every image: paired, no doubt is left
-    assert scores({"sure": Standing((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
+    assert scores({"sure": MethodBoards((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
     told = in_short(list(found.values()), [])
-    assert told[0].startswith("Best beyond chance: **sure** in NLL, Brier")
-    assert told[1].startswith("Not told apart, best two: mIoU (sure, unsure), accuracy (sure, unsure)")
+    assert told[0].startswith("Significantly best: **sure** in NLL, Brier")
+    assert told[1].startswith("Best two do not differ significantly: mIoU (sure, unsure), accuracy (sure, unsure)")
 
 
 def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
@@ -302,14 +302,14 @@ def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spr
         for board, share in zip(boards, (0.6, 0.8, 0.9), strict=True):
             p = np.where(label == 1, share, 1 - share)
             board.update(str(number), np.stack([1 - p, p]).astype(np.float32), {"predictive_entropy": 1 - p}, label)
-    (gain,) = gains({"deterministic": Standing((boards[0],), 1, 0.1), "mcbn": Standing(tuple(boards[1:]), 8, 1.0)})
+    (gain,) = gains({"deterministic": MethodBoards((boards[0],), 1, 0.1), "mcbn": MethodBoards(tuple(boards[1:]), 8, 1.0)})
     each = [np.log(0.6) - np.log(share) for share in (0.8, 0.9)]
     entry = gain.differences["nll"]
     assert entry["value"] == pytest.approx(np.mean(each), abs=1e-6)
     assert entry["bank_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
     (line,) = in_short([], [gain])
     assert line.startswith("**mcbn over deterministic** (8 passes for 1): NLL -0.347 (")
-    nobody = gains({"mcbn": Standing((boards[1],), 8, 1.0), "tta": Standing((boards[0],), 2, 1.0)})
+    nobody = gains({"mcbn": MethodBoards((boards[1],), 8, 1.0), "tta": MethodBoards((boards[0],), 2, 1.0)})
     assert nobody == []
 
 
@@ -468,8 +468,8 @@ def test_dropout_is_refused_where_there_is_none_and_inserting_it_leaves_the_netw
     network: Network, bank: Bank, data: Labels
 ) -> None:
     with pytest.raises(ModelRefused, match="--insert-dropout"):
-        contenders(network, [bank], replace(QUICK, methods=("dropout",)))
-    made = contenders(network, [bank], replace(QUICK, methods=("dropout",), insert_dropout=0.5))
+        build_methods(network, [bank], replace(QUICK, methods=("dropout",)))
+    made = build_methods(network, [bank], replace(QUICK, methods=("dropout",), insert_dropout=0.5))
     method = made.methods["dropout"][0]
     assert isinstance(method, Dropout)
     assert isinstance(method.insert, Inserted)
@@ -495,7 +495,7 @@ def test_a_network_without_batch_normalisation_is_evaluated_with_what_it_has(tmp
     assert list(found.scores["methods"]) == ["deterministic", "dropout", "tta"]
     assert found.scores["methods"]["dropout"]["passes_per_image"] == 3
     with pytest.raises(WrongUse, match="needs a bank"):
-        contenders(network, [], replace(QUICK, methods=("mcbn",)))
+        build_methods(network, [], replace(QUICK, methods=("mcbn",)))
 
 
 class Heads(nn.Module):
@@ -560,7 +560,7 @@ def test_a_sigmoid_head_is_two_classes(tmp_path: Path) -> None:
 def test_methods_that_lack_what_they_need_are_refused_in_words(network: Network, bank: Bank) -> None:
     for asked, needs in (("temperature", "validation"), ("ensemble", "--ensemble")):
         with pytest.raises(WrongUse, match=needs):
-            contenders(network, [bank], replace(QUICK, methods=(asked,)))
+            build_methods(network, [bank], replace(QUICK, methods=(asked,)))
     with pytest.raises(WrongUse, match="Near: 'mcbn"):
         MethodPlan(methods=("mcbm",))
     with pytest.raises(WrongUse, match="No view"):
@@ -606,9 +606,9 @@ def test_selecting_from_a_predict_run_goes_by_the_mean_of_its_heat_measure(
 
 def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
-    put(page, "one", "## One\n\nold\n")
-    put(page, "two", "## Two\n")
-    put(page, "one", "## One\n\nnew\n")
+    put_section(page, "one", "## One\n\nold\n")
+    put_section(page, "two", "## Two\n")
+    put_section(page, "one", "## One\n\nnew\n")
     text = page.read_text()
     assert "old" not in text
     assert text.index("new") < text.index("## Two")
@@ -622,12 +622,12 @@ def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, d
                 "predictive_entropy,variance", "-o", tmp_path / "run", "--report", tmp_path / "results.md",
                 "--plots")  # fmt: skip
     assert ended.exit_code == 0
-    assert "Who wins" in ended.stdout
+    assert "Best two methods" in ended.stdout
     assert "mcbn over deterministic (4 passes for 1)" in " ".join(ended.stdout.split())
     page = (tmp_path / "results.md").read_text()
     assert "| mcbn | 4 |" in page
     assert "bank of 4 draws of M = 4" in page
-    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("<summary>Who wins")
+    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("<summary>The best two methods")
     for name in ("reliability", "risk_coverage", "sparsification"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
 
@@ -650,4 +650,4 @@ def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: 
     with pytest.raises(WrongUse, match="all of them are void"):
         evaluate(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
     with pytest.raises(WrongUse, match="is a folder"):
-        writable(tmp_path)
+        check_page(tmp_path)

@@ -23,11 +23,12 @@ from segment.images.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruptio
 from segment.images.read import read_image
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
-from segment.jobs.sweep import Row, Sweep, sweep
+from segment.jobs.sweep import sweep
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
+from segment.report.results import Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.tracing.bn_network import drawable
 
@@ -66,7 +67,7 @@ def found(network: Network, data: Labels, train: str, tmp_path_factory: pytest.T
 
 
 def score(row: Row, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = row.found["scores"][name]
+    entry: dict[str, Any] = row.result["scores"][name]
     return entry
 
 

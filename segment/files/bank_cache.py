@@ -22,7 +22,7 @@ from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
 from segment.files.file_hashes import sha256_of_files
-from segment.jobs.versions import versions
+from segment.files.versions import versions
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
@@ -61,10 +61,14 @@ def recipe_of(network: Network, content: str, plan: Mapping[str, Any]) -> str:
     """
     training = network.card.training
     parts = {
-        "network": network.fingerprint, "preprocessing": preprocessing_of(network), "images": content,
+        "network": network.fingerprint,
+        "preprocessing": preprocessing_of(network),
+        "images": content,
         "training": None if training is None else [training.batch, [dict(each) for each in training.transforms]],
-        "plan": dict(plan), "device": network.device.type, "versions": versions(),
-    }  # fmt: skip
+        "plan": dict(plan),
+        "device": network.device.type,
+        "versions": versions(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

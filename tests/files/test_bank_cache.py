@@ -20,13 +20,14 @@ from torch.nn import functional
 
 import segment.jobs.fit as fitting
 from segment.draws.bank import Bank
+from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.files.banks import load_bank, save_bank
 from segment.images.specs import TrainingSpec
-from segment.jobs.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.jobs.distill import distill_bank
-from segment.jobs.evaluation.sweep_grid import Banks, Setting
+from segment.jobs.evaluation.sweep_grid import Banks
 from segment.jobs.fit import fit, fit_bank
 from segment.networks.load import Network, load_network
+from segment.report.results import Setting
 
 
 @pytest.fixture(autouse=True)
