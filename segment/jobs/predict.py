@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -10,19 +9,16 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
-from numpy.typing import NDArray
 
-from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
-from segment.errors import ImageUnreadable, PredictionFailed, WrongUse, error_message, near
+from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
@@ -30,16 +26,14 @@ from segment.estimation.memory_budget import MemoryBudget, memory_budget, reside
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
 from segment.files.versions import versions
 from segment.files.windows import Windowed
-from segment.files.writing import unwritable
 from segment.images.find import Source, find_images, in_text
-from segment.images.prepare import Normalised
-from segment.images.read import read_image, sha256_of, size_in
+from segment.images.read import size_in
+from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.pictures.palettes import Picture
-from segment.report.image_files import FORMATS, PictureStyle, on_sheet, render, sheet, shown, thumbnails
+from segment.report.image_files import FORMATS, PictureStyle, on_sheet, sheet
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -48,24 +42,8 @@ log = logging.getLogger(__name__)
 MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 """Written by default."""
 
-LARGE = 2**22
-"""Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
-
-Thumbnails = dict[str, dict[str, Picture]]
-"""Image that is on the contact sheet -> column -> picture; empty until it is rendered."""
-
-IMAGE_ERRORS = (
-    ImageUnreadable,
-    PredictionFailed,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    cv2.error,
-)
-"""What one image may run into (a network that does not take its size raises one of these); the others go on."""
+FREE = "memory_free"
+"""Key of a run's plan: the bytes that could be taken, where they decided something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,18 +127,16 @@ def predict(
     used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
     sources = _images_of(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
-    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     network.accept.check_files()
-    settings = _settings(network, source, bank, plan)
-    run = Run.create(Path(folder), settings, resume=resume)
+    run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
     sources = run.keep_ids(sources)
     earlier = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
     if earlier:
-        precision, _ = resolve_precision(earlier["precision"], bank, drawn.device)
-        passes, why = replace(passes, precision=precision), earlier["precision_why"]
+        precision, why = resolve_precision(earlier["precision"], bank, drawn.device)[0], earlier["precision_why"]
     threads = earlier.get("threads", torch.get_num_threads())
-    free = earlier["room"] if "room" in earlier else memory_budget(plan.memory, drawn.device).free
+    free = earlier[FREE] if FREE in earlier else memory_budget(plan.memory, drawn.device).free
     held = 0 if plan.memory is None else resident()
+    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     method = mcbn(drawn, used, passes, network.card.input)
     likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
     estimator = Estimator(
@@ -185,65 +161,81 @@ def predict(
     }
     if stop is not None:
         plan_record["stop"] = asdict(stop)
-    if "room" in earlier or plan.memory is not None:
-        plan_record["room"] = free
+    if FREE in earlier or plan.memory is not None:
+        plan_record[FREE] = free
     run.note(
         plan=plan_record,
         fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
         versions=versions(),
         classes=list(network.card.classes),
     )
-    style = PictureStyle.of(network, plan.heat, plan.heat_max)
     for part in run.folder.rglob(".*.part"):  # what a kill left half-written
         part.unlink(missing_ok=True)
+    style = PictureStyle.of(network, plan.heat, plan.heat_max)
+    predictor = ImagePredictor(run, network, estimator, style, plan.maps, plan.formats)
+    if "png" in plan.formats:
+        predictor.thumbnails.update({source.id: {} for source in on_sheet(sources)})
+    start = time.perf_counter()
+    with _torch_threads(threads):
+        count, draws = _predict_all(predictor, sources, plan_record, free, progress)
+    seconds = time.perf_counter() - start
+    # less than planned, where a device ran out of memory
+    run.note(plan=plan_record | {"tile": estimator.plan.tile, "fold": method.passes.plan.fold})
+    run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
+    if "png" in plan.formats:
+        sheet(run, sources, style, network, {id: kept for id, kept in predictor.thumbnails.items() if kept})
+    return _summary(run, sources, seconds, precision, len(used))
+
+
+def _predict_all(
+    predictor: ImagePredictor, sources: Sequence[Source], plan_record: dict[str, Any], free: int, progress: Progress
+) -> tuple[int, int]:
+    """Every image that is not done, written while the next is estimated; how many there were, and their draws."""
+    run, estimator = predictor.run, predictor.estimator
     pending = run.pending(sources)
-    kept: Thumbnails = {source.id: {} for source in on_sheet(sources) if "png" in plan.formats}
-    before = len(sources) - len(pending)
-    sizes = {item.id: size for item in pending if (size := size_in(item.path))}
+    before, draws = len(sources) - len(pending), 0
+    sizes = {source.id: size for source in pending if (size := size_in(source.path))}
     if sizes:  # now what would be refused after hours
         estimator.side_for(*max(sizes.values(), key=math.prod))
-    start, draws = time.perf_counter(), 0
     progress("predicting", before, len(sources))
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, _torch_threads(threads):
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Entry]] = deque()
         finished: list[Source] = []
         try:
-            for number, (item, image, sha256) in enumerate(_read(pending, sizes, network, reader), start=1):
-                began = time.perf_counter()
-                estimate = image if isinstance(image, str) else _estimate(network, estimator, image, run)
-                seconds = time.perf_counter() - began
+            for number, image in enumerate(predictor.read(pending, sizes, reader), start=1):
+                source = image.source
+                begun = time.perf_counter()
+                estimate = predictor.estimate(image)
+                seconds = time.perf_counter() - begun
                 if isinstance(estimate, Estimate):
                     draws += estimate.draws
-                if estimator.planned and "room" not in plan_record:  # only where it decided something
-                    plan_record["room"] = free
+                if estimator.planned and FREE not in plan_record:  # only where it decided something
+                    plan_record[FREE] = free
                     run.note(plan=plan_record)
                 if estimator.to_redo:
                     _add_entries(run, writing)
                     writing.clear()
-                    _redo_images(run, network, estimator, finished[-estimator.to_redo :], style, plan, kept)
-                finished.append(item)
-                writing.append(
-                    writer.submit(_write_image, run, item, image, sha256, estimate, style, plan, seconds, kept)
-                )
-                waiting = 0 if item.id in sizes and math.prod(sizes[item.id]) > LARGE else 2
+                    predictor.redo(finished[-estimator.to_redo :])
+                finished.append(source)
+                writing.append(writer.submit(predictor.write, image, estimate, seconds))
+                waiting = 0 if source.id in sizes and math.prod(sizes[source.id]) > LARGE else 2
                 del image, estimate
                 while len(writing) > waiting or (writing and writing[0].done()):
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, len(sources), draws)
         finally:  # after Ctrl-C too: what is whole gets its line
             _add_entries(run, writing)
-    seconds = time.perf_counter() - start
+    return len(pending), draws
+
+
+def _summary(run: Run, sources: Sequence[Source], seconds: float, precision: str, most: int) -> Summary:
     entries = run.entries()
-    run.note(
-        plan=plan_record | {"tile": estimator.plan.tile, "fold": method.passes.plan.fold}
-    )  # less, where a device ran out of memory
-    run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
-    if "png" in plan.formats:
-        sheet(run, sources, style, network, {name: pictures for name, pictures in kept.items() if pictures})
-    failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
-    drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
-    mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
-    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used), mean)
+    failed = {
+        source.id: str(entries[source.id]["error"]) for source in sources if entries[source.id]["status"] == "failed"
+    }
+    draws = [entries[source.id]["draws"] for source in sources if source.id not in failed]
+    mean = sum(draws) / len(draws) if draws else 0.0
+    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, most, mean)
 
 
 def _add_entries(run: Run, writing: Collection[Future[Entry]]) -> None:
@@ -252,7 +244,7 @@ def _add_entries(run: Run, writing: Collection[Future[Entry]]) -> None:
     for future in writing:
         try:
             run.add(future.result())
-        except Exception as error:  # of a full disk, the first is told
+        except Exception as error:  # of a full disk, the first is raised
             first_error = first_error or error
     if first_error is not None:
         raise first_error
@@ -276,9 +268,9 @@ def _images_of(source: str | Path) -> tuple[Source, ...]:
     sources, top = find_images(source), Path(source)
     if not top.is_dir():
         return sources
-    below = {folder for source in sources for folder in source.path.parents if top in folder.parents}
+    below = {folder for image in sources for folder in image.path.parents if top in folder.parents}
     runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
-    kept = tuple(source for source in sources if runs.isdisjoint(source.path.parents))
+    kept = tuple(image for image in sources if runs.isdisjoint(image.path.parents))
     if len(kept) < len(sources):
         log.warning("%d pictures of runs below %r are left out.", len(sources) - len(kept), str(source))
     if not kept:
@@ -305,104 +297,3 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
         "fold": plan.fold,
         "tile": plan.tile,
     }
-
-
-def _read(
-    sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], network: Network, reader: ThreadPoolExecutor
-) -> Iterator[tuple[Source, NDArray[Any] | str, str]]:
-    """Decoded images with their SHA-256 in order; a refusal in words where one fails.
-
-    One ahead of the network, but no large one: two of them take memory.
-    """
-    ahead: Future[tuple[NDArray[Any] | str, str]] | None = None
-    for source, following in itertools.zip_longest(sources, sources[1:]):
-        image, sha256 = _decoded(source, network) if ahead is None else ahead.result()
-        ahead = None
-        if following is not None and all(
-            math.prod(sizes.get(image_source.id, ())) <= LARGE for image_source in (source, following)
-        ):
-            ahead = reader.submit(_decoded, following, network)
-        yield source, image, sha256
-        del image
-
-
-def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]:
-    sha256 = sha256_of(source.path)
-    try:
-        return read_image(source.path, white=network.card.input.white), sha256
-    except (ImageUnreadable, OSError, MemoryError) as error:
-        return error_message(error), sha256
-
-
-def _estimate(network: Network, estimator: Estimator, image: NDArray[Any], run: Run) -> Estimate[Plane] | str:
-    """The estimate of one image, or why there is none."""
-    height, width = image.shape[:2]
-    try:
-        return estimator(Normalised(image, network.card.input))[""].arrays(network.classes)
-    except OSError as error:  # of the files that hold its maps
-        raise unwritable(run.folder, error) from error
-    except IMAGE_ERRORS as error:
-        return f"{height} x {width} image: {error_message(error)}"
-
-
-def _redo_images(
-    run: Run,
-    network: Network,
-    estimator: Estimator,
-    sources: Sequence[Source],
-    style: PictureStyle,
-    plan: PredictPlan,
-    kept: Thumbnails,
-) -> None:
-    """Write images again that a fast path has spoiled; until then their lines say that they failed, for a resume."""
-    log.warning(
-        "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and for "
-        "the %d images before this one again.",
-        estimator.why,
-        len(sources),
-    )
-    estimator.to_redo = 0
-    for source in sources:
-        run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
-    for source in sources:
-        began = time.perf_counter()
-        image, sha256 = _decoded(source, network)
-        estimate = image if isinstance(image, str) else _estimate(network, estimator, image, run)
-        run.add(_write_image(run, source, image, sha256, estimate, style, plan, time.perf_counter() - began, kept))
-
-
-def _write_image(
-    run: Run,
-    source: Source,
-    image: NDArray[Any] | str,
-    sha256: str,
-    estimate: Estimate[Plane] | str,
-    style: PictureStyle,
-    plan: PredictPlan,
-    seconds: float,
-    kept: Thumbnails,
-) -> Entry:
-    where = str(source.path)
-    if isinstance(estimate, str) or isinstance(image, str):
-        log.warning("%s: %s", source.id, estimate)
-        return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(estimate), seconds=seconds)
-    picture = shown(image)
-    try:
-        files, measures = render(run, source.id, picture, estimate, style, maps=plan.maps, formats=plan.formats)
-        if source.id in kept:
-            kept[source.id] = thumbnails(picture, estimate, style, plan.maps)
-    except IMAGE_ERRORS as error:
-        return _write_image(
-            run, source, image, sha256, f"its pictures: {error_message(error)}", style, plan, seconds, kept
-        )
-    return Entry(
-        id=source.id,
-        source=where,
-        sha256=sha256,
-        files=files,
-        seconds=round(seconds, 4),
-        draws=estimate.draws,
-        reached_error=estimate.reached_error,
-        measures=measures,
-        notes=dict(estimate.withheld),
-    )

@@ -220,12 +220,12 @@ def _read_thumbnails(run: Run, source: Source, style: PictureStyle, network: Net
     for title, path in files.items():
         if title != "prediction" or path.is_file():
             white = network.card.input.white if title == "image" else FULL
-            picture = shown(read_image(path, white=white))[size]  # the heat map without its legend
+            picture = as_picture(read_image(path, white=white))[size]  # the heat map without its legend
             size = (slice(picture.shape[0]), slice(picture.shape[1]))
             pictures[title] = thumbnail(picture)
     return pictures
 
 
-def shown(image: NDArray[Any]) -> Picture:
+def as_picture(image: NDArray[Any]) -> Picture:
     """An image (H W 3, 0..255) as 8 bits."""
     return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)

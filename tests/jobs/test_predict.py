@@ -47,7 +47,7 @@ def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
     def mistaken(*_: Any, **__: Any) -> None:
         raise mistake("of our own")
 
-    monkeypatch.setattr("segment.jobs.predict.render", mistaken)
+    monkeypatch.setattr("segment.jobs.predict_images.render", mistaken)
     images = photographs(tmp_path / "images", 1, 64, 64)
     with pytest.raises(mistake, match="of our own"):
         predict(network, str(images), random_bank(drawable(network)), tmp_path / "run", PredictPlan())
