@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Json, Verbose, app
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Json
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def _add(name: str) -> None:
         _show(verdicts, output / "page.md", json)
 
 
-for one in ABOUT:
-    _add(one)
+for experiment_name in ABOUT:
+    _add(experiment_name)
 
 
 @experiment.command("all")
@@ -105,7 +106,7 @@ def report(
     if json:
         screen.as_json({"page": str(output), "experiments": names})
     else:
-        screen.say(f"{output}: {', '.join(names)}")
+        screen.print_text(f"{output}: {', '.join(names)}")
 
 
 def _seeds(asked: str) -> tuple[int, ...] | None:
@@ -123,9 +124,9 @@ def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT
         )
         return
     for verdict in verdicts:
-        screen.say(f"{verdict.outcome}: {verdict.claim}\n    {verdict.numbers}")
+        screen.print_text(f"{verdict.outcome}: {verdict.claim}\n    {verdict.numbers}")
     counts = Counter(verdict.outcome for verdict in verdicts)
-    screen.say(f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; all of it in {page}")
+    screen.print_text(f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; all of it in {page}")
 
 
 @experiment.command("train-scenes")
@@ -152,4 +153,4 @@ def train_scenes(
     if json:
         screen.as_json(scores)
     else:
-        screen.say(f"{output}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        screen.print_text(f"{output}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))

@@ -1,44 +1,34 @@
-"""evaluate, sweep, select: options to one job each, and what is shown of it."""
+"""evaluate, select: options to one job each, and what is shown of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Device, Json, Model, Verbose, Weights, app
-from segment.cli.commands import Memory, Out, listed, loaded
+from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.options import (
+    Device,
+    Images,
+    InsertDropout,
+    Json,
+    LabelMaps,
+    Memory,
+    Model,
+    Out,
+    Report,
+    Unseen,
+    ValidationImages,
+    ValidationLabels,
+    Void,
+    Weights,
+    ids,
+    listed,
+    loaded,
+)
 from segment.errors import WrongUse
-
-Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]
-LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, by the same names; not needed with a list.")]
-ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
-ValidationLabels = Annotated[str | None, typer.Option(help="Their label maps.")]
-Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]
-InsertDropout = Annotated[
-    float | None,
-    typer.Option(
-        help="MC dropout for a network without: Dropout2d(P) after each decoder stage, else before the last layer.",
-    ),
-]
-Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
-Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
-
-
-def ids(text: str) -> tuple[int, ...]:
-    """Label ids with commas between.
-
-    >>> ids("11, 12")
-    (11, 12)
-    """
-    parts = listed(text)
-    if not all(part.isdecimal() for part in parts):
-        raise WrongUse(f"--unseen {text!r} is no list of label ids; write integers with commas, as 11,12.")
-    return tuple(int(part) for part in parts)
 
 
 @app.command()
@@ -71,7 +61,7 @@ def evaluate(
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """Score MCBN and its rivals on labelled images: how right the uncertainty is, and what it costs."""
+    """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
@@ -126,7 +116,7 @@ def evaluate(
         screen.as_json(dict(evaluation.scores))
     else:
         for line in evaluation.warnings:
-            screen.say(f"Warning: {line}")
+            screen.print_text(f"Warning: {line}")
         mask_rows, uncertainty_rows = screen_tables(evaluation.scores)
         screen.table(f"{network.name}: {counted(evaluation.scores)}", list(MASK_COLUMNS), mask_rows)
         screen.table("How right the uncertainty is", list(UNCERTAINTY_COLUMNS), uncertainty_rows)
@@ -137,140 +127,11 @@ def evaluate(
             ]
             screen.table("Best two methods", ["score", "best", "next", "difference", "significant"], rows)
             for line in in_short(evaluation.comparisons, evaluation.gains):
-                screen.say(line.replace("*", ""))
+                screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():
-            screen.say(f"{name}: {note}.")
-        screen.say(f"All scores, curves and classes: {evaluation.folder / 'scores.json'}")
-    _end_with_failures(evaluation.failed, output)
-
-
-def counts(text: str, option: str) -> tuple[int, ...]:
-    """Integers with commas between.
-
-    >>> counts("4,8", "--batches")
-    (4, 8)
-    """
-    parts = listed(text)
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise WrongUse(f"{option} {text!r} is no list of integers; write them with commas, as 4,8,16.")
-    return tuple(int(part) for part in parts)
-
-
-def shares(text: str) -> tuple[float, ...]:
-    """Numbers with commas between.
-
-    >>> shares("0,0.5,1")
-    (0.0, 0.5, 1.0)
-    """
-    try:
-        return tuple(float(part) for part in listed(text))
-    except ValueError:
-        raise WrongUse(f"--alphas {text!r} is no list of numbers; write them with commas, as 0,0.5,1.") from None
-
-
-@app.command()
-def sweep(
-    model: Model,
-    images: Images,
-    output: Out,
-    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
-    labels: LabelMaps = None,
-    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
-    draws: Annotated[str, typer.Option(help="T, with commas: prefixes of one run at the largest.")] = "1,2,4,8,16",
-    layers: Annotated[
-        str,
-        typer.Option(
-            help="With commas: all, encoder, decoder, first, last, or globs joined by +.",
-        ),
-    ] = "all",
-    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
-    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
-    seeds: Annotated[str, typer.Option(help="One bank each; several: also their spread.")] = "0",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="As of evaluate, but ensemble; default: deterministic,mcbn,mean_statistics.",
-        ),
-    ] = "",
-    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps: all of its draws.")] = None,
-    validation_images: ValidationImages = None,
-    validation_labels: ValidationLabels = None,
-    insert_dropout: InsertDropout = None,
-    shift: Annotated[str, typer.Option(help="Corruptions of the test images: noise,blur,fog,brightness,jpeg.")] = "",
-    severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
-    adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    memory: Memory = None,
-    void: Void = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`).")] = True,
-    report: Report = None,
-    title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
-    weights: Weights = None,
-    device: Device = "auto",
-    json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Score every combination of M, T, layers, statistics images and alpha, and how each bears corrupted images."""
-    from segment.jobs.evaluate import Labels
-    from segment.jobs.evaluation.sweep_grid import Grid
-    from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
-    from segment.jobs.sweep import COLUMNS, shown_rows
-    from segment.jobs.sweep import sweep as run_sweep
-    from segment.pictures.plots import needs_matplotlib
-    from segment.report.curves import plot_sweep
-    from segment.report.results_page import check_page, put_section, sweep_section
-
-    if plots:
-        needs_matplotlib()
-    if report is not None:
-        check_page(report)
-    grid = Grid(
-        batches=counts(batches, "--batches"),
-        draws=tuple(sorted(counts(draws, "--draws"))),
-        layers=listed(layers),
-        transforms=listed(transforms),
-        alphas=shares(alphas),
-        seeds=counts(seeds, "--seeds"),
-    )
-    plan = SweepPlan(
-        grid=grid,
-        shifts=listed(shift),
-        severities=counts(severities, "--severities"),
-        adapt=adapt,
-        void=void,
-        methods=replace(
-            SWEPT, methods=listed(methods) or SWEPT.methods, precision=precision, insert_dropout=insert_dropout
-        ),
-        banks=tuple(str(path) for path in bank or []),
-    )
-    network = loaded(model, weights, device)
-    with screen.progress() as shown:
-        result = run_sweep(
-            network,
-            Labels(images, labels),
-            train,
-            output,
-            plan,
-            memory=memory,
-            resume=resume,
-            progress=shown,
-            validation=Labels(validation_images, validation_labels) if validation_images else None,
-        )
-    pictures = plot_sweep(result.rows, result.folder) if plots else []
-    if report is not None:
-        put_section(report, f"sweep of {title or network.name}", sweep_section(result, title or network.name))
-    if json:
-        screen.as_json(
-            {"run": str(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
-        )
-    else:
-        screen.table(
-            f"{network.name}: {len(result.rows)} settings, best NLL first", list(COLUMNS), shown_rows(result.rows)
-        )
-        screen.say(f"All scores: {result.folder / 'sweep.csv'} and scores.json. Plots: {len(pictures)}.")
-    _end_with_failures(result.failed, output)
+            screen.print_text(f"{name}: {note}.")
+        screen.print_text(f"All scores, curves and classes: {evaluation.folder / 'scores.json'}")
+    end_with_failures(evaluation.failed, output)
 
 
 @app.command()
@@ -284,7 +145,7 @@ def select(
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """List the images most worth a look or a label, most doubtful first, as CSV."""
+    """List the images to review or label first, most uncertain first, as CSV."""
     from segment.jobs.select import select as run_select
     from segment.jobs.select import write_selection
 
@@ -297,14 +158,4 @@ def select(
         return
     rows = [[name, f"{value:.5g}"] for name, _, value in selection.images[:10]]
     screen.table(f"The first {len(rows)} of {len(selection.images)} by {selection.by}", ["image", selection.by], rows)
-    screen.say(f"{selection.by}: {selection.why}.\nAll of them: {path}")
-
-
-def _end_with_failures(failed: Mapping[str, str], output: Path) -> None:
-    if failed:
-        name, why = next(iter(failed.items()))
-        named = ", ".join(list(failed)[:5])
-        images = "1 image" if len(failed) == 1 else f"{len(failed)} images"
-        path = output / ("validation.json" if name.startswith("validation image") else "manifest.jsonl")
-        screen.refuse(f"{images} failed ({named}), named in {path}. {name}: {why}")
-        raise typer.Exit(1)
+    screen.print_text(f"{selection.by}: {selection.why}.\nAll of them: {path}")

@@ -1,6 +1,6 @@
-"""A bank recorded once: looked for by all that makes it, in its own file or in a folder of banks.
+"""Banks that are kept and reused: a bank is identified by all that it is recorded from.
 
-The one home of banks that are kept: for the command, `segment.fit_bank`, a sweep and the tests.
+Used by the command, `segment.fit_bank`, a sweep and the tests. Must not know how a bank is recorded.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class BankCache:
         return cls(user_folder())
 
     def find(self, network: Network, recipe: str, output: Path | None = None) -> tuple[Bank, Path] | None:
-        """A bank of the recipe, of a network that computes the same, and its file; `output` is looked at first."""
+        """A bank of the recipe, of a network that computes the same, and its file; `output` comes first."""
         for path in [*([] if output is None else [output]), *sorted(self.folder.glob(f"{recipe}-*.safetensors"))]:
             bank = _recorded_bank(path, recipe)
             if bank is None:

@@ -25,7 +25,7 @@ ROWS, PIXELS = 256, 2**20
 class Windowed:
     """An array (H W or K H W), zeros at first, whose file is gone when it is let go or the process ends, however.
 
-    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the folder has no room.
+    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the disk is full.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:

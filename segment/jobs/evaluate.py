@@ -88,8 +88,8 @@ def evaluate(
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
-    Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run; ImageUnreadable
-    where no image can be scored.
+    Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
+    ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
     methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
@@ -202,7 +202,7 @@ def _validation(
     memory: Memory,
     progress: Progress,
 ) -> Validation:
-    """What validation images tell; read back where this very run has asked them before."""
+    """What is estimated on validation images; read back where this very run has done so before."""
     if not sources:
         return Validation.none()
     path = run.folder / VALIDATION
@@ -211,11 +211,11 @@ def _validation(
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["settings"] == run.record["settings"] and kept["contents"] == contents:
-                return Validation.of(kept["found"])
+                return Validation.of(kept["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
     validated = validate(network, sources, methods, scored, progress, memory=memory)
-    write_json(path, {"settings": run.record["settings"], "contents": contents, "found": validated.as_dict()})
+    write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
     return validated
 
 
@@ -242,15 +242,15 @@ def _write_results(
     by_method = {}
     for name, made in methods.methods.items():
         keys = [key(name, index) for index in range(len(made))]
-        spent = sum(scoring.seconds[key_of_bank] for key_of_bank in keys) / len(keys) / images
-        by_method[name] = MethodBoards(tuple(scoring.boards[key_of_bank] for key_of_bank in keys), made[0].draws, spent)
+        spent = sum(scoring.seconds[bank_key] for bank_key in keys) / len(keys) / images
+        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), made[0].draws, spent)
     content = {"warnings": list(warnings), **scores(by_method)}
     compared = compare(by_method) if len(by_method) > 1 else []
     write_json(run.folder / SCORES, content)
     gained = gains(by_method)
     comparisons = {
-        "scores": [key_of_bank.as_dict() for key_of_bank in compared],
-        "gains": [key_of_bank.as_dict() for key_of_bank in gained],
+        "scores": [comparison.as_dict() for comparison in compared],
+        "gains": [gain.as_dict() for gain in gained],
     }
     write_json(run.folder / COMPARISONS, comparisons)
     tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}

@@ -55,7 +55,7 @@ def fit_bank(
     cache: bool = False,
     progress: Progress = silent,
 ) -> Bank:
-    """T joint draws of the network's batch statistics, each from M training images that look as in training.
+    """T joint draws of the network's batch statistics, each from M training images, transformed as in training.
 
     images: training images; the card's `training:` pipeline is applied to them, else `size` (H, W: shorter side to
     fit, centre crop), else they go in as they are and must share one size
@@ -138,8 +138,8 @@ def fit(
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
     if spec is None:
         log.warning(
-            "The card of %s says nothing of its training, so plain images are used. A bank from batches that look as "
-            "in training is usually better: add `training: {batch, transforms}` to the card.",
+            "The card of %s says nothing of its training, so plain images are used. A bank from mini-batches "
+            "transformed as in training is usually better: add `training: {batch, transforms}` to the card.",
             network.name,
         )
     picks = choices(plan, len(pool))

@@ -133,7 +133,7 @@ class ImagePredictor:
         )
 
     def redo(self, sources: Sequence[Source]) -> None:
-        """Write images again whose fast passes were wrong; until then their lines say that they failed, for a resume."""
+        """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""
         log.warning(
             "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and "
             "for the %d images before this one again.",

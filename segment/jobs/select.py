@@ -1,4 +1,4 @@
-"""A run to the images most worth a look or a label: `segment select`."""
+"""A run to the images to review or label first: `segment select`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segment.uncertainty.measures import MEASURES
 
 @dataclass(frozen=True)
 class Selection:
-    """The images from most to least worth a look. by: the column that ranks them; why: how that was chosen."""
+    """The images from most to least uncertain. by: the column that ranks them; why: how that was chosen."""
 
     by: str
     why: str
@@ -35,7 +35,7 @@ class Selection:
 
 
 def select(folder: Path, top: int, *, by: str | None = None, method: str | None = None) -> Selection:
-    """The `top` most doubtful images of a predict or an evaluate RUN.
+    """The `top` most uncertain images of a predict or an evaluate RUN.
 
     by: a column, as "mean.predictive_entropy"; None: in an evaluation the one that ranked images by their Dice best,
     else the mean of the run's heat measure. method: whose maps, in an evaluation; None: mcbn where it was run
@@ -50,7 +50,7 @@ def select(folder: Path, top: int, *, by: str | None = None, method: str | None 
         rows, chosen, why = _evaluated(folder, by, method)
     else:
         if method is not None:
-            raise WrongUse("--method tells apart the methods of an evaluation; this run has one. Leave it out.")
+            raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
         rows, chosen, why = _predicted(folder, lines, by)
     selected = highest(rows, chosen, top)
     return Selection(chosen, why, tuple((name, sources.get(name, ""), value) for name, value in selected))
@@ -76,7 +76,7 @@ def _predicted(
         return rows, by, "asked for"
     settings = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("settings", {})
     heat = settings.get("heat", "predictive_entropy")
-    return rows, f"mean.{heat}", "the mean of the run's heat measure; an evaluation would tell which ranks best"
+    return rows, f"mean.{heat}", "the mean of the run's heat measure; an evaluation would show which ranks best"
 
 
 def _evaluated(folder: Path, by: str | None, method: str | None) -> tuple[list[dict[str, Any]], str, str]:
@@ -96,7 +96,7 @@ def _evaluated(folder: Path, by: str | None, method: str | None) -> tuple[list[d
         if name.startswith(DICE_RANK) and entry["value"] is not None
     }
     if not ranks:
-        return rows, "mean.predictive_entropy", f"of {chosen}; too few images to tell which column ranks them best"
+        return rows, "mean.predictive_entropy", f"of {chosen}; too few images to find which column ranks them best"
     best = max(ranks, key=lambda name: ranks[name])
     return rows, best, f"of {chosen}, it ranks images by their Dice best (Spearman {ranks[best]:.2f})"
 

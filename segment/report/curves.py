@@ -13,7 +13,7 @@ from segment.report.comparison import best_entry
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
 
 MOST = 8
-"""Lines in one picture; more cannot be told apart."""
+"""Lines in one picture; more cannot be distinguished."""
 
 
 def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -46,7 +46,7 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
                 folder / "risk_coverage.png",
                 plot(
                     lines,
-                    title="Risk against coverage, surest pixels first",
+                    title="Risk against coverage, most confident pixels first",
                     x="share of pixels retained",
                     y="share of them that is wrong",
                     points=False,
@@ -59,7 +59,7 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
                 folder / "sparsification.png",
                 plot(
                     removed,
-                    title="Sparsification, most doubtful pixels removed first",
+                    title="Sparsification, most uncertain pixels removed first",
                     x="share of pixels removed",
                     y="share of the rest that is wrong",
                     points=False,

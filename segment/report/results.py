@@ -26,7 +26,7 @@ TRAINING_TRANSFORM = "training"
 
 @dataclass(frozen=True)
 class Validation:
-    """What was chosen on validation images, by method and bank (see `compared_methods.key`); empty where none were given.
+    """What was chosen on validation images, by method and bank (`compared_methods.key`); empty where none were given.
 
     temperatures: key -> what divides the logits
     accuracies: key -> share of right pixels of the mask, one number, or one a label

@@ -21,8 +21,8 @@ given. *s/image* is wall time of the passes and their moments, all methods of a 
 """
 
 COMPARED = (
-    "*difference* is the best method's score minus the next one's, paired over images; *significant* where its interval "
-    "leaves out 0, and with several banks exceeds twice its deviation over them."
+    "*difference* is the best method's score minus the next one's, paired over images; *significant* where its "
+    "interval leaves out 0, and with several banks exceeds twice its deviation over them."
 )
 LINES = 12
 """Of a sweep: the best settings; all of them are in its sweep.csv."""

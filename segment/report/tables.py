@@ -117,8 +117,8 @@ BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significan
 def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
 
-    Significant: the 95 % interval over images leaves out 0, and where there are several banks the difference is more than
-    twice its standard deviation over them.
+    Significant: the 95 % interval over images leaves out 0, and where there are several banks the difference is more
+    than twice its standard deviation over them.
     """
     rows = []
     for comparison in comparisons:
@@ -146,7 +146,7 @@ def words(score: str) -> str:
 
 
 def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
-    """The result in sentences: who is significantly best in what, which differences are not significant, what MCBN gains."""
+    """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains."""
     plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
     sure: dict[str, list[str]] = {}
     open_: list[str] = []
@@ -179,8 +179,8 @@ def _gain(gain: Gain) -> str:
     better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in significant.items())
     passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
     return (
-        f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}; significantly better in {better} of "
-        f"{len(gain.differences)} scores, worse in {len(significant) - better}."
+        f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}; significantly better in {better} "
+        f"of {len(gain.differences)} scores, worse in {len(significant) - better}."
     )
 
 

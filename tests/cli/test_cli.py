@@ -357,18 +357,6 @@ def test_words_of_fit_and_predict_say_where_to_look_and_nothing_goes_to_stderr(
     assert "\x1b" not in fit.out + predict.out, "no colours in a pipe"
 
 
-def test_doctor_tells_versions_precision_and_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segment.jobs.doctor.EXTRAS", {"plots": ("torch",), "wings": ("no_such_package",)})
-    ended = segment("doctor")
-    assert (ended.code, ended.err) == (0, "")
-    assert "missing: pip install 'mcbn-segment[wings]'" in ended.out
-    told = segment("doctor", "--json").json
-    assert told["torch"] == torch.__version__.split("+")[0]
-    assert told["extra plots"] == "installed"
-    assert told["threads"] == torch.get_num_threads()
-    assert "for the shipped network" in told["precision on cuda" if torch.cuda.is_available() else "precision on cpu"]
-
-
 def test_the_demo_goes_the_whole_way_and_never_over_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,7 +413,7 @@ def test_rates_count_from_where_a_run_went_on() -> None:
         def update(self, _: int, **fields: Any) -> None:
             told.append(fields)
 
-    shown = screen.Shown(Bar())  # type: ignore[arg-type]  # as much of a bar as is used
+    shown = screen.ProgressBars(Bar())  # type: ignore[arg-type]  # as much of a bar as is used
     shown("predicting", 90, 100)
     shown("predicting", 91, 100, 16)
     assert told[0] == {"completed": 90, "total": 100, "rate": ""}

@@ -83,7 +83,7 @@ class MethodPlan:
 
 @dataclass(frozen=True)
 class ComparedMethods:
-    """The methods of an evaluation by name, each once for every bank (or once), how their passes run, and notes on them.
+    """The methods of an evaluation by name, one for every bank (or one), how their passes run, and notes.
 
     precision: of all passes; why: the reason for it. notes: method -> what a reader of its scores has to know
     """

@@ -180,7 +180,7 @@ class Scoring:
             "pixels": self.pixels,
             "contents": self.contents,
         }
-        arrays: dict[str, NDArray[Any]] = {"told": np.array(json.dumps(progress))}
+        arrays: dict[str, NDArray[Any]] = {"progress": np.array(json.dumps(progress))}
         for name, board in self.boards.items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
         with fresh(path) as stream:
@@ -190,7 +190,7 @@ class Scoring:
         """Go on from a saved state. Errors: WrongUse where it is damaged or of other read-outs."""
         try:
             with np.load(path, allow_pickle=False) as archive:
-                progress = json.loads(str(archive["told"]))
+                progress = json.loads(str(archive["progress"]))
                 states: dict[str, dict[str, NDArray[Any]]] = {}
                 for key in archive.files:
                     name, bar, part = key.partition("|")

@@ -51,7 +51,7 @@ class SweepPlan:
 
     def __post_init__(self) -> None:
         if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
-            raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are told apart by the file's name.")
+            raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
         if "ensemble" in self.methods.methods:
             raise WrongUse("A sweep has no ensemble: score it by `segment evaluate --ensemble FILE`.")
         for name in self.shifts:
