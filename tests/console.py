@@ -124,8 +124,10 @@ def segment(*arguments: object) -> Ended:
     try:
         with (
             patch.object(sys, "argv", ["segment", *map(str, arguments)]),
-            redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(),
-        ):  # fmt: skip
+            redirect_stdout(out),
+            redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
             run()
     except SystemExit as ended:
         code = ended.code
