@@ -84,14 +84,14 @@ def fit(
     device_type = next(parameter.device.type for parameter in network.module.parameters())
     chosen, why = choose(provenance["audit"].get(device_type, {}))
     if json:
-        kept = ("network", "batch", "draws", "seed", "images", "layers", "audit")
+        keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(
             {
                 "bank": str(output),
                 "layers_drawn": len(bank.layers),
                 "seconds": round(seconds, 2),
                 "reused": None if reused_file is None else str(reused_file),
-                **{key: provenance[key] for key in kept},
+                **{key: provenance[key] for key in keys},
                 "reference": provenance.get("reference"),
                 "precision": chosen,
             }
@@ -149,24 +149,25 @@ def distill(
         )
     save_bank(small, output)
     seconds = time.perf_counter() - start
-    made = small.provenance["distillation"]
+    distillation = small.provenance["distillation"]
     if json:
         screen.as_json(
             {
                 "bank": str(output),
                 "draws": len(small),
                 "of": len(whole),
-                "step": made["step"],
-                "held_out_error_chosen": made["error_chosen"],
-                "held_out_error": made["error"],
+                "step": distillation["step"],
+                "held_out_error_chosen": distillation["error_chosen"],
+                "held_out_error": distillation["error"],
                 "weights": [round(weight, 5) for weight in small.weights.tolist()],
                 "seconds": round(seconds, 2),
             }
         )
         return
-    refined = f"refined {made['error']:.3f}" if made["step"] else "no step of refinement came nearer"
+    refined = f"refined {distillation['error']:.3f}" if distillation["step"] else "no step of refinement came nearer"
     screen.print_text(
         f"{output}: {len(small)} weighted draws stand for {len(whole)}, in {seconds:.0f} s.\n"
-        f"Variance map on held-out views, relative L1 error against the whole bank: chosen {made['error_chosen']:.3f}, "
+        f"Variance map on held-out views, relative L1 error against the whole bank: "
+        f"chosen {distillation['error_chosen']:.3f}, "
         f"{refined}.\nIts draws are no random sample: it has no standard_error, and is used whole."
     )

@@ -109,11 +109,11 @@ def report(
         screen.print_text(f"{output}: {', '.join(names)}")
 
 
-def _seeds(asked: str) -> tuple[int, ...] | None:
+def _seeds(text: str) -> tuple[int, ...] | None:
     try:
-        return tuple(int(part) for part in asked.split(",")) if asked else None
+        return tuple(int(part) for part in text.split(",")) if text else None
     except ValueError:
-        raise WrongUse(f"--splits takes seeds as 1,2,5, not {asked!r}.") from None
+        raise WrongUse(f"--splits takes seeds as 1,2,5, not {text!r}.") from None
 
 
 def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself

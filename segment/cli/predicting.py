@@ -87,11 +87,11 @@ def predict(
             }
         )
     else:
-        each = f"{summary.draws} draws each"
+        draws_text = f"{summary.draws} draws each"
         if plan.draws == "auto":
-            each = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
+            draws_text = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
         screen.print_text(
-            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {each}, "
+            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
         if summary.done:

@@ -45,8 +45,8 @@ def user_folder() -> Path:
 def content_of(pool: ImagePool) -> str:
     """SHA-256 over the bytes of the images in their order, wherever they lie and whatever they are called."""
     digest = hashlib.sha256()
-    for each in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
-        digest.update(each.encode())
+    for file_hash in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
+        digest.update(file_hash.encode())
     for image in pool.given:
         values = np.ascontiguousarray(image)
         digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())

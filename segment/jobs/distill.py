@@ -106,5 +106,5 @@ def _views(pool: ImagePool, indices: Sequence[int], rng: np.random.Generator) ->
 
 def _cut(image: Tensor, stride: int, rng: np.random.Generator) -> Tensor:  # C H W -> 1 C h w
     side = max(SIDE // stride, 1) * stride
-    top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in image.shape[-2:])
-    return image[None, :, top : top + side, left : left + side].contiguous()
+    row, column = (int(rng.integers(max(length - side, 0) + 1)) for length in image.shape[-2:])
+    return image[None, :, row : row + side, column : column + side].contiguous()

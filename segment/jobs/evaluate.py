@@ -100,7 +100,7 @@ def evaluate(
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     sources = run.keep_ids(sources)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     while True:  # until no fast path differs, which each of the methods' passes may find once
         try:
             validated = _validation(run, network, held_out, methods, scored, memory, progress)
@@ -121,7 +121,7 @@ def evaluate(
         raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
     warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
     warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
-    return _write_results(run, scoring, methods, validated, begun, warnings)
+    return _write_results(run, scoring, methods, validated, start, warnings)
 
 
 def _scoring(
@@ -160,7 +160,7 @@ def _settings(
     methods: ComparedMethods,
     validation: Labels | None,
 ) -> dict[str, Any]:
-    asked = plan.methods
+    method_plan = plan.methods
     card = {key: value for key, value in network.card.settings().items() if key != "palette"}
     images, labels = data.in_text()
     return {
@@ -171,12 +171,12 @@ def _settings(
         "labels": labels,
         "banks": [bank_fingerprint(bank) for bank in banks],
         "methods": list(methods.names),
-        "draws": asked.draws,
-        "precision": asked.precision,
-        "measures": list(asked.measures),
-        "views": [[view.flip, view.scale] for view in asked.views],
-        "insert_dropout": asked.insert_dropout,
-        "seed": asked.seed,
+        "draws": method_plan.draws,
+        "precision": method_plan.precision,
+        "measures": list(method_plan.measures),
+        "views": [[view.flip, view.scale] for view in method_plan.views],
+        "insert_dropout": method_plan.insert_dropout,
+        "seed": method_plan.seed,
         "void": plan.void,
         "unseen": list(plan.unseen),
         "validation": None if validation is None else validation.in_text(),
@@ -209,9 +209,9 @@ def _validation(
     contents = [list(contents_of(source)) for source in sources]
     if path.exists():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["settings"] == run.record["settings"] and kept["contents"] == contents:
-                return Validation.of(kept["validation"])
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["settings"] == run.record["settings"] and stored["contents"] == contents:
+                return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
     validated = validate(network, sources, methods, scored, progress, memory=memory)
@@ -236,14 +236,14 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
 
 
 def _write_results(
-    run: Run, scoring: Scoring, methods: ComparedMethods, validated: Validation, begun: float, warnings: Sequence[str]
+    run: Run, scoring: Scoring, methods: ComparedMethods, validated: Validation, start: float, warnings: Sequence[str]
 ) -> Evaluation:
     images = len(scoring.done)
     by_method = {}
-    for name, made in methods.methods.items():
-        keys = [key(name, index) for index in range(len(made))]
+    for name, of_banks in methods.methods.items():
+        keys = [key(name, index) for index in range(len(of_banks))]
         spent = sum(scoring.seconds[bank_key] for bank_key in keys) / len(keys) / images
-        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), made[0].draws, spent)
+        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), of_banks[0].draws, spent)
     content = {"warnings": list(warnings), **scores(by_method)}
     compared = compare(by_method) if len(by_method) > 1 else []
     write_json(run.folder / SCORES, content)
@@ -258,7 +258,7 @@ def _write_results(
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
     run.note(
         timings={
-            "seconds": round(time.perf_counter() - begun, 3),
+            "seconds": round(time.perf_counter() - start, 3),
             "images": images,
             "passes_seconds": round(scoring.passes_seconds, 3),
             "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},

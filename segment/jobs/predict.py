@@ -124,7 +124,7 @@ def predict(
     """
     plan = plan or PredictPlan()
     drawn = fitted(network, bank)
-    used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
+    used_bank, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
     sources = _images_of(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
     network.accept.check_files()
@@ -137,7 +137,7 @@ def predict(
     free = earlier[FREE] if FREE in earlier else memory_budget(plan.memory, drawn.device).free
     held = 0 if plan.memory is None else resident()
     passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
-    method = mcbn(drawn, used, passes, network.card.input)
+    method = mcbn(drawn, used_bank, passes, network.card.input)
     likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
     estimator = Estimator(
         network,
@@ -150,7 +150,7 @@ def predict(
         ),
     )
     plan_record = {
-        "draws": len(used),
+        "draws": len(used_bank),
         "precision": precision,
         "precision_why": why,
         "fold": plan.fold,
@@ -184,7 +184,7 @@ def predict(
     run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
     if "png" in plan.formats:
         sheet(run, sources, style, network, {id: kept for id, kept in predictor.thumbnails.items() if kept})
-    return _summary(run, sources, seconds, precision, len(used))
+    return _summary(run, sources, seconds, precision, len(used_bank))
 
 
 def _predict_all(

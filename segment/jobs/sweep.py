@@ -81,18 +81,18 @@ def sweep(
     sources = run.keep_ids(sources)
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
-    given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
-    for bank in given.values():
+    given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+    for bank in given_banks.values():
         fitted(network, bank)  # refused now, not after the others were recorded
-    swept = Swept(network, banks, given, plan, held_out, folder / TEMPERATURES, progress)
+    swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
-        kept = folder / f"condition_{condition}_{severity}.json"
-        if not (resume and kept.exists()):
+        path = folder / f"condition_{condition}_{severity}.json"
+        if not (resume and path.exists()):
             scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress)
-            write_json(kept, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
-        content = json.loads(kept.read_text(encoding="utf-8"))
+            write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
+        content = json.loads(path.read_text(encoding="utf-8"))
         rows += [_row(line) for line in content["rows"]]
         failed |= content["failed"]
     _finish(run, sources, rows, failed)
@@ -100,7 +100,7 @@ def sweep(
 
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
-    asked = json.loads(json.dumps(asdict(plan)))
+    plan_values = json.loads(json.dumps(asdict(plan)))
     images, labels = data.in_text()
     return {
         "model": network.name,
@@ -110,7 +110,7 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         "labels": labels,
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
-        **asked,
+        **plan_values,
     }
 
 
@@ -171,7 +171,7 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
         boards = tuple(scoring.boards[key] for key in keys)
         by_group[str(group)] = MethodBoards(boards, group.draws, spent)
     content = scores(by_group)
-    kept = {"images": content["images"], "pixels": content["pixels"]}
+    counts = {"images": content["images"], "pixels": content["pixels"]}
     return [
         Row(
             condition=condition,
@@ -179,7 +179,7 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
             method=group.method,
             setting=group.setting,
             draws=group.draws,
-            result=kept | method,
+            result=counts | method,
         )
         for group, method in zip(groups, content["methods"].values(), strict=True)
     ]

@@ -141,30 +141,30 @@ def build_methods(
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
     passes = PassPlan(precision=precision, channels_last=True, fuse=True)
-    used = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
+    used_banks = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
     spec = network.card.input
     first_bank = banks[0] if banks else None
     single = deterministic(drawn, first_bank, passes, spec) if drawn else Plain(network.module, network, passes, spec)
     # mcbn and mcbn+temperature share their passes
-    sampled = tuple(mcbn(drawn, bank, passes, spec) for bank in used) if drawn else ()
-    made: dict[str, tuple[Method, ...]] = {}
+    sampled = tuple(mcbn(drawn, bank, passes, spec) for bank in used_banks) if drawn else ()
+    methods: dict[str, tuple[Method, ...]] = {}
     for name in names:
         if name in ("deterministic", "temperature"):
-            made[name] = (single,)
+            methods[name] = (single,)
         elif name in ("mcbn", "mcbn+temperature"):
-            made[name] = sampled
+            methods[name] = sampled
         elif name == "mean_statistics" and drawn:
-            made[name] = tuple(mean_statistics(drawn, bank, passes, spec) for bank in used)
+            methods[name] = tuple(mean_statistics(drawn, bank, passes, spec) for bank in used_banks)
         elif name == "mcbn+tta" and drawn:
-            made[name] = tuple(mcbn_augmented(drawn, bank, plan.views, passes, spec) for bank in used)
+            methods[name] = tuple(mcbn_augmented(drawn, bank, plan.views, passes, spec) for bank in used_banks)
         elif name == "tta":
-            made[name] = (augmented(single, plan.views),)
+            methods[name] = (augmented(single, plan.views),)
         elif name == "ensemble":
-            made[name] = (Ensemble((single, *(_member(member, first_bank, passes) for member in members))),)
+            methods[name] = (Ensemble((single, *(_member(member, first_bank, passes) for member in members))),)
         elif name == "dropout":
-            made[name] = (_dropout(network, drawn, calls, first_bank, plan, passes, used),)
-    notes = {name: methods[0].note for name, methods in made.items() if methods[0].note}
-    return ComparedMethods(network, made, plan, precision, why, notes)
+            methods[name] = (_dropout(network, drawn, calls, first_bank, plan, passes, used_banks),)
+    notes = {name: of_banks[0].note for name, of_banks in methods.items() if of_banks[0].note}
+    return ComparedMethods(network, methods, plan, precision, why, notes)
 
 
 def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
@@ -241,7 +241,7 @@ def _dropout(
     bank: Bank | None,
     plan: MethodPlan,
     passes: PassPlan,
-    used: Sequence[Bank],
+    used_banks: Sequence[Bank],
 ) -> Dropout:
     layers = dropouts(calls, network.module)
     if not layers and plan.insert_dropout is None:
@@ -256,5 +256,5 @@ def _dropout(
     spec = network.card.input
     inner = deterministic(drawn, bank, alone, spec) if drawn else Plain(network.module, network, alone, spec)
     insert = None if plan.insert_dropout is None else inserted(calls, network.module, plan.insert_dropout)
-    draws = plan.draws or (len(used[0]) if used else WITHOUT_BANK)
+    draws = plan.draws or (len(used_banks[0]) if used_banks else WITHOUT_BANK)
     return Dropout(inner, draws, seed=plan.seed, insert=insert)

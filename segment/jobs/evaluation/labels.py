@@ -1,4 +1,4 @@
-"""Images with their label maps: found, read, and the file's values turned into label ids.
+"""Labelled images: listed with their label maps, read, and the file's values turned into label ids.
 
 Must not know a score.
 """
@@ -45,7 +45,7 @@ def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...
         maps = {source.id: source.label or source.path for source in find_images(labels)}
         sources = tuple(replace(source, label=maps.get(source.id)) for source in sources)
     if all(source.label is None for source in sources):
-        find_pairs(images, labels)  # says where labels were looked for
+        find_pairs(images, labels)  # its refusal names where label maps were expected
     return sources
 
 

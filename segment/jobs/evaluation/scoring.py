@@ -92,7 +92,7 @@ class Scoring:
         progress: Progress = silent,
         stage: str = "evaluating",
     ) -> None:
-        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may.
+        """Score every image that is not counted yet; `save` is called at times, and at the end, also after an error.
 
         Errors: FastPathDiffers where a fast path has spoiled earlier images: they cannot be taken out of the sums, so
         whoever called counts anew, with the same read-outs.

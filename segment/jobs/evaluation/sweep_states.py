@@ -106,7 +106,7 @@ class Swept:
         settings = self.plan.grid.settings() + (
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
-        every = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
+        draw_counts = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
         read_outs: dict[Place, ReadOut] = {}
         whole = drawable(self.network)
         for setting in settings:
@@ -114,14 +114,16 @@ class Swept:
                 bank = self.banks.bank(setting, seed, worse)
                 if not read_outs:
                     read_outs |= self._read(None, seed, bank, (len(bank),))
-                used = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
-                read_outs |= self._read(setting, seed, used, every)
+                stochastic_bank = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
+                read_outs |= self._read(setting, seed, stochastic_bank, draw_counts)
         for name, bank in self.given.items():
             setting = Setting(batch=int(bank.provenance.get("batch") or 0), file=name)
             read_outs |= self._read(setting, 0, bank, (len(bank),))
         return read_outs
 
-    def _read(self, setting: Setting | None, seed: int, bank: Bank, every: tuple[int, ...]) -> dict[Place, ReadOut]:
+    def _read(
+        self, setting: Setting | None, seed: int, bank: Bank, draw_counts: tuple[int, ...]
+    ) -> dict[Place, ReadOut]:
         plan = self.plan.methods
         names = tuple(name for name in plan.methods if (name in BANKED) == (setting is not None))
         if setting is not None and setting.adapted:
@@ -131,11 +133,11 @@ class Swept:
         if (setting, seed) not in self.made:
             own_plan = replace(plan, methods=names)
             self.made[setting, seed] = build_methods(self.network, [bank], own_plan, validated=True)
-        made = self.made[setting, seed]
-        temperatures = self._fitted(made, setting, seed)
+        compared = self.made[setting, seed]
+        temperatures = self._fitted(compared, setting, seed)
         read_outs = {}
-        for name, (method, *_) in made.methods.items():
-            prefixes = every if name in PREFIXED else (method.draws,)
+        for name, (method, *_) in compared.methods.items():
+            prefixes = draw_counts if name in PREFIXED else (method.draws,)
             for draws in prefixes:
                 read_outs[Place(name, setting, draws, seed)] = ReadOut(
                     method=method,
@@ -145,14 +147,14 @@ class Swept:
                 )
         return read_outs
 
-    def _fitted(self, made: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, float]:
+    def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, float]:
         """Temperatures, fitted once on the clean validation images and kept."""
-        if not set(made.names) & set(FITTED):
+        if not set(compared.names) & set(FITTED):
             return {}
         name = f"{setting}, seed={seed}"
-        kept = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
-        if name not in kept:
-            kept[name] = temperatures(self.network, self.held_out, made, self.scored(), self.progress)
-            write_json(self.temperatures, kept)
-        fitted: dict[str, float] = kept[name]
+        stored = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
+        if name not in stored:
+            stored[name] = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
+            write_json(self.temperatures, stored)
+        fitted: dict[str, float] = stored[name]
         return fitted
