@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segment.files.versions import versions
 from segment.files.writing import write_json
-from segment.jobs.versions import versions
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet")

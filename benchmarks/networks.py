@@ -29,8 +29,8 @@ from torch import Tensor
 from benchmarks.architectures import NETWORKS
 from benchmarks.plain_loop import DRAWS, SIZES, largest_difference, noise_images, plain, random_bank, settle
 from segment.errors import SegmentError
+from segment.files.versions import versions
 from segment.files.writing import write_json
-from segment.jobs.versions import versions
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork, survey

@@ -18,8 +18,8 @@ from typing import Any
 
 from segment.files.markdown import markdown
 from segment.files.writing import write_text
-from segment.jobs.evaluation.comparison import best_entry
-from segment.jobs.reporting.tables import COLUMNS, counted, table, verdict
+from segment.report.comparison import best_entry
+from segment.report.tables import COLUMNS, counted, table, verdict
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -58,7 +58,7 @@ class PredictionFailed(SegmentError):
 
 
 class OutOfMemory(SegmentError):
-    """Even the smallest plan does not fit; the message tells the number needed."""
+    """Even the smallest plan does not fit; the message states the number needed."""
 
     exit_code = 4
 
@@ -71,7 +71,7 @@ class FastPathDiffers(Exception):
 
 
 def error_message(error: BaseException, *, most: int = 300) -> str:
-    r"""An error in one line: a refusal as it stands, any other with its class and at most so many letters.
+    r"""An error in one line: a refusal as it stands, any other with its class and at most `most` letters.
 
     >>> error_message(WrongUse("Give\n  more.")), error_message(ValueError("no such pixel"))
     ('Give more.', 'ValueError: no such pixel')
@@ -80,7 +80,7 @@ def error_message(error: BaseException, *, most: int = 300) -> str:
 
 
 def one_line(error: object, most: int | None = None) -> str:
-    """What an error says, in one line of at most so many letters."""
+    """The message of an error in one line of at most `most` letters."""
     return " ".join(str(error).split())[:most]
 
 

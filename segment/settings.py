@@ -28,16 +28,16 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
     """
     try:
         # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WrongUse(f"--config {str(path)!r} does not read as YAML: {one_line(error, 160)}.") from None
     try:
-        options = _Options.model_validate(found or {}).root
+        options = _Options.model_validate(content or {}).root
     except ValidationError:
         raise WrongUse(
             f"--config {str(path)!r} should hold `option: value` lines with plain values or lists of them."
         ) from None
-    settled: dict[str, str | list[str]] = {}
+    options_read: dict[str, str | list[str]] = {}
     for key, value in options.items():
         name = key.replace("-", "_")
         if name not in known:
@@ -48,5 +48,5 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
         if value in UNSET:
             continue
         listed = value if isinstance(value, list) else [value]
-        settled[name] = listed if name in several else ",".join(listed)
-    return settled
+        options_read[name] = listed if name in several else ",".join(listed)
+    return options_read

@@ -28,6 +28,7 @@ HEIGHT = {
     "distilling": 7,
     "files": 8,
     "settings": 9,
+    "report": 9,
     "jobs": 10,
     "experiments": 10,
     "cli": 11,

@@ -1,4 +1,4 @@
-"""Arguments to one job; the only room that prints or ends the process."""
+"""Arguments to one job; the only package that prints or ends the process."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Jobs are imported by the command that runs them, so that `--help` needs no torch
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,64 +17,78 @@ from segment.cli import screen
 from segment.errors import SegmentError, one_line
 
 app = typer.Typer(
-    name="segment", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    name="segment",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
     help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
     "130 interrupted.",
-)  # fmt: skip
+)
 
 INTERRUPTED = 130
 
 
 def run() -> None:
     """Run the command line; end with the exit code that the refusal carries."""
-    sys.exit(_ended())
+    sys.exit(_exit_code())
 
 
-def _ended() -> int:
+def _exit_code() -> int:
     _load_commands()
     try:
         code = app(standalone_mode=False)
     except SegmentError as refusal:
-        return _refused(str(refusal), refusal.exit_code)
+        return _refuse(str(refusal), refusal.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except OSError as problem:
-        where = "" if problem.filename is None else f"{str(problem.filename)!r}: "
-        return _refused(f"{where}{problem.strerror or problem}. Check that it is there and may be used.", 2)
-    except Exception as problem:
-        if hasattr(problem, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
-            return _misused(problem)
-        if _of_memory(problem):
-            return _refused(f"Out of memory: {one_line(problem, 160)}. Try smaller images or batches.", 4)
+    except OSError as error:
+        where = "" if error.filename is None else f"{str(error.filename)!r}: "
+        return _refuse(f"{where}{error.strerror or error}. Check that it is there and may be used.", 2)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
+            return _report_parser_error(error)
+        if _out_of_memory(error):
+            return _refuse(f"Out of memory: {one_line(error, 160)}. Try smaller images or batches.", 4)
         raise
     if code == INTERRUPTED:
-        return _refused("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
+        return _refuse("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-def _refused(text: str, code: int) -> int:
+def _refuse(text: str, code: int) -> int:
     screen.refuse(text)
     return code
 
 
-def _misused(wrong: Any) -> int:
-    """The parser's complaint in one line; or, for a command without arguments, nothing: its help is on the screen."""
-    said = " ".join(wrong.format_message().split())
-    context = getattr(wrong, "ctx", None)
-    if type(wrong).__name__ != "NoArgsIsHelpError":
+def _report_parser_error(error: Any) -> int:
+    """Show the parser's error in one line; nothing for a command without arguments, whose help is on the screen."""
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ != "NoArgsIsHelpError":
         hint = "" if context is None else f" See `{context.command_path} --help`."
-        screen.refuse(said.rstrip(".") + "." + hint)
+        screen.refuse(message.rstrip(".") + "." + hint)
     return 2
 
 
-def _of_memory(problem: Exception) -> bool:
-    said = str(problem).lower()
-    return isinstance(problem, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+def _out_of_memory(error: Exception) -> bool:
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message
+
+
+def end_with_failures(failed: Mapping[str, str], output: Path) -> None:
+    """Name the images of an evaluation or a sweep that failed, and end with exit code 1 where there are any."""
+    if failed:
+        name, why = next(iter(failed.items()))
+        named = ", ".join(list(failed)[:5])
+        images = "1 image" if len(failed) == 1 else f"{len(failed)} images"
+        path = output / ("validation.json" if name.startswith("validation image") else "manifest.jsonl")
+        screen.refuse(f"{images} failed ({named}), named in {path}. {name}: {why}")
+        raise typer.Exit(1)
 
 
 def _load_commands() -> None:
-    for module in ("commands", "distilling", "scoring", "experiments"):
+    for module in ("commands", "banks", "predicting", "scoring", "sweeping", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 
@@ -88,7 +103,7 @@ def _from_config(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
-def _verbose(value: bool) -> None:  # noqa: FBT001 - typer calls it
+def _set_verbosity(value: bool) -> None:  # noqa: FBT001 - typer calls it
     screen.set_up(verbose=value)
 
 
@@ -98,13 +113,4 @@ Config = Annotated[
         "--config", callback=_from_config, is_eager=True, help="YAML with any of these options; the command line wins."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more on stderr.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="Model card, its name, or a URI such as smp:Unet?encoder=resnet34&classes=11."
-    ),
-]
-Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbosity, help="Print more on stderr.")]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Json, Verbose, app
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Json
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -47,27 +48,45 @@ ABOUT = {
 def _add(name: str) -> None:
     @experiment.command(name, help=ABOUT[name])
     def command(
-        output: Out, budget: Budget = "quick", data: Data = DATA, seed: Seed = 0, splits: Splits = "",
-        sets: Sets = "", json: Json = False, config: Config = None, verbose: Verbose = False,
-    ) -> None:  # fmt: skip
+        output: Out,
+        budget: Budget = "quick",
+        data: Data = DATA,
+        seed: Seed = 0,
+        splits: Splits = "",
+        sets: Sets = "",
+        json: Json = False,
+        config: Config = None,
+        verbose: Verbose = False,
+    ) -> None:
         from segment.experiments.reproduction import run_experiment
 
         verdicts = run_experiment(
-            name, output, budget=budget, data=data, seed=seed, progress=log.info, splits=_seeds(splits),
+            name,
+            output,
+            budget=budget,
+            data=data,
+            seed=seed,
+            progress=log.info,
+            splits=_seeds(splits),
             sets=tuple(sets.split(",")) if sets else None,
-        )  # fmt: skip
+        )
         _show(verdicts, output / "page.md", json)
 
 
-for one in ABOUT:
-    _add(one)
+for experiment_name in ABOUT:
+    _add(experiment_name)
 
 
 @experiment.command("all")
 def run_every(
-    output: Out, budget: Budget = "quick", data: Data = DATA, seed: Seed = 0,
-    json: Json = False, config: Config = None, verbose: Verbose = False,
-) -> None:  # fmt: skip
+    output: Out,
+    budget: Budget = "quick",
+    data: Data = DATA,
+    seed: Seed = 0,
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
     """Every experiment above, and index.md with all verdicts, tables and figures. --verbose says what is under way."""
     from segment.experiments.reproduction import INDEX, run_all
 
@@ -78,8 +97,9 @@ def run_every(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiments' folders; the first one wins.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Markdown file to write.")],
-    json: Json = False, config: Config = None,
-) -> None:  # fmt: skip
+    json: Json = False,
+    config: Config = None,
+) -> None:
     """Put what experiments left together in one document, with small copies of their figures beside it."""
     from segment.experiments.reproduction import report as written
 
@@ -87,45 +107,51 @@ def report(
     if json:
         screen.as_json({"page": str(output), "experiments": names})
     else:
-        screen.say(f"{output}: {', '.join(names)}")
+        screen.print_text(f"{output}: {', '.join(names)}")
 
 
-def _seeds(asked: str) -> tuple[int, ...] | None:
+def _seeds(text: str) -> tuple[int, ...] | None:
     try:
-        return tuple(int(part) for part in asked.split(",")) if asked else None
+        return tuple(int(part) for part in text.split(",")) if text else None
     except ValueError:
-        raise WrongUse(f"--splits takes seeds as 1,2,5, not {asked!r}.") from None
+        raise WrongUse(f"--splits takes seeds as 1,2,5, not {text!r}.") from None
 
 
 def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself
     if json:
         keys = ("experiment", "claim", "outcome", "numbers")
-        screen.as_json({
-            "page": str(page), "verdicts": [{key: getattr(verdict, key) for key in keys} for verdict in verdicts]
-        })  # fmt: skip
+        screen.as_json(
+            {"page": str(page), "verdicts": [{key: getattr(verdict, key) for key in keys} for verdict in verdicts]}
+        )
         return
     for verdict in verdicts:
-        screen.say(f"{verdict.outcome}: {verdict.claim}\n    {verdict.numbers}")
+        screen.print_text(f"{verdict.outcome}: {verdict.claim}\n    {verdict.numbers}")
     counts = Counter(verdict.outcome for verdict in verdicts)
-    screen.say(f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; all of it in {page}")
+    screen.print_text(f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}; all of it in {page}")
 
 
 @experiment.command("train-scenes")
 def train_scenes(
-    output: Out, seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    output: Out,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     steps: Annotated[int, typer.Option(help="Mini-batches of 4 scenes.")] = 2400,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
-    json: Json = False, config: Config = None, verbose: Verbose = False,
-) -> None:  # fmt: skip
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
     """Train the shipped network from nothing on generated scenes (about four minutes of processor time)."""
     from segment.experiments.segmentation.scenes_training import train_scenes as train
 
     with screen.progress() as shown:
         scores = train(
-            output, seed=seed, steps=steps, threads=threads,
+            output,
+            seed=seed,
+            steps=steps,
+            threads=threads,
             progress=lambda done, total, loss: shown("training", done, total),
-        )  # fmt: skip
+        )
     if json:
         screen.as_json(scores)
     else:
-        screen.say(f"{output}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        screen.print_text(f"{output}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))

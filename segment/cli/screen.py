@@ -28,7 +28,7 @@ UNITS = {"recording draws": "draws", "training": "steps"}
 """What a stage counts, where that is not images."""
 
 
-class _Spoken(logging.Handler):
+class _LogHandler(logging.Handler):
     """What the jobs log, above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,14 +39,14 @@ class _Spoken(logging.Handler):
 def set_up(*, verbose: bool = False) -> None:
     """Warnings of ours in one line each on stderr; other libraries' stay out of the way unless asked for."""
     ours = logging.getLogger("segment")
-    ours.handlers = [_Spoken()]
+    ours.handlers = [_LogHandler()]
     ours.setLevel(logging.INFO if verbose else logging.WARNING)
     ours.propagate = False
     if not verbose:
         warnings.simplefilter("ignore")
 
 
-class Shown:
+class ProgressBars:
     """A job's progress as bars, with images/s or draws/s and the time left; nothing where stderr is no terminal."""
 
     def __init__(self, bar: Bar | None) -> None:
@@ -80,17 +80,21 @@ def _short(rate: float) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Shown]:
+def progress() -> Iterator[ProgressBars]:
     """Bars for the time of a job."""
     if not err.is_terminal:
-        yield Shown(None)
+        yield ProgressBars(None)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
     with Bar(*columns, console=err, transient=True) as bar:
-        yield Shown(bar)
+        yield ProgressBars(bar)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = ()) -> None:
@@ -104,7 +108,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
     out.print(shown)
 
 
-def say(text: str) -> None:
+def print_text(text: str) -> None:
     _message(out, Text(text))
 
 

@@ -162,8 +162,9 @@ def _bank_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Bank
     settings = _ProbeSettings.model_validate(_json(metadata["probe"]))
     images, outputs, height, width = settings.shape
     shape = (images, outputs, height, width)
-    probe = Probe(settings.side, settings.seed, shape, tensors[PLACES], tensors[TRAINED], tensors.get(DRAWN),
-                  settings.noise)  # fmt: skip
+    probe = Probe(
+        settings.side, settings.seed, shape, tensors[PLACES], tensors[TRAINED], tensors.get(DRAWN), settings.noise
+    )
     mean = {name: tensors[f"{name}.mean"] for name in layers}
     var = {name: tensors[f"{name}.var"] for name in layers}
     return Bank(tensors["weights"], mean, var, provenance, probe)

@@ -55,17 +55,17 @@ def text_of(data: bytes) -> dict[str, str]:
     >>> text_of(b"".join(encoded(np.zeros((1, 1), np.uint8), text={"unit": "nats", "title": "Straße 道"})))
     {'unit': 'nats', 'title': 'Straße 道'}
     """
-    found, at = {}, len(SIGNATURE)
-    while at + 8 <= len(data):
-        size, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + size]
+    texts, position = {}, len(SIGNATURE)
+    while position + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[position : position + 8])
+        body = data[position + 8 : position + 8 + size]
         keyword, _, rest = body.partition(b"\0")
         if kind == b"tEXt":
-            found[keyword.decode("latin-1")] = rest.decode("latin-1")
+            texts[keyword.decode("latin-1")] = rest.decode("latin-1")
         if kind == b"iTXt":
-            found[keyword.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode()
-        at += 12 + size
-    return found
+            texts[keyword.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode()
+        position += 12 + size
+    return texts
 
 
 def _filtered(pixels: Plane, *, up: bool) -> Iterator[bytes]:

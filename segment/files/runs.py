@@ -266,5 +266,7 @@ def _refuse_other_settings(folder: Path, there: Mapping[str, Any], asked: Mappin
     there, asked = _flat(there), _flat(asked)
     keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
     if keys:
-        said = "; ".join(f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked" for key in keys)
-        raise WrongUse(f"{str(folder)!r} was made with other settings: {said}. Ask the same, or choose another folder.")
+        differences = "; ".join(f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked" for key in keys)
+        raise WrongUse(
+            f"{str(folder)!r} was made with other settings: {differences}. Ask the same, or choose another folder."
+        )

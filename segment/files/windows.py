@@ -25,7 +25,7 @@ ROWS, PIXELS = 256, 2**20
 class Windowed:
     """An array (H W or K H W), zeros at first, whose file is gone when it is let go or the process ends, however.
 
-    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the folder has no room.
+    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the disk is full.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -49,16 +49,16 @@ class Windowed:
         parts = [part for part in (window if isinstance(window, tuple) else (window,)) if part is not Ellipsis]
         start, stop, _ = parts[0].indices(self.shape[-2])
         planes = [self._read(plane, start, stop) for plane in range(math.prod(self.shape[:-2]))]
-        found = planes[0] if len(self.shape) == 2 else np.stack(planes)
-        return found[..., parts[1]] if len(parts) > 1 else found
+        rows = planes[0] if len(self.shape) == 2 else np.stack(planes)
+        return rows[..., parts[1]] if len(parts) > 1 else rows
 
     def _read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
-        found = np.empty((max(0, stop - start), self.shape[-1]), self.dtype)
+        values = np.empty((max(0, stop - start), self.shape[-1]), self.dtype)
         self._seek(plane, start, 0)
-        left = found.reshape(-1).view(np.uint8).data
+        left = values.reshape(-1).view(np.uint8).data
         while left:
             left = left[self._stream.readinto(left) :]
-        return found
+        return values
 
     def _seek(self, plane: int, row: int, column: int) -> None:
         height, width = self.shape[-2:]

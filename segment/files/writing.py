@@ -60,7 +60,9 @@ def check_writable(path: Path) -> None:
 def unwritable(path: Path, error: OSError) -> WrongUse:
     """The refusal for a file or folder that cannot be written, in one line."""
     why = error.strerror or str(error)
-    return WrongUse(f"Cannot write {str(path)!r}: {why}. Choose an output folder that can be written and has room.")
+    return WrongUse(
+        f"Cannot write {str(path)!r}: {why}. Choose an output folder that can be written, on a disk with free space."
+    )
 
 
 def _discard(part: Path) -> None:
@@ -170,7 +172,7 @@ def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -
 def write_npz(path: Path, maps: Mapping[str, Plane]) -> None:  # H W or K H W
     """Arrays by name for `numpy.load`: numbers as float32, stored plain; whole numbers as they are, packed.
 
-    The low bits of a float32 map are noise to a packer: it would save a tenth of the room for ten times the time.
+    The low bits of a float32 map do not compress: a tenth of the size would be saved in ten times the time.
     The same arrays give the same bytes (members carry no date).
     """
     with fresh(path) as stream, zipfile.ZipFile(stream, "w") as archive:

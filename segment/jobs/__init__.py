@@ -1,1 +1,1 @@
-"""One folder run each: fit, predict, evaluate."""
+"""One file a command: what it computes from its options and writes, without a terminal."""

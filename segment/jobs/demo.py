@@ -76,7 +76,7 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     check_writable(folder / "scores.json")
     network = load_network("scenes")
     shown = [(f"scene_{seed}", scene(seed, unseen=number % EVERY == EVERY - 1)) for number, seed in _seeds()]
-    sources = _drawn(folder, shown, network)
+    sources = _write_scenes(folder, shown, network)
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:TRAINING_SCENES]], draws=DRAWS, progress=progress)
     save_bank(bank, folder / "bank.safetensors")
     summary = predict(network, sources, bank, run, PredictPlan(), progress=progress)
@@ -85,17 +85,17 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     drawn = fitted(network, bank)
     plain, spec = PassPlan(channels_last=True, fuse=True), network.card.input
     boards = {
-        "deterministic": _scored(network, deterministic(drawn, bank, plain, spec), shown, progress),
-        "MCBN": _scored(network, mcbn(drawn, bank, plain, spec), shown, progress),
+        "deterministic": _scoreboard(network, deterministic(drawn, bank, plain, spec), shown, progress),
+        "MCBN": _scoreboard(network, mcbn(drawn, bank, plain, spec), shown, progress),
     }
-    return _told(boards, folder, run / "sheet.png", bank.provenance["batch"])
+    return _demonstration(boards, folder, run / "sheet.png", bank.provenance["batch"])
 
 
 def _seeds() -> list[tuple[int, int]]:
     return list(enumerate(TEST[:SCENES]))
 
 
-def _drawn(folder: Path, shown: list[tuple[str, Scene]], network: Network) -> list[Source]:
+def _write_scenes(folder: Path, shown: list[tuple[str, Scene]], network: Network) -> list[Source]:
     colours = np.vstack([palette(network.classes, network.card.palette), np.array([[255, 255, 255]], np.uint8)])
     sources = []
     for name, drawn in shown:
@@ -106,17 +106,17 @@ def _drawn(folder: Path, shown: list[tuple[str, Scene]], network: Network) -> li
     return sources
 
 
-def _scored(network: Network, method: Method, shown: list[tuple[str, Scene]], progress: Progress) -> Scoreboard:
+def _scoreboard(network: Network, method: Method, shown: list[tuple[str, Scene]], progress: Progress) -> Scoreboard:
     board = Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
     for number, (name, drawn) in enumerate(shown, start=1):
         images = normalise(drawn.image, network.card.input)[None]
-        found = estimate(method, images, head=network.card.head, measures=MEASURES).image(0)
-        board.update(name, found.probability, found.maps, drawn.label, found.prediction)
+        result = estimate(method, images, head=network.card.head, measures=MEASURES).image(0)
+        board.update(name, result.probability, result.maps, drawn.label, result.prediction)
         progress(f"scoring {method.name}", number, len(shown))
     return board
 
 
-def _told(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: int) -> Demonstration:
+def _demonstration(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, batch: int) -> Demonstration:
     scores = {name: board.compute()["scores"] for name, board in boards.items()}
     difference = paired_differences(boards["deterministic"], boards["MCBN"])
     rows: list[tuple[str, ...]] = []

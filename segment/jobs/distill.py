@@ -17,10 +17,10 @@ from segment.draws.identity import fitted, identified
 from segment.draws.image_pool import ImagePool, Images
 from segment.errors import WrongUse
 from segment.estimation.precision import audit
+from segment.files.bank_cache import RECIPE, content_of
+from segment.files.versions import versions
 from segment.images.augment import pipeline
-from segment.jobs.bank_cache import RECIPE, content_of
 from segment.jobs.progress import Progress, silent
-from segment.jobs.versions import versions
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,17 @@ AUDIT_VIEWS = 2
 
 
 def distill_bank(
-    network: Network, bank: Bank, images: Images, *, draws: int = 8, seed: int = 0, views: int = 128,
-    held_out: int = 16, steps: int = 400, progress: Progress = silent,
-) -> Bank:  # fmt: skip
+    network: Network,
+    bank: Bank,
+    images: Images,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    views: int = 128,
+    held_out: int = 16,
+    steps: int = 400,
+    progress: Progress = silent,
+) -> Bank:
     """K weighted draws whose passes have the moments of all of the bank's; a map then takes K passes.
 
     images: training images, seen through the card's `training:` pipeline where it has one
@@ -59,22 +67,32 @@ def distill_bank(
     pool.check({*own, *others})
     start = time.perf_counter()
     own_views, other_views = _views(pool, own, rng), _views(pool, others, rng)
-    found = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress)
+    distilled = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress)
     seconds = time.perf_counter() - start
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
-    audited = audit(drawn, found.bank, other_views[:AUDIT_VIEWS], network.card.head)
+    audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], network.card.head)
     provenance = {
         **{key: value for key, value in bank.provenance.items() if key != RECIPE},
-        "draws": draws, "distilled": True,
+        "draws": draws,
+        "distilled": True,
         "distillation": {
-            "bank": bank_fingerprint(bank), "bank_draws": len(bank), "chosen": list(found.chosen.draws),
-            "images_sha256": content_of(pool), "images": len(pool), "views": views, "held_out": held_out,
-            "plan": asdict(plan), "step": found.step, "error_chosen": round(found.chosen_error, 4),
-            "error": round(found.error, 4), "seconds": round(seconds, 1),
+            "bank": bank_fingerprint(bank),
+            "bank_draws": len(bank),
+            "chosen": list(distilled.chosen.draws),
+            "images_sha256": content_of(pool),
+            "images": len(pool),
+            "views": views,
+            "held_out": held_out,
+            "plan": asdict(plan),
+            "step": distilled.step,
+            "error_chosen": round(distilled.chosen_error, 4),
+            "error": round(distilled.error, 4),
+            "seconds": round(seconds, 1),
         },
-        "versions": versions(), "audit": {drawn.device.type: audited},
-    }  # fmt: skip
-    return identified(network, drawn, replace(found.bank, provenance=provenance))
+        "versions": versions(),
+        "audit": {drawn.device.type: audited},
+    }
+    return identified(network, drawn, replace(distilled.bank, provenance=provenance))
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:
@@ -90,5 +108,5 @@ def _views(pool: ImagePool, indices: Sequence[int], rng: np.random.Generator) ->
 
 def _cut(image: Tensor, stride: int, rng: np.random.Generator) -> Tensor:  # C H W -> 1 C h w
     side = max(SIDE // stride, 1) * stride
-    top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in image.shape[-2:])
-    return image[None, :, top : top + side, left : left + side].contiguous()
+    row, column = (int(rng.integers(max(length - side, 0) + 1)) for length in image.shape[-2:])
+    return image[None, :, row : row + side, column : column + side].contiguous()

@@ -19,17 +19,18 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.files.runs import Entry, Run
+from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
-from segment.jobs.evaluation.compared_methods import Contenders, MethodPlan, contenders, key
-from segment.jobs.evaluation.comparison import Comparison, Gain, Standing, compare, gains, scores
+from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods, key
 from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.scoring import REDONE, Scoring
-from segment.jobs.evaluation.validation import Validation, validate
+from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
-from segment.jobs.versions import versions
 from segment.networks.load import Network
+from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.results import Evaluation, Validation
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -69,39 +70,29 @@ class Labels:
         return labelled(self.images, self.labels)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found; all of it is in its folder too.
-
-    warnings: what makes the scores misleading, to be read before them
-    """
-
-    folder: Path
-    scores: Mapping[str, Any]
-    comparisons: Sequence[Comparison]
-    gains: Sequence[Gain]
-    validation: Validation
-    failed: Mapping[str, str]
-    notes: Mapping[str, str]
-    record: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-
-
 def evaluate(
-    network: Network, data: Labels, folder: str | Path, *, banks: Sequence[Bank] = (),
-    plan: EvaluatePlan | None = None, members: Sequence[Network] = (), validation: Labels | None = None,
-    memory: Memory = None, resume: bool = False, progress: Progress = silent,
-) -> Evaluation:  # fmt: skip
+    network: Network,
+    data: Labels,
+    folder: str | Path,
+    *,
+    banks: Sequence[Bank] = (),
+    plan: EvaluatePlan | None = None,
+    members: Sequence[Network] = (),
+    validation: Labels | None = None,
+    memory: Memory = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Evaluation:
     """Score every method on labelled images, reading each once; an image that fails is named, the others count.
 
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
-    Errors: as `contenders`; OutOfMemory with the number needed; WrongUse for a folder that holds a run; ImageUnreadable
-    where no image can be scored.
+    Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
+    ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
-    methods = contenders(network, banks, plan.methods, members=members, validated=validation is not None)
+    methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
@@ -109,20 +100,20 @@ def evaluate(
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
     sources = run.keep_ids(sources)
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     while True:  # until no fast path differs, which each of the methods' passes may find once
         try:
-            chosen = _validated(run, network, held_out, methods, scored, memory, progress)
-            scoring = _scoring(network, methods, chosen, scored, memory)
+            validated = _validation(run, network, held_out, methods, scored, memory, progress)
+            scoring = _scoring(network, methods, validated, scored, memory)
             if resume and (run.folder / STATE).exists():
                 scoring.load(run.folder / STATE)
                 if not scoring.counts_only(sources):  # no image can be taken out of a sum
                     log.warning("Images that are scored already have changed or are gone: all are scored again.")
-                    scoring = _scoring(network, methods, chosen, scored, memory)
+                    scoring = _scoring(network, methods, validated, scored, memory)
             scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
             break
-        except FastPathDiffers as problem:
-            log.warning(REDONE, problem)
+        except FastPathDiffers as error:
+            log.warning(REDONE, error)
             for name in (VALIDATION, STATE):
                 (run.folder / name).unlink(missing_ok=True)
     if not scoring.done:
@@ -130,18 +121,20 @@ def evaluate(
         raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
     warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
     warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
-    return _written(run, scoring, methods, chosen, begun, warnings)
+    return _write_results(run, scoring, methods, validated, start, warnings)
 
 
-def _scoring(network: Network, methods: Contenders, chosen: Validation, scored: ScorePlan, memory: Memory) -> Scoring:
-    read_outs = methods.read_outs(chosen.temperatures)
+def _scoring(
+    network: Network, methods: ComparedMethods, validated: Validation, scored: ScorePlan, memory: Memory
+) -> Scoring:
+    read_outs = methods.read_outs(validated.temperatures)
     boards = {
         name: Scoreboard(
             replace(
                 scored,
                 measures=read_out.measures,
-                thresholds=chosen.thresholds.get(name),
-                validation_accuracy=chosen.accuracies.get(name),
+                thresholds=validated.thresholds.get(name),
+                validation_accuracy=validated.accuracies.get(name),
             )
         )
         for name, read_out in read_outs.items()
@@ -152,52 +145,78 @@ def _scoring(network: Network, methods: Contenders, chosen: Validation, scored: 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
     card = network.card
     return ScorePlan(
-        classes=network.class_names, head=card.head, void=card.void if plan.void is None else plan.void,
+        classes=network.class_names,
+        head=card.head,
+        void=card.void if plan.void is None else plan.void,
         unseen=plan.unseen or card.unseen,
-    )  # fmt: skip
+    )
 
 
 def _settings(
-    network: Network, data: Labels, banks: Sequence[Bank], plan: EvaluatePlan, methods: Contenders,
+    network: Network,
+    data: Labels,
+    banks: Sequence[Bank],
+    plan: EvaluatePlan,
+    methods: ComparedMethods,
     validation: Labels | None,
-) -> dict[str, Any]:  # fmt: skip
-    asked = plan.methods
+) -> dict[str, Any]:
+    method_plan = plan.methods
     card = {key: value for key, value in network.card.settings().items() if key != "palette"}
     images, labels = data.in_text()
     return {
-        "model": network.name, "card": card, "network": network.fingerprint, "images": images, "labels": labels,
-        "banks": [bank_fingerprint(bank) for bank in banks], "methods": list(methods.names),
-        "draws": asked.draws, "precision": asked.precision, "measures": list(asked.measures),
-        "views": [[view.flip, view.scale] for view in asked.views], "insert_dropout": asked.insert_dropout,
-        "seed": asked.seed, "void": plan.void, "unseen": list(plan.unseen),
+        "model": network.name,
+        "card": card,
+        "network": network.fingerprint,
+        "images": images,
+        "labels": labels,
+        "banks": [bank_fingerprint(bank) for bank in banks],
+        "methods": list(methods.names),
+        "draws": method_plan.draws,
+        "precision": method_plan.precision,
+        "measures": list(method_plan.measures),
+        "views": [[view.flip, view.scale] for view in method_plan.views],
+        "insert_dropout": method_plan.insert_dropout,
+        "seed": method_plan.seed,
+        "void": plan.void,
+        "unseen": list(plan.unseen),
         "validation": None if validation is None else validation.in_text(),
-    }  # fmt: skip
+    }
 
 
-def _passes(methods: Contenders, network: Network) -> dict[str, Any]:
-    return {"precision": methods.precision, "precision_why": methods.why, "threads": torch.get_num_threads(),
-            "device": str(network.device), "notes": dict(methods.notes)}  # fmt: skip
+def _passes(methods: ComparedMethods, network: Network) -> dict[str, Any]:
+    return {
+        "precision": methods.precision,
+        "precision_why": methods.why,
+        "threads": torch.get_num_threads(),
+        "device": str(network.device),
+        "notes": dict(methods.notes),
+    }
 
 
-def _validated(
-    run: Run, network: Network, sources: Sequence[Source], methods: Contenders, scored: ScorePlan,
-    memory: Memory, progress: Progress,
-) -> Validation:  # fmt: skip
-    """What validation images tell; read back where this very run has asked them before."""
+def _validation(
+    run: Run,
+    network: Network,
+    sources: Sequence[Source],
+    methods: ComparedMethods,
+    scored: ScorePlan,
+    memory: Memory,
+    progress: Progress,
+) -> Validation:
+    """What is estimated on validation images; read back where this very run has done so before."""
     if not sources:
         return Validation.none()
     path = run.folder / VALIDATION
     contents = [list(contents_of(source)) for source in sources]
     if path.exists():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["settings"] == run.record["settings"] and kept["contents"] == contents:
-                return Validation.of(kept["found"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            log.info("%s is not used: %s", path, problem)
-    found = validate(network, sources, methods, scored, progress, memory=memory)
-    write_json(path, {"settings": run.record["settings"], "contents": contents, "found": found.as_dict()})
-    return found
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["settings"] == run.record["settings"] and stored["contents"] == contents:
+                return Validation.of(stored["validation"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.info("%s is not used: %s", path, error)
+    validated = validate(network, sources, methods, scored, progress, memory=memory)
+    write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
+    return validated
 
 
 def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
@@ -216,31 +235,39 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
             run.add(Entry(id=source.id, source=str(source.path), status="failed", error=error))
 
 
-def _written(
-    run: Run, scoring: Scoring, methods: Contenders, chosen: Validation, begun: float, warnings: Sequence[str]
+def _write_results(
+    run: Run, scoring: Scoring, methods: ComparedMethods, validated: Validation, start: float, warnings: Sequence[str]
 ) -> Evaluation:
     images = len(scoring.done)
-    standings = {}
-    for name, made in methods.methods.items():
-        keys = [key(name, index) for index in range(len(made))]
-        spent = sum(scoring.seconds[one] for one in keys) / len(keys) / images
-        standings[name] = Standing(tuple(scoring.boards[one] for one in keys), made[0].draws, spent)
-    found = {"warnings": list(warnings), **scores(standings)}
-    compared = compare(standings) if len(standings) > 1 else []
-    write_json(run.folder / SCORES, found)
-    gained = gains(standings)
-    told = {"scores": [one.as_dict() for one in compared], "gains": [one.as_dict() for one in gained]}
-    write_json(run.folder / COMPARISONS, told)
+    by_method = {}
+    for name, of_banks in methods.methods.items():
+        keys = [key(name, index) for index in range(len(of_banks))]
+        spent = sum(scoring.seconds[bank_key] for bank_key in keys) / len(keys) / images
+        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), of_banks[0].draws, spent)
+    content = {"warnings": list(warnings), **scores(by_method)}
+    compared = compare(by_method) if len(by_method) > 1 else []
+    write_json(run.folder / SCORES, content)
+    gained = gains(by_method)
+    comparisons = {
+        "scores": [comparison.as_dict() for comparison in compared],
+        "gains": [gain.as_dict() for gain in gained],
+    }
+    write_json(run.folder / COMPARISONS, comparisons)
     tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
     write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
-    run.note(timings={
-        "seconds": round(time.perf_counter() - begun, 3), "images": images,
-        "passes_seconds": round(scoring.passes_seconds, 3),
-        "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
-    })  # fmt: skip
-    failed = {**{f"validation image {name}": why for name, why in chosen.failed.items()}, **scoring.failed}
-    return Evaluation(run.folder, found, compared, gained, chosen, failed, methods.notes, run.record, tuple(warnings))
+    run.note(
+        timings={
+            "seconds": round(time.perf_counter() - start, 3),
+            "images": images,
+            "passes_seconds": round(scoring.passes_seconds, 3),
+            "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
+        }
+    )
+    failed = {**{f"validation image {name}": why for name, why in validated.failed.items()}, **scoring.failed}
+    return Evaluation(
+        run.folder, content, compared, gained, validated, failed, methods.notes, run.record, tuple(warnings)
+    )
 
 
 def per_image(boards: Mapping[str, Scoreboard]) -> str:

@@ -24,11 +24,11 @@ from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
+from segment.files.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.files.banks import save_bank
+from segment.files.versions import versions
 from segment.images.augment import pipeline
-from segment.jobs.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.jobs.progress import Progress, silent
-from segment.jobs.versions import versions
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
@@ -42,11 +42,20 @@ AUDIT_IMAGES = 2
 
 
 def fit_bank(
-    network: Network | nn.Module, images: Images, *, batch: int | None = None, draws: int = 128, seed: int = 0,
-    layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
-    memory: int | str | None = None, cache: bool = False, progress: Progress = silent,
-) -> Bank:  # fmt: skip
-    """T joint draws of the network's batch statistics, each from M training images that look as in training.
+    network: Network | nn.Module,
+    images: Images,
+    *,
+    batch: int | None = None,
+    draws: int = 128,
+    seed: int = 0,
+    layers: str = "all",
+    size: tuple[int, int] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    memory: int | str | None = None,
+    cache: bool = False,
+    progress: Progress = silent,
+) -> Bank:
+    """T joint draws of the network's batch statistics, each from M training images, transformed as in training.
 
     images: training images; the card's `training:` pipeline is applied to them, else `size` (H, W: shorter side to
     fit, centre crop), else they go in as they are and must share one size
@@ -61,17 +70,37 @@ def fit_bank(
     if isinstance(network, nn.Module):
         network = load_network(network)
     bank, _ = fit(
-        network, images, None, batch=batch, draws=draws, seed=seed, layers=layers, size=size, precision=precision,
-        memory=memory, cache=BankCache.of_user() if cache else None, progress=progress,
-    )  # fmt: skip
+        network,
+        images,
+        None,
+        batch=batch,
+        draws=draws,
+        seed=seed,
+        layers=layers,
+        size=size,
+        precision=precision,
+        memory=memory,
+        cache=BankCache.of_user() if cache else None,
+        progress=progress,
+    )
     return bank
 
 
 def fit(
-    network: Network, images: Images, output: Path | None, *, batch: int | None, draws: int, seed: int = 0,
-    layers: str = "all", size: tuple[int, int] | None = None, precision: Literal["fp32", "bf16"] = "fp32",
-    memory: int | str | None = None, cache: BankCache | None = None, progress: Progress = silent,
-) -> tuple[Bank, Path | None]:  # fmt: skip
+    network: Network,
+    images: Images,
+    output: Path | None,
+    *,
+    batch: int | None,
+    draws: int,
+    seed: int = 0,
+    layers: str = "all",
+    size: tuple[int, int] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    memory: int | str | None = None,
+    cache: BankCache | None = None,
+    progress: Progress = silent,
+) -> tuple[Bank, Path | None]:
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
@@ -81,13 +110,21 @@ def fit(
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
-    look = pipeline(spec.transforms) if spec is not None and spec.transforms else None
-    pool = ImagePool(network, images, look, size, cache_bytes=min(CACHE_BYTES, _free(memory) // 4))
+    transform = pipeline(spec.transforms) if spec is not None and spec.transforms else None
+    pool = ImagePool(network, images, transform, size, cache_bytes=min(CACHE_BYTES, _free(memory) // 4))
     content = content_of(pool)
-    recipe = recipe_of(network, content, {
-        "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "layers": layers, "size": pool.size,
-        "precision": precision,
-    })  # fmt: skip
+    recipe = recipe_of(
+        network,
+        content,
+        {
+            "batch": plan.batch,
+            "draws": plan.draws,
+            "seed": plan.seed,
+            "layers": layers,
+            "size": pool.size,
+            "precision": precision,
+        },
+    )
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
@@ -101,18 +138,27 @@ def fit(
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
     if spec is None:
         log.warning(
-            "The card of %s says nothing of its training, so plain images are used. A bank from batches that look as "
-            "in training is usually better: add `training: {batch, transforms}` to the card.", network.name,
-        )  # fmt: skip
+            "The card of %s says nothing of its training, so plain images are used. A bank from mini-batches "
+            "transformed as in training is usually better: add `training: {batch, transforms}` to the card.",
+            network.name,
+        )
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     bank = _recorded(network, drawn, pool, picks, precision, memory, progress)
     provenance = {
-        "layers": layers, "batch": plan.batch, "draws": plan.draws, "seed": plan.seed, "images": len(pool),
-        "images_sha256": content, "size": pool.size,
+        "layers": layers,
+        "batch": plan.batch,
+        "draws": plan.draws,
+        "seed": plan.seed,
+        "images": len(pool),
+        "images_sha256": content,
+        "size": pool.size,
         "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
-        "precision": precision, "versions": versions(), "audit": {}, "reference": against_trained(bank, drawn),
-    }  # fmt: skip
+        "precision": precision,
+        "versions": versions(),
+        "audit": {},
+        "reference": against_trained(bank, drawn),
+    }
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
     bank = _audited(network, bank, pool)
@@ -125,17 +171,26 @@ def _free(memory: int | str | None) -> int:
 
 
 def _recorded(
-    network: Network, drawn: BatchNormNetwork, pool: ImagePool, picks: Sequence[Choice],
-    precision: Literal["fp32", "bf16"], memory: int | str | None, progress: Progress,
-) -> Bank:  # fmt: skip
+    network: Network,
+    drawn: BatchNormNetwork,
+    pool: ImagePool,
+    picks: Sequence[Choice],
+    precision: Literal["fp32", "bf16"],
+    memory: int | str | None,
+    progress: Progress,
+) -> Bank:
     example = pool.examples(1)[0]
     parts = _parts(drawn, example, len(picks[0].images), memory)
     start = time.perf_counter()
     with _finite(network):
         recorded = record_in_parts(
-            drawn, pool.batches(picks), at_once=parts.at_once, keep_bytes=parts.keep_bytes,
-            whole_fits=parts.whole_fits, precision=precision,
-        )  # fmt: skip
+            drawn,
+            pool.batches(picks),
+            at_once=parts.at_once,
+            keep_bytes=parts.keep_bytes,
+            whole_fits=parts.whole_fits,
+            precision=precision,
+        )
         bank = Bank.of_draws(_counted(recorded, len(picks), progress))
         # one plain pass: a network whose output is not finite has no use for a bank
         moments_of(mcbn(drawn, bank.first(1), PassPlan(share=False)), example, head=network.card.head, keep=())
@@ -179,8 +234,8 @@ def _finite(network: Network) -> Iterator[None]:
     """What is not finite in a bank or under its draws is the network's fault, not one image's."""
     try:
         yield
-    except (BankRefused, PredictionFailed) as problem:
-        raise ModelRefused(f"No bank can be recorded of {network.name!r}: {problem}") from problem
+    except (BankRefused, PredictionFailed) as error:
+        raise ModelRefused(f"No bank can be recorded of {network.name!r}: {error}") from error
 
 
 def _counted(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:

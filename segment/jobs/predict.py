@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -10,36 +9,31 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
-from numpy.typing import NDArray
 
-from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
-from segment.errors import ImageUnreadable, PredictionFailed, WrongUse, error_message, near
+from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.files.runs import MANIFEST, RECORD, Entry, Run
+from segment.files.versions import versions
 from segment.files.windows import Windowed
-from segment.files.writing import unwritable
 from segment.images.find import Source, find_images, in_text
-from segment.images.prepare import Normalised
-from segment.images.read import read_image, sha256_of, size_in
+from segment.images.read import size_in
+from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.progress import Progress, silent
-from segment.jobs.reporting.image_files import FORMATS, Look, on_sheet, render, sheet, shown, thumbnails
-from segment.jobs.versions import versions
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.pictures.palettes import Picture
+from segment.report.image_files import FORMATS, PictureStyle, on_sheet, sheet
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -48,15 +42,8 @@ log = logging.getLogger(__name__)
 MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
 """Written by default."""
 
-LARGE = 2**22
-"""Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
-
-Thumbnails = dict[str, dict[str, Picture]]
-"""Image that is on the contact sheet -> column -> picture; empty until it is rendered."""
-
-IMAGE_PROBLEMS = (ImageUnreadable, PredictionFailed, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
-                  MemoryError, cv2.error)  # fmt: skip
-"""What one image may run into (a network that does not take its size raises one of these); the others go on."""
+FREE = "memory_free"
+"""Key of a run's plan: the bytes that could be taken, where they decided something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,109 +109,145 @@ class Summary:
 
 
 def predict(
-    network: Network, source: str | Path | Sequence[Source], bank: Bank, folder: str | Path,
-    plan: PredictPlan | None = None, *, resume: bool = False, progress: Progress = silent,
-) -> Summary:  # fmt: skip
+    network: Network,
+    source: str | Path | Sequence[Source],
+    bank: Bank,
+    folder: str | Path,
+    plan: PredictPlan | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Summary:
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
     Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
     """
     plan = plan or PredictPlan()
     drawn = fitted(network, bank)
-    used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
-    sources = _photographs(source) if isinstance(source, str | Path) else tuple(source)
+    used_bank, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
+    sources = _images_of(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
-    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     network.accept.check_files()
-    asked = _settings(network, source, bank, plan)
-    run = Run.create(Path(folder), asked, resume=resume)
+    run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
     sources = run.keep_ids(sources)
-    begun = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
-    if begun:
-        precision, _ = resolve_precision(begun["precision"], bank, drawn.device)
-        passes, why = replace(passes, precision=precision), begun["precision_why"]
-    threads = begun.get("threads", torch.get_num_threads())
-    free = begun["room"] if "room" in begun else memory_budget(plan.memory, drawn.device).free
+    earlier = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
+    if earlier:
+        precision, why = resolve_precision(earlier["precision"], bank, drawn.device)[0], earlier["precision_why"]
+    threads = earlier.get("threads", torch.get_num_threads())
+    free = earlier[FREE] if FREE in earlier else memory_budget(plan.memory, drawn.device).free
     held = 0 if plan.memory is None else resident()
-    method = mcbn(drawn, used, passes, network.card.input)
+    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
+    method = mcbn(drawn, used_bank, passes, network.card.input)
     likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
     estimator = Estimator(
-        network, {"": ReadOut(method=method, measures=plan.measures, probability=likely)},
-        EstimatePlan(tile=begun.get("tile", plan.tile), budget=MemoryBudget(free, held),
-                     blank=partial(Windowed, run.folder), stop=stop),
-    )  # fmt: skip
-    noted = {"draws": len(used), "precision": precision, "precision_why": why, "fold": plan.fold, "images": 1,
-             "tile": estimator.plan.tile, "threads": threads, "device": str(drawn.device)}  # fmt: skip
+        network,
+        {"": ReadOut(method=method, measures=plan.measures, probability=likely)},
+        EstimatePlan(
+            tile=earlier.get("tile", plan.tile),
+            budget=MemoryBudget(free, held),
+            blank=partial(Windowed, run.folder),
+            stop=stop,
+        ),
+    )
+    plan_record = {
+        "draws": len(used_bank),
+        "precision": precision,
+        "precision_why": why,
+        "fold": plan.fold,
+        "images": 1,
+        "tile": estimator.plan.tile,
+        "threads": threads,
+        "device": str(drawn.device),
+    }
     if stop is not None:
-        noted["stop"] = asdict(stop)
-    if "room" in begun or plan.memory is not None:
-        noted["room"] = free
+        plan_record["stop"] = asdict(stop)
+    if FREE in earlier or plan.memory is not None:
+        plan_record[FREE] = free
     run.note(
-        plan=noted,
+        plan=plan_record,
         fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
-        versions=versions(), classes=list(network.card.classes),
-    )  # fmt: skip
-    look = Look.of(network, plan.heat, plan.heat_max)
+        versions=versions(),
+        classes=list(network.card.classes),
+    )
     for part in run.folder.rglob(".*.part"):  # what a kill left half-written
         part.unlink(missing_ok=True)
+    style = PictureStyle.of(network, plan.heat, plan.heat_max)
+    predictor = ImagePredictor(run, network, estimator, style, plan.maps, plan.formats)
+    if "png" in plan.formats:
+        predictor.thumbnails.update({source.id: {} for source in on_sheet(sources)})
+    start = time.perf_counter()
+    with _torch_threads(threads):
+        count, draws = _predict_all(predictor, sources, plan_record, free, progress)
+    seconds = time.perf_counter() - start
+    # less than planned, where a device ran out of memory
+    run.note(plan=plan_record | {"tile": estimator.plan.tile, "fold": method.passes.plan.fold})
+    run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
+    if "png" in plan.formats:
+        sheet(run, sources, style, network, {id: kept for id, kept in predictor.thumbnails.items() if kept})
+    return _summary(run, sources, seconds, precision, len(used_bank))
+
+
+def _predict_all(
+    predictor: ImagePredictor, sources: Sequence[Source], plan_record: dict[str, Any], free: int, progress: Progress
+) -> tuple[int, int]:
+    """Every image that is not done, written while the next is estimated; how many there were, and their draws."""
+    run, estimator = predictor.run, predictor.estimator
     pending = run.pending(sources)
-    kept: Thumbnails = {source.id: {} for source in on_sheet(sources) if "png" in plan.formats}
-    before = len(sources) - len(pending)
-    sizes = {item.id: size for item in pending if (size := size_in(item.path))}
+    before, draws = len(sources) - len(pending), 0
+    sizes = {source.id: size for source in pending if (size := size_in(source.path))}
     if sizes:  # now what would be refused after hours
         estimator.side_for(*max(sizes.values(), key=math.prod))
-    start, draws = time.perf_counter(), 0
     progress("predicting", before, len(sources))
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, _torch_threads(threads):
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Entry]] = deque()
         finished: list[Source] = []
         try:
-            for number, (item, image, sha256) in enumerate(_read(pending, sizes, network, reader), start=1):
-                began = time.perf_counter()
-                found = image if isinstance(image, str) else _estimated(network, estimator, image, run)
-                seconds = time.perf_counter() - began
-                if isinstance(found, Estimate):
-                    draws += found.draws
-                if estimator.planned and "room" not in noted:  # only where it decided something
-                    noted["room"] = free
-                    run.note(plan=noted)
+            for number, image in enumerate(predictor.read(pending, sizes, reader), start=1):
+                source = image.source
+                begun = time.perf_counter()
+                estimate = predictor.estimate(image)
+                seconds = time.perf_counter() - begun
+                if isinstance(estimate, Estimate):
+                    draws += estimate.draws
+                if estimator.planned and FREE not in plan_record:  # only where it decided something
+                    plan_record[FREE] = free
+                    run.note(plan=plan_record)
                 if estimator.to_redo:
-                    _note_all(run, writing)
+                    _add_entries(run, writing)
                     writing.clear()
-                    _redo(run, network, estimator, finished[-estimator.to_redo :], look, plan, kept)
-                finished.append(item)
-                writing.append(writer.submit(_written, run, item, image, sha256, found, look, plan, seconds, kept))
-                waiting = 0 if item.id in sizes and math.prod(sizes[item.id]) > LARGE else 2
-                del image, found
+                    predictor.redo(finished[-estimator.to_redo :])
+                finished.append(source)
+                writing.append(writer.submit(predictor.write, image, estimate, seconds))
+                waiting = 0 if source.id in sizes and math.prod(sizes[source.id]) > LARGE else 2
+                del image, estimate
                 while len(writing) > waiting or (writing and writing[0].done()):
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, len(sources), draws)
         finally:  # after Ctrl-C too: what is whole gets its line
-            _note_all(run, writing)
-    seconds = time.perf_counter() - start
+            _add_entries(run, writing)
+    return len(pending), draws
+
+
+def _summary(run: Run, sources: Sequence[Source], seconds: float, precision: str, most: int) -> Summary:
     entries = run.entries()
-    run.note(
-        plan=noted | {"tile": estimator.plan.tile, "fold": method.passes.plan.fold}
-    )  # less, where a device ran out of memory
-    run.note(timings={"seconds": round(seconds, 3), "images": len(pending), "draws": draws})
-    if "png" in plan.formats:
-        sheet(run, sources, look, network, {name: pictures for name, pictures in kept.items() if pictures})
-    failed = {item.id: str(entries[item.id]["error"]) for item in sources if entries[item.id]["status"] == "failed"}
-    drawn_of = [entries[item.id]["draws"] for item in sources if item.id not in failed]
-    mean = sum(drawn_of) / len(drawn_of) if drawn_of else 0.0
-    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, len(used), mean)
+    failed = {
+        source.id: str(entries[source.id]["error"]) for source in sources if entries[source.id]["status"] == "failed"
+    }
+    draws = [entries[source.id]["draws"] for source in sources if source.id not in failed]
+    mean = sum(draws) / len(draws) if draws else 0.0
+    return Summary(run.folder, len(sources) - len(failed), failed, seconds, precision, most, mean)
 
 
-def _note_all(run: Run, writing: Collection[Future[Entry]]) -> None:
+def _add_entries(run: Run, writing: Collection[Future[Entry]]) -> None:
     """A line for every image that is whole, also behind one that could not be written; that refusal comes last."""
-    problem: Exception | None = None
+    first_error: Exception | None = None
     for future in writing:
         try:
             run.add(future.result())
-        except Exception as error:  # of a full disk, the first is told
-            problem = problem or error
-    if problem is not None:
-        raise problem
+        except Exception as error:  # of a full disk, the first is raised
+            first_error = first_error or error
+    if first_error is not None:
+        raise first_error
 
 
 @contextmanager
@@ -237,19 +260,19 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _photographs(source: str | Path) -> tuple[Source, ...]:
+def _images_of(source: str | Path) -> tuple[Source, ...]:
     """The images of a SRC, less the pictures of runs in a folder's sub-folders, as `predict MODEL . -o run` makes.
 
     Errors: WrongUse where nothing is left.
     """
-    found, top = find_images(source), Path(source)
+    sources, top = find_images(source), Path(source)
     if not top.is_dir():
-        return found
-    below = {folder for item in found for folder in item.path.parents if top in folder.parents}
+        return sources
+    below = {folder for image in sources for folder in image.path.parents if top in folder.parents}
     runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
-    kept = tuple(item for item in found if runs.isdisjoint(item.path.parents))
-    if len(kept) < len(found):
-        log.warning("%d pictures of runs below %r are left out.", len(found) - len(kept), str(source))
+    kept = tuple(image for image in sources if runs.isdisjoint(image.path.parents))
+    if len(kept) < len(sources):
+        log.warning("%d pictures of runs below %r are left out.", len(sources) - len(kept), str(source))
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
@@ -260,89 +283,17 @@ def _settings(network: Network, source: Any, bank: Bank, plan: PredictPlan) -> d
     if "png" not in plan.formats:
         del card["palette"]  # no file shows it
     return {
-        "model": network.name, "card": card,
+        "model": network.name,
+        "card": card,
         "source": in_text(source) if isinstance(source, str | Path) else f"{len(source)} images",
         "bank": bank_fingerprint(bank),
-        "draws": plan.draws, "tolerance": plan.tolerance if plan.draws == "auto" else None,
-        "precision": plan.precision, "maps": list(plan.maps), "heat": plan.heat,
-        "heat_max": plan.heat_max, "formats": list(plan.formats), "fold": plan.fold,
+        "draws": plan.draws,
+        "tolerance": plan.tolerance if plan.draws == "auto" else None,
+        "precision": plan.precision,
+        "maps": list(plan.maps),
+        "heat": plan.heat,
+        "heat_max": plan.heat_max,
+        "formats": list(plan.formats),
+        "fold": plan.fold,
         "tile": plan.tile,
-    }  # fmt: skip
-
-
-def _read(
-    sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], network: Network, reader: ThreadPoolExecutor
-) -> Iterator[tuple[Source, NDArray[Any] | str, str]]:
-    """Decoded images with their SHA-256 in order; a refusal in words where one fails.
-
-    One ahead of the network, but no large one: two of them take memory.
-    """
-    ahead: Future[tuple[NDArray[Any] | str, str]] | None = None
-    for source, following in itertools.zip_longest(sources, sources[1:]):
-        image, sha256 = _decoded(source, network) if ahead is None else ahead.result()
-        ahead = None
-        if following is not None and all(math.prod(sizes.get(one.id, ())) <= LARGE for one in (source, following)):
-            ahead = reader.submit(_decoded, following, network)
-        yield source, image, sha256
-        del image
-
-
-def _decoded(source: Source, network: Network) -> tuple[NDArray[Any] | str, str]:
-    sha256 = sha256_of(source.path)
-    try:
-        return read_image(source.path, white=network.card.input.white), sha256
-    except (ImageUnreadable, OSError, MemoryError) as problem:
-        return error_message(problem), sha256
-
-
-def _estimated(network: Network, estimator: Estimator, image: NDArray[Any], run: Run) -> Estimate[Plane] | str:
-    """The estimate of one image, or why there is none."""
-    height, width = image.shape[:2]
-    try:
-        return estimator(Normalised(image, network.card.input))[""].arrays(network.classes)
-    except OSError as problem:  # of the files that hold its maps
-        raise unwritable(run.folder, problem) from problem
-    except IMAGE_PROBLEMS as problem:
-        return f"{height} x {width} image: {error_message(problem)}"
-
-
-def _redo(
-    run: Run, network: Network, estimator: Estimator, sources: Sequence[Source], look: Look, plan: PredictPlan,
-    kept: Thumbnails,
-) -> None:  # fmt: skip
-    """Write images again that a fast path has spoiled; until then their lines say that they failed, for a resume."""
-    log.warning(
-        "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and for "
-        "the %d images before this one again.", estimator.why, len(sources),
-    )  # fmt: skip
-    estimator.to_redo = 0
-    for source in sources:
-        run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
-    for source in sources:
-        began = time.perf_counter()
-        image, sha256 = _decoded(source, network)
-        found = image if isinstance(image, str) else _estimated(network, estimator, image, run)
-        run.add(_written(run, source, image, sha256, found, look, plan, time.perf_counter() - began, kept))
-
-
-def _written(
-    run: Run, source: Source, image: NDArray[Any] | str, sha256: str, found: Estimate[Plane] | str, look: Look,
-    plan: PredictPlan, seconds: float, kept: Thumbnails,
-) -> Entry:  # fmt: skip
-    where = str(source.path)
-    if isinstance(found, str) or isinstance(image, str):
-        log.warning("%s: %s", source.id, found)
-        return Entry(id=source.id, source=where, sha256=sha256, status="failed", error=str(found), seconds=seconds)
-    picture = shown(image)
-    try:
-        files, measures = render(run, source.id, picture, found, look, maps=plan.maps, formats=plan.formats)
-        if source.id in kept:
-            kept[source.id] = thumbnails(picture, found, look, plan.maps)
-    except IMAGE_PROBLEMS as problem:
-        return _written(
-            run, source, image, sha256, f"its pictures: {error_message(problem)}", look, plan, seconds, kept
-        )
-    return Entry(
-        id=source.id, source=where, sha256=sha256, files=files, seconds=round(seconds, 4), draws=found.draws,
-        reached_error=found.reached_error, measures=measures, notes=dict(found.withheld),
-    )  # fmt: skip
+    }

@@ -1,4 +1,4 @@
-"""What a long job tells while it runs: stage, done, total, and a count that goes at another pace."""
+"""Progress of a long job, reported while it runs."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int, draws: int = 0) -> None:
-    """Tell nobody."""
+    """Report nothing."""

@@ -1,4 +1,4 @@
-"""A run to the images most worth a look or a label: `segment select`."""
+"""A run to the images to review or label first: `segment select`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from typing import Any
 from segment.errors import WrongUse, near
 from segment.files.runs import MANIFEST, RECORD
 from segment.files.writing import write_text
+from segment.report.results import DICE_RANK
 from segment.scores.functional.image_level import select as highest
 from segment.uncertainty.measures import MEASURES
-
-RANKS = "dice_rank_"
-"""In scores.json: how well a column of per_image.csv ranks images by their Dice, worst first."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The images from most to least worth a look. by: the column that ranks them; why: how that was chosen."""
+    """The images from most to least uncertain. by: the column that ranks them; why: how that was chosen."""
 
     by: str
     why: str
@@ -37,7 +35,7 @@ class Selection:
 
 
 def select(folder: Path, top: int, *, by: str | None = None, method: str | None = None) -> Selection:
-    """The `top` most doubtful images of a predict or an evaluate RUN.
+    """The `top` most uncertain images of a predict or an evaluate RUN.
 
     by: a column, as "mean.predictive_entropy"; None: in an evaluation the one that ranked images by their Dice best,
     else the mean of the run's heat measure. method: whose maps, in an evaluation; None: mcbn where it was run
@@ -52,10 +50,10 @@ def select(folder: Path, top: int, *, by: str | None = None, method: str | None 
         rows, chosen, why = _evaluated(folder, by, method)
     else:
         if method is not None:
-            raise WrongUse("--method tells apart the methods of an evaluation; this run has one. Leave it out.")
+            raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
         rows, chosen, why = _predicted(folder, lines, by)
-    found = highest(rows, chosen, top)
-    return Selection(chosen, why, tuple((name, sources.get(name, ""), value) for name, value in found))
+    selected = highest(rows, chosen, top)
+    return Selection(chosen, why, tuple((name, sources.get(name, ""), value) for name, value in selected))
 
 
 def _predicted(
@@ -78,7 +76,7 @@ def _predicted(
         return rows, by, "asked for"
     settings = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("settings", {})
     heat = settings.get("heat", "predictive_entropy")
-    return rows, f"mean.{heat}", "the mean of the run's heat measure; an evaluation would tell which ranks best"
+    return rows, f"mean.{heat}", "the mean of the run's heat measure; an evaluation would show which ranks best"
 
 
 def _evaluated(folder: Path, by: str | None, method: str | None) -> tuple[list[dict[str, Any]], str, str]:
@@ -93,12 +91,12 @@ def _evaluated(folder: Path, by: str | None, method: str | None) -> tuple[list[d
         return rows, by, f"asked for, of {chosen}"
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["methods"][chosen.partition("#")[0]]
     ranks = {
-        name.removeprefix(RANKS): entry["value"]
+        name.removeprefix(DICE_RANK): entry["value"]
         for name, entry in scores["scores"].items()
-        if name.startswith(RANKS) and entry["value"] is not None
+        if name.startswith(DICE_RANK) and entry["value"] is not None
     }
     if not ranks:
-        return rows, "mean.predictive_entropy", f"of {chosen}; too few images to tell which column ranks them best"
+        return rows, "mean.predictive_entropy", f"of {chosen}; too few images to find which column ranks them best"
     best = max(ranks, key=lambda name: ranks[name])
     return rows, best, f"of {chosen}, it ranks images by their Dice best (Spearman {ranks[best]:.2f})"
 
@@ -107,5 +105,5 @@ def _numbers(line: Mapping[str, str]) -> dict[str, Any]:
     return {key: value if key in ("id", "method") else float(value) for key, value in line.items() if value != ""}
 
 
-def write_selection(found: Selection, path: Path) -> None:
-    write_text(path, found.csv())
+def write_selection(selection: Selection, path: Path) -> None:
+    write_text(path, selection.csv())

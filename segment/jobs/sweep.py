@@ -1,4 +1,4 @@
-"""Scores over M, T, layers, the look of the statistics images, alpha and shift: `segment sweep`."""
+"""Scores over M, T, layers, the transform of the statistics images, alpha and shift: `segment sweep`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,62 +17,53 @@ from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.banks import load_bank
 from segment.files.runs import Entry, Run
+from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.corrupt import corrupted
 from segment.images.find import Source, in_text
 from segment.jobs.evaluate import SCORES, Labels
 from segment.jobs.evaluation.compared_methods import FITTED
-from segment.jobs.evaluation.comparison import Standing, scores
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.scoring import REDONE, Scoring
-from segment.jobs.evaluation.sweep_grid import Banks, Setting
-from segment.jobs.evaluation.sweep_states import CLEAN, Place, SweepPlan, Swept
+from segment.jobs.evaluation.sweep_grid import Banks
+from segment.jobs.evaluation.sweep_states import Place, SweepPlan, Swept
 from segment.jobs.progress import Progress, silent
-from segment.jobs.reporting.tables import compact
-from segment.jobs.versions import versions
 from segment.networks.load import Network
+from segment.report.comparison import MethodBoards, scores
+from segment.report.results import CLEAN, Row, Setting, Sweep
+from segment.report.tables import compact
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("nll", "brier", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.mutual_information",
-         "error_auroc.variance", "ause.predictive_entropy", "ause.variance")  # fmt: skip
+SHOWN = (
+    "nll",
+    "brier",
+    "miou",
+    "accuracy",
+    "ece",
+    "error_auroc.predictive_entropy",
+    "error_auroc.mutual_information",
+    "error_auroc.variance",
+    "ause.predictive_entropy",
+    "ause.variance",
+)
 """Columns of sweep.csv, each with its interval and its spread over banks."""
 TEMPERATURES = "temperatures.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of a sweep: where it stands on every axis, and its scores as in `scores.json`."""
-
-    condition: str
-    severity: int
-    method: str
-    setting: Setting | None
-    draws: int
-    found: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        if self.setting is None:
-            return self.method if self.draws == 1 else f"{self.method}, T={self.draws}"
-        return f"{self.method}, {self.setting}, T={self.draws}"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep found; all of it is in its folder too."""
-
-    folder: Path
-    rows: Sequence[Row]
-    failed: Mapping[str, str]
-
-
 def sweep(
-    network: Network, data: Labels, train: str, folder: str | Path, plan: SweepPlan, *,
-    validation: Labels | None = None, memory: int | str | None = None, resume: bool = False,
+    network: Network,
+    data: Labels,
+    train: str,
+    folder: str | Path,
+    plan: SweepPlan,
+    *,
+    validation: Labels | None = None,
+    memory: int | str | None = None,
+    resume: bool = False,
     progress: Progress = silent,
-) -> Sweep:  # fmt: skip
+) -> Sweep:
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded within it too
@@ -90,30 +81,37 @@ def sweep(
     sources = run.keep_ids(sources)
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
-    given = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
-    for bank in given.values():
+    given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+    for bank in given_banks.values():
         fitted(network, bank)  # refused now, not after the others were recorded
-    swept = Swept(network, banks, given, plan, held_out, folder / TEMPERATURES, progress)
+    swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
-        kept = folder / f"condition_{condition}_{severity}.json"
-        if not (resume and kept.exists()):
-            found, problems = _condition(swept, sources, condition, severity, folder, memory, progress)
-            write_json(kept, {"rows": [_told(row) for row in found], "failed": problems})
-        told = json.loads(kept.read_text(encoding="utf-8"))
-        rows += [_row(line) for line in told["rows"]]
-        failed |= told["failed"]
+        path = folder / f"condition_{condition}_{severity}.json"
+        if not (resume and path.exists()):
+            scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress)
+            write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows += [_row(line) for line in content["rows"]]
+        failed |= content["failed"]
     _finish(run, sources, rows, failed)
     return Sweep(folder, rows, failed)
 
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
-    asked = json.loads(json.dumps(asdict(plan)))
+    plan_values = json.loads(json.dumps(asdict(plan)))
     images, labels = data.in_text()
-    return {"model": network.name, "network": network.fingerprint, "card": network.card.settings(), "images": images,
-            "labels": labels, "train": in_text(train),
-            "validation": None if validation is None else validation.in_text(), **asked}  # fmt: skip
+    return {
+        "model": network.name,
+        "network": network.fingerprint,
+        "card": network.card.settings(),
+        "images": images,
+        "labels": labels,
+        "train": in_text(train),
+        "validation": None if validation is None else validation.in_text(),
+        **plan_values,
+    }
 
 
 def _contents(sources: Sequence[Source]) -> str:
@@ -125,9 +123,14 @@ def _contents(sources: Sequence[Source]) -> str:
 
 
 def _condition(
-    swept: Swept, sources: Sequence[Source], condition: str, severity: int, folder: Path, memory: int | str | None,
+    swept: Swept,
+    sources: Sequence[Source],
+    condition: str,
+    severity: int,
+    folder: Path,
+    memory: int | str | None,
     progress: Progress,
-) -> tuple[list[Row], dict[str, str]]:  # fmt: skip
+) -> tuple[list[Row], dict[str, str]]:
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
     scored = swept.scored()
@@ -137,66 +140,68 @@ def _condition(
     swept.made.clear()
     while True:  # until no fast path differs, which each of the methods' passes may find once
         try:
-            found = swept.read_outs(condition, severity)
-            named = {str(place): read_out for place, read_out in found.items()}
-            boards = {name: Scoreboard(replace(scored, measures=one.measures)) for name, one in named.items()}
+            read_outs = swept.read_outs(condition, severity)
+            named = {str(place): read_out for place, read_out in read_outs.items()}
+            boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
             scoring = Scoring(swept.network, named, boards, memory)
             if state.exists():
                 scoring.load(state)
             scoring.run(sources, change=change, save=partial(scoring.save, state), progress=progress, stage=stage)
             break
-        except FastPathDiffers as problem:
-            log.warning(REDONE, problem)
+        except FastPathDiffers as error:
+            log.warning(REDONE, error)
             state.unlink(missing_ok=True)
             swept.temperatures.unlink(missing_ok=True)
     if not scoring.done:
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
-    rows = _rows(scoring, list(found), condition, severity)
+    rows = _rows(scoring, list(read_outs), condition, severity)
     state.unlink(missing_ok=True)  # its numbers are in the condition's file now
     return rows, scoring.failed
 
 
 def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: int) -> list[Row]:
-    """One row a place on the axes; its seeds are banks of one standing."""
+    """One row for each combination of the axes, whose seeds are its banks."""
     images = len(scoring.done)
     groups: dict[Place, list[str]] = {}
     for place in places:
         groups.setdefault(replace(place, seed=0), []).append(str(place))
-    standings = {}
+    by_group = {}
     for group, keys in groups.items():
-        spent = sum(scoring.seconds[one] for one in keys) / len(keys) / images
-        boards = tuple(scoring.boards[one] for one in keys)
-        standings[str(group)] = Standing(boards, group.draws, spent)
-    found = scores(standings)
-    kept = {"images": found["images"], "pixels": found["pixels"]}
+        spent = sum(scoring.seconds[key] for key in keys) / len(keys) / images
+        boards = tuple(scoring.boards[key] for key in keys)
+        by_group[str(group)] = MethodBoards(boards, group.draws, spent)
+    content = scores(by_group)
+    counts = {"images": content["images"], "pixels": content["pixels"]}
     return [
-        Row(condition=condition, severity=severity, method=group.method, setting=group.setting, draws=group.draws,
-            found=kept | method)
-        for group, method in zip(groups, found["methods"].values(), strict=True)
-    ]  # fmt: skip
+        Row(
+            condition=condition,
+            severity=severity,
+            method=group.method,
+            setting=group.setting,
+            draws=group.draws,
+            result=counts | method,
+        )
+        for group, method in zip(groups, content["methods"].values(), strict=True)
+    ]
 
 
-def _told(row: Row) -> dict[str, Any]:
-    return asdict(row)
-
-
-def _row(told: Mapping[str, Any]) -> Row:
-    setting = None if told["setting"] is None else Setting(**told["setting"])
-    return Row(**{**told, "setting": setting})
+def _row(values: Mapping[str, Any]) -> Row:
+    setting = None if values["setting"] is None else Setting(**values["setting"])
+    return Row(**{**values, "setting": setting})
 
 
 def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Mapping[str, str]) -> None:
     clean = [row for row in rows if row.condition == CLEAN]
-    found = {key: clean[0].found[key] for key in ("images", "pixels")}
+    counts = {key: clean[0].result[key] for key in ("images", "pixels")}
     keep = ("passes_per_image", "seconds", "scores", "per_class", "curves")
-    methods = {row.name: {key: row.found[key] for key in keep} for row in clean}
+    methods = {row.name: {key: row.result[key] for key in keep} for row in clean}
     shifted: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row.condition != CLEAN:
             shifted.setdefault(f"{row.condition}_{row.severity}", {})[row.name] = {
-                key: row.found[key] for key in keep[:3]
+                key: row.result[key] for key in keep[:3]
             }
-    write_json(run.folder / SCORES, found | {"methods": methods} | ({"shifts": shifted} if shifted else {}))
+    write_json(run.folder / SCORES, counts | {"methods": methods} | ({"shifts": shifted} if shifted else {}))
     write_text(run.folder / "sweep.csv", table_of(rows))
     lines = run.entries()
     for source in sources:
@@ -216,10 +221,10 @@ def table_of(rows: Sequence[Row]) -> str:
     for row in rows:
         s = row.setting
         drawn = ("", "", "", "", "") if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
-        where = (row.condition, row.severity, row.method, row.draws, *drawn, row.found["seconds"])
-        entries = [row.found["scores"].get(name, {}) for name in SHOWN]
+        axis_values = (row.condition, row.severity, row.method, row.draws, *drawn, row.result["seconds"])
+        entries = [row.result["scores"].get(name, {}) for name in SHOWN]
         numbers = [entry.get(end) for entry in entries for end in ends]
-        writer.writerow([*where, *("" if one is None else one for one in numbers)])
+        writer.writerow([*axis_values, *("" if value is None else value for value in numbers)])
     return stream.getvalue()
 
 
@@ -228,12 +233,14 @@ COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
 
 def shown_rows(rows: Sequence[Row], most: int = 30) -> list[list[str]]:
     """Rows under COLUMNS, condition by condition, best NLL first; error AUROC by predictive entropy."""
-    found = []
+    cells_of_rows = []
     for condition in dict.fromkeys((row.condition, row.severity) for row in rows):
         same = [row for row in rows if (row.condition, row.severity) == condition]
-        for row in sorted(same, key=lambda row: row.found["scores"]["nll"]["value"] or 0.0)[:most]:
-            cells = [compact(row.found["scores"].get(score)) for score in
-                     ("nll", "miou", "ece", "error_auroc.predictive_entropy")]  # fmt: skip
+        for row in sorted(same, key=lambda row: row.result["scores"]["nll"]["value"] or 0.0)[:most]:
+            cells = [
+                compact(row.result["scores"].get(score))
+                for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
+            ]
             shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
-            found.append([row.name, shift, f"{row.found['seconds']:.2f}", *cells])
-    return found
+            cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
+    return cells_of_rows

@@ -92,11 +92,11 @@ def test_bad_files_are_named_with_the_reason_and_the_other_images_are_done(
     assert "4 of 7 images failed" in ended.error
     assert str(tmp_path / "run" / "manifest.jsonl") in ended.error
     nothing_half_written(tmp_path / "run")
-    found = lines(tmp_path / "run")
-    assert {name for name, line in found.items() if line["status"] == "done"} == {"a", "b", "c"}
-    for name, (_, said) in BAD_IMAGES.items():
-        line = found[name.split(".")[0]]
-        assert said in line["error"]
+    manifest = lines(tmp_path / "run")
+    assert {name for name, line in manifest.items() if line["status"] == "done"} == {"a", "b", "c"}
+    for name, (_, message) in BAD_IMAGES.items():
+        line = manifest[name.split(".")[0]]
+        assert message in line["error"]
         assert name in line["error"]
         assert line["files"] == []
         assert any(line["error"] in warning for warning in ended.err.splitlines() if warning.startswith("Warning: "))
@@ -108,8 +108,18 @@ def test_bad_files_are_named_with_the_reason_and_the_other_images_are_done(
 def test_a_bad_statistics_image_is_named_and_no_bank_is_written(tmp_path: Path, statistics: Path) -> None:
     shutil.copytree(statistics, tmp_path / "images")
     (tmp_path / "images" / "torn.png").write_bytes(b"")
-    ended = segment("fit", "scenes", "--images", tmp_path / "images", "--batch", 5, "--draws", 2, "-o",
-                    tmp_path / "bank.safetensors")  # fmt: skip
+    ended = segment(
+        "fit",
+        "scenes",
+        "--images",
+        tmp_path / "images",
+        "--batch",
+        5,
+        "--draws",
+        2,
+        "-o",
+        tmp_path / "bank.safetensors",
+    )
     assert ended.code == 1
     assert "torn.png" in ended.error
     assert "no bank was written" in ended.error
@@ -119,10 +129,10 @@ def test_a_bad_statistics_image_is_named_and_no_bank_is_written(tmp_path: Path, 
 def test_a_folder_without_images_is_refused_before_a_run_is_made(tmp_path: Path, bank: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "notes.docx").write_text("no image")
-    for source, said in ((tmp_path / "images", "No image in folder"), (tmp_path / "image", "is not there")):
+    for source, message in ((tmp_path / "images", "No image in folder"), (tmp_path / "image", "is not there")):
         ended = segment("predict", "scenes", source, "--bank", bank, "-o", tmp_path / "run")
         assert ended.code == 2
-        assert said in ended.error
+        assert message in ended.error
         assert str(source) in ended.error
         fit = segment("fit", "scenes", "--images", source, "-o", tmp_path / "bank.safetensors")
         assert (fit.code, fit.error) == (2, ended.error)
@@ -176,8 +186,20 @@ def test_a_network_without_batch_normalisation_is_refused_with_what_to_use_inste
 
 @pytest.mark.parametrize("network", ["Nan", "NanInside"])
 def test_a_network_that_gives_nan_gets_no_bank(networks: Path, statistics: Path, network: str) -> None:
-    ended = segment("fit", f"py:odd_networks:{network}", "--images", statistics, "--size", "32x32", "--batch", 2,
-                    "--draws", 2, "-o", "bank.safetensors")  # fmt: skip
+    ended = segment(
+        "fit",
+        f"py:odd_networks:{network}",
+        "--images",
+        statistics,
+        "--size",
+        "32x32",
+        "--batch",
+        2,
+        "--draws",
+        2,
+        "-o",
+        "bank.safetensors",
+    )
     assert ended.code == 3
     assert f"odd_networks:{network}" in ended.error
     assert "not finite" in ended.error
@@ -203,10 +225,10 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused_with_what_differs
 ) -> None:
     card = {"network": "segment:tiny?classes=6", "weights": {"file": str(WEIGHTS)}, "input": {"stride": 16}}
     (networks / "plain.yaml").write_text(yaml.safe_dump(card))
-    for model, said in (("py:odd_networks:plain", "scenes"), ("plain.yaml", "mean")):
+    for model, message in (("py:odd_networks:plain", "scenes"), ("plain.yaml", "mean")):
         ended = segment("predict", model, photos, "--bank", bank, "-o", "run")
         assert ended.code == 3
-        assert said in ended.error
+        assert message in ended.error
         assert "segment fit" in ended.error
     assert not (networks / "run").exists()
 
@@ -274,7 +296,7 @@ def test_wrong_weights_are_refused_and_none_of_their_code_runs(tmp_path: Path, k
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("scene", "Near: 'scenes'"),
         ("smpp:Unet", "Near: 'smp'"),
@@ -283,11 +305,11 @@ def test_wrong_weights_are_refused_and_none_of_their_code_runs(tmp_path: Path, k
         ("nowhere.yaml", "nowhere.yaml"),
     ],
 )
-def test_an_unknown_network_is_told_with_what_is_near(model: str, said: str) -> None:
+def test_an_unknown_network_is_refused_with_what_is_near(model: str, message: str) -> None:
     ended = segment("inspect", model)
     assert ended.code in (2, 3)
     assert ended.code == (2 if model.endswith(".yaml") else 3)
-    assert said in ended.error
+    assert message in ended.error
 
 
 # options
@@ -298,7 +320,7 @@ def predicting(photos: Path, bank: Path, folder: Path) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--draws", "abc"], 2, "--draws"),
         (["--draws", "2.5"], 2, "--draws"),
@@ -322,16 +344,16 @@ def predicting(photos: Path, bank: Path, folder: Path) -> list[object]:
     ],
 )
 def test_a_wrong_option_of_predict_is_one_line_and_makes_no_run(
-    tmp_path: Path, photos: Path, bank: Path, options: list[str], code: int, said: str
+    tmp_path: Path, photos: Path, bank: Path, options: list[str], code: int, message: str
 ) -> None:
     ended = segment(*predicting(photos, bank, tmp_path / "run"), *options)
     assert ended.code == code
-    assert said in ended.error
+    assert message in ended.error
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--draws", "abc"], 2, "--draws"),
         (["--draws", "0"], 2, "draws"),
@@ -346,16 +368,16 @@ def test_a_wrong_option_of_predict_is_one_line_and_makes_no_run(
     ],
 )
 def test_a_wrong_option_of_fit_is_one_line_and_writes_no_bank(
-    tmp_path: Path, statistics: Path, options: list[str], code: int, said: str
+    tmp_path: Path, statistics: Path, options: list[str], code: int, message: str
 ) -> None:
     ended = segment("fit", "scenes", "--images", statistics, "-o", tmp_path / "bank.safetensors", *options)
     assert ended.code == code
-    assert said in ended.error
+    assert message in ended.error
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["predict", "scenes"], "SRC"),
         (["frobnicate"], "frobnicate"),
@@ -363,15 +385,15 @@ def test_a_wrong_option_of_fit_is_one_line_and_writes_no_bank(
         (["experiment", "nothing"], "nothing"),
     ],
 )
-def test_a_command_that_cannot_be_is_one_line_that_names_the_help(arguments: list[str], said: str) -> None:
+def test_a_command_that_cannot_be_is_one_line_that_names_the_help(arguments: list[str], message: str) -> None:
     ended = segment(*arguments)
     assert ended.code == 2
-    assert said in ended.error
+    assert message in ended.error
     assert ended.out == ""
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("draw: 3\n", "Near: 'draws'"),
         ("draws: 1.5\n", "--draws"),
@@ -383,13 +405,13 @@ def test_a_command_that_cannot_be_is_one_line_that_names_the_help(arguments: lis
     ],
 )
 def test_a_settings_file_with_an_unknown_option_or_a_wrong_value_is_refused(
-    tmp_path: Path, photos: Path, bank: Path, text: str | None, said: str
+    tmp_path: Path, photos: Path, bank: Path, text: str | None, message: str
 ) -> None:
     if text is not None:
         (tmp_path / "options.yaml").write_text(text)
     ended = segment(*predicting(photos, bank, tmp_path / "run"), "--config", tmp_path / "options.yaml")
     assert ended.code == 2
-    assert said in ended.error
+    assert message in ended.error
     assert not (tmp_path / "run").exists()
 
 
@@ -439,12 +461,12 @@ def test_a_run_that_is_there_is_refused_without_resume_and_left_as_it_is(photos:
 
 def without_times(folder: Path) -> dict[str, Any]:
     """A run's bytes, less what tells the time."""
-    found: dict[str, Any] = dict(contents(folder))
-    del found["manifest.jsonl"], found["run.json"]
+    files: dict[str, Any] = dict(contents(folder))
+    del files["manifest.jsonl"], files["run.json"]
     record = json.loads((folder / "run.json").read_text())
-    found["run.json"] = {key: value for key, value in record.items() if key != "timings"}
-    found["lines"] = {name: {**line, "seconds": 0} for name, line in lines(folder).items()}
-    return found
+    files["run.json"] = {key: value for key, value in record.items() if key != "timings"}
+    files["lines"] = {name: {**line, "seconds": 0} for name, line in lines(folder).items()}
+    return files
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, photos: Path, bank: Path, whole: Path) -> None:
@@ -486,8 +508,18 @@ def test_an_interrupted_run_keeps_what_is_whole_and_goes_on(
 
 
 def test_an_interrupted_fit_writes_no_bank(networks: Path, statistics: Path) -> None:
-    ended = segment("fit", "py:odd_networks:Stopping", "--images", statistics, "--size", "32x32", "--batch", 2, "-o",
-                    "bank.safetensors")  # fmt: skip
+    ended = segment(
+        "fit",
+        "py:odd_networks:Stopping",
+        "--images",
+        statistics,
+        "--size",
+        "32x32",
+        "--batch",
+        2,
+        "-o",
+        "bank.safetensors",
+    )
     assert ended.code == 130
     assert ended.error.startswith("Error: Interrupted.")
     assert not list(networks.glob("*bank*"))
@@ -524,7 +556,7 @@ def test_pictures_that_cannot_be_made_fail_their_image_and_leave_no_folder(
             raise ValueError("no such pixel")
         write_map_png(path, *arguments, **options)
 
-    monkeypatch.setattr("segment.jobs.reporting.image_files.write_map_png", failing)
+    monkeypatch.setattr("segment.report.image_files.write_map_png", failing)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 1
     assert "b: its pictures: ValueError: no such pixel" in ended.error
@@ -539,7 +571,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_with_whole_files_only(
             raise WrongUse(f"Cannot write {str(path)!r}: No space left on device. Choose another folder.")
         write_npz(path, *arguments)
 
-    monkeypatch.setattr("segment.jobs.reporting.image_files.write_npz", full)
+    monkeypatch.setattr("segment.report.image_files.write_npz", full)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 2
     assert "No space left" in ended.error

@@ -30,8 +30,17 @@ from segment.files.writing import write_png
 from segment.networks.cards import SHIPPED, read_card
 from segment.scenes.scene import TEST, scene
 
-ALL_MEASURES = ("variance", "predictive_entropy", "expected_entropy", "mutual_information", "predicted_std",
-                "one_minus_max", "margin", "variation_ratio", "standard_error")  # fmt: skip
+ALL_MEASURES = (
+    "variance",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "predicted_std",
+    "one_minus_max",
+    "margin",
+    "variation_ratio",
+    "standard_error",
+)
 ALL_MAPS = ("prediction", "probability", *ALL_MEASURES)
 CARD = read_card("scenes")
 K = len(CARD.classes)
@@ -59,8 +68,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, photos: Path, bank: Path) -> Path:
     """A run with every map."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    ended = segment("predict", "scenes", photos, "--bank", bank, "-o", folder, "--maps", ",".join(ALL_MAPS),
-                    "--precision", "fp32")  # fmt: skip
+    ended = segment(
+        "predict", "scenes", photos, "--bank", bank, "-o", folder, "--maps", ",".join(ALL_MAPS), "--precision", "fp32"
+    )
     assert (ended.code, ended.err) == (0, "")
     return folder
 
@@ -122,18 +132,18 @@ def test_a_manifest_line_tells_where_an_image_came_from_and_what_its_maps_say(fi
 
 def test_maps_have_the_size_of_their_image_and_follow_from_the_mean_probability(finished: Path) -> None:
     for name in lines(finished):
-        found = maps_of(finished, name)
+        maps = maps_of(finished, name)
         size = SMALL if name != "below/c d" else (50, 70)
-        p = found["probability"].astype(np.float64)
+        p = maps["probability"].astype(np.float64)
         assert p.shape == (K, *size)
-        assert found["prediction"].dtype == np.uint8
+        assert maps["prediction"].dtype == np.uint8
         np.testing.assert_allclose(p.sum(axis=0), 1, atol=1e-5)
-        np.testing.assert_array_equal(found["prediction"], p.argmax(axis=0))
-        np.testing.assert_allclose(found["one_minus_max"], 1 - p.max(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(maps["prediction"], p.argmax(axis=0))
+        np.testing.assert_allclose(maps["one_minus_max"], 1 - p.max(axis=0), atol=1e-5)
         entropy = -(p * np.log(np.clip(p, 1e-30, None))).sum(axis=0)
-        np.testing.assert_allclose(found["predictive_entropy"], entropy, atol=1e-4)
-        total = found["expected_entropy"] + found["mutual_information"]
-        np.testing.assert_allclose(found["predictive_entropy"], total, atol=1e-5)
+        np.testing.assert_allclose(maps["predictive_entropy"], entropy, atol=1e-4)
+        total = maps["expected_entropy"] + maps["mutual_information"]
+        np.testing.assert_allclose(maps["predictive_entropy"], total, atol=1e-5)
 
 
 def test_the_mask_holds_the_predicted_classes_in_the_cards_colours(finished: Path) -> None:
@@ -151,16 +161,33 @@ def test_a_16_bit_map_is_the_measure_to_half_a_step(finished: Path) -> None:
             text: dict[str, str] = picture.text  # type: ignore[attr-defined]  # of Pillow's PNG images
             pixels = np.asarray(picture).astype(np.float64)
         low, high = float(text["low"]), float(text["high"])
-        found = low + pixels / 65535 * (high - low)
-        assert np.abs(found - maps_of(finished, "a")[measure]).max() <= (high - low) / 131070 * 1.001
+        values = low + pixels / 65535 * (high - low)
+        assert np.abs(values - maps_of(finished, "a")[measure]).max() <= (high - low) / 131070 * 1.001
     assert float(text["low"]) == 0
 
 
 def test_heat_is_one_scale_for_the_run_with_its_legend_below_the_map(
     tmp_path: Path, photos: Path, bank: Path, finished: Path
 ) -> None:
-    ended = segment("predict", "scenes", photos, "--bank", bank, "-o", tmp_path / "run", "--maps", "variance", "--heat",
-                    "margin", "--heat-max", 0.5, "--format", "png", "--precision", "fp32")  # fmt: skip
+    ended = segment(
+        "predict",
+        "scenes",
+        photos,
+        "--bank",
+        bank,
+        "-o",
+        tmp_path / "run",
+        "--maps",
+        "variance",
+        "--heat",
+        "margin",
+        "--heat-max",
+        0.5,
+        "--format",
+        "png",
+        "--precision",
+        "fp32",
+    )
     assert ended.code == 0
     table = np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1])
     for name in lines(tmp_path / "run"):
@@ -198,8 +225,19 @@ def test_the_same_plan_gives_the_same_bytes_in_any_order_of_the_files(
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "backwards.txt").write_text("below/c d.png\nb.png\na.png\n")
-    ended = segment("predict", "scenes", tmp_path / "photos" / "backwards.txt", "--bank", bank, "-o", tmp_path / "run",
-                    "--maps", ",".join(ALL_MAPS), "--precision", "fp32")  # fmt: skip
+    ended = segment(
+        "predict",
+        "scenes",
+        tmp_path / "photos" / "backwards.txt",
+        "--bank",
+        bank,
+        "-o",
+        tmp_path / "run",
+        "--maps",
+        ",".join(ALL_MAPS),
+        "--precision",
+        "fp32",
+    )
     assert ended.code == 0
     assert list(lines(tmp_path / "run")) == ["below/c d", "b", "a"]
     for name, line in lines(finished).items():
@@ -215,33 +253,55 @@ def test_the_same_plan_gives_the_same_bytes_in_any_order_of_the_files(
 def test_a_sigmoid_head_enters_as_two_classes(networks: Path, photos: Path, statistics: Path) -> None:
     model = "py:own_networks:plain?outputs=1&head=sigmoid"
     fitted(networks / "bank.safetensors", statistics, model, "--size", "32x32")
-    ended = segment("predict", model, photos, "--bank", "bank.safetensors", "-o", "run", "--maps",
-                    "prediction,probability,variance", "--precision", "fp32")  # fmt: skip
+    ended = segment(
+        "predict",
+        model,
+        photos,
+        "--bank",
+        "bank.safetensors",
+        "-o",
+        "run",
+        "--maps",
+        "prediction,probability,variance",
+        "--precision",
+        "fp32",
+    )
     assert (ended.code, ended.err) == (0, "")
-    found = maps_of(networks / "run", "a")
-    assert found["probability"].shape == (2, *SMALL)
-    np.testing.assert_allclose(found["probability"].sum(axis=0), 1, atol=1e-6)
-    np.testing.assert_array_equal(found["prediction"], found["probability"][1] > 0.5)
-    assert 0 < found["variance"].max() <= 0.25 + 1e-6
+    maps = maps_of(networks / "run", "a")
+    assert maps["probability"].shape == (2, *SMALL)
+    np.testing.assert_allclose(maps["probability"].sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_array_equal(maps["prediction"], maps["probability"][1] > 0.5)
+    assert 0 < maps["variance"].max() <= 0.25 + 1e-6
 
 
 def test_a_multi_label_head_gives_a_mask_for_each_label(networks: Path, photos: Path, statistics: Path) -> None:
     model = "py:own_networks:plain?outputs=3&head=multilabel"
     fitted(networks / "bank.safetensors", statistics, model, "--size", "32x32")
-    ended = segment("predict", model, photos, "--bank", "bank.safetensors", "-o", "run", "--maps",
-                    "prediction,probability,predictive_entropy", "--precision", "fp32")  # fmt: skip
+    ended = segment(
+        "predict",
+        model,
+        photos,
+        "--bank",
+        "bank.safetensors",
+        "-o",
+        "run",
+        "--maps",
+        "prediction,probability,predictive_entropy",
+        "--precision",
+        "fp32",
+    )
     assert (ended.code, ended.err) == (0, "")
-    found = maps_of(networks / "run", "a")
-    p = found["probability"].astype(np.float64)
+    maps = maps_of(networks / "run", "a")
+    p = maps["probability"].astype(np.float64)
     assert p.shape == (3, *SMALL)
-    np.testing.assert_array_equal(found["prediction"], p >= 0.5)
+    np.testing.assert_array_equal(maps["prediction"], p >= 0.5)
     entropies = -(p * np.log(p.clip(1e-30)) + (1 - p) * np.log((1 - p).clip(1e-30)))
-    np.testing.assert_allclose(found["predictive_entropy"], entropies.mean(axis=0), atol=1e-4)
-    assert found["predictive_entropy"].max() <= math.log(2) + 1e-6
+    np.testing.assert_allclose(maps["predictive_entropy"], entropies.mean(axis=0), atol=1e-4)
+    assert maps["predictive_entropy"].max() <= math.log(2) + 1e-6
     for label in range(3):
         (mask,) = (networks / "run" / "a").glob(f"prediction_{label}_*.png")
         with Image.open(mask) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), found["prediction"][label])
+            np.testing.assert_array_equal(np.asarray(picture), maps["prediction"][label])
 
 
 def card_with(path: Path, **changes: Any) -> Path:
@@ -273,8 +333,11 @@ def test_16_bits_and_grey_are_read_as_the_same_picture_in_8_bits_rgb(tmp_path: P
 
 
 def test_a_network_of_one_channel_is_fed_grey(networks: Path, photos: Path, statistics: Path) -> None:
-    card = {"network": "py:own_networks:plain?inputs=1", "input": {"channels": "grey"},
-            "training": {"batch": 2, "transforms": []}}  # fmt: skip
+    card = {
+        "network": "py:own_networks:plain?inputs=1",
+        "input": {"channels": "grey"},
+        "training": {"batch": 2, "transforms": []},
+    }
     (networks / "grey.yaml").write_text(yaml.safe_dump(card))
     fit = segment("fit", "grey.yaml", "--images", statistics, "--size", "32x32", "--draws", 2, "-o", "bank.safetensors")
     assert fit.code == 0
@@ -300,21 +363,21 @@ def test_layers_without_running_statistics_are_drawn_and_cannot_be_left_out(
     assert not (networks / "other.safetensors").exists()
 
 
-# what is told
+# what is printed
 
 
-def test_inspect_tells_which_layers_are_drawn_and_why_the_others_are_fixed() -> None:
+def test_inspect_lists_which_layers_are_drawn_and_why_the_others_are_fixed() -> None:
     ended = segment("inspect", "scenes", "--layers", "down*", "--size", "64x96")
     assert (ended.code, ended.err) == (0, "")
     assert "6 of 14 BN layers are stochastic" in ended.out
     assert "64x96" in ended.out
-    told = segment("inspect", "scenes", "--layers", "down*", "--size", "64x96", "--json").json
-    assert told["head"] == "softmax"
-    assert told["classes"] == K
-    assert told["size"] == [64, 96]
-    assert told["pass_bytes"] > 0
-    assert len(told["layers"]) == 14
-    for layer in told["layers"]:
+    report = segment("inspect", "scenes", "--layers", "down*", "--size", "64x96", "--json").json
+    assert report["head"] == "softmax"
+    assert report["classes"] == K
+    assert report["size"] == [64, 96]
+    assert report["pass_bytes"] > 0
+    assert len(report["layers"]) == 14
+    for layer in report["layers"]:
         drawn = layer["name"].startswith("down")
         assert layer["status"] == ("stochastic" if drawn else "fixed")
         assert bool(layer["reason"]) != drawn
@@ -322,25 +385,44 @@ def test_inspect_tells_which_layers_are_drawn_and_why_the_others_are_fixed() -> 
         assert layer["reason"] in " ".join(ended.out.split())
 
 
-def test_json_of_fit_and_predict_tells_what_was_made(
+def test_json_of_fit_and_predict_lists_what_was_made(
     tmp_path: Path, photos: Path, statistics: Path, bank: Path
 ) -> None:
-    fit = segment("fit", "scenes", "--images", statistics, "--batch", 2, "--draws", 2, "--seed", 3, "-o",
-                  tmp_path / "bank.safetensors", "--json")  # fmt: skip
+    fit = segment(
+        "fit",
+        "scenes",
+        "--images",
+        statistics,
+        "--batch",
+        2,
+        "--draws",
+        2,
+        "--seed",
+        3,
+        "-o",
+        tmp_path / "bank.safetensors",
+        "--json",
+    )
     assert (fit.code, fit.err) == (0, "")
-    told = fit.json
-    assert (told["batch"], told["draws"], told["seed"], told["images"], told["layers_drawn"]) == (2, 2, 3, 4, 14)
-    assert Path(told["bank"]) == tmp_path / "bank.safetensors"
-    assert told["precision"] in ("fp32", "bf16")
-    assert set(told["audit"]["cpu"]["bf16"]) == {"variance_error", "speed", "speed_low", "speed_high"}
+    report = fit.json
+    assert (report["batch"], report["draws"], report["seed"], report["images"], report["layers_drawn"]) == (
+        2,
+        2,
+        3,
+        4,
+        14,
+    )
+    assert Path(report["bank"]) == tmp_path / "bank.safetensors"
+    assert report["precision"] in ("fp32", "bf16")
+    assert set(report["audit"]["cpu"]["bf16"]) == {"variance_error", "speed", "speed_low", "speed_high"}
     (tmp_path / "torn.png").touch()
     (tmp_path / "list.txt").write_text(f"{photos / 'a.png'}\n{tmp_path / 'torn.png'}\n")
     predict = segment("predict", "scenes", tmp_path / "list.txt", "--bank", bank, "-o", tmp_path / "run", "--json")
     assert predict.code == 1
-    told = predict.json
-    assert set(told) == {"run", "done", "failed", "draws", "precision", "seconds"}
-    assert (told["done"], told["draws"], Path(told["run"])) == (1, DRAWS, tmp_path / "run")
-    assert list(told["failed"]) == ["torn"]
+    report = predict.json
+    assert set(report) == {"run", "done", "failed", "draws", "precision", "seconds"}
+    assert (report["done"], report["draws"], Path(report["run"])) == (1, DRAWS, tmp_path / "run")
+    assert list(report["failed"]) == ["torn"]
 
 
 def test_words_of_fit_and_predict_say_where_to_look_and_nothing_goes_to_stderr(
@@ -357,18 +439,6 @@ def test_words_of_fit_and_predict_say_where_to_look_and_nothing_goes_to_stderr(
     assert "\x1b" not in fit.out + predict.out, "no colours in a pipe"
 
 
-def test_doctor_tells_versions_precision_and_how_to_get_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segment.jobs.doctor.EXTRAS", {"plots": ("torch",), "wings": ("no_such_package",)})
-    ended = segment("doctor")
-    assert (ended.code, ended.err) == (0, "")
-    assert "missing: pip install 'mcbn-segment[wings]'" in ended.out
-    told = segment("doctor", "--json").json
-    assert told["torch"] == torch.__version__.split("+")[0]
-    assert told["extra plots"] == "installed"
-    assert told["threads"] == torch.get_num_threads()
-    assert "for the shipped network" in told["precision on cuda" if torch.cuda.is_available() else "precision on cpu"]
-
-
 def test_the_demo_goes_the_whole_way_and_never_over_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,20 +446,20 @@ def test_the_demo_goes_the_whole_way_and_never_over_what_is_there(
         monkeypatch.setattr(f"segment.jobs.demo.{name}", smaller)
     ended = segment("demo", "-o", tmp_path / "demo", "--json")
     assert (ended.code, ended.err) == (0, "")
-    told = ended.json
-    shown = [row[0] for row in told["rows"]]
+    report = ended.json
+    shown = [row[0] for row in report["rows"]]
     for word in ("accuracy", "mIoU", "NLL", "AUROC of errors", "AUROC of unseen"):
         assert any(word in row for row in shown)
-    for row in told["rows"]:
+    for row in report["rows"]:
         numbers = [float(cell) for cell in row[1:3] if cell != "none"]
         assert numbers
         assert all(0 <= number <= 1 for number in numbers)
         assert row[3] in ("better", "worse", "no different", "")
-        assert (row[3] == "worse") == any(row[0] in finding for finding in told["findings"])
+        assert (row[3] == "worse") == any(row[0] in finding for finding in report["findings"])
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
     assert set(scores["methods"]) == {"deterministic", "MCBN"}
     assert len(lines(tmp_path / "demo" / "run")) == 6
-    assert Path(told["sheet"]).is_file()
+    assert Path(report["sheet"]).is_file()
     assert len(load_bank(tmp_path / "demo" / "bank.safetensors")) == 4
     assert (
         len(list((tmp_path / "demo" / "images").iterdir())) == len(list((tmp_path / "demo" / "labels").iterdir())) == 6
@@ -407,8 +477,12 @@ def test_on_a_terminal_progress_tells_images_draws_and_the_time_left(
     terminal = io.StringIO()
     monkeypatch.setattr(screen, "err", Console(file=terminal, force_terminal=True, width=100))
     assert segment("predict", "scenes", photos, "--bank", bank, "-o", tmp_path / "run").code == 0
-    assert segment("fit", "scenes", "--images", statistics, "--batch", 2, "--draws", 3, "-o",
-                   tmp_path / "bank.safetensors").code == 0  # fmt: skip
+    assert (
+        segment(
+            "fit", "scenes", "--images", statistics, "--batch", 2, "--draws", 3, "-o", tmp_path / "bank.safetensors"
+        ).code
+        == 0
+    )
     shown = terminal.getvalue()
     for word in ("predicting", "3/3", "images/s", "draws/s", "left", "recording draws"):
         assert word in shown
@@ -416,20 +490,20 @@ def test_on_a_terminal_progress_tells_images_draws_and_the_time_left(
 
 
 def test_rates_count_from_where_a_run_went_on() -> None:
-    told: list[dict[str, Any]] = []
+    updates: list[dict[str, Any]] = []
 
     class Bar:
         def add_task(self, *_: Any, **__: Any) -> int:
             return 0
 
         def update(self, _: int, **fields: Any) -> None:
-            told.append(fields)
+            updates.append(fields)
 
-    shown = screen.Shown(Bar())  # type: ignore[arg-type]  # as much of a bar as is used
+    shown = screen.ProgressBars(Bar())  # type: ignore[arg-type]  # as much of a bar as is used
     shown("predicting", 90, 100)
     shown("predicting", 91, 100, 16)
-    assert told[0] == {"completed": 90, "total": 100, "rate": ""}
-    images, draws = told[1]["rate"].split("  ")
+    assert updates[0] == {"completed": 90, "total": 100, "rate": ""}
+    images, draws = updates[1]["rate"].split("  ")
     assert float(draws.split()[0]) / float(images.split()[0]) == pytest.approx(16, rel=0.1)
 
 
@@ -437,9 +511,19 @@ def test_rates_count_from_where_a_run_went_on() -> None:
 
 
 def test_options_come_from_a_settings_file_and_the_command_line_wins(tmp_path: Path, photos: Path, bank: Path) -> None:
-    options = {"source": str(photos / "a.png"), "bank": str(bank), "output": str(tmp_path / "run"), "draws": 3,
-               "maps": ["prediction", "margin"], "heat-max": 0.5, "heat": "margin", "format": "npz", "json": True,
-               "precision": "fp32", "weights": None}  # fmt: skip
+    options = {
+        "source": str(photos / "a.png"),
+        "bank": str(bank),
+        "output": str(tmp_path / "run"),
+        "draws": 3,
+        "maps": ["prediction", "margin"],
+        "heat-max": 0.5,
+        "heat": "margin",
+        "format": "npz",
+        "json": True,
+        "precision": "fp32",
+        "weights": None,
+    }
     (tmp_path / "options.yaml").write_text(yaml.safe_dump(options))
     ended = segment("predict", "scenes", "--config", tmp_path / "options.yaml", "--draws", 2)
     assert (ended.code, ended.err) == (0, "")
@@ -488,8 +572,13 @@ def test_help_is_quick_and_needs_no_torch() -> None:
 
 
 def test_a_misuse_and_a_closed_pipe_end_a_real_process_quietly(tmp_path: Path) -> None:
-    wrong = subprocess.run([sys.executable, "-m", "segment", "predict", "scenes", "--draws", "x"], capture_output=True,
-                           text=True, check=False, cwd=tmp_path)  # fmt: skip
+    wrong = subprocess.run(
+        [sys.executable, "-m", "segment", "predict", "scenes", "--draws", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert wrong.stderr.startswith("Error: ")
@@ -498,8 +587,9 @@ def test_a_misuse_and_a_closed_pipe_end_a_real_process_quietly(tmp_path: Path) -
     assert bare.returncode == 2
     assert "Commands" in bare.stdout
     assert bare.stderr == ""
-    with subprocess.Popen([sys.executable, "-m", "segment", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          cwd=tmp_path) as cut:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "segment", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as cut:
         assert cut.stdout is not None
         assert cut.stderr is not None
         cut.stdout.close()

@@ -44,10 +44,10 @@ def evaluated(model: Path, run: str, *more: object, labels: str = "labels") -> E
 
 
 def scored(run: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(run) / "scores.json").read_text())
-    for method in found["methods"].values():
+    content: dict[str, Any] = json.loads((Path(run) / "scores.json").read_text())
+    for method in content["methods"].values():
         method.pop("seconds")
-    return found
+    return content
 
 
 def test_white_that_is_no_class_is_refused_with_the_key_that_maps_it() -> None:
@@ -80,8 +80,9 @@ def test_a_class_that_void_swallows_is_said_in_the_first_lines() -> None:
     assert "`labels: {255: 1}`" in first
     assert scored("run")["warnings"] == [first.removeprefix("Warning: ")]
     assert "**Warning**: No label holds" in Path("report.md").read_text().partition("## own")[2].splitlines()[2]
-    again = segment("evaluate", "own.yaml", "--images", "images", "--labels", "labels", *METHODS, "-o", "run",
-                    "--resume", "--json")  # fmt: skip
+    again = segment(
+        "evaluate", "own.yaml", "--images", "images", "--labels", "labels", *METHODS, "-o", "run", "--resume", "--json"
+    )
     assert again.json["warnings"] == scored("run")["warnings"], "counted once, also by a run that goes on"
 
 
@@ -109,7 +110,7 @@ def test_test_images_that_are_validation_or_training_images_are_said_whatever_th
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"labels": {255: 1}, "void": 255}, "labels says what 255 stands for, and void says"),
         ({"labels": {255: 2}}, "labels leads to 2, which is none of 0..1"),
@@ -119,10 +120,10 @@ def test_test_images_that_are_validation_or_training_images_are_said_whatever_th
         ({"labels": [1]}, "labels"),
     ],
 )
-def test_labels_that_cannot_be_are_refused_by_the_card(changes: dict[str, Any], said: str) -> None:
+def test_labels_that_cannot_be_are_refused_by_the_card(changes: dict[str, Any], message: str) -> None:
     ended = evaluated(card(**changes), "run")
     assert ended.code == 2
-    assert said in ended.error
+    assert message in ended.error
     assert not Path("run").exists()
 
 
@@ -153,9 +154,9 @@ def test_an_evaluation_goes_on_to_the_scores_of_the_images_as_they_are_now() -> 
         assert _values(resumed) == pytest.approx(_values(fresh)), change
 
 
-def _values(found: dict[str, Any]) -> dict[str, float]:
+def _values(content: dict[str, Any]) -> dict[str, float]:
     """Pooled over pixels, so that no id matters."""
-    scores = found["methods"]["deterministic"]["scores"]
+    scores = content["methods"]["deterministic"]["scores"]
     return {name: scores[name]["value"] for name in ("nll", "miou", "accuracy", "brier", "ece")}
 
 

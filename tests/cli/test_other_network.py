@@ -70,8 +70,18 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "labels").mkdir()
     for path in (tmp_path / "images").iterdir():
         write_png(tmp_path / "labels" / path.name, scene(TEST[0], size=(64, 96)).label % 4)
-    ended = segment("fit", card(tmp_path), "--images", tmp_path / "images", "--batch", 2, "--draws", 4, "-o",
-                    tmp_path / "bank.safetensors")  # fmt: skip
+    ended = segment(
+        "fit",
+        card(tmp_path),
+        "--images",
+        tmp_path / "images",
+        "--batch",
+        2,
+        "--draws",
+        4,
+        "-o",
+        tmp_path / "bank.safetensors",
+    )
     assert ended.code == 0, ended.err
     return tmp_path / "bank.safetensors"
 
@@ -85,7 +95,7 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "stride": ({"input": INPUT | {"stride": 4}}, "stride: 2 in the bank, 4 now"),
     "drop_outputs": ({"drop_outputs": [3]}, "drop_outputs: [] in the bank, [3] now"),
     "head": ({"head": "multilabel"}, "head: softmax in the bank, multilabel now"),
-}  # fmt: skip
+}
 
 
 def refused(ended: Ended, message: str) -> None:
@@ -114,11 +124,31 @@ def test_evaluate_distill_and_sweep_refuse_it_too(bank: Path, tmp_path: Path) ->
     other = card(tmp_path, "py:own_net:make?mode=bilinear")
     images, labels = tmp_path / "images", tmp_path / "labels"
     message = "the same weights, but another output"
-    refused(segment("evaluate", other, "--images", images, "--labels", labels, "--bank", bank, "-o", tmp_path / "e"),
-            message)  # fmt: skip
+    refused(
+        segment("evaluate", other, "--images", images, "--labels", labels, "--bank", bank, "-o", tmp_path / "e"),
+        message,
+    )
     refused(segment("distill", bank, other, "--images", images, "-o", tmp_path / "d.safetensors"), message)
-    ended = segment("sweep", other, "--images", images, "--labels", labels, "--train", images, "--batches", "2",
-                    "--draws", "1,2", "--transforms", "plain", "--bank", bank, "-o", tmp_path / "s")  # fmt: skip
+    ended = segment(
+        "sweep",
+        other,
+        "--images",
+        images,
+        "--labels",
+        labels,
+        "--train",
+        images,
+        "--batches",
+        "2",
+        "--draws",
+        "1,2",
+        "--transforms",
+        "plain",
+        "--bank",
+        bank,
+        "-o",
+        tmp_path / "s",
+    )
     refused(ended, message)
     assert not list((tmp_path / "s").glob("banks/*")), "refused before other banks were recorded"
 

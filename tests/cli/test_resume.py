@@ -187,17 +187,17 @@ def test_a_name_that_is_not_utf_8_is_escaped_and_written_and_the_run_goes_on(tmp
         shutil.copy(folder / "a.png", folder / os.fsdecode(name))
     ended = predicted(folder, bank)
     assert (ended.code, ended.err) == (0, "")
-    found = lines(tmp_path / "run")
-    assert set(found) == {"a", "caf%E8", "caf%E9", "caf_xe9"}
-    assert {line["status"] for line in found.values()} == {"done"}
-    sources = {name: Path(line["source"]).name for name, line in found.items()}
+    manifest = lines(tmp_path / "run")
+    assert set(manifest) == {"a", "caf%E8", "caf%E9", "caf_xe9"}
+    assert {line["status"] for line in manifest.values()} == {"done"}
+    sources = {name: Path(line["source"]).name for name, line in manifest.items()}
     assert sources["caf%E9"] == r"caf\xe9.png"
     assert len(set(sources.values())) == 4
     assert (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
     data = (tmp_path / "run" / "manifest.jsonl").read_bytes()
     (tmp_path / "run" / "manifest.jsonl").write_bytes(b"".join(data.splitlines(keepends=True)[:2]))
     assert predicted(folder, bank, "--resume").code == 0
-    assert set(lines(tmp_path / "run")) == set(found)
+    assert set(lines(tmp_path / "run")) == set(manifest)
     size = len((tmp_path / "run" / "manifest.jsonl").read_bytes())
     assert predicted(folder, bank, "--resume").code == 0
     assert len((tmp_path / "run" / "manifest.jsonl").read_bytes()) == size, "all were done"

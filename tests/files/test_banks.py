@@ -35,8 +35,17 @@ def written() -> tuple[Network, bytes]:
     network = load_network(calibrated(seeded(Toy)))
     drawn = drawable(network)
     bank = random_bank(drawn)
-    provenance = {"audit": AUDIT, "batch": 2, "draws": 3, "seed": 0, "images": 4, "layers": "all",
-                  "distilled": False, "recipe": {"sha256": "a", "draws": "b"}, "versions": {"torch": "2"}}  # fmt: skip
+    provenance = {
+        "audit": AUDIT,
+        "batch": 2,
+        "draws": 3,
+        "seed": 0,
+        "images": 4,
+        "layers": "all",
+        "distilled": False,
+        "recipe": {"sha256": "a", "draws": "b"},
+        "versions": {"torch": "2"},
+    }
     bank = identified(network, drawn, Bank(bank.weights, bank.mean, bank.var, provenance))
     with tempfile.TemporaryDirectory() as folder:
         save_bank(bank, Path(folder) / "bank.safetensors")

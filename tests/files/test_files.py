@@ -107,9 +107,9 @@ def test_a_map_comes_back_within_half_a_step_of_its_scale(
     path = tmp_path_factory.getbasetemp() / "map.png"
     values = low + span * shares.astype(np.float64)
     write_map_png(path, values, measure="variance", unit="", low=low, high=low + span)
-    found, info = read_map_png(path)
+    read, info = read_map_png(path)
     rounding = float(np.spacing(np.float32(abs(low) + span)))  # the map is handed back as float32
-    assert np.abs(found - values).max() <= span / 131070 * (1 + 1e-6) + rounding
+    assert np.abs(read - values).max() <= span / 131070 * (1 + 1e-6) + rounding
     assert info["measure"] == "variance"
     pixels = np.asarray(Image.open(path)).astype(np.float64)
     by_formula = eval(
@@ -117,7 +117,7 @@ def test_a_map_comes_back_within_half_a_step_of_its_scale(
         {},
         {"pixel": pixels, "low": float(info["low"]), "high": float(info["high"])},
     )
-    np.testing.assert_allclose(found, by_formula, rtol=1e-6, atol=rounding)
+    np.testing.assert_allclose(read, by_formula, rtol=1e-6, atol=rounding)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.1])
@@ -159,12 +159,12 @@ def test_numpy_reads_the_archive_and_the_same_arrays_give_the_same_bytes(tmp_pat
     }
     for name in ("a.npz", "b.npz"):
         write_npz(tmp_path / name, maps)
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
-        assert set(found) == set(maps)
-        assert found["variance"].dtype == np.float32
-        np.testing.assert_array_equal(found["variance"], maps["variance"].astype(np.float32))
-        assert found["prediction"].dtype == np.uint8
-        np.testing.assert_array_equal(found["prediction"], maps["prediction"])
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert set(archive) == set(maps)
+        assert archive["variance"].dtype == np.float32
+        np.testing.assert_array_equal(archive["variance"], maps["variance"].astype(np.float32))
+        assert archive["prediction"].dtype == np.uint8
+        np.testing.assert_array_equal(archive["prediction"], maps["prediction"])
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

@@ -33,24 +33,24 @@ from segment.pictures.palettes import palette
 
 def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
     expected = np.random.default_rng(0).random((3, 300, 70)).astype(np.float32)
-    found = Windowed(tmp_path, expected.shape, np.float32)
+    written = Windowed(tmp_path, expected.shape, np.float32)
     for rows in (slice(0, 100), slice(100, 300)):
         for columns in (slice(0, 33), slice(33, 70)):
-            found[..., rows, columns] = expected[..., rows, columns]
-    np.testing.assert_array_equal(found[..., 20:280, :], expected[..., 20:280, :])
-    np.testing.assert_array_equal(found[..., 290:999, 3:9], expected[..., 290:999, 3:9])
-    np.testing.assert_array_equal(found[2][10:20], expected[2, 10:20])
-    np.testing.assert_array_equal(np.concatenate(list(blocks(found[1]))), expected[1])
+            written[..., rows, columns] = expected[..., rows, columns]
+    np.testing.assert_array_equal(written[..., 20:280, :], expected[..., 20:280, :])
+    np.testing.assert_array_equal(written[..., 290:999, 3:9], expected[..., 290:999, 3:9])
+    np.testing.assert_array_equal(written[2][10:20], expected[2, 10:20])
+    np.testing.assert_array_equal(np.concatenate(list(blocks(written[1]))), expected[1])
 
 
 def test_an_array_in_a_file_leaves_nothing_in_its_folder(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    found = Windowed(tmp_path, (4, 5), np.uint8)
-    found[..., 1:3, 2:4] = np.ones((2, 2))
-    assert int(found[0:4].sum()) == 4
+    array = Windowed(tmp_path, (4, 5), np.uint8)
+    array[..., 1:3, 2:4] = np.ones((2, 2))
+    assert int(array[0:4].sum()) == 4
     plane = Windowed(tmp_path, (2, 4, 5), np.uint8)[1]  # a plane keeps its file
     assert int(plane[0:4].sum()) == 0
-    del found, plane
+    del array, plane
     gc.collect()
     assert list(tmp_path.iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
@@ -73,30 +73,32 @@ def test_files_of_an_array_that_is_not_in_memory_are_those_of_one_that_is(tmp_pa
 
 
 def _kept(folder: Path, array: np.ndarray[Any, Any]) -> Windowed:
-    found = Windowed(folder, array.shape, array.dtype)
-    found[..., :, :] = array
-    return found
+    windowed = Windowed(folder, array.shape, array.dtype)
+    windowed[..., :, :] = array
+    return windowed
 
 
 @given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=300))
 def test_a_summary_has_the_mean_and_percentile_that_numpy_gives(values: list[float]) -> None:
     array = np.array([values], np.float32)
-    found = summary(array)
+    numbers = summary(array)
     scale = float(np.abs(array).max())
-    assert found["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-9, abs=1e-9 * scale)
-    assert found["p95"] == pytest.approx(np.percentile(array.astype(np.float64), 95), rel=1e-9, abs=1e-6 + 1e-9 * scale)
+    assert numbers["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-9, abs=1e-9 * scale)
+    assert numbers["p95"] == pytest.approx(
+        np.percentile(array.astype(np.float64), 95), rel=1e-9, abs=1e-6 + 1e-9 * scale
+    )
 
 
 def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
     rng = np.random.default_rng(2)
     image = rng.integers(0, 255, (1500, 1300, 3)).astype(np.uint8)  # lines are two pixels wide
     labels = np.kron(rng.integers(0, 5, (30, 26)), np.ones((50, 50), int)).astype(np.uint8)
-    doubt = rng.random((1500, 1300)).astype(np.float32)
+    entropy = rng.random((1500, 1300)).astype(np.float32)
     how: dict[str, Any] = {"high": 1.0, "palette": palette(5)}
-    whole = overlay_rows(image, labels, doubt, slice(0, 1500), **how)
-    np.testing.assert_array_equal(overlay(image, labels, doubt, **how), whole)
+    whole = overlay_rows(image, labels, entropy, slice(0, 1500), **how)
+    np.testing.assert_array_equal(overlay(image, labels, entropy, **how), whole)
     for rows in (slice(0, 1), slice(48, 53), slice(700, 1500)):
-        np.testing.assert_array_equal(overlay_rows(image, labels, doubt, rows, **how), whole[rows])
+        np.testing.assert_array_equal(overlay_rows(image, labels, entropy, rows, **how), whole[rows])
 
 
 def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
@@ -116,12 +118,12 @@ def test_an_image_normalised_a_window_at_a_time_is_the_normalised_image(
     spec = spec if channels == "grey" else replace(spec, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
     image = np.random.default_rng(4).integers(0, 255, (*size, 3)).astype(np.uint8)
     whole = normalise(image, spec)[None]
-    found = Normalised(image, spec)
-    assert found.shape == whole.shape
-    assert torch.equal(found[..., :, :], whole)
+    normalised = Normalised(image, spec)
+    assert normalised.shape == whole.shape
+    assert torch.equal(normalised[..., :, :], whole)
     rows, columns = whole.shape[-2:]
     for window in ((slice(0, 16), slice(0, 16)), (slice(rows // 2, rows), slice(columns // 2, columns))):
-        assert torch.equal(found[(..., *window)], whole[(..., *window)])
+        assert torch.equal(normalised[(..., *window)], whole[(..., *window)])
 
 
 def test_the_size_of_an_image_is_known_before_it_is_decoded(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_the_size_of_an_image_is_known_before_it_is_decoded(tmp_path: Path) -> N
     assert size_in(tmp_path / "none.png") is None
 
 
-def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_told_and_leaves_nothing(
+def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = load_network("segment:tiny?classes=4")
@@ -149,9 +151,9 @@ def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_told_and_leaves_nothing
             predict(network, str(images), bank, tmp_path / "run", plan)
     assert isinstance(refusal.value, SegmentError)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
-    found = predict(network, str(images), bank, tmp_path / "run2", plan)
-    line = json.loads((found.folder / "manifest.jsonl").read_text())
+    ended = predict(network, str(images), bank, tmp_path / "run2", plan)
+    line = json.loads((ended.folder / "manifest.jsonl").read_text())
     assert line["status"] == "done"
-    assert sorted(path.name for path in (found.folder / line["id"]).iterdir()) == sorted(
+    assert sorted(path.name for path in (ended.folder / line["id"]).iterdir()) == sorted(
         name.split("/")[-1] for name in line["files"]
     )

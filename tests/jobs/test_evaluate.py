@@ -31,12 +31,9 @@ from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
-from segment.jobs.evaluation.compared_methods import MethodPlan, contenders
-from segment.jobs.evaluation.comparison import Standing, compare, gains, scores
+from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
-from segment.jobs.reporting.summary_text import put, writable
-from segment.jobs.reporting.tables import in_short
 from segment.jobs.select import select
 from segment.methods.augmentation import View, augmented, mcbn_augmented, views
 from segment.methods.deterministic import Plain, deterministic
@@ -48,6 +45,9 @@ from segment.methods.temperature import TemperatureFit
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
+from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.results_page import check_page, put_section
+from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -77,9 +77,9 @@ def one_image(network: Network, data: Labels) -> Tensor:
     return prepare(image, replace(network.card.input, stride=1))[None]
 
 
-def seconds_left_out(found: Mapping[str, Any]) -> dict[str, Any]:
-    methods = {name: {**method, "seconds": 0} for name, method in found["methods"].items()}
-    return {**found, "methods": methods}
+def seconds_left_out(content: Mapping[str, Any]) -> dict[str, Any]:
+    methods = {name: {**method, "seconds": 0} for name, method in content["methods"].items()}
+    return {**content, "methods": methods}
 
 
 def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
@@ -88,22 +88,38 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
     validation = written(tmp_path / "validation", VALIDATION[:2])
     plan = EvaluatePlan(methods=replace(QUICK, insert_dropout=0.2), unseen=(UNSEEN,))
     evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, members=[network], validation=validation)
-    found = json.loads((tmp_path / "run" / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert list(found) == ["warnings", "images", "pixels", "methods"]
-    assert found["images"] == 4
-    assert set(found["methods"]) == {
-        "mcbn", "deterministic", "temperature", "mean_statistics", "dropout", "tta", "ensemble", "mcbn+tta",
+    content = json.loads((tmp_path / "run" / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert list(content) == ["warnings", "images", "pixels", "methods"]
+    assert content["images"] == 4
+    assert set(content["methods"]) == {
+        "mcbn",
+        "deterministic",
+        "temperature",
+        "mean_statistics",
+        "dropout",
+        "tta",
+        "ensemble",
+        "mcbn+tta",
         "mcbn+temperature",
-    }  # fmt: skip
-    passes = {name: method["passes_per_image"] for name, method in found["methods"].items()}
-    assert passes == {"mcbn": 4, "deterministic": 1, "temperature": 1, "mean_statistics": 1, "dropout": 4, "tta": 2,
-                      "ensemble": 2, "mcbn+tta": 4, "mcbn+temperature": 4}  # fmt: skip
-    for method in found["methods"].values():
+    }
+    passes = {name: method["passes_per_image"] for name, method in content["methods"].items()}
+    assert passes == {
+        "mcbn": 4,
+        "deterministic": 1,
+        "temperature": 1,
+        "mean_statistics": 1,
+        "dropout": 4,
+        "tta": 2,
+        "ensemble": 2,
+        "mcbn+tta": 4,
+        "mcbn+temperature": 4,
+    }
+    for method in content["methods"].values():
         assert set(method) == {"passes_per_image", "seconds", "scores", "per_class", "curves", "thresholds"}
         assert method["seconds"] > 0
         for entry in method["scores"].values():
             assert (entry["value"] is not None) or entry["why"]
-    mcbn_scores = found["methods"]["mcbn"]["scores"]
+    mcbn_scores = content["methods"]["mcbn"]["scores"]
     assert mcbn_scores["unseen_auroc.variance"]["value"] > 0
     assert mcbn_scores["normalised_pll"]["value"] is not None
     assert mcbn_scores["pavpu_4.variance"]["value"] is not None
@@ -117,17 +133,17 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
-    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
+    scores = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
     method = mcbn(drawable(network), bank, PassPlan(channels_last=True), network.card.input)
-    p, label, doubt = [], [], []
+    p, label, variance = [], [], []
     for path in sorted(Path(data.images).iterdir()):
         images = prepare(read_image(path), replace(network.card.input, stride=1))[None]
         moments = moments_of(method, images, head="softmax", keep=("square",))
         p.append(moments.mean[0].flatten(1).T.double())
-        doubt.append(moments.variance[0].mean(dim=0).flatten())
+        variance.append(moments.variance[0].mean(dim=0).flatten())
         label.append(torch.from_numpy(read_label(Path(str(data.labels)) / path.name)).flatten())
     kept = torch.cat(label) != UNSEEN
-    p_, label_, doubt_ = torch.cat(p)[kept], torch.cat(label)[kept], torch.cat(doubt)[kept]
+    p_, label_, variance_ = torch.cat(p)[kept], torch.cat(label)[kept], torch.cat(variance)[kept]
     mask = p_.argmax(dim=1)
     wrong = mask != label_
     p_ = p_ / p_.sum(dim=1, keepdim=True)
@@ -138,20 +154,22 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
         "miou": float(jaccard[there].mean()),
         "accuracy": float((~wrong).double().mean()),
         "ece": float(torchmetrics.CalibrationError("multiclass", num_classes=6, n_bins=15)(p_, label_)),
-        "error_auroc.variance": roc_auc_score(wrong, doubt_),
+        "error_auroc.variance": roc_auc_score(wrong, variance_),
     }
     for name, value in expected.items():
-        assert found[name]["value"] == pytest.approx(value, abs=1e-3 if "auroc" in name else 2e-5), name
+        assert scores[name]["value"] == pytest.approx(value, abs=1e-3 if "auroc" in name else 2e-5), name
 
 
 def test_two_shards_merged_are_one_pass_over_both(network: Network, bank: Bank, data: Labels) -> None:
     sources = data.sources(network)
-    made = contenders(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
+    made = build_methods(network, [bank], replace(QUICK, methods=("mcbn", "dropout"), insert_dropout=0.3))
     read_outs = made.read_outs({})
 
     def scored(some: tuple[Any, ...]) -> Scoring:
-        boards = {n: Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
-                  for n in read_outs}  # fmt: skip
+        boards = {
+            n: Scoreboard(ScorePlan(classes=network.card.classes, measures=MEASURES, unseen=(UNSEEN,)))
+            for n in read_outs
+        }
         scoring = Scoring(network, read_outs, boards)
         scoring.run(some)
         return scoring
@@ -178,10 +196,17 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(
     assert not (tmp_path / "run" / "scores.json").exists()
     with pytest.raises(WrongUse, match="--resume"):
         evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
-    told: list[int] = []
-    evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True,
-             progress=lambda stage, done, total, draws=0: told.append(done))  # fmt: skip
-    assert told == [3, 4]
+    reported: list[int] = []
+    evaluate(
+        network,
+        data,
+        tmp_path / "run",
+        banks=[bank],
+        plan=plan,
+        resume=True,
+        progress=lambda stage, done, total, draws=0: reported.append(done),
+    )
+    assert reported == [3, 4]
     evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan)
     resumed, whole = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "whole"))
     assert seconds_left_out(resumed) == seconds_left_out(whole)
@@ -201,9 +226,27 @@ def test_bad_labels_are_named_and_the_others_counted(
     (Path(data.images) / "torn.png").write_bytes(b"not a png")
     write_png(labels / "torn.png", np.zeros(SIZE, np.uint8))
     save_bank(bank, tmp_path / "bank.safetensors")
-    ended = run("evaluate", "scenes", "--images", data.images, "--labels", data.labels, "--void", 255, "--unseen",
-                UNSEEN, "--bank", tmp_path / "bank.safetensors", "--methods", "mcbn", "--measures", "variance", "-o",
-                tmp_path / "run", "--json")  # fmt: skip
+    ended = run(
+        "evaluate",
+        "scenes",
+        "--images",
+        data.images,
+        "--labels",
+        data.labels,
+        "--void",
+        255,
+        "--unseen",
+        UNSEEN,
+        "--bank",
+        tmp_path / "bank.safetensors",
+        "--methods",
+        "mcbn",
+        "--measures",
+        "variance",
+        "-o",
+        tmp_path / "run",
+        "--json",
+    )
     assert ended.exit_code == 1
     assert json.loads(ended.stdout)["images"] == 3
     lines = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
@@ -238,12 +281,12 @@ def run(*arguments: object) -> Any:
 def test_one_image_and_one_method_give_scores_without_intervals(network: Network, bank: Bank, tmp_path: Path) -> None:
     data = written(tmp_path, TEST[:1])
     plan = EvaluatePlan(methods=replace(QUICK, methods=("deterministic",)))
-    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
-    entry = found.scores["methods"]["deterministic"]["scores"]["nll"]
+    evaluation = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    entry = evaluation.scores["methods"]["deterministic"]["scores"]["nll"]
     assert entry["value"] > 0
     assert entry["low"] is None
     assert "two images" in entry["why"]
-    without = found.scores["methods"]["deterministic"]["scores"]["normalised_pll"]
+    without = evaluation.scores["methods"]["deterministic"]["scores"]["normalised_pll"]
     assert without["value"] is None
     assert "validation" in without["why"]
 
@@ -251,26 +294,29 @@ def test_one_image_and_one_method_give_scores_without_intervals(network: Network
 def test_several_banks_give_their_mean_and_their_spread(
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
-    halves = [replace(bank.first(2), provenance=bank.provenance),
-              bank.with_draws(torch.full((2,), 0.5), {n: v[2:] for n, v in bank.mean.items()},
-                              {n: v[2:] for n, v in bank.var.items()})]  # fmt: skip
+    halves = [
+        replace(bank.first(2), provenance=bank.provenance),
+        bank.with_draws(
+            torch.full((2,), 0.5), {n: v[2:] for n, v in bank.mean.items()}, {n: v[2:] for n, v in bank.var.items()}
+        ),
+    ]
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
     both = evaluate(network, data, tmp_path / "both", banks=halves, plan=plan)
     alone = [
         evaluate(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]["scores"]
         for i, half in enumerate(halves)
     ]
-    found = both.scores["methods"]["mcbn"]["scores"]
+    averaged = both.scores["methods"]["mcbn"]["scores"]
     for name in ("nll", "miou", "error_auroc.variance"):
-        values = [one[name]["value"] for one in alone]
-        assert found[name]["value"] == pytest.approx(np.mean(values))
-        assert found[name]["bank_sd"] == pytest.approx(np.std(values, ddof=1))
+        values = [scores[name]["value"] for scores in alone]
+        assert averaged[name]["value"] == pytest.approx(np.mean(values))
+        assert averaged[name]["bank_sd"] == pytest.approx(np.std(values, ddof=1))
     assert "bank_sd" not in both.scores["methods"]["deterministic"]["scores"]["nll"]
-    nll = next(one for one in both.comparisons if one.score == "nll")
+    nll = next(scores for scores in both.comparisons if scores.score == "nll")
     assert nll.differences[next(iter(nll.differences))]["bank_sd"] > 0
 
 
-def test_who_wins_is_told_by_the_direction_of_each_score_and_paired_over_images() -> None:
+def test_the_best_method_goes_by_the_direction_of_each_score_and_is_paired_over_images() -> None:
     rng = np.random.default_rng(0)
     plan = ScorePlan(classes=("a", "b"), measures=("predictive_entropy",))
     sure, unsure = Scoreboard(plan), Scoreboard(plan)
@@ -278,19 +324,20 @@ def test_who_wins_is_told_by_the_direction_of_each_score_and_paired_over_images(
         label = rng.integers(0, 2, (6, 6))
         for board, share in ((sure, 0.9), (unsure, 0.6)):
             p = np.where(label == 1, share, 1 - share)
-            doubt = {"predictive_entropy": rng.random((6, 6), dtype=np.float32)}
-            board.update(str(number), np.stack([1 - p, p]).astype(np.float32), doubt, label)
-    found = {
-        one.score: one for one in compare({"unsure": Standing((unsure,), 1, 0.1), "sure": Standing((sure,), 1, 1.0)})
+            maps = {"predictive_entropy": rng.random((6, 6), dtype=np.float32)}
+            board.update(str(number), np.stack([1 - p, p]).astype(np.float32), maps, label)
+    by_score = {
+        comparison.score: comparison
+        for comparison in compare({"unsure": MethodBoards((unsure,), 1, 0.1), "sure": MethodBoards((sure,), 1, 1.0)})
     }
-    assert found["nll"].best == "sure"
-    entry = found["nll"].differences["unsure"]
+    assert by_score["nll"].best == "sure"
+    entry = by_score["nll"].differences["unsure"]
     assert entry["value"] == pytest.approx(np.log(0.6) - np.log(0.9), abs=1e-6)
     assert entry["low"] == pytest.approx(entry["high"], abs=1e-6)  # the same on every image: paired, no doubt is left
-    assert scores({"sure": Standing((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
-    told = in_short(list(found.values()), [])
-    assert told[0].startswith("Best beyond chance: **sure** in NLL, Brier")
-    assert told[1].startswith("Not told apart, best two: mIoU (sure, unsure), accuracy (sure, unsure)")
+    assert scores({"sure": MethodBoards((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
+    sentences = in_short(list(by_score.values()), [])
+    assert sentences[0].startswith("Significantly best: **sure** in NLL, Brier")
+    assert sentences[1].startswith("Best two do not differ significantly: mIoU (sure, unsure), accuracy (sure, unsure)")
 
 
 def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
@@ -302,14 +349,16 @@ def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spr
         for board, share in zip(boards, (0.6, 0.8, 0.9), strict=True):
             p = np.where(label == 1, share, 1 - share)
             board.update(str(number), np.stack([1 - p, p]).astype(np.float32), {"predictive_entropy": 1 - p}, label)
-    (gain,) = gains({"deterministic": Standing((boards[0],), 1, 0.1), "mcbn": Standing(tuple(boards[1:]), 8, 1.0)})
+    (gain,) = gains(
+        {"deterministic": MethodBoards((boards[0],), 1, 0.1), "mcbn": MethodBoards(tuple(boards[1:]), 8, 1.0)}
+    )
     each = [np.log(0.6) - np.log(share) for share in (0.8, 0.9)]
     entry = gain.differences["nll"]
     assert entry["value"] == pytest.approx(np.mean(each), abs=1e-6)
     assert entry["bank_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-6)
     (line,) = in_short([], [gain])
     assert line.startswith("**mcbn over deterministic** (8 passes for 1): NLL -0.347 (")
-    nobody = gains({"mcbn": Standing((boards[1],), 8, 1.0), "tta": Standing((boards[0],), 2, 1.0)})
+    nobody = gains({"mcbn": MethodBoards((boards[1],), 8, 1.0), "tta": MethodBoards((boards[0],), 2, 1.0)})
     assert nobody == []
 
 
@@ -317,16 +366,18 @@ def test_read_outs_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, 
     drawn, images = drawable(network), one_image(network, data)
     method = mcbn(drawn, bank, spec=network.card.input)
     wanted = {str(t): ReadOut(method=method, measures=MEASURES, draws=t) for t in (1, 2, 4)}
-    found = estimates(wanted | {"warm": ReadOut(method=method, measures=MEASURES, temperature=2.0)}, images, "softmax")
+    estimated = estimates(
+        wanted | {"warm": ReadOut(method=method, measures=MEASURES, temperature=2.0)}, images, "softmax"
+    )
     for t in (1, 2, 4):
         smaller = mcbn(drawn, bank.first(t), spec=network.card.input)
         alone = moments_of(smaller, images, head="softmax", keep=("square",))
-        torch.testing.assert_close(found[str(t)].probability[0], alone.mean[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(estimated[str(t)].probability[0], alone.mean[0], rtol=0, atol=1e-6)
         torch.testing.assert_close(
-            found[str(t)].maps["variance"][0], alone.variance[0].mean(dim=0), rtol=1e-4, atol=1e-8
+            estimated[str(t)].maps["variance"][0], alone.variance[0].mean(dim=0), rtol=1e-4, atol=1e-8
         )
     warm = moments_of(method, images, head="softmax", keep=(), temperature=2.0)
-    torch.testing.assert_close(found["warm"].probability[0], warm.mean[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(estimated["warm"].probability[0], warm.mean[0], rtol=0, atol=1e-6)
 
 
 class Given(OnePass):
@@ -357,7 +408,13 @@ def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: i
     fit.update(Given(*logits), torch.zeros(1, 3, 40, 50), label, known)
 
     def nll(log_temperature: float) -> float:
-        p = np.mean([torch.softmax(one[0].double() / np.exp(log_temperature), 0).numpy() for one in logits], axis=0)
+        p = np.mean(
+            [
+                torch.softmax(logits_of_draw[0].double() / np.exp(log_temperature), 0).numpy()
+                for logits_of_draw in logits
+            ],
+            axis=0,
+        )
         return float(-np.log(np.take_along_axis(p, label[None], 0)[0][known]).mean())
 
     best = minimize_scalar(nll, bounds=(-1.3, 2.0), method="bounded").x
@@ -370,25 +427,25 @@ def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(netw
     plain = deterministic(drawable(network), spec=network.card.input)
     method = augmented(plain, views("flip,0.75"))
     assert method.draws == 4
-    found, mirrored = (moments_of(method, one, head="softmax", keep=()).mean for one in (images, images.flip(-1)))
-    torch.testing.assert_close(mirrored, found.flip(-1), rtol=0, atol=1e-5)
+    mean, mirrored = (moments_of(method, batch, head="softmax", keep=()).mean for batch in (images, images.flip(-1)))
+    torch.testing.assert_close(mirrored, mean.flip(-1), rtol=0, atol=1e-5)
     alone = moments_of(augmented(plain, (View(),)), images, head="softmax", keep=()).mean
-    assert found.shape == alone.shape == (1, 6, 64, 93)
-    assert (found - alone).abs().max() > 1e-3
+    assert mean.shape == alone.shape == (1, 6, 64, 93)
+    assert (mean - alone).abs().max() > 1e-3
 
 
 def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(network: Network, bank: Bank) -> None:
     drawn, spec = drawable(network), network.card.input
     images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(3))
-    found = mcbn_augmented(drawn, bank, views("flip"), spec=spec)
-    assert found.draws == len(bank)
+    method = mcbn_augmented(drawn, bank, views("flip"), spec=spec)
+    assert method.draws == len(bank)
     expected = torch.zeros(1, 6, 32, 48)
     for start, view in enumerate(views("flip")):
         for t in range(start, 4, 2):
-            one = Bank.of_draws([list(bank)[t]])
-            ((_, logits),) = mcbn(drawn, one, spec=spec)(view.applied(images))
+            single = Bank.of_draws([list(bank)[t]])
+            ((_, logits),) = mcbn(drawn, single, spec=spec)(view.applied(images))
             expected += view.undone(logits, (32, 48)).softmax(dim=1) / 4
-    torch.testing.assert_close(moments_of(found, images, head="softmax", keep=()).mean, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(moments_of(method, images, head="softmax", keep=()).mean, expected, rtol=0, atol=1e-5)
     assert (
         mcbn_augmented(drawn, bank.first(1), views("flip"), spec=spec).draws == 2
     )  # each view needs one draw at least
@@ -397,11 +454,11 @@ def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(ne
 def test_an_ensemble_is_the_mean_of_its_members(network: Network) -> None:
     images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(4))
     other = load_network("segment:tiny?classes=6")
-    members = [Plain(one.module, one, PassPlan()) for one in (network, other)]
-    found = moments_of(Ensemble(tuple(members)), images, head="softmax", keep=()).mean
+    members = [Plain(member.module, member, PassPlan()) for member in (network, other)]
+    mean = moments_of(Ensemble(tuple(members)), images, head="softmax", keep=()).mean
     with torch.no_grad():
         expected = (network(images).softmax(1) + other(images).softmax(1)) / 2
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-5)
 
 
 class Dropping(nn.Module):
@@ -442,21 +499,21 @@ def test_the_mean_of_many_dropout_passes_is_the_pass_without_dropout() -> None:
     network = dropping()
     images = torch.rand((1, 3, 4, 4), generator=torch.Generator().manual_seed(6))
     method = Dropout(Plain(network.module, network, PassPlan()), 4000)
-    found = torch.cat([logits for _, logits in method(images)])
-    error = found.std(dim=0) / len(found) ** 0.5
+    outputs = torch.cat([logits for _, logits in method(images)])
+    error = outputs.std(dim=0) / len(outputs) ** 0.5
     with torch.no_grad():
-        assert ((found.mean(dim=0) - network(images)[0]).abs() < 5 * error).all()
+        assert ((outputs.mean(dim=0) - network(images)[0]).abs() < 5 * error).all()
 
 
 def test_dropout_of_channels_drops_whole_channels() -> None:
     seen: list[Tensor] = []
 
-    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def record(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         seen.append(given[0])
 
     network = dropping()
     network.module.get_submodule("single").p = 0.0  # type: ignore[assignment]
-    handle = network.module.get_submodule("head").register_forward_pre_hook(look)
+    handle = network.module.get_submodule("head").register_forward_pre_hook(record)
     list(Dropout(Plain(network.module, network, PassPlan()), 1)(torch.rand(1, 3, 5, 5)))
     handle.remove()
     dead = (seen[0] == 0).flatten(2)
@@ -468,8 +525,8 @@ def test_dropout_is_refused_where_there_is_none_and_inserting_it_leaves_the_netw
     network: Network, bank: Bank, data: Labels
 ) -> None:
     with pytest.raises(ModelRefused, match="--insert-dropout"):
-        contenders(network, [bank], replace(QUICK, methods=("dropout",)))
-    made = contenders(network, [bank], replace(QUICK, methods=("dropout",), insert_dropout=0.5))
+        build_methods(network, [bank], replace(QUICK, methods=("dropout",)))
+    made = build_methods(network, [bank], replace(QUICK, methods=("dropout",), insert_dropout=0.5))
     method = made.methods["dropout"][0]
     assert isinstance(method, Dropout)
     assert isinstance(method.insert, Inserted)
@@ -490,12 +547,16 @@ def test_a_network_without_batch_normalisation_is_evaluated_with_what_it_has(tmp
         drawn = scene(seed, size=(32, 48))
         write_png(tmp_path / "images" / f"{seed}.png", drawn.image)
         write_png(tmp_path / "labels" / f"{seed}.png", (drawn.label % 3).astype(np.uint8))
-    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run",
-                     plan=EvaluatePlan(methods=replace(QUICK, draws=3)))  # fmt: skip
-    assert list(found.scores["methods"]) == ["deterministic", "dropout", "tta"]
-    assert found.scores["methods"]["dropout"]["passes_per_image"] == 3
+    evaluation = evaluate(
+        network,
+        Labels(tmp_path / "images", tmp_path / "labels"),
+        tmp_path / "run",
+        plan=EvaluatePlan(methods=replace(QUICK, draws=3)),
+    )
+    assert list(evaluation.scores["methods"]) == ["deterministic", "dropout", "tta"]
+    assert evaluation.scores["methods"]["dropout"]["passes_per_image"] == 3
     with pytest.raises(WrongUse, match="needs a bank"):
-        contenders(network, [], replace(QUICK, methods=("mcbn",)))
+        build_methods(network, [], replace(QUICK, methods=("mcbn",)))
 
 
 class Heads(nn.Module):
@@ -527,8 +588,13 @@ def test_a_multi_label_head_is_scored_label_by_label_also_with_one(labels: tuple
             truth[name].append(rng.integers(0, 2, (16, 20)).astype(np.uint8))
             write_png(tmp_path / "labels" / name / f"{number}.png", truth[name][-1])
     made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
-    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run", banks=[made],
-                     plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))))  # fmt: skip
+    evaluation = evaluate(
+        network,
+        Labels(tmp_path / "images", tmp_path / "labels"),
+        tmp_path / "run",
+        banks=[made],
+        plan=EvaluatePlan(methods=replace(QUICK, methods=("deterministic",))),
+    )
     accuracies = []
     for k, name in enumerate(labels):
         right = []
@@ -537,7 +603,7 @@ def test_a_multi_label_head_is_scored_label_by_label_also_with_one(labels: tuple
             with torch.no_grad():
                 right.append((network(images)[0, k].sigmoid() >= 0.5).numpy() == (mask == 1))
         accuracies.append(np.mean(right))
-    assert found.scores["methods"]["deterministic"]["scores"]["accuracy"]["value"] == pytest.approx(
+    assert evaluation.scores["methods"]["deterministic"]["scores"]["accuracy"]["value"] == pytest.approx(
         np.mean(accuracies), abs=2e-3
     )
     with pytest.raises(WrongUse, match="one folder of label maps"):
@@ -551,30 +617,38 @@ def test_a_sigmoid_head_is_two_classes(tmp_path: Path) -> None:
         write_png(tmp_path / "images" / f"{number}.png", rng.integers(0, 255, (16, 20, 3)).astype(np.uint8))
         write_png(tmp_path / "labels" / f"{number}.png", rng.integers(0, 2, (16, 20)).astype(np.uint8))
     made = fit_bank(network, str(tmp_path / "images"), batch=2, draws=3)
-    found = evaluate(network, Labels(tmp_path / "images", tmp_path / "labels"), tmp_path / "run", banks=[made],
-                     plan=EvaluatePlan(methods=QUICK))  # fmt: skip
-    assert set(found.scores["methods"]["mcbn"]["per_class"]) == {"background", "foreground"}
-    assert found.scores["methods"]["mcbn"]["scores"]["nll"]["value"] > 0
+    evaluation = evaluate(
+        network,
+        Labels(tmp_path / "images", tmp_path / "labels"),
+        tmp_path / "run",
+        banks=[made],
+        plan=EvaluatePlan(methods=QUICK),
+    )
+    assert set(evaluation.scores["methods"]["mcbn"]["per_class"]) == {"background", "foreground"}
+    assert evaluation.scores["methods"]["mcbn"]["scores"]["nll"]["value"] > 0
 
 
 def test_methods_that_lack_what_they_need_are_refused_in_words(network: Network, bank: Bank) -> None:
     for asked, needs in (("temperature", "validation"), ("ensemble", "--ensemble")):
         with pytest.raises(WrongUse, match=needs):
-            contenders(network, [bank], replace(QUICK, methods=(asked,)))
+            build_methods(network, [bank], replace(QUICK, methods=(asked,)))
     with pytest.raises(WrongUse, match="Near: 'mcbn"):
         MethodPlan(methods=("mcbm",))
     with pytest.raises(WrongUse, match="No view"):
         views("flop")
 
 
-def test_the_images_most_worth_a_look_are_those_with_the_largest_value(
+def test_the_images_selected_first_are_those_with_the_largest_value(
     network: Network, bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
-    found = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
+    evaluation = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan)
     chosen = select(tmp_path / "run", 2)
-    ranks = {name.removeprefix("dice_rank_"): entry["value"] for name, entry in
-             found.scores["methods"]["mcbn"]["scores"].items() if name.startswith("dice_rank_")}  # fmt: skip
+    ranks = {
+        name.removeprefix("dice_rank_"): entry["value"]
+        for name, entry in evaluation.scores["methods"]["mcbn"]["scores"].items()
+        if name.startswith("dice_rank_")
+    }
     assert ranks[chosen.by] == max(value for value in ranks.values() if value is not None)
     rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines()))
     worst = sorted(rows, key=lambda row: -float(row["mean.variance"]))[:2]
@@ -591,13 +665,24 @@ def test_selecting_from_a_predict_run_goes_by_the_mean_of_its_heat_measure(
     bank: Bank, data: Labels, tmp_path: Path
 ) -> None:
     save_bank(bank, tmp_path / "bank.safetensors")
-    run("predict", "scenes", data.images, "--bank", tmp_path / "bank.safetensors", "-o", tmp_path / "run", "--maps",
-        "variance", "--format", "npz")  # fmt: skip
+    run(
+        "predict",
+        "scenes",
+        data.images,
+        "--bank",
+        tmp_path / "bank.safetensors",
+        "-o",
+        tmp_path / "run",
+        "--maps",
+        "variance",
+        "--format",
+        "npz",
+    )
     ended = run("select", tmp_path / "run", "--top", 3, "--json")
     assert ended.exit_code == 0
-    told = json.loads(ended.stdout)
-    assert told["by"] == "mean.predictive_entropy"
-    values = [image["mean.predictive_entropy"] for image in told["images"]]
+    selection = json.loads(ended.stdout)
+    assert selection["by"] == "mean.predictive_entropy"
+    values = [image["mean.predictive_entropy"] for image in selection["images"]]
     assert values == sorted(values, reverse=True)
     lines = (tmp_path / "run" / "select.csv").read_text().splitlines()
     assert lines[0] == "rank,id,source,mean.predictive_entropy"
@@ -606,9 +691,9 @@ def test_selecting_from_a_predict_run_goes_by_the_mean_of_its_heat_measure(
 
 def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
-    put(page, "one", "## One\n\nold\n")
-    put(page, "two", "## Two\n")
-    put(page, "one", "## One\n\nnew\n")
+    put_section(page, "one", "## One\n\nold\n")
+    put_section(page, "two", "## Two\n")
+    put_section(page, "one", "## One\n\nnew\n")
     text = page.read_text()
     assert "old" not in text
     assert text.index("new") < text.index("## Two")
@@ -617,31 +702,66 @@ def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path)
 
 def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, data: Labels, tmp_path: Path) -> None:
     save_bank(bank, tmp_path / "bank.safetensors")
-    ended = run("evaluate", "scenes", "--images", data.images, "--labels", data.labels, "--unseen", UNSEEN, "--bank",
-                tmp_path / "bank.safetensors", "--methods", "mcbn,deterministic", "--measures",
-                "predictive_entropy,variance", "-o", tmp_path / "run", "--report", tmp_path / "results.md",
-                "--plots")  # fmt: skip
+    ended = run(
+        "evaluate",
+        "scenes",
+        "--images",
+        data.images,
+        "--labels",
+        data.labels,
+        "--unseen",
+        UNSEEN,
+        "--bank",
+        tmp_path / "bank.safetensors",
+        "--methods",
+        "mcbn,deterministic",
+        "--measures",
+        "predictive_entropy,variance",
+        "-o",
+        tmp_path / "run",
+        "--report",
+        tmp_path / "results.md",
+        "--plots",
+    )
     assert ended.exit_code == 0
-    assert "Who wins" in ended.stdout
+    assert "Best two methods" in ended.stdout
     assert "mcbn over deterministic (4 passes for 1)" in " ".join(ended.stdout.split())
     page = (tmp_path / "results.md").read_text()
     assert "| mcbn | 4 |" in page
     assert "bank of 4 draws of M = 4" in page
-    assert page.index("**mcbn over deterministic**") < page.index("| mcbn | 4 |") < page.index("<summary>Who wins")
+    assert (
+        page.index("**mcbn over deterministic**")
+        < page.index("| mcbn | 4 |")
+        < page.index("<summary>The best two methods")
+    )
     for name in ("reliability", "risk_coverage", "sparsification"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
 
 
-def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: Bank, tmp_path: Path) -> None:
+def test_of_one_image_no_difference_is_significant_and_of_void_pixels_no_score_is_defined(
+    bank: Bank, tmp_path: Path
+) -> None:
     save_bank(bank, tmp_path / "bank.safetensors")
     data = written(tmp_path, range(1))
-    told = ("--images", data.images, "--labels", data.labels, "--bank", tmp_path / "bank.safetensors", "--methods",
-            "mcbn,deterministic", "--unseen", UNSEEN, "--report", tmp_path / "results.md")  # fmt: skip
-    assert run("evaluate", "scenes", *told, "-o", tmp_path / "one").exit_code == 0
+    arguments = (
+        "--images",
+        data.images,
+        "--labels",
+        data.labels,
+        "--bank",
+        tmp_path / "bank.safetensors",
+        "--methods",
+        "mcbn,deterministic",
+        "--unseen",
+        UNSEEN,
+        "--report",
+        tmp_path / "results.md",
+    )
+    assert run("evaluate", "scenes", *arguments, "-o", tmp_path / "one").exit_code == 0
     assert "- One image gives no intervals, so that no difference" in (tmp_path / "results.md").read_text()
     for path in (tmp_path / "labels").iterdir():
         write_png(path, np.full_like(read_label(path), 255).astype(np.uint8))
-    ended = run("evaluate", "scenes", *told, "--void", "255", "-o", tmp_path / "void")
+    ended = run("evaluate", "scenes", *arguments, "--void", "255", "-o", tmp_path / "void")
     assert ended.exit_code == 0
     page = (tmp_path / "results.md").read_text()
     assert "No pixel has a known label, so that no score is defined." in page
@@ -650,4 +770,4 @@ def test_one_image_tells_no_difference_from_chance_and_void_ones_no_score(bank: 
     with pytest.raises(WrongUse, match="all of them are void"):
         evaluate(load_network("scenes"), data, tmp_path / "run", banks=[bank], plan=plan, validation=data)
     with pytest.raises(WrongUse, match="is a folder"):
-        writable(tmp_path)
+        check_page(tmp_path)

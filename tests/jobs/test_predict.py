@@ -30,11 +30,11 @@ def test_an_image_that_the_network_asserts_against_fails_alone(tmp_path: Path) -
     images = photographs(tmp_path / "images", 2, 64, 64)
     photographs(tmp_path / "more", 1, 40, 64)
     (tmp_path / "more" / "000.png").rename(images / "low.png")
-    found = predict(network, str(images), random_bank(drawable(network)), tmp_path / "run")
-    assert found.done == 2
-    assert list(found.failed) == ["low"]
-    assert "40 x 64 image" in found.failed["low"]
-    assert "the network asserts 40 rows" in found.failed["low"]
+    summary = predict(network, str(images), random_bank(drawable(network)), tmp_path / "run")
+    assert summary.done == 2
+    assert list(summary.failed) == ["low"]
+    assert "40 x 64 image" in summary.failed["low"]
+    assert "the network asserts 40 rows" in summary.failed["low"]
 
 
 @pytest.mark.parametrize("mistake", [AttributeError, AssertionError])
@@ -47,7 +47,7 @@ def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
     def mistaken(*_: Any, **__: Any) -> None:
         raise mistake("of our own")
 
-    monkeypatch.setattr("segment.jobs.predict.render", mistaken)
+    monkeypatch.setattr("segment.jobs.predict_images.render", mistaken)
     images = photographs(tmp_path / "images", 1, 64, 64)
     with pytest.raises(mistake, match="of our own"):
         predict(network, str(images), random_bank(drawable(network)), tmp_path / "run", PredictPlan())

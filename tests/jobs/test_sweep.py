@@ -23,11 +23,12 @@ from segment.images.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruptio
 from segment.images.read import read_image
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
-from segment.jobs.sweep import Row, Sweep, sweep
+from segment.jobs.sweep import sweep
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
+from segment.report.results import Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.tracing.bn_network import drawable
 
@@ -59,28 +60,29 @@ GRID = Grid(batches=(8,), draws=(1, 2, 4, 8), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
-def found(network: Network, data: Labels, train: str, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def swept(network: Network, data: Labels, train: str, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     folder = tmp_path_factory.mktemp("sweep") / "run"
     plan = SweepPlan(grid=GRID, shifts=("noise",), severities=(5,), adapt=True)
     return sweep(network, data, train, folder, plan)
 
 
 def score(row: Row, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = row.found["scores"][name]
+    entry: dict[str, Any] = row.result["scores"][name]
     return entry
 
 
-def of(found: Sweep, condition: str = "clean", **wanted: object) -> list[Row]:
+def of(swept: Sweep, condition: str = "clean", **wanted: object) -> list[Row]:
     return [
-        row for row in found.rows
+        row
+        for row in swept.rows
         if row.condition == condition and all(getattr(row, key) == value for key, value in wanted.items())
-    ]  # fmt: skip
+    ]
 
 
-def test_the_log_likelihood_does_not_fall_with_more_draws_beyond_its_interval(found: Sweep) -> None:
+def test_the_log_likelihood_does_not_fall_with_more_draws_beyond_its_interval(swept: Sweep) -> None:
     """The mean of more draws is at least as good on average: the logarithm is concave."""
     for setting in GRID.settings():
-        rows = sorted(of(found, method="mcbn", setting=setting), key=lambda row: row.draws)
+        rows = sorted(of(swept, method="mcbn", setting=setting), key=lambda row: row.draws)
         assert [row.draws for row in rows] == [1, 2, 4, 8]
         for fewer, more in pairwise(rows):
             low, high = score(fewer, "nll")["low"], score(fewer, "nll")["high"]
@@ -90,18 +92,18 @@ def test_the_log_likelihood_does_not_fall_with_more_draws_beyond_its_interval(fo
 
 
 def test_a_prefix_of_a_sweep_is_what_evaluate_finds_with_that_many_draws(
-    network: Network, data: Labels, train: str, found: Sweep, tmp_path: Path
+    network: Network, data: Labels, train: str, swept: Sweep, tmp_path: Path
 ) -> None:
     setting = Setting(batch=8)
-    banks = [Banks(network, train, found.folder / "banks", 8).bank(setting, seed) for seed in (0, 1)]
-    before = {path: path.stat().st_mtime_ns for path in (found.folder / "banks").iterdir()}
+    banks = [Banks(network, train, swept.folder / "banks", 8).bank(setting, seed) for seed in (0, 1)]
+    before = {path: path.stat().st_mtime_ns for path in (swept.folder / "banks").iterdir()}
     plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), draws=4, precision="fp32", measures=("variance",)))
     alone = evaluate(network, data, tmp_path / "run", banks=banks, plan=plan).scores["methods"]["mcbn"]["scores"]
-    (row,) = of(found, method="mcbn", setting=setting, draws=4)
+    (row,) = of(swept, method="mcbn", setting=setting, draws=4)
     for name in ("nll", "miou", "error_auroc.variance"):
         assert score(row, name)["value"] == pytest.approx(alone[name]["value"], abs=1e-5)
         assert score(row, name)["bank_sd"] == pytest.approx(alone[name]["bank_sd"], abs=1e-5)
-    assert {path: path.stat().st_mtime_ns for path in (found.folder / "banks").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (swept.folder / "banks").iterdir()} == before
 
 
 def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, train: str, tmp_path: Path) -> None:
@@ -118,8 +120,10 @@ def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, 
 
 def test_encoder_and_decoder_part_the_layers_and_first_and_last_are_one_each(network: Network) -> None:
     drawn = drawable(network)
-    names = {part: [layer.name for layer in chosen_layers(drawn, part).stochastic]
-             for part in ("all", "encoder", "decoder", "first", "last", "up?.*+bottom.*")}  # fmt: skip
+    names = {
+        part: [layer.name for layer in chosen_layers(drawn, part).stochastic]
+        for part in ("all", "encoder", "decoder", "first", "last", "up?.*+bottom.*")
+    }
     assert names["encoder"] + names["decoder"] == names["all"]
     assert names["encoder"][-1].startswith("bottom.")  # the smallest map
     assert names["first"] == names["all"][:1]
@@ -129,15 +133,15 @@ def test_encoder_and_decoder_part_the_layers_and_first_and_last_are_one_each(net
     assert all(layer.name.startswith("encoder.") for layer in chosen_layers(unet, "encoder").stochastic)
 
 
-def test_shift_worsens_every_method_and_its_severities_lie_side_by_side(found: Sweep) -> None:
-    clean = {row.name: score(row, "nll")["value"] for row in of(found)}
-    strong = {row.name: score(row, "nll")["value"] for row in of(found, "noise", severity=5)}
+def test_shift_worsens_every_method_and_its_severities_lie_side_by_side(swept: Sweep) -> None:
+    clean = {row.name: score(row, "nll")["value"] for row in of(swept)}
+    strong = {row.name: score(row, "nll")["value"] for row in of(swept, "noise", severity=5)}
     assert set(clean) & set(strong) >= {"deterministic", "mcbn, M=8, training, all, T=8"}
     assert all(strong[name] > clean[name] for name in set(clean) & set(strong))
-    assert any(row.setting is not None and row.setting.adapted for row in of(found, "noise", severity=5))
-    told = json.loads((found.folder / "scores.json").read_text())
-    assert set(told["shifts"]) == {"noise_5"}
-    assert set(told["methods"]["deterministic"]) == {"passes_per_image", "seconds", "scores", "per_class", "curves"}
+    assert any(row.setting is not None and row.setting.adapted for row in of(swept, "noise", severity=5))
+    content = json.loads((swept.folder / "scores.json").read_text())
+    assert set(content["shifts"]) == {"noise_5"}
+    assert set(content["methods"]["deterministic"]) == {"passes_per_image", "seconds", "scores", "per_class", "curves"}
 
 
 def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_images(
@@ -146,25 +150,29 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
     plan = SweepPlan(
         grid=Grid(batches=(8,), draws=(2, 4)),
         methods=replace(SWEPT, methods=tuple(name for name in METHODS if name != "ensemble"), insert_dropout=0.2),
-        shifts=("blur",), severities=(1, 5),
-    )  # fmt: skip
+        shifts=("blur",),
+        severities=(1, 5),
+    )
     with pytest.raises(WrongUse, match="--validation-images"):
         sweep(network, data, train, tmp_path / "run", plan)
-    found = sweep(network, data, train, tmp_path / "run", plan, validation=data)
+    swept = sweep(network, data, train, tmp_path / "run", plan, validation=data)
     kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())
-    assert [set(told) for told in kept.values()] == [{"temperature"}, {"mcbn+temperature"}]
+    assert [set(temperatures) for temperatures in kept.values()] == [{"temperature"}, {"mcbn+temperature"}]
     for condition, severity in (("clean", 0), ("blur", 1), ("blur", 5)):
-        rows = of(found, condition, severity=severity)
+        rows = of(swept, condition, severity=severity)
         assert {row.method for row in rows} == set(plan.methods.methods)
         for fitted, plain in (("temperature", "deterministic"), ("mcbn+temperature", "mcbn")):
-            (one,), (other,) = ([r for r in rows if r.method == n and r.draws != 2] for n in (fitted, plain))
-            assert score(one, "accuracy")["value"] == pytest.approx(score(other, "accuracy")["value"], abs=0.02)
-            assert score(one, "nll")["value"] != score(other, "nll")["value"]
+            (cooled,), (other,) = ([r for r in rows if r.method == n and r.draws != 2] for n in (fitted, plain))
+            assert score(cooled, "accuracy")["value"] == pytest.approx(score(other, "accuracy")["value"], abs=0.02)
+            assert score(cooled, "nll")["value"] != score(other, "nll")["value"]
     alone = evaluate(
-        network, data, tmp_path / "alone", validation=data,
+        network,
+        data,
+        tmp_path / "alone",
+        validation=data,
         plan=EvaluatePlan(methods=MethodPlan(methods=("temperature",), precision="fp32")),
-    ).scores["methods"]["temperature"]["scores"]  # fmt: skip
-    (row,) = of(found, method="temperature")
+    ).scores["methods"]["temperature"]["scores"]
+    (row,) = of(swept, method="temperature")
     assert score(row, "nll")["value"] == pytest.approx(alone["nll"]["value"], abs=1e-5)
 
 
@@ -172,50 +180,54 @@ def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
     network: Network, data: Labels, train: str, tmp_path: Path
 ) -> None:
     whole = Banks(network, train, tmp_path / "banks", 4).bank(Setting(batch=8), 0)
-    kept = replace(whole.first(2), weights=torch.tensor([0.75, 0.25]),
-                   provenance=dict(whole.provenance) | {"distilled": True})  # fmt: skip
+    kept = replace(
+        whole.first(2), weights=torch.tensor([0.75, 0.25]), provenance=dict(whole.provenance) | {"distilled": True}
+    )
     save_bank(kept, tmp_path / "two.safetensors")
     plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 4)), banks=(str(tmp_path / "two.safetensors"),))
-    found = sweep(network, data, train, tmp_path / "run", plan)
-    names = [row.name for row in found.rows]
+    swept = sweep(network, data, train, tmp_path / "run", plan)
+    names = [row.name for row in swept.rows]
     assert "mcbn, M=8, two, T=2" in names
     evaluated = evaluate(
-        network, data, tmp_path / "alone", banks=[kept],
+        network,
+        data,
+        tmp_path / "alone",
+        banks=[kept],
         plan=EvaluatePlan(methods=MethodPlan(methods=("mcbn",), precision="fp32")),
-    ).scores["methods"]["mcbn"]["scores"]  # fmt: skip
-    (row,) = of(found, method="mcbn", draws=2)
+    ).scores["methods"]["mcbn"]["scores"]
+    (row,) = of(swept, method="mcbn", draws=2)
     assert score(row, "nll")["value"] == pytest.approx(evaluated["nll"]["value"], abs=1e-5)
     with pytest.raises(WrongUse, match="Several of --bank are called 'two'"):
         replace(plan, banks=("a/two.safetensors", "b/two.safetensors"))
 
 
-def test_the_table_has_a_line_for_every_row_with_its_axes(found: Sweep) -> None:
-    rows = list(csv.DictReader((found.folder / "sweep.csv").read_text().splitlines()))
-    assert len(rows) == len(found.rows) == 1 + 5 + (1 + 2 * 2)
+def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:
+    rows = list(csv.DictReader((swept.folder / "sweep.csv").read_text().splitlines()))
+    assert len(rows) == len(swept.rows) == 1 + 5 + (1 + 2 * 2)
     (line,) = [
         row for row in rows if (row["condition"], row["method"], row["M"], row["T"]) == ("clean", "mcbn", "8", "4")
     ]
-    (row,) = of(found, method="mcbn", setting=Setting(batch=8), draws=4)
+    (row,) = of(swept, method="mcbn", setting=Setting(batch=8), draws=4)
     assert float(line["nll"]) == score(row, "nll")["value"]
     assert float(line["nll.bank_sd"]) > 0
 
 
-def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labels, train: str, found: Sweep) -> None:
+def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labels, train: str, swept: Sweep) -> None:
     plan = SweepPlan(grid=GRID, shifts=("noise",), severities=(5,), adapt=True)
 
     def never(stage: str, done: int, total: int, draws: int = 0) -> None:
         raise AssertionError(f"{stage} was done again")
 
-    again = sweep(network, data, train, found.folder, plan, resume=True, progress=never)
-    assert [row.name for row in again.rows] == [row.name for row in found.rows]
+    again = sweep(network, data, train, swept.folder, plan, resume=True, progress=never)
+    assert [row.name for row in again.rows] == [row.name for row in swept.rows]
     with pytest.raises(WrongUse, match="other settings"):
-        sweep(network, data, train, found.folder, replace(plan, adapt=False), resume=True)
+        sweep(network, data, train, swept.folder, replace(plan, adapt=False), resume=True)
     label = min(Path(str(data.labels)).iterdir())
     before = label.read_bytes()
     label.write_bytes(before + b"changed")
     try:
         with pytest.raises(WrongUse, match="images_and_labels_sha256"):
-            sweep(network, data, train, found.folder, plan, resume=True)
+            sweep(network, data, train, swept.folder, plan, resume=True)
     finally:
         label.write_bytes(before)
 
@@ -224,7 +236,7 @@ def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labe
 def test_a_corruption_grows_with_its_severity_and_is_the_same_for_an_image_in_any_order(name: str) -> None:
     image = scene(TEST[0]).image
     made = [corrupted(name, severity)(image, "a") for severity in SEVERITIES]
-    distance = [float(np.abs(one.astype(int) - image).mean()) for one in made]
+    distance = [float(np.abs(corrupted_image.astype(int) - image).mean()) for corrupted_image in made]
     assert distance == sorted(distance)
     assert distance[0] > 0.5
     again = corrupted(name, 3)
@@ -248,12 +260,14 @@ def test_wrong_settings_of_a_sweep_are_refused_in_words(network: Network, train:
         Banks(network, train, tmp_path, 2).bank(Setting(batch=32), 0)
 
 
-def test_banks_of_other_looks_are_other_files_and_as_the_look_says(
+def test_banks_of_other_transforms_are_other_files_and_as_the_transform_says(
     network: Network, train: str, tmp_path: Path
 ) -> None:
     banks = Banks(network, train, tmp_path, 2)
-    sizes = {look: banks.bank(Setting(batch=4, transform=look), 0).provenance["size"] for look in
-             ("training", "plain", "crop:64x64")}  # fmt: skip
+    sizes = {
+        transform: banks.bank(Setting(batch=4, transform=transform), 0).provenance["size"]
+        for transform in ("training", "plain", "crop:64x64")
+    }
     assert sizes == {"training": None, "plain": None, "crop:64x64": [64, 64]}
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -268,9 +282,26 @@ def test_plots_need_their_extra_and_say_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, train: str, tmp_path: Path) -> None:
     commands._load_commands()
-    asked = ["sweep", "scenes", "--images", data.images, "--labels", data.labels, "--train", train, "--batches", "2,4",
-             "--draws", "1,2", "--layers", "all,last", "-o", tmp_path / "run",
-             "--report", tmp_path / "results.md"]  # fmt: skip
+    asked = [
+        "sweep",
+        "scenes",
+        "--images",
+        data.images,
+        "--labels",
+        data.labels,
+        "--train",
+        train,
+        "--batches",
+        "2,4",
+        "--draws",
+        "1,2",
+        "--layers",
+        "all,last",
+        "-o",
+        tmp_path / "run",
+        "--report",
+        tmp_path / "results.md",
+    ]
     ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
     assert ended.exit_code == 0, ended.exception
     assert "best NLL first" in ended.stdout

@@ -1,1 +1,1 @@
-"""What evaluate and sweep share: the methods compared, their scores, and the validation images."""
+"""What evaluate and sweep share: the compared methods, labelled and validation images, scoring, and a sweep's grid."""

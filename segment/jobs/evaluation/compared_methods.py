@@ -30,8 +30,17 @@ from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
-METHODS = ("mcbn", "deterministic", "temperature", "mean_statistics", "dropout", "tta", "ensemble", "mcbn+tta",
-           "mcbn+temperature")  # fmt: skip
+METHODS = (
+    "mcbn",
+    "deterministic",
+    "temperature",
+    "mean_statistics",
+    "dropout",
+    "tta",
+    "ensemble",
+    "mcbn+tta",
+    "mcbn+temperature",
+)
 BANKED = ("mcbn", "mean_statistics", "mcbn+tta", "mcbn+temperature")
 FITTED = {"temperature": "deterministic", "mcbn+temperature": "mcbn"}
 """A method with a temperature -> the one whose passes it reads."""
@@ -73,8 +82,11 @@ class MethodPlan:
 
 
 @dataclass(frozen=True)
-class Contenders:
-    """Methods by name, one for each bank (or one); what they are made with, and what a reader should know of them."""
+class ComparedMethods:
+    """The methods of an evaluation by name, one for every bank (or one), how their passes run, and notes.
+
+    precision: of all passes; why: the reason for it. notes: method -> what a reader of its scores has to know
+    """
 
     network: Network
     methods: Mapping[str, tuple[Method, ...]]
@@ -89,13 +101,13 @@ class Contenders:
 
     def read_outs(self, temperatures: Mapping[str, float]) -> dict[str, ReadOut]:
         """One for each method and bank, by the name that `key` gives."""
-        found = {}
+        read_outs = {}
         for name, methods in self.methods.items():
             for index, method in enumerate(methods):
                 measures = self.plan.measures if method.draws > 1 else self._of_one_draw()
                 temperature = temperatures.get(key(name, index), 1.0)
-                found[key(name, index)] = ReadOut(method=method, measures=measures, temperature=temperature)
-        return found
+                read_outs[key(name, index)] = ReadOut(method=method, measures=measures, temperature=temperature)
+        return read_outs
 
     def _of_one_draw(self) -> tuple[str, ...]:
         return tuple(name for name in self.plan.measures if name in ONE_DRAW) or ("predictive_entropy",)
@@ -110,54 +122,58 @@ def key(method: str, bank: int) -> str:
     return method if bank == 0 else f"{method}#{bank + 1}"
 
 
-def contenders(
-    network: Network, banks: Sequence[Bank], plan: MethodPlan, *, members: Sequence[Network] = (),
+def build_methods(
+    network: Network,
+    banks: Sequence[Bank],
+    plan: MethodPlan,
+    *,
+    members: Sequence[Network] = (),
     validated: bool = False,
-) -> Contenders:  # fmt: skip
+) -> ComparedMethods:
     """The methods of a plan, or every one that can be.
 
     members: further networks of an ensemble, whose first member is `network`. validated: there are validation images
     Errors: WrongUse for a method that lacks its bank, validation images or weights; ModelRefused for dropout in a
     network without it.
     """
-    drawn, calls = _followed(network, banks)
+    drawn, calls = _traced(network, banks)
     names = plan.methods or _possible(network, banks, plan, calls, members=members, validated=validated)
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
     passes = PassPlan(precision=precision, channels_last=True, fuse=True)
-    used = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
+    used_banks = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
     spec = network.card.input
-    bank = banks[0] if banks else None
-    single = deterministic(drawn, bank, passes, spec) if drawn else Plain(network.module, network, passes, spec)
+    first_bank = banks[0] if banks else None
+    single = deterministic(drawn, first_bank, passes, spec) if drawn else Plain(network.module, network, passes, spec)
     # mcbn and mcbn+temperature share their passes
-    sampled = tuple(mcbn(drawn, one, passes, spec) for one in used) if drawn else ()
-    made: dict[str, tuple[Method, ...]] = {}
+    sampled = tuple(mcbn(drawn, bank, passes, spec) for bank in used_banks) if drawn else ()
+    methods: dict[str, tuple[Method, ...]] = {}
     for name in names:
         if name in ("deterministic", "temperature"):
-            made[name] = (single,)
+            methods[name] = (single,)
         elif name in ("mcbn", "mcbn+temperature"):
-            made[name] = sampled
+            methods[name] = sampled
         elif name == "mean_statistics" and drawn:
-            made[name] = tuple(mean_statistics(drawn, one, passes, spec) for one in used)
+            methods[name] = tuple(mean_statistics(drawn, bank, passes, spec) for bank in used_banks)
         elif name == "mcbn+tta" and drawn:
-            made[name] = tuple(mcbn_augmented(drawn, one, plan.views, passes, spec) for one in used)
+            methods[name] = tuple(mcbn_augmented(drawn, bank, plan.views, passes, spec) for bank in used_banks)
         elif name == "tta":
-            made[name] = (augmented(single, plan.views),)
+            methods[name] = (augmented(single, plan.views),)
         elif name == "ensemble":
-            made[name] = (Ensemble((single, *(_member(one, bank, passes) for one in members))),)
+            methods[name] = (Ensemble((single, *(_member(member, first_bank, passes) for member in members))),)
         elif name == "dropout":
-            made[name] = (_dropout(network, drawn, calls, bank, plan, passes, used),)
-    notes = {name: methods[0].note for name, methods in made.items() if methods[0].note}
-    return Contenders(network, made, plan, precision, why, notes)
+            methods[name] = (_dropout(network, drawn, calls, first_bank, plan, passes, used_banks),)
+    notes = {name: of_banks[0].note for name, of_banks in methods.items() if of_banks[0].note}
+    return ComparedMethods(network, methods, plan, precision, why, notes)
 
 
-def _followed(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
+def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
     """The network with its BN layers, None where it has none; and the calls of a pass."""
     if banks:
-        found = [fitted(network, bank) for bank in banks]
+        networks = [fitted(network, bank) for bank in banks]
         if len({bank.layers for bank in banks}) > 1:
             raise WrongUse("The banks hold draws of different layers; compare such by `segment sweep --layers`.")
-        return found[0], found[0].calls
+        return networks[0], networks[0].calls
     try:
         drawn = drawable(network)
     except NoBatchNorm:
@@ -169,9 +185,14 @@ def _followed(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork
 
 
 def _possible(
-    network: Network, banks: Sequence[Bank], plan: MethodPlan, calls: Sequence[Call], *, members: Sequence[Network],
+    network: Network,
+    banks: Sequence[Bank],
+    plan: MethodPlan,
+    calls: Sequence[Call],
+    *,
+    members: Sequence[Network],
     validated: bool,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     names = ["deterministic", "tta", *BANKED[:3]] if banks else ["deterministic", "tta"]
     if validated:
         names += ["temperature", *(["mcbn+temperature"] if banks else [])]
@@ -214,21 +235,26 @@ def _member(network: Network, bank: Bank | None, passes: PassPlan) -> Method:
 
 
 def _dropout(
-    network: Network, drawn: BatchNormNetwork | None, calls: Sequence[Call], bank: Bank | None, plan: MethodPlan,
-    passes: PassPlan, used: Sequence[Bank],
-) -> Dropout:  # fmt: skip
-    met = dropouts(calls, network.module)
-    if not met and plan.insert_dropout is None:
+    network: Network,
+    drawn: BatchNormNetwork | None,
+    calls: Sequence[Call],
+    bank: Bank | None,
+    plan: MethodPlan,
+    passes: PassPlan,
+    used_banks: Sequence[Bank],
+) -> Dropout:
+    layers = dropouts(calls, network.module)
+    if not layers and plan.insert_dropout is None:
         raise ModelRefused(
             f"{network.name!r} has no dropout, so MC dropout is refused: leave `dropout` out of --methods, or give "
             "--insert-dropout P, which drops channels after each decoder stage (or before the last layer) of a network "
             "that was not trained with it."
         )
-    if met and plan.insert_dropout is not None:
-        raise WrongUse(f"{network.name!r} has {len(met)} dropout layers of its own; leave --insert-dropout out.")
+    if layers and plan.insert_dropout is not None:
+        raise WrongUse(f"{network.name!r} has {len(layers)} dropout layers of its own; leave --insert-dropout out.")
     alone = replace(passes, share=False, fold=1)  # two passes differ by their masks, so nothing can be shared
     spec = network.card.input
     inner = deterministic(drawn, bank, alone, spec) if drawn else Plain(network.module, network, alone, spec)
     insert = None if plan.insert_dropout is None else inserted(calls, network.module, plan.insert_dropout)
-    draws = plan.draws or (len(used[0]) if used else WITHOUT_BANK)
+    draws = plan.draws or (len(used_banks[0]) if used_banks else WITHOUT_BANK)
     return Dropout(inner, draws, seed=plan.seed, insert=insert)

@@ -1,4 +1,4 @@
-"""Images with their label maps: found, read, and the file's values turned into label ids.
+"""Labelled images: listed with their label maps, read, and the file's values turned into label ids.
 
 Must not know a score.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, SegmentError, WrongUse
+from segment.errors import ImageUnreadable, WrongUse, error_message
 from segment.images.find import Source, find_images, find_pairs
 from segment.images.read import read_image, read_label, sha256_of
 from segment.networks.load import Network
@@ -31,7 +31,7 @@ class Labelled:
     source: Source
     image: Pixels
     label: NDArray[np.int64]
-    problem: str = ""
+    error: str = ""
     contents: tuple[str, ...] = ()
 
 
@@ -40,13 +40,13 @@ def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...
 
     Errors: WrongUse where no image has a label.
     """
-    found = find_images(images)
+    sources = find_images(images)
     if labels is not None:
         maps = {source.id: source.label or source.path for source in find_images(labels)}
-        found = tuple(replace(source, label=maps.get(source.id)) for source in found)
-    if all(source.label is None for source in found):
-        find_pairs(images, labels)  # says where labels were looked for
-    return found
+        sources = tuple(replace(source, label=maps.get(source.id)) for source in sources)
+    if all(source.label is None for source in sources):
+        find_pairs(images, labels)  # its refusal names where label maps were expected
+    return sources
 
 
 def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) -> tuple[Source, ...]:
@@ -71,24 +71,28 @@ def contents_of(source: Source) -> tuple[str, ...]:
 
 def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
     """Labelled images one after another."""
-    return (read_one(source, network) for source in sources)
+    return (read_labelled_image(source, network) for source in sources)
 
 
-def read_one(source: Source, network: Network) -> Labelled:
+def read_labelled_image(source: Source, network: Network) -> Labelled:
     nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int64)
     if source.label is None:
-        return Labelled(source, *nothing, problem="It has no label map: none of its name was found.")
+        return Labelled(source, *nothing, error="It has no label map: no file of its name was found.")
     try:
         image = read_image(source.path, white=network.card.input.white)
         label = _stacked(source) if source.masks else read_label(source.label)
-    except (ImageUnreadable, OSError, MemoryError) as problem:
-        return Labelled(source, *nothing, problem=in_one_line(problem))
+    except (ImageUnreadable, OSError, MemoryError) as error:
+        return Labelled(source, *nothing, error=error_message(error))
     if label.shape[-2:] != image.shape[:2]:
         rows, columns = label.shape[-2:]
-        return Labelled(source, *nothing, problem=(
-            f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
-            "pixel by pixel: give the label at the image's size."
-        ))  # fmt: skip
+        return Labelled(
+            source,
+            *nothing,
+            error=(
+                f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
+                "pixel by pixel: give the label at the image's size."
+            ),
+        )
     return Labelled(source, image, _mapped(label, network.card.labels), contents=contents_of(source))
 
 
@@ -111,17 +115,3 @@ def _stacked(source: Source) -> NDArray[np.int64]:  # -> K H W
     if len({mask.shape for mask in masks}) > 1:
         raise ImageUnreadable(f"The label maps of {source.id!r} differ in size: {[mask.shape for mask in masks]}.")
     return np.stack(masks)
-
-
-def class_names(network: Network) -> tuple[str, ...]:
-    """The card's, or "class 0" and so on."""
-    if network.card.classes and network.card.head != "sigmoid":
-        return network.card.classes
-    if network.card.head == "sigmoid":
-        return network.card.classes if len(network.card.classes) == 2 else ("background", "foreground")
-    return tuple(f"class {k}" for k in range(network.classes))
-
-
-def in_one_line(problem: BaseException) -> str:
-    words = " ".join(str(problem).split())
-    return words if isinstance(problem, SegmentError) else f"{type(problem).__name__}: {words[:300]}"

@@ -25,8 +25,8 @@ from segment.estimation.memory_budget import Memory, memory_budget
 from segment.files.writing import fresh
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_one
-from segment.jobs.predict import IMAGE_PROBLEMS
+from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled_image
+from segment.jobs.predict_images import IMAGE_ERRORS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
@@ -51,9 +51,12 @@ class Scoring:
     """
 
     def __init__(
-        self, network: Network, read_outs: Mapping[str, ReadOut], boards: Mapping[str, Scoreboard],
+        self,
+        network: Network,
+        read_outs: Mapping[str, ReadOut],
+        boards: Mapping[str, Scoreboard],
         memory: Memory = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.network = network
         self.estimator = Estimator(
             network, read_outs, EstimatePlan(budget=memory_budget(memory, network.device), beside=SCORING)
@@ -81,10 +84,15 @@ class Scoring:
         return sum(longest.values())
 
     def run(
-        self, sources: Sequence[Source], *, change: Change | None = None, save: Callable[[], None] | None = None,
-        progress: Progress = silent, stage: str = "evaluating",
-    ) -> None:  # fmt: skip
-        """Score every image that is not counted yet; `save` is called now and then, and at the end, come what may.
+        self,
+        sources: Sequence[Source],
+        *,
+        change: Change | None = None,
+        save: Callable[[], None] | None = None,
+        progress: Progress = silent,
+        stage: str = "evaluating",
+    ) -> None:
+        """Score every image that is not counted yet; `save` is called at times, and at the end, also after an error.
 
         Errors: FastPathDiffers where a fast path has spoiled earlier images: they cannot be taken out of the sums, so
         whoever called counts anew, with the same read-outs.
@@ -96,14 +104,14 @@ class Scoring:
             waiting: deque[Future[None]] = deque()
             try:
                 for number, item in enumerate(self._read(pending, reader), start=1):
-                    found = self._estimated(item, change)
+                    estimates = self._estimated(item, change)
                     if self.estimator.to_redo:
                         raise FastPathDiffers(self.estimator.why)
-                    if isinstance(found, str):
-                        self._fail(item.source, found)
+                    if isinstance(estimates, str):
+                        self._fail(item.source, estimates)
                     else:
                         passes += sum(read_out.passes for read_out in self.read_outs.values())
-                        waiting.append(scorer.submit(self._count, item, found))
+                        waiting.append(scorer.submit(self._count, item, estimates))
                     if len(waiting) > 1:
                         waiting.popleft().result()
                     progress(stage, before + number, len(sources), passes)
@@ -121,30 +129,32 @@ class Scoring:
         ahead = iter(sources)
         for _ in sources:
             while len(coming) < 2 and (following := next(ahead, None)) is not None:
-                coming.append(reader.submit(read_one, following, self.network))
+                coming.append(reader.submit(read_labelled_image, following, self.network))
             yield coming.popleft().result()
 
     def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Estimate[Tensor]] | str:
         """Every read-out of one image, or why there is none."""
-        if item.problem:
-            return item.problem
+        if item.error:
+            return item.error
         try:
             image = item.image if change is None else change(item.image, item.source.id)
-            found = self.estimator(Normalised(image, self.network.card.input), item.source.id)
-            return {name: made.each(Tensor.cpu) for name, made in found.items()}
-        except IMAGE_PROBLEMS as problem:
-            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(problem)}"
+            estimates = self.estimator(Normalised(image, self.network.card.input), item.source.id)
+            return {name: estimate.each(Tensor.cpu) for name, estimate in estimates.items()}
+        except IMAGE_ERRORS as error:
+            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(error)}"
 
-    def _count(self, item: Labelled, found: Mapping[str, Estimate[Tensor]]) -> None:
-        for number, (name, made) in enumerate(found.items()):
+    def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
+        for number, (name, estimate) in enumerate(estimates.items()):
             begun = time.perf_counter()
             try:
-                self.boards[name].update(item.source.id, made.probability, made.maps, item.label, made.prediction)
-            except ImageUnreadable as problem:
+                self.boards[name].update(
+                    item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction
+                )
+            except ImageUnreadable as error:
                 assert number == 0, "a label is good for all read-outs or for none"
-                self._fail(item.source, str(problem))
+                self._fail(item.source, str(error))
                 return
-            self.seconds[name] += made.seconds
+            self.seconds[name] += estimate.seconds
             self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
         self.contents[item.source.id] = item.contents
@@ -163,9 +173,14 @@ class Scoring:
 
     def save(self, path: Path) -> None:
         """Everything that is counted, in one file that appears whole or not at all."""
-        told = {"seconds": self.seconds, "scoring": self.scoring, "failed": self.failed, "pixels": self.pixels,
-                "contents": self.contents}  # fmt: skip
-        arrays: dict[str, NDArray[Any]] = {"told": np.array(json.dumps(told))}
+        progress = {
+            "seconds": self.seconds,
+            "scoring": self.scoring,
+            "failed": self.failed,
+            "pixels": self.pixels,
+            "contents": self.contents,
+        }
+        arrays: dict[str, NDArray[Any]] = {"progress": np.array(json.dumps(progress))}
         for name, board in self.boards.items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
         with fresh(path) as stream:
@@ -175,7 +190,7 @@ class Scoring:
         """Go on from a saved state. Errors: WrongUse where it is damaged or of other read-outs."""
         try:
             with np.load(path, allow_pickle=False) as archive:
-                told = json.loads(str(archive["told"]))
+                progress = json.loads(str(archive["progress"]))
                 states: dict[str, dict[str, NDArray[Any]]] = {}
                 for key in archive.files:
                     name, bar, part = key.partition("|")
@@ -187,9 +202,13 @@ class Scoring:
         if {name: board.plan for name, board in boards.items()} != {n: b.plan for n, b in self.boards.items()}:
             raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
         self.boards = boards
-        self.seconds, self.scoring, self.failed = dict(told["seconds"]), dict(told["scoring"]), dict(told["failed"])
-        self.contents = {name: tuple(sums) for name, sums in told["contents"].items()}
-        self.pixels = dict(told["pixels"])
+        self.seconds, self.scoring, self.failed = (
+            dict(progress["seconds"]),
+            dict(progress["scoring"]),
+            dict(progress["failed"]),
+        )
+        self.contents = {name: tuple(sums) for name, sums in progress["contents"].items()}
+        self.pixels = dict(progress["pixels"])
 
     def merge(self, other: Scoring) -> None:
         """Add another shard of the same read-outs: the same bits as one run over both."""

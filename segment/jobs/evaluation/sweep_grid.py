@@ -14,43 +14,18 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.files.bank_cache import BankCache
 from segment.images.specs import TrainingSpec
-from segment.jobs.bank_cache import BankCache
 from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
+from segment.report.results import TRAINING_TRANSFORM, Setting
 from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 
 CROP = "crop:"
 PLAIN = "plain"
-TRAINING = "training"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One way to make draws, whatever T and seed.
-
-    batch: M. transform: of the statistics images: "training" (the card's), "plain" or "crop:HxW"
-    layers: which are stochastic. alpha: share of the draw in the statistics, the rest is the trained ones
-    adapted: statistics images go through the test images' corruption too
-    file: a bank that was given, a distilled one perhaps, in place of one recorded so
-    """
-
-    batch: int
-    transform: str = TRAINING
-    layers: str = "all"
-    alpha: float = 1.0
-    adapted: bool = False
-    file: str = ""
-
-    def __str__(self) -> str:
-        if self.file:
-            return f"M={self.batch}, {self.file}"
-        parts = [f"M={self.batch}", self.transform, self.layers]
-        parts += [f"alpha={self.alpha:g}"] if self.alpha != 1 else []
-        return ", ".join(parts + (["adapted"] if self.adapted else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +35,7 @@ class Grid:
     batches: tuple[int, ...]
     draws: tuple[int, ...] = (1, 2, 4, 8, 16)
     layers: tuple[str, ...] = ("all",)
-    transforms: tuple[str, ...] = (TRAINING,)
+    transforms: tuple[str, ...] = (TRAINING_TRANSFORM,)
     alphas: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
 
@@ -77,9 +52,10 @@ class Grid:
             size_of_crop(transform)
 
     def settings(self, *, adapted: bool = False) -> tuple[Setting, ...]:
-        found = product(self.batches, self.transforms, self.layers, self.alphas)
+        combinations = product(self.batches, self.transforms, self.layers, self.alphas)
         return tuple(
-            Setting(batch=m, transform=look, layers=where, alpha=a, adapted=adapted) for m, look, where, a in found
+            Setting(batch=batch, transform=transform, layers=layers, alpha=alpha, adapted=adapted)
+            for batch, transform, layers, alpha in combinations
         )
 
 
@@ -89,12 +65,14 @@ def size_of_crop(transform: str) -> tuple[int, int] | None:
     >>> size_of_crop("crop:320x480"), size_of_crop("plain")
     ((320, 480), None)
     """
-    if transform in (TRAINING, PLAIN):
+    if transform in (TRAINING_TRANSFORM, PLAIN):
         return None
     parts = transform.removeprefix(CROP).lower().split("x")
     if not transform.startswith(CROP) or len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise WrongUse(f"No transform of the statistics images is called {transform!r}. Known: training, plain, "
-                       "crop:HxW (as crop:320x320).")  # fmt: skip
+        raise WrongUse(
+            f"No transform of the statistics images is called {transform!r}. Known: training, plain, "
+            "crop:HxW (as crop:320x320)."
+        )
     return int(parts[0]), int(parts[1])
 
 
@@ -121,11 +99,13 @@ class Banks:
     def bank(self, setting: Setting, seed: int, worse: Mapping[str, Any] | None = None) -> Bank:
         """With every layer stochastic. worse: a corruption that adapted statistics images go through."""
         card = self.network.card
-        if setting.transform == TRAINING and card.training is None:
+        if setting.transform == TRAINING_TRANSFORM and card.training is None:
             raise WrongUse(
                 f"The card of {self.network.name!r} has no `training:`; add it, or give --transforms plain or crop:HxW."
             )
-        steps = card.training.transforms if card.training is not None and setting.transform == TRAINING else ()
+        steps = (
+            card.training.transforms if card.training is not None and setting.transform == TRAINING_TRANSFORM else ()
+        )
         if setting.adapted and worse is not None:
             steps = (*steps, worse)
         size = size_of_crop(setting.transform)
@@ -135,9 +115,17 @@ class Banks:
             self.network, card=replace(card, training=TrainingSpec(batch=setting.batch, transforms=steps))
         )
         bank, _ = fit(
-            network, self.train, None, batch=setting.batch, draws=self.draws, seed=seed, size=size, memory=self.memory,
-            cache=self.cache, progress=self.progress,
-        )  # fmt: skip
+            network,
+            self.train,
+            None,
+            batch=setting.batch,
+            draws=self.draws,
+            seed=seed,
+            size=size,
+            memory=self.memory,
+            cache=self.cache,
+            progress=self.progress,
+        )
         return bank
 
 
@@ -161,10 +149,10 @@ def _half(network: BatchNormNetwork, half: str) -> list[str]:
     smallest = min(layer.values for layer in network.stochastic)
     last = max(number for number, layer in enumerate(network.stochastic) if layer.values == smallest)
     names = [layer.name for layer in network.stochastic]
-    found = names[: last + 1] if half == "encoder" else names[last + 1 :]
-    if not found:
+    chosen = names[: last + 1] if half == "encoder" else names[last + 1 :]
+    if not chosen:
         raise WrongUse(f"This network has no {half}: no BN layer comes after its smallest map. Give globs instead.")
-    return found
+    return chosen
 
 
 def blended(bank: Bank, network: BatchNormNetwork, alpha: float) -> Bank:

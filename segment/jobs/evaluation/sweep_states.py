@@ -16,16 +16,15 @@ from segment.estimation.estimate import ReadOut
 from segment.files.writing import write_json
 from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
-from segment.jobs.evaluation.compared_methods import BANKED, FITTED, Contenders, MethodPlan, contenders
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, Setting, blended, chosen_layers
+from segment.jobs.evaluation.compared_methods import BANKED, FITTED, ComparedMethods, MethodPlan, build_methods
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.validation import temperatures
 from segment.jobs.progress import Progress
 from segment.networks.load import Network
+from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
 from segment.tracing.bn_network import drawable
 
-CLEAN = "clean"
-DETERMINISTIC = "deterministic"
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
 SWEPT = MethodPlan(methods=(DETERMINISTIC, "mcbn", "mean_statistics"), precision="fp32", measures=MEASURES)
 PREFIXED = ("mcbn", "mcbn+temperature")
@@ -52,7 +51,7 @@ class SweepPlan:
 
     def __post_init__(self) -> None:
         if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
-            raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are told apart by the file's name.")
+            raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
         if "ensemble" in self.methods.methods:
             raise WrongUse("A sweep has no ensemble: score it by `segment evaluate --ensemble FILE`.")
         for name in self.shifts:
@@ -90,12 +89,15 @@ class Swept:
     held_out: Sequence[Source]
     temperatures: Path
     progress: Progress
-    made: dict[tuple[Setting | None, int], Contenders] = field(default_factory=dict)
+    made: dict[tuple[Setting | None, int], ComparedMethods] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
         card = self.network.card
-        return ScorePlan(classes=self.network.class_names, head=card.head,
-                         void=card.void if self.plan.void is None else self.plan.void)  # fmt: skip
+        return ScorePlan(
+            classes=self.network.class_names,
+            head=card.head,
+            void=card.void if self.plan.void is None else self.plan.void,
+        )
 
     def read_outs(self, condition: str, severity: int) -> dict[Place, ReadOut]:
         """On the test images as they are, or as one corruption leaves them."""
@@ -104,51 +106,55 @@ class Swept:
         settings = self.plan.grid.settings() + (
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
-        every = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
-        found: dict[Place, ReadOut] = {}
+        draw_counts = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
+        read_outs: dict[Place, ReadOut] = {}
         whole = drawable(self.network)
         for setting in settings:
             for seed in self.plan.grid.seeds:
                 bank = self.banks.bank(setting, seed, worse)
-                if not found:
-                    found |= self._read(None, seed, bank, (len(bank),))
-                used = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
-                found |= self._read(setting, seed, used, every)
+                if not read_outs:
+                    read_outs |= self._read(None, seed, bank, (len(bank),))
+                stochastic_bank = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
+                read_outs |= self._read(setting, seed, stochastic_bank, draw_counts)
         for name, bank in self.given.items():
             setting = Setting(batch=int(bank.provenance.get("batch") or 0), file=name)
-            found |= self._read(setting, 0, bank, (len(bank),))
-        return found
+            read_outs |= self._read(setting, 0, bank, (len(bank),))
+        return read_outs
 
-    def _read(self, setting: Setting | None, seed: int, bank: Bank, every: tuple[int, ...]) -> dict[Place, ReadOut]:
-        asked = self.plan.methods
-        names = tuple(name for name in asked.methods if (name in BANKED) == (setting is not None))
+    def _read(
+        self, setting: Setting | None, seed: int, bank: Bank, draw_counts: tuple[int, ...]
+    ) -> dict[Place, ReadOut]:
+        plan = self.plan.methods
+        names = tuple(name for name in plan.methods if (name in BANKED) == (setting is not None))
         if setting is not None and setting.adapted:
             names = tuple(name for name in names if name not in FITTED)  # what could be fitted on is not corrupted
         if not names:
             return {}
         if (setting, seed) not in self.made:
-            plan = replace(asked, methods=names)
-            self.made[setting, seed] = contenders(self.network, [bank], plan, validated=True)
-        made = self.made[setting, seed]
-        temperatures = self._fitted(made, setting, seed)
-        found = {}
-        for name, (method, *_) in made.methods.items():
-            prefixes = every if name in PREFIXED else (method.draws,)
+            own_plan = replace(plan, methods=names)
+            self.made[setting, seed] = build_methods(self.network, [bank], own_plan, validated=True)
+        compared = self.made[setting, seed]
+        temperatures = self._fitted(compared, setting, seed)
+        read_outs = {}
+        for name, (method, *_) in compared.methods.items():
+            prefixes = draw_counts if name in PREFIXED else (method.draws,)
             for draws in prefixes:
-                found[Place(name, setting, draws, seed)] = ReadOut(
-                    method=method, measures=asked.measures if draws > 1 else asked.measures[:1], draws=draws,
+                read_outs[Place(name, setting, draws, seed)] = ReadOut(
+                    method=method,
+                    measures=plan.measures if draws > 1 else plan.measures[:1],
+                    draws=draws,
                     temperature=temperatures.get(name, 1.0),
-                )  # fmt: skip
-        return found
+                )
+        return read_outs
 
-    def _fitted(self, made: Contenders, setting: Setting | None, seed: int) -> dict[str, float]:
+    def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, float]:
         """Temperatures, fitted once on the clean validation images and kept."""
-        if not set(made.names) & set(FITTED):
+        if not set(compared.names) & set(FITTED):
             return {}
         name = f"{setting}, seed={seed}"
-        kept = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
-        if name not in kept:
-            kept[name] = temperatures(self.network, self.held_out, made, self.scored(), self.progress)
-            write_json(self.temperatures, kept)
-        found: dict[str, float] = kept[name]
-        return found
+        stored = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
+        if name not in stored:
+            stored[name] = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
+            write_json(self.temperatures, stored)
+        fitted: dict[str, float] = stored[name]
+        return fitted

@@ -1,4 +1,4 @@
-"""What only validation images can tell: temperatures, thresholds of doubt, and the accuracy of the mask.
+"""What is estimated on validation images: temperatures, thresholds of uncertainty, and the accuracy of the mask.
 
 Two rounds: temperatures are fitted first, then every method is scored under them.
 """
@@ -6,9 +6,7 @@ Two rounds: temperatures are fitted first, then every method is scored under the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,54 +16,28 @@ from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.images.find import Source
 from segment.images.prepare import normalise
-from segment.jobs.evaluation.compared_methods import FITTED, Contenders, key
+from segment.jobs.evaluation.compared_methods import FITTED, ComparedMethods, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.scoring import SCORING, Scoring
 from segment.jobs.progress import Progress
 from segment.methods.temperature import TemperatureFit
 from segment.networks.load import Network
+from segment.report.results import Validation
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Per method and bank (see `contenders.key`) what was chosen on validation images; empty where there were none.
-
-    temperatures: key -> what divides the logits; accuracies: key -> of the mask, one or one a label
-    thresholds: key -> measure -> above them a patch of each size is uncertain; images: how many; failed: id -> why
-    """
-
-    temperatures: Mapping[str, float]
-    accuracies: Mapping[str, float | tuple[float, ...]]
-    thresholds: Mapping[str, Mapping[str, tuple[float, ...]]]
-    images: int
-    failed: Mapping[str, str]
-
-    @staticmethod
-    def none() -> Validation:
-        return Validation({}, {}, {}, 0, {})
-
-    @staticmethod
-    def of(told: Mapping[str, Any]) -> Validation:
-        """What `as_dict` gave, read back from JSON."""
-        accuracies = {name: tuple(a) if isinstance(a, list) else a for name, a in told["accuracies"].items()}
-        thresholds = {
-            name: {measure: tuple(values) for measure, values in chosen.items()}
-            for name, chosen in told["thresholds"].items()
-        }
-        return Validation(**{**told, "accuracies": accuracies, "thresholds": thresholds})
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def validate(
-    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
+    network: Network,
+    sources: Sequence[Source],
+    methods: ComparedMethods,
+    plan: ScorePlan,
+    progress: Progress,
+    *,
     memory: Memory = None,
-) -> Validation:  # fmt: skip
+) -> Validation:
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory)
     read_outs = methods.read_outs(fitted)
@@ -89,10 +61,15 @@ def validate(
 
 
 def temperatures(
-    network: Network, sources: Sequence[Source], methods: Contenders, plan: ScorePlan, progress: Progress, *,
+    network: Network,
+    sources: Sequence[Source],
+    methods: ComparedMethods,
+    plan: ScorePlan,
+    progress: Progress,
+    *,
     memory: Memory = None,
-) -> dict[str, float]:  # fmt: skip
-    """By `contenders.key`, of each method that has one; 1 where no image can be used."""
+) -> dict[str, float]:
+    """By `compared_methods.key`, of each method that has one; 1 where no image can be used."""
     fitted = {key(name, index): method for name in FITTED for index, method in enumerate(methods.methods.get(name, ()))}
     if not fitted:
         return {}
@@ -100,7 +77,7 @@ def temperatures(
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
     fits = {name: TemperatureFit(network.card.head) for name in fitted}
     for number, item in enumerate(read_labelled(sources, network), start=1):
-        if not item.problem:
+        if not item.error:
             height, width = item.image.shape[:2]
             if planned.side_for(height, width) is not None:
                 raise OutOfMemory(
@@ -111,12 +88,12 @@ def temperatures(
                 images = normalise(item.image, network.card.input)[None]
                 for name, fit in fits.items():
                     fit.update(fitted[name], images, item.label, _known(item, plan))
-            except (SegmentError, RuntimeError, ValueError) as problem:  # the scoring round names it
-                log.info("%s: %s", item.source.id, problem)
+            except (SegmentError, RuntimeError, ValueError) as error:  # the scoring round names it
+                log.info("%s: %s", item.source.id, error)
         progress("fitting temperatures", number, len(sources))
-    found = {name: fit.best() for name, fit in fits.items()}
-    log.info("Temperatures: %s", found)
-    return found
+    best = {name: fit.best() for name, fit in fits.items()}
+    log.info("Temperatures: %s", best)
+    return best
 
 
 def _known(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:
@@ -134,5 +111,5 @@ def _blind(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:
 def _accuracy(board: Scoreboard) -> float | tuple[float, ...]:
     counts = board.confusion()
     tables = counts if counts.ndim == 3 else counts[None]
-    found = tuple(float(np.trace(table) / table.sum()) if table.sum() else 0.0 for table in tables)
-    return found if counts.ndim == 3 else found[0]
+    accuracies = tuple(float(np.trace(table) / table.sum()) if table.sum() else 0.0 for table in tables)
+    return accuracies if counts.ndim == 3 else accuracies[0]

@@ -20,13 +20,14 @@ from torch.nn import functional
 
 import segment.jobs.fit as fitting
 from segment.draws.bank import Bank
+from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.files.banks import load_bank, save_bank
 from segment.images.specs import TrainingSpec
-from segment.jobs.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.jobs.distill import distill_bank
-from segment.jobs.evaluation.sweep_grid import Banks, Setting
+from segment.jobs.evaluation.sweep_grid import Banks
 from segment.jobs.fit import fit, fit_bank
 from segment.networks.load import Network, load_network
+from segment.report.results import Setting
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +133,13 @@ NETWORKS: dict[str, Callable[[Network], Network]] = {
     "transforms": with_card(training=TrainingSpec(batch=2, transforms=({"name": "HorizontalFlip", "p": 0.5},))),
 }
 PLANS: dict[str, dict[str, Any]] = {
-    "batch": {"batch": 3}, "draws": {"draws": 3}, "seed": {"seed": 1}, "layers": {"layers": "bn2"},
-    "size": {"size": (32, 32)}, "precision": {"precision": "bf16"},
-}  # fmt: skip
+    "batch": {"batch": 3},
+    "draws": {"draws": 3},
+    "seed": {"seed": 1},
+    "layers": {"layers": "bn2"},
+    "size": {"size": (32, 32)},
+    "precision": {"precision": "bf16"},
+}
 
 
 @pytest.mark.parametrize("what", [*NETWORKS, *PLANS])
@@ -231,10 +236,15 @@ def test_a_distilled_bank_is_never_taken_for_a_recorded_one(images: Path, tmp_pa
     assert len(recorded) == 3
 
 
-@pytest.mark.parametrize("change", [
-    lambda bank: bank.first(1), lambda bank: bank.average(), lambda bank: bank.layers_only(["bn2"]),
-    lambda bank: signed(bank, "another recipe"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bank: bank.first(1),
+        lambda bank: bank.average(),
+        lambda bank: bank.layers_only(["bn2"]),
+        lambda bank: signed(bank, "another recipe"),
+    ],
+)
 def test_a_bank_that_was_changed_after_it_was_recorded_is_another_one(
     images: Path, tmp_path: Path, recorded: list[int], change: Callable[[Bank], Bank]
 ) -> None:
@@ -364,14 +374,25 @@ def test_a_network_that_does_not_work_in_half_precision_keeps_its_draws_and_the_
 
 
 def test_fit_says_that_a_bank_was_recorded_before_and_records_anew_when_asked(images: Path, tmp_path: Path) -> None:
-    def said(name: str, *more: Any) -> str:
-        ended = segment("fit", "segment:tiny?classes=4", "--images", images, "--batch", 2, "--draws", 2,
-                        "-o", tmp_path / f"{name}.safetensors", *more)  # fmt: skip
+    def printed(name: str, *more: Any) -> str:
+        ended = segment(
+            "fit",
+            "segment:tiny?classes=4",
+            "--images",
+            images,
+            "--batch",
+            2,
+            "--draws",
+            2,
+            "-o",
+            tmp_path / f"{name}.safetensors",
+            *more,
+        )
         assert ended.code == 0, ended.err
         return " ".join(ended.out.split())
 
-    assert "recorded of the very same" not in said("a")
-    assert "it was there already" in said("a")
-    assert "copied from" in said("b")
-    assert "recorded of the very same" not in said("c", "--no-cache")
-    assert "recorded of the very same" not in said("a", "--seed", 1)
+    assert "recorded of the very same" not in printed("a")
+    assert "it was there already" in printed("a")
+    assert "copied from" in printed("b")
+    assert "recorded of the very same" not in printed("c", "--no-cache")
+    assert "recorded of the very same" not in printed("a", "--seed", 1)

@@ -1,4 +1,4 @@
-"""Scores as text: numbers with their intervals, tables for the terminal and for a page, and the finding in a few lines.
+"""Scores as text: numbers with their intervals, tables for the terminal and for a page, and the result in sentences.
 
 Must not know how a score was made.
 """
@@ -8,16 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from segment.jobs.evaluation.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
+from segment.report.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
 
 WORDS = {
-    "miou": "mIoU", "dice": "Dice", "nll": "NLL", "brier": "Brier", "ece": "ECE", "ece_adaptive": "adaptive ECE",
-    "normalised_pll": "normalised PLL", "normalised_brier": "normalised Brier", "error_auroc": "error AUROC",
-    "error_ap": "error AP", "ause": "AUSE", "accuracy_at_90": "accuracy at 90 %", "pavpu_4": "PAvPU 4",
+    "miou": "mIoU",
+    "dice": "Dice",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "ece_adaptive": "adaptive ECE",
+    "normalised_pll": "normalised PLL",
+    "normalised_brier": "normalised Brier",
+    "error_auroc": "error AUROC",
+    "error_ap": "error AP",
+    "ause": "AUSE",
+    "accuracy_at_90": "accuracy at 90 %",
+    "pavpu_4": "PAvPU 4",
     "unseen_auroc": "unseen AUROC",
-}  # fmt: skip
-TOLD = ("nll", "miou", "error_auroc" + BEST)
-"""Scores that a gain is told in."""
+}
+GAIN_SCORES = ("nll", "miou", "error_auroc" + BEST)
+"""Scores that the sentence of a gain states."""
 
 
 def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -57,31 +67,31 @@ def _short(value: float, digits: int) -> str:
 
 
 MASK_COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier")
-DOUBT_COLUMNS = ("method", "ECE", "error AUROC", "by", "AUSE", "by")
+UNCERTAINTY_COLUMNS = ("method", "ECE", "error AUROC", "by", "AUSE", "by")
 
 
-def screens(found: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows under MASK_COLUMNS and under DOUBT_COLUMNS: two tables that fit 80 columns."""
-    mask, doubt = [], []
-    for name, method in found["methods"].items():
+def screen_tables(content: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows under MASK_COLUMNS and under UNCERTAINTY_COLUMNS: two tables that fit 80 columns."""
+    mask_rows, uncertainty_rows = [], []
+    for name, method in content["methods"].items():
         scores = method["scores"]
         cells = [compact(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier")]
-        mask.append([name, str(method["passes_per_image"]), f"{method['seconds']:.2f}", *cells])
+        mask_rows.append([name, str(method["passes_per_image"]), f"{method['seconds']:.2f}", *cells])
         row = [name, compact(scores.get("ece"))]
         for score in ("error_auroc", "ause"):
             best = best_entry(score, scores)
             row += [compact(scores.get(best)), best.partition(".")[2].replace("_", "\n")]
-        doubt.append(row)
-    return mask, doubt
+        uncertainty_rows.append(row)
+    return mask_rows, uncertainty_rows
 
 
 COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier", "ECE", "error AUROC", "AUSE")
 
 
-def table(found: Mapping[str, Any]) -> list[list[str]]:
+def table(content: Mapping[str, Any]) -> list[list[str]]:
     """One row a method, under COLUMNS; error AUROC and AUSE by the measure that does best in each, which is named."""
     rows = []
-    for name, method in found["methods"].items():
+    for name, method in content["methods"].items():
         scores = method["scores"]
         row = [name, str(method["passes_per_image"]), f"{method['seconds']:.2f}"]
         row += [number(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier", "ece")]
@@ -92,31 +102,34 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def counted(found: Mapping[str, Any]) -> str:
+def counted(content: Mapping[str, Any]) -> str:
     """How much was scored.
 
     >>> counted({"images": 1, "pixels": 172800})
     '1 image, 172,800 labelled pixels'
     """
-    return f"{found['images']} image{'s' * (found['images'] != 1)}, {found['pixels']:,} labelled pixels"
+    return f"{content['images']} image{'s' * (content['images'] != 1)}, {content['pixels']:,} labelled pixels"
 
 
-WINNERS = ("score", "best", "value", "next", "value", "difference", "certain")
+BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant")
 
 
-def winners(found: Iterable[Comparison]) -> list[list[str]]:
-    """One row a score, under WINNERS: the best method, the next, and whether the difference is more than chance.
+def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
+    """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
 
-    Certain: the 95 % interval over images leaves out 0, and where there are several banks the difference is more than
-    twice its standard deviation over them.
+    Significant: the 95 % interval over images leaves out 0, and where there are several banks the difference is more
+    than twice its standard deviation over them.
     """
     rows = []
-    for one in found:
-        row = [words(one.score)]
-        following = next(iter(one.differences))
-        for method in (one.best, following):
-            row += [method + (f", {one.measures[method]}" if BEST in one.score else ""), number(one.entries[method])]
-        entry = one.differences[following]
+    for comparison in comparisons:
+        row = [words(comparison.score)]
+        following = next(iter(comparison.differences))
+        for method in (comparison.best, following):
+            row += [
+                method + (f", {comparison.measures[method]}" if BEST in comparison.score else ""),
+                number(comparison.entries[method]),
+            ]
+        entry = comparison.differences[following]
         rows.append([*row, number(entry, 4), verdict(entry)])
     return rows
 
@@ -132,39 +145,42 @@ def words(score: str) -> str:
     return WORDS.get(name, name) + (", best measure" if best else f", {measure.replace('_', ' ')}" if measure else "")
 
 
-def in_short(found: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
-    """The finding: who is best in what beyond chance, what is not told apart, and what MCBN and its draws are worth."""
-    plain = [one for one in found if not one.score.endswith(f".{COMMON}")]
+def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
+    """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains."""
+    plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
     sure: dict[str, list[str]] = {}
     open_: list[str] = []
-    for one in plain:
-        name, following = words(one.score.partition(BEST)[0]), next(iter(one.differences))
-        if verdict(one.differences[following]) == "yes":
-            sure.setdefault(one.best, []).append(name)
+    for comparison in plain:
+        name, following = words(comparison.score.partition(BEST)[0]), next(iter(comparison.differences))
+        if verdict(comparison.differences[following]) == "yes":
+            sure.setdefault(comparison.best, []).append(name)
         else:
-            open_.append(f"{name} ({one.best}, {following})")
+            open_.append(f"{name} ({comparison.best}, {following})")
     lines = []
-    if plain and not any(one.entries[one.best].get("low") is not None for one in plain):
-        return ["One image gives no intervals, so that no difference is told from chance."]
+    if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
+        return ["One image gives no intervals, so no difference can be called significant."]
     if sure:
         best = sorted(sure.items(), key=lambda pair: -len(pair[1]))
         lines.append(
-            "Best beyond chance: " + "; ".join(f"**{name}** in {', '.join(ones)}" for name, ones in best) + "."
+            "Significantly best: " + "; ".join(f"**{name}** in {', '.join(ones)}" for name, ones in best) + "."
         )
     if open_:
-        lines.append(f"Not told apart, best two: {', '.join(open_)}.")
-    return lines + [_gain(one) for one in gained if one.differences]
+        lines.append(f"Best two do not differ significantly: {', '.join(open_)}.")
+    return lines + [_gain(comparison) for comparison in gained if comparison.differences]
 
 
-def _gain(one: Gain) -> str:
-    told = [f"{words(score.partition(BEST)[0])} {signed(one.differences[score])}"
-            for score in TOLD if score in one.differences]  # fmt: skip
-    certain = {score: entry for score, entry in one.differences.items() if verdict(entry) == "yes"}
-    better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in certain.items())
-    passes = f"{one.passes[0]} passes for {one.passes[1]}"
+def _gain(gain: Gain) -> str:
+    differences = [
+        f"{words(score.partition(BEST)[0])} {signed(gain.differences[score])}"
+        for score in GAIN_SCORES
+        if score in gain.differences
+    ]
+    significant = {score: entry for score, entry in gain.differences.items() if verdict(entry) == "yes"}
+    better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in significant.items())
+    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
     return (
-        f"**{one.method} over {one.rival}** ({passes}): {', '.join(told)}; better beyond chance in {better} of "
-        f"{len(one.differences)} scores, worse in {len(certain) - better}."
+        f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}; significantly better in {better} "
+        f"of {len(gain.differences)} scores, worse in {len(significant) - better}."
     )
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as a page of Markdown: tables and how they were made, written by the command and by nobody else."""
+"""The Markdown page of an evaluation or a sweep: a section with the result, its tables, and how they were made."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from typing import Any
 from segment.errors import WrongUse
 from segment.files.markdown import markdown
 from segment.files.writing import write_text
-from segment.jobs.evaluate import Evaluation
-from segment.jobs.evaluation.comparison import COMMON
-from segment.jobs.evaluation.sweep_states import CLEAN, DETERMINISTIC
-from segment.jobs.reporting.tables import COLUMNS, WINNERS, counted, in_short, number, table, winners
-from segment.jobs.select import RANKS
-from segment.jobs.sweep import Row, Sweep
+from segment.report.comparison import COMMON
+from segment.report.results import CLEAN, DETERMINISTIC, DICE_RANK, Evaluation, Row, Sweep
+from segment.report.tables import BEST_TWO, COLUMNS, best_two, counted, in_short, number, table
 
 HEADING = """# Results
 
@@ -24,43 +21,45 @@ given. *s/image* is wall time of the passes and their moments, all methods of a 
 """
 
 COMPARED = (
-    "*difference* is the best method's score minus the next one's, paired over images; *certain* where its interval "
-    "leaves out 0, and with several banks exceeds twice its deviation over them."
+    "*difference* is the best method's score minus the next one's, paired over images; *significant* where its "
+    "interval leaves out 0, and with several banks exceeds twice its deviation over them."
 )
 LINES = 12
 """Of a sweep: the best settings; all of them are in its sweep.csv."""
 
 
-def told(found: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = "") -> str:
-    """The section of one evaluation, the finding first. banks: their provenance."""
-    record = found.record
+def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    """The section of one evaluation, the result first. banks: their provenance."""
+    record = evaluation.record
     lines = [f"## {title or record['settings']['model']}", ""]
-    lines += [f"- **Warning**: {line}" for line in found.warnings]
-    lines += [f"- {line}" for line in in_short(found.comparisons, found.gains)]
-    lines += [] if found.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
-    lines += ["", _made(found, banks), ""]
-    lines += _table(COLUMNS, table(found.scores))
+    lines += [f"- **Warning**: {line}" for line in evaluation.warnings]
+    lines += [f"- {line}" for line in in_short(evaluation.comparisons, evaluation.gains)]
+    lines += [] if evaluation.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
+    lines += ["", _how_made(evaluation, banks), ""]
+    lines += _table(COLUMNS, table(evaluation.scores))
     lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
-    lines += [f"- {name}: {note}." for name, note in found.notes.items()]
-    if found.validation.temperatures:
-        fitted = ", ".join(f"{name} {value:.3f}" for name, value in found.validation.temperatures.items())
-        lines.append(f"- Temperatures fitted on {found.validation.images} validation images: {fitted}.")
-    lines += ranked(found.scores)
-    if found.failed:
-        lines.append(f"- Failed: {', '.join(sorted(found.failed)[:5])}{', and more' * (len(found.failed) > 5)}.")
-    if found.comparisons:
-        folded = "<details><summary>Who wins each score, and by how much</summary>"
-        lines += ["", folded, "", *_table(WINNERS, winners(found.comparisons)), "", COMPARED, "", "</details>"]
+    lines += [f"- {name}: {note}." for name, note in evaluation.notes.items()]
+    if evaluation.validation.temperatures:
+        fitted = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.validation.temperatures.items())
+        lines.append(f"- Temperatures fitted on {evaluation.validation.images} validation images: {fitted}.")
+    lines += ranked(evaluation.scores)
+    if evaluation.failed:
+        lines.append(
+            f"- Failed: {', '.join(sorted(evaluation.failed)[:5])}{', and more' * (len(evaluation.failed) > 5)}."
+        )
+    if evaluation.comparisons:
+        folded = "<details><summary>The best two methods in each score</summary>"
+        lines += ["", folded, "", *_table(BEST_TWO, best_two(evaluation.comparisons)), "", COMPARED, "", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def ranked(scores: Mapping[str, Any]) -> list[str]:
     """Which aggregation of which map puts images in the order of their Dice, for the method that does it best."""
     known = {
-        (method, name.removeprefix(RANKS)): entry["value"]
-        for method, found in scores["methods"].items()
-        for name, entry in found["scores"].items()
-        if name.startswith(RANKS) and entry["value"] is not None
+        (method, name.removeprefix(DICE_RANK)): entry["value"]
+        for method, method_scores in scores["methods"].items()
+        for name, entry in method_scores["scores"].items()
+        if name.startswith(DICE_RANK) and entry["value"] is not None
     }
     if not known:
         return []
@@ -68,35 +67,35 @@ def ranked(scores: Mapping[str, Any]) -> list[str]:
     return [f"- Images are ranked by their Dice best by {name} of {method}: Spearman {known[method, name]:.2f}."]
 
 
-def told_sweep(found: Sweep, title: str) -> str:
+def sweep_section(swept: Sweep, title: str) -> str:
     """The section of one sweep: the best settings on clean images, then each corruption by severity."""
-    clean = sorted((row for row in found.rows if row.condition == CLEAN), key=_nll)
+    clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=_nll)
     columns = ("setting", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy", "variance")
     names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
     shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
     rows = [
-        [row.name, f"{row.found['seconds']:.2f}", *(number(row.found["scores"].get(name)) for name in names)]
+        [row.name, f"{row.result['seconds']:.2f}", *(number(row.result["scores"].get(name)) for name in names)]
         for row in shown
     ]
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
-    images = clean[0].found["images"]
+    images = clean[0].result["images"]
     lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *_table(columns, rows)]
-    for condition in dict.fromkeys(row.condition for row in found.rows if row.condition != CLEAN):
-        lines += ["", *_along(found, condition)]
+    for condition in dict.fromkeys(row.condition for row in swept.rows if row.condition != CLEAN):
+        lines += ["", *_along(swept, condition)]
     return "\n".join(lines) + "\n"
 
 
-def _along(found: Sweep, condition: str) -> list[str]:
+def _along(swept: Sweep, condition: str) -> list[str]:
     """NLL, and error AUROC by predictive entropy, of every method along one corruption's severities."""
-    rows = {(row.name, row.severity): row for row in found.rows if row.condition in (CLEAN, condition)}
+    rows = {(row.name, row.severity): row for row in swept.rows if row.condition in (CLEAN, condition)}
     severities = sorted({severity for _, severity in rows})
     lines = []
     for name in dict.fromkeys(name for name, severity in rows if severity > 0):
-        entries = [rows[name, s].found["scores"] if (name, s) in rows else {} for s in severities]
+        entries = [rows[name, s].result["scores"] if (name, s) in rows else {} for s in severities]
         lines.append([name, *(f"{_value(e, 'nll')} / {_value(e, f'error_auroc.{COMMON}')}" for e in entries)])
-    told = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
-    return told + _table(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
+    heading = [f"### Under {condition}: NLL / error AUROC by predictive entropy, by severity", ""]
+    return heading + _table(("method", *("clean" if s == 0 else str(s) for s in severities)), lines)
 
 
 def _value(scores: Mapping[str, Any], name: str) -> str:
@@ -105,22 +104,22 @@ def _value(scores: Mapping[str, Any], name: str) -> str:
 
 
 def _nll(row: Row) -> float:
-    return float(row.found["scores"]["nll"]["value"] or 0.0)
+    return float(row.result["scores"]["nll"]["value"] or 0.0)
 
 
-def _made(found: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
-    record = found.record
+def _how_made(evaluation: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:
+    record = evaluation.record
     plan, timings = record["plan"], record["timings"]
-    parts = [counted(found.scores)]
+    parts = [counted(evaluation.scores)]
     for bank in banks:
         drawn = f"bank of {bank.get('draws')} draws of M = {bank.get('batch')}, seed {bank.get('seed')}"
         parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
     if record["settings"]["draws"]:
         parts.append(f"T = {record['settings']['draws']}")
     parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} thread{'s' * (plan['threads'] != 1)}")
-    methods = found.scores["methods"]
+    methods = evaluation.scores["methods"]
     name = max(methods, key=lambda name: (methods[name]["passes_per_image"], name == "mcbn"))
-    spent = methods[name]["seconds"] * found.scores["images"]
+    spent = methods[name]["seconds"] * evaluation.scores["images"]
     parts.append(f"scoring adds {timings['scoring_seconds'][name] / spent:.1%} to the passes of {name}")
     parts.append(f"torch {record['versions'].get('torch', '?')}")
     return "; ".join(parts) + "."
@@ -132,13 +131,13 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return markdown(head, body)
 
 
-def writable(path: Path) -> None:
-    """Refuse a page that could not be written, before the hours that it is to tell of."""
+def check_page(path: Path) -> None:
+    """Refuse a page that cannot be written, before the hours of work that it reports. Errors: WrongUse."""
     if path.is_dir():
         raise WrongUse(f"--report {str(path)!r} is a folder; name a file in it, as {str(path / 'results.md')!r}.")
 
 
-def put(path: Path, name: str, section: str) -> None:
+def put_section(path: Path, name: str, section: str) -> None:
     """The section into the page, in place of the one of that name, at the end where there is none."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     try:
@@ -146,8 +145,8 @@ def put(path: Path, name: str, section: str) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise WrongUse(f"--report {str(path)!r} cannot be read: {error}.") from None
     block = f"{begin}\n{section}{end}\n"
-    head, found, rest = page.partition(begin)
-    if not found:
+    head, begun, rest = page.partition(begin)
+    if not begun:
         write_text(path, page.rstrip("\n") + f"\n\n{block}")
         return
     _, closed, tail = rest.partition(f"{end}\n")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("mcbn-segment", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations",
-            "opencv-python", "numpy")  # fmt: skip
+PACKAGES = (
+    "mcbn-segment",
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "timm",
+    "albumentations",
+    "opencv-python",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:
     """Package -> version, with Python's; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package

@@ -32,7 +32,7 @@ NO_LABEL = (128, 128, 128)
 
 
 @dataclass(frozen=True)
-class Look:
+class PictureStyle:
     """What the pictures of a run share: one heat scale, one palette, the names of the classes."""
 
     heat: str
@@ -42,19 +42,19 @@ class Look:
     head: Head
 
     @staticmethod
-    def of(network: Network, heat: str, heat_max: float | None = None) -> Look:
+    def of(network: Network, heat: str, heat_max: float | None = None) -> PictureStyle:
         card = network.card
         count = network.classes
         scale = scale_of(heat, count, card.head, heat_max)
-        return Look(heat, scale, palette(count, card.palette), network.class_names, card.head)
+        return PictureStyle(heat, scale, palette(count, card.palette), network.class_names, card.head)
 
 
 def render(
     run: Run,
     image_id: str,
     image: Picture,
-    found: Estimate[Plane],
-    look: Look,
+    estimate: Estimate[Plane],
+    style: PictureStyle,
     *,
     maps: Sequence[str],
     formats: Sequence[str],
@@ -65,7 +65,7 @@ def render(
     """
     written: list[Path] = []
     try:
-        measures = _rendered(run, image_id, image, found, look, maps=maps, formats=formats, written=written)
+        measures = _write_files(run, image_id, image, estimate, style, maps=maps, formats=formats, written=written)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
@@ -76,88 +76,100 @@ def render(
     return tuple(run.relative(path) for path in written), measures
 
 
-def _rendered(
-    run: Run, image_id: str, image: Picture, found: Estimate[Plane], look: Look, *, maps: Sequence[str],
-    formats: Sequence[str], written: list[Path],
-) -> dict[str, Mapping[str, float]]:  # fmt: skip
+def _write_files(
+    run: Run,
+    image_id: str,
+    image: Picture,
+    estimate: Estimate[Plane],
+    style: PictureStyle,
+    *,
+    maps: Sequence[str],
+    formats: Sequence[str],
+    written: list[Path],
+) -> dict[str, Mapping[str, float]]:
     def path(name: str) -> Path:
         written.append(run.path(image_id, name))
         return written[-1]
 
     if "png" in formats:
-        _write_pictures(path, image, found, look)
+        _write_pictures(path, image, estimate, style)
         if "prediction" in maps:
-            _write_masks(path, found.prediction, look)
+            _write_masks(path, estimate.prediction, style)
         for name in maps:
-            if name in found.maps:
-                scale = scale_of(name, len(look.classes), look.head)
-                write_map_png(path(f"{name}.png"), found.maps[name], measure=name, unit=scale.unit, high=scale.bound)
+            if name in estimate.maps:
+                scale = scale_of(name, len(style.classes), style.head)
+                write_map_png(path(f"{name}.png"), estimate.maps[name], measure=name, unit=scale.unit, high=scale.bound)
     if "npz" in formats:
         kept: dict[str, Plane] = {}
         if "prediction" in maps:
-            index_type(len(look.classes))
-            kept["prediction"] = found.prediction
-        kept |= {name: found.maps[name] for name in maps if name in found.maps}
-        if "probability" in maps and found.mean is not None:
-            kept["probability"] = found.mean
+            index_type(len(style.classes))
+            kept["prediction"] = estimate.prediction
+        kept |= {name: estimate.maps[name] for name in maps if name in estimate.maps}
+        if "probability" in maps and estimate.mean is not None:
+            kept["probability"] = estimate.mean
         write_npz(path("maps.npz"), kept)
-    return {name: summary(values) for name, values in found.maps.items() if name in MEASURES}
+    return {name: summary(values) for name, values in estimate.maps.items() if name in MEASURES}
 
 
-def _write_pictures(path: Callable[[str], Path], image: Picture, found: Estimate[Plane], look: Look) -> None:
+def _write_pictures(
+    path: Callable[[str], Path], image: Picture, estimate: Estimate[Plane], style: PictureStyle
+) -> None:
     """overlay.png and heat.png, some rows at a time."""
-    over, warm = _painted(image, found, look)
+    over, warm = _overlay_and_heat(image, estimate, style)
     write_png(path("overlay.png"), over)
-    strip = legend_beside(image.shape[0], image.shape[1], look.scale)
+    strip = legend_beside(image.shape[0], image.shape[1], style.scale)
     canvas = (max(image.shape[0], strip.shape[0]), image.shape[1] + strip.shape[1], 3)
     write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
 
 
-def _painted(image: Picture, found: Estimate[Plane], look: Look) -> tuple[Made, Made]:
+def _overlay_and_heat(image: Picture, estimate: Estimate[Plane], style: PictureStyle) -> tuple[Made, Made]:
     """The overlay and the heat map, made when they are read."""
-    shape, high = image.shape[:2], look.scale.high
-    heat = found.maps.get(look.heat)
+    shape, high = image.shape[:2], style.scale.high
+    heat = estimate.maps.get(style.heat)
     if heat is None:  # withheld, with its reason in the manifest
         heat = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
-    certain = heat if look.heat in found.maps else Made(shape, heat.dtype, lambda rows: np.nan_to_num(heat[rows]))
-    labels, colours = _one_mask(found, look)
+    certain = heat if style.heat in estimate.maps else Made(shape, heat.dtype, lambda rows: np.nan_to_num(heat[rows]))
+    labels, colours = _mask_to_outline(estimate, style)
     over = Made(
-        image.shape, image.dtype,
+        image.shape,
+        image.dtype,
         lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
-    )  # fmt: skip
+    )
     return over, Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
 
 
-def thumbnails(image: Picture, found: Estimate[Plane], look: Look, maps: Sequence[str]) -> dict[str, Picture]:
+def thumbnails(
+    image: Picture, estimate: Estimate[Plane], style: PictureStyle, maps: Sequence[str]
+) -> dict[str, Picture]:
     """An image's row of the contact sheet, from what was computed."""
-    over, warm = _painted(image, found, look)
+    over, warm = _overlay_and_heat(image, estimate, style)
     pictures = {"image": thumbnail(image)}
-    if "prediction" in maps and look.head != "multilabel":
-        pictures["prediction"] = thumbnail(look.palette[np.asarray(found.prediction[:])])
-    return pictures | {look.scale.title: thumbnail(warm[:]), "overlay": thumbnail(over[:])}
+    if "prediction" in maps and style.head != "multilabel":
+        pictures["prediction"] = thumbnail(style.palette[np.asarray(estimate.prediction[:])])
+    return pictures | {style.scale.title: thumbnail(warm[:]), "overlay": thumbnail(over[:])}
 
 
-def _write_masks(path: Callable[[str], Path], labels: Plane, look: Look) -> None:
-    if look.head != "multilabel":
-        write_palette_png(path("prediction.png"), labels, look.palette)
+def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle) -> None:
+    if style.head != "multilabel":
+        write_palette_png(path("prediction.png"), labels, style.palette)
         return
-    for index, name in enumerate(look.classes):
-        colours = np.array([NO_LABEL, look.palette[index]], np.uint8)
+    for index, name in enumerate(style.classes):
+        colours = np.array([NO_LABEL, style.palette[index]], np.uint8)
         safe = "".join(letter if letter.isalnum() else "_" for letter in name)
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 
 
-def _one_mask(found: Estimate[Plane], look: Look) -> tuple[Plane, Picture]:
+def _mask_to_outline(estimate: Estimate[Plane], style: PictureStyle) -> tuple[Plane, Picture]:
     """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
-    p = found.mean
-    if look.head != "multilabel" or p is None:
-        return found.prediction, look.palette
+    p = estimate.mean
+    if style.head != "multilabel" or p is None:
+        return estimate.prediction, style.palette
 
     def likeliest(rows: slice) -> NDArray[np.int64]:
         some = p[..., rows, :]
-        return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(look.classes)).astype(np.int64)
+        return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(style.classes)).astype(np.int64)
 
-    return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([look.palette, np.array([NO_LABEL], np.uint8)])
+    return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([style.palette, np.array([NO_LABEL], np.uint8)])
 
 
 def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
@@ -166,7 +178,11 @@ def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
 
 
 def sheet(
-    run: Run, sources: Sequence[Source], look: Look, network: Network, kept: Mapping[str, Mapping[str, Picture]]
+    run: Run,
+    sources: Sequence[Source],
+    style: PictureStyle,
+    network: Network,
+    kept: Mapping[str, Mapping[str, Picture]],
 ) -> Path | None:
     """`sheet.png`: up to SHEET_ROWS images of the run; None where none is done.
 
@@ -178,38 +194,38 @@ def sheet(
         return None
     rows = []
     for source in on_sheet(ready):
-        numbers = done[source.id].get(look.heat)
+        numbers = done[source.id].get(style.heat)
         note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
-        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, look, network)
+        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, style, network)
         rows.append(SheetRow(name=source.id, pictures=pictures, note=note))
     classes = {
-        name: tuple(int(part) for part in colour) for name, colour in zip(look.classes, look.palette, strict=True)
+        name: tuple(int(part) for part in colour) for name, colour in zip(style.classes, style.palette, strict=True)
     }
     shown = f"{len(rows)} of {len(ready)} images" if len(rows) < len(ready) else f"{len(ready)} images"
     draws = done[ready[0].id]["draws"]
     picture = contact_sheet(
-        rows, title=network.name, subtitle=f"{shown}, {draws} draws", classes=classes, scale=look.scale
+        rows, title=network.name, subtitle=f"{shown}, {draws} draws", classes=classes, scale=style.scale
     )
     path = run.folder / "sheet.png"
     write_png(path, picture)
     return path
 
 
-def _read_thumbnails(run: Run, source: Source, look: Look, network: Network) -> dict[str, Picture]:
+def _read_thumbnails(run: Run, source: Source, style: PictureStyle, network: Network) -> dict[str, Picture]:
     """The same from the files of an earlier part of the run; each picture is made small before the next is read."""
     folder = run.path(source.id, "overlay.png").parent
     files = {"image": source.path, "prediction": folder / "prediction.png"}
-    files |= {look.scale.title: folder / "heat.png", "overlay": folder / "overlay.png"}
+    files |= {style.scale.title: folder / "heat.png", "overlay": folder / "overlay.png"}
     pictures, size = {}, (slice(None), slice(None))
     for title, path in files.items():
         if title != "prediction" or path.is_file():
             white = network.card.input.white if title == "image" else FULL
-            picture = shown(read_image(path, white=white))[size]  # the heat map without its legend
+            picture = as_picture(read_image(path, white=white))[size]  # the heat map without its legend
             size = (slice(picture.shape[0]), slice(picture.shape[1]))
             pictures[title] = thumbnail(picture)
     return pictures
 
 
-def shown(image: NDArray[Any]) -> Picture:
+def as_picture(image: NDArray[Any]) -> Picture:
     """An image (H W 3, 0..255) as 8 bits."""
     return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""A bank recorded once: looked for by all that makes it, in its own file or in a folder of banks.
+"""Banks that are kept and reused: a bank is identified by all that it is recorded from.
 
-The one home of banks that are kept: for the command, `segment.fit_bank`, a sweep and the tests.
+Used by the command, `segment.fit_bank`, a sweep and the tests. Must not know how a bank is recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
 from segment.files.file_hashes import sha256_of_files
-from segment.jobs.versions import versions
+from segment.files.versions import versions
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def user_folder() -> Path:
 def content_of(pool: ImagePool) -> str:
     """SHA-256 over the bytes of the images in their order, wherever they lie and whatever they are called."""
     digest = hashlib.sha256()
-    for each in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
-        digest.update(each.encode())
+    for file_hash in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
+        digest.update(file_hash.encode())
     for image in pool.given:
         values = np.ascontiguousarray(image)
         digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())
@@ -61,10 +61,14 @@ def recipe_of(network: Network, content: str, plan: Mapping[str, Any]) -> str:
     """
     training = network.card.training
     parts = {
-        "network": network.fingerprint, "preprocessing": preprocessing_of(network), "images": content,
+        "network": network.fingerprint,
+        "preprocessing": preprocessing_of(network),
+        "images": content,
         "training": None if training is None else [training.batch, [dict(each) for each in training.transforms]],
-        "plan": dict(plan), "device": network.device.type, "versions": versions(),
-    }  # fmt: skip
+        "plan": dict(plan),
+        "device": network.device.type,
+        "versions": versions(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,7 +90,7 @@ class BankCache:
         return cls(user_folder())
 
     def find(self, network: Network, recipe: str, output: Path | None = None) -> tuple[Bank, Path] | None:
-        """A bank of the recipe, of a network that computes the same, and its file; `output` is looked at first."""
+        """A bank of the recipe, of a network that computes the same, and its file; `output` comes first."""
         for path in [*([] if output is None else [output]), *sorted(self.folder.glob(f"{recipe}-*.safetensors"))]:
             bank = _recorded_bank(path, recipe)
             if bank is None:

@@ -1,4 +1,4 @@
-"""Scoreboards to `scores.json`, to who wins which score, and to what one method gains over another.
+"""Scoreboards to the content of `scores.json`, and methods compared by paired differences over images.
 
 Must not know how a method was run.
 """
@@ -29,12 +29,15 @@ UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One method over all images, one scoreboard for each bank (or one)."""
+class MethodBoards:
+    """The scores of one method over all images: a scoreboard for each bank, or a single one.
+
+    passes: T, for each image; seconds: of its passes, for each image
+    """
 
     boards: tuple[Scoreboard, ...]
     passes: int
-    seconds: float  # an image
+    seconds: float
 
     @cached_property
     def estimates(self) -> list[dict[str, Score]]:
@@ -43,7 +46,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who wins one score: methods from best to worst, and what each of the others loses to the best.
+    """Methods by one score, best first, and how far each of the others is from the best.
 
     score: NAME, or "NAME of the best measure", where each method brings the measure it ranks best by
     entries: method -> value with its 95 % interval over images, and `bank_sd`; differences: method -> best minus it
@@ -63,9 +66,14 @@ class Comparison:
         return {method: entry["value"] for method, entry in self.entries.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "best": self.best, "values": self.values, "measures": dict(self.measures),
-                "entries": {name: dict(entry) for name, entry in self.entries.items()},
-                "differences": {name: dict(entry) for name, entry in self.differences.items()}}  # fmt: skip
+        return {
+            "score": self.score,
+            "best": self.best,
+            "values": self.values,
+            "measures": dict(self.measures),
+            "entries": {name: dict(entry) for name, entry in self.entries.items()},
+            "differences": {name: dict(entry) for name, entry in self.differences.items()},
+        }
 
 
 def lower_is_better(score: str) -> bool:
@@ -77,37 +85,37 @@ def lower_is_better(score: str) -> bool:
     return score.split(".")[0] in LOWER
 
 
-def scores(standings: Mapping[str, Standing]) -> dict[str, Any]:
+def scores(methods: Mapping[str, MethodBoards]) -> dict[str, Any]:
     """The content of `scores.json`; several banks: the mean over them, and `bank_sd` beside it."""
-    first = next(iter(standings.values())).boards[0]
-    methods = {name: _method(standing) for name, standing in standings.items()}
-    names = dict.fromkeys(score for method in methods.values() for score in method["scores"])
-    for method in methods.values():
+    first = next(iter(methods.values())).boards[0]
+    contents = {name: _content(method_boards) for name, method_boards in methods.items()}
+    names = dict.fromkeys(score for content in contents.values() for score in content["scores"])
+    for content in contents.values():
         nothing = {"value": None, "low": None, "high": None, "why": ONE_DRAW}
-        method["scores"] = {score: method["scores"].get(score, nothing) for score in names}
-    return {"images": first.images, "pixels": first.pixels, "methods": methods}
+        content["scores"] = {score: content["scores"].get(score, nothing) for score in names}
+    return {"images": first.images, "pixels": first.pixels, "methods": contents}
 
 
-def _method(standing: Standing) -> dict[str, Any]:
-    found = standing.boards[0].compute()
-    if len(standing.boards) > 1:
-        every = standing.estimates
-        images = standing.boards[0].images
+def _content(method_boards: MethodBoards) -> dict[str, Any]:
+    content = method_boards.boards[0].compute()
+    if len(method_boards.boards) > 1:
+        every = method_boards.estimates
+        images = method_boards.boards[0].images
         for name, mean in mean_of(every).items():
             entry = mean.entry(limits(name), images)
-            found["scores"][name] = entry | {"bank_sd": _spread([one[name].value for one in every])}
-    return {"passes_per_image": standing.passes, "seconds": round(standing.seconds, 4), **found}
+            content["scores"][name] = entry | {"bank_sd": _spread([estimates[name].value for estimates in every])}
+    return {"passes_per_image": method_boards.passes, "seconds": round(method_boards.seconds, 4), **content}
 
 
 def _spread(values: Sequence[float]) -> float | None:
     """Standard deviation over banks (divisor n - 1)."""
-    found = float(np.std(values, ddof=1))
-    return None if math.isnan(found) else round(found, 12)
+    deviation = float(np.std(values, ddof=1))
+    return None if math.isnan(deviation) else round(deviation, 12)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a method has over a rival, score by score: method minus rival, paired over images."""
+    """A method compared with a rival in every score: method minus rival, paired over images."""
 
     method: str
     rival: str
@@ -115,31 +123,31 @@ class Gain:
     differences: Mapping[str, Entry]
 
     def as_dict(self) -> dict[str, Any]:
-        told = {score: dict(entry) for score, entry in self.differences.items()}
-        return {"method": self.method, "rival": self.rival, "differences": told}
+        differences = {score: dict(entry) for score, entry in self.differences.items()}
+        return {"method": self.method, "rival": self.rival, "differences": differences}
 
 
 PAIRS = (("mcbn", "deterministic"), ("mcbn", "mean_statistics"), ("mcbn+temperature", "temperature"))
-"""Who is to be compared with whom: what MCBN gains in all, what its draws do, and what is left beside a temperature."""
+"""Method and rival: the gain of MCBN, of its draws over mean statistics, and of its draws beside a temperature."""
 
 
-def compare(standings: Mapping[str, Standing]) -> list[Comparison]:
+def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
     """Every plain score, and every ranking score by the common measure and by each method's best."""
-    field = _Field(standings)
-    return [one for title in _titles() if (one := field.compared(title)) is not None]
+    all_methods = _AllMethods(methods)
+    return [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
 
 
-def gains(standings: Mapping[str, Standing]) -> list[Gain]:
+def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
     """Of PAIRS those that were run, in every plain score and every ranking score by each one's best measure."""
-    field = _Field(standings)
+    all_methods = _AllMethods(methods)
     titles = [title for title in _titles() if not title.endswith(f".{COMMON}")]
-    found = []
+    gained = []
     for method, rival in PAIRS:
-        if method in standings and rival in standings:
-            entries = {title: field.difference(title, method, rival) for title in titles}
+        if method in methods and rival in methods:
+            entries = {title: all_methods.difference(title, method, rival) for title in titles}
             known = {title: entry for title, entry in entries.items() if entry is not None}
-            found.append(Gain(method, rival, (standings[method].passes, standings[rival].passes), known))
-    return found
+            gained.append(Gain(method, rival, (methods[method].passes, methods[rival].passes), known))
+    return gained
 
 
 def _titles() -> list[str]:
@@ -154,20 +162,20 @@ def best_measure(score: str, estimated: Mapping[str, Score]) -> str:
     return max(known, key=lambda name: sign * known[name], default="")
 
 
-class _Field:
-    """All standings at once: a title of a score to names, values and differences."""
+class _AllMethods:
+    """All methods at once: a title of a score to its name, values and differences in each."""
 
-    def __init__(self, standings: Mapping[str, Standing]) -> None:
-        self.images = next(iter(standings.values())).boards[0].images
-        self.every = {name: standing.estimates for name, standing in standings.items()}
+    def __init__(self, methods: Mapping[str, MethodBoards]) -> None:
+        self.images = next(iter(methods.values())).boards[0].images
+        self.every = {name: method_boards.estimates for name, method_boards in methods.items()}
         self.mean = {name: mean_of(banks) for name, banks in self.every.items()}
 
     def name(self, title: str, method: str) -> str:
         """The score behind a title; "" where the method has none that is defined."""
         score, best, _ = title.partition(BEST)
-        found = best_measure(score, self.mean[method]) if best else score
-        known = self.mean[method].get(found)
-        return "" if known is None or math.isnan(known.value) else found
+        name = best_measure(score, self.mean[method]) if best else score
+        known = self.mean[method].get(name)
+        return "" if known is None or math.isnan(known.value) else name
 
     def compared(self, title: str) -> Comparison | None:
         names = {method: name for method in self.every if (name := self.name(title, method))}
@@ -178,24 +186,24 @@ class _Field:
         entries = {method: self.entry(method, names[method]) for method in order}
         differences = {}
         for other in order[1:]:
-            found = self.difference(title, order[0], other)
-            assert found is not None
-            differences[other] = found
+            difference = self.difference(title, order[0], other)
+            assert difference is not None
+            differences[other] = difference
         measures = {method: names[method].partition(".")[2] for method in order}
         return Comparison(title, entries, measures, differences)
 
     def entry(self, method: str, name: str) -> Entry:
-        found = self.mean[method][name].entry(limits(name), self.images)
-        banks = [one[name].value for one in self.every[method]]
-        return found | ({"bank_sd": _spread(banks)} if len(banks) > 1 else {})
+        entry = self.mean[method][name].entry(limits(name), self.images)
+        banks = [estimates[name].value for estimates in self.every[method]]
+        return entry | ({"bank_sd": _spread(banks)} if len(banks) > 1 else {})
 
-    def difference(self, title: str, one: str, other: str) -> Entry | None:
-        """One minus the other, bank by bank; None where either lacks the score."""
-        first, second = self.name(title, one), self.name(title, other)
+    def difference(self, title: str, method: str, other: str) -> Entry | None:
+        """`method` minus `other`, bank by bank; None where either lacks the score."""
+        first, second = self.name(title, method), self.name(title, other)
         if not first or not second:
             return None
-        entry = self.mean[one][first].minus(self.mean[other][second]).entry(UNBOUNDED, self.images)
-        a, b = self.every[one], self.every[other]
+        entry = self.mean[method][first].minus(self.mean[other][second]).entry(UNBOUNDED, self.images)
+        a, b = self.every[method], self.every[other]
         if (banks := max(len(a), len(b))) > 1:
             entry["bank_sd"] = _spread([a[i % len(a)][first].value - b[i % len(b)][second].value for i in range(banks)])
         return entry

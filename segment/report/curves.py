@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from segment.files.writing import fresh
-from segment.jobs.evaluation.comparison import best_entry
-from segment.jobs.evaluation.sweep_grid import Setting
-from segment.jobs.evaluation.sweep_states import CLEAN, DETERMINISTIC
-from segment.jobs.sweep import Row
 from segment.pictures.plots import Line, line_of, plot
+from segment.report.comparison import best_entry
+from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
 
 MOST = 8
-"""Lines in one picture; more cannot be told apart."""
+"""Lines in one picture; more cannot be distinguished."""
 
 
 def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -29,21 +27,45 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
     risk, oracle = _risks(methods)
     written = []
     if reliability:
-        written.append(_write(folder / "reliability.png", plot(
-            reliability[:MOST], title="Reliability: how often a confidence is right", x="confidence, mean max p",
-            y="share of pixels that are right", diagonal=True,
-        )))  # fmt: skip
+        written.append(
+            _write(
+                folder / "reliability.png",
+                plot(
+                    reliability[:MOST],
+                    title="Reliability: how often a confidence is right",
+                    x="confidence, mean max p",
+                    y="share of pixels that are right",
+                    diagonal=True,
+                ),
+            )
+        )
     if risk:
         lines = [*risk[:MOST], *oracle]
-        written.append(_write(folder / "risk_coverage.png", plot(
-            lines, title="Risk against coverage, surest pixels first", x="share of pixels retained",
-            y="share of them that is wrong", points=False,
-        )))  # fmt: skip
+        written.append(
+            _write(
+                folder / "risk_coverage.png",
+                plot(
+                    lines,
+                    title="Risk against coverage, most confident pixels first",
+                    x="share of pixels retained",
+                    y="share of them that is wrong",
+                    points=False,
+                ),
+            )
+        )
         removed = [replace(line, x=[1 - x for x in line.x]) for line in lines]
-        written.append(_write(folder / "sparsification.png", plot(
-            removed, title="Sparsification, most doubtful pixels removed first", x="share of pixels removed",
-            y="share of the rest that is wrong", points=False,
-        )))  # fmt: skip
+        written.append(
+            _write(
+                folder / "sparsification.png",
+                plot(
+                    removed,
+                    title="Sparsification, most uncertain pixels removed first",
+                    x="share of pixels removed",
+                    y="share of the rest that is wrong",
+                    points=False,
+                ),
+            )
+        )
     return written
 
 
@@ -86,8 +108,14 @@ def _along_draws(rows: Sequence[Row], folder: Path) -> list[Path]:
         for setting in dict.fromkeys(row.setting for row in sampled)
     ][: MOST - 1]
     lines += _levels([row for row in rows if row.method == DETERMINISTIC], ticks, "nll", sign=-1)
-    picture = plot(lines, title="Predictive log likelihood against the number of draws", x="T, draws",
-                   y="PLL, nats a pixel", logarithmic=True, ticks=ticks)  # fmt: skip
+    picture = plot(
+        lines,
+        title="Predictive log likelihood against the number of draws",
+        x="T, draws",
+        y="PLL, nats a pixel",
+        logarithmic=True,
+        ticks=ticks,
+    )
     return [_write(folder / "pll_vs_draws.png", picture)]
 
 
@@ -104,10 +132,16 @@ def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
         kinds.setdefault(name, []).append(row)
     written = []
     for score, words in (("nll", "NLL, nats a pixel"), ("error_auroc.predictive_entropy", "error AUROC, entropy")):
-        lines = [_line(name, found, _batch, score) for name, found in kinds.items()][: MOST - 1]
+        lines = [_line(name, kind_rows, _batch, score) for name, kind_rows in kinds.items()][: MOST - 1]
         lines += _levels([row for row in rows if row.method == DETERMINISTIC], ticks, score)
-        picture = plot(lines, title="Quality against the mini-batch behind a draw", x="M, images in a mini-batch",
-                       y=words, logarithmic=True, ticks=ticks)  # fmt: skip
+        picture = plot(
+            lines,
+            title="Quality against the mini-batch behind a draw",
+            x="M, images in a mini-batch",
+            y=words,
+            logarithmic=True,
+            ticks=ticks,
+        )
         written.append(_write(folder / f"quality_vs_batch_{score.split('.')[0]}.png", picture))
     return written
 
@@ -125,17 +159,27 @@ def _along_severity(rows: Sequence[Row], condition: str, folder: Path) -> list[P
     shifted = [row for row in rows if row.condition == condition]
     names = dict.fromkeys(row.name for row in shifted)
     lines = [
-        _line(name, [row for row in rows if row.name == name and row.condition in (CLEAN, condition)],
-              lambda row: row.severity, "nll") for name in names
-    ][:MOST]  # fmt: skip
-    picture = plot(lines, title=f"NLL under {condition}", x="severity", y="NLL, nats a pixel",
-                   ticks=sorted({0, *(row.severity for row in shifted)}))  # fmt: skip
+        _line(
+            name,
+            [row for row in rows if row.name == name and row.condition in (CLEAN, condition)],
+            lambda row: row.severity,
+            "nll",
+        )
+        for name in names
+    ][:MOST]
+    picture = plot(
+        lines,
+        title=f"NLL under {condition}",
+        x="severity",
+        y="NLL, nats a pixel",
+        ticks=sorted({0, *(row.severity for row in shifted)}),
+    )
     return [_write(folder / f"shift_{condition}.png", picture)]
 
 
 def _line(name: str, rows: Sequence[Row], at: Callable[[Row], float], score: str, *, sign: int = 1) -> Line:
     """A score of rows along an axis; a score that is not defined leaves its place out."""
-    entries = [(at(row), row.found["scores"].get(score) or {}) for row in rows]
+    entries = [(at(row), row.result["scores"].get(score) or {}) for row in rows]
     known = sorted(((x, e) for x, e in entries if e.get("value") is not None), key=lambda pair: pair[0])
     ends = [(e.get("low"), e.get("high")) for _, e in known]
     low = [None if a is None or b is None else min(sign * a, sign * b) for a, b in ends]
@@ -145,13 +189,13 @@ def _line(name: str, rows: Sequence[Row], at: Callable[[Row], float], score: str
 
 def _levels(rows: Sequence[Row], ticks: Sequence[int], score: str, *, sign: int = 1) -> list[Line]:
     """What does not depend on the axis, as a dashed line across it."""
-    found = []
+    lines = []
     for row in rows:
-        value = (row.found["scores"].get(score) or {}).get("value")
+        value = (row.result["scores"].get(score) or {}).get("value")
         if value is not None:
             x = [float(ticks[0]), float(ticks[-1])]
-            found.append(Line(name=row.name, x=x, y=[sign * value] * 2, dashed=True))
-    return found
+            lines.append(Line(name=row.name, x=x, y=[sign * value] * 2, dashed=True))
+    return lines
 
 
 def _words(measure: str) -> str:

@@ -1,0 +1,173 @@
+"""fit, distill: options to the job that makes a bank, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import (
+    Device,
+    Json,
+    Memory,
+    Model,
+    Out,
+    Weights,
+    loaded,
+    size_of,
+)
+from segment.errors import WrongUse
+
+
+@app.command()
+def fit(
+    model: Model,
+    images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
+    output: Out,
+    batch: Annotated[int | None, typer.Option(help="M, images behind a draw; default: the card's, else 32.")] = None,
+    draws: Annotated[int, typer.Option(help="T, draws to record.")] = 128,
+    seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
+    layers: Annotated[str, typer.Option(help="all, or globs with commas, as decoder.*")] = "all",
+    size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
+    memory: Memory = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Reuse a bank that was recorded of the very same before; --no-cache: record anew.",
+        ),
+    ] = True,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Record a bank of T draws from mini-batches of M images, transformed as in training."""
+    import time
+
+    from segment.draws.reference import sentence
+    from segment.estimation.precision import choose
+    from segment.files.bank_cache import BankCache
+    from segment.files.writing import check_writable
+    from segment.jobs.fit import fit as run_fit
+
+    if precision not in ("fp32", "bf16"):
+        raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
+    if output.suffix != ".safetensors":
+        raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
+    check_writable(output)
+    network = loaded(model, weights, device)
+    start = time.perf_counter()
+
+    with screen.progress() as shown:
+        bank, reused_file = run_fit(
+            network,
+            images,
+            output,
+            batch=batch,
+            draws=draws,
+            seed=seed,
+            layers=layers,
+            size=size_of(size),
+            precision="bf16" if precision == "bf16" else "fp32",
+            memory=memory,
+            cache=BankCache.of_user() if cache else None,
+            progress=shown,
+        )
+    seconds = time.perf_counter() - start
+    provenance = bank.provenance
+    device_type = next(parameter.device.type for parameter in network.module.parameters())
+    chosen, why = choose(provenance["audit"].get(device_type, {}))
+    if json:
+        keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
+        screen.as_json(
+            {
+                "bank": str(output),
+                "layers_drawn": len(bank.layers),
+                "seconds": round(seconds, 2),
+                "reused": None if reused_file is None else str(reused_file),
+                **{key: provenance[key] for key in keys},
+                "reference": provenance.get("reference"),
+                "precision": chosen,
+            }
+        )
+        return
+    screen.print_text(
+        f"{output}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {provenance['batch']} of "
+        f"{provenance['images']} images, in {seconds:.1f} s{_reused(reused_file, output)}.\n"
+        f"--precision auto will take {chosen}: {why}."
+    )
+    reference = provenance.get("reference")
+    screen.print_text(f"{sentence(reference)}." if reference else "No running statistics to compare.")
+
+
+def _reused(file: Path | None, output: Path) -> str:
+    if file is None:
+        return ""
+    where = "it was there already" if file == output else f"copied from {file}"
+    return f" (recorded of the very same before, {where}; --no-cache records anew)"
+
+
+@app.command()
+def distill(
+    bank: Annotated[Path, typer.Argument(help="Bank that `segment fit` recorded for MODEL.")],
+    model: Model,
+    images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The distilled bank.")],
+    draws: Annotated[int, typer.Option(help="K, draws that are left.")] = 8,
+    views: Annotated[int, typer.Option(help="Training views to choose and refine by; more are better.")] = 128,
+    held_out: Annotated[int, typer.Option(help="Views of other images, which decide when to stop.")] = 16,
+    steps: Annotated[int, typer.Option(help="Of refinement at most; 0: choose only.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
+    import time
+
+    from segment.files.banks import load_bank, save_bank
+    from segment.files.writing import check_writable
+    from segment.jobs.distill import distill_bank
+
+    if output.suffix != ".safetensors":
+        raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
+    check_writable(output)
+    whole = load_bank(bank)
+    network = loaded(model, weights, device)
+    start = time.perf_counter()
+    with screen.progress() as shown:
+        small = distill_bank(
+            network, whole, images, draws=draws, seed=seed, views=views, held_out=held_out, steps=steps, progress=shown
+        )
+    save_bank(small, output)
+    seconds = time.perf_counter() - start
+    distillation = small.provenance["distillation"]
+    if json:
+        screen.as_json(
+            {
+                "bank": str(output),
+                "draws": len(small),
+                "of": len(whole),
+                "step": distillation["step"],
+                "held_out_error_chosen": distillation["error_chosen"],
+                "held_out_error": distillation["error"],
+                "weights": [round(weight, 5) for weight in small.weights.tolist()],
+                "seconds": round(seconds, 2),
+            }
+        )
+        return
+    refined = f"refined {distillation['error']:.3f}" if distillation["step"] else "no step of refinement came nearer"
+    screen.print_text(
+        f"{output}: {len(small)} weighted draws stand for {len(whole)}, in {seconds:.0f} s.\n"
+        f"Variance map on held-out views, relative L1 error against the whole bank: "
+        f"chosen {distillation['error_chosen']:.3f}, "
+        f"{refined}.\nIts draws are no random sample: it has no standard_error, and is used whole."
+    )

@@ -1,0 +1,145 @@
+"""Options that several commands share, and their texts turned into values.
+
+Must not know what a job does with a value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segment.errors import WrongUse
+
+if TYPE_CHECKING:
+    from segment.estimation.estimator import Tiling
+    from segment.estimation.mcbn import Draws
+    from segment.networks.load import Network
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Model card, its name, or a URI such as smp:Unet?encoder=resnet34&classes=11."
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
+]
+Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
+
+Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]
+LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, by the same names; not needed with a list.")]
+ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
+ValidationLabels = Annotated[str | None, typer.Option(help="Their label maps.")]
+Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]
+InsertDropout = Annotated[
+    float | None,
+    typer.Option(
+        help="MC dropout for a network without: Dropout2d(P) after each decoder stage, else before the last layer.",
+    ),
+]
+Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
+Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
+
+
+def loaded(model: str, weights: Path | None, device: str) -> Network:
+    """The network of a command line, on its device."""
+    import torch
+
+    from segment.estimation.memory_budget import keep_freed_pages
+    from segment.networks.load import load_network
+
+    keep_freed_pages()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_network(model, weights=weights, device=device)
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """HxW to (H, W).
+
+    >>> size_of("360x480")
+    (360, 480)
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise WrongUse(f"--size {text!r} is not HxW; write rows x columns, as 360x480.")
+    return int(parts[0]), int(parts[1])
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between.
+
+    >>> listed("png, npz")
+    ('png', 'npz')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def tiling_of(text: str) -> Tiling:
+    """auto, off, or N pixels.
+
+    >>> tiling_of("auto"), tiling_of("512")
+    ('auto', 512)
+    """
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if text not in ("auto", "off"):
+        raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
+    return "off" if text == "off" else "auto"
+
+
+def draws_of(text: str | None) -> Draws:
+    """auto, or N draws; None: all.
+
+    >>> draws_of("auto"), draws_of("16")
+    ('auto', 16)
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    try:
+        return int(text)
+    except ValueError:
+        raise WrongUse(f"--draws is auto or a number of draws, not {text!r}.") from None
+
+
+def ids(text: str) -> tuple[int, ...]:
+    """Label ids with commas between.
+
+    >>> ids("11, 12")
+    (11, 12)
+    """
+    parts = listed(text)
+    if not all(part.isdecimal() for part in parts):
+        raise WrongUse(f"--unseen {text!r} is no list of label ids; write integers with commas, as 11,12.")
+    return tuple(int(part) for part in parts)
+
+
+def counts(text: str, option: str) -> tuple[int, ...]:
+    """Integers with commas between.
+
+    >>> counts("4,8", "--batches")
+    (4, 8)
+    """
+    parts = listed(text)
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise WrongUse(f"{option} {text!r} is no list of integers; write them with commas, as 4,8,16.")
+    return tuple(int(part) for part in parts)
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between.
+
+    >>> shares("0,0.5,1")
+    (0.0, 0.5, 1.0)
+    """
+    try:
+        return tuple(float(part) for part in listed(text))
+    except ValueError:
+        raise WrongUse(f"--alphas {text!r} is no list of numbers; write them with commas, as 0,0.5,1.") from None

@@ -1,0 +1,105 @@
+"""predict: options to a run over a folder of images, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import (
+    Device,
+    Json,
+    Memory,
+    Model,
+    Out,
+    Weights,
+    draws_of,
+    listed,
+    loaded,
+    tiling_of,
+)
+
+
+@app.command()
+def predict(
+    model: Model,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Images: folder, glob, image or text list.")],
+    bank: Annotated[Path, typer.Option(help="Bank that `segment fit` recorded for this network.")],
+    output: Out,
+    draws: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="The first N of the bank; auto: as many as an image needs; default: all."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="With --draws auto: the Monte Carlo standard error of a probability that is enough.")
+    ] = 0.02,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    maps: Annotated[str, typer.Option(help="With commas: prediction, probability or any measure.")] = (
+        "prediction,variance,predictive_entropy,mutual_information"
+    ),
+    heat: Annotated[str, typer.Option(help="Measure shown in heat.png and overlay.png.")] = "predictive_entropy",
+    heat_max: Annotated[float | None, typer.Option(help="Its last colour; one scale for the run.")] = None,
+    format: Annotated[str, typer.Option(help="png, npz, with commas.")] = "png,npz",
+    fold: Annotated[int, typer.Option(help="Draws in one pass.")] = 1,
+    memory: Memory = None,
+    tile: Annotated[
+        str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
+    from segment.files.banks import load_bank
+    from segment.jobs.predict import PredictPlan, predict
+
+    plan = PredictPlan(
+        draws=draws_of(draws),
+        tolerance=tolerance,
+        precision=precision,
+        maps=listed(maps),
+        heat=heat,
+        heat_max=heat_max,
+        formats=listed(format),
+        fold=fold,
+        tile=tiling_of(tile),
+        memory=memory,
+    )
+    network = loaded(model, weights, device)
+    with screen.progress() as shown:
+        summary = predict(network, source, load_bank(bank), output, plan, resume=resume, progress=shown)
+    if json:
+        screen.as_json(
+            {
+                "run": str(summary.folder),
+                "done": summary.done,
+                "failed": dict(summary.failed),
+                "draws": summary.draws,
+                "precision": summary.precision,
+                "seconds": round(summary.seconds, 2),
+                **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
+            }
+        )
+    else:
+        draws_text = f"{summary.draws} draws each"
+        if plan.draws == "auto":
+            draws_text = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
+        screen.print_text(
+            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
+            f"{summary.precision}, {summary.seconds:.1f} s."
+        )
+        if summary.done:
+            screen.print_text(f"Look at {summary.folder / 'sheet.png'} first.")
+    if summary.failed:
+        total, first = summary.done + len(summary.failed), next(iter(summary.failed.items()))
+        screen.refuse(
+            f"{len(summary.failed)} of {total} images failed, named in {summary.folder / 'manifest.jsonl'}, "
+            f"the others are done. {first[0]}: {first[1]}"
+        )
+        raise typer.Exit(1)

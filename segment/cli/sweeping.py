@@ -1,0 +1,136 @@
+"""sweep: options to the job, and what is shown of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.options import (
+    Device,
+    Images,
+    InsertDropout,
+    Json,
+    LabelMaps,
+    Memory,
+    Model,
+    Out,
+    Report,
+    ValidationImages,
+    ValidationLabels,
+    Void,
+    Weights,
+    counts,
+    listed,
+    loaded,
+    shares,
+)
+
+
+@app.command()
+def sweep(
+    model: Model,
+    images: Images,
+    output: Out,
+    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
+    labels: LabelMaps = None,
+    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
+    draws: Annotated[str, typer.Option(help="T, with commas: prefixes of one run at the largest.")] = "1,2,4,8,16",
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="With commas: all, encoder, decoder, first, last, or globs joined by +.",
+        ),
+    ] = "all",
+    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
+    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
+    seeds: Annotated[str, typer.Option(help="One bank each; several: also their spread.")] = "0",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="As of evaluate, but ensemble; default: deterministic,mcbn,mean_statistics.",
+        ),
+    ] = "",
+    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps: all of its draws.")] = None,
+    validation_images: ValidationImages = None,
+    validation_labels: ValidationLabels = None,
+    insert_dropout: InsertDropout = None,
+    shift: Annotated[str, typer.Option(help="Corruptions of the test images: noise,blur,fog,brightness,jpeg.")] = "",
+    severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
+    adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    memory: Memory = None,
+    void: Void = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`).")] = True,
+    report: Report = None,
+    title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
+    from segment.jobs.evaluate import Labels
+    from segment.jobs.evaluation.sweep_grid import Grid
+    from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
+    from segment.jobs.sweep import COLUMNS, shown_rows
+    from segment.jobs.sweep import sweep as run_sweep
+    from segment.pictures.plots import needs_matplotlib
+    from segment.report.curves import plot_sweep
+    from segment.report.results_page import check_page, put_section, sweep_section
+
+    if plots:
+        needs_matplotlib()
+    if report is not None:
+        check_page(report)
+    grid = Grid(
+        batches=counts(batches, "--batches"),
+        draws=tuple(sorted(counts(draws, "--draws"))),
+        layers=listed(layers),
+        transforms=listed(transforms),
+        alphas=shares(alphas),
+        seeds=counts(seeds, "--seeds"),
+    )
+    plan = SweepPlan(
+        grid=grid,
+        shifts=listed(shift),
+        severities=counts(severities, "--severities"),
+        adapt=adapt,
+        void=void,
+        methods=replace(
+            SWEPT, methods=listed(methods) or SWEPT.methods, precision=precision, insert_dropout=insert_dropout
+        ),
+        banks=tuple(str(path) for path in bank or []),
+    )
+    network = loaded(model, weights, device)
+    with screen.progress() as shown:
+        result = run_sweep(
+            network,
+            Labels(images, labels),
+            train,
+            output,
+            plan,
+            memory=memory,
+            resume=resume,
+            progress=shown,
+            validation=Labels(validation_images, validation_labels) if validation_images else None,
+        )
+    pictures = plot_sweep(result.rows, result.folder) if plots else []
+    if report is not None:
+        put_section(report, f"sweep of {title or network.name}", sweep_section(result, title or network.name))
+    if json:
+        screen.as_json(
+            {"run": str(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
+        )
+    else:
+        screen.table(
+            f"{network.name}: {len(result.rows)} settings, best NLL first", list(COLUMNS), shown_rows(result.rows)
+        )
+        screen.print_text(f"All scores: {result.folder / 'sweep.csv'} and scores.json. Plots: {len(pictures)}.")
+    end_with_failures(result.failed, output)

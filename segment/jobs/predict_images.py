@@ -1,0 +1,158 @@
+"""The images of one predict run: read, estimated, and written as files with a line for the manifest.
+
+Must not know where the network, the bank and the memory budget come from. An image that fails has a line with the
+error; the others go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+from numpy.typing import NDArray
+
+from segment.axes import Plane
+from segment.errors import ImageUnreadable, PredictionFailed, error_message
+from segment.estimation.estimate import Estimate
+from segment.estimation.estimator import Estimator
+from segment.files.runs import Entry, Run
+from segment.files.writing import unwritable
+from segment.images.find import Source
+from segment.images.prepare import Normalised
+from segment.images.read import read_image, sha256_of
+from segment.networks.load import Network
+from segment.pictures.palettes import Picture
+from segment.report.image_files import PictureStyle, as_picture, render, thumbnails
+
+log = logging.getLogger(__name__)
+
+LARGE = 2**22
+"""Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
+
+IMAGE_ERRORS = (
+    ImageUnreadable,
+    PredictionFailed,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    cv2.error,
+)
+"""What an image may raise (a network that does not take its size raises one of these); the others go on."""
+
+
+@dataclass(frozen=True)
+class ImageRead:
+    """An image file that was read: its pixels (H W 3), or the error in one line; and the SHA-256 of its bytes."""
+
+    source: Source
+    pixels: NDArray[Any] | str
+    sha256: str
+
+
+@dataclass
+class ImagePredictor:
+    """Reads, estimates and writes the images of one run.
+
+    maps, formats: what is written. thumbnails: image of the contact sheet -> column -> picture, empty at first
+    """
+
+    run: Run
+    network: Network
+    estimator: Estimator
+    style: PictureStyle
+    maps: Sequence[str]
+    formats: Sequence[str]
+    thumbnails: dict[str, dict[str, Picture]] = field(default_factory=dict)
+
+    def read(
+        self, sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], reader: ThreadPoolExecutor
+    ) -> Iterator[ImageRead]:
+        """The images in order, the next one read while one is estimated, unless either is large.
+
+        sizes: id -> (H, W), where it is known before reading
+        """
+        ahead: Future[ImageRead] | None = None
+        for source, following in itertools.zip_longest(sources, sources[1:]):
+            image = self._read(source) if ahead is None else ahead.result()
+            ahead = None
+            if following is not None and all(math.prod(sizes.get(id, ())) <= LARGE for id in (source.id, following.id)):
+                ahead = reader.submit(self._read, following)
+            yield image
+            del image
+
+    def _read(self, source: Source) -> ImageRead:
+        sha256 = sha256_of(source.path)
+        try:
+            return ImageRead(source, read_image(source.path, white=self.network.card.input.white), sha256)
+        except (ImageUnreadable, OSError, MemoryError) as error:
+            return ImageRead(source, error_message(error), sha256)
+
+    def estimate(self, image: ImageRead) -> Estimate[Plane] | str:
+        """The estimate of an image, or the reason why there is none. Errors: WrongUse where no map can be written."""
+        if isinstance(image.pixels, str):
+            return image.pixels
+        height, width = image.pixels.shape[:2]
+        try:
+            return self.estimator(Normalised(image.pixels, self.network.card.input))[""].arrays(self.network.classes)
+        except OSError as error:  # of the files that hold its maps
+            raise unwritable(self.run.folder, error) from error
+        except IMAGE_ERRORS as error:
+            return f"{height} x {width} image: {error_message(error)}"
+
+    def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Entry:
+        """The files of an image, and its line. seconds: wall time of its estimate."""
+        if isinstance(estimate, str) or isinstance(image.pixels, str):
+            return _failed(image, str(estimate), seconds)
+        picture, id = as_picture(image.pixels), image.source.id
+        try:
+            files, measures = render(self.run, id, picture, estimate, self.style, maps=self.maps, formats=self.formats)
+            if id in self.thumbnails:
+                self.thumbnails[id] = thumbnails(picture, estimate, self.style, self.maps)
+        except IMAGE_ERRORS as error:
+            return _failed(image, f"its pictures: {error_message(error)}", seconds)
+        return Entry(
+            id=id,
+            source=str(image.source.path),
+            sha256=image.sha256,
+            files=files,
+            seconds=round(seconds, 4),
+            draws=estimate.draws,
+            reached_error=estimate.reached_error,
+            measures=measures,
+            notes=dict(estimate.withheld),
+        )
+
+    def redo(self, sources: Sequence[Source]) -> None:
+        """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""
+        log.warning(
+            "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and "
+            "for the %d images before this one again.",
+            self.estimator.why,
+            len(sources),
+        )
+        self.estimator.to_redo = 0
+        for source in sources:
+            self.run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
+        for source in sources:
+            begun = time.perf_counter()
+            image = self._read(source)
+            estimate = self.estimate(image)
+            self.run.add(self.write(image, estimate, time.perf_counter() - begun))
+
+
+def _failed(image: ImageRead, error: str, seconds: float) -> Entry:
+    log.warning("%s: %s", image.source.id, error)
+    source = image.source
+    return Entry(
+        id=source.id, source=str(source.path), sha256=image.sha256, status="failed", error=error, seconds=seconds
+    )

@@ -1,1 +1,0 @@
-"""Tables, sentences, pictures and files of a job."""

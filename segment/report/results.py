@@ -1,0 +1,128 @@
+"""What an evaluation and a sweep give: plain records, as the jobs fill them and the pages, plots and files show them.
+
+Must not know how a score was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segment.report.comparison import Comparison, Gain
+
+CLEAN = "clean"
+"""The condition of test images that no corruption has changed."""
+
+DETERMINISTIC = "deterministic"
+
+DICE_RANK = "dice_rank_"
+"""Prefix in scores.json: how well a column of per_image.csv ranks images by their Dice, worst first."""
+
+TRAINING_TRANSFORM = "training"
+"""The transform of statistics images that the card's `training:` names."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was chosen on validation images, by method and bank (`compared_methods.key`); empty where none were given.
+
+    temperatures: key -> what divides the logits
+    accuracies: key -> share of right pixels of the mask, one number, or one a label
+    thresholds: key -> measure -> above them a patch of each size is uncertain
+    images: how many were used; failed: id -> why
+    """
+
+    temperatures: Mapping[str, float]
+    accuracies: Mapping[str, float | tuple[float, ...]]
+    thresholds: Mapping[str, Mapping[str, tuple[float, ...]]]
+    images: int
+    failed: Mapping[str, str]
+
+    @staticmethod
+    def none() -> Validation:
+        return Validation({}, {}, {}, 0, {})
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Validation:
+        """What `as_dict` gave, read back from JSON."""
+        accuracies = {name: tuple(a) if isinstance(a, list) else a for name, a in values["accuracies"].items()}
+        thresholds = {
+            name: {measure: tuple(limits) for measure, limits in by_measure.items()}
+            for name, by_measure in values["thresholds"].items()
+        }
+        return Validation(**{**values, "accuracies": accuracies, "thresholds": thresholds})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation; all of it is in its folder too.
+
+    warnings: what makes the scores misleading, to be read before them
+    """
+
+    folder: Path
+    scores: Mapping[str, Any]
+    comparisons: Sequence[Comparison]
+    gains: Sequence[Gain]
+    validation: Validation
+    failed: Mapping[str, str]
+    notes: Mapping[str, str]
+    record: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to make draws, whatever T and seed.
+
+    batch: M. transform: of the statistics images: "training" (the card's), "plain" or "crop:HxW"
+    layers: which are stochastic. alpha: share of the draw in the statistics, the rest is the trained ones
+    adapted: statistics images go through the test images' corruption too
+    file: a bank that was given, a distilled one perhaps, in place of one recorded so
+    """
+
+    batch: int
+    transform: str = TRAINING_TRANSFORM
+    layers: str = "all"
+    alpha: float = 1.0
+    adapted: bool = False
+    file: str = ""
+
+    def __str__(self) -> str:
+        if self.file:
+            return f"M={self.batch}, {self.file}"
+        parts = [f"M={self.batch}", self.transform, self.layers]
+        parts += [f"alpha={self.alpha:g}"] if self.alpha != 1 else []
+        return ", ".join(parts + (["adapted"] if self.adapted else []))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a sweep: its value on every axis, and its result: counts and scores as in `scores.json`."""
+
+    condition: str
+    severity: int
+    method: str
+    setting: Setting | None
+    draws: int
+    result: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        if self.setting is None:
+            return self.method if self.draws == 1 else f"{self.method}, T={self.draws}"
+        return f"{self.method}, {self.setting}, T={self.draws}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The result of a sweep; all of it is in its folder too."""
+
+    folder: Path
+    rows: Sequence[Row]
+    failed: Mapping[str, str]
