@@ -39,7 +39,7 @@ from segment.tracing.batch_independence import mixing_call
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
-from segment.tracing.sources import constants_of
+from segment.tracing.sources import CONSTANT, constants_of
 from segment.tracing.trace_cursor import Diverged, TraceCursor
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class _RecordedPart(TorchFunctionMode):
             result = func(*args, **kwargs)
         if not reads_metadata(func, result):
             self.recording.add(index, func, args, kwargs, result)
-        self._cursor.record(index, args, kwargs, result)
+        self._cursor.record(index, result)
         if index == max(self._layer_calls):
             raise _LastLayer
         return result
@@ -217,8 +217,32 @@ def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W
             return f"{call.name} gives values of the images to Python"
         if call.random:
             return f"{call.name} is random"
-    mixing = mixing_call(network.module, network.forward, network.placed(pair))
-    return f"{mixing} may mix the images of a mini-batch" if mixing else ""
+        if CONSTANT in call.writes:
+            return f"{call.name} writes into a parameter or buffer"
+        if call.autocast:
+            return f"{call.name} runs under autocast"
+    if mixing := mixing_call(network.module, network.forward, network.placed(pair)):
+        return f"{mixing} may mix the images of a mini-batch"
+    (whole,) = record(network, [pair])
+    try:
+        alone = _InParts(network, 1, float("inf"), "fp32").draw(pair)
+    except (Diverged, OtherShapes, NotReplayable) as difference:
+        return f"at this size it makes other calls than when its layers were listed ({difference})"
+    return "" if _close(alone, whole) else "two images give other statistics one by one than together"
+
+
+CLOSE = 1e-3
+"""Largest difference of statistics, relative to the scale of their layer, that counts as rounding."""
+
+
+def _close(draw: Statistics, whole: Statistics) -> bool:
+    for name, (mean, var) in whole.items():
+        scale = float(mean.abs().max() + var.max().sqrt()) + 1e-6
+        if float((draw[name][0] - mean).abs().max()) > CLOSE * scale:
+            return False
+        if float((draw[name][1] - var).abs().max()) > CLOSE * scale**2:
+            return False
+    return True
 
 
 def record_in_parts(

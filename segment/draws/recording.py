@@ -82,6 +82,7 @@ class BatchNormMode(TorchFunctionMode):
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
         self._layers = iter(layers)
+        self._refusal: ModelRefused | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -90,7 +91,11 @@ class BatchNormMode(TorchFunctionMode):
         if func is not functional.batch_norm:
             return func(*args, **kwargs)
         call = BatchNormCall(*args, **kwargs)
-        layer = expected_layer(next(self._layers, None), call)
+        try:
+            layer = expected_layer(next(self._layers, None), call)
+        except ModelRefused as refusal:  # kept for `end`, for a network may catch it
+            self._refusal = refusal
+            raise
         return call.unchanged() if layer.of_weights else self.normalise(layer, call)
 
     def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
@@ -99,6 +104,8 @@ class BatchNormMode(TorchFunctionMode):
 
     def end(self) -> None:
         """Called after the pass. Errors: ModelRefused where a listed layer was not reached."""
+        if self._refusal is not None:
+            raise self._refusal
         missing = next(self._layers, None)
         if missing is not None:
             raise ModelRefused(

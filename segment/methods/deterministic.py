@@ -18,7 +18,7 @@ from segment.images.specs import InputSpec
 from segment.methods.mcbn import UNPADDED, BankMethod
 from segment.methods.method import OnePass
 from segment.networks.modules import device_of
-from segment.networks.preserve_state import preserve_state
+from segment.networks.preserve_state import StateKeeper
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -66,6 +66,7 @@ class Plain(OnePass):
         images = images.to(device)
         if self.plan.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), preserve_state(self.module), half(self.plan.precision, device):
-            output = self.forward(images)
+        state = StateKeeper(self.module)
+        with torch.no_grad(), state(), half(self.plan.precision, device):
+            output = state.own(self.forward(images))
         yield output

@@ -33,6 +33,14 @@ class StateKeeper:
         for device in self._devices:
             torch.cuda.default_generators[device].manual_seed(number)
 
+    def own(self, output: Tensor) -> Tensor:
+        """An output made inside a block, copied where it lies in a buffer, which the end of the block restores."""
+        if not isinstance(output, Tensor):
+            return output
+        with torch._C.DisableTorchFunction():
+            held = {buffer.untyped_storage()._cdata for buffer, _, _ in self._copies.values()}
+            return output.clone() if output.untyped_storage()._cdata in held else output
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Eval mode within a block; flags, buffers and random state are restored after it, also after an exception.

@@ -67,6 +67,8 @@ def _reason_for_plain(network: BatchNormNetwork, depends: Sequence[bool]) -> str
     for index, call in enumerate(calls):
         if UNKNOWN in call.sources:
             return f"{call.name} reads a tensor that no torch call of this pass made"
+        if call.autocast:
+            return f"{call.name} runs under the network's own autocast"
         if call.gives_values and depends[index]:
             return f"{call.name} gives values that depend on the draw to Python"
     if network.trace.output < 0 or not depends[network.trace.output]:
@@ -139,7 +141,7 @@ class RecordedPass(TorchFunctionMode):
         result = self._calls(index, func, args, kwargs)
         if self._program.depends[index] and not needless and not reads_metadata(func, result):
             self.recording.add(index, func, args, kwargs, result)
-        self._cursor.record(index, args, kwargs, result)
+        self._cursor.record(index, result, made=not needless)
         return result
 
     def end(self, output: Tensor) -> bool:

@@ -19,7 +19,7 @@ from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, Statis
 from segment.passes.fused_convolutions import FusedConvolutions
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import ran_out_of_memory
-from segment.tracing.replay import OtherShapes, Recording
+from segment.tracing.replay import NotReplayable, OtherShapes, Recording
 from segment.tracing.trace_cursor import Diverged
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class DrawnNetwork:
             for layer in network.stochastic
         }
         self._programs: dict[torch.Size, Program] = {}
-        self._fused: dict[int, FusedConvolutions] = {}
+        self._fused: list[tuple[Program, FusedConvolutions]] = []
 
     @property
     def fused(self) -> bool:
@@ -57,8 +57,7 @@ class DrawnNetwork:
 
     def seed(self, t: int) -> None:
         """Seed the network's own random calls, another stream for each draw."""
-        if self.first_program.random:
-            self.state.seed(t)
+        self.state.seed(t)
 
     def program_for(self, shape: torch.Size) -> Program:
         return self._programs.get(shape, self.first_program)
@@ -66,25 +65,31 @@ class DrawnNetwork:
     def retrace(self, images: Tensor) -> Program:
         """A trace of these images, kept for others of their size. Errors: ModelRefused."""
         program = Program.of(self.network.retraced(images))
+        self._programs.pop(images.shape, None)
         if len(self._programs) >= PROGRAMS:
-            oldest = next(iter(self._programs))
-            self._fused.pop(id(self._programs.pop(oldest)), None)
+            self._programs.pop(next(iter(self._programs)))
         self._programs[images.shape] = program
+        kept = (self.first_program, *self._programs.values())
+        self._fused = [(used, fused) for used, fused in self._fused if any(used is program for program in kept)]
         return program
 
     def fused_for(self, program: Program) -> FusedConvolutions | None:
         """The fused convolutions of a program; None where they are not available."""
         if not self.network.channels_last or self.network.device.type != "cpu" or not onednn.available():
             return None
-        fused = self._fused.get(id(program))
-        if fused is None or fused.stale:
-            fused = self._fused[id(program)] = FusedConvolutions(program.network, program.depends, self._statistics)
+        self._fused = [(used, fused) for used, fused in self._fused if not fused.stale]
+        for used, fused in self._fused:
+            if used is program:
+                return fused
+        fused = FusedConvolutions(program.network, program.depends, self._statistics)
+        self._fused.append((program, fused))
         return fused
 
 
 class FastPasses:
     """Called with a draw's number, gives the output (N K ...) of one image, or None and then the `reason`.
 
+    retraced: the first of them needed a trace of its own
     images: (N C ...), placed on the network's device; fuse: with fused convolutions where these are available
     """
 
@@ -96,6 +101,7 @@ class FastPasses:
         self._recording: Recording | None = None
         self._use(drawn.program_for(images.shape))
         self.reason = ""
+        self.retraced = False
 
     def __call__(self, t: int) -> Tensor | None:
         try:
@@ -104,6 +110,8 @@ class FastPasses:
             raise
         except OtherShapes:
             self.reason = "a draw gives a tensor of another shape"
+        except NotReplayable as error:
+            self.reason = str(error)
         except Exception as error:  # whatever a call raises that a plain pass may not
             if ran_out_of_memory(error):
                 raise
@@ -125,6 +133,7 @@ class FastPasses:
                 return self._pass(t)
             except Diverged as divergence:
                 log.info("The image is traced anew: %s.", divergence)
+                self.retraced = True
                 self._use(self._drawn.retrace(self._images))
                 if self._program.plain:
                     self.reason = self._program.plain

@@ -72,7 +72,7 @@ class Passes:
         self.differed = ""
         self.unverified = 0
         self._comparisons = 0
-        self._foldable: bool | None = None
+        self._foldable: dict[torch.Size, bool] = {}
         self._layers = layers_in_order(network)
         self._drawn = DrawnNetwork(network, bank)
         if self.plan.share and self.plan.fold == 1 and self._drawn.first_program.plain:
@@ -109,20 +109,20 @@ class Passes:
     def _shared(self, images: Tensor) -> Iterator[Tensor]:
         """Every draw by a fast pass, compared with plain passes when that is due."""
         placed = self.network.placed(images, channels_last=self.plan.channels_last)
-        first = self._comparisons == 0
-        ahead = range(min(2, len(self.bank))) if first else range(0)
-        if first:
-            outputs = self._compared_first(images, placed, ahead)
-            if outputs is None:
+        fast = self._fast_passes(placed, self.plan.precision)
+        ahead = [fast(0)]
+        first = self._comparisons == 0 or fast.retraced
+        if first:  # a trace that no image was compared with: nothing is yielded before that
+            checked = self._compared_first(images, placed)
+            if checked is None:
                 yield from self._plain(images, range(len(self.bank)))
                 return
-            yield from outputs
+            fast, ahead = checked
         due = not first and self.unverified >= self._every()
         compared = self._comparisons % min(len(self.bank), CHECKED_DRAWS) if due else -1
         self.unverified += not (first or due)
-        fast = self._fast_passes(placed, self.plan.precision)
-        for t in range(len(ahead), len(self.bank)):
-            output = fast(t)
+        for t in range(len(self.bank)):
+            output = ahead[t] if t < len(ahead) else fast(t)
             if output is None:
                 log.warning("The draws of this image share nothing: %s.", fast.reason)
                 yield from self._plain(images, range(t, len(self.bank)))
@@ -134,18 +134,23 @@ class Passes:
     def _fast_passes(self, placed: Tensor, precision: Precision) -> FastPasses:
         return FastPasses(self._drawn, placed, precision, fuse=self.plan.fuse and self.plan.channels_last)
 
-    def _compared_first(self, images: Tensor, placed: Tensor, draws: range) -> list[Tensor] | None:
-        """The outputs of the first draws; None where fast passes differ from plain ones and are not used any more."""
+    def _compared_first(self, images: Tensor, placed: Tensor) -> tuple[FastPasses, list[Tensor | None]] | None:
+        """The passes of these images and the outputs of the first draws, compared with plain passes.
+
+        None where they differ, and fast passes are not used any more.
+        """
         self._comparisons += 1
+        draws = range(min(2, len(self.bank)))
         while True:
             fast = self._fast_passes(placed, self.plan.precision)
-            outputs = [output for output in [fast(t) for t in draws] if output is not None]
+            outputs = [fast(t) for t in draws]
+            made = [output for output in outputs if output is not None]
             difference = fast.reason
-            if len(outputs) == len(draws):
-                difference = next(filter(None, (self._difference(images, placed, t, outputs[t]) for t in draws)), "")
+            if len(made) == len(draws):
+                difference = next(filter(None, (self._difference(images, placed, t, made[t]) for t in draws)), "")
                 if not difference:
                     self.unverified = 0
-                    return outputs
+                    return fast, outputs
             if self.plan.fuse and self._drawn.fused:
                 log.warning("This network's convolutions are not fused: %s.", difference)
                 self.plan = replace(self.plan, fuse=False)
@@ -174,6 +179,10 @@ class Passes:
             if again is None:
                 return fast.reason
             output = again
+        return self._beyond_rounding(images, t, output)
+
+    def _beyond_rounding(self, images: Tensor, t: int, output: Tensor) -> str:
+        """How an output in float32 differs from a plain pass under draw t, in words; "" where by rounding only."""
         # random calls fill memory in its order, so they are compared in the same layout
         layout = self.plan.channels_last and self._drawn.first_program.random
         plain_images = self.network.placed(images, channels_last=layout)
@@ -182,7 +191,7 @@ class Passes:
         if difference <= TOLERANCE:
             return ""
         allowed = TOLERANCE
-        if math.isfinite(difference):
+        if math.isfinite(difference) and not self._drawn.first_program.random:  # other masks are no rounding
             noise = float32_noise(self.network, self._drawn.draws(range(t, t + 1)), images, plain)
             allowed = max(allowed, NOISE_FACTOR * noise)
         if difference <= allowed:
@@ -200,19 +209,28 @@ class Passes:
         mode = PlainPass(self._layers, self._drawn.draws(chunk))
         with torch.no_grad(), self._drawn.state(), half(precision, self.network.device), mode:
             self._drawn.seed(chunk.start)
-            output = self.network.forward(images)
+            output = self._drawn.state.own(self.network.forward(images))
         mode.end()
         return output
 
     def _can_fold(self, images: Tensor) -> bool:
-        """Whether several draws may share a pass; settled by the first images."""
-        if self._foldable is None:
+        """Whether several draws may share a pass over images of this size; settled by the first ones."""
+        if images.shape not in self._foldable:
             image = self.network.placed(images, channels_last=False)[:1]
             mixing = mixing_call(self.network.module, self.network.forward, torch.cat([image, image.flip(-1)]))
-            self._foldable = not mixing
-            if mixing:
-                log.warning("This network's draws run one by one: %s may mix the images of a batch.", mixing)
-        return self._foldable
+            why = f"{mixing} may mix the images of a batch" if mixing else self._folded_difference(images)
+            self._foldable[images.shape] = not why
+            if why:
+                log.warning("This network's draws run one by one: %s.", why)
+        return self._foldable[images.shape]
+
+    def _folded_difference(self, images: Tensor) -> str:
+        """How the first folded pass differs from plain passes, in words; "" where by rounding only."""
+        placed = self.network.placed(images, channels_last=self.plan.channels_last)
+        chunk = range(min(self.plan.fold, len(self.bank)))
+        outputs = self._plain_pass(placed, chunk, "fp32").chunk(len(chunk))
+        last = chunk[-1]
+        return self._beyond_rounding(images, 0, outputs[0]) or self._beyond_rounding(images, last, outputs[last])
 
 
 def passes(network: BatchNormNetwork, bank: Bank, images: Tensor, plan: PassPlan | None = None) -> Iterator[Tensor]:

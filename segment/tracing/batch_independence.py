@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from segment.errors import error_message
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.call_kinds import READS_METADATA, names_in
+from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
 from segment.tracing.trace_cursor import literals_in
 
@@ -37,7 +39,7 @@ POINTWISE = names_in(
 CONVOLUTIONS = names_in(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear prelu layer_norm group_norm
-    instance_norm embedding batch_norm
+    instance_norm embedding
     """
 )
 """Calls that treat their first tensor image by image where all others are constants."""
@@ -65,8 +67,8 @@ RESHAPING = frozenset(("flatten", "view", "reshape", "unflatten", "expand", "exp
 """Calls whose arguments may hold the number of images, and whose result shows whether they keep the batch axis."""
 
 
-class MixesImages(Exception):
-    """A call is not known to treat the batch axis as independent; no refusal."""
+class MixesImages(BaseException):
+    """A call is not known to treat the batch axis as independent; no Exception, for a network may catch those."""
 
 
 def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> str:
@@ -78,6 +80,10 @@ def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], image
         several, alone = (_proof(module, forward, some) for some in (images, images[:1]))
     except MixesImages as error:
         return str(error)
+    except Exception as error:  # a network may take one image only
+        if ran_out_of_memory(error):
+            raise
+        return f"a pass over {len(images)} images, which fails ({error_message(error, most=120)}),"
     if len(several) != len(alone):
         return "the number of images, which changes the calls,"
     for (name, literals), (other_name, other_literals) in zip(several, alone, strict=True):
@@ -130,13 +136,15 @@ class _Proof(TorchFunctionMode):
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             results = list(tensors_in(result))
+            random = isinstance(kwargs.get("generator"), torch.Generator)
+            if random or not torch.equal(state, torch.default_generator.get_state()):
+                raise MixesImages(f"{name}, which is random,")
             if any(depends) and not (name in READS_METADATA and not results):
                 known = self._keeps_apart(func, name, args, kwargs, tensors, depends, results)
-                same_state = torch.equal(state, torch.default_generator.get_state())
-                if not known or not same_state or any(not _batched(tensor, self._batch) for tensor in results):
+                if not known or any(not _batched(tensor, self._batch) for tensor in results):
                     raise MixesImages(name)
             self._of_images.append(any(depends))
-            self.calls.append((name, None if name in RESHAPING else literals_in((args, kwargs))))
+            self.calls.append((name, None if name in RESHAPING and any(depends) else literals_in((args, kwargs))))
             self._sources.note(
                 (*results, *(tensors if name.endswith("_") or name == "__setitem__" else ())), len(self._of_images) - 1
             )
@@ -160,6 +168,8 @@ class _Proof(TorchFunctionMode):
             return depends[0] and axes >= 3
         if name in POINTWISE:
             most = max(tensor.ndim for tensor in tensors)
+            if name == "where" and len(args) + len(kwargs) != 3:
+                return False
             return all(
                 tensor.ndim == most if image else tensor.ndim < most or tensor.shape[0] == 1
                 for tensor, image in zip(tensors, depends, strict=True)
@@ -172,7 +182,7 @@ class _Proof(TorchFunctionMode):
         if name in ("matmul", "__matmul__", "bmm"):
             return all(depends) and len(tensors) == 2 and axes >= 3 and tensors[1].ndim == axes
         if name in ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "index_select"):
-            return self._along(name, args, kwargs, axes)
+            return depends[0] and not any(depends[1:]) and self._along(name, args, kwargs, axes)
         if name in RESHAPING and not name.startswith("expand"):
             return depends[0] and results[0].shape[0] == self._batch  # rows stay in order
         if name in ("permute", "transpose", "swapaxes", "movedim"):
@@ -224,8 +234,9 @@ def _axes_without_batch(args: Any, kwargs: Mapping[str, Any], axes: int) -> bool
 
 def _first_axis_stays(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
     arguments = [*args[1:], *kwargs.values()]
-    axes = list(arguments[0]) if arguments and isinstance(arguments[0], list | tuple | torch.Size) else arguments
-    if not all(isinstance(axis, int) for axis in axes):
+    nested = (list(each) if isinstance(each, list | tuple | torch.Size) else [each] for each in arguments)
+    axes = [axis for each in nested for axis in each]
+    if not axes or not all(isinstance(axis, int) for axis in axes):
         return False
     total = args[0].ndim
     return axes[0] % total == 0 if name == "permute" else all(axis % total != 0 for axis in axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from segment.axes import Head
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
 from segment.tracing.batch_norm_call import batch_norm_of
+from segment.tracing.call_kinds import READS_METADATA
 from segment.tracing.trace import Call, Trace, trace
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,13 @@ def survey(
     """
     _check_traceable(module)
     traced, channels_last = _traced(module, forward, image)
-    layers = _layers_of(module, traced.calls)
+    readers = _readers_of_registered(traced.calls)
+    layers = [_refused_where_read(layer, readers) for layer in _layers_of(module, traced.calls)]
     reached = {layer.name for layer in layers}
     run = {call.module for call in traced.calls if call.origin != "constant"}
     lower = {call.module for call in traced.calls if call.origin != "constant" and _is_lower_batch_norm(call.function)}
     layers += [
-        _unreached(name or "(root)", child, run=name in run)
+        _unreached(name or "(root)", child, run=name in run or name in traced.entered or _is_read(child, readers))
         for name, child in named_modules(module)
         if (name or "(root)") not in reached and (_looks_like_bn(child) or name in lower)
     ]
@@ -194,6 +196,30 @@ def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
         layers.append(_named(name, module_of_call, index, call, "stochastic", ""))
     return layers
+
+
+def _readers_of_registered(calls: Sequence[Call]) -> dict[int, str]:
+    """Id of a parameter or buffer -> a call that reads its values, batch normalisation left out."""
+    return {
+        id(tensor): call.name
+        for call in calls
+        if call.function is not functional.batch_norm and getattr(call.function, "__name__", "") not in READS_METADATA
+        for tensor in call.registered
+        if tensor is not None
+    }
+
+
+def _refused_where_read(layer: Layer, readers: Mapping[int, str]) -> Layer:
+    """A layer whose running statistics another call reads cannot be drawn: that call would keep the trained ones."""
+    reader = next((readers[id(value)] for value in layer.trained or () if id(value) in readers), None)
+    if reader is None or layer.status != "stochastic":
+        return layer
+    reason = f"its running statistics are also read by {reader}, which would keep the trained ones"
+    return replace(layer, status="refused", reason=reason)
+
+
+def _is_read(child: nn.Module, readers: Mapping[int, str]) -> bool:
+    return any(id(getattr(child, name, None)) in readers for name in ("running_mean", "running_var"))
 
 
 def _check_traceable(module: nn.Module) -> None:

@@ -21,7 +21,7 @@ def names_in(text: str) -> frozenset[str]:
 GIVES_VALUES = names_in(
     """
     __bool__ __int__ __float__ __complex__ __index__ __contains__ __array__ __dlpack__ item tolist numpy equal
-    allclose is_nonzero data_ptr storage untyped_storage
+    allclose is_nonzero __format__ __repr__ __str__ data_ptr storage untyped_storage
     """
 )
 """Names of calls that give a tensor's values, or its memory, to Python."""

@@ -6,6 +6,7 @@ not know what a call does under a draw: the caller of `run` makes each call.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from segment.tracing.call_kinds import READS_METADATA
-from segment.tracing.sources import tensors_in
+from segment.tracing.sources import memory_id, tensors_in
 
 MakeCall = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Makes call number i of the trace: number, function, arguments, named arguments -> its result."""
@@ -28,6 +29,10 @@ def reads_metadata(function: Callable[..., Any], result: Any) -> bool:
 
 class OtherShapes(Exception):
     """A call gave another shape than when it was recorded, so the network might make other calls."""
+
+
+class NotReplayable(BaseException):
+    """A call reads a recorded tensor in a form that cannot be replaced; no Exception, for a network may catch those."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,11 @@ class Recording:
         self.calls: list[int] = []
         self._steps: list[_Step] = []
         self._numbers: Any = WeakIdKeyDictionary()  # tensor -> number, as long as it lives
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # of the numbered tensors
         self._count = 0
         self._output: Any = None
         if images is not None:
-            self._numbers[images] = 0
-            self._count = 1
+            self._number(images)
 
     def add(self, index: int, function: Callable[..., Any], arguments: Any, named: Any, result: Any) -> None:
         positional = tuple(self._slotted(value) for value in arguments)
@@ -84,8 +89,19 @@ class Recording:
         self.calls.append(index)
         self._steps.append(_Step(index, function, positional, by_name, self._count, shapes))
         for tensor in results:
-            self._numbers[tensor] = self._count
-            self._count += 1
+            self._number(tensor)
+
+    def _number(self, tensor: Tensor) -> None:
+        self._numbers[tensor] = self._count
+        self._count += 1
+        if (memory := memory_id(tensor)) is not None:
+            self._storages[memory] = weakref.ref(tensor.untyped_storage())
+
+    def _is_alias(self, tensor: Tensor) -> bool:
+        """Whether a tensor without a number lies in the memory of one that has one: no recorded call made it."""
+        memory = memory_id(tensor)
+        storage = self._storages.get(-1 if memory is None else memory)
+        return storage is not None and storage() is tensor.untyped_storage()
 
     def finish(self, output: Tensor | None) -> bool:
         """Whether the whole pass that ended in this output can be run again; output None: parts of it only are run."""
@@ -96,7 +112,7 @@ class Recording:
             used = {*_slots((*step.arguments, *step.named.values())), *own}
             step.last_use = tuple(used - read)
             read |= used
-        self._numbers = WeakIdKeyDictionary()
+        self._numbers, self._storages = WeakIdKeyDictionary(), {}
         return isinstance(self._output, _Slot)
 
     def run(self, make: MakeCall) -> Tensor:
@@ -138,6 +154,8 @@ class Recording:
     def _slotted(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             number = self._numbers.get(value)
+            if number is None and self._is_alias(value):
+                raise NotReplayable("a call reads a recorded tensor through another that no recorded call made")
             return value if number is None else _Slot(number)
         if isinstance(value, list | tuple):
             kind: Callable[[list[Any]], Any] = list if type(value) is list else tuple
@@ -155,10 +173,6 @@ class Recording:
         else:
             return value
         return nested if any(True for _ in _slots(nested)) else value
-
-
-class NotReplayable(Exception):
-    """A call has recorded tensors in an argument that cannot be rebuilt; no refusal, the pass is not replayed."""
 
 
 def _slots(value: Any) -> Iterator[int]:

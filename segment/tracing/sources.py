@@ -24,6 +24,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor inside nested lists, tuples (torch's named results too), dicts, slices and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
+    elif value is None or isinstance(value, int | float | str):
+        return
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item)
@@ -56,20 +58,23 @@ class Sources:
 
     def __init__(self, constants: Iterable[Tensor]) -> None:
         self._registered = {id(tensor): tensor for tensor in constants}
-        self._constants = {memory: version_of(tensor) for tensor in constants if (memory := _memory_id(tensor))}
+        # a storage that is freed would leave its address to a result of the pass
+        self._held = [tensor.untyped_storage() for tensor in self._registered.values() if memory_id(tensor)]
+        registered = self._registered.values()
+        self._constants = {memory: version_of(tensor) for tensor in registered if (memory := memory_id(tensor))}
         self._written: dict[int, tuple[weakref.ref[torch.UntypedStorage], int, int | None]] = {}
 
     def note(self, tensors: Iterable[Tensor], source: int) -> None:
         """Record the source of these tensors; views of constants stay constants unless they were written into."""
         for tensor in tensors:
-            memory, version = _memory_id(tensor), version_of(tensor)
+            memory, version = memory_id(tensor), version_of(tensor)
             if memory is None or (memory in self._constants and self._constants[memory] == version):
                 continue
             self._written[memory] = (weakref.ref(tensor.untyped_storage()), source, version)
 
     def of(self, tensor: Tensor) -> int:
         """The index of the call that last wrote a tensor, or IMAGE, CONSTANT, UNKNOWN."""
-        memory = _memory_id(tensor)
+        memory = memory_id(tensor)
         if memory is None:
             return UNKNOWN
         last = self._written.get(memory)
@@ -84,7 +89,7 @@ class Sources:
         return self._registered.get(id(tensor))
 
 
-def _memory_id(tensor: Tensor) -> int | None:
+def memory_id(tensor: Tensor) -> int | None:
     """An identifier of a tensor's memory; None where torch gives none (sparse, inside vmap)."""
     try:
         return int(tensor.untyped_storage()._cdata)

@@ -33,7 +33,7 @@ class Call:
     origin: "constant", "image", or "draw" where it is random or reads a tensor of unknown origin
     writes: sources of the tensors that it writes into
     gives_values: it gives values of tensors to Python, or a result whose shape depends on values
-    random: it draws random numbers
+    random: it draws random numbers; autocast: the network runs it in another precision than its caller asked for
     shape, dtype: of its first tensor; None where it has none
     arguments: positional (after the first) and named ones, of the functions in `keep_arguments`; None of others
     """
@@ -46,6 +46,7 @@ class Call:
     writes: tuple[int, ...] = ()
     gives_values: bool = False
     random: bool = False
+    autocast: bool = False
     shape: torch.Size | None = None
     dtype: torch.dtype | None = None
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
@@ -64,10 +65,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls of one pass, and the source of its output."""
+    """The calls of one pass, the source of its output, and the names of the modules that ran."""
 
     calls: tuple[Call, ...]
     output: int
+    entered: frozenset[str] = frozenset()
 
 
 class _Tracing(TorchFunctionMode):
@@ -81,6 +83,7 @@ class _Tracing(TorchFunctionMode):
         self.sources = sources
         self._module_name = module_name
         self._keep_arguments = keep_arguments
+        self._autocast = _autocast()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -119,6 +122,7 @@ class _Tracing(TorchFunctionMode):
                 writes,
                 gives_values,
                 random,
+                self._autocast != _autocast(),
                 shape,
                 dtype,
                 (tuple(args[1:]), kwargs) if func in self._keep_arguments else None,
@@ -131,6 +135,10 @@ class _Tracing(TorchFunctionMode):
         if random or UNKNOWN in sources or "draw" in origins:
             return "draw"
         return "image" if IMAGE in sources or "image" in origins else "constant"
+
+
+def _autocast() -> tuple[bool, ...]:
+    return tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
 
 
 def _random_state(kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -153,12 +161,18 @@ def trace(
     stack: list[str] = [""]
     handles = []
 
+    entered: set[str] = set()
+
+    def enter(name: str) -> None:
+        stack.append(name)
+        entered.add(name)
+
     def leave(*_: Any) -> None:  # a hook that returns something replaces the module's result
         stack.pop()
 
     try:
         for name, part in named_modules(module):
-            handles.append(part.register_forward_pre_hook(lambda _m, _a, name=name: stack.append(name)))
+            handles.append(part.register_forward_pre_hook(lambda _m, _a, name=name: enter(name)))
             handles.append(part.register_forward_hook(leave, always_call=True))
         with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
             image = image.clone()  # an inference tensor counts no versions; a network may write into its image
@@ -170,7 +184,7 @@ def trace(
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(tuple(tracing.calls), outputs[0] if len(outputs) == 1 else UNKNOWN)
+    return Trace(tuple(tracing.calls), outputs[0] if len(outputs) == 1 else UNKNOWN, frozenset(entered))
 
 
 def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -> tuple[bool, ...]:

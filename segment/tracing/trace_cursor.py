@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segment.networks.preserve_state import version_of
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, tensors_in
 from segment.tracing.trace import Call
 
 
-class Diverged(Exception):
-    """The network made other calls than its trace lists; no refusal, the network is traced again or passed plainly."""
+class Diverged(BaseException):
+    """The network made other calls than its trace lists; no refusal, the network is traced again or passed plainly.
+
+    No Exception, for a network may catch those.
+    """
 
 
 def literals_in(value: Any) -> Any:
@@ -41,6 +45,8 @@ class TraceCursor:
         self._next = 0
         self._sources = Sources(constants)
         self._sources.note([image], IMAGE)
+        self._tensors: list[Tensor] = []  # of the call that is made now, and their versions before it
+        self._versions: list[int | None] = []
 
     def next(self, function: Callable[..., Any], args: Any, kwargs: Any) -> int:
         """The index of the call that is made now. Errors: Diverged where the trace has another."""
@@ -56,6 +62,7 @@ class TraceCursor:
                 else self._sources.of(tensor) == source
                 for tensor, source, constant in zip(tensors, call.sources, call.registered, strict=True)
             )
+            self._tensors, self._versions = tensors, [version_of(tensor) for tensor in tensors]
             if same and call.arguments is not None and function is not torch.conv2d:
                 same = literals_in((tuple(args[1:]), kwargs)) == literals_in(call.arguments)
         if not same:
@@ -63,16 +70,22 @@ class TraceCursor:
         self._next += 1
         return self._next - 1
 
-    def record(self, index: int, args: Any, kwargs: Any, result: Any) -> None:
-        """Record the sources of the result of call `index`, and of the tensors that it wrote into."""
+    def record(self, index: int, result: Any, *, made: bool = True) -> None:
+        """Record the sources of the result of call `index`, and of the tensors that it wrote into.
+
+        made: False where an earlier fused call has done its work
+        Errors: Diverged where it wrote into other tensors than in the trace.
+        """
         with torch._C.DisableTorchFunction():
             call = self._calls[index]
-            written = [
-                tensor
-                for tensor, source in zip(tensors_in((args, kwargs)), call.sources, strict=True)
-                if source in call.writes
-            ]
-            self._sources.note((*written, *tensors_in(result)), index)
+            if made:
+                versions = zip(self._tensors, self._versions, call.sources, strict=True)
+                written = {source for tensor, version, source in versions if version_of(tensor) != version}
+                if written != set(call.writes):
+                    raise Diverged(f"call {index}, {call.name}, writes into other tensors")
+            into = [tensor for tensor, source in zip(self._tensors, call.sources, strict=True) if source in call.writes]
+            self._sources.note((*into, *tensors_in(result)), index)
+            self._tensors = []
 
     def end(self, output: Any, expected: int) -> None:
         """Errors: Diverged where calls of the trace were left out, or another call made the output."""
