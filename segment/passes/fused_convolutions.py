@@ -5,7 +5,8 @@ float32 bias. Where it is not, the weights are packed once for all draws and the
 oneDNN runs the convolution with its activation either way.
 
 Gain: smp.Unet with the encoder resnet34 at 128 x 160, fp32, one thread, T = 16, processor time without over time with:
-1.51 (quartiles 1.47 and 1.53), and 1.55 (1.48 and 1.60) with upsampled convolutions. Must not know how draws are chosen.
+1.51 (quartiles 1.47 and 1.53), and 1.55 (1.48 and 1.60) with upsampled convolutions too. Must not know how draws are
+chosen.
 """
 
 from __future__ import annotations
