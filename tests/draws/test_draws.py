@@ -390,9 +390,9 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "a NaN": (lambda t, _: t["bn1.mean"][0].fill_(float("nan")), "'bn1' of the bank holds a NaN"),
     "an infinity": (lambda t, _: t["bn2.var"][0].fill_(float("inf")), "'bn2' of the bank holds a NaN, an infinity"),
     "a negative variance": (lambda t, _: t["bn2.var"][0, :1].fill_(-1e-9), "negative variance"),
-    "a negative weight": (lambda t, _: t["weights"].copy_(torch.tensor([1.5, -0.5, 0])), "not negative and sum to 1"),
-    "weights of another sum": (lambda t, _: t["weights"].fill_(0.5), "not negative and sum to 1"),
-    "weights that are NaN": (lambda t, _: t["weights"].fill_(float("nan")), "not negative and sum to 1"),
+    "a negative weight": (lambda t, _: t["weights"].copy_(torch.tensor([1.5, -0.5, 0])), "at least 0 and sum to 1"),
+    "weights of another sum": (lambda t, _: t["weights"].fill_(0.5), "at least 0 and sum to 1"),
+    "weights that are NaN": (lambda t, _: t["weights"].fill_(float("nan")), "at least 0 and sum to 1"),
     "weights in two axes": (lambda t, _: t.update(weights=t["weights"][None]), "one number a draw"),
     "no draws": (lambda t, _: t.update({k: v[:0] for k, v in t.items() if "probe" not in k}), "one number a draw"),
     "fewer draws": (lambda t, _: t.update({"bn1.var": t["bn1.var"][:2]}), r"should be \(3, channels\)"),
@@ -420,7 +420,7 @@ def test_the_first_n_draws_have_renormalised_weights(toy: Toy) -> None:
     assert torch.equal(cut.var["bn2"], bank.var["bn2"][:2])
     assert bank.first(4) is bank
     for asked in (5, 0, -1):
-        with pytest.raises(WrongUse, match=rf"{asked} draws were asked of a bank of 4; ask 1 to 4"):
+        with pytest.raises(WrongUse, match=rf"{asked} draws were asked of a bank of 4; ask for 1 to 4"):
             bank.first(asked)
 
 
@@ -454,7 +454,7 @@ def test_a_bank_of_other_layers_or_widths_is_refused_by_name(toy: Toy) -> None:
     renamed = replace(
         bank, mean={f"net.{n}": v for n, v in bank.mean.items()}, var={f"net.{n}": v for n, v in bank.var.items()}
     )
-    with pytest.raises(BankRefused, match=r"layer 'net.bn1' \(2 such\), which this network has not"):
+    with pytest.raises(BankRefused, match=r"layer 'net.bn1' \(2 such\), which this network does not have"):
         renamed.check_layers(network)
     narrow = replace(
         bank, mean={n: v[:, :5] for n, v in bank.mean.items()}, var={n: v[:, :5] for n, v in bank.var.items()}
