@@ -464,7 +464,7 @@ def test_a_bank_of_other_layers_or_widths_is_refused_by_name(toy: Toy) -> None:
 
 
 def test_a_bank_needs_a_draw() -> None:
-    with pytest.raises(WrongUse, match="one draw at least"):
+    with pytest.raises(WrongUse, match="at least one draw"):
         Bank.of_draws([])
 
 
