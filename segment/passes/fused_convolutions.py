@@ -2,7 +2,11 @@
 
 Where a map is larger than the convolution's weights, the draw's scale goes into the weights and its shift into a
 float32 bias. Where it is not, the weights are packed once for all draws and the small map is normalised on its own.
-oneDNN runs the convolution with its activation either way. Must not know how draws are chosen.
+oneDNN runs the convolution with its activation either way.
+
+Gain: smp.Unet with the encoder resnet34 at 128 x 160, fp32, one thread, T = 16, processor time without over time with:
+1.51 (quartiles 1.47 and 1.53), and 1.55 (1.48 and 1.60) with upsampled convolutions too. Must not know how draws are
+chosen.
 """
 
 from __future__ import annotations
