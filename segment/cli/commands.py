@@ -145,7 +145,7 @@ def doctor(
         for image in comparison.images:
             figures = [f"{value:.1e}" for value in (image.probability, image.variance, image.tolerance)]
             rows.append([image.image, image.way, *figures, "yes" if image.within else "no"])
-        title = f"{comparison.network}: largest differences of fast passes from plain ones, {comparison.draws} draws"
+        title = f"{comparison.network}: fast against plain passes, {comparison.draws} draws, largest differences"
         screen.table(title, columns, rows, words=("passes",))
         for reason in comparison.reasons:
             screen.print_text(reason)

@@ -73,7 +73,7 @@ def test_a_table_shows_how_the_passes_of_each_image_ran(tmp_path: Path, photos: 
     bank = fitted(tmp_path / "bank.safetensors", training(tmp_path / "training"))
     ended = segment("doctor", "scenes", "--images", photos / "b.png", "--bank", bank, "--device", "cpu")
     assert (ended.code, ended.err) == (0, "")
-    assert f"fast passes from plain ones, {DRAWS} draws" in ended.out
+    assert f"scenes: fast against plain passes, {DRAWS} draws" in ended.out
     (row,) = [line.split() for line in ended.out.splitlines() if line.split()[:1] == ["b"]]
     assert (row[1], row[-1]) == ("fused", "yes")
     assert "Fast and plain passes agree." in ended.out
