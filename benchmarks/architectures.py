@@ -4,9 +4,18 @@ Must not know what is measured on them.
 """
 
 DECODERS = (
-    "Unet", "UnetPlusPlus", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "Linknet", "MAnet", "PAN", "UPerNet",
+    "Unet",
+    "UnetPlusPlus",
+    "FPN",
+    "PSPNet",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "Linknet",
+    "MAnet",
+    "PAN",
+    "UPerNet",
     "Segformer",
-)  # fmt: skip
+)
 ENCODERS = (
     "resnet18", "dpn68", "vgg11_bn", "se_resnet50", "densenet121", "inceptionv4", "efficientnet-b0", "mobilenet_v2",
     "xception", "timm-skresnet18", "mit_b0", "mobileone_s0",
@@ -15,9 +24,13 @@ ENCODERS = (
 TRANSFORMERS = ("tu-vit_tiny_patch16_224", "tu-deit_tiny_patch16_224", "tu-vit_small_patch32_224")
 """Encoders of smp's DPT, which takes no others."""
 TORCHVISION = (
-    "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "fcn_resnet50",
+    "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
-)  # fmt: skip
+)
 TIMM = (
     "cs3darknet_s", "cspdarknet53", "darknet53", "densenet121", "dla46_c", "ecaresnet26t",
     "efficientnet_lite0", "efficientvit_b0", "ese_vovnet19b_dw", "fastvit_t8", "fbnetc_100", "gcresnext26ts",

@@ -120,6 +120,18 @@ def contend(name: str) -> None:
         sys.stdout.flush()
 
 
+def _one_run(process: subprocess.Popen[str]) -> str:
+    """The line with the seconds of one more run; empty where the process has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return process.stdout.readline()
+
+
 def main(out: Path, rounds: int = 7) -> None:
     command = [sys.executable, "-m", "benchmarks.passes"]
     running = {
@@ -129,19 +141,17 @@ def main(out: Path, rounds: int = 7) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for number in range(rounds + 1):
         for name, process in list(running.items()):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            line = _one_run(process)
             if not line:
-                sys.stderr.write(f"{name} did not run; its error is above. torch-uncertainty: 'mcbn-segment[bench]'.\n")
+                sys.stderr.write(
+                    f"{name} did not run (exit code {process.wait()}); torch-uncertainty is in 'mcbn-segment[bench]'.\n"
+                )
                 del running[name]
             elif number:  # the first round warms up
                 seconds[name].append(float(line))
     median = {name: statistics.median(seconds[name]) for name in running}
     if REFERENCE not in median:
-        raise SystemExit(f"{REFERENCE!r} did not run, so there are no ratios; its error is above.")
+        raise SystemExit(f"{REFERENCE!r} did not run, so there are no ratios.")
     reference = median[REFERENCE]
     lines = [f"{'':48} seconds   time / {REFERENCE}"]
     lines += [f"{name:48} {value:7.3f}   {value / reference:5.2f}" for name, value in median.items()]

@@ -105,7 +105,7 @@ def binning() -> Lines:
         [f"{100 * row['width']:g} %", *(short(row[score], 5) for score in ("auroc", "ap", "fpr95"))]
         for row in measured("binning")["result"]["worst"]
     ]
-    return [*markdown(("all doubt within", "AUROC", "AP", "FPR95"), rows), "", made("binning")]
+    return [*markdown(("all values within", "AUROC", "AP", "FPR95"), rows), "", made("binning")]
 
 
 def against_trained() -> Lines:

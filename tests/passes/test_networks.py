@@ -27,6 +27,7 @@ FEW = (
 MORE = [f"smp:Unet?encoder=tu-{name}&classes=5" for name in TIMM[::4]] + list(NETWORKS[5:130:25])
 
 
+@pytest.mark.filterwarnings("ignore:.*moved in the future")  # smp's, of its timm- encoders
 @pytest.mark.parametrize("uri", [*FEW, *(pytest.param(uri, marks=pytest.mark.slow) for uri in MORE)])
 def test_fast_passes_equal_a_plain_loop_on_images_of_other_brightness_and_size(uri: str) -> None:
     row = examine(uri)

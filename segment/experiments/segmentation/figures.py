@@ -25,7 +25,7 @@ THUMB = 240
 COLUMNS = 6
 """Pictures side by side; more go into two lines."""
 SHADES = 1e-3
-"""Least variance that is told apart, as a share of the scale's end: it spans decades between M = 1 and M = 64."""
+"""Least variance with a colour of its own, as a share of the scale's end: it spans decades between M = 1 and M = 64."""
 PANELS = (
     ("error AUROC", "error_auroc", 1, "higher is better"),
     ("AUSE", "ause", 1, "lower is better"),
