@@ -1,0 +1,184 @@
+"""What changes where torch does not show it: aliases, unseen writes, caught exceptions, buffers given as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from plain import Toy, calibrated, noise, plain_loop, random_bank, seeded, surveyed
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segment.draws.large_batches import record_in_parts
+from segment.draws.recording import record
+from segment.errors import ModelRefused
+from segment.passes.passes import Passes, PassPlan
+
+FAST = PassPlan(channels_last=True, fuse=True)
+FOLDED = PassPlan(fold=2)
+
+
+def assert_equals_plain(module: nn.Module, images: list[Tensor], plan: PassPlan) -> None:
+    network = surveyed(module)
+    bank = random_bank(network, 4)
+    engine = Passes(network, bank, plan)
+    for image in images:
+        outputs = torch.stack(list(engine(image)))
+        torch.testing.assert_close(outputs, plain_loop(module, bank, image), rtol=1e-4, atol=1e-4)
+
+
+def assert_parts_equal_whole(module: nn.Module) -> None:
+    network = surveyed(module)
+    batch = noise(4, 3, 32, 32, seed=3) * torch.tensor([0.1, 1, 2, 3])[:, None, None, None]
+    (whole,) = record(network, [batch])
+    for keep_bytes in (0, float("inf")):
+        (parts,) = record_in_parts(network, [batch], at_once=1, keep_bytes=keep_bytes, whole_fits=True)
+        for name, (mean, var) in whole.items():
+            torch.testing.assert_close(parts[name][0], mean, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(parts[name][1], var, rtol=1e-3, atol=1e-4)
+
+
+class Aliased(Toy):
+    """A tensor in the same memory that no torch call made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.Parameter(self.conv1(x), requires_grad=False)
+        return self.head(self.bn2(self.conv2(self.bn1(y).relu())).relu())
+
+
+class CatchesEverything(Toy):
+    """Another way at one size, inside a try."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x))
+        try:
+            y = y.relu() if x.shape[-1] == 32 else functional.silu(y.flip(-1))
+        except Exception:
+            y = y * 0
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+class GivesItsBuffer(Toy):
+    """The output is a buffer that the pass writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(1, 4, 32, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.get_buffer("kept")
+        kept.copy_(super().forward(x))
+        return kept
+
+
+class TilesLargeImages(Toy):
+    """Two halves side by side along the batch, above a size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] <= 32:
+            return super().forward(x)
+        y = torch.cat(x.chunk(2, dim=-1))
+        return torch.cat(super().forward(y - y.mean(dim=0, keepdim=True)).chunk(2), dim=-1)
+
+
+class CountsByExpanding(Toy):
+    """The number of images enters through a mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(1, 1).expand(len(x), 1).sum()
+        return super().forward(x / mask)
+
+
+class PicksChannels(Toy):
+    """Channels in the order of the first image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        y = y.index_select(1, y[0].mean((1, 2)).argsort())
+        return self.head(self.bn2(self.conv2(self.bn1(y).relu())).relu())
+
+
+class WritesItsGain(Toy):
+    """A buffer that each pass multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.get_buffer("gain").mul_(1.1))
+
+
+class UnderAutocast(Toy):
+    """A part in the network's own half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.conv1(x)
+        return self.head(self.bn2(self.conv2(self.bn1(y.float()).relu())).relu())
+
+
+@pytest.mark.parametrize("plan", [FAST, PassPlan(), FOLDED], ids=["fast", "shared", "folded"])
+@pytest.mark.parametrize("build", [Aliased, CatchesEverything, TilesLargeImages, CountsByExpanding, PicksChannels])
+def test_what_torch_does_not_show_changes_no_numbers(build: type[Toy], plan: PassPlan) -> None:
+    module = calibrated(seeded(build), (32, 32))
+    assert_equals_plain(module, [noise(1, 3, 32, 32), noise(1, 3, 32, 64, seed=1), noise(1, 3, 32, 32, seed=2)], plan)
+
+
+@pytest.mark.parametrize("build", [Aliased, CountsByExpanding, PicksChannels, WritesItsGain, UnderAutocast])
+def test_what_torch_does_not_show_changes_no_statistics(build: type[Toy]) -> None:
+    module = calibrated(seeded(build), (32, 32))
+    before = [buffer.clone() for buffer in module.buffers()]
+    assert_parts_equal_whole(module)
+    assert all(torch.equal(buffer, value) for buffer, value in zip(module.buffers(), before, strict=True))
+
+
+@pytest.mark.parametrize("plan", [FAST, PassPlan(share=False)])
+def test_an_output_that_is_a_buffer_is_that_of_its_pass(plan: PassPlan) -> None:
+    module = seeded(GivesItsBuffer).eval()
+    network = surveyed(module)
+    bank, image = random_bank(network, 3), noise(1, 3, 32, 32)
+    outputs = torch.stack(list(Passes(network, bank, plan)(image)))
+    reference = seeded(Toy)
+    reference.load_state_dict({name: value for name, value in module.state_dict().items() if name != "kept"})
+    torch.testing.assert_close(outputs, plain_loop(reference.eval(), bank, image), rtol=1e-4, atol=1e-4)
+    assert not module.get_buffer("kept").any(), "the network has its buffer back"
+
+
+def through_data(weight: Tensor) -> None:
+    weight.data.mul_(1.5)
+
+
+def through_numpy(weight: Tensor) -> None:
+    weight.detach().numpy()[:] *= 1.5
+
+
+@pytest.mark.parametrize("write", [through_data, through_numpy])
+def test_weights_written_without_a_new_version_are_the_ones_used(write: Callable[[Tensor], None]) -> None:
+    module = calibrated(seeded(Toy), (32, 32))
+    network = surveyed(module)
+    bank, image = random_bank(network, 3), noise(1, 3, 32, 32)
+    engine = Passes(network, bank, FAST)
+    list(engine(image))
+    write(module.conv2.weight)
+    torch.testing.assert_close(torch.stack(list(engine(image))), plain_loop(module, bank, image), rtol=1e-4, atol=1e-4)
+
+
+class FoldsItsStatistics(Toy):
+    """The running statistics of a BN scale a convolution; the BN itself never runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bn2.running_var is not None
+        weight = self.conv2.weight / self.bn2.running_var.sqrt()[:, None, None, None]
+        return self.head(functional.conv2d(self.bn1(self.conv1(x)).relu(), weight, padding=1))
+
+
+def test_a_bn_whose_statistics_another_call_reads_is_refused_not_called_unreached() -> None:
+    network = surveyed(calibrated(seeded(Toy), (32, 32)))
+    assert {layer.status for layer in network.layers} == {"stochastic"}
+    module = FoldsItsStatistics()
+    network = surveyed(module.eval())
+    assert [(layer.name, layer.status) for layer in network.layers] == [("bn1", "stochastic"), ("bn2", "refused")]
+    with pytest.raises(ModelRefused, match="bn2"):
+        network.select("all")
