@@ -134,13 +134,15 @@ def _one_run(process: subprocess.Popen[str]) -> str:
 
 def main(out: Path, rounds: int = 7) -> None:
     command = [sys.executable, "-m", "benchmarks.passes"]
-    running = {
-        name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for name in CONTENDERS
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in running}
+    running: dict[str, subprocess.Popen[str]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for number in range(rounds + 1):
-        for name, process in list(running.items()):
+        for name in list(running if number else CONTENDERS):
+            if not number:  # set up one after the other: all at once, their threads block one another
+                running[name] = subprocess.Popen(
+                    [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+            process = running[name]
             line = _one_run(process)
             if not line:
                 sys.stderr.write(
