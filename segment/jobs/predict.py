@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,17 @@ def predict(
     used_bank, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
     sources = _images_of(source) if isinstance(source, str | Path) else tuple(source)
     precision, why = resolve_precision(plan.precision, bank, drawn.device)
+    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     network.accept.check_files()
     run = Run.create(Path(folder), _settings(network, source, bank, plan), resume=resume)
     sources = run.keep_ids(sources)
     earlier = run.record.get("plan", {})  # of a run that goes on: the same plan gives the same bits
     if earlier:
         precision, why = resolve_precision(earlier["precision"], bank, drawn.device)[0], earlier["precision_why"]
+        passes = replace(passes, precision=precision)
     threads = earlier.get("threads", torch.get_num_threads())
     free = earlier[FREE] if FREE in earlier else memory_budget(plan.memory, drawn.device).free
     held = 0 if plan.memory is None else resident()
-    passes = PassPlan(fold=plan.fold, precision=precision, channels_last=True, fuse=True)
     method = mcbn(drawn, used_bank, passes, network.card.input)
     likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
     estimator = Estimator(

@@ -89,7 +89,7 @@ def test_the_call_that_keeps_draws_from_sharing_is_named(
     assert {image["way"] for image in ended.json["images"]} == {"plain"}
     (reason,) = ended.json["reasons"]
     assert reason.startswith("Each draw runs the whole network: ")
-    assert reason.endswith("gives values of a draw to Python.")
+    assert reason.endswith("gives values that depend on the draw to Python.")
 
 
 @needs_onednn

@@ -307,7 +307,7 @@ def test_a_run_keeps_its_tiles_and_room_and_goes_on_with_them(tmp_path: Path) ->
     kept = json.loads((tmp_path / "roomy" / "run.json").read_text())["plan"]
     predict(network, str(images), bank, tmp_path / "roomy", replace(plan, memory="50GiB"), resume=True)
     assert json.loads((tmp_path / "roomy" / "run.json").read_text())["plan"] == kept
-    assert 50 * 2**30 < kept["room"] < 100 * 2**30
+    assert 50 * 2**30 < kept["memory_free"] < 100 * 2**30
 
 
 @pytest.mark.gpu

@@ -758,7 +758,7 @@ def test_of_one_image_no_difference_is_significant_and_of_void_pixels_no_score_i
         tmp_path / "results.md",
     )
     assert run("evaluate", "scenes", *arguments, "-o", tmp_path / "one").exit_code == 0
-    assert "- One image gives no intervals, so that no difference" in (tmp_path / "results.md").read_text()
+    assert "- One image gives no intervals, so no difference" in (tmp_path / "results.md").read_text()
     for path in (tmp_path / "labels").iterdir():
         write_png(path, np.full_like(read_label(path), 255).astype(np.uint8))
     ended = run("evaluate", "scenes", *arguments, "--void", "255", "-o", tmp_path / "void")
