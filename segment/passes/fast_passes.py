@@ -57,10 +57,6 @@ class DrawnNetwork:
         rows = slice(chunk.start, chunk.stop)
         return {name: (mean[rows], var[rows]) for name, (mean, var) in self._statistics.items()}
 
-    def seed(self, t: int) -> None:
-        """Seed the network's own random calls, another stream for each draw."""
-        self.state.seed(t)
-
     def program_for(self, shape: torch.Size) -> Program:
         return self._programs.get(shape, self.first_program)
 
@@ -79,12 +75,10 @@ class DrawnNetwork:
         """The fused convolutions of a program; None where they are not available."""
         if not self.network.channels_last or self.network.device.type != "cpu" or not onednn.available():
             return None
-        self._fused = [(used, fused) for used, fused in self._fused if not fused.stale]
-        for used, fused in self._fused:
-            if used is program:
-                return fused
-        fused = FusedConvolutions(program.network, program.depends, self._statistics)
-        self._fused.append((program, fused))
+        fused = next((fused for used, fused in self._fused if used is program), None)
+        if fused is None or fused.stale:
+            fused = FusedConvolutions(program.network, program.depends, self._statistics)
+            self._fused = [*((used, kept) for used, kept in self._fused if used is not program), (program, fused)]
         return fused
 
 
@@ -126,7 +120,7 @@ class FastPasses:
 
     def _replay(self, recording: Recording, t: int) -> Tensor:
         with torch.no_grad(), self._drawn.state.random_state(), half(self._precision, self._images.device):
-            self._drawn.seed(t)
+            self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             return recording.run(self._calls(t))
 
     def _record(self, t: int) -> Tensor | None:
@@ -147,7 +141,7 @@ class FastPasses:
         images = self._images.clone()  # a network may write into its image
         mode = RecordedPass(self._program, self._calls(t), images)
         with torch.no_grad(), self._drawn.state(), half(self._precision, images.device), mode:
-            self._drawn.seed(t)
+            self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             output = self._drawn.network.forward(images)
         if not mode.end(output):
             self.reason = "its output is not a tensor that a recorded call made"

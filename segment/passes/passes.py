@@ -113,7 +113,7 @@ class Passes:
         ahead = [fast(0)]
         first = self._comparisons == 0 or fast.retraced
         if first:  # a trace that no image was compared with: nothing is yielded before that
-            checked = self._compared_first(images, placed)
+            checked = self._compared_first(images, placed, fast, ahead[0])
             if checked is None:
                 yield from self._plain(images, range(len(self.bank)))
                 return
@@ -134,16 +134,18 @@ class Passes:
     def _fast_passes(self, placed: Tensor, precision: Precision) -> FastPasses:
         return FastPasses(self._drawn, placed, precision, fuse=self.plan.fuse and self.plan.channels_last)
 
-    def _compared_first(self, images: Tensor, placed: Tensor) -> tuple[FastPasses, list[Tensor | None]] | None:
+    def _compared_first(
+        self, images: Tensor, placed: Tensor, fast: FastPasses, output: Tensor | None
+    ) -> tuple[FastPasses, list[Tensor | None]] | None:
         """The passes of these images and the outputs of the first draws, compared with plain passes.
 
+        fast, output: the passes of these images, and their output under the first draw
         None where they differ, and fast passes are not used any more.
         """
         self._comparisons += 1
         draws = range(min(2, len(self.bank)))
         while True:
-            fast = self._fast_passes(placed, self.plan.precision)
-            outputs = [fast(t) for t in draws]
+            outputs = [output, *(fast(t) for t in draws[1:])]
             made = [output for output in outputs if output is not None]
             difference = fast.reason
             if len(made) == len(draws):
@@ -154,6 +156,8 @@ class Passes:
             if self.plan.fuse and self._drawn.fused:
                 log.warning("This network's convolutions are not fused: %s.", difference)
                 self.plan = replace(self.plan, fuse=False)
+                fast = self._fast_passes(placed, self.plan.precision)
+                output = fast(0)
             else:
                 log.warning("This network's draws share no work, each runs in full: %s.", difference)
                 self.plan = replace(self.plan, share=False, fuse=False)
@@ -208,7 +212,7 @@ class Passes:
         images = torch.cat([images] * len(chunk))  # a copy even for one draw: a network may write into its image
         mode = PlainPass(self._layers, self._drawn.draws(chunk))
         with torch.no_grad(), self._drawn.state(), half(precision, self.network.device), mode:
-            self._drawn.seed(chunk.start)
+            self._drawn.state.seed(chunk.start)
             output = self._drawn.state.own(self.network.forward(images))
         mode.end()
         return output
