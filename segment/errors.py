@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class SegmentError(Exception):
@@ -92,3 +94,17 @@ def near(asked: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(asked, list(known), n=1)
     return f" Near: {close[0]!r}." if close else ""
+
+
+def imported(module: str, *, extra: str, what: str) -> Any:
+    """An optional library, imported. Errors: MissingExtra, with the extra to install.
+
+    >>> imported("no_such_library", extra="geo", what="GeoTIFFs")
+    Traceback (most recent call last):
+    segment.errors.MissingExtra: GeoTIFFs need no_such_library: pip install 'mcbn-segment[geo]'.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        library = module.partition(".")[0]
+        raise MissingExtra(f"{what} need {library}: pip install 'mcbn-segment[{extra}]'.") from None

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from segment.errors import WrongUse, near
+from segment.images.geometry import Geometry
 from segment.images.read import IMAGE_SUFFIXES
 
 _LIST_SUFFIX = ".txt"
@@ -36,12 +37,18 @@ class Source:
     path: the image file
     label: the label map's file
     masks: for a multi-label head, one file a label
+    part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
+    axis: of a volume: the voxel axis that its slices lie along
+    geometry: where the file alone does not say it (a slice of a DICOM series); else `where.geometry_of` reads it
     """
 
     id: str
     path: Path
     label: Path | None = None
     masks: tuple[Path, ...] = ()
+    part: int | str | None = None
+    axis: int = 2
+    geometry: Geometry | None = None
 
 
 def find_images(src: str | Path) -> tuple[Source, ...]:

@@ -38,7 +38,15 @@ from segment.uncertainty.moments import DrawMoments
 
 AUDITED = 4
 """Scenes, and draws, of the precision audit."""
-EXTRAS = {"plots": ("matplotlib",), "bench": ("torch_uncertainty",)}
+EXTRAS = {
+    "plots": ("matplotlib",),
+    "geo": ("rasterio",),
+    "medical": ("nibabel", "pydicom"),
+    "annotations": ("pycocotools",),
+    "tables": ("pyarrow",),
+    "hf": ("transformers",),
+    "bench": ("torch_uncertainty",),
+}
 
 COMPARED_IMAGES = 3
 COMPARED_DRAWS = 4

@@ -1,0 +1,1 @@
+"""One module a family of files: its images listed, decoded as the file has them, and where they lie."""

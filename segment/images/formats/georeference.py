@@ -1,0 +1,75 @@
+"""CRS, transform, nodata and band names of a raster, by rasterio (the extra `geo`).
+
+Must not know what the pixels are used for.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tifffile
+
+from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.geometry import Geometry
+
+log = logging.getLogger(__name__)
+
+_NODATA, _MODEL, _SCALE = 42113, 34264, 33550  # GDAL's tag; GeoTIFF: model transformation, pixel scale
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A rasterio data set. Errors: MissingExtra without rasterio; ImageUnreadable where GDAL does not open it."""
+    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
+    with warnings.catch_warnings(), rasterio.Env(CPL_LOG="/dev/null"):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            raster = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise ImageUnreadable(f"{str(path)!r} does not open as a raster: {one_line(error, 200)}.") from None
+        with raster:
+            yield raster
+
+
+def raster_geometry(path: Path) -> Geometry:
+    """As rasterio gives it. Errors: MissingExtra, ImageUnreadable."""
+    with opened(path) as raster:
+        placed = raster.crs is not None or not raster.transform.is_identity
+        a, b, c, d, e, f = (float(value) for value in raster.transform[:6])
+        return Geometry(
+            crs=raster.crs.to_wkt() if raster.crs is not None else None,
+            transform=(a, b, c, d, e, f) if placed else None,
+            nodata=None if raster.nodata is None else float(raster.nodata),
+            bands=tuple(raster.descriptions) if all(raster.descriptions) else (),
+        )
+
+
+def tiff_geometry(path: Path) -> Geometry:
+    """The same of a TIFF; without rasterio, what tifffile sees (nodata), and a warning where a georeference is lost."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            tags = file.pages.first.tags
+            georeferenced = file.is_geotiff or _MODEL in tags or _SCALE in tags
+            if not georeferenced and _NODATA not in tags and 42112 not in tags:
+                return Geometry()
+            nodata = str(tags.valueof(_NODATA, default="")).strip("\x00 ")
+    except Exception as error:  # a damaged file is reported where its pixels are read
+        log.info("%s: no geometry: %s", path, one_line(error, 200))
+        return Geometry()
+    if find_spec("rasterio") is not None:
+        return raster_geometry(path)
+    if georeferenced:
+        _warn_of_lost_georeference()
+    return Geometry(nodata=float(nodata) if nodata else None)
+
+
+@lru_cache(maxsize=1)
+def _warn_of_lost_georeference() -> None:
+    log.warning("CRS and transform of GeoTIFFs are not read without rasterio: pip install 'mcbn-segment[geo]'.")

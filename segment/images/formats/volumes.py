@@ -1,0 +1,75 @@
+"""NIfTI volumes, by nibabel (the extra `medical`): their slices, and the affine.
+
+Must not know what the slices are used for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.geometry import Geometry, slice_of
+
+KEPT = 512 * 2**20
+"""Bytes of the one volume that is kept decoded: a compressed file cannot be read from its middle."""
+
+_kept: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
+_lock = Lock()
+
+
+def volume_shape(path: Path) -> tuple[int, ...]:
+    """Axes i, j, k of the voxels, and a fourth where each voxel holds several values."""
+    image = _opened(path)
+    shape = tuple(int(length) for length in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) not in (3, 4):
+        raise ImageUnreadable(f"{str(path)!r} has axes {shape}; a volume has 3, or 4 with the channels last.")
+    return shape
+
+
+def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
+    """One slice, as `geometry.slice_of` lays it: the file's values, with its slope and intercept where it has them."""
+    image, shape = _opened(path), volume_shape(path)
+    try:
+        voxels = _voxels(path, image).reshape(shape if len(shape) == 4 else (*shape, 1))
+        return np.ascontiguousarray(slice_of(voxels, axis, index))
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise ImageUnreadable(f"{str(path)!r}: slice {index} does not decode: {one_line(error, 200)}.") from None
+
+
+def volume_geometry(path: Path, index: int, axis: int) -> Geometry:
+    affine = tuple(tuple(float(value) for value in row) for row in _opened(path).affine)
+    return Geometry(volume=str(path), affine=affine, axis=axis, index=index, count=volume_shape(path)[axis])  # type: ignore[arg-type]
+
+
+def _opened(path: Path) -> Any:
+    nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
+    try:
+        return nibabel.load(path)
+    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        raise ImageUnreadable(f"{str(path)!r} does not open as a NIfTI volume: {one_line(error, 200)}.") from None
+
+
+def _voxels(path: Path, image: Any) -> NDArray[Any]:
+    """All voxels: mapped from a plain file, decoded once from a compressed one."""
+    if path.suffix.lower() != ".gz":
+        return np.asanyarray(image.dataobj)
+    status = path.stat()
+    key = (str(path), status.st_mtime_ns, status.st_size)
+    with _lock:
+        if key not in _kept:
+            _kept.clear()
+            voxels = np.asanyarray(image.dataobj)
+            if voxels.nbytes > KEPT:
+                return voxels
+            _kept[key] = voxels
+        return _kept[key]

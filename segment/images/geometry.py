@@ -1,0 +1,68 @@
+"""Where an image lies: on a map, in a volume or in a video; what its file says beside the pixels.
+
+Must not know how a file is read, nor what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Transform = tuple[float, float, float, float, float, float]
+
+Affine = tuple[tuple[float, float, float, float], ...]
+"""Four rows of four."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where an image lies. `segment.images.where.geometry_of(source)` reads it; None or 0 where a file does not say.
+
+    crs: coordinate reference system of a raster, as WKT
+    transform: (a, b, c, d, e, f), as rasterio's Affine: the corner of pixel (row, column) lies at
+        x = a column + b row + c, y = d column + e row + f, in units of `crs`
+    nodata: raw value of a pixel that holds no data
+    bands: names of the bands, in the file's order
+    volume: what all slices of one volume share, a path or a DICOM series' UID; "" for a plain image or a video
+    affine: of a volume: voxel (i, j, k) -> (x, y, z) in mm, right-anterior-superior as nibabel has it
+    axis: the voxel axis (0, 1, 2) that the slices lie along
+    video: the video's path; "" for no video
+    frame_rate: frames a second of a video; `index` counts all of its frames, also with `--every N`
+    index, count: the number of this slice, frame or page, from 0, and how many the file has
+    """
+
+    crs: str | None = None
+    transform: Transform | None = None
+    nodata: float | None = None
+    bands: tuple[str, ...] = ()
+    volume: str = ""
+    affine: Affine | None = None
+    axis: int = 0
+    video: str = ""
+    frame_rate: float = 0.0
+    index: int = 0
+    count: int = 1
+
+
+def stacked(slices: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:  # each H W -> i j k
+    """Slices of a volume, in order, back in the order of its voxels: the inverse of `slice_of`.
+
+    >>> stacked([slice_of(np.ones((4, 5, 2)), 2, k) for k in range(2)], 2).shape
+    (4, 5, 2)
+    """
+    return np.stack([part.T for part in slices], axis=axis)
+
+
+def slice_of(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:  # i j k -> H W
+    """One slice of a volume: of the two axes that are left, the second runs down and the first to the right.
+
+    Along the last axis, rows are y and columns are x, as in DICOM and SimpleITK.
+
+    >>> slice_of(np.arange(24).reshape(2, 3, 4), 2, 0).tolist()
+    [[0, 12], [4, 16], [8, 20]]
+    """
+    return np.take(volume, index, axis=axis).swapaxes(0, 1)

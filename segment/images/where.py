@@ -1,0 +1,32 @@
+"""Image → its geometry: CRS and transform, volume and affine, frame rate; by the kind of its file.
+
+Must not know what is written.
+"""
+
+from __future__ import annotations
+
+from segment.images.find import Source
+from segment.images.formats.georeference import raster_geometry, tiff_geometry
+from segment.images.formats.kinds import kind_of
+from segment.images.formats.video import video_geometry
+from segment.images.formats.volumes import volume_geometry
+from segment.images.geometry import Geometry
+
+
+def geometry_of(source: Source) -> Geometry:
+    """Where an image lies, as its file says; an empty geometry for a plain picture.
+
+    Errors: MissingExtra where a library is not installed; ImageUnreadable for a damaged file.
+    """
+    if source.geometry is not None:
+        return source.geometry
+    kind, part = kind_of(source.path), source.part if isinstance(source.part, int) else 0
+    if kind == "tiff":
+        return tiff_geometry(source.path)
+    if kind == "raster":
+        return raster_geometry(source.path)
+    if kind == "volume":
+        return volume_geometry(source.path, part, source.axis)
+    if kind == "video":
+        return video_geometry(source.path, part)
+    return Geometry()
