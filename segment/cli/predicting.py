@@ -57,7 +57,8 @@ def predict(
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank
-    from segment.jobs.predict import PredictPlan, predict
+    from segment.jobs.predict import predict
+    from segment.jobs.predict_plan import PredictPlan
 
     plan = PredictPlan(
         draws=draws_of(draws),

@@ -7,22 +7,19 @@ goes on from its last line.
 from __future__ import annotations
 
 import json
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segment.axes import Plane
 from segment.errors import WrongUse
-from segment.files.windows import blocks
 from segment.files.writing import unwritable, write_json
-from segment.images.find import Source, in_text, keep_ids
+from segment.images.find import Source, find_images, in_text, keep_ids, paths_by_id
 from segment.images.read import sha256_of
+
+log = logging.getLogger(__name__)
 
 RECORD, MANIFEST = "run.json", "manifest.jsonl"
 SOURCES = "sources"
@@ -70,56 +67,29 @@ class Entry:
         return line | ({"notes": dict(self.notes)} if self.notes else {})
 
 
-def summary(values: Plane) -> dict[str, float]:  # H W, float32
-    """A map's mean and 95th percentile (linear between its two neighbours in rank) over its pixels, in its unit.
-
-    >>> summary(np.array([[0.0, 1.0, 2.0]], np.float32))
-    {'mean': 1.0, 'p95': 1.9}
-    """
-    count = values.shape[0] * values.shape[1]
-    total = sum(float(block.sum(dtype=np.float64)) for block in blocks(values))
-    place = 0.95 * (count - 1)
-    low, high = (_of_rank(values, rank) for rank in (math.floor(place), math.ceil(place)))
-    return {"mean": total / count, "p95": round(low + (high - low) * (place % 1), 6)}
-
-
-def _of_rank(values: Plane, rank: int) -> float:
-    """The value that `rank` others lie below, exact, without sorting: by the upper 16 bits first, then by the lower.
-
-    The bits of a float, turned over where it is negative, stand in the order of the values.
-    """
-    upper = np.zeros(1 << 16, np.int64)
-    for block in blocks(values):
-        upper += np.bincount(_bits(block) >> 16, minlength=1 << 16)
-    first = int(np.searchsorted(np.cumsum(upper), rank, side="right"))
-    left = rank - int(np.sum(upper[:first]))
-    lower = np.zeros(1 << 16, np.int64)
-    for block in blocks(values):
-        bits = _bits(block)
-        lower += np.bincount(bits[bits >> 16 == first] & 0xFFFF, minlength=1 << 16)
-    last = int(np.searchsorted(np.cumsum(lower), left, side="right"))
-    bits = np.array([first << 16 | last], np.uint32)
-    return float(np.where(bits >> 31, bits ^ np.uint32(1 << 31), ~bits).view(np.float32)[0])
-
-
-def _bits(block: NDArray[Any]) -> NDArray[np.uint32]:
-    bits = np.ascontiguousarray(block, np.float32).reshape(-1).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits ^ np.uint32(1 << 31))
-
-
 class Run:
-    """An open run folder; `create` makes or reopens one."""
+    """An open run folder; `create` makes or reopens one.
 
-    def __init__(self, folder: Path, record: dict[str, Any], lines: dict[str, dict[str, Any]]) -> None:
+    sources: its images, each under the id that its path has in this run for good
+    """
+
+    def __init__(
+        self, folder: Path, record: dict[str, Any], lines: dict[str, dict[str, Any]], sources: Sequence[Source]
+    ) -> None:
         self.folder = folder
         self.record = record
         self._lines = lines
+        known: dict[str, str] = record.get(SOURCES, {})
+        self.sources = keep_ids(sources, known)
+        self.note(**{SOURCES: known | paths_by_id(self.sources)})  # finds out now whether the folder can be written
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Run:
+    def create(
+        cls, folder: Path, settings: Mapping[str, Any], sources: Sequence[Source] = (), *, resume: bool = False
+    ) -> Run:
         """A new run, or with `resume` the one that is there, which must have been asked the same.
 
-        settings: JSON values; every one of them must be equal for a resume
+        settings: JSON values; every one of them must be equal for a resume. sources: the images; they may be others
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
         asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
@@ -131,13 +101,10 @@ class Run:
         if begun and not resume:
             raise WrongUse(f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder.")
         if not begun:
-            run = cls(folder, {"settings": asked}, {})
-            run.note()
-            return run
-        run = cls(folder, _record_of(folder), _lines_of(manifest))
-        _refuse_other_settings(folder, run.record.get("settings", {}), asked)
-        run.note()  # finds out now whether the folder can be written
-        return run
+            return cls(folder, {"settings": asked}, {}, sources)
+        record, lines = _record_of(folder), _lines_of(manifest)
+        _refuse_other_settings(folder, record.get("settings", {}), asked)
+        return cls(folder, record, lines, sources)
 
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, fingerprints=, versions=, timings=) into run.json, which stays whole throughout."""
@@ -176,23 +143,21 @@ class Run:
         """The newest line of every image, done or failed, by id."""
         return dict(self._lines)
 
-    def keep_ids(self, sources: Sequence[Source]) -> tuple[Source, ...]:
-        """The sources under the ids that their paths have in this run for good; run.json keeps them."""
-        known: dict[str, str] = self.record.get(SOURCES, {})
-        kept = keep_ids(sources, known)
-        self.note(**{SOURCES: known | {source.id: in_text(source.path) for source in kept}})
-        return kept
-
-    def pending(self, sources: Sequence[Source]) -> list[Source]:
-        """Those that are not done, or whose file is another than when they were; what was written for them goes."""
+    def pending(self) -> list[Source]:
+        """The images that are not done, or whose file has changed since; what was written for those goes."""
         done = self.done()
         left = []
-        for source in sources:
+        for source in self.sources:
             line = done.get(source.id)
             if line is None or line["sha256"] != sha256_of(source.path):
                 self._remove_files(source.id)
                 left.append(source)
         return left
+
+    def remove_parts(self) -> None:
+        """Take away what a kill left half-written."""
+        for part in self.folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
 
     def _remove_files(self, image_id: str) -> None:
         top = self.folder.resolve()
@@ -211,6 +176,24 @@ class Run:
             for name, line in self._lines.items()
             if line["status"] == "done" and all((self.folder / file).is_file() for file in line["files"])
         }
+
+
+def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
+    """The images of a SRC, less the pictures of runs in a folder's sub-folders, as `predict MODEL . -o run` makes.
+
+    Errors: WrongUse where nothing is left.
+    """
+    images, top = find_images(source), Path(source)
+    if not top.is_dir():
+        return images
+    below = {folder for image in images for folder in image.path.parents if top in folder.parents}
+    runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
+    if len(kept) < len(images):
+        log.warning("%d pictures of runs below %r are left out.", len(images) - len(kept), str(source))
+    if not kept:
+        raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
+    return kept
 
 
 def _record_of(folder: Path) -> dict[str, Any]:

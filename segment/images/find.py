@@ -242,6 +242,11 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     return tuple(kept)
 
 
+def paths_by_id(sources: Sequence[Source]) -> dict[str, str]:
+    """Each image's path, as `in_text` writes it."""
+    return {source.id: in_text(source.path) for source in sources}
+
+
 def _folded(id: str) -> str:
     return unicodedata.normalize("NFC", id).casefold()
 

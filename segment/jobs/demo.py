@@ -18,7 +18,8 @@ from segment.files.writing import check_writable, write_json, write_palette_png,
 from segment.images.find import Source
 from segment.images.prepare import normalise
 from segment.jobs.fit import fit_bank
-from segment.jobs.predict import PredictPlan, predict
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
 from segment.jobs.progress import Progress, silent
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn

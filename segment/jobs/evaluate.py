@@ -97,8 +97,8 @@ def evaluate(
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
     network.accept.check_files()
-    run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), resume=resume)
-    sources = run.keep_ids(sources)
+    run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), sources, resume=resume)
+    sources = run.sources
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
     start = time.perf_counter()
     while True:  # until no fast path differs, which each of the methods' passes may find once

@@ -77,8 +77,8 @@ def sweep(
     held_out = validation.sources(network) if validation else ()
     network.accept.check_files()
     settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
-    run = Run.create(folder, settings, resume=resume)
-    sources = run.keep_ids(sources)
+    run = Run.create(folder, settings, sources, resume=resume)
+    sources = run.sources
     run.note(versions=versions())
     banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
     given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}

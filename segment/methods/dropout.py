@@ -134,6 +134,10 @@ class Dropout:
     tileable: bool = False
 
     @property
+    def fold(self) -> int:
+        return self.inner.fold
+
+    @property
     def unverified(self) -> int:
         return self.inner.unverified
 

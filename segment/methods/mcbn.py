@@ -37,6 +37,10 @@ class BankMethod:
         return len(self.passes.bank)
 
     @property
+    def fold(self) -> int:
+        return self.passes.plan.fold
+
+    @property
     def unverified(self) -> int:
         return self.passes.unverified
 

@@ -20,6 +20,7 @@ class Method(Protocol):
     draws: T, how many passes; random: whether they are a random sample, so that their mean has a standard error
     tileable: whether a pass over a part of an image gives that part of the output; not so for a mirrored or rescaled
     image, nor for a dropout mask, which would differ from tile to tile
+    fold: draws in one pass
     unverified: images estimated since a fast path was last compared with plain passes; 0 without a fast path
     Raises: `FastPathDiffers` in the middle of an image where they differ; passes are plain from then on.
     """
@@ -34,6 +35,8 @@ class Method(Protocol):
     def random(self) -> bool: ...
     @property
     def tileable(self) -> bool: ...
+    @property
+    def fold(self) -> int: ...
     @property
     def unverified(self) -> int: ...
     def of(self, identity: str) -> Method:
@@ -55,6 +58,7 @@ class OnePass:
     """The defaults of a method whose passes hold one draw each and are the same for every image."""
 
     tileable = True
+    fold = 1
     unverified = 0
 
     def of(self, identity: str) -> Self:
@@ -80,6 +84,10 @@ class Composite:
     @property
     def tileable(self) -> bool:
         return all(member.tileable for member in self.members)
+
+    @property
+    def fold(self) -> int:
+        return max(member.fold for member in self.members)
 
     @property
     def unverified(self) -> int:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
 from segment.estimation.estimate import Estimate
-from segment.files.runs import Run, summary
+from segment.files.map_summary import summary
+from segment.files.runs import Run
 from segment.files.windows import Made
 from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.images.find import Source
@@ -179,7 +180,6 @@ def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
 
 def sheet(
     run: Run,
-    sources: Sequence[Source],
     style: PictureStyle,
     network: Network,
     kept: Mapping[str, Mapping[str, Picture]],
@@ -189,7 +189,7 @@ def sheet(
     kept: image -> its thumbnails; those of an earlier part of the run are read from its files
     """
     done = run.done()
-    ready = [source for source in sources if source.id in done]
+    ready = [source for source in run.sources if source.id in done]
     if not ready:
         return None
     rows = []

@@ -19,7 +19,8 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
-from segment.files.runs import Entry, Run, summary
+from segment.files.map_summary import summary
+from segment.files.runs import Entry, Run
 from segment.files.writing import (
     as_indices,
     fresh,
@@ -326,7 +327,7 @@ def test_what_is_noted_later_joins_what_was_there(tmp_path: Path) -> None:
     run.note(plan={"tile": None}, versions={"torch": "2"})
     run.note(timings={"seconds": 1.5})
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert list(record) == ["settings", "plan", "versions", "timings"]
+    assert list(record) == ["settings", "sources", "plan", "versions", "timings"]
     assert everything_in(tmp_path / "run") == [
         "a",
         "a/prediction.png",

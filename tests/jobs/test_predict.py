@@ -12,7 +12,8 @@ from processes import photographs
 from small_networks import Small
 from torch import Tensor
 
-from segment.jobs.predict import PredictPlan, predict
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
 from segment.networks.load import load_network
 from segment.tracing.bn_network import drawable
 

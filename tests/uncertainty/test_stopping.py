@@ -26,7 +26,8 @@ from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import MCBN
 from segment.files.banks import save_bank
-from segment.jobs.predict import PredictPlan, predict
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable

@@ -1,0 +1,173 @@
+"""What a predict run is asked for (`PredictPlan`), and how it is carried out (`Execution`): kept in run.json.
+
+A run that goes on is carried out as it began, so that the same images give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.draws.recording import Precision
+from segment.errors import WrongUse, near
+from segment.estimation.estimator import Tiling
+from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
+from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
+from segment.networks.load import Network
+from segment.report.image_files import FORMATS
+from segment.uncertainty.measures import MEASURES
+from segment.uncertainty.stopping import StopPlan
+
+MAPS = ("prediction", "variance", "predictive_entropy", "mutual_information")
+"""Written by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictPlan:
+    """What to predict with and what to write.
+
+    draws: the first N of the bank; "auto": as many as each image needs for a standard error of `tolerance`; None: all
+    precision: "auto", "fp32", "bf16" or "fp16"
+    maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
+    formats: of "png", "npz"; fold: draws in one pass
+    tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    """
+
+    draws: Draws = None
+    tolerance: float = StopPlan.tolerance
+    precision: str = "auto"
+    maps: tuple[str, ...] = MAPS
+    heat: str = "predictive_entropy"
+    heat_max: float | None = None
+    formats: tuple[str, ...] = FORMATS
+    fold: int = 1
+    tile: Tiling = "auto"
+    memory: int | str | None = None
+
+    def __post_init__(self) -> None:
+        StopPlan(tolerance=self.tolerance)  # refuses what is out of range
+        known = (*MEASURES, "prediction", "probability")
+        for name in (*self.maps, self.heat):
+            if name not in known:
+                raise WrongUse(f"No map is called {name!r}.{near(name, known)} Known: {', '.join(known)}.")
+        if self.heat not in MEASURES:
+            raise WrongUse(f"--heat shows a measure, not {self.heat!r}. Known: {', '.join(MEASURES)}.")
+        for name in self.formats:
+            if name not in FORMATS:
+                raise WrongUse(f"No format is called {name!r}.{near(name, FORMATS)} Known: {', '.join(FORMATS)}.")
+        if not self.formats:
+            raise WrongUse(f"No format is named, so nothing would be written. Known: {', '.join(FORMATS)}.")
+        if self.heat_max is not None and not 0 < self.heat_max < math.inf:
+            raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
+        if "probability" in self.maps and "npz" not in self.formats:
+            raise WrongUse("probability is written to maps.npz only; add npz to --format.")
+        if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
+            raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {self.tile}.")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Those that are computed: asked for as maps, or shown."""
+        return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
+
+    def settings(self, network: Network, bank: Bank, source: str) -> dict[str, Any]:
+        """The keys of run.json that must be equal for a resume, of a run over `source` (in words)."""
+        card = network.card.settings()
+        if "png" not in self.formats:
+            del card["palette"]  # no file shows it
+        return {
+            "model": network.name,
+            "card": card,
+            "source": source,
+            "bank": bank_fingerprint(bank),
+            "draws": self.draws,
+            "tolerance": self.tolerance if self.draws == "auto" else None,
+            "precision": self.precision,
+            "maps": list(self.maps),
+            "heat": self.heat,
+            "heat_max": self.heat_max,
+            "formats": list(self.formats),
+            "fold": self.fold,
+            "tile": self.tile,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run's images are estimated: `plan` of run.json.
+
+    bank: the draws that may be used; stop: when an image has enough of them, None: it gets all
+    why: the reason for the precision. threads: of torch. fold: draws in one pass
+    budget: memory that may be taken; budget_recorded: whether run.json says how much, as it does where it decided
+    something
+    """
+
+    bank: Bank
+    stop: StopPlan | None
+    precision: Precision
+    why: str
+    fold: int
+    tile: Tiling
+    threads: int
+    device: torch.device
+    budget: MemoryBudget
+    budget_recorded: bool
+
+    @classmethod
+    def of(cls, plan: PredictPlan, bank: Bank, device: torch.device) -> Execution:
+        """As asked. Errors: WrongUse for draws, precision or memory that are not to be had."""
+        used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
+        precision, why = resolve_precision(plan.precision, bank, device)
+        given = plan.memory is not None
+        budget = MemoryBudget(memory_budget(plan.memory, device).free, resident() if given else 0)
+        return cls(
+            bank=used,
+            stop=stop,
+            precision=precision,
+            why=why,
+            fold=plan.fold,
+            tile=plan.tile,
+            threads=torch.get_num_threads(),
+            device=device,
+            budget=budget,
+            budget_recorded=given,
+        )
+
+    def as_begun(self, record: Mapping[str, Any]) -> Execution:
+        """The same, as `plan` of an earlier run.json has it; an empty one changes nothing."""
+        if not record:
+            return self
+        recorded = "memory_free" in record
+        return replace(
+            self,
+            precision=resolve_precision(record["precision"], self.bank, self.device)[0],
+            why=record["precision_why"],
+            fold=record.get("fold", self.fold),
+            tile=record.get("tile", self.tile),
+            threads=record.get("threads", self.threads),
+            budget=replace(self.budget, free=record["memory_free"]) if recorded else self.budget,
+            budget_recorded=recorded or self.budget_recorded,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """`plan` of run.json."""
+        record: dict[str, Any] = {
+            "draws": len(self.bank),
+            "precision": self.precision,
+            "precision_why": self.why,
+            "fold": self.fold,
+            "images": 1,
+            "tile": self.tile,
+            "threads": self.threads,
+            "device": str(self.device),
+        }
+        if self.stop is not None:
+            record["stop"] = asdict(self.stop)
+        if self.budget_recorded:
+            record["memory_free"] = self.budget.free
+        return record
