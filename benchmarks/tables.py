@@ -164,6 +164,38 @@ def _network_cells(row: Mapping[str, Any]) -> list[str]:
     return [f"`{row['network']}`", *counts, row["way"], *numbers, *times, remark]
 
 
+def triage(names: Sequence[str], measures: Sequence[str]) -> Lines:
+    """A row a network, guarantee and limit: what random splits of labelled images gave on the images left over."""
+    columns = ("network", "promise", "limit", "measure", "mean loss", "violated", "accepted", "oracle accepts")
+    rows = []
+    for name in names:
+        for network in measured(name)["result"]["networks"]:
+            for row in network["rows"]:
+                if row["unit"] != "pixel" or row["measure"] not in measures:
+                    continue
+                most = row["guarantee"] == "images"
+                promise = f"{row['share']:.0%} of images" if most else "in expectation"
+                numbers = [short(row["loss"], 4), short(row["pool_violated"]) if most else ""]
+                shares = [f"{row[key]:.1%}" for key in ("accepted", "oracle")]
+                rows.append([f"`{network['model']}`", promise, f"{row['limit']:g}", row["measure"], *numbers, *shares])
+    right = [column not in ("network", "promise", "measure") for column in columns]
+    sources = " ".join(made(name) for name in names)
+    return [*markdown(columns, rows, right=right), "", sources]
+
+
+def triage_sequences(name: str) -> Lines:
+    """A row a network and pair of sequences: the loss where the threshold was calibrated on another sequence."""
+    columns = ("network", "calibrated on", "used on", "limit", "mean loss", "accepted", "AUROC", "shift")
+    rows = []
+    for network in measured(name)["result"]["networks"]:
+        for row in network["sequences"]:
+            names = [str(row[key]).rpartition("/")[2] for key in ("calibrated", "used")]
+            numbers = [f"{row['limit']:g}", short(row["loss"]), f"{row['accepted']:.1%}", short(row["auroc"])]
+            rows.append([f"`{network['model']}`", *names, *numbers, "seen" if row["shifted"] else "not seen"])
+    right = [column not in ("network", "calibrated on", "used on", "shift") for column in columns]
+    return [*markdown(columns, rows, right=right), "", made(name)]
+
+
 def audit(name: str) -> str:
     return f"{100 * measured(name)['result']['audit']['cpu']['bf16']['variance_error']:.1f} %"
 
@@ -176,6 +208,9 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "binning": binning,
     "against_trained": against_trained,
     "networks": networks,
+    "triage": partial(triage, ("triage",), ("one_minus_max", "predictive_entropy")),
+    "triage.scenes": partial(triage, ("triage_scenes",), ("one_minus_max",)),
+    "triage.sequences": partial(triage_sequences, "triage"),
 }
 VALUES: Mapping[str, Callable[[], str]] = {
     "audit.unet": partial(audit, "fit_unet_lite0"),

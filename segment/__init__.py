@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from segment.estimation.mcbn import MCBN as MCBN
     from segment.files.banks import load_bank as load_bank
     from segment.files.banks import save_bank as save_bank
+    from segment.files.triages import load_triage as load_triage
+    from segment.files.triages import save_triage as save_triage
+    from segment.guarantees.triage import Triage as Triage
+    from segment.guarantees.triage import TriagePlan as TriagePlan
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.predict import predict as predict
+    from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
+    from segment.jobs.triage.checking import check_triage as check_triage
     from segment.networks.cards import Card as Card
     from segment.networks.cards import read_card as read_card
     from segment.networks.load import Network as Network
@@ -37,13 +43,19 @@ _HOMES = {
     "MCBN": "segment.estimation.mcbn",
     "Network": "segment.networks.load",
     "SegmentError": "segment.errors",
+    "Triage": "segment.guarantees.triage",
+    "TriagePlan": "segment.guarantees.triage",
+    "calibrate_triage": "segment.jobs.triage.calibration",
+    "check_triage": "segment.jobs.triage.checking",
     "distill_bank": "segment.jobs.distill",
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.load",
+    "load_triage": "segment.files.triages",
     "predict": "segment.jobs.predict",
     "read_card": "segment.networks.cards",
     "save_bank": "segment.files.banks",
+    "save_triage": "segment.files.triages",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

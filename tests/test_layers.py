@@ -24,6 +24,7 @@ HEIGHT = {
     "scores": 5,
     "pictures": 5,
     "methods": 6,
+    "guarantees": 6,
     "estimation": 7,
     "distilling": 7,
     "files": 8,

@@ -88,7 +88,7 @@ def end_with_failures(failed: Mapping[str, str], output: Path) -> None:
 
 
 def _load_commands() -> None:
-    for module in ("commands", "banks", "predicting", "scoring", "sweeping", "experiments"):
+    for module in ("commands", "banks", "predicting", "scoring", "triaging", "sweeping", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 

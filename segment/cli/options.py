@@ -43,6 +43,10 @@ InsertDropout = Annotated[
     ),
 ]
 Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
+TriageFile = Annotated[
+    Path | None,
+    typer.Option("--triage", help="What `segment triage` wrote: also accept or review, and test for shift."),
+]
 Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
 
 

@@ -15,6 +15,7 @@ from segment.cli.options import (
     Memory,
     Model,
     Out,
+    TriageFile,
     Weights,
     draws_of,
     listed,
@@ -48,6 +49,7 @@ def predict(
     tile: Annotated[
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
     ] = "auto",
+    triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     weights: Weights = None,
     device: Device = "auto",
@@ -57,6 +59,7 @@ def predict(
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank
+    from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.jobs.predict import predict
     from segment.jobs.predict_plan import PredictPlan
 
@@ -71,6 +74,7 @@ def predict(
         fold=fold,
         tile=tiling_of(tile),
         memory=memory,
+        triage=None if triage is None else load_triage(triage),
     )
     network = loaded(model, weights, device)
     with screen.progress() as shown:
@@ -85,6 +89,7 @@ def predict(
                 "precision": summary.precision,
                 "seconds": round(summary.seconds, 2),
                 **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
+                **({} if summary.triaged is None else {"triaged": summary.triaged}),
             }
         )
     else:
@@ -95,6 +100,12 @@ def predict(
             f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
+        if summary.triaged is not None:
+            for line in summary.triaged["text"]:
+                screen.print_text(line)
+            screen.print_text(
+                f"Image by image: {summary.folder / TRIAGED_TABLE}, pixel by pixel: accepted.png of each."
+            )
         if summary.done:
             screen.print_text(f"Look at {summary.folder / 'sheet.png'} first.")
     if summary.failed:

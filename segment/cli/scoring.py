@@ -19,6 +19,7 @@ from segment.cli.options import (
     Model,
     Out,
     Report,
+    TriageFile,
     Unseen,
     ValidationImages,
     ValidationLabels,
@@ -47,6 +48,7 @@ def evaluate(
     measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
     views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
     insert_dropout: InsertDropout = None,
+    triage: TriageFile = None,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Further weights of MODEL, one file each.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; one for all methods.")] = "auto",
     memory: Memory = None,
@@ -63,9 +65,11 @@ def evaluate(
 ) -> None:
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
+    from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
+    from segment.jobs.triage.checking import outcome_rows
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
     from segment.report.results_page import check_page, evaluation_section, put_section
@@ -89,6 +93,7 @@ def evaluate(
     network = loaded(model, weights, device)
     members = [loaded(model, file, device) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
+    asked_triage = None if triage is None else load_triage(triage)
     with screen.progress() as shown:
         evaluation = run_evaluate(
             network,
@@ -101,6 +106,7 @@ def evaluate(
             progress=shown,
             plan=EvaluatePlan(methods=method_plan, void=void, unseen=ids(unseen)),
             validation=Labels(validation_images, validation_labels) if validation_images else None,
+            triage=asked_triage,
         )
     if plots:
         from segment.report.curves import plot_evaluation
@@ -113,7 +119,8 @@ def evaluate(
             evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title),
         )
     if json:
-        screen.as_json(dict(evaluation.scores))
+        triaged = {} if evaluation.triaged is None else {"triaged": evaluation.triaged}
+        screen.as_json({**evaluation.scores, **triaged})
     else:
         for line in evaluation.warnings:
             screen.print_text(f"Warning: {line}")
@@ -130,6 +137,12 @@ def evaluate(
                 screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():
             screen.print_text(f"{name}: {note}.")
+        if evaluation.triaged is not None:
+            columns = ["unit", "measure", "accepted", "mean loss", "wrong in accepted", "above the limit"]
+            screen.table("What the triage kept", columns, outcome_rows(evaluation.triaged), words=("measure",))
+            for line in evaluation.triaged["text"]:
+                screen.print_text(line)
+            screen.print_text(f"Image by image: {evaluation.folder / TRIAGED_TABLE}")
         screen.print_text(f"All scores, curves and classes: {evaluation.folder / 'scores.json'}")
     end_with_failures(evaluation.failed, output)
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 RECORD, MANIFEST = "run.json", "manifest.jsonl"
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
-TAKEN = (RECORD, MANIFEST, "scores.json", "per_image.csv", "sheet.png")
+TAKEN = (RECORD, MANIFEST, "scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
 """File names of the run itself: no image may be called so."""
 
 
@@ -37,6 +37,7 @@ class Entry:
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
     notes: measure or file -> why it was not written
+    triage: "decision" (accept or review) and "accepted" (share of pixels); no key where no triage was asked for
     """
 
     id: str
@@ -50,6 +51,7 @@ class Entry:
     reached_error: float | None = None
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    triage: Mapping[str, str | float] | None = None
 
     def line(self) -> dict[str, Any]:
         """The keys of the manifest, in its order.
@@ -64,6 +66,7 @@ class Entry:
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {name: dict(numbers) for name, numbers in self.measures.items()}
+        line |= {} if self.triage is None else {"triage": dict(self.triage)}
         return line | ({"notes": dict(self.notes)} if self.notes else {})
 
 

@@ -18,9 +18,12 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
+from segment.files.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs import Entry, Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
+from segment.guarantees.counts import ImageCounts
+from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods, key
 from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
@@ -28,6 +31,7 @@ from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
+from segment.jobs.triage.checking import check_triage, refuse_other_evaluation
 from segment.networks.load import Network
 from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
@@ -79,6 +83,7 @@ def evaluate(
     plan: EvaluatePlan | None = None,
     members: Sequence[Network] = (),
     validation: Labels | None = None,
+    triage: Triage | None = None,
     memory: Memory = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -87,12 +92,23 @@ def evaluate(
 
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
+    triage: also what it accepts of the images, and what is wrong in that
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
     Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
     ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
     methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
+    if triage is not None:
+        refuse_other_evaluation(
+            triage,
+            methods={name: of_banks[0].draws for name, of_banks in methods.methods.items()},
+            measures={name: read_out.measures for name, read_out in methods.read_outs({}).items()},
+            network=network.fingerprint,
+            banks=[bank_fingerprint(bank) for bank in banks],
+            precision=methods.precision,
+            classes=network.class_names,
+        )
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
@@ -121,7 +137,8 @@ def evaluate(
         raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
     warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
     warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
-    return _write_results(run, scoring, methods, validated, start, warnings)
+    evaluation = _write_results(run, scoring, methods, validated, start, warnings)
+    return evaluation if triage is None else replace(evaluation, triaged=check_triage(run.folder, triage))
 
 
 def _scoring(
@@ -139,7 +156,8 @@ def _scoring(
         )
         for name, read_out in read_outs.items()
     }
-    return Scoring(network, read_outs, boards, memory)
+    counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
+    return Scoring(network, read_outs, boards, memory, counts)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
@@ -256,6 +274,7 @@ def _write_results(
     tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
     write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
     write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
+    write_image_counts(run.folder / IMAGE_COUNTS, scoring.counts)
     run.note(
         timings={
             "seconds": round(time.perf_counter() - start, 3),

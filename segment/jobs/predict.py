@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from segment.images.read import size_in
 from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.predict_plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
+from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
@@ -35,7 +37,10 @@ from segment.tracing.bn_layers import BatchNormNetwork
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average."""
+    """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
+
+    triaged: what triaged.json holds; None where no triage was asked for
+    """
 
     folder: Path
     done: int
@@ -44,6 +49,7 @@ class Summary:
     precision: str
     draws: int
     mean_draws: float
+    triaged: Mapping[str, Any] | None = None
 
 
 def predict(
@@ -68,6 +74,8 @@ def predict(
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device)
     network.accept.check_files()
+    if plan.triage is not None:
+        refuse_other_run(plan.triage, network, bank, execution)
     run = Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume)
     execution = execution.as_begun(run.record.get("plan", {}))
     run.note(
@@ -85,7 +93,8 @@ def predict(
     run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
     if "png" in plan.formats:
         sheet(run, predictor.style, network, {id: kept for id, kept in predictor.thumbnails.items() if kept})
-    return _summary(run, seconds, execution)
+    summary = _summary(run, seconds, execution)
+    return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 
 
 def _predictor(
@@ -93,7 +102,7 @@ def _predictor(
 ) -> ImagePredictor:
     """What reads, estimates and writes an image of the run, under draws put into the network `drawn`."""
     passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
-    likely = "probability" in plan.maps or network.card.head == "multilabel"  # whose pictures show the likeliest label
+    likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
     read_out = ReadOut(
         method=mcbn(drawn, execution.bank, passes, network.card.input), measures=plan.measures, probability=likely
     )
@@ -107,7 +116,14 @@ def _predictor(
     style = PictureStyle.of(network, plan.heat, plan.heat_max)
     shown = on_sheet(run.sources) if "png" in plan.formats else ()
     return ImagePredictor(
-        run, network, estimator, style, plan.maps, plan.formats, thumbnails={image.id: {} for image in shown}
+        run,
+        network,
+        estimator,
+        style,
+        plan.maps,
+        plan.formats,
+        triage=None if plan.triage is None else TriageOfRun(plan.triage, run),
+        thumbnails={image.id: {} for image in shown},
     )
 
 

@@ -27,6 +27,7 @@ from segment.files.writing import unwritable
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.read import read_image, sha256_of
+from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
 from segment.report.image_files import PictureStyle, as_picture, render, thumbnails
@@ -63,7 +64,8 @@ class ImageRead:
 class ImagePredictor:
     """Reads, estimates and writes the images of one run.
 
-    maps, formats: what is written. thumbnails: image of the contact sheet -> column -> picture, empty at first
+    maps, formats: what is written. triage: what accepts pixels and images, and compares them with validation images
+    thumbnails: image of the contact sheet -> column -> picture, empty at first
     """
 
     run: Run
@@ -72,6 +74,7 @@ class ImagePredictor:
     style: PictureStyle
     maps: Sequence[str]
     formats: Sequence[str]
+    triage: TriageOfRun | None = None
     thumbnails: dict[str, dict[str, Picture]] = field(default_factory=dict)
 
     def read(
@@ -115,11 +118,16 @@ class ImagePredictor:
             return _failed(image, str(estimate), seconds)
         picture, id = as_picture(image.pixels), image.source.id
         try:
-            files, measures = render(self.run, id, picture, estimate, self.style, maps=self.maps, formats=self.formats)
+            triaged = None if self.triage is None else self.triage.of_image(estimate)
+            files, measures = render(
+                self.run, id, picture, estimate, self.style, maps=self.maps, formats=self.formats, triage=triaged
+            )
             if id in self.thumbnails:
                 self.thumbnails[id] = thumbnails(picture, estimate, self.style, self.maps)
         except IMAGE_ERRORS as error:
             return _failed(image, f"its pictures: {error_message(error)}", seconds)
+        if self.triage is not None:
+            self.triage.watch(measures)
         return Entry(
             id=id,
             source=str(image.source.path),
@@ -130,6 +138,7 @@ class ImagePredictor:
             reached_error=estimate.reached_error,
             measures=measures,
             notes=dict(estimate.withheld),
+            triage=None if triaged is None else triaged[0].line(),
         )
 
     def redo(self, sources: Sequence[Source]) -> None:

@@ -18,6 +18,7 @@ from segment.errors import WrongUse, near
 from segment.estimation.estimator import Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
+from segment.guarantees.triage import Triage
 from segment.networks.load import Network
 from segment.report.image_files import FORMATS
 from segment.uncertainty.measures import MEASURES
@@ -37,6 +38,7 @@ class PredictPlan:
     formats: of "png", "npz"; fold: draws in one pass
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    triage: also which pixels and images are accepted, and whether the run is like the validation images
     """
 
     draws: Draws = None
@@ -49,6 +51,7 @@ class PredictPlan:
     fold: int = 1
     tile: Tiling = "auto"
     memory: int | str | None = None
+    triage: Triage | None = None
 
     def __post_init__(self) -> None:
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
@@ -73,7 +76,12 @@ class PredictPlan:
     @property
     def measures(self) -> tuple[str, ...]:
         """Those that are computed: asked for as maps, or shown."""
-        return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
+        asked = [*(name for name in self.maps if name in MEASURES), self.heat]
+        return tuple(dict.fromkeys([*asked, *(self.triage.measures if self.triage else ())]))
+
+    @property
+    def needs_probability(self) -> bool:
+        return "probability" in self.maps or (self.triage is not None and self.triage.sets is not None)
 
     def settings(self, network: Network, bank: Bank, source: str) -> dict[str, Any]:
         """The keys of run.json that must be equal for a resume, of a run over `source` (in words)."""
@@ -94,6 +102,7 @@ class PredictPlan:
             "formats": list(self.formats),
             "fold": self.fold,
             "tile": self.tile,
+            **({} if self.triage is None else {"triage": self.triage.digest}),
         }
 
 

@@ -17,6 +17,7 @@ from segment.files.map_summary import summary
 from segment.files.runs import Run
 from segment.files.windows import Made
 from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.read import read_image
 from segment.networks.load import Network
@@ -24,6 +25,7 @@ from segment.pictures.heatmaps import Scale, beside, heatmap, legend_beside, sca
 from segment.pictures.overlays import overlay_rows
 from segment.pictures.palettes import Picture, palette
 from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
+from segment.report.triaged_files import TriagedImage, write_triaged
 from segment.uncertainty.measures import MEASURES
 
 FORMATS = ("png", "npz")
@@ -59,14 +61,18 @@ def render(
     *,
     maps: Sequence[str],
     formats: Sequence[str],
+    triage: tuple[TriagedImage, Triage] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
     """Write what was asked of one image; its files relative to the run, and each map's mean and 95th percentile.
 
+    triage: what it accepts of the image, to be written too
     All of its files or none: where one cannot be written, those before it are taken away again.
     """
     written: list[Path] = []
     try:
         measures = _write_files(run, image_id, image, estimate, style, maps=maps, formats=formats, written=written)
+        if triage is not None:
+            write_triaged(lambda name: _added(written, run.path(image_id, name)), *triage, formats)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
@@ -75,6 +81,11 @@ def render(
                 written[0].parent.rmdir()
         raise
     return tuple(run.relative(path) for path in written), measures
+
+
+def _added(written: list[Path], path: Path) -> Path:
+    written.append(path)
+    return path
 
 
 def _write_files(
@@ -89,8 +100,7 @@ def _write_files(
     written: list[Path],
 ) -> dict[str, Mapping[str, float]]:
     def path(name: str) -> Path:
-        written.append(run.path(image_id, name))
-        return written[-1]
+        return _added(written, run.path(image_id, name))
 
     if "png" in formats:
         _write_pictures(path, image, estimate, style)

@@ -63,6 +63,7 @@ class Evaluation:
     """The result of an evaluation; all of it is in its folder too.
 
     warnings: what makes the scores misleading, to be read before them
+    triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Evaluation:
     notes: Mapping[str, str]
     record: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    triaged: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

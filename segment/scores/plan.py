@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from segment.axes import HEADS, Head
 from segment.errors import WrongUse
@@ -58,6 +59,14 @@ class ScorePlan:
             raise WrongUse(
                 f"The validation accuracy must be within 0..1, one in all or one a label; it is {accuracies}."
             )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ScorePlan:
+        """The plan whose fields were written as JSON."""
+        plan: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+        if plan["thresholds"] is not None:
+            plan["thresholds"] = {name: tuple(values) for name, values in plan["thresholds"].items()}
+        return cls(**plan)
 
     @property
     def tasks(self) -> int:

@@ -207,11 +207,7 @@ class Scoreboard:
     @classmethod
     def of(cls, state: Mapping[str, NDArray[Any]]) -> Scoreboard:
         """The scoreboard with this state."""
-        settings = json.loads(str(state["plan"]))
-        plan: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
-        if plan["thresholds"] is not None:
-            plan["thresholds"] = {name: tuple(values) for name, values in plan["thresholds"].items()}
-        scoreboard = cls(ScorePlan(**plan))
+        scoreboard = cls(ScorePlan.of(json.loads(str(state["plan"]))))
         for i, board in enumerate(scoreboard._boards):
             for part, counts in (("counts", board.counts), ("replicates", board.replicates)):
                 for name in counts:

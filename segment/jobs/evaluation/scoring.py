@@ -23,6 +23,7 @@ from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.files.writing import fresh
+from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled_image
@@ -39,6 +40,9 @@ Change = Callable[[Pixels, str], Pixels]
 EVERY = 120.0
 """Seconds between two saved states."""
 
+COUNTS = "image counts/"
+"""Prefix of their arrays in a saved state."""
+
 SCORING = 256
 """Bytes a pixel while an image is scored: its label, the order of its errors, and what a measure is compared with."""
 
@@ -46,6 +50,7 @@ SCORING = 256
 class Scoring:
     """Read-outs with a scoreboard each, the seconds they took, and the images that failed.
 
+    counts: of every image, for thresholds with a guarantee, by read-out; empty where nobody will ask for them
     contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all" and "void"
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     """
@@ -56,6 +61,7 @@ class Scoring:
         read_outs: Mapping[str, ReadOut],
         boards: Mapping[str, Scoreboard],
         memory: Memory = None,
+        counts: Mapping[str, ImageCounts] | None = None,
     ) -> None:
         self.network = network
         self.estimator = Estimator(
@@ -63,6 +69,7 @@ class Scoring:
         )
         self.read_outs = dict(read_outs)
         self.boards = dict(boards)
+        self.counts = dict(counts or {})
         self.seconds = dict.fromkeys(read_outs, 0.0)
         self.scoring = dict.fromkeys(read_outs, 0.0)
         self.failed: dict[str, str] = {}
@@ -154,6 +161,10 @@ class Scoring:
                 assert number == 0, "a label is good for all read-outs or for none"
                 self._fail(item.source, str(error))
                 return
+            if name in self.counts:
+                self.counts[name].update(
+                    item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction
+                )
             self.seconds[name] += estimate.seconds
             self.scoring[name] += time.perf_counter() - begun
         self.failed.pop(item.source.id, None)
@@ -183,6 +194,8 @@ class Scoring:
         arrays: dict[str, NDArray[Any]] = {"progress": np.array(json.dumps(progress))}
         for name, board in self.boards.items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
+        for name, counts in self.counts.items():
+            arrays |= {f"{name}|{COUNTS}{key}": value for key, value in counts.state().items()}
         with fresh(path) as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
 
@@ -199,9 +212,14 @@ class Scoring:
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise WrongUse(f"{str(path)!r} does not read as a saved state: {error}. Remove it to begin anew.") from None
         boards = {name: Scoreboard.of(state) for name, state in states.items()}
+        if self.counts and not all(f"{COUNTS}ids" in state for state in states.values()):
+            raise WrongUse(f"{str(path)!r} lacks the counts of each image. Remove it to score all images anew.")
         if {name: board.plan for name, board in boards.items()} != {n: b.plan for n, b in self.boards.items()}:
             raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
         self.boards = boards
+        for name, counts in self.counts.items():
+            kept = {key.removeprefix(COUNTS): part for key, part in states[name].items() if key.startswith(COUNTS)}
+            self.counts[name] = ImageCounts.of(counts.plan, kept)
         self.seconds, self.scoring, self.failed = (
             dict(progress["seconds"]),
             dict(progress["scoring"]),
@@ -214,6 +232,8 @@ class Scoring:
         """Add another shard of the same read-outs: the same bits as one run over both."""
         for name, board in self.boards.items():
             board.merge(other.boards[name])
+            if name in self.counts:
+                self.counts[name].merge(other.counts[name])
             self.seconds[name] += other.seconds[name]
             self.scoring[name] += other.scoring[name]
         self.failed |= other.failed

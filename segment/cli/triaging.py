@@ -1,0 +1,98 @@
+"""triage: options to the job that calibrates thresholds, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Json
+
+
+@app.command()
+def triage(
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="What `segment evaluate` wrote for labelled validation images.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The triage, for predict and evaluate --triage.")
+    ] = Path("triage.json"),
+    max_error: Annotated[float, typer.Option(help="Limit of the loss, a share: 0.02 is 2 % of the pixels.")] = 0.02,
+    guarantee: Annotated[
+        str,
+        typer.Option(
+            help="expectation: the mean loss of new images; images: most images, with confidence; mean: the mean over "
+            "all images, with confidence (takes many).",
+        ),
+    ] = "expectation",
+    confidence: Annotated[float, typer.Option(help="Of the guarantees `images` and `mean`.")] = 0.95,
+    share: Annotated[float, typer.Option(help="Of images, for the guarantee `images`.")] = 0.9,
+    unit: Annotated[str, typer.Option(help="What is accepted as a whole: pixel, segment or image.")] = "pixel",
+    loss: Annotated[str, typer.Option(help="error: wrong pixels; dice: 1 - Dice (unit image).")] = "error",
+    protect: Annotated[str | None, typer.Option(help="A class: its missed pixels are the loss.")] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="What ranks; default: chosen on half of the images where they are enough.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of the evaluation; default: mcbn.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Also prediction sets: share of pixels they cover.")] = None,
+    sets: Annotated[str, typer.Option(help="aps, or raps, which makes large sets rarer.")] = "aps",
+    penalty: Annotated[float, typer.Option(help="Of raps, for each rank.")] = 0.05,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="Images that belong together: folder, sequence, or a column of --groups-table."),
+    ] = None,
+    groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the halves.")] = 0,
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Choose which pixels or images may be accepted, so that their error on new images is bounded."""
+    from segment.files.triages import save_triage
+    from segment.files.writing import check_writable
+    from segment.guarantees.sentences import percent, sentences
+    from segment.guarantees.triage import Guarantee, TriagePlan, Unit
+    from segment.jobs.triage.calibration import calibrate_triage
+
+    check_writable(output)
+    plan = TriagePlan(
+        max_error=max_error,
+        guarantee=cast(Guarantee, guarantee),
+        confidence=confidence,
+        share=share,
+        unit=cast(Unit, unit),
+        loss=loss,
+        protect=protect,
+        measure=measure,
+        coverage=coverage,
+        sets=sets,
+        penalty=penalty,
+        seed=seed,
+    )
+    made = calibrate_triage(scores, plan, method=method, groups=groups, table=groups_table)
+    lines = sentences(made)
+    save_triage(made, output, text=" ".join(lines))
+    if json:
+        screen.as_json({"triage": str(output), "text": " ".join(lines), **made.as_dict()})
+        return
+    for line in made.warnings:
+        screen.print_text(f"Warning: {line}")
+    rows = [
+        [
+            decision.unit,
+            decision.measure,
+            "none" if decision.threshold is None else f"{decision.threshold:.5g}",
+            percent(decision.accepted),
+            percent(decision.loss),
+            f"{decision.groups}",
+        ]
+        for decision in made.decisions.values()
+    ]
+    columns = ["unit", "measure", "accept below", "accepted", "mean loss", "calibrated on"]
+    screen.table(f"Accept or review, limit {percent(max_error)}", columns, rows, words=("measure",))
+    for line in lines:
+        screen.print_text(line)
+    screen.print_text(f"{output}: for segment predict --triage and segment evaluate --triage.")

@@ -1,0 +1,263 @@
+"""Counts of validation images to thresholds with a guarantee: which measure, which threshold, and a refusal in words.
+
+The unit of every guarantee is the image, or the group that images belong to; pixels of an image are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import WrongUse, near
+from segment.guarantees import control, sets
+from segment.guarantees.counts import ImageCounts
+from segment.guarantees.losses import Losses, image_losses, losses_of_images, losses_of_pixels, numbered
+from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit
+from segment.scores.functional.binning import Floats, Ints
+
+PRESET = ("one_minus_max", "predictive_entropy")
+"""The measure where too few images are there to choose one."""
+HALF = 4
+"""A half is enough to choose on where the other half is this many times the fewest images that a guarantee takes."""
+SHIFT_MEASURE = "mutual_information"
+
+
+@dataclass(frozen=True)
+class ValidationImages:
+    """The images of an evaluation.
+
+    counts: of one method. means: measure -> id -> its mean over the image. dice: id -> of the mask, None where it is
+    not defined. groups: id -> group (a video, a patient); None: every image is its own
+    """
+
+    counts: ImageCounts
+    means: Mapping[str, Mapping[str, float]]
+    dice: Mapping[str, float | None]
+    groups: Mapping[str, str] | None = None
+
+    def of(self, ids: Collection[str]) -> ValidationImages:
+        """Some of the images."""
+        means = {name: {i: of_image[i] for i in ids} for name, of_image in self.means.items()}
+        groups = None if self.groups is None else {i: self.groups[i] for i in ids}
+        return ValidationImages(self.counts.of_images(ids), means, {i: self.dice[i] for i in ids}, groups)
+
+    @property
+    def kind(self) -> str:
+        """What the guarantee counts."""
+        return "images" if self.groups is None else "groups"
+
+
+def calibrate_unit(images: ValidationImages, plan: TriagePlan, unit: Unit) -> Decision:
+    """The decision of one unit. Errors: WrongUse for an unknown class or measure, or too few images."""
+    measures = images.counts.plan.measures
+    losses_of = losses_by_measure(images, plan, unit)
+    if plan.measure is not None and plan.measure not in measures:
+        raise WrongUse(f"No measure {plan.measure!r} was scored.{near(plan.measure, measures)} {_known(measures)}")
+    ids = losses_of(measures[0]).ids
+    groups = numbered(ids, images.groups)
+    count = int(groups.max(initial=-1)) + 1
+    refuse_too_few(count, plan, images.kind, images=len(ids))
+    used: NDArray[np.bool_] = np.ones(len(ids), dtype=bool)
+    if plan.measure is not None:
+        measure, why = plan.measure, "asked for"
+    else:
+        measure, why, used = _chosen(losses_of, measures, plan, groups, count, images.kind)
+    losses = losses_of(measure).of(used)
+    return _decided(losses, plan, numbered(losses.ids, images.groups), unit, measure, why, images.kind)
+
+
+def _known(measures: tuple[str, ...]) -> str:
+    return f"Scored: {', '.join(measures)}."
+
+
+def refuse_too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> None:
+    """Refuse what so few images cannot carry, with the number that could."""
+    if count >= plan.needed:
+        return
+    have = f"{count} {kind[:-1] if count == 1 else kind}" + (f" ({images} images)" if images != count else "")
+    reach = (
+        ""
+        if count < 1 or plan.guarantee != "expectation"
+        else f" With so many, the least --max-error is {_up(1 / (count + 1))}."
+    )
+    asked = {
+        "expectation": f"an expected loss of at most {plan.max_error:g}",
+        "images": f"{plan.share:.0%} of images at confidence {plan.confidence:g}",
+        "mean": f"a mean of at most {plan.max_error:g} at confidence {plan.confidence:g}",
+    }[plan.guarantee]
+    lacking = f" {_of_loss(plan)}" if plan.protect is not None or plan.loss == "dice" else ""
+    raise WrongUse(
+        f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
+        f"{reach} Evaluate more labelled validation images."
+    )
+
+
+def _of_loss(plan: TriagePlan) -> str:
+    return f"with pixels of {plan.protect!r}" if plan.protect is not None else "with a Dice"
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up, so that the number named works."""
+    return f"{np.ceil(value * 1000 - 1e-9) / 1000:g}"
+
+
+def losses_by_measure(images: ValidationImages, plan: TriagePlan, unit: Unit) -> Callable[[str], Losses]:
+    counts = images.counts
+    protected = None
+    if plan.protect is not None:
+        classes = counts.plan.classes
+        if plan.protect not in classes:
+            raise WrongUse(
+                f"No class is called {plan.protect!r}.{near(plan.protect, classes)} Known: {', '.join(classes)}."
+            )
+        protected = classes.index(plan.protect)
+    if unit != "image":
+        return lambda measure: losses_of_pixels(counts, unit, measure, protected)
+    if plan.loss == "dice":
+        of_image = {i: None if dice is None else 1 - dice for i, dice in images.dice.items()}
+    else:
+        of_image = image_losses(counts, protected)
+    return lambda measure: losses_of_images(counts, images.means[measure], of_image)
+
+
+def _chosen(
+    losses: Callable[[str], Losses], measures: tuple[str, ...], plan: TriagePlan, groups: Ints, count: int, kind: str
+) -> tuple[str, str, NDArray[np.bool_]]:
+    """The measure, the reason for it, and which images are left to calibrate its threshold."""
+    everyone = np.ones(len(groups), dtype=bool)
+    if len(measures) == 1:
+        return measures[0], "the only one scored", everyone
+    if count // 2 < HALF * plan.needed:
+        preset = next((name for name in PRESET if name in measures), measures[0])
+        why = f"set in advance: {count} {kind} are too few to choose on half of them (--measure names another)"
+        return preset, why, everyone
+    half = np.random.default_rng(plan.seed).permutation(count) < count // 2
+    choosing = half[groups]
+    accepted = {name: _reached(losses(name).of(choosing), plan) for name in measures}
+    best = max(accepted, key=lambda name: accepted[name])
+    why = f"accepts most on the half of {int(half.sum())} {kind} that chose it ({accepted[best]:.1%})"
+    return best, why, ~choosing
+
+
+def _reached(losses: Losses, plan: TriagePlan) -> float:
+    """What is accepted at the loosest threshold that keeps the limit on these very images."""
+    if plan.guarantee == "images":
+        each = np.arange(len(losses.ids))
+        holds = losses.bad(plan.max_error, each).mean(axis=0) <= 1 - plan.share
+    else:
+        holds = (losses.lost / losses.total[:, None]).mean(axis=0) <= plan.max_error
+    places = np.flatnonzero(np.cumprod(holds))
+    return float(losses.accepted[:, places[-1]].mean()) if places.size else 0.0
+
+
+def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
+    """The loosest threshold that the plan's guarantee allows, by its place; never above all values that were seen."""
+    if plan.guarantee == "images":
+        level = control.level_for_most(losses.bad(plan.max_error, groups), plan.share, plan.confidence)
+    elif plan.guarantee == "mean":
+        level = control.level_of_mean(losses.mean_losses(groups), plan.max_error, plan.confidence, seed=plan.seed)
+    else:
+        level = control.level_in_expectation(losses.mean_losses(groups), plan.max_error)
+    whole = losses.accepted.sum(axis=0)
+    highest = int(np.flatnonzero(whole < whole[-1])[-1]) + 1 if (whole < whole[-1]).any() else 0
+    level = None if level is None else min(level, highest)
+    return None if level is None or whole[level] == 0 else level
+
+
+def _decided(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, measure: str, why: str, kind: str) -> Decision:
+    level = level_of(losses, plan, groups)
+    count = int(groups.max()) + 1
+    return Decision(
+        unit=unit,
+        measure=measure,
+        images=len(losses.ids),
+        groups=count,
+        threshold=None if level is None else float(losses.thresholds[level]),
+        why=why if level is not None else _nothing(losses, plan, groups, kind),
+        loss=0.0 if level is None else float(losses.mean_losses(groups)[:, level].mean()),
+        accepted=0.0 if level is None else float(losses.accepted[:, level].mean()),
+    )
+
+
+def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, kind: str) -> str:
+    """Why no threshold will do."""
+    first = int(np.flatnonzero(losses.accepted.sum(axis=0))[0])
+    count = int(groups.max()) + 1
+    if plan.guarantee == "images":
+        bad = int(losses.bad(plan.max_error, groups)[:, first].sum())
+        return (
+            f"even the strictest threshold leaves {bad} of {count} {kind} with more than {plan.max_error:g} wrong "
+            f"among what it accepts"
+        )
+    mean = float(losses.mean_losses(groups)[:, first].mean())
+    if plan.guarantee == "mean":
+        takes = control.images_for_mean(mean, plan.max_error, plan.confidence)
+        more = "no number of them would do" if takes is None else f"about {takes} {kind} like these would do"
+        return (
+            f"{count} {kind} do not bound a mean of {plan.max_error:g} at confidence {plan.confidence:g}: at the "
+            f"strictest threshold that accepts anything their mean is {mean:.4f}; {more}"
+        )
+    allowed = plan.max_error - (1 - plan.max_error) / count
+    return (
+        f"even the strictest threshold that accepts anything has a mean loss of {mean:.4f} on {count} {kind}, where at "
+        f"most {allowed:.4f} is allowed"
+    )
+
+
+def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
+    """Prediction sets that miss the true class of at most 1 - coverage of an image's pixels, in expectation.
+
+    Errors: WrongUse for a multi-label head, or too few images.
+    """
+    assert plan.coverage is not None
+    counts = images.counts
+    if counts.plan.head == "multilabel":
+        raise WrongUse("A pixel of a multi-label head has a yes or no a label, not one class: leave --coverage out.")
+    miss = 1 - plan.coverage
+    of_image = [counts.true_classes(i) for i in counts.ids]
+    known = [n for n, table in enumerate(of_image) if table.sum()]
+    groups = numbered([counts.ids[n] for n in known], images.groups)
+    count, needed = int(groups.max(initial=-1)) + 1, control.needed_in_expectation(miss)
+    if count < needed:
+        raise WrongUse(
+            f"{count} {images.kind} cannot carry a coverage of {plan.coverage:g}: it takes {needed} at least."
+        )
+    penalty = sets.Penalty()
+    if plan.sets == "raps":
+        ranks = np.mean([of_image[n].sum(axis=1) / of_image[n].sum() for n in known], axis=0)
+        free = int(np.searchsorted(ranks.cumsum(), plan.coverage)) + 1
+        penalty = sets.Penalty(weight=plan.penalty, free=free)
+    scores, place = np.unique(sets.score_bins(penalty), return_inverse=True)
+    missed = np.zeros((count, scores.size))
+    for group, n in zip(groups, known, strict=True):
+        found = np.bincount(place.ravel(), weights=of_image[n].ravel(), minlength=scores.size)
+        missed[group] += 1 - found.cumsum() / found.sum()
+    missed = (missed / np.bincount(groups)[:, None])[:, ::-1].clip(min=0)  # from the largest sets to the smallest
+    level = control.level_in_expectation(missed, miss)
+    assert level is not None, "the largest set misses nothing"
+    return Sets(
+        kind=plan.sets,
+        coverage=plan.coverage,
+        threshold=float(scores[::-1][level]),
+        weight=penalty.weight,
+        free=penalty.free,
+        images=len(known),
+        found=float(1 - missed[:, level].mean()),
+    )
+
+
+def reference_of(images: ValidationImages, name: str, *, measure: str | None = None) -> Reference:
+    """The mean of a measure over each image or group: mutual information where there are several draws.
+
+    name: how the images are grouped, for the run that is compared. measure: None: chosen
+    """
+    measures = images.counts.plan.measures
+    measure = measure or (SHIFT_MEASURE if SHIFT_MEASURE in measures else measures[0])
+    ids = images.counts.ids
+    values: Floats = np.array([images.means[measure][i] for i in ids])
+    groups = numbered(ids, images.groups)
+    means = np.bincount(groups, weights=values) / np.bincount(groups)
+    return Reference(measure=measure, values=tuple(float(value) for value in means), groups=name)

@@ -1,0 +1,57 @@
+"""Which images belong together: folders, frames of one sequence; and ids that look like frames."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+BUILT_IN = ("folder", "sequence")
+FRAMES = 5
+"""So many ids of one name with evenly numbered ends look like frames."""
+_NUMBERED = re.compile(r"^(.*?)[ _.-]*(\d+)$", re.DOTALL)
+
+
+def folder_of(identity: str) -> str:
+    """The folder of an id.
+
+    >>> folder_of("night/a/7"), folder_of("7")
+    ('night/a', '')
+    """
+    return identity.rpartition("/")[0]
+
+
+def sequence_of(identity: str) -> str:
+    """An id without its number at the end: the sequence whose frame it names.
+
+    >>> sequence_of("val/0001TP_006690"), sequence_of("portrait")
+    ('val/0001TP', 'portrait')
+    """
+    found = _NUMBERED.match(identity)
+    return found.group(1) if found else identity
+
+
+def frames(ids: Sequence[str]) -> tuple[str, ...]:
+    """Names of sequences that the ids look like frames of: five numbers or more, most at one distance.
+
+    >>> frames([f"0001TP_{n:06}" for n in range(6690, 7000, 30)]), frames(["a_3", "a_90", "a_7", "a_1", "a_55"])
+    (('0001TP',), ())
+    """
+    numbers: dict[str, list[int]] = {}
+    for identity in ids:
+        if found := _NUMBERED.match(identity):
+            numbers.setdefault(found.group(1), []).append(int(found.group(2)))
+    names = []
+    for name, of_name in numbers.items():
+        if len(of_name) >= FRAMES:
+            ordered = sorted(of_name)
+            steps = Counter(after - before for before, after in itertools.pairwise(ordered))
+            if 2 * steps.most_common(1)[0][1] > len(ordered) - 1:
+                names.append(name)
+    return tuple(sorted(names))
+
+
+def group_of(name: str, identity: str) -> str:
+    """The group of an id under one of the built-in rules."""
+    return folder_of(identity) if name == "folder" else sequence_of(identity)

@@ -1,0 +1,150 @@
+"""A triage on labelled images: what was accepted, what was wrong in that, and whether the promise held."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from segment.guarantees.calibrate import ValidationImages, losses_by_measure
+from segment.guarantees.losses import Losses, numbered
+from segment.guarantees.sentences import percent
+from segment.guarantees.triage import Decision, TriagePlan
+from segment.scores.functional.binning import Floats
+from segment.scores.intervals import middle_95, poisson_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One decision on labelled images; every share within 0..1.
+
+    images, groups: that have what the loss is of. accepted: share of an image's labelled pixels, or of the images
+    loss: mean over groups, with its 95 % interval over them (None: too few). error: wrong among all that is accepted;
+    None where nothing is. bad: groups with more than the limit wrong among what is accepted, with the exact 95 %
+    interval of their share
+    """
+
+    unit: str
+    measure: str
+    threshold: float | None
+    limit: float
+    images: int
+    groups: int
+    accepted: float
+    loss: float
+    loss_interval: tuple[float, float] | None
+    error: float | None
+    bad: int
+    bad_interval: tuple[float, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """One image: the share of its pixels that is accepted, the share of these that is wrong, and whether it passes."""
+
+    id: str
+    accepted: float
+    error: float | None
+    decision: str
+
+
+def outcome_of(images: ValidationImages, plan: TriagePlan, decision: Decision) -> Outcome:
+    """What a decision does on images; those without what the loss is of are left out."""
+    losses = _at_threshold(images, plan, decision)
+    groups = numbered(losses.ids, images.groups)
+    count = int(groups.max(initial=-1)) + 1
+    loss = losses.mean_losses(groups)[:, 0] if count else np.zeros(0)
+    bad = int(losses.bad(plan.max_error, groups)[:, 0].sum()) if count else 0
+    kept = float(losses.kept.sum())
+    interval = binomtest(bad, count).proportion_ci(0.95, method="exact") if count else None
+    return Outcome(
+        unit=decision.unit,
+        measure=decision.measure,
+        threshold=decision.threshold,
+        limit=plan.max_error,
+        images=len(losses.ids),
+        groups=count,
+        accepted=float(losses.accepted.mean()) if count else 0.0,
+        loss=float(loss.mean()) if count else 0.0,
+        loss_interval=_interval(loss),
+        error=float(losses.lost.sum()) / kept if kept else None,
+        bad=bad,
+        bad_interval=None if interval is None else (float(interval.low), float(interval.high)),
+    )
+
+
+def _at_threshold(images: ValidationImages, plan: TriagePlan, decision: Decision) -> Losses:
+    """The losses at the decision's threshold alone: one column."""
+    losses = losses_by_measure(images, plan, decision.unit)(decision.measure)
+    if decision.threshold is None:
+        nothing = np.zeros((len(losses.ids), 1))
+        return Losses(losses.ids, np.zeros(1), nothing, losses.total, nothing, nothing)
+    # thresholds of images are the values that calibrated them: the last of these images' that is not above it
+    place = int(np.searchsorted(losses.thresholds, decision.threshold, side="right")) - 1
+    if place < 0:
+        nothing = np.zeros((len(losses.ids), 1))
+        return Losses(losses.ids, np.zeros(1), nothing, losses.total, nothing, nothing)
+    column = slice(place, place + 1)
+    return Losses(
+        losses.ids,
+        losses.thresholds[column],
+        losses.lost[:, column],
+        losses.total,
+        losses.kept[:, column],
+        losses.accepted[:, column],
+    )
+
+
+def _interval(loss: Floats) -> tuple[float, float] | None:
+    if len(loss) < 2:
+        return None
+    weights = np.stack([poisson_weights(f"group {number}") for number in range(len(loss))])  # G R
+    used = weights.sum(axis=0) > 0
+    low, high = middle_95((loss @ weights[:, used]) / weights[:, used].sum(axis=0))
+    return low, high
+
+
+def images_outcomes(images: ValidationImages, plan: TriagePlan, decisions: dict[str, Decision]) -> list[ImageOutcome]:
+    """Every image with what is accepted of it, in the order of the ids, by the asked unit and the images' decision."""
+    asked = _at_threshold(images, plan, decisions[plan.unit])
+    passing = decisions["image"]
+    rows = []
+    for row, identity in enumerate(asked.ids):
+        kept = float(asked.kept[row, 0])
+        error = float(asked.lost[row, 0]) / kept if kept and asked.accepted[row, 0] else None
+        value = images.means[passing.measure][identity]
+        verdict = "accept" if passing.accepts(value) else "review"
+        rows.append(ImageOutcome(identity, float(asked.accepted[row, 0]), error, verdict))
+    return rows
+
+
+def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
+    """Whether the promise held on these images, in a sentence; chance is judged by the 95 % interval over them."""
+    if not outcome.groups:
+        return "No image has what the loss is of, so nothing can be said."
+    if plan.guarantee == "images":
+        assert outcome.bad_interval is not None
+        limit, value, low = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval[0]
+        seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} wrong"
+    else:
+        limit, value = plan.max_error, outcome.loss
+        low = value if outcome.loss_interval is None else outcome.loss_interval[0]
+        seen = f"the mean loss is {percent(value)}"
+    promised = f"{seen}, where at most {percent(limit)} is promised"
+    if value <= limit:
+        return f"Kept: {promised}."
+    if low <= limit:
+        return f"Above the limit, but within chance: {promised}."
+    unlucky = (
+        "the promise is an average over validation sets, and this one was an unlucky draw"
+        if plan.guarantee == "expectation"
+        else "the confidence left this open"
+    )
+    return (
+        f"Above the limit beyond chance: {promised}. These images are not like those that calibrated it, or {unlucky}."
+    )

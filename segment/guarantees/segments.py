@@ -1,0 +1,39 @@
+"""Segments of a mask: connected regions of one predicted class, and a measure's mean over each."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.scores.functional.binning import Ints
+
+
+def segments_of(prediction: Ints) -> Ints:  # H W, or K H W of a multi-label head -> H W
+    """The segment that each pixel lies in, numbered from 0: 4-connected pixels of one class (or one set of labels).
+
+    >>> segments_of(np.array([[0, 0, 1], [1, 0, 1]])).tolist()
+    [[0, 0, 1], [2, 0, 1]]
+    """
+    if prediction.ndim == 3:
+        flat = prediction.reshape(len(prediction), -1)
+        prediction = np.unique(flat, axis=1, return_inverse=True)[1].reshape(prediction.shape[1:])
+    segments = np.zeros(prediction.shape, dtype=np.int64)
+    count = 0
+    for k in np.unique(prediction):
+        inside = prediction == k
+        last, places = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
+        segments[inside] = places[inside] + (count - 1)
+        count += last - 1
+    return segments
+
+
+def mean_over(segments: Ints, values: NDArray[np.float32]) -> NDArray[np.float32]:  # H W, H W -> H W
+    """Each pixel's value replaced by the mean over its segment, void pixels included.
+
+    >>> mean_over(np.array([[0, 0, 1]]), np.float32([[1, 3, 5]])).tolist()
+    [[2.0, 2.0, 5.0]]
+    """
+    places = segments.ravel()
+    sums = np.bincount(places, weights=values.ravel())
+    return (sums / np.bincount(places)).astype(np.float32)[segments]

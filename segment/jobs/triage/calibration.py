@@ -1,0 +1,181 @@
+"""An evaluation of validation images to a triage: `segment triage`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segment.errors import WrongUse, near
+from segment.files.image_counts import read_image_counts
+from segment.files.runs import MANIFEST, RECORD
+from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
+from segment.guarantees.counts import ImageCounts
+from segment.guarantees.groups import BUILT_IN, frames, group_of
+from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+
+SHA_DIGITS = 16
+"""Of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a triage takes from an evaluation's folder.
+
+    counts: by method and bank. rows: of per_image.csv, method -> id -> column -> value
+    """
+
+    folder: Path
+    counts: Mapping[str, ImageCounts]
+    rows: Mapping[str, Mapping[str, Mapping[str, str]]]
+    record: Mapping[str, Any]
+    passes: Mapping[str, int]
+    warnings: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Scores:
+        """Errors: WrongUse where the folder holds no finished evaluation."""
+        counts = read_image_counts(folder)
+        try:
+            with (folder / "per_image.csv").open(encoding="utf-8", newline="") as stream:
+                rows: dict[str, dict[str, dict[str, str]]] = {}
+                for line in csv.DictReader(stream):
+                    rows.setdefault(line["method"], {})[line["id"]] = line
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
+            text = (folder / MANIFEST).read_text(encoding="utf-8")
+            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            sha256 = {line["id"]: line["sha256"] for line in lines if line["status"] == "done"}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WrongUse(
+                f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. Finish `segment evaluate`."
+            ) from error
+        return cls(
+            folder=folder,
+            counts=counts,
+            rows=rows,
+            record=record,
+            passes=passes,
+            warnings=tuple(content.get("warnings", ())),
+            sha256=sha256,
+        )
+
+    def images_of(self, method: str, groups: Mapping[str, str] | None) -> ValidationImages:
+        """The images of one method."""
+        counts, rows = self.counts[method], self.rows[method]
+        means = {name: {i: float(rows[i][f"mean.{name}"]) for i in counts.ids} for name in counts.plan.measures}
+        dice = {i: float(rows[i]["dice"]) if rows[i]["dice"] else None for i in counts.ids}
+        return ValidationImages(counts, means, dice, groups)
+
+    def source(self, method: str) -> dict[str, Any]:
+        """What the counts of a method were made with."""
+        settings, plan = self.record["settings"], self.record["plan"]
+        banks, number = settings["banks"], int(method.partition("#")[2] or 1)
+        return {
+            "method": method.partition("#")[0],
+            "model": settings["model"],
+            "network": settings["network"],
+            "bank": banks[number - 1] if len(banks) >= number else None,
+            "draws": self.passes[method.partition("#")[0]],
+            "precision": plan["precision"],
+            "classes": list(self.counts[method].plan.classes),
+            "images": settings["images"],
+            "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),
+        }
+
+
+def calibrate_triage(
+    folder: str | Path,
+    plan: TriagePlan | None = None,
+    *,
+    method: str | None = None,
+    groups: str | None = None,
+    table: str | Path | None = None,
+) -> Triage:
+    """Thresholds with a guarantee, from the counts of an evaluation of labelled validation images.
+
+    Args:
+        folder: what `segment evaluate` wrote for images that trained nothing
+        plan: what is asked; None: an expected loss of at most 2 % of the pixels
+        method: whose uncertainty ranks; None: mcbn where it was scored, else the first
+        groups: "folder", "sequence" (an id without its number), or a column of `table`; None: images are independent
+        table: a CSV with a column `id` and that of the groups
+
+    Returns:
+        the triage, of the asked unit and of whole images
+
+    Raises:
+        WrongUse: for a folder without counts, an unknown name, too few images, or where nothing may be accepted.
+
+    """
+    plan = plan or TriagePlan()
+    scores = Scores.read(Path(folder))
+    chosen = method or ("mcbn" if "mcbn" in scores.counts else next(iter(scores.counts)))
+    if chosen not in scores.counts:
+        raise WrongUse(
+            f"The evaluation has no method {chosen!r}.{near(chosen, scores.counts)} It has {', '.join(scores.counts)}."
+        )
+    ids = scores.counts[chosen].ids
+    images = scores.images_of(chosen, groups_of(ids, groups, table))
+    units: tuple[Unit, ...] = (plan.unit,) if plan.unit == "image" else (plan.unit, "image")
+    decisions: dict[str, Decision] = {unit: calibrate_unit(images, plan, unit) for unit in units}
+    decision = decisions[plan.unit]
+    if decision.threshold is None:
+        raise WrongUse(f"Nothing may be accepted by {decision.measure}: {decision.why}. Allow a larger --max-error.")
+    warnings = list(scores.warnings)
+    if groups is None and (names := frames(ids)):
+        warnings.append(frames_warning(names))
+    return Triage(
+        plan=plan,
+        decisions=decisions,
+        reference=reference_of(images, groups or ""),
+        source=scores.source(chosen),
+        sets=None if plan.coverage is None else calibrate_sets(images, plan),
+        warnings=tuple(warnings),
+    )
+
+
+def frames_warning(names: Sequence[str]) -> str:
+    some = ", ".join(repr(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
+    return (
+        f"The ids look like frames of {len(names)} sequence{'s' if len(names) > 1 else ''} ({some}). Frames of one "
+        "sequence are not independent, so the guarantee holds for other frames of these sequences at best; give "
+        "--groups sequence, or a column of a CSV."
+    )
+
+
+def groups_of(ids: Sequence[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
+    """The group of each id. Errors: WrongUse for a table or column that is not there, or an image without a group."""
+    if name is None:
+        if table is not None:
+            raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
+        return None
+    if table is None:
+        if name not in BUILT_IN:
+            raise WrongUse(
+                f"--groups {name!r} is a column of a CSV: give --groups-table CSV with it. Without one: "
+                f"{' or '.join(BUILT_IN)}."
+            )
+        return {i: group_of(name, i) for i in ids}
+    path = Path(table)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = list(reader.fieldnames or ())
+            for column in ("id", name):
+                if column not in columns:
+                    raise WrongUse(
+                        f"{str(path)!r} has no column {column!r}.{near(column, columns)} It has {', '.join(columns)}."
+                    )
+            groups = {line["id"]: line[name] for line in reader if line[name]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WrongUse(f"{str(path)!r} does not read as a CSV: {error}.") from error
+    missing = [i for i in ids if i not in groups]
+    if missing:
+        raise WrongUse(f"{str(path)!r} names no group for {len(missing)} of {len(ids)} images, as {missing[0]!r}.")
+    return {i: groups[i] for i in ids}

@@ -1,0 +1,166 @@
+"""A triage on an evaluation's labelled images: what was kept, what was wrong in it, and whether images are alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segment.errors import WrongUse, near
+from segment.files.triages import TRIAGED, TRIAGED_TABLE
+from segment.files.writing import write_json, write_text
+from segment.guarantees.calibrate import ValidationImages, reference_of
+from segment.guarantees.groups import BUILT_IN, group_of
+from segment.guarantees.outcome import ImageOutcome, images_outcomes, outcome_of, verdict_of
+from segment.guarantees.sentences import percent, promise
+from segment.guarantees.shift import ShiftTest, shift_test
+from segment.guarantees.triage import Triage
+from segment.jobs.triage.calibration import SHA_DIGITS, Scores
+from segment.jobs.triage.source import refuse_other_source
+
+
+def refuse_other_evaluation(
+    triage: Triage,
+    *,
+    methods: Mapping[str, int],
+    measures: Mapping[str, Sequence[str]],
+    network: str,
+    banks: Sequence[str],
+    precision: str,
+    classes: Sequence[str],
+) -> None:
+    """Refuse an evaluation that the triage cannot be checked on, before its first pass.
+
+    methods: name -> passes an image. measures: of each method.
+    Errors: WrongUse for another method, measure, network, bank, draws or precision.
+    """
+    method = triage.source["method"]
+    if method not in methods:
+        raise WrongUse(f"The triage is of method {method!r}: add it to --methods.{near(method, methods)}")
+    for measure in triage.measures:
+        if measure not in measures[method]:
+            raise WrongUse(f"The triage needs the measure {measure!r}: add it to --measures.")
+    bank = triage.source["bank"]
+    found = {"network": network, "bank": bank if bank in banks else (banks[0] if banks else None)}
+    found |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
+    refuse_other_source(triage, found)
+
+
+def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
+    """What the triage accepts of an evaluation's images, written to triaged.json and triaged.csv in its folder.
+
+    Args:
+        folder: what `segment evaluate` wrote for labelled images that did not calibrate the triage
+        triage: as `segment.calibrate_triage` gives it, or `segment.load_triage`
+
+    Returns:
+        what triaged.json holds: per unit the shares accepted and wrong with intervals, the shift test, and `text`
+
+    Raises:
+        WrongUse: where the folder holds no evaluation by the triage's method, network, bank, draws and precision.
+
+    """
+    scores = Scores.read(Path(folder))
+    name = _method_of(scores, triage)
+    ids = scores.counts[name].ids
+    groups = None
+    if triage.reference.groups in BUILT_IN:
+        groups = {i: group_of(triage.reference.groups, i) for i in ids}
+    images = scores.images_of(name, groups)
+    outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
+    shift = shift_of(images, triage)
+    text = [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
+    text.append(shift_sentence(shift, triage))
+    again = {sha[:SHA_DIGITS] for sha in scores.sha256.values()} & set(triage.source["sha256"])
+    if again:
+        text.append(seen_sentence(len(again), len(ids)))
+    kind = "groups" if triage.reference.groups else "images"
+    content = {
+        "method": name,
+        "promise": promise(triage.plan, triage.plan.unit, kind),
+        "units": {unit: outcome.as_dict() for unit, outcome in outcomes.items()},
+        "shift": shift_dict(shift, triage),
+        "text": text,
+    }
+    write_json(scores.folder / TRIAGED, content)
+    write_text(scores.folder / TRIAGED_TABLE, _table(images_outcomes(images, triage.plan, dict(triage.decisions))))
+    return content
+
+
+def _method_of(scores: Scores, triage: Triage) -> str:
+    """The method of the triage under its bank."""
+    method = triage.source["method"]
+    names = [name for name in scores.counts if name.partition("#")[0] == method]
+    if not names:
+        raise WrongUse(f"The evaluation has no method {method!r}, which the triage is of: add it to --methods.")
+    sources = {name: scores.source(name) for name in names}
+    same = [name for name, source in sources.items() if source["bank"] == triage.source["bank"]]
+    chosen = (same or names)[0]
+    refuse_other_source(triage, sources[chosen])
+    for measure in triage.measures:
+        if measure not in scores.counts[chosen].plan.measures:
+            raise WrongUse(f"The triage needs the measure {measure!r}: add it to --measures.")
+    return chosen
+
+
+def shift_of(images: ValidationImages, triage: Triage) -> ShiftTest:
+    """The rank test of images against those that calibrated the triage."""
+    values = reference_of(images, triage.reference.groups, measure=triage.reference.measure).values
+    return shift_test(np.array(triage.reference.values), np.array(values))
+
+
+def shift_dict(shift: ShiftTest, triage: Triage) -> dict[str, Any]:
+    return {
+        "measure": triage.reference.measure,
+        "images": shift.images,
+        "validation": len(triage.reference.values),
+        "p": shift.p,
+        "level": shift.level,
+        "auroc": shift.auroc,
+        "shifted": shift.shifted,
+        **({"why": shift.why} if shift.why else {}),
+    }
+
+
+def shift_sentence(shift: ShiftTest, triage: Triage) -> str:
+    """The shift test in a sentence."""
+    measure, kind = triage.reference.measure, "groups" if triage.reference.groups else "images"
+    if shift.p is None:
+        return f"Whether these images are like the validation images cannot be tested: {shift.why}."
+    auroc = 0.0 if shift.auroc is None else shift.auroc
+    numbers = f"{shift.images} {kind} against {len(triage.reference.values)}, AUROC {auroc:.3f}, p = {shift.p:.2g}"
+    if shift.shifted:
+        return f"SHIFTED: the guarantee is void. {measure} differs from the validation images' ({numbers})."
+    ending = f"; {shift.why}" if shift.why else ""
+    return f"No shift seen: {measure} is as in the validation images ({numbers}{ending})."
+
+
+def seen_sentence(again: int, images: int) -> str:
+    return (
+        f"{again} of {images} images are those that calibrated the triage: what is kept of them says nothing of new "
+        "images."
+    )
+
+
+def _table(rows: Sequence[ImageOutcome]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["id", "accepted", "error_in_accepted", "decision"])
+    writer.writerows([row.id, row.accepted, "" if row.error is None else row.error, row.decision] for row in rows)
+    return stream.getvalue()
+
+
+def outcome_rows(content: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a table: unit, measure, accepted, mean loss, wrong in what is accepted, images above the limit."""
+    rows = []
+    for unit, of in content["units"].items():
+        interval = of["loss_interval"]
+        spread = f" ({percent(interval[0])} .. {percent(interval[1])})" if interval else ""
+        error = "" if of["error"] is None else percent(of["error"])
+        above = f"{of['bad']} of {of['groups']}"
+        rows.append([unit, of["measure"], percent(of["accepted"]), percent(of["loss"]) + spread, error, above])
+    return rows

@@ -1,0 +1,43 @@
+"""Whether a run is made as the counts behind a triage were: the same network, bank, draws, precision and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segment.errors import WrongUse
+from segment.guarantees.triage import Triage
+
+MEANT = {
+    "network": "the network (weights included)",
+    "bank": "the bank",
+    "draws": "the number of draws",
+    "precision": "the precision",
+    "classes": "the classes",
+}
+"""What a threshold depends on, in words."""
+OPTIONS = {"draws": "--draws", "precision": "--precision"}
+
+
+def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
+    """Refuse a run whose uncertainty is made in another way than that which the thresholds were chosen for.
+
+    run: the keys of MEANT. Errors: WrongUse, naming each difference and the option that removes it.
+    """
+    differences = []
+    for key, words in MEANT.items():
+        theirs, ours = triage.source[key], run[key]
+        if theirs != ours:
+            named = f": {_short(theirs)} there, {_short(ours)} here"
+            option = f" (give {OPTIONS[key]} {theirs})" if key in OPTIONS else ""
+            differences.append(f"{words} differs{named}{option}")
+    if differences:
+        raise WrongUse(
+            f"This triage was calibrated under other conditions, so that its guarantee does not hold here: "
+            f"{'; '.join(differences)}. Run the same, or calibrate again."
+        )
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

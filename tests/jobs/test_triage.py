@@ -1,0 +1,312 @@
+"""Laws of triage: calibrated on an evaluation, applied to a run, checked on labels; refused where it must be."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from labelled_scenes import SIZE, written
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.files.banks import save_bank
+from segment.files.image_counts import IMAGE_COUNTS, read_image_counts
+from segment.files.triages import load_triage, save_triage
+from segment.files.writing import write_png
+from segment.guarantees.levels import thresholds
+from segment.guarantees.triage import Triage, TriagePlan
+from segment.images.read import read_label
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.triage.calibration import calibrate_triage
+from segment.jobs.triage.checking import check_triage
+from segment.networks.load import Network, load_network
+from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+
+MEASURES = ("one_minus_max", "mutual_information")
+METHODS = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=MEASURES, precision="fp32"))
+ASKED = TriagePlan(max_error=0.05, coverage=0.9)
+IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> Bank:
+    return fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=3)
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return written(tmp_path_factory.mktemp("validation"), VALIDATION[:IMAGES])
+
+
+@pytest.fixture(scope="module")
+def test_images(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return written(tmp_path_factory.mktemp("test"), TEST[:6])
+
+
+@pytest.fixture(scope="module")
+def scores(network: Network, bank: Bank, validation: Labels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scores") / "validation"
+    evaluate(network, validation, folder, banks=[bank], plan=METHODS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def triage(scores: Path) -> Triage:
+    return calibrate_triage(scores, ASKED)
+
+
+def of_run(folder: Path, identity: str, name: str) -> np.ndarray[Any, Any]:
+    picture = cv2.imdecode(np.frombuffer((folder / identity / name).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return picture
+
+
+def predicted(network: Network, bank: Bank, data: Labels, folder: Path, triage: Triage, **options: Any) -> Path:
+    plan = PredictPlan(precision="fp32", triage=triage, **options)
+    return predict(network, data.images, bank, folder, plan).folder
+
+
+def test_the_calibrated_loss_and_share_are_those_of_plain_arrays(
+    network: Network, bank: Bank, validation: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    run = predicted(network, bank, validation, tmp_path / "run", triage)
+    losses, accepted = [], []
+    for seed in VALIDATION[:IMAGES]:
+        label = read_label(Path(str(validation.labels)) / f"s{seed}.png")
+        known = label < network.classes
+        kept = of_run(run, f"s{seed}", "accepted.png") == 0
+        wrong = read_label(run / f"s{seed}" / "prediction.png") != label
+        losses.append((kept & wrong & known).sum() / known.sum())
+        accepted.append((kept & known).sum() / known.sum())
+    assert np.mean(losses) == pytest.approx(triage.decision.loss, abs=1e-9)
+    assert np.mean(accepted) == pytest.approx(triage.decision.accepted, abs=1e-9)
+    assert np.mean(losses) <= 0.05 * (IMAGES + 1) / IMAGES - 1 / IMAGES
+
+
+def test_the_threshold_is_the_loosest_that_conformal_risk_control_allows(scores: Path, triage: Triage) -> None:
+    counts = read_image_counts(scores)["mcbn"]
+    right, wrong = counts.at_levels("pixel", triage.decision.measure, (0, 1))
+    losses = wrong.cumsum(axis=1) / (right + wrong).sum(axis=1)[:, None]
+    bound = (losses.sum(axis=0) + 1) / (IMAGES + 1)
+    level = int(np.flatnonzero(thresholds() == triage.decision.threshold)[0])
+    assert bound[level] <= 0.05
+    assert bound[level + 1] > 0.05 or (right + wrong)[:, level + 1 :].sum() == 0
+
+
+def test_predict_writes_what_is_accepted_pixel_by_pixel_and_image_by_image(
+    network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    run = predicted(network, bank, test_images, tmp_path / "run", triage, maps=("one_minus_max", "prediction"))
+    with (run / "triaged.csv").open(newline="") as stream:
+        rows = {row["id"]: row for row in csv.DictReader(stream)}
+    assert len(rows) == 6
+    threshold, of_image = triage.decision.threshold, triage.decisions["image"]
+    assert triage.decision.measure == of_image.measure == "one_minus_max"
+    assert threshold is not None
+    for identity, row in rows.items():
+        with np.load(run / identity / "maps.npz") as maps:
+            values = maps["one_minus_max"]
+        review = of_run(run, identity, "accepted.png")
+        np.testing.assert_array_equal(review, np.where(values < threshold, 0, 255))
+        assert float(row["accepted"]) == pytest.approx((values < threshold).mean(), abs=1e-6)
+        passes = of_image.threshold is not None and values.mean(dtype=np.float64) < of_image.threshold
+        assert row["decision"] == ("accept" if passes else "review")
+        sizes = read_label(run / identity / "set_size.png")
+        assert 1 <= sizes.min() <= sizes.max() <= network.classes
+    content = json.loads((run / "triaged.json").read_text(), parse_constant=pytest.fail)
+    assert content["images"] == 6
+    assert content["shift"]["p"] is not None
+
+
+def test_the_sets_of_a_run_cover_the_true_classes_as_often_as_asked(
+    network: Network, bank: Bank, validation: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    assert triage.sets is not None
+    run = predicted(network, bank, validation, tmp_path / "run", triage, maps=("probability", "prediction"))
+    covered = []
+    for seed in VALIDATION[:IMAGES]:
+        label = read_label(Path(str(validation.labels)) / f"s{seed}.png")
+        known = label < network.classes
+        with np.load(run / f"s{seed}" / "maps.npz") as maps:
+            p = maps["probability"].astype(np.float64)
+        order = np.argsort(-p, axis=0, kind="stable")
+        above = np.take_along_axis(p, order, axis=0).cumsum(axis=0) - np.take_along_axis(p, order, axis=0)
+        ranked = order == label[None]
+        covered.append((ranked & (above <= triage.sets.threshold + 1e-6)).any(axis=0)[known].mean())
+    assert np.mean(covered) == pytest.approx(triage.sets.found, abs=0.01)
+    assert np.mean(covered) >= 0.9
+
+
+def test_segments_are_accepted_as_a_whole(
+    network: Network, bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
+) -> None:
+    triage = calibrate_triage(scores, TriagePlan(max_error=0.1, unit="segment"))
+    run = predicted(network, bank, test_images, tmp_path / "run", triage)
+    for folder in sorted(path.parent for path in run.glob("*/accepted.png")):
+        prediction, review = read_label(folder / "prediction.png"), of_run(run, folder.name, "accepted.png")
+        for k in np.unique(prediction):
+            count, places = cv2.connectedComponents((prediction == k).astype(np.uint8), connectivity=4)
+            assert all(len(np.unique(review[places == n])) == 1 for n in range(1, count))
+
+
+def test_a_run_resumes_under_its_triage_and_under_no_other(
+    network: Network, bank: Bank, scores: Path, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    run = predicted(network, bank, test_images, tmp_path / "run", triage)
+    first = (run / "triaged.csv").read_bytes()
+    next(run.glob("*/accepted.png")).unlink()
+    plan = PredictPlan(precision="fp32", triage=triage)
+    predict(network, test_images.images, bank, run, plan, resume=True)
+    assert (run / "triaged.csv").read_bytes() == first
+    other = calibrate_triage(scores, TriagePlan(max_error=0.1))
+    with pytest.raises(WrongUse, match="triage is"):
+        predict(network, test_images.images, bank, run, PredictPlan(precision="fp32", triage=other), resume=True)
+
+
+def test_a_triage_is_refused_for_another_bank_other_draws_or_precision(
+    network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    with pytest.raises(WrongUse, match=r"the number of draws differs.*--draws 3"):
+        predicted(network, bank, test_images, tmp_path / "a", triage, draws=2)
+    with pytest.raises(WrongUse, match="give --draws 3"):
+        predicted(network, bank, test_images, tmp_path / "b", triage, draws="auto")
+    other = fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=3, seed=1)
+    with pytest.raises(WrongUse, match="the bank differs"):
+        predicted(network, other, test_images, tmp_path / "c", triage)
+    assert not list(tmp_path.iterdir()), "no folder is made for a refused run"
+
+
+def test_a_shifted_run_is_called_void_at_once(
+    network: Network, bank: Bank, triage: Triage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed in TEST[:12]:
+        write_png(tmp_path / "images" / f"n{seed}.png", scene(seed, size=SIZE).image // 5)  # at night
+    plan = PredictPlan(precision="fp32", triage=triage)
+    summary = predict(network, tmp_path / "images", bank, tmp_path / "run", plan)
+    assert summary.triaged is not None
+    assert summary.triaged["shift"]["shifted"]
+    assert summary.triaged["promise"].startswith("void")
+    assert "After 8 images: SHIFTED" in caplog.text
+
+
+def test_evaluate_says_what_was_kept_and_what_was_wrong_in_it(
+    network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    evaluation = evaluate(network, test_images, tmp_path / "test", banks=[bank], plan=METHODS, triage=triage)
+    assert evaluation.triaged is not None
+    pixel = evaluation.triaged["units"]["pixel"]
+    run = predicted(network, bank, test_images, tmp_path / "run", triage)
+    losses, wrong_kept, all_kept = [], 0, 0
+    for path in sorted(Path(test_images.images).iterdir()):
+        label = read_label(Path(str(test_images.labels)) / path.name)
+        known = label < network.classes
+        kept = (of_run(run, path.stem, "accepted.png") == 0) & known
+        wrong = kept & (read_label(run / path.stem / "prediction.png") != label)
+        losses.append(wrong.sum() / known.sum())
+        wrong_kept, all_kept = wrong_kept + int(wrong.sum()), all_kept + int(kept.sum())
+    assert pixel["loss"] == pytest.approx(np.mean(losses), abs=1e-9)
+    assert pixel["error"] == pytest.approx(wrong_kept / all_kept, abs=1e-9)
+    assert (tmp_path / "test" / "triaged.csv").is_file()
+
+
+def test_evaluating_the_very_images_that_calibrated_is_named(scores: Path, triage: Triage) -> None:
+    content = check_triage(scores, triage)
+    assert any("those that calibrated" in line for line in content["text"])
+    assert content["units"]["pixel"]["loss"] == pytest.approx(triage.decision.loss)
+
+
+def test_a_triage_survives_its_file_and_a_damaged_one_is_refused(triage: Triage, tmp_path: Path) -> None:
+    path = tmp_path / "triage.json"
+    save_triage(triage, path)
+    assert load_triage(path).digest == triage.digest
+    for text in ("", "{}", path.read_text().replace('"plan"', '"plans"'), "[1]"):
+        path.write_text(text)
+        with pytest.raises(WrongUse, match="triage"):
+            load_triage(path)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (TriagePlan(max_error=0.02), "24 images cannot carry.*takes 49 images at least.*least --max-error is 0.04"),
+        (TriagePlan(guarantee="images"), "takes 29 images at least"),
+        (TriagePlan(guarantee="mean"), "takes 149 images at least"),
+        (TriagePlan(max_error=0.05, protect="unicorn"), "No class is called 'unicorn'"),
+        (TriagePlan(max_error=0.05, measure="margin"), "No measure 'margin' was scored"),
+        (TriagePlan(max_error=0.3, coverage=0.99), "cannot carry a coverage of 0.99"),
+    ],
+)
+def test_what_the_images_cannot_carry_is_refused_with_the_number_they_would_take(
+    scores: Path, plan: TriagePlan, message: str
+) -> None:
+    with pytest.raises(WrongUse, match=message):
+        calibrate_triage(scores, plan)
+
+
+def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    lines = ["id,patient", *(f"s{seed},p{seed % 21}" for seed in VALIDATION[:IMAGES])]
+    table.write_text("\n".join(lines))
+    plan = TriagePlan(max_error=0.1)
+    triage = calibrate_triage(scores, plan, groups="patient", table=table)
+    assert triage.decision.groups == 21
+    assert len(triage.reference.values) == 21
+    with pytest.raises(WrongUse, match=r"1 group \(24 images\) cannot carry"):
+        calibrate_triage(scores, plan, groups="sequence")
+    with pytest.raises(WrongUse, match="no column 'patent'"):
+        calibrate_triage(scores, plan, groups="patent", table=table)
+    table.write_text("\n".join(lines[:5]))
+    with pytest.raises(WrongUse, match="names no group for 20 of 24 images"):
+        calibrate_triage(scores, plan, groups="patient", table=table)
+
+
+def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:
+    assert any("look like frames" in line for line in triage.warnings), "s20000, s20001, ... look like frames"
+
+
+def test_a_folder_without_counts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="holds no counts of images"):
+        calibrate_triage(tmp_path, ASKED)
+    (tmp_path / IMAGE_COUNTS).write_bytes(b"no archive")
+    with pytest.raises(WrongUse, match="is damaged"):
+        calibrate_triage(tmp_path, ASKED)
+
+
+def test_the_commands_go_from_scores_to_a_triaged_run(
+    bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
+) -> None:
+    commands._load_commands()
+    save_bank(bank, tmp_path / "bank.safetensors")
+    triage, run = tmp_path / "triage.json", tmp_path / "run"
+    made = CliRunner().invoke(
+        commands.app, ["triage", str(scores), "--max-error", ".05", "-o", str(triage), "--coverage", ".9"]
+    )
+    assert made.exit_code == 0, made.output
+    assert "in expectation over validation sets and new images" in " ".join(made.output.split())
+    options = ["--bank", str(tmp_path / "bank.safetensors"), "--triage", str(triage), "--precision", "fp32"]
+    done = CliRunner().invoke(commands.app, ["predict", "scenes", str(test_images.images), *options, "-o", str(run)])
+    assert done.exit_code == 0, done.output
+    assert "images are accepted whole" in " ".join(done.output.split())
+    asked = ["evaluate", "scenes", "--json", "--images", str(test_images.images)]
+    checked = CliRunner().invoke(
+        commands.app,
+        [*asked, "--labels", str(test_images.labels), *options, "--methods", "mcbn", "-o", str(tmp_path / "test")],
+    )
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.output)["triaged"]["units"]["pixel"]["limit"] == 0.05
