@@ -22,7 +22,7 @@ from segment.estimation.precision import choose
 from segment.files.versions import versions
 from segment.images.find import find_images
 from segment.images.prepare import normalise, pad
-from segment.images.read import read_image
+from segment.images.read import read_source
 from segment.jobs.fit import fit_bank
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network, load_network
@@ -113,8 +113,8 @@ def compare_passes(
     output is not finite; what `fit_bank` raises.
     """
     sources = find_images(images)[:COMPARED_IMAGES]
-    network.accept.check_files()
-    pixels = [read_image(source.path, white=network.card.input.white) for source in sources]
+    network.tell_preprocessing()
+    pixels = [read_source(source, network.input).pixels for source in sources]
     compared = []
     with _warnings_of("segment.passes") as warnings:
         if bank is None:

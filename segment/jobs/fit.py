@@ -28,6 +28,8 @@ from segment.files.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.files.banks import save_bank
 from segment.files.versions import versions
 from segment.images.augment import pipeline
+from segment.images.listing.parts import Listing
+from segment.images.listing.samples import Samples
 from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -99,19 +101,25 @@ def fit(
     precision: Literal["fp32", "bf16"] = "fp32",
     memory: int | str | None = None,
     cache: BankCache | None = None,
+    listing: Listing | None = None,
     progress: Progress = silent,
 ) -> tuple[Bank, Path | None]:
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
     into costs the draws. cache: where it is looked for besides, and kept; None: it is recorded anew
+    listing: which frames of videos and slices of volumes are taken
     """
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
     transform = pipeline(spec.transforms) if spec is not None and spec.transforms else None
-    pool = ImagePool(network, images, transform, size, cache_bytes=min(CACHE_BYTES, _free(memory) // 4))
+    kept = min(CACHE_BYTES, _free(memory) // 4)
+    pool = ImagePool(network, images, transform, size, cache_bytes=kept, listing=listing)
+    if isinstance(pool.given, Samples) and cache is not None:
+        log.info("A Dataset may give other images each time: no earlier bank is looked for.")
+        cache = None
     content = content_of(pool)
     recipe = recipe_of(
         network,
