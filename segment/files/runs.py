@@ -193,7 +193,8 @@ def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
     runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
     kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
     if len(kept) < len(images):
-        log.warning("%d pictures of runs below %r are left out.", len(images) - len(kept), str(source))
+        left_out = {image.path for image in images} - {image.path for image in kept}
+        log.warning("%d files of runs below %r are left out.", len(left_out), str(source))
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept

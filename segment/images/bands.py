@@ -41,6 +41,8 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
     held = f"{len(opaque)} band{'s' * (len(opaque) != 1)}" + (" and alpha" if raster.alpha is not None else "")
     if raster.bands:
         held += f" ({', '.join(raster.bands)})"
+    if channels == 1 and len(opaque) == 3:
+        raise ImageUnreadable(f"{name!r} holds {held}, where one is asked for. Say `input: {{channels: grey}}`.")
     advice = f"Say `input: {{channels: {len(opaque)}}}` in the card of a network that takes them all"
     if raster.bands:
         advice += ", or name those it takes, `channels: [...]`"

@@ -59,6 +59,13 @@ class Display:
         return np.stack(planes * 3 if len(planes) == 1 else planes, axis=-1)
 
 
+def picture_of(pixels: NDArray[Any], display: Display | None = None) -> NDArray[np.uint8]:  # H W C -> H W 3
+    """An image as 8 bits; without a display, RGB in 0..255 is rounded and nothing is stretched."""
+    if display is not None:
+        return display.picture(pixels)
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels.clip(0, 255)).astype(np.uint8)
+
+
 def shown_bands(spec: InputSpec) -> tuple[int, ...]:
     """The bands of the card's `display:`, from 0; else the first three, or the first one of fewer.
 

@@ -24,13 +24,14 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.files.runs import Entry, Run
 from segment.files.writing import unwritable
+from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.images.read import read_image, sha256_of
+from segment.images.read import read_source, sha256_of
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
-from segment.report.image_files import PictureStyle, as_picture, render, thumbnails
+from segment.report.image_files import PictureStyle, render, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class ImagePredictor:
 
     maps, formats: what is written. triage: what accepts pixels and images, and compares them with validation images
     thumbnails: image of the contact sheet -> column -> picture, empty at first
+    display: how bands become a picture; None: RGB, as it is
     """
 
     run: Run
@@ -76,6 +78,7 @@ class ImagePredictor:
     formats: Sequence[str]
     triage: TriageOfRun | None = None
     thumbnails: dict[str, dict[str, Picture]] = field(default_factory=dict)
+    display: Display | None = None
 
     def read(
         self, sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], reader: ThreadPoolExecutor
@@ -93,10 +96,14 @@ class ImagePredictor:
             yield image
             del image
 
+    def picture(self, source: Source) -> Picture:
+        """The image as people see it. Errors: ImageUnreadable."""
+        return picture_of(read_source(source, self.network.input).pixels, self.display)
+
     def _read(self, source: Source) -> ImageRead:
         sha256 = sha256_of(source.path)
         try:
-            return ImageRead(source, read_image(source.path, white=self.network.card.input.white), sha256)
+            return ImageRead(source, read_source(source, self.network.input).pixels, sha256)
         except (ImageUnreadable, OSError, MemoryError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -106,7 +113,7 @@ class ImagePredictor:
             return image.pixels
         height, width = image.pixels.shape[:2]
         try:
-            return self.estimator(Normalised(image.pixels, self.network.card.input))[""].arrays(self.network.classes)
+            return self.estimator(Normalised(image.pixels, self.network.input))[""].arrays(self.network.classes)
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
         except IMAGE_ERRORS as error:
@@ -116,7 +123,7 @@ class ImagePredictor:
         """The files of an image, and its line. seconds: wall time of its estimate."""
         if isinstance(estimate, str) or isinstance(image.pixels, str):
             return _failed(image, str(estimate), seconds)
-        picture, id = as_picture(image.pixels), image.source.id
+        picture, id = picture_of(image.pixels, self.display), image.source.id
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate)
             files, measures = render(

@@ -20,6 +20,7 @@ from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.guarantees.triage import Triage
 from segment.networks.load import Network
+from segment.passes.passes import PassPlan
 from segment.report.image_files import FORMATS
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
@@ -55,6 +56,7 @@ class PredictPlan:
 
     def __post_init__(self) -> None:
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
+        PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")
         for name in (*self.maps, self.heat):
             if name not in known:

@@ -5,12 +5,13 @@ Must not know what a card's values mean to a network.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, model_validator
 
 from segment.axes import Head
-from segment.images.specs import CHANNEL_ORDERS, Channels, planes_of
+from segment.images.specs import CHANNEL_ORDERS, Channels, PerChannel, planes_of
 
 
 class _Strict(BaseModel):
@@ -41,16 +42,25 @@ def _channels(value: object) -> Channels:
 Positive = Annotated[float, Field(gt=0)]
 
 
+def _per_channel(value: object) -> PerChannel:
+    """One number above 0, or a list of them."""
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise ValueError(f"it is a number above 0, or a list with one a channel, not {value!r}")
+    return tuple(map(float, numbers)) if isinstance(value, list | tuple) else float(numbers[0])
+
+
 class InputEntry(_Strict):
     """`input:`, as `segment.images.specs.InputSpec`."""
 
-    scale: Positive | tuple[Positive, ...] = 255.0
+    scale: Annotated[PerChannel, PlainValidator(_per_channel)] = 255.0
     mean: tuple[float, ...] = ()
     std: tuple[Positive, ...] = ()
     channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
     stride: Annotated[StrictInt, Field(ge=1)] = 1
     pad: Literal["reflect", "edge", "zero"] = "reflect"
-    white: Positive | tuple[Positive, ...] | None = None
+    white: Annotated[PerChannel, PlainValidator(_per_channel)] | None = None
     display: tuple[StrictInt | StrictStr, ...] = ()
 
     @model_validator(mode="after")

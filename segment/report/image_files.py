@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from segment.files.runs import Run
 from segment.files.windows import Made
 from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
+from segment.images.display import picture_of
 from segment.images.find import Source
 from segment.images.read import read_image
 from segment.networks.load import Network
@@ -193,10 +193,12 @@ def sheet(
     style: PictureStyle,
     network: Network,
     kept: Mapping[str, Mapping[str, Picture]],
+    read: Callable[[Source], Picture],
 ) -> Path | None:
     """`sheet.png`: up to SHEET_ROWS images of the run; None where none is done.
 
     kept: image -> its thumbnails; those of an earlier part of the run are read from its files
+    read: a source's image as people see it
     """
     done = run.done()
     ready = [source for source in run.sources if source.id in done]
@@ -206,7 +208,7 @@ def sheet(
     for source in on_sheet(ready):
         numbers = done[source.id].get(style.heat)
         note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
-        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, style, network)
+        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, style, read)
         rows.append(SheetRow(name=source.id, pictures=pictures, note=note))
     classes = {
         name: tuple(int(part) for part in colour) for name, colour in zip(style.classes, style.palette, strict=True)
@@ -221,7 +223,9 @@ def sheet(
     return path
 
 
-def _read_thumbnails(run: Run, source: Source, style: PictureStyle, network: Network) -> dict[str, Picture]:
+def _read_thumbnails(
+    run: Run, source: Source, style: PictureStyle, read: Callable[[Source], Picture]
+) -> dict[str, Picture]:
     """The same from the files of an earlier part of the run; each picture is made small before the next is read."""
     folder = run.path(source.id, "overlay.png").parent
     files = {"image": source.path, "prediction": folder / "prediction.png"}
@@ -229,13 +233,8 @@ def _read_thumbnails(run: Run, source: Source, style: PictureStyle, network: Net
     pictures, size = {}, (slice(None), slice(None))
     for title, path in files.items():
         if title != "prediction" or path.is_file():
-            white = network.card.input.white if title == "image" else FULL
-            picture = as_picture(read_image(path, white=white))[size]  # the heat map without its legend
+            picture = read(source) if title == "image" else picture_of(read_image(path, white=FULL))
+            picture = picture[size]  # the heat map without its legend
             size = (slice(picture.shape[0]), slice(picture.shape[1]))
             pictures[title] = thumbnail(picture)
     return pictures
-
-
-def as_picture(image: NDArray[Any]) -> Picture:
-    """An image (H W 3, 0..255) as 8 bits."""
-    return image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)

@@ -20,8 +20,9 @@ from segment.errors import SegmentError, WrongUse
 from segment.files.map_summary import summary
 from segment.files.windows import Made, Windowed, blocks
 from segment.files.writing import write_map_png, write_npz, write_palette_png, write_png
+from segment.images.find import Source
 from segment.images.prepare import Normalised, normalise
-from segment.images.read import read_image, size_in
+from segment.images.read import read_image, size_of
 from segment.images.specs import InputSpec
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
@@ -129,10 +130,10 @@ def test_an_image_normalised_a_window_at_a_time_is_the_normalised_image(
 
 def test_the_size_of_an_image_is_known_before_it_is_decoded(tmp_path: Path) -> None:
     (path,) = photographs(tmp_path / "images", 1, 30, 50).iterdir()
-    assert size_in(path) == (30, 50)
+    assert size_of(Source("a", path)) == (30, 50)
     path.write_bytes(path.read_bytes()[:20])
-    assert size_in(path) is None
-    assert size_in(tmp_path / "none.png") is None
+    assert size_of(Source("a", path)) is None
+    assert size_of(Source("a", tmp_path / "none.png")) is None
 
 
 def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_reported_and_leaves_nothing(

@@ -56,9 +56,9 @@ def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
     assert "Found no file." in refusal(tmp_path)
-    filled(tmp_path, "a.gif", "b/b.gif", "c.txt")
+    filled(tmp_path, "a.xyz", "b/b.xyz", "c.txt")
     message = refusal(tmp_path)
-    assert "Found 2 .gif, 1 .txt." in message
+    assert "Found 2 .xyz, 1 .txt." in message
     assert ".webp" in message
 
 

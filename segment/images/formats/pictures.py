@@ -83,7 +83,10 @@ def read_indices(path: Path, frame: int | None = None) -> NDArray[np.int64] | No
     mode = picture.image.mode
     if mode not in {"1", "L", "P"} and not mode.startswith("I;16"):
         return None
-    index = np.array(picture.image).astype(np.int64)
+    image = picture.image
+    if image.format == "GIF" and mode == "P" and _is_grey(image):
+        image = image.convert("L")  # a GIF has no grey but its palette
+    index = np.array(image).astype(np.int64)
     if mode == "L" and picture.depth < 8:
         index //= 255 // (2**picture.depth - 1)  # Pillow stretches 2 and 4 bits of grey to 0..255
     return upright(index, picture.orientation)
@@ -202,6 +205,12 @@ def _eight_bit(picture: Picture) -> NDArray[np.uint8]:  # H W B
         rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
         pixels[top : top + _ROWS] = np.asarray(rows).reshape(rows.height, image.width, planes)
     return pixels
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether every colour of the palette that is used is a grey."""
+    used = image.convert("RGB").getcolors(256) or []
+    return all(isinstance(colour, tuple) and len(set(colour)) == 1 for _, colour in used)
 
 
 def _sixteen_bit(picture: Picture) -> NDArray[np.uint16]:  # H W B

@@ -85,20 +85,25 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
             orientation = int(page.tags.valueof(274, default=1))
             extra = [int(kind) for kind in page.extrasamples]
             white_is_zero = int(page.photometric) == 0 and raw.dtype.kind == "u"
-            georeferenced = bool(file.is_geotiff)
+            georeferenced, colour = bool(file.is_geotiff), int(page.photometric) == 2
     except (ImageUnreadable, OSError) as error:
         if isinstance(error, ImageUnreadable):
             raise
         raise undecodable(path, contents(path), error) from None
     except _ERRORS as error:
         raise undecodable(path, contents(path), error) from None
+    if raw.ndim != 3 or 0 in raw.shape:
+        raise undecodable(path, contents(path), ValueError(f"its shape is {raw.shape}"))
     if raw.dtype.kind not in "buif":
         raise unknown_pixels(path, str(raw.dtype))
     if white_is_zero:
         raw = np.iinfo(raw.dtype).max - raw
     alpha = next((raw.shape[2] - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
+    clear = georeferenced and alpha is not None
+    if alpha is None and colour and raw.shape[2] == 4:
+        alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     geometry = tiff_geometry(path)
-    return Raster(upright(raw, orientation), alpha, geometry.bands, geometry.nodata, georeferenced)
+    return Raster(upright(raw, orientation), alpha, geometry.bands, geometry.nodata, clear)
 
 
 def _most_bytes() -> int:
