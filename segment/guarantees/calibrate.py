@@ -89,9 +89,13 @@ def refuse_too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> N
         "mean": f"a mean of at most {plan.max_error:g} at confidence {plan.confidence:g}",
     }[plan.guarantee]
     lacking = f" {_of_loss(plan)}" if plan.protect is not None or plan.loss == "dice" else ""
+    more = ""
+    if plan.guarantee == "mean":
+        likely = control.images_for_mean(plan.max_error / 2, plan.max_error, plan.confidence)
+        more = f" At a mean of half the limit it takes about {likely}."
     raise WrongUse(
         f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
-        f"{reach} Evaluate more labelled validation images."
+        f"{reach}{more} Evaluate more labelled validation images, or ask for another --guarantee."
     )
 
 
