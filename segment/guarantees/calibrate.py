@@ -15,7 +15,7 @@ from segment.errors import WrongUse, near
 from segment.guarantees import control, sets
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.losses import Losses, image_losses, losses_of_images, losses_of_pixels, numbered
-from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit
+from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit, percent
 from segment.scores.functional.binning import Floats, Ints
 
 PRESET = ("one_minus_max", "predictive_entropy")
@@ -142,7 +142,7 @@ def _chosen(
     choosing = half[groups]
     accepted = {name: _reached(losses(name).of(choosing), plan) for name in measures}
     best = max(accepted, key=lambda name: accepted[name])
-    why = f"accepts most on the half of {int(half.sum())} {kind} that chose it ({accepted[best]:.1%})"
+    why = f"chosen on {int(half.sum())} other {kind}, of which it accepts most ({percent(accepted[best])})"
     return best, why, ~choosing
 
 

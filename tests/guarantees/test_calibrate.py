@@ -103,7 +103,7 @@ def test_the_measure_is_chosen_on_one_half_and_the_threshold_on_the_other() -> N
     decision = calibrate_unit(images, plan, "pixel")
     assert decision.measure == "one_minus_max", "the other one hardly ranks"
     assert decision.images == 120
-    assert "half of 120 images" in decision.why
+    assert "chosen on 120 other images" in decision.why
     few = calibrate_unit(images_of(np.random.default_rng(1).beta(1, 8, 60)), plan, "pixel")
     assert few.images == 60
     assert "set in advance" in few.why
