@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -163,14 +163,19 @@ class Run:
             part.unlink(missing_ok=True)
 
     def _remove_files(self, image_id: str) -> None:
+        self.discard(self.folder / name for name in self._lines.get(image_id, {}).get("files", ()))
+
+    def discard(self, paths: Iterable[Path]) -> None:
+        """Take files away, and the folders below the run's that are empty then; a path that leads elsewhere stays."""
         top = self.folder.resolve()
-        for name in self._lines.get(image_id, {}).get("files", ()):
-            path = (self.folder / name).resolve()
-            if not path.is_relative_to(top):
+        for path in paths:
+            place = path.resolve()
+            if not place.is_relative_to(top):
                 continue
-            path.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             with suppress(OSError):  # there are other files in it
-                path.parent.rmdir()
+                for folder in place.parents[: len(place.relative_to(top).parts) - 1]:
+                    folder.rmdir()
 
     def done(self) -> dict[str, dict[str, Any]]:
         """The lines of images that need no more work: done, and every file of theirs still there."""
@@ -193,8 +198,7 @@ def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
     runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
     kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
     if len(kept) < len(images):
-        left_out = {image.path for image in images} - {image.path for image in kept}
-        log.warning("%d files of runs below %r are left out.", len(left_out), str(source))
+        log.warning("%d pictures of runs below %r are left out.", len(images) - len(kept), str(source))
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
