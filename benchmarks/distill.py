@@ -27,7 +27,7 @@ from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
-from segment.images.read import read_image
+from segment.images.read import read_source
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
@@ -56,7 +56,7 @@ def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path)
     for source in sources:
         file = kept / f"{source.id.replace('/', '_')}.pt"
         if not file.is_file():
-            pixels = read_image(source.path, white=network.card.input.white)
+            pixels = read_source(source, network.input).pixels
             images = normalise(pixels, network.card.input)[None]
             accumulator = moments_of(method, images, head=network.card.head, keep=("square",))
             torch.save((accumulator.mean[0], accumulator.variance[0]), file.with_suffix(".part"))

@@ -20,7 +20,6 @@ HEIGHT = {
     "tracing": 3,
     "draws": 4,
     "uncertainty": 4,
-    "regions": 4,
     "passes": 5,
     "scores": 5,
     "pictures": 5,

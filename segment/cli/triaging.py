@@ -53,8 +53,8 @@ def triage(
     """Choose which pixels or images may be accepted, so that their error on new images is bounded."""
     from segment.files.triages import save_triage
     from segment.files.writing import check_writable
-    from segment.guarantees.sentences import percent, sentences
-    from segment.guarantees.triage import Guarantee, TriagePlan, Unit
+    from segment.guarantees.sentences import sentences
+    from segment.guarantees.triage import Guarantee, TriagePlan, Unit, percent
     from segment.jobs.triage.calibration import calibrate_triage
 
     check_writable(output)

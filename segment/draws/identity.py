@@ -31,16 +31,20 @@ def preprocessing_of(network: Network) -> dict[str, Any]:
     """The settings of the card that change the network's output, as JSON values."""
     card, spec = network.card, network.card.input
     return {
-        "scale": spec.scale,
+        "scale": _json(spec.scale),
         "mean": list(spec.mean),
         "std": list(spec.std),
-        "channels": spec.channels,
-        "white": spec.white,
+        "channels": _json(spec.channels),
+        "white": _json(spec.white),
         "stride": spec.stride,
         "pad": spec.pad,
         "head": card.head,
         "drop_outputs": sorted(set(card.drop_outputs)),
     }
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:

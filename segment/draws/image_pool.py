@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from segment.draws.minibatches import Choice
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.augment import Pipeline
 from segment.images.find import Source, find_images
-from segment.images.read import read_image
+from segment.images.listing.ids import unique
+from segment.images.listing.parts import Listing
+from segment.images.listing.samples import Samples, images_in, is_lazy
+from segment.images.read import read_source
 from segment.images.resize import shorter_side_and_centre
 from segment.networks.load import Network
 
@@ -28,8 +32,9 @@ log = logging.getLogger(__name__)
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept between draws."""
 
-Images = str | Path | Sequence[NDArray[Any] | Tensor] | NDArray[Any] | Tensor
-"""A SRC; or uint8 arrays (H W 3); or a float tensor (N C H W), already normalised: as `segment.images.accept` says."""
+Images = Any
+"""A SRC or a list of paths; arrays, Pillow images or tensors, as `segment.images.accept` says; a Dataset, a DataLoader
+or any iterable of those, alone, as (image, label), or as a dictionary with `image`."""
 
 
 class ImagePool:
@@ -43,16 +48,21 @@ class ImagePool:
         size: tuple[int, int] | None,
         *,
         cache_bytes: int = CACHE_BYTES,
+        listing: Listing | None = None,
     ) -> None:
         self.network = network
         self.cache_bytes = cache_bytes
         self.augmentation = augmentation
         self.size = list(size) if size else None
-        self.sources: tuple[Source, ...] = find_images(images) if isinstance(images, str | Path) else ()
-        self.given: Sequence[Any] = () if isinstance(images, str | Path) else network.accept.images(images)
+        self.sources = _sources(images, listing or Listing())
+        self.given: Sequence[Any] = ()
+        if not self.sources:
+            self.given = images_in(images) if is_lazy(images) else network.accept.images(images)
         if self.sources:
-            network.accept.check_files()
-        if len(self.given) and isinstance(self.given[0], Tensor) and (augmentation is not None or size is not None):
+            network.tell_preprocessing()
+        first = self.given[0] if len(self.given) else None
+        normalised = isinstance(first, Tensor) and first.is_floating_point()
+        if normalised and (augmentation is not None or size is not None):
             log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
         self._kept: dict[int, NDArray[Any]] = {}
         self._bytes = 0
@@ -81,16 +91,17 @@ class ImagePool:
             return str(error)
         return ""
 
-    def _decoded(self, index: int) -> NDArray[Any] | Tensor:
+    def _decoded(self, index: int, seed: int = 0) -> NDArray[Any] | Tensor:
         if not self.sources:
+            drawn = self.given.drawn(index, seed) if isinstance(self.given, Samples) else self.given[index]
             try:
-                return self.network.accept.image(self.given[index])
+                return self.network.accept.image(drawn)
             except WrongUse as error:
                 raise WrongUse(f"Image {index} of the statistics images: {error}") from None
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image = read_image(self.sources[index].path, white=self.network.card.input.white)
+        image = read_source(self.sources[index], self.network.input).pixels
         if self._bytes + image.nbytes <= self.cache_bytes:
             self._bytes += image.nbytes
             self._kept[index] = image
@@ -98,7 +109,7 @@ class ImagePool:
 
     def prepared(self, index: int, seed: int) -> Tensor:  # C H W
         """An image as a mini-batch holds it: augmented or resized, then preprocessed."""
-        image = self._decoded(index)
+        image = self._decoded(index, seed)
         if isinstance(image, Tensor):
             return self.network.accept.prepared(image)
         if self.augmentation is not None:
@@ -136,6 +147,17 @@ class ImagePool:
     def examples(self, count: int) -> list[Tensor]:
         """A few images as the mini-batches hold them, each (1 C H W)."""
         return [self.prepared(index, index)[None] for index in range(min(count, len(self)))]
+
+
+def _sources(images: Images, listing: Listing) -> tuple[Source, ...]:
+    """The files of a SRC, or of each path of a list."""
+    if isinstance(images, str | Path):
+        return find_images(images, listing)
+    if not isinstance(images, list | tuple) or not images or not all(isinstance(path, str | Path) for path in images):
+        return ()
+    sources = [source for path in images for source in find_images(path, listing)]
+    ids = unique(source.id for source in sources)
+    return tuple(replace(source, id=id) for id, source in zip(ids, sources, strict=True))
 
 
 def _size(shape: torch.Size) -> str:

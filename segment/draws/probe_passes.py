@@ -21,8 +21,9 @@ from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import ModelRefused, SegmentError, one_line
+from segment.images.bands import from_raw
 from segment.images.prepare import crop
-from segment.images.read import from_sixteen_bit
+from segment.images.specs import numbers_of
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
@@ -146,7 +147,7 @@ def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # eac
     images: list[NDArray[Any]] = [noise, patched[1] // 8 * 7 + patched[0] // 8]
     if spec.white is not None:
         low, high = pixels(2)
-        images.append(from_sixteen_bit(high.astype(np.uint16) * 256 + low, spec.white))
+        images.append(from_raw(high.astype(np.uint16) * 256 + low, numbers_of(spec.white, planes)))
     like = next(parameters_and_buffers(network.module), torch.zeros(()))
     return [network.accept.prepared(image)[None].to(like) for image in images]
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
@@ -32,7 +31,8 @@ from segment.uncertainty.stopping import StopPlan, check_single_image
 
 log = logging.getLogger(__name__)
 
-Image = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+Image = Any
+"""An array, a tensor, a Pillow image or a path, or several: as `segment.images.accept` says."""
 
 
 def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Precision, str]:
@@ -108,7 +108,7 @@ class MCBN:
         self.drawn = fitted(network, bank)
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
         plan = plan or PassPlan(channels_last=True, fuse=True)
-        spec = network.card.input
+        spec = network.input
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)
         self.memory = memory
         self._estimators: dict[tuple[str, ...], Estimator] = {}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
 from segment.files.file_hashes import sha256_of_files
 from segment.files.versions import versions
+from segment.images.listing.samples import Samples, as_array
 from segment.networks.load import Network
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ KEPT = 64
 
 HASHES = "image_hashes.json"
 
+SAMPLED = 16
+"""Samples of a Dataset that stand for its content."""
+
 
 def user_folder() -> Path:
     """Where the user's banks are kept: below $SEGMENT_CACHE, else below `segment` in the user's cache folder."""
@@ -45,10 +49,17 @@ def user_folder() -> Path:
 def content_of(pool: ImagePool) -> str:
     """SHA-256 over the bytes of the images in their order, wherever they lie and whatever they are called."""
     digest = hashlib.sha256()
-    for file_hash in sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES)):
+    hashes = sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES))
+    for source, file_hash in zip(pool.sources, hashes, strict=True):
         digest.update(file_hash.encode())
-    for image in pool.given:
-        values = np.ascontiguousarray(image)
+        if source.part is not None:
+            digest.update(f"{source.part} of axis {source.axis}".encode())
+    given: Iterable[Any] = pool.given
+    if isinstance(pool.given, Samples):  # reading all of it would take as long as training on it
+        digest.update(f"{type(pool.given.dataset).__qualname__} of {len(pool.given)}".encode())
+        given = (pool.given[index] for index in range(0, len(pool.given), max(1, len(pool.given) // SAMPLED)))
+    for image in given:
+        values = np.ascontiguousarray(as_array(image))
         digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -163,19 +163,14 @@ class Run:
             part.unlink(missing_ok=True)
 
     def _remove_files(self, image_id: str) -> None:
-        self.discard(self.folder / name for name in self._lines.get(image_id, {}).get("files", ()))
-
-    def discard(self, paths: Iterable[Path]) -> None:
-        """Take files away, and the folders below the run's that are empty then; a path that leads elsewhere stays."""
         top = self.folder.resolve()
-        for path in paths:
-            place = path.resolve()
-            if not place.is_relative_to(top):
+        for name in self._lines.get(image_id, {}).get("files", ()):
+            path = (self.folder / name).resolve()
+            if not path.is_relative_to(top):
                 continue
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             with suppress(OSError):  # there are other files in it
-                for folder in place.parents[: len(place.relative_to(top).parts) - 1]:
-                    folder.rmdir()
+                path.parent.rmdir()
 
     def done(self) -> dict[str, dict[str, Any]]:
         """The lines of images that need no more work: done, and every file of theirs still there."""
@@ -198,7 +193,8 @@ def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
     runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
     kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
     if len(kept) < len(images):
-        log.warning("%d pictures of runs below %r are left out.", len(images) - len(kept), str(source))
+        left_out = {image.path for image in images} - {image.path for image in kept}
+        log.warning("%d files of runs below %r are left out.", len(left_out), str(source))
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept

@@ -25,7 +25,7 @@ from segment.files.windows import Made, blocks
 
 Text = Mapping[str, str]
 FULL = 65535
-"""The largest 16-bit pixel; in a map with pixels of no value, what stands for them."""
+"""The largest 16-bit pixel."""
 
 
 @contextmanager
@@ -125,44 +125,38 @@ def write_map_png(
     unit: str,
     high: float,
     low: float = 0.0,
-    absent: bool = False,
     text: Text | None = None,
 ) -> None:
     """A 16-bit grey PNG, pixel = round((value - low) / (high - low) * 65535), with that scale in its text chunks.
 
     high: the measure's largest possible value, so that files compare and nothing saturates; what exceeds the scale by
     more than rounding (one step), or is not finite, is refused.
-    absent: pixels may be NaN: they become 65535, which the text calls nodata, and the scale ends at 65534
     Error: half a step, (high - low) / 131070.
     """
-    steps = FULL - 1 if absent else FULL
 
     def grey(rows: slice) -> NDArray[np.uint16]:
         block = values[rows]
-        pixels = (block.astype(np.float64) - low) * (steps / (high - low))
-        nothing = np.isnan(block) if absent else np.zeros(block.shape, np.bool_)
-        if not ((pixels >= -1) & (pixels <= steps + 1) | nothing).all():  # NaN is neither
+        pixels = (block.astype(np.float64) - low) * (FULL / (high - low))
+        if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
             raise WrongUse(
                 f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale {low}..{high}; "
                 "give the largest value it can take."
             )
-        return np.where(nothing, FULL, np.rint(np.where(nothing, 0, pixels)).clip(0, steps)).astype(np.uint16)
+        return np.rint(pixels).clip(0, FULL).astype(np.uint16)
 
     notes = {
         "measure": measure,
         "unit": unit,
         "low": repr(float(low)),
         "high": repr(float(high)),
-        "formula": f"value = low + pixel / {steps} * (high - low)",
+        "formula": f"value = low + pixel / {FULL} * (high - low)",
     }
-    if absent:
-        notes["nodata"] = str(FULL)
     with fresh(path) as stream:
         stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text={**notes, **(text or {})}))
 
 
 def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
-    """The values of a map that `write_map_png` wrote, NaN where it has none, and its text chunks."""
+    """The values of a map that `write_map_png` wrote, and its text chunks."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -172,11 +166,7 @@ def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -
     if pixels is None or pixels.dtype != np.uint16:
         raise ImageUnreadable(f"{str(path)!r} is not a 16-bit map with its scale in text chunks.")
     low, high = float(info["low"]), float(info["high"])
-    steps = FULL - 1 if "nodata" in info else FULL
-    values = (low + pixels.astype(np.float64) * ((high - low) / steps)).astype(np.float32)
-    if "nodata" in info:
-        values[pixels == FULL] = np.nan
-    return values, info
+    return (low + pixels.astype(np.float64) * ((high - low) / FULL)).astype(np.float32), info
 
 
 def write_npz(path: Path, maps: Mapping[str, Plane]) -> None:  # H W or K H W

@@ -15,7 +15,7 @@ from segment.errors import WrongUse, near
 from segment.guarantees import control, sets
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.losses import Losses, image_losses, losses_of_images, losses_of_pixels, numbered
-from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit
+from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit, percent
 from segment.scores.functional.binning import Floats, Ints
 
 PRESET = ("one_minus_max", "predictive_entropy")
@@ -89,9 +89,13 @@ def refuse_too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> N
         "mean": f"a mean of at most {plan.max_error:g} at confidence {plan.confidence:g}",
     }[plan.guarantee]
     lacking = f" {_of_loss(plan)}" if plan.protect is not None or plan.loss == "dice" else ""
+    more = ""
+    if plan.guarantee == "mean":
+        likely = control.images_for_mean(plan.max_error / 2, plan.max_error, plan.confidence)
+        more = f" At a mean of half the limit it takes about {likely}."
     raise WrongUse(
         f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
-        f"{reach} Evaluate more labelled validation images."
+        f"{reach}{more} Evaluate more labelled validation images, or ask for another --guarantee."
     )
 
 
@@ -138,7 +142,7 @@ def _chosen(
     choosing = half[groups]
     accepted = {name: _reached(losses(name).of(choosing), plan) for name in measures}
     best = max(accepted, key=lambda name: accepted[name])
-    why = f"accepts most on the half of {int(half.sum())} {kind} that chose it ({accepted[best]:.1%})"
+    why = f"chosen on {int(half.sum())} other {kind}, of which it accepts most ({percent(accepted[best])})"
     return best, why, ~choosing
 
 

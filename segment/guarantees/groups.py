@@ -10,7 +10,7 @@ from collections.abc import Sequence
 BUILT_IN = ("folder", "sequence")
 FRAMES = 5
 """So many ids of one name with evenly numbered ends look like frames."""
-_NUMBERED = re.compile(r"^(.*?)[ _.-]*(\d+)$", re.DOTALL)
+_NUMBERED = re.compile(r"^(.*?)(?:[ _.-]+(?:f|frame))?[ _.-]*(\d+)$", re.DOTALL | re.IGNORECASE)
 
 
 def folder_of(identity: str) -> str:
@@ -25,8 +25,8 @@ def folder_of(identity: str) -> str:
 def sequence_of(identity: str) -> str:
     """An id without its number at the end: the sequence whose frame it names.
 
-    >>> sequence_of("val/0001TP_006690"), sequence_of("portrait")
-    ('val/0001TP', 'portrait')
+    >>> sequence_of("val/0001TP_006690"), sequence_of("Seq05VD_f02370"), sequence_of("portrait")
+    ('val/0001TP', 'Seq05VD', 'portrait')
     """
     found = _NUMBERED.match(identity)
     return found.group(1) if found else identity

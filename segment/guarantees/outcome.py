@@ -10,8 +10,7 @@ from scipy.stats import binomtest
 
 from segment.guarantees.calibrate import ValidationImages, losses_by_measure
 from segment.guarantees.losses import Losses, numbered
-from segment.guarantees.sentences import percent
-from segment.guarantees.triage import Decision, TriagePlan
+from segment.guarantees.triage import Decision, TriagePlan, percent
 from segment.scores.functional.binning import Floats
 from segment.scores.intervals import middle_95, poisson_weights
 

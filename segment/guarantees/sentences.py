@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from segment.guarantees.triage import Decision, Sets, Triage, TriagePlan
+from segment.guarantees.triage import Decision, Sets, Triage, TriagePlan, percent
 
 PLACES = {"pixel": "Pixels with", "segment": "Segments with a mean", "image": "Images with a mean"}
-
-
-def percent(share: float) -> str:
-    """A share in percent, three digits.
-
-    >>> percent(0.02), percent(0.6304), percent(0.00512)
-    ('2 %', '63 %', '0.512 %')
-    """
-    return f"{float(f'{100 * share:.3g}'):g} %"
 
 
 def sentences(triage: Triage) -> list[str]:

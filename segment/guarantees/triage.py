@@ -24,6 +24,15 @@ LOSSES = ("error", "dice")
 SETS = ("aps", "raps")
 
 
+def percent(share: float) -> str:
+    """A share in percent, three digits.
+
+    >>> percent(0.02), percent(0.6304), percent(0.00512)
+    ('2 %', '63 %', '0.512 %')
+    """
+    return f"{float(f'{100 * share:.3g}'):g} %"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TriagePlan:
     """What is asked of a triage.

@@ -1,12 +1,13 @@
-"""Arrays and tensors that a caller passes to `fit_bank` or `MCBN` → pixels or normalised tensors.
+"""Arrays, tensors, Pillow images and paths that a caller passes to `fit_bank` or `MCBN` → pixels or normalised tensors.
 
-Must not know a network; files are only refused or allowed.
+Must not know a network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,26 +17,31 @@ from PIL import Image
 from torch import Tensor
 
 from segment.errors import WrongUse
+from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.find import Source
+from segment.images.formats.pictures import planes_of_pillow
+from segment.images.formats.raster import Raster
 from segment.images.prepare import normalise, pad
-from segment.images.read import from_sixteen_bit
+from segment.images.read import read_source
 from segment.images.specs import InputSpec
 
-PILLOW_MODES = ("L", "RGB", "I;16")
-"""Modes of a Pillow image whose array holds its pixel values."""
+
+def _nothing() -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accept:
-    """The arrays and tensors that one network accepts from Python code.
+    """What one network accepts from Python code.
 
-    uint8 arrays H W C (H W where C = 1; H W 3, RGB, where the card says grey) and uint16 arrays with the card's `white`
-    are normalised as the card says. A float tensor (C H W, or N C H W for several) is taken as normalised: it is only
-    padded.
+    uint8 arrays H W C (H W where C = 1; H W 3, RGB, where the card says grey), uint8 tensors C H W, and arrays of other
+    types with the card's `white` are normalised as the card says; so are Pillow images and files, named by a path. A
+    float tensor (C H W, or N C H W for several) is taken as normalised: it is only padded.
 
     spec: the card's input
     channels: C, the number of channels that the network takes
     takes: whether the network takes another number of channels
     name: the network's, for messages
+    before_pixels: called when pixels are about to be normalised
     Errors: WrongUse, in one line, with the type and shape given and what to give instead
     """
 
@@ -43,12 +49,15 @@ class Accept:
     channels: int
     takes: Callable[[int], bool]
     name: str
+    before_pixels: Callable[[], None] = _nothing
 
     def image(self, given: Any) -> NDArray[Any] | Tensor:
         """One image: pixels H W C (uint8, or float32 in 0..255 where it was uint16), or a normalised tensor C H W."""
         if isinstance(given, Tensor):
             if given.ndim != 3:
                 raise self._refused(given)
+            if given.dtype == torch.uint8 and given.shape[0] in self._wanted:
+                return self._pixels(given.permute(1, 2, 0).cpu().numpy())
             return self._normalised(given)
         return self._pixels(given)
 
@@ -71,6 +80,9 @@ class Accept:
         if isinstance(given, Tensor):
             if given.ndim not in (3, 4):
                 raise self._refused(given)
+            if given.dtype == torch.uint8:
+                every = given if given.ndim == 4 else given[None]
+                return torch.stack([self.normalised(self.image(image)) for image in every]), given.ndim == 3
             tensor = self._normalised(given)
             return tensor.reshape(-1, *tensor.shape[-3:]), tensor.ndim == 3
         single = not isinstance(given, list | tuple) and not _is_stack(given)
@@ -91,15 +103,13 @@ class Accept:
         if image.ndim == 2:
             image = image[..., None]
         from_rgb = self._takes_rgb and image.shape[2] == 3
-        return normalise(image, self.spec if from_rgb else replace(self.spec, channels=self.channels))
+        return normalise(image, self.spec if from_rgb else self.file_spec)
 
-    def check_files(self) -> None:
-        """Errors: WrongUse where the network cannot take decoded files, which are RGB."""
-        if not self._takes_rgb and not self.spec.channels == self.channels == 3:
-            raise WrongUse(
-                f"{self.name!r} takes {self.channels} channel{'s' * (self.channels != 1)}, and image files are decoded "
-                f"to RGB: {self._advice()}."
-            )
+    @property
+    def file_spec(self) -> InputSpec:
+        """The card's input; with the number of bands that the network takes, where the card's is another."""
+        fits = self._takes_rgb or (not self.spec.colours and self.spec.planes == self.channels)
+        return self.spec if fits else replace(self.spec, channels=self.channels)
 
     @property
     def planes(self) -> int:
@@ -109,41 +119,39 @@ class Accept:
     @property
     def _takes_rgb(self) -> bool:
         """Whether RGB pixels are converted to what the network takes."""
-        return not isinstance(self.spec.channels, int) and self.takes(self.spec.planes)
+        return self.spec.colours and self.takes(self.spec.planes)
 
-    def _advice(self) -> str:
-        python = "give arrays (H W C) or normalised tensors (C H W) from Python, by segment.fit_bank and segment.MCBN"
-        return f"say `input: {{channels: grey}}` in its card, or {python}" if self.channels == 1 else python
+    @property
+    def _wanted(self) -> set[int]:
+        """Numbers of planes of an array."""
+        return ({3} if self._takes_rgb else {self.channels}) | ({1} if self.channels == 1 else set())
 
     def _pixels(self, given: Any) -> NDArray[Any]:  # -> H W C
+        self.before_pixels()
+        if isinstance(given, str | Path):
+            return read_source(Source("", Path(given)), self.file_spec).pixels
         if isinstance(given, Image.Image):
-            if given.mode not in PILLOW_MODES:
-                raise WrongUse(f"A Pillow image of mode {given.mode!r} is not taken; give image.convert('RGB').")
-            given = np.asarray(given)
+            raster = planes_of_pillow(given)
+            planes = channels_in(raster, self.file_spec.channels, "the Pillow image")
+            return in_255(planes, self.spec.white, "the Pillow image", self.spec.channels)
         if not isinstance(given, np.ndarray):
-            raise WrongUse(
-                f"An image is an array, a tensor or a Pillow image, not a {type(given).__name__}. Files are named by "
-                "one folder, glob or text list."
-            )
-        if given.dtype.kind == "f":
+            raise WrongUse(f"An image is an array, a tensor, a Pillow image or a path, not a {type(given).__name__}.")
+        if given.dtype.kind == "f" and self.spec.white is None:
             raise self._refused(
                 given,
                 "whether it is scaled or normalised cannot be seen. Give uint8 (H W C), which goes through the "
                 "card, or a normalised float tensor (C H W).",
             )
-        if given.dtype not in (np.uint8, np.uint16):
+        deep = given.dtype.kind in "iuf" and self.spec.white is not None
+        if given.dtype not in (np.uint8, np.uint16) and not deep:
             raise self._refused(given)
         image = given[..., None] if given.ndim == 2 and self.channels == 1 else given
-        wanted = {3} if self._takes_rgb else {self.channels}
-        if self.channels == 1:
-            wanted.add(1)
-        if image.ndim != 3 or image.shape[2] not in wanted or 0 in image.shape:
+        if image.ndim != 3 or image.shape[2] not in self._wanted or 0 in image.shape:
             raise self._refused(given)
-        if given.dtype == np.uint8:
-            return image
-        if self.spec.white is None:
+        if given.dtype != np.uint8 and self.spec.white is None:
             raise self._refused(given, "nothing says which value is white. Set `input: {white: 65535}` in the card.")
-        return from_sixteen_bit(image, self.spec.white)
+        valid = valid_in(Raster(image))
+        return in_255(filled(image, valid), self.spec.white, "the array", self.spec.channels)
 
     def _normalised(self, given: Tensor) -> Tensor:
         if not given.is_floating_point() or 0 in given.shape:

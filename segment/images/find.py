@@ -1,33 +1,29 @@
-"""Folder, glob, image or text list → images, and their label maps, in a stable order.
+"""Folder, glob, image or list → images, and their label maps and region masks, in a stable order.
 
-Must not know what a file holds: nothing is opened but a text list.
+Must not know what an image shows: of a file with several images only its header is read.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePath
-from typing import TypeAlias
 
 from segment.errors import WrongUse, near
+from segment.images.formats.dicom import is_dicom, slices_of
+from segment.images.formats.kinds import IMAGE_SUFFIXES, kind_of, suffix_of
 from segment.images.geometry import Geometry
-from segment.images.read import IMAGE_SUFFIXES
+from segment.images.listing.ids import folded, free_id, safe, unique
+from segment.images.listing.ids import in_text as in_text
+from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
+from segment.images.listing.parts import Listing, part_name, parts_in
 
-_LIST_SUFFIX = ".txt"
 _SHOWN = 5  # names in one message
-_ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows name, or in UTF-8
-_BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
-_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
-_WITHIN = {"raw", "maps.zarr"}  # folders in the folder of an image's results: no image "a/raw" beside an image "a"
-
-_Line: TypeAlias = tuple[Path, Path | None]  # an image, and its label map
+_EVERYTHING = Listing()
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,9 @@ class Source:
     path: the image file
     label: the label map's file
     masks: for a multi-label head, one file a label
+    mask: the region mask's file: outside it (0) nothing of the image counts
+    labels: of further annotators, their label maps
+    label_part: which image of the label's file, where that has several
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
     axis: of a volume: the voxel axis that its slices lie along
     geometry: where the file alone does not say it (a slice of a DICOM series); else `where.geometry_of` reads it
@@ -50,41 +49,85 @@ class Source:
     part: int | str | None = None
     axis: int = 2
     geometry: Geometry | None = None
+    mask: Path | None = None
+    labels: tuple[Path, ...] = ()
+    label_part: int | str | None = None
 
 
-def find_images(src: str | Path) -> tuple[Source, ...]:
-    """The images of a folder (with its sub-folders), a glob, one image file or a text list.
+def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:
+    """The images of a folder (with its sub-folders), a glob, one image file or a list.
 
-    Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path. List (.txt,
-    UTF-8): an image, or an image and its label map, on each line, in the list's order, relative to the list's folder;
-    blank lines and lines that start with "#" are skipped. A tab separates image and label, or white space where the
-    whole line is not a file.
+    Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path; DICOM slices
+    of a series by their place in it. A file with several images (a video, a stack, a volume) gives one source each, of
+    id "file/000123". List (.txt, .csv, .tsv, .parquet): `listing.lists` says what a row may hold; in a text list a tab
+    separates image and label, or white space where the whole line is not a file; blank lines and "#" are skipped.
     """
     source = Path(src)
-    lines: list[_Line]
+    rows: list[Row]
     if source.is_dir():
-        root, lines = source, [(path, None) for path in _images_below(source)]
+        root, rows = source, [Row(path) for path in _images_below(source)]
     elif source.is_file():
         root = source.parent
-        lines = _listed(source) if source.suffix.lower() == _LIST_SUFFIX else [(source, None)]
+        rows = read_list(source) if source.suffix.lower() in LIST_SUFFIXES else [Row(source)]
     elif glob.has_magic(str(src)):
         root, images = _matched(str(src))
-        lines = [(path, None) for path in images]
+        rows = [Row(path) for path in images]
     else:
-        raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a text list.")
-    ids = _unique(_safe(os.path.relpath(path, root)) for path, _ in lines)
-    return tuple(Source(id, path, label) for id, (path, label) in zip(ids, lines, strict=True))
+        raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a list.")
+    found = [source for row in rows for source in _sources_of(row, root, listing)]
+    found = _in_series(found)
+    ids = unique(source.id for source in found)
+    return tuple(replace(source, id=id) for id, source in zip(ids, found, strict=True))
 
 
-def find_pairs(images: str | Path, labels: str | Path | None = None) -> tuple[Source, ...]:
+def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
+    """The images of a row's file; one of them, where the row's id names it as `file/000123`."""
+    path = row.image
+    id = safe(row.id) if row.id else safe(os.path.relpath(path, root))
+    parts = parts_in(path, listing)
+    label_parts = parts_in(row.label, listing) if row.label is not None and len(parts) > 1 else (None,)
+    matched = len(label_parts) == len(parts)
+    wanted = row.id.rpartition("/")[2]
+    single = wanted in {part_name(path, part) for part in parts if part is not None}
+    for part, label_part in zip(parts, label_parts if matched else [None] * len(parts), strict=True):
+        name = "" if part is None else part_name(path, part)
+        if single and name != wanted:
+            continue
+        of_part = id if part is None or single else f"{id}/{safe(name)}"
+        yield Source(of_part, path, row.label, part=part, axis=listing.axis, mask=row.mask, label_part=label_part)
+
+
+def _in_series(sources: Sequence[Source]) -> list[Source]:
+    """DICOM slices of one folder in the order of their series, each with its place in it."""
+    ordered: list[Source] = []
+    for (dicom, _), run in groupby(sources, key=lambda source: (_is_dicom(source.path), source.path.parent)):
+        group = list(run)
+        if not dicom:
+            ordered += group
+            continue
+        of_path = {source.path: source for source in group}
+        for path, frame, geometry in slices_of(of_path):
+            source = of_path[path]
+            id = source.id if frame is None else f"{source.id}/{frame:04d}"
+            ordered.append(replace(source, id=id, part=frame, geometry=geometry))
+    return ordered
+
+
+def _is_dicom(path: Path) -> bool:
+    return kind_of(path) == "dicom" or (not suffix_of(path) and is_dicom(path))
+
+
+def find_pairs(
+    images: str | Path, labels: str | Path | None = None, listing: Listing = _EVERYTHING
+) -> tuple[Source, ...]:
     """The images, each with its label map: the file of the same id below `labels`.
 
-    Either may be a text list. A list with labels needs no `labels`; passed as `labels`, its second column is used.
+    Either may be a list. A list with labels needs no `labels`; passed as `labels`, its second column is used.
     """
-    sources = find_images(images)
+    sources = find_images(images, listing)
     if labels is not None:
-        maps = {source.id: source.label or source.path for source in find_images(labels)}
-        sources = tuple(replace(source, label=maps.get(source.id)) for source in sources)
+        maps = {source.id: source for source in find_images(labels, listing)}
+        sources = tuple(_labelled(source, maps.get(source.id)) for source in sources)
     missing = [source.id for source in sources if source.label is None]
     if missing:
         where = f"below {str(labels)!r}" if labels is not None else f"in {str(images)!r}"
@@ -96,9 +139,18 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> tuple[So
     return sources
 
 
+def _labelled(source: Source, label: Source | None) -> Source:
+    if label is None:
+        return replace(source, label=None)
+    if label.label is not None:
+        return replace(source, label=label.label, label_part=label.label_part)
+    return replace(source, label=label.path, label_part=label.part)
+
+
 def _images_below(folder: Path) -> list[Path]:
     files = list(_files_below(folder))
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES]
+    images = images or [path for path in files if not suffix_of(path) and is_dicom(path)]
     if not images:
         raise WrongUse(f"No image in folder {str(folder)!r}. {_kinds(files)}")
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
@@ -124,105 +176,12 @@ def _matched(pattern: str) -> tuple[Path, list[Path]]:
     root = Path(*parts[:fixed])
     names = set(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern, shows hidden)
     files = [path for path in map(Path, names) if path.is_file()]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES or _is_dicom(path)]
     if not images:
         raise WrongUse(
             f"No image matches {pattern!r}. {_kinds(files)} Quote a glob, so that the shell leaves it alone."
         )
     return root, sorted(images, key=lambda path: path.as_posix())
-
-
-def _listed(path: Path) -> list[_Line]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WrongUse(f"The list {str(path)!r} is not readable: {error}. Save it as UTF-8 text.") from None
-    pairs: list[_Line] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        fields = _fields(line.strip(), path.parent)
-        if len(fields) > 2:
-            raise WrongUse(
-                f"Line {number} of the list {str(path)!r} has {len(fields)} fields. Write an image, or an image and "
-                "its label map with a tab between them."
-            )
-        image, label = fields[0], fields[1] if len(fields) > 1 else None
-        pairs.append((path.parent / image, None if label is None else path.parent / label))
-    if not pairs:
-        raise WrongUse(f"The list {str(path)!r} names no image. Write one on each line, relative to the list's folder.")
-    if not any(image.exists() for image, _ in pairs):
-        raise WrongUse(
-            f"None of the {len(pairs)} images in the list {str(path)!r} is there, first {str(pairs[0][0])!r}. "
-            "Paths are relative to the list's folder."
-        )
-    return pairs
-
-
-def _fields(line: str, folder: Path) -> list[str]:
-    """Split at a tab; else keep a line that is a file; else split where both parts are files; else at white space."""
-    if "\t" in line:
-        return [field.strip() for field in line.split("\t") if field.strip()]
-    if len(line.split()) == 1 or (folder / line).exists():
-        return [line]
-    for gap in re.finditer(r"\s+", line):
-        image, label = line[: gap.start()], line[gap.end() :]
-        if (folder / image).exists() and (folder / label).exists():
-            return [image, label]
-    return line.split()
-
-
-def in_text(path: str | Path) -> str:
-    r"""A path for JSON and a terminal: the bytes of a name that is not UTF-8 as \xNN; no two paths have one text.
-
-    >>> print(in_text("Straße.png"), in_text(os.fsdecode(b"caf\xe9.png")))
-    Straße.png caf\xe9.png
-    """
-    text = os.fspath(path)
-    if os.name == "posix" and (_BYTE.search(text) or _ESCAPE.search(text)):
-        text = text.replace("\\", "\\\\")
-    return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
-
-
-def _safe(relative: str) -> str:
-    r"""A relative POSIX path that is valid on any system; letters of any script stay, other bytes become %NN.
-
-    >>> _safe("../day 1/Straße:2.png"), _safe("con.jpg"), _safe(os.fsdecode(b"caf\xe9.png")), _safe("a/raw.png")
-    ('day 1/Straße_2', 'con_', 'caf%E9', 'a/raw_')
-    """
-    escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
-    path = PurePath(escaped).with_suffix("")
-    parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
-    parts = [_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts]
-    if len(parts) > 1 and parts[-1].casefold() in _WITHIN:
-        parts[-1] += "_"
-    return "/".join(parts) or "_"
-
-
-def _unique(ids: Iterable[str]) -> list[str]:
-    """The second "a" becomes "a-2"; ids that differ in case alone are equal, as file names on Windows and macOS.
-
-    >>> _unique(["a", "A", "a-2", "b"])
-    ['a', 'A-3', 'a-2', 'b']
-    """
-    wanted = list(ids)
-    reserved = {_folded(id) for id in wanted}
-    given: set[str] = set()
-    result = []
-    for id in wanted:
-        free = _free(id, given, reserved)
-        given.add(_folded(free))
-        result.append(free)
-    return result
-
-
-def _free(id: str, given: Collection[str], reserved: Collection[str]) -> str:
-    """The id, or the first of "id-2", "id-3", ... that is neither given nor reserved."""
-    free, number = id, 1
-    while _folded(free) in given or (number > 1 and _folded(free) in reserved):
-        number += 1
-        free = f"{id}-{number}"
-    return free
 
 
 def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Source, ...]:
@@ -236,12 +195,12 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     of_path: dict[str, list[str]] = {}
     for id, path in known.items():
         of_path.setdefault(path, []).append(id)
-    given = {_folded(id) for id in known}
+    given = {folded(id) for id in known}
     kept = []
     for source in sources:
         earlier = of_path.get(in_text(source.path))
-        id = earlier.pop(0) if earlier else _free(source.id, given, ())
-        given.add(_folded(id))
+        id = earlier.pop(0) if earlier else free_id(source.id, given, ())
+        given.add(folded(id))
         kept.append(replace(source, id=id))
     return tuple(kept)
 
@@ -251,17 +210,13 @@ def paths_by_id(sources: Sequence[Source]) -> dict[str, str]:
     return {source.id: in_text(source.path) for source in sources}
 
 
-def _folded(id: str) -> str:
-    return unicodedata.normalize("NFC", id).casefold()
-
-
 def _kinds(files: list[Path]) -> str:
     """The kinds of files present, for a message.
 
-    >>> _kinds([Path("a.gif"), Path("b.gif"), Path("c")])
-    'Found 2 .gif, 1 without suffix. Known: .bmp .jpeg .jpg .png .tif .tiff .webp.'
+    >>> _kinds([Path("a.xyz"), Path("b.xyz"), Path("c")])  # doctest: +ELLIPSIS
+    'Found 2 .xyz, 1 without suffix. Known: ...'
     """
-    counts = Counter(path.suffix.lower() or "without suffix" for path in files).most_common(_SHOWN)
+    counts = Counter(suffix_of(path) or "without suffix" for path in files).most_common(_SHOWN)
     present = ", ".join(f"{count} {suffix}" for suffix, count in counts) or "no file"
     return f"Found {present}. Known: {' '.join(sorted(IMAGE_SUFFIXES))}."
 

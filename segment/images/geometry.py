@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Transform = tuple[float, float, float, float, float, float]
 
-Affine = tuple[tuple[float, float, float, float], ...]
+Affine = tuple[tuple[float, ...], ...]
 """Four rows of four."""
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from segment.errors import WrongUse
-from segment.images.specs import Channels, InputSpec
+from segment.images.specs import Channels, InputSpec, numbers_of, planes_of
 
 
 def prepare(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C), 0..255 -> C H+ W+
     """Normalise an image, then pad it to the stride at the bottom and the right; it is never resized.
 
-    image: RGB, uint8 or float (of a 16-bit file); C channels where `spec.channels` is a number
+    image: RGB, uint8 or float (of a 16-bit file); C channels where `spec.channels` is a number or names
     """
     return pad(normalise(image, spec), spec)
 
@@ -36,16 +36,17 @@ def normalise(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C),
     `mean` and `std` are in the order of `spec.channels`. Grey is the ITU-R BT.601 luma, unrounded.
     Error: rounding, under 1e-6 of the largest value.
     """
-    wanted = spec.channels if isinstance(spec.channels, int) else 3
+    wanted = spec.pixel_planes
     if image.ndim != 3 or image.shape[2] != wanted or 0 in image.shape:
-        order = "" if isinstance(spec.channels, int) else " (RGB)"
+        order = " (RGB)" if spec.colours else ""
         raise WrongUse(f"An image is H W {wanted}{order}, at least one pixel; this one has shape {image.shape}.")
     planes = _planes(image, spec.channels)
     mean, std = _per_channel("mean", spec.mean, 0.0, len(planes)), _per_channel("std", spec.std, 1.0, len(planes))
+    scales = numbers_of(spec.scale, len(planes))
     normalised = np.empty((len(planes), *image.shape[:2]), dtype=np.float32)
-    for plane, target, centre, spread in zip(planes, normalised, mean, std, strict=True):
-        np.subtract(plane, np.float32(centre * spec.scale), out=target, dtype=np.float32)
-        target /= np.float32(spread * spec.scale)
+    for plane, target, centre, spread, scale in zip(planes, normalised, mean, std, scales, strict=True):
+        np.subtract(plane, np.float32(centre * scale), out=target, dtype=np.float32)
+        target /= np.float32(spread * scale)
     return torch.from_numpy(normalised)
 
 
@@ -107,8 +108,8 @@ def crop(maps: Tensor, height: int, width: int) -> Tensor:  # ... H+ W+ -> ... H
 
 
 def _planes(image: NDArray[Any], channels: Channels) -> list[NDArray[Any]]:
-    if isinstance(channels, int):
-        return [image[..., plane] for plane in range(channels)]
+    if not isinstance(channels, str):
+        return [image[..., plane] for plane in range(planes_of(channels))]
     if channels == "RGB":
         return [image[..., 0], image[..., 1], image[..., 2]]
     if channels == "BGR":

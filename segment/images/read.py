@@ -1,221 +1,189 @@
-"""Image file → H W 3 RGB pixels, or H W label indices.
+"""Image file → the pixels that a card asks for (H W C, 0..255) and where they hold data; label file → indices.
 
-Pillow decodes, although OpenCV is faster: on a 480 x 360 frame WebP takes 4.4 ms against 2.7, PNG 4.3 against 3.8,
-JPEG .8 against .7, where a pass takes 60 ms. Pillow gives the reason for a refusal instead of printing it to stderr,
-keeps the indices of a palette, and reports bit depth, pages and rotation. OpenCV decodes 16-bit colour, which Pillow
-would reduce to 8 bits without a warning.
+The kind of a file decides which module of `formats/` decodes it; the same pixels give the same bits in any of them.
 
-Must not know what a network wants of its input, nor which folder a file came from.
+Must not know what a network wants of its input beyond the card's `input:`, nor which folder a file came from.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import struct
-import warnings
-import zlib
 from dataclasses import dataclass
-from io import BytesIO
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
-from segment.errors import ImageUnreadable, one_line
+from segment.errors import ImageUnreadable
+from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.find import Source
+from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
+from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
+from segment.images.formats.georeference import raster_size, read_raster
+from segment.images.formats.kinds import Kind, kind_of, suffix_of
+from segment.images.formats.pictures import picture_size, read_indices, read_picture
+from segment.images.formats.raster import Raster
+from segment.images.formats.tiff import read_tiff, tiff_size
+from segment.images.formats.video import frame_size, read_frame
+from segment.images.formats.volumes import read_slice, slice_size
+from segment.images.specs import InputSpec
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: a GeoTIFF's tags are a warning each on stderr
-import cv2
+_KEPT_HASHES = 16 * 2**20
+"""Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes, in lower case, of the files taken from a folder or a glob."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-_ROWS = 1024
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
-_ONE_BYTE = frozenset({"1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"})
-_NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
+@dataclass(frozen=True)
+class Pixels:
+    """An image, decoded.
+
+    pixels: H W C in 0..255: uint8, or float32 where the file holds more than 8 bits
+    valid: H W, where the image holds data and lies within its region mask; None: everywhere
+    """
+
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_] | None = None
+
+
+def read_source(source: Source, spec: InputSpec) -> Pixels:
+    """The image as the card asks for it. Pixels without data are 0 in the file's units.
+
+    Colour cards get RGB (grey repeated, a palette looked up, CMYK converted, alpha dropped), others their bands; the
+    EXIF rotation is applied. 8-bit pixels stay; others become raw / `white` * 255, unrounded.
+    Errors: ImageUnreadable, MissingExtra.
+    """
+    raster = decode(source.path, source.part, source.axis)
+    valid = valid_in(raster)
+    if source.mask is not None:
+        inside = _mask_of(source.mask, raster.raw.shape[:2], source.path)
+        valid = inside if valid is None else valid & inside
+    raw = channels_in(raster, spec.channels, str(source.path))
+    data = valid_in(raster)
+    return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3
-    """The image as RGB: uint8, or float32 in 0..255, unrounded, where the file holds 16-bit pixels.
+    """A file's only image as RGB: uint8, or float32 in 0..255 where the file holds more than 8 bits."""
+    return read_source(Source("", path), InputSpec(white=white)).pixels
 
-    Grey is repeated, a palette looked up, CMYK converted, an alpha channel dropped (not composited: the colours under
-    it stay, as training loaders have them), the EXIF rotation applied. A 16-bit pixel becomes raw / `white` * 255
-    (above 255 where it is above `white`); `white` has no effect on 8-bit files. A TIFF's reduced copies (a pyramid) are
-    not counted as pages; a second full page or frame is refused.
-    """
-    picture = _decoded(path)
-    if picture.depth <= 8:
-        return _upright(_rgb(picture), picture.orientation)
-    if white is None:
+
+def decode(path: Path, part: int | str | None = None, axis: int = 2) -> Raster:
+    """One image of a file, as the file has it. Errors: ImageUnreadable, MissingExtra."""
+    kind, number = _kind(path), part if isinstance(part, int) else None
+    if kind == "tiff":
+        return read_tiff(path, number)
+    if kind == "raster":
+        return read_raster(path)
+    if kind == "array":
+        return read_array(path, part)
+    if kind == "volume":
+        return Raster(read_slice(path, number or 0, axis))
+    if kind == "dicom":
+        return read_dicom(path, number)
+    if kind == "video":
+        return Raster(read_frame(path, number or 0))
+    return read_picture(path, number)
+
+
+def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64]:  # H W
+    """The class index of each pixel, read unchanged: the grey value, the index into a palette, or a whole number."""
+    index = read_plane(path, part, axis)
+    if index is None:
         raise ImageUnreadable(
-            f"{str(path)!r} holds 16-bit pixels, and nothing says which value is white. Set `input: {{white: 65535}}` "
-            "in the model card (4095 for 12-bit data)."
+            f"{str(path)!r} is no label map: its pixels are colours, not one class index each. Give the card a "
+            "`palette:`, one colour a class, or save it as a grey or palette PNG whose values are the class indices."
         )
-    if not white > 0:
-        raise ImageUnreadable(f"{str(path)!r} cannot be scaled by `input: {{white: {white}}}`. White is above 0.")
-    return _upright(from_sixteen_bit(_sixteen_bit(picture), white), picture.orientation)
+    return index
 
 
-def from_sixteen_bit(raw: NDArray[np.uint16], white: float) -> NDArray[np.float32]:
-    """Raw pixels as float32 in 0..255, unrounded: raw / `white` * 255.
-
-    >>> from_sixteen_bit(np.array([0, 4095], np.uint16), 4095.0)
-    array([  0., 255.], dtype=float32)
-    """
-    return (raw.astype(np.float64) / white * 255).astype(np.float32)
-
-
-def size_in(path: Path) -> tuple[int, int] | None:
-    """Height and width by the file's header, before any EXIF rotation; None where it cannot be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                return image.height, image.width
-    except (*_BROKEN, Image.DecompressionBombError):  # read_image reports it
+def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64] | None:  # H W
+    """The same; None for a picture of colours. Errors: ImageUnreadable, also for numbers that are not whole."""
+    number = part if isinstance(part, int) else None
+    kind = _kind(path)
+    if kind == "picture":
+        return read_indices(path, number)
+    if kind == "tiff" and (indices := _palette_of_tiff(path, number)) is not None:
+        return indices
+    raster = read_array(path, part, LABEL_KEYS) if kind == "array" else decode(path, part, axis)
+    raw = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
+    if raw.shape[2] != 1:
         return None
+    plane = raw[..., 0]
+    index = np.zeros(plane.shape, np.int64)
+    with np.errstate(invalid="ignore"):
+        index[...] = plane
+    if plane.dtype.kind == "f" and not (index == plane).all():
+        raise ImageUnreadable(f"{str(path)!r} is no label map: its values are not whole numbers.")
+    return index
+
+
+def _palette_of_tiff(path: Path, number: int | None) -> NDArray[np.int64] | None:
+    """A TIFF of 8 bits or fewer that Pillow reads: the indices of its palette, not their colours."""
+    try:
+        return read_indices(path, number)
+    except ImageUnreadable:  # of a kind that is tifffile's
+        return None
+
+
+def size_of(source: Source) -> tuple[int, int] | None:
+    """Height and width by the file's header, before any EXIF rotation; None where that does not say."""
+    path, kind = source.path, _kind(source.path)
+    if kind == "tiff":
+        return tiff_size(path)
+    if kind == "raster":
+        return raster_size(path)
+    if kind == "array":
+        return array_size(path)
+    if kind == "volume":
+        return slice_size(path, source.axis)
+    if kind == "dicom":
+        return dicom_size(path)
+    if kind == "video":
+        return frame_size(path)
+    return picture_size(path)
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        status = path.stat()
+        if status.st_size < _KEPT_HASHES:
+            return _sha256(path)
+        return _kept_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError:
         return ""
 
 
-def read_label(path: Path) -> NDArray[np.int64]:  # H W
-    """The class index of each pixel, read unchanged: the grey value (8 or 16 bits), or the index into a palette."""
-    picture = _decoded(path)
-    mode = picture.image.mode
-    if mode not in {"1", "L", "P"} and not mode.startswith("I;16"):
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _kept_sha256(path: Path, _size: int, _changed: int, _inode: int) -> str:
+    return _sha256(path)
+
+
+def _kind(path: Path) -> Kind:
+    kind = kind_of(path)
+    return "dicom" if kind == "picture" and not suffix_of(path) and is_dicom(path) else kind
+
+
+def _mask_of(path: Path, size: tuple[int, ...], image: Path) -> NDArray[np.bool_]:  # H W
+    """Where a region mask is not 0; of a picture of colours, where it is not black."""
+    plane = read_plane(path)
+    if plane is not None:
+        inside = plane != 0
+    else:
+        raster = decode(path)
+        colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
+        inside = (colours != 0).any(axis=2)
+    if inside.shape != tuple(size):
         raise ImageUnreadable(
-            f"{str(path)!r} is no label map: its pixels are {mode}, not one class index each. Save it as a grey or "
-            "palette PNG whose values are the class indices (translate colours to indices first)."
+            f"The region mask {str(path)!r} is {inside.shape[0]}x{inside.shape[1]}, its image {str(image)!r} "
+            f"{size[0]}x{size[1]}. Give the mask at the image's size."
         )
-    index = np.array(picture.image).astype(np.int64)
-    if mode == "L" and picture.depth < 8:
-        index //= 255 // (2**picture.depth - 1)  # Pillow stretches 2 and 4 bits of grey to 0..255
-    return _upright(index, picture.orientation)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A decoded file.
-
-    path: for messages
-    data: the bytes of the file
-    image: as Pillow decoded it
-    depth: bits a channel in the file, which Pillow's mode does not state
-    orientation: EXIF, 1..8
-    """
-
-    path: Path
-    data: bytes
-    image: Image.Image
-    depth: int
-    orientation: int
-
-
-def _decoded(path: Path) -> _Decoded:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageUnreadable(f"{str(path)!r} cannot be read: {reason}. Correct the path or its permissions.") from None
-    try:
-        if data.startswith(_PNG):
-            Image.open(BytesIO(data), formats=_FORMATS).verify()  # .08 ms: checksums and the end, which load() skips
-        image = Image.open(BytesIO(data), formats=_FORMATS)
-        pages, depth = _pages(image), _depth(image, data)
-        if pages == 1:
-            image.load()  # rotates a TIFF and removes its orientation; the other formats keep theirs
-            return _Decoded(path, data, image, depth, int(image.getexif().get(ExifTags.Base.Orientation, 1)))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageUnreadable(
-            f"{str(path)!r} claims more pixels than are opened ({len(data)} bytes of file). Cut it into tiles, or, "
-            "where you trust it, raise PIL.Image.MAX_IMAGE_PIXELS from Python."
-        ) from None
-    except _BROKEN as error:
-        raise ImageUnreadable(
-            f"{str(path)!r} does not decode as an image: {_decoding_error(data, error)}. Replace or remove it. "
-            f"Known: {' '.join(sorted(IMAGE_SUFFIXES))}, of 8- or 16-bit integers."
-        ) from None
-    raise ImageUnreadable(f"{str(path)!r} holds {pages} pages or frames. Save each as a file of its own.")
-
-
-def _decoding_error(data: bytes, error: Exception) -> str:
-    start = f", starting {data[:12]!r}" if data else ""
-    reason = "" if isinstance(error, UnidentifiedImageError) else f", {one_line(error)}"
-    return f"{len(data)} bytes{start}{reason}"
-
-
-def _pages(image: ImageFile.ImageFile) -> int:
-    """Full pages of a TIFF, frames of an animation; a phone's MPO is its first picture."""
-    frames = int(getattr(image, "n_frames", 1))
-    if image.format == "MPO" or frames == 1:
-        return 1
-    if not isinstance(image, TiffImageFile):
-        return frames
-    full = 0
-    for page in range(frames):
-        image.seek(page)
-        full += not int(image.tag_v2.get(254, 0)) & _NOT_A_PAGE
-    image.seek(0)
-    return max(full, 1)
-
-
-def _depth(image: ImageFile.ImageFile, data: bytes) -> int:
-    if isinstance(image, TiffImageFile):
-        return int(max(image.tag_v2.get(258, (1,))))
-    return data[24] if data.startswith(_PNG) else 8  # the byte after width and height in a PNG's header
-
-
-def _rgb(picture: _Decoded) -> NDArray[np.uint8]:
-    image = picture.image
-    if image.mode not in _ONE_BYTE:
-        raise _unknown_pixels(picture)
-    if image.mode in {"P", "PA", "RGBa"}:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette's transparency
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, _ROWS):  # all rows at once would need twice the memory more in Pillow
-        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
-        pixels[top : top + _ROWS] = np.asarray(rows)
-    return pixels
-
-
-def _sixteen_bit(picture: _Decoded) -> NDArray[np.uint16]:  # H W 3
-    if picture.image.mode.startswith("I;16"):
-        return np.repeat(np.array(picture.image, dtype=np.uint16)[..., None], 3, axis=2)
-    if picture.image.mode not in {"RGB", "RGBA", "RGBX"} or picture.depth != 16:
-        raise _unknown_pixels(picture)
-    pixels = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)  # rotates a TIFF, as Pillow does
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise _unknown_pixels(picture)
-    return np.asarray(pixels[..., 2::-1])  # B G R (A) -> R G B
-
-
-def _unknown_pixels(picture: _Decoded) -> ImageUnreadable:
-    return ImageUnreadable(
-        f"{str(picture.path)!r} holds pixels of a kind that is not read ({picture.depth} bits, {picture.image.mode}). "
-        "Save it as 8- or 16-bit integers, grey or RGB."
-    )
-
-
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The EXIF orientation undone (Exif 2.3, tag 274)."""
-    if orientation in {5, 6, 7, 8}:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in {3, 4, 7, 8}:
-        pixels = pixels[::-1]
-    if orientation in {2, 3, 6, 7}:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    if not inside.any():
+        raise ImageUnreadable(f"The region mask {str(path)!r} is 0 everywhere: nothing of the image is left.")
+    return inside

@@ -20,9 +20,10 @@ from segment.draws.identity import fitted
 from segment.errors import PredictionFailed
 from segment.estimation.precision import choose
 from segment.files.versions import versions
+from segment.images.display import picture_of
 from segment.images.find import find_images
 from segment.images.prepare import normalise, pad
-from segment.images.read import read_image
+from segment.images.read import read_source
 from segment.jobs.fit import fit_bank
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network, load_network
@@ -30,7 +31,6 @@ from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, ou
 from segment.passes.drawn_calls import Program
 from segment.passes.onednn import available
 from segment.passes.passes import Passes, PassPlan
-from segment.report.image_files import as_picture
 from segment.scenes.scene import TRAIN, scene
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
@@ -113,8 +113,8 @@ def compare_passes(
     output is not finite; what `fit_bank` raises.
     """
     sources = find_images(images)[:COMPARED_IMAGES]
-    network.accept.check_files()
-    pixels = [read_image(source.path, white=network.card.input.white) for source in sources]
+    network.tell_preprocessing()
+    pixels = [read_source(source, network.input).pixels for source in sources]
     compared = []
     with _warnings_of("segment.passes") as warnings:
         if bank is None:
@@ -124,7 +124,7 @@ def compare_passes(
         fast = Passes(drawn, bank, PassPlan(channels_last=True, fuse=True))
         plain = Passes(drawn, bank, PassPlan(share=False))
         for number, (source, values) in enumerate(zip(sources, pixels, strict=True), start=1):
-            image = pad(normalise(values, network.card.input)[None], network.card.input)
+            image = pad(normalise(values, network.input)[None], network.input)
             compared.append(_compared(source.id, image, fast, plain, network.card.head))
             progress("comparing passes", number, len(sources))
     reasons = dict.fromkeys([*_reasons(drawn), *warnings])
@@ -133,7 +133,7 @@ def compare_passes(
 
 def _recorded(network: Network, pixels: Sequence[NDArray[Any]], progress: Progress) -> Bank:
     """COMPARED_DRAWS draws of M images, one fewer than there are, so that the draws differ."""
-    pictures = [as_picture(image) for image in pixels]
+    pictures = [picture_of(image) for image in pixels]
     training = network.card.training
     size = None
     if training is None or not training.transforms:  # mini-batches of images as they are need one size

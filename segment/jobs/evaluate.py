@@ -112,7 +112,7 @@ def evaluate(
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
-    network.accept.check_files()
+    network.tell_preprocessing()
     run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), sources, resume=resume)
     sources = run.sources
     run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))

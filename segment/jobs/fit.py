@@ -20,8 +20,7 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained
-from segment.errors import BankRefused, ModelRefused, PredictionFailed, SegmentError, WrongUse, error_message
-from segment.estimation.colour_scales import IMAGES, colour_scales
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
@@ -29,6 +28,8 @@ from segment.files.bank_cache import BankCache, content_of, recipe_of, signed
 from segment.files.banks import save_bank
 from segment.files.versions import versions
 from segment.images.augment import pipeline
+from segment.images.listing.parts import Listing
+from segment.images.listing.samples import Samples
 from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -40,9 +41,6 @@ from segment.tracing.pass_memory import bytes_a_pixel
 log = logging.getLogger(__name__)
 
 AUDIT_IMAGES = 2
-
-SCALES = "colour_scales"
-"""Key of a bank's provenance: the last colours of heat maps, so that all runs with it have the same."""
 
 
 def fit_bank(
@@ -103,19 +101,25 @@ def fit(
     precision: Literal["fp32", "bf16"] = "fp32",
     memory: int | str | None = None,
     cache: BankCache | None = None,
+    listing: Listing | None = None,
     progress: Progress = silent,
 ) -> tuple[Bank, Path | None]:
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
     into costs the draws. cache: where it is looked for besides, and kept; None: it is recorded anew
+    listing: which frames of videos and slices of volumes are taken
     """
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
     transform = pipeline(spec.transforms) if spec is not None and spec.transforms else None
-    pool = ImagePool(network, images, transform, size, cache_bytes=min(CACHE_BYTES, _free(memory) // 4))
+    kept = min(CACHE_BYTES, _free(memory) // 4)
+    pool = ImagePool(network, images, transform, size, cache_bytes=kept, listing=listing)
+    if isinstance(pool.given, Samples) and cache is not None:
+        log.info("A Dataset may give other images each time: no earlier bank is looked for.")
+        cache = None
     content = content_of(pool)
     recipe = recipe_of(
         network,
@@ -132,8 +136,8 @@ def fit(
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
-        if _lacks_audit(network, bank) or SCALES not in bank.provenance:
-            bank = _completed(network, bank, pool)
+        if _lacks_audit(network, bank):
+            bank = _audited(network, bank, pool)
             _write(bank, output, cache)
         elif output is not None and path != output:
             save_bank(bank, output)
@@ -165,7 +169,7 @@ def fit(
     }
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
-    bank = _completed(network, bank, pool)
+    bank = _audited(network, bank, pool)
     _write(bank, output, cache)
     return bank, None
 
@@ -207,30 +211,11 @@ def _lacks_audit(network: Network, bank: Bank) -> bool:
     return _device_type(network) not in bank.provenance.get("audit", {})
 
 
-def _completed(network: Network, bank: Bank, pool: ImagePool) -> Bank:
-    """The bank with its audit and colour scales, where it has none."""
-    if _lacks_audit(network, bank):
-        bank = _audited(network, bank, pool)
-    return bank if SCALES in bank.provenance else _with_scales(network, bank, pool)
-
-
 def _audited(network: Network, bank: Bank, pool: ImagePool) -> Bank:
     drawn = drawable(network).select(bank.layers)
     audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
     kept = {**bank.provenance.get("audit", {}), _device_type(network): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
-
-
-def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
-    """The bank with the colour scales of its spread measures, from some statistics images, evenly chosen."""
-    drawn = drawable(network).select(bank.layers)
-    try:
-        images = [pool.prepared(index, index)[None] for index in range(0, len(pool), -(-len(pool) // IMAGES))]
-        scales = colour_scales(drawn, bank, images, network.card.head)
-    except SegmentError as error:  # a statistics image that no mini-batch holds need not be readable
-        log.info("No colour scales: %s", error_message(error))
-        scales = {}
-    return replace(bank, provenance={**bank.provenance, SCALES: scales})
 
 
 def _device_type(network: Network) -> str:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,15 @@ import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
-from segment.estimation.colour_scales import scales_of
+from segment.errors import ImageUnreadable
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.files.runs import Entry, Run, images_outside_runs
 from segment.files.versions import versions
 from segment.files.windows import Windowed
+from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
-from segment.images.read import size_in
+from segment.images.read import read_source, size_of
 from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.predict_plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
@@ -32,9 +33,11 @@ from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.report.run_sheet import write_sheet
-from segment.report.style import PictureStyle
+from segment.report.image_files import PictureStyle, on_sheet, sheet
 from segment.tracing.bn_layers import BatchNormNetwork
+
+DISPLAY_IMAGES = 4
+"""Images that the stretch of a run's pictures is taken from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def predict(
         images, source_text = tuple(source), f"{len(source)} images"
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device)
-    network.accept.check_files()
+    network.tell_preprocessing()
     if plan.triage is not None:
         refuse_other_run(plan.triage, network, bank, execution)
     run = Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume)
@@ -85,44 +88,30 @@ def predict(
         fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
         versions=versions(),
         classes=list(network.card.classes),
+        preprocessing=network.input.sentence,
     )
     run.remove_parts()
-    style = _style(run, network, bank, plan)
-    predictor = _predictor(run, network, drawn, execution, plan, style)
+    predictor = _predictor(run, network, drawn, execution, plan)
     start = time.perf_counter()
     with _torch_threads(execution.threads):
         count, draws = _predict_pending(predictor, execution, progress)
     seconds = time.perf_counter() - start
     run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
     if "png" in plan.formats:
-        write_sheet(run, style, network, predictor.candidates.thumbnails, plan.maps, predictor.picture, predictor.truth)
+        kept = {id: pictures for id, pictures in predictor.thumbnails.items() if pictures}
+        sheet(run, predictor.style, network, kept, predictor.picture)
     summary = _summary(run, seconds, execution)
     return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 
 
-def _style(run: Run, network: Network, bank: Bank, plan: PredictPlan) -> PictureStyle:
-    """The colours of the run: those of its record, so that a run that goes on keeps them, else the bank's."""
-    earlier = {name: entry["high"] for name, entry in run.record.get("colours", {}).items()}
-    kept = earlier or scales_of(bank.provenance)
-    style = PictureStyle.of(network, plan.heat, plan.heat_max, measures=plan.shown, bank=kept)
-    if "png" in plan.formats and not earlier:
-        run.note(colours=style.record())
-    return style
-
-
 def _predictor(
-    run: Run,
-    network: Network,
-    drawn: BatchNormNetwork,
-    execution: Execution,
-    plan: PredictPlan,
-    style: PictureStyle,
+    run: Run, network: Network, drawn: BatchNormNetwork, execution: Execution, plan: PredictPlan
 ) -> ImagePredictor:
     """What reads, estimates and writes an image of the run, under draws put into the network `drawn`."""
     passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
     likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
     read_out = ReadOut(
-        method=mcbn(drawn, execution.bank, passes, network.card.input), measures=plan.measures, probability=likely
+        method=mcbn(drawn, execution.bank, passes, network.input), measures=plan.measures, probability=likely
     )
     estimator = Estimator(
         network,
@@ -131,8 +120,36 @@ def _predictor(
             tile=execution.tile, budget=execution.budget, blank=partial(Windowed, run.folder), stop=execution.stop
         ),
     )
-    triage = None if plan.triage is None else TriageOfRun(plan.triage, run)
-    return ImagePredictor(run, network, estimator, style, plan.maps, plan.formats, plan.border, triage)
+    style = PictureStyle.of(network, plan.heat, plan.heat_max)
+    shown = on_sheet(run.sources) if "png" in plan.formats else ()
+    return ImagePredictor(
+        run,
+        network,
+        estimator,
+        style,
+        plan.maps,
+        plan.formats,
+        triage=None if plan.triage is None else TriageOfRun(plan.triage, run),
+        thumbnails={image.id: {} for image in shown},
+        display=_display(run, network, plan),
+    )
+
+
+def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
+    """How bands become pictures in this run: as it began, else from some of its images, and noted in run.json."""
+    if network.input.colours or "png" not in plan.formats:
+        return None
+    if "display" in run.record:
+        return Display.of(run.record["display"])
+    pixels = []
+    for source in run.sources[:: max(1, len(run.sources) // DISPLAY_IMAGES)][:DISPLAY_IMAGES]:
+        with suppress(ImageUnreadable):  # it fails in its turn
+            image = read_source(source, network.input)
+            pixels.append((image.pixels, image.valid))
+    display = display_of(pixels, network.input)
+    if display is not None:
+        run.note(display=display.as_dict())
+    return display
 
 
 def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: Progress) -> tuple[int, int]:
@@ -140,7 +157,7 @@ def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: 
     run, estimator = predictor.run, predictor.estimator
     pending, total = run.pending(), len(run.sources)
     before, draws = total - len(pending), 0
-    sizes = {source.id: size for source in pending if (size := size_in(source.path))}
+    sizes = {source.id: size for source in pending if (size := size_of(source))}
     if sizes:  # now what would be refused after hours
         estimator.side_for(*max(sizes.values(), key=math.prod))
     progress("predicting", before, total)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Plane
@@ -25,16 +24,14 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.files.runs import Entry, Run
 from segment.files.writing import unwritable
+from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.images.read import read_image, sha256_of
-from segment.jobs.evaluation.labels import read_labelled_image
+from segment.images.read import read_source, sha256_of
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
-from segment.report.image_files import ImageResult, as_picture, render
-from segment.report.run_sheet import SheetCandidates, thumbnails
-from segment.report.style import PictureStyle
+from segment.report.image_files import PictureStyle, render, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +65,9 @@ class ImageRead:
 class ImagePredictor:
     """Reads, estimates and writes the images of one run.
 
-    maps, formats: what is written. border: pixels at each side where the measures are hidden
-    triage: what accepts pixels and images, and compares them with validation images
-    candidates: images that the contact sheet may show
+    maps, formats: what is written. triage: what accepts pixels and images, and compares them with validation images
+    thumbnails: image of the contact sheet -> column -> picture, empty at first
+    display: how bands become a picture; None: RGB, as it is
     """
 
     run: Run
@@ -79,9 +76,9 @@ class ImagePredictor:
     style: PictureStyle
     maps: Sequence[str]
     formats: Sequence[str]
-    border: int = 0
     triage: TriageOfRun | None = None
-    candidates: SheetCandidates = field(default_factory=SheetCandidates)
+    thumbnails: dict[str, dict[str, Picture]] = field(default_factory=dict)
+    display: Display | None = None
 
     def read(
         self, sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], reader: ThreadPoolExecutor
@@ -99,10 +96,14 @@ class ImagePredictor:
             yield image
             del image
 
+    def picture(self, source: Source) -> Picture:
+        """The image as people see it. Errors: ImageUnreadable."""
+        return picture_of(read_source(source, self.network.input).pixels, self.display)
+
     def _read(self, source: Source) -> ImageRead:
         sha256 = sha256_of(source.path)
         try:
-            return ImageRead(source, read_image(source.path, white=self.network.card.input.white), sha256)
+            return ImageRead(source, read_source(source, self.network.input).pixels, sha256)
         except (ImageUnreadable, OSError, MemoryError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -112,7 +113,7 @@ class ImagePredictor:
             return image.pixels
         height, width = image.pixels.shape[:2]
         try:
-            return self.estimator(Normalised(image.pixels, self.network.card.input))[""].arrays(self.network.classes)
+            return self.estimator(Normalised(image.pixels, self.network.input))[""].arrays(self.network.classes)
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
         except IMAGE_ERRORS as error:
@@ -122,15 +123,14 @@ class ImagePredictor:
         """The files of an image, and its line. seconds: wall time of its estimate."""
         if isinstance(estimate, str) or isinstance(image.pixels, str):
             return _failed(image, str(estimate), seconds)
-        id, style = image.source.id, self.style
-        picture = as_picture(image.pixels)
-        result = ImageResult(id, picture, estimate, style, self.maps, self.border, self.run.folder)
+        picture, id = picture_of(image.pixels, self.display), image.source.id
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate)
-            files, measures = render(self.run, result, self.formats, triaged)
-            if "png" in self.formats:
-                mean = measures.get(style.heat, {}).get("mean", 0.0)
-                self.candidates.add(id, mean, thumbnails(result, self.truth(image.source)))
+            files, measures = render(
+                self.run, id, picture, estimate, self.style, maps=self.maps, formats=self.formats, triage=triaged
+            )
+            if id in self.thumbnails:
+                self.thumbnails[id] = thumbnails(picture, estimate, self.style, self.maps)
         except IMAGE_ERRORS as error:
             return _failed(image, f"its pictures: {error_message(error)}", seconds)
         if self.triage is not None:
@@ -147,17 +147,6 @@ class ImagePredictor:
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),
         )
-
-    def picture(self, source: Source) -> Picture:
-        """A source's image, to be shown. Errors: ImageUnreadable."""
-        return as_picture(read_image(source.path, white=self.network.card.input.white))
-
-    def truth(self, source: Source) -> NDArray[np.int64] | None:
-        """The label ids of a source (H W), to be shown; None without a label that can be."""
-        if source.label is None or self.network.card.head == "multilabel":
-            return None
-        labelled = read_labelled_image(source, self.network)
-        return None if labelled.error else labelled.label
 
     def redo(self, sources: Sequence[Source]) -> None:
         """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""

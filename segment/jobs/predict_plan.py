@@ -20,6 +20,7 @@ from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.guarantees.triage import Triage
 from segment.networks.load import Network
+from segment.passes.passes import PassPlan
 from segment.report.image_files import FORMATS
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
@@ -35,7 +36,6 @@ class PredictPlan:
     draws: the first N of the bank; "auto": as many as each image needs for a standard error of `tolerance`; None: all
     precision: "auto", "fp32", "bf16" or "fp16"
     maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
-    border: pixels at each side of an image where the measures are hidden, and counted in no mean
     formats: of "png", "npz"; fold: draws in one pass
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
@@ -48,7 +48,6 @@ class PredictPlan:
     maps: tuple[str, ...] = MAPS
     heat: str = "predictive_entropy"
     heat_max: float | None = None
-    border: int = 0
     formats: tuple[str, ...] = FORMATS
     fold: int = 1
     tile: Tiling = "auto"
@@ -57,6 +56,7 @@ class PredictPlan:
 
     def __post_init__(self) -> None:
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
+        PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")
         for name in (*self.maps, self.heat):
             if name not in known:
@@ -70,10 +70,6 @@ class PredictPlan:
             raise WrongUse(f"No format is named, so nothing would be written. Known: {', '.join(FORMATS)}.")
         if self.heat_max is not None and not 0 < self.heat_max < math.inf:
             raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
-        if self.fold < 1:
-            raise WrongUse(f"--fold is a number of draws from 1 up, not {self.fold}.")
-        if self.border < 0:
-            raise WrongUse(f"--border is a number of pixels from 0 up, not {self.border}.")
         if "probability" in self.maps and "npz" not in self.formats:
             raise WrongUse("probability is written to maps.npz only; add npz to --format.")
         if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
@@ -81,13 +77,9 @@ class PredictPlan:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Those that are computed: shown, or of the triage."""
-        return tuple(dict.fromkeys([*self.shown, *(self.triage.measures if self.triage else ())]))
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """Those that have files."""
-        return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
+        """Those that are computed: asked for as maps, or shown."""
+        asked = [*(name for name in self.maps if name in MEASURES), self.heat]
+        return tuple(dict.fromkeys([*asked, *(self.triage.measures if self.triage else ())]))
 
     @property
     def needs_probability(self) -> bool:
@@ -109,7 +101,6 @@ class PredictPlan:
             "maps": list(self.maps),
             "heat": self.heat,
             "heat_max": self.heat_max,
-            "border": self.border,
             "formats": list(self.formats),
             "fold": self.fold,
             "tile": self.tile,

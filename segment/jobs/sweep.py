@@ -75,7 +75,7 @@ def sweep(
         raise WrongUse(f"Method {min(needy)!r} fits a temperature: give --validation-images, not the test images.")
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
-    network.accept.check_files()
+    network.tell_preprocessing()
     settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
     run = Run.create(folder, settings, sources, resume=resume)
     sources = run.sources

@@ -9,28 +9,23 @@ import glob
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ValidationError
 
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
-from segment.images.specs import CHANNEL_ORDERS, Channels, InputSpec, TrainingSpec, planes_of
+from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
+from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
 from segment.networks.uris import parse_uri
 
 CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
 SHIPPED = Path(__file__).parent / "shipped"
 """Cards (and weights) that an installed package brings along; the repository's own cards are in `configs/models/`."""
+
+IN_CHANNELS = "in_channels"
+"""smp's argument for C."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +50,7 @@ class Card:
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
     training: how training made a mini-batch; None: not stated
     images: the training images (folder, glob or list), which must not be tested on; or a description of them
+    assumed: whether nobody stated the preprocessing, which is then a plain division by 255
     """
 
     name: str
@@ -72,10 +68,12 @@ class Card:
     batchnorm_eps: Mapping[str, float] = field(default_factory=dict)
     training: TrainingSpec | None = None
     images: str | None = None
+    assumed: bool = False
 
     def settings(self) -> dict[str, Any]:
         """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
-        return {key: value for key, value in asdict(self).items() if key not in ("name", "weights", "sha256")}
+        apart = ("name", "weights", "sha256", "assumed")
+        return {key: value for key, value in asdict(self).items() if key not in apart}
 
 
 def card_folders() -> tuple[Path, ...]:
@@ -101,7 +99,7 @@ def read_card(card: str | Path) -> Card:
         path = known[str(card)]
     contents = _read_yaml(path)
     try:
-        return _CardFile.model_validate(contents).card(path)
+        return _card_of(CardFile.model_validate(contents), path)
     except ValidationError as error:
         raise WrongUse("\n".join(_error_message(path, dict(entry)) for entry in error.errors())) from None
 
@@ -116,11 +114,28 @@ def default_card(uri: str) -> Card:
     """
     parsed = parse_uri(uri)
     usual = parsed.scheme in ("smp", "smp-dir", "torchvision")
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual else ((), ())
+    bands = parsed.arguments.get(IN_CHANNELS, 3) if parsed.scheme == "smp" else 3
+    channels: Channels = bands if isinstance(bands, int) and bands > 0 and bands != 3 else "RGB"
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual and channels == "RGB" else ((), ())
     stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(parsed.scheme, 1)
-    return Card(
-        name=uri, network=uri, head=parsed.head or "softmax", input=InputSpec(mean=mean, std=std, stride=stride)
-    )
+    spec = InputSpec(mean=mean, std=std, stride=stride, channels=channels)
+    assumed = parsed.scheme == "py"
+    return Card(name=uri, network=uri, head=parsed.head or "softmax", input=spec, assumed=assumed)
+
+
+def with_channels(uri: str, count: int, where: str) -> str:
+    """An smp URI whose network takes so many channels; any other as it is.
+
+    >>> with_channels("smp:Unet?classes=2", 4, ""), with_channels("py:net:make", 4, "")
+    ('smp:Unet?classes=2&in_channels=4', 'py:net:make')
+    """
+    parsed = parse_uri(uri)
+    stated = parsed.arguments.get(IN_CHANNELS)
+    if parsed.scheme != "smp" or stated == count or (stated is None and count == 3):
+        return uri
+    if stated is not None:
+        raise WrongUse(f"{where}: input.channels are {count}, and the network's URI says {IN_CHANNELS}={stated}.")
+    return f"{uri}{'&' if '?' in uri else '?'}{IN_CHANNELS}={count}"
 
 
 def relative_to(folder: Path, uri: str) -> str:
@@ -153,118 +168,36 @@ def _error_message(path: Path, entry: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in place) or "the card"
     if entry["type"] != "extra_forbidden":
         return f"Card {str(path)!r}: {key}: {entry['msg'].removeprefix('Value error, ')}."
-    inner: dict[Any, type[BaseModel]] = {"weights": _Weights, "input": _Input, "training": _Training}
-    known = sorted(inner.get(place[0] if len(place) > 1 else None, _CardFile).model_fields)
+    inner: dict[Any, type[BaseModel]] = {"weights": WeightsEntry, "input": InputEntry, "training": TrainingEntry}
+    known = sorted(inner.get(place[0] if len(place) > 1 else None, CardFile).model_fields)
     return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class _Weights(_Strict):
-    file: StrictStr
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-
-
-def _channels(value: object) -> Channels:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    for order in CHANNEL_ORDERS:
-        if value == order:
-            return order
-    raise ValueError(f"it is {', '.join(CHANNEL_ORDERS)}, or a number of planes from 1 up, not {value!r}")
-
-
-class _Input(_Strict):
-    scale: Annotated[float, Field(gt=0)] = 255.0
-    mean: tuple[float, ...] = ()
-    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
-    stride: Annotated[StrictInt, Field(ge=1)] = 1
-    pad: Literal["reflect", "edge", "zero"] = "reflect"
-    white: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def one_number_a_channel(self) -> Self:
-        wanted = planes_of(self.channels)
-        for name, numbers in (("mean", self.mean), ("std", self.std)):
-            if len(numbers) not in (0, wanted):
-                raise ValueError(f"{name} has {len(numbers)} numbers where {self.channels} needs {wanted}, or none")
-        return self
-
-
-class _Training(_Strict):
-    batch: Annotated[StrictInt, Field(ge=1)]
-    transforms: tuple[dict[str, Any], ...] = ()
-
-    @model_validator(mode="after")
-    def transforms_have_names(self) -> Self:
-        if any(not isinstance(transform.get("name"), str) for transform in self.transforms):
-            raise ValueError("every transform needs a name, as in {name: HorizontalFlip, p: 0.5}")
-        return self
-
-
-Byte = Annotated[StrictInt, Field(ge=0, le=255)]
-Index = Annotated[StrictInt, Field(ge=0)]
-
-
-class _CardFile(_Strict):
-    network: StrictStr
-    weights: _Weights | None = None
-    head: Head | None = None
-    input: _Input | None = None
-    classes: tuple[StrictStr, ...] = ()
-    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
-    void: Index | None = None
-    labels: dict[Index, Index] = Field(default_factory=dict)
-    unseen: tuple[Index, ...] = ()
-    drop_outputs: tuple[Index, ...] = ()
-    batchnorm_eps: dict[StrictStr, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    training: _Training | None = None
-    images: StrictStr | None = None
-
-    @model_validator(mode="after")
-    def parts_fit(self) -> Self:
-        if self.palette and self.classes and len(self.palette) != len(self.classes):
-            raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("two classes have the same name")
-        if self.head == "sigmoid" and len(self.classes) not in (0, 2):
-            raise ValueError(f"a sigmoid head has two classes, (1 - p, p), and {len(self.classes)} are named")
-        return self
-
-    @model_validator(mode="after")
-    def labels_lead_to_ids(self) -> Self:
-        if self.void in self.labels:
-            raise ValueError(f"labels says what {self.void} stands for, and void says that it is not scored")
-        classes = 2 if self.head in ("sigmoid", "multilabel") else len(self.classes)
-        known = {*range(classes), *self.unseen, self.void}
-        if classes and (strange := sorted(set(self.labels.values()) - known)):
-            raise ValueError(f"labels leads to {strange[0]}, which is none of 0..{classes - 1}, void or unseen")
-        return self
-
-    def card(self, path: Path) -> Card:
-        usual = default_card(self.network)
-        given = {} if self.input is None else self.input.model_dump(exclude_unset=True)
-        if planes_of(given.get("channels", "RGB")) != len(IMAGENET_MEAN):
-            given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
-        if usual.head != "softmax" and self.head not in (None, usual.head):
-            raise WrongUse(f"Card {str(path)!r}: head is {self.head}, and {usual.head} in the network's URI.")
-        return Card(
-            name=path.stem,
-            network=relative_to(path.parent, self.network),
-            weights=None if self.weights is None else path.parent / self.weights.file,
-            sha256=None if self.weights is None else self.weights.sha256,
-            head=self.head or usual.head,
-            input=InputSpec(**{**vars(usual.input), **given}),
-            classes=self.classes,
-            palette=self.palette,
-            void=self.void,
-            labels=self.labels,
-            unseen=self.unseen,
-            drop_outputs=self.drop_outputs,
-            batchnorm_eps=self.batchnorm_eps,
-            training=None if self.training is None else TrainingSpec(**self.training.model_dump()),
-            images=None if self.images is None else _images_from(path.parent, self.images),
-        )
+def _card_of(file: CardFile, path: Path) -> Card:
+    given = {} if file.input is None else file.input.model_dump(exclude_unset=True)
+    network = file.network
+    if "channels" in given:
+        network = with_channels(network, planes_of(given["channels"]), f"Card {str(path)!r}")
+    usual = default_card(network)
+    if "channels" in given and not (isinstance(given["channels"], str) and given["channels"] != "grey"):
+        given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
+    if usual.head != "softmax" and file.head not in (None, usual.head):
+        raise WrongUse(f"Card {str(path)!r}: head is {file.head}, and {usual.head} in the network's URI.")
+    return Card(
+        name=path.stem,
+        network=relative_to(path.parent, network),
+        weights=None if file.weights is None else path.parent / file.weights.file,
+        sha256=None if file.weights is None else file.weights.sha256,
+        head=file.head or usual.head,
+        input=InputSpec(**{**vars(usual.input), **given}),
+        classes=file.classes,
+        palette=file.palette,
+        void=file.void,
+        labels=file.labels,
+        assumed=usual.assumed and file.input is None,
+        unseen=file.unseen,
+        drop_outputs=file.drop_outputs,
+        batchnorm_eps=file.batchnorm_eps,
+        training=None if file.training is None else TrainingSpec(**file.training.model_dump()),
+        images=None if file.images is None else _images_from(path.parent, file.images),
+    )

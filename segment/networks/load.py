@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from segment.axes import classes_of
 from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
 from segment.images.accept import Accept
+from segment.images.specs import InputSpec
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
@@ -98,7 +99,23 @@ class Network:
     @cached_property
     def accept(self) -> Accept:
         """The arrays and tensors that it accepts from a caller."""
-        return Accept(spec=self.card.input, channels=self.channels, takes=self.takes, name=self.name)
+        return Accept(
+            spec=self.card.input,
+            channels=self.channels,
+            takes=self.takes,
+            name=self.name,
+            before_pixels=self.tell_preprocessing,
+        )
+
+    @property
+    def input(self) -> InputSpec:
+        """How its images become its input: the card's, with the channels that it takes where the card's are others."""
+        return self.accept.file_spec
+
+    def tell_preprocessing(self) -> None:
+        """Warn, once a process, where pixels go through a preprocessing that nobody has stated."""
+        if self.card.assumed:
+            _warn_once(self.name, self.input.sentence)
 
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
@@ -243,6 +260,16 @@ def _set_epsilons(module: nn.Module, card: Card) -> None:
             )
         for layer in matching:
             layer.eps = epsilon
+
+
+@lru_cache(maxsize=256)
+def _warn_once(name: str, sentence: str) -> None:
+    logger.warning(
+        "Nothing says how the images of %s were prepared in training. They are taken as %s. If it was trained with "
+        "others, its maps are wrong: give mean=, std= and channels= from Python, or a card with `input:`.",
+        name,
+        sentence,
+    )
 
 
 def _moved(module: nn.Module, device: str | None) -> nn.Module:

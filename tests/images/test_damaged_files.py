@@ -13,7 +13,8 @@ from image_files import COLOURS, SMOOTH, SUFFIX, encoded, png, refusal, saved
 from PIL import Image
 
 from segment.errors import ImageUnreadable
-from segment.images.read import IMAGE_SUFFIXES, read_image
+from segment.images.formats.kinds import IMAGE_SUFFIXES
+from segment.images.read import read_image, read_label
 
 
 @pytest.mark.parametrize("format", SUFFIX)
@@ -78,16 +79,18 @@ def test_each_kind_of_bad_file_is_one_line_that_says_what_was_read(tmp_path: Pat
     assert "No such file" in refusal(tmp_path / "absent.png")
 
 
-def test_float_and_32_bit_tiffs_are_refused(tmp_path: Path) -> None:
-    for name, pixels in {
-        "f.tif": COLOURS[..., 0].astype(np.float32),
-        "i.tif": COLOURS[..., 0].astype(np.int32),
-    }.items():
+def test_float_and_32_bit_tiffs_are_read_by_the_cards_white(tmp_path: Path) -> None:
+    grey = COLOURS[..., 0]
+    for name, pixels in {"f.tif": grey.astype(np.float32), "i.tif": grey.astype(np.int32)}.items():
         path = saved(Image.fromarray(pixels), tmp_path / name, "TIFF")
-        assert "8- or 16-bit integers" in refusal(path, white=1)
-        refusal(path, label=True)
-    (tmp_path / "c.tif").write_bytes(cv2.imencode(".tiff", COLOURS.astype(np.float32))[1].tobytes())
-    assert "8- or 16-bit integers" in refusal(tmp_path / "c.tif")
+        assert "32-bit" in refusal(path)
+        assert "input: {white:" in refusal(path)
+        np.testing.assert_array_equal(read_image(path, white=255), np.repeat(grey[..., None], 3, axis=2))
+        np.testing.assert_array_equal(read_label(path), grey)
+    (tmp_path / "c.tif").write_bytes(cv2.imencode(".tiff", COLOURS[..., ::-1].astype(np.float32))[1].tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "c.tif", white=255), COLOURS)
+    half = saved(Image.fromarray(grey.astype(np.float32) / 2), tmp_path / "h.tif", "TIFF")
+    assert "not whole numbers" in refusal(half, label=True)
 
 
 def test_several_pages_or_frames_are_refused_with_their_number(tmp_path: Path) -> None:

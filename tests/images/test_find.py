@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment.errors import WrongUse
-from segment.images.find import Source, _safe, _unique, find_images, find_pairs, in_text, keep_ids
+from segment.images.find import Source, find_images, find_pairs, in_text, keep_ids
+from segment.images.listing.ids import safe, unique
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
@@ -55,9 +56,9 @@ def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused_with_what_is_in_it(tmp_path: Path) -> None:
     assert "Found no file." in refusal(tmp_path)
-    filled(tmp_path, "a.gif", "b/b.gif", "c.txt")
+    filled(tmp_path, "a.xyz", "b/b.xyz", "c.txt")
     message = refusal(tmp_path)
-    assert "Found 2 .gif, 1 .txt." in message
+    assert "Found 2 .xyz, 1 .txt." in message
     assert ".webp" in message
 
 
@@ -136,7 +137,7 @@ def test_two_files_of_one_name_get_two_ids(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(alphabet="aAbé/.-2", min_size=1, max_size=4), max_size=12))
 def test_ids_are_unique_in_any_case_and_a_lone_one_stays_as_it_is(wanted: list[str]) -> None:
-    given_ids = _unique(wanted)
+    given_ids = unique(wanted)
     folded = [unicodedata.normalize("NFC", id).casefold() for id in given_ids]
     assert len(set(folded)) == len(wanted)
     for wanted_id, given_id in zip(wanted, given_ids, strict=True):
@@ -147,7 +148,7 @@ def test_ids_are_unique_in_any_case_and_a_lone_one_stays_as_it_is(wanted: list[s
 
 @given(st.text(st.characters(codec=None), min_size=1, max_size=30).filter(lambda text: text.strip("/.")))
 def test_an_id_is_a_relative_path_that_every_system_takes(name: str) -> None:
-    id = _safe(name)
+    id = safe(name)
     assert id
     assert not PurePosixPath(id).is_absolute()
     for part in id.split("/"):
@@ -214,8 +215,8 @@ def test_a_path_keeps_its_id_and_no_other_gets_it_whatever_comes_and_goes(
     known: dict[str, str] = {}
     for _ in range(3):
         there = sorted(data.draw(st.sets(st.sampled_from(names)))) if names else []
-        unique = _unique(name.rpartition(".")[0] for name in there)
-        sources = [Source(id, Path(name)) for id, name in zip(unique, there, strict=True)]
+        named = unique(name.rpartition(".")[0] for name in there)
+        sources = [Source(id, Path(name)) for id, name in zip(named, there, strict=True)]
         kept = {source.id: str(source.path) for source in keep_ids(sources, known)}
         assert len(kept) == len(there)
         assert all(known.get(id, path) == path for id, path in kept.items()), "an id went to another path"

@@ -101,6 +101,12 @@ def test_the_head_may_be_said_by_the_uri_but_not_against_the_card(tmp_path: Path
         ({"input": {"std": [1, 0, 1]}}, r"input\.std\.1: .*greater than 0"),
         ({"input": {"stride": 0}}, r"input\.stride: "),
         ({"input": {"scale": float("nan")}}, r"input\.scale: "),
+        ({"input": {"scale": [1, 2]}}, r"input: scale has 2 numbers where RGB needs 3, or one for all"),
+        ({"input": {"white": [1, 0, 1]}}, r"input\.white: it is a number above 0"),
+        ({"input": {"channels": ["a", "a"]}}, r"input\.channels: two channels have the same name"),
+        ({"input": {"channels": 4, "display": [5]}}, r"input: display: there is no band 5\. Bands are 1 to 4"),
+        ({"input": {"channels": 4, "display": [1, 2]}}, r"input: display names 2 bands: three .* or one"),
+        ({"input": {"display": [1]}}, r"input: display picks from several bands, and RGB is shown as it is"),
         ({"head": "softmaks"}, r"head: .*'softmax', 'sigmoid' or 'multilabel'"),
         ({"palette": [[0, 0, 256]]}, r"palette\.0\.2: "),
         ({"palette": [[0, 0, 0]]}, r"the palette has 1 colours for 3 classes"),
@@ -196,3 +202,21 @@ def test_the_two_camvid_cards_state_eleven_classes_and_the_void(name: str) -> No
     assert (len(card.classes), len(set(card.palette)), card.void) == (11, 11, 11)
     assert card.classes[0] == "sky"
     assert card.classes[10] == "bicyclist"
+
+
+def test_a_card_of_bands_builds_the_network_with_as_many_channels(tmp_path: Path) -> None:
+    network = "smp:Unet?encoder=resnet18&classes=2"
+    spec = {"channels": ["blue", "green", "red", "nir"], "white": [1, 2, 3, 4], "display": ["red", 2, 1]}
+    card = read_card(written(tmp_path, {"network": network, "input": spec}))
+    assert card.network == network + "&in_channels=4"
+    assert (card.input.planes, card.input.mean, card.input.white) == (4, (), (1.0, 2.0, 3.0, 4.0))
+    assert card.input.display == ("red", 2, 1)
+    assert read_card(written(tmp_path, {"network": network, "input": {"channels": "grey"}})).network.endswith("=1")
+    with pytest.raises(WrongUse, match=r"input\.channels are 4, and the network's URI says in_channels=5"):
+        read_card(written(tmp_path, {"network": network + "&in_channels=5", "input": spec}))
+
+
+def test_a_uri_of_other_channels_has_a_card_of_them_without_imagenets_numbers() -> None:
+    card = default_card("smp:Unet?in_channels=4")
+    assert (card.input.channels, card.input.mean) == (4, ())
+    assert default_card("smp:Unet").input.channels == "RGB"

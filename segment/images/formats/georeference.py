@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
 
 from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.formats.raster import Raster
 from segment.images.geometry import Geometry
 
 log = logging.getLogger(__name__)
@@ -73,3 +75,25 @@ def tiff_geometry(path: Path) -> Geometry:
 @lru_cache(maxsize=1)
 def _warn_of_lost_georeference() -> None:
     log.warning("CRS and transform of GeoTIFFs are not read without rasterio: pip install 'mcbn-segment[geo]'.")
+
+
+def read_raster(path: Path) -> Raster:
+    """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable."""
+    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
+    geometry = raster_geometry(path)
+    with opened(path) as raster:
+        try:
+            raw = np.moveaxis(raster.read(), 0, -1)
+        except rasterio.errors.RasterioError as error:
+            raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
+        kinds = [interpretation.name for interpretation in raster.colorinterp]
+    alpha = kinds.index("alpha") if "alpha" in kinds else None
+    return Raster(np.ascontiguousarray(raw), alpha, geometry.bands, geometry.nodata, clear=True)
+
+
+def raster_size(path: Path) -> tuple[int, int] | None:
+    try:
+        with opened(path) as raster:
+            return int(raster.height), int(raster.width)
+    except ImageUnreadable:
+        return None

@@ -71,3 +71,14 @@ def _opened(path: Path) -> Any:
         reason = "no such file" if not path.exists() else "no codec of OpenCV decodes it"
         raise ImageUnreadable(f"{str(path)!r} does not open as a video: {reason}. Convert it to .mp4 (H.264).")
     return capture
+
+
+def frame_size(path: Path) -> tuple[int, int] | None:
+    try:
+        capture = _opened(path)
+    except ImageUnreadable:
+        return None
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+    finally:
+        capture.release()

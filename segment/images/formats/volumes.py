@@ -48,7 +48,7 @@ def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
 
 def volume_geometry(path: Path, index: int, axis: int) -> Geometry:
     affine = tuple(tuple(float(value) for value in row) for row in _opened(path).affine)
-    return Geometry(volume=str(path), affine=affine, axis=axis, index=index, count=volume_shape(path)[axis])  # type: ignore[arg-type]
+    return Geometry(volume=str(path), affine=affine, axis=axis, index=index, count=volume_shape(path)[axis])
 
 
 def _opened(path: Path) -> Any:
@@ -73,3 +73,11 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
                 return voxels
             _kept[key] = voxels
         return _kept[key]
+
+
+def slice_size(path: Path, axis: int) -> tuple[int, int] | None:
+    try:
+        left, right = (length for place, length in enumerate(volume_shape(path)[:3]) if place != axis)
+    except ImageUnreadable:
+        return None
+    return right, left

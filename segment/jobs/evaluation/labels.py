@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, WrongUse, error_message
 from segment.images.find import Source, find_images, find_pairs
-from segment.images.read import read_image, read_label, sha256_of
+from segment.images.read import read_label, read_source, sha256_of
 from segment.networks.load import Network
 
 Pixels = NDArray[Any]
@@ -79,8 +79,8 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
     if source.label is None:
         return Labelled(source, *nothing, error="It has no label map: no file of its name was found.")
     try:
-        image = read_image(source.path, white=network.card.input.white)
-        label = _stacked(source) if source.masks else read_label(source.label)
+        image = read_source(source, network.input).pixels
+        label = _stacked(source) if source.masks else read_label(source.label, source.label_part, source.axis)
     except (ImageUnreadable, OSError, MemoryError) as error:
         return Labelled(source, *nothing, error=error_message(error))
     if label.shape[-2:] != image.shape[:2]:

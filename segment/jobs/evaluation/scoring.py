@@ -145,7 +145,7 @@ class Scoring:
             return item.error
         try:
             image = item.image if change is None else change(item.image, item.source.id)
-            estimates = self.estimator(Normalised(image, self.network.card.input), item.source.id)
+            estimates = self.estimator(Normalised(image, self.network.input), item.source.id)
             return {name: estimate.each(Tensor.cpu) for name, estimate in estimates.items()}
         except IMAGE_ERRORS as error:
             return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(error)}"

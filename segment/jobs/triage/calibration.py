@@ -142,10 +142,11 @@ def calibrate_triage(
 
 def frames_warning(names: Sequence[str]) -> str:
     some = ", ".join(repr(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
+    sequences = "a sequence" if len(names) == 1 else f"{len(names)} sequences"
     return (
-        f"The ids look like frames of {len(names)} sequence{'s' if len(names) > 1 else ''} ({some}). Frames of one "
-        "sequence are not independent, so the guarantee holds for other frames of these sequences at best; give "
-        "--groups sequence, or a column of a CSV."
+        f"The ids of the validation images look like frames of {sequences} ({some}). Frames of one sequence are not "
+        "independent, so the guarantee holds for other frames of the same at best; give --groups sequence, or a column "
+        "of a CSV."
     )
 
 

@@ -16,9 +16,9 @@ from segment.files.writing import write_json, write_text
 from segment.guarantees.calibrate import ValidationImages, reference_of
 from segment.guarantees.groups import BUILT_IN, group_of
 from segment.guarantees.outcome import ImageOutcome, images_outcomes, outcome_of, verdict_of
-from segment.guarantees.sentences import percent, promise
+from segment.guarantees.sentences import promise
 from segment.guarantees.shift import ShiftTest, shift_test
-from segment.guarantees.triage import Triage
+from segment.guarantees.triage import Triage, percent
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
 from segment.jobs.triage.source import refuse_other_source
 

@@ -18,9 +18,9 @@ from segment.files.runs import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.guarantees.groups import BUILT_IN, group_of
-from segment.guarantees.sentences import percent, promise
+from segment.guarantees.sentences import promise
 from segment.guarantees.shift import AT_THE_END, ShiftTest, check_level, shift_test
-from segment.guarantees.triage import Triage
+from segment.guarantees.triage import Triage, percent
 from segment.jobs.predict_plan import Execution
 from segment.jobs.triage.calibration import SHA_DIGITS
 from segment.jobs.triage.checking import seen_sentence, shift_dict, shift_sentence

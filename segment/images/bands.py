@@ -1,0 +1,129 @@
+"""The planes of a file → the channels that a card asks for, in 0..255, and which pixels hold data.
+
+Must not know how a file is decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable
+from segment.images.formats.raster import Raster
+from segment.images.specs import Channels, PerChannel, numbers_of, planes_of
+
+
+def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]:  # -> H W C
+    """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
+
+    Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
+    them). Names are looked up among the file's band names; a file without names has its bands in the card's order.
+    name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
+    """
+    raw, count = raster.raw, raster.raw.shape[2]
+    opaque = [plane for plane in range(count) if plane != raster.alpha]
+    if isinstance(channels, tuple):
+        known = [band for band in channels if band in raster.bands]
+        if len(known) == len(channels):
+            return raw[..., [raster.bands.index(band) for band in channels]]
+        if known:
+            missing = next(band for band in channels if band not in raster.bands)
+            raise ImageUnreadable(f"{name!r} has no band {missing!r}. It has {', '.join(raster.bands)}.")
+    wanted = 3 if isinstance(channels, str) else planes_of(channels)
+    if len(opaque) == wanted:
+        return raw if count == wanted else raw[..., opaque]
+    if count == wanted and not isinstance(channels, str):
+        return raw
+    if wanted == 3 and len(opaque) == 1:
+        return np.repeat(raw[..., opaque], 3, axis=2)
+    held = f"{len(opaque)} band{'s' * (len(opaque) != 1)}" + (" and alpha" if raster.alpha is not None else "")
+    if raster.bands:
+        held += f" ({', '.join(raster.bands)})"
+    if channels == 1 and len(opaque) == 3:
+        raise ImageUnreadable(f"{name!r} holds {held}, where one is asked for. Say `input: {{channels: grey}}`.")
+    advice = f"Say `input: {{channels: {len(opaque)}}}` in the card of a network that takes them all"
+    if raster.bands:
+        advice += ", or name those it takes, `channels: [...]`"
+    raise ImageUnreadable(f"{name!r} holds {held}, where {_described(channels)} asked for. {advice}.")
+
+
+def _described(channels: Channels) -> str:
+    if isinstance(channels, tuple):
+        return f"{', '.join(channels)} are"
+    return "1 channel is" if channels == 1 else f"{channels} channels are" if isinstance(channels, int) else "RGB is"
+
+
+def in_255(raw: NDArray[Any], white: PerChannel | None, name: str, channels: Channels = "RGB") -> NDArray[Any]:
+    """Raw pixels (H W C) in 0..255: uint8 as they are, others float32, unrounded, raw / `white` * 255.
+
+    white: one number, or one a channel in the order of `channels`. Errors: ImageUnreadable without it.
+    """
+    if raw.dtype == np.uint8:
+        return raw
+    if raw.dtype == np.bool_:
+        return raw.astype(np.uint8) * np.uint8(255)
+    if white is None:
+        bits = raw.dtype.itemsize * 8
+        kind = "float" if raw.dtype.kind == "f" else "signed" if raw.dtype.kind == "i" else ""
+        usual = {
+            "float": "`input: {white: 1}` in the card for values in 0..1, `{white: 255}` to keep them as they are",
+            "signed": "`input: {white: 255}` in the model card to keep the values as they are (Hounsfield units)",
+        }.get(kind, "`input: {white: 65535}` in the model card (4095 for 12-bit data)")
+        raise ImageUnreadable(
+            f"{name!r} holds {bits}-bit {kind + ' ' if kind else ''}pixels, and nothing says which value is white. "
+            f"Set {usual}."
+        )
+    numbers = numbers_of(white, raw.shape[2])
+    if not all(number > 0 for number in numbers):
+        raise ImageUnreadable(f"{name!r} cannot be scaled by `input: {{white: {white}}}`. White is above 0.")
+    if channels == "BGR":
+        numbers = numbers[::-1]
+    return from_raw(raw, numbers)
+
+
+def from_raw(raw: NDArray[Any], white: tuple[float, ...]) -> NDArray[np.float32]:
+    """Raw pixels as float32 in 0..255, unrounded: raw / `white` * 255, one white a channel.
+
+    >>> from_raw(np.array([[0], [4095]], np.uint16), (4095.0,)).ravel()
+    array([  0., 255.], dtype=float32)
+    """
+    if all(number == 255 for number in white):
+        return raw.astype(np.float32)
+    scaled = np.empty(raw.shape, np.float32)
+    for plane, number in enumerate(white):  # plane by plane: float64 takes twice the memory
+        scaled[..., plane] = raw[..., plane].astype(np.float64) / number * 255
+    return scaled
+
+
+def valid_in(raster: Raster) -> NDArray[np.bool_] | None:  # H W
+    """Where a raster holds data; None: everywhere.
+
+    Outside: every band has the nodata value, a band is not finite, or the picture is fully transparent there.
+    """
+    raw = raster.raw
+    parts: list[NDArray[np.bool_]] = []
+    if raw.dtype.kind == "f":
+        finite = np.isfinite(raw).all(axis=2)
+        if not finite.all():
+            parts.append(finite)
+    if raster.nodata is not None and not np.isnan(raster.nodata):
+        opaque = raw if raster.alpha is None else np.delete(raw, raster.alpha, axis=2)
+        empty = (opaque == np.array(raster.nodata).astype(raw.dtype)).all(axis=2)
+        if empty.any():
+            parts.append(~empty)
+    if raster.clear and raster.alpha is not None:
+        opaque_there = raw[..., raster.alpha] > 0
+        if not opaque_there.all():
+            parts.append(opaque_there)
+    return np.logical_and.reduce(parts) if parts else None
+
+
+def filled(raw: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """The raw pixels with 0 where there is no data, as training loaders fill it."""
+    if valid is None:
+        return raw
+    raw = raw.copy()
+    raw[~valid] = 0
+    return raw

@@ -1,0 +1,89 @@
+"""Arrays that NumPy saved: .npy and .npz.
+
+H W, H W C, or C H W where the first axis is shorter than the last; four axes (N H W C) are a stack of images.
+
+Must not know what the arrays are used for.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, one_line
+from segment.images.formats.kinds import suffix_of
+from segment.images.formats.raster import Raster
+
+IMAGE_KEYS, LABEL_KEYS = ("image", "img", "data"), ("label", "mask", "labels")
+"""Keys of an .npz with several arrays that are taken as its image, and as its label map."""
+
+_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError, MemoryError)
+
+
+def parts_of_array(path: Path) -> tuple[int | str, ...]:
+    """The images of a file: numbers of a stack, or keys of an .npz that holds several; () for a single one."""
+    try:
+        if suffix_of(path) == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                keys = list(archive.files)
+            return () if len(keys) == 1 or any(key in keys for key in IMAGE_KEYS) else tuple(keys)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return tuple(range(len(array))) if array.ndim == 4 else ()
+    except _ERRORS:  # reported where it is read
+        return ()
+
+
+def array_size(path: Path) -> tuple[int, int] | None:
+    """Height and width by the file's header; None for an .npz, whose header lies compressed."""
+    try:
+        if suffix_of(path) != ".npy":
+            return None
+        shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except _ERRORS:
+        return None
+    if len(shape) == 4:
+        shape = shape[1:]
+    if len(shape) == 3 and _bands_first(shape):
+        shape = shape[1:]
+    return (int(shape[0]), int(shape[1])) if len(shape) in (2, 3) else None
+
+
+def read_array(path: Path, part: int | str | None = None, keys: Sequence[str] = IMAGE_KEYS) -> Raster:
+    """One image of a file. Errors: ImageUnreadable for objects, other axes, and a damaged file."""
+    array = load(path, part, keys)
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise ImageUnreadable(
+            f"{str(path)!r} holds an array of shape {array.shape}; an image is H W, H W C or C H W, a stack N H W C."
+        )
+    if array.ndim == 2:
+        return Raster(array[..., None])
+    return Raster(np.moveaxis(array, 0, -1) if _bands_first(array.shape) else array)
+
+
+def load(path: Path, part: int | str | None = None, keys: Sequence[str] = IMAGE_KEYS) -> NDArray[Any]:
+    """An array as it was saved. Errors: ImageUnreadable."""
+    try:
+        if suffix_of(path) == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                named = part if isinstance(part, str) else next((key for key in keys if key in archive.files), None)
+                if named is None and len(archive.files) > 1:
+                    raise ImageUnreadable(
+                        f"{str(path)!r} holds several arrays ({', '.join(archive.files[:5])}); name one of them "
+                        f"{' or '.join(keys[:2])}."
+                    )
+                return np.asarray(archive[named or archive.files[0]])
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.array(array[part] if isinstance(part, int) else array)
+    except _ERRORS as error:
+        raise ImageUnreadable(
+            f"{str(path)!r} does not load as an array of numbers: {one_line(error, 160)}. Save it by numpy.save."
+        ) from None
+
+
+def _bands_first(shape: Sequence[int]) -> bool:
+    return shape[0] < shape[2] and shape[2] > 4

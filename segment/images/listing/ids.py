@@ -1,0 +1,74 @@
+"""Ids of images: relative POSIX paths without suffix, valid on any system, unique among the images of a run.
+
+Must not know what an image is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePath
+
+from segment.images.formats.kinds import suffix_of
+
+_ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows name, or in UTF-8
+_BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
+
+
+def in_text(path: str | Path) -> str:
+    r"""A path for JSON and a terminal: the bytes of a name that is not UTF-8 as \xNN; no two paths have one text.
+
+    >>> print(in_text("Straße.png"), in_text(os.fsdecode(b"caf\xe9.png")))
+    Straße.png caf\xe9.png
+    """
+    text = os.fspath(path)
+    if os.name == "posix" and (_BYTE.search(text) or _ESCAPE.search(text)):
+        text = text.replace("\\", "\\\\")
+    return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def safe(relative: str) -> str:
+    r"""A relative POSIX path that is valid on any system; letters of any script stay, other bytes become %NN.
+
+    >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe(os.fsdecode(b"caf\xe9.png"))
+    ('day 1/Straße_2', 'con_', 'caf%E9')
+    """
+    escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
+    path = PurePath(escaped)
+    path = path.with_name(path.name[:-7]) if suffix_of(path) == ".nii.gz" else path.with_suffix("")
+    parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
+    return "/".join(_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts) or "_"
+
+
+def unique(ids: Iterable[str]) -> list[str]:
+    """The second "a" becomes "a-2"; ids that differ in case alone are equal, as file names on Windows and macOS.
+
+    >>> unique(["a", "A", "a-2", "b"])
+    ['a', 'A-3', 'a-2', 'b']
+    """
+    wanted = list(ids)
+    reserved = {folded(id) for id in wanted}
+    given: set[str] = set()
+    result = []
+    for id in wanted:
+        free = free_id(id, given, reserved)
+        given.add(folded(free))
+        result.append(free)
+    return result
+
+
+def free_id(id: str, given: Collection[str], reserved: Collection[str]) -> str:
+    """The id, or the first of "id-2", "id-3", ... that is neither given nor reserved."""
+    free, number = id, 1
+    while folded(free) in given or (number > 1 and folded(free) in reserved):
+        number += 1
+        free = f"{id}-{number}"
+    return free
+
+
+def folded(id: str) -> str:
+    return unicodedata.normalize("NFC", id).casefold()

@@ -1,0 +1,70 @@
+"""The images that one file holds: frames of a video or an animation, pages of a TIFF, slices of a volume, arrays.
+
+Must not know which folder a file came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segment.errors import ImageUnreadable, WrongUse
+from segment.images.formats.arrays import parts_of_array
+from segment.images.formats.kinds import SEVERAL, kind_of, suffix_of
+from segment.images.formats.pictures import frames_in
+from segment.images.formats.tiff import tiff_images
+from segment.images.formats.video import frame_count
+from segment.images.formats.volumes import volume_shape
+
+Part = int | str | None
+"""The number of a frame, page or slice, from 0, or a key; None: the file's only image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Which images of files with several are taken.
+
+    every: of a video: every N-th frame, from the first
+    axis: of a volume: the voxel axis (0, 1, 2) that its slices lie along; 2 is from feet to head
+    """
+
+    every: int = 1
+    axis: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise WrongUse(f"--every {self.every}: every N-th frame of a video, from 1 up.")
+        if self.axis not in (0, 1, 2):
+            raise WrongUse(f"--axis {self.axis}: slices of a volume lie along axis 0, 1 or 2 of its voxels.")
+
+
+def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
+    """The images of a file; a damaged one counts as one image, whose reading then says what is wrong.
+
+    Errors: MissingExtra where listing them needs a library that is not installed.
+    """
+    if suffix_of(path) not in SEVERAL:
+        return (None,)
+    kind = kind_of(path)
+    try:
+        if kind == "video":
+            return tuple(range(0, frame_count(path), listing.every))
+        if kind == "volume":
+            return tuple(range(volume_shape(path)[listing.axis]))
+    except ImageUnreadable:
+        return (None,)
+    if kind == "array":
+        return parts_of_array(path) or (None,)
+    count = tiff_images(path) if kind == "tiff" else frames_in(path) if kind == "picture" else 1
+    return tuple(range(count)) if count > 1 else (None,)
+
+
+def part_name(path: Path, part: int | str) -> str:
+    """The last part of an image's id.
+
+    >>> part_name(Path("a.mp4"), 123), part_name(Path("a.nii.gz"), 7), part_name(Path("a.npz"), "left")
+    ('000123', '0007', 'left')
+    """
+    if isinstance(part, str):
+        return part
+    return f"{part:06d}" if kind_of(path) == "video" else f"{part:04d}"

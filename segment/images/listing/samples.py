@@ -1,0 +1,134 @@
+"""What a caller holds in Python (a Dataset, a DataLoader, any iterable, a list) → images by number.
+
+Must not know what an image becomes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import default_collate as collate
+
+from segment.errors import WrongUse
+
+log = logging.getLogger(__name__)
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
+LABEL_KEYS = ("label", "labels", "mask", "masks", "target", "segmentation", "y")
+"""Keys of a sample's image, and of its label map, where a sample is a dictionary."""
+
+
+class Samples(Sequence[Any]):
+    """The images of a map-style Dataset, drawn anew each time; a Dataset that augments does so by the seed given."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.drawn(index, index)
+
+    def drawn(self, index: int, seed: int) -> Any:
+        """The image of a sample, under global generators seeded for it; the caller's are restored."""
+        with seeded(seed):
+            return image_of(self.dataset[index])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's global generators seeded, for a library that draws from them; restored after."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what augmentations draw from
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def image_of(sample: Any) -> Any:
+    """The image of a sample: itself, the first of a tuple, or a dictionary's `image`. Errors: WrongUse."""
+    if isinstance(sample, Mapping):
+        key = next((key for key in IMAGE_KEYS if key in sample), None)
+        if key is None:
+            raise WrongUse(
+                f"A sample is a dictionary without an image: it has {', '.join(map(repr, sample))}. Known keys: "
+                f"{', '.join(IMAGE_KEYS)}."
+            )
+        return sample[key]
+    if isinstance(sample, tuple | list) and sample:
+        return image_of(sample[0])
+    return sample
+
+
+def label_of(sample: Any) -> Any:
+    """The label map of a sample: the second of a tuple, or a dictionary's `label`. Errors: WrongUse."""
+    if isinstance(sample, Mapping):
+        key = next((key for key in LABEL_KEYS if key in sample), None)
+        if key is not None:
+            return sample[key]
+        raise WrongUse(
+            f"A sample has no label map: it has {', '.join(map(repr, sample))}. Known keys: {', '.join(LABEL_KEYS)}."
+        )
+    if isinstance(sample, tuple | list) and len(sample) > 1:
+        return sample[1]
+    raise WrongUse("A sample has no label map: give (image, label), or a dictionary with `image` and `label`.")
+
+
+def is_lazy(given: Any) -> bool:
+    """Whether it is a Dataset, a DataLoader or an iterable that is not a list or an array."""
+    if isinstance(given, DataLoader | Dataset):
+        return True
+    held = isinstance(given, Tensor | np.ndarray | str | Mapping) or hasattr(given, "__getitem__")
+    return not held and isinstance(given, Iterable)
+
+
+def images_in(given: Any) -> Sequence[Any]:
+    """The images of a Dataset, a DataLoader or an iterable, by number.
+
+    A map-style Dataset, also behind a DataLoader that collates as usual, is read when an image is needed. Anything else
+    is read once, into memory.
+    """
+    if isinstance(given, DataLoader):
+        if given.collate_fn is collate and not isinstance(given.dataset, IterableDataset):
+            return Samples(given.dataset)
+        return _held(image for batch in given for image in images_of_batch(image_of(batch)))
+    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+        return Samples(given)
+    return _held(image for item in given for image in images_of_batch(image_of(item)))
+
+
+def images_of_batch(batch: Any) -> Iterator[Any]:
+    """Each image of a batch (N C H W, N H W C, a list); a single image as it is."""
+    if isinstance(batch, list) or (isinstance(batch, Tensor | np.ndarray) and batch.ndim == 4):
+        yield from batch
+    else:
+        yield batch
+
+
+def _held(images: Iterable[Any]) -> Sequence[Any]:
+    held = list(images)
+    taken = sum(image.nbytes for image in held if isinstance(image, Tensor | np.ndarray))
+    log.info("%d images are held in memory, %.0f MiB", len(held), taken / 2**20)
+    if not held:
+        raise WrongUse("There are no images: what was given yields none. Give one image at least.")
+    return held
+
+
+def as_array(image: Any) -> NDArray[Any]:
+    """An image as numbers, to tell it from others."""
+    return image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)

@@ -1,0 +1,146 @@
+"""The keys of a model card and what each may hold, checked by pydantic.
+
+Must not know what a card's values mean to a network.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, model_validator
+
+from segment.axes import Head
+from segment.images.specs import CHANNEL_ORDERS, Channels, PerChannel, planes_of
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class WeightsEntry(_Strict):
+    """`weights:`."""
+
+    file: StrictStr
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+def _channels(value: object) -> Channels:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    for order in CHANNEL_ORDERS:
+        if value == order:
+            return order
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise ValueError("two channels have the same name")
+        return tuple(value)
+    known = ", ".join(CHANNEL_ORDERS)
+    raise ValueError(f"it is {known}, a number of bands from 1 up, or a list of their names, not {value!r}")
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _per_channel(value: object) -> PerChannel:
+    """One number above 0, or a list of them."""
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise ValueError(f"it is a number above 0, or a list with one a channel, not {value!r}")
+    return tuple(map(float, numbers)) if isinstance(value, list | tuple) else float(numbers[0])
+
+
+class InputEntry(_Strict):
+    """`input:`, as `segment.images.specs.InputSpec`."""
+
+    scale: Annotated[PerChannel, PlainValidator(_per_channel)] = 255.0
+    mean: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
+    channels: Annotated[Channels, PlainValidator(_channels)] = "RGB"
+    stride: Annotated[StrictInt, Field(ge=1)] = 1
+    pad: Literal["reflect", "edge", "zero"] = "reflect"
+    white: Annotated[PerChannel, PlainValidator(_per_channel)] | None = None
+    display: tuple[StrictInt | StrictStr, ...] = ()
+
+    @model_validator(mode="after")
+    def one_number_a_channel(self) -> Self:
+        wanted = planes_of(self.channels)
+        for name, numbers in (("mean", self.mean), ("std", self.std), ("scale", self.scale), ("white", self.white)):
+            if isinstance(numbers, tuple) and len(numbers) not in (
+                (0, wanted) if name in ("mean", "std") else (wanted,)
+            ):
+                asked = ", ".join(self.channels) if isinstance(self.channels, tuple) else self.channels
+                other = "none" if name in ("mean", "std") else "one for all"
+                raise ValueError(f"{name} has {len(numbers)} numbers where {asked} needs {wanted}, or {other}")
+        if isinstance(self.white, tuple) and self.channels == "grey":
+            raise ValueError("white is one number for grey, whose pixels come from three colours")
+        return self
+
+    @model_validator(mode="after")
+    def displayed_bands_are_there(self) -> Self:
+        names = self.channels if isinstance(self.channels, tuple) else ()
+        if self.display and isinstance(self.channels, str):
+            raise ValueError(f"display picks from several bands, and {self.channels} is shown as it is; leave it out")
+        if len(self.display) not in (0, 1, 3):
+            raise ValueError(f"display names {len(self.display)} bands: three (red, green, blue), or one shown grey")
+        for band in self.display:
+            if band not in names and not (isinstance(band, int) and 1 <= band <= planes_of(self.channels)):
+                known = f"1 to {planes_of(self.channels)}" + (f", or {', '.join(names)}" if names else "")
+                raise ValueError(f"display: there is no band {band!r}. Bands are {known}")
+        return self
+
+
+class TrainingEntry(_Strict):
+    """`training:`, as `segment.images.specs.TrainingSpec`."""
+
+    batch: Annotated[StrictInt, Field(ge=1)]
+    transforms: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def transforms_have_names(self) -> Self:
+        if any(not isinstance(transform.get("name"), str) for transform in self.transforms):
+            raise ValueError("every transform needs a name, as in {name: HorizontalFlip, p: 0.5}")
+        return self
+
+
+Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+Index = Annotated[StrictInt, Field(ge=0)]
+
+
+class CardFile(_Strict):
+    """A whole card, as `segment.networks.cards.Card`."""
+
+    network: StrictStr
+    weights: WeightsEntry | None = None
+    head: Head | None = None
+    input: InputEntry | None = None
+    classes: tuple[StrictStr, ...] = ()
+    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    void: Index | None = None
+    labels: dict[Index, Index] = Field(default_factory=dict)
+    unseen: tuple[Index, ...] = ()
+    drop_outputs: tuple[Index, ...] = ()
+    batchnorm_eps: dict[StrictStr, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    training: TrainingEntry | None = None
+    images: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Self:
+        if self.palette and self.classes and len(self.palette) != len(self.classes):
+            raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        if self.head == "sigmoid" and len(self.classes) not in (0, 2):
+            raise ValueError(f"a sigmoid head has two classes, (1 - p, p), and {len(self.classes)} are named")
+        return self
+
+    @model_validator(mode="after")
+    def labels_lead_to_ids(self) -> Self:
+        if self.void in self.labels:
+            raise ValueError(f"labels says what {self.void} stands for, and void says that it is not scored")
+        classes = 2 if self.head in ("sigmoid", "multilabel") else len(self.classes)
+        known = {*range(classes), *self.unseen, self.void}
+        if classes and (strange := sorted(set(self.labels.values()) - known)):
+            raise ValueError(f"labels leads to {strange[0]}, which is none of 0..{classes - 1}, void or unseen")
+        return self

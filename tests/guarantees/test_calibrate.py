@@ -1,0 +1,275 @@
+"""Laws of a calibration: it keeps its promise on images whose truth is known, and degenerate ones get a sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from segment.errors import WrongUse
+from segment.guarantees.calibrate import (
+    ValidationImages,
+    calibrate_sets,
+    calibrate_unit,
+    level_of,
+    losses_by_measure,
+    reference_of,
+)
+from segment.guarantees.counts import ImageCounts
+from segment.guarantees.levels import thresholds
+from segment.guarantees.losses import Losses
+from segment.guarantees.outcome import images_outcomes, outcome_of, verdict_of
+from segment.guarantees.sentences import sentences
+from segment.guarantees.sets import score_bins
+from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+from segment.scores.plan import ScorePlan
+
+SPLITS = 400
+SIZE, VOID = (10, 10), 9
+CLASSES = ("road", "car")
+MEASURES = ("one_minus_max", "margin")
+SOURCE = {"method": "mcbn", "draws": 8, "precision": "fp32", "classes": list(CLASSES), "sha256": []}
+
+
+def images_of(errors: NDArray[np.float64], seed: int = 0, *, noise: float = 0.3, **options: Any) -> ValidationImages:
+    """Images with these shares of wrong pixels, whose margin ranks worse than their one_minus_max.
+
+    The maps are larger at wrong pixels, up to noise.
+    """
+    rng = np.random.default_rng(seed)
+    plan = ScorePlan(classes=CLASSES, measures=MEASURES, void=VOID)
+    counts, means, dice = ImageCounts(plan), {name: {} for name in MEASURES}, {}
+    for number, error in enumerate(errors):
+        label = rng.integers(0, 2, SIZE)
+        wrong = rng.permutation(100).reshape(SIZE) < round(100 * error)
+        prediction = np.where(wrong, 1 - label, label)
+        p = np.where(np.stack([prediction == k for k in range(2)]), 0.75, 0.25).astype(np.float32)
+        maps = {
+            name: (0.2 + 0.5 * wrong + spread * rng.random(SIZE)).astype(np.float32)
+            for name, spread in (("one_minus_max", noise), ("margin", 3.0))
+        }
+        identity = f"image {number:04} x"
+        counts.update(identity, p, maps, label, prediction)
+        for name in MEASURES:
+            means[name][identity] = float(maps[name].mean())
+        dice[identity] = 1 - error
+    return ValidationImages(counts, means, dice, **options)
+
+
+def triage_of(images: ValidationImages, plan: TriagePlan) -> Triage:
+    units: tuple[Unit, ...] = ("pixel", "image")
+    decisions: dict[str, Decision] = {unit: calibrate_unit(images, plan, unit) for unit in units}
+    return Triage(plan=plan, decisions=decisions, reference=reference_of(images, ""), source=SOURCE)
+
+
+def split_losses(images: ValidationImages, plan: TriagePlan, calibrating: int) -> Iterator[tuple[Losses, int | None]]:
+    """The losses of the images left over, and the level that the others calibrate, over random splits."""
+    losses = losses_by_measure(images, plan, plan.unit)("one_minus_max")
+    rng, each = np.random.default_rng(0), np.arange(calibrating)
+    for _ in range(SPLITS):
+        order = rng.permutation(len(losses.ids))
+        yield losses.of(order[calibrating:]), level_of(losses.of(order[:calibrating]), plan, each)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
+def test_the_promise_in_expectation_is_kept_over_random_splits(unit: Unit) -> None:
+    pool = images_of(np.random.default_rng(7).beta(0.7, 4, 160), noise=1.0)
+    found = [
+        0.0 if level is None else float((rest.lost[:, level] / rest.total).mean())
+        for rest, level in split_losses(pool, TriagePlan(max_error=0.05, unit=unit), 40)
+    ]
+    assert np.mean(found) <= 0.05 + 2 * np.std(found) / math.sqrt(SPLITS)
+    assert max(found) > 0.03, "a threshold that never comes near the limit would be of no use"
+
+
+def test_the_promise_for_most_images_is_kept_in_at_least_the_confidence_of_splits() -> None:
+    pool = images_of(np.random.default_rng(8).beta(0.7, 4, 200), noise=1.0)
+    plan = TriagePlan(max_error=0.1, guarantee="images", share=0.8)
+    bad = losses_by_measure(pool, plan, "pixel")("one_minus_max").bad(0.1, np.arange(200)).mean(axis=0)
+    violated = sum(level is not None and bad[level] > 0.2 for _, level in split_losses(pool, plan, 60))
+    assert violated <= binom.ppf(0.999, SPLITS, 0.05)
+
+
+def test_the_measure_is_chosen_on_one_half_and_the_threshold_on_the_other() -> None:
+    images = images_of(np.random.default_rng(1).beta(1, 8, 240))
+    plan = TriagePlan(max_error=0.05)
+    decision = calibrate_unit(images, plan, "pixel")
+    assert decision.measure == "one_minus_max", "the other one hardly ranks"
+    assert decision.images == 120
+    assert "chosen on 120 other images" in decision.why
+    few = calibrate_unit(images_of(np.random.default_rng(1).beta(1, 8, 60)), plan, "pixel")
+    assert few.images == 60
+    assert "set in advance" in few.why
+    asked = calibrate_unit(images, replace(plan, measure="margin"), "pixel")
+    assert (asked.measure, asked.why, asked.images) == ("margin", "asked for", 240)
+
+
+def test_images_that_are_all_right_are_accepted_up_to_the_largest_value_seen() -> None:
+    images = images_of(np.zeros(60))
+    decision = calibrate_unit(images, TriagePlan(), "pixel")
+    assert decision.accepted == 1
+    assert decision.loss == 0
+    assert decision.threshold is not None
+    assert decision.threshold < 0.6, "what was never seen is not accepted"
+
+
+@pytest.mark.parametrize("guarantee", ["expectation", "images", "mean"])
+def test_images_that_are_all_wrong_are_never_accepted_and_the_reason_is_told(guarantee: Any) -> None:
+    images = images_of(np.ones(200))
+    decision = calibrate_unit(images, TriagePlan(guarantee=guarantee), "pixel")
+    assert decision.threshold is None
+    assert decision.accepted == decision.loss == 0
+    assert decision.why
+    assert not decision.accepts(np.array([0.0, 0.5, np.nan])).any()
+    triage = triage_of(images, TriagePlan(guarantee=guarantee))
+    assert sentences(triage)[0].startswith("No pixel may be accepted: ")
+    assert outcome_of(images, triage.plan, decision).error is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 48])
+def test_too_few_images_are_refused_with_the_number_it_takes(count: int) -> None:
+    with pytest.raises(WrongUse, match=rf"^{count} image.*takes 49 images at least"):
+        calibrate_unit(images_of(np.zeros(count)), TriagePlan(), "pixel")
+
+
+def test_the_smallest_limit_that_a_refusal_names_is_accepted() -> None:
+    images = images_of(np.zeros(30))
+    with pytest.raises(WrongUse, match=r"least --max-error is 0\.033"):
+        calibrate_unit(images, TriagePlan(), "pixel")
+    assert calibrate_unit(images, TriagePlan(max_error=0.033), "pixel").accepted == 1
+
+
+def test_a_mean_names_about_how_many_images_it_would_take() -> None:
+    images = images_of(np.full(200, 0.02), noise=0.0)  # images that only one threshold accepts
+    decision = calibrate_unit(images, TriagePlan(guarantee="mean", max_error=0.025), "image")
+    assert decision.threshold is None
+    found = re.search(r"about (\d+) images like these would do", decision.why)
+    assert found
+    assert int(found[1]) > 1000
+    wrong = calibrate_unit(images_of(np.ones(200), noise=0.0), TriagePlan(guarantee="mean"), "image")
+    assert wrong.threshold is None
+    assert "no number of them would do" in wrong.why
+
+
+def test_groups_of_one_image_are_the_images_themselves() -> None:
+    errors = np.random.default_rng(2).beta(1, 8, 80)
+    alone = images_of(errors)
+    grouped = replace(alone, groups={i: i for i in alone.counts.ids})
+    for guarantee in ("expectation", "images"):
+        plan = TriagePlan(max_error=0.05, guarantee=guarantee, share=0.8)  # type: ignore[arg-type]
+        first, second = (calibrate_unit(images, plan, "pixel") for images in (alone, grouped))
+        assert (first.threshold, first.loss, first.groups) == (second.threshold, second.loss, second.groups)
+
+
+def test_copies_in_a_group_count_once() -> None:
+    errors = np.random.default_rng(3).beta(1, 8, 240)
+    images = images_of(errors)
+    plan = TriagePlan(max_error=0.05, measure="one_minus_max")
+    groups = {i: i.partition(" x")[0][:-1] for i in images.counts.ids}  # ten images a group
+    decision = calibrate_unit(replace(images, groups=groups), plan, "pixel")
+    assert (decision.images, decision.groups) == (240, 24)
+    single = calibrate_unit(images, plan, "pixel")
+    assert decision.threshold is not None
+    assert single.threshold is not None
+    assert decision.threshold <= single.threshold
+
+
+def test_a_protected_class_counts_its_missed_pixels_in_the_images_that_hold_it() -> None:
+    images = images_of(np.random.default_rng(4).beta(1, 8, 60))
+    plan = TriagePlan(max_error=0.05, protect="car", measure="one_minus_max")
+    decision = calibrate_unit(images, plan, "pixel")
+    missed = images.counts.at_levels("pixel", "one_minus_max", (3,))[0]
+    cars = images.counts.labelled[:, 2]
+    level = int(np.flatnonzero(thresholds() == decision.threshold)[0])
+    assert decision.loss == pytest.approx(np.mean(missed[:, : level + 1].sum(axis=1) / cars))
+    with pytest.raises(WrongUse, match="Near: 'car'"):
+        calibrate_unit(images, replace(plan, protect="cat"), "pixel")
+
+
+def test_images_without_the_protected_class_do_not_count_as_safe() -> None:
+    images = images_of(np.random.default_rng(4).beta(1, 8, 60))
+    for identity in images.counts.ids[:20]:
+        images.counts._labelled[identity][2] = 0
+    with pytest.raises(WrongUse, match="40 images with pixels of 'car' cannot carry"):
+        calibrate_unit(images, TriagePlan(protect="car"), "pixel")
+
+
+def test_dice_of_accepted_images_is_the_loss_where_asked() -> None:
+    errors = np.concatenate([np.zeros(50), np.full(10, 0.6)])
+    images = images_of(errors)
+    plan = TriagePlan(unit="image", loss="dice", max_error=0.03, measure="one_minus_max")
+    decision = calibrate_unit(images, plan, "image")
+    assert decision.accepted == pytest.approx(51 / 60), "one such image still keeps (0.6 + 1) / 61 below the limit"
+    assert decision.loss == pytest.approx(0.6 / 60)
+    accepted = [row.decision for row in images_outcomes(images, plan, {"image": decision})]
+    assert accepted.count("accept") == 51
+
+
+def test_one_class_is_always_right_and_all_of_it_is_accepted() -> None:
+    counts = ImageCounts(ScorePlan(classes=("all",), measures=("one_minus_max",)))
+    for number in range(60):
+        ones = np.ones((1, 4, 4), np.float32)
+        counts.update(f"{number}", ones, {"one_minus_max": np.zeros((4, 4))}, np.zeros((4, 4), np.int64))
+    means = {"one_minus_max": dict.fromkeys(counts.ids, 0.0)}
+    images = ValidationImages(counts, means, dict.fromkeys(counts.ids, 1.0))
+    decision = calibrate_unit(images, TriagePlan(), "pixel")
+    assert decision.accepted == 1
+    assert decision.accepts(np.zeros(3)).all()
+    assert calibrate_sets(images, TriagePlan(coverage=0.9)).threshold == 0
+
+
+def test_all_void_images_are_refused() -> None:
+    counts = ImageCounts(ScorePlan(classes=CLASSES, measures=("margin",), void=VOID))
+    for number in range(60):
+        p = np.full((2, 4, 4), 0.5, np.float32)
+        counts.update(f"{number}", p, {"margin": np.zeros((4, 4))}, np.full((4, 4), VOID))
+    images = ValidationImages(counts, {"margin": dict.fromkeys(counts.ids, 0.0)}, dict.fromkeys(counts.ids))
+    with pytest.raises(WrongUse, match=r"^0 images cannot carry"):
+        calibrate_unit(images, TriagePlan(), "pixel")
+    with pytest.raises(WrongUse, match="0 images cannot carry a coverage"):
+        calibrate_sets(images, TriagePlan(coverage=0.9))
+
+
+def test_prediction_sets_cover_as_promised_over_random_splits() -> None:
+    rng = np.random.default_rng(9)
+    counts = ImageCounts(ScorePlan(classes=("a", "b", "c", "d"), measures=("margin",)))
+    for number in range(120):
+        p = rng.dirichlet(np.ones(4) * rng.uniform(0.2, 1), 64).T.astype(np.float32)
+        drawn = (p.cumsum(axis=0) < rng.random(64)).sum(axis=0).clip(max=3)
+        counts.update(f"{number:03}", p.reshape(4, 8, 8), {"margin": np.zeros((8, 8))}, drawn.reshape(8, 8))
+    images = ValidationImages(counts, {"margin": dict.fromkeys(counts.ids, 0.0)}, {})
+    for kind in ("aps", "raps"):
+        plan, covered = TriagePlan(coverage=0.85, sets=kind), []
+        for _ in range(12):
+            order = rng.permutation(120)
+            part = ValidationImages(counts.of_images([counts.ids[n] for n in order[:30]]), images.means, {})
+            made = calibrate_sets(part, plan)
+            rest = ValidationImages(counts.of_images([counts.ids[n] for n in order[30:]]), images.means, {})
+            covered.append(covered_by(rest, made.threshold, made.penalty))
+        assert np.mean(covered) >= 0.85 - 2 * np.std(covered) / math.sqrt(12)
+        assert np.mean(covered) <= 0.85 + 2 / 31 + 0.02
+
+
+def covered_by(images: ValidationImages, threshold: float, penalty: Any) -> float:
+    inside = score_bins(penalty) <= threshold
+    tables = [images.counts.true_classes(i) for i in images.counts.ids]
+    return float(np.mean([table[inside].sum() / table.sum() for table in tables]))
+
+
+def test_a_broken_promise_is_called_one_and_chance_is_called_chance() -> None:
+    plan = TriagePlan(max_error=0.02, measure="one_minus_max")
+    images = images_of(np.random.default_rng(5).beta(1, 20, 80))
+    decision = calibrate_unit(images, plan, "pixel")
+    assert verdict_of(outcome_of(images, plan, decision), plan).startswith("Kept")
+    confident = images_of(np.full(40, 0.3), noise=0.0)
+    loose = replace(decision, threshold=1.0)
+    assert verdict_of(outcome_of(confident, plan, loose), plan).startswith("Above the limit beyond chance")
+    few = images_of(np.array([0.0, 0.0, 0.0, 0.1]))
+    assert "within chance" in verdict_of(outcome_of(few, plan, loose), plan)

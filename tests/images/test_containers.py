@@ -1,0 +1,278 @@
+"""The same pixels in any container give the bits of the array; what a file holds beside them is kept or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import rasterio
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from plain import calibrated, seeded
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from test_accept import Channels
+
+import segment
+from segment.errors import ImageUnreadable, MissingExtra
+from segment.images.find import Source, find_images
+from segment.images.formats import volumes
+from segment.images.listing.parts import Listing
+from segment.images.read import read_label, read_source, size_of
+from segment.images.specs import Channels as CardChannels
+from segment.images.specs import InputSpec
+from segment.images.where import geometry_of
+from segment.networks.load import Network, load_network
+
+RNG = np.random.default_rng(0)
+BANDS = RNG.integers(0, 10000, (32, 40, 4)).astype(np.uint16)
+COLOURS = RNG.integers(0, 256, (32, 40, 3)).astype(np.uint8)
+GREY = RNG.integers(0, 65536, (32, 40)).astype(np.uint16)
+HOUNSFIELD = RNG.integers(-1000, 2000, (6, 32, 40)).astype(np.int16)  # slices, rows, columns
+
+
+def read(path: Path, channels: CardChannels = 4, white: float | None = 10000, **part: Any) -> NDArray[Any]:
+    return read_source(Source("a", path, **part), InputSpec(channels=channels, white=white)).pixels
+
+
+def geotiff(path: Path, pixels: NDArray[Any] = BANDS, **profile: Any) -> Path:
+    height, width, count = pixels.shape
+    shape = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": pixels.dtype.name}
+    with rasterio.open(
+        path, "w", crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **shape | profile
+    ) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+        if "nodata" not in profile and count == 4:
+            file.descriptions = ("blue", "green", "red", "nir")
+    return path
+
+
+def network_of(planes: int, **spec: Any) -> Network:
+    network = load_network(calibrated(seeded(lambda: Channels(planes)), (32, 40), channels=planes))
+    return replace(network, card=replace(network.card, input=InputSpec(**spec), assumed=False))
+
+
+def dicom(path: Path, pixels: NDArray[np.int16], position: float, series: str) -> None:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2")
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    file.SeriesInstanceUID, file.Modality = series, "CT"
+    file.Rows, file.Columns = pixels.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated = file.BitsStored = 16
+    file.HighBit, file.PixelRepresentation = 15, 0
+    file.RescaleSlope, file.RescaleIntercept = 1, -1024
+    file.PixelSpacing, file.SliceThickness = [0.5, 0.75], 2
+    file.ImageOrientationPatient, file.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-10, -20, position]
+    file.PixelData = (pixels.astype(np.int32) + 1024).astype(np.uint16).tobytes()
+    pydicom.dcmwrite(path, file, enforce_file_format=True)
+
+
+TIFFS: dict[str, dict[str, Any]] = {
+    "strips": {"planarconfig": "contig"},
+    "tiles": {"planarconfig": "contig", "tile": (16, 16)},
+    "planar": {"planarconfig": "separate"},
+    "deflate and a predictor": {"planarconfig": "contig", "compression": "zlib", "predictor": True},
+    "lzw": {"planarconfig": "contig", "compression": "lzw"},
+    "big": {"planarconfig": "contig", "bigtiff": True},
+}
+
+
+@pytest.mark.parametrize("what", TIFFS)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.uint32, np.float32, np.float64])
+def test_a_tiff_of_any_layout_and_type_holds_its_bands(what: str, kind: type[np.generic], tmp_path: Path) -> None:
+    pixels = (BANDS % 256).astype(kind)
+    if TIFFS[what].get("predictor") and np.issubdtype(kind, np.floating):
+        pytest.skip("another predictor")
+    separate = TIFFS[what].get("planarconfig") == "separate"
+    stored = np.moveaxis(pixels, -1, 0) if separate else pixels
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", **TIFFS[what])
+    expected = pixels if kind is np.uint8 else pixels.astype(np.float32)
+    found = read(tmp_path / "a.tif", white=255)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert size_of(Source("a", tmp_path / "a.tif")) == (32, 40)
+
+
+def test_the_same_four_bands_are_the_same_bits_in_every_container(tmp_path: Path) -> None:
+    geotiff(tmp_path / "geo.tif", tiled=True, blockxsize=16, blockysize=16, compress="deflate")
+    tifffile.imwrite(
+        tmp_path / "pages.tif", np.moveaxis(BANDS, -1, 0), photometric="minisblack", metadata={"axes": "CYX"}
+    )
+    np.save(tmp_path / "last.npy", BANDS)
+    np.save(tmp_path / "first.npy", np.moveaxis(BANDS, -1, 0))
+    np.savez_compressed(tmp_path / "two.npz", image=BANDS, label=BANDS[..., 0] % 3)
+    nibabel.save(nibabel.Nifti1Image(BANDS.swapaxes(0, 1)[:, :, None], np.eye(4)), tmp_path / "v.nii.gz")
+    expected = (BANDS.astype(np.float64) / 10000 * 255).astype(np.float32)
+    for name in ("geo.tif", "pages.tif", "last.npy", "first.npy", "two.npz"):
+        np.testing.assert_array_equal(read(tmp_path / name), expected, err_msg=name)
+    np.testing.assert_array_equal(read(tmp_path / "v.nii.gz", part=0), expected)
+    network = network_of(4, channels=4, white=10000.0, mean=(0.1, 0.2, 0.3, 0.4), scale=(255.0, 255.0, 200.0, 100.0))
+    assert np.array_equal(network.accept.image(BANDS), expected)
+
+
+def test_an_array_with_its_bands_first_is_turned(tmp_path: Path) -> None:
+    twelve = RNG.integers(0, 255, (12, 32, 40)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", twelve)
+    np.testing.assert_array_equal(read(tmp_path / "a.npy", channels=12), np.moveaxis(twelve, 0, -1))
+    np.save(tmp_path / "s.npy", np.stack([COLOURS, COLOURS[::-1]]))
+    assert [source.id for source in find_images(tmp_path / "s.npy")] == ["s/0000", "s/0001"]
+    np.testing.assert_array_equal(read(tmp_path / "s.npy", "RGB", part=1), COLOURS[::-1])
+
+
+def test_bands_are_found_by_their_names_in_any_order(tmp_path: Path) -> None:
+    path = geotiff(tmp_path / "a.tif")
+    expected = (BANDS[..., [3, 2]].astype(np.float64) / 10000 * 255).astype(np.float32)
+    np.testing.assert_array_equal(read(path, ("nir", "red")), expected)
+    with pytest.raises(ImageUnreadable, match=r"no band 'swir'.*It has blue, green, red, nir"):
+        read(path, ("red", "swir"))
+    with pytest.raises(ImageUnreadable, match=r"holds 4 bands \(blue.*RGB is asked for.*channels: 4"):
+        read(path, "RGB")
+    tifffile.imwrite(tmp_path / "n.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    names = ("a", "b", "c", "d")  # a file without names has its bands in the card's order
+    np.testing.assert_array_equal(read(tmp_path / "n.tif", names), read(tmp_path / "n.tif"))
+
+
+def test_nodata_and_what_is_not_finite_is_outside_and_zero(tmp_path: Path) -> None:
+    pixels = BANDS.astype(np.float32)
+    pixels[:4], pixels[10, 10, 2] = -9999, np.nan
+    path = geotiff(tmp_path / "a.tif", pixels, nodata=-9999)
+    image = read_source(Source("a", path), InputSpec(channels=4, white=10000))
+    assert image.valid is not None
+    expected = np.ones((32, 40), bool)
+    expected[:4], expected[10, 10] = False, False
+    np.testing.assert_array_equal(image.valid, expected)
+    assert not image.pixels[~expected].any()
+    assert geometry_of(Source("a", path)).nodata == -9999
+
+
+def test_a_region_mask_is_the_valid_part(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    mask = np.zeros((32, 40), np.uint8)
+    mask[8:24] = 255
+    Image.fromarray(mask).save(tmp_path / "m.gif")
+    image = read_source(Source("a", tmp_path / "a.png", mask=tmp_path / "m.gif"), InputSpec())
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid, mask > 0)
+    np.testing.assert_array_equal(image.pixels, COLOURS)
+    Image.fromarray(mask[:5]).save(tmp_path / "s.png")
+    with pytest.raises(ImageUnreadable, match=r"region mask .* is 5x40, its image .* 32x40"):
+        read_source(Source("a", tmp_path / "a.png", mask=tmp_path / "s.png"), InputSpec())
+
+
+def test_a_pyramid_is_one_image_and_a_stack_several(tmp_path: Path) -> None:
+    geotiff(tmp_path / "a.tif", tiled=True, blockxsize=16, blockysize=16)
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.build_overviews([2, 4])
+    assert [source.part for source in find_images(tmp_path / "a.tif")] == [None]
+    stack = RNG.integers(0, 4096, (3, 32, 40)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack", metadata=None)
+    sources = find_images(tmp_path / "s.tif")
+    assert [source.id for source in sources] == ["s/0000", "s/0001", "s/0002"]
+    for source, page in zip(sources, stack, strict=True):
+        image = read_source(source, InputSpec(channels=1, white=255)).pixels
+        np.testing.assert_array_equal(image[..., 0], page)
+
+
+def test_frames_of_a_gif_are_images(tmp_path: Path) -> None:
+    frames = [Image.fromarray((COLOURS // 64 * 64)[::step]).quantize(32) for step in (1, -1)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == ["a/0000", "a/0001"]
+    for source, frame in zip(sources, frames, strict=True):
+        np.testing.assert_array_equal(read_source(source, InputSpec()).pixels, np.asarray(frame.convert("RGB")))
+
+
+def test_a_volume_is_its_slices_along_the_axis(tmp_path: Path) -> None:
+    voxels = HOUNSFIELD.transpose(2, 1, 0)  # i j k: columns, rows, slices
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.75, 0.5, 2, 1])), tmp_path / "v.nii.gz")
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == [f"v/{k:04d}" for k in range(6)]
+    for k, source in enumerate(sources):
+        image = read_source(source, InputSpec(channels=1, white=255, scale=1)).pixels
+        np.testing.assert_array_equal(image[..., 0], HOUNSFIELD[k])
+        assert size_of(source) == (32, 40)
+    assert len(find_images(tmp_path, Listing(axis=0))) == 40
+
+
+def test_a_dicom_series_is_ordered_by_position_in_hounsfield_units_with_its_affine(tmp_path: Path) -> None:
+    series = generate_uid()
+    for name, k in zip("cafbed", range(6), strict=True):
+        dicom(tmp_path / f"{name}.dcm", HOUNSFIELD[k], 100.0 + 2.5 * k, series)
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == list("cafbed")
+    for k, source in enumerate(sources):
+        image = read_source(source, InputSpec(channels="grey", white=255)).pixels
+        np.testing.assert_array_equal(image[..., 0], HOUNSFIELD[k])
+        geometry = geometry_of(source)
+        assert (geometry.index, geometry.count, geometry.volume) == (k, 6, series)
+    # voxel (column, row, slice) to right-anterior-superior, by the standard's equation C.7.6.2.1-1
+    affine = np.array(geometry.affine)
+    np.testing.assert_allclose(affine @ [3, 5, 2, 1], [10 - 3 * 0.75, 20 - 5 * 0.5, 100 + 2 * 2.5, 1])
+
+
+def test_every_nth_frame_of_a_video_has_its_number(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (48, 32))
+    for number in range(20):
+        writer.write(np.full((32, 48, 3), 10 * number, np.uint8))
+    writer.release()
+    sources = find_images(tmp_path, Listing(every=6))
+    assert [source.id for source in sources] == [f"v/{number:06d}" for number in (0, 6, 12, 18)]
+    for source, number in zip(sources, (0, 6, 12, 18), strict=True):
+        assert abs(float(read_source(source, InputSpec()).pixels.mean()) - 10 * number) < 4
+
+
+def test_labels_keep_their_values_in_every_container(tmp_path: Path) -> None:
+    label = RNG.integers(0, 300, (32, 40))
+    np.save(tmp_path / "a.npy", label)
+    np.savez(tmp_path / "a.npz", image=COLOURS, label=label)
+    tifffile.imwrite(tmp_path / "a.tif", label.astype(np.int32))
+    geotiff(tmp_path / "g.tif", label[..., None].astype(np.uint16), nodata=65535)
+    nibabel.save(nibabel.Nifti1Image(label.T[..., None].astype(np.int16), np.eye(4)), tmp_path / "a.nii")
+    for name in ("a.npy", "a.npz", "a.tif", "g.tif", "a.nii"):
+        np.testing.assert_array_equal(read_label(tmp_path / name, part=0 if name == "a.nii" else None), label)
+    Image.fromarray((label % 2 * 255).astype(np.uint8)).save(tmp_path / "a_manual1.gif")
+    np.testing.assert_array_equal(read_label(tmp_path / "a_manual1.gif"), label % 2 * 255)
+
+
+def test_a_known_kind_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(module: str, *, extra: str, what: str) -> Any:
+        raise MissingExtra(f"{what} need {module}: pip install 'mcbn-segment[{extra}]'.")
+
+    monkeypatch.setattr(volumes, "imported", missing)
+    (tmp_path / "a.nii").write_bytes(b"")
+    with pytest.raises(MissingExtra, match=r"mcbn-segment\[medical\]"):
+        find_images(tmp_path)
+
+
+def test_a_damaged_file_of_each_kind_is_one_line(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.npz", "a.nii", "a.nii.gz", "a.dcm", "a.mp4", "a.gif", "a.jp2", "a.tif"):
+        (tmp_path / name).write_bytes(b"no such thing, whatever its name" * 9)
+        (source,) = find_images(tmp_path / name)
+        with pytest.raises(ImageUnreadable) as refused:
+            read_source(source, InputSpec(channels=1))
+        assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_geotiff_is_fitted_and_predicted_as_its_array(tmp_path: Path) -> None:
+    for number in range(3):
+        geotiff(tmp_path / f"{number}.tif", np.roll(BANDS, number, axis=0))
+    network = network_of(4, channels=4, white=10000.0)
+    arrays = [np.roll(BANDS, number, axis=0) for number in range(3)]
+    of_files, of_arrays = (segment.fit_bank(network, images, batch=2, draws=2) for images in (str(tmp_path), arrays))
+    for name in of_files.layers:
+        assert torch.equal(of_files.mean[name], of_arrays.mean[name])
+    mcbn = segment.MCBN(network, of_files, precision="fp32")
+    assert torch.equal(mcbn(tmp_path / "1.tif").probability, mcbn(arrays[1]).probability)
