@@ -37,7 +37,8 @@ class Entry:
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
     notes: measure or file -> why it was not written
-    triage: "decision" (accept or review) and "accepted" (share of pixels); no key where no triage was asked for
+    triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
+    where no triage was asked for
     """
 
     id: str

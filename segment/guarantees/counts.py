@@ -24,8 +24,8 @@ UNITS = ("pixel", "segment")
 RIGHT, WRONG, MISSED = 0, 1, 2
 """Columns at each level: right and wrong pixels, then for each class its pixels that were predicted otherwise."""
 
-Sparse = tuple[NDArray[np.uint32], NDArray[np.uint32]]
-"""Places that are not 0, and their counts."""
+Sparse = tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]
+"""Places that are not 0, and their counts; 16 bits where they fit."""
 
 
 class ImageCounts:
@@ -115,8 +115,8 @@ class ImageCounts:
         for name in self._names():
             kept = [self._sparse[i][name] for i in ids]
             state[f"{name}/lengths"] = np.array([len(places) for places, _ in kept], dtype=np.int64)
-            for part, of in (("places", 0), ("counts", 1)):
-                state[f"{name}/{part}"] = np.concatenate([np.zeros(0, np.uint32), *(sparse[of] for sparse in kept)])
+            for of, part in enumerate(("places", "counts")):
+                state[f"{name}/{part}"] = np.concatenate([np.zeros(0, np.uint16), *(sparse[of] for sparse in kept)])
         return state
 
     @classmethod
@@ -172,4 +172,9 @@ class _Pixels:
 def _sparse(dense: Ints) -> Sparse:
     flat = dense.ravel()
     places = np.flatnonzero(flat)
-    return places.astype(np.uint32), flat[places].astype(np.uint32)
+    return _smallest(places), _smallest(flat[places])
+
+
+def _smallest(values: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
+    kind = np.uint16 if values.max(initial=0) < 2**16 else np.uint32
+    return values.astype(kind)

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from segment.guarantees.calibrate import ValidationImages, losses_by_measure
 from segment.guarantees.losses import Losses, numbered
-from segment.guarantees.triage import Decision, TriagePlan, percent
+from segment.guarantees.sets import score_bins
+from segment.guarantees.triage import Decision, Sets, TriagePlan, percent
 from segment.scores.functional.binning import Floats
 from segment.scores.intervals import middle_95, poisson_weights
 
@@ -40,6 +41,50 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Prediction sets on labelled images: the mean share of an image's pixels whose true class is in its set.
+
+    interval: 95 %, over images or groups; None: too few
+    """
+
+    asked: float
+    images: int
+    groups: int
+    found: float
+    interval: tuple[float, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def sentence(self) -> str:
+        spread = f" ({percent(self.interval[0])} to {percent(self.interval[1])})" if self.interval else ""
+        return (
+            f"The sets hold the true class of {percent(self.found)}{spread}, where {percent(self.asked)} is promised."
+        )
+
+
+def coverage_of(images: ValidationImages, sets: Sets) -> Coverage | None:
+    """What prediction sets cover; None where no image has a known pixel. A bin counts where all of it is covered."""
+    inside = score_bins(sets.penalty) <= sets.threshold
+    shares = {}
+    for identity in images.counts.ids:
+        table = images.counts.true_classes(identity)
+        if table.any():
+            shares[identity] = table[inside].sum() / table.sum()
+    if not shares:
+        return None
+    groups = numbered(list(shares), images.groups)
+    of_group = np.bincount(groups, weights=np.array(list(shares.values()))) / np.bincount(groups)
+    return Coverage(
+        asked=sets.coverage,
+        images=len(shares),
+        groups=len(of_group),
+        found=float(of_group.mean()),
+        interval=_interval(of_group),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from segment.errors import WrongUse, near
 from segment.guarantees import control
@@ -113,7 +113,7 @@ class Decision:
     loss: float
     accepted: float
 
-    def accepts(self, values: NDArray[np.floating] | float) -> NDArray[np.bool_]:
+    def accepts(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Which of the values (a map's, or one an image) are accepted; NaN never is."""
         if self.threshold is None:
             return np.zeros(np.shape(values), dtype=bool)

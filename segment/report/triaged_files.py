@@ -37,7 +37,9 @@ class TriagedImage:
 
     def line(self) -> dict[str, str | float]:
         """What the manifest keeps."""
-        return {"decision": "accept" if self.passes else "review", "accepted": round(self.accepted, 6)}
+        line: dict[str, str | float] = {"decision": "accept" if self.passes else "review"}
+        line["accepted"] = round(self.accepted, 6)
+        return line if self.set_size is None else {**line, "set_size": round(_mean(self.set_size), 6)}
 
 
 def triaged_image(estimate: Estimate[Plane], triage: Triage) -> TriagedImage:

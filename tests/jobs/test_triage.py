@@ -10,18 +10,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from labelled_scenes import SIZE, written
 from typer.testing import CliRunner
 
+from segment.axes import Plane
 from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.estimation.estimate import Estimate
 from segment.files.banks import save_bank
 from segment.files.image_counts import IMAGE_COUNTS, read_image_counts
 from segment.files.triages import load_triage, save_triage
+from segment.files.windows import Windowed
 from segment.files.writing import write_png
 from segment.guarantees.levels import thresholds
-from segment.guarantees.triage import Triage, TriagePlan
+from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
 from segment.images.read import read_label
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
@@ -31,6 +35,7 @@ from segment.jobs.predict_plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
 from segment.jobs.triage.checking import check_triage
 from segment.networks.load import Network, load_network
+from segment.report.triaged_files import triaged_image
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 MEASURES = ("one_minus_max", "mutual_information")
@@ -129,6 +134,7 @@ def test_predict_writes_what_is_accepted_pixel_by_pixel_and_image_by_image(
         assert row["decision"] == ("accept" if passes else "review")
         sizes = read_label(run / identity / "set_size.png")
         assert 1 <= sizes.min() <= sizes.max() <= network.classes
+        assert float(row["set_size"]) == pytest.approx(sizes.mean(), abs=1e-6)
     content = json.loads((run / "triaged.json").read_text(), parse_constant=pytest.fail)
     assert content["images"] == 6
     assert content["shift"]["p"] is not None
@@ -229,6 +235,8 @@ def test_evaluating_the_very_images_that_calibrated_is_named(scores: Path, triag
     content = check_triage(scores, triage)
     assert any("those that calibrated" in line for line in content["text"])
     assert content["units"]["pixel"]["loss"] == pytest.approx(triage.decision.loss)
+    assert triage.sets is not None
+    assert content["sets"]["found"] == pytest.approx(triage.sets.found)
 
 
 def test_a_triage_survives_its_file_and_a_damaged_one_is_refused(triage: Triage, tmp_path: Path) -> None:
@@ -310,3 +318,71 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
     )
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.output)["triaged"]["units"]["pixel"]["limit"] == 0.05
+
+
+def test_an_interrupted_evaluation_has_the_counts_of_a_whole_one(
+    network: Network, bank: Bank, test_images: Labels, tmp_path: Path
+) -> None:
+    def stop(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if stage == "evaluating" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, progress=stop)
+    assert not (tmp_path / "cut" / IMAGE_COUNTS).exists()
+    evaluate(network, test_images, tmp_path / "cut", banks=[bank], plan=METHODS, resume=True)
+    evaluate(network, test_images, tmp_path / "whole", banks=[bank], plan=METHODS)
+    assert (tmp_path / "cut" / IMAGE_COUNTS).read_bytes() == (tmp_path / "whole" / IMAGE_COUNTS).read_bytes()
+
+
+def test_a_tensor_may_be_asked_what_is_accepted_of_it(triage: Triage) -> None:
+    assert triage.decision.threshold is not None
+    values = torch.tensor([0.0, triage.decision.threshold, float("nan")])
+    assert triage.decision.accepts(values).tolist() == [True, False, False]
+
+
+def estimate_of(prediction: np.ndarray[Any, Any], values: np.ndarray[Any, Any], **more: Any) -> Estimate[Plane]:
+    return Estimate(prediction=prediction, mean=more.get("mean"), maps={"margin": values}, draws=3)
+
+
+def asked_of(unit: Unit, threshold: float | None, *, sets: Sets | None = None) -> Triage:
+    facts: dict[str, Any] = {"measure": "margin", "why": "", "images": 60, "groups": 60, "loss": 0.0, "accepted": 0.5}
+    units: tuple[Unit, ...] = (unit, "image")
+    return Triage(
+        plan=TriagePlan(unit=unit),
+        decisions={name: Decision(unit=name, threshold=threshold, **facts) for name in units},
+        reference=Reference(measure="margin", values=(0.1, 0.2)),
+        source={"classes": ["a", "b", "c"]},
+        sets=sets,
+    )
+
+
+@pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
+def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values, mask = rng.random((300, 11)).astype(np.float32), rng.integers(0, 3, (300, 11))
+    p = rng.dirichlet(np.ones(3), (300, 11)).transpose(2, 0, 1).astype(np.float32)
+    on_disk = Windowed(tmp_path, p.shape, np.float32)
+    on_disk[..., slice(0, 300), slice(0, 11)] = p
+    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, found=0.9)
+    triage = asked_of(unit, 0.5, sets=sets)
+    first = triaged_image(estimate_of(mask, values, mean=p), triage)
+    second = triaged_image(estimate_of(mask, values, mean=on_disk), triage)
+    assert first.set_size is not None
+    assert second.set_size is not None
+    np.testing.assert_array_equal(first.set_size[:], second.set_size[:])
+    np.testing.assert_array_equal(first.review[:], second.review[:])
+    assert first.accepted == (first.review[:] == 0).mean()
+
+
+def test_masks_of_several_labels_make_segments_together() -> None:
+    masks = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]]])  # K H W
+    image = triaged_image(estimate_of(masks, np.float32([[0.0, 0.6, 0.9, 0.1]])), asked_of("segment", 0.5))
+    assert image.review[:].tolist() == [[0, 0, 255, 0]]
+    assert image.set_size is None
+
+
+def test_nothing_is_accepted_where_no_threshold_would_do() -> None:
+    image = triaged_image(estimate_of(np.zeros((2, 3), int), np.zeros((2, 3), np.float32)), asked_of("pixel", None))
+    assert image.line() == {"decision": "review", "accepted": 0.0}
+    assert (image.review[:] == 255).all()

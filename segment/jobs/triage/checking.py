@@ -15,7 +15,7 @@ from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.guarantees.calibrate import ValidationImages, reference_of
 from segment.guarantees.groups import BUILT_IN, group_of
-from segment.guarantees.outcome import ImageOutcome, images_outcomes, outcome_of, verdict_of
+from segment.guarantees.outcome import ImageOutcome, coverage_of, images_outcomes, outcome_of, verdict_of
 from segment.guarantees.sentences import promise
 from segment.guarantees.shift import ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
@@ -74,6 +74,9 @@ def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
     shift = shift_of(images, triage)
     text = [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
+    covered = None if triage.sets is None else coverage_of(images, triage.sets)
+    if covered is not None:
+        text.append(covered.sentence())
     text.append(shift_sentence(shift, triage))
     again = {sha[:SHA_DIGITS] for sha in scores.sha256.values()} & set(triage.source["sha256"])
     if again:
@@ -83,6 +86,7 @@ def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
         "method": name,
         "promise": promise(triage.plan, triage.plan.unit, kind),
         "units": {unit: outcome.as_dict() for unit, outcome in outcomes.items()},
+        **({} if covered is None else {"sets": covered.as_dict()}),
         "shift": shift_dict(shift, triage),
         "text": text,
     }

@@ -116,10 +116,11 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     write_json(run.folder / TRIAGED, content)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["id", "source", "decision", "accepted", f"mean.{image.measure}"])
+    sets = [] if triage.sets is None else ["set_size"]
+    writer.writerow(["id", "source", "decision", "accepted", f"mean.{image.measure}", *sets])
     for id, line in done.items():
         row = [id, line["source"], line["triage"]["decision"], line["triage"]["accepted"]]
-        writer.writerow([*row, line[image.measure]["mean"]])
+        writer.writerow([*row, line[image.measure]["mean"], *(line["triage"][key] for key in sets)])
     write_text(run.folder / TRIAGED_TABLE, stream.getvalue())
     return content
 
