@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from segment.draws.bank import Bank as Bank
     from segment.errors import SegmentError as SegmentError
     from segment.estimation.estimate import Estimate as Estimate
-    from segment.estimation.mcbn import MCBN as MCBN
     from segment.files.banks import load_bank as load_bank
     from segment.files.banks import save_bank as save_bank
     from segment.files.triages import load_triage as load_triage
@@ -25,8 +24,15 @@ if TYPE_CHECKING:
     from segment.guarantees.triage import Triage as Triage
     from segment.guarantees.triage import TriagePlan as TriagePlan
     from segment.jobs.distill import distill_bank as distill_bank
+    from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
+    from segment.jobs.evaluate import Labels as Labels
+    from segment.jobs.evaluation.sweep_states import SweepPlan as SweepPlan
     from segment.jobs.fit import fit_bank as fit_bank
+    from segment.jobs.from_python import MCBN as MCBN
+    from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
+    from segment.jobs.select import select as select
+    from segment.jobs.sweep import sweep as sweep
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
     from segment.networks.cards import Card as Card
@@ -40,14 +46,18 @@ _HOMES = {
     "Bank": "segment.draws.bank",
     "Card": "segment.networks.cards",
     "Estimate": "segment.estimation.estimate",
-    "MCBN": "segment.estimation.mcbn",
+    "EvaluatePlan": "segment.jobs.evaluate",
+    "Labels": "segment.jobs.evaluate",
+    "MCBN": "segment.jobs.from_python",
     "Network": "segment.networks.load",
     "SegmentError": "segment.errors",
+    "SweepPlan": "segment.jobs.evaluation.sweep_states",
     "Triage": "segment.guarantees.triage",
     "TriagePlan": "segment.guarantees.triage",
     "calibrate_triage": "segment.jobs.triage.calibration",
     "check_triage": "segment.jobs.triage.checking",
     "distill_bank": "segment.jobs.distill",
+    "evaluate": "segment.jobs.from_python",
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.load",
@@ -55,6 +65,8 @@ _HOMES = {
     "predict": "segment.jobs.predict",
     "read_card": "segment.networks.cards",
     "save_bank": "segment.files.banks",
+    "select": "segment.jobs.select",
+    "sweep": "segment.jobs.sweep",
     "save_triage": "segment.files.triages",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

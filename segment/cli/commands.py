@@ -46,6 +46,7 @@ def inspect(
                 "parameters": inspection.parameters,
                 "classes": inspection.classes,
                 "head": inspection.head,
+                "preprocessing": inspection.preprocessing,
                 "size": list(inspection.size),
                 "pass_bytes": inspection.pass_bytes,
                 "layers": [
@@ -76,7 +77,7 @@ def inspect(
         f"{inspection.stochastic} of {len(inspection.layers)} BN layers are stochastic. "
         f"{inspection.parameters:,} parameters, {inspection.classes} classes ({inspection.head}).\n"
         f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {mebibytes(inspection.pass_bytes)} of "
-        "activations at once in fp32."
+        f"activations at once in fp32.\nImages: {inspection.preprocessing}."
     )
     if inspection.whole_image:
         screen.print_text(

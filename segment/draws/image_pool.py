@@ -136,6 +136,9 @@ class ImagePool:
 
     def batches(self, picks: Sequence[Choice]) -> Iterator[Tensor]:
         """Mini-batches in order; the next one is made while the network works on this one."""
+        if isinstance(self.given, Samples):  # draws from generators that the network's passes use too
+            yield from map(self._batch, picks)
+            return
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(self._batch, picks[0])
             for following in (*picks[1:], None):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path, PurePath
+from typing import Any
 
 from segment.errors import WrongUse, near
 from segment.images.formats.dicom import is_dicom, slices_of
@@ -37,6 +38,7 @@ class Source:
     mask: the region mask's file: outside it (0) nothing of the image counts
     labels: of further annotators, their label maps
     label_part: which image of the label's file, where that has several
+    sample: gives an image and its label map that a caller holds, in place of the files
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
     axis: of a volume: the voxel axis that its slices lie along
     geometry: where the file alone does not say it (a slice of a DICOM series); else `where.geometry_of` reads it
@@ -52,6 +54,7 @@ class Source:
     mask: Path | None = None
     labels: tuple[Path, ...] = ()
     label_part: int | str | None = None
+    sample: Callable[[], tuple[Any, Any]] | None = field(default=None, compare=False, repr=False)
 
 
 def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:

@@ -30,9 +30,11 @@ from segment.files.versions import versions
 from segment.images.augment import pipeline
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
+from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
-from segment.networks.load import Network, load_network
+from segment.networks.given import network_of
+from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable
@@ -44,7 +46,7 @@ AUDIT_IMAGES = 2
 
 
 def fit_bank(
-    network: Network | nn.Module,
+    network: Network | nn.Module | str | Path,
     images: Images,
     *,
     batch: int | None = None,
@@ -55,24 +57,32 @@ def fit_bank(
     precision: Literal["fp32", "bf16"] = "fp32",
     memory: int | str | None = None,
     cache: bool = False,
+    every: int = 1,
+    axis: int = 2,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Bank:
     """T joint draws of the network's batch statistics, each from M training images, transformed as in training.
 
-    images: training images; the card's `training:` pipeline is applied to them, else `size` (H, W: shorter side to
-    fit, centre crop), else they go in as they are and must share one size
+    network: what `load_network` gave, a URI, a card, or any torch module with BN (copied: the caller's stays as it is)
+    images: training images: a folder, a glob, a list, paths, uint8 arrays (H W C), Pillow images, normalised tensors, a
+    Dataset, a DataLoader (of tensors, (image, label), or dictionaries with `image`) or any iterable. The card's
+    `training:` pipeline is applied to them, else `size` (H, W: shorter side to fit, centre crop), else they go in as
+    they are and must share one size; normalised tensors go in as they are
     batch: M; None: the card's, else 32. layers: "all", or globs with commas between ("decoder.*")
     precision: fp32, for statistics of bf16 activations are off by about 4e-3
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free. A mini-batch that does not fit goes
     through in parts: the same draws, 1e-4 relative, in more time (`segment.draws.large_batches`)
+    every, axis: of videos every N-th frame; of volumes the voxel axis that slices lie along
+    mean, std, channels: how the images of a module were prepared in training, where no card says so
     cache: take a bank that was recorded of the very same before, as the command does, and keep this one
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """
-    if isinstance(network, nn.Module):
-        network = load_network(network)
     bank, _ = fit(
-        network,
+        network_of(network, mean=mean, std=std, channels=channels),
         images,
         None,
         batch=batch,
@@ -83,6 +93,7 @@ def fit_bank(
         precision=precision,
         memory=memory,
         cache=BankCache.of_user() if cache else None,
+        listing=Listing(every=every, axis=axis),
         progress=progress,
     )
     return bank

@@ -15,7 +15,10 @@ from segment.tracing.pass_memory import peak_bytes
 
 @dataclass(frozen=True)
 class Inspection:
-    """A network's BN layers in data order, and what one pass over one image of `size` (H, W) takes."""
+    """A network's BN layers in data order, and what one pass over one image of `size` (H, W) takes.
+
+    preprocessing: what happens to the pixels of an image, in words
+    """
 
     name: str
     parameters: int
@@ -25,6 +28,7 @@ class Inspection:
     size: tuple[int, int]
     pass_bytes: int
     whole_image: bool
+    preprocessing: str
 
     @property
     def stochastic(self) -> int:
@@ -42,5 +46,18 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
     pooled = any(layer.values == 1 for layer in drawn.layers)
     return Inspection(
-        network.name, parameters, network.classes, network.card.head, drawn.layers, (height, width), taken, pooled
+        network.name,
+        parameters,
+        network.classes,
+        network.card.head,
+        drawn.layers,
+        (height, width),
+        taken,
+        pooled,
+        _stated(network),
     )
+
+
+def _stated(network: Network) -> str:
+    assumed = " (nobody stated it: say otherwise in a card's `input:`)" if network.card.assumed else ""
+    return network.input.sentence + assumed

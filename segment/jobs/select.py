@@ -34,13 +34,14 @@ class Selection:
         return stream.getvalue()
 
 
-def select(folder: Path, top: int, *, by: str | None = None, method: str | None = None) -> Selection:
+def select(folder: str | Path, top: int = 50, *, by: str | None = None, method: str | None = None) -> Selection:
     """The `top` most uncertain images of a predict or an evaluate RUN.
 
     by: a column, as "mean.predictive_entropy"; None: in an evaluation the one that ranked images by their Dice best,
     else the mean of the run's heat measure. method: whose maps, in an evaluation; None: mcbn where it was run
     Errors: WrongUse for a folder that holds no run, or an unknown column or method.
     """
+    folder = Path(folder)
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise WrongUse(f"{str(folder)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote.")

@@ -46,6 +46,10 @@ class Network:
     module: nn.Module
     card: Card
 
+    def __repr__(self) -> str:
+        named = f", {len(self.card.classes)} classes" if self.card.classes else ""
+        return f"Network({self.name!r}, {self.card.head}{named}; images: {self.card.input.sentence})"
+
     @property
     def name(self) -> str:
         return self.card.name

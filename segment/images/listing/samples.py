@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,18 +107,28 @@ def images_in(given: Any) -> Sequence[Any]:
     if isinstance(given, DataLoader):
         if given.collate_fn is collate and not isinstance(given.dataset, IterableDataset):
             return Samples(given.dataset)
-        return _held(image for batch in given for image in images_of_batch(image_of(batch)))
+        return _held(image for batch in given for image in images_of_item(batch))
     if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
         return Samples(given)
-    return _held(image for item in given for image in images_of_batch(image_of(item)))
+    return _held(image for item in given for image in images_of_item(item))
 
 
-def images_of_batch(batch: Any) -> Iterator[Any]:
-    """Each image of a batch (N C H W, N H W C, a list); a single image as it is."""
-    if isinstance(batch, list) or (isinstance(batch, Tensor | np.ndarray) and batch.ndim == 4):
-        yield from batch
+def images_of_item(item: Any) -> Iterator[Any]:
+    """Each image of what an iterable yields: a sample, a batch (N C H W, N H W C) of them, or a list of samples."""
+    if isinstance(item, list) and item and not _is_pair(item):
+        yield from map(image_of, item)
+        return
+    image = image_of(item)
+    if isinstance(image, list) or (isinstance(image, Tensor | np.ndarray) and image.ndim == 4):
+        yield from image
     else:
-        yield batch
+        yield image
+
+
+def _is_pair(item: Sequence[Any]) -> bool:
+    """Whether a list is (images, labels), as torch collates tuples, and not a list of samples."""
+    axes = [getattr(part, "ndim", None) for part in item]
+    return axes[0] == 4 or (len(axes) > 1 and axes[0] is not None and axes[0] != axes[1])
 
 
 def _held(images: Iterable[Any]) -> Sequence[Any]:
@@ -132,3 +143,33 @@ def _held(images: Iterable[Any]) -> Sequence[Any]:
 def as_array(image: Any) -> NDArray[Any]:
     """An image as numbers, to tell it from others."""
     return image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+
+
+def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
+    """Labelled samples by number; each is read when it is called.
+
+    given: as `images_in` takes it, with a label beside each image. Errors: WrongUse where there are none.
+    """
+    if isinstance(given, DataLoader) and given.collate_fn is collate and not isinstance(given.dataset, IterableDataset):
+        given = given.dataset
+    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+        dataset: Any = given
+        return [partial(_pair_of, dataset, number) for number in range(len(dataset))]
+    pairs: list[Callable[[], tuple[Any, Any]]] = []
+    for item in given:
+        if isinstance(item, list) and item and not _is_pair(item):
+            pairs += [partial(lambda *pair: pair, image_of(sample), label_of(sample)) for sample in item]
+            continue
+        image, label = image_of(item), label_of(item)
+        batched = getattr(label, "ndim", 2) == 3 and getattr(image, "ndim", 3) == 4
+        several = zip(image, label, strict=True) if batched or isinstance(label, list) else [(image, label)]
+        pairs += [partial(lambda *pair: pair, *pair) for pair in several]
+    if not pairs:
+        raise WrongUse("There are no labelled images: what was given yields none. Give one at least.")
+    return pairs
+
+
+def _pair_of(dataset: Any, number: int) -> tuple[Any, Any]:
+    with seeded(number):
+        sample = dataset[number]
+    return image_of(sample), label_of(sample)

@@ -144,11 +144,14 @@ class Scoring:
         if item.error:
             return item.error
         try:
-            image = item.image if change is None else change(item.image, item.source.id)
-            estimates = self.estimator(Normalised(image, self.network.input), item.source.id)
+            if isinstance(item.image, Tensor):
+                estimates = self.estimator(item.image[None].to(self.network.device), item.source.id)
+            else:
+                image = item.image if change is None else change(item.image, item.source.id)
+                estimates = self.estimator(Normalised(image, self.network.input), item.source.id)
             return {name: estimate.each(Tensor.cpu) for name, estimate in estimates.items()}
         except IMAGE_ERRORS as error:
-            return f"{item.image.shape[0]} x {item.image.shape[1]} image: {error_message(error)}"
+            return f"{item.size[0]} x {item.size[1]} image: {error_message(error)}"
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
         for number, (name, estimate) in enumerate(estimates.items()):

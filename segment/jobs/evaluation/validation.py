@@ -15,7 +15,6 @@ from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.images.find import Source
-from segment.images.prepare import normalise
 from segment.jobs.evaluation.compared_methods import FITTED, ComparedMethods, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.scoring import SCORING, Scoring
@@ -78,14 +77,14 @@ def temperatures(
     fits = {name: TemperatureFit(network.card.head) for name in fitted}
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.error:
-            height, width = item.image.shape[:2]
+            height, width = item.size
             if planned.side_for(height, width) is not None:
                 raise OutOfMemory(
                     f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
                     "whole images: leave its methods out."
                 )
             try:
-                images = normalise(item.image, network.card.input)[None]
+                images = item.normalised(network)[None]
                 for name, fit in fits.items():
                     fit.update(fitted[name], images, item.label, _known(item, plan))
             except (SegmentError, RuntimeError, ValueError) as error:  # the scoring round names it

@@ -1,0 +1,59 @@
+"""A network as a caller gives it: loaded, named by a URI or a card, or a bare module with what is said of its images.
+
+Must not know what the network is used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from segment.errors import WrongUse
+from segment.images.specs import Channels, InputSpec, planes_of
+from segment.networks.load import Network, load_network
+
+
+def network_of(
+    given: Network | nn.Module | str | Path,
+    *,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
+) -> Network:
+    """The network; a module is copied, so that the caller's stays as it is.
+
+    mean, std: one number a channel, after the division by 255; channels: "RGB", "BGR", "grey", a number or names. For a
+    module, or the URI of one, whose preprocessing no card states
+    Errors: WrongUse where a card states it, or the numbers do not fit the channels; as `load_network`.
+    """
+    stated = bool(mean or std or channels is not None)
+    if isinstance(given, Network):
+        network = given
+    elif isinstance(given, nn.Module | str | Path):
+        network = load_network(given)
+    else:
+        raise WrongUse(f"A network is a module, a URI, a card or what load_network gave, not a {type(given).__name__}.")
+    if not stated:
+        return network
+    if not network.card.assumed:
+        raise WrongUse(
+            f"mean=, std= and channels= are for a network whose preprocessing nobody stated; the card of "
+            f"{network.name!r} says: {network.input.sentence}. Change the card."
+        )
+    wanted: Channels = network.input.channels
+    if channels is not None:
+        wanted = channels if isinstance(channels, str | int) else tuple(channels)  # type: ignore[assignment]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (0, planes_of(wanted)):
+            raise WrongUse(f"{name} has {len(numbers)} numbers for {planes_of(wanted)} channels. Give one a channel.")
+    if any(number <= 0 for number in std):
+        raise WrongUse(f"std = {tuple(std)}: every number is above 0.")
+    spec = replace(network.card.input, mean=tuple(map(float, mean)), std=tuple(map(float, std)), channels=wanted)
+    return _with_input(network, spec)
+
+
+def _with_input(network: Network, spec: InputSpec) -> Network:
+    return replace(network, card=replace(network.card, input=spec, assumed=False))

@@ -1,0 +1,192 @@
+"""What a caller holds in Python gives the numbers of the same files, from the documented lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from plain import Toy, calibrated, seeded
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import segment
+from segment.draws.image_pool import ImagePool
+from segment.errors import WrongUse
+from segment.images.specs import InputSpec
+from segment.networks import load
+from segment.networks.given import network_of
+
+SIZE, MEAN, STD = (32, 40), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SPEC = InputSpec(mean=MEAN, std=STD)
+RNG = np.random.default_rng(0)
+PIXELS = [RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8) for _ in range(5)]
+LABELS = [RNG.integers(0, 4, SIZE) for _ in range(5)]
+
+
+def normalised(pixels: NDArray[np.uint8]) -> Tensor:
+    return network_of(Toy(), mean=MEAN, std=STD).accept.batch(pixels)[0][0]
+
+
+class Scans(Dataset[Any]):
+    """Samples of one of the usual forms."""
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+
+    def __len__(self) -> int:
+        return len(PIXELS)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = normalised(PIXELS[index]), torch.from_numpy(LABELS[index])
+        return {"tensor": image, "pair": (image, label), "dictionary": {"image": image, "label": label}}[self.form]
+
+
+@pytest.fixture
+def module() -> Toy:
+    return calibrated(seeded(Toy), SIZE)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for number, (pixels, label) in enumerate(zip(PIXELS, LABELS, strict=True)):
+        for name, array in (("images", pixels), ("labels", label.astype(np.uint8))):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def every_form(files: Path) -> Iterator[tuple[str, Any]]:
+    yield "a folder", str(files / "images")
+    yield "a path", files / "images"
+    yield "a list of paths", sorted((files / "images").iterdir())
+    yield "a list of texts", sorted(map(str, (files / "images").iterdir()))
+    yield "arrays", PIXELS
+    yield "one array", np.stack(PIXELS)
+    yield "Pillow images", [Image.fromarray(pixels) for pixels in PIXELS]
+    yield "uint8 tensors", [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in PIXELS]
+    yield "a tensor", torch.stack([normalised(pixels) for pixels in PIXELS])
+    yield "a generator", (pixels for pixels in PIXELS)
+    for form in ("tensor", "pair", "dictionary"):
+        yield f"a Dataset of {form}", Scans(form)
+        yield f"a DataLoader of {form}", DataLoader(Scans(form), batch_size=2)
+        yield f"a DataLoader with its own collation of {form}", DataLoader(Scans(form), batch_size=2, collate_fn=list)
+        yield f"batches of {form}", iter(list(DataLoader(Scans(form), batch_size=2)))
+
+
+def test_images_of_any_form_enter_a_mini_batch_as_the_same_numbers(module: Toy, files: Path) -> None:
+    network = network_of(module, mean=MEAN, std=STD)
+    count = 0
+    for form, images in every_form(files):
+        pool = ImagePool(network, images, None, None)
+        assert len(pool) == len(PIXELS), form
+        for index, pixels in enumerate(PIXELS):
+            assert torch.equal(pool.prepared(index, seed=7), normalised(pixels)), form
+        count += 1
+    assert count == 22
+
+
+def test_a_bank_of_a_loader_is_that_of_the_files(module: Toy, files: Path) -> None:
+    of_files, of_loader = (
+        segment.fit_bank(module, images, batch=2, draws=2, mean=MEAN, std=STD)
+        for images in (files / "images", DataLoader(Scans("pair"), batch_size=2, shuffle=True))
+    )
+    for name in of_files.layers:
+        assert torch.equal(of_files.mean[name], of_loader.mean[name])
+
+
+def test_mcbn_takes_the_banks_file_and_images_of_any_form(module: Toy, files: Path) -> None:
+    path = files / "bank.safetensors"
+    segment.save_bank(segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD), path)
+    mcbn = segment.MCBN(module, str(path), mean=MEAN, std=STD, channels="RGB", precision="fp32")
+    expected = mcbn(PIXELS[0]).probability
+    for image in (files / "images" / "0.png", str(files / "images" / "0.png"), Image.fromarray(PIXELS[0])):
+        assert torch.equal(mcbn(image).probability, expected)
+    assert torch.equal(mcbn(normalised(PIXELS[0])).probability, expected)
+    assert mcbn([PIXELS[0], files / "images" / "1.png"]).probability.shape == (2, 4, *SIZE)
+
+
+@pytest.mark.parametrize("form", ["loader", "own collation"])
+def test_an_evaluation_of_a_loader_has_the_scores_of_the_files(module: Toy, files: Path, form: str) -> None:
+    given: Any = {
+        "loader": DataLoader(Scans("pair"), batch_size=2),
+        "own collation": DataLoader(Scans("dictionary"), batch_size=2, collate_fn=list),
+    }[form]
+    bank = segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD)
+    told: dict[str, Any] = {"mean": MEAN, "std": STD, "bank": bank, "methods": ("deterministic", "mcbn")}
+    found = segment.evaluate(module, given, **told)
+    expected = segment.evaluate(module, str(files / "images"), files / "labels", output=files / "scores", **told)
+    assert found.scores["images"] == 5
+    assert not found.failed
+    for method in ("deterministic", "mcbn"):
+        scores = found.scores["methods"][method]["scores"]
+        for name in ("nll", "miou", "accuracy", "brier", "error_auroc.predictive_entropy"):
+            wanted = expected.scores["methods"][method]["scores"][name]["value"]
+            assert scores[name]["value"] == pytest.approx(wanted, abs=1e-12), (method, name)
+
+
+def test_a_dataset_that_augments_gives_one_bank_by_its_seed_and_leaves_the_generators(module: Toy) -> None:
+    class Random(Scans):
+        def __getitem__(self, index: int) -> Tensor:
+            return normalised(PIXELS[index]) + torch.randn(()) + float(np.random.normal())  # noqa: NPY002
+
+    before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    first, second = (segment.fit_bank(module, Random("tensor"), batch=2, draws=3, mean=MEAN, std=STD) for _ in "ab")
+    other = segment.fit_bank(module, Random("tensor"), batch=2, draws=3, seed=1, mean=MEAN, std=STD)
+    assert torch.equal(first.mean["bn1"], second.mean["bn1"])
+    assert not torch.equal(first.mean["bn1"], other.mean["bn1"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == str(before[1])  # noqa: NPY002
+
+
+def test_a_bare_module_given_pixels_is_told_once_what_happens_to_them(
+    module: Toy, caplog: pytest.LogCaptureFixture
+) -> None:
+    load._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        bank = segment.fit_bank(module, PIXELS, batch=2, draws=2)
+        segment.MCBN(module, bank)(PIXELS[0])
+    told = [message for message in caplog.messages if "how the images of Toy were prepared" in message]
+    assert len(told) == 1
+    assert "RGB pixels divided by 255, neither mean nor std" in told[0]
+    load._warn_once.cache_clear()
+    caplog.clear()
+    segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD)
+    segment.fit_bank(module, torch.stack([normalised(pixels) for pixels in PIXELS]), batch=2, draws=2)
+    assert not [message for message in caplog.messages if "were prepared" in message]
+
+
+def test_what_is_said_twice_or_does_not_fit_is_refused(module: Toy) -> None:
+    network = segment.load_network("segment:tiny?classes=3")
+    with pytest.raises(WrongUse, match=r"the card of 'segment:tiny\?classes=3' says: RGB pixels divided by 255"):
+        network_of(network, mean=MEAN)
+    with pytest.raises(WrongUse, match="mean has 2 numbers for 3 channels"):
+        network_of(module, mean=(0.1, 0.2))
+    with pytest.raises(WrongUse, match="without an image: it has 'scan'"):
+        segment.fit_bank(module, [{"scan": 1}, {"scan": 2}].__iter__(), batch=1)
+    with pytest.raises(WrongUse, match=r"has no label map: give \(image, label\)"):
+        segment.evaluate(module, [PIXELS[0]], mean=MEAN, std=STD)
+
+
+def test_the_whole_preprocessing_is_stated(module: Toy) -> None:
+    network = network_of(module, mean=MEAN, std=STD, channels="BGR")
+    sentence = "BGR pixels divided by 255, minus mean (0.4, 0.5, 0.6), divided by std (0.2, 0.25, 0.3)"
+    assert network.input.sentence == sentence
+    assert sentence in repr(network)
+
+
+def test_the_public_names_of_jobs_are_there(files: Path, module: Toy) -> None:
+    bank = segment.fit_bank(module, PIXELS, batch=2, draws=2)
+    segment.predict(segment.load_network(module), files / "images", bank, files / "run")
+    assert len(segment.select(files / "run", top=3).images) == 3
+    assert callable(segment.sweep)
+    listed = files / "select.csv"
+    listed.write_text(segment.select(files / "run", top=2).csv())
+    again = segment.predict(segment.load_network(module), listed, bank, files / "again")
+    assert (again.done, len(again.failed)) == (2, 0)
