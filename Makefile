@@ -37,6 +37,9 @@ check: $(STAMP)  ## style, types, import layers, doctests
 	.venv/bin/mypy segment tests benchmarks
 	$(PY) -m pytest -q --doctest-modules segment tests/test_layers.py
 
+docs: $(STAMP)  ## the documentation site into build/site, warnings as errors
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 bench: $(STAMP)  ## compare side by side and print ratios (needs the extra `bench`)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks
@@ -62,4 +65,4 @@ clean:  ## remove caches and build products, not .venv
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 
-.PHONY: help setup demo test test-slow check bench measured clean
+.PHONY: help setup demo test test-slow check docs bench measured clean

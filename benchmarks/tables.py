@@ -22,7 +22,7 @@ from segment.report.comparison import best_entry
 from segment.report.tables import COLUMNS, counted, table, verdict
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 MEASURED = ROOT / "docs" / "measured"
 TABLE = re.compile(r"(<!-- table: ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: ([\w.]+) -->).*?(<!-- -->)", re.DOTALL)

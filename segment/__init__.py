@@ -13,7 +13,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from segment.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from segment.cli.screen import progress as progress
     from segment.draws.bank import Bank as Bank
     from segment.errors import SegmentError as SegmentError
     from segment.estimation.estimate import Estimate as Estimate
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from segment.files.triages import save_triage as save_triage
     from segment.guarantees.triage import Triage as Triage
     from segment.guarantees.triage import TriagePlan as TriagePlan
+    from segment.integrations.lightning import MCBNScores as MCBNScores
+    from segment.integrations.metrics import UncertaintyScores as UncertaintyScores
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
     from segment.jobs.evaluate import Labels as Labels
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
+    from segment.jobs.predict_plan import PredictPlan as PredictPlan
     from segment.jobs.select import select as select
     from segment.jobs.sweep import sweep as sweep
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
@@ -39,21 +45,30 @@ if TYPE_CHECKING:
     from segment.networks.cards import read_card as read_card
     from segment.networks.load import Network as Network
     from segment.networks.load import load_network as load_network
+    from segment.report.results import Evaluation as Evaluation
+    from segment.report.results import Sweep as Sweep
+    from segment.report.saved_run import SavedRun as SavedRun
+    from segment.report.saved_run import load_run as load_run
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Bank": "segment.draws.bank",
     "Card": "segment.networks.cards",
     "Estimate": "segment.estimation.estimate",
     "EvaluatePlan": "segment.jobs.evaluate",
+    "Evaluation": "segment.report.results",
     "Labels": "segment.jobs.evaluate",
     "MCBN": "segment.jobs.from_python",
+    "MCBNScores": "segment.integrations.lightning",
     "Network": "segment.networks.load",
+    "PredictPlan": "segment.jobs.predict_plan",
+    "SavedRun": "segment.report.saved_run",
     "SegmentError": "segment.errors",
+    "Sweep": "segment.report.results",
     "SweepPlan": "segment.jobs.evaluation.sweep_states",
     "Triage": "segment.guarantees.triage",
     "TriagePlan": "segment.guarantees.triage",
+    "UncertaintyScores": "segment.integrations.metrics",
     "calibrate_triage": "segment.jobs.triage.calibration",
     "check_triage": "segment.jobs.triage.checking",
     "distill_bank": "segment.jobs.distill",
@@ -61,13 +76,15 @@ _HOMES = {
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.load",
+    "load_run": "segment.report.saved_run",
     "load_triage": "segment.files.triages",
     "predict": "segment.jobs.predict",
+    "progress": "segment.cli.screen",
     "read_card": "segment.networks.cards",
     "save_bank": "segment.files.banks",
+    "save_triage": "segment.files.triages",
     "select": "segment.jobs.select",
     "sweep": "segment.jobs.sweep",
-    "save_triage": "segment.files.triages",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1] / "segment"
 HEIGHT = {
     "errors": 0,
     "axes": 0,
+    "version": 0,
     "images": 1,
     "scenes": 1,
     "networks": 2,
@@ -33,6 +34,7 @@ HEIGHT = {
     "jobs": 10,
     "experiments": 10,
     "cli": 11,
+    "integrations": 11,
     "__main__": 12,
     "__init__": 12,
 }
@@ -111,7 +113,7 @@ def test_a_packages_init_holds_its_docstring_only() -> None:
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:
-    for module in ("errors", "axes", "images.specs", "__init__", "__main__"):
+    for module in ("errors", "axes", "version", "images.specs", "__init__", "__main__"):
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
         for node in tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -6,8 +6,10 @@ Jobs are imported by the command that runs them, so that `--help` needs no torch
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +17,68 @@ import typer
 
 from segment.cli import screen
 from segment.errors import SegmentError, one_line
+from segment.version import __version__
 
-app = typer.Typer(
+
+def _set_quiet(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        screen.set_quiet(quiet=True)
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_set_quiet, help="No progress and no text; --json, warnings and errors stay."
+    ),
+]
+
+
+class App(typer.Typer):
+    """Commands with `--quiet`, which all of them have."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        register = super().command(name, **options)
+
+        def add(function: Any) -> Any:
+            @wraps(function)
+            def call(*arguments: Any, quiet: bool = False, **values: Any) -> Any:
+                return function(*arguments, **values)
+
+            own = signature(function, eval_str=True)
+            quiet = Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+            call.__signature__ = own.replace(parameters=[*own.parameters.values(), quiet])  # type: ignore[attr-defined]
+            call.__annotations__ = {**function.__annotations__, "quiet": Quiet}
+            register(call)
+            return function
+
+        return add
+
+
+app = App(
     name="segment",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
     "130 interrupted.",
 )
 
 INTERRUPTED = 130
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        screen.print_text(f"segment {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def segment(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have."""
 
 
 def run() -> None:
@@ -36,6 +88,7 @@ def run() -> None:
 
 def _exit_code() -> int:
     _load_commands()
+    screen.set_quiet(quiet=False)
     try:
         code = app(standalone_mode=False)
     except SegmentError as refusal:
@@ -88,7 +141,7 @@ def end_with_failures(failed: Mapping[str, str], output: Path) -> None:
 
 
 def _load_commands() -> None:
-    for module in ("commands", "banks", "predicting", "scoring", "triaging", "sweeping", "experiments"):
+    for module in ("commands", "banks", "predicting", "scoring", "triaging", "sweeping", "reporting", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 

@@ -1,4 +1,7 @@
-"""What a person sees: progress on a terminal, quiet in a pipe; tables; one line for a refusal."""
+"""What a person sees: bars on a terminal or in a notebook, lines in a log; tables; one line for a refusal.
+
+NO_COLOR is obeyed, and a pipe gets plain text: rich sees to both.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rich import box
@@ -18,11 +22,18 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-WIDE = 120
+WIDE = 80
 """Columns where there is no terminal to ask."""
+EVERY = 30.0
+"""Seconds between two lines of progress in a log."""
+NARROW = 30
+"""Columns that a column of words may be folded to."""
+GAP = 3
+"""Columns between two columns of a table."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
+_quiet = False
 
 UNITS = {"recording draws": "draws", "training": "steps"}
 """What a stage counts, where that is not images."""
@@ -46,16 +57,20 @@ def set_up(*, verbose: bool = False) -> None:
         warnings.simplefilter("ignore")
 
 
-class ProgressBars:
-    """A job's progress as bars, with images/s or draws/s and the time left; nothing where stderr is no terminal."""
+def set_quiet(*, quiet: bool) -> None:
+    """Whether progress and text are left out from now on; JSON, warnings and errors stay."""
+    global _quiet
+    _quiet = quiet
 
-    def __init__(self, bar: Bar | None) -> None:
+
+class ProgressBars:
+    """A job's progress as bars, with images/s or draws/s and the time left."""
+
+    def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._tasks: dict[str, tuple[Any, float, int, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
-        if self._bar is None:
-            return
         now = time.monotonic()
         if stage not in self._tasks:
             self._tasks[stage] = (self._bar.add_task(stage, total=total, rate=""), now, done, draws)
@@ -70,6 +85,46 @@ class ProgressBars:
         self._bar.update(task, completed=done, total=total, rate="  ".join(rates))
 
 
+class ProgressLines:
+    """A job's progress as a line of text every EVERY seconds, for logs and pipes; nothing for a job that is shorter."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._stages: dict[str, tuple[float, int]] = {}
+        self._last = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
+        now = time.monotonic()
+        start, before = self._stages.setdefault(stage, (now, done))
+        if now - self._last < self._every:
+            return
+        self._last = now
+        unit = UNITS.get(stage, "images")
+        line = f"{stage}: {done} of {total} {unit}"
+        if done > before:
+            rate = (done - before) / max(now - start, 1e-6)
+            line += f", {_short(rate)} {unit}/s, {_clock((total - done) / rate)} left"
+        err.print(Text(line), soft_wrap=True)
+
+
+class NoProgress:
+    """Nothing is shown."""
+
+    def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
+        return
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any.
+
+    >>> _clock(75), _clock(3675)
+    ('1:15', '1:01:15')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
 def _short(rate: float) -> str:
     """Two digits, and no power of ten.
 
@@ -80,10 +135,17 @@ def _short(rate: float) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[ProgressBars]:
-    """Bars for the time of a job."""
-    if not err.is_terminal:
-        yield ProgressBars(None)
+def progress() -> Iterator[ProgressBars | ProgressLines | NoProgress]:
+    """What shows the progress of a job: bars on a terminal and in a notebook, else a line every EVERY seconds.
+
+    From Python: `with segment.progress() as shown: segment.predict(..., progress=shown)`.
+    """
+    if _quiet:
+        yield NoProgress()
+        return
+    notebook = err.is_jupyter and find_spec("ipywidgets") is not None
+    if not (err.is_terminal or notebook):
+        yield ProgressLines()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -98,17 +160,51 @@ def progress() -> Iterator[ProgressBars]:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = ()) -> None:
-    """A table: numbers right; the first column and those named in `words` left."""
-    shown = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table: numbers right; the first column and those named in `words` left.
+
+    One that is wider than the screen goes on in further tables, whose first column is the same.
+    """
+    if _quiet:
+        return
+    for part, chosen in enumerate(_parts(columns, rows, words, out.width)):
+        shown = Table(
+            title=Text(title) if part == 0 else None,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for number in chosen:
+            left = number == 0 or columns[number] in words
+            shown.add_column(Text(columns[number]), justify="left" if left else "right", overflow="fold")
+        for row in rows:
+            shown.add_row(*(Text(row[number]) for number in chosen))
+        out.print(shown)
+
+
+def _parts(columns: Sequence[str], rows: list[list[str]], words: Collection[str], width: int) -> list[list[int]]:
+    """Which columns stand side by side, each part within the width; the first column is in each.
+
+    >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6, "2" * 6]], (), 25), _parts(["name", "a"], [], (), 80)
+    ([[0, 1], [0, 2]], [[0, 1]])
+    """
+    needed = []
     for number, column in enumerate(columns):
-        left = number == 0 or column in words
-        shown.add_column(Text(column), justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    out.print(shown)
+        longest = max(len(column), *(len(row[number]) for row in rows), 0)
+        needed.append(min(longest, NARROW) if column in words or number == 0 else longest)
+    parts, used = [[0]], needed[0]
+    for number in range(1, len(columns)):
+        if len(parts[-1]) > 1 and used + GAP + needed[number] > width:
+            parts.append([0])
+            used = needed[0]
+        parts[-1].append(number)
+        used += GAP + needed[number]
+    return parts
 
 
 def print_text(text: str) -> None:
+    if _quiet:
+        return
     _message(out, Text(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,10 @@ def sweep(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     memory: Memory = None,
     void: Void = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`).")] = True,
+    plots: Annotated[
+        bool | None,
+        typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`); default: where it is installed."),
+    ] = None,
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
@@ -87,6 +91,8 @@ def sweep(
 
     if plots:
         needs_matplotlib()
+    elif plots is None:
+        plots = find_spec("matplotlib") is not None
     if report is not None:
         check_page(report)
     grid = Grid(

@@ -21,7 +21,7 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """One draw: layer name -> mean, biased variance, each (C) float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bank:
     """Draws in a random order, so that the first N of a bank are N random draws.
 
@@ -63,6 +63,14 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    def __repr__(self) -> str:
+        made = self.provenance
+        of = f" of {made['network']}" if "network" in made else ""
+        known = {"M": made.get("batch"), "seed": made.get("seed"), "images": made.get("images")}
+        parts = [f"T = {len(self)}", *(f"{name} = {value}" for name, value in known.items() if value is not None)]
+        kind = ", distilled" if self.distilled else ""
+        return f"Bank{of}: {', '.join(parts)}; {len(self.layers)} BN layers drawn{kind}"
 
     @property
     def layers(self) -> tuple[str, ...]:

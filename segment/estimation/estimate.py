@@ -17,6 +17,8 @@ from torch import Tensor
 
 from segment.axes import Head, Plane
 from segment.errors import FastPathDiffers, PredictionFailed
+from segment.estimation.in_hand import InHand
+from segment.estimation.view import View
 from segment.methods.method import Method
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
@@ -28,8 +30,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Estimate(Generic[A]):
+@dataclass(frozen=True, repr=False)
+class Estimate(InHand, Generic[A]):
     """The result of T draws for N images; measures are also attributes: `estimate.variance`.
 
     prediction: (N H W) class indices; multi-label: (N K H W) of 0 and 1
@@ -37,6 +39,7 @@ class Estimate(Generic[A]):
     maps: measure -> (N H W); withheld: measure -> why it has no map; draws: T
     reached_error: the standard error that stopped the draws (`segment.uncertainty.stopping`), None where all were used
     seconds: of its passes, moments and maps; shared passes count in full for each read-out
+    view: its image, class names and colours, for pictures; None: pictures have numbered classes and no image
     For one image the axis N is absent everywhere.
     """
 
@@ -47,6 +50,7 @@ class Estimate(Generic[A]):
     withheld: Mapping[str, str] = field(default_factory=dict)
     reached_error: float | None = None
     seconds: float = 0.0
+    view: View | None = field(default=None, repr=False, compare=False)
 
     @property
     def probability(self) -> A:
@@ -72,7 +76,8 @@ class Estimate(Generic[A]):
 
     def image(self, index: int) -> Estimate[A]:
         """One of the N images."""
-        return self.each(lambda values: values[index])  # type: ignore[index]
+        chosen = self.each(lambda values: values[index])  # type: ignore[index]
+        return chosen if self.view is None else replace(chosen, view=self.view.image(index))
 
     def arrays(self, classes: int | None = None) -> Estimate[Plane]:
         """The estimate as NumPy arrays on the CPU; arrays in files stay there.

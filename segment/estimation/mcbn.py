@@ -9,6 +9,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,9 +23,11 @@ from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.precision import choose
+from segment.estimation.view import View, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
+from segment.pictures.palettes import palette
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan, check_single_image
@@ -136,7 +139,27 @@ class MCBN:
                 estimator.to_redo,
             )
             estimator.to_redo = 0
+        estimate = replace(estimate, view=self._view(images))
         return estimate.image(0) if single else estimate
+
+    def __repr__(self) -> str:
+        stochastic, layers = len(self.drawn.stochastic), len(self.drawn.layers)
+        stop = "" if self.stop is None else f", stopped at a standard error of {self.stop.tolerance:g}"
+        return (
+            f"MCBN of {self.network.name}: {len(self.bank)} draws{stop}, {self.precision}, on {self.network.device}; "
+            f"{stochastic} of {layers} BN layers stochastic\n  {self.bank!r}\n"
+            f"  input: {self.network.card.input.sentence}"
+        )
+
+    def _view(self, images: Tensor) -> View:  # N C H W
+        card = self.network.card
+        return View(
+            name=self.network.name,
+            classes=self.network.class_names,
+            palette=palette(self.network.classes, card.palette),
+            head=card.head,
+            images=tuple(partial(pixels_of, image, card.input) for image in images),
+        )
 
     def _estimator(self, measures: tuple[str, ...]) -> Estimator:
         """The estimator of these measures, kept between calls; its memory budget is measured at each call."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from segment.version import __version__
+
 PACKAGES = (
-    "mcbn-segment",
     "torch",
     "torchvision",
     "segmentation-models-pytorch",
@@ -19,7 +20,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Package -> version, with Python's; a package that is not installed is left out."""
-    by_package = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version(), "mcbn-segment": __version__}
     for package in PACKAGES:
         try:
             by_package[package] = version(package)

@@ -110,3 +110,13 @@ class TrainingSpec:
 
     batch: int
     transforms: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """One line for a person.
+
+        >>> TrainingSpec(batch=8, transforms=({"name": "HorizontalFlip", "p": 0.5},)).in_words
+        'M = 8, HorizontalFlip'
+        """
+        names = [str(transform["name"]) for transform in self.transforms]
+        return ", ".join([f"M = {self.batch}", *names])

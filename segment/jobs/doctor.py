@@ -45,6 +45,8 @@ EXTRAS = {
     "annotations": ("pycocotools",),
     "tables": ("pyarrow",),
     "hf": ("transformers",),
+    "xarray": ("xarray",),
+    "lightning": ("lightning", "torchmetrics"),
     "bench": ("torch_uncertainty",),
 }
 

@@ -29,8 +29,8 @@ from segment.jobs.evaluation.sweep_grid import Banks
 from segment.jobs.evaluation.sweep_states import Place, SweepPlan, Swept
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
-from segment.report.comparison import MethodBoards, scores
-from segment.report.results import CLEAN, Row, Setting, Sweep
+from segment.report.comparison import MethodBoards, differences, scores
+from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting, Sweep
 from segment.report.tables import compact
 from segment.scores.scoreboard import Scoreboard
 
@@ -50,6 +50,8 @@ SHOWN = (
 )
 """Columns of sweep.csv, each with its interval and its spread over banks."""
 TEMPERATURES = "temperatures.json"
+OVER = "over_deterministic"
+"""Key of a row's result: score -> its paired difference from the plain network on the same images."""
 
 
 def sweep(
@@ -171,6 +173,8 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
         boards = tuple(scoring.boards[key] for key in keys)
         by_group[str(group)] = MethodBoards(boards, group.draws, spent)
     content = scores(by_group)
+    plain = next((str(group) for group in groups if group.method == DETERMINISTIC), None)
+    over = {} if plain is None else differences(by_group, plain)
     counts = {"images": content["images"], "pixels": content["pixels"]}
     return [
         Row(
@@ -179,7 +183,7 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
             method=group.method,
             setting=group.setting,
             draws=group.draws,
-            result=counts | method,
+            result=counts | method | ({OVER: over[str(group)]} if str(group) in over else {}),
         )
         for group, method in zip(groups, content["methods"].values(), strict=True)
     ]
@@ -194,7 +198,7 @@ def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Ma
     clean = [row for row in rows if row.condition == CLEAN]
     counts = {key: clean[0].result[key] for key in ("images", "pixels")}
     keep = ("passes_per_image", "seconds", "scores", "per_class", "curves")
-    methods = {row.name: {key: row.result[key] for key in keep} for row in clean}
+    methods = {row.name: {key: row.result[key] for key in (*keep, OVER) if key in row.result} for row in clean}
     shifted: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row.condition != CLEAN:

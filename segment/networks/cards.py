@@ -20,9 +20,8 @@ from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
 from segment.networks.uris import parse_uri
 
-CHECKOUT = Path(__file__).parents[2] / "configs" / "models"
 SHIPPED = Path(__file__).parent / "shipped"
-"""Cards (and weights) that an installed package brings along; the repository's own cards are in `configs/models/`."""
+"""Cards that the package brings along, and the weights of one of them."""
 
 IN_CHANNELS = "in_channels"
 """smp's argument for C."""
@@ -31,7 +30,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Card:
     """One network, ready to be built: how, from which weights, for which images, with which classes.
 
@@ -70,6 +69,17 @@ class Card:
     images: str | None = None
     assumed: bool = False
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
+        lines = [
+            f"Card {self.name}: {self.network}",
+            f"weights: {self.weights or 'of the URI'}{'' if self.sha256 is None else ', sum checked'}",
+            f"head: {self.head}, {f'{len(self.classes)} classes ({names})' if names else 'classes not named'}",
+            f"input: {self.input.sentence}",
+            f"training: {'not stated' if self.training is None else self.training.in_words}",
+        ]
+        return "\n  ".join(lines)
+
     def settings(self) -> dict[str, Any]:
         """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
         apart = ("name", "weights", "sha256", "assumed")
@@ -77,11 +87,11 @@ class Card:
 
 
 def card_folders() -> tuple[Path, ...]:
-    return (Path("configs/models"), CHECKOUT, SHIPPED)
+    return (Path("configs/models"), SHIPPED)
 
 
 def known_cards() -> dict[str, Path]:
-    """Every card by its name; the working folder's cards come before the repository's and the package's."""
+    """Every card by its name; those of the working folder's `configs/models` come before the package's."""
     return {path.stem: path for folder in reversed(card_folders()) for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -102,6 +112,11 @@ def read_card(card: str | Path) -> Card:
         return _card_of(CardFile.model_validate(contents), path)
     except ValidationError as error:
         raise WrongUse("\n".join(_error_message(path, dict(entry)) for entry in error.errors())) from None
+
+
+def card_schema() -> dict[str, Any]:
+    """The JSON schema of a card."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CardFile.model_json_schema()}
 
 
 def default_card(uri: str) -> Card:

@@ -26,9 +26,9 @@ from segment.images.specs import InputSpec
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
-from segment.networks.modules import device_of
+from segment.networks.modules import device_of, named_modules
 from segment.networks.uris import SCHEMES, is_uri, parse_uri
-from segment.networks.weights import load_weights
+from segment.networks.weights import differs_from_card, find_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ MAP_KEYS = ("out", "logits", "masks")
 """Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Network:
     """A network with its card, callable: images N C H W to logits N K' H W.
 
@@ -47,8 +47,10 @@ class Network:
     card: Card
 
     def __repr__(self) -> str:
-        named = f", {len(self.card.classes)} classes" if self.card.classes else ""
-        return f"Network({self.name!r}, {self.card.head}{named}; images: {self.card.input.sentence})"
+        layers = sum(isinstance(part, BatchNorm) for _, part in named_modules(self.module))
+        classes = f"{len(self.card.classes)} classes, " if self.card.classes else ""
+        made = f"{type(self.module).__name__} on {self.device}, {classes}{self.card.head} head, {layers} BN modules"
+        return f"Network {self.name}: {made}\n  input: {self.card.input.sentence}"
 
     @property
     def name(self) -> str:
@@ -193,7 +195,7 @@ def load_network(
 
     A module is copied, so that the caller's keeps its flags, its device and its weights.
 
-    weights: a file that replaces the card's
+    weights: a file that replaces the card's; a warning says so where its bytes are others than the card names
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
     device: as torch names it; None: the CPU, or the device of a module given directly
     Errors: UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line
@@ -205,12 +207,12 @@ def load_network(
     else:
         card = _card_of(model, card)
         module = build(card.network)
-    if weights is not None and card.sha256 is not None:
-        logger.warning("%s is loaded from %s, not from its card's file: the sum is not checked.", card.name, weights)
     if weights is not None:
         load_weights(module, weights)
+        if card.sha256 is not None and (difference := differs_from_card(Path(weights), card.sha256)):
+            logger.warning("%s: %s", card.name, difference)
     elif card.weights is not None:
-        load_weights(module, card.weights, sha256=card.sha256)
+        load_weights(module, find_weights(card.weights), sha256=card.sha256)
     elif not isinstance(model, nn.Module) and _is_random(card.network):
         logger.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,32 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 AUXILIARY = "aux_classifier."
 """torchvision's second head, which serves the training loss only."""
+
+
+FOLDERS = "SEGMENT_WEIGHTS"
+"""Environment variable: folders with weights files, as PATH lists folders."""
+
+
+def find_weights(path: Path) -> Path:
+    """The file that a card names; where it is not there, the file of its name in a folder of SEGMENT_WEIGHTS."""
+    folders = [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    places = [path, *(Path(folder) / path.name for folder in folders)]
+    return next((place for place in places if place.is_file()), path)
+
+
+def differs_from_card(path: Path, sha256: str) -> str:
+    """What to warn of where a file given in place of the card's is another one; empty where it is the card's."""
+    if not path.is_file():
+        return ""  # refused when it is read
+    actual = _sha256(path)
+    if actual == sha256:
+        return ""
+    return f"{path} holds other weights than the card names: SHA-256 {actual[:12]}..., the card says {sha256[:12]}..."
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> None:
@@ -63,15 +90,17 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
 
 def _check_file(path: Path, sha256: str | None) -> None:
     if not path.exists():
-        raise WeightsRefused(f"Weights {str(path)!r} are not there; name the file with --weights FILE.")
+        raise WeightsRefused(
+            f"Weights {str(path)!r} are not there; name the file with --weights FILE, or its folder in "
+            f"the environment variable {FOLDERS}."
+        )
     if path.is_dir():
         raise WeightsRefused(f"Weights {str(path)!r} are a folder; what smp saved is asked for as 'smp-dir:{path}'.")
     if path.stat().st_size == 0:
         raise WeightsRefused(f"Weights {str(path)!r} are empty (0 bytes); copy the file again.")
     if sha256 is None:
         return
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = _sha256(path)
     if actual != sha256:
         raise WeightsRefused(
             f"Weights {str(path)!r} are not the card's: SHA-256 {actual[:12]}..., the card says {sha256[:12]}...; "

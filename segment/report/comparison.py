@@ -150,6 +150,17 @@ def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
     return gained
 
 
+def differences(methods: Mapping[str, MethodBoards], rival: str) -> dict[str, dict[str, Entry]]:
+    """Each other method minus the rival in every plain score, with the 95 % interval, paired over images."""
+    all_methods = _AllMethods(methods)
+    found: dict[str, dict[str, Entry]] = {}
+    for method in methods:
+        if method != rival:
+            entries = {title: all_methods.difference(title, method, rival) for title in PLAIN}
+            found[method] = {title: entry for title, entry in entries.items() if entry is not None}
+    return found
+
+
 def _titles() -> list[str]:
     ranking = [f"{score}{end}" for score in RANKING for end in (f".{COMMON}", BEST)]
     return [*PLAIN, *ranking]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,13 @@ NO_LABEL = (128, 128, 128)
 """Colour of a pixel that no label of a multi-label head claims."""
 
 
+class Places(Protocol):
+    """Where the files of an image go; a `Run` is one."""
+
+    def path(self, image_id: str, name: str) -> Path: ...
+    def relative(self, path: Path) -> str: ...
+
+
 @dataclass(frozen=True)
 class PictureStyle:
     """What the pictures of a run share: one heat scale, one palette, the names of the classes."""
@@ -53,7 +61,7 @@ class PictureStyle:
 
 
 def render(
-    run: Run,
+    run: Places,
     image_id: str,
     image: Picture,
     estimate: Estimate[Plane],
@@ -89,7 +97,7 @@ def _added(written: list[Path], path: Path) -> Path:
 
 
 def _write_files(
-    run: Run,
+    run: Places,
     image_id: str,
     image: Picture,
     estimate: Estimate[Plane],

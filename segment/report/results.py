@@ -58,7 +58,7 @@ class Validation:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The result of an evaluation; all of it is in its folder too.
 
@@ -76,6 +76,15 @@ class Evaluation:
     record: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     triaged: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        methods = self.scores["methods"]
+        lines = [f"Evaluation of {self.record.get('settings', {}).get('model', 'a network')}: "]
+        lines[0] += f"{self.scores['images']} images, {len(self.failed)} failed, in {self.folder}"
+        for name in list(methods)[:SHOWN_ROWS]:
+            lines.append(f"  {name}: {_in_words(methods[name]['scores'])}")
+        more = len(methods) - SHOWN_ROWS
+        return "\n".join(lines + ([f"  and {more} more methods"] if more > 0 else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +130,29 @@ class Row:
         return f"{self.method}, {self.setting}, T={self.draws}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """The result of a sweep; all of it is in its folder too."""
 
     folder: Path
     rows: Sequence[Row]
     failed: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        clean = [row for row in self.rows if row.condition == CLEAN]
+        best = sorted(clean, key=lambda row: row.result["scores"].get("nll", {}).get("value") or float("inf"))
+        lines = [
+            f"Sweep: {len(self.rows)} settings, {len(self.failed)} images failed, in {self.folder}; best NLL first"
+        ]
+        return "\n".join(lines + [f"  {row.name}: {_in_words(row.result['scores'])}" for row in best[:SHOWN_ROWS]])
+
+
+SHOWN_ROWS = 8
+"""Methods or settings in a repr."""
+
+
+def _in_words(scores: Mapping[str, Any]) -> str:
+    """The scores that are looked at first, in one line; those without a value left out."""
+    names = {"nll": "NLL", "miou": "mIoU", "ece": "ECE", "accuracy": "accuracy"}
+    known = {title: scores.get(name, {}).get("value") for name, title in names.items()}
+    return ", ".join(f"{title} {value:.4g}" for title, value in known.items() if value is not None)

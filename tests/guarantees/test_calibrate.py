@@ -45,7 +45,8 @@ def images_of(errors: NDArray[np.float64], seed: int = 0, *, noise: float = 0.3,
     """
     rng = np.random.default_rng(seed)
     plan = ScorePlan(classes=CLASSES, measures=MEASURES, void=VOID)
-    counts, means, dice = ImageCounts(plan), {name: {} for name in MEASURES}, {}
+    counts, dice = ImageCounts(plan), dict[str, float]()
+    means: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
     for number, error in enumerate(errors):
         label = rng.integers(0, 2, SIZE)
         wrong = rng.permutation(100).reshape(SIZE) < round(100 * error)
@@ -163,7 +164,7 @@ def test_groups_of_one_image_are_the_images_themselves() -> None:
     alone = images_of(errors)
     grouped = replace(alone, groups={i: i for i in alone.counts.ids})
     for guarantee in ("expectation", "images"):
-        plan = TriagePlan(max_error=0.05, guarantee=guarantee, share=0.8)  # type: ignore[arg-type]
+        plan = TriagePlan(max_error=0.05, guarantee=guarantee, share=0.8)
         first, second = (calibrate_unit(images, plan, "pixel") for images in (alone, grouped))
         assert (first.threshold, first.loss, first.groups) == (second.threshold, second.loss, second.groups)
 

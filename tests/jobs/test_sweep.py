@@ -25,9 +25,10 @@ from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
-from segment.jobs.sweep import sweep
+from segment.jobs.sweep import OVER, sweep
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
+from segment.report.html.charts import sweep_charts
 from segment.report.results import Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.tracing.bn_network import drawable
@@ -199,6 +200,26 @@ def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
     assert score(row, "nll")["value"] == pytest.approx(evaluated["nll"]["value"], abs=1e-5)
     with pytest.raises(WrongUse, match="Several of --bank are called 'two'"):
         replace(plan, banks=("a/two.safetensors", "b/two.safetensors"))
+
+
+def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_report_plots_it(swept: Sweep) -> None:
+    (plain,) = of(swept, method="deterministic")
+    assert OVER not in plain.result
+    for row in of(swept, method="mcbn"):
+        entry = row.result[OVER]["nll"]
+        assert entry["value"] == pytest.approx(score(row, "nll")["value"] - score(plain, "nll")["value"], abs=1e-9)
+        assert entry["low"] <= entry["value"] <= entry["high"]
+        alone = score(row, "nll")
+        assert entry["high"] - entry["low"] < alone["high"] - alone["low"], "pairing removes what images share"
+    paths = sorted(swept.folder.glob("condition_*.json"))
+    charts = sweep_charts([row for path in paths for row in json.loads(path.read_text())["rows"]])
+    titles = [chart["title"] for chart in charts]
+    assert titles[0] == "NLL, nats minus that of the plain network, by T, draws"
+    assert "NLL under noise" in titles
+    (line,) = charts[0]["lines"]
+    assert line["x"] == [1, 2, 4, 8]
+    (last,) = of(swept, method="mcbn", draws=8)
+    assert line["y"][-1] == last.result[OVER]["nll"]["value"]
 
 
 def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:

@@ -377,7 +377,7 @@ def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_p
 
 def test_masks_of_several_labels_make_segments_together() -> None:
     masks = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]]])  # K H W
-    image = triaged_image(estimate_of(masks, np.float32([[0.0, 0.6, 0.9, 0.1]])), asked_of("segment", 0.5))
+    image = triaged_image(estimate_of(masks, np.array([[0.0, 0.6, 0.9, 0.1]], np.float32)), asked_of("segment", 0.5))
     assert image.review[:].tolist() == [[0, 0, 255, 0]]
     assert image.set_size is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -193,7 +194,31 @@ def test_the_sum_in_the_card_is_held_against_the_cards_file(
         load_network(card)
     with caplog.at_level(logging.WARNING):
         assert load_network(card, weights=path).fingerprint == network.fingerprint
-    assert "the sum is not checked" in caplog.text
+    assert "holds other weights than the card names" in caplog.text
+    caplog.clear()
+    card.write_text(shape.format(right), encoding="utf-8")
+    assert load_network(card, weights=path).fingerprint == network.fingerprint
+    assert caplog.text == ""
+
+
+def test_a_cards_weights_are_found_by_name_in_a_folder_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network("segment:enet?classes=2")
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "enet.safetensors"
+    safetensors.torch.save_file(network.module.state_dict(), path)
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    card = tmp_path / "card.yaml"
+    shape = 'network: segment:enet?classes=2\nweights: {{file: ../gone/enet.safetensors, sha256: "{}"}}\n'
+    card.write_text(shape.format(right), encoding="utf-8")
+    with pytest.raises(WeightsRefused, match="or its folder in the environment variable SEGMENT_WEIGHTS"):
+        load_network(card)
+    monkeypatch.setenv("SEGMENT_WEIGHTS", f"/nowhere{os.pathsep}{path.parent}")
+    assert load_network(card).fingerprint == network.fingerprint
+    card.write_text(shape.format("0" * 64), encoding="utf-8")
+    with pytest.raises(WeightsRefused, match=re.escape(f"SHA-256 {right[:12]}")):
+        load_network(card)
 
 
 def test_older_smp_checkpoints_load_by_smps_own_renaming(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The schema of a model card → docs/cards.md and the JSON schema that editors complete cards by.
+
+`python -m benchmarks.card_reference` writes both; a test says when they are out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from segment.images.specs import InputSpec, TrainingSpec
+from segment.networks.cards import Card, card_schema
+
+ROOT = Path(__file__).parents[1]
+PAGE, SCHEMA = ROOT / "docs" / "cards.md", ROOT / "segment" / "networks" / "shipped" / "card.schema.json"
+HEAD = """# Model card reference
+
+Written from the schema that cards are checked by; a key that is not here is refused. The package ships the same as JSON
+schema (`segment/networks/shipped/card.schema.json`). An editor with YAML support completes a card that begins with
+
+```yaml
+# yaml-language-server: $schema=card.schema.json
+```
+
+[The guide](guide.md#cards) shows whole cards.
+"""
+
+
+def meanings(docstring: str | None) -> dict[str, str]:
+    r"""Key -> its description, from the lines "key: description" of a docstring; "mean, std: ..." describes both.
+
+    >>> meanings("Title.\n\n    a: one\n        more\n    b, c: two\n")
+    {'a': 'one more', 'b': 'two', 'c': 'two'}
+    """
+    found: dict[str, str] = {}
+    keys: list[str] = []
+    for line in (docstring or "").splitlines()[2:]:
+        begins = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+        if begins:
+            keys = begins.group(1).split(", ")
+            found |= dict.fromkeys(keys, begins.group(2))
+        elif line.strip():
+            found |= {key: f"{found[key]} {line.strip()}" for key in keys}
+    return found
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """What a key holds, in words."""
+    if "anyOf" in schema:
+        return kind(next(part for part in schema["anyOf"] if part.get("type") != "null"))
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return "mapping, below"
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    bound = "" if least is None else f" from {least} up" if "minimum" in schema else f" above {least:g}"
+    names = {"string": "text", "integer": "whole number", "number": "number", "object": "mapping"}
+    if schema.get("type") == "array":
+        inner = schema.get("items", {})
+        return f"list, each a {kind(inner)}" if inner.get("type") not in ("array", "object") else "list"
+    return names.get(schema.get("type", ""), "see right") + bound
+
+
+def rows(properties: dict[str, Any], required: list[str], words: dict[str, str]) -> list[str]:
+    lines = ["| key | holds | default | meaning |", "| --- | --- | --- | --- |"]
+    for key, schema in properties.items():
+        default = schema.get("default")
+        shown = "needed" if key in required else "none" if default in (None, [], {}) else f"`{default}`"
+        lines.append(f"| `{key}` | {kind(schema)} | {shown} | {words.get(key, '')} |")
+    return lines
+
+
+def page() -> str:
+    """docs/cards.md."""
+    schema = card_schema()
+    top = meanings(Card.__doc__)
+    text = HEAD + "\n" + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n"
+    weights = {"file": "relative to the card, or its name in a folder of `SEGMENT_WEIGHTS`", "sha256": top["sha256"]}
+    inner = {"weights": weights, "input": meanings(InputSpec.__doc__), "training": meanings(TrainingSpec.__doc__)}
+    for key, words in inner.items():
+        part = schema["$defs"][f"{key.capitalize()}Entry"]
+        text += f"\n## {key}\n\n" + "\n".join(rows(part["properties"], part.get("required", []), words)) + "\n"
+    return text
+
+
+def schema_text() -> str:
+    """card.schema.json."""
+    return json.dumps(card_schema(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    SCHEMA.write_text(schema_text(), encoding="utf-8")

@@ -1,0 +1,62 @@
+"""report: options to one HTML file about a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Device, Json, Weights, loaded
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_OR_SCORES...",
+            help="A run of predict; beside it folders of evaluate and sweep, and JSON files of triages or comparisons.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Heading; default: the run's folder and network.")] = "",
+    labels: Annotated[
+        str | None, typer.Option(help="Label maps of the run's images; default: those of an evaluation given.")
+    ] = None,
+    flip_book: Annotated[
+        list[str] | None, typer.Option(help="Id of an image whose single draws are shown; may be repeated.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Network of the run, for --flip-book.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Bank of the run, for --flip-book.")] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write one self-contained HTML file to decide by: which images, and which pixels, to trust."""
+    from segment.files.banks import load_bank
+    from segment.jobs.report import report as write_report
+
+    network = loaded(model, weights, device) if model is not None else None
+    with screen.progress() as shown:
+        written = write_report(
+            paths,
+            output,
+            title=title,
+            labels=labels,
+            flip_book=flip_book or (),
+            network=network,
+            bank=None if bank is None else load_bank(bank),
+            progress=shown,
+        )
+    if json:
+        names = [str(path) for path in written.files]
+        screen.as_json({"files": names, "bytes": written.size, "images": written.images, "failed": written.failed})
+        return
+    pages = "" if len(written.files) == 1 else f" in {len(written.files)} pages"
+    failed = "" if not written.failed else f", {written.failed} failed"
+    screen.print_text(f"{written.files[0]}: {written.images} images{failed}, {written.size / 1e6:.1f} MB{pages}.")

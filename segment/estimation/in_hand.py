@@ -1,0 +1,126 @@
+"""What a person does with an estimate in hand: look at it, convert it, save it.
+
+Must not know how it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segment.estimation import view as views
+from segment.pictures.heatmaps import scale_of
+from segment.pictures.palettes import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILES = "segment.report.estimates"
+"""The module that writes; it lies above this one and is imported when something is saved."""
+
+
+class InHand:
+    """The methods of an Estimate that serve a person at a prompt or in a notebook.
+
+    The attributes are those of `segment.Estimate`.
+    """
+
+    prediction: Any
+    mean: Any
+    maps: Mapping[str, Any]
+    draws: int
+    view: views.View | None
+    arrays: Callable[..., Any]
+    image: Callable[[int], Any]
+
+    def __repr__(self) -> str:
+        shape = tuple(self.prediction.shape)
+        count = "" if self.single else f"{shape[0]} images of "
+        classes = "" if self.view is None else f"{len(self.view.classes)} classes, "
+        names = ", ".join(["prediction", *(["probability"] if self.mean is not None else []), *self.maps])
+        return f"Estimate({count}{shape[-2]} x {shape[-1]}, {classes}T = {self.draws}: {names})"
+
+    @property
+    def single(self) -> bool:
+        """Whether it is of one image, without the axis N."""
+        labels = self.view is not None and self.view.head == "multilabel"
+        if self.mean is not None:
+            return len(self.mean.shape) == 3
+        return len(self.prediction.shape) == 2 + labels
+
+    def numpy(self) -> Any:
+        """As NumPy arrays on the CPU; class indices in the smallest unsigned type."""
+        return self.arrays(len(views.view_of(self).classes))
+
+    def plot(
+        self, maps: Sequence[str] | None = None, *, high: Mapping[str, float] | None = None, width: float = 3.0
+    ) -> Figure:
+        """A figure of image, mask and maps, with colour bars in the measures' units and a key of the classes.
+
+        Args:
+            maps: measures to show; None: predictive entropy and variance, where they are there.
+            high: measure to the value of its last colour; where it is not named, that of a run's pictures.
+            width: of a panel, inches.
+
+        Returns:
+            A matplotlib figure: `estimate.plot().savefig("figure.pdf")`.
+
+        Raises:
+            MissingExtra: matplotlib is not installed (extra `plots`).
+            WrongUse: a measure has no map.
+
+        """
+        return views.figure_of(self, maps, high or {}, width=width)
+
+    def overlay(self, measure: str | None = None, *, high: float | None = None, index: int = 0) -> Picture:
+        """The image with outlined classes, and a measure from amber to red on a fixed scale.
+
+        Args:
+            measure: None: predictive entropy, else the first map.
+            high: the value of the strongest colour; None: as in a run.
+            index: which of N images.
+
+        Returns:
+            RGB pixels, uint8 (H, W, 3).
+
+        Raises:
+            WrongUse: the estimate has no such map.
+
+        """
+        view, name = views.view_of(self), views.measure_of(self, measure)
+        scale = scale_of(name, len(view.classes), view.head, high)
+        single = self if self.single else self.image(index)
+        return views.overlay_of(next(views.each_shown(single, views.view_of(single))), name, scale)
+
+    def to_xarray(self) -> Any:
+        """An `xarray.Dataset` with named axes (image, class, y, x), units and class names.
+
+        Raises:
+            MissingExtra: xarray is not installed (extra `xarray`).
+
+        """
+        return import_module(FILES).to_xarray(self)
+
+    def save(self, folder: str | Path, *, formats: Sequence[str] = ("png", "npz")) -> tuple[Path, ...]:
+        """Write prediction, maps, heat map and overlay into a folder, as `segment predict` does for an image.
+
+        Args:
+            folder: made if it is not there; N images have a folder each below it, named 0, 1, ...
+            formats: as `segment predict --format`.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            WrongUse: an unknown format, or a folder that cannot be written.
+
+        """
+        return tuple(import_module(FILES).save(self, Path(folder), tuple(formats)))
+
+    def _repr_png_(self) -> bytes:
+        return views.png_of(self)
+
+    def _repr_html_(self) -> str:
+        return views.html_of(self)

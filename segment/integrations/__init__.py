@@ -1,0 +1,1 @@
+"""Our scores and banks as the classes that other libraries' loops call: torchmetrics and Lightning."""

@@ -1,0 +1,177 @@
+"""A run, and scores, sweeps or triages beside it, to one HTML file: `segment report`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.draws.bank import Bank
+from segment.errors import SegmentError, WrongUse
+from segment.estimation.mcbn import MCBN
+from segment.files.versions import versions
+from segment.files.writing import check_writable
+from segment.images.find import Source
+from segment.images.read import read_label
+from segment.jobs.evaluation.labels import labelled
+from segment.jobs.progress import Progress, silent
+from segment.networks.load import Network
+from segment.report.html.build import Sources, Written, write_report
+from segment.report.html.details import Labels
+from segment.report.saved_run import SavedRun, load_run
+
+log = logging.getLogger(__name__)
+
+CONDITIONS = "condition_*.json"
+"""Files in which a sweep keeps its rows."""
+
+
+def report(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    title: str = "",
+    labels: str | Path | None = None,
+    flip_book: Sequence[str] = (),
+    network: Network | None = None,
+    bank: Bank | None = None,
+    progress: Progress = silent,
+) -> Written:
+    """Write one self-contained HTML file about a run.
+
+    Args:
+        paths: folders of `segment predict`, `evaluate` and `sweep`, and JSON files of triages or comparisons; one of
+            them is a run with maps.
+        output: the file; further pages are written beside it where one would be too large.
+        title: of the page; default: the run's folder and network.
+        labels: label maps of the run's images; default: those of an evaluation among the paths.
+        flip_book: ids of images whose single draws are shown; needs the network and the bank.
+        network: that of the run.
+        bank: that of the run.
+        progress: called after each image.
+
+    Returns:
+        The files, their size, and how many images they hold.
+
+    Raises:
+        WrongUse: no run with maps among the paths, two of them, or a flip-book without network and bank.
+
+    """
+    output = Path(output)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise WrongUse(f"A report is an HTML file; add the suffix: -o {output}.html")
+    check_writable(output)
+    runs, evaluations, sweeps, others = _sorted(paths)
+    if len(runs) != 1:
+        what = "none of them is" if not runs else f"{len(runs)} of them are"
+        raise WrongUse(
+            f"A report shows one run of `segment predict`, and {what}: "
+            f"{', '.join(str(run.folder) for run in runs) or ', '.join(map(str, paths))}."
+        )
+    (run,) = runs
+    label_of, void = _labels(run, evaluations, labels)
+    warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
+    sources = Sources(
+        run=run,
+        title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",
+        evaluations=evaluations,
+        sweeps=sweeps,
+        others=others,
+        label_of=label_of,
+        void=void,
+        draws=_draws(run, flip_book, network, bank),
+        warnings=warnings,
+    )
+    version = versions().get("mcbn-segment", "")
+    return write_report(sources, output, version, lambda done, total: progress("packing images", done, total))
+
+
+Sorted = tuple[list[SavedRun], list[SavedRun], list[list[Mapping[str, Any]]], list[tuple[str, Mapping[str, Any]]]]
+
+
+def _sorted(paths: Sequence[str | Path]) -> Sorted:
+    """Runs with maps, evaluations, rows of sweeps, and other JSON files."""
+    runs: list[SavedRun] = []
+    evaluations: list[SavedRun] = []
+    sweeps: list[list[Mapping[str, Any]]] = []
+    others: list[tuple[str, Mapping[str, Any]]] = []
+    for path in map(Path, paths):
+        if path.is_file() and path.suffix == ".json" and path.name not in ("run.json", "scores.json"):
+            others.append((path.name, _read(path)))
+            continue
+        run = load_run(path.parent if path.name in ("run.json", "scores.json") else path)
+        conditions = sorted(run.folder.glob(CONDITIONS))
+        if conditions:
+            sweeps.append([row for condition in conditions for row in _read(condition).get("rows", [])])
+        elif run.scores is not None:
+            evaluations.append(run)
+        else:
+            runs.append(run)
+    return runs, evaluations, sweeps, others
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"{str(path)!r} does not read as JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise WrongUse(f"{str(path)!r} holds no JSON object, so there is nothing to show of it.")
+    return content
+
+
+def _labels(
+    run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
+) -> tuple[Callable[[str], Labels | None], int | None]:
+    """The label ids of an image, by the file that it was read from; the id that is not scored."""
+    pairs: list[tuple[str, str | None]] = []
+    if labels is not None:
+        pairs.append((str(run.settings.get("source", "")), str(labels)))
+    else:
+        source = str(run.settings.get("source", ""))
+        pairs += [(source, None)] if source.endswith(".txt") else []  # a list may name label maps
+        pairs += [(str(each.settings["images"]), each.settings.get("labels")) for each in evaluations]
+    voids = [each.settings.get("void") for each in evaluations]
+    void = next((value for value in voids if value is not None), run.card.get("void"))
+    stands_for = {int(given): int(meant) for given, meant in (run.card.get("labels") or {}).items()}
+    by_path: dict[Path, Source] = {}
+    for images, folder in pairs if run.head != "multilabel" else ():
+        try:
+            by_path |= {source.path.resolve(): source for source in labelled(images, folder)}
+        except SegmentError as error:
+            if labels is not None:
+                raise
+            log.info("No labels from %s: %s", images, error)
+
+    def label_of(id: str) -> Labels | None:
+        source = by_path.get(run[id].source.resolve())
+        if source is None or source.label is None:
+            return None
+        label = read_label(source.label)
+        for given, meant in stands_for.items():
+            label = np.where(label == given, meant, label)
+        return label
+
+    return label_of, void
+
+
+def _draws(
+    run: SavedRun, ids: Sequence[str], network: Network | None, bank: Bank | None
+) -> dict[str, NDArray[np.int64]]:
+    """The mask of each draw (T H W) of the images of a flip-book."""
+    if not ids:
+        return {}
+    if network is None or bank is None:
+        raise WrongUse("The draws of a flip-book are made anew: name the network and the bank (--model, --bank).")
+    mcbn = MCBN(network, bank, precision="fp32")
+    masks = {}
+    for id in ids:
+        if id not in run:
+            raise WrongUse(f"The run has no image {id!r}, whose draws are asked for.")
+        masks[id] = np.stack([draw.argmax(dim=0).numpy() for draw in mcbn.draws(run[id].image)])
+    return masks

@@ -1,0 +1,83 @@
+"use strict";
+// All images, sorted and filtered; only the rows in sight are in the page, so that thousands stay quick.
+
+const gallery = { order: [], columns: 1, range: null, drawnFrom: -1, drawnTo: -1 };
+const CARD = [168, 190]; // pixels: least width, height
+
+function numberOf(image, key) {
+  if (key === "error") return image.labelled ? 1 - image.right / image.labelled : -1;
+  return image.means && key in image.means ? image.means[key] : -1;
+}
+
+function setUpGallery() {
+  const sort = $("sort");
+  for (const measure of CONTENT.measures) sort.append(element("option", { value: measure.name, text: "most uncertain: " + measure.title }));
+  if (CONTENT.labelled) sort.append(element("option", { value: "error", text: "most errors" }));
+  sort.append(element("option", { value: "certain", text: "least uncertain" }), element("option", { value: "name", text: "name" }));
+  const chosen = $("with-class");
+  chosen.append(element("option", { value: "", text: "any class" }));
+  CONTENT.classes.forEach((name, k) => chosen.append(element("option", { value: k, text: "with " + name })));
+  for (const id of ["sort", "with-class", "search"]) $(id).addEventListener("input", arrange);
+  $("clear-range").addEventListener("click", () => { gallery.range = null; arrange(); });
+  $("cards").addEventListener("scroll", () => requestAnimationFrame(paintCards), { passive: true });
+  new ResizeObserver(() => { gallery.drawnFrom = -1; paintCards(); }).observe($("cards"));
+  arrange();
+}
+
+function arrange() {
+  const [key, k, words] = [$("sort").value, $("with-class").value, $("search").value.trim().toLowerCase()];
+  const first = CONTENT.measures.length ? CONTENT.measures[0].name : "";
+  let order = IMAGES.map((_, index) => index);
+  if (words) order = order.filter((i) => IMAGES[i].id.toLowerCase().includes(words));
+  if (k !== "") order = order.filter((i) => (IMAGES[i].shares || {})[k] > 0);
+  if (gallery.range) order = order.filter((i) => { const u = numberOf(IMAGES[i], first); return u >= gallery.range.low && u < gallery.range.high; });
+  if (key === "name") order.sort((a, b) => (IMAGES[a].id < IMAGES[b].id ? -1 : 1));
+  else if (key === "certain") order.sort((a, b) => numberOf(IMAGES[a], first) - numberOf(IMAGES[b], first));
+  else order.sort((a, b) => numberOf(IMAGES[b], key) - numberOf(IMAGES[a], key));
+  gallery.order = order;
+  $("range").hidden = !gallery.range;
+  if (gallery.range) $("range-text").textContent = "only " + gallery.range.name;
+  $("count").textContent = order.length === IMAGES.length ? `${order.length} images` : `${order.length} of ${IMAGES.length} images`;
+  gallery.drawnFrom = -1;
+  $("cards").scrollTop = 0;
+  paintCards();
+}
+
+function paintCards() {
+  const box = $("cards"), wide = box.clientWidth;
+  if (!wide) return;
+  const columns = Math.max(1, Math.floor(wide / CARD[0]));
+  const rows = Math.ceil(gallery.order.length / columns);
+  $("all-rows").style.height = rows * CARD[1] + "px";
+  const from = Math.max(0, Math.floor(box.scrollTop / CARD[1]) - 2);
+  const to = Math.min(rows, Math.ceil((box.scrollTop + box.clientHeight) / CARD[1]) + 2);
+  if (from === gallery.drawnFrom && to === gallery.drawnTo && columns === gallery.columns) return;
+  Object.assign(gallery, { drawnFrom: from, drawnTo: to, columns });
+  const cards = [];
+  for (let at = from * columns; at < Math.min(to * columns, gallery.order.length); at++) cards.push(cardOf(gallery.order[at]));
+  const rowsBox = $("rows");
+  rowsBox.style.top = from * CARD[1] + "px";
+  rowsBox.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
+  rowsBox.replaceChildren(...cards);
+}
+
+function cardOf(index) {
+  const image = IMAGES[index];
+  if (image.error) {
+    return element("div", { class: "card failed" }, element("strong", { text: image.id }), element("span", { text: "failed: " + image.error }));
+  }
+  const key = $("sort").value, measure = measureOf(key) || CONTENT.measures[0];
+  const numbers = [];
+  if (measure) numbers.push(withUnit(numberOf(image, measure.name).toFixed(measure.decimals), measure));
+  if (image.labelled) numbers.push(percent(image.right / image.labelled) + " right");
+  const picture = element("img", { alt: "", width: 144, height: 96, src: thumbOf(index), decoding: "async" });
+  const name = element("span", { class: "name", text: image.id, title: image.id });
+  const open = element("button", { class: "card", type: "button", "aria-label": `${image.id}, ${numbers.join(", ")}` }, picture, name, element("span", { class: "numbers", text: numbers.join(" · ") }));
+  open.addEventListener("click", () => goTo(index));
+  return open;
+}
+
+// On paper: the first twenty of the present order, with their pictures.
+addEventListener("beforeprint", () => {
+  $("print-cards").replaceChildren(...gallery.order.slice(0, 20).map(cardOf));
+});

@@ -1,0 +1,74 @@
+"use strict";
+// Planes of numbers to pictures, in the pixels of the mask.
+
+const UNTRUSTED = [0, 229, 255]; // no colour of the heat scale
+const WRONG = [213, 94, 0];
+const SHADES = bytesOf(CONTENT.shades); // 256 x RGB, least first
+
+// Layers are painted once, in the pixels of the mask.
+function layer(name) {
+  if (view.layers[name]) return view.layers[name];
+  const { h, w } = IMAGES[view.index], detail = view.detail;
+  const canvas = new OffscreenCanvas(w, h), context = canvas.getContext("2d");
+  if (name === "image") context.drawImage(detail.picture, 0, 0, w, h);
+  else if (name === "measure") {
+    const measure = measureNow(), plane = detail.planes["measure " + measure.name];
+    if (plane) {
+      const scale = 255 / (measure.high * 10 ** measure.decimals);
+      const small = painted(detail.sizes["measure " + measure.name], (at, out) => {
+        const shade = 3 * Math.min(255, Math.round(plane[at] * scale));
+        out[0] = SHADES[shade]; out[1] = SHADES[shade + 1]; out[2] = SHADES[shade + 2]; out[3] = 255;
+      });
+      context.imageSmoothingQuality = "high";
+      context.drawImage(small, 0, 0, small.width * CONTENT.stride, small.height * CONTENT.stride);
+    }
+  } else {
+    const mask = detail.planes.mask, label = detail.planes.label, K = CONTENT.classes.length;
+    if (name === "error") {
+      context.filter = "grayscale(1)";
+      context.drawImage(detail.picture, 0, 0, w, h);
+      context.filter = "none";
+    }
+    const source = name === "label" ? label : name === "draw" ? detail.planes["draw " + $("draw-number").value] : mask;
+    const colours = painted([h, w], (at, out) => {
+      if (name === "error") {
+        const known = label[at] < K, wrong = known && label[at] !== mask[at];
+        [out[0], out[1], out[2]] = wrong ? WRONG : known ? [255, 255, 255] : [0, 0, 0];
+        out[3] = wrong ? 255 : known ? 110 : 150;
+      } else {
+        const colour = CONTENT.palette[source[at]] || (source[at] === K ? [128, 128, 128] : [0, 0, 0]);
+        out[0] = colour[0]; out[1] = colour[1]; out[2] = colour[2]; out[3] = 255;
+      }
+    });
+    context.drawImage(colours, 0, 0);
+  }
+  view.layers[name] = canvas;
+  return canvas;
+}
+
+function painted([rows, columns], colour) {
+  const canvas = new OffscreenCanvas(columns, rows), context = canvas.getContext("2d");
+  const data = context.createImageData(columns, rows), out = [0, 0, 0, 0];
+  for (let at = 0; at < rows * columns; at++) {
+    colour(at, out);
+    data.data.set(out, 4 * at);
+  }
+  context.putImageData(data, 0, 0);
+  return canvas;
+}
+
+function paintScale(canvas, measure) {
+  const context = canvas.getContext("2d");
+  const data = context.createImageData(256, 1);
+  for (let i = 0; i < 256; i++) data.data.set([SHADES[3 * i], SHADES[3 * i + 1], SHADES[3 * i + 2], 255], 4 * i);
+  context.putImageData(data, 0, 0);
+}
+
+function legendOf(image) {
+  const shares = Object.entries(image.shares).sort((a, b) => b[1] - a[1]);
+  $("classes").replaceChildren(...shares.map(([k, share]) => {
+    const chip = element("span", { class: "chip" }), colour = CONTENT.palette[k] || [128, 128, 128];
+    chip.style.backgroundColor = `rgb(${colour.join(",")})`;
+    return element("li", {}, chip, element("span", { text: `${CONTENT.classes[k] || "no label"} ${percent(share)}` }));
+  }));
+}

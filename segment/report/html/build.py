@@ -1,0 +1,207 @@
+"""A run, and scores beside it → the content and the blocks of its pages.
+
+The one place that knows how much of an image fits: the stride of the kept values follows from the size that is allowed.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import SegmentError, WrongUse, error_message
+from segment.pictures.heatmaps import ramp
+from segment.pictures.palettes import palette
+from segment.report.html import charts, words
+from segment.report.html.details import Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
+from segment.report.html.page import write_page
+from segment.report.saved_run import SavedImage, SavedRun
+
+log = logging.getLogger(__name__)
+
+COMFORTABLE, MOST = 28.0, 56.0
+"""Megabytes of a page: values are kept more coarsely to stay below the first, pages split to stay below the second."""
+STRIDES = (1, 2, 3, 4)
+START = 0.1
+"""Share of all pixels above the threshold that a page begins with."""
+TRIED = 5
+"""Images that are packed to estimate the size of all."""
+BASE64 = 4 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a report is made of.
+
+    run: with images; None: scores only. evaluations: scores.json and comparisons.json of each
+    sweeps: rows of each; others: title and JSON of each further file
+    label_of: id of an image -> its label ids, None where it has none; void: the id that is not scored
+    draws: id of an image -> the masks (T H W) of its draws, for a flip-book
+    """
+
+    run: SavedRun
+    title: str
+    evaluations: Sequence[SavedRun] = ()
+    sweeps: Sequence[Sequence[Mapping[str, Any]]] = ()
+    others: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    label_of: Callable[[str], Labels | None] = lambda _: None
+    void: int | None = None
+    draws: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a report, their size in bytes, and how many images they hold."""
+
+    files: tuple[Path, ...]
+    size: int
+    images: int
+    failed: int
+
+
+def write_report(
+    sources: Sources, output: Path, version: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Written:
+    """Write the report, in several pages where one would be too large."""
+    run = sources.run
+    done = [image for image in run.values() if image.status == "done"]
+    if not done:
+        raise WrongUse(f"{str(run.folder)!r} has no image that is done; there is nothing to show.")
+    measures = measures_of(run, done[0])
+    done.sort(key=lambda image: -float(image.measures.get(measures[0], {}).get("mean", 0.0)) if measures else 0.0)
+    shape = _shape(sources, done, measures)
+    thumbs: list[bytes] = []
+    sums, rows, blocks = Sums(), [], list[bytes]()
+    failed = [(image.id, str(image.error)) for image in run.values() if image.status != "done"]
+    top: dict[str, int] = {}
+    for number, image in enumerate(done):
+        try:
+            block, row = detail(run, image, shape, _label(sources, image), sources.void, sums)
+        except (SegmentError, OSError, KeyError) as error:
+            failed.append((image.id, error_message(error)))
+            continue
+        if image.id in sources.draws:
+            for t, mask in enumerate(sources.draws[image.id]):
+                block.plane(f"draw {t}", mask)
+        for name, (_, _, *levels) in block.streams.items():
+            if name.startswith("counts "):
+                top[name[7:]] = max(top.get(name[7:], 0), levels[0] - 1)
+        thumbs.append(thumbnail(image))
+        rows.append({"id": image.id, "source": image.source.name, "streams": block.streams, **row})
+        blocks.append(block.bytes())
+        progress(number + 1, len(done))
+    pages = _pages(blocks, sum(map(len, thumbs)))
+    for page, numbers in enumerate(pages):
+        for index in numbers:
+            rows[index]["page"] = page
+    names = [output.name] + [f"{output.stem}-{page + 1}{output.suffix}" for page in range(1, len(pages))]
+    content = _content(sources, rows, failed, shape, sums, top) | {"pages": names}
+    files, total = [], 0
+    for page, numbers in enumerate(pages):
+        path = output.with_name(names[page])
+        shown = [thumb if page == 0 or index in numbers else b"" for index, thumb in enumerate(thumbs)]
+        expected = (sum(len(blocks[index]) for index in numbers) + sum(map(len, shown))) * BASE64 / 1e6 + 0.2
+        told = f"{len(rows)} images, {expected:.1f} MB" + (
+            f", page {page + 1} of {len(pages)}" if len(pages) > 1 else ""
+        )
+        write_page(path, content | {"page": page, "size": told}, shown, {i: blocks[i] for i in numbers}, version)
+        files.append(path)
+        total += path.stat().st_size
+    return Written(tuple(files), total, len(rows), len(failed))
+
+
+def _label(sources: Sources, image: SavedImage) -> Labels | None:
+    try:
+        return sources.label_of(image.id)
+    except (SegmentError, OSError) as error:
+        log.warning("%s: its label is left out: %s", image.id, error_message(error))
+        return None
+
+
+def _shape(sources: Sources, done: Sequence[SavedImage], measures: Sequence[str]) -> Shape:
+    """The finest stride that keeps the report comfortable, by packing a few images at each."""
+    tried = done[:: max(1, len(done) // TRIED)][:TRIED]
+    side = max(max(np.shape(image.prediction)) for image in tried[:1])
+    least = max(1, math.ceil(side / 1024))
+    for stride in STRIDES:
+        shape = Shape(measures=tuple(measures), stride=stride * least)
+        sizes = []
+        for image in tried:
+            block, _ = detail(sources.run, image, shape, _label(sources, image), sources.void, Sums())
+            sizes.append(block.size)
+        mean = float(np.mean(sizes)) + 3500
+        if mean * len(done) * BASE64 / 1e6 <= COMFORTABLE:
+            break
+    quality = shape.quality if mean * len(done) * BASE64 / 1e6 <= MOST else 55
+    return replace(shape, quality=quality)
+
+
+def _pages(blocks: Sequence[bytes], thumbs: int) -> list[list[int]]:
+    """Which images each page holds, in order."""
+    pages: list[list[int]] = [[]]
+    size = thumbs * BASE64 / 1e6
+    for index, block in enumerate(blocks):
+        more = len(block) * BASE64 / 1e6
+        if pages[-1] and size + more > MOST:
+            pages.append([])
+            size = 0.0
+        pages[-1].append(index)
+        size += more
+    return pages
+
+
+def _content(
+    sources: Sources,
+    rows: Sequence[Mapping[str, Any]],
+    failed: Sequence[tuple[str, str]],
+    shape: Shape,
+    sums: Sums,
+    top: Mapping[str, int],
+) -> dict[str, Any]:
+    run = sources.run
+    measures = [
+        measure_entry(run, name) | {"top": top.get(name, 1), "start": sums.level_above(name, START)}
+        for name in shape.measures
+    ]
+    evaluated = [evaluation.scores or {} for evaluation in sources.evaluations]
+    scored: Mapping[str, Any] = next(
+        (scores["methods"]["mcbn"]["scores"] for scores in evaluated if "mcbn" in scores.get("methods", {})), {}
+    )
+    titles = {measure["name"]: measure["title"] for measure in measures}
+    plots = charts.risk_coverage(sums, titles, scored) + charts.reliability(sums, evaluated)
+    tables: list[dict[str, Any]] = []
+    for evaluation, scores in zip(sources.evaluations, evaluated, strict=True):
+        tables += charts.score_tables(scores, f"Scores in {evaluation.folder.name}")
+        tables += charts.gain_tables(evaluation.comparisons or {})
+    for of_sweep in sources.sweeps:
+        plots += charts.sweep_charts(of_sweep)
+    tables += [charts.plain_table(content, title) for title, content in sources.others]
+    pairs = words.settings(run)
+    if shape.stride > 1:
+        pairs.append(("values", f"of each {shape.stride}th row and column; shares and accuracies of all pixels"))
+    if rows and "percent 0" not in rows[0]["streams"]:
+        pairs.append(("class probabilities", "not in this run: predict --maps ...,probability keeps them"))
+    return {
+        "title": sources.title,
+        "finding": words.finding(rows, measures[0] if measures else None, sums),
+        "settings": pairs,
+        "classes": list(run.classes),
+        "palette": palette(len(run.classes), run.card.get("palette") or ()).tolist(),
+        "shades": base64.b64encode(ramp("inferno").tobytes()).decode(),
+        "measures": measures,
+        "stride": shape.stride,
+        "labelled": sums.images,
+        "images": list(rows),
+        "failed": [list(pair) for pair in failed],
+        "warnings": list(sources.warnings),
+        "charts": plots,
+        "tables": tables,
+    }

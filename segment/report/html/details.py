@@ -1,0 +1,228 @@
+"""One image of a run → what its page in the report needs: pictures, masks, values on a grid, exact counts.
+
+Values are rounded to the digits that are shown, so what a reader sees equals maps.npz to those digits. Must not know
+HTML.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segment.errors import SegmentError
+from segment.pictures.heatmaps import scale_of
+from segment.pictures.palettes import Picture
+from segment.report.html.streams import Block
+from segment.report.saved_maps import PREDICTION, PROBABILITY
+from segment.report.saved_run import SavedImage, SavedRun
+from segment.uncertainty.measures import MEASURES
+
+DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}
+"""Decimals that are shown; 3 for the other measures."""
+LARGEST = 1024
+"""Pixels of a picture's longer side at most; a larger one is shown smaller, its values are not resampled."""
+THUMBNAIL = (96, 144)
+TOP = 3
+PERCENT = 100
+BINS = 15
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What is kept of every image.
+
+    stride: values are kept of each stride-th row and column. quality: of the WebP picture
+    measures: maps that are shown, the first one at first
+    """
+
+    measures: tuple[str, ...]
+    stride: int
+    quality: int = 70
+
+
+@dataclass
+class Sums:
+    """What is summed over the images with labels: pixels by level of each measure, and by confidence.
+
+    levels: measure -> (levels, 2), right and wrong pixels; pixels: measure -> (levels, 1), all of them
+    confidence: (BINS, 3), pixels, right ones, sum of max p
+    """
+
+    levels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    pixels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 3)))
+    images: int = 0
+
+    def add(self, name: str, counts: NDArray[np.int64]) -> None:  # levels 3: all, right, wrong
+        for sums, columns in ((self.pixels, counts[:, :1]), (self.levels, counts[:, 1:])):
+            known = sums.get(name, np.zeros((0, columns.shape[1]), np.int64))
+            total = np.zeros((max(len(known), len(columns)), columns.shape[1]), np.int64)
+            total[: len(known)] += known
+            total[: len(columns)] += columns
+            sums[name] = total
+
+    def level_above(self, name: str, share: float) -> int:
+        """The level that at most that share of all pixels lies above."""
+        counts = self.pixels[name][:, 0] if name in self.pixels else np.ones(1, np.int64)
+        return int(np.searchsorted(np.cumsum(counts), (1 - share) * counts.sum()))
+
+
+def decimals_of(measure: str) -> int:
+    return DIGITS.get(measure, 3)
+
+
+def measures_of(run: SavedRun, image: SavedImage) -> tuple[str, ...]:
+    """The maps that an image has, the run's heat measure first."""
+    there = [name for name in image.maps if name in MEASURES]
+    heat = str(run.settings.get("heat", ""))
+    return tuple(sorted(there, key=lambda name: (name != heat, list(MEASURES).index(name))))
+
+
+def detail(
+    run: SavedRun, image: SavedImage, shape: Shape, label: Labels | None, void: int | None, sums: Sums
+) -> tuple[Block, dict[str, Any]]:
+    """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
+    block, maps = Block(), image.maps
+    mask = _mask(run, maps)
+    height, width = mask.shape
+    picture = _picture(image)
+    block.data("picture", _webp(_at_most(picture, LARGEST), shape.quality))
+    block.plane("mask", mask)
+    row: dict[str, Any] = {
+        "h": height,
+        "w": width,
+        "shares": {
+            str(k): round(float(share), 4)
+            for k, share in enumerate(np.bincount(mask.ravel()) / mask.size)
+            if share >= 0.0005
+        },
+    }
+    known = None
+    if label is not None and label.shape == mask.shape:
+        known = (label != void) & (label >= 0) & (label < len(run.classes))
+        block.plane("label", np.where(known, label, len(run.classes) + 1))
+        row["labelled"] = int(known.sum())
+        row["right"] = int(((mask == label) & known).sum())
+        sums.images += 1
+    right = None if known is None or label is None else mask == label
+    every = (slice(None, None, shape.stride), slice(None, None, shape.stride))
+    for name in shape.measures:
+        if name in maps:
+            values = maps[name]
+            levels = np.rint(values.astype(np.float64) * 10 ** decimals_of(name)).clip(0, 65535).astype(np.int64)
+            block.plane(f"measure {name}", levels[every])
+            counts = _counts(levels, known, right)
+            block.data(f"counts {name}", zlib.compress(counts.astype("<u4").tobytes(), 9), len(counts))
+            sums.add(name, counts)
+    if PROBABILITY in maps:
+        p = maps[PROBABILITY]
+        _top_classes(block, p[(slice(None), *every)])
+        if known is not None and right is not None and run.head != "multilabel":
+            _add_confidence(sums, p, known, right)
+    row |= {"means": {name: numbers["mean"] for name, numbers in image.measures.items()}}
+    row |= {"p95": {name: numbers["p95"] for name, numbers in image.measures.items()}}
+    return block, row
+
+
+def _mask(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:  # H W
+    """The predicted class; of a multi-label head the likeliest label that is set, or K."""
+    prediction = np.asarray(maps[PREDICTION]).astype(np.int64)
+    if prediction.ndim == 2:
+        return prediction
+    likely = maps.get(PROBABILITY, prediction)
+    return np.where(prediction.any(axis=0), likely.argmax(axis=0), len(run.classes))
+
+
+def _counts(
+    levels: NDArray[np.int64], known: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:  # -> levels 3
+    """Of each level: all pixels, labelled right ones, labelled wrong ones."""
+    size = int(levels.max()) + 1
+    counts = np.zeros((size, 3), np.int64)
+    counts[:, 0] = np.bincount(levels.ravel(), minlength=size)
+    if known is not None and right is not None:
+        counts[:, 1] = np.bincount(levels[known & right], minlength=size)
+        counts[:, 2] = np.bincount(levels[known & ~right], minlength=size)
+    return counts
+
+
+def _top_classes(block: Block, p: NDArray[np.floating]) -> None:  # K h w
+    """The three likeliest classes and their probabilities in per cent; a class of 0 % is written as 0."""
+    order = np.argsort(-p, axis=0, kind="stable")[:TOP]
+    percent = np.rint(np.take_along_axis(p, order, axis=0) * PERCENT).astype(np.int64)
+    for place, (classes, shares) in enumerate(zip(order, percent, strict=True)):
+        block.plane(f"class {place}", np.where(shares > 0, classes, 0))
+        block.plane(f"percent {place}", shares)
+
+
+def _add_confidence(sums: Sums, p: NDArray[np.floating], known: NDArray[np.bool_], right: NDArray[np.bool_]) -> None:
+    confidence = p.max(axis=0)[known].astype(np.float64)
+    cell = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    hit = right[known]
+    sums.confidence[:, 0] += np.bincount(cell, minlength=BINS)
+    sums.confidence[:, 1] += np.bincount(cell[hit], minlength=BINS)
+    sums.confidence[:, 2] += np.bincount(cell, weights=confidence, minlength=BINS)
+
+
+def thumbnail(image: SavedImage) -> bytes:
+    """A small WebP of the source image."""
+    return _webp(_thumbnail(_picture(image)), 60)
+
+
+def _picture(image: SavedImage) -> Picture:
+    try:
+        return image.image
+    except (SegmentError, OSError, KeyError):  # the source may have moved: the page has everything else
+        height, width = np.asarray(image.prediction).shape[-2:]
+        return np.full((height, width, 3), 200, np.uint8)
+
+
+def _at_most(picture: Picture, longest: int) -> Picture:
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _thumbnail(picture: Picture) -> Picture:
+    """Cut to the shape of a card in the gallery, centred."""
+    height, width = picture.shape[:2]
+    scale = max(THUMBNAIL[0] / height, THUMBNAIL[1] / width)
+    rows, columns = min(height, max(1, round(THUMBNAIL[0] / scale))), min(width, max(1, round(THUMBNAIL[1] / scale)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    cut = picture[top : top + rows, left : left + columns]
+    return cv2.resize(cut, (THUMBNAIL[1], THUMBNAIL[0]), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _webp(picture: Picture, quality: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "webp", quality=quality, method=4)
+    return stream.getvalue()
+
+
+def measure_entry(run: SavedRun, name: str) -> dict[str, Any]:
+    """Title, unit, decimals, and the value of the last colour, which is the same for all images."""
+    scale = scale_of(name, len(run.classes), run.head, run.settings.get("heat_max") if _is_heat(run, name) else None)
+    return {
+        "name": name,
+        "title": scale.title,
+        "unit": scale.unit,
+        "decimals": decimals_of(name),
+        "high": scale.high,
+        "bound": scale.bound,
+    }
+
+
+def _is_heat(run: SavedRun, name: str) -> bool:
+    return bool(run.settings.get("heat") == name)

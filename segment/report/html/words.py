@@ -1,0 +1,78 @@
+"""The finding in two sentences, and a run's settings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segment.report.html.details import Sums, decimals_of
+from segment.report.saved_run import SavedRun
+
+SET_ASIDE = 0.1
+"""Share of the pixels whose removal the finding tells the effect of."""
+
+
+def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None, sums: Sums) -> list[str]:
+    """What a person needs first: how right or how uncertain the images are, and where to begin."""
+    known = [row for row in rows if measure is not None and measure["name"] in row.get("means", {})]
+    if measure is None or not known:
+        return [f"The report holds {_count(len(rows), 'image')} without uncertainty maps."]
+    name, unit = measure["title"], f" {measure['unit']}" if measure["unit"] else ""
+    means = np.array([row["means"][measure["name"]] for row in known])
+    digits = measure["decimals"]
+    middle = float(np.median(means))
+    high = int((means > 2 * middle).sum())
+    counts = sums.levels.get(measure["name"])
+    if counts is not None and counts.sum():
+        right = counts[:, 0].sum() / counts.sum()
+        at = int(np.searchsorted(np.cumsum(counts.sum(axis=1)), (1 - SET_ASIDE) * counts.sum()))
+        kept = counts[: at + 1]
+        share = 1 - kept.sum() / counts.sum()
+        threshold = f"{(at + 0.5) / 10 ** decimals_of(measure['name']):.{digits + 1}f}{unit}"
+        first = (
+            f"Of the labelled pixels of {_count(sums.images, 'image')}, {_percent(right)} are right; without the "
+            f"{_percent(share, 0)} whose {name} is above {threshold}, {_percent(kept[:, 0].sum() / kept.sum())} are."
+        )
+    else:
+        first = f"Half of the {_count(len(known), 'image')} have a mean {name} below {middle:.{digits}f}{unit}."
+    worst = known[int(np.argmax(means))]["id"]
+    many = _count(high, "image") if high else "no image"
+    more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {middle:.{digits}f}{unit}"
+    second = f"Begin with {worst!r}, whose mean {name} is the largest: {means.max():.{digits}f}{unit}; {more}."
+    return [first, second]
+
+
+def settings(run: SavedRun) -> list[tuple[str, str]]:
+    """How a run was made, as pairs of a name and a value."""
+    asked, plan = run.settings, run.record.get("plan", {})
+    timings, made = run.record.get("timings", {}), run.record.get("versions", {})
+    pairs = [("network", str(asked.get("model", "not recorded")))]
+    pairs += [("images", str(asked.get("source", asked.get("images", ""))))]
+    if "draws" in plan:
+        auto = ", as many as an image needs" if asked.get("draws") == "auto" else ""
+        pairs.append(("draws", f"T = {plan['draws']}{auto}"))
+    if "precision" in plan:
+        pairs.append(("precision", f"{plan['precision']} ({plan.get('precision_why', '')})"))
+    if run.head != "softmax":
+        pairs.append(("head", run.head))
+    if run.card:
+        pairs.append(("input", run.input.sentence))
+    if timings.get("images"):
+        pairs.append(
+            ("time", f"{timings['seconds']:.0f} s for {timings['images']} images on {plan.get('device', 'cpu')}")
+        )
+    if made:
+        pairs.append(
+            ("versions", ", ".join(f"{name} {made[name]}" for name in ("mcbn-segment", "torch") if name in made))
+        )
+    return pairs
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,68 @@
+"""The maps of one image of a run, read from its files when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import WrongUse, near
+from segment.files.writing import read_map_png
+from segment.images.read import read_label
+from segment.uncertainty.measures import MEASURES
+
+PREDICTION, PROBABILITY = "prediction", "probability"
+
+
+@dataclass(frozen=True)
+class Maps(Mapping[str, NDArray[Any]]):
+    """The maps of one image by name, each read from disk when it is asked for: from maps.npz, else from 16-bit PNG."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+    @cached_property
+    def _places(self) -> dict[str, Path]:
+        """Map -> its file; an archive comes before a picture, which is rounded to 16 bits."""
+        places: dict[str, Path] = {}
+        paths = [self.folder / name for name in self.files]
+        for path in paths:
+            if path.suffix == ".png" and path.stem in MEASURES:
+                places[path.stem] = path
+            elif path.name == f"{PREDICTION}.png":
+                places[PREDICTION] = path
+        for path in paths:
+            if path.suffix == ".npz":
+                with _opened(path) as archive:
+                    places |= dict.fromkeys(archive.files, path)
+        return places
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._places:
+            raise KeyError(f"No map {name!r} was written.{near(name, self._places)} There are: {', '.join(self)}.")
+        path = self._places[name]
+        if path.suffix == ".npz":
+            with _opened(path) as archive:
+                return np.asarray(archive[name])
+        return read_label(path) if name == PREDICTION else read_map_png(path)[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return f"Maps({', '.join(self)})"
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WrongUse(f"{str(path)!r} is no archive of maps: {error}.") from None

@@ -1,0 +1,276 @@
+"""A run's folder → its images, maps, pictures and tables, each read when it is asked for.
+
+Of `segment predict`, `evaluate` and `sweep`; writes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segment.axes import Head
+from segment.errors import WrongUse, near
+from segment.estimation.estimate import Estimate
+from segment.estimation.view import View
+from segment.files.runs import MANIFEST, RECORD
+from segment.files.writing import FULL
+from segment.images.display import Display, picture_of
+from segment.images.find import Source, find_images
+from segment.images.read import read_image, read_source
+from segment.images.specs import InputSpec
+from segment.pictures.palettes import Picture, palette
+from segment.report.saved_maps import PREDICTION, PROBABILITY, Maps
+from segment.uncertainty.measures import MEASURES
+
+
+@dataclass(frozen=True, repr=False)
+class SavedImage:
+    """One image of a run; everything is read when it is asked for.
+
+    entry: its line of the manifest
+    """
+
+    run: SavedRun = field(compare=False)
+    entry: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.entry["id"])
+
+    @property
+    def status(self) -> str:
+        """`done` or `failed`."""
+        return str(self.entry["status"])
+
+    @property
+    def error(self) -> str | None:
+        return None if self.entry.get("error") is None else str(self.entry["error"])
+
+    @property
+    def source(self) -> Path:
+        return Path(str(self.entry["source"]))
+
+    @property
+    def measures(self) -> dict[str, Mapping[str, float]]:
+        """Measure -> its mean and 95th percentile over the image."""
+        return {name: self.entry[name] for name in MEASURES if name in self.entry}
+
+    @cached_property
+    def maps(self) -> Maps:
+        """By name, as written: measures, `prediction`, `probability`."""
+        return Maps(self.run.folder, tuple(self.entry["files"]))
+
+    @property
+    def prediction(self) -> NDArray[Any]:  # H W
+        return self.maps[PREDICTION]
+
+    @property
+    def probability(self) -> NDArray[Any]:  # K H W
+        return self.maps[PROBABILITY]
+
+    @property
+    def image(self) -> Picture:
+        """The source image, uint8 (H, W, 3)."""
+        return picture_of(read_source(self.run.source_of(self.entry), self.run.input).pixels, self.run.display)
+
+    def picture(self, name: str) -> Picture:
+        """A picture of the run by its file's name without suffix, as `overlay` or `heat`, uint8 (H, W, 3)."""
+        for file in self.entry["files"]:
+            path = self.run.folder / file
+            if path.stem == name and path.suffix in (".png", ".jpg", ".webp"):
+                return picture_of(read_image(path, white=FULL))
+        raise WrongUse(f"{self.id!r} has no picture {name!r}; its files: {', '.join(self.entry['files']) or 'none'}.")
+
+    def estimate(self) -> Estimate[Any]:
+        """As an Estimate, which plots and saves itself."""
+        maps = {name: self.maps[name] for name in self.maps if name in MEASURES}
+        mean = self.maps.get(PROBABILITY, None)
+        return Estimate(self.prediction, mean, maps, int(self.entry["draws"]), view=self.run.view([lambda: self.image]))
+
+    def _repr_png_(self) -> bytes:
+        return self.estimate()._repr_png_()
+
+    def __repr__(self) -> str:
+        if self.status != "done":
+            return f"SavedImage({self.id!r}, failed: {self.error})"
+        means = ", ".join(f"{name} {numbers['mean']:.3g}" for name, numbers in self.measures.items())
+        return f"SavedImage({self.id!r}, T = {self.entry['draws']}{f'; means: {means}' if means else ''})"
+
+
+@dataclass(frozen=True, repr=False)
+class SavedRun(Mapping[str, SavedImage]):
+    """A run on disk: a mapping from image id to image; maps, pictures and tables are read when they are asked for.
+
+    record: of run.json: settings, plan, versions, classes, timings
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    entries: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        settings: Mapping[str, Any] = self.record.get("settings", {})
+        return settings
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        card: Mapping[str, Any] = self.settings.get("card", {})
+        return card
+
+    @property
+    def head(self) -> Head:
+        head: Head = self.card.get("head", "softmax")
+        return head
+
+    @cached_property
+    def input(self) -> InputSpec:
+        """How an image became the network's input."""
+        given: dict[str, Any] = self.card.get("input", {})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
+        return InputSpec(**values)
+
+    @cached_property
+    def display(self) -> Display | None:
+        """How bands became pictures; None for RGB."""
+        record = self.record.get("display")
+        return Display.of(record) if record else None
+
+    def source_of(self, entry: Mapping[str, Any]) -> Source:
+        """An image's file, and which part of it where the file holds several."""
+        alone = self._of_path[entry["source"]] == 1
+        return Source(entry["id"], Path(entry["source"])) if alone else self._parts[entry["id"]]
+
+    @cached_property
+    def _of_path(self) -> Counter[str]:
+        return Counter(entry["source"] for entry in self.entries.values())
+
+    @cached_property
+    def _parts(self) -> dict[str, Source]:
+        return {source.id: source for source in find_images(str(self.settings.get("source", "")))}
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes; numbered by the first image where the card names none."""
+        names = tuple(self.record.get("classes") or self.card.get("classes") or ())
+        if self.head == "sigmoid" and len(names) != 2:
+            return ("background", "foreground")
+        if names:
+            return names
+        done = next((image for image in self.values() if image.status == "done" and PREDICTION in image.maps), None)
+        if done is None:
+            return ()
+        count = len(done.probability) if PROBABILITY in done.maps else int(done.prediction.max()) + 1
+        return tuple(f"class {k}" for k in range(count))
+
+    def view(self, images: list[Any]) -> View:
+        """What the pictures of this run share."""
+        colours = palette(len(self.classes), self.card.get("palette") or ())
+        name = str(self.settings.get("model", "network"))
+        return View(name=name, classes=self.classes, palette=colours, head=self.head, images=tuple(images))
+
+    @cached_property
+    def scores(self) -> Mapping[str, Any] | None:
+        """What `evaluate` or `sweep` scored; None for a run of `predict`."""
+        return _json(self.folder / "scores.json")
+
+    @cached_property
+    def comparisons(self) -> Mapping[str, Any] | None:
+        return _json(self.folder / "comparisons.json")
+
+    @cached_property
+    def per_image(self) -> tuple[Mapping[str, str], ...]:
+        """The rows of per_image.csv, one for each image and method; empty for a run of `predict`."""
+        path = self.folder / "per_image.csv"
+        if not path.is_file():
+            return ()
+        with path.open(encoding="utf-8", newline="") as stream:
+            return tuple(csv.DictReader(stream))
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each image, for `pandas.DataFrame`: id, source, status, draws, seconds, and each measure's mean."""
+        keys = ("id", "source", "status", "error", "draws", "seconds")
+        rows = []
+        for image in self.values():
+            row: dict[str, Any] = {key: image.entry.get(key) for key in keys}
+            for name, numbers in image.measures.items():
+                row |= {f"{kind}.{name}": value for kind, value in numbers.items()}
+            rows.append(row)
+        return rows
+
+    def __getitem__(self, id: str) -> SavedImage:
+        if id not in self.entries:
+            raise KeyError(f"The run has no image {id!r}.{near(id, self.entries)}")
+        return SavedImage(self, self.entries[id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def _repr_png_(self) -> bytes | None:
+        path = self.folder / "sheet.png"
+        return path.read_bytes() if path.is_file() else None
+
+    def __repr__(self) -> str:
+        failed = sum(line["status"] == "failed" for line in self.entries.values())
+        plan = self.record.get("plan", {})
+        parts = [f"{len(self)} images, {failed} failed"]
+        parts += [f"T = {plan['draws']}"] if "draws" in plan else []
+        parts += [f"{len(self.classes)} classes"] if self.record.get("classes") else []
+        parts += [f"scores of {', '.join(self.scores.get('methods', {}))}"] if self.scores else []
+        return f"SavedRun of {self.settings.get('model', 'a network')} in {self.folder}: {'; '.join(parts)}"
+
+
+def load_run(folder: str | Path) -> SavedRun:
+    """Open the folder that `segment predict`, `evaluate` or `sweep` wrote.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        A mapping from image id to image; nothing but the manifest is read yet.
+
+    Raises:
+        WrongUse: the folder holds no run, or its files are damaged.
+
+    """
+    folder = Path(folder)
+    record = _json(folder / RECORD)
+    if record is None:
+        hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
+        raise WrongUse(f"{str(folder)!r} holds no run: {RECORD} is not there.{hint}")
+    entries: dict[str, Mapping[str, Any]] = {}
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8") if (folder / MANIFEST).is_file() else ""
+        for line in text.splitlines(keepends=True):
+            if line.endswith("\n"):  # else it is being written
+                entry = json.loads(line)
+                entries[entry["id"]] = entry
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WrongUse(f"{str(folder / MANIFEST)!r} does not read as a manifest: {error}.") from None
+    return SavedRun(folder, record, entries)
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    """Errors: WrongUse where it is damaged; None where it is not there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"{str(path)!r} does not read as JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise WrongUse(f"{str(path)!r} does not hold what a run writes; run the command again.")
+    return content

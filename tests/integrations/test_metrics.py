@@ -1,0 +1,121 @@
+"""Scores as a torchmetrics Metric: equal to the scoreboard, mergeable; and any Metric fed from the draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from plain import noise
+from small_networks import network_of
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassJaccardIndex
+
+import segment
+from segment.errors import WrongUse
+from segment.integrations.metrics import UncertaintyScores
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+
+CLASSES = 4
+
+
+def probabilities(images: int, seed: int = 0) -> tuple[Tensor, Tensor]:  # N K H W, N H W
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.softmax(2 * torch.randn(images, CLASSES, 16, 16, generator=generator), dim=1)
+    return p, torch.randint(0, CLASSES, (images, 16, 16), generator=generator)
+
+
+def test_the_metric_is_the_scoreboard_and_torchmetrics_agrees() -> None:
+    p, labels = probabilities(5)
+    metric = UncertaintyScores(CLASSES)
+    metric.update(p[:2], labels[:2])
+    metric.update(p[2:], labels[2:])
+    scores = metric.compute()
+    board = Scoreboard(ScorePlan(classes=("a", "b", "c", "d"), measures=("predictive_entropy",)))
+    entropy = -(p * p.log()).sum(dim=1)
+    for index in range(5):
+        board.update(str(index), p[index], {"predictive_entropy": entropy[index]}, labels[index])
+    expected = board.compute()["scores"]
+    for name in ("nll", "miou", "error_auroc.predictive_entropy", "aurc.predictive_entropy"):
+        assert float(scores[name]) == pytest.approx(expected[name]["value"], abs=1e-6), name
+    theirs = MulticlassJaccardIndex(CLASSES)
+    assert float(scores["miou"]) == pytest.approx(float(theirs(p, labels)), abs=1e-5)
+    calibration = MulticlassCalibrationError(CLASSES, n_bins=15, norm="l1")
+    assert float(scores["ece"]) == pytest.approx(float(calibration(p, labels)), abs=1e-4)
+
+
+def test_two_merged_halves_equal_one_metric_and_reset_forgets() -> None:
+    p, labels = probabilities(4)
+    whole, half, other = UncertaintyScores(CLASSES), UncertaintyScores(CLASSES), UncertaintyScores(CLASSES)
+    whole.update(p, labels)
+    half.update(p[:1], labels[:1])
+    other.update(p[1:], labels[1:])
+    half.merge(other)
+    for name, value in whole.compute().items():
+        torch.testing.assert_close(half.compute()[name], value, msg=name)
+    torch.testing.assert_close(other.compute()["nll"], _nll(p[1:], labels[1:]))  # the other one is as it was
+    half.reset()
+    half.update(p[:1], labels[:1])
+    torch.testing.assert_close(half.compute()["nll"], _nll(p[:1], labels[:1]))
+
+
+def _nll(p: Tensor, labels: Tensor) -> Tensor:
+    return -p.gather(1, labels[:, None]).log().double().mean()
+
+
+def test_it_works_in_a_collection_and_a_step_gives_the_batch_alone() -> None:
+    p, labels = probabilities(3)
+    collection = MetricCollection({"ours": UncertaintyScores(CLASSES, scores=("nll",))})
+    step = collection(p[:1], labels[:1])
+    collection(p[1:], labels[1:])
+    torch.testing.assert_close(step["nll"], _nll(p[:1], labels[:1]))
+    torch.testing.assert_close(collection.compute()["nll"], _nll(p, labels))
+
+
+def test_an_ignored_label_is_not_scored_and_a_score_without_value_is_nan() -> None:
+    p, labels = probabilities(1)
+    labels[0, :8] = 255
+    metric = UncertaintyScores(CLASSES, ignore_index=255, scores=("nll",))
+    metric.update(p, labels)
+    torch.testing.assert_close(metric.compute()["nll"], _nll(p[:, :, 8:], labels[:, 8:]))
+    right = UncertaintyScores(CLASSES)
+    right.update(
+        torch.nn.functional.one_hot(torch.tensor([[0, 1]]), CLASSES).permute(2, 0, 1).float(), torch.tensor([[0, 1]])
+    )
+    assert math.isnan(float(right.compute()["error_auroc.predictive_entropy"]))  # without errors nothing is ranked
+
+
+def test_estimates_are_counted_with_all_their_maps_and_any_metric_takes_the_draws() -> None:
+    network = network_of()
+    images = noise(6, 3, 32, 32, seed=3)
+    bank = segment.fit_bank(network, images, batch=2, draws=3)
+    mcbn = segment.MCBN(network, bank, precision="fp32")
+    labels = torch.randint(0, CLASSES, (2, 32, 32), generator=torch.Generator().manual_seed(1))
+    estimate = mcbn(images[:2])
+    one, several = (UncertaintyScores(CLASSES, measures=("mutual_information", "variance")) for _ in range(2))
+    several.update(estimate, labels)
+    for index in range(2):
+        one.update(mcbn(images[index]), labels[index])
+    for name, value in several.compute().items():
+        torch.testing.assert_close(one.compute()[name], value, atol=1e-5, rtol=1e-5, msg=name)
+    # the recipe of docs/python.md: each draw's own score, and that of their mean
+    of_draws = MulticlassJaccardIndex(CLASSES)
+    for draw in mcbn.draws(images[0]):
+        of_draws.update(draw[None], labels[:1])
+    of_mean = MulticlassJaccardIndex(CLASSES)
+    of_mean.update(estimate.probability[:1], labels[:1])
+    single = np.mean([float(MulticlassJaccardIndex(CLASSES)(draw[None], labels[:1])) for draw in mcbn.draws(images[0])])
+    assert float(of_draws.compute()) == pytest.approx(single, abs=0.05)  # pooled pixels against a mean of scores
+    assert 0 <= float(of_mean.compute()) <= 1
+
+
+def test_an_unknown_measure_or_score_is_refused_in_one_line() -> None:
+    with pytest.raises(WrongUse, match="No measure is called 'entropy'"):
+        UncertaintyScores(2, measures=("entropy",))
+    metric = UncertaintyScores(CLASSES, scores=("niou",))
+    metric.update(*probabilities(1))
+    with pytest.raises(WrongUse, match="No score is called 'niou'"):
+        metric.compute()

@@ -1,0 +1,458 @@
+"""The HTML report in a real Chromium: what a person sees and presses, against maps.npz and scores.json."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from console import segment as command
+from PIL import Image
+from plain import noise
+from small_networks import network_of
+
+import segment
+from segment.errors import WrongUse
+from segment.files.writing import write_png
+from segment.jobs.report import report
+from segment.report.html import build
+from segment.report.html.charts import aurc, oracle
+from segment.report.html.page import in_script
+from segment.report.html.streams import packed
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+SIZE = (32, 48)
+HOSTILE = "</script><script>document.title='taken'</script>"
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run with labels, its evaluation, and the report of both."""
+
+    run: segment.SavedRun
+    scores: segment.SavedRun
+    labels: dict[str, np.ndarray]
+    page: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    top = tmp_path_factory.mktemp("report")
+    network = network_of()
+    classes = ("sky", "road", f"car {HOSTILE}", "tree <b>")
+    network = replace(network, card=replace(network.card, classes=classes, void=VOID))
+    bank = segment.fit_bank(network, noise(6, 3, *SIZE, seed=3), batch=2, draws=3)
+    generator = np.random.default_rng(0)
+    labels = {}
+    for name in ("a b", "straße 道", "c&d'<e>", "sub/f"):
+        low = generator.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        write_png(top / "images" / f"{name}.png", np.repeat(np.repeat(low, 8, axis=0), 8, axis=1))
+        label = np.repeat(np.repeat(generator.integers(0, 4, (4, 6)), 8, axis=0), 8, axis=1).astype(np.uint8)
+        label[:3] = VOID
+        write_png(top / "labels" / f"{name}.png", label)
+        labels[name] = label.astype(np.int64)
+    (top / "images" / "broken.png").write_bytes(b"none")
+    maps = ("prediction", "predictive_entropy", "mutual_information", "variance", "probability")
+    plan = segment.PredictPlan(maps=maps, precision="fp32")
+    segment.predict(network, top / "images", bank, top / "run", plan)
+    (top / "images" / "broken.png").unlink()
+    data = segment.Labels(top / "images", top / "labels")
+    methods = segment.EvaluatePlan(
+        methods=replace(segment.EvaluatePlan().methods, methods=("deterministic", "mcbn"), precision="fp32")
+    )
+    segment.evaluate(network, data, bank=bank, output=top / "scores", plan=methods)
+    run, scores = segment.load_run(top / "run"), segment.load_run(top / "scores")
+    report(
+        [top / "run", top / "scores"],
+        top / "out" / "report.html",
+        title=f"Title {HOSTILE}",
+        flip_book=["a b"],
+        network=network,
+        bank=bank,
+    )
+    by_id = {
+        id: labels[Path(str(image.source)).relative_to(top / "images").with_suffix("").as_posix()]
+        for id, image in run.items()
+        if image.status == "done"
+    }
+    return Made(run, scores, by_id, top / "out" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, made: Made) -> Iterator[Any]:
+    """The open report; at the end its console must be free of errors, and nothing may have been asked for."""
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
+    opened = context.new_page()
+    problems: list[str] = []
+    requests: list[str] = []
+    opened.on(
+        "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
+    )
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda request: requests.append(request.url))
+    opened.goto(made.page.as_uri())
+    opened.wait_for_selector("html[data-ready]")
+    yield opened
+    assert problems == []
+    assert {url for url in requests if not url.startswith(("data:", "blob:"))} == {made.page.as_uri()}
+    context.close()
+
+
+def look_at(page: Any, made: Made, id: str) -> None:
+    page.evaluate("id => { location.hash = '#image=' + encodeURIComponent(id); }", id)
+    page.wait_for_function(
+        "id => view.detail && view.index >= 0 && IMAGES[view.index].id === id && !$('image').hidden", arg=id
+    )
+    page.wait_for_timeout(50)
+
+
+def pixels(page: Any) -> np.ndarray:
+    data = page.evaluate("$('stage').toDataURL('image/png').split(',')[1]")
+    return np.asarray(Image.open(BytesIO(base64.b64decode(data))).convert("RGBA"))
+
+
+def point(page: Any, row: int, column: int) -> None:
+    """Move the pointer onto a pixel of the image."""
+    x, y = page.evaluate(
+        "([row, column]) => { const [left, top, scale] = placeNow(), box = $('stage').getBoundingClientRect();"
+        " const r = $('stage').width / box.width;"
+        " return [box.left + (left + (column + .5) * scale) / r,"
+        " box.top + (top + (row + .5) * scale) / r]; }",
+        [row, column],
+    )
+    page.mouse.move(x, y)
+
+
+def test_hostile_names_and_titles_stay_text(page: Any, made: Made) -> None:
+    assert page.title() == f"Title {HOSTILE}"
+    assert page.locator("#title").inner_text() == f"Title {HOSTILE}"
+    assert page.locator("#with-class option").all_inner_texts()[3] == f"with car {HOSTILE}"
+    names = page.evaluate("IMAGES.map((image) => image.source)")
+    assert sorted(names) == sorted(image.source.name for image in made.run.values() if image.status == "done")
+    assert "broken" in page.locator("#failed").inner_text()
+    assert in_script({"a": "</script>\u2028"}) == '{"a":"\\u003c/script>\\u2028"}'
+
+
+@pytest.fixture
+def quiet_page(browser: Any, made: Made) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
+    opened = context.new_page()
+    opened.goto(made.page.as_uri())
+    opened.wait_for_selector("html[data-ready]")
+    yield opened
+    context.close()
+
+
+def test_the_policy_lets_nothing_in(quiet_page: Any) -> None:
+    policy = quiet_page.locator("meta[http-equiv]").get_attribute("content")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    blocked = quiet_page.evaluate(
+        "async () => { const tries = []; const script = document.createElement('script');"
+        " script.textContent = 'window.taken = 1'; document.body.append(script);"
+        " tries.push(window.taken === undefined);"
+        " const image = new Image(); tries.push(await new Promise((done) => { image.onload = () => done(false);"
+        " image.onerror = () => done(true); image.src = 'https://example.org/x.png'; }));"
+        " tries.push(await fetch('https://example.org').then(() => false, () => true)); return tries; }"
+    )
+    assert blocked == [True, True, True]
+
+
+def test_the_numbers_under_the_pointer_are_those_of_the_maps(page: Any, made: Made) -> None:
+    look_at(page, made, "sub/f")
+    maps, label = made.run["sub/f"].maps, made.labels["sub/f"]
+    names = made.run.classes
+    for row, column in ((0, 0), (9, 17), (20, 40), (31, 47)):
+        point(page, row, column)
+        text = page.locator("#numbers").inner_text()
+        assert f"row {row}, column {column} " in text
+        assert f"predictive entropy {maps['predictive_entropy'][row, column]:.2f} nats" in text
+        p = maps["probability"][:, row, column]
+        order = np.argsort(-p, kind="stable")[:3]
+        shown = [
+            f"{names[k]} {round(100 * p[k])} %" for number, k in enumerate(order) if number == 0 or round(100 * p[k])
+        ]
+        assert ", ".join(shown) in text
+        right = "right" if label[row, column] == maps["prediction"][row, column] else "wrong"
+        wanted = "not labelled" if label[row, column] == VOID else f"label {names[label[row, column]]} ({right})"
+        assert text.endswith(wanted)
+    for name, digits in (("mutual_information", 3), ("variance", 4)):
+        page.select_option("#measure", name)
+        point(page, 9, 17)
+        assert f"{maps[name][9, 17]:.{digits}f}" in page.locator("#numbers").inner_text()
+    page.focus("#stage")
+    page.keyboard.press("Shift+ArrowRight")
+    assert "row 9, column 18 " in page.locator("#numbers").inner_text()
+
+
+def shown_percent(share: float) -> str:
+    """As JavaScript rounds: halves go up."""
+    return f"{Decimal(100 * share).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+
+
+def test_the_threshold_tells_exact_shares_and_marks_pixels(page: Any, made: Made) -> None:
+    look_at(page, made, "a b")
+    entropy = made.run["a b"].maps["predictive_entropy"].astype(np.float64)
+    wrong_known = made.labels["a b"] != VOID
+    right = made.run["a b"].prediction == made.labels["a b"]
+    before = pixels(page)
+    seen = set()
+    for level in (20, 60, 90, 110):
+        page.evaluate("l => { $('threshold').value = l; $('threshold').dispatchEvent(new Event('input')); }", level)
+        threshold = float(page.locator("#threshold-value").inner_text().split()[0])
+        assert threshold == pytest.approx((level + 0.5) / 100)
+        kept = entropy <= threshold
+        assert page.locator("#untrusted").inner_text() == shown_percent((~kept).mean())
+        trusted = kept & wrong_known
+        expected = shown_percent(right[trusted].mean()) if trusted.any() else "none kept"
+        assert page.locator("#kept").inner_text() == expected
+        assert page.locator("#accuracy").inner_text() == shown_percent(right[wrong_known].mean())
+        seen.add(pixels(page).tobytes())
+    assert len(seen) > 1
+    marked = pixels(page)
+    page.uncheck("#mark")
+    assert (pixels(page) != marked).any() or (before != marked).any()
+
+
+def test_layers_modes_and_zoom_change_what_is_seen(page: Any, made: Made) -> None:
+    look_at(page, made, "a b")
+    page.uncheck("#mark")
+    shown = {}
+    for name in ("image", "mask", "measure", "error", "label", "draw"):
+        page.select_option("#layer-a", name)
+        page.select_option("#layer-b", name)
+        shown[name] = pixels(page)
+    assert len({value.tobytes() for name, value in shown.items() if name != "draw"}) == 5
+    left, top, scale = page.evaluate("placeNow()")
+    y, x = round(top + 20.5 * scale), round(left + 30.5 * scale)
+    mask, label = made.run["a b"].prediction, made.labels["a b"]
+    colours = np.array(page.evaluate("CONTENT.palette"))
+    assert shown["mask"][y, x, :3].tolist() == colours[mask[20, 30]].tolist()
+    assert shown["label"][y, x, :3].tolist() == colours[label[20, 30]].tolist()
+    draws = list(page.evaluate("Object.keys(view.detail.planes).filter((name) => name.startsWith('draw '))"))
+    assert len(draws) == 3
+    page.select_option("#layer-a", "image")
+    page.select_option("#layer-b", "mask")
+    page.evaluate("() => { $('split').value = 500; $('split').dispatchEvent(new Event('input')); }")
+    swiped = pixels(page)
+    middle = round(left + 24 * scale)
+    rows = slice(round(top) + 4, round(top + 32 * scale) - 4)  # the rim of the image is blended with the paper
+    before, behind = slice(round(left) + 4, middle - 4), slice(middle + 4, round(left + 48 * scale) - 4)
+    assert (swiped[rows, before] == shown["image"][rows, before]).all()
+    assert (swiped[rows, behind] == shown["mask"][rows, behind]).all()
+    page.select_option("#mode", "blend")
+    blended = pixels(page)[y, x, :3].astype(int)
+    mean = (shown["image"][y, x, :3].astype(int) + shown["mask"][y, x, :3]) / 2
+    assert np.abs(blended - mean).max() <= 2
+    page.click("#zoom-in")
+    assert page.locator("#zoom-level").inner_text() == "150 %"
+    assert (pixels(page) != blended.max()).any()
+    page.click("#zoom-reset")
+    assert page.locator("#zoom-level").inner_text() == "100 %"
+
+
+def test_the_gallery_sorts_filters_and_opens(page: Any, made: Made) -> None:
+    page.click("nav a[href='#gallery']")
+    done = {id: image for id, image in made.run.items() if image.status == "done"}
+    by_entropy = sorted(done, key=lambda id: -done[id].measures["predictive_entropy"]["mean"])
+    assert page.locator("#cards .card .name").all_inner_texts() == by_entropy
+    page.select_option("#sort", "error")
+    errors = {
+        id: float(((done[id].prediction != label) & (label != VOID)).sum() / (label != VOID).sum())
+        for id, label in made.labels.items()
+    }
+    assert page.locator("#cards .card .name").all_inner_texts() == sorted(done, key=lambda id: -errors[id])
+    page.fill("#search", "SUB")
+    assert page.locator("#cards .card .name").all_inner_texts() == ["sub/f"]
+    assert page.locator("#count").inner_text() == "1 of 4 images"
+    page.fill("#search", "")
+    there = [id for id in done if (done[id].prediction == 0).mean() >= 0.0005]
+    page.select_option("#with-class", "0")
+    assert sorted(page.locator("#cards .card .name").all_inner_texts()) == sorted(there)
+    page.select_option("#with-class", "")
+    page.locator("#cards .card").first.click()
+    first = page.locator("#image-name")
+    first.wait_for()
+    order = page.evaluate("gallery.order.map((i) => IMAGES[i].id)")
+    page.wait_for_function("id => $('image-name').textContent === id", arg=order[0])
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("id => $('image-name').textContent === id", arg=order[1])
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("id => $('image-name').textContent === id", arg=order[0])
+    page.click("nav a[href='#overview']")
+    page.locator("#histogram rect.bar[tabindex='0']").last.click()
+    assert not page.locator("#gallery").is_hidden()
+    assert "only" in page.locator("#range-text").inner_text()
+
+
+def test_plots_carry_the_scores_and_the_thresholds(page: Any, made: Made) -> None:
+    page.click("nav a[href='#scores']")
+    scores = (made.scores.scores or {})["methods"]["mcbn"]["scores"]
+    legend = page.locator("#charts").inner_text()
+    for name, title in (("predictive_entropy", "predictive entropy"), ("variance", "variance")):
+        values = [scores[f"{kind}.{name}"]["value"] for kind in ("aurc", "ause")]
+        assert f"{title}, AURC {values[0]:.4f}, AUSE {values[1]:.4f}" in legend
+    assert f"ECE {scores['ece']['value']:.4f}" in legend
+    chart = page.evaluate("CONTENT.charts[0]")
+    line = next(line for line in chart["lines"] if line["name"] == "predictive entropy")
+    entropy: list[Any] = []
+    right: list[Any] = []
+    for id, label in made.labels.items():
+        known = label != VOID
+        entropy.append(made.run[id].maps["predictive_entropy"][known])
+        right.append((made.run[id].prediction == label)[known])
+    every, hits = np.concatenate(entropy).astype(np.float64), np.concatenate(right)
+    for at in (len(line["x"]) // 3, len(line["x"]) // 2, len(line["x"]) - 1):
+        threshold = float(line["notes"][at].split()[1])
+        kept = every <= threshold
+        assert line["x"][at] == pytest.approx(kept.mean(), abs=2e-6)
+        assert line["y"][at] == pytest.approx(1 - hits[kept].mean(), abs=2e-6)
+    svg = page.locator("#charts svg[role=img]").first
+    box = svg.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert "threshold" in page.locator("#charts .readout").first.inner_text()
+    confidence = page.evaluate(
+        "CONTENT.charts[1].lines[0].notes.map((note) => +note.split(' ')[0].replaceAll(',', ''))"
+    )
+    assert sum(confidence) == sum(int((label != VOID).sum()) for label in made.labels.values())
+    assert f"{scores['nll']['value']:.4f}" in page.locator("#tables").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(quiet_page: Any, made: Made, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.base")
+    quiet_page.emulate_media(color_scheme=scheme)
+    quiet_page.evaluate(axe.AXE_SCRIPT)
+    for section in ("overview", "gallery", "scores", "image"):
+        quiet_page.evaluate("section => { location.hash = '#' + section; }", section)
+        quiet_page.wait_for_timeout(250)
+        violations = quiet_page.evaluate("async () => (await axe.run()).violations")
+        assert [one["id"] for one in violations if one["impact"] in ("serious", "critical")] == [], json.dumps(
+            violations
+        )[:3000]
+
+
+@pytest.mark.parametrize("width", [390, 1366, 3840])
+def test_nothing_is_wider_than_the_window(quiet_page: Any, made: Made, width: int) -> None:
+    quiet_page.set_viewport_size({"width": width, "height": round(width * 0.6)})
+    for section in ("overview", "gallery", "scores", "image"):
+        quiet_page.evaluate("section => { location.hash = '#' + section; }", section)
+        quiet_page.wait_for_timeout(150)
+        assert quiet_page.evaluate("document.documentElement.scrollWidth <= innerWidth"), section
+
+
+def test_a_large_report_is_split_into_pages_that_lead_to_each_other(
+    made: Made, browser: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "MOST", 0.01)
+    written = report([made.run.folder], tmp_path / "r.html", labels=made.run.folder.parent / "labels")
+    assert len(written.files) > 1
+    assert {path.name for path in written.files} == {path.name for path in tmp_path.iterdir()}
+    opened = browser.new_page()
+    opened.goto(written.files[0].as_uri() + "#gallery")
+    opened.wait_for_selector("html[data-ready]")
+    last = opened.locator("#cards .card").last
+    name = last.locator(".name").inner_text()
+    last.click()
+    opened.wait_for_function(
+        "id => location.pathname.endsWith('-' + CONTENT.pages.length + '.html') && $('image-name').textContent === id",
+        arg=name,
+    )
+    opened.close()
+
+
+def test_a_run_without_labels_or_probabilities_is_shown(made: Made, tmp_path: Path, browser: Any) -> None:
+    shutil.copytree(made.run.folder, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("maps.npz"):
+        path.unlink()
+    manifest = tmp_path / "run" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["files"] = [name for name in line["files"] if not name.endswith("maps.npz")]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    ended = command("report", tmp_path / "run", "-o", tmp_path / "r.html", "--json")
+    assert ended.code == 0, ended.err
+    assert (ended.json["images"], ended.json["failed"]) == (4, 1)
+    opened = browser.new_page()
+    opened.goto((tmp_path / "r.html").as_uri() + "#image")
+    opened.wait_for_function("view.detail")
+    assert opened.locator("#kept-row").is_hidden()
+    assert opened.locator("#layer-a option").count() == 3
+    assert "predict --maps" in opened.evaluate("$('settings').textContent")
+    opened.close()
+
+
+def test_what_cannot_be_shown_is_refused_in_one_line(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="add the suffix"):
+        report([made.run.folder], tmp_path / "report")
+    with pytest.raises(WrongUse, match="none of them is"):
+        report([made.scores.folder], tmp_path / "r.html")
+    with pytest.raises(WrongUse, match="2 of them are"):
+        report([made.run.folder, made.run.folder], tmp_path / "r.html")
+    with pytest.raises(WrongUse, match="name the network and the bank"):
+        report([made.run.folder], tmp_path / "r.html", flip_book=["a b"])
+    assert "holds no run" in command("report", tmp_path, "-o", tmp_path / "r.html").error
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_planes_are_packed_without_loss() -> None:
+    import zlib
+
+    generator = np.random.default_rng(1)
+    for high, width in ((256, 1), (4000, 2)):
+        plane = generator.integers(0, high, (7, 5))
+        data, taken = packed(plane)
+        assert taken == width
+        raw = np.frombuffer(zlib.decompress(data), np.uint8).reshape(width, 7, 5)
+        out = np.zeros((7, 5), np.int64)
+        for part, residual in enumerate(raw):  # the decoder, as slow and plain as can be
+            got = np.zeros((8, 6), np.int64)
+            for y in range(7):
+                for x in range(5):
+                    left, above, corner = got[y + 1, x], got[y, x + 1], got[y, x]
+                    guess = sorted((left, above, left + above - corner))[1]
+                    got[y + 1, x + 1] = (residual[y, x] + guess) % 256
+            out += got[1:, 1:] << 8 * part
+        assert (out == plane).all()
+
+
+def test_the_area_under_the_risk_curve_is_that_of_every_pixel_in_turn() -> None:
+    generator = np.random.default_rng(2)
+    counts = generator.integers(0, 400, (50, 2))
+    risks, seen, wrong = [], 0, 0.0
+    for right, bad in counts.tolist():
+        for _ in range(right + bad):
+            seen, wrong = seen + 1, wrong + bad / (right + bad)
+            risks.append(wrong / seen)
+    assert aurc(counts) == pytest.approx(float(np.mean(risks)), abs=2e-4)
+    right, bad = counts.sum(axis=0).tolist()
+    best = np.concatenate([np.zeros(right), np.arange(1, bad + 1) / (right + np.arange(1, bad + 1))])
+    assert oracle(right, bad) == pytest.approx(float(best.mean()), abs=2e-4)
+
+
+def test_the_file_asks_for_nothing(made: Made) -> None:
+    text = made.page.read_text(encoding="utf-8")
+    bare = re.sub(r'<script id="(?:content|thumbs|block-\d+)".*?</script>', "", text, flags=re.DOTALL)
+    addresses = set(re.findall(r"https?://[^\s\"'`]+", bare))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # the name of a vocabulary, never fetched
+    assert not re.search(r"<(?:link|iframe|object|embed|img)\b|\bsrc=", bare)

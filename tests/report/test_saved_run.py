@@ -1,0 +1,113 @@
+"""A run read back: lazily, with the values that were predicted, and refused in one line where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from console import photographs
+from plain import noise
+from small_networks import network_of
+
+import segment
+from segment.errors import WrongUse
+from segment.files.writing import write_png
+from segment.images.read import read_image
+from segment.networks.load import Network
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    network = network_of()
+    return replace(network, card=replace(network.card, classes=("sky", "road", "car", "tree")))
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> segment.Bank:
+    return segment.fit_bank(network, noise(6, 3, 32, 48, seed=3), batch=2, draws=3)
+
+
+@pytest.fixture(scope="module")
+def folder(network: Network, bank: segment.Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("runs")
+    images = photographs(top / "images", 2, (32, 48))
+    (images / "bad.png").write_bytes(b"no image")
+    maps = ("prediction", "variance", "predictive_entropy", "probability")
+    segment.predict(network, images, bank, top / "run", segment.PredictPlan(maps=maps, precision="fp32"))
+    return top / "run"
+
+
+def test_a_run_is_a_mapping_of_images_with_their_maps(folder: Path, network: Network, bank: segment.Bank) -> None:
+    run = segment.load_run(folder)
+    assert set(run) == {"a", "b", "bad"}
+    estimate = segment.MCBN(network, bank, precision="fp32")(read_image(folder.parent / "images" / "a.png"))
+    for name in ("variance", "predictive_entropy", "probability"):
+        np.testing.assert_allclose(run["a"].maps[name], getattr(estimate, name).numpy(), atol=1e-6)
+    assert np.array_equal(run["a"].prediction, estimate.prediction.numpy())
+    assert np.array_equal(run["a"].image, read_image(folder.parent / "images" / "a.png"))
+    assert run["a"].picture("overlay").shape == (32, 48, 3)
+    assert run["bad"].status == "failed"
+    assert run["bad"].error
+    assert "does not decode" in run["bad"].error
+    again = run["a"].estimate()
+    np.testing.assert_array_equal(again.overlay(), run["a"].picture("overlay"))
+    assert again.view is not None
+    assert again.view.classes == run.classes == ("sky", "road", "car", "tree")
+    rows = {row["id"]: row for row in run.table()}
+    assert rows["a"]["mean.variance"] == pytest.approx(float(run["a"].maps["variance"].mean()), abs=1e-6)
+    assert run._repr_png_() == (folder / "sheet.png").read_bytes()
+
+
+def test_nothing_but_the_manifest_is_read_before_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "manifest.jsonl"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    run = segment.load_run(tmp_path)  # whose maps are not there
+    assert "3 images, 1 failed; T = 3; 4 classes" in repr(run)
+    assert len(repr(run).splitlines()) == 1
+    assert "variance" in repr(run["a"])
+    with pytest.raises(WrongUse, match=r"maps\.npz"):
+        run["a"].maps["variance"]
+
+
+def test_maps_come_from_pictures_where_no_archive_was_written(
+    network: Network, bank: segment.Bank, folder: Path, tmp_path: Path
+) -> None:
+    plan = segment.PredictPlan(formats=("png",), precision="fp32")
+    segment.predict(network, folder.parent / "images" / "a.png", bank, tmp_path / "png", plan)
+    image = next(iter(segment.load_run(tmp_path / "png").values()))
+    exact = segment.load_run(folder)["a"]
+    assert np.array_equal(image.prediction, exact.prediction)
+    np.testing.assert_allclose(image.maps["variance"], exact.maps["variance"], atol=1e-5)
+    with pytest.raises(KeyError, match=r"No map 'varience' was written\. Near: 'variance'"):
+        image.maps["varience"]
+
+
+def test_an_evaluation_gives_its_scores_and_rows(network: Network, bank: segment.Bank, tmp_path: Path) -> None:
+    images = photographs(tmp_path / "images", 2, (32, 48))
+    for name in ("a", "b"):
+        write_png(tmp_path / "labels" / f"{name}.png", np.full((32, 48), 1, np.uint8))
+    labels = segment.Labels(images, tmp_path / "labels")
+    evaluation = segment.evaluate(network, labels, bank=bank, output=tmp_path / "scores")
+    text = repr(evaluation)
+    assert 1 < len(text.splitlines()) <= 10
+    assert "NLL" in text
+    run = segment.load_run(tmp_path / "scores")
+    assert run.scores == evaluation.scores
+    assert {row["id"] for row in run.per_image} == {"a", "b"}
+    assert "scores of mcbn, deterministic" in repr(run)
+
+
+def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(WrongUse, match="holds no run"):
+        segment.load_run(tmp_path)
+    with pytest.raises(WrongUse, match="give the folder that holds it"):
+        segment.load_run(folder / "run.json")
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(WrongUse, match="does not read as JSON"):
+        segment.load_run(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "manifest.jsonl").write_text("no json\n")
+    with pytest.raises(WrongUse, match="does not read as a manifest"):
+        segment.load_run(tmp_path)
