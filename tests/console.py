@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from segment.cli.app import run
+from segment.files.run_lock import LOCK
 from segment.files.writing import write_png
 from segment.scenes.scene import TEST, TRAIN, scene
 
@@ -169,5 +170,6 @@ def lines(run_folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its relative path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder but a run's lock, by its relative path."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

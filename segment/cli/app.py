@@ -5,12 +5,17 @@ Jobs are imported by the command that runs them, so that `--help` needs no torch
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -60,10 +65,10 @@ app = App(
     pretty_exceptions_enable=False,
     help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
-    "130 interrupted.",
+    "130 interrupted, 143 terminated.",
 )
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -83,7 +88,33 @@ def segment(
 
 def run() -> None:
     """Run the command line; end with the exit code that the refusal carries."""
-    sys.exit(_exit_code())
+    with _termination_as_interrupt() as received:
+        code = _exit_code()
+        if code == INTERRUPTED:
+            code = TERMINATED if received else INTERRUPTED
+            word = "Terminated" if received else "Interrupted"
+            screen.refuse(f"{word}. What was finished is whole; a run goes on with --resume.")
+    sys.exit(code)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[list[int]]:
+    """SIGTERM, as `kill` and a system that shuts down send it, ends a run as Ctrl-C does; the list then holds it."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not received:  # a second signal would end what the first lets finish
+            received.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code() -> int:
@@ -94,7 +125,7 @@ def _exit_code() -> int:
     except SegmentError as refusal:
         return _refuse(str(refusal), refusal.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
+        return INTERRUPTED
     except OSError as error:
         where = "" if error.filename is None else f"{str(error.filename)!r}: "
         return _refuse(f"{where}{error.strerror or error}. Check that it is there and may be used.", 2)
@@ -104,8 +135,6 @@ def _exit_code() -> int:
         if _out_of_memory(error):
             return _refuse(f"Out of memory: {one_line(error, 160)}. Try smaller images or batches.", 4)
         raise
-    if code == INTERRUPTED:
-        return _refuse("Interrupted. What was finished is whole; a run goes on with --resume.", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -129,15 +158,29 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
-def end_with_failures(failed: Mapping[str, str], output: Path) -> None:
-    """Name the images of an evaluation or a sweep that failed, and end with exit code 1 where there are any."""
-    if failed:
-        name, why = next(iter(failed.items()))
-        named = ", ".join(list(failed)[:5])
-        images = "1 image" if len(failed) == 1 else f"{len(failed)} images"
-        path = output / ("validation.json" if name.startswith("validation image") else "manifest.jsonl")
-        screen.refuse(f"{images} failed ({named}), named in {path}. {name}: {why}")
-        raise typer.Exit(1)
+_NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\d+")
+REASONS = 3
+"""Of failures that are shown; the others are in the manifest."""
+
+
+def end_with_failures(failed: Mapping[str, str], output: Path, *, total: int | None = None) -> None:
+    """How many images of a run failed, the most frequent reasons, and exit code 1, where there are any."""
+    if not failed:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        reason = _NAMES_AND_NUMBERS.sub("...", why)
+        by_reason.setdefault(reason, []).append(name)
+    path = output / ("validation.json" if next(iter(failed)).startswith("validation image") else "manifest.jsonl")
+    images = f"{len(failed)} of {total} images" if total else f"{len(failed)} image{'s' if len(failed) > 1 else ''}"
+    reasons = []
+    for names in sorted(by_reason.values(), key=len, reverse=True)[:REASONS]:
+        more = f" and {len(names) - 1} more for the same reason" if len(names) > 1 else ""
+        reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
+    if (left := len(by_reason) - REASONS) > 0:
+        reasons.append(f"{left} other reason{'s' if left > 1 else ''}.")
+    screen.refuse(f"{images} failed, named in {path}; the others are done. {' '.join(reasons)}")
+    raise typer.Exit(1)
 
 
 def _load_commands() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
     Device,
     Json,
@@ -100,6 +100,9 @@ def predict(
             f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
+        if summary.uncertain:
+            first = ", ".join(f"{name} {value:.3g}" for name, value in summary.uncertain.items())
+            screen.print_text(f"Most uncertain, by mean {summary.heat}: {first}.")
         if summary.triaged is not None:
             for line in summary.triaged["text"]:
                 screen.print_text(line)
@@ -108,10 +111,4 @@ def predict(
             )
         if summary.done:
             screen.print_text(f"Look at {summary.folder / 'sheet.png'} first.")
-    if summary.failed:
-        total, first = summary.done + len(summary.failed), next(iter(summary.failed.items()))
-        screen.refuse(
-            f"{len(summary.failed)} of {total} images failed, named in {summary.folder / 'manifest.jsonl'}, "
-            f"the others are done. {first[0]}: {first[1]}"
-        )
-        raise typer.Exit(1)
+    end_with_failures(summary.failed, output, total=summary.done + len(summary.failed))

@@ -59,7 +59,7 @@ class ImagePool:
         if not self.sources:
             self.given = images_in(images) if is_lazy(images) else network.accept.images(images)
         if self.sources:
-            network.tell_preprocessing()
+            network.log_preprocessing()
         first = self.given[0] if len(self.given) else None
         normalised = isinstance(first, Tensor) and first.is_floating_point()
         if normalised and (augmentation is not None or size is not None):

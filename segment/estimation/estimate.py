@@ -168,7 +168,8 @@ def moments_of(
 ) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
-    temperature: divides the logits; stop: ends the draws early
+    images: normalised, not padded. keep: names of the measures that will be computed, which decide what is summed
+    temperature: divides the logits; stop: called after each draw, ends the passes when it returns True
     Errors: PredictionFailed where an output is not finite.
     """
     sums = Sums(head, keep, temperature)

@@ -68,15 +68,16 @@ def _smaller(source: Path, target: Path) -> None:
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
     width = min(picture.width, WIDE)
-    while len(encoded := _encoded(picture, width)) > HEAVY:
+    while len(encoded := _small_png(picture, width)) > HEAVY:
         width = round(0.85 * width)
     with fresh(target) as stream:
         stream.write(encoded)
 
 
-def _encoded(picture: Image.Image, width: int) -> bytes:
-    if width < picture.width:
-        size = (width, round(picture.height * width / picture.width))
+def _small_png(picture: Image.Image, most_width: int) -> bytes:
+    """An RGB picture as a PNG of 256 colours and at most that many pixels wide, to be embedded in a page."""
+    if most_width < picture.width:
+        size = (most_width, round(picture.height * most_width / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)

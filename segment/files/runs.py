@@ -1,7 +1,6 @@
-"""The folder of a run: what was asked (run.json), and one line for each image that is done or failed (manifest.jsonl).
+"""The folder of a run: what was asked of it (run.json), its images, and where their files go.
 
-Must not know how an image is predicted. A line stands only for files that are whole, so a run cut off at any moment
-goes on from its last line.
+Must not know how an image is predicted.
 """
 
 from __future__ import annotations
@@ -10,76 +9,43 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
+
+from filelock import FileLock
 
 from segment.errors import WrongUse
-from segment.files.writing import unwritable, write_json
-from segment.images.find import Source, find_images, in_text, keep_ids, paths_by_id
+from segment.files.manifest import MANIFEST, Entry, add_line, read_manifest
+from segment.files.reading import read_json
+from segment.files.run_lock import LOCK, lock_folder
+from segment.files.writing import write_json
+from segment.images.find import Source, find_images, keep_ids, paths_by_id
 from segment.images.read import sha256_of
 
 log = logging.getLogger(__name__)
 
-RECORD, MANIFEST = "run.json", "manifest.jsonl"
+RECORD = "run.json"
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
-TAKEN = (RECORD, MANIFEST, "scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
+TAKEN = (RECORD, MANIFEST, LOCK, "scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
 """File names of the run itself: no image may be called so."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the manifest.
-
-    id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
-    files: written for it, relative to the run folder; seconds: wall time; draws: T used
-    reached_error: the standard error that was reached where it decided the draws; no key elsewhere
-    measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
-    notes: measure or file -> why it was not written
-    triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
-    where no triage was asked for
-    """
-
-    id: str
-    source: str
-    sha256: str = ""
-    status: Literal["done", "failed"] = "done"
-    error: str | None = None
-    files: tuple[str, ...] = ()
-    seconds: float = 0.0
-    draws: int = 0
-    reached_error: float | None = None
-    measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
-    triage: Mapping[str, str | float] | None = None
-
-    def line(self) -> dict[str, Any]:
-        """The keys of the manifest, in its order.
-
-        >>> list(Entry(id="a", source="a.png", measures={"variance": {"mean": 0.1, "p95": 0.2}}).line())[-2:]
-        ['draws', 'variance']
-        """
-        keys = ("id", "source", "sha256", "status", "error", "files", "seconds", "draws")
-        line: dict[str, Any] = {key: getattr(self, key) for key in keys}
-        line["source"] = in_text(self.source)
-        line["error"] = None if self.error is None else _writable(self.error)
-        if self.reached_error is not None:
-            line["reached_error"] = round(self.reached_error, 6)
-        line |= {name: dict(numbers) for name, numbers in self.measures.items()}
-        line |= {} if self.triage is None else {"triage": dict(self.triage)}
-        return line | ({"notes": dict(self.notes)} if self.notes else {})
-
-
 class Run:
-    """An open run folder; `create` makes or reopens one.
+    """An open run folder, locked until `close`; `create` makes or reopens one.
 
     sources: its images, each under the id that its path has in this run for good
     """
 
     def __init__(
-        self, folder: Path, record: dict[str, Any], lines: dict[str, dict[str, Any]], sources: Sequence[Source]
+        self,
+        folder: Path,
+        record: dict[str, Any],
+        lines: dict[str, dict[str, Any]],
+        sources: Sequence[Source],
+        lock: FileLock,
     ) -> None:
+        self._lock = lock
         self.folder = folder
         self.record = record
         self._lines = lines
@@ -97,18 +63,32 @@ class Run:
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
         asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
-        manifest = folder / MANIFEST
+        lock = lock_folder(folder)
         try:
-            begun = manifest.exists()
-        except OSError as error:  # a folder that may not be looked into
-            raise unwritable(folder, error) from error
-        if begun and not resume:
-            raise WrongUse(f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder.")
-        if not begun:
-            return cls(folder, {"settings": asked}, {}, sources)
-        record, lines = _record_of(folder), _lines_of(manifest)
-        _refuse_other_settings(folder, record.get("settings", {}), asked)
-        return cls(folder, record, lines, sources)
+            record: dict[str, Any] = {"settings": asked}
+            lines: dict[str, dict[str, Any]] = {}
+            if (manifest := folder / MANIFEST).exists():
+                if not resume:
+                    raise WrongUse(
+                        f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder."
+                    )
+                record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
+                lines = read_manifest(manifest)
+                _refuse_other_settings(folder, record.get("settings", {}), asked)
+            return cls(folder, record, lines, sources, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Lets other processes write to the folder; nothing may be written by this one from now on."""
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, fingerprints=, versions=, timings=) into run.json, which stays whole throughout."""
@@ -135,13 +115,7 @@ class Run:
         missing = [name for name in entry.files if not (self.folder / name).is_file()]
         if missing:
             raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
-        text = json.dumps(entry.line(), ensure_ascii=False, allow_nan=False)
-        try:
-            with (self.folder / MANIFEST).open("a", encoding="utf-8") as stream:
-                stream.write(text + "\n")
-        except OSError as error:
-            raise unwritable(self.folder / MANIFEST, error) from error
-        self._lines[entry.id] = json.loads(text)
+        self._lines[entry.id] = add_line(self.folder / MANIFEST, entry)
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The newest line of every image, done or failed, by id."""
@@ -201,38 +175,6 @@ def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
     return kept
 
 
-def _record_of(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WrongUse(f"{str(folder / RECORD)!r} cannot be read, so the run cannot go on: {error}.") from error
-    if not isinstance(record, dict):
-        raise WrongUse(f"{str(folder / RECORD)!r} is not a run's record; choose another folder.")
-    return record
-
-
-def _lines_of(manifest: Path) -> dict[str, dict[str, Any]]:
-    """Lines by id; a last line that a kill cut short is taken off the file, any other damage is refused."""
-    data = manifest.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    lines = {}
-    for number, text in enumerate(whole.splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            lines[line["id"]] = line
-        except (ValueError, KeyError, TypeError) as error:
-            raise WrongUse(
-                f"{str(manifest)!r} is damaged in line {number}; remove that line to redo its image."
-            ) from error
-    if len(whole) < len(data):
-        try:
-            with manifest.open("r+b") as stream:
-                stream.truncate(len(whole))
-        except OSError as error:
-            raise unwritable(manifest, error) from error
-    return lines
-
-
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Keys of mappings within joined by dots, so that a difference is named where it is.
 
@@ -243,11 +185,6 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return flat
-
-
-def _writable(text: str) -> str:
-    """A message that names a file as it is may hold what UTF-8 cannot write."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _refuse_other_settings(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

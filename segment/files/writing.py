@@ -10,7 +10,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -30,17 +30,38 @@ FULL = 65535
 
 @contextmanager
 def fresh(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name, with its folders, when the block ends well; else nothing is left behind."""
+    """A file that appears under its name, with its folders, when the block ends well; else nothing is left behind.
+
+    Its bytes are on the disk before its name is.
+    """
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         _discard(part)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names of a folder's files on the disk, so that a renamed file outlives a power failure.
+
+    Windows has no such call, and some network file systems refuse it; the name is then on the disk a little later.
+    """
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_writable(path: Path) -> None:

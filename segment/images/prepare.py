@@ -120,8 +120,11 @@ def _planes(image: NDArray[Any], channels: Channels) -> list[NDArray[Any]]:
 
 
 def _per_channel(name: str, values: tuple[float, ...], default: float, channels: int) -> tuple[float, ...]:
+    """A card's `mean` or `std`, on the scale of `scale`: a number for each channel, the default where none is given."""
     if values and len(values) != channels:
-        raise WrongUse(f"`input: {{{name}}}` has {len(values)} numbers for {channels} channels. Give one a channel.")
+        raise WrongUse(
+            f"`input: {{{name}}}` has {len(values)} numbers for {channels} channels. Give one number per channel."
+        )
     return values or (default,) * channels
 
 

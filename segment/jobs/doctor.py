@@ -115,7 +115,7 @@ def compare_passes(
     output is not finite; what `fit_bank` raises.
     """
     sources = find_images(images)[:COMPARED_IMAGES]
-    network.tell_preprocessing()
+    network.log_preprocessing()
     pixels = [read_source(source, network.input).pixels for source in sources]
     compared = []
     with _warnings_of("segment.passes") as warnings:

@@ -19,7 +19,8 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.files.image_counts import IMAGE_COUNTS, write_image_counts
-from segment.files.runs import Entry, Run
+from segment.files.manifest import Entry
+from segment.files.runs import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.guarantees.counts import ImageCounts
@@ -112,32 +113,33 @@ def evaluate(
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored = _score_plan(network, plan)
-    network.tell_preprocessing()
-    run = Run.create(Path(folder), _settings(network, data, banks, plan, methods, validation), sources, resume=resume)
-    sources = run.sources
-    run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
-    start = time.perf_counter()
-    while True:  # until no fast path differs, which each of the methods' passes may find once
-        try:
-            validated = _validation(run, network, held_out, methods, scored, memory, progress)
-            scoring = _scoring(network, methods, validated, scored, memory)
-            if resume and (run.folder / STATE).exists():
-                scoring.load(run.folder / STATE)
-                if not scoring.counts_only(sources):  # no image can be taken out of a sum
-                    log.warning("Images that are scored already have changed or are gone: all are scored again.")
-                    scoring = _scoring(network, methods, validated, scored, memory)
-            scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
-            break
-        except FastPathDiffers as error:
-            log.warning(REDONE, error)
-            for name in (VALIDATION, STATE):
-                (run.folder / name).unlink(missing_ok=True)
-    if not scoring.done:
-        first = next(iter(scoring.failed.items()))
-        raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
-    warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
-    warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
-    evaluation = _write_results(run, scoring, methods, validated, start, warnings)
+    network.log_preprocessing()
+    settings = _settings(network, data, banks, plan, methods, validation)
+    with Run.create(Path(folder), settings, sources, resume=resume) as run:
+        sources = run.sources
+        run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
+        start = time.perf_counter()
+        while True:  # until no fast path differs, which each of the methods' passes may find once
+            try:
+                validated = _validation(run, network, held_out, methods, scored, memory, progress)
+                scoring = _scoring(network, methods, validated, scored, memory)
+                if resume and (run.folder / STATE).exists():
+                    scoring.load(run.folder / STATE)
+                    if not scoring.counts_only(sources):  # no image can be taken out of a sum
+                        log.warning("Images that are scored already have changed or are gone: all are scored again.")
+                        scoring = _scoring(network, methods, validated, scored, memory)
+                scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
+                break
+            except FastPathDiffers as error:
+                log.warning(REDONE, error)
+                for name in (VALIDATION, STATE):
+                    (run.folder / name).unlink(missing_ok=True)
+        if not scoring.done:
+            first = next(iter(scoring.failed.items()))
+            raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
+        warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
+        warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
+        evaluation = _write_results(run, scoring, methods, validated, start, warnings)
     return evaluation if triage is None else replace(evaluation, triaged=check_triage(run.folder, triage))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections import deque
@@ -20,7 +21,8 @@ from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
-from segment.files.runs import Entry, Run, images_outside_runs
+from segment.files.manifest import Entry
+from segment.files.runs import Run, images_outside_runs
 from segment.files.versions import versions
 from segment.files.windows import Windowed
 from segment.images.display import Display, display_of
@@ -44,6 +46,7 @@ DISPLAY_IMAGES = 4
 class Summary:
     """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
 
+    uncertain: the three images with the largest mean of the measure `heat`, and that mean
     triaged: what triaged.json holds; None where no triage was asked for
     """
 
@@ -54,6 +57,8 @@ class Summary:
     precision: str
     draws: int
     mean_draws: float
+    heat: str
+    uncertain: Mapping[str, float]
     triaged: Mapping[str, Any] | None = None
 
 
@@ -78,30 +83,30 @@ def predict(
         images, source_text = tuple(source), f"{len(source)} images"
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device)
-    network.tell_preprocessing()
+    network.log_preprocessing()
     if plan.triage is not None:
         refuse_other_run(plan.triage, network, bank, execution)
-    run = Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume)
-    execution = execution.as_begun(run.record.get("plan", {}))
-    run.note(
-        plan=execution.record(),
-        fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
-        versions=versions(),
-        classes=list(network.card.classes),
-        preprocessing=network.input.sentence,
-    )
-    run.remove_parts()
-    predictor = _predictor(run, network, drawn, execution, plan)
-    start = time.perf_counter()
-    with _torch_threads(execution.threads):
-        count, draws = _predict_pending(predictor, execution, progress)
-    seconds = time.perf_counter() - start
-    run.note(timings={"seconds": round(seconds, 3), "images": count, "draws": draws})
-    if "png" in plan.formats:
-        kept = {id: pictures for id, pictures in predictor.thumbnails.items() if pictures}
-        sheet(run, predictor.style, network, kept, predictor.picture)
-    summary = _summary(run, seconds, execution)
-    return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
+    with Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume) as run:
+        execution = execution.as_begun(run.record.get("plan", {}))
+        run.note(
+            plan=execution.record(),
+            fingerprints={"network": network.fingerprint, "bank": bank_fingerprint(bank)},
+            versions=versions(),
+            classes=list(network.card.classes),
+            preprocessing=network.input.sentence,
+        )
+        run.remove_parts()
+        predictor = _predictor(run, network, drawn, execution, plan)
+        start = time.perf_counter()
+        with _torch_threads(execution.threads):
+            timings = _predict_pending(predictor, execution, progress)
+        seconds = time.perf_counter() - start
+        run.note(timings={"seconds": round(seconds, 3), **timings})
+        if "png" in plan.formats:
+            kept = {id: pictures for id, pictures in predictor.thumbnails.items() if pictures}
+            sheet(run, predictor.style, network, kept, predictor.picture)
+        summary = _summary(run, seconds, execution, plan.heat)
+        return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 
 
 def _predictor(
@@ -152,11 +157,16 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     return display
 
 
-def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: Progress) -> tuple[int, int]:
-    """Every image that is not done, written while the next is estimated; how many there were, and their draws."""
+def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: Progress) -> dict[str, float]:
+    """Every image that is not done, written while the next is estimated; `timings` of run.json.
+
+    images, draws: how many. waiting_for_images, network, waiting_for_files: seconds of the thread that the network
+    runs in
+    """
     run, estimator = predictor.run, predictor.estimator
     pending, total = run.pending(), len(run.sources)
     before, draws = total - len(pending), 0
+    read = network = written = 0.0
     sizes = {source.id: size for source in pending if (size := size_of(source))}
     if sizes:  # now what would be refused after hours
         estimator.side_for(*max(sizes.values(), key=math.prod))
@@ -165,11 +175,14 @@ def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: 
         writing: deque[Future[Entry]] = deque()
         finished: list[Source] = []
         try:
+            clock = time.perf_counter()
             for number, image in enumerate(predictor.read(pending, sizes, reader), start=1):
                 source = image.source
                 begun = time.perf_counter()
                 estimate = predictor.estimate(image)
-                seconds = time.perf_counter() - begun
+                ended = time.perf_counter()
+                seconds = ended - begun
+                read, network = read + begun - clock, network + seconds
                 if isinstance(estimate, Estimate):
                     draws += estimate.draws
                 execution = _keep_plan(run, estimator, execution)
@@ -184,9 +197,14 @@ def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: 
                 while len(writing) > waiting or (writing and writing[0].done()):
                     run.add(writing.popleft().result())
                 progress("predicting", before + number, total, draws)
+                clock = time.perf_counter()
+                written += clock - ended
         finally:  # after Ctrl-C too: what is whole gets its line
+            clock = time.perf_counter()
             _add_entries(run, writing)
-    return len(pending), draws
+            written += time.perf_counter() - clock
+    spent = {"waiting_for_images": read, "network": network, "waiting_for_files": written}
+    return {"images": len(pending), "draws": draws, **{name: round(value, 3) for name, value in spent.items()}}
 
 
 def _keep_plan(run: Run, estimator: Estimator, execution: Execution) -> Execution:
@@ -203,13 +221,15 @@ def _keep_plan(run: Run, estimator: Estimator, execution: Execution) -> Executio
     return kept
 
 
-def _summary(run: Run, seconds: float, execution: Execution) -> Summary:
+def _summary(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
     lines = {source.id: run.entries()[source.id] for source in run.sources}
     failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
     draws = [line["draws"] for id, line in lines.items() if id not in failed]
     mean = sum(draws) / len(draws) if draws else 0.0
     done = len(lines) - len(failed)
-    return Summary(run.folder, done, failed, seconds, execution.precision, len(execution.bank), mean)
+    means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
+    uncertain = dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
+    return Summary(run.folder, done, failed, seconds, execution.precision, len(execution.bank), mean, heat, uncertain)
 
 
 def _add_entries(run: Run, writing: Collection[Future[Entry]]) -> None:

@@ -22,7 +22,8 @@ from segment.axes import Plane
 from segment.errors import ImageUnreadable, PredictionFailed, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.files.runs import Entry, Run
+from segment.files.manifest import Entry
+from segment.files.runs import Run
 from segment.files.writing import unwritable
 from segment.images.display import Display, picture_of
 from segment.images.find import Source

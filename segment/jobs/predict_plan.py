@@ -134,6 +134,7 @@ class Execution:
         """As asked. Errors: WrongUse for draws, precision or memory that are not to be had."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
         precision, why = resolve_precision(plan.precision, bank, device)
+        PassPlan(fold=plan.fold, precision=precision)  # refuses what is out of range
         given = plan.memory is not None
         budget = MemoryBudget(memory_budget(plan.memory, device).free, resident() if given else 0)
         return cls(

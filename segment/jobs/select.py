@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
-from segment.files.runs import MANIFEST, RECORD
+from segment.files.manifest import MANIFEST
+from segment.files.runs import RECORD
 from segment.files.writing import write_text
 from segment.report.results import DICE_RANK
 from segment.scores.functional.image_level import select as highest

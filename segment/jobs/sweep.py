@@ -8,7 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.banks import load_bank
-from segment.files.runs import Entry, Run
+from segment.files.manifest import Entry
+from segment.files.reading import read_json
+from segment.files.runs import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.corrupt import corrupted
@@ -30,7 +32,7 @@ from segment.jobs.evaluation.sweep_states import Place, SweepPlan, Swept
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.report.comparison import MethodBoards, differences, scores
-from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting, Sweep
+from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep
 from segment.report.tables import compact
 from segment.scores.scoreboard import Scoreboard
 
@@ -77,28 +79,36 @@ def sweep(
         raise WrongUse(f"Method {min(needy)!r} fits a temperature: give --validation-images, not the test images.")
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
-    network.tell_preprocessing()
+    network.log_preprocessing()
     settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
-    run = Run.create(folder, settings, sources, resume=resume)
-    sources = run.sources
-    run.note(versions=versions())
-    banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
-    given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
-    for bank in given_banks.values():
-        fitted(network, bank)  # refused now, not after the others were recorded
-    swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
-    rows: list[Row] = []
-    failed: dict[str, str] = {}
-    for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
-        path = folder / f"condition_{condition}_{severity}.json"
-        if not (resume and path.exists()):
-            scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress)
-            write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows += [_row(line) for line in content["rows"]]
-        failed |= content["failed"]
-    _finish(run, sources, rows, failed)
-    return Sweep(folder, rows, failed)
+    with Run.create(folder, settings, sources, resume=resume) as run:
+        sources = run.sources
+        run.note(versions=versions())
+        banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
+        given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+        for bank in given_banks.values():
+            fitted(network, bank)  # refused now, not after the others were recorded
+        swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
+        rows: list[Row] = []
+        failed: dict[str, str] = {}
+        for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
+            path = folder / f"condition_{condition}_{severity}.json"
+            if not (resume and path.exists()):
+                scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress)
+                write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
+            content = read_json(path, _Condition, advice="Remove it to score its images again.")
+            rows += content.rows
+            failed |= content.failed
+        _finish(run, sources, rows, failed)
+        return Sweep(folder, rows, failed)
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What was scored on the test images as they are, or as one corruption leaves them; failed: image -> why."""
+
+    rows: list[Row]
+    failed: dict[str, str]
 
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
@@ -187,11 +197,6 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
         )
         for group, method in zip(groups, content["methods"].values(), strict=True)
     ]
-
-
-def _row(values: Mapping[str, Any]) -> Row:
-    setting = None if values["setting"] is None else Setting(**values["setting"])
-    return Row(**{**values, "setting": setting})
 
 
 def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Mapping[str, str]) -> None:

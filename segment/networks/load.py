@@ -110,7 +110,7 @@ class Network:
             channels=self.channels,
             takes=self.takes,
             name=self.name,
-            before_pixels=self.tell_preprocessing,
+            before_pixels=self.log_preprocessing,
         )
 
     @property
@@ -118,7 +118,7 @@ class Network:
         """How its images become its input: the card's, with the channels that it takes where the card's are others."""
         return self.accept.file_spec
 
-    def tell_preprocessing(self) -> None:
+    def log_preprocessing(self) -> None:
         """Warn, once a process, where pixels go through a preprocessing that nobody has stated."""
         if self.card.assumed:
             _warn_once(self.name, self.input.sentence)

@@ -68,7 +68,10 @@ def upsampling_calls(
 def upsampled(
     image: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *others: Any, **named: Any
 ) -> Upsampled | None:
-    """The result of `interpolate`, not made yet; None where it does not upsample twofold by nearest neighbours."""
+    """What `torch.nn.functional.interpolate` (same arguments) would return, not made yet, for an image (N C H W).
+
+    None where that call does not upsample twofold by nearest neighbours. The placeholder answers for shape and dtype.
+    """
     sides = [2 * side for side in image.shape[2:]]
     asked = [int(side) for side in size] if isinstance(size, list | tuple) else [size] * 2
     factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor] * 2
@@ -115,7 +118,12 @@ def pack_weights(image: Upsampled, weight: Tensor, dtype: torch.dtype) -> tuple[
 def convolve(
     image: Upsampled, packed: tuple[Tensor, Tensor | None], bias: Tensor | None, activation: Activation
 ) -> Tensor:  # N K 2H 2W
-    """The convolution with packed weights and the activation behind it."""
+    """Convolution and activation of an upsampled image (N C H W, to 2H 2W) that is never made.
+
+    image: the small image, and tensors (N c 2H 2W) that were concatenated behind the upsampled one
+    packed: weights for the small image, and for the concatenated tensors, None where there are none
+    bias: (K), K output channels here
+    """
     kernel, rest = packed
     small = image.small.to(kernel.dtype)
     if rest is None:

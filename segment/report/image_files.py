@@ -179,7 +179,10 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
 
 
 def _mask_to_outline(estimate: Estimate[Plane], style: PictureStyle) -> tuple[Plane, Picture]:
-    """Labels to outline: the mask; for a multi-label head the likeliest label of each pixel, or none."""
+    """Labels to outline (H W), and their palette (K 3).
+
+    The mask; for a multi-label head the likeliest label of each pixel, K where none reaches 0.5, in NO_LABEL's colour.
+    """
     p = estimate.mean
     if style.head != "multilabel" or p is None:
         return estimate.prediction, style.palette

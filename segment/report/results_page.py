@@ -42,7 +42,7 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     if evaluation.validation.temperatures:
         fitted = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.validation.temperatures.items())
         lines.append(f"- Temperatures fitted on {evaluation.validation.images} validation images: {fitted}.")
-    lines += ranked(evaluation.scores)
+    lines += image_ranking_sentence(evaluation.scores)
     if evaluation.failed:
         lines.append(
             f"- Failed: {', '.join(sorted(evaluation.failed)[:5])}{', and more' * (len(evaluation.failed) > 5)}."
@@ -53,8 +53,11 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     return "\n".join(lines).rstrip() + "\n"
 
 
-def ranked(scores: Mapping[str, Any]) -> list[str]:
-    """Which aggregation of which map puts images in the order of their Dice, for the method that does it best."""
+def image_ranking_sentence(scores: Mapping[str, Any]) -> list[str]:
+    """A Markdown item that names the method, map and aggregation whose values rank images by their loss of Dice best.
+
+    scores: content of scores.json; no item where it holds no rank correlation. A correlation of 1 is a perfect rank.
+    """
     known = {
         (method, name.removeprefix(DICE_RANK)): entry["value"]
         for method, method_scores in scores["methods"].items()

@@ -228,10 +228,13 @@ def _mask_row(tally: Tally, head: str) -> Floats:
     )
 
 
-def _filled(ranking: Ints) -> Ints:  # B 2 or 3 -> b 2
-    """Right and wrong pixels of the bins that are not empty: for one image a tenth of all bins."""
-    errors = ranking[:, :2]
-    return errors[np.flatnonzero(errors[:, 0] + errors[:, 1])]
+def _filled(histogram: Ints) -> Ints:  # B 2 or 3 -> b 2
+    """The bins of a measure's histogram that hold pixels, in its order: columns right pixels, wrong pixels.
+
+    One image fills about a tenth of the bins, so its scores are computed from those alone.
+    """
+    counts = histogram[:, :2]
+    return counts[np.flatnonzero(counts[:, 0] + counts[:, 1])]
 
 
 def _rank_entry(rho: float, images: int, kind: str) -> Entry:

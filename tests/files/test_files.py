@@ -19,8 +19,9 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
+from segment.files.manifest import Entry
 from segment.files.map_summary import summary
-from segment.files.runs import Entry, Run
+from segment.files.runs import Run
 from segment.files.writing import (
     as_indices,
     fresh,
@@ -241,7 +242,7 @@ def test_a_manifest_line_has_the_agreed_keys(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) -> None:
-    a_run(tmp_path / "run")
+    a_run(tmp_path / "run").close()
     with pytest.raises(WrongUse, match="--resume"):
         Run.create(tmp_path / "run", {"draws": 8, "maps": ("variance",)})
     again = Run.create(tmp_path / "run", {"draws": 8, "maps": ["variance"]}, resume=True)
@@ -250,13 +251,14 @@ def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) -> 
 
 
 def test_resuming_with_other_settings_is_refused_and_says_which(tmp_path: Path) -> None:
-    a_run(tmp_path / "run")
+    a_run(tmp_path / "run").close()
     with pytest.raises(WrongUse, match=r"draws is 8 there, 16 asked; heat is None there, 'variance' asked"):
         Run.create(tmp_path / "run", {"draws": 16, "maps": ["variance"], "heat": "variance"}, resume=True)
 
 
 def test_a_manifest_cut_at_any_byte_resumes_with_its_whole_lines(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", ("a", "b/ü", "c"))
+    run.close()
     manifest = tmp_path / "run" / "manifest.jsonl"
     data = manifest.read_bytes()
     for cut in range(len(data) + 1):
@@ -267,10 +269,12 @@ def test_a_manifest_cut_at_any_byte_resumes_with_its_whole_lines(tmp_path: Path)
         again.add(Entry(id="later", source="later.png"))
         lines = manifest.read_text(encoding="utf-8").splitlines()
         assert [json.loads(line)["id"] for line in lines] == [*["a", "b/ü", "c"][:whole], "later"]
+        again.close()
 
 
 def test_damage_inside_a_manifest_is_refused_with_its_line(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
+    run.close()
     manifest = tmp_path / "run" / "manifest.jsonl"
     manifest.write_text("{broken\n" + manifest.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(WrongUse, match="line 1"):
@@ -280,6 +284,7 @@ def test_damage_inside_a_manifest_is_refused_with_its_line(tmp_path: Path) -> No
 @pytest.mark.parametrize("record", [None, "{half", "[]"])
 def test_a_run_without_a_readable_record_is_refused(tmp_path: Path, record: str | None) -> None:
     run = a_run(tmp_path / "run")
+    run.close()
     (tmp_path / "run" / "run.json").unlink()
     if record is not None:
         (tmp_path / "run" / "run.json").write_text(record)
@@ -294,6 +299,7 @@ def test_failed_images_and_images_whose_files_are_gone_are_not_done(tmp_path: Pa
     assert list(run.done()) == ["a"]
     assert run.entries()["bad"]["error"] == "ImageUnreadable: 0 bytes"
     run.add(Entry(id="bad", source="bad.png"))
+    run.close()
     again = Run.create(tmp_path / "run", run.record["settings"], resume=True)
     assert list(again.done()) == list(run.done()) == ["a", "bad"]
 
@@ -329,6 +335,7 @@ def test_what_is_noted_later_joins_what_was_there(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert list(record) == ["settings", "sources", "plan", "versions", "timings"]
     assert everything_in(tmp_path / "run") == [
+        ".lock",
         "a",
         "a/prediction.png",
         "b",

@@ -144,7 +144,15 @@ def better_by_splits(difference: Array, *, test_to_train: float) -> float:
     """One-sided p-value that a method's mean advantage over random splits of one data set is above 0.
 
     The corrected resampled t-test of Nadeau & Bengio 2003: splits share rows, so the variance of the mean is taken as
-    (1/n + test/train) of the sample variance. 1 where every difference is 0, nan for fewer than two splits.
+    (1/n + test/train) of the sample variance.
+
+    Args:
+        difference: (n) one value a split, the method's score less that of what it is compared with; above 0 is better
+        test_to_train: rows of a test part divided by rows of a training part
+
+    Returns:
+        The p-value; where all differences are equal 0 if they are above 0 and else 1; nan for fewer than two splits.
+
     """
     splits = len(difference)
     if splits < 2:

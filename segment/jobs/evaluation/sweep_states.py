@@ -5,7 +5,6 @@ Must not know a file of test images, nor a score.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
+from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
@@ -152,9 +152,12 @@ class Swept:
         if not set(compared.names) & set(FITTED):
             return {}
         name = f"{setting}, seed={seed}"
-        stored = json.loads(self.temperatures.read_text(encoding="utf-8")) if self.temperatures.exists() else {}
+        stored: dict[str, dict[str, float]] = {}
+        if self.temperatures.exists():
+            stored = read_json(
+                self.temperatures, dict[str, dict[str, float]], advice="Remove it to fit the temperatures again."
+            )
         if name not in stored:
             stored[name] = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
             write_json(self.temperatures, stored)
-        fitted: dict[str, float] = stored[name]
-        return fitted
+        return stored[name]

@@ -1,0 +1,135 @@
+"""manifest.jsonl of a run: one line for each image that is done or failed.
+
+A line stands only for files that are whole and on the disk, so a run that is cut off at any moment goes on from its
+last line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segment.errors import WrongUse
+from segment.files.writing import unwritable
+from segment.images.find import in_text
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the manifest.
+
+    id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
+    files: written for it, relative to the run folder; seconds: wall time; draws: T used
+    reached_error: the standard error that was reached where it decided the draws; no key elsewhere
+    measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
+    notes: measure or file -> why it was not written
+    triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
+    where no triage was asked for
+    """
+
+    id: str
+    source: str
+    sha256: str = ""
+    status: Literal["done", "failed"] = "done"
+    error: str | None = None
+    files: tuple[str, ...] = ()
+    seconds: float = 0.0
+    draws: int = 0
+    reached_error: float | None = None
+    measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    triage: Mapping[str, str | float] | None = None
+
+    def line(self) -> dict[str, Any]:
+        """The keys of the manifest, in its order.
+
+        >>> list(Entry(id="a", source="a.png", measures={"variance": {"mean": 0.1, "p95": 0.2}}).line())[-2:]
+        ['draws', 'variance']
+        """
+        keys = ("id", "source", "sha256", "status", "error", "files", "seconds", "draws")
+        line: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        line["source"] = in_text(self.source)
+        line["error"] = None if self.error is None else _writable(self.error)
+        if self.reached_error is not None:
+            line["reached_error"] = round(self.reached_error, 6)
+        line |= {name: dict(numbers) for name, numbers in self.measures.items()}
+        line |= {} if self.triage is None else {"triage": dict(self.triage)}
+        return line | ({"notes": dict(self.notes)} if self.notes else {})
+
+
+class _Line(BaseModel):
+    """What the rest of the program reads of a line; a measure's numbers stand beside it."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    id: str
+    source: str
+    sha256: str
+    status: Literal["done", "failed"]
+    error: str | None
+    files: list[str]
+    seconds: float
+    draws: Annotated[int, Field(ge=0)]
+
+
+def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
+    """The newest line of each image, by id; a last line that a kill cut short is taken off the file.
+
+    Raises:
+        WrongUse: the file cannot be read, or any other line is damaged
+
+    """
+    try:
+        data = manifest.read_bytes()
+    except OSError as error:
+        raise WrongUse(f"{str(manifest)!r} cannot be read: {error.strerror or error}.") from error
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = {}
+    for number, text in enumerate(whole.splitlines(), start=1):
+        try:
+            line = _Line.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise WrongUse(
+                f"{str(manifest)!r} is damaged in line {number} ({place + ': ' if place else ''}{first['msg']}); "
+                "remove that line to redo its image."
+            ) from None
+        lines[line.id] = json.loads(text)
+    if len(whole) < len(data):
+        log.warning("%s ends in half a line, which a kill cut short: its image is made again.", manifest)
+        try:
+            with manifest.open("r+b") as stream:
+                stream.truncate(len(whole))
+        except OSError as error:
+            raise unwritable(manifest, error) from error
+    return lines
+
+
+def add_line(manifest: Path, entry: Entry) -> dict[str, Any]:
+    """Puts a line for one image at the end, on the disk before this returns; the line's content."""
+    text = json.dumps(entry.line(), ensure_ascii=False, allow_nan=False)
+    try:
+        with manifest.open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise unwritable(manifest, error) from error
+    line: dict[str, Any] = json.loads(text)
+    return line
+
+
+def _writable(text: str) -> str:
+    """A message that names a file as it is may hold what UTF-8 cannot write."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
