@@ -20,7 +20,8 @@ from segment.axes import Head
 from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
-from segment.files.runs import MANIFEST, RECORD
+from segment.files.manifest import MANIFEST
+from segment.files.runs import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
 from segment.images.find import Source, find_images
