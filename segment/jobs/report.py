@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from segment.errors import SegmentError, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.files.versions import versions
 from segment.files.writing import check_writable
-from segment.images.find import Source
+from segment.images.find import Source, find_images
 from segment.images.read import read_label
 from segment.jobs.evaluation.labels import labelled
 from segment.jobs.progress import Progress, silent
@@ -46,7 +47,7 @@ def report(
 
     Args:
         paths: folders of `segment predict`, `evaluate` and `sweep`, and JSON files of triages or comparisons; one of
-            them is a run with maps.
+            them is a run with maps, or scores alone are shown.
         output: the file; further pages are written beside it where one would be too large.
         title: of the page; default: the run's folder and network.
         labels: label maps of the run's images; default: those of an evaluation among the paths.
@@ -59,28 +60,30 @@ def report(
         The files, their size, and how many images they hold.
 
     Raises:
-        WrongUse: no run with maps among the paths, two of them, or a flip-book without network and bank.
+        WrongUse: neither a run nor scores among the paths, two runs, or a flip-book without network and bank.
 
     """
     output = Path(output)
     if output.suffix.lower() not in (".html", ".htm"):
         raise WrongUse(f"A report is an HTML file; add the suffix: -o {output}.html")
     check_writable(output)
-    runs, evaluations, sweeps, others = _sorted(paths)
-    if len(runs) != 1:
-        what = "none of them is" if not runs else f"{len(runs)} of them are"
+    runs, evaluations, swept, others = _sorted(paths)
+    scored = [*evaluations, *(run for run, _ in swept)]
+    if len(runs) > 1:
         raise WrongUse(
-            f"A report shows one run of `segment predict`, and {what}: "
-            f"{', '.join(str(run.folder) for run in runs) or ', '.join(map(str, paths))}."
+            f"A report shows one run of `segment predict`, and {len(runs)} of them are: "
+            f"{', '.join(str(run.folder) for run in runs)}."
         )
-    (run,) = runs
+    if not (runs or scored):
+        raise WrongUse(f"None of these is a run or holds scores: {', '.join(map(str, paths))}.")
+    run = runs[0] if runs else replace(scored[0], entries={})  # scores alone have no pictures
     label_of, void = _labels(run, evaluations, labels)
     warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
     sources = Sources(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",
         evaluations=evaluations,
-        sweeps=sweeps,
+        sweeps=[rows for _, rows in swept],
         others=others,
         label_of=label_of,
         void=void,
@@ -91,14 +94,15 @@ def report(
     return write_report(sources, output, version, lambda done, total: progress("packing images", done, total))
 
 
-Sorted = tuple[list[SavedRun], list[SavedRun], list[list[Mapping[str, Any]]], list[tuple[str, Mapping[str, Any]]]]
+Rows = list[Mapping[str, Any]]
+Sorted = tuple[list[SavedRun], list[SavedRun], list[tuple[SavedRun, Rows]], list[tuple[str, Mapping[str, Any]]]]
 
 
 def _sorted(paths: Sequence[str | Path]) -> Sorted:
-    """Runs with maps, evaluations, rows of sweeps, and other JSON files."""
+    """Runs with maps, evaluations, sweeps with their rows, and other JSON files."""
     runs: list[SavedRun] = []
     evaluations: list[SavedRun] = []
-    sweeps: list[list[Mapping[str, Any]]] = []
+    sweeps: list[tuple[SavedRun, Rows]] = []
     others: list[tuple[str, Mapping[str, Any]]] = []
     for path in map(Path, paths):
         if path.is_file() and path.suffix == ".json" and path.name not in ("run.json", "scores.json"):
@@ -107,7 +111,7 @@ def _sorted(paths: Sequence[str | Path]) -> Sorted:
         run = load_run(path.parent if path.name in ("run.json", "scores.json") else path)
         conditions = sorted(run.folder.glob(CONDITIONS))
         if conditions:
-            sweeps.append([row for condition in conditions for row in _read(condition).get("rows", [])])
+            sweeps.append((run, [row for condition in conditions for row in _read(condition).get("rows", [])]))
         elif run.scores is not None:
             evaluations.append(run)
         else:
@@ -129,35 +133,50 @@ def _labels(
     run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
 ) -> tuple[Callable[[str], Labels | None], int | None]:
     """The label ids of an image, by the file that it was read from; the id that is not scored."""
-    pairs: list[tuple[str, str | None]] = []
-    if labels is not None:
-        pairs.append((str(run.settings.get("source", "")), str(labels)))
-    else:
-        source = str(run.settings.get("source", ""))
-        pairs += [(source, None)] if source.endswith(".txt") else []  # a list may name label maps
-        pairs += [(str(each.settings["images"]), each.settings.get("labels")) for each in evaluations]
+    source = str(run.settings.get("source", ""))
+    pairs: list[tuple[str, str | None]] = [(source, None)] if source.endswith(".txt") else []  # a list may name them
+    pairs += [(str(each.settings["images"]), each.settings.get("labels")) for each in evaluations]
     voids = [each.settings.get("void") for each in evaluations]
     void = next((value for value in voids if value is not None), run.card.get("void"))
     stands_for = {int(given): int(meant) for given, meant in (run.card.get("labels") or {}).items()}
     by_path: dict[Path, Source] = {}
-    for images, folder in pairs if run.head != "multilabel" else ():
-        try:
-            by_path |= {source.path.resolve(): source for source in labelled(images, folder)}
-        except SegmentError as error:
-            if labels is not None:
-                raise
-            log.info("No labels from %s: %s", images, error)
+    if labels is not None:
+        by_path = _by_name(run, labels)
+    elif run.head != "multilabel":
+        for images, folder in pairs:
+            try:
+                by_path |= {each.path.resolve(): each for each in labelled(images, folder)}
+            except SegmentError as error:
+                log.info("No labels from %s: %s", images, error)
 
     def label_of(id: str) -> Labels | None:
-        source = by_path.get(run[id].source.resolve())
-        if source is None or source.label is None:
+        found = by_path.get(run[id].source.resolve())
+        if found is None or found.label is None:
             return None
-        label = read_label(source.label)
+        label = read_label(found.label)
         for given, meant in stands_for.items():
             label = np.where(label == given, meant, label)
         return label
 
     return label_of, void
+
+
+def _by_name(run: SavedRun, labels: str | Path) -> dict[Path, Source]:
+    """The label maps of a folder, by the image's id or by its file's name. Errors: WrongUse where none fits."""
+    maps = find_images(labels)
+    by_id = {each.id: each.path for each in maps}
+    by_name = {each.path.stem: each.path for each in maps}
+    found = {}
+    for image in run.values():
+        path = by_id.get(image.id, by_name.get(image.source.stem))
+        if path is not None:
+            found[image.source.resolve()] = Source(image.id, image.source, label=path)
+    if not found:
+        raise WrongUse(
+            f"None of the {len(maps)} label maps in {str(labels)!r} is called like an image of the run, "
+            f"as {next(iter(run), 'none')!r} is."
+        )
+    return found
 
 
 def _draws(

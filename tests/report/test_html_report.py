@@ -402,15 +402,33 @@ def test_a_run_without_labels_or_probabilities_is_shown(made: Made, tmp_path: Pa
     opened.close()
 
 
+def test_scores_alone_are_shown_without_images(made: Made, tmp_path: Path, browser: Any) -> None:
+    report([made.scores.folder], tmp_path / "r.html")
+    opened = browser.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.goto((tmp_path / "r.html").as_uri() + "#image")
+    opened.wait_for_selector("html[data-ready]")
+    assert opened.locator("nav a:visible").all_inner_texts() == ["Overview", "Scores"]
+    gain = next(gain for gain in (made.scores.comparisons or {})["gains"] if gain["rival"] == "deterministic")
+    assert f"NLL by {gain['differences']['nll']['value']:+.4f}" in opened.locator("#finding").inner_text()
+    opened.click("nav a[href='#scores']")
+    assert opened.locator("#charts figure").count() == 1
+    assert problems == []
+    opened.close()
+
+
 def test_what_cannot_be_shown_is_refused_in_one_line(made: Made, tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="add the suffix"):
         report([made.run.folder], tmp_path / "report")
-    with pytest.raises(WrongUse, match="none of them is"):
-        report([made.scores.folder], tmp_path / "r.html")
     with pytest.raises(WrongUse, match="2 of them are"):
         report([made.run.folder, made.run.folder], tmp_path / "r.html")
     with pytest.raises(WrongUse, match="name the network and the bank"):
         report([made.run.folder], tmp_path / "r.html", flip_book=["a b"])
+    (tmp_path / "other").mkdir()
+    write_png(tmp_path / "other" / "else.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(WrongUse, match="None of the 1 label maps"):
+        report([made.run.folder], tmp_path / "r.html", labels=tmp_path / "other")
     assert "holds no run" in command("report", tmp_path, "-o", tmp_path / "r.html").error
     assert not (tmp_path / "r.html").exists()
 

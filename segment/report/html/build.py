@@ -73,11 +73,11 @@ def write_report(
     """Write the report, in several pages where one would be too large."""
     run = sources.run
     done = [image for image in run.values() if image.status == "done"]
-    if not done:
+    if not done and run.entries:
         raise WrongUse(f"{str(run.folder)!r} has no image that is done; there is nothing to show.")
-    measures = measures_of(run, done[0])
+    measures = measures_of(run, done[0]) if done else ()
     done.sort(key=lambda image: -float(image.measures.get(measures[0], {}).get("mean", 0.0)) if measures else 0.0)
-    shape = _shape(sources, done, measures)
+    shape = _shape(sources, done, measures) if done else Shape(measures=(), stride=1)
     thumbs: list[bytes] = []
     sums, rows, blocks = Sums(), [], list[bytes]()
     failed = [(image.id, str(image.error)) for image in run.values() if image.status != "done"]
@@ -191,7 +191,9 @@ def _content(
         pairs.append(("class probabilities", "not in this run: predict --maps ...,probability keeps them"))
     return {
         "title": sources.title,
-        "finding": words.finding(rows, measures[0] if measures else None, sums),
+        "finding": words.finding(rows, measures[0] if measures else None, sums)
+        if rows
+        else words.gains([evaluation.comparisons or {} for evaluation in sources.evaluations]),
         "settings": pairs,
         "classes": list(run.classes),
         "palette": palette(len(run.classes), run.card.get("palette") or ()).tolist(),

@@ -30,7 +30,7 @@ function overview() {
   for (const sentence of CONTENT.finding) $("finding").append(element("p", { text: sentence }));
   for (const [name, value] of CONTENT.settings) $("settings").append(element("dt", { text: name }), element("dd", { text: value }));
   const measure = CONTENT.measures[0];
-  if (measure) {
+  if (measure && IMAGES.length) {
     const known = IMAGES.filter((image) => image.means).map((image) => numberOf(image, measure.name)).filter((u) => u >= 0);
     histogram($("histogram"), known, {
       title: `Mean ${measure.title} of the images`,
@@ -39,6 +39,8 @@ function overview() {
       chosen: (low, high, name) => { gallery.range = { low, high, name }; arrange(); location.hash = "#gallery"; },
     });
   }
+  for (const part of ["#gallery", "#image"]) document.querySelector(`nav a[href='${part}']`).hidden = !IMAGES.length;
+  $("first-name").hidden = !IMAGES.length;
   const first = gallery.order.filter((i) => IMAGES[i].streams).slice(0, 8);
   $("first-cards").replaceChildren(...first.map(cardOf));
   for (const warning of CONTENT.warnings) $("warnings").append(element("li", { text: warning }));

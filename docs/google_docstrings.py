@@ -1,0 +1,62 @@
+"""Docstrings of the form "name: meaning" and "Errors: ..." as the sections that the site shows as tables."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ENTRY = re.compile(r"(\w+(?:, \w+)*): (.+)")
+
+
+class Sections(griffe.Extension):
+    """Rewrites a docstring before it is parsed; one that has sections of its own stays."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            names = {parameter.name.lstrip("*") for parameter in getattr(obj, "parameters", [])}
+            names |= set(obj.members) if obj.is_class else set()
+            kind = "Attributes" if obj.is_class else "Args"
+            obj.docstring.value = sectioned(obj.docstring.value, names, kind)
+
+
+def sectioned(text: str, names: set[str], kind: str) -> str:
+    r"""The docstring with its entries of known names under a heading.
+
+    >>> print(sectioned("Title.\n\nsize: pixels\nErrors: WrongUse where it is 0.", {"size"}, "Args"))
+    Title.
+    <BLANKLINE>
+    Args:
+        size: pixels
+    <BLANKLINE>
+    Raises:
+        WrongUse: where it is 0.
+    """
+    if re.search(r"^(?:Args|Attributes|Raises|Returns):$", text, re.MULTILINE):
+        return text
+    plain: list[str] = []
+    entries: dict[str, list[str]] = {}
+    errors: list[str] = []
+    into: list[str] = plain
+    for line in text.splitlines():
+        found = ENTRY.fullmatch(line)
+        if line.startswith("Errors: "):
+            into = errors
+            errors.append(line.removeprefix("Errors: "))
+        elif found and set(found.group(1).split(", ")) <= names:
+            into = entries.setdefault(found.group(1), [])
+            into.append(found.group(2))
+        elif not line.strip() or line.startswith((" ", ">")):
+            into = plain
+            plain.append(line)
+        else:
+            into.append(line)
+    parts = ["\n".join(plain).rstrip()]
+    if entries:
+        lines = [f"    {name}: {' '.join(words)}" for names_, words in entries.items() for name in names_.split(", ")]
+        parts.append(f"{kind}:\n" + "\n".join(lines))
+    if errors:
+        first, _, rest = " ".join(errors).partition(" ")
+        parts.append(f"Raises:\n    {first.rstrip(',;')}: {rest or 'see above'}")
+    return "\n\n".join(parts)
