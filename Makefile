@@ -59,6 +59,14 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			segment evaluate $${name}_camvid --images outputs/measured/test.txt --validation-images outputs/measured/val.txt --bank $$bank \
 			--methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+tta,mcbn+temperature -o $$scores
 	done
+	cat $(CAMVID)/val.txt $(CAMVID)/test.txt | awk '{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' > outputs/measured/pooled.txt
+	for name in unet_lite0 enet; do
+		$(PY) -m segment evaluate $${name}_camvid --images outputs/measured/pooled.txt --bank outputs/measured/$$name.safetensors \
+			--draws 8 --precision fp32 --methods mcbn --measures one_minus_max,predictive_entropy,mutual_information,margin \
+			-o outputs/measured/pooled_$$name
+	done
+	$$measure triage -- python -m benchmarks.triage outputs/measured/pooled_unet_lite0 outputs/measured/pooled_enet
+	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500 -o outputs/measured/triage_scenes
 	$(PY) -m benchmarks.tables
 
 clean:  ## remove caches and build products, not .venv

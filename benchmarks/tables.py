@@ -164,23 +164,24 @@ def _network_cells(row: Mapping[str, Any]) -> list[str]:
     return [f"`{row['network']}`", *counts, row["way"], *numbers, *times, remark]
 
 
-def triage(names: Sequence[str], measures: Sequence[str]) -> Lines:
-    """A row a network, guarantee and limit: what random splits of labelled images gave on the images left over."""
-    columns = ("network", "promise", "limit", "measure", "mean loss", "violated", "accepted", "oracle accepts")
-    rows = []
-    for name in names:
-        for network in measured(name)["result"]["networks"]:
-            for row in network["rows"]:
-                if row["unit"] != "pixel" or row["measure"] not in measures:
-                    continue
-                most = row["guarantee"] == "images"
-                promise = f"{row['share']:.0%} of images" if most else "in expectation"
-                numbers = [short(row["loss"], 4), short(row["pool_violated"]) if most else ""]
-                shares = [f"{row[key]:.1%}" for key in ("accepted", "oracle")]
-                rows.append([f"`{network['model']}`", promise, f"{row['limit']:g}", row["measure"], *numbers, *shares])
-    right = [column not in ("network", "promise", "measure") for column in columns]
-    sources = " ".join(made(name) for name in names)
-    return [*markdown(columns, rows, right=right), "", sources]
+def triage(name: str, unit: str, measures: Sequence[str]) -> Lines:
+    """A row a network, promise and limit: what random splits of labelled images gave on the images left over."""
+    columns = ("network", "promise", "limit", "mean loss", "violated", "on the rest", "accepted", "oracle accepts")
+    result, rows = measured(name)["result"], []
+    for network in result["networks"]:
+        for row in network["rows"]:
+            if row["unit"] != unit or row["measure"] not in measures:
+                continue
+            most = row["guarantee"] == "images"
+            promise = f"{row['share']:.0%} of images" if most else "in expectation"
+            violated = [short(row[key]) if most else "" for key in ("pool_violated", "rest_violated")]
+            shares = [f"{100 * row[key]:.1f} %" for key in ("accepted", "oracle")]
+            label = f"`{network['model']}`" if len(measures) == 1 else f"`{network['model']}`, {row['measure']}"
+            rows.append([label, promise, short(row["limit"], 2), short(row["loss"], 4), *violated, *shares])
+    right = [column not in ("network", "promise") for column in columns]
+    images = ", ".join(str(network["images"]) for network in result["networks"])
+    opening = f"{result['splits']} splits of {images} images, {result['calibration']} to calibrate on. {made(name)}"
+    return [opening, "", *markdown(columns, rows, right=right)]
 
 
 def triage_sequences(name: str) -> Lines:
@@ -190,7 +191,12 @@ def triage_sequences(name: str) -> Lines:
     for network in measured(name)["result"]["networks"]:
         for row in network["sequences"]:
             names = [str(row[key]).rpartition("/")[2] for key in ("calibrated", "used")]
-            numbers = [f"{row['limit']:g}", short(row["loss"]), f"{row['accepted']:.1%}", short(row["auroc"])]
+            numbers = [
+                short(row["limit"], 2),
+                short(row["loss"]),
+                f"{100 * row['accepted']:.1f} %",
+                short(row["auroc"]),
+            ]
             rows.append([f"`{network['model']}`", *names, *numbers, "seen" if row["shifted"] else "not seen"])
     right = [column not in ("network", "calibrated on", "used on", "shift") for column in columns]
     return [*markdown(columns, rows, right=right), "", made(name)]
@@ -208,8 +214,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "binning": binning,
     "against_trained": against_trained,
     "networks": networks,
-    "triage": partial(triage, ("triage",), ("one_minus_max", "predictive_entropy")),
-    "triage.scenes": partial(triage, ("triage_scenes",), ("one_minus_max",)),
+    "triage": partial(triage, "triage", "pixel", ("one_minus_max",)),
+    "triage.scenes": partial(triage, "triage_scenes", "pixel", ("one_minus_max",)),
     "triage.sequences": partial(triage_sequences, "triage"),
 }
 VALUES: Mapping[str, Callable[[], str]] = {

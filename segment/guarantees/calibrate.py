@@ -253,13 +253,13 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
     )
 
 
-def reference_of(images: ValidationImages, name: str, *, measure: str | None = None) -> Reference:
+def reference_of(images: ValidationImages, name: str) -> Reference:
     """The mean of a measure over each image or group: mutual information where there are several draws.
 
-    name: how the images are grouped, for the run that is compared. measure: None: chosen
+    name: how the images are grouped, for the run that is compared
     """
     measures = images.counts.plan.measures
-    measure = measure or (SHIFT_MEASURE if SHIFT_MEASURE in measures else measures[0])
+    measure = SHIFT_MEASURE if SHIFT_MEASURE in measures else measures[0]
     ids = images.counts.ids
     values: Floats = np.array([images.means[measure][i] for i in ids])
     groups = numbered(ids, images.groups)

@@ -275,6 +275,8 @@ def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) 
     triage = calibrate_triage(scores, plan, groups="patient", table=table)
     assert triage.decision.groups == 21
     assert len(triage.reference.values) == 21
+    content = check_triage(scores, triage)
+    assert content["shift"]["why"] == "the patient of these images is not known: each counts as its own"
     with pytest.raises(WrongUse, match=r"1 group \(24 images\) cannot carry"):
         calibrate_triage(scores, plan, groups="sequence")
     with pytest.raises(WrongUse, match="no column 'patent'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ import numpy as np
 from segment.errors import WrongUse, near
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
-from segment.guarantees.calibrate import ValidationImages, reference_of
 from segment.guarantees.groups import BUILT_IN, group_of
 from segment.guarantees.outcome import ImageOutcome, coverage_of, images_outcomes, outcome_of, verdict_of
 from segment.guarantees.sentences import promise
-from segment.guarantees.shift import ShiftTest, shift_test
+from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
 from segment.jobs.triage.source import refuse_other_source
@@ -72,7 +72,7 @@ def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
         groups = {i: group_of(triage.reference.groups, i) for i in ids}
     images = scores.images_of(name, groups)
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
-    shift = shift_of(images, triage)
+    shift = shift_of(images.means[triage.reference.measure], triage)
     text = [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
     if covered is not None:
@@ -111,10 +111,20 @@ def _method_of(scores: Scores, triage: Triage) -> str:
     return chosen
 
 
-def shift_of(images: ValidationImages, triage: Triage) -> ShiftTest:
-    """The rank test of images against those that calibrated the triage."""
-    values = reference_of(images, triage.reference.groups, measure=triage.reference.measure).values
-    return shift_test(np.array(triage.reference.values), np.array(values))
+def shift_of(means: Mapping[str, float], triage: Triage, *, level: float = LEVEL) -> ShiftTest:
+    """The rank test of images against those that calibrated the triage, by groups where ids alone tell them.
+
+    means: id -> the mean of the reference's measure over the image
+    """
+    name = triage.reference.groups
+    groups: dict[str, list[float]] = {}
+    for identity, mean in means.items():
+        groups.setdefault(group_of(name, identity) if name in BUILT_IN else identity, []).append(mean)
+    values = np.array([np.mean(of_group) for of_group in groups.values()])
+    test = shift_test(np.array(triage.reference.values), values, level=level)
+    if name and name not in BUILT_IN and test.p is not None and not test.why:
+        return replace(test, why=f"the {name} of these images is not known: each counts as its own")
+    return test
 
 
 def shift_dict(shift: ShiftTest, triage: Triage) -> dict[str, Any]:

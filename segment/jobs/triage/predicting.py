@@ -17,13 +17,12 @@ from segment.estimation.estimate import Estimate
 from segment.files.runs import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
-from segment.guarantees.groups import BUILT_IN, group_of
 from segment.guarantees.sentences import promise
-from segment.guarantees.shift import AT_THE_END, ShiftTest, check_level, shift_test
+from segment.guarantees.shift import AT_THE_END, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.jobs.predict_plan import Execution
 from segment.jobs.triage.calibration import SHA_DIGITS
-from segment.jobs.triage.checking import seen_sentence, shift_dict, shift_sentence
+from segment.jobs.triage.checking import seen_sentence, shift_dict, shift_of, shift_sentence
 from segment.jobs.triage.source import refuse_other_source
 from segment.networks.load import Network
 from segment.report.triaged_files import TriagedImage, triaged_image
@@ -88,7 +87,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     """triaged.csv (a line an image) and triaged.json (the whole run), from the manifest; what the latter holds."""
     lines = {source.id: run.entries()[source.id] for source in run.sources}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
-    shift = _shift(done, triage)
+    shift = shift_of({id: _mean_of(line, triage) for id, line in done.items()}, triage, level=AT_THE_END)
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
     passing = [id for id, line in done.items() if line["triage"]["decision"] == "accept"]
@@ -123,18 +122,6 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
         writer.writerow([*row, line[image.measure]["mean"], *(line["triage"][key] for key in sets)])
     write_text(run.folder / TRIAGED_TABLE, stream.getvalue())
     return content
-
-
-def _shift(done: Mapping[str, Mapping[str, Any]], triage: Triage) -> ShiftTest:
-    """The test of the whole run, by groups where the triage has some that ids alone tell."""
-    by_group: dict[str, list[float]] = {}
-    built_in = triage.reference.groups in BUILT_IN
-    for id, line in done.items():
-        by_group.setdefault(group_of(triage.reference.groups, id) if built_in else id, []).append(
-            _mean_of(line, triage)
-        )
-    values = np.array([np.mean(of_group) for of_group in by_group.values()])
-    return shift_test(np.array(triage.reference.values), values, level=AT_THE_END)
 
 
 def _mean_of(line: Mapping[str, Any], triage: Triage) -> float:
