@@ -66,7 +66,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			-o outputs/measured/pooled_$$name
 	done
 	$$measure triage -- python -m benchmarks.triage outputs/measured/pooled_unet_lite0 outputs/measured/pooled_enet
-	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500 -o outputs/measured/triage_scenes
+	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
 	$(PY) -m benchmarks.tables
 
 clean:  ## remove caches and build products, not .venv

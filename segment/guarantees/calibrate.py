@@ -22,6 +22,8 @@ PRESET = ("one_minus_max", "predictive_entropy")
 """The measure where too few images are there to choose one."""
 HALF = 4
 """A half is enough to choose on where the other half is this many times the fewest images that a guarantee takes."""
+START = 0.1
+"""Share of the pixels that the first threshold of a second sequence accepts."""
 SHIFT_MEASURE = "mutual_information"
 
 
@@ -160,7 +162,9 @@ def _reached(losses: Losses, plan: TriagePlan) -> float:
 def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
     """The loosest threshold that the plan's guarantee allows, by its place; never above all values that were seen."""
     if plan.guarantee == "images":
-        level = control.level_for_most(losses.bad(plan.max_error, groups), plan.share, plan.confidence)
+        start, used = _start(losses, plan, groups)
+        bad = losses.bad(plan.max_error, groups)[used]
+        level = control.level_for_most(bad, plan.share, plan.confidence, start=start)
     elif plan.guarantee == "mean":
         level = control.level_of_mean(losses.mean_losses(groups), plan.max_error, plan.confidence, seed=plan.seed)
     else:
@@ -169,6 +173,19 @@ def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
     highest = int(np.flatnonzero(whole < whole[-1])[-1]) + 1 if (whole < whole[-1]).any() else 0
     level = None if level is None else min(level, highest)
     return None if level is None or whole[level] == 0 else level
+
+
+def _start(losses: Losses, plan: TriagePlan, groups: Ints) -> tuple[int, NDArray[np.bool_]]:
+    """The level at which a tenth of the groups have START of their pixels accepted, and the groups that are left.
+
+    The strictest level, and all groups, where the others would be too few.
+    """
+    count = int(groups.max(initial=-1)) + 1
+    tenth = np.random.default_rng(plan.seed).permutation(count) < count // 10
+    if not tenth.any() or count - int(tenth.sum()) < plan.needed:
+        return 0, np.ones(count, dtype=bool)
+    accepted = losses.accepted[tenth[groups]].mean(axis=0)
+    return int(np.argmax(accepted >= START)), ~tenth
 
 
 def _decided(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, measure: str, why: str, kind: str) -> Decision:

@@ -16,6 +16,9 @@ from scipy.stats import binom
 from segment.scores.functional.binning import Floats
 
 MOST_IMAGES = 10_000_000
+FROM_START = 0.95
+ROUNDING = 1e-12
+"""Of p-values: 1 - 0.95 is a little above 0.05 or below it."""
 
 
 def level_in_expectation(losses: Floats, limit: float) -> int | None:
@@ -32,10 +35,12 @@ def level_in_expectation(losses: Floats, limit: float) -> int | None:
     return _last(bound <= limit)
 
 
-def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float) -> int | None:
+def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float, *, start: int = 0) -> int | None:
     """The loosest level at which, with this confidence, at least `share` of all images are not bad.
 
-    Levels are tested from strict to loose by exact binomial p-values until the first that is not rejected.
+    Levels are tested from strict to loose by exact binomial p-values until the first that is not rejected. At the
+    strictest levels an image has few accepted pixels, and one wrong one makes it bad; a second sequence from `start`,
+    a level found on other images, gets FROM_START of the error that the confidence allows.
     Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052 (Learn then Test).
 
     >>> bad = np.zeros((29, 2), dtype=bool)
@@ -44,7 +49,12 @@ def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float) -> i
     (0, None)
     """
     p = binom.cdf(bad.sum(axis=0), len(bad), 1 - share)
-    return _last(np.cumprod(p <= 1 - confidence).astype(bool))
+    sequences = [(0, 1.0)] if start == 0 else [(0, 1 - FROM_START), (start, FROM_START)]
+    reached = []
+    for first, part in sequences:
+        level = _last(np.cumprod(p[first:] <= part * (1 - confidence) + ROUNDING).astype(bool))
+        reached += [] if level is None else [first + level]
+    return max(reached, default=None)
 
 
 def level_of_mean(losses: Floats, limit: float, confidence: float, *, seed: int = 0) -> int | None:
@@ -89,7 +99,10 @@ def needed_for_most(share: float, confidence: float) -> int:
     >>> needed_for_most(0.9, 0.95), needed_for_most(0.8, 0.95)
     (29, 14)
     """
-    return math.ceil(math.log(1 - confidence) / math.log(share))
+    images = max(math.floor(math.log(1 - confidence) / math.log(share)) - 1, 1)
+    while binom.cdf(0, images, 1 - share) > 1 - confidence + ROUNDING:
+        images += 1
+    return images
 
 
 def needed_for_mean(limit: float, confidence: float) -> int:

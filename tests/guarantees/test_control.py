@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mapie.risk_control import control_fwer
 from mapie.risk_control.methods import (
@@ -40,20 +40,36 @@ def test_the_mean_loss_of_new_images_keeps_the_limit_over_1000_calibrations() ->
     assert np.mean(found) >= limit - 2 / (images + 1) - 2 * np.std(found) / math.sqrt(SPLITS) - 0.003
 
 
-@pytest.mark.parametrize(("share", "images"), [(0.9, 101), (0.8, 60)])
-def test_most_images_keep_the_limit_in_at_least_the_confidence_of_1000_calibrations(share: float, images: int) -> None:
+@pytest.mark.parametrize(("share", "images", "start"), [(0.9, 101, 0), (0.8, 60, 0), (0.9, 101, 12)])
+def test_most_images_keep_the_limit_in_at_least_the_confidence_of_1000_calibrations(
+    share: float, images: int, start: int
+) -> None:
     rng = np.random.default_rng(1)
     limit, confidence, violated, most = 0.05, 0.95, 0, 0
     # an image of difficulty d ~ Beta(1, 3) is bad at the level c where d c^2 > limit
     truth = np.array([beta.sf(min(limit / max(c**2, 1e-12), 1.0), 1, 3) for c in RATE])
     for _ in range(SPLITS):
         bad = losses_of(rng.beta(1, 3, images)) > limit
-        level = control.level_for_most(bad, share, confidence)
+        level = control.level_for_most(bad, share, confidence, start=start)
         assert level is not None
         violated += truth[level] > 1 - share
         most += level == np.flatnonzero(truth <= 1 - share)[-1]
     assert violated <= binom.ppf(0.999, SPLITS, 1 - confidence)
     assert most > SPLITS / 20, "a rule that never reaches the loosest valid level would be of no use"
+
+
+def test_a_second_start_passes_over_strict_levels_that_are_worse() -> None:
+    bad = np.zeros((101, 30), dtype=bool)
+    bad[:12, :5] = True  # a few accepted pixels, one of them wrong
+    bad[:3, 5:20] = True
+    bad[:40, 20:] = True
+    assert control.level_for_most(bad, 0.9, 0.95) is None
+    assert control.level_for_most(bad, 0.9, 0.95, start=8) == 19
+
+
+def test_a_start_where_all_is_bad_accepts_nothing() -> None:
+    bad = np.ones((3000, 20), dtype=bool)
+    assert control.level_for_most(bad, 0.9, 0.95, start=8) is None
 
 
 def test_the_mean_keeps_the_limit_in_at_least_the_confidence_of_calibrations() -> None:
@@ -90,12 +106,13 @@ def test_the_fewest_images_in_expectation_are_enough_without_an_error_and_one_le
 
 
 @given(st.floats(0.5, 0.99), st.floats(0.5, 0.99))
+@example(0.5, 0.5000000000000001)
 def test_the_fewest_images_for_most_are_enough_without_a_bad_one_and_one_less_is_not(
     share: float, confidence: float
 ) -> None:
     needed = control.needed_for_most(share, confidence)
     assert control.level_for_most(np.zeros((needed, 1), dtype=bool), share, confidence) == 0
-    assert control.level_for_most(np.zeros((needed - 1, 1), dtype=bool), share, confidence) is None
+    assert needed == 1 or control.level_for_most(np.zeros((needed - 1, 1), dtype=bool), share, confidence) is None
 
 
 def test_a_mean_cannot_be_bounded_by_as_few_images_as_the_other_guarantees_take() -> None:
