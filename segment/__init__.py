@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from segment.guarantees.triage import TriagePlan as TriagePlan
     from segment.integrations.lightning import MCBNScores as MCBNScores
     from segment.integrations.metrics import UncertaintyScores as UncertaintyScores
+    from segment.jobs.decisions.compare import compare as compare
+    from segment.jobs.decisions.select import select as select
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
     from segment.jobs.evaluate import Labels as Labels
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
     from segment.jobs.predict_plan import PredictPlan as PredictPlan
-    from segment.jobs.select import select as select
     from segment.jobs.sweep import sweep as sweep
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "compare": "segment.jobs.decisions.compare",
     "Bank": "segment.draws.bank",
     "Card": "segment.networks.cards",
     "Estimate": "segment.estimation.estimate",
@@ -83,7 +85,7 @@ _HOMES = {
     "read_card": "segment.networks.cards",
     "save_bank": "segment.files.banks",
     "save_triage": "segment.files.triages",
-    "select": "segment.jobs.select",
+    "select": "segment.jobs.decisions.select",
     "sweep": "segment.jobs.sweep",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -184,7 +184,8 @@ def end_with_failures(failed: Mapping[str, str], output: Path, *, total: int | N
 
 
 def _load_commands() -> None:
-    for module in ("commands", "banks", "predicting", "scoring", "triaging", "sweeping", "reporting", "experiments"):
+    decisions = ("triaging", "comparing", "tuning")
+    for module in ("commands", "banks", "predicting", "scoring", *decisions, "sweeping", "reporting", "experiments"):
         import_module(f"segment.cli.{module}")  # each adds its commands to `app`
 
 

@@ -43,6 +43,9 @@ InsertDropout = Annotated[
     ),
 ]
 Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
+TunedFolder = Annotated[
+    Path | None, typer.Option("--tuned", help="Folder of `segment tune`: its setting, in place of --bank.")
+]
 TriageFile = Annotated[
     Path | None,
     typer.Option("--triage", help="What `segment triage` wrote: also accept or review, and test for shift."),
@@ -147,3 +150,17 @@ def shares(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in listed(text))
     except ValueError:
         raise WrongUse(f"--alphas {text!r} is no list of numbers; write them with commas, as 0,0.5,1.") from None
+
+
+def shift_of(text: str) -> tuple[str, int] | None:
+    """NAME:SEVERITY; None where nothing was named.
+
+    >>> shift_of("fog:3"), shift_of("")
+    (('fog', 3), None)
+    """
+    if not text:
+        return None
+    name, _, severity = text.partition(":")
+    if not severity.isdecimal():
+        raise WrongUse(f"--shift {text!r} is no corruption with its severity; write it as fog:3.")
+    return name, int(severity)

@@ -16,20 +16,23 @@ from segment.cli.options import (
     Model,
     Out,
     TriageFile,
+    TunedFolder,
     Weights,
     draws_of,
     listed,
     loaded,
     tiling_of,
 )
+from segment.errors import WrongUse
 
 
 @app.command()
 def predict(
     model: Model,
     source: Annotated[str, typer.Argument(metavar="SRC", help="Images: folder, glob, image or text list.")],
-    bank: Annotated[Path, typer.Option(help="Bank that `segment fit` recorded for this network.")],
     output: Out,
+    bank: Annotated[Path | None, typer.Option(help="Bank that `segment fit` recorded for this network.")] = None,
+    tuned: TunedFolder = None,
     draws: Annotated[
         str | None,
         typer.Option(metavar="N|auto", help="The first N of the bank; auto: as many as an image needs; default: all."),
@@ -62,7 +65,11 @@ def predict(
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.jobs.predict import predict
     from segment.jobs.predict_plan import PredictPlan
+    from segment.jobs.tuning.tuned import read_tuned
 
+    if (bank is None) == (tuned is None):
+        raise WrongUse("Give either --bank, which `segment fit` records, or --tuned, which `segment tune` writes.")
+    setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
         draws=draws_of(draws),
         tolerance=tolerance,
@@ -75,10 +82,12 @@ def predict(
         tile=tiling_of(tile),
         memory=memory,
         triage=None if triage is None else load_triage(triage),
+        tuned=setting,
     )
     network = loaded(model, weights, device)
     with screen.progress() as shown:
-        summary = predict(network, source, load_bank(bank), output, plan, resume=resume, progress=shown)
+        used = setting.bank if setting is not None else load_bank(bank or Path())
+        summary = predict(network, source, used, output, plan, resume=resume, progress=shown)
     if json:
         screen.as_json(
             {

@@ -20,6 +20,7 @@ from segment.cli.options import (
     Out,
     Report,
     TriageFile,
+    TunedFolder,
     Unseen,
     ValidationImages,
     ValidationLabels,
@@ -28,6 +29,7 @@ from segment.cli.options import (
     ids,
     listed,
     loaded,
+    shift_of,
 )
 from segment.errors import WrongUse
 
@@ -45,10 +47,17 @@ def evaluate(
     validation_labels: ValidationLabels = None,
     void: Void = None,
     unseen: Unseen = "",
+    shift: Annotated[
+        str, typer.Option(metavar="NAME:SEVERITY", help="Corrupt the test images first, as fog:3 of ImageNet-C.")
+    ] = "",
+    fails_below: Annotated[
+        float | None, typer.Option(help="Dice below which a mask has failed; default: validation's lower quartile.")
+    ] = None,
     measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
     views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
     insert_dropout: InsertDropout = None,
     triage: TriageFile = None,
+    tuned: TunedFolder = None,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Further weights of MODEL, one file each.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; one for all methods.")] = "auto",
     memory: Memory = None,
@@ -70,6 +79,7 @@ def evaluate(
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
     from segment.jobs.triage.checking import outcome_rows
+    from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
     from segment.report.results_page import check_page, evaluation_section, put_section
@@ -104,9 +114,12 @@ def evaluate(
             memory=memory,
             resume=resume,
             progress=shown,
-            plan=EvaluatePlan(methods=method_plan, void=void, unseen=ids(unseen)),
+            plan=EvaluatePlan(
+                methods=method_plan, void=void, unseen=ids(unseen), shift=shift_of(shift), fails_below=fails_below
+            ),
             validation=Labels(validation_images, validation_labels) if validation_images else None,
             triage=asked_triage,
+            tuned=None if tuned is None else read_tuned(tuned),
         )
     if plots:
         from segment.report.curves import plot_evaluation
@@ -150,25 +163,51 @@ def evaluate(
 @app.command()
 def select(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="What `segment predict` or `segment evaluate` wrote.")],
-    top: Annotated[int, typer.Option(help="How many images.")] = 50,
+    top: Annotated[int, typer.Option(help="How many images, or windows.")] = 50,
     by: Annotated[str | None, typer.Option(help="Column that ranks, as mean.predictive_entropy.")] = None,
     method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV; default: RUN/select.csv.")] = None,
+    diverse: Annotated[bool, typer.Option("--diverse", help="Unlike one another, of four times as many.")] = False,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Windows of a predict run, with their boxes and crops.")
+    ] = False,
+    side: Annotated[int, typer.Option(help="Of a window, in pixels.")] = 128,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV; with --regions a folder; default: in RUN.")
+    ] = None,
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """List the images to review or label first, most uncertain first, as CSV."""
-    from segment.jobs.select import select as run_select
-    from segment.jobs.select import write_selection
+    """List the images to review or label first, most doubtful first, or the windows; all of them go into a CSV."""
+    if regions:
+        _select_regions(run, top, by, side, output, json=json)
+        return
+    from segment.jobs.decisions.select import select as run_select
+    from segment.jobs.decisions.select import write_selection
 
-    selection = run_select(run, top, by=by, method=method)
+    selection = run_select(run, top, by=by, method=method, unlike=diverse)
     path = output or run / "select.csv"
-    write_selection(selection, path)
+    everything = write_selection(selection, path)
     if json:
         listed_ = [{"id": name, "source": source, selection.by: value} for name, source, value in selection.images]
         screen.as_json({"by": selection.by, "why": selection.why, "images": listed_})
         return
-    rows = [[name, f"{value:.5g}"] for name, _, value in selection.images[:10]]
-    screen.table(f"The first {len(rows)} of {len(selection.images)} by {selection.by}", ["image", selection.by], rows)
-    screen.print_text(f"{selection.by}: {selection.why}.\nAll of them: {path}")
+    rows = [[name, f"{value:.5g}"] for name, _, value in selection.images]
+    total = len(selection.images) + len(selection.rest)
+    screen.table(f"The first {len(rows)} of {total} by {selection.by}", ["image", selection.by], rows)
+    screen.print_text(f"{selection.by}: {selection.why}.\nThese: {path}. All images: {everything}")
+
+
+def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path | None, *, json: bool) -> None:
+    from dataclasses import asdict
+
+    from segment.jobs.decisions.regions import select_regions, write_regions
+
+    found = select_regions(run, top, measure=by.removeprefix("mean.") if by else None, side=side)
+    path = write_regions(found, output or run / "regions")
+    if json:
+        screen.as_json({"regions": [asdict(region) for region in found], "file": str(path)})
+        return
+    rows = [[r.id, f"{r.left}, {r.top}", f"{r.width} x {r.height}", f"{r.value:.5g}"] for r in found]
+    screen.table(f"The {len(rows)} windows to label first", ["image", "x, y", "size", "mean"], rows)
+    screen.print_text(f"Their boxes and crops: {path.parent}")

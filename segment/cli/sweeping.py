@@ -60,7 +60,10 @@ def sweep(
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
     insert_dropout: InsertDropout = None,
-    shift: Annotated[str, typer.Option(help="Corruptions of the test images: noise,blur,fog,brightness,jpeg.")] = "",
+    shift: Annotated[
+        str,
+        typer.Option(help="Corruptions: ImageNet-C's, as fog,snow; and noise,blur,jpeg."),
+    ] = "",
     severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",

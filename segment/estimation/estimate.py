@@ -23,6 +23,7 @@ from segment.methods.method import Method
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
+from segment.uncertainty.scaling import Calibration, calibrated
 from segment.uncertainty.stopping import Stop, StoppingRule
 
 A = TypeVar("A")
@@ -108,14 +109,15 @@ class ReadOut:
     """An estimate that is asked of a method's passes.
 
     method: read-outs of the same object share its passes
-    draws: how many of the first are used, weights renormalised; None: all. temperature: divides the logits
+    draws: how many of the first are used, weights renormalised; None: all
+    temperature: divides the logits, or a scaling of each
     measures: the maps; probability: whether the mean probability is part of the estimate
     """
 
     method: Method
     measures: tuple[str, ...]
     draws: int | None = None
-    temperature: float = 1.0
+    temperature: Calibration = 1.0
     probability: bool = True
 
     @property
@@ -129,21 +131,20 @@ class Sums:
     p: the probabilities (N K H W) of the last pass
     """
 
-    def __init__(self, head: Head, keep: Iterable[str], temperature: float = 1.0) -> None:
+    def __init__(self, head: Head, keep: Iterable[str], temperature: Calibration = 1.0) -> None:
         self.moments, self.temperature, self.seconds = DrawMoments(head, keep), temperature, 0.0
         self.p = torch.empty(0)
 
     def add(self, logits: Tensor, weight: float, *, timed: bool) -> None:
         start = _now(logits) if timed else 0.0
-        scaled = logits if self.temperature == 1.0 else logits.float() / self.temperature
-        self.p = probabilities(scaled, self.moments.head)
+        self.p = probabilities(calibrated(logits, self.temperature), self.moments.head)
         self.moments.update(self.p, weight)
         self.seconds += _now(logits) - start if timed else 0.0
 
 
 def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
     """One for each temperature, with every moment that the measures need."""
-    kept: dict[float, frozenset[str]] = {}
+    kept: dict[Calibration, frozenset[str]] = {}
     for read_out in read_outs:
         kept[read_out.temperature] = kept.get(read_out.temperature, frozenset()) | needed(read_out.measures)
     return [Sums(head, keep, temperature) for temperature, keep in kept.items()]
@@ -163,7 +164,7 @@ def moments_of(
     *,
     head: Head,
     keep: Iterable[str],
-    temperature: float = 1.0,
+    temperature: Calibration = 1.0,
     stop: Stop | None = None,
 ) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
@@ -255,7 +256,7 @@ def estimate(
     *,
     head: Head,
     measures: Iterable[str] = tuple(MEASURES),
-    temperature: float = 1.0,
+    temperature: Calibration = 1.0,
 ) -> Estimate[Tensor]:
     """Prediction, mean probability and the named maps of images (N C H W, normalised, not padded) under a method."""
     read_out = ReadOut(method=method, measures=tuple(measures), temperature=temperature)

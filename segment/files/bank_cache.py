@@ -39,6 +39,9 @@ HASHES = "image_hashes.json"
 SAMPLED = 16
 """Samples of a Dataset that stand for its content."""
 
+MARKS, MARK = "image_marks", 12
+"""Key in a bank's provenance: which images it was recorded of, by so many digits of their SHA-256."""
+
 
 def user_folder() -> Path:
     """Where the user's banks are kept: below $SEGMENT_CACHE, else below `segment` in the user's cache folder."""
@@ -62,6 +65,17 @@ def content_of(pool: ImagePool) -> str:
         values = np.ascontiguousarray(as_array(image))
         digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
+
+
+def marks_of(pool: ImagePool) -> list[str]:
+    """The first MARK digits of the SHA-256 of every image file, for the provenance; none of images given as arrays."""
+    hashes = sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES))
+    return [file_hash[:MARK] for file_hash in hashes]
+
+
+def marks_in(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """The marks of a bank's statistics images; empty for a bank recorded before they were kept, or of arrays."""
+    return frozenset(provenance.get(MARKS, ()))
 
 
 def recipe_of(network: Network, content: str, plan: Mapping[str, Any]) -> str:

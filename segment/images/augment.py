@@ -29,6 +29,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a
 import albumentations as A
 from albumentations.augmentations.crops.transforms import CropSizeError
 
+from segment.images.imagenet_c import TRANSFORM, ImageNetC
+
 _GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Sequential, "SomeOf": A.SomeOf}
 _LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does
 _ABSTRACT = frozenset({"BasicTransform", "DualTransform", "ImageOnlyTransform", "Lambda"})
@@ -111,7 +113,7 @@ def _built(entry: object) -> Any:
             f"No transform of albumentations {A.__version__} is called {name!r}.{near(name, _transforms())} "
             f"Known: {len(_transforms())}, among them HorizontalFlip, OneOf, RandomBrightnessContrast, RandomCrop."
         )
-    make = _transforms()[name]
+    make: Callable[..., Any] = _transforms()[name]
     arguments = _checked(name, make, {key: _frozen(value) for key, value in entry.items() if key != "name"})
     try:
         if "InitSchema" in vars(make):
@@ -153,6 +155,7 @@ def _transforms() -> Mapping[str, Callable[..., Any]]:
         for name, kind in vars(A).items()
         if inspect.isclass(kind) and issubclass(kind, A.BasicTransform) and not issubclass(kind, A.Transform3D)
     }
+    flat |= {TRANSFORM: ImageNetC}
     return {name: kind for name, kind in (flat | _GROUPS).items() if name not in _LATER | _ABSTRACT | _BOXES | _MASKS}
 
 

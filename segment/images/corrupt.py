@@ -1,7 +1,7 @@
-"""Corruptions at five severities, for scores under distribution shift: noise, blur, fog, brightness, JPEG.
+"""Corruptions at five severities, for scores under distribution shift: ImageNet-C's, and three of our own.
 
-Source: the families of Hendrycks & Dietterich 2019, arXiv:1903.12261; the transforms are albumentations', the strengths
-our own.
+ImageNet-C's have its names and severities, so that numbers compare with published ones (`segment.images.imagenet_c`).
+`noise`, `blur` and `jpeg` need no further package: the transforms are albumentations', the strengths our own.
 Must not know what a corruption is compared with.
 """
 
@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from segment.errors import WrongUse, near
 from segment.images.augment import pipeline
+from segment.images.imagenet_c import IMAGENET_C, TRANSFORM
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _STRENGTHS: Mapping[str, tuple[float, ...]] = {
     "noise": (0.04, 0.08, 0.12, 0.18, 0.26),  # standard deviation, of 0..1
     "blur": (1.0, 1.5, 2.0, 3.0, 4.0),  # Gaussian, pixels
-    "fog": (0.15, 0.3, 0.45, 0.6, 0.75),
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added, of 0..1
     "jpeg": (40, 25, 15, 10, 6),  # quality
 }
-CORRUPTIONS = tuple(_STRENGTHS)
+CORRUPTIONS = (*_STRENGTHS, *IMAGENET_C)
 
 
 def corruption(name: str, severity: int) -> dict[str, Any]:
@@ -34,21 +33,18 @@ def corruption(name: str, severity: int) -> dict[str, Any]:
     >>> corruption("jpeg", 5)
     {'name': 'ImageCompression', 'quality_range': [6, 6], 'p': 1.0}
     """
-    if name not in _STRENGTHS:
+    if name == "elastic_transform":
+        raise WrongUse("elastic_transform moves pixels away from their labels, so that no score would be right.")
+    if name not in CORRUPTIONS:
         raise WrongUse(f"No corruption is called {name!r}.{near(name, CORRUPTIONS)} Known: {', '.join(CORRUPTIONS)}.")
     if severity not in SEVERITIES:
         raise WrongUse(f"Severity {severity} of {name}: an integer from 1 to {len(SEVERITIES)}.")
+    if name in IMAGENET_C:
+        return {"name": TRANSFORM, "corruption": name, "severity": severity, "p": 1.0}
     s = _STRENGTHS[name][severity - 1]
     transforms: dict[str, dict[str, Any]] = {
         "noise": {"name": "GaussNoise", "std_range": [s, s]},
         "blur": {"name": "GaussianBlur", "sigma_limit": [s, s], "blur_limit": 0},
-        "fog": {"name": "RandomFog", "fog_coef_range": [s, s], "alpha_coef": 0.1},
-        "brightness": {
-            "name": "RandomBrightnessContrast",
-            "brightness_limit": [s, s],
-            "contrast_limit": [0.0, 0.0],
-            "ensure_safe_range": False,
-        },
         "jpeg": {"name": "ImageCompression", "quality_range": [int(s), int(s)]},
     }
     return transforms[name] | {"p": 1.0}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,31 +16,31 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
-from segment.files.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.manifest import Entry
 from segment.files.runs import Run
 from segment.files.versions import versions
-from segment.files.writing import write_json, write_text
+from segment.files.writing import write_json
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
+from segment.images.corrupt import corrupted, corruption
 from segment.images.find import Source, in_text
-from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods, key
+from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
+from segment.jobs.evaluation.results_files import write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, refuse_other_evaluation
+from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
-from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-SCORES, PER_IMAGE, STATE = "scores.json", "per_image.csv", "state.npz"
-VALIDATION, COMPARISONS, CONFUSION = "validation.json", "comparisons.json", "confusion.json"
+STATE, VALIDATION = "state.npz", "validation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +48,21 @@ class EvaluatePlan:
     """What is scored, and which methods.
 
     void: the label id that no score counts; unseen: ids of things of no trained class; None, (): as the card says
+    shift: a corruption of the test images and its severity, as ("fog", 3); validation images stay as they are
+    fails_below: the Dice below which a mask has failed; None: the lower quartile of the validation images' Dice
     """
 
     methods: MethodPlan = field(default_factory=MethodPlan)
     void: int | None = None
     unseen: tuple[int, ...] = ()
+    shift: tuple[str, int] | None = None
+    fails_below: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift is not None:
+            corruption(*self.shift)
+        if self.fails_below is not None and not 0 < self.fails_below < 1:
+            raise WrongUse(f"--fails-below {self.fails_below:g}: a Dice above 0 and below 1.")
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def evaluate(
     members: Sequence[Network] = (),
     validation: Labels | None = None,
     triage: Triage | None = None,
+    tuned: Tuned | None = None,
     memory: Memory = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -94,12 +103,17 @@ def evaluate(
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
     triage: also what it accepts of the images, and what is wrong in that
+    tuned: a setting of `segment tune`, scored as the method `tuned`; its bank is taken where none is given
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
     Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
     ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
+    if tuned is not None:
+        tuned.check(network)
+        banks = banks or (tuned.bank,)
     methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
+    methods = methods if tuned is None else with_tuned(methods, tuned)
     if triage is not None:
         refuse_other_evaluation(
             triage,
@@ -115,6 +129,7 @@ def evaluate(
     scored = _score_plan(network, plan)
     network.log_preprocessing()
     settings = _settings(network, data, banks, plan, methods, validation)
+    settings |= {} if tuned is None else {"tuned": tuned.settings()}
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
         run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
@@ -128,7 +143,8 @@ def evaluate(
                     if not scoring.counts_only(sources):  # no image can be taken out of a sum
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
                         scoring = _scoring(network, methods, validated, scored, memory)
-                scoring.run(sources, save=partial(_save, run, scoring, sources), progress=progress)
+                change = None if plan.shift is None else corrupted(*plan.shift)
+                scoring.run(sources, change=change, save=partial(_save, run, scoring, sources), progress=progress)
                 break
             except FastPathDiffers as error:
                 log.warning(REDONE, error)
@@ -137,9 +153,11 @@ def evaluate(
         if not scoring.done:
             first = next(iter(scoring.failed.items()))
             raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
-        warnings = seen_before(network, [source for source in sources if source.id in scoring.done], held_out)
+        scored_sources = [source for source in sources if source.id in scoring.done]
+        warnings = seen_before(network, scored_sources, held_out, methods.seen)
+        warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
-        evaluation = _write_results(run, scoring, methods, validated, start, warnings)
+        evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
     return evaluation if triage is None else replace(evaluation, triaged=check_triage(run.folder, triage))
 
 
@@ -200,7 +218,7 @@ def _settings(
         "void": plan.void,
         "unseen": list(plan.unseen),
         "validation": None if validation is None else validation.in_text(),
-    }
+    } | ({} if plan.shift is None else {"shift": list(plan.shift)})
 
 
 def _passes(methods: ComparedMethods, network: Network) -> dict[str, Any]:
@@ -253,50 +271,3 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
         elif source.id in scoring.failed and status != "failed":
             error = scoring.failed[source.id]
             run.add(Entry(id=source.id, source=str(source.path), status="failed", error=error))
-
-
-def _write_results(
-    run: Run, scoring: Scoring, methods: ComparedMethods, validated: Validation, start: float, warnings: Sequence[str]
-) -> Evaluation:
-    images = len(scoring.done)
-    by_method = {}
-    for name, of_banks in methods.methods.items():
-        keys = [key(name, index) for index in range(len(of_banks))]
-        spent = sum(scoring.seconds[bank_key] for bank_key in keys) / len(keys) / images
-        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), of_banks[0].draws, spent)
-    content = {"warnings": list(warnings), **scores(by_method)}
-    compared = compare(by_method) if len(by_method) > 1 else []
-    write_json(run.folder / SCORES, content)
-    gained = gains(by_method)
-    comparisons = {
-        "scores": [comparison.as_dict() for comparison in compared],
-        "gains": [gain.as_dict() for gain in gained],
-    }
-    write_json(run.folder / COMPARISONS, comparisons)
-    tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
-    write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
-    write_text(run.folder / PER_IMAGE, per_image(scoring.boards))
-    write_image_counts(run.folder / IMAGE_COUNTS, scoring.counts)
-    run.note(
-        timings={
-            "seconds": round(time.perf_counter() - start, 3),
-            "images": images,
-            "passes_seconds": round(scoring.passes_seconds, 3),
-            "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
-        }
-    )
-    failed = {**{f"validation image {name}": why for name, why in validated.failed.items()}, **scoring.failed}
-    return Evaluation(
-        run.folder, content, compared, gained, validated, failed, methods.notes, run.record, tuple(warnings)
-    )
-
-
-def per_image(boards: Mapping[str, Scoreboard]) -> str:
-    """CSV, a line for each image and method; a column that a method lacks, or a value not defined, is empty."""
-    rows = [{"method": name} | row for name, board in boards.items() for row in board.per_image()]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

@@ -24,7 +24,7 @@ from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
-from segment.files.bank_cache import BankCache, content_of, recipe_of, signed
+from segment.files.bank_cache import MARKS, BankCache, content_of, marks_of, recipe_of, signed
 from segment.files.banks import save_bank
 from segment.files.versions import versions
 from segment.images.augment import pipeline
@@ -171,6 +171,7 @@ def fit(
         "seed": plan.seed,
         "images": len(pool),
         "images_sha256": content,
+        MARKS: marks_of(pool),
         "size": pool.size,
         "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
         "precision": precision,

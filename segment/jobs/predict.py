@@ -32,7 +32,9 @@ from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.predict_plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
+from segment.jobs.tuning.tuned import method_of
 from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.report.image_files import PictureStyle, on_sheet, sheet
@@ -115,8 +117,14 @@ def _predictor(
     """What reads, estimates and writes an image of the run, under draws put into the network `drawn`."""
     passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
     likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
+    method: Method = mcbn(drawn, execution.bank, passes, network.input)
+    if plan.tuned is not None:
+        method, _ = method_of(plan.tuned, network, execution.precision)
     read_out = ReadOut(
-        method=mcbn(drawn, execution.bank, passes, network.input), measures=plan.measures, probability=likely
+        method=method,
+        measures=plan.measures,
+        temperature=1.0 if plan.tuned is None else plan.tuned.calibration,
+        probability=likely,
     )
     estimator = Estimator(
         network,

@@ -19,6 +19,7 @@ from segment.estimation.estimator import Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.guarantees.triage import Triage
+from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.report.image_files import FORMATS
@@ -40,6 +41,7 @@ class PredictPlan:
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     triage: also which pixels and images are accepted, and whether the run is like the validation images
+    tuned: a setting of `segment tune`, in place of MCBN under the bank
     """
 
     draws: Draws = None
@@ -53,8 +55,11 @@ class PredictPlan:
     tile: Tiling = "auto"
     memory: int | str | None = None
     triage: Triage | None = None
+    tuned: Tuned | None = None
 
     def __post_init__(self) -> None:
+        if self.tuned is not None and (self.draws is not None or self.triage is not None or self.fold != 1):
+            raise WrongUse("--tuned has its own draws, and no triage: leave --draws, --fold and --triage out.")
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")
@@ -105,6 +110,7 @@ class PredictPlan:
             "fold": self.fold,
             "tile": self.tile,
             **({} if self.triage is None else {"triage": self.triage.digest}),
+            **({} if self.tuned is None else {"tuned": self.tuned.settings()}),
         }
 
 

@@ -23,9 +23,10 @@ from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.corrupt import corrupted
 from segment.images.find import Source, in_text
-from segment.jobs.evaluate import SCORES, Labels
-from segment.jobs.evaluation.compared_methods import FITTED
+from segment.jobs.evaluate import Labels
+from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labels import contents_of
+from segment.jobs.evaluation.results_files import SCORES
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.sweep_grid import Banks
 from segment.jobs.evaluation.sweep_states import Place, SweepPlan, Swept
@@ -75,8 +76,9 @@ def sweep(
     Errors: as `fit_bank` and `evaluate`.
     """
     folder = Path(folder)
-    if validation is None and (needy := set(FITTED) & set(plan.methods.methods)):
-        raise WrongUse(f"Method {min(needy)!r} fits a temperature: give --validation-images, not the test images.")
+    fitting = [name for name in plan.methods.methods if combination(name).fitted]
+    if validation is None and fitting:
+        raise WrongUse(f"Method {min(fitting)!r} is fitted: give --validation-images, not the test images.")
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()

@@ -7,7 +7,7 @@ same sides as any other. Must not know what an output means.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from torch import Tensor
@@ -16,10 +16,14 @@ from torch.nn import functional
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.images.specs import InputSpec
+from segment.methods.dropout import Dropout
 from segment.methods.mcbn import UNPADDED, mcbn
 from segment.methods.method import Composite, Method
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
+
+SEEDS = 1_000_003
+"""Between the seeds of the dropout masks of two views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +91,19 @@ class Augmented(Composite):
                 yield weight / len(self.views), view.undone(output, size)
 
 
-def augmented(method: Method, chosen: tuple[View, ...]) -> Augmented:
+def augmented(method: Method, chosen: tuple[View, ...], name: str = "tta") -> Augmented:
     """Every view of the image under the method's passes."""
-    return Augmented((method,) * len(chosen), chosen, "tta", note="views are no random sample")
+    return Augmented((method,) * len(chosen), chosen, name, note="views are no random sample")
+
+
+def dropout_augmented(method: Dropout, chosen: tuple[View, ...]) -> Augmented:
+    """MC dropout whose passes are divided among the views, each with masks of its own; one pass a view at least."""
+    count = len(chosen)
+    members = tuple(
+        replace(method, draws=max(1, len(range(start, method.draws, count))), seed=method.seed + SEEDS * start)
+        for start in range(count)
+    )
+    return Augmented(members, chosen, "dropout+tta")
 
 
 def mcbn_augmented(

@@ -5,6 +5,9 @@ For several draws it divides each draw's logits, and the NLL is that of the mean
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,11 +16,44 @@ from torch import Tensor
 from segment.axes import Head
 from segment.methods.method import Method
 from segment.uncertainty.heads import probabilities
+from segment.uncertainty.scaling import Calibration
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
 PIXELS = 20_000
 """At most so many of an image are used, on a regular grid: enough to fit one number."""
 SMALLEST = 1.2e-38  # as the NLL score clamps p
+
+
+class Fit(Protocol):
+    """What learns a calibration from the passes of labelled images: `begin`, `add` for each pass, `end`."""
+
+    def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool: ...
+    def add(self, weight: float, logits: Tensor, draws: int) -> None: ...
+    def end(self) -> None: ...
+    def best(self) -> Calibration: ...
+
+
+def update(
+    fits: Sequence[Fit], method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]
+) -> None:
+    """Add one image to several fits, its passes made once.
+
+    Args:
+        fits: Of the same method.
+        method: Whose passes are made.
+        images: 1 C H W, normalised, not padded.
+        label: H W class indices; multi-label K H W of 0 and 1.
+        known: Which of them count, of the same shape.
+
+    """
+    begun = [fit for fit in fits if fit.begin(label, known)]
+    if not begun:
+        return
+    for weight, logits in method(images):
+        for fit in begun:
+            fit.add(weight, logits, method.draws)
+    for fit in begun:
+        fit.end()
 
 
 class TemperatureFit:
@@ -28,22 +64,30 @@ class TemperatureFit:
         self.nll = np.zeros(len(GRID))
         self.pixels = 0
 
+    def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool:  # H W; multi-label K H W
+        """Prepare for one image's passes; False where none of its pixels counts."""
+        self._step = step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
+        self._truth = torch.from_numpy(np.where(known, label, 0)[..., ::step, ::step].copy())
+        self._counted = torch.from_numpy(known[..., ::step, ::step].copy())
+        self._sums = torch.zeros((len(GRID), *self._truth.shape), dtype=torch.float64)
+        return bool(self._counted.any())
+
+    def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 K H W
+        """One pass of that image."""
+        sampled = logits[..., :: self._step, :: self._step].float().cpu()
+        for at, temperature in enumerate(GRID):
+            p = probabilities(sampled / float(temperature), self.head)
+            self._sums[at] += weight * self._probability_of(p, self._truth)
+
+    def end(self) -> None:
+        """Count that image."""
+        losses = -self._sums.clamp(min=SMALLEST).log()
+        self.nll += losses[:, self._counted].sum(dim=-1).numpy()
+        self.pixels += int(self._counted.sum())
+
     def update(self, method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
         """Add one image (1 C H W, not padded); label, known: H W, multi-label K H W."""
-        step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
-        truth = torch.from_numpy(np.where(known, label, 0)[..., ::step, ::step].copy())
-        counted = torch.from_numpy(known[..., ::step, ::step].copy())
-        if not bool(counted.any()):
-            return
-        sums = torch.zeros((len(GRID), *truth.shape), dtype=torch.float64)
-        for weight, logits in method(images):
-            sampled = logits[..., ::step, ::step].float().cpu()
-            for at, temperature in enumerate(GRID):
-                p = probabilities(sampled / float(temperature), self.head)
-                sums[at] += weight * self._probability_of(p, truth)
-        losses = -sums.clamp(min=SMALLEST).log()
-        self.nll += losses[:, counted].sum(dim=-1).numpy()
-        self.pixels += int(counted.sum())
+        update((self,), method, images, label, known)
 
     def _probability_of(self, p: Tensor, truth: Tensor) -> Tensor:  # 1 K h w, (K) h w -> (K) h w
         if self.head == "multilabel":

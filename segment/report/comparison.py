@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from segment.scores.board import Entry, Score, mean_of
 from segment.scores.scoreboard import Scoreboard
 from segment.scores.summary import limits
+from segment.significance.corrections import holm
 
 LOWER = ("nll", "brier", "ece", "ece_adaptive", "aurc", "ause", "unseen_fpr95")
 """Scores of which less is better; of all others, more."""
@@ -134,7 +135,24 @@ PAIRS = (("mcbn", "deterministic"), ("mcbn", "mean_statistics"), ("mcbn+temperat
 def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
     """Every plain score, and every ranking score by the common measure and by each method's best."""
     all_methods = _AllMethods(methods)
-    return [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
+    found = [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
+    adjusted = _corrected({comparison.score: comparison.differences for comparison in found})
+    return [replace(comparison, differences=adjusted[comparison.score]) for comparison in found]
+
+
+def _corrected(families: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Entry]]:
+    """The differences with `holm_p`: p after Holm's correction over all of them that have an interval."""
+    p = {
+        f"{family}|{name}": entry["p"]
+        for family, entries in families.items()
+        for name, entry in entries.items()
+        if entry.get("p") is not None and entry.get("low") is not None
+    }
+    adjusted = holm(p)
+    return {
+        family: {name: entry | {"holm_p": adjusted.get(f"{family}|{name}")} for name, entry in entries.items()}
+        for family, entries in families.items()
+    }
 
 
 def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
@@ -147,7 +165,8 @@ def gains(methods: Mapping[str, MethodBoards]) -> list[Gain]:
             entries = {title: all_methods.difference(title, method, rival) for title in titles}
             known = {title: entry for title, entry in entries.items() if entry is not None}
             gained.append(Gain(method, rival, (methods[method].passes, methods[rival].passes), known))
-    return gained
+    adjusted = _corrected({f"{gain.method} {gain.rival}": gain.differences for gain in gained})
+    return [replace(gain, differences=adjusted[f"{gain.method} {gain.rival}"]) for gain in gained]
 
 
 def differences(methods: Mapping[str, MethodBoards], rival: str) -> dict[str, dict[str, Entry]]:
@@ -213,7 +232,8 @@ class _AllMethods:
         first, second = self.name(title, method), self.name(title, other)
         if not first or not second:
             return None
-        entry = self.mean[method][first].minus(self.mean[other][second]).entry(UNBOUNDED, self.images)
+        difference = self.mean[method][first].minus(self.mean[other][second])
+        entry = difference.entry(UNBOUNDED, self.images) | {"p": difference.p_value() if self.images > 1 else None}
         a, b = self.every[method], self.every[other]
         if (banks := max(len(a), len(b))) > 1:
             entry["bank_sd"] = _spread([a[i % len(a)][first].value - b[i % len(b)][second].value for i in range(banks)])

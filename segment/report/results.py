@@ -6,11 +6,12 @@ Must not know how a score was made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segment.report.comparison import Comparison, Gain
+from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 CLEAN = "clean"
 """The condition of test images that no corruption has changed."""
@@ -28,17 +29,19 @@ TRAINING_TRANSFORM = "training"
 class Validation:
     """What was chosen on validation images, by method and bank (`compared_methods.key`); empty where none were given.
 
-    temperatures: key -> what divides the logits
+    temperatures: key -> what divides the logits, or the scaling of each
     accuracies: key -> share of right pixels of the mask, one number, or one a label
     thresholds: key -> measure -> above them a patch of each size is uncertain
     images: how many were used; failed: id -> why
+    per_image: key -> their rows, as `Scoreboard.per_image` gives them
     """
 
-    temperatures: Mapping[str, float]
+    temperatures: Mapping[str, Calibration]
     accuracies: Mapping[str, float | tuple[float, ...]]
     thresholds: Mapping[str, Mapping[str, tuple[float, ...]]]
     images: int
     failed: Mapping[str, str]
+    per_image: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @staticmethod
     def none() -> Validation:
@@ -52,10 +55,13 @@ class Validation:
             name: {measure: tuple(limits) for measure, limits in by_measure.items()}
             for name, by_measure in values["thresholds"].items()
         }
-        return Validation(**{**values, "accuracies": accuracies, "thresholds": thresholds})
+        temperatures = {name: of_json(value) for name, value in values["temperatures"].items()}
+        return Validation(
+            **{**values, "temperatures": temperatures, "accuracies": accuracies, "thresholds": thresholds}
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"temperatures": {name: as_json(value) for name, value in self.temperatures.items()}}
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +70,7 @@ class Evaluation:
 
     warnings: what makes the scores misleading, to be read before them
     triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
+    ranking: how well each number of an image ranks the images, as in ranking.json
     """
 
     folder: Path
@@ -76,6 +83,7 @@ class Evaluation:
     record: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     triaged: Mapping[str, Any] | None = None
+    ranking: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         methods = self.scores["methods"]

@@ -9,9 +9,11 @@ from typing import Any
 from segment.errors import WrongUse
 from segment.files.markdown import markdown
 from segment.files.writing import write_text
+from segment.ranking.quality import finding
 from segment.report.comparison import COMMON
-from segment.report.results import CLEAN, DETERMINISTIC, DICE_RANK, Evaluation, Row, Sweep
+from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Row, Sweep
 from segment.report.tables import BEST_TWO, COLUMNS, best_two, counted, in_short, number, table
+from segment.uncertainty.scaling import in_words
 
 HEADING = """# Results
 
@@ -22,7 +24,8 @@ given. *s/image* is wall time of the passes and their moments, all methods of a 
 
 COMPARED = (
     "*difference* is the best method's score minus the next one's, paired over images; *significant* where its "
-    "interval leaves out 0, and with several banks exceeds twice its deviation over them."
+    "interval leaves out 0 and p is at most .05 after Holm's correction over all scores and methods, and with several "
+    "banks where it exceeds twice its deviation over them."
 )
 LINES = 12
 """Of a sweep: the best settings; all of them are in its sweep.csv."""
@@ -40,9 +43,9 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     lines += ["", "Error AUROC and AUSE are by the measure that does best in each, which is named.", ""]
     lines += [f"- {name}: {note}." for name, note in evaluation.notes.items()]
     if evaluation.validation.temperatures:
-        fitted = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.validation.temperatures.items())
+        fitted = ", ".join(f"{name} {in_words(value)}" for name, value in evaluation.validation.temperatures.items())
         lines.append(f"- Temperatures fitted on {evaluation.validation.images} validation images: {fitted}.")
-    lines += image_ranking_sentence(evaluation.scores)
+    lines += image_ranking_sentences(evaluation.ranking)
     if evaluation.failed:
         lines.append(
             f"- Failed: {', '.join(sorted(evaluation.failed)[:5])}{', and more' * (len(evaluation.failed) > 5)}."
@@ -53,21 +56,28 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     return "\n".join(lines).rstrip() + "\n"
 
 
-def image_ranking_sentence(scores: Mapping[str, Any]) -> list[str]:
-    """A Markdown item that names the method, map and aggregation whose values rank images by their loss of Dice best.
+def image_ranking_sentences(ranking: Mapping[str, Any]) -> list[str]:
+    """What ranks images by the quality of their masks best, for the method that does it best.
 
-    scores: content of scores.json; no item where it holds no rank correlation. A correlation of 1 is a perfect rank.
+    A correlation is stated as a finding only where its interval leaves out 0.
     """
-    known = {
-        (method, name.removeprefix(DICE_RANK)): entry["value"]
-        for method, method_scores in scores["methods"].items()
-        for name, entry in method_scores["scores"].items()
-        if name.startswith(DICE_RANK) and entry["value"] is not None
-    }
-    if not known:
-        return []
-    method, name = max(known, key=lambda pair: known[pair])
-    return [f"- Images are ranked by their Dice best by {name} of {method}: Spearman {known[method, name]:.2f}."]
+    lines = []
+    for target, words in (("accuracy", "accuracy"), ("dice", "Dice")):
+        known = {}
+        for method, content in ranking.get("methods", {}).items():
+            best = content["best"][target]
+            scores = {} if best is None else content["columns"].get(best["column"], {}).get(target, {})
+            if scores.get("spearman", {}).get("value") is not None:
+                known[method] = (best, scores, content["fails_below"][target])
+        if not known:
+            continue
+        method = max(known, key=lambda name: known[name][1]["spearman"]["value"])
+        best, scores, limit = known[method]
+        found = "best by" if finding(scores["spearman"]) else "by no number; nearest, and no finding, is"
+        line = f"- Images are ranked by their {words} {found} {best['column']} of {method} ({best['why']}): "
+        line += f"Spearman {number(scores['spearman'], 2)}, image-level AURC {number(scores['aurc'])}, "
+        lines.append(line + f"failure AUROC below {words} {limit:.3f}: {number(scores['failure_auroc'])}.")
+    return lines
 
 
 def sweep_section(swept: Sweep, title: str) -> str:

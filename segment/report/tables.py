@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from segment.report.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
+from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
 
 WORDS = {
     "miou": "mIoU",
@@ -117,8 +118,8 @@ BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significan
 def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
     """One row a score, under BEST_TWO: the best method, the next, and whether the difference is significant.
 
-    Significant: the 95 % interval over images leaves out 0, and where there are several banks the difference is more
-    than twice its standard deviation over them.
+    Significant: the 95 % interval over images leaves out 0, p after Holm's correction over all scores and methods is at
+    most .05, and where there are several banks the difference is more than twice its standard deviation over them.
     """
     rows = []
     for comparison in comparisons:
@@ -152,7 +153,7 @@ def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[
     open_: list[str] = []
     for comparison in plain:
         name, following = words(comparison.score.partition(BEST)[0]), next(iter(comparison.differences))
-        if verdict(comparison.differences[following]) == "yes":
+        if verdict(comparison.differences[following]) == SIGNIFICANT:
             sure.setdefault(comparison.best, []).append(name)
         else:
             open_.append(f"{name} ({comparison.best}, {following})")
@@ -175,7 +176,7 @@ def _gain(gain: Gain) -> str:
         for score in GAIN_SCORES
         if score in gain.differences
     ]
-    significant = {score: entry for score, entry in gain.differences.items() if verdict(entry) == "yes"}
+    significant = {score: entry for score, entry in gain.differences.items() if verdict(entry) == SIGNIFICANT}
     better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in significant.items())
     passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
     return (
@@ -195,14 +196,18 @@ def signed(entry: Mapping[str, Any]) -> str:
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """Whether a difference is more than the choice of images, and of banks, explains.
+    """Whether a difference is more than the choice of images, the number of tests, and the banks explain.
 
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3}), verdict({"value": 0.1, "low": -0.1, "high": 0.3})
-    ('yes', 'no: images')
+    ('significant', 'not significant: images')
+    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
+    'not significant: number of tests'
     """
     if entry["value"] is None or entry.get("low") is None:
         return "no interval"
     reasons = ["images"] if entry["low"] <= 0 <= entry["high"] else []
+    if not reasons and entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
+        reasons.append("number of tests")
     if entry.get("bank_sd") is not None and abs(entry["value"]) <= 2 * entry["bank_sd"]:
         reasons.append("banks")
-    return f"no: {', '.join(reasons)}" if reasons else "yes"
+    return f"{NOT_SIGNIFICANT}: {', '.join(reasons)}" if reasons else SIGNIFICANT

@@ -67,6 +67,19 @@ class Score:
         pairs = (self.value - other.value, self.rough - other.rough, self.replicates - other.replicates)
         return Score(*pairs, self.why or other.why)
 
+    def p_value(self) -> float | None:
+        """Two-sided p of a difference being 0, by the normal approximation with the replicates' standard deviation.
+
+        None where it is not defined; 1 where value and replicates are all 0, as for a method and itself.
+        """
+        known = (self.replicates - self.rough)[~np.isnan(self.replicates)]
+        if math.isnan(self.value) or 2 * known.size < self.replicates.size or known.size < 2:
+            return None
+        deviation = float(known.std(ddof=1))
+        if deviation == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return math.erfc(abs(self.value) / deviation / math.sqrt(2))
+
     def entry(self, limits: tuple[float, float], images: int) -> Entry:
         """The entry of `scores.json`: value and 95 % interval within the limits, or the reason for their absence."""
         if math.isnan(self.value):

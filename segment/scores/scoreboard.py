@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.scores import arrays, intervals, summary
 from segment.scores.board import Board, Entry, Score, curves, estimates, mean_of
-from segment.scores.functional import calibration, confusion, detection, image_level, patches
+from segment.scores.functional import calibration, confusion, detection, expected, image_level, patches
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.plan import ScorePlan
 from segment.scores.tally import Tally, count
+
+EXPECTED = ("expected_accuracy", "expected_miou", "soft_dice")
+"""Columns of a row: how right its mask is by its own probabilities."""
 
 
 class Scoreboard:
@@ -63,7 +66,8 @@ class Scoreboard:
         tallies = [count(image, board.task) for image, board in zip(images, self._boards, strict=True)]
         masks = np.stack([image.prediction for image in images])
         shown = {name: np.mean([image.maps[name] for image in images], axis=0) for name in self.plan.measures}
-        row = self._row(tallies, masks, shown)
+        sums = [expected.class_sums(image.probability, image.prediction) for image in images]
+        row = self._row(tallies, sums, masks, shown)
         weights = intervals.poisson_weights(identity, self.plan.replicates)
         for board, tally in zip(self._boards, tallies, strict=True):
             board.add(tally, weights)
@@ -133,15 +137,20 @@ class Scoreboard:
     @property
     def columns(self) -> list[str]:
         """The columns of a row after the id; area is the share of pixels above the measure's threshold."""
-        whole = ["pixels", "accuracy", "miou", "dice", "nll", "brier", *(f"iou.{name}" for name in self.plan.classes)]
+        whole = ["pixels", "accuracy", "miou", "dice", "nll", "brier", *EXPECTED]
+        of_class = [f"{kind}.{name}" for kind in ("iou", "soft_dice") for name in self.plan.classes]
         kinds = ("error_auroc", *image_level.AGGREGATIONS)
-        return whole + [f"{kind}.{name}" for name in self.plan.measures for kind in kinds]
+        return whole + of_class + [f"{kind}.{name}" for name in self.plan.measures for kind in kinds]
 
-    def _row(self, tallies: list[Tally], masks: Ints, maps: Mapping[str, NDArray[np.float32]]) -> Floats:
+    def _row(
+        self, tallies: list[Tally], sums: list[Floats], masks: Ints, maps: Mapping[str, NDArray[np.float32]]
+    ) -> Floats:
         parts = [_mask_row(tally, self.plan.head) for tally in tallies]
         whole = mean_defined(np.stack([part[:6] for part in parts], axis=-1))
         whole[0] = max(part[0] for part in parts)
-        numbers = [whole, *(part[6:] for part in parts)]
+        hoped = [expected.expected_row(each, self.plan.head) for each in sums]
+        by_probability = mean_defined(np.stack([part[:3] for part in hoped], axis=-1))
+        numbers = [whole, by_probability, *(part[6:] for part in parts), *(part[3:] for part in hoped)]
         inside = image_level.interior(masks)
         for name, values in maps.items():
             auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))
@@ -153,10 +162,15 @@ class Scoreboard:
         order = sorted(self._rows)
         column = {name: np.array([self._rows[i][at] for i in order]) for at, name in enumerate(self.columns)}
         entries: Entry = {}
-        for name, kind in product(self.plan.measures, image_level.AGGREGATIONS):
-            for quality in ("dice", "miou"):
-                rho, images = image_level.spearman(column[f"{kind}.{name}"], -column[quality])
-                entries[f"{quality}_rank_{kind}.{name}"] = _rank_entry(rho, images, kind)
+        uncertain = {
+            f"{kind}.{name}": column[f"{kind}.{name}"]
+            for name, kind in product(self.plan.measures, image_level.AGGREGATIONS)
+        }
+        uncertain |= {name: -column[name] for name in EXPECTED}
+        for name, values in uncertain.items():
+            for quality in ("accuracy", "dice", "miou"):
+                rho, images = image_level.spearman(values, -column[quality])
+                entries[f"{quality}_rank_{name}"] = _rank_entry(rho, images, name.partition(".")[0])
         return entries
 
     def _thresholds(self) -> Entry:
@@ -212,6 +226,8 @@ class Scoreboard:
             for part, counts in (("counts", board.counts), ("replicates", board.replicates)):
                 for name in counts:
                     counts[name] = np.array(state[f"{i}/{part}/{name}"], dtype=np.int64)
+        if len(state["rows"]) and state["rows"].shape[1] != len(scoreboard.columns):
+            raise WrongUse("The saved state was made by another version of segment, whose rows have other columns.")
         scoreboard._rows = {str(name): row.copy() for name, row in zip(state["ids"], state["rows"], strict=True)}
         return scoreboard
 

@@ -30,11 +30,11 @@ from segment.files.writing import write_png
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
+from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
-from segment.jobs.select import select
 from segment.methods.augmentation import View, augmented, mcbn_augmented, views
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, Inserted
@@ -101,6 +101,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
         "ensemble",
         "mcbn+tta",
         "mcbn+temperature",
+        "mcbn+tta+temperature",
     }
     passes = {name: method["passes_per_image"] for name, method in content["methods"].items()}
     assert passes == {
@@ -113,6 +114,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
         "ensemble": 2,
         "mcbn+tta": 4,
         "mcbn+temperature": 4,
+        "mcbn+tta+temperature": 4,
     }
     for method in content["methods"].values():
         assert set(method) == {"passes_per_image", "seconds", "scores", "per_class", "curves", "thresholds"}
@@ -124,7 +126,7 @@ def test_every_method_is_scored_in_one_run_and_its_files_follow_the_design(
     assert mcbn_scores["normalised_pll"]["value"] is not None
     assert mcbn_scores["pavpu_4.variance"]["value"] is not None
     rows = list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines()))
-    assert len(rows) == 4 * 9
+    assert len(rows) == 4 * 10
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == 4
     assert json.loads((tmp_path / "run" / "run.json").read_text())["timings"]["scoring_seconds"]["mcbn"] > 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,7 +14,9 @@ from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.estimation.estimate import ReadOut
 from segment.estimation.mcbn import known_precision, resolve_precision
-from segment.methods.augmentation import View, augmented, mcbn_augmented
+from segment.files.bank_cache import marks_in
+from segment.jobs.evaluation.combinations import Combination, combination
+from segment.methods.augmentation import View, augmented, dropout_augmented, mcbn_augmented
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, dropouts, inserted
 from segment.methods.ensemble import Ensemble
@@ -27,6 +29,7 @@ from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable
 from segment.tracing.trace import Call, trace
 from segment.uncertainty.measures import MEASURES
+from segment.uncertainty.scaling import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +43,9 @@ METHODS = (
     "ensemble",
     "mcbn+tta",
     "mcbn+temperature",
+    "mcbn+tta+temperature",
 )
-BANKED = ("mcbn", "mean_statistics", "mcbn+tta", "mcbn+temperature")
-FITTED = {"temperature": "deterministic", "mcbn+temperature": "mcbn"}
-"""A method with a temperature -> the one whose passes it reads."""
+"""Run where none is named and they can be; --methods takes any combination."""
 WITHOUT_BANK = 16
 """T of MC dropout where there is no bank to be as large as."""
 SCORED = tuple(name for name in MEASURES if name != "standard_error")
@@ -55,7 +57,7 @@ ONE_DRAW = ("predictive_entropy", "one_minus_max", "margin")
 class MethodPlan:
     """Which methods, and how their passes are made.
 
-    methods: empty: every one that can be. draws: T, the first of each bank; None: all. precision: as for MCBN
+    methods: combinations; empty: all of METHODS that can be. draws: T, the first of each bank; None: all
     views: of test-time augmentation. insert_dropout: None, or p for a network without dropout
     seed: of the dropout masks. measures: scored for methods of several draws
     """
@@ -69,9 +71,10 @@ class MethodPlan:
     measures: tuple[str, ...] = SCORED
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            if name not in METHODS:
-                raise WrongUse(f"No method is called {name!r}.{near(name, METHODS)} Known: {', '.join(METHODS)}.")
+        names = [combination(name).name for name in self.methods]
+        object.__setattr__(self, "methods", tuple(names))  # one name for one method, in whatever order its parts stand
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise WrongUse(f"Method {min(twice)!r} is named twice.")
         for name in self.measures:
             if name not in SCORED:
                 raise WrongUse(
@@ -86,6 +89,7 @@ class ComparedMethods:
     """The methods of an evaluation by name, one for every bank (or one), how their passes run, and notes.
 
     precision: of all passes; why: the reason for it. notes: method -> what a reader of its scores has to know
+    seen: marks of the banks' statistics images, as `bank_cache.marks_of` gives them
     """
 
     network: Network
@@ -94,18 +98,20 @@ class ComparedMethods:
     precision: Precision
     why: str
     notes: Mapping[str, str]
+    seen: frozenset[str] = frozenset()
+    fixed: Mapping[str, Calibration] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.methods)
 
-    def read_outs(self, temperatures: Mapping[str, float]) -> dict[str, ReadOut]:
+    def read_outs(self, temperatures: Mapping[str, Calibration]) -> dict[str, ReadOut]:
         """One for each method and bank, by the name that `key` gives."""
         read_outs = {}
         for name, methods in self.methods.items():
             for index, method in enumerate(methods):
                 measures = self.plan.measures if method.draws > 1 else self._of_one_draw()
-                temperature = temperatures.get(key(name, index), 1.0)
+                temperature = self.fixed.get(name, temperatures.get(key(name, index), 1.0))
                 read_outs[key(name, index)] = ReadOut(method=method, measures=measures, temperature=temperature)
         return read_outs
 
@@ -141,30 +147,67 @@ def build_methods(
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
     passes = PassPlan(precision=precision, channels_last=True, fuse=True)
-    used_banks = [bank if plan.draws is None else bank.first(plan.draws) for bank in banks]
-    spec = network.card.input
-    first_bank = banks[0] if banks else None
-    single = deterministic(drawn, first_bank, passes, spec) if drawn else Plain(network.module, network, passes, spec)
-    # mcbn and mcbn+temperature share their passes
-    sampled = tuple(mcbn(drawn, bank, passes, spec) for bank in used_banks) if drawn else ()
-    methods: dict[str, tuple[Method, ...]] = {}
-    for name in names:
-        if name in ("deterministic", "temperature"):
-            methods[name] = (single,)
-        elif name in ("mcbn", "mcbn+temperature"):
-            methods[name] = sampled
-        elif name == "mean_statistics" and drawn:
-            methods[name] = tuple(mean_statistics(drawn, bank, passes, spec) for bank in used_banks)
-        elif name == "mcbn+tta" and drawn:
-            methods[name] = tuple(mcbn_augmented(drawn, bank, plan.views, passes, spec) for bank in used_banks)
-        elif name == "tta":
-            methods[name] = (augmented(single, plan.views),)
-        elif name == "ensemble":
-            methods[name] = (Ensemble((single, *(_member(member, first_bank, passes) for member in members))),)
-        elif name == "dropout":
-            methods[name] = (_dropout(network, drawn, calls, first_bank, plan, passes, used_banks),)
+    maker = _Maker(network, banks, plan, passes, drawn, calls, members)
+    methods = {name: maker.methods(combination(name)) for name in names}
     notes = {name: of_banks[0].note for name, of_banks in methods.items() if of_banks[0].note}
-    return ComparedMethods(network, methods, plan, precision, why, notes)
+    seen = frozenset(mark for bank in banks for mark in marks_in(bank.provenance))
+    return ComparedMethods(network, methods, plan, precision, why, notes, seen)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the passes of combinations; those that differ by their scaling alone share them.
+
+    drawn: the network with its BN layers, None where it has none; calls: of a pass; members: of an ensemble
+    """
+
+    network: Network
+    banks: Sequence[Bank]
+    plan: MethodPlan
+    passes: PassPlan
+    drawn: BatchNormNetwork | None
+    calls: Sequence[Call]
+    members: Sequence[Network]
+    made: dict[Combination, tuple[Method, ...]] = field(default_factory=dict)
+
+    def methods(self, wanted: Combination) -> tuple[Method, ...]:
+        """One for every bank, or one."""
+        unscaled = replace(wanted, scaling="")
+        if unscaled not in self.made:
+            plain = replace(unscaled, augmented=False)
+            self.made[unscaled] = self._plain(plain) if plain == unscaled else self._augmented(plain)
+        return self.made[unscaled]
+
+    def _plain(self, wanted: Combination) -> tuple[Method, ...]:
+        spec, first = self.network.card.input, self.banks[0] if self.banks else None
+        if wanted.banked and self.drawn is not None:
+            make = mcbn if wanted.passes == "mcbn" else mean_statistics
+            return tuple(make(self.drawn, bank, self.passes, spec) for bank in self._used_banks)
+        if wanted.passes == "dropout":
+            used = self._used_banks
+            return (_dropout(self.network, self.drawn, self.calls, first, self.plan, self.passes, used),)
+        if self.drawn is not None:
+            single: Method = deterministic(self.drawn, first, self.passes, spec)
+        else:
+            single = Plain(self.network.module, self.network, self.passes, spec)
+        if wanted.passes == "ensemble":
+            return (Ensemble((single, *(_member(member, first, self.passes) for member in self.members))),)
+        return (single,)
+
+    def _augmented(self, plain: Combination) -> tuple[Method, ...]:
+        views, spec = self.plan.views, self.network.card.input
+        if plain.passes == "mcbn" and self.drawn is not None:
+            return tuple(mcbn_augmented(self.drawn, bank, views, self.passes, spec) for bank in self._used_banks)
+        methods = self.methods(plain)
+        if isinstance(methods[0], Dropout):
+            return (dropout_augmented(methods[0], views),)
+        name = replace(plain, augmented=True).name
+        return tuple(augmented(method, views, name) for method in methods)
+
+    @property
+    def _used_banks(self) -> list[Bank]:
+        draws = self.plan.draws
+        return [bank if draws is None else bank.first(draws) for bank in self.banks]
 
 
 def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
@@ -193,28 +236,25 @@ def _possible(
     members: Sequence[Network],
     validated: bool,
 ) -> tuple[str, ...]:
-    names = ["deterministic", "tta", *BANKED[:3]] if banks else ["deterministic", "tta"]
-    if validated:
-        names += ["temperature", *(["mcbn+temperature"] if banks else [])]
-    if dropouts(calls, network.module) or plan.insert_dropout is not None:
-        names.append("dropout")
-    if members:
-        names.append("ensemble")
-    return tuple(name for name in METHODS if name in names)
+    drops = bool(dropouts(calls, network.module)) or plan.insert_dropout is not None
+    lacking = [name for name, there in (("dropout", drops), ("ensemble", bool(members))) if not there]
+    every = {name: combination(name) for name in METHODS if name not in lacking}
+    return tuple(name for name, c in every.items() if (banks or not c.banked) and (validated or not c.fitted))
 
 
 def _refuse_lacking(
     names: Sequence[str], banks: Sequence[Bank], members: Sequence[Network], *, validated: bool
 ) -> None:
     for name in names:
-        if name in BANKED and not banks:
+        wanted = combination(name)
+        if wanted.banked and not banks:
             raise WrongUse(f"Method {name!r} needs a bank: give --bank, or record one with `segment fit`.")
-        if name in FITTED and not validated:
+        if wanted.fitted and not validated:
             raise WrongUse(
-                f"Method {name!r} fits a temperature: give --validation-images and --validation-labels, which are "
-                "not the test images."
+                f"Method {name!r} fits a {wanted.scaling.replace('_', ' ')}: give --validation-images and "
+                "--validation-labels, which are neither the test images nor training images."
             )
-        if name == "ensemble" and not members:
+        if wanted.passes == "ensemble" and not members:
             raise WrongUse("An ensemble needs further weights of the same network: --ensemble FILE for each.")
 
 

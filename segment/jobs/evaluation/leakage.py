@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from segment.errors import WrongUse
+from segment.files.bank_cache import MARK
 from segment.images.find import Source, find_images
 from segment.images.read import sha256_of
 from segment.networks.load import Network
@@ -33,18 +34,61 @@ def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
     return ids
 
 
-def seen_before(network: Network, sources: Sequence[Source], held_out: Sequence[Source]) -> list[str]:
-    """A line for test images that are validation images, and for those that are training images, as the card names."""
+def training_images(network: Network, sources: Sequence[Source], seen: Collection[str]) -> list[str]:
+    """Ids of the sources that are training images: those that the card names, or that a bank was recorded of.
+
+    Args:
+        network: Whose card may name its training images.
+        sources: The images in question.
+        seen: Marks of banks' statistics images, as `bank_cache.marks_in` gives them.
+
+    Returns:
+        The ids in the order of the sources.
+
+    """
+    named = set(shared(sources, _training_images(network)))
+    if seen:
+        named |= {
+            source.id for source in sources if _size(source.path) is not None and sha256_of(source.path)[:MARK] in seen
+        }
+    return [source.id for source in sources if source.id in named]
+
+
+def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[str], what: str) -> None:
+    """Refuse validation images that the network was trained on: what is fitted on them is fitted to its own mistakes.
+
+    Args:
+        network: Whose card may name its training images.
+        sources: The validation images.
+        seen: Marks of banks' statistics images.
+        what: What is fitted, for the message.
+
+    Raises:
+        WrongUse: Some of them are training images.
+
+    """
+    if trained := training_images(network, sources, seen):
+        raise WrongUse(
+            f"{len(trained)} of {len(sources)} validation images are training images ({_some(trained)}), on which the "
+            f"network is surer than on new ones: {what} fitted on them makes new images worse. Give images that "
+            "neither the training nor the bank has seen."
+        )
+
+
+def seen_before(
+    network: Network, sources: Sequence[Source], held_out: Sequence[Source], seen: Collection[str] = ()
+) -> list[str]:
+    """A line for test images that are validation images, and for training images, by the card or a bank (`seen`)."""
     lines = []
     if twice := shared(sources, held_out):
         lines.append(
             f"{_count(twice, sources)} validation images too ({_some(twice)}): what is fitted on validation images "
             "(temperatures, thresholds, the constant uncertainty) scores too well."
         )
-    if trained := shared(sources, _training_images(network)):
+    if trained := training_images(network, sources, seen):
         lines.append(
-            f"{_count(trained, sources)} training images ({_some(trained)}), which the card's `images:` names: the "
-            "scores say nothing of new images."
+            f"{_count(trained, sources)} training images ({_some(trained)}), which the card's `images:` or a bank "
+            "names: the scores say nothing of new images."
         )
     return lines
 

@@ -16,7 +16,8 @@ from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
-from segment.jobs.evaluation.compared_methods import BANKED, FITTED, ComparedMethods, MethodPlan, build_methods
+from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.validation import temperatures
 from segment.jobs.progress import Progress
@@ -24,11 +25,10 @@ from segment.networks.load import Network
 from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
 from segment.tracing.bn_network import drawable
+from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
 SWEPT = MethodPlan(methods=(DETERMINISTIC, "mcbn", "mean_statistics"), precision="fp32", measures=MEASURES)
-PREFIXED = ("mcbn", "mcbn+temperature")
-"""Methods whose first T draws are a run of their own; others deal them out to views, or have none of a bank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class SweepPlan:
     def __post_init__(self) -> None:
         if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
             raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
-        if "ensemble" in self.methods.methods:
+        if any(combination(name).passes == "ensemble" for name in self.methods.methods):
             raise WrongUse("A sweep has no ensemble: score it by `segment evaluate --ensemble FILE`.")
         for name in self.shifts:
             for severity in self.severities:
@@ -125,9 +125,11 @@ class Swept:
         self, setting: Setting | None, seed: int, bank: Bank, draw_counts: tuple[int, ...]
     ) -> dict[Place, ReadOut]:
         plan = self.plan.methods
-        names = tuple(name for name in plan.methods if (name in BANKED) == (setting is not None))
+        names = tuple(name for name in plan.methods if combination(name).banked == (setting is not None))
         if setting is not None and setting.adapted:
-            names = tuple(name for name in names if name not in FITTED)  # what could be fitted on is not corrupted
+            names = tuple(
+                name for name in names if not combination(name).fitted
+            )  # what could be fitted on is not corrupted
         if not names:
             return {}
         if (setting, seed) not in self.made:
@@ -137,7 +139,7 @@ class Swept:
         temperatures = self._fitted(compared, setting, seed)
         read_outs = {}
         for name, (method, *_) in compared.methods.items():
-            prefixes = draw_counts if name in PREFIXED else (method.draws,)
+            prefixes = draw_counts if combination(name).prefixed else (method.draws,)
             for draws in prefixes:
                 read_outs[Place(name, setting, draws, seed)] = ReadOut(
                     method=method,
@@ -147,9 +149,9 @@ class Swept:
                 )
         return read_outs
 
-    def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, float]:
-        """Temperatures, fitted once on the clean validation images and kept."""
-        if not set(compared.names) & set(FITTED):
+    def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, Calibration]:
+        """Calibrations, fitted once on the clean validation images and kept."""
+        if not any(combination(name).fitted for name in compared.names):
             return {}
         name = f"{setting}, seed={seed}"
         stored: dict[str, dict[str, float]] = {}
@@ -158,6 +160,7 @@ class Swept:
                 self.temperatures, dict[str, dict[str, float]], advice="Remove it to fit the temperatures again."
             )
         if name not in stored:
-            stored[name] = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
+            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
+            stored[name] = {method: as_json(calibration) for method, calibration in fits.items()}
             write_json(self.temperatures, stored)
-        return stored[name]
+        return {method: of_json(value) for method, value in stored[name].items()}

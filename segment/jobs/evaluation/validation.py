@@ -15,15 +15,20 @@ from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.images.find import Source
-from segment.jobs.evaluation.compared_methods import FITTED, ComparedMethods, key
+from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.compared_methods import ComparedMethods, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING, Scoring
 from segment.jobs.progress import Progress
-from segment.methods.temperature import TemperatureFit
+from segment.methods.method import Method
+from segment.methods.temperature import TemperatureFit, update
+from segment.methods.vector_scaling import VectorScalingFit
 from segment.networks.load import Network
 from segment.report.results import Validation
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
+from segment.uncertainty.scaling import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ def validate(
         {name: board.thresholds() for name, board in scoring.boards.items()},
         len(scoring.done),
         scoring.failed,
+        {name: board.per_image() for name, board in scoring.boards.items()},
     )
 
 
@@ -67,14 +73,21 @@ def temperatures(
     progress: Progress,
     *,
     memory: Memory = None,
-) -> dict[str, float]:
-    """By `compared_methods.key`, of each method that has one; 1 where no image can be used."""
-    fitted = {key(name, index): method for name in FITTED for index, method in enumerate(methods.methods.get(name, ()))}
-    if not fitted:
+) -> dict[str, Calibration]:
+    """By `compared_methods.key`, of each method that is fitted; 1 where no image can be used."""
+    fits: dict[str, TemperatureFit | VectorScalingFit] = {}
+    of_method: dict[int, tuple[Method, list[str]]] = {}  # fits of the same passes
+    for name, of_banks in methods.methods.items():
+        scaling = combination(name).scaling
+        for index, method in enumerate(of_banks if scaling else ()):
+            head, fit_key = network.card.head, key(name, index)
+            fits[fit_key] = TemperatureFit(head) if scaling == "temperature" else VectorScalingFit(head, len(sources))
+            of_method.setdefault(id(method), (method, []))[1].append(fit_key)
+    if not fits:
         return {}
+    refuse_seen(network, sources, methods.seen, "a temperature or a scaling")
     budget = memory_budget(memory, network.device)
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
-    fits = {name: TemperatureFit(network.card.head) for name in fitted}
     for number, item in enumerate(read_labelled(sources, network), start=1):
         if not item.error:
             height, width = item.size
@@ -85,8 +98,8 @@ def temperatures(
                 )
             try:
                 images = item.normalised(network)[None]
-                for name, fit in fits.items():
-                    fit.update(fitted[name], images, item.label, _known(item, plan))
+                for method, names in of_method.values():
+                    update([fits[name] for name in names], method, images, item.label, known_pixels(item, plan))
             except (SegmentError, RuntimeError, ValueError) as error:  # the scoring round names it
                 log.info("%s: %s", item.source.id, error)
         progress("fitting temperatures", number, len(sources))
@@ -95,7 +108,8 @@ def temperatures(
     return best
 
 
-def _known(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:
+def known_pixels(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:  # H W; multi-label K H W
+    """The pixels whose label is one of the classes, and neither void nor unseen."""
     classes = 2 if plan.head == "multilabel" else len(plan.classes)
     known = (item.label >= 0) & (item.label < classes) & ~np.isin(item.label, plan.unseen)
     return known if plan.void is None else known & (item.label != plan.void)

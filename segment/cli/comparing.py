@@ -1,0 +1,56 @@
+"""compare: two runs to the tests of what differs, and what is shown of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Json
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="RUN that `segment evaluate` or `segment predict` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another: other images, another bank or method.")],
+    method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
+    other_method: Annotated[str | None, typer.Option(help="Of B, where it is another than A's.")] = None,
+    pair: Annotated[
+        bool, typer.Option("--pair/--no-pair", help="Compare images of the same id; --no-pair: the sets as wholes.")
+    ] = True,
+    known: Annotated[
+        list[Path] | None, typer.Option(help="Labelled run under another shift, to check estimated accuracies on.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for a page, a picture and JSON; default: none.")
+    ] = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="The picture (extra `plots`).")] = True,
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two runs: which numbers differ, whether that is significant, and what accuracy to expect."""
+    from segment.jobs.decisions.compare import compare as run_compare
+    from segment.jobs.decisions.compare import write_comparison
+    from segment.pictures.plots import needs_matplotlib
+    from segment.report.run_comparison import in_words, table_of
+
+    if plots and output is not None:
+        needs_matplotlib()
+    compared = run_compare(first, second, method=method, other_method=other_method, pair=pair, known=known or ())
+    page = None
+    if output is not None:
+        page = write_comparison(compared, output, (str(first), str(second)), picture=plots)
+    if json:
+        screen.as_json(compared.as_dict())
+        return
+    columns, rows = table_of(compared)
+    if rows:
+        screen.table(f"A: {compared.names[0]}, B: {compared.names[1]}", list(columns), rows, words=("verdict",))
+    for line in in_words(compared):
+        screen.print_text(line)
+    if page is not None:
+        screen.print_text(f"Look at {page}.")

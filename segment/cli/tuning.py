@@ -1,0 +1,87 @@
+"""tune: options to the job that chooses a setting, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import Device, Json, Memory, Model, Out, Void, Weights, counts, listed, loaded, shares
+
+
+@app.command()
+def tune(
+    model: Model,
+    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
+    images: Annotated[str, typer.Option(help="Validation images, which training never saw; not the test images.")],
+    output: Out,
+    labels: Annotated[str | None, typer.Option(help="Their label maps; not needed with a list.")] = None,
+    passes: Annotated[int, typer.Option(help="The most passes that a map may take.")] = 16,
+    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
+    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
+    layers: Annotated[str, typer.Option(help="With commas: all, encoder, decoder, first, last, or globs.")] = "all",
+    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
+    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps.")] = None,
+    views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV of id, group: groups are never divided; default: by the ids.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    memory: Memory = None,
+    void: Void = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
+    from segment.jobs.evaluate import Labels
+    from segment.jobs.evaluation.sweep_grid import Grid
+    from segment.jobs.tuning.tune import TunePlan, read_groups
+    from segment.jobs.tuning.tune import tune as run_tune
+    from segment.methods.augmentation import views as views_of
+    from segment.report.tuned_page import COLUMNS, candidate_rows
+
+    plan = TunePlan(
+        passes=passes,
+        grid=Grid(
+            batches=counts(batches, "--batches"),
+            transforms=listed(transforms),
+            layers=listed(layers),
+            alphas=shares(alphas),
+            seeds=(seed,),
+        ),
+        banks=tuple(str(path) for path in bank or []),
+        views=views_of(views),
+        precision=precision,
+        void=void,
+        groups=None if groups is None else read_groups(groups),
+    )
+    network = loaded(model, weights, device)
+    with screen.progress() as shown:
+        tuning = run_tune(network, Labels(images, labels), train, output, plan, memory=memory, progress=shown)
+    if json:
+        screen.as_json(
+            {
+                "folder": str(tuning.folder),
+                "chosen": tuning.choice.chosen.as_dict(),
+                "best": tuning.choice.best.as_dict(),
+                "single": tuning.choice.single.as_dict(),
+                "gain": None if tuning.choice.gain is None else tuning.choice.gain.difference.as_dict(),
+                "candidates": [each.as_dict() for each in tuning.candidates],
+                "dropped": list(tuning.dropped),
+                "images": tuning.tuned.images,
+                "cost": tuning.cost,
+                "why": tuning.tuned.why,
+            }
+        )
+        return
+    rows = candidate_rows(tuning.candidates, tuning.choice)
+    screen.table("Settings, cross-validated", list(COLUMNS), rows, words=("",))
+    screen.print_text(tuning.tuned.why)
+    screen.print_text(f"Use it by --tuned {tuning.folder}; its page is {tuning.folder / 'tuned.md'}.")

@@ -1,0 +1,200 @@
+"""Two runs to the tests of what differs between them, a page and a picture: `segment compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from segment.errors import WrongUse
+from segment.files.markdown import markdown
+from segment.files.writing import fresh, write_json, write_text
+from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.pictures.comparisons import Moved, comparison_picture
+from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of, words
+from segment.scores.functional.binning import Ints
+from segment.significance.corrections import SIGNIFICANT, verdict
+from segment.significance.estimated_accuracy import Estimates, atc, doc, mean_error
+
+PAGE, PICTURE, RESULT = "comparison.md", "comparison.png", "comparison.json"
+SHOWN = ("nll", "mean.mutual_information", "mean.predictive_entropy", "expected_accuracy")
+"""Of these the first that was tested is shown image by image."""
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    *,
+    method: str | None = None,
+    other_method: str | None = None,
+    pair: bool = True,
+    known: Sequence[str | Path] = (),
+) -> RunComparison:
+    """Compare two runs, of one data set or of two, image by image where their ids match.
+
+    Args:
+        first: Run A: a folder that `segment evaluate` or `segment predict` wrote.
+        second: Run B.
+        method: Of A, where it is an evaluation; None: mcbn where it was run.
+        other_method: Of B; None: as `method`.
+        pair: Whether images with one id are compared with one another.
+        known: Labelled runs under other shifts, on which the estimates of accuracy are checked.
+
+    Returns:
+        The tests, corrected for their number, and B's estimated accuracy where A is labelled.
+
+    Raises:
+        WrongUse: A folder holds no run, or a run has no such method.
+
+    """
+    a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
+    compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
+    confidences = a.confidences() if a.labelled else None
+    if confidences is None:
+        return compared
+    estimated = _estimated(a, confidences, b)
+    checks = [_estimated(a, confidences, run_table(Path(folder), a.method)) for folder in known]
+    checked = [each for each in checks if each.truth is not None]
+    errors = {name: mean_error(checked, name) for name in ("atc", "doc")} if checked else None
+    return replace(compared, estimated=estimated, errors=errors, checked_on=len(checked))
+
+
+def write_comparison(compared: RunComparison, folder: Path, runs: tuple[str, str], *, picture: bool = True) -> Path:
+    """comparison.json, comparison.md and comparison.png into a folder.
+
+    Args:
+        compared: What `compare` returned.
+        folder: Made where it is not there.
+        runs: The folders of A and B, for the picture and the page.
+        picture: False: no picture, for which matplotlib is needed.
+
+    Returns:
+        The page.
+
+    """
+    write_json(folder / RESULT, compared.as_dict())
+    drawn = _picture(compared) if picture else None
+    if drawn is not None:
+        with fresh(folder / PICTURE) as stream:
+            stream.write(drawn)
+    write_text(folder / PAGE, page(compared, runs, picture=drawn is not None))
+    return folder / PAGE
+
+
+def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> str:
+    """The Markdown page: the result in sentences, the picture, the table, how to read it."""
+    a, b = compared.names
+    lines = [
+        f"# {a} and {b}",
+        "",
+        f"A: `{runs[0]}`, {compared.images[0]} images. B: `{runs[1]}`, {compared.images[1]}.",
+    ]
+    lines += ["", *(f"- {line}" for line in in_words(compared)), ""]
+    lines += [f"![What moved]({PICTURE})", ""] if picture else []
+    columns, rows = table_of(compared)
+    if rows:
+        lines += [*markdown(columns, rows), "", PAIRED if compared.paired else UNPAIRED, ""]
+    return "\n".join(lines)
+
+
+PAIRED = (
+    "Means over the images that both runs have. The interval is a bootstrap over images. *p sign*: exact sign test; "
+    "*p flip*: sign-flip permutation test of the mean, exact where all signs can be tried. *Holm*: p flip corrected "
+    "for the number of tests; *significant* where it is at most .05."
+)
+UNPAIRED = (
+    "Means over the images of each run. *AUROC*: the chance that an image of B has a higher number than one of A, with "
+    "a bootstrap over images. *KS*: distance of the two distributions, with its p. *Holm*: p corrected for the number "
+    "of tests; *significant* where it is at most .05. Frames of a video are not independent: two sequences "
+    "differ easily."
+)
+
+
+def _other(folder: Path, method: str | None) -> RunTable:
+    """B, whose evaluation may lack A's method, or which may be a prediction without any."""
+    try:
+        return run_table(folder, method)
+    except WrongUse:
+        if (folder / "per_image.csv").is_file():
+            raise
+        return run_table(folder)
+
+
+def _names(a: RunTable, b: RunTable) -> tuple[str, str]:
+    """As short as they differ: the folders' names, the methods where these are equal."""
+    if a.folder.resolve() == b.folder.resolve() and a.method != b.method:
+        return a.method, b.method
+    names = [table.folder.resolve().name for table in (a, b)]
+    if names[0] == names[1]:
+        names = [str(table.folder) for table in (a, b)]
+    if a.method != b.method:
+        names = [f"{name} ({table.method or 'predicted'})" for name, table in zip(names, (a, b), strict=True)]
+    return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")
+
+
+def _estimated(a: RunTable, labelled: Ints, b: RunTable) -> Estimates:
+    """B's accuracy by A's confidences, and the truth where B is labelled too."""
+    found = b.confidences()
+    truth = None
+    if b.labelled and found is not None and found.sum():
+        truth = float(found[:, 0].sum() / found.sum())
+    by_threshold = None if found is None else atc(labelled, found.sum(axis=1))
+    return Estimates(by_threshold, _by_difference(a, labelled, b), truth)
+
+
+def _by_difference(a: RunTable, labelled: Ints, b: RunTable) -> float | None:
+    means = [
+        [row["expected_accuracy"] for row in table.rows.values() if "expected_accuracy" in row] for table in (a, b)
+    ]
+    if not all(means) or not labelled.sum():
+        return None
+    accuracy = float(labelled[:, 0].sum() / labelled.sum())
+    return doc(accuracy, float(np.mean(means[0])), float(np.mean(means[1])))
+
+
+def _picture(compared: RunComparison) -> bytes | None:
+    """None where nothing was tested, or no image shows it."""
+    moved = [*_differences(compared), *_distances(compared)]
+    column = next((name for name in SHOWN if name in (compared.paired or compared.unpaired)), None)
+    if not moved or column is None or column not in compared.values:
+        return None
+    first, second = compared.values[column]
+    if not first.size or not second.size:
+        return None
+    return comparison_picture(
+        moved,
+        first,
+        second,
+        names=compared.names,
+        number=words(column),
+        paired=bool(compared.paired),
+        nothing=0.0 if compared.paired else 0.5,
+    )
+
+
+def _differences(compared: RunComparison) -> list[Moved]:
+    """In standard deviations of the difference over images, so that columns of all units stand side by side."""
+    moved = []
+    for column, test in compared.paired.items():
+        d, spread = test.difference, compared.spreads.get(column, 0.0)
+        value, low, high = (
+            None if end is None else end / spread if spread else 0.0 for end in (d.value, d.low, d.high)
+        )
+        sure = verdict(compared.adjusted.get(column)) == SIGNIFICANT
+        moved.append(Moved(name=words(column), value=value or 0.0, low=low, high=high, significant=sure))
+    return moved
+
+
+def _distances(compared: RunComparison) -> list[Moved]:
+    return [
+        Moved(
+            name=words(column),
+            value=test.auroc.value,
+            low=test.auroc.low,
+            high=test.auroc.high,
+            significant=verdict(compared.adjusted.get(column)) == SIGNIFICANT,
+        )
+        for column, test in compared.unpaired.items()
+    ]

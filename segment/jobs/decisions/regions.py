@@ -1,0 +1,129 @@
+"""Windows of a predict run's images that are worth a label: their boxes, and their crops.
+
+Must not know how a map was made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, WrongUse
+from segment.files.writing import write_png, write_text
+from segment.images.read import read_image
+from segment.jobs.decisions.run_table import run_table
+
+OF_AN_IMAGE = 3
+"""Windows of one image at most: a labeller sees more by going on to another."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A window: its image, its box in pixels (top, left, height, width), and the mean of the measure in it."""
+
+    id: str
+    source: str
+    top: int
+    left: int
+    height: int
+    width: int
+    value: float
+
+
+def select_regions(folder: Path, top: int, *, measure: str | None = None, side: int = 128) -> tuple[Region, ...]:
+    """The windows with the highest mean of a measure, which do not overlap, a few of each image at most.
+
+    Args:
+        folder: What `segment predict` wrote, with its maps in maps.npz.
+        top: How many windows.
+        measure: The map; None: the measure that the run shows as heat.
+        side: Of a window, in pixels; a smaller image is one window.
+
+    Returns:
+        The windows, highest mean first.
+
+    Raises:
+        WrongUse: The folder is an evaluation or has no such map, or a number is out of range.
+
+    """
+    if top < 1 or side < 8:
+        raise WrongUse(f"{top} windows of {side} pixels were asked for: 1 or more of 8 pixels or more.")
+    table = run_table(folder)
+    if table.labelled:
+        raise WrongUse("--regions needs maps, which an evaluation does not keep: give the folder of `segment predict`.")
+    name = measure or str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
+    found = []
+    for image in table.rows:
+        values = _map(folder / image / "maps.npz", name)
+        boxes = best_windows(values, side, OF_AN_IMAGE)
+        source = table.sources.get(image, "")
+        found += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
+    return tuple(sorted(found, key=lambda region: (-region.value, region.id, region.top, region.left))[:top])
+
+
+def best_windows(values: NDArray[np.float32], side: int, count: int) -> list[tuple[int, int, int, int, float]]:  # H W
+    """Boxes (top, left, height, width) and means of the highest windows that do not overlap, on a grid of quarters.
+
+    >>> best_windows(np.eye(4, dtype=np.float32), 2, 1)
+    [(0, 0, 2, 2, 0.5)]
+    """
+    height, width = min(side, values.shape[0]), min(side, values.shape[1])
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    sums[1:, 1:] = values.astype(np.float64).cumsum(axis=0).cumsum(axis=1)
+    tops, lefts = (_starts(length, size) for length, size in zip(values.shape, (height, width), strict=True))
+    t, left = np.meshgrid(tops, lefts, indexing="ij")
+    means = sums[t + height, left + width] - sums[t, left + width] - sums[t + height, left] + sums[t, left]
+    means /= height * width
+    boxes: list[tuple[int, int, int, int, float]] = []
+    for at in np.argsort(-means.ravel(), kind="stable"):
+        if len(boxes) == count:
+            break
+        row, column = int(t.ravel()[at]), int(left.ravel()[at])
+        if all(abs(row - other[0]) >= height or abs(column - other[1]) >= width for other in boxes):
+            boxes.append((row, column, height, width, float(means.ravel()[at])))
+    return boxes
+
+
+def _starts(length: int, size: int) -> NDArray[np.int64]:
+    steps = np.arange(0, length - size + 1, max(1, size // 4))
+    return np.unique(np.append(steps, length - size))
+
+
+def _map(path: Path, name: str) -> NDArray[np.float32]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if name in archive.files:
+                return np.asarray(archive[name], dtype=np.float32)
+            known = ", ".join(archive.files)
+    except (OSError, ValueError, KeyError, EOFError):
+        raise WrongUse(
+            f"{str(path)!r} does not read; --regions needs the maps of `segment predict --format npz`."
+        ) from None
+    raise WrongUse(f"{str(path)!r} has no map {name!r}; it has {known}.")
+
+
+def write_regions(regions: Sequence[Region], folder: Path) -> Path:
+    """regions.csv, and the crop of each window as PNG, into a folder; an image that is gone has no crop."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["rank", "id", "source", "top", "left", "height", "width", "mean", "crop"])
+    for rank, region in enumerate(regions, start=1):
+        crop = ""
+        try:
+            image = read_image(Path(region.source))
+            eight_bits = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
+            window = eight_bits[region.top : region.top + region.height, region.left : region.left + region.width]
+            crop = f"{rank:03d}_{region.id.replace('/', '_')}.png"
+            write_png(folder / crop, np.ascontiguousarray(window))
+        except (ImageUnreadable, OSError):
+            crop = ""
+        box = (region.top, region.left, region.height, region.width)
+        writer.writerow([rank, region.id, region.source, *box, f"{region.value:.6g}", crop])
+    write_text(folder / "regions.csv", stream.getvalue())
+    return folder / "regions.csv"

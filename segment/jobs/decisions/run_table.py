@@ -1,0 +1,168 @@
+"""A run's numbers read back: a row for each image of a method, and the confidences of its pixels.
+
+Must not know what is done with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segment.errors import WrongUse, near
+from segment.files.manifest import MANIFEST
+from segment.files.runs import RECORD
+from segment.scores.functional.binning import BINS, Ints, bin_of
+from segment.uncertainty.measures import MEASURES
+
+PER_IMAGE, STATE = "per_image.csv", "state.npz"
+CONFIDENCE = "one_minus_max"
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """One method's numbers of a run.
+
+    folder: of the run; method: "" for what predict wrote; methods: all that the run has
+    rows: id -> column -> number; sources: id -> path; record: run.json. labelled: whether the masks were scored
+    """
+
+    folder: Path
+    method: str
+    methods: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, float]]
+    sources: Mapping[str, str]
+    labelled: bool
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that some image has, in the file's order."""
+        return tuple(dict.fromkeys(column for row in self.rows.values() for column in row))
+
+    def confidences(self) -> Ints | None:  # B 2
+        """Pixels by the fine bin of 1 - max p: right and wrong ones, or all in the first column without labels.
+
+        Returns:
+            None where the run has not kept them: a prediction without the map one_minus_max.
+
+        """
+        return self._scored_confidences() if self.labelled else self._predicted_confidences()
+
+    def _scored_confidences(self) -> Ints | None:
+        try:
+            with np.load(self.folder / STATE, allow_pickle=False) as archive:
+                names = [
+                    name
+                    for name in archive.files
+                    if name.startswith(f"{self.method}|") and name.endswith("/counts/confidence")
+                ]
+                return np.sum([archive[name] for name in names], axis=0, dtype=np.int64) if names else None
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    def _predicted_confidences(self) -> Ints | None:
+        counts = np.zeros((BINS, 2), dtype=np.int64)
+        for name in self.rows:
+            path = self.folder / name / "maps.npz"
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    if CONFIDENCE not in archive.files:
+                        return None
+                    counts[:, 0] += np.bincount(bin_of(archive[CONFIDENCE].clip(min=0)).ravel(), minlength=BINS)
+            except (OSError, ValueError, KeyError, EOFError):
+                return None
+        return counts if self.rows else None
+
+
+def run_table(folder: Path, method: str | None = None) -> RunTable:
+    """Read the numbers of a RUN.
+
+    Args:
+        folder: What `segment predict` or `segment evaluate` wrote.
+        method: Of an evaluation; None: mcbn where it was run, else its first method.
+
+    Returns:
+        The rows of the images that are done.
+
+    Raises:
+        WrongUse: The folder holds no run, it is damaged, it has no such method, or no image is done.
+
+    """
+    if not (folder / MANIFEST).is_file():
+        raise WrongUse(f"{str(folder)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote.")
+    lines = {str(line["id"]): line for line in _lines(folder / MANIFEST)}
+    sources = {name: str(line.get("source", "")) for name, line in lines.items()}
+    record = _record(folder)
+    if (folder / PER_IMAGE).is_file():
+        return _evaluated(folder, method, sources, record)
+    if method is not None:
+        raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
+    rows = {name: numbers_of(line) for name, line in lines.items() if line.get("status") == "done"}
+    if not any(rows.values()):
+        raise WrongUse(f"{str(folder)!r} has no numbers of images: finish the run first, with --resume.")
+    return RunTable(folder, "", (), rows, sources, labelled=False, record=record)
+
+
+def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers on a line of a manifest, under the columns that per_image.csv has for them.
+
+    >>> numbers_of({"id": "a", "variance": {"mean": 0.1, "p95": 0.2}, "seconds": 3})
+    {'mean.variance': 0.1, 'p95.variance': 0.2}
+    """
+    found = {
+        f"{kind}.{measure}": float(value)
+        for measure in MEASURES
+        if isinstance(line.get(measure), Mapping)
+        for kind, value in line[measure].items()
+        if isinstance(value, int | float)
+    }
+    if "mean.one_minus_max" in found:
+        found["expected_accuracy"] = 1 - found["mean.one_minus_max"]
+    return found
+
+
+def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]) -> RunTable:
+    try:
+        with (folder / PER_IMAGE).open(encoding="utf-8", newline="") as stream:
+            table = list(csv.DictReader(stream))
+        methods = tuple(dict.fromkeys(line["method"] for line in table))
+        chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
+        if chosen not in methods:
+            raise WrongUse(
+                f"The evaluation {str(folder)!r} has no method {chosen!r}.{near(chosen, methods)} "
+                f"It has {', '.join(methods) or 'none'}."
+            )
+        rows = {
+            line["id"]: {key: float(value) for key, value in line.items() if key not in ("id", "method") and value}
+            for line in table
+            if line["method"] == chosen
+        }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise WrongUse(f"{str(folder / PER_IMAGE)!r} does not read: {error}. Run the evaluation again.") from None
+    return RunTable(folder, chosen, methods, rows, sources, labelled=True, record=record)
+
+
+def _lines(path: Path) -> Sequence[Mapping[str, Any]]:
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            line = json.loads(text) if text.strip() else None
+        except ValueError:
+            raise WrongUse(f"{str(path)!r} is damaged in line {number}; resume the run to write it again.") from None
+        if isinstance(line, dict) and "id" in line:
+            lines.append(line)
+    return lines
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,158 @@
+"""A run to the images to review or label first: `segment select`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, WrongUse, near
+from segment.files.writing import write_text
+from segment.images.read import read_image
+from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.ranking.columns import GROW_WITH_QUALITY
+from segment.ranking.diversity import POOL, diverse
+from segment.report.results import DICE_RANK
+
+log = logging.getLogger(__name__)
+
+RANKING = "ranking.json"
+SIDE = 8
+"""Cells a side over which an image's colours are pooled, to tell how unlike two images are."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images from most to least doubtful. by: the column that ranks them; why: how that was chosen.
+
+    images: as many as were asked, (id, source, value) each; rest: all others, in the same order
+    """
+
+    by: str
+    why: str
+    images: tuple[tuple[str, str, float], ...]
+    rest: tuple[tuple[str, str, float], ...] = ()
+
+    def csv(self, *, everything: bool = False) -> str:
+        """The images that were asked for, as a SRC that other commands take; `everything`: then all others too."""
+        images = (*self.images, *self.rest) if everything else self.images
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["rank", "id", "source", self.by])
+        writer.writerows([rank, *image] for rank, image in enumerate(images, start=1))
+        return stream.getvalue()
+
+
+def select(
+    folder: str | Path, top: int = 50, *, by: str | None = None, method: str | None = None, unlike: bool = False
+) -> Selection:
+    """Rank the images of a predict or an evaluate RUN, the most doubtful first.
+
+    Args:
+        folder: The run.
+        top: How many are wanted.
+        by: A column, as "mean.predictive_entropy"; None: in an evaluation the one that ranks images by their Dice best,
+            on validation images where it had any; else the mean of the run's heat measure.
+        method: Whose numbers, in an evaluation; None: mcbn where it was run.
+        unlike: Choose the wanted ones unlike one another (k-centre on pooled colours) among the POOL times as many most
+            doubtful.
+
+    Returns:
+        The wanted images and, after them, all others.
+
+    Raises:
+        WrongUse: The folder holds no run, or there is no such column or method, or `top` is below 1.
+
+    """
+    if top < 1:
+        raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
+    table = run_table(Path(folder), method)
+    chosen, why = _column(table, by)
+    columns = table.columns
+    if chosen not in columns:
+        raise WrongUse(f"No column is called {chosen!r}.{near(chosen, columns)} Known: {', '.join(sorted(columns))}.")
+    known = [(name, table.sources.get(name, ""), row[chosen]) for name, row in table.rows.items() if chosen in row]
+    sign = 1 if chosen in GROW_WITH_QUALITY else -1
+    known.sort(key=lambda image: (sign * image[2], image[0]))
+    selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))
+    return _unlike(selection, top) if unlike else selection
+
+
+def _column(table: RunTable, by: str | None) -> tuple[str, str]:
+    """The column that ranks, and why."""
+    if by is not None:
+        return by, f"asked for, of {table.method}" if table.method else "asked for"
+    if not table.labelled:
+        heat = str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
+        return f"mean.{heat}", "the mean of the measure that the run shows as heat"
+    try:
+        best = json.loads((table.folder / RANKING).read_text(encoding="utf-8"))["methods"][table.method]["best"]["dice"]
+        if best is not None and best["column"] in table.columns:
+            return str(best["column"]), f"of {table.method}, {best['why']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.info("%s is not used: %s", table.folder / RANKING, error)
+    return _by_scores(table)
+
+
+def _by_scores(table: RunTable) -> tuple[str, str]:
+    """Of an evaluation without `ranking.json`: what ranked its own images best."""
+    try:
+        methods = json.loads((table.folder / "scores.json").read_text(encoding="utf-8"))["methods"]
+        scores = methods[table.method.partition("#")[0]]["scores"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WrongUse(
+            f"{str(table.folder / 'scores.json')!r} does not read: {error}. Name a column by --by."
+        ) from None
+    ranks = {
+        name.removeprefix(DICE_RANK): entry["value"]
+        for name, entry in scores.items()
+        if name.startswith(DICE_RANK) and entry["value"] is not None
+    }
+    if not ranks:
+        return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
+    best = max(ranks, key=lambda name: ranks[name])
+    return best, f"of {table.method}, it ranks images by their Dice best (Spearman {ranks[best]:.2f})"
+
+
+def _unlike(selection: Selection, top: int) -> Selection:
+    """The selection with its first images chosen unlike one another."""
+    ranked = (*selection.images, *selection.rest)
+    pool, features = [], []
+    for image in ranked[: POOL * top]:
+        try:
+            features.append(pooled_colours(read_image(Path(image[1]))))
+            pool.append(image)
+        except (ImageUnreadable, OSError) as error:
+            log.warning("%s is left out of the choice: %s", image[0], error)
+    if not pool:
+        raise WrongUse(
+            "No image of this run is where it was, so none can be compared with another: leave --diverse out."
+        )
+    chosen = [pool[index] for index in diverse(np.stack(features), top)]
+    rest = tuple(image for image in ranked if image not in chosen)
+    why = f"{selection.why}; unlike one another among the {len(pool)} most doubtful"
+    return replace(selection, why=why, images=tuple(chosen), rest=rest)
+
+
+def pooled_colours(image: NDArray[Any]) -> NDArray[np.float64]:  # H W 3 -> D
+    """Mean colour of SIDE x SIDE cells of an image."""
+    rows, columns = (np.array_split(np.arange(length), SIDE) for length in image.shape[:2])
+    cells = [
+        image[r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(0, 1)) for r in rows for c in columns if r.size and c.size
+    ]
+    return np.asarray(cells, dtype=np.float64).ravel()
+
+
+def write_selection(selection: Selection, path: Path) -> Path:
+    """The images that were asked for, and beside them all others in their order, as NAME_all.csv, which is returned."""
+    everything = path.with_name(f"{path.stem}_all{path.suffix}")
+    write_text(path, selection.csv())
+    write_text(everything, selection.csv(everything=True))
+    return everything

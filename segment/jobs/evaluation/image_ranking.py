@@ -1,0 +1,103 @@
+"""Which numbers rank an evaluation's images by the quality of their masks, and a predictor fitted on validation images.
+
+Must not know how an image was scored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segment.errors import SegmentError
+from segment.ranking.columns import TARGETS, Row, doubt, predicted, ranking_columns, values
+from segment.ranking.predictor import Predictor, fit_predictor
+from segment.ranking.quality import ranking_scores
+from segment.report.results import Validation
+
+log = logging.getLogger(__name__)
+
+NO_VALIDATION = "no validation images were given"
+
+
+def rank_images(
+    rows: Mapping[str, Sequence[dict[str, Any]]], validated: Validation, fails_below: float | None = None
+) -> dict[str, Any]:
+    """The content of `ranking.json`; adds what the predictors say to the rows, as `predicted_accuracy` and `_dice`.
+
+    Args:
+        rows: Method and bank to the rows of its images, changed in place.
+        validated: What was scored on validation images; its rows are what predictors are fitted on.
+        fails_below: The Dice below which a mask has failed; None: the lower quartile of the validation images' Dice,
+            without them of the scored images'.
+
+    Returns:
+        For each method the scores of every column that ranks, by accuracy and by Dice; the predictors or why there are
+        none; and the column that ranks best, chosen on validation images where there are any.
+
+    """
+    content: dict[str, Any] = {}
+    for name, own in rows.items():
+        held_out = sorted(validated.per_image.get(name, ()), key=lambda row: str(row["id"]))
+        predictors, why = _predictors(held_out)
+        for target, predictor in predictors.items():
+            for row, value in zip(own, predictor(own), strict=True):
+                row[predicted(target)] = float(value)
+        limits = {target: _limit(held_out or own, target) for target in TARGETS}
+        if fails_below is not None:
+            limits["dice"] = fails_below
+        ids = [str(row["id"]) for row in own]
+        columns = {
+            column: {
+                target: ranking_scores(ids, doubt(own, column), values(own, target), limits[target])
+                for target in TARGETS
+            }
+            for column in ranking_columns(own)
+        }
+        content[name] = {
+            "fails_below": limits,
+            "best": {target: _best(target, predictors.get(target), columns) for target in TARGETS},
+            "predictors": {target: predictor.as_dict() for target, predictor in predictors.items()},
+            "without_predictor": why,
+            "columns": columns,
+        }
+    return {"methods": content}
+
+
+def _predictors(held_out: Sequence[Row]) -> tuple[dict[str, Predictor], dict[str, str]]:
+    fitted: dict[str, Predictor] = {}
+    why: dict[str, str] = {}
+    for target in TARGETS:
+        if not held_out:
+            why[target] = NO_VALIDATION
+            continue
+        try:
+            fitted[target] = fit_predictor(held_out, target)
+        except SegmentError as error:
+            why[target] = str(error)
+    return fitted, why
+
+
+def _limit(rows: Sequence[Row], target: str) -> float:
+    known = values(rows, target)
+    known = known[np.isfinite(known)]
+    return float(np.quantile(known, 0.25)) if known.size else 0.5
+
+
+def _best(target: str, predictor: Predictor | None, columns: Mapping[str, Any]) -> dict[str, str] | None:
+    """The column that ranks best, and why it was taken; None where none ranks."""
+    if predictor is not None and predictor.better:
+        rho = f"{predictor.spearman:.2f}, the best single number {predictor.single_spearman:.2f}"
+        why = f"cross-validated on {predictor.images} validation images: Spearman {rho}"
+        return {"column": predicted(target), "why": why}
+    if predictor is not None and predictor.single in columns:
+        rho = f"{predictor.single_spearman:.2f}"
+        return {"column": predictor.single, "why": f"best on {predictor.images} validation images: Spearman {rho}"}
+    ranks = {name: of[target]["spearman"]["value"] for name, of in columns.items()}
+    known = {name: rho for name, rho in ranks.items() if rho is not None}
+    if not known:
+        return None
+    name = max(known, key=lambda column: known[column])
+    return {"column": name, "why": "best on these very images, so that its own correlation is too high"}

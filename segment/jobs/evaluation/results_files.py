@@ -1,0 +1,104 @@
+"""An evaluation's scores to its files: scores, comparisons, rows, how images are ranked.
+
+Must not know how an image was scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segment.files.image_counts import IMAGE_COUNTS, write_image_counts
+from segment.files.runs import Run
+from segment.files.writing import write_json, write_text
+from segment.jobs.evaluation.compared_methods import ComparedMethods, key
+from segment.jobs.evaluation.image_ranking import rank_images
+from segment.jobs.evaluation.scoring import Scoring
+from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.results import Evaluation, Validation
+
+SCORES, PER_IMAGE, RANKING = "scores.json", "per_image.csv", "ranking.json"
+COMPARISONS, CONFUSION = "comparisons.json", "confusion.json"
+
+
+def write_results(
+    run: Run,
+    scoring: Scoring,
+    methods: ComparedMethods,
+    validated: Validation,
+    start: float,
+    warnings: Sequence[str],
+    fails_below: float | None = None,
+) -> Evaluation:
+    """Every file of a finished evaluation but its manifest.
+
+    Args:
+        run: Where they go.
+        scoring: What was counted.
+        methods: Whose scores these are.
+        validated: What was chosen on validation images.
+        start: When the evaluation began, by time.perf_counter.
+        warnings: What makes the scores misleading.
+        fails_below: The Dice below which a mask has failed; None: the lower quartile of the validation images'.
+
+    Returns:
+        The evaluation, as the page and the terminal show it.
+
+    """
+    images = len(scoring.done)
+    by_method = {}
+    for name, of_banks in methods.methods.items():
+        keys = [key(name, index) for index in range(len(of_banks))]
+        spent = sum(scoring.seconds[bank_key] for bank_key in keys) / len(keys) / images
+        by_method[name] = MethodBoards(tuple(scoring.boards[bank_key] for bank_key in keys), of_banks[0].draws, spent)
+    content = {"warnings": list(warnings), **scores(by_method)}
+    compared = compare(by_method) if len(by_method) > 1 else []
+    write_json(run.folder / SCORES, content)
+    gained = gains(by_method)
+    comparisons = {
+        "scores": [comparison.as_dict() for comparison in compared],
+        "gains": [gain.as_dict() for gain in gained],
+    }
+    write_json(run.folder / COMPARISONS, comparisons)
+    tables = {name: board.confusion().tolist() for name, board in scoring.boards.items()}
+    write_json(run.folder / CONFUSION, {"rows": "label", "columns": "prediction", "methods": tables})
+    rows = {name: board.per_image() for name, board in scoring.boards.items()}
+    ranking = rank_images(rows, validated, fails_below)
+    write_json(run.folder / RANKING, ranking)
+    write_text(run.folder / PER_IMAGE, per_image(rows))
+    write_image_counts(run.folder / IMAGE_COUNTS, scoring.counts)
+    run.note(
+        timings={
+            "seconds": round(time.perf_counter() - start, 3),
+            "images": images,
+            "passes_seconds": round(scoring.passes_seconds, 3),
+            "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
+        }
+    )
+    failed = {**{f"validation image {name}": why for name, why in validated.failed.items()}, **scoring.failed}
+    return Evaluation(
+        run.folder,
+        content,
+        compared,
+        gained,
+        validated,
+        failed,
+        methods.notes,
+        run.record,
+        tuple(warnings),
+        ranking=ranking,
+    )
+
+
+def per_image(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """CSV, a line for each image and method; a column that a method lacks, or a value not defined, is empty."""
+    rows = [{"method": name, **row} for name, of_method in rows_of.items() for row in of_method]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,114 @@
+"""Arms of a search for a setting: their passes over validation images, counted, and halved rung by rung.
+
+Must not know which setting is chosen in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segment.draws.bank import Bank
+from segment.images.find import Source
+from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
+from segment.jobs.evaluation.labels import read_labelled
+from segment.jobs.evaluation.validation import known_pixels
+from segment.jobs.progress import Progress
+from segment.methods.augmentation import View
+from segment.methods.method import Method
+from segment.networks.load import Network
+from segment.scores.plan import ScorePlan
+from segment.tuning.choice import halving_loss
+from segment.tuning.halving import rungs
+from segment.tuning.samples import Samples
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How passes are made: the most of a map, the views, the precision; void: the label id that does not count."""
+
+    passes: int
+    views: tuple[View, ...]
+    precision: str
+    void: int | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to make passes: a bank under plain images or views."""
+
+    name: str
+    method: str
+    bank: Bank | None
+    augmented: bool
+
+
+class Search:
+    """Makes the samples of arms, and counts their passes. failed: id -> why an image cannot be used."""
+
+    def __init__(self, network: Network, sources: Sequence[Source], plan: SearchPlan, progress: Progress) -> None:
+        self.network, self.sources, self.plan, self.progress = network, sources, plan, progress
+        card = network.card
+        void = card.void if plan.void is None else plan.void
+        self.scored = ScorePlan(classes=network.class_names, head=card.head, void=void, unseen=card.unseen)
+        self.passes = 0
+        self.failed: dict[str, str] = {}
+
+    def method(self, arm: Arm, draws: int | None) -> Method:
+        """Its passes, of the first draws of its bank."""
+        bank = arm.bank if draws is None or arm.bank is None else arm.bank.first(min(draws, len(arm.bank)))
+        plan = MethodPlan(methods=(arm.method,), precision=self.plan.precision, views=self.plan.views)
+        (method, *_) = build_methods(self.network, [bank] if bank is not None else [], plan).methods[arm.method]
+        return method
+
+    def samples(self, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
+        """The arm on some images, with some draws (None: all)."""
+        method = self.method(arm, draws)
+        prefixes = _prefixes(method.draws) if keep and arm.method == "mcbn" and not distilled(arm) else (method.draws,)
+        made = Samples(self.network.card.head, prefixes)
+        for number, item in enumerate(read_labelled(sources, self.network), start=1):
+            if item.error:
+                self.failed[item.source.id] = item.error
+            else:
+                known = known_pixels(item, self.scored)
+                image = item.normalised(self.network)[None]
+                made.add(item.source.id, method, image, item.label, known, keep=keep)
+                self.passes += method.draws
+            self.progress(f"trying {arm.name}", number, len(sources))
+        return made
+
+    def halve(self, arms: Sequence[Arm], reserved: int) -> tuple[Arm | None, list[dict[str, Any]]]:
+        """The arm that is left, and those that fell out."""
+        left, dropped = list(arms), []
+        steps = rungs(len(left), len(self.sources), self.plan.passes, reserved)
+        for number, rung in enumerate(steps[:-1]):
+            stride = max(1, len(self.sources) // rung.images)
+            some = self.sources[stride // 2 :: stride][: rung.images]
+            losses = {}
+            for arm in left:
+                draws = None if distilled(arm) else max(rung.draws, len(self.plan.views) if arm.augmented else 1)
+                samples = self.samples(arm, some, draws, keep=False)
+                if samples.images:
+                    losses[arm.name] = halving_loss(samples, samples.prefixes[-1])
+            ordered = sorted((arm for arm in left if arm.name in losses), key=lambda arm: losses[arm.name])
+            following = steps[number + 1].arms
+            for arm in ordered[following:]:
+                place = {"images": len(some), "draws": rung.draws, "nll": losses[arm.name]}
+                dropped.append({"arm": arm.name, **place})
+            left = ordered[:following] or left[:following]
+        return (left[0] if left else None), dropped
+
+
+def distilled(arm: Arm) -> bool:
+    return arm.bank is not None and arm.bank.distilled
+
+
+def _prefixes(draws: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and all.
+
+    >>> _prefixes(12)
+    (1, 2, 4, 8, 12)
+    """
+    powers = [2**power for power in range(draws.bit_length()) if 2**power < draws]
+    return (*powers, draws)

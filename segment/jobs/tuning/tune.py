@@ -1,0 +1,225 @@
+"""A network, training and validation images to the best setting under a budget of passes: `segment tune`."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from segment.draws.bank import Bank
+from segment.draws.identity import fitted
+from segment.errors import WrongUse
+from segment.files.bank_cache import MARK, marks_in
+from segment.files.banks import load_bank
+from segment.files.versions import versions
+from segment.guarantees.groups import sequence_of
+from segment.images.read import sha256_of
+from segment.jobs.evaluate import Labels
+from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.leakage import refuse_seen
+from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
+from segment.jobs.progress import Progress, silent
+from segment.jobs.tuning.search import Arm, Search, SearchPlan
+from segment.jobs.tuning.tuned import Tuned, write_tuned
+from segment.methods.augmentation import View
+from segment.networks.load import Network
+from segment.report.results import Setting
+from segment.report.tuned_page import tuned_words, write_tuned_page
+from segment.tracing.bn_network import drawable
+from segment.tuning.choice import SCALINGS, Candidate, Choice, candidate, choose, fit, folds
+from segment.tuning.samples import Samples
+
+log = logging.getLogger(__name__)
+
+LEAST_IMAGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunePlan:
+    """What may be chosen.
+
+    passes: the most that a map may take. grid: M, transforms, layers and alphas of the banks (its draws are not used)
+    banks: files of further banks, distilled ones perhaps, each taken whole. views: of test-time augmentation
+    groups: id -> group that is never divided (a sequence, a patient); None: the ids without their numbers at the end
+    """
+
+    passes: int = 16
+    grid: Grid = field(default_factory=lambda: Grid(batches=(4, 8, 16, 32)))
+    banks: tuple[str, ...] = ()
+    views: tuple[View, ...] = (View(), View(flip=True))
+    precision: str = "fp32"
+    void: int | None = None
+    groups: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise WrongUse(f"--passes {self.passes}: 1 or more.")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The result: the setting, why it was chosen, every candidate, and what the search cost.
+
+    dropped: arms that fell out on a rung: name, its images and draws, and the NLL there
+    cost: passes over validation images, in passes over every one of them
+    """
+
+    folder: Path
+    tuned: Tuned
+    choice: Choice
+    candidates: tuple[Candidate, ...]
+    dropped: tuple[dict[str, Any], ...]
+    cost: float
+
+
+def tune(
+    network: Network,
+    data: Labels,
+    train: str,
+    folder: str | Path,
+    plan: TunePlan | None = None,
+    *,
+    memory: int | str | None = None,
+    progress: Progress = silent,
+) -> Tuning:
+    """Choose M, transforms, layers, alpha, T, views and scaling by cross-validation over validation images.
+
+    Args:
+        network: The trained network.
+        data: Validation images and labels, on which the network was not trained. Test images are no business here.
+        train: Training images, that banks are recorded of; their passes do not count as cost.
+        folder: Where the setting, its bank, a page and a picture go; banks are kept in its `banks`.
+        plan: What may be chosen.
+        memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free.
+        progress: Called as work is done.
+
+    Returns:
+        The tuning; all of it is in the folder too.
+
+    Raises:
+        WrongUse: Fewer than two images can be used, or some are training images.
+
+    """
+    plan, folder = plan or TunePlan(), Path(folder)
+    sources = data.sources(network)
+    network.log_preprocessing()
+    arms = _arms(network, train, folder, plan, memory, progress)
+    seen = frozenset(mark for arm in arms if arm.bank is not None for mark in marks_in(arm.bank.provenance))
+    refuse_seen(network, sources, seen, "a setting")
+    search_plan = SearchPlan(plan.passes, plan.views, plan.precision, plan.void)
+    search = Search(network, sources, search_plan, progress)
+    simple = [
+        Arm("deterministic", "deterministic", arms[0].bank, augmented=False),
+        *([Arm("tta", "tta", arms[0].bank, augmented=True)] if plan.passes >= len(plan.views) > 1 else []),
+    ]
+    kept = {arm.name: search.samples(arm, sources, None, keep=True) for arm in simple}
+    usable = len(kept["deterministic"].images)
+    if usable < LEAST_IMAGES:
+        raise WrongUse(
+            f"{usable} of {len(sources)} validation images can be used; a choice needs {LEAST_IMAGES}, and is worth "
+            f"little with fewer than 30. {next(iter(search.failed.values()), '')}"
+        )
+    winner, dropped = search.halve(arms, sum(max(1, len(plan.views)) if arm.augmented else 1 for arm in simple))
+    if winner is not None:
+        kept[winner.name] = search.samples(winner, sources, None, keep=True)
+    ids = sorted(kept["deterministic"].images)
+    groups = {name: sequence_of(name) for name in ids} if plan.groups is None else dict(plan.groups)
+    parts = folds(ids, groups)
+    candidates = []
+    for number, (name, samples) in enumerate(kept.items(), start=1):
+        candidates += _candidates(name, samples, parts)
+        progress("cross-validating", number, len(kept))
+    choice = choose(candidates)
+    chosen_arm = next(arm for arm in (*simple, *arms) if arm.name == choice.chosen.arm)
+    calibration = fit(kept[chosen_arm.name], choice.chosen.passes, choice.chosen.scaling, ids)
+    bank = chosen_arm.bank
+    assert bank is not None
+    draws = choice.chosen.passes if chosen_arm.method.startswith("mcbn") and not bank.distilled else len(bank)
+    marks = frozenset(sha256_of(source.path)[:MARK] for source in sources)
+    cost = search.passes / max(1, len(sources))
+    tuned = Tuned(
+        replace(combination(chosen_arm.method), scaling=choice.chosen.scaling),
+        bank.first(draws) if draws < len(bank) else bank,
+        plan.views,
+        calibration,
+        network.fingerprint,
+        marks,
+        usable,
+        tuned_words(choice, usable, cost),
+    )
+    tuning = Tuning(folder, tuned, choice, tuple(candidates), tuple(dropped), cost)
+    more = {
+        "candidates": [each.as_dict() for each in candidates],
+        "chosen": choice.chosen.as_dict(),
+        "dropped": dropped,
+        "cost": cost,
+        "folds": len(parts),
+        "bank": {key: bank.provenance.get(key) for key in ("batch", "layers", "pipeline", "seed")},
+        "versions": versions(),
+    }
+    write_tuned(tuned, folder, more)
+    write_tuned_page(folder, choice, candidates, dropped, tuned.why)
+    return tuning
+
+
+def _arms(
+    network: Network, train: str, folder: Path, plan: TunePlan, memory: int | str | None, progress: Progress
+) -> list[Arm]:
+    """Every bank, under plain images and under views."""
+    banks = Banks(network, train, folder / "banks", plan.passes, progress, memory=memory)
+    named: dict[str, Bank] = {}
+    whole = drawable(network)
+    for setting in plan.grid.settings():
+        recorded = banks.bank(setting, plan.grid.seeds[0])
+        layers = chosen_layers(whole, setting.layers)
+        named[_short(setting)] = blended(recorded, layers, setting.alpha)
+    for path in plan.banks:
+        bank = load_bank(Path(path))
+        fitted(network, bank)
+        if len(bank) > plan.passes:
+            bank = bank if bank.distilled else bank.first(plan.passes)
+        if len(bank) > plan.passes:
+            raise WrongUse(f"--bank {path!r} has {len(bank)} draws, which belong together; --passes is {plan.passes}.")
+        named[Path(path).stem] = bank
+    arms = [Arm(f"mcbn {name}", "mcbn", bank, augmented=False) for name, bank in named.items()]
+    if 1 < len(plan.views) <= plan.passes:
+        arms += [
+            Arm(f"mcbn+tta {name}", "mcbn+tta", bank, augmented=True)
+            for name, bank in named.items()
+            if not bank.distilled and len(bank) >= len(plan.views)
+        ]
+    return arms
+
+
+def _short(setting: Setting) -> str:
+    """A setting without what is the default."""
+    return str(setting).replace(", training", "").replace(", all", "")
+
+
+def _candidates(name: str, samples: Samples, parts: Sequence[Sequence[str]]) -> list[Candidate]:
+    """Every prefix plain and with a temperature; a vector scaling, which is slow, for the most draws only."""
+    return [
+        candidate(samples, name, passes, scaling, parts)
+        for passes in samples.prefixes
+        for scaling in SCALINGS
+        if scaling != "vector_scaling" or passes == samples.prefixes[-1]
+    ]
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Id to group, from a CSV with these two columns.
+
+    Raises:
+        WrongUse: It does not read, or lacks a column.
+
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {line["id"]: line["group"] for line in csv.DictReader(stream)}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise WrongUse(
+            f"--groups {str(path)!r} is no CSV with the columns id, group: {type(error).__name__}."
+        ) from None

@@ -1,0 +1,118 @@
+"""A factor and an offset for each channel of a method's logits, fitted on validation images.
+
+Vector scaling (Guo et al. 2017, arXiv:1706.04599, section 4.2). For several draws it changes each draw's logits, and
+the NLL is that of the mean probability. Must not know a file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from segment.axes import Head
+from segment.methods.temperature import SMALLEST
+from segment.uncertainty.heads import probabilities
+from segment.uncertainty.scaling import Calibration, VectorScaling
+
+VALUES = 6_000_000
+"""Logits that are kept of all images together, 24 MB: the pixels of an image are chosen so that they suffice."""
+LEAST_IMAGES = 10
+"""A channel whose class is labelled in fewer images shares the temperature and has no offset."""
+PENALTY = 1e-3
+"""Weight, nats, of the squared deviations from one temperature: channels with much data hardly notice it."""
+
+
+class VectorScalingFit:
+    """Logits of some pixels of every image, and the scaling with the smallest penalised NLL over them.
+
+    images: about how many will be added; head: what the logits mean; values: logits that are kept of all of them
+    """
+
+    def __init__(self, head: Head, images: int, *, values: int = VALUES) -> None:
+        self.head, self.images, self.values = head, max(images, 1), values
+        self._logits: list[Tensor] = []  # T C n each
+        self._truth: list[Tensor] = []  # n; multi-label C n
+        self._counted: list[Tensor] = []
+        self._weights: NDArray[np.float64] = np.ones(1)
+        self._labelled: NDArray[np.int64] | None = None
+
+    def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool:  # H W; multi-label C H W
+        """Prepare for one image's passes; False where it has no known pixel."""
+        self._image = label, known
+        self._passes: list[tuple[float, Tensor]] = []
+        return bool(known.any())
+
+    def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 C H W
+        """One pass of that image."""
+        height, width = logits.shape[-2:]
+        pixels = max(1, self.values // (self.images * draws * logits.shape[1]))
+        step = max(1, round((height * width / pixels) ** 0.5)) if height > 1 else max(1, width // pixels)
+        self._window = (..., slice(step // 2 if height > 1 else 0, None, step), slice(step // 2, None, step))
+        self._passes.append((weight, logits[0][self._window].float().cpu()))
+
+    def end(self) -> None:
+        """Keep the pixels of that image."""
+        label, known = self._image
+        seen = known[self._window]
+        truth = np.where(seen, label[self._window], 0)
+        logits = torch.stack([logits for _, logits in self._passes]).flatten(2)
+        self._weights = np.array([weight for weight, _ in self._passes])
+        channels = logits.shape[1]
+        if self._labelled is None:
+            self._labelled = np.zeros(channels, dtype=np.int64)
+        if self.head == "multilabel":
+            truth, seen = truth.reshape(channels, -1), seen.reshape(channels, -1)
+            self._labelled += np.array([len(np.unique(t[s])) == 2 for t, s in zip(truth, seen, strict=True)])
+            self._logits.append(logits)
+        else:
+            truth, seen = truth.ravel(), seen.ravel()
+            present = np.unique(truth[seen])
+            self._labelled += np.isin(np.arange(channels), present) if self.head == "softmax" else len(present) == 2
+            self._logits.append(logits[..., torch.from_numpy(seen)])
+            truth, seen = truth[seen], seen[seen]
+        self._truth.append(torch.from_numpy(truth.copy()))
+        self._counted.append(torch.from_numpy(seen.copy()))
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """The channels that have enough labelled images for a factor and an offset of their own."""
+        return np.zeros(0, dtype=np.bool_) if self._labelled is None else self._labelled >= LEAST_IMAGES
+
+    def best(self) -> Calibration:
+        """The scaling; a plain temperature where no channel has enough labelled images, 1 where no image was added."""
+        if not self._logits:
+            return 1.0
+        logits = torch.cat(self._logits, dim=-1)
+        truth, counted = torch.cat(self._truth, dim=-1), torch.cat(self._counted, dim=-1)
+        weights = torch.from_numpy(self._weights / self._weights.sum()).float()
+        free = torch.from_numpy(self.free).double()
+        channels = logits.shape[1]
+
+        def parts(x: Tensor) -> tuple[Tensor, Tensor]:  # 1 + 2 C -> C, C
+            deviation, offset = x[1 : 1 + channels] * free, x[1 + channels :] * free
+            return (x[0] + deviation).exp(), offset
+
+        def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+            factors, offsets = parts(x)
+            p = probabilities(logits * factors.float()[:, None] + offsets.float()[:, None], self.head)  # T K n
+            of_truth = torch.where(truth == 1, p, 1 - p) if self.head == "multilabel" else _gathered(p, truth)
+            mean = torch.einsum("t,t...->...", weights, of_truth)
+            nll = -mean.clamp(min=SMALLEST).log()[counted].mean(dtype=torch.float64)
+            total = nll + PENALTY * x[1:].square().sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            assert x.grad is not None
+            return float(total.detach()), x.grad.numpy()
+
+        found = minimize(loss, np.zeros(1 + 2 * channels), jac=True, method="L-BFGS-B", options={"maxiter": 60})
+        factors, offsets = parts(torch.from_numpy(found.x))
+        if not self.free.any():
+            return float(1 / factors[0])
+        return VectorScaling(tuple(factors.tolist()), tuple(offsets.tolist()))
+
+
+def _gathered(p: Tensor, truth: Tensor) -> Tensor:  # T K n, n -> T n
+    return p.gather(1, truth.expand(len(p), 1, -1)).squeeze(1)

@@ -1,0 +1,56 @@
+"""The columns of a row that rank images, and which way each points.
+
+Must not know where a row came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Row = Mapping[str, Any]
+
+GROW_WITH_QUALITY = ("expected_accuracy", "expected_miou", "soft_dice", "predicted_accuracy", "predicted_dice")
+"""Columns that are large for good masks; all others that rank are large for doubtful ones."""
+AGGREGATIONS = ("mean", "p95", "interior", "patch")
+TARGETS = ("accuracy", "dice")
+"""What a mask's quality is: by pixels, and by classes."""
+
+
+def predicted(target: str) -> str:
+    """The column of what a fitted predictor says.
+
+    >>> predicted("dice")
+    'predicted_dice'
+    """
+    return f"predicted_{target}"
+
+
+def ranking_columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns of the rows that rank images and need no label.
+
+    >>> ranking_columns([{"id": "a", "dice": 0.5, "mean.variance": 0.1, "soft_dice": 0.8, "iou.road": 0.2}])
+    ('soft_dice', 'mean.variance')
+    """
+    there = dict.fromkeys(column for row in rows for column, value in row.items() if isinstance(value, int | float))
+    whole = [column for column in GROW_WITH_QUALITY if column in there]
+    return (*whole, *(column for column in there if column.partition(".")[0] in AGGREGATIONS and "." in column))
+
+
+def values(rows: Sequence[Row], column: str) -> Floats:  # -> N
+    """A column's numbers, nan where a row has none."""
+    numbers = [row.get(column) for row in rows]
+    return np.array([float(n) if isinstance(n, int | float) else np.nan for n in numbers], dtype=np.float64)
+
+
+def doubt(rows: Sequence[Row], column: str) -> Floats:  # -> N
+    """A column's numbers with the sign that makes doubtful images large.
+
+    >>> doubt([{"soft_dice": 0.8}, {"soft_dice": 0.5}], "soft_dice").tolist()
+    [-0.8, -0.5]
+    """
+    return -values(rows, column) if column in GROW_WITH_QUALITY else values(rows, column)

@@ -1,0 +1,102 @@
+"""How well a number ranks images by the quality of their masks: Spearman, image-level AURC, failure AUROC.
+
+Each with a 95 % interval over images. Must not know which number it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.scores.functional.image_level import spearman
+from segment.scores.intervals import middle_95, poisson_weights, spearman_interval
+
+Floats = NDArray[np.float64]
+Entry = dict[str, Any]
+
+
+def entry(value: float | None, ends: tuple[float, float] | None, why: str = "") -> Entry:
+    """A score as files hold it; `finding` is whether its interval leaves out what chance gives.
+
+    >>> entry(0.5, (0.3, 0.7))
+    {'value': 0.5, 'low': 0.3, 'high': 0.7}
+    """
+    low, high = ends if ends is not None else (None, None)
+    return {"value": value, "low": low, "high": high} | ({"why": why} if why else {})
+
+
+def ranking_scores(ids: Sequence[str], doubt: Floats, quality: Floats, fails_below: float) -> dict[str, Entry]:
+    """The scores of one ranking of images by one quality.
+
+    Args:
+        ids: Of the N images; they seed the bootstrap, so that rankings are compared on equal weights.
+        doubt: A number of each image, large where the mask is doubtful; nan where there is none.
+        quality: Of each mask, within 0..1; nan where it is not defined.
+        fails_below: A mask of less quality has failed.
+
+    Returns:
+        `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3)); `aurc`, the mean of
+        1 - quality over coverages 1/n..1 of the images, the most certain first, 0 is best; `failure_auroc`, the chance
+        that a failed image has more doubt than another. None with a `why` where one is not defined.
+
+    """
+    known = np.isfinite(doubt) & np.isfinite(quality)
+    d, q = doubt[known], quality[known]
+    names = [name for name, there in zip(ids, known, strict=True) if there]
+    if d.size < 2:
+        why = "fewer than two images have both numbers"
+        return {name: entry(None, None, why) for name in ("spearman", "aurc", "failure_auroc")}
+    weights = np.stack([poisson_weights(name) for name in names], axis=1).astype(np.float64)  # R n
+    rho, count = spearman(d, 1 - q)
+    scores = {"spearman": _spearman(rho, count), "aurc": _with_interval(_aurc(d, 1 - q, weights))}
+    failed = q < fails_below
+    if failed.all() or not failed.any():
+        why = f"{'every' if failed.all() else 'no'} image is below {fails_below:.3f}"
+        return scores | {"failure_auroc": entry(None, None, why)}
+    return scores | {"failure_auroc": _with_interval(_auroc(d[~failed], d[failed], weights, failed))}
+
+
+def finding(scores: Entry) -> bool:
+    """Whether a rank correlation is one: its interval excludes 0.
+
+    >>> finding({"value": 0.2, "low": -0.1, "high": 0.5}), finding({"value": 0.4, "low": 0.1, "high": 0.6})
+    (False, True)
+    """
+    return scores["low"] is not None and (scores["low"] > 0 or scores["high"] < 0)
+
+
+def _spearman(rho: float, count: int) -> Entry:
+    if np.isnan(rho):
+        return entry(None, None, "all images are alike")
+    ends = spearman_interval(rho, count)
+    return entry(rho, ends, "" if ends else "an interval needs four images or more")
+
+
+def _aurc(doubt: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:  # n, n, R n
+    order = np.argsort(doubt, kind="stable")
+    _, place, counts = np.unique(doubt[order], return_inverse=True, return_counts=True)
+    shared = (np.bincount(place, weights=loss[order]) / counts)[place]  # ties share their mean loss
+
+    def area(w: Floats) -> Floats:  # R n -> R
+        w = w[:, order]
+        total = w.cumsum(axis=1)
+        risk = (w * shared).cumsum(axis=1) / np.maximum(total, 1e-12)
+        return (w * risk).sum(axis=1) / np.maximum(total[:, -1], 1e-12)
+
+    return float(area(np.ones((1, doubt.size)))[0]), area(weights)[weights.sum(axis=1) > 0]
+
+
+def _auroc(fine: Floats, failed: Floats, weights: Floats, which: NDArray[np.bool_]) -> tuple[float, Floats]:
+    above = (failed[:, None] > fine[None]) + 0.5 * (failed[:, None] == fine[None])  # F O
+    w_failed, w_fine = weights[:, which], weights[:, ~which]
+    pairs = w_failed.sum(axis=1) * w_fine.sum(axis=1)
+    chances = ((w_failed @ above) * w_fine).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
+    return float(above.mean()), chances
+
+
+def _with_interval(scored: tuple[float, Floats]) -> Entry:
+    value, replicates = scored
+    return entry(value, middle_95(replicates) if replicates.size > 1 else None)

@@ -1,0 +1,284 @@
+"""Two runs compared, number by number: the tests of every column, corrected for their number, and the result in words.
+
+Must not know a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.report.comparison import lower_is_better
+from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, holm, verdict
+from segment.significance.estimated_accuracy import Estimates
+from segment.significance.paired import FEW, LEAST, PairedTest, paired_test, smallest_difference
+from segment.significance.unpaired import UnpairedTest, unpaired_test
+from segment.uncertainty.measures import MEASURES
+
+Floats = NDArray[np.float64]
+Rows = Mapping[str, Mapping[str, float]]
+QUALITY = ("accuracy", "miou", "dice", "nll", "brier", "error_auroc.predictive_entropy")
+"""Columns that need labels."""
+DOUBT = ("expected_accuracy", "expected_miou", "soft_dice", *(f"mean.{name}" for name in MEASURES))
+TESTED = (*QUALITY, *DOUBT)
+WORDS = {
+    "accuracy": "accuracy",
+    "miou": "mIoU",
+    "dice": "Dice",
+    "nll": "NLL",
+    "brier": "Brier",
+    "error_auroc.predictive_entropy": "error AUROC, entropy",
+    "expected_accuracy": "expected accuracy",
+    "expected_miou": "expected mIoU",
+    "soft_dice": "Soft Dice Confidence",
+}
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """The tests of every column that both runs have.
+
+    names: of A and B. paired: column -> test over the images that both have; unpaired: over all images of each
+    adjusted: column -> p after Holm's correction. images: of A, of B, of both
+    smallest: column -> the paired difference that would be missed one time in five; spreads: its standard deviation
+    values: column -> the images' numbers in both runs. notes: sentences
+    estimated: B's accuracy; errors: of the estimates on `checked_on` labelled runs
+    """
+
+    names: tuple[str, str]
+    images: tuple[int, int, int]
+    paired: Mapping[str, PairedTest]
+    unpaired: Mapping[str, UnpairedTest]
+    adjusted: Mapping[str, float]
+    smallest: Mapping[str, float]
+    spreads: Mapping[str, float]
+    values: Mapping[str, tuple[Floats, Floats]]
+    estimated: Estimates | None = None
+    errors: Mapping[str, float | None] | None = None
+    checked_on: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def significant(self) -> list[str]:
+        """The columns that differ, the smallest p first."""
+        found = [column for column, p in self.adjusted.items() if verdict(p) == SIGNIFICANT]
+        return sorted(found, key=lambda column: self.adjusted[column])
+
+    def as_dict(self) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        for column, test in (self.paired or self.unpaired).items():
+            adjusted = self.adjusted.get(column)
+            columns[column] = asdict(test) | {"holm_p": adjusted, "verdict": verdict(adjusted)}
+            if column in self.smallest:
+                columns[column]["smallest_difference"] = self.smallest[column]
+        return {
+            "names": list(self.names),
+            "paired": bool(self.paired),
+            "images": list(self.images),
+            "columns": columns,
+            "significant": self.significant,
+            "estimated_accuracy": None if self.estimated is None else asdict(self.estimated),
+            "estimate_errors": None if self.errors is None else dict(self.errors) | {"checked_on": self.checked_on},
+            "sentences": in_words(self),
+        }
+
+
+def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: bool = True) -> RunComparison:
+    """Test every column that both runs have.
+
+    Args:
+        names: How a reader calls A and B.
+        first: A's images by id, each a mapping of columns to numbers.
+        second: B's.
+        pair: Whether images of the same id are compared with one another; False: the sets are compared as wholes.
+
+    Returns:
+        Paired tests where some id is in both runs, else unpaired ones, with p-values after Holm's correction over
+        all columns that were tested.
+
+    """
+    both = sorted(first.keys() & second.keys()) if pair else []
+    shared = [column for column in TESTED if _has(first, column) and _has(second, column)]
+    counts = (len(first), len(second), len(both))
+    ids = (both, both) if both else (list(first), list(second))
+    values = {c: (_values(first, ids[0], c), _values(second, ids[1], c)) for c in shared}
+    if both:
+        paired = {c: test for c, pair_of in values.items() if (test := paired_test(*pair_of)) is not None}
+        p = {c: test.permutation_p for c, test in paired.items() if test.permutation_p is not None}
+        differences = {c: (b - a)[np.isfinite(b - a)] for c, (a, b) in values.items() if c in paired}
+        least = {c: limit for c, d in differences.items() if (limit := smallest_difference(d)) is not None}
+        spreads = {c: float(d.std(ddof=1)) for c, d in differences.items() if d.size > 1}
+        return RunComparison(
+            names, counts, paired, {}, holm(p), least, spreads, _finite(values, pair=True), notes=_paired_notes(counts)
+        )
+    unpaired = {c: apart for c, pair_of in values.items() if (apart := unpaired_test(*pair_of)) is not None}
+    adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
+    kept = _finite(values, pair=False)
+    return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=_unpaired_notes(counts))
+
+
+def words(column: str) -> str:
+    """A column as a reader calls it.
+
+    >>> words("nll"), words("mean.mutual_information")
+    ('NLL', 'mean mutual information')
+    """
+    return WORDS.get(column, column.replace(".", " ").replace("_", " "))
+
+
+def better(column: str, difference: float) -> str:
+    """Whether B's number is better than A's, for the columns where more or less is; else which way it went."""
+    if column in QUALITY:
+        return "better" if (difference < 0) == lower_is_better(column) else "worse"
+    return "higher" if difference > 0 else "lower"
+
+
+def in_words(compared: RunComparison) -> list[str]:
+    """The result in sentences, the most important first."""
+    a, b = compared.names
+    if not compared.paired and not compared.unpaired:
+        return [f"Nothing could be tested: {a} and {b} share no column with numbers of enough images.", *compared.notes]
+    tested = len(compared.adjusted)
+    if not tested:
+        return ["No difference could be tested.", *compared.notes]
+    lines = []
+    if compared.significant:
+        parts = [f"{words(column)} {_change(compared, column)}" for column in compared.significant]
+        lines.append(f"{b} against {a}, significant after Holm's correction over {tested} tests: {'; '.join(parts)}.")
+    open_ = [words(column) for column in compared.adjusted if column not in compared.significant]
+    if open_:
+        lines.append(f"Not significant: {', '.join(open_)}.")
+    if all(test.why == "equal on every image" for test in compared.paired.values()) and compared.paired:
+        lines = [f"{a} and {b} are equal on every image, in all {tested} columns: not significant."]
+    return [*lines, *_estimates(compared), *compared.notes]
+
+
+def _change(compared: RunComparison, column: str) -> str:
+    if column in compared.paired:
+        test = compared.paired[column]
+        d = test.difference
+        return f"{better(column, d.value)} by {abs(d.value):.4g} ({d.low:.4g}..{d.high:.4g})"
+    apart = compared.unpaired[column]
+    way = better(column, apart.second - apart.first)
+    return f"{way} (AUROC {apart.auroc.value:.3f}, {apart.auroc.low:.3f}..{apart.auroc.high:.3f})"
+
+
+def _estimates(compared: RunComparison) -> list[str]:
+    if compared.estimated is None:
+        return []
+    e = compared.estimated
+    parts = [f"{name} {value:.3f}" for name, value in (("ATC", e.atc), ("DoC", e.doc)) if value is not None]
+    if not parts:
+        return []
+    line = f"Estimated accuracy of {compared.names[1]}: {', '.join(parts)}"
+    line += "" if e.truth is None else f"; it is {e.truth:.3f}"
+    if compared.errors is not None and compared.checked_on:
+        errors = [f"{name.upper() if name == 'atc' else 'DoC'} {v:.3f}" for name, v in compared.errors.items() if v]
+        runs = "run" if compared.checked_on == 1 else "runs"
+        line += f". Their mean error on {compared.checked_on} labelled {runs} was {', '.join(errors) or '0'}"
+    else:
+        line += ". How wrong these estimates are under such a shift is not known: give labelled runs by --known"
+    return [line + "."]
+
+
+def _paired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
+    first, second, both = counts
+    notes = []
+    if both < max(first, second):
+        notes.append(f"{both} images are in both runs and compared; A has {first}, B {second}.")
+    if 1 < both < LEAST:
+        notes.append(f"With {both} images no difference can be significant, however large: {LEAST} are the least.")
+    elif both == 1:
+        notes.append("One image shows a difference of that image and nothing more.")
+    elif both < FEW:
+        notes.append(
+            f"{both} images are few: a difference below {2.8 / both**0.5:.1f} standard deviations over images would "
+            "be missed more often than one time in five."
+        )
+    return tuple(notes)
+
+
+def _unpaired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
+    first, second, _ = counts
+    notes = ["The runs share no image id, so the two sets of images are compared as wholes."]
+    if min(first, second) < FEW:
+        notes.append(f"{min(first, second)} images are few: only large differences can be seen.")
+    return tuple(notes)
+
+
+def _finite(values: Mapping[str, tuple[Floats, Floats]], *, pair: bool) -> dict[str, tuple[Floats, Floats]]:
+    """The numbers that are defined, in both runs where images are paired."""
+    kept = {}
+    for column, (a, b) in values.items():
+        known = (np.isfinite(a), np.isfinite(b)) if not pair else (np.isfinite(a) & np.isfinite(b),) * 2
+        kept[column] = (a[known[0]], b[known[1]])
+    return kept
+
+
+def _has(rows: Rows, column: str) -> bool:
+    return any(column in row for row in rows.values())
+
+
+def _values(rows: Rows, ids: Sequence[str], column: str) -> Floats:
+    return np.array([rows[name].get(column, np.nan) for name in ids], dtype=np.float64)
+
+
+PAIRED_COLUMNS = (
+    "number",
+    "images",
+    "A",
+    "B",
+    "B - A (95 %)",
+    "B higher / lower",
+    "p sign",
+    "p flip",
+    "Holm",
+    "verdict",
+)
+UNPAIRED_COLUMNS = ("number", "A", "B", "B / A", "AUROC (95 %)", "KS", "p", "Holm", "verdict")
+
+
+def table_of(compared: RunComparison) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The columns and a row a number, as text."""
+    rows = []
+    for column, test in compared.paired.items():
+        d = test.difference
+        span = f"{d.value:+.4g}" + ("" if d.low is None else f" ({d.low:+.4g}..{d.high:+.4g})")
+        rows.append(
+            [
+                words(column),
+                str(test.images),
+                f"{test.first:.4g}",
+                f"{test.second:.4g}",
+                span,
+                f"{test.higher} / {test.lower}",
+                _p(test.sign_p),
+                _p(test.permutation_p),
+                _p(compared.adjusted.get(column)),
+                verdict(compared.adjusted.get(column)) if not test.why else f"{NOT_SIGNIFICANT}: {test.why}",
+            ]
+        )
+    for column, apart in compared.unpaired.items():
+        chance = apart.auroc
+        rows.append(
+            [
+                words(column),
+                f"{apart.first:.4g}",
+                f"{apart.second:.4g}",
+                "–" if apart.ratio is None else f"{apart.ratio:.3f}",
+                f"{chance.value:.3f} ({chance.low:.3f}..{chance.high:.3f})",
+                f"{apart.ks:.3f}",
+                _p(apart.ks_p),
+                _p(compared.adjusted.get(column)),
+                verdict(compared.adjusted.get(column)),
+            ]
+        )
+    return (PAIRED_COLUMNS if compared.paired else UNPAIRED_COLUMNS), rows
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}" if value >= 1e-3 else f"{value:.0e}"

@@ -1,0 +1,119 @@
+"""What a tuning says: one paragraph, the Pareto table and picture, on a page.
+
+Must not know how a candidate was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segment.errors import MissingExtra
+from segment.files.markdown import markdown
+from segment.files.writing import fresh, write_text
+from segment.pictures.plots import Line, plot
+from segment.significance.paired import FEW, PairedTest, mean_interval
+from segment.tuning.choice import Candidate, Choice
+
+PAGE, PICTURE = "tuned.md", "pareto.png"
+COLUMNS = ("setting", "passes", "NLL", "AUSE", "ECE", "")
+
+
+def tuned_words(choice: Choice, images: int, cost: float) -> str:
+    """What was chosen, against what, by how much, in one paragraph."""
+    chosen, best, single = choice.chosen, choice.best, choice.single
+    parts = [f"Chosen: {chosen.name}, with an NLL of {chosen.mean:.4f} nats cross-validated on {images} images."]
+    if choice.gain is None:
+        parts.append("It takes one pass, and nothing that takes more has a lower NLL.")
+    elif choice.cheap:
+        parts.append(
+            f"One pass is as good: the best of all, {best.name}, has {best.mean:.4f}, and the difference "
+            f"{_span(choice.gain)} includes 0."
+        )
+    else:
+        parts.append(
+            f"The best of one pass, {single.name}, has {single.mean:.4f}: the difference is {_span(choice.gain)}, over "
+            "images."
+        )
+    parts.append(f"The search took {cost:.1f} passes over every validation image.")
+    if images < FEW:
+        parts.append(f"{images} images are few, so that another set might lead to another choice.")
+    parts.append("A choice flatters itself a little: score it on test images once, and do not choose again by them.")
+    return " ".join(parts)
+
+
+def candidate_rows(candidates: Sequence[Candidate], choice: Choice) -> list[list[str]]:
+    """One row a candidate, by passes and NLL; those on the Pareto front are marked."""
+    rows = []
+    for each in sorted(candidates, key=lambda each: (each.passes, each.mean)):
+        mark = "chosen" if each is choice.chosen else "Pareto" if each in choice.front else ""
+        scores = [f"{value:.4f}" if value is not None else "–" for value in (each.mean, each.ause, each.ece)]
+        rows.append([each.name, str(each.passes), *scores, mark])
+    return rows
+
+
+def write_tuned_page(
+    folder: Path,
+    choice: Choice,
+    candidates: Sequence[Candidate],
+    dropped: Sequence[Mapping[str, Any]],
+    why: str,
+) -> None:
+    """tuned.md, and pareto.png where matplotlib is installed."""
+    try:
+        picture: bytes | None = _picture(choice, candidates)
+    except MissingExtra:
+        picture = None
+    if picture is not None:
+        with fresh(folder / PICTURE) as stream:
+            stream.write(picture)
+    lines = ["# Tuned setting", "", why, ""]
+    lines += [f"![NLL against passes]({PICTURE})", ""] if picture is not None else []
+    lines += [*markdown(COLUMNS, candidate_rows(candidates, choice)), ""]
+    lines += ["*Pareto*: nothing of as few passes has a lower NLL. All scores are cross-validated over images.", ""]
+    if dropped:
+        rows = [[d["arm"], str(d["images"]), str(d["draws"]), f"{d['nll']:.4f}"] for d in dropped]
+        lines += ["Fell out of the search (NLL at the best temperature of those images):", ""]
+        lines += [*markdown(("setting", "images", "draws", "NLL"), rows), ""]
+    write_text(folder / PAGE, "\n".join(lines))
+
+
+def _picture(choice: Choice, candidates: Sequence[Candidate]) -> bytes:
+    lines = []
+    for arm in dict.fromkeys(each.arm for each in candidates):
+        for scaling in ("", "temperature", "vector_scaling"):
+            own = sorted(
+                (each for each in candidates if each.arm == arm and each.scaling == scaling), key=lambda e: e.passes
+            )
+            if own:
+                name = f"{arm}{' + ' + scaling.replace('_', ' ') if scaling else ''}"
+                lines.append(Line(name=name, x=[each.passes for each in own], y=[each.mean for each in own]))
+    values = np.array(list(choice.chosen.nll.values()))
+    interval = mean_interval(values) if values.size > 1 else None
+    lines.append(
+        Line(
+            name="chosen, with its 95 % interval over images",
+            x=[choice.chosen.passes * factor for factor in (0.93, 1.07)],
+            y=[choice.chosen.mean] * 2,
+            low=[] if interval is None else [interval.low] * 2,
+            high=[] if interval is None else [interval.high] * 2,
+            dashed=True,
+        )
+    )
+    ticks = sorted({each.passes for each in candidates})
+    return plot(
+        lines,
+        title="Cross-validated NLL against passes",
+        x="passes an image",
+        y="NLL, nats a pixel",
+        logarithmic=True,
+        ticks=ticks,
+    )
+
+
+def _span(gain: PairedTest) -> str:
+    d = gain.difference
+    return f"{d.value:+.4f}" + ("" if d.low is None else f" ({d.low:+.4f}..{d.high:+.4f})")

@@ -1,0 +1,88 @@
+"""The accuracy of images without labels, estimated from confidences: ATC and DoC, and how wrong they were before.
+
+Must not know where a confidence came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.scores.functional.binning import Ints
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Accuracy of unlabelled pixels by two methods, within 0..1; truth where it is known.
+
+    atc: average thresholded confidence; doc: difference of confidences; None where the confidences are not at hand
+    """
+
+    atc: float | None
+    doc: float | None
+    truth: float | None = None
+
+
+def threshold_bin(labelled: Ints) -> int:  # B 2
+    """The bin of 1 - max p up to which as many pixels lie as are right, as nearly as the bins allow.
+
+    Args:
+        labelled: Right and wrong pixels by the bin of 1 - max p, the surest first.
+
+    >>> threshold_bin(np.array([[6, 0], [2, 1], [0, 1]]))
+    1
+
+    """
+    right, pixels = labelled[:, 0].sum(), labelled.sum(axis=1).cumsum()
+    return int(np.abs(pixels - right).argmin())
+
+
+def atc(labelled: Ints, unlabelled: Ints) -> float | None:  # B 2, B
+    """Average thresholded confidence: the share of unlabelled pixels whose confidence is above the labelled set's.
+
+    The threshold is such that the share of labelled pixels above it is their accuracy.
+    Source: Garg et al. 2022, arXiv:2201.04234, with the maximum probability as the score.
+
+    Args:
+        labelled: Right and wrong pixels by the bin of 1 - max p.
+        unlabelled: Pixels by the same bins.
+
+    Returns:
+        The estimate, within 0..1; None where either set has no pixel.
+
+    >>> atc(np.array([[6, 0], [2, 1], [0, 1]]), np.array([2, 1, 1]))
+    0.75
+
+    """
+    if not labelled.sum() or not unlabelled.sum():
+        return None
+    return float(unlabelled[: threshold_bin(labelled) + 1].sum() / unlabelled.sum())
+
+
+def doc(accuracy: float, confidence: float, unlabelled_confidence: float) -> float:
+    """Difference of confidences: the labelled accuracy less the fall of the mean max p, within 0..1.
+
+    Source: Guillory et al. 2021, arXiv:2107.03315.
+
+    >>> round(doc(0.9, 0.85, 0.75), 3)
+    0.8
+    """
+    return float(np.clip(accuracy + unlabelled_confidence - confidence, 0, 1))
+
+
+def mean_error(known: list[Estimates], name: str) -> float | None:
+    """Mean absolute error of a method on sets whose accuracy is known; None without such sets.
+
+    >>> mean_error([Estimates(0.8, 0.7, 0.75), Estimates(0.6, 0.5, 0.5)], "atc")
+    0.075
+    """
+    errors = [
+        abs(value - each.truth)
+        for each in known
+        if each.truth is not None and (value := getattr(each, name)) is not None
+    ]
+    return round(sum(errors) / len(errors), 12) if errors else None

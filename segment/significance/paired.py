@@ -1,0 +1,126 @@
+"""One number an image, twice: the mean difference with its interval, and exact tests of whether there is any.
+
+Must not know what the number is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from segment.significance.corrections import Interval
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 9999
+"""Of the bootstrap, and of the permutation test where not all signs can be tried: its p is then 1e-4 at least."""
+FEW = 30
+"""Below so many images a page says how little can be known."""
+LEAST = 6
+"""Images below which no sign-flip test can reach .05, two-sided: 2 / 2^5 is .06."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What two numbers an image say about their difference, second minus first.
+
+    images: with both numbers. first, second: their means. difference: its mean with a bootstrap interval over images
+    sign_p: of the exact sign test (are more images better than worse?), equal ones left out
+    permutation_p: of the sign-flip test of the mean, exact where all signs can be tried; None below two images
+    better, worse: images whose second number is larger, and smaller. why: the reason where there is no test
+    """
+
+    images: int
+    first: float
+    second: float
+    difference: Interval
+    sign_p: float | None
+    permutation_p: float | None
+    higher: int
+    lower: int
+    why: str = ""
+
+
+def paired_test(first: Floats, second: Floats, *, seed: int = 0) -> PairedTest | None:  # N, N
+    """Compare two numbers of the same images; None where no image has both.
+
+    Args:
+        first: The numbers of N images; nan where one is not defined.
+        second: The same images' in the other run, in the same order.
+        seed: Of the resampling; the same seed gives the same interval.
+
+    Returns:
+        The test, whose p-values are not corrected for other tests.
+
+    >>> test = paired_test(np.array([0.1, 0.2, 0.3]), np.array([0.2, 0.3, 0.4]))
+    >>> round(test.difference.value, 3), test.permutation_p, test.higher
+    (0.1, 0.25, 3)
+
+    """
+    known = np.isfinite(first) & np.isfinite(second)
+    a, b = first[known], second[known]
+    if not a.size:
+        return None
+    d = b - a
+    scale = max(float(np.abs(a).max()), float(np.abs(b).max()), 1e-300)
+    d = np.where(np.abs(d) <= 1e-12 * scale, 0.0, d)  # rounding of the files is no difference
+    higher, lower = int((d > 0).sum()), int((d < 0).sum())
+    means = float(a.mean()), float(b.mean())
+    if a.size == 1:
+        return PairedTest(1, *means, Interval(float(d[0])), None, None, higher, lower, "one image cannot be tested")
+    if not higher + lower:
+        return PairedTest(a.size, *means, Interval(0.0, 0.0, 0.0), 1.0, 1.0, 0, 0, "equal on every image")
+    sign = float(stats.binomtest(higher, higher + lower).pvalue)
+    interval = mean_interval(d, seed=seed)
+    return PairedTest(a.size, *means, interval, sign, sign_flip_p(d, seed=seed), higher, lower)
+
+
+def mean_interval(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mean
+    """The mean of N >= 2 numbers, one an image, with the middle 95 % of its bootstrap over images."""
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [values[rng.integers(values.size, size=(some, values.size))].mean(axis=1) for some in _parts(values.size)]
+    )
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def sign_flip_p(differences: Floats, *, seed: int = 0) -> float:  # N
+    """Two-sided p-value of the mean difference if the sign of each image's difference were chance.
+
+    Exact where all 2^N choices of signs are at most RESAMPLES, else by so many random ones, one added to each count.
+    """
+    result = stats.permutation_test(
+        (differences,),
+        lambda d, axis: np.mean(d, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, 2_000_000 // differences.size),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def smallest_difference(differences: Floats) -> float | None:  # N
+    """The true mean difference that a test of so many images would miss one time in five; None below two images.
+
+    (z_.975 + z_.80) s / sqrt(n), s the standard deviation of the differences (divisor n - 1).
+
+    >>> round(smallest_difference(np.array([0.0, 1.0, 0.0, 1.0])), 3)
+    0.809
+    """
+    known = differences[np.isfinite(differences)]
+    if known.size < 2:
+        return None
+    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * known.std(ddof=1) / math.sqrt(known.size))
+
+
+def _parts(count: int) -> list[int]:
+    """RESAMPLES in parts whose arrays stay below 16 MB."""
+    most = max(1, 2_000_000 // count)
+    return [most] * (RESAMPLES // most) + ([RESAMPLES % most] if RESAMPLES % most else [])

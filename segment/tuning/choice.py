@@ -1,0 +1,193 @@
+"""Settings compared by cross-validation over images, and the one to run.
+
+Must not know how a setting makes its passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segment.significance.paired import Floats, PairedTest, paired_test
+from segment.tuning.samples import (
+    GRID,
+    PLAIN,
+    Pooled,
+    Samples,
+    fitted_scaling,
+    fitted_temperature,
+    mean_probability,
+)
+from segment.uncertainty.scaling import Calibration
+
+FOLDS = 5
+SCALINGS = ("", "temperature", "vector_scaling")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting: an arm's passes, how many, a scaling; and its cross-validated scores.
+
+    arm: the name of the samples. passes: T. nll: id -> mean NLL of the image under scalings fitted on other images
+    ause, ece: of the same probabilities, pooled; None where they are not defined
+    """
+
+    arm: str
+    passes: int
+    scaling: str
+    nll: Mapping[str, float]
+    ause: float | None
+    ece: float | None
+
+    @property
+    def mean(self) -> float:
+        """Mean over images of the NLL."""
+        return float(np.mean(list(self.nll.values())))
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}{'+' + self.scaling if self.scaling else ''}, T={self.passes}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "arm": self.arm,
+            "passes": self.passes,
+            "scaling": self.scaling,
+            "nll": self.mean,
+            "ause": self.ause,
+            "ece": self.ece,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting to run, the best of all and the best of one pass.
+
+    best: with the lowest NLL. gain: best against single, paired over images; None where they are the same
+    front: the Pareto-efficient ones
+    """
+
+    chosen: Candidate
+    best: Candidate
+    single: Candidate
+    gain: PairedTest | None
+    front: tuple[Candidate, ...]
+
+    @property
+    def cheap(self) -> bool:
+        """Whether one pass is as good as more: the interval of its loss to the best includes 0."""
+        return self.chosen is self.single and self.best is not self.single
+
+
+def folds(ids: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
+    """The ids in FOLDS parts that no group is divided between; blocks of neighbours where there are too few groups.
+
+    Args:
+        ids: Of the images, two or more.
+        groups: Id to the name of its group (a sequence, a patient).
+
+    Returns:
+        Non-empty parts, each a held-out set once.
+
+    >>> folds(["a1", "a2", "b1", "c1"], {"a1": "a", "a2": "a", "b1": "b", "c1": "c"})
+    [['a1'], ['a2'], ['b1'], ['c1']]
+
+    """
+    ordered = sorted(ids)
+    names = sorted({groups.get(name, name) for name in ordered})
+    if len(names) >= FOLDS:
+        place = {name: number % FOLDS for number, name in enumerate(names)}
+        parts = [[name for name in ordered if place[groups.get(name, name)] == fold] for fold in range(FOLDS)]
+    else:  # frames of a few sequences: neighbours stay together
+        parts = [list(part) for part in np.array_split(np.array(ordered, dtype=object), min(FOLDS, len(ordered)))]
+    return [part for part in parts if part]
+
+
+def candidate(samples: Samples, arm: str, passes: int, scaling: str, parts: Sequence[Sequence[str]]) -> Candidate:
+    """The cross-validated scores of one setting.
+
+    Args:
+        samples: Of the arm, with logits.
+        arm: Its name.
+        passes: One of its prefixes.
+        scaling: One of SCALINGS.
+        parts: Held-out sets; the scaling of each is fitted on the others.
+
+    Returns:
+        The candidate.
+
+    """
+    pooled = Pooled()
+    for part in parts:
+        others = [name for other in parts if other is not part for name in other if name in samples.images]
+        calibration = fit(samples, passes, scaling, others)
+        for name in part:
+            if (sample := samples.images.get(name)) is not None:
+                pooled.add(name, mean_probability(sample, samples.head, passes, calibration), sample, samples.head)
+    return Candidate(arm, passes, scaling, pooled.nll, pooled.ause, pooled.ece)
+
+
+def fit(samples: Samples, passes: int, scaling: str, ids: Sequence[str]) -> Calibration:
+    """The scaling of that kind on some images; 1 for none, and without images."""
+    if not scaling or not ids:
+        return 1.0
+    if scaling == "temperature":
+        return float(GRID[fitted_temperature(samples, passes, ids)])
+    return fitted_scaling(samples, passes, ids)
+
+
+def halving_loss(samples: Samples, draws: int) -> float:
+    """What arms are compared by on a rung: the mean NLL at the temperature that suits these images best."""
+    at = samples.prefixes.index(draws)
+    best = fitted_temperature(samples, draws, samples.images)
+    return float(np.mean([sample.nll[at, best] for sample in samples.images.values()]))
+
+
+def plain_loss(samples: Samples, draws: int) -> float:
+    """The mean NLL without a scaling."""
+    at = samples.prefixes.index(draws)
+    return float(np.mean([sample.nll[at, PLAIN] for sample in samples.images.values()]))
+
+
+def choose(candidates: Sequence[Candidate]) -> Choice:
+    """The setting to run: of the lowest NLL, unless one pass is not significantly worse.
+
+    Args:
+        candidates: Two or more images each, the same ones; at least one of one pass.
+
+    Returns:
+        The choice, with the paired difference between the best and the best of one pass.
+
+    """
+    best = min(candidates, key=lambda each: (each.mean, each.passes))
+    single = min((each for each in candidates if each.passes == 1), key=lambda each: each.mean)
+    front = pareto(candidates)
+    if best is single:
+        return Choice(single, best, single, None, front)
+    gain = difference(single, best)
+    sure = gain is not None and gain.difference.high is not None and gain.difference.high < 0
+    return Choice(best if sure else single, best, single, gain, front)
+
+
+def difference(first: Candidate, second: Candidate) -> PairedTest | None:
+    """Second minus first in NLL, image by image."""
+    ids = sorted(first.nll.keys() & second.nll.keys())
+    a, b = (_values(each, ids) for each in (first, second))
+    return paired_test(a, b)
+
+
+def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no candidate of as few passes beats in NLL, by passes."""
+    front: list[Candidate] = []
+    for each in sorted(candidates, key=lambda each: (each.passes, each.mean)):
+        if not front or each.mean < front[-1].mean:
+            front.append(each)
+    return tuple(front)
+
+
+def _values(candidate: Candidate, ids: Sequence[str]) -> Floats:
+    return np.array([candidate.nll[name] for name in ids], dtype=np.float64)

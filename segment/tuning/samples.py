@@ -1,0 +1,169 @@
+"""Pixels of labelled images under the passes of a method: what a choice between settings is made from.
+
+Must not know how the passes were made, nor a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.axes import Head
+from segment.methods.method import Method
+from segment.methods.temperature import SMALLEST
+from segment.methods.vector_scaling import VectorScalingFit
+from segment.scores.functional import calibration as reliability
+from segment.scores.functional.binning import BINS, bin_of
+from segment.scores.functional.rejection import ause
+from segment.uncertainty.heads import probabilities
+from segment.uncertainty.scaling import Calibration, calibrated
+
+Floats = NDArray[np.float64]
+
+GRID = 2.0 ** (np.arange(-12, 17) / 8)
+"""Temperatures .35 to 4, eight an octave: the NLL between two of them differs by 1e-4 nats from that at the best."""
+PLAIN = int(np.flatnonzero(GRID == 1.0)[0])
+PIXELS = 2000
+"""Of an image, on a regular grid: neighbouring pixels say the same."""
+SCALING_VALUES = 1_500_000
+"""Logits that a vector scaling is fitted on, of all images together."""
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """One image: mean NLL by prefix of the draws and temperature, and the logits where they were kept.
+
+    nll: prefixes by temperatures, nats; pixels: how many count. logits: T C n; truth, known: n, multi-label C n
+    """
+
+    nll: Floats
+    pixels: int
+    logits: Tensor | None
+    truth: Tensor
+    known: Tensor
+
+
+@dataclass
+class Samples:
+    """The images of one method. prefixes: numbers of draws, each a run of its own."""
+
+    head: Head
+    prefixes: tuple[int, ...]
+    images: dict[str, ImageSample] = field(default_factory=dict)
+
+    def add(
+        self,
+        identity: str,
+        method: Method,
+        image: Tensor,
+        label: NDArray[np.int64],
+        known: NDArray[np.bool_],
+        *,
+        keep: bool,
+    ) -> None:
+        """One image's passes, up to the largest prefix.
+
+        Args:
+            identity: Its id, which seeds random passes.
+            method: Whose passes are made; those after the largest prefix are not.
+            image: 1 C H W, normalised, not padded.
+            label: H W class indices; multi-label K H W of 0 and 1.
+            known: Which of them count.
+            keep: Whether the logits are kept, for vector scaling and the scores of the table.
+
+        """
+        step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
+        window = (..., slice(step // 2, None, step), slice(step // 2, None, step))
+        truth = torch.from_numpy(np.where(known, label, 0)[window].copy()).flatten(-2)
+        counted = torch.from_numpy(known[window].copy()).flatten(-2)
+        if not bool(counted.any()):
+            return
+        kept: list[Tensor] = []
+        sums = torch.zeros((len(GRID), *truth.shape))
+        nll = np.zeros((len(self.prefixes), len(GRID)))
+        total = 0.0
+        for number, (weight, output) in enumerate(method.of(identity)(image), start=1):
+            logits = output[window].float().cpu().flatten(-2)  # 1 C n
+            kept += [logits[0]] if keep else []
+            total += weight
+            for at, temperature in enumerate(GRID):
+                p = probabilities(logits / float(temperature), self.head)
+                sums[at] += weight * of_truth(p, truth, self.head)[0]
+            if number in self.prefixes:
+                losses = -(sums / total).clamp(min=SMALLEST).log()
+                nll[self.prefixes.index(number)] = losses[:, counted].double().mean(dim=-1).numpy()
+            if number == max(self.prefixes):
+                break
+        stacked = torch.stack(kept) if kept else None
+        self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted)
+
+
+def of_truth(p: Tensor, truth: Tensor, head: Head) -> Tensor:  # N K n, n -> N n; multi-label N K n, K n -> N K n
+    """The probability of each pixel's label."""
+    if head == "multilabel":
+        return torch.where(truth == 1, p, 1 - p)
+    return p.gather(1, truth.expand(len(p), 1, -1)).squeeze(1)
+
+
+def fitted_temperature(samples: Samples, prefix: int, ids: Iterable[str]) -> int:
+    """The index in GRID of the temperature with the smallest NLL over the pixels of some images."""
+    at = samples.prefixes.index(prefix)
+    total = sum((samples.images[name].nll[at] * samples.images[name].pixels for name in ids), np.zeros(len(GRID)))
+    return int(np.argmin(total))
+
+
+def fitted_scaling(samples: Samples, prefix: int, ids: Sequence[str]) -> Calibration:
+    """The vector scaling of some images' pixels; a temperature where their labels do not allow more."""
+    fit = VectorScalingFit(samples.head, len(ids), values=SCALING_VALUES)
+    for name in ids:
+        sample = samples.images[name]
+        assert sample.logits is not None, "a scaling is fitted on logits that were kept"
+        truth, known = (values.numpy()[..., None, :] for values in (sample.truth, sample.known))
+        if fit.begin(truth, known):
+            for logits in sample.logits[:prefix]:
+                fit.add(1 / prefix, logits[None, :, None, :], prefix)
+            fit.end()
+    return fit.best()
+
+
+def mean_probability(sample: ImageSample, head: Head, prefix: int, calibration: Calibration) -> Tensor:  # -> K n
+    """The mean over the first draws of the calibrated probabilities."""
+    assert sample.logits is not None, "probabilities are made of logits that were kept"
+    return probabilities(calibrated(sample.logits[:prefix], calibration), head).mean(dim=0)
+
+
+@dataclass
+class Pooled:
+    """NLL of each image, and the pooled counts behind AUSE (by 1 - max p) and ECE."""
+
+    nll: dict[str, float] = field(default_factory=dict)
+    ranking: NDArray[np.int64] = field(default_factory=lambda: np.zeros((BINS, 2), dtype=np.int64))
+    bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((reliability.RELIABILITY_BINS, 3), dtype=np.int64))
+
+    def add(self, identity: str, p: Tensor, sample: ImageSample, head: Head) -> None:  # K n
+        """One image's probabilities."""
+        own = of_truth(p[None], sample.truth, head)[0][sample.known]
+        self.nll[identity] = float(-own.clamp(min=SMALLEST).log().double().mean())
+        if head == "multilabel":
+            confidence, mask = torch.maximum(p, 1 - p)[sample.known], (p >= 0.5).long()[sample.known]
+        else:
+            confidence, mask = (values[sample.known] for values in p.max(dim=0))
+        right = (mask == sample.truth[sample.known]).numpy()
+        sure = confidence.numpy().astype(np.float32)
+        np.add.at(self.ranking, (bin_of((1 - sure).clip(min=0)), (~right).astype(np.int64)), 1)
+        self.bins += reliability.reliability_counts(sure, right)
+
+    @property
+    def ause(self) -> float | None:
+        value = float(ause(self.ranking[None])[0])
+        return None if np.isnan(value) else value
+
+    @property
+    def ece(self) -> float | None:
+        value = float(reliability.calibration_error(self.bins[None])[0])
+        return None if np.isnan(value) else value

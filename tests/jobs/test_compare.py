@@ -1,0 +1,113 @@
+"""Laws of `segment compare`: runs read back, paired or not, estimated accuracies, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled_scenes import SIZE, written
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.files.writing import write_png
+from segment.jobs.decisions.compare import compare, write_comparison
+from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
+from segment.networks.load import Network, load_network
+from segment.scenes.scene import TEST, TRAIN, scene
+
+PLAN = EvaluatePlan(
+    methods=MethodPlan(
+        methods=("deterministic", "mcbn"), measures=("predictive_entropy", "mutual_information"), precision="fp32"
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> Bank:
+    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=2)
+
+
+@pytest.fixture(scope="module")
+def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clean and noisy: the same images; unlike: others with unseen objects; predicted: those without labels."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = written(folder / "data", TEST[:10])
+    evaluate(network, data, folder / "clean", banks=[bank], plan=PLAN)
+    evaluate(network, data, folder / "noisy", banks=[bank], plan=replace(PLAN, shift=("noise", 5)))
+    for seed in TEST[10:20]:
+        write_png(folder / "others" / f"o{seed}.png", scene(seed, size=SIZE, unseen=True).image)
+    maps = ("mutual_information", "one_minus_max")
+    predict(network, folder / "others", bank, folder / "predicted", PredictPlan(maps=maps, precision="fp32"))
+    return folder
+
+
+def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_right_sign(runs: Path) -> None:
+    same = compare(runs / "clean", runs / "clean")
+    assert same.significant == []
+    assert all(p == 1 for p in same.adjusted.values())
+    noisy = compare(runs / "clean", runs / "noisy")
+    assert "accuracy" in noisy.significant
+    assert noisy.paired["accuracy"].difference.value < 0
+    assert noisy.paired["nll"].lower == 0
+
+
+def test_two_methods_of_one_run_are_compared_image_by_image(runs: Path) -> None:
+    compared = compare(runs / "clean", runs / "clean", method="deterministic", other_method="mcbn")
+    assert compared.names == ("deterministic", "mcbn")
+    assert compared.images == (10, 10, 10)
+    assert compared.paired["nll"].permutation_p is not None
+
+
+def test_the_accuracy_of_an_unlabelled_run_is_estimated_and_checked_on_known_shifts(runs: Path, tmp_path: Path) -> None:
+    compared = compare(runs / "clean", runs / "predicted", known=[runs / "noisy"])
+    assert compared.paired == {}
+    assert compared.estimated is not None
+    assert compared.estimated.truth is None
+    assert 0 < (compared.estimated.atc or 0) < 1
+    assert 0 < (compared.estimated.doc or 0) < 1
+    assert compared.checked_on == 1
+    assert compared.errors is not None
+    truth = compare(runs / "clean", runs / "noisy").estimated
+    assert truth is not None
+    assert truth.truth is not None
+    assert compared.errors["atc"] == pytest.approx(abs((truth.atc or 0) - truth.truth))
+    page = write_comparison(compared, tmp_path / "page", (str(runs / "clean"), str(runs / "predicted")))
+    assert "AUROC" in page.read_text()
+    assert (tmp_path / "page" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    json.loads((tmp_path / "page" / "comparison.json").read_text(), parse_constant=pytest.fail)
+
+
+def run(*arguments: object) -> Any:
+    commands._load_commands()
+    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+
+
+def test_the_command_shows_a_table_and_writes_a_page(runs: Path, tmp_path: Path) -> None:
+    ended = run("compare", runs / "clean", runs / "noisy", "-o", tmp_path / "out")
+    assert ended.exit_code == 0, ended.output
+    assert "significant" in ended.stdout
+    assert (tmp_path / "out" / "comparison.md").is_file()
+    assert json.loads(run("compare", runs / "clean", runs / "clean", "--json").stdout)["significant"] == []
+
+
+def test_what_is_no_run_and_an_unknown_method_are_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="holds no run"):
+        compare(runs / "clean", tmp_path)
+    with pytest.raises(WrongUse, match=r"no method 'mcbnn'\. Near: 'mcbn'"):
+        compare(runs / "clean", runs / "noisy", method="mcbnn")
+    with pytest.raises(WrongUse, match="no method"):
+        compare(runs / "predicted", runs / "clean", other_method="dropout")

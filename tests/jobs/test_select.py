@@ -1,0 +1,106 @@
+"""Laws of `segment select`: all images written, as many shown as asked, diverse ones, windows with their crops."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled_scenes import SIZE, written
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.images.read import read_image
+from segment.jobs.decisions.regions import select_regions
+from segment.jobs.decisions.select import select
+from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.fit import fit_bank
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
+from segment.networks.load import Network, load_network
+from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+
+PLAN = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("predictive_entropy",), precision="fp32"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> Bank:
+    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=2)
+
+
+@pytest.fixture(scope="module")
+def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    data, validation = written(folder / "data", TEST[:8]), written(folder / "validation", VALIDATION[:22])
+    evaluate(network, data, folder / "scores", banks=[bank], plan=PLAN, validation=validation)
+    predict(network, data.images, bank, folder / "maps", PredictPlan(maps=("predictive_entropy",), precision="fp32"))
+    return folder
+
+
+def run(*arguments: object) -> Any:
+    commands._load_commands()
+    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+
+
+def test_an_evaluation_with_validation_images_is_ranked_by_what_ranked_those_best(runs: Path) -> None:
+    ranking = json.loads((runs / "scores" / "ranking.json").read_text(), parse_constant=pytest.fail)
+    best = ranking["methods"]["mcbn"]["best"]["dice"]
+    selection = select(runs / "scores", 3)
+    assert selection.by == best["column"]
+    assert "22 validation images" in selection.why
+    rows = list(csv.DictReader((runs / "scores" / "per_image.csv").read_text().splitlines()))
+    assert "predicted_dice" in rows[0]
+    values = [image[2] for image in (*selection.images, *selection.rest)]
+    assert len(values) == 8
+    grows = best["column"] in ("predicted_dice", "soft_dice", "expected_miou", "expected_accuracy")
+    assert values == sorted(values, reverse=not grows)
+
+
+def test_as_many_are_shown_as_asked_and_all_are_written(runs: Path, tmp_path: Path) -> None:
+    ended = run("select", runs / "scores", "--top", 3, "-o", tmp_path / "some.csv")
+    assert ended.exit_code == 0, ended.output
+    assert "The first 3 of 8" in ended.stdout
+    assert len((tmp_path / "some.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "some_all.csv").read_text().splitlines()) == 9
+
+
+def test_diverse_images_are_other_ones_and_the_first_stays(runs: Path) -> None:
+    plain, unlike = select(runs / "maps", 2), select(runs / "maps", 2, unlike=True)
+    assert unlike.images[0] == plain.images[0]
+    assert len(unlike.images) == 2
+    assert len({image[0] for image in (*unlike.images, *unlike.rest)}) == 8
+    assert "unlike one another" in unlike.why
+
+
+def test_windows_have_boxes_inside_their_images_and_crops_of_them(runs: Path, tmp_path: Path) -> None:
+    ended = run("select", runs / "maps", "--regions", "--side", 32, "--top", 5, "-o", tmp_path / "windows", "--json")
+    assert ended.exit_code == 0, ended.output
+    regions = json.loads(ended.stdout)["regions"]
+    assert len(regions) == 5
+    for region in regions:
+        assert 0 <= region["top"] <= SIZE[0] - 32
+        assert 0 <= region["left"] <= SIZE[1] - 32
+    first = next(csv.DictReader((tmp_path / "windows" / "regions.csv").read_text().splitlines()))
+    crop = read_image(tmp_path / "windows" / first["crop"])
+    whole = read_image(Path(first["source"]))
+    top, left = int(first["top"]), int(first["left"])
+    assert (crop == whole[top : top + 32, left : left + 32]).all()
+
+
+def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> None:
+    with pytest.raises(WrongUse, match="needs maps"):
+        select_regions(runs / "scores", 3)
+    with pytest.raises(WrongUse, match="has no map 'variance'"):
+        select_regions(runs / "maps", 3, measure="variance")
+    with pytest.raises(WrongUse, match="1 or more"):
+        select(runs / "maps", 0)

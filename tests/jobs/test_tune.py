@@ -1,0 +1,146 @@
+"""Laws of `segment tune`: a folder that predict and evaluate take, nothing chosen on training images, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelled_scenes import written
+from typer.testing import CliRunner
+
+from segment.cli import app as commands
+from segment.errors import BankRefused, WrongUse
+from segment.files.writing import write_png
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.sweep_grid import Grid
+from segment.jobs.predict import predict
+from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.tuning.tune import TunePlan, Tuning, read_groups, tune
+from segment.jobs.tuning.tuned import read_tuned
+from segment.networks.load import Network, load_network
+from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+
+PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    for seed in TRAIN[:8]:
+        write_png(folder / f"{seed}.png", scene(seed).image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuning(network: Network, train: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    folder = tmp_path_factory.mktemp("tuned")
+    return tune(network, written(folder / "validation", VALIDATION[:12]), str(train), folder / "out", PLAN)
+
+
+def test_the_search_stays_in_its_budget_and_writes_its_folder(tuning: Tuning) -> None:
+    assert 0 < tuning.cost < 30 * 4 / 16 + 4  # four images are the least of a rung
+    content = json.loads((tuning.folder / "tuned.json").read_text(), parse_constant=pytest.fail)
+    assert content["why"].startswith("Chosen: ")
+    names = [each["name"] for each in content["candidates"]]
+    assert {"deterministic, T=1", "deterministic+temperature, T=1", "tta, T=2"} <= set(names)
+    assert len(names) == len(set(names))
+    assert "Pareto" in (tuning.folder / "tuned.md").read_text()
+    assert (tuning.folder / "pareto.png").read_bytes()[:4] == b"\x89PNG"
+    assert "12 images are few" in content["why"]
+
+
+def test_evaluate_scores_the_tuned_setting_as_its_parts_would(network: Network, tuning: Tuning, tmp_path: Path) -> None:
+    tuned = read_tuned(tuning.folder)
+    data = written(tmp_path / "test", TEST[:3])
+    plan = EvaluatePlan(
+        methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
+    )
+    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=tuned)
+    methods = evaluation.scores["methods"]
+    assert set(methods) == {"deterministic", "tuned"}
+    assert methods["tuned"]["passes_per_image"] == tuning.choice.chosen.passes
+    with pytest.raises(WrongUse, match="other settings"):
+        evaluate(network, data, tmp_path / "run", plan=plan, resume=True)
+
+
+def test_predict_takes_the_tuned_setting(network: Network, tuning: Tuning, tmp_path: Path) -> None:
+    tuned = read_tuned(tuning.folder)
+    data = written(tmp_path / "test", TEST[:2])
+    maps = ("prediction", "predictive_entropy", "probability")
+    plan = PredictPlan(maps=maps, precision="fp32", tuned=tuned)
+    summary = predict(network, data.images, tuned.bank, tmp_path / "run", plan)
+    assert summary.done == 2
+    scored = EvaluatePlan(
+        methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
+    )
+    evaluate(network, data, tmp_path / "scores", plan=scored, tuned=tuned)
+    lines = (tmp_path / "scores" / "per_image.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    for line in lines[1:]:
+        row = dict(zip(columns, line.split(","), strict=True))
+        if row["method"] == "tuned":
+            with np.load(tmp_path / "run" / row["id"] / "maps.npz") as archive:
+                mean = float(archive["predictive_entropy"].mean(dtype=np.float64))
+            assert mean == pytest.approx(float(row["mean.predictive_entropy"]), rel=1e-4)
+
+
+def test_test_images_among_the_images_of_the_choice_are_warned_about(
+    network: Network, tuning: Tuning, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "seen", VALIDATION[:2])
+    plan = EvaluatePlan(
+        methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
+    )
+    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=read_tuned(tuning.folder))
+    assert any("the setting was chosen on" in line for line in evaluation.warnings)
+
+
+def test_training_images_another_network_and_what_is_no_tuned_folder_are_refused(
+    network: Network, train: Path, tuning: Tuning, tmp_path: Path
+) -> None:
+    for path in train.iterdir():
+        write_png(tmp_path / "labels" / path.name, scene(int(path.stem)).label)
+    with pytest.raises(WrongUse, match="validation images are training images"):
+        tune(network, Labels(train, tmp_path / "labels"), str(train), tmp_path / "out", PLAN)
+    other = load_network("segment:tiny?classes=6")
+    with pytest.raises(BankRefused, match="another network"):
+        read_tuned(tuning.folder).check(other)
+    with pytest.raises(WrongUse, match="no folder that `segment tune` wrote"):
+        read_tuned(tmp_path)
+    with pytest.raises(WrongUse, match="1 of 1 validation images can be used"):
+        tune(network, written(tmp_path / "one", VALIDATION[:1]), str(train), tmp_path / "one_out", PLAN)
+
+
+def run(*arguments: object) -> Any:
+    commands._load_commands()
+    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+
+
+def test_the_commands_take_a_tuned_folder_in_place_of_a_bank(tuning: Tuning, tmp_path: Path) -> None:
+    data = written(tmp_path / "test", TEST[:1])
+    ended = run(
+        *("predict", "scenes", data.images, "--tuned", tuning.folder, "--precision", "fp32", "-o", tmp_path / "run"),
+        "--json",
+    )
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(ended.stdout)["done"] == 1
+    neither = run("predict", "scenes", data.images, "-o", tmp_path / "none")
+    assert isinstance(neither.exception, WrongUse)
+    assert "--tuned" in str(neither.exception)
+
+
+def test_groups_are_read_from_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("id,group\na,1\nb,1\n")
+    assert read_groups(tmp_path / "groups.csv") == {"a": "1", "b": "1"}
+    (tmp_path / "bad.csv").write_text("name\nx\n")
+    with pytest.raises(WrongUse, match="id, group"):
+        read_groups(tmp_path / "bad.csv")

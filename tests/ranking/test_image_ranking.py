@@ -1,0 +1,139 @@
+"""Laws of image rankings: scores against plain sums and other libraries, the predictor, diverse choices, bad input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from segment.errors import WrongUse
+from segment.jobs.decisions.regions import best_windows
+from segment.jobs.evaluation.image_ranking import rank_images
+from segment.ranking.columns import doubt, ranking_columns
+from segment.ranking.diversity import diverse
+from segment.ranking.predictor import LEAST_IMAGES, Predictor, fit_predictor
+from segment.ranking.quality import finding, ranking_scores
+from segment.report.results import Validation
+from segment.report.results_page import image_ranking_sentences
+
+
+def images(count: int, seed: int = 0, noise: float = 0.02) -> list[dict[str, Any]]:
+    """Rows whose Dice is a sum of two of their numbers."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        soft, mean = rng.uniform(0.5, 0.9), rng.uniform(0, 0.4)
+        dice = 0.6 * soft - 0.8 * mean + 0.3 + rng.normal(0, noise)
+        row = {"id": f"s{number:03d}", "accuracy": 1 - mean, "dice": dice, "soft_dice": soft, "mean.variance": mean}
+        rows.append(row | {"iou.road": 0.5, "area.variance": rng.random()})
+    return rows
+
+
+def test_the_scores_of_a_ranking_are_those_of_plain_sums_and_other_libraries() -> None:
+    rng = np.random.default_rng(0)
+    quality = rng.random(30)
+    uncertain = np.round(1 - quality + rng.normal(0, 0.3, 30), 1)  # with ties
+    scores = ranking_scores([str(i) for i in range(30)], uncertain, quality, 0.4)
+    assert scores["spearman"]["value"] == pytest.approx(spearmanr(uncertain, 1 - quality).statistic)
+    assert scores["failure_auroc"]["value"] == pytest.approx(roc_auc_score(quality < 0.4, uncertain))
+    loss = {u: float(np.mean(1 - quality[uncertain == u])) for u in set(uncertain.tolist())}
+    ordered = [loss[u] for u in sorted(uncertain.tolist())]
+    expected = np.mean([np.mean(ordered[: k + 1]) for k in range(30)])
+    assert scores["aurc"]["value"] == pytest.approx(expected)
+    for name in scores:
+        assert scores[name]["low"] < scores[name]["value"] < scores[name]["high"]
+
+
+def test_a_correlation_is_a_finding_only_where_its_interval_leaves_out_0() -> None:
+    rng = np.random.default_rng(1)
+    quality = rng.random(40)
+    chance = ranking_scores([str(i) for i in range(40)], rng.random(40), quality, 0.5)
+    assert not finding(chance["spearman"])
+    assert finding(ranking_scores([str(i) for i in range(40)], -quality, quality, 0.5)["spearman"])
+
+
+@pytest.mark.parametrize(
+    ("quality", "why"),
+    [
+        ([0.5], "fewer than two"),
+        ([0.9, 0.9, 0.9], "no image"),
+        ([0.1, 0.2, 0.1], "every image"),
+        ([], "fewer than two"),
+    ],
+)
+def test_degenerate_images_give_a_reason_and_never_nan(quality: list[float], why: str) -> None:
+    ids = [str(number) for number in range(len(quality))]
+    scores = ranking_scores(ids, np.zeros(len(quality)), np.array(quality), 0.5)
+    assert "nan" not in str(scores)
+    assert why in scores["failure_auroc"]["why"]
+    assert scores["spearman"]["value"] is None
+
+
+def test_a_predictor_learns_a_sum_of_numbers_and_ranks_new_images_better_than_each_of_them() -> None:
+    predictor = fit_predictor(images(60), "dice")
+    fresh = images(80, seed=1)
+    truth = [row["dice"] for row in fresh]
+    together = spearmanr(predictor(fresh), truth).statistic
+    assert together > 0.95
+    for column in predictor.features:
+        assert spearmanr(-doubt(fresh, column), truth).statistic < together
+    assert set(predictor.features) == {"soft_dice", "mean.variance"}  # not what needs labels or a threshold
+    assert predictor.better
+    read = Predictor.of(predictor.as_dict())
+    np.testing.assert_array_equal(read(fresh), predictor(fresh))
+    missing = [{"id": "x", "soft_dice": 0.7}]
+    assert np.isfinite(predictor(missing)).all()
+
+
+def test_too_few_images_or_images_that_are_all_alike_are_not_fitted() -> None:
+    with pytest.raises(WrongUse, match=f"needs {LEAST_IMAGES}"):
+        fit_predictor(images(LEAST_IMAGES - 1), "dice")
+    same = [row | {"dice": 1.0} for row in images(30)]
+    with pytest.raises(WrongUse, match="the same dice"):
+        fit_predictor(same, "dice")
+    with pytest.raises(WrongUse, match="No number that ranks"):
+        fit_predictor([{"id": str(i), "dice": i / 30} for i in range(30)], "dice")
+
+
+def test_rankings_are_chosen_on_validation_images_and_their_words_say_what_is_no_finding() -> None:
+    rows, held_out = {"mcbn": images(40, seed=2)}, images(40, seed=3)
+    validated = Validation({}, {}, {}, 40, {}, {"mcbn": held_out})
+    ranking = rank_images(rows, validated)
+    of_method = ranking["methods"]["mcbn"]
+    assert of_method["best"]["dice"]["column"] == "predicted_dice"
+    assert of_method["fails_below"]["dice"] == pytest.approx(np.quantile([row["dice"] for row in held_out], 0.25))
+    assert rows["mcbn"][0]["predicted_dice"] == pytest.approx(rows["mcbn"][0]["dice"], abs=0.1)
+    assert any(
+        "ranked by their Dice best by predicted_dice of mcbn" in line for line in image_ranking_sentences(ranking)
+    )
+    rng = np.random.default_rng(4)
+    chance = {"mcbn": [row | {"dice": rng.random(), "accuracy": rng.random()} for row in images(12, seed=5)]}
+    lines = image_ranking_sentences(rank_images(chance, Validation.none()))
+    assert all("no finding" in line for line in lines)
+    assert lines
+    assert image_ranking_sentences(rank_images({"mcbn": images(1)}, Validation.none())) == []
+
+
+def test_a_diverse_choice_covers_the_candidates() -> None:
+    rng = np.random.default_rng(6)
+    clusters = np.concatenate([centre + 0.01 * rng.normal(size=(5, 2)) for centre in (0.0, 3.0, 9.0)])
+    assert len({index // 5 for index in diverse(clusters, 3)}) == 3
+    assert diverse(clusters, 99)[0] == 0
+    assert sorted(diverse(np.zeros((4, 2)), 4)) == [0, 1, 2, 3]
+    assert diverse(np.zeros((0, 2)), 3) == []
+
+
+def test_windows_do_not_overlap_and_the_first_has_the_highest_mean() -> None:
+    values = np.zeros((40, 60), dtype=np.float32)
+    values[24:40, 44:60], values[0:16, 0:16] = 1.0, 0.5
+    boxes = best_windows(values, 16, 2)
+    assert [box[:4] for box in boxes] == [(24, 44, 16, 16), (0, 0, 16, 16)]
+    assert [box[4] for box in boxes] == [1.0, 0.5]
+    assert best_windows(np.ones((4, 5), dtype=np.float32), 16, 3) == [(0, 0, 4, 5, 1.0)]
+
+
+def test_columns_that_need_labels_do_not_rank() -> None:
+    assert ranking_columns(images(2)) == ("soft_dice", "mean.variance")

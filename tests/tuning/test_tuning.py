@@ -1,0 +1,123 @@
+"""Laws of the choice: no scaling is scored on what it was fitted on, a search stays in budget, one pass wins ties."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segment.methods.method import OnePass
+from segment.tuning.choice import Candidate, candidate, choose, folds, halving_loss, pareto, plain_loss
+from segment.tuning.halving import BUDGET, FOR, rungs
+from segment.tuning.samples import GRID, Samples, fitted_temperature
+
+
+class Sharpened(OnePass):
+    """Passes whose logits are too sharp by a factor: the right temperature is that factor."""
+
+    name, random, note = "sharpened", False, ""
+
+    def __init__(self, factor: float, draws: int = 1, noise: float = 0.0) -> None:
+        self.factor, self.draws, self.noise = factor, draws, noise
+
+    def __call__(self, images: Tensor) -> Any:
+        for t in range(self.draws):
+            generator = torch.Generator().manual_seed(t)
+            yield 1 / self.draws, self.factor * (images + self.noise * torch.randn(images.shape, generator=generator))
+
+
+def filled(method: Sharpened, count: int = 12, prefixes: tuple[int, ...] = (1,)) -> Samples:
+    samples = Samples("softmax", prefixes)
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        logits = torch.from_numpy(rng.normal(size=(1, 3, 24, 24)).astype(np.float32) * 2)
+        p = logits.softmax(dim=1)[0].numpy()
+        label = (rng.random((24, 24))[None] > p.cumsum(axis=0)).sum(axis=0).clip(max=2)
+        samples.add(f"s{number:02d}", method, logits, label, np.ones((24, 24), dtype=np.bool_), keep=True)
+    return samples
+
+
+PARTS = folds([f"s{number:02d}" for number in range(12)], {})
+
+
+def test_the_temperature_that_undoes_the_sharpening_is_chosen_and_its_nll_is_that_of_the_probabilities() -> None:
+    samples = filled(Sharpened(2.0))
+    assert float(GRID[fitted_temperature(samples, 1, samples.images)]) == pytest.approx(2.0, rel=0.1)
+    warm = candidate(samples, "a", 1, "temperature", PARTS)
+    plain = candidate(samples, "a", 1, "", PARTS)
+    assert warm.mean < plain.mean
+    assert plain.mean == pytest.approx(plain_loss(samples, 1), abs=1e-5)
+    assert warm.mean == pytest.approx(halving_loss(samples, 1), abs=0.01)
+    assert warm.ece is not None
+    assert plain.ece is not None
+    assert warm.ece < plain.ece
+    assert warm.ause == pytest.approx(plain.ause, abs=0.02)  # a temperature hardly changes an order
+
+
+def test_the_first_draws_are_a_run_of_their_own() -> None:
+    both = filled(Sharpened(1.0, draws=4, noise=1.0), prefixes=(2, 4))
+    fewer = filled(Sharpened(1.0, draws=2, noise=1.0), prefixes=(2,))
+    for name, sample in both.images.items():
+        np.testing.assert_allclose(sample.nll[0], fewer.images[name].nll[0], atol=1e-5)
+
+
+def test_a_scaling_is_never_scored_on_the_images_that_it_was_fitted_on() -> None:
+    samples = filled(Sharpened(1.0), count=10)
+    odd = filled(Sharpened(6.0), count=10)
+    samples.images["s09"] = odd.images["s09"]  # an image unlike all others: its own temperature would be 6
+    parts = [["s09"], [name for name in samples.images if name != "s09"]]
+    held_out = candidate(samples, "a", 1, "temperature", parts)
+    plain = candidate(samples, "a", 1, "", parts)
+    assert held_out.nll["s09"] == pytest.approx(plain.nll["s09"], rel=0.15)
+
+
+def test_groups_are_never_divided_and_every_image_is_held_out_once() -> None:
+    ids = [f"g{group}_{number}" for group in range(7) for number in range(4)]
+    groups = {name: name.split("_")[0] for name in ids}
+    parts = folds(ids, groups)
+    assert sorted(name for part in parts for name in part) == sorted(ids)
+    for part in parts:
+        whole = {groups[name] for name in part}
+        assert {name for name in ids if groups[name] in whole} == set(part)
+    blocks = folds(ids, dict.fromkeys(ids, "one sequence"))
+    assert all(part == sorted(part) for part in blocks)
+    assert len(blocks) == 5
+
+
+@pytest.mark.parametrize("arms", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize("images", [40, 101, 400])
+def test_a_search_costs_less_than_thirty_passes_over_every_image(arms: int, images: int) -> None:
+    steps = rungs(arms, images, 16, 3)
+    cost = (sum(rung.cost for rung in steps) + 3 * images) / images
+    limit = BUDGET * 16 / FOR
+    assert cost <= limit
+    assert steps[-1].images == images
+    assert steps[-1].draws == 16
+
+
+def of(name: str, passes: int, values: list[float]) -> Candidate:
+    return Candidate(name, passes, "", {f"s{i}": value for i, value in enumerate(values)}, 0.1, 0.1)
+
+
+def test_one_pass_is_run_where_more_is_not_significantly_better_and_not_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(40)
+    single = of("deterministic", 1, base.tolist())
+    little = of("mcbn", 16, (base - 0.001 + rng.normal(0, 0.05, 40)).tolist())
+    much = of("mcbn", 16, (base - 0.1 + rng.normal(0, 0.05, 40)).tolist())
+    assert choose([single, little]).chosen is single
+    clear = choose([single, little, much])
+    assert clear.chosen is much
+    assert clear.gain is not None
+    assert clear.gain.difference.high is not None
+    assert clear.gain.difference.high < 0
+    alone = choose([single, of("mcbn", 16, (base + 1).tolist())])
+    assert (alone.chosen, alone.gain) == (single, None)
+
+
+def test_the_front_holds_what_nothing_as_cheap_beats() -> None:
+    cheap, worse, better = of("a", 1, [0.5, 0.5]), of("b", 2, [0.6, 0.6]), of("c", 4, [0.4, 0.4])
+    assert pareto([better, worse, cheap]) == (cheap, better)
