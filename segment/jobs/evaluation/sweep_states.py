@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
@@ -154,10 +155,10 @@ class Swept:
         if not any(combination(name).fitted for name in compared.names):
             return {}
         name = f"{setting}, seed={seed}"
-        stored: dict[str, dict[str, float]] = {}
+        stored: dict[str, dict[str, Any]] = {}
         if self.temperatures.exists():
             stored = read_json(
-                self.temperatures, dict[str, dict[str, float]], advice="Remove it to fit the temperatures again."
+                self.temperatures, dict[str, dict[str, Any]], advice="Remove it to fit the temperatures again."
             )
         if name not in stored:
             fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
