@@ -79,7 +79,9 @@ def comparison_picture(
         right.plot(first, second, "o", color=FIRST, markersize=4, alpha=0.55, markeredgewidth=0)
         right.set(title=f"{number}, a dot an image", xlabel=f"A: {names[0]}", ylabel=f"B: {names[1]}")
     else:
-        bins = np.histogram_bin_edges(np.concatenate([first, second]), bins=24)
+        bins = np.histogram_bin_edges(
+            np.concatenate([first, second]), bins=max(8, min(24, 2 * round(min(first.size, second.size) ** 0.5)))
+        )
         for values, colour, name in ((first, FIRST, f"A: {names[0]}"), (second, SECOND, f"B: {names[1]}")):
             right.hist(values, bins=bins.tolist(), density=True, color=colour, alpha=0.5, label=name)
         right.set(title=f"{number}, by images", xlabel=number, ylabel="density of images")

@@ -118,7 +118,7 @@ def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: boo
     unpaired = {c: apart for c, pair_of in values.items() if (apart := unpaired_test(*pair_of)) is not None}
     adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
     kept = _finite(values, pair=False)
-    return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=_unpaired_notes(counts))
+    return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=_unpaired_notes(counts, pair=pair))
 
 
 def words(column: str) -> str:
@@ -202,9 +202,10 @@ def _paired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _unpaired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
+def _unpaired_notes(counts: tuple[int, int, int], *, pair: bool) -> tuple[str, ...]:
     first, second, _ = counts
-    notes = ["The runs share no image id, so the two sets of images are compared as wholes."]
+    why = "The runs share no image id, so" if pair else "As asked,"
+    notes = [f"{why} the two sets of images are compared as wholes."]
     if min(first, second) < FEW:
         notes.append(f"{min(first, second)} images are few: only large differences can be seen.")
     return tuple(notes)

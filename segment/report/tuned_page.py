@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segment.errors import MissingExtra
 from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
 from segment.pictures.plots import Line, plot
-from segment.significance.paired import FEW, PairedTest, mean_interval
+from segment.significance.paired import FEW, PairedTest
 from segment.tuning.choice import Candidate, Choice
 
 PAGE, PICTURE = "tuned.md", "pareto.png"
@@ -91,24 +89,15 @@ def _picture(choice: Choice, candidates: Sequence[Candidate]) -> bytes:
             if own:
                 name = f"{arm}{' + ' + scaling.replace('_', ' ') if scaling else ''}"
                 lines.append(Line(name=name, x=[each.passes for each in own], y=[each.mean for each in own]))
-    values = np.array(list(choice.chosen.nll.values()))
-    interval = mean_interval(values) if values.size > 1 else None
-    lines.append(
-        Line(
-            name="chosen, with its 95 % interval over images",
-            x=[choice.chosen.passes * factor for factor in (0.93, 1.07)],
-            y=[choice.chosen.mean] * 2,
-            low=[] if interval is None else [interval.low] * 2,
-            high=[] if interval is None else [interval.high] * 2,
-            dashed=True,
-        )
-    )
+    if len(choice.front) > 1:
+        front = choice.front
+        lines.append(Line(name="Pareto front", x=[e.passes for e in front], y=[e.mean for e in front], dashed=True))
     ticks = sorted({each.passes for each in candidates})
     return plot(
         lines,
-        title="Cross-validated NLL against passes",
+        title=f"Chosen: {choice.chosen.name}",
         x="passes an image",
-        y="NLL, nats a pixel",
+        y="cross-validated NLL, nats a pixel",
         logarithmic=True,
         ticks=ticks,
     )
