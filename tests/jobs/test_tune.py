@@ -64,7 +64,8 @@ def test_evaluate_scores_the_tuned_setting_as_its_parts_would(network: Network, 
     plan = EvaluatePlan(
         methods=MethodPlan(methods=("deterministic",), measures=("predictive_entropy",), precision="fp32")
     )
-    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=tuned)
+    validation = written(tmp_path / "validation", VALIDATION[20:22])
+    evaluation = evaluate(network, data, tmp_path / "run", plan=plan, tuned=tuned, validation=validation)
     methods = evaluation.scores["methods"]
     assert set(methods) == {"deterministic", "tuned"}
     assert methods["tuned"]["passes_per_image"] == tuning.choice.chosen.passes

@@ -78,7 +78,7 @@ def temperatures(
     fits: dict[str, TemperatureFit | VectorScalingFit] = {}
     of_method: dict[int, tuple[Method, list[str]]] = {}  # fits of the same passes
     for name, of_banks in methods.methods.items():
-        scaling = combination(name).scaling
+        scaling = "" if name in methods.fixed else combination(name).scaling
         for index, method in enumerate(of_banks if scaling else ()):
             head, fit_key = network.card.head, key(name, index)
             fits[fit_key] = TemperatureFit(head) if scaling == "temperature" else VectorScalingFit(head, len(sources))
