@@ -190,6 +190,11 @@ class SavedRun(Mapping[str, SavedImage]):
         return _json(self.folder / "comparisons.json")
 
     @cached_property
+    def triaged(self) -> Mapping[str, Any] | None:
+        """What `predict --triage` promised and decided; None without."""
+        return _json(self.folder / "triaged.json")
+
+    @cached_property
     def per_image(self) -> tuple[Mapping[str, str], ...]:
         """The rows of per_image.csv, one for each image and method; empty for a run of `predict`."""
         path = self.folder / "per_image.csv"

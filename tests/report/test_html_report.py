@@ -24,7 +24,7 @@ import segment
 from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.jobs.report import report
-from segment.report.html import build
+from segment.report.html import build, details
 from segment.report.html.charts import aurc, oracle
 from segment.report.html.page import in_script
 from segment.report.html.streams import packed
@@ -273,6 +273,7 @@ def test_layers_modes_and_zoom_change_what_is_seen(page: Any, made: Made) -> Non
 
 def test_the_gallery_sorts_filters_and_opens(page: Any, made: Made) -> None:
     page.click("nav a[href='#gallery']")
+    assert page.locator("#decision-label").is_hidden()
     done = {id: image for id, image in made.run.items() if image.status == "done"}
     by_entropy = sorted(done, key=lambda id: -done[id].measures["predictive_entropy"]["mean"])
     assert page.locator("#cards .card .name").all_inner_texts() == by_entropy
@@ -399,6 +400,47 @@ def test_a_run_without_labels_or_probabilities_is_shown(made: Made, tmp_path: Pa
     assert opened.locator("#kept-row").is_hidden()
     assert opened.locator("#layer-a option").count() == 3
     assert "predict --maps" in opened.evaluate("$('settings').textContent")
+    opened.close()
+
+
+def test_a_triage_is_told_filtered_by_and_shown(made: Made, tmp_path: Path, browser: Any) -> None:
+    shutil.copytree(made.run.folder, tmp_path / "run")
+    manifest = tmp_path / "run" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    done = [line for line in lines if line["status"] == "done"]
+    for number, line in enumerate(done):
+        line["triage"] = {"decision": "review" if number else "accept", "accepted": 0.25 * number}
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "run" / "triaged.json").write_text(json.dumps({"text": ["1 of 4 images are accepted whole."]}))
+    report([tmp_path / "run"], tmp_path / "r.html")
+    opened = browser.new_page()
+    opened.goto((tmp_path / "r.html").as_uri())
+    assert "1 of 4 images are accepted whole." in opened.locator("#triage").inner_text()
+    opened.evaluate("location.hash = '#gallery'")
+    opened.select_option("#decision", "accept")
+    assert opened.locator("#cards .card .name").all_inner_texts() == [done[0]["id"]]
+    look_at(opened, made, done[1]["id"])
+    assert opened.locator("#triage-of").inner_text() == "review, 25.0 % accepted"
+    opened.close()
+
+
+def test_of_a_large_image_some_rows_are_kept_and_the_numbers_are_theirs(
+    made: Made, tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(details, "LONGEST", 16)
+    report([made.run.folder], tmp_path / "r.html", labels=made.run.folder.parent / "labels")
+    opened = browser.new_page()
+    opened.goto((tmp_path / "r.html").as_uri())
+    look_at(opened, made, "sub/f")
+    assert opened.evaluate("[IMAGES[view.index].h, IMAGES[view.index].w]") == [11, 16]
+    point(opened, 5, 9)  # of what is kept
+    maps = made.run["sub/f"].maps
+    text = opened.locator("#numbers").inner_text()
+    assert f"row 15, column 27 · predictive entropy {maps['predictive_entropy'][15, 27]:.2f} nats" in text
+    assert f"{made.run.classes[maps['prediction'][15, 27]]} " in text
+    level = int(opened.locator("#threshold").input_value())
+    above = (maps["predictive_entropy"].astype(np.float64) > (level + 0.5) / 100).mean()
+    assert opened.locator("#untrusted").inner_text() == shown_percent(above)  # of all pixels
     opened.close()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +89,7 @@ def write_report(
             continue
         if image.id in sources.draws:
             for t, mask in enumerate(sources.draws[image.id]):
-                block.plane(f"draw {t}", mask)
+                block.plane(f"draw {t}", mask[:: row["factor"], :: row["factor"]])
         for name, (_, _, *levels) in block.streams.items():
             if name.startswith("counts "):
                 top[name[7:]] = max(top.get(name[7:], 0), levels[0] - 1)
@@ -129,10 +128,8 @@ def _label(sources: Sources, image: SavedImage) -> Labels | None:
 def _shape(sources: Sources, done: Sequence[SavedImage], measures: Sequence[str]) -> Shape:
     """The finest stride that keeps the report comfortable, by packing a few images at each."""
     tried = done[:: max(1, len(done) // TRIED)][:TRIED]
-    side = max(max(np.shape(image.prediction)) for image in tried[:1])
-    least = max(1, math.ceil(side / 1024))
     for stride in STRIDES:
-        shape = Shape(measures=tuple(measures), stride=stride * least)
+        shape = Shape(measures=tuple(measures), stride=stride)
         sizes = []
         for image in tried:
             block, _ = detail(sources.run, image, shape, _label(sources, image), sources.void, Sums())
@@ -204,6 +201,7 @@ def _content(
         "images": list(rows),
         "failed": [list(pair) for pair in failed],
         "warnings": list(sources.warnings),
+        "triage": list((run.triaged or {}).get("text", [])),
         "charts": plots,
         "tables": tables,
     }

@@ -28,7 +28,9 @@ from segment.uncertainty.measures import MEASURES
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}
 """Decimals that are shown; 3 for the other measures."""
 LARGEST = 1024
-"""Pixels of a picture's longer side at most; a larger one is shown smaller, its values are not resampled."""
+"""Pixels of a picture's longer side at most; a larger one is shown smaller."""
+LONGEST = 2048
+"""Rows or columns of a mask at most; of a larger one each second, third, ... is kept."""
 THUMBNAIL = (96, 144)
 TOP = 3
 PERCENT = 100
@@ -93,13 +95,16 @@ def detail(
     """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
     block, maps = Block(), image.maps
     mask = _mask(run, maps)
-    height, width = mask.shape
+    factor = -(-max(mask.shape) // LONGEST)
+    coarse = (slice(None, None, factor), slice(None, None, factor))
     picture = _picture(image)
     block.data("picture", _webp(_at_most(picture, LARGEST), shape.quality))
-    block.plane("mask", mask)
+    block.plane("mask", mask[coarse])
+    height, width = mask[coarse].shape
     row: dict[str, Any] = {
         "h": height,
         "w": width,
+        "factor": factor,
         "shares": {
             str(k): round(float(share), 4)
             for k, share in enumerate(np.bincount(mask.ravel()) / mask.size)
@@ -109,12 +114,12 @@ def detail(
     known = None
     if label is not None and label.shape == mask.shape:
         known = (label != void) & (label >= 0) & (label < len(run.classes))
-        block.plane("label", np.where(known, label, len(run.classes) + 1))
+        block.plane("label", np.where(known, label, len(run.classes) + 1)[coarse])
         row["labelled"] = int(known.sum())
         row["right"] = int(((mask == label) & known).sum())
         sums.images += 1
     right = None if known is None or label is None else mask == label
-    every = (slice(None, None, shape.stride), slice(None, None, shape.stride))
+    every = (slice(None, None, shape.stride * factor), slice(None, None, shape.stride * factor))
     for name in shape.measures:
         if name in maps:
             values = maps[name]
@@ -128,6 +133,8 @@ def detail(
         _top_classes(block, p[(slice(None), *every)])
         if known is not None and right is not None and run.head != "multilabel":
             _add_confidence(sums, p, known, right)
+    if "triage" in image.entry:
+        row["triage"] = {key: image.entry["triage"][key] for key in ("decision", "accepted")}
     row |= {"means": {name: numbers["mean"] for name, numbers in image.measures.items()}}
     row |= {"p95": {name: numbers["p95"] for name, numbers in image.measures.items()}}
     return block, row

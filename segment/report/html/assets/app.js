@@ -43,6 +43,8 @@ function overview() {
   $("first-name").hidden = !IMAGES.length;
   const first = gallery.order.filter((i) => IMAGES[i].streams).slice(0, 8);
   $("first-cards").replaceChildren(...first.map(cardOf));
+  for (const sentence of CONTENT.triage) $("triage").append(element("li", { text: sentence }));
+  $("triage-box").hidden = !CONTENT.triage.length;
   for (const warning of CONTENT.warnings) $("warnings").append(element("li", { text: warning }));
   $("warnings-box").hidden = !CONTENT.warnings.length;
   $("failed-box").hidden = !CONTENT.failed.length;

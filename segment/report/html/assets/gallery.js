@@ -17,7 +17,8 @@ function setUpGallery() {
   const chosen = $("with-class");
   chosen.append(element("option", { value: "", text: "any class" }));
   CONTENT.classes.forEach((name, k) => chosen.append(element("option", { value: k, text: "with " + name })));
-  for (const id of ["sort", "with-class", "search"]) $(id).addEventListener("input", arrange);
+  $("decision-label").hidden = !IMAGES.some((image) => image.triage);
+  for (const id of ["sort", "with-class", "decision", "search"]) $(id).addEventListener("input", arrange);
   $("clear-range").addEventListener("click", () => { gallery.range = null; arrange(); });
   $("cards").addEventListener("scroll", () => requestAnimationFrame(paintCards), { passive: true });
   new ResizeObserver(() => { gallery.drawnFrom = -1; paintCards(); }).observe($("cards"));
@@ -30,6 +31,8 @@ function arrange() {
   let order = IMAGES.map((_, index) => index);
   if (words) order = order.filter((i) => IMAGES[i].id.toLowerCase().includes(words));
   if (k !== "") order = order.filter((i) => (IMAGES[i].shares || {})[k] > 0);
+  const decision = $("decision").value;
+  if (decision) order = order.filter((i) => IMAGES[i].triage && IMAGES[i].triage.decision === decision);
   if (gallery.range) order = order.filter((i) => { const u = numberOf(IMAGES[i], first); return u >= gallery.range.low && u < gallery.range.high; });
   if (key === "name") order.sort((a, b) => (IMAGES[a].id < IMAGES[b].id ? -1 : 1));
   else if (key === "certain") order.sort((a, b) => numberOf(IMAGES[a], first) - numberOf(IMAGES[b], first));
@@ -70,6 +73,7 @@ function cardOf(index) {
   const numbers = [];
   if (measure) numbers.push(withUnit(numberOf(image, measure.name).toFixed(measure.decimals), measure));
   if (image.labelled) numbers.push(percent(image.right / image.labelled) + " right");
+  if (image.triage && image.triage.decision === "review") numbers.push("review");
   const picture = element("img", { alt: "", width: 144, height: 96, src: thumbOf(index), decoding: "async" });
   const name = element("span", { class: "name", text: image.id, title: image.id });
   const open = element("button", { class: "card", type: "button", "aria-label": `${image.id}, ${numbers.join(", ")}` }, picture, name, element("span", { class: "numbers", text: numbers.join(" · ") }));

@@ -65,6 +65,8 @@ function paintScale(canvas, measure) {
 }
 
 function legendOf(image) {
+  $("triage-row").hidden = !image.triage;
+  if (image.triage) $("triage-of").textContent = `${image.triage.decision}, ${percent(image.triage.accepted)} accepted`;
   const shares = Object.entries(image.shares).sort((a, b) => b[1] - a[1]);
   $("classes").replaceChildren(...shares.map(([k, share]) => {
     const chip = element("span", { class: "chip" }), colour = CONTENT.palette[k] || [128, 128, 128];

@@ -244,7 +244,7 @@ function probe(place) {
   }
   const stride = CONTENT.stride, row = Math.floor(place[0] / stride), column = Math.floor(place[1] / stride);
   view.probe = [row * stride, column * stride];
-  const parts = [`row ${row * stride}, column ${column * stride}`];
+  const parts = [`row ${row * stride * image.factor}, column ${column * stride * image.factor}`];
   for (const measure of CONTENT.measures) {
     const plane = detail.planes["measure " + measure.name];
     if (plane && measure.name === measureNow().name) {
