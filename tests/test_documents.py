@@ -49,6 +49,11 @@ ALLOWED = {
         "so each of n moves 1.2 / sqrt(n) at most": "follows from that setting",
     },
     "docs/networks.md": {"4 times float32's own": "a setting: TIMES_NOISE"},
+    "docs/outputs.md": {
+        "Regions under .01 % of the image": "a setting: components.SMALL",
+        "the value that 99.5 % of the pixels": "a setting: colour_scales.SHARE",
+        "a video at 10 frames a second": "a setting: videos.RATE",
+    },
     "docs/results.md": {"the middle 95 % of a bootstrap": "the level of every interval"},
     "docs/scores.md": {
         "A multi-label head is K two-class problems with one mask each\n(p >= .5)": "a definition",

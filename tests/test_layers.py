@@ -21,6 +21,7 @@ HEIGHT = {
     "tracing": 3,
     "draws": 4,
     "uncertainty": 4,
+    "regions": 4,
     "passes": 5,
     "scores": 5,
     "significance": 6,

@@ -24,6 +24,7 @@ from segment.cli.options import (
     tiling_of,
 )
 from segment.errors import WrongUse
+from segment.files.exports.formats import FORMATS
 
 
 @app.command()
@@ -44,9 +45,14 @@ def predict(
     maps: Annotated[str, typer.Option(help="With commas: prediction, probability or any measure.")] = (
         "prediction,variance,predictive_entropy,mutual_information"
     ),
-    heat: Annotated[str, typer.Option(help="Measure shown in heat.png and overlay.png.")] = "predictive_entropy",
+    heat: Annotated[str, typer.Option(help="Measure of overlay_uncertainty.png; the sheet is ordered by it.")] = (
+        "predictive_entropy"
+    ),
     heat_max: Annotated[float | None, typer.Option(help="Its last colour; one scale for the run.")] = None,
-    format: Annotated[str, typer.Option(help="png, npz, with commas.")] = "png,npz",
+    border: Annotated[
+        int, typer.Option(help="Pixels at each side of an image where no uncertainty is shown or counted.")
+    ] = 0,
+    format: Annotated[str, typer.Option(help=f"With commas: {', '.join(FORMATS)} (docs/outputs.md).")] = "png,npz",
     fold: Annotated[int, typer.Option(help="Draws in one pass.")] = 1,
     memory: Memory = None,
     tile: Annotated[
@@ -77,6 +83,7 @@ def predict(
         maps=listed(maps),
         heat=heat,
         heat_max=heat_max,
+        border=border,
         formats=listed(format),
         fold=fold,
         tile=tiling_of(tile),

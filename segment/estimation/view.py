@@ -21,10 +21,11 @@ from segment.errors import WrongUse, near
 from segment.images.display import shown_bands
 from segment.images.specs import InputSpec, numbers_of
 from segment.pictures.heatmaps import Scale, heatmap, scale_of
-from segment.pictures.overlays import overlay
+from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import Picture, colour_mask, palette
 from segment.pictures.plots import new_figure
-from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
+from segment.pictures.sheets import SheetRow, contact_sheet
+from segment.pictures.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,9 +139,9 @@ def measure_of(estimate: Any, name: str | None) -> str:
 
 
 def overlay_of(shown: Shown, measure: str, scale: Scale) -> Picture:  # -> H W 3
-    """The image, or white paper, with outlined classes and the measure from amber to red."""
+    """The image in grey, or white paper, under the measure in its heat map's colours."""
     base = np.full((*shown.labels.shape, 3), 255, np.uint8) if shown.picture is None else shown.picture
-    return overlay(base, shown.labels, shown.maps[measure], high=scale.high, palette=shown.palette)
+    return uncertainty_overlay(base, shown.maps[measure], high=scale.high)
 
 
 def sheet_of(estimate: Any, tall: int = 220) -> Picture:
@@ -166,7 +167,7 @@ def sheet_of(estimate: Any, tall: int = 220) -> Picture:
     some = f"{len(rows)} of {count} images, " if len(rows) < count else ""
     key = dict(zip(view.classes, view.palette.tolist(), strict=True))
     subtitle = f"{some}{_draws(estimate)}"
-    return contact_sheet(rows, title=view.name, subtitle=subtitle, classes=key, scale=scale, groups=1)
+    return contact_sheet(rows, title=view.name, subtitle=subtitle, classes=key, scales=[scale] if scale else [])
 
 
 def png_of(estimate: Any) -> bytes:

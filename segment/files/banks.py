@@ -69,6 +69,7 @@ class _Provenance(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     layers: str = "all"
     audit: dict[str, dict[Literal["bf16", "fp16"], _Audited | _NotAudited]] = {}
+    colour_scales: dict[str, Annotated[float, Field(gt=0)]] = {}
     distillation: dict[str, JsonValue] = {}
     versions: dict[str, str] = {}
     recipe: dict[str, str] = {}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ from segment.errors import WrongUse
 from segment.files.manifest import MANIFEST, Entry, add_line, read_manifest
 from segment.files.reading import read_json
 from segment.files.run_lock import LOCK, lock_folder
-from segment.files.writing import write_json
+from segment.files.writing import discard, write_json
 from segment.images.find import Source, find_images, keep_ids, paths_by_id
 from segment.images.read import sha256_of
 
@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 RECORD = "run.json"
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
-TAKEN = (RECORD, MANIFEST, LOCK, "scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
+TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
+ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
+RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
+TAKEN = frozenset((RECORD, MANIFEST, LOCK, *RESULTS, *TABLES, *ANNOTATIONS))
 """File names of the run itself: no image may be called so."""
 
 
@@ -134,18 +137,14 @@ class Run:
 
     def remove_parts(self) -> None:
         """Take away what a kill left half-written."""
-        for part in self.folder.rglob(".*.part"):
-            part.unlink(missing_ok=True)
+        for part in [*self.folder.rglob(".*.part*")]:
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
     def _remove_files(self, image_id: str) -> None:
-        top = self.folder.resolve()
-        for name in self._lines.get(image_id, {}).get("files", ()):
-            path = (self.folder / name).resolve()
-            if not path.is_relative_to(top):
-                continue
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # there are other files in it
-                path.parent.rmdir()
+        discard((self.folder / name for name in self._lines.get(image_id, {}).get("files", ())), self.folder)
 
     def done(self) -> dict[str, dict[str, Any]]:
         """The lines of images that need no more work: done, and every file of theirs still there."""

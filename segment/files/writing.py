@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,7 +26,7 @@ from segment.files.windows import Made, blocks
 
 Text = Mapping[str, str]
 FULL = 65535
-"""The largest 16-bit pixel."""
+"""The largest 16-bit pixel; in a map with pixels of no value, what stands for them."""
 
 
 @contextmanager
@@ -49,6 +50,28 @@ def fresh(path: Path) -> Iterator[BinaryIO]:
         _discard(part)
 
 
+def _sync(path: Path) -> None:
+    """Puts a file's bytes on the disk."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def discard(paths: Iterable[Path], top: Path) -> None:
+    """Take files away, and the folders below `top` that are empty then; a path that leads elsewhere stays."""
+    top = top.resolve()
+    for path in paths:
+        place = path.resolve()
+        if not place.is_relative_to(top):
+            continue
+        if place.name == "zarr.json":  # it stands for its whole group
+            shutil.rmtree(place.parent, ignore_errors=True)
+            place = place.parent
+        place.unlink(missing_ok=True)
+        with suppress(OSError):  # there are other files in it
+            for folder in place.parents[: len(place.relative_to(top).parts) - 1]:
+                folder.rmdir()
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names of a folder's files on the disk, so that a renamed file outlives a power failure.
 
@@ -62,6 +85,45 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def fresh_path(path: Path) -> Iterator[Path]:
+    """The same for libraries that open files themselves: a place beside it, of its suffix, renamed when all went well.
+
+    The file is gone where it was taken away within the block.
+    """
+    part = path.with_name(f".{path.stem[:200]}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        if part.exists():
+            _sync(part)
+            part.replace(path)
+            sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        _discard(part)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name when the block ends well; one that was there before is replaced."""
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:
@@ -146,38 +208,44 @@ def write_map_png(
     unit: str,
     high: float,
     low: float = 0.0,
+    absent: bool = False,
     text: Text | None = None,
 ) -> None:
     """A 16-bit grey PNG, pixel = round((value - low) / (high - low) * 65535), with that scale in its text chunks.
 
     high: the measure's largest possible value, so that files compare and nothing saturates; what exceeds the scale by
     more than rounding (one step), or is not finite, is refused.
+    absent: pixels may be NaN: they become 65535, which the text calls nodata, and the scale ends at 65534
     Error: half a step, (high - low) / 131070.
     """
+    steps = FULL - 1 if absent else FULL
 
     def grey(rows: slice) -> NDArray[np.uint16]:
         block = values[rows]
-        pixels = (block.astype(np.float64) - low) * (FULL / (high - low))
-        if not (pixels.min() >= -1 and pixels.max() <= FULL + 1):  # NaN fails too
+        pixels = (block.astype(np.float64) - low) * (steps / (high - low))
+        nothing = np.isnan(block) if absent else np.zeros(block.shape, np.bool_)
+        if not ((pixels >= -1) & (pixels <= steps + 1) | nothing).all():  # NaN is neither
             raise WrongUse(
                 f"{path.name}: {measure} holds {block.min()}..{block.max()}, beyond its scale {low}..{high}; "
                 "give the largest value it can take."
             )
-        return np.rint(pixels).clip(0, FULL).astype(np.uint16)
+        return np.where(nothing, FULL, np.rint(np.where(nothing, 0, pixels)).clip(0, steps)).astype(np.uint16)
 
     notes = {
         "measure": measure,
         "unit": unit,
         "low": repr(float(low)),
         "high": repr(float(high)),
-        "formula": f"value = low + pixel / {FULL} * (high - low)",
+        "formula": f"value = low + pixel / {steps} * (high - low)",
     }
+    if absent:
+        notes["nodata"] = str(FULL)
     with fresh(path) as stream:
         stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text={**notes, **(text or {})}))
 
 
 def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
-    """The values of a map that `write_map_png` wrote, and its text chunks."""
+    """The values of a map that `write_map_png` wrote, NaN where it has none, and its text chunks."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -187,7 +255,11 @@ def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -
     if pixels is None or pixels.dtype != np.uint16:
         raise ImageUnreadable(f"{str(path)!r} is not a 16-bit map with its scale in text chunks.")
     low, high = float(info["low"]), float(info["high"])
-    return (low + pixels.astype(np.float64) * ((high - low) / FULL)).astype(np.float32), info
+    steps = FULL - 1 if "nodata" in info else FULL
+    values = (low + pixels.astype(np.float64) * ((high - low) / steps)).astype(np.float32)
+    if "nodata" in info:
+        values[pixels == FULL] = np.nan
+    return values, info
 
 
 def write_npz(path: Path, maps: Mapping[str, Plane]) -> None:  # H W or K H W

@@ -20,7 +20,8 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained
-from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, SegmentError, WrongUse, error_message
+from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
 from segment.estimation.precision import audit
@@ -43,6 +44,9 @@ from segment.tracing.pass_memory import bytes_a_pixel
 log = logging.getLogger(__name__)
 
 AUDIT_IMAGES = 2
+
+SCALES = "colour_scales"
+"""Key of a bank's provenance: the last colours of heat maps, so that all runs with it have the same."""
 
 
 def fit_bank(
@@ -147,8 +151,8 @@ def fit(
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
-        if _lacks_audit(network, bank):
-            bank = _audited(network, bank, pool)
+        if _lacks_audit(network, bank) or SCALES not in bank.provenance:
+            bank = _completed(network, bank, pool)
             _write(bank, output, cache)
         elif output is not None and path != output:
             save_bank(bank, output)
@@ -181,7 +185,7 @@ def fit(
     }
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
-    bank = _audited(network, bank, pool)
+    bank = _completed(network, bank, pool)
     _write(bank, output, cache)
     return bank, None
 
@@ -223,11 +227,30 @@ def _lacks_audit(network: Network, bank: Bank) -> bool:
     return _device_type(network) not in bank.provenance.get("audit", {})
 
 
+def _completed(network: Network, bank: Bank, pool: ImagePool) -> Bank:
+    """The bank with its audit and colour scales, where it has none."""
+    if _lacks_audit(network, bank):
+        bank = _audited(network, bank, pool)
+    return bank if SCALES in bank.provenance else _with_scales(network, bank, pool)
+
+
 def _audited(network: Network, bank: Bank, pool: ImagePool) -> Bank:
     drawn = drawable(network).select(bank.layers)
     audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
     kept = {**bank.provenance.get("audit", {}), _device_type(network): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
+
+
+def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
+    """The bank with the colour scales of its spread measures, from some statistics images, evenly chosen."""
+    drawn = drawable(network).select(bank.layers)
+    try:
+        images = [pool.prepared(index, index)[None] for index in range(0, len(pool), -(-len(pool) // IMAGES))]
+        scales = colour_scales(drawn, bank, images, network.card.head)
+    except SegmentError as error:  # a statistics image that no mini-batch holds need not be readable
+        log.info("No colour scales: %s", error_message(error))
+        scales = {}
+    return replace(bank, provenance={**bank.provenance, SCALES: scales})
 
 
 def _device_type(network: Network) -> str:

@@ -19,6 +19,7 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable
+from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.files.manifest import Entry
@@ -37,7 +38,9 @@ from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.report.image_files import PictureStyle, on_sheet, sheet
+from segment.report.exported_files import write_run_exports
+from segment.report.run_sheet import write_sheet
+from segment.report.style import PictureStyle
 from segment.tracing.bn_layers import BatchNormNetwork
 
 DISPLAY_IMAGES = 4
@@ -98,21 +101,38 @@ def predict(
             preprocessing=network.input.sentence,
         )
         run.remove_parts()
-        predictor = _predictor(run, network, drawn, execution, plan)
+        style = _style(run, network, bank, plan)
+        predictor = _predictor(run, network, drawn, execution, plan, style)
         start = time.perf_counter()
         with _torch_threads(execution.threads):
             timings = _predict_pending(predictor, execution, progress)
         seconds = time.perf_counter() - start
         run.note(timings={"seconds": round(seconds, 3), **timings})
         if "png" in plan.formats:
-            kept = {id: pictures for id, pictures in predictor.thumbnails.items() if pictures}
-            sheet(run, predictor.style, network, kept, predictor.picture)
+            kept = predictor.candidates.thumbnails
+            write_sheet(run, style, network, kept, plan.maps, predictor.picture, predictor.truth)
+        run.note(files=write_run_exports(run, style, network, plan.formats))
         summary = _summary(run, seconds, execution, plan.heat)
         return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 
 
+def _style(run: Run, network: Network, bank: Bank, plan: PredictPlan) -> PictureStyle:
+    """The colours of the run: those of its record, so that a run that goes on keeps them, else the bank's."""
+    earlier = {name: entry["high"] for name, entry in run.record.get("colours", {}).items()}
+    kept = earlier or scales_of(bank.provenance)
+    style = PictureStyle.of(network, plan.heat, plan.heat_max, measures=plan.shown, bank=kept)
+    if "png" in plan.formats and not earlier:
+        run.note(colours=style.record())
+    return style
+
+
 def _predictor(
-    run: Run, network: Network, drawn: BatchNormNetwork, execution: Execution, plan: PredictPlan
+    run: Run,
+    network: Network,
+    drawn: BatchNormNetwork,
+    execution: Execution,
+    plan: PredictPlan,
+    style: PictureStyle,
 ) -> ImagePredictor:
     """What reads, estimates and writes an image of the run, under draws put into the network `drawn`."""
     passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
@@ -133,8 +153,7 @@ def _predictor(
             tile=execution.tile, budget=execution.budget, blank=partial(Windowed, run.folder), stop=execution.stop
         ),
     )
-    style = PictureStyle.of(network, plan.heat, plan.heat_max)
-    shown = on_sheet(run.sources) if "png" in plan.formats else ()
+    triage = None if plan.triage is None else TriageOfRun(plan.triage, run)
     return ImagePredictor(
         run,
         network,
@@ -142,8 +161,8 @@ def _predictor(
         style,
         plan.maps,
         plan.formats,
-        triage=None if plan.triage is None else TriageOfRun(plan.triage, run),
-        thumbnails={image.id: {} for image in shown},
+        border=plan.border,
+        triage=triage,
         display=_display(run, network, plan),
     )
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
+import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Plane
@@ -29,10 +30,13 @@ from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.read import read_source, sha256_of
+from segment.jobs.evaluation.labels import read_labelled_image
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
-from segment.report.image_files import PictureStyle, render, thumbnails
+from segment.report.image_files import ImageResult, render
+from segment.report.run_sheet import SheetCandidates, thumbnails
+from segment.report.style import PictureStyle
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +59,24 @@ IMAGE_ERRORS = (
 
 @dataclass(frozen=True)
 class ImageRead:
-    """An image file that was read: its pixels (H W 3), or the error in one line; and the SHA-256 of its bytes."""
+    """An image file that was read: its pixels (H W C), or the error in one line; and the SHA-256 of its bytes.
+
+    valid: H W, where it holds data; None: everywhere
+    """
 
     source: Source
     pixels: NDArray[Any] | str
     sha256: str
+    valid: NDArray[np.bool_] | None = None
 
 
 @dataclass
 class ImagePredictor:
     """Reads, estimates and writes the images of one run.
 
-    maps, formats: what is written. triage: what accepts pixels and images, and compares them with validation images
-    thumbnails: image of the contact sheet -> column -> picture, empty at first
+    maps, formats: what is written. border: pixels at each side where the measures are hidden
+    triage: what accepts pixels and images, and compares them with validation images
+    candidates: images that the contact sheet may show
     display: how bands become a picture; None: RGB, as it is
     """
 
@@ -77,8 +86,9 @@ class ImagePredictor:
     style: PictureStyle
     maps: Sequence[str]
     formats: Sequence[str]
+    border: int = 0
     triage: TriageOfRun | None = None
-    thumbnails: dict[str, dict[str, Picture]] = field(default_factory=dict)
+    candidates: SheetCandidates = field(default_factory=SheetCandidates)
     display: Display | None = None
 
     def read(
@@ -104,7 +114,8 @@ class ImagePredictor:
     def _read(self, source: Source) -> ImageRead:
         sha256 = sha256_of(source.path)
         try:
-            return ImageRead(source, read_source(source, self.network.input).pixels, sha256)
+            image = read_source(source, self.network.input)
+            return ImageRead(source, image.pixels, sha256, image.valid)
         except (ImageUnreadable, OSError, MemoryError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -124,14 +135,25 @@ class ImagePredictor:
         """The files of an image, and its line. seconds: wall time of its estimate."""
         if isinstance(estimate, str) or isinstance(image.pixels, str):
             return _failed(image, str(estimate), seconds)
-        picture, id = picture_of(image.pixels, self.display), image.source.id
+        style, id = self.style, image.source.id
+        picture = picture_of(image.pixels, self.display)
+        result = ImageResult(
+            image.source,
+            picture,
+            estimate,
+            style,
+            self.maps,
+            border=self.border,
+            valid=image.valid,
+            model=self.network.name,
+            folder=self.run.folder,
+        )
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate)
-            files, measures = render(
-                self.run, id, picture, estimate, self.style, maps=self.maps, formats=self.formats, triage=triaged
-            )
-            if id in self.thumbnails:
-                self.thumbnails[id] = thumbnails(picture, estimate, self.style, self.maps)
+            files, measures = render(self.run, result, self.formats, triaged)
+            if "png" in self.formats:
+                mean = measures.get(style.heat, {}).get("mean", 0.0)
+                self.candidates.add(id, mean, thumbnails(result, self.truth(image.source)))
         except IMAGE_ERRORS as error:
             return _failed(image, f"its pictures: {error_message(error)}", seconds)
         if self.triage is not None:
@@ -148,6 +170,13 @@ class ImagePredictor:
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),
         )
+
+    def truth(self, source: Source) -> NDArray[np.int64] | None:
+        """The label ids of a source (H W), to be shown; None without a label that can be."""
+        if source.label is None or self.network.card.head == "multilabel":
+            return None
+        labelled = read_labelled_image(source, self.network)
+        return None if labelled.error else labelled.label
 
     def redo(self, sources: Sequence[Source]) -> None:
         """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""

@@ -18,11 +18,11 @@ from segment.errors import WrongUse, near
 from segment.estimation.estimator import Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
+from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.report.image_files import FORMATS
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -37,7 +37,8 @@ class PredictPlan:
     draws: the first N of the bank; "auto": as many as each image needs for a standard error of `tolerance`; None: all
     precision: "auto", "fp32", "bf16" or "fp16"
     maps: measures, "prediction" and "probability" (npz only); heat: the measure shown; heat_max: its last colour
-    formats: of "png", "npz"; fold: draws in one pass
+    border: pixels at each side of an image where the measures are hidden, and counted in no mean
+    formats: of `files.exports.formats.FORMATS`, and those that they are made from; fold: draws in one pass
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     triage: also which pixels and images are accepted, and whether the run is like the validation images
@@ -50,7 +51,8 @@ class PredictPlan:
     maps: tuple[str, ...] = MAPS
     heat: str = "predictive_entropy"
     heat_max: float | None = None
-    formats: tuple[str, ...] = FORMATS
+    border: int = 0
+    formats: tuple[str, ...] = ("png", "npz")
     fold: int = 1
     tile: Tiling = "auto"
     memory: int | str | None = None
@@ -68,23 +70,26 @@ class PredictPlan:
                 raise WrongUse(f"No map is called {name!r}.{near(name, known)} Known: {', '.join(known)}.")
         if self.heat not in MEASURES:
             raise WrongUse(f"--heat shows a measure, not {self.heat!r}. Known: {', '.join(MEASURES)}.")
-        for name in self.formats:
-            if name not in FORMATS:
-                raise WrongUse(f"No format is called {name!r}.{near(name, FORMATS)} Known: {', '.join(FORMATS)}.")
-        if not self.formats:
-            raise WrongUse(f"No format is named, so nothing would be written. Known: {', '.join(FORMATS)}.")
+        object.__setattr__(self, "formats", checked(self.formats))
         if self.heat_max is not None and not 0 < self.heat_max < math.inf:
             raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
-        if "probability" in self.maps and "npz" not in self.formats:
-            raise WrongUse("probability is written to maps.npz only; add npz to --format.")
+        if self.border < 0:
+            raise WrongUse(f"--border is a number of pixels from 0 up, not {self.border}.")
+        if "probability" in self.maps and not set(HOLDS_PROBABILITY) & set(self.formats):
+            raise WrongUse(f"probability is written by {', '.join(HOLDS_PROBABILITY)} only; add one to --format.")
         if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
             raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {self.tile}.")
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Those that are computed: asked for as maps, or shown."""
-        asked = [*(name for name in self.maps if name in MEASURES), self.heat]
-        return tuple(dict.fromkeys([*asked, *(self.triage.measures if self.triage else ())]))
+        """Those that are computed: shown, of the triage, or for the expected accuracy of regions."""
+        accuracy = ("one_minus_max",) if any(FORMATS[name].regions for name in self.formats) else ()
+        return tuple(dict.fromkeys([*self.shown, *accuracy, *(self.triage.measures if self.triage else ())]))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Those that have files."""
+        return tuple(dict.fromkeys([*(name for name in self.maps if name in MEASURES), self.heat]))
 
     @property
     def needs_probability(self) -> bool:
@@ -106,6 +111,7 @@ class PredictPlan:
             "maps": list(self.maps),
             "heat": self.heat,
             "heat_max": self.heat_max,
+            "border": self.border,
             "formats": list(self.formats),
             "fold": self.fold,
             "tile": self.tile,

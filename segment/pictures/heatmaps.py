@@ -67,9 +67,9 @@ def _max_variance(classes: int) -> float:
 SCALES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
     "predictive_entropy": ("predictive entropy", "nats", _max_entropy, None),
     "expected_entropy": ("expected entropy", "nats", _max_entropy, None),
-    "mutual_information": ("mutual information", "nats", _max_entropy, None),
-    "variance": ("variance", "", _max_variance, 0.02),  # a scale up to its bound would leave every map black
-    "predicted_std": ("std of the predicted class", "", lambda _: 0.5, None),
+    "mutual_information": ("mutual information", "nats", _max_entropy, 0.3),  # up to its bound, maps would be black
+    "variance": ("variance", "", _max_variance, 0.02),
+    "predicted_std": ("std of the predicted class", "", lambda _: 0.5, 0.25),
     "one_minus_max": ("1 − largest probability", "", _max_one_minus_max, None),
     "margin": ("1 − margin", "", lambda _: 1.0, None),
     "variation_ratio": ("variation ratio", "", _max_one_minus_max, None),
@@ -80,6 +80,7 @@ SCALES: dict[str, tuple[str, str, Callable[[int], float], float | None]] = {
 def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | None = None) -> Scale:
     """The run-wide scale of a measure for K classes; `high` replaces the default maximum.
 
+    The spread measures' defaults are for banks that keep no scale of their own (`segment.estimation.colour_scales`).
     A sigmoid head has two classes; a multi-label head's measures are means over two-class tasks.
     Bounds: ln K for entropies, (1 - 1/K)/K for the variance; the standard error's sqrt(1/2) holds for any weights.
 

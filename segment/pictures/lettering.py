@@ -5,6 +5,8 @@ Must not know the meaning of a text. The typefaces are the scalable ones inside 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -38,6 +40,37 @@ def shortened(text: str, size: int, width: int, weight: int = REGULAR) -> str:
         kept -= 1
         shown = text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
     return shown
+
+
+def wrapped(text: str, size: int, width: int, weight: int = REGULAR) -> list[str]:
+    """The text in lines of at most so many pixels, broken at spaces, or within a word that is too long for a line.
+
+    >>> wrapped("the 8 most uncertain images", 14, 120)
+    ['the 8 most', 'uncertain images']
+    """
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(joined, size, weight) <= width:
+            lines[-1] = joined
+            continue
+        while width_of(word, size, weight) > width and len(word) > 1:
+            kept = next(
+                end for end in range(len(word) - 1, 0, -1) if width_of(word[:end], size, weight) <= width or end == 1
+            )
+            lines.append(word[:kept])
+            word = word[kept:]
+        lines.append(word)
+    return lines
+
+
+def fitting(text: str, sizes: Iterable[int], width: int, weight: int = REGULAR) -> int:
+    """The first of the sizes at which the text fits in so many pixels, else the last."""
+    size = 1
+    for size in sizes:
+        if width_of(text, size, weight) <= width:
+            break
+    return size
 
 
 def write(

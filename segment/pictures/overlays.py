@@ -1,6 +1,6 @@
-"""An image with the contours of its classes and, in amber to red, their uncertainty.
+"""An image under its classes, and in grey under its uncertainty: two pictures of the image's size.
 
-Must not know a network or a file: arrays of equal size in, a picture of that size out.
+Must not know a network or a file: arrays of equal size in, a picture of that size out, in parts where asked.
 """
 
 from __future__ import annotations
@@ -13,80 +13,118 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import WrongUse
+from segment.pictures.heatmaps import ABSENT, heatmap
 from segment.pictures.palettes import Picture, colour_mask
+from segment.regions.components import Regions
 
-MILD, STRONG = np.array((255, 200, 40), np.float32), np.array((255, 48, 16), np.float32)
-"""RGB for low uncertainty (amber) and for high uncertainty (red)."""
+CLASS_OPACITY = 0.45
+"""Opacity of a class's colour within its outline."""
 
-OPACITY = 0.8
-"""Opacity of the colour where the uncertainty is greatest."""
+LIFT = 28.0
+"""Grey of black below the classes, so that they can be told apart in a dark image."""
+
+LINE_WHITE = 0.4
+"""Share of white in an outline: the colours of many palettes are dark."""
+
+GREY_LOW, GREY_HIGH = 88.0, 216.0
+"""Greys of black and white under the uncertainty: dark colours stay visible on asphalt, pale ones on the sky."""
+
+OPACITY = 0.85
+"""Opacity of an uncertainty's colour from `FULL_FROM` of the scale up; below, it fades away."""
+
+FULL_FROM = 0.2
 
 ROWS = 256
 """Rows painted at a time, because the float32 sums of a large picture need too much memory."""
 
 
-def overlay(
-    image: Picture,  # H W 3
-    labels: NDArray[np.integer],  # H W
-    uncertainty: NDArray[np.floating],  # H W
-    *,
-    high: float,
-    palette: Picture,  # K 3
-    low: float = 0.0,
-) -> Picture:  # H W 3
-    """The pale image; uncertainty from amber to red, more opaque towards `high`; each class outlined in its colour.
+def class_overlay(image: Picture, regions: Regions, *, palette: Picture, classes: int) -> Picture:  # -> H W 3
+    """The image under its classes' colours, translucent, each large region with a thin, paler outline.
 
-    Lines lie inside their class, so both sides of a border have their colour; a rim separates them from the image.
-    A pixel's colour depends on its own value alone; NaN counts as the greatest uncertainty.
+    classes: K; a region of a class from K up, and a pixel of no region, shows the image only
+    Lines lie inside their region, so both sides of a border have their own. Regions below `SMALL` of the image have
+    no line, nor has what surrounds them.
     """
     rows = range(0, len(image), ROWS)
-    parts = [
-        overlay_rows(image, labels, uncertainty, slice(r, r + ROWS), high=high, palette=palette, low=low) for r in rows
-    ]
+    parts = [class_overlay_rows(image, regions, slice(r, r + ROWS), palette=palette, classes=classes) for r in rows]
     return np.concatenate(parts) if parts else image.copy()
 
 
-def overlay_rows(
-    image: Plane, labels: Plane, uncertainty: Plane, rows: slice, *, high: float, palette: Picture, low: float = 0.0
-) -> Picture:  # H W 3, H W, H W -> h W 3
-    """Some rows of the overlay, for arrays that are read from disk a few rows at a time."""
-    if not image.shape[:2] == labels.shape == uncertainty.shape:
-        raise WrongUse(f"An overlay needs one size: image {image.shape[:2]}, {labels.shape}, {uncertainty.shape}.")
+def class_overlay_rows(image: Plane, regions: Regions, rows: slice, *, palette: Picture, classes: int) -> Picture:
+    """Some rows of the class overlay, for arrays that are read from disk a few rows at a time."""
+    _check(image, regions.shape)
     start, stop, _ = rows.indices(image.shape[0])
-    thick = max(1, round(math.sqrt(labels.shape[0] * labels.shape[1]) / 600))
-    beyond = 1 + thick + thick  # the distance that a border's line and rim extend
-    context = slice(max(0, start - beyond), min(image.shape[0], stop + beyond))
-    picture = _glowing(image[context], (uncertainty[context] - low) / (high - low))
-    _outline(picture, labels[context], palette, thick)
-    return picture[start - context.start :][: stop - start]
-
-
-def _glowing(image: Picture, uncertainty: NDArray[np.floating]) -> Picture:  # H W 3, H W within 0..1 -> H W 3
-    share = np.clip(np.nan_to_num(uncertainty, nan=1.0, posinf=1.0), 0, 1).astype(np.float32)[..., None]
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    picture = image * np.float32(0.45) + grey * np.float32(0.4) + np.float32(28)  # paler: lines and glow stand out
-    glow = (MILD + (STRONG - MILD) * share) * (0.85 + grey * np.float32(0.15 / 255))  # the image below stays visible
-    picture += OPACITY * share**2 * (3 - 2 * share) * (glow - picture)
+    thick = max(1, round(math.sqrt(image.shape[0] * image.shape[1]) / 700))
+    context = slice(max(0, start - thick), min(image.shape[0], stop + thick))
+    numbers = np.asarray(regions.numbers[context])
+    shown = np.append(np.where(regions.classes < classes, regions.classes, -1), -1)[numbers]  # H W, -1: no class
+    lines = _widened(_borders(numbers, np.append(regions.large, False)[numbers]), thick - 1)
+    inside = slice(start - context.start, start - context.start + stop - start)
+    shown, line = shown[inside], lines[inside] > 0
+    colours = colour_mask(shown, palette).astype(np.float32)
+    colours[line] += LINE_WHITE * (255 - colours[line])
+    picture = LIFT + np.asarray(image[start:stop]) * np.float32(1 - LIFT / 255)
+    share = np.where(line, np.float32(1), np.float32(CLASS_OPACITY))
+    share[shown < 0] = 0
+    picture += share[..., None] * (colours - picture)
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
-def _outline(picture: Picture, labels: NDArray[np.integer], palette: Picture, thick: int) -> None:
-    """Draw on the picture in place; line width 1 up to about 600 x 600 pixels, then in proportion to the side."""
-    border = np.zeros(labels.shape, np.uint8)
-    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+def _borders(numbers: NDArray[np.int32], large: NDArray[np.bool_]) -> NDArray[np.uint8]:  # H W
+    """1 where a pixel of a large region touches another large region by a side."""
+    border = np.zeros(numbers.shape, np.uint8)
+    across = (numbers[:, 1:] != numbers[:, :-1]) & large[:, 1:] & large[:, :-1]
+    down = (numbers[1:] != numbers[:-1]) & large[1:] & large[:-1]
     border[:, 1:] |= across
     border[:, :-1] |= across
     border[1:] |= down
     border[:-1] |= down
-    line = _widened(border, thick - 1)
-    rim = (_widened(line, (thick + 1) // 2) > 0) & (line == 0)
-    colours = colour_mask(labels[rim][None], palette)[0]
-    pale = colours @ np.array((0.299, 0.587, 0.114)) < 100  # a dark line gets a pale rim, a pale line a dark one
-    picture[rim] = picture[rim] // 2 + np.where(pale, 120, 0).astype(np.uint8)[:, None]
-    picture[line > 0] = colour_mask(labels[line > 0][None], palette)[0]
+    return border
 
 
 def _widened(mask: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     if by == 0:
         return mask
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))).astype(np.uint8)
+
+
+def uncertainty_overlay(
+    image: Picture,  # H W 3
+    uncertainty: NDArray[np.floating],  # H W
+    *,
+    high: float,
+    low: float = 0.0,
+    colours: str = "inferno",
+) -> Picture:  # H W 3
+    """The image in middle greys under the colours of the heat map, which fade away towards `low`.
+
+    A pixel's colour depends on its own two values alone. ABSENT, the heat map's colour of NaN, covers what is NaN.
+    """
+    rows = range(0, len(image), ROWS)
+    parts = [
+        uncertainty_overlay_rows(image, uncertainty, slice(r, r + ROWS), high=high, low=low, colours=colours)
+        for r in rows
+    ]
+    return np.concatenate(parts) if parts else image.copy()
+
+
+def uncertainty_overlay_rows(
+    image: Plane, uncertainty: Plane, rows: slice, *, high: float, low: float = 0.0, colours: str = "inferno"
+) -> Picture:  # H W 3, H W -> h W 3
+    """Some rows of the uncertainty overlay."""
+    _check(image, (uncertainty.shape[0], uncertainty.shape[1]))
+    values = np.asarray(uncertainty[rows])
+    absent = np.isnan(values)
+    share = np.clip((np.where(absent, low, values) - low) / (high - low), 0, 1).astype(np.float32)
+    grey = cv2.cvtColor(np.ascontiguousarray(image[rows]), cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    picture = GREY_LOW + grey * np.float32((GREY_HIGH - GREY_LOW) / 255) + np.zeros(3, np.float32)
+    painted = heatmap(values, high=high, low=low, colours=colours).astype(np.float32)
+    rise = np.minimum(share / np.float32(FULL_FROM), 1)[..., None]
+    picture += OPACITY * rise**2 * (3 - 2 * rise) * (painted - picture)
+    picture[absent] = ABSENT
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def _check(image: Plane, shape: tuple[int, int]) -> None:
+    if tuple(image.shape[:2]) != shape:
+        raise WrongUse(f"An overlay needs one size: the image has {tuple(image.shape[:2])}, its maps {shape}.")

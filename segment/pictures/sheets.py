@@ -1,25 +1,34 @@
-"""A contact sheet of a run: a row of thumbnails for each image, below the class key and the heat map's legend.
+"""A contact sheet of a run: a row of thumbnails for each image, below the class key and the heat maps' legends.
 
 Must not keep a full picture: a row holds thumbnails, so that memory grows with the number of rows only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import cv2
 import numpy as np
 
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import PAPER, Scale, level_legend
-from segment.pictures.lettering import BOLD, INK, PALE_INK, shortened, width_of, write
+from segment.pictures.lettering import BOLD, INK, PALE_INK, fitting, shortened, width_of, wrapped, write
 from segment.pictures.palettes import Picture
 
-HEIGHT, WIDEST = 120, 240
-"""Pixels of a thumbnail: never higher, never wider."""
-
 MARGIN, GAP, SMALL, PLAIN, LARGE = 32, 6, 12, 13, 24
+LINE = 19
+"""Pixels from one line of plain text to the next."""
+
+NARROWEST = 640
+"""Pixels of a sheet's width, at least: room for its title."""
+
+ONE_GROUP = 700
+"""Pixels of a row of pictures above which rows stand below each other only."""
+
+BAR = 240
+"""Pixels of a legend's length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,29 +36,15 @@ class SheetRow:
     """One image of a contact sheet.
 
     name: the image's id, shortened in the middle where it is too long
-    pictures: column title -> thumbnail, the same titles in every row ("image", "prediction", "entropy", "overlay")
+    pictures: column title -> thumbnail, the same titles in every row ("image", "prediction", "variance", "overlay")
     note: a few words or numbers, "mean entropy 0.412"
+    section: the heading of the rows that it belongs to; rows of a section follow each other
     """
 
     name: str
     pictures: Mapping[str, Picture] = field(repr=False)
     note: str = ""
-
-
-def thumbnail(picture: Picture, height: int = HEIGHT, widest: int = WIDEST) -> Picture:  # H W 3 -> H' W' 3
-    """The whole picture, as large as fits; each side has at least 4 pixels, so that a 20000 x 20 picture stays visible.
-
-    A small picture is enlarged by a whole factor, with pixels as squares: a 1 x 1 image is a square of its colour.
-
-    >>> thumbnail(np.zeros((360, 480, 3), np.uint8)).shape, thumbnail(np.zeros((20, 20000, 3), np.uint8)).shape
-    ((120, 160, 3), (4, 240, 3))
-    """
-    rows, columns = picture.shape[:2]
-    scale = min(height / rows, widest / columns)
-    if scale >= 1:
-        return np.repeat(np.repeat(picture, int(scale), axis=0), int(scale), axis=1)
-    size = (max(4, round(columns * scale)), max(4, round(rows * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    section: str = ""
 
 
 def contact_sheet(
@@ -58,39 +53,65 @@ def contact_sheet(
     title: str,
     subtitle: str = "",
     classes: Mapping[str, Sequence[int]] | None = None,
-    scale: Scale | None = None,
+    scales: Sequence[Scale] = (),
     colours: str = "inferno",
-    groups: int = 2,
 ) -> Picture:
-    """Title, class key and legend, then the rows in reading order, `groups` of them side by side, on white.
+    """Title, legends and class key, then each section's rows in reading order, on white.
+
+    No heading is cut: columns are as wide as their titles, and long titles go on in another line.
 
     classes: name -> (red, green, blue)
-    scale: of the heat maps, for the legend; None: no legend
+    scales: of the heat maps, for a legend each
     """
     if not rows:
         raise WrongUse("A contact sheet needs at least one image.")
     columns = list(rows[0].pictures)
     if not columns or any(list(row.pictures) != columns for row in rows):
         raise WrongUse("Every row of a contact sheet needs the same pictures, under the same titles.")
-    groups = min(groups, len(rows))
-    cell = max(48, *(picture.shape[1] for row in rows for picture in row.pictures.values()))
+    cell = max(
+        48,
+        *(picture.shape[1] for row in rows for picture in row.pictures.values()),
+        *(width_of(name, PLAIN, BOLD) for name in columns),
+    )
+    block = len(columns) * (cell + GAP) - GAP
+    groups = min(2 if block <= ONE_GROUP else 1, len(rows))
+    width = max(groups * (block + MARGIN) + MARGIN, NARROWEST)
+    parts = [_head(width, title, subtitle, scales, colours), _key(width, classes or {})]
+    for number, (section, of_section) in enumerate(groupby(rows, key=lambda row: row.section)):
+        parts.append(_section(list(of_section), section, width, cell, groups, titles=number == 0 or bool(section)))
+    return np.vstack([*parts, _paper(MARGIN - 2 * GAP, width)])
+
+
+def _paper(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def _section(rows: Sequence[SheetRow], heading: str, width: int, cell: int, groups: int, *, titles: bool) -> Picture:
+    columns = list(rows[0].pictures)
     tall = max(32, *(picture.shape[0] for row in rows for picture in row.pictures.values()))
     block = len(columns) * (cell + GAP) - GAP
-    width = max(groups * (block + MARGIN) + MARGIN, 640)
-    head = _head(width, title, subtitle, classes or {}, scale, colours)
     lines, step = -(-len(rows) // groups), tall + 2 * PLAIN + GAP
-    body = np.full((2 * PLAIN + lines * step + MARGIN - PLAIN, width, 3), PAPER, np.uint8)
-    for group in range(groups):
-        left = MARGIN + group * (block + MARGIN)
+    parts = [_lines(wrapped(heading, PLAIN + 2, width - 2 * MARGIN, BOLD), width, PLAIN + 2)] if heading else []
+    body = _paper((2 * PLAIN if titles else 0) + lines * step + GAP, width)
+    top = 2 * PLAIN - GAP // 2 if titles else 0
+    for group in range(min(groups, len(rows)) if titles else 0):
         for place, name in enumerate(columns):
-            x = left + place * (cell + GAP)
-            write(body, shortened(name, PLAIN, cell, BOLD), x, PLAIN, size=PLAIN, weight=BOLD)
+            x = MARGIN + group * (block + MARGIN) + place * (cell + GAP)
+            write(body, name, x, PLAIN, size=PLAIN, weight=BOLD)
     for index, row in enumerate(rows):
-        x, y = MARGIN + (index % groups) * (block + MARGIN), 2 * PLAIN - GAP // 2 + (index // groups) * step
+        x, y = MARGIN + (index % groups) * (block + MARGIN), top + (index // groups) * step
         for place, picture in enumerate(row.pictures.values()):
             _centred(body[y : y + tall, x + place * (cell + GAP) :][:, :cell], picture)
         _caption(body, row, x, y + tall + round(1.3 * SMALL), block)
-    return np.vstack([head, body])
+    return np.vstack([*parts, body])
+
+
+def _lines(texts: Sequence[str], width: int, size: int) -> Picture:
+    """Bold headings with space above."""
+    strip = _paper(len(texts) * (size + GAP) + 2 * GAP, width)
+    for line, text in enumerate(texts):
+        write(strip, text, MARGIN, (line + 1) * (size + GAP), size=size, weight=BOLD)
+    return strip
 
 
 def _caption(body: Picture, row: SheetRow, x: int, y: int, width: int) -> None:
@@ -106,41 +127,50 @@ def _centred(cell: Picture, picture: Picture) -> None:
     cell[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
 
 
-def _head(
-    width: int, title: str, subtitle: str, classes: Mapping[str, Sequence[int]], scale: Scale | None, colours: str
-) -> Picture:
-    """Title at the left, legend at the right, the class key below in as many lines as it needs."""
+def _head(width: int, title: str, subtitle: str, scales: Sequence[Scale], colours: str) -> Picture:
+    """Title, as large as fits; the subtitle in as many lines as it needs; legends side by side."""
     inner = width - 2 * MARGIN
-    bar = min(320, inner // 2) if scale else 0
-    chips: list[tuple[int, int, str]] = []
-    x, line, square = 0, 0, SMALL
-    for name in classes:
+    size = fitting(title, range(LARGE, PLAIN, -1), inner, BOLD)
+    titles, texts = wrapped(title, size, inner, BOLD), wrapped(subtitle, PLAIN, inner)
+    fit = max(1, (inner + MARGIN) // (BAR + MARGIN))
+    bars = [level_legend(min(BAR, inner), scale, colours=colours, size=PLAIN) for scale in scales]
+    high = max((bar.shape[0] for bar in bars), default=0)
+    lines = -(-len(bars) // fit)
+    top = MARGIN + len(titles) * (size + GAP) + len(texts) * LINE + 2 * GAP
+    head = _paper(top + lines * (high + GAP) + 2 * GAP, width)
+    y = MARGIN - GAP
+    for text in titles:
+        y += size + GAP
+        write(head, text, MARGIN, y, size=size, weight=BOLD)
+    for text in texts:
+        y += LINE
+        write(head, text, MARGIN, y, size=PLAIN, colour=PALE_INK)
+    for index, bar in enumerate(bars):
+        x, y = MARGIN + (index % fit) * (BAR + MARGIN), top + (index // fit) * (high + GAP)
+        head[y : y + bar.shape[0], x : x + bar.shape[1]] = bar
+    return head
+
+
+def _key(width: int, classes: Mapping[str, Sequence[int]]) -> Picture:
+    """The names of the classes beside their colours, in as many lines as they need."""
+    square, inner = SMALL, width - 2 * MARGIN
+    chips = list(_flowed(classes, inner, square))
+    key = _paper((chips[-1][1] + 1) * LINE + PLAIN if chips else GAP, width)
+    for (x, line, text), colour in zip(chips, classes.values(), strict=True):
+        left, foot = MARGIN + x, LINE * line + square
+        cv2.rectangle(key, (left, foot - square + 1), (left + square - 1, foot), tuple(map(int, colour)), -1)
+        cv2.rectangle(key, (left, foot - square + 1), (left + square - 1, foot), INK, 1)
+        write(key, text, left + square + GAP, foot, size=PLAIN)
+    return key
+
+
+def _flowed(names: Iterable[str], inner: int, square: int) -> Iterable[tuple[int, int, str]]:
+    """Where each name stands: x, line, and the name, shortened only where a whole line is too short for it."""
+    x, line = 0, 0
+    for name in names:
         text = shortened(name, PLAIN, inner - 3 * square)
         need = square + GAP + width_of(text, PLAIN)
         if x and x + need > inner:
             x, line = 0, line + 1
-        chips.append((x, line, text))
+        yield x, line, text
         x += need + 3 * GAP
-    top = MARGIN + LARGE + (PLAIN + GAP if subtitle else 0)
-    top = max(top, MARGIN + 4 * PLAIN if scale else 0) + PLAIN
-    key = (line + 1) * 20 if chips else 0
-    head = np.full((top + key + PLAIN, width, 3), PAPER, np.uint8)
-    text_width = inner - bar - (MARGIN if scale else 0)
-    write(head, shortened(title, LARGE, text_width, BOLD), MARGIN, MARGIN + 20, size=LARGE, weight=BOLD)
-    write(
-        head,
-        shortened(subtitle, PLAIN, text_width),
-        MARGIN,
-        MARGIN + 20 + PLAIN + 2 * GAP - 2,
-        size=PLAIN,
-        colour=PALE_INK,
-    )
-    if scale:
-        strip = level_legend(bar, scale, colours=colours, size=PLAIN)
-        head[MARGIN : MARGIN + strip.shape[0], width - MARGIN - bar : width - MARGIN] = strip
-    for (x, line, text), colour in zip(chips, classes.values(), strict=True):
-        left, foot = MARGIN + x, top + 20 * line + square
-        cv2.rectangle(head, (left, foot - square + 1), (left + square - 1, foot), tuple(map(int, colour)), -1)
-        cv2.rectangle(head, (left, foot - square + 1), (left + square - 1, foot), INK, 1)
-        write(head, text, left + square + GAP, foot, size=PLAIN)
-    return head

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from segment.errors import MissingExtra, WrongUse, near
+from segment.errors import MissingExtra
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View, each_shown, measure_of, view_of
+from segment.files.exports.formats import checked
 from segment.files.writing import check_writable
+from segment.images.find import Source
 from segment.pictures.heatmaps import scale_of
-from segment.report.image_files import FORMATS, PictureStyle, render
+from segment.report.image_files import ImageResult, render
+from segment.report.style import PictureStyle
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Below:
         return path.relative_to(self.folder).as_posix()
 
 
-def save(estimate: Estimate[Any], folder: Path, formats: tuple[str, ...] = FORMATS) -> list[Path]:
+def save(estimate: Estimate[Any], folder: Path, formats: tuple[str, ...] = ("png", "npz")) -> list[Path]:
     """Write the files of `segment predict` for one image into the folder, or for N into folders 0, 1, ... below it.
 
     Args:
@@ -44,14 +47,14 @@ def save(estimate: Estimate[Any], folder: Path, formats: tuple[str, ...] = FORMA
         WrongUse: an unknown format, or a folder that cannot be written.
 
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise WrongUse(f"No format is called {name!r}.{near(name, FORMATS)} Known: {', '.join(FORMATS)}.")
+    formats = tuple(name for name in checked(formats) if name not in ("nii", "video"))  # of volumes and videos only
     folder = folder.resolve()
     check_writable(folder / ".estimate")
     view = view_of(estimate)
     heat = measure_of(estimate, None)
-    style = PictureStyle(heat, scale_of(heat, len(view.classes), view.head), view.palette, view.classes, view.head)
+    scales = {measure: scale_of(measure, len(view.classes), view.head) for measure in (heat, *estimate.maps)}
+    origins = dict.fromkeys(scales, "default")
+    style = PictureStyle(heat, scales, view.palette, view.classes, view.head, origins)
     maps = ("prediction", *estimate.maps, "probability")
     if estimate.single:
         return _written(estimate, Below(folder.parent), folder.name, style, view, maps, formats)
@@ -74,7 +77,8 @@ def _written(
     picture = next(each_shown(single, view_of(single))).picture
     if picture is None:
         picture = np.full((*np.shape(arrays.prediction)[-2:], 3), 255, np.uint8)
-    files, _ = render(run, name, picture, arrays, style, maps=maps, formats=formats)
+    result = ImageResult(Source(name, Path(name)), picture, arrays, style, maps, model=view.name)
+    files, _ = render(run, result, formats)
     return [run.folder / file for file in files]
 
 

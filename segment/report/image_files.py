@@ -1,73 +1,153 @@
-"""An estimate to its files in RUN/<id>/, and a run to its contact sheet."""
+"""An estimate to its files in RUN/<id>/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.axes import Head, Plane
+from segment.axes import Plane
+from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
+from segment.files.exports.image import ExportedImage
 from segment.files.map_summary import summary
-from segment.files.runs import Run
-from segment.files.windows import Made
-from segment.files.writing import FULL, index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.files.windows import Made, Windowed
+from segment.files.writing import discard, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
-from segment.images.display import picture_of
-from segment.images.find import Source
-from segment.images.read import read_image
-from segment.networks.load import Network
-from segment.pictures.heatmaps import Scale, beside, heatmap, legend_beside, scale_of
-from segment.pictures.overlays import overlay_rows
-from segment.pictures.palettes import Picture, palette
-from segment.pictures.sheets import SheetRow, contact_sheet, thumbnail
+from segment.images.find import Source, in_text
+from segment.pictures.heatmaps import beside, heatmap, legend_beside
+from segment.pictures.overlays import class_overlay_rows, uncertainty_overlay_rows
+from segment.pictures.palettes import Picture
+from segment.regions.components import Regions, regions_of
+from segment.report.exported_files import EXPORTS, where, write_exports
+from segment.report.style import PictureStyle
 from segment.report.triaged_files import TriagedImage, write_triaged
 from segment.uncertainty.measures import MEASURES
 
-FORMATS = ("png", "npz")
-SHEET_ROWS = 24
 NO_LABEL = (128, 128, 128)
 """Colour of a pixel that no label of a multi-label head claims."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What is written of one image.
+
+    source: its file, and its name in the run; image: H W 3; maps: the measures that are asked for, in that order
+    border: pixels at each side where the measures are hidden; valid: H W, False where they are hidden too, or None
+    model: the network's name. folder: where what does not fit in memory may lie
+    """
+
+    source: Source
+    image: Picture
+    estimate: Estimate[Plane]
+    style: PictureStyle
+    maps: Sequence[str]
+    border: int = 0
+    valid: NDArray[np.bool_] | None = None
+    model: str = ""
+    folder: Path | None = field(default=None, repr=False)
+
+    @property
+    def absent(self) -> bool:
+        """Whether a measure may be hidden anywhere."""
+        return self.border > 0 or self.valid is not None
+
+    @cached_property
+    def shown(self) -> Estimate[Plane]:
+        """The estimate with NaN for a measure where it is hidden. Errors: PredictionFailed where all of it is."""
+        return with_hidden(self.estimate, self.border, self.valid) if self.absent else self.estimate
+
+    def blank(self, shape: tuple[int, ...], kind: Any) -> Any:
+        """An array of zeros; in a file where the estimate is in files."""
+        if self.folder is None or isinstance(self.estimate.prediction, np.ndarray):
+            return np.zeros(shape, kind)
+        return Windowed(self.folder, shape, kind)
+
+    @cached_property
+    def heat(self) -> Plane:
+        """The measure that overlays show; NaN where it is withheld, with its reason in the manifest."""
+        shape = self.image.shape[:2]
+        nothing = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
+        return self.shown.maps.get(self.style.heat, nothing)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """The regions of the mask; for a multi-label head of each pixel's likeliest label, or of none: class K."""
+        return regions_of(likeliest(self.estimate, self.style), self.blank)
+
+    def exported(self) -> ExportedImage:
+        """What other programs' files are written from."""
+        estimate, shown, multilabel = self.estimate, self.shown, self.style.head == "multilabel"
+
+        def confidence(label: int) -> Plane | None:
+            if multilabel:
+                return None if estimate.mean is None else estimate.mean[label]
+            if "one_minus_max" not in estimate.maps:
+                return None
+            rest = estimate.maps["one_minus_max"]
+            return Made(tuple(rest.shape), np.dtype(np.float32), lambda rows: 1 - np.asarray(rest[rows]))
+
+        return ExportedImage(
+            id=self.source.id,
+            source=in_text(self.source.path),
+            shape=(self.image.shape[0], self.image.shape[1]),
+            geometry=where(self.source),
+            labels=estimate.prediction,
+            prediction=estimate.prediction if "prediction" in self.maps else None,
+            maps={name: shown.maps[name] for name in self.style.scales if name in shown.maps},
+            probability=estimate.mean if "probability" in self.maps else None,
+            confidence=confidence,
+            classes=self.style.classes,
+            palette=self.style.palette,
+            head=self.style.head,
+            absent=self.absent,
+            blank=self.blank,
+        )
+
+
+def with_hidden(estimate: Estimate[Plane], border: int, valid: NDArray[np.bool_] | None) -> Estimate[Plane]:
+    """The estimate with NaN in each measure's outer `border` pixels, and where `valid` (H W) is False.
+
+    Errors: PredictionFailed where nothing is left of the image.
+    """
+    height, width = estimate.prediction.shape[-2:]
+    if 2 * border >= min(height, width):
+        raise PredictionFailed(f"--border {border} leaves nothing of an image of {height} x {width} pixels.")
+    if valid is not None and not valid[border : height - border, border : width - border].any():
+        raise PredictionFailed("No pixel of the image holds data within its region mask and --border.")
+
+    def hidden(values: Plane) -> Made:
+        def of(rows: slice) -> NDArray[Any]:
+            block = np.array(values[rows], copy=True)
+            block[:, :border] = block[:, width - border :] = np.nan  # no column at border 0
+            block[: max(0, border - rows.start)] = np.nan
+            block[max(0, height - border - rows.start) :] = np.nan
+            if valid is not None:
+                block[~valid[rows.start : rows.start + len(block)]] = np.nan
+            return block
+
+        return Made((height, width), np.dtype(np.float32), of)
+
+    return replace(estimate, maps={name: hidden(values) for name, values in estimate.maps.items()})
 
 
 class Places(Protocol):
     """Where the files of an image go; a `Run` is one."""
 
+    @property
+    def folder(self) -> Path: ...
     def path(self, image_id: str, name: str) -> Path: ...
     def relative(self, path: Path) -> str: ...
 
 
-@dataclass(frozen=True)
-class PictureStyle:
-    """What the pictures of a run share: one heat scale, one palette, the names of the classes."""
-
-    heat: str
-    scale: Scale
-    palette: Picture  # K 3
-    classes: tuple[str, ...]
-    head: Head
-
-    @staticmethod
-    def of(network: Network, heat: str, heat_max: float | None = None) -> PictureStyle:
-        card = network.card
-        count = network.classes
-        scale = scale_of(heat, count, card.head, heat_max)
-        return PictureStyle(heat, scale, palette(count, card.palette), network.class_names, card.head)
-
-
 def render(
     run: Places,
-    image_id: str,
-    image: Picture,
-    estimate: Estimate[Plane],
-    style: PictureStyle,
-    *,
-    maps: Sequence[str],
+    result: ImageResult,
     formats: Sequence[str],
     triage: tuple[TriagedImage, Triage] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, Mapping[str, float]]]:
@@ -77,95 +157,73 @@ def render(
     All of its files or none: where one cannot be written, those before it are taken away again.
     """
     written: list[Path] = []
+
+    def path(name: str) -> Path:
+        written.append(run.path(result.source.id, name))
+        return written[-1]
+
     try:
-        measures = _write_files(run, image_id, image, estimate, style, maps=maps, formats=formats, written=written)
+        measures = _write_files(path, result, formats)
         if triage is not None:
-            write_triaged(lambda name: _added(written, run.path(image_id, name)), *triage, formats)
+            write_triaged(path, *triage, formats)
     except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        if written:
-            with suppress(OSError):  # there are other files in it
-                written[0].parent.rmdir()
+        discard(written, run.folder)
         raise
     return tuple(run.relative(path) for path in written), measures
 
 
-def _added(written: list[Path], path: Path) -> Path:
-    written.append(path)
-    return path
-
-
 def _write_files(
-    run: Places,
-    image_id: str,
-    image: Picture,
-    estimate: Estimate[Plane],
-    style: PictureStyle,
-    *,
-    maps: Sequence[str],
-    formats: Sequence[str],
-    written: list[Path],
+    path: Callable[[str], Path], result: ImageResult, formats: Sequence[str]
 ) -> dict[str, Mapping[str, float]]:
-    def path(name: str) -> Path:
-        return _added(written, run.path(image_id, name))
-
+    estimate, style = result.shown, result.style
     if "png" in formats:
-        _write_pictures(path, image, estimate, style)
-        if "prediction" in maps:
+        if "prediction" in result.maps:
             _write_masks(path, estimate.prediction, style)
-        for name in maps:
+        _write_overlays(path, result)
+        for name in style.scales:
             if name in estimate.maps:
-                scale = scale_of(name, len(style.classes), style.head)
-                write_map_png(path(f"{name}.png"), estimate.maps[name], measure=name, unit=scale.unit, high=scale.bound)
+                _write_heat_map(path(f"{name}.png"), result.image, estimate.maps[name], style, name)
+                _write_raw(path(f"raw/{name}.png"), estimate.maps[name], style, name, absent=result.absent)
     if "npz" in formats:
         kept: dict[str, Plane] = {}
-        if "prediction" in maps:
+        if "prediction" in result.maps:
             index_type(len(style.classes))
             kept["prediction"] = estimate.prediction
-        kept |= {name: estimate.maps[name] for name in maps if name in estimate.maps}
-        if "probability" in maps and estimate.mean is not None:
+        kept |= {name: estimate.maps[name] for name in result.maps if name in estimate.maps}
+        if "probability" in result.maps and estimate.mean is not None:
             kept["probability"] = estimate.mean
         write_npz(path("maps.npz"), kept)
+    if any(name in EXPORTS for name in formats):
+        write_exports(path, result.exported(), formats, result.model)
     return {name: summary(values) for name, values in estimate.maps.items() if name in MEASURES}
 
 
-def _write_pictures(
-    path: Callable[[str], Path], image: Picture, estimate: Estimate[Plane], style: PictureStyle
-) -> None:
-    """overlay.png and heat.png, some rows at a time."""
-    over, warm = _overlay_and_heat(image, estimate, style)
-    write_png(path("overlay.png"), over)
-    strip = legend_beside(image.shape[0], image.shape[1], style.scale)
+def _write_overlays(path: Callable[[str], Path], result: ImageResult) -> None:
+    """overlay.png and overlay_uncertainty.png, some rows at a time."""
+    image, style, regions, heat = result.image, result.style, result.regions, result.heat
+    high, classes = style.scale.high, len(style.classes)
+
+    def over_classes(rows: slice) -> Picture:
+        return class_overlay_rows(image, regions, rows, palette=style.palette, classes=classes)
+
+    write_png(path("overlay.png"), Made(image.shape, image.dtype, over_classes))
+    warm = Made(image.shape, image.dtype, lambda rows: uncertainty_overlay_rows(image, heat, rows, high=high))
+    write_png(path("overlay_uncertainty.png"), warm, {"measure": style.heat, "high": repr(high)})
+
+
+def _write_heat_map(path: Path, image: Picture, values: Plane, style: PictureStyle, measure: str) -> None:
+    """The heat map with its legend, some rows at a time."""
+    scale = style.scales[measure]
+    warm = Made(image.shape, image.dtype, lambda rows: heatmap(values[rows], high=scale.high))
+    strip = legend_beside(image.shape[0], image.shape[1], scale)
     canvas = (max(image.shape[0], strip.shape[0]), image.shape[1] + strip.shape[1], 3)
-    write_png(path("heat.png"), Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows)))
+    picture = Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows))
+    write_png(path, picture, {"measure": measure, "unit": scale.unit, "high": repr(scale.high)})
 
 
-def _overlay_and_heat(image: Picture, estimate: Estimate[Plane], style: PictureStyle) -> tuple[Made, Made]:
-    """The overlay and the heat map, made when they are read."""
-    shape, high = image.shape[:2], style.scale.high
-    heat = estimate.maps.get(style.heat)
-    if heat is None:  # withheld, with its reason in the manifest
-        heat = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
-    certain = heat if style.heat in estimate.maps else Made(shape, heat.dtype, lambda rows: np.nan_to_num(heat[rows]))
-    labels, colours = _mask_to_outline(estimate, style)
-    over = Made(
-        image.shape,
-        image.dtype,
-        lambda rows: overlay_rows(image, labels, certain, rows, high=high, palette=colours),
-    )
-    return over, Made(image.shape, image.dtype, lambda rows: heatmap(heat[rows], high=high))
-
-
-def thumbnails(
-    image: Picture, estimate: Estimate[Plane], style: PictureStyle, maps: Sequence[str]
-) -> dict[str, Picture]:
-    """An image's row of the contact sheet, from what was computed."""
-    over, warm = _overlay_and_heat(image, estimate, style)
-    pictures = {"image": thumbnail(image)}
-    if "prediction" in maps and style.head != "multilabel":
-        pictures["prediction"] = thumbnail(style.palette[np.asarray(estimate.prediction[:])])
-    return pictures | {style.scale.title: thumbnail(warm[:]), "overlay": thumbnail(over[:])}
+def _write_raw(path: Path, values: Plane, style: PictureStyle, measure: str, *, absent: bool) -> None:
+    scale = style.scales[measure]
+    write_map_png(path, values, measure=measure, unit=scale.unit, high=scale.bound, absent=absent)
 
 
 def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle) -> None:
@@ -178,74 +236,14 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 
 
-def _mask_to_outline(estimate: Estimate[Plane], style: PictureStyle) -> tuple[Plane, Picture]:
-    """Labels to outline (H W), and their palette (K 3).
-
-    The mask; for a multi-label head the likeliest label of each pixel, K where none reaches 0.5, in NO_LABEL's colour.
-    """
+def likeliest(estimate: Estimate[Plane], style: PictureStyle) -> Plane:  # -> H W
+    """The mask; for a multi-label head the likeliest label of each pixel, or K where none is claimed."""
     p = estimate.mean
     if style.head != "multilabel" or p is None:
-        return estimate.prediction, style.palette
+        return estimate.prediction
 
-    def likeliest(rows: slice) -> NDArray[np.int64]:
+    def of(rows: slice) -> NDArray[np.int64]:
         some = p[..., rows, :]
         return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(style.classes)).astype(np.int64)
 
-    return Made(p.shape[-2:], np.dtype(np.int64), likeliest), np.vstack([style.palette, np.array([NO_LABEL], np.uint8)])
-
-
-def on_sheet(ready: Sequence[Source]) -> Sequence[Source]:
-    """Up to SHEET_ROWS of the images, evenly chosen."""
-    return ready[:: max(1, -(-len(ready) // SHEET_ROWS))]
-
-
-def sheet(
-    run: Run,
-    style: PictureStyle,
-    network: Network,
-    kept: Mapping[str, Mapping[str, Picture]],
-    read: Callable[[Source], Picture],
-) -> Path | None:
-    """`sheet.png`: up to SHEET_ROWS images of the run; None where none is done.
-
-    kept: image -> its thumbnails; those of an earlier part of the run are read from its files
-    read: a source's image as people see it
-    """
-    done = run.done()
-    ready = [source for source in run.sources if source.id in done]
-    if not ready:
-        return None
-    rows = []
-    for source in on_sheet(ready):
-        numbers = done[source.id].get(style.heat)
-        note = f"mean {numbers['mean']:.3f}" if isinstance(numbers, Mapping) else ""
-        pictures = kept[source.id] if source.id in kept else _read_thumbnails(run, source, style, read)
-        rows.append(SheetRow(name=source.id, pictures=pictures, note=note))
-    classes = {
-        name: tuple(int(part) for part in colour) for name, colour in zip(style.classes, style.palette, strict=True)
-    }
-    shown = f"{len(rows)} of {len(ready)} images" if len(rows) < len(ready) else f"{len(ready)} images"
-    draws = done[ready[0].id]["draws"]
-    picture = contact_sheet(
-        rows, title=network.name, subtitle=f"{shown}, {draws} draws", classes=classes, scale=style.scale
-    )
-    path = run.folder / "sheet.png"
-    write_png(path, picture)
-    return path
-
-
-def _read_thumbnails(
-    run: Run, source: Source, style: PictureStyle, read: Callable[[Source], Picture]
-) -> dict[str, Picture]:
-    """The same from the files of an earlier part of the run; each picture is made small before the next is read."""
-    folder = run.path(source.id, "overlay.png").parent
-    files = {"image": source.path, "prediction": folder / "prediction.png"}
-    files |= {style.scale.title: folder / "heat.png", "overlay": folder / "overlay.png"}
-    pictures, size = {}, (slice(None), slice(None))
-    for title, path in files.items():
-        if title != "prediction" or path.is_file():
-            picture = read(source) if title == "image" else picture_of(read_image(path, white=FULL))
-            picture = picture[size]  # the heat map without its legend
-            size = (slice(picture.shape[0]), slice(picture.shape[1]))
-            pictures[title] = thumbnail(picture)
-    return pictures
+    return Made(p.shape[-2:], np.dtype(np.int64), of)

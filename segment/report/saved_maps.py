@@ -17,6 +17,8 @@ from segment.images.read import read_label
 from segment.uncertainty.measures import MEASURES
 
 PREDICTION, PROBABILITY = "prediction", "probability"
+RAW = "raw"
+"""The folder of an image's 16-bit maps; beside it lie heat maps of the same names."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Maps(Mapping[str, NDArray[Any]]):
         places: dict[str, Path] = {}
         paths = [self.folder / name for name in self.files]
         for path in paths:
-            if path.suffix == ".png" and path.stem in MEASURES:
+            if path.suffix == ".png" and path.stem in MEASURES and path.parent.name == RAW:
                 places[path.stem] = path
             elif path.name == f"{PREDICTION}.png":
                 places[PREDICTION] = path

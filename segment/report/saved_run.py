@@ -83,7 +83,7 @@ class SavedImage:
         return picture_of(read_source(self.run.source_of(self.entry), self.run.input).pixels, self.run.display)
 
     def picture(self, name: str) -> Picture:
-        """A picture of the run by its file's name without suffix, as `overlay` or `heat`, uint8 (H, W, 3)."""
+        """A picture of the run by its file's name without suffix, as `overlay` or `variance`, uint8 (H, W, 3)."""
         for file in self.entry["files"]:
             path = self.run.folder / file
             if path.stem == name and path.suffix in (".png", ".jpg", ".webp"):

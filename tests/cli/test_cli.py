@@ -87,17 +87,22 @@ def maps_of(run: Path, name: str) -> dict[str, NDArray[Any]]:
         return {key: archive[key] for key in archive.files}
 
 
+def files_of(*measures: str) -> set[str]:
+    """Files of an image where the mask and these measures are asked for, in both formats."""
+    pictures = {"prediction.png", "overlay.png", "overlay_uncertainty.png", "maps.npz"}
+    return pictures | {f"{name}.png" for name in measures} | {f"raw/{name}.png" for name in measures}
+
+
 # the RUN folder
 
 
 def test_a_run_holds_its_record_manifest_sheet_and_a_folder_for_each_image(finished: Path, photos: Path) -> None:
-    expected = {"prediction.png", "overlay.png", "heat.png", "maps.npz", *(f"{name}.png" for name in ALL_MEASURES)}
+    expected = files_of(*ALL_MEASURES)
     manifest = lines(finished)
     assert set(manifest) == {"a", "b", "below/c d"}
     files = {"run.json", "manifest.jsonl", "sheet.png"}
     for name, line in manifest.items():
-        assert {Path(file).name for file in line["files"]} == expected
-        assert all(Path(file).parent.as_posix() == name for file in line["files"])
+        assert set(line["files"]) == {f"{name}/{file}" for file in expected}
         files |= set(line["files"])
     assert set(contents(finished)) == files
     with Image.open(finished / "sheet.png") as sheet:
@@ -112,8 +117,7 @@ def test_the_maps_that_are_written_when_none_are_named_are_the_documented_ones(
     assert ended.code == 0
     measures = {"variance", "predictive_entropy", "mutual_information"}
     assert set(maps_of(tmp_path / "run", "a")) == {"prediction", *measures}
-    expected = {"prediction.png", "overlay.png", "heat.png", "maps.npz", *(f"{name}.png" for name in measures)}
-    assert {path.name for path in (tmp_path / "run" / "a").iterdir()} == expected
+    assert set(contents(tmp_path / "run" / "a")) == files_of(*measures)
     assert maps_of(tmp_path / "run", "a")["variance"].max() == 0, "one draw has no variance"
 
 
@@ -156,7 +160,7 @@ def test_the_mask_holds_the_predicted_classes_in_the_cards_colours(finished: Pat
 
 def test_a_16_bit_map_is_the_measure_to_half_a_step(finished: Path) -> None:
     for measure in ALL_MEASURES:
-        with Image.open(finished / "a" / f"{measure}.png") as picture:
+        with Image.open(finished / "a" / "raw" / f"{measure}.png") as picture:
             assert picture.mode.startswith("I")
             text: dict[str, str] = picture.text  # type: ignore[attr-defined]  # of Pillow's PNG images
             pixels = np.asarray(picture).astype(np.float64)
@@ -192,21 +196,18 @@ def test_heat_is_one_scale_for_the_run_with_its_legend_below_the_map(
     table = np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1])
     for name in lines(tmp_path / "run"):
         margin = maps_of(finished, name)["margin"]
-        with Image.open(tmp_path / "run" / name / "heat.png") as picture:
+        with Image.open(tmp_path / "run" / name / "margin.png") as picture:
             heat = np.asarray(picture)[: margin.shape[0], : margin.shape[1]]
             assert picture.size[1] > margin.shape[0]
         steps = np.rint(np.clip(margin.astype(np.float64) / 0.5, 0, 1) * 255).astype(int)
         assert (heat == table[steps]).all(axis=2).mean() > 0.999, "all but ties of rounding"
-        assert {path.name for path in (tmp_path / "run" / name).iterdir()} == {
-            "overlay.png",
-            "heat.png",
-            "variance.png",
-        }
+        assert set(contents(tmp_path / "run" / name)) == files_of("variance", "margin") - {"prediction.png", "maps.npz"}
 
 
 def test_the_record_of_a_run_keeps_its_settings_plan_fingerprints_and_versions(finished: Path, bank: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
-    assert set(record) == {"settings", "plan", "fingerprints", "versions", "classes", "timings", "sources"}
+    sections = {"settings", "plan", "fingerprints", "versions", "classes", "preprocessing", "sources"}
+    assert set(record) == sections | {"colours", "timings", "files"}
     assert record["settings"]["model"] == "scenes"
     assert record["settings"]["maps"] == list(ALL_MAPS)
     assert record["classes"] == list(CARD.classes)

@@ -143,12 +143,12 @@ def test_without_xarray_the_extra_is_named(estimate: Estimate[Tensor], monkeypat
 def test_what_is_saved_reads_back(mcbn: segment.MCBN, picture: np.ndarray, tmp_path: Path) -> None:
     estimate = mcbn(picture)
     written = estimate.save(tmp_path / "one")
-    assert {path.name for path in written} >= {"maps.npz", "overlay.png", "heat.png", "prediction.png"}
+    assert {path.name for path in written} >= {"maps.npz", "overlay.png", "overlay_uncertainty.png", "prediction.png"}
     assert all(path.parent in (tmp_path / "one", *((tmp_path / "one").iterdir())) for path in written)
     with np.load(tmp_path / "one" / "maps.npz") as kept:
         assert np.array_equal(kept["mutual_information"], estimate.mutual_information.numpy())
         assert np.array_equal(kept["probability"], estimate.probability.numpy())
-    sixteen = next(path for path in written if path.name == "variance.png")
+    sixteen = next(path for path in written if path.parts[-2:] == ("raw", "variance.png"))
     assert np.abs(read_map_png(sixteen)[0] - estimate.variance.numpy()).max() < 1e-5
     files = mcbn([picture, picture]).save(tmp_path / "two", formats=("npz",))
     assert [path.relative_to(tmp_path / "two").as_posix() for path in files] == ["0/maps.npz", "1/maps.npz"]
@@ -160,7 +160,7 @@ def test_what_is_saved_reads_back(mcbn: segment.MCBN, picture: np.ndarray, tmp_p
 def test_the_overlay_is_that_of_a_run(mcbn: segment.MCBN, picture: np.ndarray, tmp_path: Path) -> None:
     estimate = mcbn([picture, picture[::-1].copy()])
     estimate.image(1).save(tmp_path / "saved", formats=("png",))
-    saved = opened((tmp_path / "saved" / "overlay.png").read_bytes())
+    saved = opened((tmp_path / "saved" / "overlay_uncertainty.png").read_bytes())
     assert np.array_equal(estimate.overlay(index=1), saved)
     assert not np.array_equal(estimate.overlay("variance", index=1), saved)
 

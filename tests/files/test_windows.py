@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,14 @@ from segment.jobs.predict import predict
 from segment.jobs.predict_plan import PredictPlan
 from segment.networks.load import load_network
 from segment.pictures.heatmaps import heatmap, scale_of, with_legend
-from segment.pictures.overlays import overlay, overlay_rows
+from segment.pictures.overlays import (
+    class_overlay,
+    class_overlay_rows,
+    uncertainty_overlay,
+    uncertainty_overlay_rows,
+)
 from segment.pictures.palettes import palette
+from segment.regions.components import regions_of
 
 
 def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
@@ -80,10 +87,10 @@ def _kept(folder: Path, array: np.ndarray[Any, Any]) -> Windowed:
     return windowed
 
 
-@given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=300))
-def test_a_summary_has_the_mean_and_percentile_that_numpy_gives(values: list[float]) -> None:
+@given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=300), st.integers(0, 3))
+def test_a_summary_has_the_mean_and_percentile_that_numpy_gives(values: list[float], absent: int) -> None:
     array = np.array([values], np.float32)
-    numbers = summary(array)
+    numbers = summary(np.array([[*values, *([math.nan] * absent)]], np.float32))
     scale = float(np.abs(array).max())
     assert numbers["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-9, abs=1e-9 * scale)
     assert numbers["p95"] == pytest.approx(
@@ -96,11 +103,15 @@ def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
     image = rng.integers(0, 255, (1500, 1300, 3)).astype(np.uint8)  # lines are two pixels wide
     labels = np.kron(rng.integers(0, 5, (30, 26)), np.ones((50, 50), int)).astype(np.uint8)
     entropy = rng.random((1500, 1300)).astype(np.float32)
-    how: dict[str, Any] = {"high": 1.0, "palette": palette(5)}
-    whole = overlay_rows(image, labels, entropy, slice(0, 1500), **how)
-    np.testing.assert_array_equal(overlay(image, labels, entropy, **how), whole)
+    regions = regions_of(labels)
+    how: dict[str, Any] = {"palette": palette(5), "classes": 5}
+    whole = class_overlay_rows(image, regions, slice(0, 1500), **how)
+    np.testing.assert_array_equal(class_overlay(image, regions, **how), whole)
+    warm = uncertainty_overlay_rows(image, entropy, slice(0, 1500), high=1.0)
+    np.testing.assert_array_equal(uncertainty_overlay(image, entropy, high=1.0), warm)
     for rows in (slice(0, 1), slice(48, 53), slice(700, 1500)):
-        np.testing.assert_array_equal(overlay_rows(image, labels, entropy, rows, **how), whole[rows])
+        np.testing.assert_array_equal(class_overlay_rows(image, regions, rows, **how), whole[rows])
+        np.testing.assert_array_equal(uncertainty_overlay_rows(image, entropy, rows, high=1.0), warm[rows])
 
 
 def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
@@ -156,6 +167,5 @@ def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_reported_and_leaves_not
     ended = predict(network, str(images), bank, tmp_path / "run2", plan)
     line = json.loads((ended.folder / "manifest.jsonl").read_text())
     assert line["status"] == "done"
-    assert sorted(path.name for path in (ended.folder / line["id"]).iterdir()) == sorted(
-        name.split("/")[-1] for name in line["files"]
-    )
+    there = [path for path in (ended.folder / line["id"]).rglob("*") if path.is_file()]
+    assert sorted(path.relative_to(ended.folder).as_posix() for path in there) == sorted(line["files"])

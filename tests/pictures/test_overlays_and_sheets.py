@@ -2,68 +2,119 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from golden_pictures import SIZES, Golden, Picture, blocks, street
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from segment.errors import WrongUse
-from segment.pictures.heatmaps import (
-    PAPER,
-    heatmap,
-    scale_of,
-)
+from segment.pictures.heatmaps import ABSENT, PAPER, SCALES, heatmap, scale_of
 from segment.pictures.lettering import shortened, width_of
-from segment.pictures.overlays import overlay
+from segment.pictures.overlays import LINE_WHITE, OPACITY, class_overlay, uncertainty_overlay
 from segment.pictures.palettes import palette
-from segment.pictures.sheets import HEIGHT, WIDEST, SheetRow, contact_sheet, thumbnail
+from segment.pictures.sheets import MARGIN, SheetRow, contact_sheet
+from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
+from segment.regions.components import regions_of
 
 # overlays
 
+PLAIN = 4
+"""K of the test palettes."""
 
-def test_an_overlay_of_an_uncertain_corner_is_the_golden_one(golden: Golden) -> None:
+
+def classes_over(image: Picture, labels: NDArray[Any]) -> Picture:
+    return class_overlay(image, regions_of(labels), palette=palette(PLAIN), classes=PLAIN)
+
+
+def lab(colour: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
+    pixel = np.array(colour, np.float32).reshape(1, 1, 3) / 255
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_RGB2LAB)[0, 0], np.float32)
+
+
+def test_the_overlay_of_four_classes_is_the_golden_one(golden: Golden) -> None:
+    golden.check(classes_over(street(), blocks()), "overlay.png")
+
+
+def test_the_overlay_of_an_uncertain_corner_is_the_golden_one(golden: Golden) -> None:
     uncertainty = np.linspace(0, 1, 32)[:, None] * np.linspace(0, 1, 32)[None]
-    golden.check(overlay(street(), blocks(), uncertainty, high=1.0, palette=palette(4)), "overlay.png")
+    golden.check(uncertainty_overlay(street(), uncertainty, high=1.0), "overlay_uncertainty.png")
 
 
-def test_both_sides_of_a_border_show_their_class_s_colour_and_no_line_is_drawn_elsewhere() -> None:
-    colours, labels = palette(4), blocks()
-    picture = overlay(street(), labels, np.zeros((32, 32)), high=1.0, palette=colours)
-    plain = overlay(street(), np.zeros_like(labels), np.zeros((32, 32)), high=1.0, palette=colours)
+def test_both_sides_of_a_border_have_a_line_of_their_class_and_no_line_is_drawn_elsewhere() -> None:
+    image, labels = np.full((32, 32, 3), 90, np.uint8), blocks()
+    picture = classes_over(image, labels)
     for row, column in [(5, 15), (5, 16), (15, 5), (16, 25)]:
-        assert picture[row, column].tolist() == colours[labels[row, column]].tolist()
-    far = np.ones((32, 32), bool)
-    far[13:19] = far[:, 13:19] = False
-    np.testing.assert_array_equal(picture[far], plain[far])
+        colour = palette(PLAIN)[labels[row, column]].astype(float)
+        paler = colour + LINE_WHITE * (255 - colour)
+        np.testing.assert_allclose(picture[row, column], paler, atol=1)
+    for rows in (slice(15), slice(17, 32)):
+        for columns in (slice(15), slice(17, 32)):
+            assert len(np.unique(picture[rows, columns].reshape(-1, 3), axis=0)) == 1
 
 
-def test_more_uncertainty_is_more_red_and_the_same_uncertainty_the_same_colour_everywhere() -> None:
-    image, labels = np.full((1, 64, 3), 90, np.uint8), np.zeros((1, 64), np.uint8)
-    colours = palette(1)
-    rising = overlay(image, labels, np.linspace(0, 1, 64)[None], high=1.0, palette=colours)[0].astype(int)
-    warmth = rising[:, 0] - rising[:, 2]
-    assert (np.diff(warmth) >= -1).all()
-    assert warmth[-1] > 150 > 5 > warmth[0]
-    painted = overlay(image, labels, np.full((1, 64), 0.5), high=1.0, palette=colours)
-    assert len(np.unique(painted.reshape(-1, 3), axis=0)) == 1
+def test_a_region_below_a_ten_thousandth_of_the_image_has_no_line_around_it() -> None:
+    image, labels = np.full((128, 128, 3), 90, np.uint8), np.zeros((128, 128), np.uint8)
+    labels[40, 40], labels[80, 80:82] = 1, 1  # 1 and 2 pixels; 1.6 are a ten-thousandth
+    picture = classes_over(image, labels)
+    plain = picture[0, 0].tolist()
+    assert picture[40, 39].tolist() == picture[39, 40].tolist() == plain
+    assert picture[40, 40].tolist() != plain, "its class is shown all the same"
+    assert picture[80, 79].tolist() != plain
+    assert picture[80, 80].tolist() != picture[40, 40].tolist(), "a line is opaque"
 
 
-def test_uncertainty_that_is_nan_is_shown_as_the_greatest() -> None:
-    image, labels = street(), np.zeros((32, 32), np.uint8)
-    pictures = [overlay(image, labels, np.full((32, 32), x), high=1.0, palette=palette(1)) for x in (np.nan, 1.0, 9.0)]
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    np.testing.assert_array_equal(pictures[2], pictures[1])
+def test_a_pixel_of_no_class_shows_the_image() -> None:
+    image, labels = street(), np.full((32, 32), PLAIN)  # K: no label is claimed
+    shown = classes_over(image, labels).astype(int)
+    assert np.abs(np.argsort(shown[:, :, 0], axis=0) - np.argsort(image[:, :, 0], axis=0)).max() <= 1
+    np.testing.assert_array_equal(classes_over(image, np.full((32, 32), -1)), classes_over(image, labels))
+
+
+def test_six_tenths_of_a_nat_are_seen_on_dark_asphalt_and_on_a_bright_sky() -> None:
+    for grey in (45, 60, 128, 235):
+        image = np.full((1, 3, 3), grey, np.uint8)
+        values = np.array([[0.0, 0.6, 1.2]])
+        none, some, more = uncertainty_overlay(image, values, high=math.log(11))[0]
+        assert np.linalg.norm(lab(some) - lab(none)) > 20, "about 2 is just seen side by side"
+        assert np.linalg.norm(lab(more) - lab(some)) > 20
+
+
+def test_where_nothing_is_uncertain_the_overlay_is_grey_and_keeps_the_image_s_order_of_brightness() -> None:
+    image = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    shown = uncertainty_overlay(image, np.zeros((1, 256)), high=1.0)[0].astype(int)
+    assert (np.ptp(shown, axis=1) == 0).all()
+    assert (np.diff(shown[:, 0]) >= 0).all()
+
+
+def test_the_colours_of_the_overlay_are_those_of_the_heat_map() -> None:
+    image, values = np.full((1, 64, 3), 120, np.uint8), np.linspace(0.3, 1, 64)[None]
+    shown, heat = uncertainty_overlay(image, values, high=1.0), heatmap(values, high=1.0)
+    grey = uncertainty_overlay(image, np.zeros_like(values), high=1.0)
+    np.testing.assert_allclose(shown, heat * OPACITY + grey * (1 - OPACITY), atol=1)
+
+
+def test_uncertainty_that_is_nan_has_the_heat_map_s_colour_of_nan_and_more_than_the_scale_its_last() -> None:
+    image = street()
+    absent = uncertainty_overlay(image, np.full((32, 32), np.nan), high=1.0)
+    assert (absent == ABSENT).all()
+    last, beyond = (uncertainty_overlay(image, np.full((32, 32), x), high=1.0) for x in (1.0, 9.0))
+    np.testing.assert_array_equal(last, beyond)
 
 
 def test_a_tall_picture_is_the_same_as_its_parts() -> None:
-    image, labels = street(700, 8), np.zeros((700, 8), np.uint8)
+    image = street(700, 8)
     uncertainty = np.random.default_rng(0).random((700, 8))
-    whole = overlay(image, labels, uncertainty, high=1.0, palette=palette(1))
-    parts = [
-        overlay(image[r], labels[r], uncertainty[r], high=1.0, palette=palette(1))
-        for r in (slice(300), slice(300, None))
-    ]
+    whole = uncertainty_overlay(image, uncertainty, high=1.0)
+    parts = [uncertainty_overlay(image[r], uncertainty[r], high=1.0) for r in (slice(300), slice(300, None))]
     np.testing.assert_array_equal(whole, np.vstack(parts))
     np.testing.assert_array_equal(heatmap(uncertainty, high=1)[300:], heatmap(uncertainty[300:], high=1))
 
@@ -72,14 +123,17 @@ def test_a_tall_picture_is_the_same_as_its_parts() -> None:
 def test_an_overlay_has_the_image_s_size_and_leaves_its_inputs_alone(size: tuple[int, int]) -> None:
     image, labels, uncertainty = street(*size), blocks(*size), np.full(size, 0.5, np.float32)
     before = image.copy(), labels.copy(), uncertainty.copy()
-    assert overlay(image, labels, uncertainty, high=1.0, palette=palette(4)).shape == image.shape
+    assert classes_over(image, labels).shape == image.shape
+    assert uncertainty_overlay(image, uncertainty, high=1.0).shape == image.shape
     for array, kept in zip((image, labels, uncertainty), before, strict=True):
         np.testing.assert_array_equal(array, kept)
 
 
 def test_an_overlay_of_arrays_of_different_sizes_is_refused() -> None:
     with pytest.raises(WrongUse, match="one size"):
-        overlay(street(), blocks(), np.zeros((31, 32)), high=1.0, palette=palette(4))
+        uncertainty_overlay(street(), np.zeros((31, 32)), high=1.0)
+    with pytest.raises(WrongUse, match="one size"):
+        classes_over(street(), blocks(31, 32))
 
 
 # sheets
@@ -107,8 +161,8 @@ def test_a_sheet_shows_every_thumbnail_unchanged_and_in_reading_order() -> None:
         )
         for i in range(5)
     ]
-    scale = scale_of("variance", 3)
-    sheet = contact_sheet(rows, title="Five", classes={"road": (1, 2, 3), "sky": (4, 5, 6)}, scale=scale)
+    scales = [scale_of("variance", 3)]
+    sheet = contact_sheet(rows, title="Five", classes={"road": (1, 2, 3), "sky": (4, 5, 6)}, scales=scales)
     places = [_where(sheet, row.pictures["image"]) for row in rows]
     assert places == sorted(places)
     assert len({left for _, left in places}) == 2
@@ -128,9 +182,52 @@ def test_a_sheet_takes_the_oddest_shapes_and_the_longest_names() -> None:
     names = {f"a class with quite a long name, number {i}": colour for i, colour in enumerate(palette(60).tolist())}
     pictures = [thumbnail(np.zeros((*size, 3), np.uint8)) for size in [*SIZES, (20, 20000), (20000, 20)]]
     rows = [SheetRow(name="folder/" * 40, pictures={"image": picture}, note="n" * 400) for picture in pictures]
-    sheet = contact_sheet(rows, title="title " * 50, subtitle="words " * 80, classes=names, scale=scale_of("margin", 2))
+    scales = [scale_of(name, 2) for name in SCALES]
+    sheet = contact_sheet(rows, title="title " * 50, subtitle="words " * 80, classes=names, scales=scales)
     assert (sheet[:, :20] == PAPER).all()  # nothing runs into the margins
     assert (sheet[:, -20:] == PAPER).all()
+
+
+def test_no_heading_of_a_sheet_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, int, int, int]] = []
+
+    def noted(picture: Picture, text: str, x: int, y: int, *, size: int, weight: int = 400, colour: Any = None) -> None:
+        written.append((text, x, width_of(text, size, weight), picture.shape[1]))
+
+    monkeypatch.setattr("segment.pictures.sheets.write", noted)
+    narrow = np.zeros((120, 20, 3), np.uint8)
+    columns = ("image", "ground truth", "prediction", "std of the predicted class", "mutual information", "overlay")
+    title = "smp:Unet?encoder=tu-tf_efficientnet_lite0&classes=11&decoder_channels=(192,96,48,32,16)&head=softmax" * 2
+    rows = [
+        SheetRow(name=f"{part} {i}", pictures=dict.fromkeys(columns, narrow), section=part)
+        for part in ("Most uncertain", "Least uncertain")
+        for i in range(2)
+    ]
+    contact_sheet(rows, title=title, subtitle="A choice, no random sample, " * 12)
+    texts = [text for text, *_ in written]
+    assert texts.count("std of the predicted class") == 2, "over each section"
+    assert {"Most uncertain", "Least uncertain", *columns} <= set(texts)
+    assert not any("…" in text for text in texts)
+    assert title in "".join(texts)
+    for text, x, wide, sheet in written:
+        assert x + wide <= sheet - MARGIN + 1, f"{text!r} is cut"
+    heads = [(x, wide) for text, x, wide, _ in written if text in columns][: len(columns)]
+    assert all(x + wide < after for (x, wide), (after, _) in itertools.pairwise(heads))
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 300), st.integers(1, 300)), elements=st.floats(0, 1, width=32)),
+    st.integers(2**4, 2**20),
+)
+@settings(max_examples=30)
+def test_a_thumbnail_keeps_the_mean_however_few_rows_are_read_at_a_time(
+    values: NDArray[np.float32], pixels: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segment.pictures.thumbnails.PIXELS", pixels)
+        small = thumbnail(values)
+    assert small.mean() == pytest.approx(values.mean(), abs=0.1)
+    assert values.min() - 1e-5 <= small.min() <= small.max() <= values.max() + 1e-5
 
 
 def test_a_sheet_without_rows_or_with_unlike_rows_is_refused() -> None:

@@ -192,7 +192,7 @@ def test_a_legend_says_so_where_values_may_lie_above_its_top() -> None:
     clipped, whole = scale_of("variance", 11), scale_of("variance", 11, high=scale_of("variance", 11).bound)
     assert clipped.bound > clipped.high
     assert whole.bound == whole.high
-    same_numbers = scale_of("margin", 2, high=0.5), scale_of("predicted_std", 2)
+    same_numbers = scale_of("margin", 2, high=0.5), scale_of("predicted_std", 2, high=0.5)
     tops = [level_legend(300, scale)[-20:, -60:] for scale in same_numbers]  # "≥ 0.5" and "0.5"
     assert (tops[0] < 128).sum() > (tops[1] < 128).sum()
 

@@ -17,6 +17,7 @@ _ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows 
 _BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
+_WITHIN = {"raw", "maps.zarr"}  # folders in the folder of an image's results: no image "a/raw" beside an image "a"
 
 
 def in_text(path: str | Path) -> str:
@@ -34,14 +35,17 @@ def in_text(path: str | Path) -> str:
 def safe(relative: str) -> str:
     r"""A relative POSIX path that is valid on any system; letters of any script stay, other bytes become %NN.
 
-    >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe(os.fsdecode(b"caf\xe9.png"))
-    ('day 1/Straße_2', 'con_', 'caf%E9')
+    >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe(os.fsdecode(b"caf\xe9.png")), safe("a/raw.png")
+    ('day 1/Straße_2', 'con_', 'caf%E9', 'a/raw_')
     """
     escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
     path = PurePath(escaped)
     path = path.with_name(path.name[:-7]) if suffix_of(path) == ".nii.gz" else path.with_suffix("")
     parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
-    return "/".join(_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts) or "_"
+    parts = [_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts]
+    if len(parts) > 1 and parts[-1].casefold() in _WITHIN:
+        parts[-1] += "_"
+    return "/".join(parts) or "_"
 
 
 def unique(ids: Iterable[str]) -> list[str]:

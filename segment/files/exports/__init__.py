@@ -1,0 +1,1 @@
+"""What other programs read: one module a format of GIS, annotation tools, tables, medicine and players."""

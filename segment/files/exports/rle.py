@@ -1,0 +1,79 @@
+"""Masks as run lengths, in the two codings that annotation tools read. Must not know what a mask shows.
+
+Sources: COCO's `maskApi.c` (Lin, Dollár) for the first, thi.ng/rle-pack for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = (3, 4, 8, 16)
+"""Bits of a run's length in the second coding: the shortest that fits is used."""
+
+
+def coco_counts(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turn, down the columns of an H W image, beginning with 0.
+
+    mask: the pixels of a box whose corner lies at (left, top)
+
+    >>> coco_counts(np.array([[True], [True]]), 1, 0, (2, 3))
+    [2, 2, 2]
+    """
+    columns, rows = np.nonzero(mask.T)
+    places = (columns + left) * shape[0] + rows + top
+    if not len(places):
+        return [shape[0] * shape[1]]
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts = places[np.append(0, breaks + 1)]
+    ends = places[np.append(breaks, len(places) - 1)] + 1
+    edges = np.stack([starts, ends], axis=1).reshape(-1)
+    total = shape[0] * shape[1]
+    counts = np.diff(np.concatenate([[0], edges, [total]]))
+    return [int(count) for count in (counts if counts[-1] else counts[:-1])]
+
+
+def coco_text(counts: Sequence[int]) -> str:
+    """COCO's compressed string: each length less the one two before, 5 bits a letter.
+
+    >>> coco_text([2, 2, 2])
+    '222'
+    """
+    letters = []
+    for index, count in enumerate(counts):
+        rest = count - (counts[index - 2] if index > 2 else 0)
+        more = True
+        while more:
+            bits, rest = rest & 0x1F, rest >> 5
+            more = rest != (-1 if bits & 0x10 else 0)
+            letters.append(chr((bits | (0x20 if more else 0)) + 48))
+    return "".join(letters)
+
+
+def brush(mask: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> list[int]:
+    """Label Studio's brush: the bytes of a packed H W 4 picture, 255 in the mask and 0 elsewhere, row by row."""
+    rows, columns = np.nonzero(mask)
+    places = (rows + top) * shape[1] + columns + left
+    total = shape[0] * shape[1]
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts, ends = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)] + 1
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [total]])
+    parts = [f"{4 * total:032b}", f"{7:05b}", *(f"{bits - 1:04b}" for bits in BITS)]
+    for number, length in enumerate(np.diff(edges).tolist()):
+        parts += _runs(4 * length, 255 if number % 2 else 0)
+    text = "".join(parts)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _runs(length: int, value: int) -> list[str]:
+    """A run as flag, size of its length, length - 1, and value; a very long one in several."""
+    found = []
+    while length > 0:
+        part = min(length, 1 << BITS[-1])
+        size = next(index for index, bits in enumerate(BITS) if part <= 1 << bits)
+        found.append(f"1{size:02b}{part - 1:0{BITS[size]}b}{value:08b}")
+        length -= part
+    return found

@@ -1,0 +1,131 @@
+"""An image's exports in RUN/<id>/, and those of the whole run.
+
+Must not know how a format is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from segment.errors import SegmentError, WrongUse, error_message
+from segment.files.exports import coco, geojson, labelstudio, tables
+from segment.files.exports.geotiff import write_tifs
+from segment.files.exports.image import ExportedImage
+from segment.files.exports.videos import write_videos
+from segment.files.exports.volumes import Part, write_volumes
+from segment.files.exports.zarr_group import write_group
+from segment.files.runs import Run
+from segment.images.find import Source
+from segment.images.geometry import Geometry
+from segment.images.where import geometry_of
+from segment.networks.load import Network
+from segment.report.style import PictureStyle
+
+log = logging.getLogger(__name__)
+
+Named = Callable[[str], Path]
+"""A file's name in the image's folder -> its path, which is noted as written."""
+
+EXPORTS: dict[str, Callable[[Named, ExportedImage, str], None]] = {
+    "tif": lambda path, image, _: write_tifs(path, image),
+    "zarr": lambda path, image, _: write_group(path, image),
+    "csv": lambda path, image, _: tables.write_segments_csv(path("segments.csv"), image),
+    "parquet": lambda path, image, _: tables.write_segments_parquet(path("segments.parquet"), image),
+    "coco": lambda path, image, _: coco.write_coco(path(coco.FILE), image),
+    "labelstudio": lambda path, image, model: labelstudio.write_task(path(labelstudio.FILE), image, model),
+    "geojson": lambda path, image, _: geojson.write_polygons(path(geojson.FILE), image),
+}
+"""What is written of each image."""
+
+JOINED: dict[str, tuple[str, Callable[[Path, Sequence[Path]], None]]] = {
+    "csv": ("segments.csv", tables.join_csv),
+    "parquet": ("segments.parquet", tables.join_parquet),
+    "coco": (coco.FILE, coco.join_coco),
+    "labelstudio": (labelstudio.FILE, labelstudio.join_tasks),
+}
+"""Files of a run that are made of its images' files of the same name."""
+
+
+def where(source: Source) -> Geometry:
+    """Where an image lies; nowhere known where that cannot be read, which is logged."""
+    try:
+        return geometry_of(source)
+    except (SegmentError, OSError) as error:
+        log.warning("%s: its georeference is not read: %s", source.id, error_message(error))
+        return Geometry()
+
+
+def write_exports(path: Named, image: ExportedImage, formats: Sequence[str], model: str) -> None:
+    """The files of an image in every format that is one of `EXPORTS`. model: the network's name."""
+    for name in formats:
+        if name in EXPORTS:
+            EXPORTS[name](path, image, model)
+
+
+def write_run_exports(run: Run, style: PictureStyle, network: Network, formats: Sequence[str]) -> list[str]:
+    """The files of the whole run, relative to its folder; a resume writes them again, of all images.
+
+    A volume or video that cannot be put together is told in a warning; the others are written.
+    """
+    done = run.done()
+    sources = [source for source in run.sources if source.id in done]
+    written: list[Path] = []
+    if not sources:
+        return []
+    for name in formats:
+        if name in JOINED:
+            file, join = JOINED[name]
+            join(run.folder / file, [run.path(source.id, file) for source in sources])
+            written.append(run.folder / file)
+        if name in ("csv", "parquet"):
+            written.append(run.folder / f"images.{name}")
+            tables.write_images(written[-1], (done[source.id] for source in sources))
+        if name == "labelstudio":
+            written.append(run.folder / labelstudio.INTERFACE)
+            labelstudio.write_interface(written[-1], style.classes, style.palette)
+    if "nii" in formats or "video" in formats:
+        written += _of_sequences(run, sources, style, network, formats)
+    return [run.relative(path) for path in written]
+
+
+def _of_sequences(
+    run: Run, sources: Sequence[Source], style: PictureStyle, network: Network, formats: Sequence[str]
+) -> Iterator[Path]:
+    volumes: dict[str, list[Part]] = defaultdict(list)
+    frames: dict[str, list[Part]] = defaultdict(list)
+    for source in sources:
+        geometry = where(source)
+        part = Part(source.id, run.path(source.id, "maps.npz").parent, geometry)
+        if geometry.volume:
+            volumes[geometry.volume].append(part)
+        else:
+            frames[geometry.video or source.id.rpartition("/")[0]].append(part)
+    if "nii" in formats:
+        if not volumes:
+            log.warning("No image is a slice of a volume, so --format nii has written none.")
+        for parts in volumes.values():
+            parts.sort(key=lambda part: part.geometry.index)
+            yield from _written(parts, lambda folder, some: write_volumes(folder, some, no_class=_none(network)))
+    if "video" in formats:
+        names = ["overlay", "overlay_uncertainty", *style.scales]
+        for parts in frames.values():
+            if parts[0].geometry.video:
+                parts.sort(key=lambda part: part.geometry.index)
+            yield from _written(parts, lambda folder, some: write_videos(folder, some, names))
+
+
+def _written(parts: Sequence[Part], write: Callable[[Path, Sequence[Part]], list[Path]]) -> list[Path]:
+    """Beside the folders of the parts. A sequence that does not go together is told, not raised."""
+    try:
+        return write(parts[0].folder.parent, parts)
+    except (WrongUse, ValueError) as error:
+        log.warning("%s: %s", parts[0].id, error_message(error))
+        return []
+
+
+def _none(network: Network) -> int:
+    """The prediction of a voxel that has none: the largest index that its type holds."""
+    return 255 if network.classes <= 256 else 65535

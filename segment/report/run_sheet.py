@@ -1,0 +1,239 @@
+"""A run to its contact sheet: which images it shows, and their thumbnails.
+
+Must not know how an image is estimated. The choice is by rank of the mean uncertainty: it is no random sample.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segment.axes import Plane
+from segment.errors import SegmentError
+from segment.files.runs import Run
+from segment.files.windows import Made
+from segment.files.writing import read_map_png, write_png
+from segment.images.find import Source
+from segment.images.read import read_label
+from segment.networks.load import Network
+from segment.pictures.heatmaps import heatmap
+from segment.pictures.overlays import uncertainty_overlay
+from segment.pictures.palettes import Picture, colour_mask
+from segment.pictures.sheets import SheetRow, contact_sheet
+from segment.pictures.thumbnails import thumbnail
+from segment.report.image_files import NO_LABEL, ImageResult, likeliest
+from segment.report.style import PictureStyle
+
+EACH = 6
+"""Images of a section: the most uncertain, those around the median, the least uncertain."""
+
+KEPT = 64
+"""Images whose thumbnails are kept while a run goes on."""
+
+LARGEST = 2**25
+"""Pixels of an image above which it is not read again for the sheet."""
+
+TRUTH, NO_CLASS = "ground truth", "no class"
+Thumbnails = dict[str, Picture]
+"""Column -> picture of one image's row."""
+
+
+def chosen(values: Mapping[str, float], each: int = EACH) -> dict[str, list[str]]:
+    """Section -> ids, the largest value first; one section without a name where all have room.
+
+    >>> chosen({"a": 0.1, "b": 0.3})
+    {'': ['b', 'a']}
+    >>> {name: len(ids) for name, ids in chosen({str(i): i for i in range(100)}).items()}
+    {'Most uncertain': 6, 'Around the median': 6, 'Least uncertain': 6}
+    """
+    order = sorted(values, key=lambda id: (-values[id], id))
+    if len(order) <= 3 * each:
+        return {"": order}
+    middle = (len(order) - each) // 2
+    parts = order[:each], order[middle : middle + each], order[-each:]
+    return dict(zip(("Most uncertain", "Around the median", "Least uncertain"), map(list, parts), strict=True))
+
+
+@dataclass
+class SheetCandidates:
+    """Thumbnails of the images that the sheet may show, at most `KEPT` of them while a run goes on.
+
+    The most and the least uncertain are always kept; around the median, those nearest to that of the images so far.
+    """
+
+    thumbnails: dict[str, Thumbnails] = field(default_factory=dict)
+    _values: dict[str, float] = field(default_factory=dict)  # of those that are kept
+    _ordered: list[float] = field(default_factory=list)  # of all images so far
+
+    def add(self, id: str, value: float, pictures: Thumbnails) -> None:
+        """An image's row; one that is done again replaces it."""
+        insort(self._ordered, value)
+        self._values[id] = value
+        self.thumbnails[id] = pictures
+        if len(self.thumbnails) > KEPT:
+            median = self._ordered[len(self._ordered) // 2]
+            ranked = sorted(self._values, key=self._values.__getitem__)
+            last = max(ranked[EACH:-EACH], key=lambda id: abs(self._values[id] - median))
+            del self.thumbnails[last], self._values[last]
+
+
+def thumbnails(result: ImageResult, truth: Plane | None = None) -> Thumbnails:
+    """An image's row of the sheet. truth: its label ids, where there are any."""
+    style = result.style
+    mask = likeliest(result.estimate, style) if "prediction" in result.maps else None
+    return _row(result.image, mask, result.shown.maps, truth, style, columns_of(style, result.maps))
+
+
+def columns_of(style: PictureStyle, maps: Sequence[str]) -> tuple[str, ...]:
+    """The measures of the sheet: the heat measure, then variance and mutual information where they are asked for."""
+    return tuple(dict.fromkeys([style.heat, *(name for name in ("variance", "mutual_information") if name in maps)]))
+
+
+def _row(
+    image: Plane,
+    mask: Plane | None,
+    maps: Mapping[str, Plane],
+    truth: Plane | None,
+    style: PictureStyle,
+    measures: Sequence[str],
+) -> Thumbnails:
+    small = thumbnail(image)
+    row = {"image": small}
+    if truth is not None:
+        row[TRUTH] = thumbnail(_coloured(truth, style))
+    if mask is not None:
+        row["prediction"] = thumbnail(_coloured(mask, style))
+    nothing = np.full(small.shape[:2], np.nan, np.float32)  # of a measure that is withheld
+    shown = {name: thumbnail(maps[name]) if name in maps else nothing for name in measures}
+    row |= {style.scales[name].title: heatmap(shown[name], high=style.scales[name].high) for name in measures}
+    return row | {"overlay": uncertainty_overlay(small, shown[style.heat], high=style.scale.high)}
+
+
+def _coloured(labels: Plane, style: PictureStyle) -> Made:
+    """Class colours, grey for a pixel that no label of a multi-label head claims, black for other labels."""
+    colours = np.vstack([style.palette, np.array([NO_LABEL], np.uint8)])
+    return Made(
+        (*labels.shape[-2:], 3), np.dtype(np.uint8), lambda rows: colour_mask(np.asarray(labels[rows]), colours)
+    )
+
+
+def write_sheet(
+    run: Run,
+    style: PictureStyle,
+    network: Network,
+    kept: Mapping[str, Thumbnails],
+    maps: Sequence[str],
+    read: Callable[[Source], Picture],
+    truth: Callable[[Source], Plane | None],
+) -> Path | None:
+    """`sheet.png`; None where no image is done.
+
+    kept: id -> its row; the row of any other image is read from its files
+    read: a source's image (H W 3); truth: its label ids, None without a label
+    """
+    done = run.done()
+    by_id = {source.id: source for source in run.sources if source.id in done}
+    values = {id: float((done[id].get(style.heat) or {}).get("mean", 0.0)) for id in by_id}
+    if not by_id:
+        return None
+    rows: list[SheetRow] = []
+    for section, ids in chosen(values).items():
+        for id in ids:
+            pictures = kept.get(id) or _again(run, by_id[id], style, maps, read, truth)
+            if pictures is not None:
+                note = f"mean {style.scale.title} {values[id]:#.3g}"
+                rows.append(SheetRow(name=id, pictures=pictures, note=note, section=section))
+    if not rows:
+        return None
+    titles = list(dict.fromkeys(title for row in rows for title in row.pictures))
+    if TRUTH in titles:  # an image without a label has an empty cell
+        titles.remove(TRUTH)
+        titles.insert(1, TRUTH)
+    rows = [_completed(row, titles) for row in rows]
+    draws = max(int(done[id]["draws"]) for id in by_id)
+    classes = {name: tuple(map(int, colour)) for name, colour in zip(style.classes, style.palette, strict=True)}
+    if TRUTH in titles or style.head == "multilabel":
+        classes[NO_CLASS] = NO_LABEL
+    picture = contact_sheet(
+        rows,
+        title=network.name,
+        subtitle=_subtitle(len(rows), len(by_id), style.scale.title, draws),
+        classes=classes,
+        scales=[style.scales[name] for name in columns_of(style, maps)],
+    )
+    path = run.folder / "sheet.png"
+    write_png(path, picture)
+    return path
+
+
+def _subtitle(shown: int, total: int, measure: str, draws: int) -> str:
+    """States how the images were chosen.
+
+    >>> _subtitle(1, 1, "variance", 8)
+    '1 image, 8 draws.'
+    """
+    passes = f"{draws} draw" + ("s" if draws != 1 else "")
+    if total == 1:
+        return f"1 image, {passes}."
+    if shown == total:
+        return f"All {total} images, {passes}. Ordered by mean {measure}, the most uncertain first."
+    return (
+        f"{shown} of {total:,} images, {passes}. A choice by mean {measure}, no random sample: the most uncertain, "
+        "those around the median, and the least uncertain."
+    )
+
+
+def _completed(row: SheetRow, titles: Sequence[str]) -> SheetRow:
+    empty = np.full_like(row.pictures["image"], 244)
+    return SheetRow(
+        name=row.name,
+        pictures={title: row.pictures.get(title, empty) for title in titles},
+        note=row.note,
+        section=row.section,
+    )
+
+
+def _again(
+    run: Run,
+    source: Source,
+    style: PictureStyle,
+    maps: Sequence[str],
+    read: Callable[[Source], Picture],
+    truth: Callable[[Source], Plane | None],
+) -> Thumbnails | None:
+    """The row of an image that was done before, from its files; None where they do not read or it is too large."""
+    folder = run.path(source.id, "overlay.png").parent
+    try:
+        image = read(source)
+        if image.shape[0] * image.shape[1] > LARGEST:
+            return None
+        found: dict[str, Any] = {}
+        if (folder / "maps.npz").is_file():
+            with np.load(folder / "maps.npz") as archive:
+                found = {name: archive[name] for name in archive.files}
+        measures = columns_of(style, maps)
+        for name in measures:
+            if name not in found and (folder / "raw" / f"{name}.png").is_file():
+                found[name] = read_map_png(folder / "raw" / f"{name}.png")[0]
+        return _row(image, _mask_of(found, folder, style, maps), found, truth(source), style, measures)
+    except (SegmentError, OSError, ValueError):
+        return None
+
+
+def _mask_of(found: Mapping[str, Any], folder: Path, style: PictureStyle, maps: Sequence[str]) -> Plane | None:
+    if "prediction" not in maps:
+        return None
+    if style.head == "multilabel":
+        parts = [read_label(path) for path in sorted(folder.glob("prediction_*_*.png"), key=_index)]
+        claimed = np.stack(parts)
+        return np.where(claimed.any(axis=0), claimed.argmax(axis=0), len(style.classes))
+    return np.asarray(found["prediction"]) if "prediction" in found else read_label(folder / "prediction.png")
+
+
+def _index(path: Path) -> int:
+    return int(path.name.split("_")[1])
