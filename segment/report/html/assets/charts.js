@@ -5,6 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a35fd0"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "", "7 3", "2 3", "9 3 2 3"];
 
+const narrow = () => innerWidth < 600; // a phone: fewer units, so that letters stay readable
+
 function drawn(tag, attributes, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -24,7 +26,7 @@ function niceTicks(low, high, most = 6) {
 
 // lines: {name, x, y, low, high, notes, dashed}; limits by the data; options: title, x, y, diagonal, zero
 function lineChart(place, lines, options) {
-  const [W, H, left, right, top, bottom] = [640, 400, 62, 14, 12, 46];
+  const [W, H, left, right, top, bottom] = [...(narrow() ? [400, 300] : [640, 400]), 62, 14, 12, 46];
   const known = lines.filter((line) => line.x.length);
   if (!known.length) return;
   const xs = known.flatMap((line) => line.x), ys = known.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]).filter((y) => y !== null);
@@ -36,7 +38,7 @@ function lineChart(place, lines, options) {
   const px = (x) => left + ((x - x0) / (x1 - x0)) * (W - left - right);
   const py = (y) => H - bottom - ((y - y0) / (y1 - y0)) * (H - top - bottom);
   const svg = drawn("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": options.title + ". The values are in the table below the plot." });
-  for (const [t, text] of niceTicks(x0, x1)) {
+  for (const [t, text] of niceTicks(x0, x1, narrow() ? 4 : 6)) {
     svg.append(drawn("line", { class: "grid", x1: px(t), x2: px(t), y1: top, y2: H - bottom }), label(text, px(t), H - bottom + 17, "middle"));
   }
   for (const [t, text] of niceTicks(y0, y1)) {
@@ -117,7 +119,7 @@ function histogram(place, values, options) {
   const high = Math.max(...values, 1e-9), bins = Math.min(30, Math.max(5, Math.ceil(Math.sqrt(values.length))));
   const counts = new Array(bins).fill(0);
   for (const value of values) counts[Math.min(bins - 1, Math.floor((value / high) * bins))]++;
-  const [W, H, left, bottom, top] = [640, 220, 46, 44, 10];
+  const [W, H, left, bottom, top] = [...(narrow() ? [400, 180] : [640, 220]), 46, 44, 10];
   const most = Math.max(...counts), wide = (W - left - 10) / bins;
   const svg = drawn("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": options.title });
   for (const [t, text] of niceTicks(0, most, 4)) {
