@@ -66,6 +66,10 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			-o outputs/measured/pooled_$$name
 	done
 	$$measure triage -- python -m benchmarks.triage outputs/measured/pooled_unet_lite0 outputs/measured/pooled_enet
+	$(PY) -m segment evaluate unet_lite0_camvid --images outputs/measured/pooled.txt --bank outputs/measured/unet_lite0.safetensors \
+		--draws 8 --precision fp32 --methods mcbn+tta --measures one_minus_max,predictive_entropy,mutual_information,margin \
+		-o outputs/measured/pooled_tta
+	$$measure triage_tta -- python -m benchmarks.triage outputs/measured/pooled_tta
 	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
 	$(PY) -m benchmarks.tables
 

@@ -219,6 +219,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "against_trained": against_trained,
     "networks": networks,
     "triage": partial(triage, "triage", "pixel", ("one_minus_max",)),
+    "triage.tta": partial(triage, "triage_tta", "pixel", ("one_minus_max",)),
     "triage.scenes": partial(triage, "triage_scenes", "pixel", ("one_minus_max",)),
     "triage.sequences": partial(triage_sequences, "triage", 0.05),
 }
