@@ -10,11 +10,15 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.options import (
+    Axis,
     Device,
+    Every,
+    ExtraKeys,
     Json,
     Memory,
     Model,
     Out,
+    Prefix,
     Weights,
     loaded,
     size_of,
@@ -32,6 +36,8 @@ def fit(
     seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
     layers: Annotated[str, typer.Option(help="all, or globs with commas, as decoder.*")] = "all",
     size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
+    every: Every = 1,
+    axis: Axis = 2,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
     memory: Memory = None,
     cache: Annotated[
@@ -42,6 +48,8 @@ def fit(
         ),
     ] = True,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -54,6 +62,7 @@ def fit(
     from segment.estimation.precision import choose
     from segment.files.bank_cache import BankCache
     from segment.files.writing import check_writable
+    from segment.images.listing.parts import Listing
     from segment.jobs.fit import fit as run_fit
 
     if precision not in ("fp32", "bf16"):
@@ -61,7 +70,7 @@ def fit(
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, prefix, extra_keys)
     start = time.perf_counter()
 
     with screen.progress() as shown:
@@ -77,6 +86,7 @@ def fit(
             precision="bf16" if precision == "bf16" else "fp32",
             memory=memory,
             cache=BankCache.of_user() if cache else None,
+            listing=Listing(every=every, axis=axis),
             progress=shown,
         )
     seconds = time.perf_counter() - start
@@ -125,6 +135,8 @@ def distill(
     steps: Annotated[int, typer.Option(help="Of refinement at most; 0: choose only.")] = 400,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -141,7 +153,7 @@ def distill(
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
     whole = load_bank(bank)
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, prefix, extra_keys)
     start = time.perf_counter()
     with screen.progress() as shown:
         small = distill_bank(

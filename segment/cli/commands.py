@@ -11,8 +11,10 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.options import (
     Device,
+    ExtraKeys,
     Json,
     Model,
+    Prefix,
     Weights,
     loaded,
     size_of,
@@ -30,6 +32,8 @@ def inspect(
     layers: Annotated[str, typer.Option(help="all, or globs with commas.")] = "all",
     size: Annotated[str, typer.Option(help="HxW of the pass whose memory is counted.")] = "480x640",
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "cpu",
     json: Json = False,
     config: Config = None,
@@ -38,7 +42,9 @@ def inspect(
     """List the BN layers of MODEL: stochastic, fixed and why; and the memory of one pass."""
     from segment.jobs.inspect import inspect_network
 
-    inspection = inspect_network(loaded(model, weights, device), layers=layers, size=size_of(size) or (480, 640))
+    inspection = inspect_network(
+        loaded(model, weights, device, prefix, extra_keys), layers=layers, size=size_of(size) or (480, 640)
+    )
     if json:
         screen.as_json(
             {
@@ -79,6 +85,8 @@ def inspect(
         f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {mebibytes(inspection.pass_bytes)} of "
         f"activations at once in fp32.\nImages: {inspection.preprocessing}."
     )
+    if inspection.few:
+        screen.print_text(inspection.few)
     if inspection.whole_image:
         screen.print_text(
             "A layer sees one value an image (global pooling): with M = 1 it has no variance; use --batch 2 or more."
@@ -116,6 +124,8 @@ def doctor(
     images: Annotated[str | None, typer.Option(help="Images to compare on, the first 3; needed with MODEL.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Bank of MODEL; default: 4 draws recorded from the images.")] = None,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -135,7 +145,7 @@ def doctor(
     from segment.files.banks import load_bank
     from segment.jobs.doctor import compare_passes
 
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, prefix, extra_keys)
     with screen.progress() as shown:
         comparison = compare_passes(network, images, None if bank is None else load_bank(bank), progress=shown)
     if json:

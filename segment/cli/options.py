@@ -25,6 +25,16 @@ Model = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
+Every = Annotated[int, typer.Option(help="Of videos: every N-th frame.")]
+Axis = Annotated[int, typer.Option(help="Of volumes: the voxel axis (0, 1, 2) that slices lie along.")]
+Mask = Annotated[str | None, typer.Option("--mask", help="Region masks: outside (0) nothing is shown or counted.")]
+LabelSuffix = Annotated[str, typer.Option(help="After an image's name in that of its label map, as _manual1.")]
+Prefix = Annotated[
+    str | None, typer.Option(help="Of the weights' names, as ema_model.; default: the one that fits most of them.")
+]
+ExtraKeys = Annotated[
+    str, typer.Option(help="refuse, or ignore: weights under the prefix that the network does not have.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
@@ -53,17 +63,27 @@ TriageFile = Annotated[
 Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
 
 
-def loaded(model: str, weights: Path | None, device: str) -> Network:
+def loaded(
+    model: str, weights: Path | None, device: str, prefix: str | None = None, extra_keys: str = "refuse"
+) -> Network:
     """The network of a command line, on its device."""
     import torch
 
     from segment.estimation.memory_budget import keep_freed_pages
     from segment.networks.load import load_network
 
+    if extra_keys not in ("refuse", "ignore"):
+        raise WrongUse(f"--extra-keys is refuse or ignore, not {extra_keys!r}.")
     keep_freed_pages()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_network(model, weights=weights, device=device)
+    return load_network(
+        model,
+        weights=weights,
+        device=device,
+        prefix=prefix,
+        extra_keys="ignore" if extra_keys == "ignore" else "refuse",
+    )
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -10,11 +10,16 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
+    Axis,
     Device,
+    Every,
+    ExtraKeys,
     Json,
+    Mask,
     Memory,
     Model,
     Out,
+    Prefix,
     TriageFile,
     TunedFolder,
     Weights,
@@ -60,7 +65,12 @@ def predict(
     ] = "auto",
     triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
+    mask: Mask = None,
+    every: Every = 1,
+    axis: Axis = 2,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -69,6 +79,7 @@ def predict(
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
+    from segment.images.listing.parts import Listing
     from segment.jobs.predict import predict
     from segment.jobs.predict_plan import PredictPlan
     from segment.jobs.tuning.tuned import read_tuned
@@ -91,10 +102,20 @@ def predict(
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
     )
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, prefix, extra_keys)
     with screen.progress() as shown:
         used = setting.bank if setting is not None else load_bank(bank or Path())
-        summary = predict(network, source, used, output, plan, resume=resume, progress=shown)
+        summary = predict(
+            network,
+            source,
+            used,
+            output,
+            plan,
+            masks=mask,
+            listing=Listing(every=every, axis=axis),
+            resume=resume,
+            progress=shown,
+        )
     if json:
         screen.as_json(
             {

@@ -10,14 +10,20 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
+    Axis,
     Device,
+    Every,
+    ExtraKeys,
     Images,
     InsertDropout,
     Json,
     LabelMaps,
+    LabelSuffix,
+    Mask,
     Memory,
     Model,
     Out,
+    Prefix,
     Report,
     TriageFile,
     TunedFolder,
@@ -66,7 +72,13 @@ def evaluate(
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
     plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
+    label_suffix: LabelSuffix = "",
+    mask: Mask = None,
+    every: Every = 1,
+    axis: Axis = 2,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -75,6 +87,7 @@ def evaluate(
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
+    from segment.images.listing.parts import Listing
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
@@ -100,14 +113,14 @@ def evaluate(
         seed=seed,
         measures=listed(measures) or SCORED,
     )
-    network = loaded(model, weights, device)
-    members = [loaded(model, file, device) for file in ensemble or []]
+    network = loaded(model, weights, device, prefix, extra_keys)
+    members = [loaded(model, file, device, prefix, extra_keys) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
     with screen.progress() as shown:
         evaluation = run_evaluate(
             network,
-            Labels(images, labels),
+            Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis)),
             output,
             banks=banks,
             members=members,
@@ -117,7 +130,7 @@ def evaluate(
             plan=EvaluatePlan(
                 methods=method_plan, void=void, unseen=ids(unseen), shift=shift_of(shift), fails_below=fails_below
             ),
-            validation=Labels(validation_images, validation_labels) if validation_images else None,
+            validation=Labels(validation_images, validation_labels, label_suffix) if validation_images else None,
             triage=asked_triage,
             tuned=None if tuned is None else read_tuned(tuned),
         )

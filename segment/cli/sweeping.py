@@ -12,14 +12,20 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
+    Axis,
     Device,
+    Every,
+    ExtraKeys,
     Images,
     InsertDropout,
     Json,
     LabelMaps,
+    LabelSuffix,
+    Mask,
     Memory,
     Model,
     Out,
+    Prefix,
     Report,
     ValidationImages,
     ValidationLabels,
@@ -76,13 +82,20 @@ def sweep(
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
+    label_suffix: LabelSuffix = "",
+    mask: Mask = None,
+    every: Every = 1,
+    axis: Axis = 2,
     weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
+    from segment.images.listing.parts import Listing
     from segment.jobs.evaluate import Labels
     from segment.jobs.evaluation.sweep_grid import Grid
     from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
@@ -117,18 +130,18 @@ def sweep(
         ),
         banks=tuple(str(path) for path in bank or []),
     )
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, prefix, extra_keys)
     with screen.progress() as shown:
         result = run_sweep(
             network,
-            Labels(images, labels),
+            Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis)),
             train,
             output,
             plan,
             memory=memory,
             resume=resume,
             progress=shown,
-            validation=Labels(validation_images, validation_labels) if validation_images else None,
+            validation=Labels(validation_images, validation_labels, label_suffix) if validation_images else None,
         )
     pictures = plot_sweep(result.rows, result.folder) if plots else []
     if report is not None:

@@ -37,6 +37,7 @@ def preprocessing_of(network: Network) -> dict[str, Any]:
         "channels": _json(spec.channels),
         "white": _json(spec.white),
         "stride": spec.stride,
+        **({"size": list(spec.size)} if spec.size is not None else {}),
         "pad": spec.pad,
         "head": card.head,
         "drop_outputs": sorted(set(card.drop_outputs)),

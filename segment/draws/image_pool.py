@@ -26,6 +26,7 @@ from segment.images.listing.samples import Samples, images_in, is_lazy
 from segment.images.read import read_source
 from segment.images.resize import shorter_side_and_centre
 from segment.networks.load import Network
+from segment.networks.resized import resized
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +112,17 @@ class ImagePool:
         """An image as a mini-batch holds it: augmented or resized, then preprocessed."""
         image = self._decoded(index, seed)
         if isinstance(image, Tensor):
-            return self.network.accept.prepared(image)
+            return self._at_size(self.network.accept.prepared(image))
         if self.augmentation is not None:
             image = self.augmentation(image, seed)
         elif self.size is not None:
             image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
-        return self.network.accept.prepared(image)
+        return self._at_size(self.network.accept.prepared(image))
+
+    def _at_size(self, image: Tensor) -> Tensor:  # C H W
+        """At the size that the network sees every image at, where its card says one."""
+        size = self.network.card.input.size
+        return image if size is None else resized(image[None], size)[0]
 
     def _batch(self, pick: Choice) -> Tensor:  # M C H W
         images = [self.prepared(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]

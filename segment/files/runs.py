@@ -20,6 +20,7 @@ from segment.files.reading import read_json
 from segment.files.run_lock import LOCK, lock_folder
 from segment.files.writing import discard, write_json
 from segment.images.find import Source, find_images, keep_ids, paths_by_id
+from segment.images.listing.parts import Listing
 from segment.images.read import sha256_of
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,12 @@ class Run:
         }
 
 
-def images_outside_runs(source: str | Path) -> tuple[Source, ...]:
+def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
     """The images of a SRC, less the pictures of runs in a folder's sub-folders, as `predict MODEL . -o run` makes.
 
     Errors: WrongUse where nothing is left.
     """
-    images, top = find_images(source), Path(source)
+    images, top = find_images(source, listing or Listing()), Path(source)
     if not top.is_dir():
         return images
     below = {folder for image in images for folder in image.path.parents if top in folder.parents}

@@ -53,6 +53,7 @@ class InputSpec:
         normalising, as a convolution pads)
     white: the raw value of a file of more than 8 bits that means 255 (65535; 4095 for 12-bit data; 255 keeps the values
         as they are), or one a channel; None refuses such files
+    size: (H, W) that the network sees every image at: resized there, and its logits back; None: never resized
     display: the bands that pictures show as red, green and blue, from 1, or their names; one: grey; empty: the first
         three of several bands
     """
@@ -65,6 +66,7 @@ class InputSpec:
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: PerChannel | None = None
     display: tuple[int | str, ...] = ()
+    size: tuple[int, int] | None = None
 
     @property
     def planes(self) -> int:
@@ -91,6 +93,7 @@ class InputSpec:
         parts += [f"divided by std {_in_words(self.std)}"] if self.std else []
         parts += ["neither mean nor std"] if not (self.mean or self.std) else []
         parts += [f"white of deeper files {_in_words(self.white)}"] if self.white is not None else []
+        parts += [f"resized to {self.size[0]}x{self.size[1]} and its maps back"] if self.size is not None else []
         parts += [f"padded to multiples of {self.stride} ({self.pad})"] if self.stride > 1 else []
         return ", ".join(parts)
 

@@ -24,6 +24,8 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
 from segment.images.corrupt import corrupted, corruption
 from segment.images.find import Source, in_text
+from segment.images.labels.pairs import with_masks
+from segment.images.listing.parts import Listing
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
@@ -67,20 +69,32 @@ class EvaluatePlan:
 
 @dataclass(frozen=True)
 class Labels:
-    """Images and their label maps: two SRCs."""
+    """Images and their label maps: two SRCs.
+
+    suffix: that label maps have after the image's name, as "_manual1". masks: a SRC of region masks
+    listing: which frames of videos and slices of volumes are taken
+    """
 
     images: str | Path
     labels: str | Path | None = None
+    suffix: str = ""
+    masks: str | Path | None = None
+    listing: Listing = field(default_factory=Listing)
 
     def in_text(self) -> list[str | None]:
-        return [in_text(self.images), None if self.labels is None else in_text(self.labels)]
+        given = [in_text(self.images), None if self.labels is None else in_text(self.labels)]
+        others = [self.suffix or None, None if self.masks is None else in_text(self.masks)]
+        listed = None if self.listing == Listing() else f"every {self.listing.every}, axis {self.listing.axis}"
+        return given + ([*others, listed] if any((*others, listed)) else [])
 
     def sources(self, network: Network) -> tuple[Source, ...]:
         if network.card.head == "multilabel":
             if self.labels is None:
                 raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
-            return multilabels(self.images, self.labels, network.class_names)
-        return labelled(self.images, self.labels)
+            sources = multilabels(self.images, self.labels, network.class_names)
+        else:
+            sources = labelled(self.images, self.labels, self.suffix, self.listing)
+        return sources if self.masks is None else with_masks(sources, self.masks)
 
 
 def evaluate(
@@ -200,13 +214,14 @@ def _settings(
 ) -> dict[str, Any]:
     method_plan = plan.methods
     card = {key: value for key, value in network.card.settings().items() if key != "palette"}
-    images, labels = data.in_text()
+    images, labels, *more = data.in_text()
     return {
         "model": network.name,
         "card": card,
         "network": network.fingerprint,
         "images": images,
         "labels": labels,
+        **({"label_options": more} if more else {}),
         "banks": [bank_fingerprint(bank) for bank in banks],
         "methods": list(methods.names),
         "draws": method_plan.draws,

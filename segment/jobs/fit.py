@@ -38,7 +38,7 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import drawable, little_batchnorm
 from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,8 @@ def fit(
             save_bank(bank, output)
         return bank, path
     drawn = drawable(network, layers)
+    if few := little_batchnorm(drawn):
+        log.warning("%s: %s", network.name, few)
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
     if spec is None:
         log.warning(

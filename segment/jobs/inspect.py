@@ -9,7 +9,7 @@ import torch
 from segment.networks.load import Network
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.bn_layers import Layer
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import drawable, little_batchnorm
 from segment.tracing.pass_memory import peak_bytes
 
 
@@ -17,6 +17,7 @@ from segment.tracing.pass_memory import peak_bytes
 class Inspection:
     """A network's BN layers in data order, and what one pass over one image of `size` (H, W) takes.
 
+    few: why the draws vary little; "" where they do not
     preprocessing: what happens to the pixels of an image, in words
     """
 
@@ -29,6 +30,7 @@ class Inspection:
     pass_bytes: int
     whole_image: bool
     preprocessing: str
+    few: str
 
     @property
     def stochastic(self) -> int:
@@ -55,6 +57,7 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
         taken,
         pooled,
         _stated(network),
+        little_batchnorm(drawn),
     )
 
 

@@ -28,6 +28,8 @@ from segment.files.versions import versions
 from segment.files.windows import Windowed
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
+from segment.images.labels.pairs import with_masks
+from segment.images.listing.parts import Listing
 from segment.images.read import read_source, size_of
 from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.predict_plan import Execution, PredictPlan
@@ -74,18 +76,24 @@ def predict(
     folder: str | Path,
     plan: PredictPlan | None = None,
     *,
+    masks: str | Path | None = None,
+    listing: Listing | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Summary:
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
+    masks: a SRC of region masks: outside (0) nothing is shown, counted or written
+    listing: which frames of videos and slices of volumes are taken
     Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
     """
     plan = plan or PredictPlan()
     if isinstance(source, str | Path):
-        images, source_text = images_outside_runs(source), in_text(source)
+        images, source_text = images_outside_runs(source, listing), in_text(source)
     else:
         images, source_text = tuple(source), f"{len(source)} images"
+    if masks is not None:
+        images, source_text = with_masks(images, masks), f"{source_text}, region masks {in_text(masks)}"
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device)
     network.log_preprocessing()

@@ -115,13 +115,14 @@ class _Condition:
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
     plan_values = json.loads(json.dumps(asdict(plan)))
-    images, labels = data.in_text()
+    images, labels, *more = data.in_text()
     return {
         "model": network.name,
         "network": network.fingerprint,
         "card": network.card.settings(),
         "images": images,
         "labels": labels,
+        **({"label_options": more} if more else {}),
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
         **plan_values,

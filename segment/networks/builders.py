@@ -10,16 +10,18 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segment.errors import ModelRefused, UnknownNetwork, near, one_line
+from segment.errors import MissingExtra, ModelRefused, UnknownNetwork, near, one_line
 from segment.networks.architectures.enet import ENet
+from segment.networks.hf import hf_network
 from segment.networks.uris import SCHEMES, Uri, parse_uri
 from segment.networks.weights import load_weights
 
@@ -29,25 +31,30 @@ OWN = ("enet", "tiny")
 OLD_SMP_ARGUMENTS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")
 
 
-def build(uri: str) -> nn.Module:
-    """The network that the URI names, on the CPU; the state of the process's random generators is restored."""
+def build(uri: str, *, beside: Path | None = None) -> nn.Module:
+    """The network that the URI names, on the CPU; the state of the process's random generators is restored.
+
+    beside: a folder in which a `py:` factory is looked for, before the working folder
+    """
     parsed = parse_uri(uri)
-    builder = {
+    builders: dict[str, Callable[[Uri], nn.Module]] = {
         "smp": _smp,
         "smp-dir": _smp_folder,
         "torchvision": _torchvision,
-        "py": _factory,
+        "hf": hf_network,
+        "py": partial(_factory, beside=beside),
         "segment": _own,
-    }[parsed.scheme]
+    }
+    builder = builders[parsed.scheme]
     cuda_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if cuda_in_use else ()  # asking a GPU for its state would start it
     try:
         with torch.random.fork_rng(devices=devices):
             return builder(parsed)
-    except ModelRefused:
+    except (ModelRefused, MissingExtra):
         raise
     except OSError as error:
-        if parsed.scheme not in ("smp", "torchvision"):
+        if parsed.scheme not in ("smp", "torchvision", "hf"):
             raise ModelRefused(f"{uri!r} cannot be built: {_error_message(error)}.") from error
         raise ModelRefused(
             f"{uri!r} cannot be built: {_error_message(error)}. Pretrained weights are downloaded once; without a "
@@ -144,18 +151,19 @@ def _check_arguments(name: str, arguments: Iterable[str], known: Iterable[str]) 
             raise ModelRefused(f"{name} has no argument {key!r}.{near(key, known)} Known: {', '.join(known)}.")
 
 
-def _factory(parsed: Uri) -> nn.Module:
+def _factory(parsed: Uri, beside: Path | None = None) -> nn.Module:
     name, _, attribute = parsed.target.partition(":")
     if not attribute:
         raise UnknownNetwork(f"'py:{parsed.target}' names no factory. As in {SCHEMES['py']!r}.")
-    with _importable_here():
+    with _importable_from(beside, Path.cwd()):
         try:
             factory: Any = importlib.import_module(name)
             for part in attribute.split("."):
                 factory = getattr(factory, part)
         except (ImportError, AttributeError) as error:
+            searched = ", ".join(str(folder) for folder in (beside, Path.cwd()) if folder is not None)
             raise UnknownNetwork(
-                f"'py:{parsed.target}' is not to be found: {_error_message(error)}. Searched: {Path.cwd()}."
+                f"'py:{parsed.target}' is not to be found: {_error_message(error)}. Searched: {searched}."
             ) from None
         module = factory(**parsed.arguments)
     if not isinstance(module, nn.Module):
@@ -176,14 +184,15 @@ def _own(parsed: Uri) -> nn.Module:
 
 
 @contextmanager
-def _importable_here() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def _importable_from(*folders: Path | None) -> Iterator[None]:
+    added = [str(folder.resolve()) for folder in folders if folder is not None]
+    sys.path[:0] = added
     try:
         yield
     finally:
-        with suppress(ValueError):  # the caller's module may have removed it
-            sys.path.remove(here)
+        for folder in added:
+            with suppress(ValueError):  # the caller's module may have removed it
+                sys.path.remove(folder)
 
 
 def _error_message(error: BaseException) -> str:

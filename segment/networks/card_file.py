@@ -6,6 +6,7 @@ Must not know what a card's values mean to a network.
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, model_validator
@@ -51,6 +52,24 @@ def _per_channel(value: object) -> PerChannel:
     return tuple(map(float, numbers)) if isinstance(value, list | tuple) else float(numbers[0])
 
 
+def _label_key(value: object) -> int | str:
+    """A value of a label file, a colour, or a shape's name."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and not value.lstrip("-").isdecimal():
+        return value
+    raise ValueError(f"it is a value from 0 up, a colour '#rrggbb' or a name, not {value!r}")
+
+
+def _size(value: object) -> tuple[int, int]:
+    """HxW, or [H, W]."""
+    parts = value.lower().split("x") if isinstance(value, str) else list(value) if isinstance(value, list) else []
+    whole = [int(part) for part in parts if str(part).strip().isdecimal() and int(part) > 0]
+    if len(parts) != 2 or len(whole) != 2:
+        raise ValueError(f"it is HxW, rows x columns, as 512x1024, not {value!r}")
+    return whole[0], whole[1]
+
+
 class InputEntry(_Strict):
     """`input:`, as `segment.images.specs.InputSpec`."""
 
@@ -62,6 +81,7 @@ class InputEntry(_Strict):
     pad: Literal["reflect", "edge", "zero"] = "reflect"
     white: Annotated[PerChannel, PlainValidator(_per_channel)] | None = None
     display: tuple[StrictInt | StrictStr, ...] = ()
+    size: Annotated[tuple[int, int], PlainValidator(_size)] | None = None
 
     @model_validator(mode="after")
     def one_number_a_channel(self) -> Self:
@@ -75,6 +95,12 @@ class InputEntry(_Strict):
                 raise ValueError(f"{name} has {len(numbers)} numbers where {asked} needs {wanted}, or {other}")
         if isinstance(self.white, tuple) and self.channels == "grey":
             raise ValueError("white is one number for grey, whose pixels come from three colours")
+        return self
+
+    @model_validator(mode="after")
+    def the_size_fits_the_stride(self) -> Self:
+        if self.size is not None and (self.size[0] % self.stride or self.size[1] % self.stride):
+            raise ValueError(f"size {self.size[0]}x{self.size[1]} is no multiple of the stride, {self.stride}")
         return self
 
     @model_validator(mode="after")
@@ -118,7 +144,7 @@ class CardFile(_Strict):
     classes: tuple[StrictStr, ...] = ()
     palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
     void: Index | None = None
-    labels: dict[Index, Index] = Field(default_factory=dict)
+    labels: dict[Annotated[int | str, PlainValidator(_label_key)], Index] = Field(default_factory=dict)
     unseen: tuple[Index, ...] = ()
     drop_outputs: tuple[Index, ...] = ()
     batchnorm_eps: dict[StrictStr, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -137,6 +163,9 @@ class CardFile(_Strict):
 
     @model_validator(mode="after")
     def labels_lead_to_ids(self) -> Self:
+        for key in self.labels:
+            if isinstance(key, str) and key.startswith("#") and not re.fullmatch("#[0-9a-fA-F]{6}", key):
+                raise ValueError(f"labels: {key!r} is no colour; write #rrggbb")
         if self.void in self.labels:
             raise ValueError(f"labels says what {self.void} stands for, and void says that it is not scored")
         classes = 2 if self.head in ("sigmoid", "multilabel") else len(self.classes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near, one_line
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
+from segment.networks.hf import hf_input
 from segment.networks.uris import parse_uri
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -43,12 +44,14 @@ class Card:
     classes: names of the K classes, in the order of the outputs that are kept; empty: not stated
     palette: RGB, 0..255, one a class; empty: not stated
     void: the label that is not scored
-    labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1; others stay
+    labels: value in a label file -> the label id that it stands for, as {255: 1} where white is class 1; others stay;
+        also a colour ("#000000") or a shape's name
     unseen: labels of classes that training never saw
     drop_outputs: channels that are removed before the softmax
     batchnorm_eps: epsilon by glob over layer names, where a network was trained with another than its builder sets
     training: how training made a mini-batch; None: not stated
     images: the training images (folder, glob or list), which must not be tested on; or a description of them
+    folder: of the card's file, where a `py:` factory is looked for too
     assumed: whether nobody stated the preprocessing, which is then a plain division by 255
     """
 
@@ -61,13 +64,14 @@ class Card:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     void: int | None = None
-    labels: Mapping[int, int] = field(default_factory=dict)
+    labels: Mapping[int | str, int] = field(default_factory=dict)
     unseen: tuple[int, ...] = ()
     drop_outputs: tuple[int, ...] = ()
     batchnorm_eps: Mapping[str, float] = field(default_factory=dict)
     training: TrainingSpec | None = None
     images: str | None = None
     assumed: bool = False
+    folder: Path | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
@@ -82,7 +86,7 @@ class Card:
 
     def settings(self) -> dict[str, Any]:
         """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
-        apart = ("name", "weights", "sha256", "assumed")
+        apart = ("name", "weights", "sha256", "assumed", "folder")
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
 
@@ -135,6 +139,8 @@ def default_card(uri: str) -> Card:
     stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(parsed.scheme, 1)
     spec = InputSpec(mean=mean, std=std, stride=stride, channels=channels)
     assumed = parsed.scheme == "py"
+    if parsed.scheme == "hf":
+        spec = replace(spec, **hf_input(parsed.target))
     return Card(name=uri, network=uri, head=parsed.head or "softmax", input=spec, assumed=assumed)
 
 
@@ -160,6 +166,8 @@ def relative_to(folder: Path, uri: str) -> str:
     ('smp-dir:cards/saved', 'segment:tiny')
     """
     scheme, _, rest = uri.partition(":")
+    if scheme == "hf":
+        return f"hf:{folder / rest}" if (folder / rest.partition("?")[0]).is_dir() else uri
     return f"{scheme}:{folder / rest}" if scheme == "smp-dir" else uri
 
 
@@ -188,6 +196,17 @@ def _error_message(path: Path, entry: dict[str, Any]) -> str:
     return f"Card {str(path)!r}: {key} is not a key of a card.{near(str(place[-1]), known)} Known: {', '.join(known)}."
 
 
+def _spec_of(values: dict[str, Any], path: Path) -> InputSpec:
+    """An image that is resized is not padded."""
+    spec = InputSpec(**values)
+    if spec.size is None:
+        return spec
+    if any(side % spec.stride for side in spec.size):
+        size = f"{spec.size[0]}x{spec.size[1]}"
+        raise WrongUse(f"Card {str(path)!r}: input: size {size} is no multiple of the stride, {spec.stride}.")
+    return replace(spec, stride=1)
+
+
 def _card_of(file: CardFile, path: Path) -> Card:
     given = {} if file.input is None else file.input.model_dump(exclude_unset=True)
     network = file.network
@@ -204,12 +223,13 @@ def _card_of(file: CardFile, path: Path) -> Card:
         weights=None if file.weights is None else path.parent / file.weights.file,
         sha256=None if file.weights is None else file.weights.sha256,
         head=file.head or usual.head,
-        input=InputSpec(**{**vars(usual.input), **given}),
+        input=_spec_of({**vars(usual.input), **given}, path),
         classes=file.classes,
         palette=file.palette,
         void=file.void,
         labels=file.labels,
         assumed=usual.assumed and file.input is None,
+        folder=path.parent,
         unseen=file.unseen,
         drop_outputs=file.drop_outputs,
         batchnorm_eps=file.batchnorm_eps,

@@ -5,10 +5,8 @@ Must not know what its logits are used for.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -26,14 +24,12 @@ from segment.images.specs import InputSpec
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
-from segment.networks.modules import device_of, named_modules
+from segment.networks.modules import copied, device_of, named_modules
+from segment.networks.resized import MAP_KEYS, Resized, logits_in
 from segment.networks.uris import SCHEMES, is_uri, parse_uri
-from segment.networks.weights import differs_from_card, find_weights, load_weights
+from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 
 logger = logging.getLogger(__name__)
-
-MAP_KEYS = ("out", "logits", "masks")
-"""Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -190,6 +186,8 @@ def load_network(
     weights: Path | str | None = None,
     card: Card | None = None,
     device: str | None = None,
+    prefix: str | None = None,
+    extra_keys: ExtraKeys = "refuse",
 ) -> Network:
     """The network that a URI, a card (its file or its name) or a module stands for.
 
@@ -197,25 +195,29 @@ def load_network(
 
     weights: a file that replaces the card's; a warning says so where its bytes are others than the card names
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
+    prefix, extra_keys: of the weights' names, see `weights.load_weights`
     device: as torch names it; None: the CPU, or the device of a module given directly
     Errors: UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line
     """
     if isinstance(model, nn.Module):
         name = type(model).__name__
         card = card or replace(default_card("py:given:module"), name=name, network=name)
-        module = _copied(model)
+        module = copied(model)
     else:
         card = _card_of(model, card)
-        module = build(card.network)
+        module = build(card.network, beside=card.folder)
     if weights is not None:
-        load_weights(module, weights)
+        load_weights(module, weights, prefix=prefix, extra_keys=extra_keys)
         if card.sha256 is not None and (difference := differs_from_card(Path(weights), card.sha256)):
             logger.warning("%s: %s", card.name, difference)
     elif card.weights is not None:
-        load_weights(module, find_weights(card.weights), sha256=card.sha256)
+        file = find_weights(card.weights)
+        load_weights(module, file, sha256=card.sha256, prefix=prefix, extra_keys=extra_keys)
     elif not isinstance(model, nn.Module) and _is_random(card.network):
         logger.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)
+    if card.input.size is not None:
+        module = Resized(module, card.input.size)
     for part in module.modules():
         part.training = False  # not .eval(): a network may override train() to skip a frozen encoder
     return Network(module=_moved(module, device), card=card)
@@ -236,16 +238,6 @@ def _card_of(model: str | Path, card: Card | None) -> Card:
             hint = f" Weights need their network named too: MODEL --weights {text}."
         raise UnknownNetwork(f"No network is called {text!r}.{hint} Known: {', '.join(known)}.")
     return read_card(model)
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise ModelRefused(
-            f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
-            "changed; name a factory that makes another: py:package.module:factory."
-        ) from error
 
 
 def _is_random(uri: str) -> bool:
@@ -288,16 +280,9 @@ def _moved(module: nn.Module, device: str | None) -> nn.Module:
 
 
 def _logits_of(output: Any, name: str) -> Tensor:  # N K H W
-    """The logits in the output of a network: a tensor, or an item of a dictionary, a tuple or an object."""
-    if isinstance(output, Mapping):
-        logits = next((output[key] for key in MAP_KEYS if key in output), None)
-    elif isinstance(output, (tuple, list)):
-        logits = output[0] if output else None  # smp with aux_params: mask, then label
-    elif isinstance(output, Tensor):
-        logits = output
-    else:
-        logits = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
-    if not isinstance(logits, Tensor) or logits.ndim != 4:
+    """The logits in the output of a network. Errors: ModelRefused where there are none."""
+    logits = logits_in(output)
+    if logits is None or logits.ndim != 4:
         given = _size(logits) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelRefused(
             f"{name!r} gave {given}, not logits N x K x H x W (nor these under {', '.join(MAP_KEYS)}, or first in a "

@@ -6,10 +6,13 @@ cannot be called then. Must not know batch normalisation.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+from segment.errors import ModelRefused, one_line
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -44,3 +47,14 @@ def device_of(module: nn.Module) -> torch.device:
             if value is not None:
                 return value.device
     return torch.device("cpu")
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy, so that the caller's stays as it is. Errors: ModelRefused."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ModelRefused(
+            f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
+            "changed; name a factory that makes another: py:package.module:factory."
+        ) from error

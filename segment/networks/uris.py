@@ -19,6 +19,7 @@ SCHEMES = {
     "smp": "smp:Unet?encoder=resnet34&classes=11",
     "torchvision": "torchvision:deeplabv3_resnet50?num_classes=21",
     "smp-dir": "smp-dir:PATH",
+    "hf": "hf:OWNER/NAME",
     "py": "py:package.module:factory",
     "segment": "segment:enet?classes=12",
 }

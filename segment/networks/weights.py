@@ -5,13 +5,17 @@ Must not know how a network is built, nor what a card is.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -21,15 +25,36 @@ from segment.errors import WeightsRefused, one_line
 
 logger = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the state dict, beside epochs and optimiser states."""
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "network_weights",
+    "ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+)
+"""Keys under which training scripts keep the state dict, beside epochs and optimiser states; the first one is taken."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""Prefixes that DataParallel, torch.compile and Lightning add to every key."""
+KNOWN_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Prefixes that DataParallel, torch.compile and Lightning add to every key: not worth a warning."""
+
+ExtraKeys = Literal["refuse", "ignore"]
 
 AUXILIARY = "aux_classifier."
 """torchvision's second head, which serves the training loss only."""
 
+_SCALAR: Any = import_module("numpy._core.multiarray").scalar
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]
+"""What checkpoints hold beside tensors (nnU-Net's and argparse's numbers), and which runs no code when it is read."""
 
 FOLDERS = "SEGMENT_WEIGHTS"
 """Environment variable: folders with weights files, as PATH lists folders."""
@@ -57,19 +82,35 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> None:
+def load_weights(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    prefix: str | None = None,
+    extra_keys: ExtraKeys = "refuse",
+) -> None:
     """Load a safetensors file, or a state dict that torch reads with `weights_only=True`, into the module.
 
-    Every key and shape must match; `num_batches_tracked` may be missing (older files have none), and torchvision's
-    auxiliary head is skipped where the module has none.
+    Every key and shape of the module must be there; `num_batches_tracked` may be missing (older files have none), and
+    torchvision's auxiliary head is skipped where the module has none. The prefix that makes most keys the module's is
+    taken off, and a warning names it and what lies outside of it (a loss, an EMA copy).
 
     sha256: of the file, 64 hexadecimal digits; None: not checked
+    prefix: takes the place of the one that fits best, as "ema_model."; None: it is found
+    extra_keys: "ignore" leaves out keys under the prefix that the module does not have; "refuse" lists them
     Errors: WeightsRefused, in one line; the module's weights are undefined after it
     """
     path = Path(path)
     _check_file(path, sha256)
     own = module.state_dict()
-    state = _without_prefixes(_unwrapped(_read(path), path), own)
+    state, beside = _unwrapped(_read(path), path)
+    taken = prefix_of(state, own) if prefix is None else prefix
+    if prefix and not any(key.startswith(prefix) for key in state):
+        first = sorted({key.partition(".")[0] + "." for key in state})
+        raise WeightsRefused(f"Weights {str(path)!r}: no key starts with {prefix!r}. They start with {_some(first)}")
+    outside = [key for key in state if not key.startswith(taken)] + beside
+    state = {key.removeprefix(taken): value for key, value in state.items() if key.startswith(taken)}
     if not any(key.startswith(AUXILIARY) for key in own):
         state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     for key, value in state.items():
@@ -78,14 +119,51 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
                 f"Weights {str(path)!r}: {key!r} holds values that are not finite; the file is of no use."
             )
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    extra = [key for key in state if key not in own] if extra_keys == "ignore" else []
+    kept = {key: value for key, value in state.items() if key not in extra}
     try:
-        module.load_state_dict(counters | state, strict=True)  # a network's own method may rename keys of older files
+        module.load_state_dict(counters | kept, strict=True)  # a network's own method may rename keys of older files
     except RuntimeError as error:
-        differences = _differences(own, state)
+        differences = _differences(own, kept)
         what = "; ".join(differences) or one_line(error)
+        only_extra = len(differences) == 1 and "not in the network" in differences[0]
+        advice = "Leave them out with --extra-keys ignore, or name" if only_extra else "Name"
         raise WeightsRefused(
-            f"Weights {str(path)!r} do not fit {type(module).__name__}: {what}. Name the network they were made with."
+            f"Weights {str(path)!r} do not fit {type(module).__name__}: {what}. {advice} the network they were made "
+            "with."
         ) from None
+    _report(path, taken, [taken + key for key in extra] + outside)
+
+
+def prefix_of(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The prefix under which most keys and shapes of a network are in a state dict; "" where none is better.
+
+    Of several that fit alike, the one that is no average of weights ("ema"), then the shortest.
+
+    >>> prefix_of({"net.a": torch.ones(1), "loss.weight": torch.ones(1)}, {"a": torch.ones(1)})
+    'net.'
+    """
+    fits: Counter[str] = Counter({"": 0})
+    for key, value in state.items():
+        starts = [0, *(place + 1 for place, letter in enumerate(key) if letter == ".")]
+        for start in starts:
+            if (mine := own.get(key[start:])) is not None and mine.shape == value.shape:
+                fits[key[:start]] += 1
+    return max(fits, key=lambda prefix: (fits[prefix], not _is_average(prefix), -len(prefix)))
+
+
+def _is_average(prefix: str) -> bool:
+    return "ema" in prefix.lower() or "averag" in prefix.lower() or "teacher" in prefix.lower()
+
+
+def _report(path: Path, prefix: str, left_out: Sequence[str]) -> None:
+    usual = prefix
+    while start := next((each for each in KNOWN_PREFIXES if usual.startswith(each)), ""):
+        usual = usual.removeprefix(start)
+    if usual or left_out:
+        stripped = f"prefix {prefix!r} taken off" if prefix else "no prefix taken off"
+        rest = f"; left out: {len(left_out)} keys, {_some(left_out)}" if left_out else ""
+        logger.warning("Weights %r: %s%s.", str(path), stripped, rest)
 
 
 def _check_file(path: Path, sha256: str | None) -> None:
@@ -123,7 +201,8 @@ def _read(path: Path) -> Any:
             f"Weights {str(path)!r} are neither safetensors nor a torch file; they start with {start[:8]!r}."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the file is not trusted: any failure is a refusal
         reason = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
         raise WeightsRefused(
@@ -134,32 +213,26 @@ def _read(path: Path) -> Any:
         ) from None
 
 
-def _unwrapped(contents: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(contents, Mapping) and (
-        inner := next((k for k in WRAPPERS if isinstance(contents.get(k), Mapping)), None)
-    ):
-        contents = contents[inner]
+def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a state dict by name; and other copies of the weights beside it, by their key."""
+    copies: list[str] = []
+    while isinstance(contents, Mapping):
+        inner = [key for key in WRAPPERS if isinstance(contents.get(key), Mapping)]
+        if not inner:
+            break
+        copies += inner[1:]
+        contents = contents[inner[0]]
     if not isinstance(contents, Mapping) or not contents:
         raise WeightsRefused(
             f"Weights {str(path)!r} hold {type(contents).__name__}, not a state dict (names and tensors)."
         )
     others = [str(key) for key, value in contents.items() if not isinstance(value, Tensor)]
-    if others:
+    if len(others) == len(contents):
         raise WeightsRefused(
             f"Weights {str(path)!r} hold {_some(others)} beside or instead of tensors; save `network.state_dict()`, "
-            f"alone or under {', '.join(map(repr, WRAPPERS))}."
+            f"alone or under {', '.join(map(repr, WRAPPERS[:4]))}."
         )
-    return {str(key): value for key, value in contents.items()}
-
-
-def _without_prefixes(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the prefixes that all of its keys share, as long as that makes more keys match."""
-    best = state
-    while shared := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(shared): value for key, value in state.items()}
-        if len(state.keys() & own.keys()) > len(best.keys() & own.keys()):
-            best = state
-    return best
+    return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}, others + copies
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, PredictionFailed, WrongUse
-from segment.scores.plan import ScorePlan
+from segment.scores.plan import OUTSIDE, ScorePlan
 from segment.scores.tally import CheckedImage
 
 ArrayLike = NDArray[Any] | torch.Tensor
@@ -122,12 +122,19 @@ def _map(
     return values
 
 
+def counted(label: ArrayLike) -> NDArray[np.bool_] | None:  # H W
+    """Where a label is not OUTSIDE; None: nowhere is, or all of it."""
+    outside = _numpy(label) == OUTSIDE
+    outside = outside.all(axis=0) if outside.ndim == 3 else outside
+    return ~outside if outside.any() and not outside.all() else None
+
+
 def _known_and_unseen(
     identity: str, plan: ScorePlan, label: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Pixels whose label is one of the classes, and pixels labelled as unseen; void pixels are neither."""
     classes = 2 if plan.head == "multilabel" else len(plan.classes)
-    void = np.zeros(label.shape, dtype=bool) if plan.void is None else label == plan.void
+    void = label == OUTSIDE if plan.void is None else (label == OUTSIDE) | (label == plan.void)
     unseen = np.isin(label, plan.unseen) if plan.unseen else np.zeros(label.shape, dtype=bool)
     known = (label >= 0) & (label < classes) & ~void & ~unseen
     unknown = np.unique(label[~(known | void | unseen)])

@@ -12,6 +12,9 @@ from segment.scores.functional.patches import SIZES
 from segment.scores.intervals import REPLICATES
 from segment.scores.tally import Task
 
+OUTSIDE = -(2**31)
+"""The id of a pixel without data, or outside the region mask: left out everywhere, and of the means of an image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePlan:

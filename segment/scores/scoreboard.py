@@ -67,7 +67,7 @@ class Scoreboard:
         masks = np.stack([image.prediction for image in images])
         shown = {name: np.mean([image.maps[name] for image in images], axis=0) for name in self.plan.measures}
         sums = [expected.class_sums(image.probability, image.prediction) for image in images]
-        row = self._row(tallies, sums, masks, shown)
+        row = self._row(tallies, sums, masks, shown, arrays.counted(label))
         weights = intervals.poisson_weights(identity, self.plan.replicates)
         for board, tally in zip(self._boards, tallies, strict=True):
             board.add(tally, weights)
@@ -143,7 +143,12 @@ class Scoreboard:
         return whole + of_class + [f"{kind}.{name}" for name in self.plan.measures for kind in kinds]
 
     def _row(
-        self, tallies: list[Tally], sums: list[Floats], masks: Ints, maps: Mapping[str, NDArray[np.float32]]
+        self,
+        tallies: list[Tally],
+        sums: list[Floats],
+        masks: Ints,
+        maps: Mapping[str, NDArray[np.float32]],
+        counted: NDArray[np.bool_] | None,
     ) -> Floats:
         parts = [_mask_row(tally, self.plan.head) for tally in tallies]
         whole = mean_defined(np.stack([part[:6] for part in parts], axis=-1))
@@ -155,7 +160,7 @@ class Scoreboard:
         for name, values in maps.items():
             auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))
             threshold = (self.plan.thresholds or {}).get(name, (None,))[0]  # of single pixels
-            numbers += [np.atleast_1d(auroc), image_level.aggregate(values, inside, threshold)]
+            numbers += [np.atleast_1d(auroc), image_level.aggregate(values, inside, threshold, counted)]
         return np.concatenate(numbers)
 
     def _image_ranks(self) -> Entry:

@@ -5,13 +5,37 @@ Must not know a bank.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.errors import ModelRefused, SegmentError, one_line
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
 from segment.tracing.bn_layers import BatchNormNetwork, survey
+
+FEW = 4
+"""Other normalisations per BN layer from which the draws of a network vary little."""
+
+
+def little_batchnorm(network: BatchNormNetwork) -> str:
+    """Why the draws of a network vary little, where most of its normalisations are no BN; "" elsewhere."""
+    stochastic = [layer for layer in network.layers if layer.status == "stochastic"]
+    others = Counter(
+        type(part).__name__
+        for part in network.module.modules()
+        if "Norm" in type(part).__name__ and not isinstance(part, BatchNorm) and "BatchNorm" not in type(part).__name__
+    )
+    if sum(others.values()) < FEW * len(stochastic):
+        return ""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(2))
+    layers = f"{len(stochastic)} BN layer" + ("s" if len(stochastic) != 1 else "")
+    return (
+        f"Only {layers} is drawn, beside {kinds}: the draws vary little, and so do the maps of their spread. Compare "
+        "with MC dropout or flips by `segment evaluate`."
+    )
 
 
 def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:

@@ -114,7 +114,7 @@ def test_test_images_that_are_validation_or_training_images_are_said_whatever_th
     [
         ({"labels": {255: 1}, "void": 255}, "labels says what 255 stands for, and void says"),
         ({"labels": {255: 2}}, "labels leads to 2, which is none of 0..1"),
-        ({"labels": {"white": 1}}, "labels"),
+        ({"labels": {"#12": 1}}, "no colour"),
         ({"labels": {255: "vessel"}}, "labels"),
         ({"labels": {-1: 1}}, "labels"),
         ({"labels": [1]}, "labels"),
@@ -173,7 +173,7 @@ def test_image_files_for_a_network_of_four_channels_are_refused_by_every_command
     model = card(network="py:label_networks:plain?outputs=2&inputs=4")
     for ended in (
         evaluated(model, "run"),
-        segment("fit", model, "--images", "images", "-o", "bank.safetensors"),
+        segment("fit", model, "--images", "images", "--batch", "2", "-o", "bank.safetensors"),
     ):
         assert ended.code == 1
         assert "holds 3 bands, where 4 channels are asked for" in ended.error

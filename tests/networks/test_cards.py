@@ -39,6 +39,7 @@ def written(folder: Path, text: object) -> Path:
 
 def test_every_key_of_a_card_arrives_where_it_belongs(tmp_path: Path) -> None:
     assert read_card(written(tmp_path, FULL)) == Card(
+        folder=tmp_path,
         name="made",
         network="smp:Unet?classes=3",
         weights=tmp_path / "sub" / "unet.safetensors",

@@ -6,7 +6,7 @@ Must not know a score.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,16 @@ from torch import Tensor
 
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.images.find import Source, find_images, find_pairs
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES
+from segment.images.labels.pairs import with_labels
+from segment.images.labels.read import read_label_ids
+from segment.images.labels.scheme import LabelScheme
+from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, sha256_of
 from segment.networks.load import Network
+from segment.scores.plan import OUTSIDE
 
 Pixels = NDArray[Any]
 
@@ -50,16 +56,23 @@ class Labelled:
         return self.image if isinstance(self.image, Tensor) else normalise(self.image, network.input)
 
 
-def labelled(images: str | Path, labels: str | Path | None) -> tuple[Source, ...]:
+def labelled(
+    images: str | Path, labels: str | Path | None, suffix: str = "", listing: Listing | None = None
+) -> tuple[Source, ...]:
     """The images with their label maps; one without keeps None, and is refused when its turn comes.
 
+    suffix: that label maps have after the image's name. listing: which frames of videos and slices of volumes
     Errors: WrongUse where no image has a label.
     """
-    sources = find_images(images)
+    listing = listing or Listing()
+    sources = find_images(images, listing)
     if labels is not None:
-        maps = {source.id: source.label or source.path for source in find_images(labels)}
-        sources = tuple(replace(source, label=maps.get(source.id)) for source in sources)
+        sources = with_labels(sources, labels, suffix, listing)
     if all(source.label is None for source in sources):
+        if suffix or (labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES):
+            first = ", ".join(repr(source.id) for source in sources[:3])
+            what = f"label map that ends in {suffix!r}" if suffix else "annotations"
+            raise WrongUse(f"None of the {len(sources)} images ({first}, ...) has {what} in {str(labels)!r}.")
         find_pairs(images, labels)  # its refusal names where label maps were expected
     return sources
 
@@ -83,7 +96,8 @@ def contents_of(source: Source) -> tuple[str, ...]:
     if source.sample is not None:
         return (source.id,)
     labels = source.masks or ((source.label,) if source.label is not None else ())
-    return tuple(sha256_of(path) for path in (source.path, *labels))
+    regions = () if source.mask is None else (source.mask,)
+    return tuple(sha256_of(path) for path in (source.path, *labels, *regions))
 
 
 def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
@@ -98,8 +112,13 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
     if source.sample is not None:
         return _sampled(source, source.sample, network)
     try:
-        image = read_source(source, network.input).pixels
-        label = _stacked(source) if source.masks else read_label(source.label, source.label_part, source.axis)
+        read = read_source(source, network.input)
+        image, scheme = read.pixels, scheme_of(network)
+        size = (image.shape[0], image.shape[1])
+        if source.masks:
+            label = scheme.ids(_stacked(source))
+        else:
+            label = read_label_ids(source.label, source.label_part, source.axis, size, scheme)
     except (ImageUnreadable, OSError, MemoryError) as error:
         return Labelled(source, *nothing, error=error_message(error))
     if label.shape[-2:] != image.shape[:2]:
@@ -112,7 +131,16 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
                 "pixel by pixel: give the label at the image's size."
             ),
         )
-    return Labelled(source, image, _mapped(label, network.card.labels), contents=contents_of(source))
+    if read.valid is not None:
+        label = np.where(read.valid, label, OUTSIDE)
+    return Labelled(source, image, label, contents=contents_of(source))
+
+
+def scheme_of(network: Network) -> LabelScheme:
+    """What label files stand for, as the network's card says."""
+    card = network.card
+    named = network.class_names if card.head == "sigmoid" else card.classes
+    return LabelScheme(classes=named, palette=card.palette, void=card.void, labels=card.labels)
 
 
 def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Network) -> Labelled:
@@ -129,7 +157,7 @@ def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Net
         why = f"The label map is {'x'.join(map(str, label.shape))}, its image {size[0]}x{size[1]}."
         return Labelled(source, *nothing, error=why)
     sums = tuple(hashlib.sha256(np.ascontiguousarray(as_array(each)).tobytes()).hexdigest() for each in (image, label))
-    return Labelled(source, image, _mapped(label, network.card.labels), contents=sums)
+    return Labelled(source, image, scheme_of(network).ids(label), contents=sums)
 
 
 def index_map(given: Any) -> NDArray[np.int64]:  # H W (K H W)
@@ -141,20 +169,6 @@ def index_map(given: Any) -> NDArray[np.int64]:  # H W (K H W)
     if label.ndim not in (2, 3) or not whole:
         raise WrongUse(f"A label map is H W of class indices; this one is {label.dtype}, shape {label.shape}.")
     return label.astype(np.int64)
-
-
-def _mapped(label: NDArray[np.int64], labels: Mapping[int, int]) -> NDArray[np.int64]:
-    """The label ids that the values of a file stand for.
-
-    >>> _mapped(np.array([[0, 255]]), {255: 1}).tolist()
-    [[0, 1]]
-    """
-    if not labels:
-        return label
-    ids = label.copy()
-    for value, id in labels.items():
-        ids[label == value] = id
-    return ids
 
 
 def _stacked(source: Source) -> NDArray[np.int64]:  # -> K H W

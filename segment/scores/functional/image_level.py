@@ -39,38 +39,50 @@ def _window(values: NDArray[np.int64], reduce: np.ufunc, axis: int) -> NDArray[n
     return np.moveaxis(extreme, 0, axis)
 
 
-def aggregate(measure: NDArray[np.float32], inside: NDArray[np.bool_], threshold: float | None) -> Floats:  # -> 5
+def aggregate(
+    measure: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    threshold: float | None,
+    counted: NDArray[np.bool_] | None = None,
+) -> Floats:  # -> 5
     """Mean, 95th percentile, share above the threshold, mean over the interior, highest patch; in the measure's unit.
 
     Over all pixels of the image, void ones too, because it is used where there are no labels. nan: no threshold, or no
-    interior. Mean, share above, interior and patch are the aggregates that ValUES compares (Kahl et al. 2024,
-    arXiv:2401.08501).
+    interior. counted: H W, where the image holds data within its region mask; None: everywhere. Mean, share above,
+    interior and patch are the aggregates that ValUES compares (Kahl et al. 2024, arXiv:2401.08501).
 
     >>> aggregate(np.float32([[0, 1, 2, 3]]), np.array([[True, True, False, False]]), 1.5).round(2).tolist()
     [1.5, 2.85, 0.5, 0.5, 1.5]
     """
+    patch = highest_patch(measure, counted=counted)
+    if counted is not None:
+        measure, inside = measure[counted], inside[counted]
     above = np.nan if threshold is None else float((measure > threshold).mean())
     within = float(measure[inside].mean(dtype=np.float64)) if inside.any() else np.nan
     whole, high = float(measure.mean(dtype=np.float64)), _quantile(measure.ravel(), 0.95)
-    return np.array([whole, high, above, within, highest_patch(measure)])
+    return np.array([whole, high, above, within, patch])
 
 
-def highest_patch(measure: NDArray[np.float32], size: int = PATCH) -> float:  # H W
+def highest_patch(
+    measure: NDArray[np.float32], size: int = PATCH, counted: NDArray[np.bool_] | None = None
+) -> float:  # H W
     """The highest mean over a patch of size x size pixels, patches overlapping by half; a smaller image is one patch.
+
+    counted: H W, the pixels that a patch's mean is over; None: all
 
     >>> highest_patch(np.float32([[0, 0, 1, 1], [0, 0, 1, 1]]), size=2)
     1.0
     """
     half = max(size // 2, 1)
-    sums = measure.astype(np.float64)
-    counts = np.ones_like(sums)
+    sums = measure.astype(np.float64) if counted is None else np.where(counted, measure, 0).astype(np.float64)
+    counts = np.ones_like(sums) if counted is None else counted.astype(np.float64)
     for axis in (0, 1):
         starts = np.arange(0, sums.shape[axis], half)
         sums, counts = (np.add.reduceat(values, starts, axis=axis) for values in (sums, counts))
         if len(starts) > 1:  # two halves make a patch
             first, second = ((slice(None),) * axis + (part,) for part in (slice(-1), slice(1, None)))
             sums, counts = sums[first] + sums[second], counts[first] + counts[second]
-    return float((sums / counts).max())
+    return float((sums[counts > 0] / counts[counts > 0]).max())
 
 
 def _quantile(values: NDArray[np.float32], share: float) -> float:

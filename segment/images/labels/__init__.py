@@ -1,0 +1,1 @@
+"""Label files as people have them → one class id a pixel."""

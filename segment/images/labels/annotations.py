@@ -1,0 +1,241 @@
+"""Shapes of COCO JSON, LabelMe, Label Studio and CVAT → index maps, drawn by pycocotools (the extra `annotations`).
+
+Later shapes lie over earlier ones. Must not know what a class is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlparse
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, imported, one_line
+
+ANNOTATION_SUFFIXES = (".json", ".xml")
+
+Size = tuple[int, int]
+"""H, W."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """name: of its class; category: its number, None: none. kind: "polygons" (flat x, y lists) or "rle" (COCO's)."""
+
+    name: str
+    category: int | None
+    kind: str
+    data: Any
+
+    def mask(self, size: Size) -> NDArray[np.bool_]:  # H W
+        """Its pixels."""
+        coding = imported("pycocotools.mask", extra="annotations", what="Labels drawn as polygons")
+        height, width = size
+        if self.kind == "polygons":
+            rle = coding.merge(
+                coding.frPyObjects([polygon for polygon in self.data if len(polygon) >= 6], height, width)
+            )
+        elif isinstance(self.data["counts"], list):
+            rle = coding.frPyObjects(self.data, height, width)
+        else:
+            rle = self.data
+        decoded: NDArray[np.bool_] = coding.decode(rle).astype(bool)
+        return decoded
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The shapes of one image. name: its file, as the tool wrote it; size: None where the file does not say."""
+
+    name: str
+    size: Size | None
+    shapes: tuple[Shape, ...]
+
+
+def annotations_in(path: Path) -> Mapping[str, Annotation]:
+    """Every annotated image of a file, by its name. Errors: ImageUnreadable for another file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ImageUnreadable(f"{str(path)!r} cannot be read: {error.strerror}. Correct the path.") from None
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+def drawn(annotation: Annotation, size: Size, ids: Mapping[str, int], background: int, name: str) -> NDArray[np.int64]:
+    """The index map of an image of that size (H, W). Errors: ImageUnreadable for shapes of another size."""
+    if annotation.size is not None and annotation.size != size:
+        raise ImageUnreadable(
+            f"{name!r} annotates {annotation.name!r} at {annotation.size[0]}x{annotation.size[1]}, and the image is "
+            f"{size[0]}x{size[1]}."
+        )
+    index = np.full(size, background, np.int64)
+    for shape in annotation.shapes:
+        index[shape.mask(size)] = ids[shape.name]
+    return index
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _changed: int, _size: int) -> Mapping[str, Annotation]:
+    try:
+        if path.suffix.lower() == ".xml":
+            found = _cvat(ElementTree.parse(path).getroot())
+        else:
+            found = _of_json(json.loads(path.read_text(encoding="utf-8-sig")))
+    except ImageUnreadable:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ElementTree.ParseError) as error:
+        raise ImageUnreadable(
+            f"{str(path)!r} does not read as annotations of COCO, LabelMe, Label Studio or CVAT: "
+            f"{type(error).__name__}: {one_line(error, 160)}."
+        ) from None
+    return {annotation.name: annotation for annotation in found}
+
+
+def _of_json(content: Any) -> list[Annotation]:
+    if isinstance(content, dict) and "annotations" in content and "images" in content:
+        return _coco(content)
+    if isinstance(content, dict) and "shapes" in content:
+        return [_labelme(content)]
+    if isinstance(content, list):
+        return [_label_studio(task) for task in content]
+    if isinstance(content, dict) and "annotations" in content:
+        return [_label_studio(content)]
+    raise ValueError("it has neither images and annotations, nor shapes, nor a list of tasks")
+
+
+def _coco(content: Mapping[str, Any]) -> list[Annotation]:
+    names = {int(category["id"]): str(category["name"]) for category in content.get("categories", [])}
+    shapes: dict[int, list[Shape]] = defaultdict(list)
+    for entry in content["annotations"]:
+        segmentation, category = entry.get("segmentation"), int(entry["category_id"])
+        if not segmentation:
+            continue
+        kind = "rle" if isinstance(segmentation, dict) else "polygons"
+        shapes[int(entry["image_id"])].append(Shape(names.get(category, str(category)), category, kind, segmentation))
+    return [
+        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[int(image["id"])]))
+        for image in content["images"]
+    ]
+
+
+def _labelme(content: Mapping[str, Any]) -> Annotation:
+    def polygon(shape: Mapping[str, Any]) -> list[float]:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+        kind = shape.get("shape_type") or "polygon"
+        if kind == "rectangle":
+            return _box(*points[0], *points[1])
+        if kind == "circle":
+            (x, y), edge = points
+            radius, turns = math.dist((x, y), edge), [2 * math.pi * step / 64 for step in range(64)]
+            return [value for turn in turns for value in (x + radius * math.cos(turn), y + radius * math.sin(turn))]
+        if kind != "polygon":
+            raise ValueError(f"a shape is a {kind}; polygons, rectangles and circles are drawn")
+        return [value for point in points for value in point]
+
+    shapes = tuple(Shape(str(shape["label"]), None, "polygons", [polygon(shape)]) for shape in content["shapes"])
+    size = (int(content["imageHeight"]), int(content["imageWidth"])) if content.get("imageHeight") else None
+    return Annotation(PurePosixPath(str(content["imagePath"]).replace("\\", "/")).name, size, shapes)
+
+
+def _label_studio(task: Mapping[str, Any]) -> Annotation:
+    address = urlparse(str(next(value for value in task["data"].values() if isinstance(value, str))))
+    local = parse_qs(address.query).get("d")
+    name = PurePosixPath(unquote(local[0] if local else address.path)).name
+    shapes: list[Shape] = []
+    size: Size | None = None
+    done = [made for made in task["annotations"] if not made.get("was_cancelled")]
+    for result in done[0]["result"] if done else ():
+        value = result["value"]
+        if "original_width" not in result:
+            continue  # a relation, or a choice for the whole image
+        size = (int(result["original_height"]), int(result["original_width"]))
+        if "polygonlabels" in value:
+            points = [(x, y) for x, y in value["points"]]
+        elif "rectanglelabels" in value and not value.get("rotation"):
+            box = _box(value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"])
+            points = list(zip(box[::2], box[1::2], strict=True))
+        else:
+            raise ImageUnreadable(
+                f"Label Studio's task of {name!r} holds {result.get('type', 'another shape')}: polygons and upright "
+                "rectangles are drawn. Export brush labels as PNG masks."
+            )
+        label = next(value[key] for key in ("polygonlabels", "rectanglelabels") if key in value)[0]
+        flat = [part for x, y in points for part in (x / 100 * size[1], y / 100 * size[0])]
+        shapes.append(Shape(str(label), None, "polygons", [flat]))
+    return Annotation(name, size, tuple(shapes))
+
+
+def _cvat(root: ElementTree.Element) -> list[Annotation]:
+    found = []
+    for image in root.iter("image"):
+        size = (int(image.attrib["height"]), int(image.attrib["width"]))
+        makers: dict[str, Callable[[Mapping[str, str]], Shape]] = {
+            "polygon": lambda a: Shape(a["label"], None, "polygons", [_numbers(a["points"].replace(";", ","))]),
+            "box": lambda a: Shape(
+                a["label"], None, "polygons", [_box(*(float(a[key]) for key in ("xtl", "ytl", "xbr", "ybr")))]
+            ),
+            "mask": lambda a, size=size: Shape(a["label"], None, "rle", _cvat_mask(a, size)),  # type: ignore[misc]
+        }
+        drawn_shapes = sorted(
+            (part for part in image if part.tag in makers), key=lambda part: int(part.attrib.get("z_order", 0))
+        )
+        shapes = tuple(makers[part.tag](part.attrib) for part in drawn_shapes)
+        found.append(Annotation(image.attrib["name"], size, shapes))
+    if not found:
+        raise ValueError("it has no image of CVAT's format for images")
+    return found
+
+
+def _cvat_mask(attributes: Mapping[str, str], size: Size) -> dict[str, Any]:
+    """CVAT's runs go along the rows of a box, COCO's down the columns of the image."""
+    coding = imported("pycocotools.mask", extra="annotations", what="Labels drawn as masks")
+    left, top, width, height = (int(float(attributes[key])) for key in ("left", "top", "width", "height"))
+    runs = np.array(_numbers(attributes["rle"]), int)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    whole = np.zeros(size, np.uint8)
+    whole[top : top + height, left : left + width] = inside
+    rle: dict[str, Any] = coding.encode(np.asfortranarray(whole))
+    return rle
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _box(x: float, y: float, right: float, bottom: float) -> list[float]:
+    return [x, y, right, y, right, bottom, x, bottom]
+
+
+def _size_of(image: Mapping[str, Any]) -> Size | None:
+    return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+
+
+def matching(names: Sequence[str], id: str) -> str | None:
+    """The annotated file that an image's id stands for: the same path without suffix, else the same name.
+
+    Label Studio puts eight letters and a dash before the names of uploads.
+
+    >>> matching(["day/a.jpg", "3f2a9c1d-b.png"], "day/a"), matching(["3f2a9c1d-b.png"], "x/b")
+    ('day/a.jpg', '3f2a9c1d-b.png')
+    """
+    stems = {name: PurePosixPath(name.replace("\\", "/")).with_suffix("") for name in names}
+    last = PurePosixPath(id).name
+    rules: tuple[Callable[[PurePosixPath], bool], ...] = (
+        lambda stem: stem.as_posix() == id,
+        lambda stem: stem.name == last,
+        lambda stem: len(stem.name) > 9 and stem.name[8] == "-" and stem.name[9:] == last,
+    )
+    for fits in rules:
+        found = [name for name, stem in stems.items() if fits(stem)]
+        if len(found) == 1:
+            return found[0]
+    return None

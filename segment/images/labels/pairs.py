@@ -1,0 +1,111 @@
+"""Images and what belongs to each: label maps, of one or more annotators, and region masks, matched by their ids.
+
+Must not know what a label map holds; of a file of annotations only the names of its images are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from segment.errors import WrongUse
+from segment.images.find import Source, find_images
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
+from segment.images.listing.parts import Listing
+
+_SHOWN = 5
+
+
+def with_labels(
+    sources: Sequence[Source], labels: str | Path, suffix: str = "", listing: Listing | None = None
+) -> tuple[Source, ...]:
+    """The sources with their label maps below `labels`; one without keeps None.
+
+    labels: a SRC of label maps of the images' names; or annotations: a file of COCO, Label Studio or CVAT, or a folder
+    of LabelMe's files
+    suffix: that label maps have after the image's name, as "_manual1". Where no image has the name before the suffix,
+    the last parts of an image's name are left out: 21_manual1 belongs to 21_training
+    """
+    path = Path(labels)
+    if path.suffix.lower() in ANNOTATION_SUFFIXES and path.is_file():
+        names = list(annotations_in(path))
+        found = {source.id: matching(names, source.id) for source in sources}
+        return tuple(
+            replace(source, label=None if found[source.id] is None else path, label_part=found[source.id])
+            for source in sources
+        )
+    if path.is_dir() and (drawn := sorted(path.rglob("*.json"))):
+        by_id = {file.relative_to(path).with_suffix("").as_posix(): file for file in drawn}
+        if any(source.id in by_id for source in sources):
+            return tuple(replace(source, label=by_id.get(source.id), label_part=None) for source in sources)
+    maps = partners([source.id for source in sources], find_images(labels, listing or Listing()), suffix)
+    return tuple(_with_label(source, maps.get(source.id)) for source in sources)
+
+
+def with_masks(sources: Sequence[Source], masks: str | Path) -> tuple[Source, ...]:
+    """The sources with their region masks: files of their names, or of their names and more ("21_training_mask").
+
+    One mask file alone is that of every image. Errors: WrongUse where an image has none.
+    """
+    found = find_images(masks)
+    if len(found) == 1 and Path(masks).is_file():
+        return tuple(replace(source, mask=found[0].path) for source in sources)
+    of = {source.id: source.path for source in found}
+    chosen: dict[str, Path] = {}
+    for source in sources:
+        longer = [id for id in of if id.startswith(f"{source.id}_")]
+        if source.id in of:
+            chosen[source.id] = of[source.id]
+        elif len(longer) == 1:
+            chosen[source.id] = of[longer[0]]
+    if missing := [source.id for source in sources if source.id not in chosen]:
+        shown = ", ".join(map(repr, missing[:_SHOWN])) + (
+            f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        )
+        raise WrongUse(
+            f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: {shown}. A mask has "
+            "its image's name, or that and more, as a_mask for a."
+        )
+    return tuple(replace(source, mask=chosen[source.id]) for source in sources)
+
+
+def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> Mapping[str, Source]:
+    """The file of each id, where there is one; with a suffix, that of the name before it.
+
+    >>> found = [Source("21_manual1", Path("21_manual1.gif")), Source("21_manual2", Path("21_manual2.gif"))]
+    >>> partners(["21_training"], found, "_manual1")["21_training"].id
+    '21_manual1'
+    """
+    of: dict[str, Source] = {}
+    for source in found:
+        name, part = _split(source)
+        if suffix:
+            if not name.endswith(suffix) or name == suffix:
+                continue
+            name = name.removesuffix(suffix)
+        of[name + part] = source
+    matched: dict[str, Source] = {}
+    for id in ids:
+        folder, slash, name = id.rpartition("/")
+        while (candidate := f"{folder}{slash}{name}") not in of and suffix and "_" in name:
+            name = name.rpartition("_")[0]
+        if candidate in of:
+            matched[id] = of[candidate]
+    return matched
+
+
+def _split(source: Source) -> tuple[str, str]:
+    """The id of a file, and "/0003" of an image in it."""
+    if source.part is None:
+        return source.id, ""
+    name, slash, part = source.id.rpartition("/")
+    return name, slash + part
+
+
+def _with_label(source: Source, label: Source | None) -> Source:
+    if label is None:
+        return replace(source, label=None)
+    if label.label is not None:  # the second column of a list
+        return replace(source, label=label.label, label_part=label.label_part)
+    return replace(source, label=label.path, label_part=label.part)

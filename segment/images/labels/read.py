@@ -1,0 +1,42 @@
+"""A label file of any kind → the class id of each pixel.
+
+Must not know a score.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable
+from segment.images.bands import channels_in
+from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, drawn
+from segment.images.labels.scheme import LabelScheme
+from segment.images.read import decode, read_plane
+
+
+def read_label_ids(
+    path: Path, part: int | str | None, axis: int, size: tuple[int, int], scheme: LabelScheme
+) -> NDArray[np.int64]:  # H W
+    """The ids of an image of that size (H, W). Errors: ImageUnreadable, MissingExtra.
+
+    part: which image of the file; of a file of annotations the annotated image's name
+    """
+    if path.suffix.lower() in ANNOTATION_SUFFIXES:
+        images = annotations_in(path)
+        annotation = images.get(str(part)) if part is not None else next(iter(images.values()), None)
+        if annotation is None:
+            raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {part!r}.")
+        ids = scheme.of_names({shape.name: shape.category for shape in annotation.shapes}, str(path))
+        return drawn(annotation, size, ids, scheme.background(str(path)), str(path))
+    plane = read_plane(path, part, axis)
+    if plane is not None:
+        return scheme.ids(plane)
+    raster = decode(path, part, axis)
+    if raster.raw.dtype != np.uint8:
+        raise ImageUnreadable(
+            f"{str(path)!r} is no label map: it holds {raster.raw.shape[2]} bands of {raster.raw.dtype}."
+        )
+    return scheme.of_colours(channels_in(raster, "RGB", str(path)), str(path))

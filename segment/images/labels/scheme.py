@@ -1,0 +1,119 @@
+"""What the values, colours and names of label files stand for, as a card says.
+
+Must not know a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment.errors import ImageUnreadable, near
+
+BACKGROUND = frozenset({"background", "_background_", "unlabeled", "unlabelled"})
+"""Names of the class of pixels that no shape covers."""
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """classes: names in the order of the ids; palette: RGB, one a class; void: the id that is not scored.
+
+    labels: value, name or "#rrggbb" of a label file -> the id that it stands for
+    """
+
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    void: int | None = None
+    labels: Mapping[int | str, int] = field(default_factory=dict)
+
+    def ids(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids that values stand for; a value that is not named stays.
+
+        >>> LabelScheme(labels={255: 1}).ids(np.array([[0, 255]])).tolist()
+        [[0, 1]]
+        """
+        ids = values
+        for value, id in self.labels.items():
+            if isinstance(value, int):
+                ids = ids.copy() if ids is values else ids
+                ids[values == value] = id
+        return ids
+
+    def of_colours(self, pixels: NDArray[Any], name: str) -> NDArray[np.int64]:  # H W 3 -> H W
+        """The id of each pixel's colour, by the palette and `labels`. name: of the file, for messages.
+
+        Errors: ImageUnreadable for colours that stand for nothing, with how many pixels have them.
+        """
+        known = {tuple(colour): id for id, colour in enumerate(self.palette)}
+        known |= {_rgb(key): id for key, id in self.labels.items() if isinstance(key, str) and key.startswith("#")}
+        if not known:
+            raise ImageUnreadable(
+                f"{name!r} is a picture of colours, and nothing says what they stand for. Give the card a `palette:`, "
+                "one colour a class, or save it as a grey or palette PNG whose values are the class indices."
+            )
+        codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+        found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        table = np.array([known.get((code >> 16, code >> 8 & 255, code & 255), -1) for code in found.tolist()])
+        if unknown := [
+            (count, code) for count, code, id in zip(counts.tolist(), found.tolist(), table, strict=True) if id < 0
+        ]:
+            shown = ", ".join(f"#{code:06x} ({count} pixels)" for count, code in sorted(unknown, reverse=True)[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            raise ImageUnreadable(
+                f"{name!r} holds colours that the palette does not: {shown}{more}. Correct `palette:`, or say in the "
+                f"card what they stand for: `labels: {{'#{sorted(unknown)[-1][1]:06x}': ID}}`."
+            )
+        return table[places].reshape(codes.shape)
+
+    def background(self, name: str) -> int:
+        """The id of pixels that no shape covers. Errors: ImageUnreadable where there is none."""
+        for id, known in enumerate(self.classes):
+            if known.lower() in BACKGROUND:
+                return id
+        if self.void is not None:
+            return self.void
+        if not self.classes:
+            return 0
+        raise ImageUnreadable(
+            f"Pixels of {name!r} that no shape covers have no class: name a class `background` in the card, or set "
+            "`void:`."
+        )
+
+    def of_names(self, shapes: Mapping[str, int | None], name: str) -> dict[str, int]:
+        """The id of each name; category ids where the card names no classes. shapes: name -> category id, or None.
+
+        Errors: ImageUnreadable for names that stand for nothing.
+        """
+        ids: dict[str, int] = {}
+        for shape, category in shapes.items():
+            if shape in self.labels:
+                ids[shape] = self.labels[shape]
+            elif shape in self.classes:
+                ids[shape] = self.classes.index(shape)
+            elif not self.classes and category is not None:
+                ids[shape] = category
+        if unknown := Counter(shape for shape in shapes if shape not in ids):
+            first = next(iter(unknown))
+            shown = ", ".join(map(repr, list(unknown)[:_SHOWN]))
+            raise ImageUnreadable(
+                f"{name!r} holds shapes of {shown}, which are no classes of the card.{near(first, self.classes)} Name "
+                f"them in `classes:`, or say what they stand for: `labels: {{{first}: ID}}`."
+            )
+        return ids
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    """The colour of "#rrggbb".
+
+    >>> _rgb("#ff0010")
+    (255, 0, 16)
+    """
+    code = int(text.removeprefix("#"), 16)
+    return code >> 16, code >> 8 & 255, code & 255

@@ -1,0 +1,66 @@
+"""A network that sees every image at one size, and whose logits come back at the image's.
+
+Must not know a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+MAP_KEYS = ("out", "logits", "masks")
+"""Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
+
+
+class Resized(nn.Module):
+    """size: (H, W) that the network sees. Bilinear, with antialiasing on the way down, and plainly on the way back."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
+        logits = logits_in(self.network(resized(x, self.size)))
+        if logits is None:
+            raise TypeError("its output holds no logits")
+        return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Upsampled(nn.Module):
+    """A network of transformers, whose logits are smaller than the image: upsampled as its family does.
+
+    The names of its layers stay.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
+        logits: Tensor = self.network(pixel_values=x).logits
+        if logits.shape[-2:] == x.shape[-2:]:
+            return logits
+        return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:  # N C H W -> N C size
+    """Images at that size; unchanged where they have it."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def logits_in(output: Any) -> Tensor | None:
+    """The logits in the output of a network: a tensor, or an item of a dictionary, a tuple or an object."""
+    if isinstance(output, Mapping):
+        found = next((output[key] for key in MAP_KEYS if key in output), None)
+    elif isinstance(output, (tuple, list)):
+        found = output[0] if output else None  # smp with aux_params: mask, then label
+    elif isinstance(output, Tensor):
+        found = output
+    else:
+        found = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
+    return found if isinstance(found, Tensor) else None

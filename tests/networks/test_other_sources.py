@@ -1,0 +1,148 @@
+"""Networks of transformers from a folder, factories beside their card, and networks that see one size."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from torch.nn import functional
+
+import segment
+from segment.errors import ModelRefused, WrongUse
+from segment.jobs.inspect import inspect_network
+from segment.networks.cards import read_card
+from segment.networks.load import load_network
+
+FACTORY = """
+import torch
+from torch import nn
+
+def make(classes=3):
+    torch.default_generator.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 1))
+"""
+
+
+@pytest.fixture
+def segformer(tmp_path: Path) -> Path:
+    config_class: Any = transformers.SegformerConfig
+    config = config_class(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[4, 2],
+        hidden_sizes=[8, 16],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=16,
+        num_labels=3,
+    )
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(1)
+        transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "saved")
+    numbers = {"do_normalize": True, "image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}
+    (tmp_path / "saved" / "preprocessor_config.json").write_text(json.dumps(numbers))
+    return tmp_path / "saved"
+
+
+def test_a_folder_of_transformers_gives_its_logits_at_the_images_size(segformer: Path) -> None:
+    network = load_network(f"hf:{segformer}")
+    assert (network.card.input.mean, network.card.input.stride) == ((0.4, 0.4, 0.4), 32)
+    image = torch.rand((1, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    kind: Any = transformers.SegformerForSemanticSegmentation
+    own = kind.from_pretrained(segformer).eval()
+    with torch.no_grad():
+        small = own(pixel_values=image).logits
+        expected = functional.interpolate(small, (64, 96), mode="bilinear", align_corners=False)
+        assert small.shape[-2:] == (16, 24)
+        torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+
+
+def test_a_network_with_little_batch_norm_is_fitted_and_says_so(
+    segformer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = load_network(f"hf:{segformer}")
+    images = torch.rand((4, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    bank = segment.fit_bank(network, images, batch=2, draws=2)
+    assert len(bank.layers) == 1
+    assert "Only 1 BN layer is drawn, beside" in caplog.text
+    assert "LayerNorm" in inspect_network(network, size=(64, 64)).few
+    assert segment.MCBN(network, bank, precision="fp32")(images[0]).variance.max() > 0
+
+
+def test_what_is_no_network_of_transformers_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelRefused, match=r"is not a folder that save_pretrained wrote|cannot be built") as refused:
+        load_network(f"hf:{tmp_path}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_factory_is_found_beside_its_card_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "own_factory_beside.py").write_text(FACTORY)
+    card = tmp_path / "cards" / "own.yaml"
+    card.write_text("network: py:own_factory_beside:make?classes=2\ninput: {mean: [0.5, 0.5, 0.5]}\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert load_network(card).classes == 2
+    assert sys.path == before
+    del sys.modules["own_factory_beside"]
+
+
+@pytest.fixture
+def resizing(tmp_path: Path) -> Path:
+    (tmp_path / "own_factory_sized.py").write_text(FACTORY)
+    (tmp_path / "own.yaml").write_text("network: py:own_factory_sized:make\ninput: {size: 32x48}\n")
+    return tmp_path / "own.yaml"
+
+
+def test_a_network_of_one_size_sees_every_image_at_it_and_gives_maps_at_the_images(resizing: Path) -> None:
+    network = load_network(resizing)
+    assert network.card.input.size == (32, 48)
+    assert "resized to 32x48 and its maps back" in network.input.sentence
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
+    bank = segment.fit_bank(network, [pixels, pixels[::-1], pixels[:40]], batch=2, draws=2)
+    estimate = segment.MCBN(network, bank, precision="fp32")(pixels)
+    assert estimate.prediction.shape == (50, 60)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    small = functional.interpolate(image, (32, 48), mode="bilinear", align_corners=False, antialias=True)
+    seen: list[torch.Tensor] = []
+    inner: Any = network.module.network
+    hook = inner.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    with torch.no_grad():
+        logits = network(image)
+        hook.remove()
+        expected = functional.interpolate(inner(small), (50, 60), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(seen[0], small)
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_run_of_a_network_of_one_size_says_so(resizing: Path, tmp_path: Path) -> None:
+    network = load_network(resizing)
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate([(40, 40), (64, 30)]):
+        Image.fromarray(np.full((*size, 3), 100, np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    bank = segment.fit_bank(network, tmp_path / "images", batch=1, draws=2)
+    summary = segment.predict(network, tmp_path / "images", bank, tmp_path / "run")
+    assert (summary.done, len(summary.failed)) == (2, 0)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "resized to 32x48" in record["preprocessing"]
+    assert record["settings"]["card"]["input"]["size"] == [32, 48]
+
+
+def test_a_size_that_is_no_multiple_of_the_stride_is_refused(tmp_path: Path) -> None:
+    card = tmp_path / "c.yaml"
+    card.write_text("network: smp:Unet\ninput: {size: 100x128}\n")
+    with pytest.raises(WrongUse, match=r"size 100x128 is no multiple of the stride, 32"):
+        read_card(card)
+    card.write_text("network: smp:Unet\ninput: {size: big}\n")
+    with pytest.raises(WrongUse, match=r"input\.size: it is HxW"):
+        read_card(card)
