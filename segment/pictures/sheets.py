@@ -71,7 +71,7 @@ def contact_sheet(
     cell = max(
         48,
         *(picture.shape[1] for row in rows for picture in row.pictures.values()),
-        *(width_of(name, PLAIN, BOLD) for name in columns),
+        *(width_of(name, PLAIN, BOLD) + GAP for name in columns),
     )
     block = len(columns) * (cell + GAP) - GAP
     groups = min(2 if block <= ONE_GROUP else 1, len(rows))

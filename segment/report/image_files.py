@@ -68,6 +68,20 @@ class ImageResult:
             return np.zeros(shape, kind)
         return Windowed(self.folder, shape, kind)
 
+    @property
+    def prediction(self) -> Plane:
+        """The classes, `no_class` where the image is not valid."""
+        labels, valid, none = self.estimate.prediction, self.valid, no_class(len(self.style.classes))
+        if valid is None:
+            return labels
+        if len(labels.shape) == 3:
+            return np.where(valid, np.asarray(labels[:]), 0).astype(labels.dtype)
+
+        def of(rows: slice) -> NDArray[Any]:
+            return np.where(valid[rows], np.asarray(labels[rows]), none)
+
+        return Made(tuple(labels.shape), np.dtype(np.uint8 if none == 255 else np.uint16), of)
+
     @cached_property
     def heat(self) -> Plane:
         """The measure that overlays show; NaN where it is withheld, with its reason in the manifest."""
@@ -78,7 +92,18 @@ class ImageResult:
     @cached_property
     def regions(self) -> Regions:
         """The regions of the mask; for a multi-label head of each pixel's likeliest label, or of none: class K."""
-        return regions_of(likeliest(self.estimate, self.style), self.blank)
+        return regions_of(self.inside(likeliest(self.estimate, self.style)), self.blank)
+
+    def inside(self, labels: Plane) -> Plane:
+        """Labels (H W), -1 where the image is not valid: there are no regions."""
+        valid = self.valid
+        if valid is None:
+            return labels
+
+        def of(rows: slice) -> NDArray[np.int64]:
+            return np.where(valid[rows], np.asarray(labels[rows]).astype(np.int64), -1)
+
+        return Made(tuple(labels.shape), np.dtype(np.int64), of)
 
     def exported(self) -> ExportedImage:
         """What other programs' files are written from."""
@@ -97,8 +122,8 @@ class ImageResult:
             source=in_text(self.source.path),
             shape=(self.image.shape[0], self.image.shape[1]),
             geometry=where(self.source),
-            labels=estimate.prediction,
-            prediction=estimate.prediction if "prediction" in self.maps else None,
+            labels=self.prediction if multilabel else self.inside(estimate.prediction),
+            prediction=self.prediction if "prediction" in self.maps else None,
             maps={name: shown.maps[name] for name in self.style.scales if name in shown.maps},
             probability=estimate.mean if "probability" in self.maps else None,
             confidence=confidence,
@@ -178,7 +203,7 @@ def _write_files(
     estimate, style = result.shown, result.style
     if "png" in formats:
         if "prediction" in result.maps:
-            _write_masks(path, estimate.prediction, style)
+            _write_masks(path, result.prediction, style, gaps=result.valid is not None)
         _write_overlays(path, result)
         for name in style.scales:
             if name in estimate.maps:
@@ -188,7 +213,7 @@ def _write_files(
         kept: dict[str, Plane] = {}
         if "prediction" in result.maps:
             index_type(len(style.classes))
-            kept["prediction"] = estimate.prediction
+            kept["prediction"] = result.prediction
         kept |= {name: estimate.maps[name] for name in result.maps if name in estimate.maps}
         if "probability" in result.maps and estimate.mean is not None:
             kept["probability"] = estimate.mean
@@ -226,9 +251,17 @@ def _write_raw(path: Path, values: Plane, style: PictureStyle, measure: str, *, 
     write_map_png(path, values, measure=measure, unit=scale.unit, high=scale.bound, absent=absent)
 
 
-def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle) -> None:
+def no_class(classes: int) -> int:
+    """The index of a pixel that holds no data, in a mask of so many classes: the largest of its type."""
+    return 255 if classes < 256 else 65535
+
+
+def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle, *, gaps: bool) -> None:
+    """gaps: whether pixels hold `no_class`, which is grey."""
     if style.head != "multilabel":
-        write_palette_png(path("prediction.png"), labels, style.palette)
+        missing = no_class(len(style.classes)) + 1 - len(style.palette) if gaps else 0
+        colours = np.vstack([style.palette, np.tile(np.array([NO_LABEL], np.uint8), (missing, 1))])
+        write_palette_png(path("prediction.png"), labels, colours)
         return
     for index, name in enumerate(style.classes):
         colours = np.array([NO_LABEL, style.palette[index]], np.uint8)

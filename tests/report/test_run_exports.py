@@ -99,8 +99,15 @@ def test_a_geotiff_comes_out_where_it_came_in(tmp_path: Path) -> None:
         values = raster.read(1)
     assert np.isnan(values[:7]).all()
     np.testing.assert_array_equal(values, np.load(folder / "maps.npz")["variance"])
+    with rasterio.open(folder / "prediction.tif") as raster:
+        assert raster.nodata == 255
+        mask = raster.read(1)
+    assert (mask[:7] == 255).all()
+    assert mask[7:].max() < 4
+    np.testing.assert_array_equal(mask, read_label(folder / "prediction.png"))
     collection = json.loads((folder / "segments.geojson").read_text())
     assert collection["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
+    assert sum(each["properties"]["area_pixels"] for each in collection["features"]) == 33 * 64
     x, y = np.array(collection["features"][0]["geometry"]["coordinates"][0]).T
     assert 400_000 <= x.min() <= x.max() <= 400_128
     assert 5_000_000 - 80 <= y.min() <= y.max() <= 5_000_000

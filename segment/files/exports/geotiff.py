@@ -33,7 +33,8 @@ def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
         if len(image.prediction.shape) == 3:
             _write(path("prediction.tif"), image, list(_planes(image.prediction)), list(image.classes), kind, None)
         else:
-            _write(path("prediction.tif"), image, [image.prediction], ["prediction"], kind, None)
+            none = float(np.iinfo(kind).max)  # what pixels without data hold
+            _write(path("prediction.tif"), image, [image.prediction], ["prediction"], kind, none)
     for name, values in image.maps.items():
         _write(path(f"{name}.tif"), image, [values], [name], np.dtype(np.float32), np.nan)
     if image.probability is not None:
