@@ -88,7 +88,7 @@ class Estimator:
 
         Errors: OutOfMemory where even the smallest tiles do not fit, with the memory that they need; PredictionFailed.
         """
-        side = self.side_for(*image.shape[-2:])
+        side = self.side_for(*image.shape[-2:], in_memory=getattr(image, "in_memory", True))
         while True:
             try:
                 if side is None:
@@ -176,8 +176,11 @@ class Estimator:
         )
         return 2 * sum(each)
 
-    def side_for(self, height: int, width: int) -> int | None:
-        """The side of the tiles of an image of that size, None where it is not tiled. Errors: OutOfMemory, WrongUse."""
+    def side_for(self, height: int, width: int, *, in_memory: bool = True) -> int | None:
+        """The side of the tiles of an image of that size, None where it is not tiled. Errors: OutOfMemory, WrongUse.
+
+        in_memory: whether its pixels are; else they are read a window at a time
+        """
         bottom, right = padding(height, width, self.network.card.input.stride)
         height, width, budget = height + bottom, width + right, self.plan.budget
         if isinstance(self.plan.tile, int):
@@ -203,8 +206,8 @@ class Estimator:
             pixel=SCRATCH * self.pixel,
             whole=whole,
             geometry=lambda: self.geometry,
-            around=area * DECODED + FIXED if in_files else beside,
-            before=area * DECODING + FIXED if in_files else beside,
+            around=area * DECODED * in_memory + FIXED if in_files else beside,
+            before=area * DECODING * in_memory + FIXED if in_files else beside,
             advice=f"Give more --memory, or --tile N: {self.network.name!r} depends on the whole image, so its maps "
             "change where it is cut",
         )

@@ -59,8 +59,34 @@ class Display:
         return np.stack(planes * 3 if len(planes) == 1 else planes, axis=-1)
 
 
-def picture_of(pixels: NDArray[Any], display: Display | None = None) -> NDArray[np.uint8]:  # H W C -> H W 3
-    """An image as 8 bits; without a display, RGB in 0..255 is rounded and nothing is stretched."""
+@dataclass(frozen=True)
+class WindowedPicture:
+    """The picture of an image that is read a window at a time; rows of it when they are asked for."""
+
+    pixels: Any
+    display: Display | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*self.pixels.shape[:2], 3)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, window: Any) -> NDArray[np.uint8]:
+        return _picture(self.pixels[window], self.display)
+
+
+def picture_of(pixels: Any, display: Display | None = None) -> Any:  # H W C -> H W 3
+    """An image as 8 bits; without a display, RGB in 0..255 is rounded and nothing is stretched.
+
+    pixels: an array, or an image that is read a window at a time, whose picture then is too
+    """
+    return _picture(pixels, display) if isinstance(pixels, np.ndarray) else WindowedPicture(pixels, display)
+
+
+def _picture(pixels: NDArray[Any], display: Display | None) -> NDArray[np.uint8]:
     if display is not None:
         return display.picture(pixels)
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels.clip(0, 255)).astype(np.uint8)

@@ -53,8 +53,9 @@ def normalise(image: NDArray[Any], spec: InputSpec) -> Tensor:  # H W 3 (H W C),
 class Normalised:
     """One normalised image, 1 C H W, of which only the window asked for is computed: image[..., rows, columns]."""
 
-    def __init__(self, image: NDArray[Any], spec: InputSpec) -> None:  # H W 3
+    def __init__(self, image: NDArray[Any], spec: InputSpec) -> None:  # H W 3; or its windows
         self._image, self._spec = image, spec
+        self.in_memory = isinstance(image, np.ndarray)
         self.shape = torch.Size((1, spec.planes, *image.shape[:2]))
 
     def __getitem__(self, window: tuple[Any, slice, slice]) -> Tensor:  # -> 1 C h w

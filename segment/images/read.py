@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from segment.images.formats.tiff import read_tiff, tiff_size
 from segment.images.formats.video import frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size
 from segment.images.specs import InputSpec
+from segment.images.windowed import LARGEST, windowed
 
 _KEPT_HASHES = 16 * 2**20
 """Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
@@ -38,11 +40,11 @@ _KEPT_HASHES = 16 * 2**20
 class Pixels:
     """An image, decoded.
 
-    pixels: H W C in 0..255: uint8, or float32 where the file holds more than 8 bits
+    pixels: H W C in 0..255: uint8, or float32 where the file holds more than 8 bits; of a large raster, its windows
     valid: H W, where the image holds data and lies within its region mask; None: everywhere
     """
 
-    pixels: NDArray[Any]
+    pixels: Any
     valid: NDArray[np.bool_] | None = None
 
 
@@ -53,6 +55,13 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     EXIF rotation is applied. 8-bit pixels stay; others become raw / `white` * 255, unrounded.
     Errors: ImageUnreadable, MissingExtra.
     """
+    if _is_large(source):
+        image = windowed(source.path, spec)
+        inside = image.valid()
+        if source.mask is not None:
+            region = _mask_of(source.mask, image.shape[:2], source.path)
+            inside = region if inside is None else inside & region
+        return Pixels(image, inside)
     raster = decode(source.path, source.part, source.axis)
     valid = valid_in(raster)
     if source.mask is not None:
@@ -61,6 +70,14 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     raw = channels_in(raster, spec.channels, str(source.path))
     data = valid_in(raster)
     return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
+
+
+def _is_large(source: Source) -> bool:
+    """Whether it is read a window at a time."""
+    if source.part is not None or _kind(source.path) not in ("tiff", "raster"):
+        return False
+    size = size_of(source)
+    return size is not None and size[0] * size[1] > LARGEST and find_spec("rasterio") is not None
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3

@@ -31,6 +31,7 @@ from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_source, size_of
+from segment.images.windowed import LARGEST, WindowedImage
 from segment.jobs.predict_images import LARGE, ImagePredictor
 from segment.jobs.predict_plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
@@ -185,7 +186,8 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     for source in run.sources[:: max(1, len(run.sources) // DISPLAY_IMAGES)][:DISPLAY_IMAGES]:
         with suppress(ImageUnreadable):  # it fails in its turn
             image = read_source(source, network.input)
-            pixels.append((image.pixels, image.valid))
+            few = isinstance(image.pixels, WindowedImage)
+            pixels.append(image.pixels.small() if few else (image.pixels, image.valid))
     display = display_of(pixels, network.input)
     if display is not None:
         run.note(display=display.as_dict())
@@ -204,7 +206,8 @@ def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: 
     read = network = written = 0.0
     sizes = {source.id: size for source in pending if (size := size_of(source))}
     if sizes:  # now what would be refused after hours
-        estimator.side_for(*max(sizes.values(), key=math.prod))
+        largest = max(sizes.values(), key=math.prod)
+        estimator.side_for(*largest, in_memory=math.prod(largest) <= LARGEST)
     progress("predicting", before, total)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Entry]] = deque()
