@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segment.estimation import view as views
-from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class InHand:
 
         """
         view, name = views.view_of(self), views.measure_of(self, measure)
-        scale = scale_of(name, len(view.classes), view.head, high)
+        scale = view.scale(name, high)
         single = self if self.single else self.image(index)
         return views.overlay_of(next(views.each_shown(single, views.view_of(single))), name, scale)
 

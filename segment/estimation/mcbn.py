@@ -19,6 +19,7 @@ from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.draws.recording import Precision
 from segment.errors import WrongUse
+from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
@@ -159,6 +160,7 @@ class MCBN:
             palette=palette(self.network.classes, card.palette),
             head=card.head,
             images=tuple(partial(pixels_of, image, card.input) for image in images),
+            highs=scales_of(self.bank.provenance),
         )
 
     def _estimator(self, measures: tuple[str, ...]) -> Estimator:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -44,6 +44,7 @@ class View:
 
     name: of the network. classes: K names; palette: K 3
     images: for each of the N images, the function that gives its picture (H W 3)
+    highs: measure -> the value of its last colour, where that is not the usual one
     """
 
     name: str
@@ -51,6 +52,11 @@ class View:
     palette: Picture
     head: Head
     images: tuple[Callable[[], Picture], ...] = ()
+    highs: Mapping[str, float] = field(default_factory=dict)
+
+    def scale(self, measure: str, high: float | None = None) -> Scale:
+        """The colours of a measure; high: in place of its own last value."""
+        return scale_of(measure, len(self.classes), self.head, self.highs.get(measure) if high is None else high)
 
     def image(self, index: int) -> View:
         return replace(self, images=self.images[index : index + 1] if index >= 0 else (self.images[index],))
@@ -151,7 +157,7 @@ def sheet_of(estimate: Any, tall: int = 220) -> Picture:
     """
     view = view_of(estimate)
     measure = measure_of(estimate, None) if estimate.maps else None
-    scale = None if measure is None else scale_of(measure, len(view.classes), view.head)
+    scale = None if measure is None else view.scale(measure)
     rows = []
     for number, shown in enumerate(each_shown(estimate, view)):
         pictures = {} if shown.picture is None else {"image": shown.picture}
@@ -180,7 +186,7 @@ def html_of(estimate: Any) -> str:
     view = view_of(estimate)
     rows = []
     for name, values in estimate.arrays().maps.items():
-        scale, flat = scale_of(name, len(view.classes), view.head), np.asarray(values[...]).ravel()
+        scale, flat = view.scale(name), np.asarray(values[...]).ravel()
         numbers = (flat.mean(), np.percentile(flat, 95), flat.max())
         cells = "".join(f"<td style='text-align:right'>{number:.4g}</td>" for number in numbers)
         rows.append(f"<tr><td>{name}</td>{cells}<td>{scale.unit}</td></tr>")
@@ -204,7 +210,7 @@ def figure_of(estimate: Any, maps: Sequence[str] | None, high: Mapping[str, floa
     names = [name for name in SHOWN if name in estimate.maps] if maps is None else list(maps)
     names = [measure_of(estimate, name) for name in names]
     rows = list(each_shown(estimate, view))
-    scales = {name: scale_of(name, len(view.classes), view.head, high.get(name)) for name in names}
+    scales = {name: view.scale(name, high.get(name)) for name in names}
     titles = ["image"] * (rows[0].picture is not None) + ["prediction", *names]
     tall = width * rows[0].labels.shape[0] / rows[0].labels.shape[1]
     figure = new_figure(width * len(titles) + 0.7 * len(names), len(rows) * (tall + 0.35) + 0.5)

@@ -52,7 +52,7 @@ def save(estimate: Estimate[Any], folder: Path, formats: tuple[str, ...] = ("png
     check_writable(folder / ".estimate")
     view = view_of(estimate)
     heat = measure_of(estimate, None)
-    scales = {measure: scale_of(measure, len(view.classes), view.head) for measure in (heat, *estimate.maps)}
+    scales = {measure: view.scale(measure) for measure in (heat, *estimate.maps)}
     origins = dict.fromkeys(scales, "default")
     style = PictureStyle(heat, scales, view.palette, view.classes, view.head, origins)
     maps = ("prediction", *estimate.maps, "probability")

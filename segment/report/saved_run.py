@@ -174,11 +174,18 @@ class SavedRun(Mapping[str, SavedImage]):
         count = len(done.probability) if PROBABILITY in done.maps else int(done.prediction.max()) + 1
         return tuple(f"class {k}" for k in range(count))
 
+    @property
+    def highs(self) -> dict[str, float]:
+        """Measure -> the value of its last colour in the run's pictures."""
+        return {name: float(entry["high"]) for name, entry in self.record.get("colours", {}).items()}
+
     def view(self, images: list[Any]) -> View:
         """What the pictures of this run share."""
         colours = palette(len(self.classes), self.card.get("palette") or ())
         name = str(self.settings.get("model", "network"))
-        return View(name=name, classes=self.classes, palette=colours, head=self.head, images=tuple(images))
+        return View(
+            name=name, classes=self.classes, palette=colours, head=self.head, images=tuple(images), highs=self.highs
+        )
 
     @cached_property
     def scores(self) -> Mapping[str, Any] | None:

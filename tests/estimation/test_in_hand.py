@@ -107,7 +107,7 @@ def test_a_figure_has_a_panel_for_each_map_on_its_scale(mcbn: segment.MCBN, pict
     assert [axes.get_title() for axes in panels] == ["image", "prediction", "variance", "mutual information"] * 2
     assert np.array_equal(np.asarray(panels[0].images[0].get_array()), picture)
     assert panels[3].images[0].get_clim() == (0, 0.3)
-    assert panels[2].images[0].get_clim() == (0, 0.02)
+    assert panels[2].images[0].get_clim() == (0, mcbn.bank.provenance["colour_scales"]["variance"])
     with pytest.raises(WrongUse, match=r"no map 'varience'\. Near: 'variance'"):
         mcbn(picture).plot(["varience"])
 

@@ -52,7 +52,7 @@ def test_a_run_is_a_mapping_of_images_with_their_maps(folder: Path, network: Net
     assert run["bad"].error
     assert "does not decode" in run["bad"].error
     again = run["a"].estimate()
-    np.testing.assert_array_equal(again.overlay(), run["a"].picture("overlay"))
+    np.testing.assert_array_equal(again.overlay(), run["a"].picture("overlay_uncertainty"))
     assert again.view is not None
     assert again.view.classes == run.classes == ("sky", "road", "car", "tree")
     rows = {row["id"]: row for row in run.table()}

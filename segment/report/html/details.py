@@ -220,7 +220,7 @@ def _webp(picture: Picture, quality: int) -> bytes:
 
 def measure_entry(run: SavedRun, name: str) -> dict[str, Any]:
     """Title, unit, decimals, and the value of the last colour, which is the same for all images."""
-    scale = scale_of(name, len(run.classes), run.head, run.settings.get("heat_max") if _is_heat(run, name) else None)
+    scale = scale_of(name, len(run.classes), run.head, run.highs.get(name))
     return {
         "name": name,
         "title": scale.title,
@@ -229,7 +229,3 @@ def measure_entry(run: SavedRun, name: str) -> dict[str, Any]:
         "high": scale.high,
         "bound": scale.bound,
     }
-
-
-def _is_heat(run: SavedRun, name: str) -> bool:
-    return bool(run.settings.get("heat") == name)
