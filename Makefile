@@ -70,6 +70,11 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 		--draws 8 --precision fp32 --methods mcbn+tta --measures one_minus_max,predictive_entropy,mutual_information,margin \
 		-o outputs/measured/pooled_tta
 	$$measure triage_tta -- python -m benchmarks.triage outputs/measured/pooled_tta
+	for set in test val; do awk -v step=$$([ $$set = val ] && echo 2 || echo 1) 'NR % step == 0 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/one_pass_$$set.txt; done
+	$$measure decisions_unet --file outputs/measured/one_pass/scores.json --file outputs/measured/one_pass/comparisons.json \
+		--file outputs/measured/one_pass/ranking.json -- segment evaluate unet_lite0_camvid --images outputs/measured/one_pass_test.txt \
+		--validation-images outputs/measured/one_pass_val.txt --precision fp32 --measures predictive_entropy,one_minus_max \
+		--methods deterministic,temperature,vector_scaling -o outputs/measured/one_pass
 	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
 	$(PY) -m benchmarks.tables
 

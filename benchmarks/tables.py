@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.decision_tables import best_rankings, one_pass
 from segment.files.markdown import markdown
 from segment.files.writing import write_text
 from segment.report.comparison import best_entry
@@ -222,6 +223,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "triage.tta": partial(triage, "triage_tta", "pixel", ("one_minus_max",)),
     "triage.scenes": partial(triage, "triage_scenes", "pixel", ("one_minus_max",)),
     "triage.sequences": partial(triage_sequences, "triage", 0.05),
+    "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
+    "decisions.unet_ranking": lambda: best_rankings(measured("decisions_unet")["result"]["ranking"], "deterministic"),
 }
 VALUES: Mapping[str, Callable[[], str]] = {
     "audit.unet": partial(audit, "fit_unet_lite0"),

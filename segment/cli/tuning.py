@@ -26,6 +26,9 @@ def tune(
     alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
     bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps.")] = None,
     views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
+    scalings: Annotated[
+        str, typer.Option(help="temperature, vector_scaling, with commas; the latter may lose rare classes.")
+    ] = "temperature",
     groups: Annotated[
         Path | None, typer.Option(help="CSV of id, group: groups are never divided; default: by the ids.")
     ] = None,
@@ -58,6 +61,7 @@ def tune(
         ),
         banks=tuple(str(path) for path in bank or []),
         views=views_of(views),
+        scalings=listed(scalings),
         precision=precision,
         void=void,
         groups=None if groups is None else read_groups(groups),

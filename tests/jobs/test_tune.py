@@ -24,7 +24,7 @@ from segment.jobs.tuning.tuned import read_tuned
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
-PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)))
+PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "vector_scaling"))
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,12 @@ def test_the_commands_take_a_tuned_folder_in_place_of_a_bank(tuning: Tuning, tmp
     neither = run("predict", "scenes", data.images, "-o", tmp_path / "none")
     assert isinstance(neither.exception, WrongUse)
     assert "--tuned" in str(neither.exception)
+
+
+def test_a_scaling_that_moves_masks_is_chosen_only_where_it_was_asked_for() -> None:
+    assert TunePlan().scalings == ("temperature",)
+    with pytest.raises(WrongUse, match="No scaling is called 'platt'"):
+        TunePlan(scalings=("platt",))
 
 
 def test_groups_are_read_from_a_csv(tmp_path: Path) -> None:

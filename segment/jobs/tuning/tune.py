@@ -43,12 +43,14 @@ class TunePlan:
 
     passes: the most that a map may take. grid: M, transforms, layers and alphas of the banks (its draws are not used)
     banks: files of further banks, distilled ones perhaps, each taken whole. views: of test-time augmentation
+    scalings: that may be chosen; vector_scaling moves masks, and rare classes may vanish for a lower NLL
     groups: id -> group that is never divided (a sequence, a patient); None: the ids without their numbers at the end
     """
 
     passes: int = 16
     grid: Grid = field(default_factory=lambda: Grid(batches=(4, 8, 16, 32)))
     banks: tuple[str, ...] = ()
+    scalings: tuple[str, ...] = ("temperature",)
     views: tuple[View, ...] = (View(), View(flip=True))
     precision: str = "fp32"
     void: int | None = None
@@ -57,6 +59,9 @@ class TunePlan:
     def __post_init__(self) -> None:
         if self.passes < 1:
             raise WrongUse(f"--passes {self.passes}: 1 or more.")
+        for name in self.scalings:
+            if name not in SCALINGS[1:]:
+                raise WrongUse(f"No scaling is called {name!r}. Known: {', '.join(SCALINGS[1:])}.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def tune(
     parts = folds(ids, groups)
     candidates = []
     for number, (name, samples) in enumerate(kept.items(), start=1):
-        candidates += _candidates(name, samples, parts)
+        candidates += _candidates(name, samples, parts, plan.scalings)
         progress("cross-validating", number, len(kept))
     choice = choose(candidates)
     chosen_arm = next(arm for arm in (*simple, *arms) if arm.name == choice.chosen.arm)
@@ -199,12 +204,14 @@ def _short(setting: Setting) -> str:
     return str(setting).replace(", training", "").replace(", all", "")
 
 
-def _candidates(name: str, samples: Samples, parts: Sequence[Sequence[str]]) -> list[Candidate]:
+def _candidates(
+    name: str, samples: Samples, parts: Sequence[Sequence[str]], scalings: Sequence[str]
+) -> list[Candidate]:
     """Every prefix plain and with a temperature; a vector scaling, which is slow, for the most draws only."""
     return [
         candidate(samples, name, passes, scaling, parts)
         for passes in samples.prefixes
-        for scaling in SCALINGS
+        for scaling in ("", *scalings)
         if scaling != "vector_scaling" or passes == samples.prefixes[-1]
     ]
 
