@@ -158,7 +158,8 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
         sweep(network, data, train, tmp_path / "run", plan)
     swept = sweep(network, data, train, tmp_path / "run", plan, validation=data)
     kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())
-    assert [set(temperatures) for temperatures in kept.values()] == [{"temperature"}, {"mcbn+temperature"}]
+    banked = {"mcbn+temperature", "mcbn+tta+temperature"}
+    assert [set(temperatures) for temperatures in kept.values()] == [{"temperature"}, banked]
     for condition, severity in (("clean", 0), ("blur", 1), ("blur", 5)):
         rows = of(swept, condition, severity=severity)
         assert {row.method for row in rows} == set(plan.methods.methods)
