@@ -34,12 +34,13 @@ class _Strict(BaseModel):
 
 class _Preprocessing(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    scale: float
+    scale: float | list[float]
     mean: list[float]
     std: list[float]
-    channels: Literal["RGB", "BGR", "grey"]
-    white: float | None
+    channels: Literal["RGB", "BGR", "grey"] | int | list[str]
+    white: float | list[float] | None
     stride: int
+    size: list[int] | None = None
     pad: Literal["reflect", "edge", "zero"]
     head: Literal["softmax", "sigmoid", "multilabel"]
     drop_outputs: list[int]

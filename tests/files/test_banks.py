@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,16 @@ def test_what_cannot_be_read_back_is_not_written(value: Any) -> None:
             load_bank(path)
         except SegmentError as error:
             raise AssertionError(f"written but not read: {error}") from error
+
+
+def test_a_bank_of_bands_each_with_its_own_scale_is_written_and_read() -> None:
+    _, whole = written()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bank.safetensors"
+        path.write_bytes(whole)
+        bank = load_bank(path)
+        for channels in (4, ["blue", "green", "red", "nir"]):
+            bands = {"channels": channels, "scale": [1.0, 1.0, 1.0, 2.0], "white": [4095.0] * 4, "size": [64, 64]}
+            preprocessing = {**bank.provenance["preprocessing"], **bands}
+            save_bank(replace(bank, provenance={**bank.provenance, "preprocessing": preprocessing}), path)
+            assert load_bank(path).provenance["preprocessing"] == preprocessing
