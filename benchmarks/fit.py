@@ -24,7 +24,7 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.estimation.memory_budget import KeptPages
-from segment.images.augment import pipeline
+from segment.images.transforms.augment import pipeline
 from segment.networks.load import load_network
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.tracing.bn_network import drawable

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.estimation.mcbn import MCBN
-from segment.files.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
+from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
 from segment.guarantees.calibrate import ValidationImages, calibrate_unit, level_of, losses_by_measure
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import sequence_of

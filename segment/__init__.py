@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
-    from segment.jobs.predict_plan import PredictPlan as PredictPlan
+    from segment.jobs.prediction.plan import PredictPlan as PredictPlan
     from segment.jobs.sweep import sweep as sweep
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from segment.networks.load import load_network as load_network
     from segment.report.results import Evaluation as Evaluation
     from segment.report.results import Sweep as Sweep
-    from segment.report.saved_run import SavedRun as SavedRun
-    from segment.report.saved_run import load_run as load_run
+    from segment.report.run_files.saved_run import SavedRun as SavedRun
+    from segment.report.run_files.saved_run import load_run as load_run
 
 
 _HOMES = {
@@ -63,8 +63,8 @@ _HOMES = {
     "MCBN": "segment.jobs.from_python",
     "MCBNScores": "segment.integrations.lightning",
     "Network": "segment.networks.load",
-    "PredictPlan": "segment.jobs.predict_plan",
-    "SavedRun": "segment.report.saved_run",
+    "PredictPlan": "segment.jobs.prediction.plan",
+    "SavedRun": "segment.report.run_files.saved_run",
     "SegmentError": "segment.errors",
     "Sweep": "segment.report.results",
     "SweepPlan": "segment.jobs.evaluation.sweep_states",
@@ -78,7 +78,7 @@ _HOMES = {
     "fit_bank": "segment.jobs.fit",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.load",
-    "load_run": "segment.report.saved_run",
+    "load_run": "segment.report.run_files.saved_run",
     "load_triage": "segment.files.triages",
     "predict": "segment.jobs.predict",
     "progress": "segment.cli.screen",

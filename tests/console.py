@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from segment.cli.app import run
-from segment.files.run_lock import LOCK
+from segment.files.runs.lock import LOCK
 from segment.files.writing import write_png
 from segment.scenes.scene import TEST, TRAIN, scene
 

@@ -185,8 +185,8 @@ def end_with_failures(failed: Mapping[str, str], output: Path, *, total: int | N
 
 def _load_commands() -> None:
     decisions = ("triaging", "comparing", "tuning")
-    for module in ("commands", "banks", "predicting", "scoring", *decisions, "sweeping", "reporting", "experiments"):
-        import_module(f"segment.cli.{module}")  # each adds its commands to `app`
+    for module in ("inspecting", "banks", "predicting", "scoring", *decisions, "sweeping", "reporting", "experiments"):
+        import_module(f"segment.cli.commands.{module}")  # each adds its commands to `app`
 
 
 def _from_config(context: typer.Context, value: Path | None) -> Path | None:

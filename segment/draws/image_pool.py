@@ -18,13 +18,13 @@ from torch import Tensor
 
 from segment.draws.minibatches import Choice
 from segment.errors import ImageUnreadable, WrongUse
-from segment.images.augment import Pipeline
 from segment.images.find import Source, find_images
 from segment.images.listing.ids import unique
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples, images_in, is_lazy
 from segment.images.read import read_source
-from segment.images.resize import shorter_side_and_centre
+from segment.images.transforms.augment import Pipeline
+from segment.images.transforms.resize import shorter_side_and_centre
 from segment.networks.load import Network
 from segment.networks.resized import resized
 

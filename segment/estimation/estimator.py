@@ -1,7 +1,4 @@
-"""Images to Estimates within a memory budget: whole where that fits, else tile by tile, every draw of a tile at once.
-
-Must not know a file, nor a score.
-"""
+"""Images to Estimates within a memory budget: whole where that fits, else in tiles. Must not know a file, nor a score."""
 
 from __future__ import annotations
 

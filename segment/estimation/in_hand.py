@@ -16,7 +16,7 @@ from segment.pictures.palettes import Picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILES = "segment.report.estimates"
+FILES = "segment.report.run_files.estimates"
 """The module that writes; it lies above this one and is imported when something is saved."""
 
 

@@ -19,7 +19,7 @@ from segment.images.find import Source
 from segment.images.prepare import normalise
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.progress import Progress, silent
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn

@@ -19,7 +19,7 @@ from segment.errors import WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of
 from segment.files.versions import versions
-from segment.images.augment import pipeline
+from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 

@@ -16,16 +16,16 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
-from segment.files.manifest import Entry
-from segment.files.runs import Run
+from segment.files.runs.manifest import Entry
+from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
-from segment.images.corrupt import corrupted, corruption
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
+from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before

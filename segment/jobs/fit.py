@@ -28,10 +28,10 @@ from segment.estimation.precision import audit
 from segment.files.bank_cache import MARKS, BankCache, content_of, marks_of, recipe_of, signed
 from segment.files.banks import save_bank
 from segment.files.versions import versions
-from segment.images.augment import pipeline
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
+from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
 from segment.networks.given import network_of

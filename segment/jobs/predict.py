@@ -22,8 +22,8 @@ from segment.errors import ImageUnreadable
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
-from segment.files.manifest import Entry
-from segment.files.runs import Run, images_outside_runs
+from segment.files.runs.manifest import Entry
+from segment.files.runs.run import Run, images_outside_runs
 from segment.files.versions import versions
 from segment.files.windows import Windowed
 from segment.images.display import Display, display_of
@@ -32,8 +32,8 @@ from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_source, size_of
 from segment.images.windowed import LARGEST, WindowedImage
-from segment.jobs.predict_images import LARGE, ImagePredictor
-from segment.jobs.predict_plan import Execution, PredictPlan
+from segment.jobs.prediction.images import LARGE, ImagePredictor
+from segment.jobs.prediction.plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
 from segment.jobs.tuning.tuned import method_of
@@ -41,9 +41,9 @@ from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.report.exported_files import write_run_exports
-from segment.report.run_sheet import write_sheet
-from segment.report.style import PictureStyle
+from segment.report.run_files.exported_files import write_run_exports
+from segment.report.run_files.sheet import write_sheet
+from segment.report.run_files.style import PictureStyle
 from segment.tracing.bn_layers import BatchNormNetwork
 
 DISPLAY_IMAGES = 4

@@ -24,7 +24,7 @@ from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.report.html.build import Sources, Written, write_report
 from segment.report.html.details import Labels
-from segment.report.saved_run import SavedRun, load_run
+from segment.report.run_files.saved_run import SavedRun, load_run
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from typing import Any
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.banks import load_bank
-from segment.files.manifest import Entry
 from segment.files.reading import read_json
-from segment.files.runs import Run
+from segment.files.runs.manifest import Entry
+from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.images.corrupt import corrupted
 from segment.images.find import Source, in_text
+from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labels import contents_of

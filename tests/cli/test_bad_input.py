@@ -557,7 +557,7 @@ def test_pictures_that_cannot_be_made_fail_their_image_and_leave_no_folder(
             raise ValueError("no such pixel")
         write_map_png(path, *arguments, **options)
 
-    monkeypatch.setattr("segment.report.image_files.write_map_png", failing)
+    monkeypatch.setattr("segment.report.run_files.image_files.write_map_png", failing)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 1
     assert "b: its pictures: ValueError: no such pixel" in ended.error
@@ -572,7 +572,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_with_whole_files_only(
             raise WrongUse(f"Cannot write {str(path)!r}: No space left on device. Choose another folder.")
         write_npz(path, *arguments)
 
-    monkeypatch.setattr("segment.report.image_files.write_npz", full)
+    monkeypatch.setattr("segment.report.run_files.image_files.write_npz", full)
     ended = segment(*predicting(photos, bank, tmp_path / "run"))
     assert ended.code == 2
     assert "No space left" in ended.error

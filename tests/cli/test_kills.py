@@ -10,7 +10,7 @@ import pytest
 from console import DRAWS, fitted, photographs, segment, training
 
 from benchmarks.kills import KINDS, kill_commands
-from segment.files.run_lock import lock_folder
+from segment.files.runs.lock import lock_folder
 
 FULL = {"kill": 100, **dict.fromkeys(KINDS[1:], 20)}
 

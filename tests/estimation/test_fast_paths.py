@@ -23,7 +23,7 @@ from segment.estimation.mcbn import MCBN
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.passes.passes import Passes
 from segment.scenes.scene import TEST, VALIDATION

@@ -28,7 +28,7 @@ from segment.estimation.tiles import tiles
 from segment.files.banks import save_bank
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan

@@ -20,7 +20,7 @@ from segment.images import read
 from segment.images.find import Source
 from segment.images.specs import InputSpec
 from segment.images.windowed import WindowedImage
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
 
 SPEC = InputSpec(channels=("red", "nir", "green", "blue"), white=10000.0, stride=4)

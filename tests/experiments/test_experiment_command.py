@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from console import segment
 
-from segment.cli.experiments import ABOUT
+from segment.cli.commands.experiments import ABOUT
 from segment.experiments import reproduction
 from segment.experiments.regression import toy
 from segment.experiments.regression.methods import Protocol

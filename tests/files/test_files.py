@@ -19,9 +19,9 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
-from segment.files.manifest import Entry
-from segment.files.map_summary import summary
-from segment.files.runs import Run
+from segment.files.runs.manifest import Entry
+from segment.files.runs.map_summary import summary
+from segment.files.runs.run import Run
 from segment.files.writing import (
     as_indices,
     fresh,

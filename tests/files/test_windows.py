@@ -18,7 +18,7 @@ from processes import photographs
 
 from segment.axes import Plane
 from segment.errors import SegmentError, WrongUse
-from segment.files.map_summary import summary
+from segment.files.runs.map_summary import summary
 from segment.files.windows import Made, Windowed, blocks
 from segment.files.writing import write_map_png, write_npz, write_palette_png, write_png
 from segment.images.find import Source
@@ -27,7 +27,7 @@ from segment.images.read import read_image, size_of
 from segment.images.specs import InputSpec
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.pictures.heatmaps import heatmap, scale_of, with_legend
 from segment.pictures.overlays import (

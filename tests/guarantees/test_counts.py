@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Head
 from segment.errors import WrongUse
-from segment.files.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
+from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts, write_image_counts
 from segment.guarantees.counts import MISSED, RIGHT, WRONG, ImageCounts
 from segment.guarantees.groups import frames, sequence_of
 from segment.guarantees.levels import LEVELS, level_of, thresholds

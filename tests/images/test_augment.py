@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segment.errors import WrongUse
-from segment.images.augment import _transforms, pipeline
+from segment.images.transforms.augment import _transforms, pipeline
 
 CAMVID_UNET: tuple[dict[str, Any], ...] = (
     {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},

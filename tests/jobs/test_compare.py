@@ -20,7 +20,7 @@ from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, TRAIN, scene
 

@@ -13,7 +13,7 @@ from small_networks import Small
 from torch import Tensor
 
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.tracing.bn_network import drawable
 
@@ -48,7 +48,7 @@ def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
     def mistaken(*_: Any, **__: Any) -> None:
         raise mistake("of our own")
 
-    monkeypatch.setattr("segment.jobs.predict_images.render", mistaken)
+    monkeypatch.setattr("segment.jobs.prediction.images.render", mistaken)
     images = photographs(tmp_path / "images", 1, 64, 64)
     with pytest.raises(mistake, match="of our own"):
         predict(network, str(images), random_bank(drawable(network)), tmp_path / "run", PredictPlan())

@@ -19,8 +19,8 @@ from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
-from segment.images.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
 from segment.images.read import read_image
+from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers

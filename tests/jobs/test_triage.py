@@ -20,7 +20,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.banks import save_bank
-from segment.files.image_counts import IMAGE_COUNTS, read_image_counts
+from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts
 from segment.files.triages import load_triage, save_triage
 from segment.files.windows import Windowed
 from segment.files.writing import write_png
@@ -31,11 +31,11 @@ from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
 from segment.jobs.triage.checking import check_triage
 from segment.networks.load import Network, load_network
-from segment.report.triaged_files import triaged_image
+from segment.report.run_files.triaged_files import triaged_image
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 MEASURES = ("one_minus_max", "mutual_information")

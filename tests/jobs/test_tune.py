@@ -18,7 +18,7 @@ from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.sweep_grid import Grid
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.tuning.tune import TunePlan, Tuning, read_groups, tune
 from segment.jobs.tuning.tuned import read_tuned
 from segment.networks.load import Network, load_network

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from segment.errors import UnknownNetwork, WrongUse
-from segment.images.augment import pipeline
 from segment.images.specs import InputSpec, TrainingSpec
+from segment.images.transforms.augment import pipeline
 from segment.networks.cards import SHIPPED, Card, card_folders, default_card, known_cards, read_card
 from segment.networks.uris import parse_uri
 

@@ -24,7 +24,7 @@ from segment.errors import MissingExtra, WrongUse
 from segment.files.exports.formats import FORMATS, checked
 from segment.images.read import read_image, read_label
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.tracing.bn_network import drawable
 
 NETWORK = network_of()

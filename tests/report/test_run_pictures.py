@@ -22,11 +22,11 @@ from segment.images.find import Source, find_images
 from segment.images.read import read_image
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.pictures.heatmaps import ABSENT, heatmap
 from segment.pictures.palettes import palette
 from segment.pictures.thumbnails import thumbnail
-from segment.report.run_sheet import EACH, KEPT, SheetCandidates, chosen
+from segment.report.run_files.sheet import EACH, KEPT, SheetCandidates, chosen
 from segment.tracing.bn_network import drawable
 
 NETWORK = network_of()

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from segment.errors import WrongUse
 from segment.experiments.segmentation.scenes_training import BATCH, NETWORK, TRANSFORMS, score, train_scenes
-from segment.images.augment import pipeline
 from segment.images.specs import TrainingSpec
+from segment.images.transforms.augment import pipeline
 from segment.networks.architectures.tiny import TinyUNet
 from segment.networks.cards import SHIPPED, read_card
 from segment.scenes.classes import CLASSES, PALETTE, UNSEEN

@@ -27,7 +27,7 @@ from segment.estimation.estimator import EstimatePlan, Estimator, Tiling
 from segment.estimation.mcbn import MCBN
 from segment.files.banks import save_bank
 from segment.jobs.predict import predict
-from segment.jobs.predict_plan import PredictPlan
+from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable

@@ -19,9 +19,9 @@ from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.errors import WrongUse
 from segment.experiments.regression.predictive import Array
-from segment.images.augment import pipeline
 from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
+from segment.images.transforms.augment import pipeline
 from segment.methods.method import Method
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD

@@ -20,10 +20,10 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
-from segment.images.augment import pipeline
 from segment.images.find import find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
+from segment.images.transforms.augment import pipeline
 from segment.networks.cards import read_card
 from segment.networks.load import Network, load_network
 from segment.scenes import scene as scenes

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse, near
-from segment.files.manifest import MANIFEST
-from segment.files.runs import RECORD
+from segment.files.runs.manifest import MANIFEST
+from segment.files.runs.run import RECORD
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.uncertainty.measures import MEASURES
 

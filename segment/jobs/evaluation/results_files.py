@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segment.files.image_counts import IMAGE_COUNTS, write_image_counts
-from segment.files.runs import Run
+from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
+from segment.files.runs.run import Run
 from segment.files.writing import write_json, write_text
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
 from segment.jobs.evaluation.image_ranking import rank_images

@@ -27,7 +27,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled_image
-from segment.jobs.predict_images import IMAGE_ERRORS
+from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard

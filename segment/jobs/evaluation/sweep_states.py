@@ -15,8 +15,8 @@ from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.files.reading import read_json
 from segment.files.writing import write_json
-from segment.images.corrupt import SEVERITIES, corruption
 from segment.images.find import Source
+from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers

@@ -14,18 +14,18 @@ from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
-from segment.files.runs import Run
+from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.guarantees.sentences import promise
 from segment.guarantees.shift import AT_THE_END, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
-from segment.jobs.predict_plan import Execution
+from segment.jobs.prediction.plan import Execution
 from segment.jobs.triage.calibration import SHA_DIGITS
 from segment.jobs.triage.checking import seen_sentence, shift_dict, shift_of, shift_sentence
 from segment.jobs.triage.source import refuse_other_source
 from segment.networks.load import Network
-from segment.report.triaged_files import TriagedImage, triaged_image
+from segment.report.run_files.triaged_files import TriagedImage, triaged_image
 
 log = logging.getLogger(__name__)
 

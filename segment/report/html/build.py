@@ -21,7 +21,7 @@ from segment.pictures.palettes import palette
 from segment.report.html import charts, words
 from segment.report.html.details import Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
-from segment.report.saved_run import SavedImage, SavedRun
+from segment.report.run_files.saved_run import SavedImage, SavedRun
 
 log = logging.getLogger(__name__)
 

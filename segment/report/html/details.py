@@ -21,8 +21,8 @@ from segment.errors import SegmentError
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
 from segment.report.html.streams import Block
-from segment.report.saved_maps import PREDICTION, PROBABILITY
-from segment.report.saved_run import SavedImage, SavedRun
+from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
+from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.uncertainty.measures import MEASURES
 
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segment.report.html.details import Sums, decimals_of
-from segment.report.saved_run import SavedRun
+from segment.report.run_files.saved_run import SavedRun
 
 SET_ASIDE = 0.1
 """Share of the pixels whose removal the finding tells the effect of."""

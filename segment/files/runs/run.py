@@ -15,9 +15,9 @@ from typing import Any
 from filelock import FileLock
 
 from segment.errors import WrongUse
-from segment.files.manifest import MANIFEST, Entry, add_line, read_manifest
 from segment.files.reading import read_json
-from segment.files.run_lock import LOCK, lock_folder
+from segment.files.runs.lock import LOCK, lock_folder
+from segment.files.runs.manifest import MANIFEST, Entry, add_line, read_manifest
 from segment.files.writing import discard, write_json
 from segment.images.find import Source, find_images, keep_ids, paths_by_id
 from segment.images.listing.parts import Listing

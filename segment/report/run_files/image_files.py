@@ -15,7 +15,7 @@ from segment.axes import Plane
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
 from segment.files.exports.image import ExportedImage
-from segment.files.map_summary import summary
+from segment.files.runs.map_summary import summary
 from segment.files.windows import Made, Windowed
 from segment.files.writing import discard, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
@@ -24,9 +24,9 @@ from segment.pictures.heatmaps import beside, heatmap, legend_beside
 from segment.pictures.overlays import class_overlay_rows, uncertainty_overlay_rows
 from segment.pictures.palettes import Picture
 from segment.regions.components import Regions, regions_of
-from segment.report.exported_files import EXPORTS, where, write_exports
-from segment.report.style import PictureStyle
-from segment.report.triaged_files import TriagedImage, write_triaged
+from segment.report.run_files.exported_files import EXPORTS, where, write_exports
+from segment.report.run_files.style import PictureStyle
+from segment.report.run_files.triaged_files import TriagedImage, write_triaged
 from segment.uncertainty.measures import MEASURES
 
 NO_LABEL = (128, 128, 128)

@@ -15,8 +15,8 @@ from segment.files.exports.formats import checked
 from segment.files.writing import check_writable
 from segment.images.find import Source
 from segment.pictures.heatmaps import scale_of
-from segment.report.image_files import ImageResult, render
-from segment.report.style import PictureStyle
+from segment.report.run_files.image_files import ImageResult, render
+from segment.report.run_files.style import PictureStyle
 
 
 @dataclass(frozen=True)

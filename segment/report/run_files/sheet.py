@@ -15,7 +15,7 @@ import numpy as np
 
 from segment.axes import Plane
 from segment.errors import SegmentError
-from segment.files.runs import Run
+from segment.files.runs.run import Run
 from segment.files.windows import Made
 from segment.files.writing import read_map_png, write_png
 from segment.images.find import Source
@@ -26,8 +26,8 @@ from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import Picture, colour_mask
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import thumbnail
-from segment.report.image_files import NO_LABEL, ImageResult, likeliest
-from segment.report.style import PictureStyle
+from segment.report.run_files.image_files import NO_LABEL, ImageResult, likeliest
+from segment.report.run_files.style import PictureStyle
 
 EACH = 6
 """Images of a section: the most uncertain, those around the median, the least uncertain."""

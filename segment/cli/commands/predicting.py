@@ -81,7 +81,7 @@ def predict(
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.listing.parts import Listing
     from segment.jobs.predict import predict
-    from segment.jobs.predict_plan import PredictPlan
+    from segment.jobs.prediction.plan import PredictPlan
     from segment.jobs.tuning.tuned import read_tuned
 
     if (bank is None) == (tuned is None):

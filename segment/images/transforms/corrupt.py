@@ -1,6 +1,7 @@
 """Corruptions at five severities, for scores under distribution shift: ImageNet-C's, and three of our own.
 
-ImageNet-C's have its names and severities, so that numbers compare with published ones (`segment.images.imagenet_c`).
+ImageNet-C's (`imagenet_c` beside this module) have its names and severities, so that numbers compare with published
+ones.
 `noise`, `blur` and `jpeg` need no further package: the transforms are albumentations', the strengths our own.
 Must not know what a corruption is compared with.
 """
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse, near
-from segment.images.augment import pipeline
-from segment.images.imagenet_c import IMAGENET_C, TRANSFORM
+from segment.images.transforms.augment import pipeline
+from segment.images.transforms.imagenet_c import IMAGENET_C, TRANSFORM
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _STRENGTHS: Mapping[str, tuple[float, ...]] = {

@@ -20,15 +20,15 @@ from segment.axes import Head
 from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
-from segment.files.manifest import MANIFEST
-from segment.files.runs import RECORD
+from segment.files.runs.manifest import MANIFEST
+from segment.files.runs.run import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
 from segment.images.find import Source, find_images
 from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
-from segment.report.saved_maps import PREDICTION, PROBABILITY, Maps
+from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, Maps
 from segment.uncertainty.measures import MEASURES
 
 

@@ -23,8 +23,8 @@ from segment.axes import Plane
 from segment.errors import ImageUnreadable, PredictionFailed, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.files.manifest import Entry
-from segment.files.runs import Run
+from segment.files.runs.manifest import Entry
+from segment.files.runs.run import Run
 from segment.files.writing import unwritable
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
@@ -34,9 +34,9 @@ from segment.jobs.evaluation.labels import read_labelled_image
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
-from segment.report.image_files import ImageResult, render
-from segment.report.run_sheet import SheetCandidates, thumbnails
-from segment.report.style import PictureStyle
+from segment.report.run_files.image_files import ImageResult, render
+from segment.report.run_files.sheet import SheetCandidates, thumbnails
+from segment.report.run_files.style import PictureStyle
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from segment.files.exports.image import ExportedImage
 from segment.files.exports.videos import write_videos
 from segment.files.exports.volumes import Part, write_volumes
 from segment.files.exports.zarr_group import write_group
-from segment.files.runs import Run
+from segment.files.runs.run import Run
 from segment.images.find import Source
 from segment.images.geometry import Geometry
 from segment.images.where import geometry_of
 from segment.networks.load import Network
-from segment.report.style import PictureStyle
+from segment.report.run_files.style import PictureStyle
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a
 import albumentations as A
 from albumentations.augmentations.crops.transforms import CropSizeError
 
-from segment.images.imagenet_c import TRANSFORM, ImageNetC
+from segment.images.transforms.imagenet_c import TRANSFORM, ImageNetC
 
 _GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Sequential, "SomeOf": A.SomeOf}
 _LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does

@@ -1,0 +1,1 @@
+"""Images to changed images: the augmentation of training, corruptions, and another size."""
