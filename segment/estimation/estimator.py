@@ -1,4 +1,4 @@
-"""Images to Estimates within a memory budget: whole where that fits, else in tiles. Must not know a file, nor a score."""
+"""Images to Estimates within a memory budget: whole where that fits, else in tiles. It knows no file and no score."""
 
 from __future__ import annotations
 
