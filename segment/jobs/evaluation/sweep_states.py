@@ -98,6 +98,7 @@ class Swept:
             classes=self.network.class_names,
             head=card.head,
             void=card.void if self.plan.void is None else self.plan.void,
+            unseen=card.unseen,
         )
 
     def read_outs(self, condition: str, severity: int) -> dict[Place, ReadOut]:
