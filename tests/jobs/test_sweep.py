@@ -107,6 +107,20 @@ def test_a_prefix_of_a_sweep_is_what_evaluate_finds_with_that_many_draws(
     assert {path: path.stat().st_mtime_ns for path in (swept.folder / "banks").iterdir()} == before
 
 
+def test_an_object_of_a_class_that_the_card_calls_unseen_is_scored_and_fails_no_image(
+    network: Network, train: str, tmp_path: Path
+) -> None:
+    assert network.card.unseen
+    for seed in TEST[:2]:
+        drawn = scene(seed, size=(64, 96), unseen=True)
+        write_png(tmp_path / "images" / f"{seed}.png", drawn.image)
+        write_png(tmp_path / "labels" / f"{seed}.png", drawn.label)
+    plan = SweepPlan(grid=Grid(batches=(4,), draws=(2,)), methods=replace(SWEPT, methods=("mcbn",), precision="fp32"))
+    result = sweep(network, Labels(tmp_path / "images", tmp_path / "labels"), train, tmp_path / "run", plan)
+    assert result.failed == {}
+    assert score(result.rows[0], "unseen_auroc.mutual_information")["value"] > 0
+
+
 def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, train: str, tmp_path: Path) -> None:
     bank = Banks(network, train, tmp_path, 2).bank(Setting(batch=4), 0)
     drawn = drawable(network)
