@@ -162,7 +162,7 @@ class Triage:
 
     decisions: of the asked unit, and of whole images
     source: what the counts were made with (method, network, banks, draws, precision): a run must be made with the same
-    warnings: what makes the guarantee doubtful
+    warnings: what makes the guarantee uncertain
     """
 
     plan: TriagePlan

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
 
 GROW_WITH_QUALITY = ("expected_accuracy", "expected_miou", "soft_dice", "predicted_accuracy", "predicted_dice")
-"""Columns that are large for good masks; all others that rank are large for doubtful ones."""
+"""Columns that are large for good masks; all others that rank are large for uncertain ones."""
 AGGREGATIONS = ("mean", "p95", "interior", "patch")
 TARGETS = ("accuracy", "dice")
 """What a mask's quality is: by pixels, and by classes."""
@@ -47,10 +47,10 @@ def values(rows: Sequence[Row], column: str) -> Floats:  # -> N
     return np.array([float(n) if isinstance(n, int | float) else np.nan for n in numbers], dtype=np.float64)
 
 
-def doubt(rows: Sequence[Row], column: str) -> Floats:  # -> N
-    """A column's numbers with the sign that makes doubtful images large.
+def uncertainty_of(rows: Sequence[Row], column: str) -> Floats:  # -> N
+    """A column's numbers with the sign that makes uncertain images large.
 
-    >>> doubt([{"soft_dice": 0.8}, {"soft_dice": 0.5}], "soft_dice").tolist()
+    >>> uncertainty_of([{"soft_dice": 0.8}, {"soft_dice": 0.5}], "soft_dice").tolist()
     [-0.8, -0.5]
     """
     return -values(rows, column) if column in GROW_WITH_QUALITY else values(rows, column)

@@ -1,4 +1,4 @@
-"""Images that are doubtful and unlike one another: greedy k-centre among the most doubtful.
+"""Images that are uncertain and unlike one another: greedy k-centre among the most uncertain.
 
 Must not know what a feature is.
 """
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 POOL = 4
-"""Candidates for each image that is chosen: the most doubtful ones."""
+"""Candidates for each image that is chosen: the most uncertain ones."""
 
 
-def diverse(features: NDArray[np.float64], count: int) -> list[int]:  # N D, most doubtful first
+def diverse(features: NDArray[np.float64], count: int) -> list[int]:  # N D, most uncertain first
     """Choose images that cover the candidates: the first, then each time the one farthest from all chosen.
 
     Args:
-        features: N candidates of D numbers, the most doubtful first; columns are brought to unit variance.
+        features: N candidates of D numbers, the most uncertain first; columns are brought to unit variance.
         count: How many to choose; all where there are fewer.
 
     Returns:

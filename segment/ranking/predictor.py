@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import MissingExtra, WrongUse
-from segment.ranking.columns import AGGREGATIONS, GROW_WITH_QUALITY, Row, doubt, ranking_columns, values
+from segment.ranking.columns import AGGREGATIONS, GROW_WITH_QUALITY, Row, ranking_columns, uncertainty_of, values
 from segment.scores.functional.image_level import spearman
 
 Floats = NDArray[np.float64]
@@ -106,7 +106,7 @@ def fit_predictor(rows: Sequence[Row], target: str) -> Predictor:
     held_out = cross_val_predict(model, x, y, cv=KFold(FOLDS, shuffle=False))
     model.fit(x, y)
     scaler, ridge = model[0], model[1]
-    alone = {column: spearman(-doubt(rows, column), y)[0] for column in features}
+    alone = {column: spearman(-uncertainty_of(rows, column), y)[0] for column in features}
     alone = {column: rho for column, rho in alone.items() if np.isfinite(rho)}
     single = max(alone, key=lambda column: alone[column])
     rho = spearman(held_out, y)[0]

@@ -28,23 +28,23 @@ def entry(value: float | None, ends: tuple[float, float] | None, why: str = "") 
     return {"value": value, "low": low, "high": high} | ({"why": why} if why else {})
 
 
-def ranking_scores(ids: Sequence[str], doubt: Floats, quality: Floats, fails_below: float) -> dict[str, Entry]:
+def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fails_below: float) -> dict[str, Entry]:
     """The scores of one ranking of images by one quality.
 
     Args:
         ids: Of the N images; they seed the bootstrap, so that rankings are compared on equal weights.
-        doubt: A number of each image, large where the mask is doubtful; nan where there is none.
+        uncertainty: A number of each image, large where the mask is uncertain; nan where there is none.
         quality: Of each mask, within 0..1; nan where it is not defined.
         fails_below: A mask of less quality has failed.
 
     Returns:
         `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3)); `aurc`, the mean of
         1 - quality over coverages 1/n..1 of the images, the most certain first, 0 is best; `failure_auroc`, the chance
-        that a failed image has more doubt than another. None with a `why` where one is not defined.
+        that a failed image has a larger one than another. None with a `why` where one is not defined.
 
     """
-    known = np.isfinite(doubt) & np.isfinite(quality)
-    d, q = doubt[known], quality[known]
+    known = np.isfinite(uncertainty) & np.isfinite(quality)
+    d, q = uncertainty[known], quality[known]
     names = [name for name, there in zip(ids, known, strict=True) if there]
     if d.size < 2:
         why = "fewer than two images have both numbers"
@@ -75,9 +75,9 @@ def _spearman(rho: float, count: int) -> Entry:
     return entry(rho, ends, "" if ends else "an interval needs four images or more")
 
 
-def _aurc(doubt: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:  # n, n, R n
-    order = np.argsort(doubt, kind="stable")
-    _, place, counts = np.unique(doubt[order], return_inverse=True, return_counts=True)
+def _aurc(uncertainty: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:  # n, n, R n
+    order = np.argsort(uncertainty, kind="stable")
+    _, place, counts = np.unique(uncertainty[order], return_inverse=True, return_counts=True)
     shared = (np.bincount(place, weights=loss[order]) / counts)[place]  # ties share their mean loss
 
     def area(w: Floats) -> Floats:  # R n -> R
@@ -86,7 +86,7 @@ def _aurc(doubt: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:
         risk = (w * shared).cumsum(axis=1) / np.maximum(total, 1e-12)
         return (w * risk).sum(axis=1) / np.maximum(total[:, -1], 1e-12)
 
-    return float(area(np.ones((1, doubt.size)))[0]), area(weights)[weights.sum(axis=1) > 0]
+    return float(area(np.ones((1, uncertainty.size)))[0]), area(weights)[weights.sum(axis=1) > 0]
 
 
 def _auroc(fine: Floats, failed: Floats, weights: Floats, which: NDArray[np.bool_]) -> tuple[float, Floats]:

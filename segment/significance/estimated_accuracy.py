@@ -31,7 +31,7 @@ def threshold_bin(labelled: Ints) -> int:  # B 2
     """The bin of 1 - max p up to which as many pixels lie as are right, as nearly as the bins allow.
 
     Args:
-        labelled: Right and wrong pixels by the bin of 1 - max p, the surest first.
+        labelled: Right and wrong pixels by the bin of 1 - max p, the most confident first.
 
     >>> threshold_bin(np.array([[6, 0], [2, 1], [0, 1]]))
     1

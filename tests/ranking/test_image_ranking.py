@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from segment.errors import WrongUse
 from segment.jobs.decisions.regions import best_windows
 from segment.jobs.evaluation.image_ranking import rank_images
-from segment.ranking.columns import doubt, ranking_columns
+from segment.ranking.columns import ranking_columns, uncertainty_of
 from segment.ranking.diversity import diverse
 from segment.ranking.predictor import LEAST_IMAGES, Predictor, fit_predictor
 from segment.ranking.quality import finding, ranking_scores
@@ -79,7 +79,7 @@ def test_a_predictor_learns_a_sum_of_numbers_and_ranks_new_images_better_than_ea
     together = spearmanr(predictor(fresh), truth).statistic
     assert together > 0.95
     for column in predictor.features:
-        assert spearmanr(-doubt(fresh, column), truth).statistic < together
+        assert spearmanr(-uncertainty_of(fresh, column), truth).statistic < together
     assert set(predictor.features) == {"soft_dice", "mean.variance"}  # not what needs labels or a threshold
     assert predictor.better
     read = Predictor.of(predictor.as_dict())

@@ -191,7 +191,7 @@ def select(
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """List the images to review or label first, most doubtful first, or the windows; all of them go into a CSV."""
+    """List the images to review or label first, most uncertain first, or the windows; all of them go into a CSV."""
     if regions:
         _select_regions(run, top, by, side, output, json=json)
         return

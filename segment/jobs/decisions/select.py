@@ -30,7 +30,7 @@ SIDE = 8
 
 @dataclass(frozen=True)
 class Selection:
-    """The images from most to least doubtful. by: the column that ranks them; why: how that was chosen.
+    """The images from most to least uncertain. by: the column that ranks them; why: how that was chosen.
 
     images: as many as were asked, (id, source, value) each; rest: all others, in the same order
     """
@@ -53,7 +53,7 @@ class Selection:
 def select(
     folder: str | Path, top: int = 50, *, by: str | None = None, method: str | None = None, unlike: bool = False
 ) -> Selection:
-    """Rank the images of a predict or an evaluate RUN, the most doubtful first.
+    """Rank the images of a predict or an evaluate RUN, the most uncertain first.
 
     Args:
         folder: The run.
@@ -62,7 +62,7 @@ def select(
             on validation images where it had any; else the mean of the run's heat measure.
         method: Whose numbers, in an evaluation; None: mcbn where it was run.
         unlike: Choose the wanted ones unlike one another (k-centre on pooled colours) among the POOL times as many most
-            doubtful.
+            uncertain.
 
     Returns:
         The wanted images and, after them, all others.
@@ -137,7 +137,7 @@ def _unlike(selection: Selection, top: int) -> Selection:
         )
     chosen = [pool[index] for index in diverse(np.stack(features), top)]
     rest = tuple(image for image in ranked if image not in chosen)
-    why = f"{selection.why}; unlike one another among the {len(pool)} most doubtful"
+    why = f"{selection.why}; unlike one another among the {len(pool)} most uncertain"
     return replace(selection, why=why, images=tuple(chosen), rest=rest)
 
 

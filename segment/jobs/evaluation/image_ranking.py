@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segment.errors import SegmentError
-from segment.ranking.columns import TARGETS, Row, doubt, predicted, ranking_columns, values
+from segment.ranking.columns import TARGETS, Row, predicted, ranking_columns, uncertainty_of, values
 from segment.ranking.predictor import Predictor, fit_predictor
 from segment.ranking.quality import ranking_scores
 from segment.report.results import Validation
@@ -51,7 +51,7 @@ def rank_images(
         ids = [str(row["id"]) for row in own]
         columns = {
             column: {
-                target: ranking_scores(ids, doubt(own, column), values(own, target), limits[target])
+                target: ranking_scores(ids, uncertainty_of(own, column), values(own, target), limits[target])
                 for target in TARGETS
             }
             for column in ranking_columns(own)

@@ -108,10 +108,10 @@ def write_report(
         path = output.with_name(names[page])
         shown = [thumb if page == 0 or index in numbers else b"" for index, thumb in enumerate(thumbs)]
         expected = (sum(len(blocks[index]) for index in numbers) + sum(map(len, shown))) * BASE64 / 1e6 + 0.2
-        told = f"{len(rows)} images, {expected:.1f} MB" + (
+        size = f"{len(rows)} images, {expected:.1f} MB" + (
             f", page {page + 1} of {len(pages)}" if len(pages) > 1 else ""
         )
-        write_page(path, content | {"page": page, "size": told}, shown, {i: blocks[i] for i in numbers}, version)
+        write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)
         files.append(path)
         total += path.stat().st_size
     return Written(tuple(files), total, len(rows), len(failed))

@@ -48,14 +48,16 @@ def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a method gains over its rival in the probabilities and in finding errors, where no image is shown."""
     sentences = []
     for gain in [gain for comparison in comparisons for gain in comparison.get("gains", [])][:2]:
-        told = []
+        differences = []
         for score, name in (("nll", "NLL"), ("error_auroc of the best measure", "error AUROC")):
             entry = gain["differences"].get(score) or {}
             if entry.get("low") is not None:
                 sure = "" if entry["low"] > 0 or entry["high"] < 0 else ", not significant"
-                told.append(f"{name} by {entry['value']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}{sure})")
-        if told:
-            sentences.append(f"{gain['method']} differs from {gain['rival']} in {' and in '.join(told)}.")
+                differences.append(
+                    f"{name} by {entry['value']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}{sure})"
+                )
+        if differences:
+            sentences.append(f"{gain['method']} differs from {gain['rival']} in {' and in '.join(differences)}.")
     return sentences or ["The report holds scores, and no images."]
 
 

@@ -68,7 +68,7 @@ def write_exports(path: Named, image: ExportedImage, formats: Sequence[str], mod
 def write_run_exports(run: Run, style: PictureStyle, network: Network, formats: Sequence[str]) -> list[str]:
     """The files of the whole run, relative to its folder; a resume writes them again, of all images.
 
-    A volume or video that cannot be put together is told in a warning; the others are written.
+    A volume or video that cannot be put together is reported in a warning; the others are written.
     """
     done = run.done()
     sources = [source for source in run.sources if source.id in done]
@@ -118,7 +118,7 @@ def _of_sequences(
 
 
 def _written(parts: Sequence[Part], write: Callable[[Path, Sequence[Part]], list[Path]]) -> list[Path]:
-    """Beside the folders of the parts. A sequence that does not go together is told, not raised."""
+    """Beside the folders of the parts. A sequence that does not go together is reported, not raised."""
     try:
         return write(parts[0].folder.parent, parts)
     except (WrongUse, ValueError) as error:
