@@ -186,8 +186,6 @@ def test_the_wheel_runs_alone(alone: Path, tmp_path: Path) -> None:
         "fp32",
         "--transforms",
         "plain",
-        "--void",
-        6,
     )
     assert "best NLL first" in run(alone, "sweep", *evaluate, *sweep, "-o", tmp_path / "sweep")
     assert "NLL" in run(alone, "evaluate", *evaluate, "--methods", "deterministic", "-o", tmp_path / "scores")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.formats.georeference import opened, raster_geometry
+from segment.images.formats.georeference import opened, raster_geometry, read_window
 from segment.images.formats.raster import Raster
 from segment.images.specs import InputSpec
 
@@ -92,7 +92,7 @@ class WindowedImage:
 
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
         with self._lock, opened(self.path) as file:
-            read = file.read(window=(rows, columns))
+            read = read_window(file, self.path, rows, columns)
         return Raster(np.moveaxis(read, 0, -1), self.alpha, self.bands, self.nodata, self.alpha is not None)
 
 

@@ -217,7 +217,7 @@ def test_the_first_draws_of_a_bank_are_used_where_fewer_are_asked_for() -> None:
 
 
 WRONG: dict[str, Any] = {
-    "whole numbers": torch.zeros(3, 32, 32, dtype=torch.uint8),
+    "whole numbers": torch.zeros(3, 32, 32, dtype=torch.int64),
     "a map": torch.zeros(32, 32),
     "float pixels": np.zeros((32, 32, 3), np.float32),
     "grey pixels": np.zeros((32, 32), np.uint8),

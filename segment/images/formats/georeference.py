@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.raster import Raster
@@ -77,15 +78,21 @@ def _warn_of_lost_georeference() -> None:
     log.warning("CRS and transform of GeoTIFFs are not read without rasterio: pip install 'mcbn-segment[geo]'.")
 
 
+def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+    """The bands of a window of an open raster (C h w). Errors: ImageUnreadable where its data are damaged."""
+    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
+    try:
+        read: NDArray[Any] = raster.read(window=(rows, columns))
+    except rasterio.errors.RasterioError as error:
+        raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
+    return read
+
+
 def read_raster(path: Path) -> Raster:
     """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable."""
-    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
     geometry = raster_geometry(path)
     with opened(path) as raster:
-        try:
-            raw = np.moveaxis(raster.read(), 0, -1)
-        except rasterio.errors.RasterioError as error:
-            raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
+        raw = np.moveaxis(read_window(raster, path, (0, raster.height), (0, raster.width)), 0, -1)
         kinds = [interpretation.name for interpretation in raster.colorinterp]
     alpha = kinds.index("alpha") if "alpha" in kinds else None
     return Raster(np.ascontiguousarray(raw), alpha, geometry.bands, geometry.nodata, clear=True)
