@@ -109,7 +109,6 @@ def predict(
             classes=list(network.card.classes),
             preprocessing=network.input.sentence,
         )
-        run.remove_parts()
         style = _style(run, network, bank, plan)
         predictor = _predictor(run, network, drawn, execution, plan, style)
         start = time.perf_counter()

@@ -79,7 +79,9 @@ class Run:
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
                 lines = read_manifest(manifest)
                 _refuse_other_settings(folder, record.get("settings", {}), asked)
-            return cls(folder, record, lines, sources, lock)
+            run = cls(folder, record, lines, sources, lock)
+            run.remove_parts()
+            return run
         except BaseException:
             lock.release()
             raise
