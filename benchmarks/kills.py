@@ -76,7 +76,7 @@ def child(arguments: Sequence[str], fail_at: int | None = None) -> int:
         if fail_at is not None:
             _fill_disk(fail_at)
         os._exit(here(arguments))
-    except BaseException:
+    except BaseException:  # nothing of the parent may run on in its fork
         os._exit(99)
 
 

@@ -32,7 +32,11 @@ def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
     except OSError as error:
         raise WrongUse(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        why = f"{place + ': ' if place else ''}{one_line(first['msg'], 120)}"
-        raise WrongUse(f"{str(path)!r} is damaged or of another version: {why}. {advice}") from None
+        raise WrongUse(f"{str(path)!r} is damaged or of another version: {first_error(error)}. {advice}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """Where content is not as it must be, and how, in one line: the first place of several."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place + ': ' if place else ''}{one_line(first['msg'], 120)}"

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segment.errors import WrongUse
+from segment.files.reading import first_error
 from segment.files.writing import unwritable
 from segment.images.find import in_text
 
@@ -99,10 +100,8 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
         try:
             line = _Line.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
             raise WrongUse(
-                f"{str(manifest)!r} is damaged in line {number} ({place + ': ' if place else ''}{first['msg']}); "
+                f"{str(manifest)!r} is damaged in line {number} ({first_error(error)}); "
                 "remove that line to redo its image."
             ) from None
         lines[line.id] = json.loads(text)
