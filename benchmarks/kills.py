@@ -115,15 +115,15 @@ def ended(number: int) -> int:
 
 def contents(path: Path) -> dict[str, bytes]:
     """What a command left, without times: each file's bytes; JSON without its times; the newest line of each image."""
-    if path.is_file():  # a bank, whose provenance holds how long its audit took
-        return {path.name: bank_fingerprint(load_bank(path)).encode()}
     files = {}
-    for file in sorted(path.rglob("*")):
-        name = str(file.relative_to(path))
-        if file.is_dir() or name == ".lock":
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        name = str(file.relative_to(path.parent))
+        if file.is_dir() or file.name == ".lock":
             continue
         data = file.read_bytes()
-        if file.name == "manifest.jsonl":
+        if file.suffix == ".safetensors":  # a bank, whose provenance holds how long its audit took
+            data = bank_fingerprint(load_bank(file)).encode()
+        elif file.name == "manifest.jsonl":
             lines = {line["id"]: line for line in map(json.loads, data.splitlines())}
             data = json.dumps(_without_times([lines[id] for id in sorted(lines)])).encode()
         elif file.suffix == ".json":

@@ -39,6 +39,10 @@ class WeightsRefused(ModelRefused):
     """A weights file is missing, unsafe, altered or made for another network."""
 
 
+class NotTrusted(ModelRefused):
+    """A card would run code, and nobody said that it may."""
+
+
 class NoBatchNorm(ModelRefused):
     """The network has no batch normalisation to draw from."""
 

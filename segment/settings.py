@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from pydantic import ConfigDict, RootModel, ValidationError
 
-from segment.errors import WrongUse, near, one_line
+from segment.errors import WrongUse, near
+from segment.safe_yaml import read_yaml
 
 UNSET = ("", "~", "null")
 
@@ -28,9 +29,9 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
     """
     try:
         # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WrongUse(f"--config {str(path)!r} does not read as YAML: {one_line(error, 160)}.") from None
+        content = read_yaml(path, f"--config {str(path)!r}", yaml.BaseLoader)
+    except FileNotFoundError:
+        raise WrongUse(f"--config {str(path)!r} is not there.") from None
     try:
         options = _Options.model_validate(content or {}).root
     except ValidationError:

@@ -15,6 +15,7 @@ HEIGHT = {
     "errors": 0,
     "axes": 0,
     "version": 0,
+    "safe_yaml": 1,
     "images": 1,
     "scenes": 1,
     "networks": 2,

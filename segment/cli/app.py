@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import screen
-from segment.errors import SegmentError, one_line
+from segment.errors import NotTrusted, SegmentError, one_line
 from segment.version import __version__
 
 
@@ -191,12 +191,17 @@ def _load_commands() -> None:
 
 def _from_config(context: typer.Context, value: Path | None) -> Path | None:
     if value is not None:
+        from segment.networks.uris import is_uri, runs_code
         from segment.settings import read_options
 
         known = {parameter.name or "": parameter for parameter in context.command.params}
-        names = [name for name in known if name not in ("config", "help")]
+        names = [name for name in known if name not in ("config", "help", "trust")]
         several = [name for name in names if getattr(known[name], "multiple", False)]
-        context.default_map = {**(context.default_map or {}), **read_options(value, names, several)}
+        options = read_options(value, names, several)
+        model = options.get("model", "")
+        if isinstance(model, str) and is_uri(model) and runs_code(model):
+            raise NotTrusted(f"--config {str(value)!r} names {model!r}, which runs code. Name it on the command line.")
+        context.default_map = {**(context.default_map or {}), **options}
     return value
 
 

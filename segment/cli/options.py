@@ -35,6 +35,9 @@ Prefix = Annotated[
 ExtraKeys = Annotated[
     str, typer.Option(help="refuse, or ignore: weights under the prefix that the network does not have.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="A card's file may name code, as py:package.module:factory, which then runs.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
@@ -64,7 +67,13 @@ Report = Annotated[Path | None, typer.Option(help="Markdown page to write the ta
 
 
 def loaded(
-    model: str, weights: Path | None, device: str, prefix: str | None = None, extra_keys: str = "refuse"
+    model: str,
+    weights: Path | None,
+    device: str,
+    prefix: str | None = None,
+    extra_keys: str = "refuse",
+    *,
+    trust: bool,
 ) -> Network:
     """The network of a command line, on its device."""
     import torch
@@ -83,6 +92,7 @@ def loaded(
         device=device,
         prefix=prefix,
         extra_keys="ignore" if extra_keys == "ignore" else "refuse",
+        trust=trust,
     )
 
 

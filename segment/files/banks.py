@@ -18,6 +18,7 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse, one_line
+from segment.files.reading import first_error
 from segment.files.writing import fresh
 
 FORMAT, VERSION = "segment-bank", 2
@@ -181,9 +182,7 @@ def _json(text: str) -> Any:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the provenance"
-        return f"{place}: {first['msg']}"[:160]
+        return first_error(error)
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"[:160]
     return one_line(error, 120)

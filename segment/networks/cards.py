@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from segment.axes import Head
-from segment.errors import UnknownNetwork, WrongUse, near, one_line
+from segment.errors import UnknownNetwork, WrongUse, near
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
 from segment.networks.hf import hf_input
 from segment.networks.uris import parse_uri
+from segment.safe_yaml import read_yaml
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Cards that the package brings along, and the weights of one of them."""
@@ -179,11 +179,9 @@ def _images_from(folder: Path, images: str) -> str:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_yaml(path, f"Card {str(path)!r}")
     except FileNotFoundError:
         raise WrongUse(f"Card {str(path)!r} is not there. Known by name: {', '.join(known_cards())}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WrongUse(f"Card {str(path)!r} is not a readable YAML file: {one_line(error)}.") from None
 
 
 def _error_message(path: Path, entry: dict[str, Any]) -> str:

@@ -26,7 +26,9 @@ def hf_network(parsed: Uri) -> nn.Module:
     automatic: Any = transformers.AutoModelForSemanticSegmentation
     try:
         network = automatic.from_pretrained(
-            str(folder) if local else parsed.target, local_files_only=local, **parsed.arguments
+            str(folder) if local else parsed.target,
+            local_files_only=local,
+            **{"trust_remote_code": False, **parsed.arguments},  # unsaid, transformers asks on the terminal
         )
     except (OSError, ValueError) as error:
         kind = "a folder that save_pretrained wrote" if local else "a network of the hub"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.axes import classes_of
-from segment.errors import ModelRefused, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
+from segment.errors import ModelRefused, NotTrusted, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
 from segment.networks.builders import build
@@ -26,7 +26,7 @@ from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.modules import copied, device_of, named_modules
 from segment.networks.resized import MAP_KEYS, Resized, logits_in
-from segment.networks.uris import SCHEMES, is_uri, parse_uri
+from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
 from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ def load_network(
     device: str | None = None,
     prefix: str | None = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: bool = False,
 ) -> Network:
     """The network that a URI, a card (its file or its name) or a module stands for.
 
@@ -197,7 +198,8 @@ def load_network(
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
     prefix, extra_keys: of the weights' names, see `weights.load_weights`
     device: as torch names it; None: the CPU, or the device of a module given directly
-    Errors: UnknownNetwork, WeightsRefused, ModelRefused or WrongUse, in one line
+    trust: whether a card's file may name code (`py:`, or `hf:` with remote code), which then runs
+    Errors: UnknownNetwork, WeightsRefused, NotTrusted, ModelRefused or WrongUse, in one line
     """
     if isinstance(model, nn.Module):
         name = type(model).__name__
@@ -205,6 +207,11 @@ def load_network(
         module = copied(model)
     else:
         card = _card_of(model, card)
+        if card.folder is not None and not trust and runs_code(card.network):
+            raise NotTrusted(
+                f"The card {str(model)!r} names {card.network!r}, which runs code. Where you trust it, say --trust "
+                f"(from Python: load_network(..., trust=True)), or name the code yourself in place of the card."
+            )
         module = build(card.network, beside=card.folder)
     if weights is not None:
         load_weights(module, weights, prefix=prefix, extra_keys=extra_keys)

@@ -73,6 +73,16 @@ def parse_uri(text: str) -> Uri:
     return Uri(scheme=scheme, target=unquote(target), head=cast("Head | None", head), arguments=arguments)
 
 
+def runs_code(text: str) -> bool:
+    """Whether building the network runs code that is not of an installed library.
+
+    >>> runs_code("py:own:make"), runs_code("hf:a/b?trust_remote_code=True"), runs_code("smp:Unet?classes=2")
+    (True, True, False)
+    """
+    parsed = parse_uri(text)
+    return parsed.scheme == "py" or (parsed.scheme == "hf" and bool(parsed.arguments.get("trust_remote_code")))
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)

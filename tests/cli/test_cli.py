@@ -340,12 +340,14 @@ def test_a_network_of_one_channel_is_fed_grey(networks: Path, photos: Path, stat
         "training": {"batch": 2, "transforms": []},
     }
     (networks / "grey.yaml").write_text(yaml.safe_dump(card))
-    fit = segment("fit", "grey.yaml", "--images", statistics, "--size", "32x32", "--draws", 2, "-o", "bank.safetensors")
+    fit = segment(
+        "fit", "grey.yaml", "--trust", "--images", statistics, "--size", "32x32", "--draws", 2, "-o", "bank.safetensors"
+    )
     assert fit.code == 0
     assert "Warning: Against the trained statistics" in fit.err, "it was never trained"
     assert "Against the trained statistics: variances" in fit.out
     assert load_bank("bank.safetensors").provenance["batch"] == 2, "the card's M"
-    ended = segment("predict", "grey.yaml", photos, "--bank", "bank.safetensors", "-o", "run")
+    ended = segment("predict", "grey.yaml", photos, "--trust", "--bank", "bank.safetensors", "-o", "run")
     assert (ended.code, ended.err) == (0, "")
 
 

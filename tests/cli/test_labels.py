@@ -40,7 +40,7 @@ def card(**changes: Any) -> Path:
 
 
 def evaluated(model: Path, run: str, *more: object, labels: str = "labels") -> Ended:
-    return segment("evaluate", model, "--images", "images", "--labels", labels, *METHODS, "-o", run, *more)
+    return segment("evaluate", model, "--trust", "--images", "images", "--labels", labels, *METHODS, "-o", run, *more)
 
 
 def scored(run: str) -> dict[str, Any]:
@@ -81,7 +81,18 @@ def test_a_class_that_void_swallows_is_said_in_the_first_lines() -> None:
     assert scored("run")["warnings"] == [first.removeprefix("Warning: ")]
     assert "**Warning**: No label holds" in Path("report.md").read_text().partition("## own")[2].splitlines()[2]
     again = segment(
-        "evaluate", "own.yaml", "--images", "images", "--labels", "labels", *METHODS, "-o", "run", "--resume", "--json"
+        "evaluate",
+        "own.yaml",
+        "--trust",
+        "--images",
+        "images",
+        "--labels",
+        "labels",
+        *METHODS,
+        "-o",
+        "run",
+        "--resume",
+        "--json",
     )
     assert again.json["warnings"] == scored("run")["warnings"], "counted once, also by a run that goes on"
 
@@ -173,9 +184,9 @@ def test_image_files_for_a_network_of_four_channels_are_refused_by_every_command
     model = card(network="py:label_networks:plain?outputs=2&inputs=4")
     for ended in (
         evaluated(model, "run"),
-        segment("fit", model, "--images", "images", "--batch", "2", "-o", "bank.safetensors"),
+        segment("fit", model, "--trust", "--images", "images", "--batch", "2", "-o", "bank.safetensors"),
     ):
         assert ended.code == 1
         assert "holds 3 bands, where 4 channels are asked for" in ended.error
-    assert segment("inspect", model, "--json").json["classes"] == 2
+    assert segment("inspect", model, "--trust", "--json").json["classes"] == 2
     assert not Path("bank.safetensors").exists()

@@ -19,6 +19,7 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    Trust,
     Weights,
     loaded,
     size_of,
@@ -50,6 +51,7 @@ def fit(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -70,7 +72,7 @@ def fit(
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
-    network = loaded(model, weights, device, prefix, extra_keys)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
 
     with screen.progress() as shown:
@@ -137,6 +139,7 @@ def distill(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -153,7 +156,7 @@ def distill(
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
     whole = load_bank(bank)
-    network = loaded(model, weights, device, prefix, extra_keys)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
     with screen.progress() as shown:
         small = distill_bank(

@@ -15,6 +15,7 @@ from segment.cli.options import (
     Json,
     Model,
     Prefix,
+    Trust,
     Weights,
     loaded,
     size_of,
@@ -34,6 +35,7 @@ def inspect(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "cpu",
     json: Json = False,
     config: Config = None,
@@ -43,7 +45,7 @@ def inspect(
     from segment.jobs.inspect import inspect_network
 
     inspection = inspect_network(
-        loaded(model, weights, device, prefix, extra_keys), layers=layers, size=size_of(size) or (480, 640)
+        loaded(model, weights, device, prefix, extra_keys, trust=trust), layers=layers, size=size_of(size) or (480, 640)
     )
     if json:
         screen.as_json(
@@ -126,6 +128,7 @@ def doctor(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -145,7 +148,7 @@ def doctor(
     from segment.files.banks import load_bank
     from segment.jobs.doctor import compare_passes
 
-    network = loaded(model, weights, device, prefix, extra_keys)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:
         comparison = compare_passes(network, images, None if bank is None else load_bank(bank), progress=shown)
     if json:

@@ -21,6 +21,7 @@ from segment.cli.options import (
     Out,
     Prefix,
     TriageFile,
+    Trust,
     TunedFolder,
     Weights,
     draws_of,
@@ -71,6 +72,7 @@ def predict(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -102,7 +104,7 @@ def predict(
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
     )
-    network = loaded(model, weights, device, prefix, extra_keys)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:
         used = setting.bank if setting is not None else load_bank(bank or Path())
         summary = predict(

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Device, Json, Weights, loaded
+from segment.cli.options import Device, Json, Trust, Weights, loaded
 
 
 @app.command()
@@ -32,6 +32,7 @@ def report(
     model: Annotated[str | None, typer.Option(help="Network of the run, for --flip-book.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Bank of the run, for --flip-book.")] = None,
     weights: Weights = None,
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -41,7 +42,7 @@ def report(
     from segment.files.banks import load_bank
     from segment.jobs.report import report as write_report
 
-    network = loaded(model, weights, device) if model is not None else None
+    network = loaded(model, weights, device, trust=trust) if model is not None else None
     with screen.progress() as shown:
         written = write_report(
             paths,

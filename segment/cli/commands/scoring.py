@@ -26,6 +26,7 @@ from segment.cli.options import (
     Prefix,
     Report,
     TriageFile,
+    Trust,
     TunedFolder,
     Unseen,
     ValidationImages,
@@ -79,6 +80,7 @@ def evaluate(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -113,8 +115,8 @@ def evaluate(
         seed=seed,
         measures=listed(measures) or SCORED,
     )
-    network = loaded(model, weights, device, prefix, extra_keys)
-    members = [loaded(model, file, device, prefix, extra_keys) for file in ensemble or []]
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    members = [loaded(model, file, device, prefix, extra_keys, trust=trust) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
     with screen.progress() as shown:

@@ -27,6 +27,7 @@ from segment.cli.options import (
     Out,
     Prefix,
     Report,
+    Trust,
     ValidationImages,
     ValidationLabels,
     Void,
@@ -89,6 +90,7 @@ def sweep(
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -130,7 +132,7 @@ def sweep(
         ),
         banks=tuple(str(path) for path in bank or []),
     )
-    network = loaded(model, weights, device, prefix, extra_keys)
+    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:
         result = run_sweep(
             network,

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Device, Json, Memory, Model, Out, Void, Weights, counts, listed, loaded, shares
+from segment.cli.options import Device, Json, Memory, Model, Out, Trust, Void, Weights, counts, listed, loaded, shares
 
 
 @app.command()
@@ -37,6 +37,7 @@ def tune(
     memory: Memory = None,
     void: Void = None,
     weights: Weights = None,
+    trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
     config: Config = None,
@@ -66,7 +67,7 @@ def tune(
         void=void,
         groups=None if groups is None else read_groups(groups),
     )
-    network = loaded(model, weights, device)
+    network = loaded(model, weights, device, trust=trust)
     with screen.progress() as shown:
         tuning = run_tune(network, Labels(images, labels), train, output, plan, memory=memory, progress=shown)
     if json:
