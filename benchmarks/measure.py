@@ -22,7 +22,7 @@ from segment.files.versions import versions
 from segment.files.writing import write_json
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
-DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet")
+DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "image_marks")
 """Keys of a result that no document shows: long lists, and paths."""
 
 

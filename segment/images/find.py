@@ -38,6 +38,7 @@ class Source:
     mask: the region mask's file: outside it (0) nothing of the image counts
     labels: of further annotators, their label maps
     label_part: which image of the label's file, where that has several
+    more: cells of the other columns of a table that lists it, by their headings
     sample: gives an image and its label map that a caller holds, in place of the files
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
     axis: of a volume: the voxel axis that its slices lie along
@@ -54,6 +55,7 @@ class Source:
     mask: Path | None = None
     labels: tuple[Path, ...] = ()
     label_part: int | str | None = None
+    more: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     sample: Callable[[], tuple[Any, Any]] | None = field(default=None, compare=False, repr=False)
 
 
@@ -97,7 +99,9 @@ def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
         if single and name != wanted:
             continue
         of_part = id if part is None or single else f"{id}/{safe(name)}"
-        yield Source(of_part, path, row.label, part=part, axis=listing.axis, mask=row.mask, label_part=label_part)
+        yield Source(
+            of_part, path, row.label, part=part, axis=listing.axis, mask=row.mask, label_part=label_part, more=row.more
+        )
 
 
 def _in_series(sources: Sequence[Source]) -> list[Source]:

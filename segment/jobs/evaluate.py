@@ -33,7 +33,7 @@ from segment.jobs.evaluation.results_files import write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
-from segment.jobs.triage.checking import check_triage, refuse_other_evaluation
+from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
 from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
 from segment.report.results import Evaluation, Validation
@@ -127,7 +127,7 @@ def evaluate(
         tuned.check(network)
         banks = banks or (tuned.bank,)
     methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
-    methods = methods if tuned is None else with_tuned(methods, tuned)
+    methods = methods if tuned is None else with_tuned(methods, tuned, banks)
     if triage is not None:
         refuse_other_evaluation(
             triage,
@@ -137,6 +137,7 @@ def evaluate(
             banks=[bank_fingerprint(bank) for bank in banks],
             precision=methods.precision,
             classes=network.class_names,
+            tuned=None if tuned is None else tuned.settings(),
         )
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
@@ -172,7 +173,9 @@ def evaluate(
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
-    return evaluation if triage is None else replace(evaluation, triaged=check_triage(run.folder, triage))
+    if triage is None:
+        return evaluation
+    return replace(evaluation, triaged=check_triage(run.folder, triage, groups_of_sources(sources, triage)))
 
 
 def _scoring(

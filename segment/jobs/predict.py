@@ -99,7 +99,7 @@ def predict(
     execution = Execution.of(plan, bank, drawn.device)
     network.log_preprocessing()
     if plan.triage is not None:
-        refuse_other_run(plan.triage, network, bank, execution)
+        refuse_other_run(plan.triage, network, bank, execution, plan.tuned)
     with Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(

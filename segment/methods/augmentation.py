@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, zip_longest
 
 from torch import Tensor
 from torch.nn import functional
@@ -73,7 +73,10 @@ def views(text: str) -> tuple[View, ...]:
 
 @dataclass(frozen=True)
 class Augmented(Composite):
-    """One method for each view; each view has the same total weight."""
+    """One method for each view, whose passes are made in turn; each view has the same total weight.
+
+    So the first T passes, T a multiple of the number of views, are a run of their own.
+    """
 
     views: tuple[View, ...]
     name: str
@@ -86,9 +89,12 @@ class Augmented(Composite):
 
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         size = (images.shape[-2], images.shape[-1])
-        for view, method in zip(self.views, self.members, strict=True):
-            for weight, output in method(view.applied(images)):
-                yield weight / len(self.views), view.undone(output, size)
+        running = [iter(method(view.applied(images))) for view, method in zip(self.views, self.members, strict=True)]
+        for in_turn in zip_longest(*running):
+            for view, made in zip(self.views, in_turn, strict=True):
+                if made is not None:
+                    weight, output = made
+                    yield weight / len(self.views), view.undone(output, size)
 
 
 def augmented(method: Method, chosen: tuple[View, ...], name: str = "tta") -> Augmented:

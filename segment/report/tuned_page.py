@@ -17,7 +17,7 @@ from segment.significance.paired import FEW, PairedTest
 from segment.tuning.choice import Candidate, Choice
 
 PAGE, PICTURE = "tuned.md", "pareto.png"
-COLUMNS = ("setting", "passes", "NLL", "AUSE", "ECE", "")
+COLUMNS = ("setting", "passes", "NLL", "AUSE", "ECE", "mIoU", "")
 
 
 def tuned_words(choice: Choice, images: int, cost: float) -> str:
@@ -36,6 +36,12 @@ def tuned_words(choice: Choice, images: int, cost: float) -> str:
             f"The best of one pass, {single.name}, has {single.mean:.4f}: the difference is {_span(choice.gain)}, over "
             "images."
         )
+    if choice.refused:
+        lowest = min(choice.refused, key=lambda each: each.mean)
+        parts.append(
+            f"Refused, because its masks have a significantly lower mIoU than those of the plain pass: {lowest.name}"
+            + (f", and {len(choice.refused) - 1} more." if len(choice.refused) > 1 else ".")
+        )
     parts.append(f"The search took {cost:.1f} passes over every validation image.")
     if images < FEW:
         parts.append(f"{images} images are few, so that another set might lead to another choice.")
@@ -48,7 +54,9 @@ def candidate_rows(candidates: Sequence[Candidate], choice: Choice) -> list[list
     rows = []
     for each in sorted(candidates, key=lambda each: (each.passes, each.mean)):
         mark = "chosen" if each is choice.chosen else "Pareto" if each in choice.front else ""
-        scores = [f"{value:.4f}" if value is not None else "–" for value in (each.mean, each.ause, each.ece)]
+        mark = "refused" if each in choice.refused else mark
+        values = (each.mean, each.ause, each.ece, each.miou)
+        scores = [f"{value:.4f}" if value is not None else "–" for value in values]
         rows.append([each.name, str(each.passes), *scores, mark])
     return rows
 
@@ -72,6 +80,7 @@ def write_tuned_page(
     lines += [f"![NLL against passes]({PICTURE})", ""] if picture is not None else []
     lines += [*markdown(COLUMNS, candidate_rows(candidates, choice)), ""]
     lines += ["*Pareto*: nothing of as few passes has a lower NLL. All scores are cross-validated over images.", ""]
+    lines += ["*Refused*: its mIoU is significantly below that of the plain pass.", ""] if choice.refused else []
     if dropped:
         rows = [[d["arm"], str(d["images"]), str(d["draws"]), f"{d['nll']:.4f}"] for d in dropped]
         lines += ["Fell out of the search (NLL at the best temperature of those images):", ""]

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from segment.scores.functional.confusion import mean_iou
+from segment.scores.intervals import interval, poisson_weights
 from segment.significance.paired import Floats, PairedTest, paired_test
 from segment.tuning.samples import (
     GRID,
@@ -33,6 +36,7 @@ class Candidate:
 
     arm: the name of the samples. passes: T. nll: id -> mean NLL of the image under scalings fitted on other images
     ause, ece: of the same probabilities, pooled; None where they are not defined
+    masks: id -> counts of the classes (3 K, as `class_counts`) under the same scalings
     """
 
     arm: str
@@ -41,6 +45,13 @@ class Candidate:
     nll: Mapping[str, float]
     ause: float | None
     ece: float | None
+    masks: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def miou(self) -> float | None:
+        """Mean IoU of the pooled pixels; None where no class is seen."""
+        value = float(mean_iou(sum(self.masks.values(), np.zeros((3, 1), dtype=np.int64))))
+        return None if np.isnan(value) else value
 
     @property
     def mean(self) -> float:
@@ -60,6 +71,7 @@ class Candidate:
             "nll": self.mean,
             "ause": self.ause,
             "ece": self.ece,
+            "miou": self.miou,
         }
 
 
@@ -69,6 +81,7 @@ class Choice:
 
     best: with the lowest NLL. gain: best against single, paired over images; None where they are the same
     front: the Pareto-efficient ones
+    refused: those whose mIoU is significantly below that of the plain pass, in no comparison above
     """
 
     chosen: Candidate
@@ -76,6 +89,7 @@ class Choice:
     single: Candidate
     gain: PairedTest | None
     front: tuple[Candidate, ...]
+    refused: tuple[Candidate, ...] = ()
 
     @property
     def cheap(self) -> bool:
@@ -128,7 +142,7 @@ def candidate(samples: Samples, arm: str, passes: int, scaling: str, parts: Sequ
         for name in part:
             if (sample := samples.images.get(name)) is not None:
                 pooled.add(name, mean_probability(sample, samples.head, passes, calibration), sample, samples.head)
-    return Candidate(arm, passes, scaling, pooled.nll, pooled.ause, pooled.ece)
+    return Candidate(arm, passes, scaling, pooled.nll, pooled.ause, pooled.ece, pooled.masks)
 
 
 def fit(samples: Samples, passes: int, scaling: str, ids: Sequence[str]) -> Calibration:
@@ -157,20 +171,35 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
     """The setting to run: of the lowest NLL, unless one pass is not significantly worse.
 
     Args:
-        candidates: Two or more images each, the same ones; at least one of one pass.
+        candidates: Two or more images each, the same ones; the first is the plain pass, which none may lose mIoU to.
 
     Returns:
         The choice, with the paired difference between the best and the best of one pass.
 
     """
-    best = min(candidates, key=lambda each: (each.mean, each.passes))
-    single = min((each for each in candidates if each.passes == 1), key=lambda each: each.mean)
-    front = pareto(candidates)
+    refused = tuple(each for each in candidates if loses_masks(candidates[0], each))
+    kept = [each for each in candidates if each not in refused]
+    best = min(kept, key=lambda each: (each.mean, each.passes))
+    single = min((each for each in kept if each.passes == 1), key=lambda each: each.mean)
+    front = pareto(kept)
     if best is single:
-        return Choice(single, best, single, None, front)
+        return Choice(single, best, single, None, front, refused)
     gain = difference(single, best)
     sure = gain is not None and gain.difference.high is not None and gain.difference.high < 0
-    return Choice(best if sure else single, best, single, gain, front)
+    return Choice(best if sure else single, best, single, gain, front, refused)
+
+
+def loses_masks(plain: Candidate, other: Candidate) -> bool:
+    """Whether the mIoU of the other is significantly lower, by a bootstrap over the images of both."""
+    ids = sorted(plain.masks.keys() & other.masks.keys())
+    if not ids:
+        return False
+    weights = np.stack([poisson_weights(name) for name in ids])  # N R
+    before, after = (np.stack([each.masks[name] for name in ids]) for each in (plain, other))  # N 3 K
+    value = float(mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0)))
+    drawn = (mean_iou(np.tensordot(weights.T, counts, axes=1)) for counts in (after, before))  # R each
+    ends = interval(value, value, np.subtract(*drawn))
+    return ends is not None and ends[1] < 0
 
 
 def difference(first: Candidate, second: Candidate) -> PairedTest | None:

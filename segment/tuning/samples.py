@@ -18,6 +18,7 @@ from segment.methods.method import Method
 from segment.methods.temperature import SMALLEST
 from segment.methods.vector_scaling import VectorScalingFit
 from segment.scores.functional import calibration as reliability
+from segment.scores.functional import confusion
 from segment.scores.functional.binning import BINS, bin_of
 from segment.scores.functional.rejection import ause
 from segment.uncertainty.heads import probabilities
@@ -139,9 +140,10 @@ def mean_probability(sample: ImageSample, head: Head, prefix: int, calibration: 
 
 @dataclass
 class Pooled:
-    """NLL of each image, and the pooled counts behind AUSE (by 1 - max p) and ECE."""
+    """NLL and mask counts (3 K, as `class_counts`) of each image, and those behind AUSE (by 1 - max p) and ECE."""
 
     nll: dict[str, float] = field(default_factory=dict)
+    masks: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     ranking: NDArray[np.int64] = field(default_factory=lambda: np.zeros((BINS, 2), dtype=np.int64))
     bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((reliability.RELIABILITY_BINS, 3), dtype=np.int64))
 
@@ -153,10 +155,18 @@ class Pooled:
             confidence, mask = torch.maximum(p, 1 - p)[sample.known], (p >= 0.5).long()[sample.known]
         else:
             confidence, mask = (values[sample.known] for values in p.max(dim=0))
-        right = (mask == sample.truth[sample.known]).numpy()
+        truth = sample.truth[sample.known]
+        right = (mask == truth).numpy()
         sure = confidence.numpy().astype(np.float32)
         np.add.at(self.ranking, (bin_of((1 - sure).clip(min=0)), (~right).astype(np.int64)), 1)
         self.bins += reliability.reliability_counts(sure, right)
+        if head == "multilabel":
+            both = [((a == 1) & k, (b >= 0.5) & k) for a, b, k in zip(sample.truth, p, sample.known, strict=True)]
+            counts = [[int((a & b).sum()), int(a.sum()), int(b.sum())] for a, b in both]
+            self.masks[identity] = np.array(counts, dtype=np.int64).T
+        else:
+            table = confusion.confusion_matrix(truth.numpy(), mask.numpy(), len(p))
+            self.masks[identity] = confusion.class_counts(table)
 
     @property
     def ause(self) -> float | None:

@@ -68,8 +68,8 @@ class Given(OnePass):
 def test_a_method_has_one_name_whatever_the_order_of_its_parts_and_wrong_ones_are_refused() -> None:
     plan = MethodPlan(methods=("temperature+tta+mcbn", "deterministic+tta", "vector_scaling"))
     assert plan.methods == ("mcbn+tta+temperature", "tta", "vector_scaling")
-    assert combination("mcbn+temperature").prefixed
-    assert not combination("mcbn+tta").prefixed
+    prefixed = {"mcbn+temperature": True, "mcbn+tta": True, "dropout": True, "tta": False, "mean_statistics": False}
+    assert {name: combination(name).prefixed for name in prefixed} == prefixed
     for wrong in ("mcbn+dropout", "temperature+vector_scaling", "mcbn+mcbn", "mcbn+temprature", ""):
         with pytest.raises(WrongUse, match="A method is one of"):
             MethodPlan(methods=(wrong,))
@@ -202,3 +202,13 @@ def test_mcbn_with_views_and_a_temperature_is_the_mean_over_both(network: Networ
     plain = [output for _, output in method(images)]
     expected = torch.stack([(output / 1.5).softmax(dim=1) for output in plain]).mean(dim=0)
     torch.testing.assert_close(warm, expected, rtol=0, atol=1e-6)
+
+
+def test_the_first_passes_dealt_out_to_views_are_those_of_a_smaller_bank(network: Network, bank: Bank) -> None:
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plan = replace(QUICK, methods=("mcbn+tta", "dropout+tta"), insert_dropout=0.3)
+    whole = build_methods(network, [bank], plan).methods
+    for name, (few,) in build_methods(network, [bank], replace(plan, draws=2)).methods.items():
+        first = [output for _, output in whole[name][0].of("a")(images)][:2]
+        for mine, alone in zip(first, (output for _, output in few.of("a")(images)), strict=True):
+            torch.testing.assert_close(mine, alone, rtol=0, atol=1e-5)

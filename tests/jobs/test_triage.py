@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
 from segment.images.read import read_label
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
 from segment.jobs.triage.checking import check_triage
+from segment.jobs.tuning.tuned import Tuned
+from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
 from segment.report.run_files.triaged_files import triaged_image
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
@@ -277,6 +281,8 @@ def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) 
     assert len(triage.reference.values) == 21
     content = check_triage(scores, triage)
     assert content["shift"]["why"] == "the patient of these images is not known: each counts as its own"
+    of_two = {identity: f"p{number // 2}" for number, identity in enumerate(content_ids(scores))}
+    assert check_triage(scores, triage, of_two)["shift"]["images"] == 12
     with pytest.raises(WrongUse, match=r"1 group \(24 images\) cannot carry"):
         calibrate_triage(scores, plan, groups="sequence")
     with pytest.raises(WrongUse, match="no column 'patent'"):
@@ -284,6 +290,66 @@ def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) 
     table.write_text("\n".join(lines[:5]))
     with pytest.raises(WrongUse, match="names no group for 20 of 24 images"):
         calibrate_triage(scores, plan, groups="patient", table=table)
+
+
+def content_ids(scores: Path) -> list[str]:
+    return read_image_counts(scores)["mcbn"].ids
+
+
+def test_the_list_of_a_run_names_the_groups_of_its_shift_test(
+    network: Network, bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
+) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("\n".join(["id,patient", *(f"s{seed},p{seed % 21}" for seed in VALIDATION[:IMAGES])]))
+    triage = calibrate_triage(scores, TriagePlan(max_error=0.1), groups="patient", table=table)
+    images = sorted(Path(test_images.images).iterdir())
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(["image,patient", *(f"{path},q{n // 3}" for n, path in enumerate(images))]))
+    plan = PredictPlan(precision="fp32", triage=triage)
+    triaged = predict(network, listed, bank, tmp_path / "run", plan).triaged
+    assert triaged is not None
+    assert triaged["shift"]["images"] == 2, "six images of two patients"
+    assert "each counts as its own" not in triaged["shift"].get("why", "")
+    listed.write_text("\n".join(["image,patient", f"{images[0]},q0", f"{images[1]},"]))
+    incomplete = predict(network, listed, bank, tmp_path / "incomplete", plan).triaged
+    assert incomplete is not None
+    assert incomplete["shift"]["images"] == 2
+
+
+def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(
+    network: Network, bank: Bank, validation: Labels, test_images: Labels, triage: Triage, tmp_path: Path
+) -> None:
+    views = (View(), View(flip=True))
+    made = ("mcbn+tta+temperature", bank, views, 1.5, network.fingerprint, frozenset[str](), IMAGES, "why")
+    tuned = Tuned(combination(made[0]), *made[1:])
+    plain = replace(METHODS, methods=replace(METHODS.methods, methods=("deterministic",)))
+    evaluate(network, validation, tmp_path / "validation", plan=plain, tuned=tuned)
+    own = calibrate_triage(tmp_path / "validation", TriagePlan(max_error=0.05))
+    assert own.source["method"] == "tuned"
+    save_triage(own, tmp_path / "own.json")
+    own = load_triage(tmp_path / "own.json")
+    plan = PredictPlan(precision="fp32", triage=own, tuned=tuned)
+    predict(network, test_images.images, bank, tmp_path / "run", plan)
+    checked = evaluate(network, test_images, tmp_path / "test", plan=plain, tuned=tuned, triage=own).triaged
+    assert checked is not None
+    kept = []
+    for path in image_paths(test_images):
+        known = read_label(Path(str(test_images.labels)) / path.name) < network.classes
+        kept.append(float((of_run(tmp_path / "run", path.stem, "accepted.png") == 0)[known].mean()))
+    assert checked["units"]["pixel"]["accepted"] == pytest.approx(np.mean(kept), abs=1e-9)
+    warmer = replace(plan, tuned=replace(tuned, calibration=2.0))
+    with pytest.raises(WrongUse, match="the tuned setting differs"):
+        predict(network, test_images.images, bank, tmp_path / "warmer", warmer)
+    with pytest.raises(WrongUse, match="of method 'mcbn', and this run makes what `segment tune` chose"):
+        predict(network, test_images.images, bank, tmp_path / "other", replace(plan, triage=triage))
+    with pytest.raises(WrongUse, match="of method 'tuned', and this run makes mcbn"):
+        predicted(network, bank, test_images, tmp_path / "none", own)
+    with pytest.raises(WrongUse, match="give its folder by --tuned"):
+        evaluate(network, test_images, tmp_path / "without", banks=[bank], plan=METHODS, triage=own)
+
+
+def image_paths(data: Labels) -> list[Path]:
+    return sorted(Path(data.images).iterdir())
 
 
 def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,9 +11,18 @@ import torch
 from torch import Tensor
 
 from segment.methods.method import OnePass
-from segment.tuning.choice import Candidate, candidate, choose, folds, halving_loss, pareto, plain_loss
+from segment.tuning.choice import (
+    Candidate,
+    candidate,
+    choose,
+    folds,
+    halving_loss,
+    loses_masks,
+    pareto,
+    plain_loss,
+)
 from segment.tuning.halving import BUDGET, FOR, rungs
-from segment.tuning.samples import GRID, Samples, fitted_temperature
+from segment.tuning.samples import GRID, ImageSample, Pooled, Samples, fitted_temperature
 
 
 class Sharpened(OnePass):
@@ -99,7 +109,8 @@ def test_a_search_costs_less_than_thirty_passes_over_every_image(arms: int, imag
 
 
 def of(name: str, passes: int, values: list[float]) -> Candidate:
-    return Candidate(name, passes, "", {f"s{i}": value for i, value in enumerate(values)}, 0.1, 0.1)
+    masks = {f"s{i}": np.array([[90, 8], [100, 10], [92, 8]]) for i in range(len(values))}
+    return Candidate(name, passes, "", {f"s{i}": value for i, value in enumerate(values)}, 0.1, 0.1, masks)
 
 
 def test_one_pass_is_run_where_more_is_not_significantly_better_and_not_where_it_is() -> None:
@@ -121,3 +132,30 @@ def test_one_pass_is_run_where_more_is_not_significantly_better_and_not_where_it
 def test_the_front_holds_what_nothing_as_cheap_beats() -> None:
     cheap, worse, better = of("a", 1, [0.5, 0.5]), of("b", 2, [0.6, 0.6]), of("c", 4, [0.4, 0.4])
     assert pareto([better, worse, cheap]) == (cheap, better)
+
+
+def test_a_setting_whose_masks_lose_a_rare_class_is_refused_whatever_its_nll() -> None:
+    plain = of("deterministic", 1, [0.5] * 12)
+    lost = {name: np.array([[100, 0], [100, 10], [110, 0]]) for name in plain.masks}
+    vanishing = replace(of("scaled", 1, [0.1] * 12), masks=lost)
+    same = of("mcbn", 16, [0.4] * 12)
+    choice = choose([plain, vanishing, same])
+    assert choice.refused == (vanishing,)
+    assert choice.chosen is same
+    assert vanishing not in choice.front
+    one_image = {name: lost[name] if name == "s3" else counts for name, counts in plain.masks.items()}
+    assert not loses_masks(plain, replace(vanishing, masks=one_image))  # one image proves nothing
+
+
+@pytest.mark.parametrize("head", ["softmax", "multilabel"])
+def test_mask_counts_are_those_of_the_scoreboard(head: Literal["softmax", "multilabel"]) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random((3, 50)) if head == "multilabel" else rng.dirichlet(np.ones(3), 50).T
+    truth = (rng.random((3, 50)) < 0.5 if head == "multilabel" else rng.integers(0, 3, 50)).astype(np.int64)
+    known = np.ones_like(truth, dtype=np.bool_)
+    sample = ImageSample(np.zeros((1, 1)), 50, None, torch.from_numpy(truth), torch.from_numpy(known))
+    pooled = Pooled()
+    pooled.add("a", torch.from_numpy(p.astype(np.float32)), sample, head)
+    for k in range(3):
+        true, predicted = (truth[k], p[k] >= 0.5) if head == "multilabel" else (truth == k, p.argmax(axis=0) == k)
+        assert pooled.masks["a"][:, k].tolist() == [(true & predicted).sum(), true.sum(), predicted.sum()]

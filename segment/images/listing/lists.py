@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from segment.errors import WrongUse, imported, near, one_line
@@ -27,12 +27,13 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list. id: as written; "": none."""
+    """One line of a list. id: as written; "": none. more: cells of the other columns, by their headings."""
 
     image: Path
     label: Path | None = None
     id: str = ""
     mask: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_list(path: Path) -> list[Row]:
@@ -68,6 +69,7 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
             "image (or source, path, file), label, id, mask."
         )
     rows = []
+    others = [heading for heading in table[0] if heading not in named.values()]
     for number, line in enumerate(table, start=2):
         cells = {key: (line.get(name) or "").strip() if name is not None else "" for key, name in named.items()}
         if not any(value for value in cells.values()):
@@ -80,6 +82,7 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
                 _beside(path, cells["label"]) if cells["label"] else None,
                 cells["id"],
                 _beside(path, cells["mask"]) if cells["mask"] else None,
+                {heading: line[heading].strip() for heading in others},
             )
         )
     return rows

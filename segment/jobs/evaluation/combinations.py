@@ -50,8 +50,8 @@ class Combination:
 
     @property
     def prefixed(self) -> bool:
-        """Whether its first T draws are a run of their own; others deal them out to views, or have none of a bank."""
-        return self.passes == "mcbn" and not self.augmented
+        """Whether its first T passes are a run of their own; dealt out to views, they are so in turn."""
+        return self.passes in ("mcbn", "dropout")
 
 
 def combination(name: str) -> Combination:

@@ -115,12 +115,12 @@ class Swept:
             for seed in self.plan.grid.seeds:
                 bank = self.banks.bank(setting, seed, worse)
                 if not read_outs:
-                    read_outs |= self._read(None, seed, bank, (len(bank),))
+                    read_outs |= self._read(None, seed, bank, draw_counts)
                 stochastic_bank = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
                 read_outs |= self._read(setting, seed, stochastic_bank, draw_counts)
         for name, bank in self.given.items():
             setting = Setting(batch=int(bank.provenance.get("batch") or 0), file=name)
-            read_outs |= self._read(setting, 0, bank, (len(bank),))
+            read_outs |= self._read(setting, 0, bank, ())
         return read_outs
 
     def _read(
@@ -141,7 +141,7 @@ class Swept:
         temperatures = self._fitted(compared, setting, seed)
         read_outs = {}
         for name, (method, *_) in compared.methods.items():
-            prefixes = draw_counts if combination(name).prefixed else (method.draws,)
+            prefixes = (draw_counts if combination(name).prefixed else ()) or (method.draws,)
             for draws in prefixes:
                 read_outs[Place(name, setting, draws, seed)] = ReadOut(
                     method=method,

@@ -60,8 +60,8 @@ class PredictPlan:
     tuned: Tuned | None = None
 
     def __post_init__(self) -> None:
-        if self.tuned is not None and (self.draws is not None or self.triage is not None or self.fold != 1):
-            raise WrongUse("--tuned has its own draws, and no triage: leave --draws, --fold and --triage out.")
+        if self.tuned is not None and (self.draws is not None or self.fold != 1):
+            raise WrongUse("--tuned has its own draws: leave --draws and --fold out.")
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")

@@ -17,6 +17,7 @@ from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calib
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+from segment.jobs.triage.source import TUNED
 
 SHA_DIGITS = 16
 """Of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
@@ -77,11 +78,14 @@ class Scores:
         """What the counts of a method were made with."""
         settings, plan = self.record["settings"], self.record["plan"]
         banks, number = settings["banks"], int(method.partition("#")[2] or 1)
+        tuned = settings.get("tuned") if method == TUNED else None
+        bank = banks[number - 1] if len(banks) >= number else None
         return {
             "method": method.partition("#")[0],
             "model": settings["model"],
             "network": settings["network"],
-            "bank": banks[number - 1] if len(banks) >= number else None,
+            "bank": bank if tuned is None else tuned["bank"],
+            **({} if tuned is None else {"tuned": tuned}),
             "draws": self.passes[method.partition("#")[0]],
             "precision": plan["precision"],
             "classes": list(self.counts[method].plan.classes),
@@ -103,7 +107,7 @@ def calibrate_triage(
     Args:
         folder: what `segment evaluate` wrote for images that trained nothing
         plan: what is asked; None: an expected loss of at most 2 % of the pixels
-        method: whose uncertainty ranks; None: mcbn where it was scored, else the first
+        method: whose uncertainty ranks; None: tuned where it was scored, else mcbn, else the first
         groups: "folder", "sequence" (an id without its number), or a column of `table`; None: images are independent
         table: a CSV with a column `id` and that of the groups
 
@@ -116,7 +120,7 @@ def calibrate_triage(
     """
     plan = plan or TriagePlan()
     scores = Scores.read(Path(folder))
-    chosen = method or ("mcbn" if "mcbn" in scores.counts else next(iter(scores.counts)))
+    chosen = method or next((name for name in (TUNED, "mcbn") if name in scores.counts), next(iter(scores.counts)))
     if chosen not in scores.counts:
         raise WrongUse(
             f"The evaluation has no method {chosen!r}.{near(chosen, scores.counts)} It has {', '.join(scores.counts)}."

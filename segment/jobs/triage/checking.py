@@ -19,8 +19,9 @@ from segment.guarantees.outcome import ImageOutcome, coverage_of, images_outcome
 from segment.guarantees.sentences import promise
 from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
+from segment.images.find import Source
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
-from segment.jobs.triage.source import refuse_other_source
+from segment.jobs.triage.source import TUNED, refuse_other_source
 
 
 def refuse_other_evaluation(
@@ -32,30 +33,35 @@ def refuse_other_evaluation(
     banks: Sequence[str],
     precision: str,
     classes: Sequence[str],
+    tuned: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse an evaluation that the triage cannot be checked on, before its first pass.
 
-    methods: name -> passes an image. measures: of each method.
+    methods: name -> passes an image. measures: of each method. tuned: the tuned setting, as `Tuned.settings`
     Errors: WrongUse for another method, measure, network, bank, draws or precision.
     """
     method = triage.source["method"]
     if method not in methods:
-        raise WrongUse(f"The triage is of method {method!r}: add it to --methods.{near(method, methods)}")
+        option = "give its folder by --tuned" if method == TUNED else "add it to --methods"
+        raise WrongUse(f"The triage is of method {method!r}: {option}.{near(method, methods)}")
     for measure in triage.measures:
         if measure not in measures[method]:
             raise WrongUse(f"The triage needs the measure {measure!r}: add it to --measures.")
     bank = triage.source["bank"]
-    found = {"network": network, "bank": bank if bank in banks else (banks[0] if banks else None)}
+    found: dict[str, Any] = {"network": network, "bank": bank if bank in banks else (banks[0] if banks else None)}
+    if method == TUNED and tuned is not None:
+        found |= {"bank": tuned["bank"], "tuned": dict(tuned)}
     found |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
     refuse_other_source(triage, found)
 
 
-def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
+def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What the triage accepts of an evaluation's images, written to triaged.json and triaged.csv in its folder.
 
     Args:
         folder: what `segment evaluate` wrote for labelled images that did not calibrate the triage
         triage: as `segment.calibrate_triage` gives it, or `segment.load_triage`
+        groups: id -> group, where the triage's groups are a column of a table; None: not known
 
     Returns:
         what triaged.json holds: per unit the shares accepted and wrong with intervals, the shift test, and `text`
@@ -67,12 +73,13 @@ def check_triage(folder: str | Path, triage: Triage) -> dict[str, Any]:
     scores = Scores.read(Path(folder))
     name = _method_of(scores, triage)
     ids = scores.counts[name].ids
-    groups = None
     if triage.reference.groups in BUILT_IN:
         groups = {i: group_of(triage.reference.groups, i) for i in ids}
+    elif groups is not None and not groups.keys() >= set(ids):
+        groups = None
     images = scores.images_of(name, groups)
     outcomes = {unit: outcome_of(images, triage.plan, decision) for unit, decision in triage.decisions.items()}
-    shift = shift_of(images.means[triage.reference.measure], triage)
+    shift = shift_of(images.means[triage.reference.measure], triage, groups)
     text = [f"{unit}: {verdict_of(outcome, triage.plan)}" for unit, outcome in outcomes.items()]
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
     if covered is not None:
@@ -111,18 +118,28 @@ def _method_of(scores: Scores, triage: Triage) -> str:
     return chosen
 
 
-def shift_of(means: Mapping[str, float], triage: Triage, *, level: float = LEVEL) -> ShiftTest:
-    """The rank test of images against those that calibrated the triage, by groups where ids alone tell them.
+def groups_of_sources(sources: Sequence[Source], triage: Triage) -> dict[str, str] | None:
+    """Id to group by the list that names the images; None where it lacks the triage's column for any of them."""
+    groups = {source.id: source.more.get(triage.reference.groups, "") for source in sources}
+    return groups if triage.reference.groups and all(groups.values()) else None
 
-    means: id -> the mean of the reference's measure over the image
+
+def shift_of(
+    means: Mapping[str, float], triage: Triage, groups: Mapping[str, str] | None = None, *, level: float = LEVEL
+) -> ShiftTest:
+    """The rank test of images against those that calibrated the triage, by groups where they are known.
+
+    means: id -> the mean of the reference's measure over the image. groups: id -> group; by the ids where these say it
     """
     name = triage.reference.groups
-    groups: dict[str, list[float]] = {}
+    if name in BUILT_IN:
+        groups = {identity: group_of(name, identity) for identity in means}
+    by_group: dict[str, list[float]] = {}
     for identity, mean in means.items():
-        groups.setdefault(group_of(name, identity) if name in BUILT_IN else identity, []).append(mean)
-    values = np.array([np.mean(of_group) for of_group in groups.values()])
+        by_group.setdefault(groups[identity] if groups else identity, []).append(mean)
+    values = np.array([np.mean(of_group) for of_group in by_group.values()])
     test = shift_test(np.array(triage.reference.values), values, level=level)
-    if name and name not in BUILT_IN and test.p is not None and not test.why:
+    if name and not groups and test.p is not None and not test.why:
         return replace(test, why=f"the {name} of these images is not known: each counts as its own")
     return test
 

@@ -22,8 +22,9 @@ from segment.guarantees.shift import AT_THE_END, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.jobs.prediction.plan import Execution
 from segment.jobs.triage.calibration import SHA_DIGITS
-from segment.jobs.triage.checking import seen_sentence, shift_dict, shift_of, shift_sentence
-from segment.jobs.triage.source import refuse_other_source
+from segment.jobs.triage.checking import groups_of_sources, seen_sentence, shift_dict, shift_of, shift_sentence
+from segment.jobs.triage.source import TUNED, refuse_other_source
+from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.report.run_files.triaged_files import TriagedImage, triaged_image
 
@@ -32,12 +33,16 @@ log = logging.getLogger(__name__)
 DONE = "done"
 
 
-def refuse_other_run(triage: Triage, network: Network, bank: Bank, execution: Execution) -> None:
+def refuse_other_run(
+    triage: Triage, network: Network, bank: Bank, execution: Execution, tuned: Tuned | None = None
+) -> None:
     """Refuse a run whose uncertainty is not made as the triage's was. Errors: WrongUse, with the options to give."""
     method = triage.source["method"]
-    if method != "mcbn":
+    if method != ("mcbn" if tuned is None else TUNED):
+        makes = "mcbn, with --bank" if tuned is None else "what `segment tune` chose, with --tuned"
         raise WrongUse(
-            f"This triage is of method {method!r}, and `segment predict` makes mcbn. Calibrate with --method mcbn."
+            f"This triage is of method {method!r}, and this run makes {makes}. Calibrate with "
+            f"--method {'mcbn' if tuned is None else TUNED}."
         )
     if execution.stop is not None:
         raise WrongUse(
@@ -49,7 +54,8 @@ def refuse_other_run(triage: Triage, network: Network, bank: Bank, execution: Ex
         {
             "network": network.fingerprint,
             "bank": bank_fingerprint(bank),
-            "draws": len(execution.bank),
+            "draws": len(execution.bank) if tuned is None else triage.source["draws"],  # the setting has its own
+            **({} if tuned is None else {"tuned": tuned.settings()}),
             "precision": execution.precision,
             "classes": list(network.class_names),
         },
@@ -87,7 +93,8 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     """triaged.csv (a line an image) and triaged.json (the whole run), from the manifest; what the latter holds."""
     lines = {source.id: run.entries()[source.id] for source in run.sources}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
-    shift = shift_of({id: _mean_of(line, triage) for id, line in done.items()}, triage, level=AT_THE_END)
+    means = {id: _mean_of(line, triage) for id, line in done.items()}
+    shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
     passing = [id for id, line in done.items() if line["triage"]["decision"] == "accept"]

@@ -10,12 +10,15 @@ from segment.guarantees.triage import Triage
 
 MEANT = {
     "network": "the network (weights included)",
+    "tuned": "the tuned setting",
     "bank": "the bank",
     "draws": "the number of draws",
     "precision": "the precision",
     "classes": "the classes",
 }
 """What a threshold depends on, in words."""
+TUNED = "tuned"
+"""What an evaluation calls the method of a tuned setting."""
 OPTIONS = {"draws": "--draws", "precision": "--precision"}
 
 
@@ -26,9 +29,9 @@ def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
     """
     differences = []
     for key, words in MEANT.items():
-        theirs, ours = triage.source[key], run[key]
+        theirs, ours = triage.source.get(key), run.get(key)
         if theirs != ours:
-            named = f": {_short(theirs)} there, {_short(ours)} here"
+            named = "" if key == TUNED else f": {_short(theirs)} there, {_short(ours)} here"
             option = f" (give {OPTIONS[key]} {theirs})" if key in OPTIONS else ""
             differences.append(f"{words} differs{named}{option}")
     if differences:

@@ -11,6 +11,7 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.images.find import Source
+from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labels import read_labelled
 from segment.jobs.evaluation.validation import known_pixels
@@ -65,7 +66,8 @@ class Search:
     def samples(self, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
         """The arm on some images, with some draws (None: all)."""
         method = self.method(arm, draws)
-        prefixes = _prefixes(method.draws) if keep and arm.method == "mcbn" and not distilled(arm) else (method.draws,)
+        banked = keep and combination(arm.method).banked and not distilled(arm)
+        prefixes = _prefixes(method.draws, len(self.plan.views) if arm.augmented else 1) if banked else (method.draws,)
         made = Samples(self.network.card.head, prefixes)
         for number, item in enumerate(read_labelled(sources, self.network), start=1):
             if item.error:
@@ -104,11 +106,11 @@ def distilled(arm: Arm) -> bool:
     return arm.bank is not None and arm.bank.distilled
 
 
-def _prefixes(draws: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and all.
+def _prefixes(draws: int, views: int) -> tuple[int, ...]:
+    """1, 2, 4, ... passes of each view, and all.
 
-    >>> _prefixes(12)
-    (1, 2, 4, 8, 12)
+    >>> _prefixes(12, 1), _prefixes(16, 2)
+    ((1, 2, 4, 8, 12), (2, 4, 8, 16))
     """
-    powers = [2**power for power in range(draws.bit_length()) if 2**power < draws]
+    powers = [views * 2**power for power in range(draws.bit_length()) if views * 2**power < draws]
     return (*powers, draws)

@@ -20,14 +20,13 @@ from segment.images.find import Source
 from segment.images.read import sha256_of
 from segment.jobs.evaluation.combinations import Combination, combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
+from segment.jobs.triage.source import TUNED as METHOD
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 BANK, SETTINGS, FORMAT = "bank.safetensors", "tuned.json", 1
-METHOD = "tuned"
-"""What an evaluation calls it."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,18 @@ def method_of(tuned: Tuned, network: Network, precision: str) -> tuple[Method, C
     return made.methods[name][0], made
 
 
-def with_tuned(methods: ComparedMethods, tuned: Tuned) -> ComparedMethods:
-    """The methods of an evaluation with the tuned one among them, under its own calibration."""
-    method, _ = method_of(tuned, methods.network, methods.precision)
+def with_tuned(methods: ComparedMethods, tuned: Tuned, banks: Sequence[Bank]) -> ComparedMethods:
+    """The methods of an evaluation under these banks with the tuned one among them, under its own calibration.
+
+    Its passes are those of a method that differs by the scaling alone, where the bank and the views are the same.
+    """
+    plan, unscaled = methods.plan, replace(tuned.method, scaling="").name
+    alike = [name for name in methods.names if replace(combination(name), scaling="").name == unscaled]
+    own = len(banks) == 1 and banks[0] is tuned.bank and plan.draws is None
+    if alike and own and plan.views == tuned.views:
+        method = methods.methods[alike[0]][0]
+    else:
+        method, _ = method_of(tuned, methods.network, methods.precision)
     return replace(
         methods,
         methods={**methods.methods, METHOD: (method,)},
