@@ -42,6 +42,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
 ]
+Workers = Annotated[
+    int, typer.Option(help="Threads that decode images, and that write results, beside the network; 0: all in turn.")
+]
 Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
 
 Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]

@@ -173,6 +173,11 @@ class Estimator:
         )
         return 2 * sum(each)
 
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes a pixel of an image that waits for the network, or whose estimates wait to be written."""
+        return OUTSIDE + self._kept
+
     def side_for(self, height: int, width: int, *, in_memory: bool = True) -> int | None:
         """The side of the tiles of an image of that size, None where it is not tiled. Errors: OutOfMemory, WrongUse.
 

@@ -32,6 +32,7 @@ from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
+from segment.jobs.overlap import WORKERS, checked_workers
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
 from segment.jobs.tuning.tuned import Tuned, with_tuned
@@ -52,6 +53,7 @@ class EvaluatePlan:
     void: the label id that no score counts; unseen: ids of things of no trained class; None, (): as the card says
     shift: a corruption of the test images and its severity, as ("fog", 3); validation images stay as they are
     fails_below: the Dice below which a mask has failed; None: the lower quartile of the validation images' Dice
+    workers: threads that decode images beside the network, and one that scores; 0: all in line
     """
 
     methods: MethodPlan = field(default_factory=MethodPlan)
@@ -59,8 +61,10 @@ class EvaluatePlan:
     unseen: tuple[int, ...] = ()
     shift: tuple[str, int] | None = None
     fails_below: float | None = None
+    workers: int = WORKERS
 
     def __post_init__(self) -> None:
+        checked_workers(self.workers)
         if self.shift is not None:
             corruption(*self.shift)
         if self.fails_below is not None and not 0 < self.fails_below < 1:
@@ -151,13 +155,13 @@ def evaluate(
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
-                validated = _validation(run, network, held_out, methods, scored, memory, progress)
-                scoring = _scoring(network, methods, validated, scored, memory)
+                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan.workers)
+                scoring = _scoring(network, methods, validated, scored, memory, plan.workers)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
                     if not scoring.counts_only(sources):  # no image can be taken out of a sum
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
-                        scoring = _scoring(network, methods, validated, scored, memory)
+                        scoring = _scoring(network, methods, validated, scored, memory, plan.workers)
                 change = None if plan.shift is None else corrupted(*plan.shift)
                 scoring.run(sources, change=change, save=partial(_save, run, scoring, sources), progress=progress)
                 break
@@ -179,7 +183,12 @@ def evaluate(
 
 
 def _scoring(
-    network: Network, methods: ComparedMethods, validated: Validation, scored: ScorePlan, memory: Memory
+    network: Network,
+    methods: ComparedMethods,
+    validated: Validation,
+    scored: ScorePlan,
+    memory: Memory,
+    workers: int,
 ) -> Scoring:
     read_outs = methods.read_outs(validated.temperatures)
     boards = {
@@ -194,7 +203,7 @@ def _scoring(
         for name, read_out in read_outs.items()
     }
     counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
-    return Scoring(network, read_outs, boards, memory, counts)
+    return Scoring(network, read_outs, boards, memory, counts, workers)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
@@ -257,6 +266,7 @@ def _validation(
     scored: ScorePlan,
     memory: Memory,
     progress: Progress,
+    workers: int,
 ) -> Validation:
     """What is estimated on validation images; read back where this very run has done so before."""
     if not sources:
@@ -270,7 +280,7 @@ def _validation(
                 return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
-    validated = validate(network, sources, methods, scored, progress, memory=memory)
+    validated = validate(network, sources, methods, scored, progress, memory=memory, workers=workers)
     write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
     return validated
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ from segment.errors import ImageUnreadable
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
-from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run, images_outside_runs
 from segment.files.versions import versions
 from segment.files.windows import Windowed
@@ -32,7 +29,8 @@ from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_source, size_of
 from segment.images.windowed import LARGEST, WindowedImage
-from segment.jobs.prediction.images import LARGE, ImagePredictor
+from segment.jobs.overlap import Behind, Laps, ahead, room_in
+from segment.jobs.prediction.images import ImagePredictor
 from segment.jobs.prediction.plan import Execution, PredictPlan
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
@@ -196,52 +194,46 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
 def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: Progress) -> dict[str, float]:
     """Every image that is not done, written while the next is estimated; `timings` of run.json.
 
-    images, draws: how many. waiting_for_images, network, waiting_for_files: seconds of the thread that the network
-    runs in
+    images, draws: how many; workers: threads that decoded, and that encoded. waiting_for_images, network,
+    waiting_for_files: seconds of the thread that the network runs in
     """
     run, estimator = predictor.run, predictor.estimator
     pending, total = run.pending(), len(run.sources)
-    before, draws = total - len(pending), 0
-    read = network = written = 0.0
+    before, draws, workers = total - len(pending), 0, execution.workers
     sizes = {source.id: size for source in pending if (size := size_of(source))}
     if sizes:  # now what would be refused after hours
         largest = max(sizes.values(), key=math.prod)
         estimator.side_for(*largest, in_memory=math.prod(largest) <= LARGEST)
+    room = room_in(execution.budget, estimator.bytes_in_flight)
+
+    def pixels(source: Source) -> int:
+        return math.prod(sizes.get(source.id, ()))
+
     progress("predicting", before, total)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        writing: deque[Future[Entry]] = deque()
-        finished: list[Source] = []
-        try:
-            clock = time.perf_counter()
-            for number, image in enumerate(predictor.read(pending, sizes, reader), start=1):
-                source = image.source
-                begun = time.perf_counter()
-                estimate = predictor.estimate(image)
-                ended = time.perf_counter()
-                seconds = ended - begun
-                read, network = read + begun - clock, network + seconds
+    number, finished = before, list[Source]()
+    spent = Laps("waiting_for_images", "network", "waiting_for_files")
+    images = ahead(pending, predictor.read, workers=workers, room=room, pixels=pixels)
+    try:
+        with closing(images), Behind(predictor.add, workers=workers, room=room) as writing:
+            for image in images:  # not enumerated, which would hold one while the next is decoded
+                spent.end("waiting_for_images")
+                source, estimate = image.source, predictor.estimate(image)
+                seconds = spent.end("network")
                 if isinstance(estimate, Estimate):
                     draws += estimate.draws
                 execution = _keep_plan(run, estimator, execution)
                 if estimator.to_redo:
-                    _add_entries(run, writing)
-                    writing.clear()
+                    writing.drain()
                     predictor.redo(finished[-estimator.to_redo :])
                 finished.append(source)
-                writing.append(writer.submit(predictor.write, image, estimate, seconds))
-                waiting = 0 if source.id in sizes and math.prod(sizes[source.id]) > LARGE else 2
+                writing.add(partial(predictor.write, image, estimate, seconds), pixels(source))
                 del image, estimate
-                while len(writing) > waiting or (writing and writing[0].done()):
-                    run.add(writing.popleft().result())
-                progress("predicting", before + number, total, draws)
-                clock = time.perf_counter()
-                written += clock - ended
-        finally:  # after Ctrl-C too: what is whole gets its line
-            clock = time.perf_counter()
-            _add_entries(run, writing)
-            written += time.perf_counter() - clock
-    spent = {"waiting_for_images": read, "network": network, "waiting_for_files": written}
-    return {"images": len(pending), "draws": draws, **{name: round(value, 3) for name, value in spent.items()}}
+                number += 1
+                progress("predicting", number, total, draws)
+                spent.end("waiting_for_files")
+    finally:
+        spent.end("waiting_for_files")
+    return {"images": len(pending), "draws": draws, "workers": workers, **spent.rounded()}
 
 
 def _keep_plan(run: Run, estimator: Estimator, execution: Execution) -> Execution:
@@ -259,7 +251,8 @@ def _keep_plan(run: Run, estimator: Estimator, execution: Execution) -> Executio
 
 
 def _summary(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
-    lines = {source.id: run.entries()[source.id] for source in run.sources}
+    entries = run.entries()
+    lines = {source.id: entries[source.id] for source in run.sources}
     failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
     draws = [line["draws"] for id, line in lines.items() if id not in failed]
     mean = sum(draws) / len(draws) if draws else 0.0
@@ -267,18 +260,6 @@ def _summary(run: Run, seconds: float, execution: Execution, heat: str) -> Summa
     means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
     uncertain = dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
     return Summary(run.folder, done, failed, seconds, execution.precision, len(execution.bank), mean, heat, uncertain)
-
-
-def _add_entries(run: Run, writing: Collection[Future[Entry]]) -> None:
-    """A line for every image that is whole, also behind one that could not be written; that refusal comes last."""
-    first_error: Exception | None = None
-    for future in writing:
-        try:
-            run.add(future.result())
-        except Exception as error:  # of a full disk, the first is raised
-            first_error = first_error or error
-    if first_error is not None:
-        raise first_error
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from segment.cli.options import (
     Trust,
     TunedFolder,
     Weights,
+    Workers,
     draws_of,
     listed,
     loaded,
@@ -64,6 +65,7 @@ def predict(
     tile: Annotated[
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
     ] = "auto",
+    workers: Workers = 1,
     triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     mask: Mask = None,
@@ -103,6 +105,7 @@ def predict(
         memory=memory,
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
+        workers=workers,
     )
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:

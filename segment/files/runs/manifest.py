@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -83,7 +83,51 @@ class _Line(BaseModel):
     draws: Annotated[int, Field(ge=0)]
 
 
-def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
+class Lines(Mapping[str, dict[str, Any]]):
+    """The newest line of each image, by id, read from the manifest when it is asked for.
+
+    Only its place in the file is kept, so that a run of many images takes little memory.
+    """
+
+    def __init__(self, manifest: Path, places: Mapping[str, tuple[int, int]] | None = None) -> None:
+        """places: id -> first byte of its line and the one after the last."""
+        self._manifest, self._places = manifest, dict(places or {})
+
+    def __getitem__(self, id: str) -> dict[str, Any]:
+        start, stop = self._places[id]
+        try:
+            with self._manifest.open("rb") as stream:
+                stream.seek(start)
+                line: dict[str, Any] = json.loads(stream.read(stop - start))
+        except (OSError, ValueError) as error:
+            raise WrongUse(f"{str(self._manifest)!r} was changed while it was in use: {error}.") from error
+        return line
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def of(self, ids: Iterable[str]) -> Lines:
+        """The lines of some images; later changes of either do not reach the other."""
+        return Lines(self._manifest, {id: self._places[id] for id in ids})
+
+    def add(self, entry: Entry) -> None:
+        """Put a line for one image at the end of the manifest, on the disk before this returns."""
+        text = (json.dumps(entry.line(), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            with self._manifest.open("ab") as stream:
+                start = stream.tell()
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise unwritable(self._manifest, error) from error
+        self._places[entry.id] = (start, start + len(text))
+
+
+def read_manifest(manifest: Path) -> Lines:
     """The newest line of each image, by id; a last line that a kill cut short is taken off the file.
 
     Raises:
@@ -95,8 +139,9 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise WrongUse(f"{str(manifest)!r} cannot be read: {error.strerror or error}.") from error
     whole = data[: data.rfind(b"\n") + 1]
-    lines = {}
-    for number, text in enumerate(whole.splitlines(), start=1):
+    places: dict[str, tuple[int, int]] = {}
+    start = 0
+    for number, text in enumerate(whole.splitlines(keepends=True), start=1):
         try:
             line = _Line.model_validate_json(text)
         except ValidationError as error:
@@ -104,7 +149,8 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
                 f"{str(manifest)!r} is damaged in line {number} ({first_error(error)}); "
                 "remove that line to redo its image."
             ) from None
-        lines[line.id] = json.loads(text)
+        places[line.id] = (start, start + len(text))
+        start += len(text)
     if len(whole) < len(data):
         log.warning("%s ends in half a line, which a kill cut short: its image is made again.", manifest)
         try:
@@ -112,21 +158,7 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
                 stream.truncate(len(whole))
         except OSError as error:
             raise unwritable(manifest, error) from error
-    return lines
-
-
-def add_line(manifest: Path, entry: Entry) -> dict[str, Any]:
-    """Puts a line for one image at the end, on the disk before this returns; the line's content."""
-    text = json.dumps(entry.line(), ensure_ascii=False, allow_nan=False)
-    try:
-        with manifest.open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise unwritable(manifest, error) from error
-    line: dict[str, Any] = json.loads(text)
-    return line
+    return Lines(manifest, places)
 
 
 def _writable(text: str) -> str:

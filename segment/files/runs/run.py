@@ -17,7 +17,7 @@ from filelock import FileLock
 from segment.errors import WrongUse
 from segment.files.reading import read_json
 from segment.files.runs.lock import LOCK, lock_folder
-from segment.files.runs.manifest import MANIFEST, Entry, add_line, read_manifest
+from segment.files.runs.manifest import MANIFEST, Entry, Lines, read_manifest
 from segment.files.writing import discard, write_json
 from segment.images.find import Source, find_images, keep_ids, paths_by_id
 from segment.images.listing.parts import Listing
@@ -45,7 +45,7 @@ class Run:
         self,
         folder: Path,
         record: dict[str, Any],
-        lines: dict[str, dict[str, Any]],
+        lines: Lines,
         sources: Sequence[Source],
         lock: FileLock,
     ) -> None:
@@ -70,8 +70,8 @@ class Run:
         lock = lock_folder(folder)
         try:
             record: dict[str, Any] = {"settings": asked}
-            lines: dict[str, dict[str, Any]] = {}
-            if (manifest := folder / MANIFEST).exists():
+            lines = Lines(manifest := folder / MANIFEST)
+            if manifest.exists():
                 if not resume:
                     raise WrongUse(
                         f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder."
@@ -121,11 +121,11 @@ class Run:
         missing = [name for name in entry.files if not (self.folder / name).is_file()]
         if missing:
             raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
-        self._lines[entry.id] = add_line(self.folder / MANIFEST, entry)
+        self._lines.add(entry)
 
-    def entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> Lines:
         """The newest line of every image, done or failed, by id."""
-        return dict(self._lines)
+        return self._lines.of(self._lines)
 
     def pending(self) -> list[Source]:
         """The images that are not done, or whose file has changed since; what was written for those goes."""
@@ -149,13 +149,13 @@ class Run:
     def _remove_files(self, image_id: str) -> None:
         discard((self.folder / name for name in self._lines.get(image_id, {}).get("files", ())), self.folder)
 
-    def done(self) -> dict[str, dict[str, Any]]:
+    def done(self) -> Lines:
         """The lines of images that need no more work: done, and every file of theirs still there."""
-        return {
-            name: line
+        return self._lines.of(
+            name
             for name, line in self._lines.items()
             if line["status"] == "done" and all((self.folder / file).is_file() for file in line["files"])
-        }
+        )
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:

@@ -6,8 +6,10 @@ Must not know a score.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.prepare import normalise
-from segment.images.read import read_label, read_source, sha256_of
+from segment.images.read import read_label, read_source, sha256_of, size_of
+from segment.jobs.overlap import LARGE, WORKERS, ahead
 from segment.networks.load import Network
 from segment.scores.plan import OUTSIDE
 
@@ -100,9 +103,15 @@ def contents_of(source: Source) -> tuple[str, ...]:
     return tuple(sha256_of(path) for path in (source.path, *labels, *regions))
 
 
-def read_labelled(sources: Iterable[Source], network: Network) -> Iterator[Labelled]:
-    """Labelled images one after another."""
-    return (read_labelled_image(source, network) for source in sources)
+def read_labelled(
+    sources: Sequence[Source], network: Network, *, workers: int = WORKERS, room: int = LARGE
+) -> Generator[Labelled]:
+    """Labelled images in order, read while those before are in use. workers, room: as in `overlap.ahead`."""
+
+    def pixels(source: Source) -> int:
+        return math.prod(size_of(source) or ())
+
+    return ahead(sources, partial(read_labelled_image, network=network), workers=workers, room=room, pixels=pixels)
 
 
 def read_labelled_image(source: Source, network: Network) -> Labelled:

@@ -74,6 +74,8 @@ def write_results(
         timings={
             "seconds": round(time.perf_counter() - start, 3),
             "images": images,
+            "workers": scoring.workers,
+            **{name: round(spent, 3) for name, spent in scoring.waiting.items()},
             "passes_seconds": round(scoring.passes_seconds, 3),
             "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
         }

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled_image
+from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled
+from segment.jobs.overlap import WORKERS, Behind, Laps, checked_workers, room_in
 from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -53,6 +55,8 @@ class Scoring:
     counts: of every image, for thresholds with a guarantee, by read-out; empty where nobody will ask for them
     contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all" and "void"
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    workers: threads that decode images; one more scores them. 0: all in line
+    waiting: seconds of the thread that the network runs in, by what it did
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Scoring:
         boards: Mapping[str, Scoreboard],
         memory: Memory = None,
         counts: Mapping[str, ImageCounts] | None = None,
+        workers: int = WORKERS,
     ) -> None:
         self.network = network
         self.estimator = Estimator(
@@ -75,6 +80,8 @@ class Scoring:
         self.failed: dict[str, str] = {}
         self.contents: dict[str, tuple[str, ...]] = {}
         self.pixels = {"all": 0, "void": 0}
+        self.workers = checked_workers(workers)
+        self.waiting = {"waiting_for_images": 0.0, "network": 0.0, "waiting_for_scores": 0.0}
 
     @property
     def done(self) -> frozenset[str]:
@@ -106,38 +113,36 @@ class Scoring:
         """
         done = self.done
         pending = [source for source in sources if source.id not in done]
-        before, passes, saved = len(sources) - len(pending), 0, time.monotonic()
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
-            waiting: deque[Future[None]] = deque()
-            try:
-                for number, item in enumerate(self._read(pending, reader), start=1):
+        number, passes, saved = len(sources) - len(pending), 0, time.monotonic()
+        room = room_in(self.estimator.plan.budget, self.estimator.bytes_in_flight + SCORING)
+        images = read_labelled(pending, self.network, workers=self.workers, room=room)
+        spent = Laps(*self.waiting)
+        try:
+            with closing(images), Behind(_counted, workers=min(1, self.workers), room=room) as scoring:
+                for item in images:  # not enumerated, which would hold one while the next is decoded
+                    spent.end("waiting_for_images")
                     estimates = self._estimated(item, change)
+                    spent.end("network")
                     if self.estimator.to_redo:
                         raise FastPathDiffers(self.estimator.why)
                     if isinstance(estimates, str):
                         self._fail(item.source, estimates)
                     else:
                         passes += sum(read_out.passes for read_out in self.read_outs.values())
-                        waiting.append(scorer.submit(self._count, item, estimates))
-                    if len(waiting) > 1:
-                        waiting.popleft().result()
-                    progress(stage, before + number, len(sources), passes)
+                        scoring.add(partial(self._count, item, estimates), math.prod(item.size))
+                    del item, estimates
+                    number += 1
+                    progress(stage, number, len(sources), passes)
                     if save is not None and time.monotonic() - saved > EVERY:
-                        _drain(waiting)
+                        scoring.drain()
                         save()
                         saved = time.monotonic()
-            finally:
-                _drain(waiting)
-                if save is not None:
-                    save()
-
-    def _read(self, sources: Sequence[Source], reader: ThreadPoolExecutor) -> Iterator[Labelled]:
-        coming: deque[Future[Labelled]] = deque()
-        ahead = iter(sources)
-        for _ in sources:
-            while len(coming) < 2 and (following := next(ahead, None)) is not None:
-                coming.append(reader.submit(read_labelled_image, following, self.network))
-            yield coming.popleft().result()
+                    spent.end("waiting_for_scores")
+        finally:
+            spent.end("waiting_for_scores")
+            self.waiting = {name: before + spent.seconds[name] for name, before in self.waiting.items()}
+            if save is not None:
+                save()
 
     def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Estimate[Tensor]] | str:
         """Every read-out of one image, or why there is none."""
@@ -250,6 +255,5 @@ REDONE = (
 )
 
 
-def _drain(waiting: deque[Future[None]]) -> None:
-    while waiting:
-        waiting.popleft().result()
+def _counted(_: None) -> None:
+    """Nothing is left to do with an image that is counted."""

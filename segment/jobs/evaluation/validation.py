@@ -20,6 +20,7 @@ from segment.jobs.evaluation.compared_methods import ComparedMethods, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING, Scoring
+from segment.jobs.overlap import WORKERS
 from segment.jobs.progress import Progress
 from segment.methods.method import Method
 from segment.methods.temperature import TemperatureFit, update
@@ -41,12 +42,13 @@ def validate(
     progress: Progress,
     *,
     memory: Memory = None,
+    workers: int = WORKERS,
 ) -> Validation:
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
-    fitted = temperatures(network, sources, methods, plan, progress, memory=memory)
+    fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
-    scoring = Scoring(network, read_outs, boards, memory)
+    scoring = Scoring(network, read_outs, boards, memory, workers=workers)
     scoring.run(sources, progress=progress, stage="validating")
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
@@ -73,6 +75,7 @@ def temperatures(
     progress: Progress,
     *,
     memory: Memory = None,
+    workers: int = WORKERS,
 ) -> dict[str, Calibration]:
     """By `compared_methods.key`, of each method that is fitted; 1 where no image can be used."""
     fits: dict[str, TemperatureFit | VectorScalingFit] = {}
@@ -88,7 +91,7 @@ def temperatures(
     refuse_seen(network, sources, methods.seen, "a temperature or a scaling")
     budget = memory_budget(memory, network.device)
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
-    for number, item in enumerate(read_labelled(sources, network), start=1):
+    for number, item in enumerate(read_labelled(sources, network, workers=workers), start=1):
         if not item.error:
             height, width = item.size
             if planned.side_for(height, width) is not None:

@@ -6,12 +6,9 @@ error; the others go on.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,13 +32,10 @@ from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
 from segment.report.run_files.image_files import ImageResult, render
-from segment.report.run_files.sheet import SheetCandidates, thumbnails
+from segment.report.run_files.sheet import SheetCandidates, Thumbnails, thumbnails
 from segment.report.run_files.style import PictureStyle
 
 log = logging.getLogger(__name__)
-
-LARGE = 2**22
-"""Pixels of an image above which it is written before the next one is computed: estimates of several take memory."""
 
 IMAGE_ERRORS = (
     ImageUnreadable,
@@ -70,6 +64,14 @@ class ImageRead:
     valid: NDArray[np.bool_] | None = None
 
 
+@dataclass(frozen=True)
+class Written:
+    """An image whose files are whole: its line, and its row of the contact sheet, if there is to be one."""
+
+    entry: Entry
+    row: Thumbnails | None = None
+
+
 @dataclass
 class ImagePredictor:
     """Reads, estimates and writes the images of one run.
@@ -91,27 +93,11 @@ class ImagePredictor:
     candidates: SheetCandidates = field(default_factory=SheetCandidates)
     display: Display | None = None
 
-    def read(
-        self, sources: Sequence[Source], sizes: Mapping[str, tuple[int, int]], reader: ThreadPoolExecutor
-    ) -> Iterator[ImageRead]:
-        """The images in order, the next one read while one is estimated, unless either is large.
-
-        sizes: id -> (H, W), where it is known before reading
-        """
-        ahead: Future[ImageRead] | None = None
-        for source, following in itertools.zip_longest(sources, sources[1:]):
-            image = self._read(source) if ahead is None else ahead.result()
-            ahead = None
-            if following is not None and all(math.prod(sizes.get(id, ())) <= LARGE for id in (source.id, following.id)):
-                ahead = reader.submit(self._read, following)
-            yield image
-            del image
-
     def picture(self, source: Source) -> Picture:
         """The image as people see it. Errors: ImageUnreadable."""
         return picture_of(read_source(source, self.network.input).pixels, self.display)
 
-    def _read(self, source: Source) -> ImageRead:
+    def read(self, source: Source) -> ImageRead:
         sha256 = sha256_of(source.path)
         try:
             image = read_source(source, self.network.input)
@@ -131,8 +117,8 @@ class ImagePredictor:
         except IMAGE_ERRORS as error:
             return f"{height} x {width} image: {error_message(error)}"
 
-    def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Entry:
-        """The files of an image, and its line. seconds: wall time of its estimate."""
+    def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Written:
+        """The files of an image; several may be written at once. seconds: wall time of its estimate."""
         if isinstance(estimate, str) or isinstance(image.pixels, str):
             return _failed(image, str(estimate), seconds)
         style, id = self.style, image.source.id
@@ -151,14 +137,10 @@ class ImagePredictor:
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate)
             files, measures = render(self.run, result, self.formats, triaged)
-            if "png" in self.formats:
-                mean = measures.get(style.heat, {}).get("mean", 0.0)
-                self.candidates.add(id, mean, thumbnails(result, self.truth(image.source)))
+            row = thumbnails(result, self.truth(image.source)) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
             return _failed(image, f"its pictures: {error_message(error)}", seconds)
-        if self.triage is not None:
-            self.triage.watch(measures)
-        return Entry(
+        entry = Entry(
             id=id,
             source=str(image.source.path),
             sha256=image.sha256,
@@ -170,6 +152,16 @@ class ImagePredictor:
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),
         )
+        return Written(entry, row)
+
+    def add(self, written: Written) -> None:
+        """Count a written image as done, or failed: in the manifest, the sheet and the watch for shift, in order."""
+        entry = written.entry
+        self.run.add(entry)
+        if written.row is not None:
+            self.candidates.add(entry.id, entry.measures.get(self.style.heat, {}).get("mean", 0.0), written.row)
+        if self.triage is not None and entry.status == "done":
+            self.triage.watch(entry.measures)
 
     def truth(self, source: Source) -> NDArray[np.int64] | None:
         """The label ids of a source (H W), to be shown; None without a label that can be."""
@@ -191,14 +183,14 @@ class ImagePredictor:
             self.run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
         for source in sources:
             begun = time.perf_counter()
-            image = self._read(source)
+            image = self.read(source)
             estimate = self.estimate(image)
-            self.run.add(self.write(image, estimate, time.perf_counter() - begun))
+            self.add(self.write(image, estimate, time.perf_counter() - begun))
 
 
-def _failed(image: ImageRead, error: str, seconds: float) -> Entry:
+def _failed(image: ImageRead, error: str, seconds: float) -> Written:
     log.warning("%s: %s", image.source.id, error)
-    source = image.source
-    return Entry(
-        id=source.id, source=str(source.path), sha256=image.sha256, status="failed", error=error, seconds=seconds
+    source, sha256 = image.source, image.sha256
+    return Written(
+        Entry(id=source.id, source=str(source.path), sha256=sha256, status="failed", error=error, seconds=seconds)
     )

@@ -20,6 +20,7 @@ from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
+from segment.jobs.overlap import WORKERS, checked_workers
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
@@ -43,6 +44,7 @@ class PredictPlan:
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     triage: also which pixels and images are accepted, and whether the run is like the validation images
     tuned: a setting of `segment tune`, in place of MCBN under the bank
+    workers: threads that decode images, and as many that encode results, beside the network; 0: all in line
     """
 
     draws: Draws = None
@@ -58,10 +60,12 @@ class PredictPlan:
     memory: int | str | None = None
     triage: Triage | None = None
     tuned: Tuned | None = None
+    workers: int = WORKERS
 
     def __post_init__(self) -> None:
         if self.tuned is not None and (self.draws is not None or self.fold != 1):
             raise WrongUse("--tuned has its own draws: leave --draws and --fold out.")
+        checked_workers(self.workers)
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")
@@ -127,7 +131,7 @@ class Execution:
     bank: the draws that may be used; stop: when an image has enough of them, None: it gets all
     why: the reason for the precision. threads: of torch. fold: draws in one pass
     budget: memory that may be taken; budget_recorded: whether run.json says how much, as it does where it decided
-    something
+    something. workers: as in the plan; results do not depend on it
     """
 
     bank: Bank
@@ -140,6 +144,7 @@ class Execution:
     device: torch.device
     budget: MemoryBudget
     budget_recorded: bool
+    workers: int = WORKERS
 
     @classmethod
     def of(cls, plan: PredictPlan, bank: Bank, device: torch.device) -> Execution:
@@ -160,6 +165,7 @@ class Execution:
             device=device,
             budget=budget,
             budget_recorded=given,
+            workers=plan.workers,
         )
 
     def as_begun(self, record: Mapping[str, Any]) -> Execution:

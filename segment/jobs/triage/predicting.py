@@ -91,7 +91,8 @@ class TriageOfRun:
 
 def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     """triaged.csv (a line an image) and triaged.json (the whole run), from the manifest; what the latter holds."""
-    lines = {source.id: run.entries()[source.id] for source in run.sources}
+    entries = run.entries()
+    lines = {source.id: entries[source.id] for source in run.sources}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage) for id, line in done.items()}
     shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)
