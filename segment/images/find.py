@@ -79,8 +79,16 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
         rows = [Row(path) for path in images]
     else:
         raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a list.")
-    found = [source for row in rows for source in _sources_of(row, root, listing)]
-    found = _in_series(found)
+    return _sources(rows, root, listing)
+
+
+def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:
+    """The images of some of a folder's files, with the ids that they have below that folder."""
+    return _sources([Row(path) for path in paths], root, listing)
+
+
+def _sources(rows: Sequence[Row], root: Path, listing: Listing) -> tuple[Source, ...]:
+    found = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
     ids = unique(source.id for source in found)
     return tuple(replace(source, id=id) for id, source in zip(ids, found, strict=True))
 
@@ -155,11 +163,17 @@ def _labelled(source: Source, label: Source | None) -> Source:
 
 
 def _images_below(folder: Path) -> list[Path]:
+    images = image_files(folder)
+    if not images:
+        raise WrongUse(f"No image in folder {str(folder)!r}. {_kinds(list(_files_below(folder)))}")
+    return images
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted by their POSIX path; without any, its DICOM files without a suffix."""
     files = list(_files_below(folder))
     images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES]
     images = images or [path for path in files if not suffix_of(path) and is_dicom(path)]
-    if not images:
-        raise WrongUse(f"No image in folder {str(folder)!r}. {_kinds(files)}")
     return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
 
 

@@ -153,6 +153,10 @@ class Laps:
         self.seconds = dict.fromkeys(names, 0.0)
         self._last = time.perf_counter()
 
+    def start(self) -> None:
+        """Begin a lap; the time before it counts as nothing."""
+        self._last = time.perf_counter()
+
     def end(self, name: str) -> float:
         """Count the time since the last lap's end as `name`; that time."""
         now = time.perf_counter()

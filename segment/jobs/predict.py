@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-import math
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
-from segment.errors import ImageUnreadable
+from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
-from segment.estimation.estimate import Estimate, ReadOut
+from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.files.runs.run import Run, images_outside_runs
 from segment.files.versions import versions
@@ -27,11 +27,12 @@ from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
-from segment.images.read import read_source, size_of
-from segment.images.windowed import LARGEST, WindowedImage
-from segment.jobs.overlap import Behind, Laps, ahead, room_in
+from segment.images.read import read_source
+from segment.images.windowed import WindowedImage
 from segment.jobs.prediction.images import ImagePredictor
+from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.plan import Execution, PredictPlan
+from segment.jobs.prediction.watch import WatchPlan, watched
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
 from segment.jobs.tuning.tuned import method_of
@@ -43,6 +44,8 @@ from segment.report.run_files.exported_files import write_run_exports
 from segment.report.run_files.sheet import write_sheet
 from segment.report.run_files.style import PictureStyle
 from segment.tracing.bn_layers import BatchNormNetwork
+
+log = logging.getLogger(__name__)
 
 DISPLAY_IMAGES = 4
 """Images that the stretch of a run's pictures is taken from."""
@@ -77,6 +80,7 @@ def predict(
     *,
     masks: str | Path | None = None,
     listing: Listing | None = None,
+    watch: WatchPlan | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Summary:
@@ -84,10 +88,16 @@ def predict(
 
     masks: a SRC of region masks: outside (0) nothing is shown, counted or written
     listing: which frames of videos and slices of volumes are taken
+    watch: `source` is a folder whose images are taken as they are dropped, until a file `stop.watch` in RUN, SIGTERM or
+    Ctrl-C ends that; a file that is replaced is done again
     Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
     """
     plan = plan or PredictPlan()
-    if isinstance(source, str | Path):
+    if watch is not None:
+        if masks is not None or not isinstance(source, str | Path):
+            raise WrongUse("Only a folder is watched, and without --mask.")
+        images, source_text = tuple[Source, ...](), in_text(source)
+    elif isinstance(source, str | Path):
         images, source_text = images_outside_runs(source, listing), in_text(source)
     else:
         images, source_text = tuple(source), f"{len(source)} images"
@@ -109,11 +119,16 @@ def predict(
         )
         style = _style(run, network, bank, plan)
         predictor = _predictor(run, network, drawn, execution, plan, style)
+        loop = PredictLoop(predictor, execution, progress)
         start = time.perf_counter()
-        with _torch_threads(execution.threads):
-            timings = _predict_pending(predictor, execution, progress)
+        # what ends a watch is no interruption: everything is whole, and the summary is written
+        ends = nullcontext() if watch is None else suppress(KeyboardInterrupt)
+        with _torch_threads(execution.threads), ends:
+            for pending in [run.pending()] if watch is None else watched(run, Path(str(source)), watch):
+                predictor.display = _display(run, network, plan)
+                loop(pending, alone=watch is not None)
         seconds = time.perf_counter() - start
-        run.note(timings={"seconds": round(seconds, 3), **timings})
+        run.note(timings={"seconds": round(seconds, 3), **loop.timings()})
         if "png" in plan.formats:
             kept = predictor.candidates.thumbnails
             write_sheet(run, style, network, kept, plan.maps, predictor.picture, predictor.truth)
@@ -169,7 +184,6 @@ def _predictor(
         plan.formats,
         border=plan.border,
         triage=triage,
-        display=_display(run, network, plan),
     )
 
 
@@ -191,68 +205,11 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     return display
 
 
-def _predict_pending(predictor: ImagePredictor, execution: Execution, progress: Progress) -> dict[str, float]:
-    """Every image that is not done, written while the next is estimated; `timings` of run.json.
-
-    images, draws: how many; workers: threads that decoded, and that encoded. waiting_for_images, network,
-    waiting_for_files: seconds of the thread that the network runs in
-    """
-    run, estimator = predictor.run, predictor.estimator
-    pending, total = run.pending(), len(run.sources)
-    before, draws, workers = total - len(pending), 0, execution.workers
-    sizes = {source.id: size for source in pending if (size := size_of(source))}
-    if sizes:  # now what would be refused after hours
-        largest = max(sizes.values(), key=math.prod)
-        estimator.side_for(*largest, in_memory=math.prod(largest) <= LARGEST)
-    room = room_in(execution.budget, estimator.bytes_in_flight)
-
-    def pixels(source: Source) -> int:
-        return math.prod(sizes.get(source.id, ()))
-
-    progress("predicting", before, total)
-    number, finished = before, list[Source]()
-    spent = Laps("waiting_for_images", "network", "waiting_for_files")
-    images = ahead(pending, predictor.read, workers=workers, room=room, pixels=pixels)
-    try:
-        with closing(images), Behind(predictor.add, workers=workers, room=room) as writing:
-            for image in images:  # not enumerated, which would hold one while the next is decoded
-                spent.end("waiting_for_images")
-                source, estimate = image.source, predictor.estimate(image)
-                seconds = spent.end("network")
-                if isinstance(estimate, Estimate):
-                    draws += estimate.draws
-                execution = _keep_plan(run, estimator, execution)
-                if estimator.to_redo:
-                    writing.drain()
-                    predictor.redo(finished[-estimator.to_redo :])
-                finished.append(source)
-                writing.add(partial(predictor.write, image, estimate, seconds), pixels(source))
-                del image, estimate
-                number += 1
-                progress("predicting", number, total, draws)
-                spent.end("waiting_for_files")
-    finally:
-        spent.end("waiting_for_files")
-    return {"images": len(pending), "draws": draws, "workers": workers, **spent.rounded()}
-
-
-def _keep_plan(run: Run, estimator: Estimator, execution: Execution) -> Execution:
-    """The plan after an image: less where memory ran out, and with the budget once that decided something."""
-    (read_out,) = estimator.read_outs.values()
-    kept = replace(
-        execution,
-        tile=estimator.plan.tile,
-        fold=read_out.method.fold,
-        budget_recorded=execution.budget_recorded or estimator.planned,
-    )
-    if kept.record() != execution.record():
-        run.note(plan=kept.record())
-    return kept
-
-
 def _summary(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
     entries = run.entries()
-    lines = {source.id: entries[source.id] for source in run.sources}
+    lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
+    if len(lines) < len(run.sources):
+        log.warning("%d images are left; --resume does them.", len(run.sources) - len(lines))
     failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
     draws = [line["draws"] for id, line in lines.items() if id not in failed]
     mean = sum(draws) / len(draws) if draws else 0.0

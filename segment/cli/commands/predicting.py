@@ -37,8 +37,17 @@ from segment.files.exports.formats import FORMATS
 @app.command()
 def predict(
     model: Model,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Images: folder, glob, image or text list.")],
     output: Out,
+    source: Annotated[
+        str, typer.Argument(metavar="[SRC]", help="Images: folder, glob, image or text list.", show_default=False)
+    ] = "",
+    watch: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="In place of SRC: images as they are dropped there, until a file RUN/stop.watch, Ctrl-C or SIGTERM.",
+        ),
+    ] = "",
     bank: Annotated[Path | None, typer.Option(help="Bank that `segment fit` recorded for this network.")] = None,
     tuned: TunedFolder = None,
     draws: Annotated[
@@ -82,14 +91,19 @@ def predict(
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank
+    from segment.files.runs.run import STOP
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.listing.parts import Listing
     from segment.jobs.predict import predict
     from segment.jobs.prediction.plan import PredictPlan
+    from segment.jobs.prediction.watch import WatchPlan
     from segment.jobs.tuning.tuned import read_tuned
 
+    if bool(source) == bool(watch):
+        raise WrongUse("Give either SRC, the images there are, or --watch FOLDER, where they will be dropped.")
     if (bank is None) == (tuned is None):
         raise WrongUse("Give either --bank, which `segment fit` records, or --tuned, which `segment tune` writes.")
+    listing = Listing(every=every, axis=axis)
     setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
         draws=draws_of(draws),
@@ -107,17 +121,20 @@ def predict(
         tuned=setting,
         workers=workers,
     )
+    if watch and not json:
+        screen.print_text(f"Watching {watch}. A file {output / STOP}, Ctrl-C or SIGTERM ends that.")
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
     with screen.progress() as shown:
         used = setting.bank if setting is not None else load_bank(bank or Path())
         summary = predict(
             network,
-            source,
+            source or watch,
             used,
             output,
             plan,
             masks=mask,
-            listing=Listing(every=every, axis=axis),
+            listing=listing,
+            watch=WatchPlan(listing=listing) if watch else None,
             resume=resume,
             progress=shown,
         )

@@ -28,10 +28,12 @@ log = logging.getLogger(__name__)
 RECORD = "run.json"
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
+STOP = "stop.watch"
+"""A file that ends the watching of a folder."""
 TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
 ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
 RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
-TAKEN = frozenset((RECORD, MANIFEST, LOCK, *RESULTS, *TABLES, *ANNOTATIONS))
+TAKEN = frozenset((RECORD, MANIFEST, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
 """File names of the run itself: no image may be called so."""
 
 
@@ -53,9 +55,8 @@ class Run:
         self.folder = folder
         self.record = record
         self._lines = lines
-        known: dict[str, str] = record.get(SOURCES, {})
-        self.sources = keep_ids(sources, known)
-        self.note(**{SOURCES: known | paths_by_id(self.sources)})  # finds out now whether the folder can be written
+        self.sources: tuple[Source, ...] = ()
+        self.add_sources(sources)  # finds out now whether the folder can be written
 
     @classmethod
     def create(
@@ -85,6 +86,14 @@ class Run:
         except BaseException:
             lock.release()
             raise
+
+    def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """Further images of the run; the same under their ids in it."""
+        known: dict[str, str] = self.record.get(SOURCES, {})
+        kept = keep_ids(sources, known)
+        self.sources = tuple({source.id: source for source in (*self.sources, *kept)}.values())
+        self.note(**{SOURCES: known | paths_by_id(kept)})
+        return kept
 
     def close(self) -> None:
         """Lets other processes write to the folder; nothing may be written by this one from now on."""
@@ -127,12 +136,12 @@ class Run:
         """The newest line of every image, done or failed, by id."""
         return self._lines.of(self._lines)
 
-    def pending(self) -> list[Source]:
-        """The images that are not done, or whose file has changed since; what was written for those goes."""
-        done = self.done()
+    def pending(self, sources: Sequence[Source] | None = None) -> list[Source]:
+        """Those of the sources (None: all) that are not done, or have changed since; what was written for them goes."""
         left = []
-        for source in self.sources:
-            line = done.get(source.id)
+        for source in self.sources if sources is None else sources:
+            line = self._lines.get(source.id)
+            line = line if line is not None and self._is_done(line) else None
             if line is None or line["sha256"] != sha256_of(source.path):
                 self._remove_files(source.id)
                 left.append(source)
@@ -151,11 +160,10 @@ class Run:
 
     def done(self) -> Lines:
         """The lines of images that need no more work: done, and every file of theirs still there."""
-        return self._lines.of(
-            name
-            for name, line in self._lines.items()
-            if line["status"] == "done" and all((self.folder / file).is_file() for file in line["files"])
-        )
+        return self._lines.of(name for name, line in self._lines.items() if self._is_done(line))
+
+    def _is_done(self, line: Mapping[str, Any]) -> bool:
+        return line["status"] == "done" and all((self.folder / file).is_file() for file in line["files"])
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
@@ -166,8 +174,7 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
     images, top = find_images(source, listing or Listing()), Path(source)
     if not top.is_dir():
         return images
-    below = {folder for image in images for folder in image.path.parents if top in folder.parents}
-    runs = {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    runs = folders_of_runs([image.path for image in images], top)
     kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
     if len(kept) < len(images):
         left_out = {image.path for image in images} - {image.path for image in kept}
@@ -175,6 +182,12 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
+
+
+def folders_of_runs(paths: Sequence[Path], top: Path) -> set[Path]:
+    """The folders between `top` and the paths that hold a run."""
+    below = {folder for path in paths for folder in path.parents if top in folder.parents}
+    return {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -120,7 +120,7 @@ class ImagePredictor:
     def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Written:
         """The files of an image; several may be written at once. seconds: wall time of its estimate."""
         if isinstance(estimate, str) or isinstance(image.pixels, str):
-            return _failed(image, str(estimate), seconds)
+            return failed(image.source, str(estimate), image.sha256, seconds)
         style, id = self.style, image.source.id
         picture = picture_of(image.pixels, self.display)
         result = ImageResult(
@@ -139,7 +139,7 @@ class ImagePredictor:
             files, measures = render(self.run, result, self.formats, triaged)
             row = thumbnails(result, self.truth(image.source)) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
-            return _failed(image, f"its pictures: {error_message(error)}", seconds)
+            return failed(image.source, f"its pictures: {error_message(error)}", image.sha256, seconds)
         entry = Entry(
             id=id,
             source=str(image.source.path),
@@ -188,9 +188,9 @@ class ImagePredictor:
             self.add(self.write(image, estimate, time.perf_counter() - begun))
 
 
-def _failed(image: ImageRead, error: str, seconds: float) -> Written:
-    log.warning("%s: %s", image.source.id, error)
-    source, sha256 = image.source, image.sha256
+def failed(source: Source, error: str, sha256: str = "", seconds: float = 0.0) -> Written:
+    """The line of an image that failed; the error in one line."""
+    log.warning("%s: %s", source.id, error)
     return Written(
         Entry(id=source.id, source=str(source.path), sha256=sha256, status="failed", error=error, seconds=seconds)
     )

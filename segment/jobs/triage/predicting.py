@@ -92,7 +92,7 @@ class TriageOfRun:
 def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     """triaged.csv (a line an image) and triaged.json (the whole run), from the manifest; what the latter holds."""
     entries = run.entries()
-    lines = {source.id: entries[source.id] for source in run.sources}
+    lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage) for id, line in done.items()}
     shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)

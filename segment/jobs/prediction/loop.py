@@ -1,0 +1,122 @@
+"""The images of a run, one after the other, through the network: decoded ahead of it and written behind it.
+
+Must not know where the images come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+from segment.errors import OutOfMemory, WrongUse, error_message
+from segment.estimation.estimate import Estimate
+from segment.images.find import Source
+from segment.images.read import size_of
+from segment.images.windowed import LARGEST
+from segment.jobs.overlap import Behind, Laps, ahead, room_in
+from segment.jobs.prediction.images import ImagePredictor, failed
+from segment.jobs.prediction.plan import Execution
+from segment.jobs.progress import Progress
+
+
+class PredictLoop:
+    """Called with images that are not done, makes their files and lines; may be called again with more.
+
+    execution: the plan, as it is after the images so far
+    """
+
+    def __init__(self, predictor: ImagePredictor, execution: Execution, progress: Progress) -> None:
+        self.predictor, self.execution = predictor, execution
+        self._progress = progress
+        self._images, self._draws = 0, 0
+        self._finished: list[Source] = []
+        self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
+
+    def __call__(self, pending: Sequence[Source], *, alone: bool = False) -> None:
+        """Make them.
+
+        Args:
+            pending: Images of the run.
+            alone: Whether one that is too large for the memory fails alone, instead of being refused before the first.
+
+        Raises:
+            OutOfMemory: An image is too large, unless `alone`.
+            WrongUse: Files cannot be written.
+
+        """
+        predictor, estimator, spent = self.predictor, self.predictor.estimator, self.spent
+        workers, total = self.execution.workers, len(predictor.run.sources)
+        sizes = {source.id: size for source in pending if (size := size_of(source))}
+        if alone:
+            pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
+        elif sizes:  # now what would be refused after hours
+            self._check(*max(sizes.values(), key=math.prod))
+        room = room_in(self.execution.budget, estimator.bytes_in_flight)
+
+        def pixels(source: Source) -> int:
+            return math.prod(sizes.get(source.id, ()))
+
+        number = total - len(pending)
+        self._progress("predicting", number, total, self._draws)
+        images = ahead(pending, predictor.read, workers=workers, room=room, pixels=pixels)
+        spent.start()
+        try:
+            with closing(images), Behind(predictor.add, workers=workers, room=room) as writing:
+                for image in images:  # not enumerated, which would hold one while the next is decoded
+                    spent.end("waiting_for_images")
+                    source, estimate = image.source, predictor.estimate(image)
+                    seconds = spent.end("network")
+                    if isinstance(estimate, Estimate):
+                        self._draws += estimate.draws
+                    self._keep_plan()
+                    if estimator.to_redo:
+                        writing.drain()
+                        predictor.redo(self._finished[-estimator.to_redo :])
+                    self._finished.append(source)
+                    writing.add(partial(predictor.write, image, estimate, seconds), pixels(source))
+                    del image, estimate
+                    self._images += 1
+                    number += 1
+                    self._progress("predicting", number, total, self._draws)
+                    spent.end("waiting_for_files")
+        finally:
+            spent.end("waiting_for_files")
+
+    def _fits(self, source: Source, height: int, width: int) -> bool:
+        """Whether an image of that size fits; one that does not has failed."""
+        try:
+            self._check(height, width)
+        except (OutOfMemory, WrongUse) as error:
+            self.predictor.add(failed(source, error_message(error)))
+            return False
+        return True
+
+    def _check(self, height: int, width: int) -> None:
+        """Errors: OutOfMemory and WrongUse where an image of that size does not fit."""
+        self.predictor.estimator.side_for(height, width, in_memory=height * width <= LARGEST)
+
+    def timings(self) -> dict[str, float]:
+        """`timings` of run.json.
+
+        images, draws: how many; workers: threads that decoded, and that encoded. waiting_for_images, network,
+        waiting_for_files: seconds of the thread that the network runs in
+        """
+        workers = self.execution.workers
+        return {"images": self._images, "draws": self._draws, "workers": workers, **self.spent.rounded()}
+
+    def _keep_plan(self) -> None:
+        """The plan after an image: less where memory ran out, and with the budget once that decided something."""
+        estimator = self.predictor.estimator
+        (read_out,) = estimator.read_outs.values()
+        kept = replace(
+            self.execution,
+            tile=estimator.plan.tile,
+            fold=read_out.method.fold,
+            budget_recorded=self.execution.budget_recorded or estimator.planned,
+        )
+        if kept.record() != self.execution.record():
+            self.predictor.run.note(plan=kept.record())
+        self.execution = kept

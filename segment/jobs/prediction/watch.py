@@ -1,0 +1,87 @@
+"""A folder that is watched: its images as they are dropped, each once its file is whole.
+
+The folder is listed again and again, which works on network file systems too. Must not know what is done with an image.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segment.errors import WrongUse
+from segment.files.runs.run import STOP, Run, folders_of_runs
+from segment.images.find import Source, image_files, images_among
+from segment.images.listing.parts import Listing
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two looks at a folder."""
+
+Signature = tuple[int, int]
+"""Bytes of a file, and when it was changed last, ns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchPlan:
+    """every: seconds between two looks; a file is whole when two of them see the same size and time of change."""
+
+    every: float = EVERY
+    listing: Listing = field(default_factory=Listing)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.every < 86400:
+            raise WrongUse(f"A folder is looked at every {self.every:g} seconds; give more than 0.")
+
+
+def watched(run: Run, folder: Path, plan: WatchPlan) -> Iterator[list[Source]]:
+    """The images of the run that are to be made, as they are dropped into the folder. Errors: WrongUse."""
+    if not folder.is_dir() or folder.resolve() == run.folder.resolve():
+        raise WrongUse(f"{str(folder)!r} cannot be watched: give a folder of its own, beside the run's.")
+    for arrived in arrivals(folder, run.folder / STOP, plan):
+        if pending := run.pending(run.add_sources(arrived)):
+            yield pending
+
+
+def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source, ...]]:
+    """The images of files that are whole and new, or were replaced, as a look finds them; those there already first.
+
+    Ends when there is a file `stop`, which goes then; whole files that were dropped before it are given first. An empty
+    file is not whole. Runs below the folder are left out.
+    """
+    before: dict[Path, Signature] = {}
+    given: dict[Path, Signature] = {}
+    looks_left = 2
+    while looks_left:
+        looked = time.monotonic()
+        looks_left -= stop.exists()  # one more look tells whether what came last is whole
+        now = _signatures(folder)
+        whole = [path for path, signature in now.items() if before.get(path) == signature != given.get(path)]
+        given = {path: signature for path, signature in given.items() if path in now}
+        given |= {path: now[path] for path in whole}
+        before = now
+        if whole:
+            yield images_among(whole, folder, plan.listing)
+        if looks_left:
+            time.sleep(max(0.0, looked + plan.every - time.monotonic()))
+    if left := sum(1 for path in before if path not in given):
+        log.warning("%d files in %r were still being written; --resume does them.", left, str(folder))
+    stop.unlink(missing_ok=True)
+
+
+def _signatures(folder: Path) -> dict[Path, Signature]:
+    """Of the image files below a folder that are not empty, in the order of their names."""
+    found: dict[Path, Signature] = {}
+    paths = image_files(folder)
+    runs = folders_of_runs(paths, folder)
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:  # renamed or taken away in this moment
+            continue
+        if status.st_size and runs.isdisjoint(path.parents):
+            found[path] = (status.st_size, status.st_mtime_ns)
+    return found
