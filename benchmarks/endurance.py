@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--size", type=int, default=32, help="pixels of a side")
     arguments = parser.parse_args()
-    part = min(1000, arguments.images // 4)
+    part = max(EACH, min(1000, arguments.images // 4 // EACH * EACH))
     with tempfile.TemporaryDirectory() as folder:
         result = endure(Path(folder), arguments.images, arguments.draws, arguments.size, part)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")

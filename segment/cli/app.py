@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segment.cli import screen
+from segment.cli import event_log, screen
 from segment.errors import NotTrusted, SegmentError, one_line
 from segment.version import __version__
 
@@ -88,12 +88,16 @@ def segment(
 
 def run() -> None:
     """Run the command line; end with the exit code that the refusal carries."""
-    with _termination_as_interrupt() as received:
-        code = _exit_code()
-        if code == INTERRUPTED:
-            code = TERMINATED if received else INTERRUPTED
-            word = "Terminated" if received else "Interrupted"
-            screen.refuse(f"{word}. What was finished is whole; a run goes on with --resume.")
+    code, screen.last_error = 1, ""  # of a traceback
+    try:
+        with _termination_as_interrupt() as received:
+            code = _exit_code()
+            if code == INTERRUPTED:
+                code = TERMINATED if received else INTERRUPTED
+                word = "Terminated" if received else "Interrupted"
+                screen.refuse(f"{word}. What was finished is whole; a run goes on with --resume.")
+    finally:
+        event_log.finish(code, screen.last_error)
     sys.exit(code)
 
 
@@ -163,18 +167,30 @@ REASONS = 3
 """Of failures that are shown; the others are in the manifest."""
 
 
-def end_with_failures(failed: Mapping[str, str], output: Path, *, total: int | None = None) -> None:
-    """How many images of a run failed, the most frequent reasons, and exit code 1, where there are any."""
+def end_with_failures(
+    failed: Mapping[str, str], output: Path, *, total: int | None = None, uncertain: Mapping[str, float] | None = None
+) -> None:
+    """How many images of a run failed, the most frequent reasons, and exit code 1, where there are any.
+
+    total: images that are done or failed. uncertain: those with the largest mean uncertainty, for `--log-json`
+    """
+    groups: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        groups.setdefault(_NAMES_AND_NUMBERS.sub("...", why), []).append(name)
+    by_reason = sorted(groups.values(), key=len, reverse=True)
+    if (log := event_log.current()) is not None:
+        log.summary(
+            done=None if total is None else total - len(failed),
+            failed=len(failed),
+            reasons={failed[names[0]]: len(names) for names in by_reason},
+            uncertain=uncertain or {},
+        )
     if not failed:
         return
-    by_reason: dict[str, list[str]] = {}
-    for name, why in failed.items():
-        reason = _NAMES_AND_NUMBERS.sub("...", why)
-        by_reason.setdefault(reason, []).append(name)
     path = output / ("validation.json" if next(iter(failed)).startswith("validation image") else "manifest.jsonl")
     images = f"{len(failed)} of {total} images" if total else f"{len(failed)} image{'s' if len(failed) > 1 else ''}"
     reasons = []
-    for names in sorted(by_reason.values(), key=len, reverse=True)[:REASONS]:
+    for names in by_reason[:REASONS]:
         more = f" and {len(names) - 1} more for the same reason" if len(names) > 1 else ""
         reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
     if (left := len(by_reason) - REASONS) > 0:

@@ -22,6 +22,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from segment.cli import event_log
+from segment.jobs.progress import Progress
+
 WIDE = 80
 """Columns where there is no terminal to ask."""
 EVERY = 30.0
@@ -34,6 +37,8 @@ GAP = 3
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 _quiet = False
+last_error = ""
+"""What `refuse` showed; "" before."""
 
 UNITS = {"recording draws": "draws", "training": "steps"}
 """What a stage counts, where that is not images."""
@@ -44,6 +49,10 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         warned = record.levelno >= logging.WARNING
+        if (log := event_log.current()) is not None:
+            log.write({"event": "message", "level": record.levelname.lower(), "message": record.getMessage()})
+            if log.on_stderr:
+                return
         _message(err, Text.assemble(("Warning: " if warned else "", "bold yellow"), record.getMessage()))
 
 
@@ -135,11 +144,31 @@ def _short(rate: float) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[ProgressBars | ProgressLines | NoProgress]:
-    """What shows the progress of a job: bars on a terminal and in a notebook, else a line every EVERY seconds.
+def progress() -> Iterator[Progress]:
+    """What shows the progress of a job to people, and where `--log-json` asks for it to programs.
 
     From Python: `with segment.progress() as shown: segment.predict(..., progress=shown)`.
     """
+    log = event_log.current()
+    if log is not None and log.on_stderr:
+        yield log.progress
+        return
+    with _shown_progress() as shown:
+        if log is None:
+            yield shown
+            return
+        reported = log.progress
+
+        def both(stage: str, done: int, total: int, draws: int = 0) -> None:
+            shown(stage, done, total, draws)
+            reported(stage, done, total, draws)
+
+        yield both
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """Bars on a terminal and in a notebook, else a line every EVERY seconds."""
     if _quiet:
         yield NoProgress()
         return
@@ -213,6 +242,11 @@ def as_json(value: Any) -> None:
 
 
 def refuse(text: str) -> None:
+    """Show the error that ends a command; `last_error` keeps it."""
+    global last_error
+    last_error = text
+    if (log := event_log.current()) is not None and log.on_stderr:
+        return
     _message(err, Text.assemble(("Error: ", "bold red"), text))
 
 

@@ -71,6 +71,7 @@ class Evaluation:
     warnings: what makes the scores misleading, to be read before them
     triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
     ranking: how well each number of an image ranks the images, as in ranking.json
+    uncertain: the three images with the largest mean predictive entropy, and that
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     triaged: Mapping[str, Any] | None = None
     ranking: Mapping[str, Any] = field(default_factory=dict)
+    uncertain: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         methods = self.scores["methods"]

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
+from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
     Device,
@@ -53,6 +54,7 @@ def fit(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

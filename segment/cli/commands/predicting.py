@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
     Device,
@@ -85,6 +86,7 @@ def predict(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -170,4 +172,4 @@ def predict(
             )
         if summary.done:
             screen.print_text(f"Look at {summary.folder / 'sheet.png'} first.")
-    end_with_failures(summary.failed, output, total=summary.done + len(summary.failed))
+    end_with_failures(summary.failed, output, total=summary.done + len(summary.failed), uncertain=summary.uncertain)

@@ -9,6 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
     Device,
@@ -84,6 +85,7 @@ def evaluate(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -178,8 +180,11 @@ def evaluate(
             for line in evaluation.triaged["text"]:
                 screen.print_text(line)
             screen.print_text(f"Image by image: {evaluation.folder / TRIAGED_TABLE}")
+        if evaluation.uncertain:
+            first = ", ".join(f"{name} {value:.3g}" for name, value in evaluation.uncertain.items())
+            screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
         screen.print_text(f"All scores, curves and classes: {evaluation.folder / 'scores.json'}")
-    end_with_failures(evaluation.failed, output)
+    end_with_failures(evaluation.failed, output, uncertain=evaluation.uncertain)
 
 
 @app.command()

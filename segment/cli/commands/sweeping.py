@@ -11,6 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
     Device,
@@ -92,6 +93,7 @@ def sweep(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

@@ -6,6 +6,7 @@ Must not know how an image was scored.
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,16 @@ def write_results(
         run.record,
         tuple(warnings),
         ranking=ranking,
+        uncertain=most_uncertain(rows),
     )
+
+
+def most_uncertain(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """The three images with the largest mean predictive entropy under MCBN, else under the first method, and that."""
+    rows = rows_of.get("mcbn") or next(iter(rows_of.values()))
+    column = "mean.predictive_entropy"
+    means = {str(row["id"]): float(row[column]) for row in rows if row.get(column) is not None}
+    return dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
 
 
 def per_image(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

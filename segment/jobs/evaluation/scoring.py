@@ -28,6 +28,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled
+from segment.jobs.events import report_image
 from segment.jobs.overlap import WORKERS, Behind, Laps, checked_workers, room_in
 from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.jobs.progress import Progress, silent
@@ -126,10 +127,10 @@ class Scoring:
                     if self.estimator.to_redo:
                         raise FastPathDiffers(self.estimator.why)
                     if isinstance(estimates, str):
-                        self._fail(item.source, estimates)
+                        self._fail(item.source, estimates, stage)
                     else:
                         passes += sum(read_out.passes for read_out in self.read_outs.values())
-                        scoring.add(partial(self._count, item, estimates), math.prod(item.size))
+                        scoring.add(partial(self._count, item, estimates, stage), math.prod(item.size))
                     del item, estimates
                     number += 1
                     progress(stage, number, len(sources), passes)
@@ -158,7 +159,7 @@ class Scoring:
         except IMAGE_ERRORS as error:
             return f"{item.size[0]} x {item.size[1]} image: {error_message(error)}"
 
-    def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
+    def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]], stage: str) -> None:
         for number, (name, estimate) in enumerate(estimates.items()):
             begun = time.perf_counter()
             try:
@@ -167,7 +168,7 @@ class Scoring:
                 )
             except ImageUnreadable as error:
                 assert number == 0, "a label is good for all read-outs or for none"
-                self._fail(item.source, str(error))
+                self._fail(item.source, str(error), stage)
                 return
             if name in self.counts:
                 self.counts[name].update(
@@ -179,6 +180,7 @@ class Scoring:
         self.contents[item.source.id] = item.contents
         void = next(iter(self.boards.values())).plan.void
         self.pixels["all"] += item.label.size
+        report_image(item.source.id, sum(estimate.seconds for estimate in estimates.values()), stage=stage)
         self.pixels["void"] += 0 if void is None else int((item.label == void).sum())
 
     def counts_only(self, sources: Sequence[Source]) -> bool:
@@ -186,8 +188,9 @@ class Scoring:
         by_id = {source.id: source for source in sources}
         return all(name in by_id and contents_of(by_id[name]) == self.contents.get(name) for name in sorted(self.done))
 
-    def _fail(self, source: Source, why: str) -> None:
+    def _fail(self, source: Source, why: str, stage: str) -> None:
         log.warning("%s: %s", source.id, why)
+        report_image(source.id, 0.0, why, stage=stage)
         self.failed[source.id] = why
 
     def save(self, path: Path) -> None:

@@ -28,6 +28,7 @@ from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.read import read_source, sha256_of
 from segment.jobs.evaluation.labels import read_labelled_image
+from segment.jobs.events import report_image
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network
 from segment.pictures.palettes import Picture
@@ -158,6 +159,7 @@ class ImagePredictor:
         """Count a written image as done, or failed: in the manifest, the sheet and the watch for shift, in order."""
         entry = written.entry
         self.run.add(entry)
+        report_image(entry.id, entry.seconds, entry.error, stage="predicting")
         if written.row is not None:
             self.candidates.add(entry.id, entry.measures.get(self.style.heat, {}).get("mean", 0.0), written.row)
         if self.triage is not None and entry.status == "done":
