@@ -6,14 +6,16 @@ Must not know how a tile was estimated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from segment.axes import Plane
-from segment.estimation.estimate import Estimate, index_type
+from segment.axes import Head, Plane
+from segment.estimation.estimate import Estimate, ReadOut, index_type
 from segment.estimation.tiles import Tile
+from segment.uncertainty.class_sums import class_sums
 
 
 class Store(Plane, Protocol):
@@ -47,6 +49,26 @@ def write_tile(part: Estimate[Tensor], whole: Estimate[Any], tile: Tile) -> None
     for values, target in zip(_arrays(part), _arrays(whole), strict=True):
         inner = values[(..., *tile.within)]
         target[(..., *tile.kept)] = inner if isinstance(target, Tensor) else inner.cpu().numpy()
+
+
+def with_own_sums(part: Estimate[Tensor], read_out: ReadOut, tile: Tile, head: Head) -> Estimate[Tensor]:
+    """A tile's estimate with the class sums of the pixels that are kept of it, and the probability where it is asked.
+
+    part: made with the probability where the read-out asks for either
+    """
+    if not read_out.sums or part.mean is None:
+        return part
+    inner = (..., *tile.within)
+    sums = class_sums(part.mean[inner][None], part.prediction[inner][None], head)[0]
+    return replace(part, class_sums=sums, mean=part.mean if read_out.probability else None)
+
+
+def added(whole: Estimate[Any], part: Estimate[Tensor]) -> Estimate[Any]:
+    """The estimate of the whole image with a further tile's seconds and class sums."""
+    sums = part.class_sums
+    if sums is not None and whole.class_sums is not None:
+        sums = sums + whole.class_sums
+    return replace(whole, seconds=part.seconds + whole.seconds, class_sums=sums)
 
 
 def _arrays(estimate: Estimate[Any]) -> list[Any]:

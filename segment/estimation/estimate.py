@@ -20,6 +20,7 @@ from segment.errors import FastPathDiffers, PredictionFailed
 from segment.estimation.in_hand import InHand
 from segment.estimation.view import View
 from segment.methods.method import Method
+from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
@@ -39,6 +40,7 @@ class Estimate(InHand, Generic[A]):
     mean: (N K H W) mean probability over draws, float32; None where it was not asked for; also called `probability`
     maps: measure -> (N H W); withheld: measure -> why it has no map; draws: T
     reached_error: the standard error that stopped the draws (`segment.uncertainty.stopping`), None where all were used
+    class_sums: (N S 3 K) of the mean probability, as `class_sums` gives them; None where they were not asked for
     seconds: of its passes, moments and maps; shared passes count in full for each read-out
     view: its image, class names and colours, for pictures; None: pictures have numbered classes and no image
     For one image the axis N is absent everywhere.
@@ -50,6 +52,7 @@ class Estimate(InHand, Generic[A]):
     draws: int
     withheld: Mapping[str, str] = field(default_factory=dict)
     reached_error: float | None = None
+    class_sums: Tensor | None = None
     seconds: float = 0.0
     view: View | None = field(default=None, repr=False, compare=False)
 
@@ -78,6 +81,7 @@ class Estimate(InHand, Generic[A]):
     def image(self, index: int) -> Estimate[A]:
         """One of the N images."""
         chosen = self.each(lambda values: values[index])  # type: ignore[index]
+        chosen = chosen if self.class_sums is None else replace(chosen, class_sums=self.class_sums[index])
         return chosen if self.view is None else replace(chosen, view=self.view.image(index))
 
     def arrays(self, classes: int | None = None) -> Estimate[Plane]:
@@ -112,6 +116,7 @@ class ReadOut:
     draws: how many of the first are used, weights renormalised; None: all
     temperature: divides the logits, or a scaling of each
     measures: the maps; probability: whether the mean probability is part of the estimate
+    sums: whether its sums over the pixels of each class are
     """
 
     method: Method
@@ -119,6 +124,7 @@ class ReadOut:
     draws: int | None = None
     temperature: Calibration = 1.0
     probability: bool = True
+    sums: bool = False
 
     @property
     def passes(self) -> int:
@@ -238,7 +244,9 @@ def _estimate(moments: DrawMoments, read_out: ReadOut, method: Method, error: fl
     # only rounding can give p above 1 or a map below 0
     maps = {name: MEASURES[name].of(moments).clamp(min=0) for name in measures}
     mean = moments.mean.clamp(0, 1) if read_out.probability else None
-    return Estimate(prediction(moments.mean, moments.head), mean, maps, moments.draws, withheld, error)
+    predicted = prediction(moments.mean, moments.head)
+    sums = class_sums(moments.mean, predicted, moments.head) if read_out.sums else None
+    return Estimate(predicted, mean, maps, moments.draws, withheld, error, sums)
 
 
 def _refuse_not_finite(mean: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
-from segment.estimation.assembly import Blank, empty_whole, write_tile
+from segment.estimation.assembly import Blank, added, empty_whole, with_own_sums, write_tile
 from segment.estimation.estimate import (
     Estimate,
     ReadOut,
@@ -263,8 +263,9 @@ class Estimator:
             if self.planned:
                 release_freed_pages()
             seen = image[(..., *tile.seen)].contiguous()
-            for name, part in estimates(read_outs, seen, self.network.card.head, identity=identity).items():
-                part = part.image(0)
+            asked = {name: replace(each, probability=each.probability or each.sums) for name, each in read_outs.items()}
+            for name, part in estimates(asked, seen, self.network.card.head, identity=identity).items():
+                part = with_own_sums(part.image(0), read_outs[name], tile, self.network.card.head)
                 if self.plan.stop is not None:
                     kept = part.maps[STANDARD_ERROR][tile.within]
                     errors.append(on_grid(kept, (tile.kept[0].start, tile.kept[1].start), size).flatten())
@@ -272,7 +273,7 @@ class Estimator:
                 part = replace(part, maps=maps)
                 made = whole.get(name) or empty_whole(part, size, self.plan.blank, self.network.classes)
                 write_tile(part, made, tile)
-                whole[name] = replace(made, seconds=part.seconds + (made.seconds if name in whole else 0.0))
+                whole[name] = added(made, part) if name in whole else made
         if self.plan.stop is None:
             return whole
         error = error_quantile(torch.cat(errors), self.plan.stop.quiet)

@@ -166,6 +166,7 @@ def _predictor(
         measures=plan.measures,
         temperature=1.0 if plan.tuned is None else plan.tuned.calibration,
         probability=likely,
+        sums=True,
     )
     estimator = Estimator(
         network,

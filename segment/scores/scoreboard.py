@@ -21,11 +21,9 @@ from segment.scores import arrays, intervals, summary
 from segment.scores.board import Board, Entry, Score, curves, estimates, mean_of
 from segment.scores.functional import calibration, confusion, detection, expected, image_level, patches
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
+from segment.scores.functional.expected import EXPECTED
 from segment.scores.plan import ScorePlan
 from segment.scores.tally import Tally, count
-
-EXPECTED = ("expected_accuracy", "expected_miou", "soft_dice")
-"""Columns of a row: how right its mask is by its own probabilities."""
 
 
 class Scoreboard:
@@ -153,9 +151,8 @@ class Scoreboard:
         parts = [_mask_row(tally, self.plan.head) for tally in tallies]
         whole = mean_defined(np.stack([part[:6] for part in parts], axis=-1))
         whole[0] = max(part[0] for part in parts)
-        hoped = [expected.expected_row(each, self.plan.head) for each in sums]
-        by_probability = mean_defined(np.stack([part[:3] for part in hoped], axis=-1))
-        numbers = [whole, by_probability, *(part[6:] for part in parts), *(part[3:] for part in hoped)]
+        hoped = expected.expected_numbers(sums, self.plan.head)
+        numbers = [whole, hoped[: len(EXPECTED)], *(part[6:] for part in parts), hoped[len(EXPECTED) :]]
         inside = image_level.interior(masks)
         for name, values in maps.items():
             auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))

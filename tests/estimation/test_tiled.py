@@ -110,6 +110,20 @@ def default_card(stride: int, *, cropped: bool = False) -> Network:
     return load_network(calibrated(seeded(lambda: Strided(stride, cropped=cropped)), (192, 192)))
 
 
+def test_the_sums_by_class_of_tiles_are_those_of_the_whole() -> None:
+    network = default_card(2)
+    drawn = drawable(network)
+    method = mcbn(drawn, random_bank(drawn), spec=network.card.input)
+    read_outs = {"": ReadOut(method=method, measures=("variance",), probability=False, sums=True)}
+    images = noise(1, 3, 256, 320, seed=3)
+    tiled, plain = (Estimator(network, read_outs, EstimatePlan(tile=tile))(images)[""] for tile in (224, "off"))
+    assert tiled.mean is None
+    assert tiled.class_sums is not None
+    assert plain.class_sums is not None
+    assert float(tiled.class_sums[0, 0].sum()) == 256 * 320
+    torch.testing.assert_close(tiled.class_sums[0, 1:], plain.class_sums[0, 1:], rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("tile", [224, 256, "memory"])
 @pytest.mark.parametrize("stride", [1, 2, 3, 8, 64])
 def test_tiles_have_the_maps_of_the_whole_whatever_stride_the_card_says(

@@ -16,6 +16,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.images.read import read_image
 from segment.jobs.decisions.regions import select_regions
+from segment.jobs.decisions.run_table import run_table
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
@@ -64,6 +65,48 @@ def test_an_evaluation_with_validation_images_is_ranked_by_what_ranked_those_bes
     assert len(values) == 8
     grows = best["column"] in ("predicted_dice", "soft_dice", "expected_miou", "expected_accuracy")
     assert values == sorted(values, reverse=not grows)
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs: Path) -> dict[str, dict[str, str]]:
+    lines = csv.DictReader((runs / "scores" / "per_image.csv").read_text().splitlines())
+    return {line["id"]: line for line in lines}
+
+
+def test_a_predict_run_keeps_the_numbers_that_an_evaluation_of_its_images_has(
+    runs: Path, evaluated: dict[str, dict[str, str]]
+) -> None:
+    table = run_table(runs / "maps")
+    assert len(table.rows) == 8
+    for name, row in table.rows.items():
+        assert {"soft_dice", "expected_miou", "interior.predictive_entropy", "patch.predictive_entropy"} <= set(row)
+        assert any(column.startswith("soft_dice.") for column in row)
+        for column, value in row.items():
+            assert value == pytest.approx(float(evaluated[name][column]), rel=1e-3, abs=1e-5), column
+
+
+def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_images(
+    runs: Path, evaluated: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    content = json.loads((runs / "scores" / "ranking.json").read_text())
+    of = content["methods"]["mcbn"]
+    of["best"]["dice"] = {"column": "predicted_dice", "why": "it was fitted"}
+    (tmp_path / "ranking.json").write_text(json.dumps(content))
+    selection = select(runs / "maps", 3, ranking=tmp_path)
+    assert selection.by == "predicted_dice"
+    for name, _, value in (*selection.images, *selection.rest):
+        assert value == pytest.approx(float(evaluated[name]["predicted_dice"]), abs=1e-4)
+    assert run("select", runs / "maps", "--ranking", runs / "scores", "--top", 2).exit_code == 0
+    of["predictors"]["dice"]["features"][0] = "mean.margin"
+    (tmp_path / "ranking.json").write_text(json.dumps(content))
+    with pytest.raises(WrongUse, match=r"lacks 1 numbers.*'mean.margin'. Predict with these among --maps: margin"):
+        select(runs / "maps", 3, ranking=tmp_path)
+    with pytest.raises(WrongUse, match="has no method 'dropout'"):
+        select(runs / "maps", 3, ranking=tmp_path, method="dropout")
+    with pytest.raises(WrongUse, match="an evaluation has its own"):
+        select(runs / "scores", 3, ranking=tmp_path)
+    with pytest.raises(WrongUse, match="holds no ranking"):
+        select(runs / "maps", 3, ranking=runs)
 
 
 def test_as_many_are_shown_as_asked_and_all_are_written(runs: Path, tmp_path: Path) -> None:

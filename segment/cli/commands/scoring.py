@@ -193,6 +193,9 @@ def select(
     top: Annotated[int, typer.Option(help="How many images, or windows.")] = 50,
     by: Annotated[str | None, typer.Option(help="Column that ranks, as mean.predictive_entropy.")] = None,
     method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
+    ranking: Annotated[
+        Path | None, typer.Option(help="Evaluation whose best ranking of validation images a predict run is ranked by.")
+    ] = None,
     diverse: Annotated[bool, typer.Option("--diverse", help="Unlike one another, of four times as many.")] = False,
     regions: Annotated[
         bool, typer.Option("--regions", help="Windows of a predict run, with their boxes and crops.")
@@ -212,7 +215,7 @@ def select(
     from segment.jobs.decisions.select import select as run_select
     from segment.jobs.decisions.select import write_selection
 
-    selection = run_select(run, top, by=by, method=method, unlike=diverse)
+    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking)
     path = output or run / "select.csv"
     everything = write_selection(selection, path)
     if json:

@@ -33,7 +33,8 @@ class Entry:
     id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
-    measures: name -> {"mean", "p95"} over its pixels, each a key of its own on the line
+    measures: name -> {"mean", "p95", "interior", "patch"} over its pixels, each a key of its own on the line
+    expected: how right the mask is by its own probabilities: "expected_accuracy", "soft_dice", "soft_dice.CLASS", ...
     notes: measure or file -> why it was not written
     triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
     where no triage was asked for
@@ -51,6 +52,7 @@ class Entry:
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     triage: Mapping[str, str | float] | None = None
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     def line(self) -> dict[str, Any]:
         """The keys of the manifest, in its order.
@@ -65,6 +67,7 @@ class Entry:
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {name: dict(numbers) for name, numbers in self.measures.items()}
+        line |= {"expected": dict(self.expected)} if self.expected else {}
         line |= {} if self.triage is None else {"triage": dict(self.triage)}
         return line | ({"notes": dict(self.notes)} if self.notes else {})
 

@@ -122,9 +122,9 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
         for kind, value in line[measure].items()
         if isinstance(value, int | float)
     }
-    if "mean.one_minus_max" in found:
-        found["expected_accuracy"] = 1 - found["mean.one_minus_max"]
-    return found
+    expected = line.get("expected")
+    numbers = expected.items() if isinstance(expected, Mapping) else ()
+    return found | {name: float(value) for name, value in numbers if isinstance(value, int | float)}
 
 
 def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]) -> RunTable:

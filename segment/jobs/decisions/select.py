@@ -17,8 +17,9 @@ from segment.errors import ImageUnreadable, WrongUse, near
 from segment.files.writing import write_text
 from segment.images.read import read_image
 from segment.jobs.decisions.run_table import RunTable, run_table
-from segment.ranking.columns import GROW_WITH_QUALITY
+from segment.ranking.columns import GROW_WITH_QUALITY, predicted
 from segment.ranking.diversity import POOL, diverse
+from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,13 @@ class Selection:
 
 
 def select(
-    folder: str | Path, top: int = 50, *, by: str | None = None, method: str | None = None, unlike: bool = False
+    folder: str | Path,
+    top: int = 50,
+    *,
+    by: str | None = None,
+    method: str | None = None,
+    unlike: bool = False,
+    ranking: str | Path | None = None,
 ) -> Selection:
     """Rank the images of a predict or an evaluate RUN, the most uncertain first.
 
@@ -61,6 +68,7 @@ def select(
         by: A column, as "mean.predictive_entropy"; None: in an evaluation the one that ranks images by their Dice best,
             on validation images where it had any; else the mean of the run's heat measure.
         method: Whose numbers, in an evaluation; None: mcbn where it was run.
+        ranking: An evaluation, whose validation images say what ranks by Dice best: a predict run is ranked by that.
         unlike: Choose the wanted ones unlike one another (k-centre on pooled colours) among the POOL times as many most
             uncertain.
 
@@ -68,13 +76,17 @@ def select(
         The wanted images and, after them, all others.
 
     Raises:
-        WrongUse: The folder holds no run, or there is no such column or method, or `top` is below 1.
+        WrongUse: The folder holds no run, there is no such column or method, `top` is below 1, or the run lacks numbers
+            that the ranking needs.
 
     """
     if top < 1:
         raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
-    table = run_table(Path(folder), method)
-    chosen, why = _column(table, by)
+    table = run_table(Path(folder), method if ranking is None else None)
+    if ranking is not None:
+        table, chosen, why = ranked_as(table, Path(ranking), method)
+    else:
+        chosen, why = _column(table, by)
     columns = table.columns
     if chosen not in columns:
         raise WrongUse(f"No column is called {chosen!r}.{near(chosen, columns)} Known: {', '.join(sorted(columns))}.")
@@ -99,6 +111,51 @@ def _column(table: RunTable, by: str | None) -> tuple[str, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("%s is not used: %s", table.folder / RANKING, error)
     return _by_scores(table)
+
+
+def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> tuple[RunTable, str, str]:
+    """A predict run's numbers with what an evaluation says of them; the column that ranks, and why.
+
+    Args:
+        table: Of a predict run.
+        evaluation: A folder of `segment evaluate`, with validation images.
+        method: Of the evaluation; None: tuned where the run is of a tuned setting, else mcbn.
+
+    Returns:
+        The table, with a predictor's column where the evaluation fitted one; the column; why.
+
+    Raises:
+        WrongUse: The run is an evaluation, the folder has no ranking of the method, or the run lacks a number.
+
+    """
+    if table.labelled:
+        raise WrongUse("--ranking is for what `segment predict` wrote; an evaluation has its own.")
+    name = method or ("tuned" if "tuned" in table.record.get("settings", {}) else "mcbn")
+    path = evaluation / RANKING
+    try:
+        methods: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["methods"]
+        if name not in methods:
+            raise WrongUse(f"{str(path)!r} has no method {name!r}.{near(name, methods)} It has {', '.join(methods)}.")
+        best, predictors = methods[name]["best"]["dice"], methods[name]["predictors"]
+        if best is None:
+            raise WrongUse(f"{str(path)!r} found no number that ranks images.")
+        column, why = str(best["column"]), f"of {name}, {best['why']}"
+        if column != predicted("dice"):
+            return table, column, why
+        predictor = Predictor.of(predictors["dice"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WrongUse(
+            f"--ranking {str(evaluation)!r} holds no ranking ({type(error).__name__}). It is a folder of `evaluate`."
+        ) from None
+    missing = [feature for feature in predictor.features if feature not in table.columns]
+    if missing:
+        measures = dict.fromkeys(feature.partition(".")[2] for feature in missing if "." in feature)
+        give = f" Predict with these among --maps: {', '.join(measures)}." if measures else ""
+        raise WrongUse(f"The run lacks {len(missing)} numbers that rank its images, as {missing[0]!r}.{give}")
+    rows = {name: dict(row) for name, row in table.rows.items()}
+    for row, value in zip(rows.values(), predictor(list(rows.values())), strict=True):
+        row[column] = float(value)
+    return replace(table, rows=rows), column, why
 
 
 def _by_scores(table: RunTable) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from segment.pictures.palettes import Picture
 from segment.report.run_files.image_files import ImageResult, render
 from segment.report.run_files.sheet import SheetCandidates, Thumbnails, thumbnails
 from segment.report.run_files.style import PictureStyle
+from segment.scores.functional.expected import EXPECTED, expected_numbers
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ class ImagePredictor:
             measures=measures,
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),
+            expected=self._expected(estimate),
         )
         return Written(entry, row)
 
@@ -164,6 +166,15 @@ class ImagePredictor:
             self.candidates.add(entry.id, entry.measures.get(self.style.heat, {}).get("mean", 0.0), written.row)
         if self.triage is not None and entry.status == "done":
             self.triage.watch(entry.measures)
+
+    def _expected(self, estimate: Estimate[Plane]) -> dict[str, float]:
+        """How right the mask is by its own probabilities, under the columns that per_image.csv has for it."""
+        if estimate.class_sums is None:
+            return {}
+        sums = list(estimate.class_sums.cpu().numpy())
+        names = (*EXPECTED, *(f"soft_dice.{name}" for name in self.network.class_names))
+        numbers = expected_numbers(sums, self.network.card.head)
+        return {name: float(number) for name, number in zip(names, numbers, strict=True) if np.isfinite(number)}
 
     def truth(self, source: Source) -> NDArray[np.int64] | None:
         """The label ids of a source (H W), to be shown; None without a label that can be."""

@@ -27,6 +27,7 @@ from segment.regions.components import Regions, regions_of
 from segment.report.run_files.exported_files import EXPORTS, where, write_exports
 from segment.report.run_files.style import PictureStyle
 from segment.report.run_files.triaged_files import TriagedImage, write_triaged
+from segment.scores.functional.image_level import highest_patch, interior
 from segment.uncertainty.measures import MEASURES
 
 NO_LABEL = (128, 128, 128)
@@ -220,7 +221,23 @@ def _write_files(
         write_npz(path("maps.npz"), kept)
     if any(name in EXPORTS for name in formats):
         write_exports(path, result.exported(), formats, result.model)
-    return {name: summary(values) for name, values in estimate.maps.items() if name in MEASURES}
+    measures = {name: values for name, values in estimate.maps.items() if name in MEASURES}
+    whole = estimate.prediction if isinstance(estimate.prediction, np.ndarray) else None  # not in a file
+    inside = None if whole is None else interior(whole.astype(np.int64, copy=False))
+    return {name: summary(values) | _of_parts(values, inside) for name, values in measures.items()}
+
+
+def _of_parts(values: Plane, inside: NDArray[np.bool_] | None) -> dict[str, float]:
+    """Mean over the interior of regions, and highest patch; none of an image that is too large for memory."""
+    if inside is None:
+        return {}
+    image = np.asarray(values[:])
+    known = ~np.isnan(image)
+    if not known.any():
+        return {}
+    parts = {"patch": highest_patch(image, counted=None if known.all() else known)}
+    inner = image[inside & known]
+    return parts | ({"interior": float(inner.mean(dtype=np.float64))} if inner.size else {})
 
 
 def _write_overlays(path: Callable[[str], Path], result: ImageResult) -> None:

@@ -5,11 +5,16 @@ All are of one image, over all of its pixels, for they are used where there are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Head
 from segment.scores.functional.binning import Floats, mean_defined, quotient
+
+EXPECTED = ("expected_accuracy", "expected_miou", "soft_dice")
+"""How right a mask is by its own probabilities; then the Soft Dice Confidence of each class."""
 
 
 def class_sums(probability: NDArray[np.float32], prediction: NDArray[np.int64]) -> Floats:  # K H W, H W -> 3 K
@@ -64,6 +69,13 @@ def expected_iou(sums: Floats) -> Floats:  # ... 3 K -> ... K
     """
     predicted, total, within = (sums[..., i, :] for i in range(3))
     return np.where(predicted > 0, quotient(within, total + predicted - within), np.nan)
+
+
+def expected_numbers(sums: Sequence[Floats], head: Head) -> Floats:  # 3 K each -> 3 + K
+    """`expected_row` of an image; of a multi-label head, which has sums for each label, the mean over labels first."""
+    rows = [expected_row(each, head) for each in sums]
+    whole = mean_defined(np.stack([row[:3] for row in rows], axis=-1))
+    return np.concatenate([whole, *(row[3:] for row in rows)])
 
 
 def expected_row(sums: Floats, head: Head) -> Floats:  # 3 K -> 3 + K
