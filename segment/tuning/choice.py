@@ -170,6 +170,9 @@ def plain_loss(samples: Samples, draws: int) -> float:
 def choose(candidates: Sequence[Candidate]) -> Choice:
     """The setting to run: of the lowest NLL, unless one pass is not significantly worse.
 
+    An arm competes with the most passes that it has: in expectation more draws have a lower NLL, so that a prefix which
+    is better on these images has draws that suit them by chance.
+
     Args:
         candidates: Two or more images each, the same ones; the first is the plain pass, which none may lose mIoU to.
 
@@ -179,8 +182,12 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
     """
     refused = tuple(each for each in candidates if loses_masks(candidates[0], each))
     kept = [each for each in candidates if each not in refused]
-    best = min(kept, key=lambda each: (each.mean, each.passes))
-    single = min((each for each in kept if each.passes == 1), key=lambda each: each.mean)
+    most: dict[tuple[str, str], int] = {}
+    for each in kept:
+        most[each.arm, each.scaling] = max(each.passes, most.get((each.arm, each.scaling), 0))
+    whole = [each for each in kept if each.passes == most[each.arm, each.scaling]]
+    best = min(whole, key=lambda each: (each.mean, each.passes))
+    single = min((each for each in whole if each.passes == 1), key=lambda each: each.mean)
     front = pareto(kept)
     if best is single:
         return Choice(single, best, single, None, front, refused)

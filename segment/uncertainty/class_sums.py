@@ -41,4 +41,4 @@ def class_sums(mean: Tensor, prediction: Tensor, head: Head) -> Tensor:  # N K H
     parts = (torch.ones_like(within), within)
     predicted, inside = (counted.scatter_add(1, mask, part.double()) for part in parts)
     sums = torch.stack([predicted, p.sum(dim=2, dtype=torch.float64), inside], dim=1)  # n 3 K
-    return sums.unflatten(0, (len(mean), -1))
+    return sums.reshape(len(mean), -1, *sums.shape[1:])

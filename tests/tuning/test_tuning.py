@@ -129,6 +129,12 @@ def test_one_pass_is_run_where_more_is_not_significantly_better_and_not_where_it
     assert (alone.chosen, alone.gain) == (single, None)
 
 
+def test_an_arm_competes_with_all_of_its_draws_however_well_the_first_ones_suit_the_images() -> None:
+    single, lucky = of("deterministic", 1, [0.5] * 12), of("mcbn", 8, [0.30] * 12)
+    whole, other = of("mcbn", 16, [0.32] * 12), of("tta", 2, [0.4] * 12)
+    assert choose([single, lucky, whole, other]).chosen is whole
+
+
 def test_the_front_holds_what_nothing_as_cheap_beats() -> None:
     cheap, worse, better = of("a", 1, [0.5, 0.5]), of("b", 2, [0.6, 0.6]), of("c", 4, [0.4, 0.4])
     assert pareto([better, worse, cheap]) == (cheap, better)
