@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segment.files.triages import save_triage as save_triage
     from segment.guarantees.triage import Triage as Triage
     from segment.guarantees.triage import TriagePlan as TriagePlan
+    from segment.images.isolation import isolated as isolated
     from segment.integrations.lightning import MCBNScores as MCBNScores
     from segment.integrations.metrics import UncertaintyScores as UncertaintyScores
     from segment.jobs.decisions.compare import compare as compare
@@ -76,6 +77,7 @@ _HOMES = {
     "distill_bank": "segment.jobs.distill",
     "evaluate": "segment.jobs.from_python",
     "fit_bank": "segment.jobs.fit",
+    "isolated": "segment.images.isolation",
     "load_bank": "segment.files.banks",
     "load_network": "segment.networks.load",
     "load_run": "segment.report.run_files.saved_run",

@@ -30,8 +30,8 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
     try:
         # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
         content = read_yaml(path, f"--config {str(path)!r}", yaml.BaseLoader)
-    except FileNotFoundError:
-        raise WrongUse(f"--config {str(path)!r} is not there.") from None
+    except FileNotFoundError as error:
+        raise WrongUse(f"--config {str(path)!r} cannot be read: {error.strerror}.") from None
     try:
         options = _Options.model_validate(content or {}).root
     except ValidationError:

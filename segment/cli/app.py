@@ -38,21 +38,57 @@ Quiet = Annotated[
 ]
 
 
+def _set_isolation(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        from segment.images.isolation import isolate
+
+        isolate()
+
+
+def _set_most_pixels(value: int | None) -> None:
+    if value is not None:
+        from segment.images.limits import set_most_pixels
+
+        set_most_pixels(value)
+
+
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        callback=_set_isolation,
+        help="Decode files in a process of its own: one that crashes, hangs or fills the memory fails alone.",
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(callback=_set_most_pixels, help="Pixels that an image may have; default: the card's, else Pillow's."),
+]
+
+
 class App(typer.Typer):
-    """Commands with `--quiet`, which all of them have."""
+    """Commands with `--quiet`, which all of them have, and options of those that take MODEL on how images are read."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         register = super().command(name, **options)
 
         def add(function: Any) -> Any:
             @wraps(function)
-            def call(*arguments: Any, quiet: bool = False, **values: Any) -> Any:
-                return function(*arguments, **values)
+            def call(*arguments: Any, **values: Any) -> Any:
+                return function(*arguments, **{name: value for name, value in values.items() if name not in added})
 
             own = signature(function, eval_str=True)
-            quiet = Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
-            call.__signature__ = own.replace(parameters=[*own.parameters.values(), quiet])  # type: ignore[attr-defined]
-            call.__annotations__ = {**function.__annotations__, "quiet": Quiet}
+            added: dict[str, Any] = {"quiet": Quiet}
+            if "model" in own.parameters:
+                added |= {"isolate": Isolate, "max_pixels": MaxPixels}
+            more = [
+                Parameter(
+                    name, Parameter.KEYWORD_ONLY, default=None if name == "max_pixels" else False, annotation=kind
+                )
+                for name, kind in added.items()
+            ]
+            call.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+            call.__annotations__ = {**function.__annotations__, **added}
             register(call)
             return function
 
@@ -97,8 +133,17 @@ def run() -> None:
                 word = "Terminated" if received else "Interrupted"
                 screen.refuse(f"{word}. What was finished is whole; a run goes on with --resume.")
     finally:
+        _end_reading()
         event_log.finish(code, screen.last_error)
     sys.exit(code)
+
+
+def _end_reading() -> None:
+    """What options on reading images set up ends with the command that they were given to."""
+    if (isolation := sys.modules.get("segment.images.isolation")) is not None:
+        isolation.end_isolation()
+    if (limits := sys.modules.get("segment.images.limits")) is not None:
+        limits.set_most_pixels(None)
 
 
 @contextmanager

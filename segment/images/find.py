@@ -6,6 +6,7 @@ Must not know what an image shows: of a file with several images only its header
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from segment.images.listing.ids import folded, free_id, safe, unique
 from segment.images.listing.ids import in_text as in_text
 from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
 from segment.images.listing.parts import Listing, part_name, parts_in
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 5  # names in one message
 _EVERYTHING = Listing()
@@ -180,7 +183,7 @@ def image_files(folder: Path) -> list[Path]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Links are followed; a folder reached by two links is read once."""
     seen = {os.path.realpath(folder)}
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_warn_of_folder):
         fresh = []
         for name in sorted(folders):
             real = os.path.realpath(Path(where, name))
@@ -189,6 +192,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 fresh.append(name)
         folders[:] = fresh
         yield from (Path(where, name) for name in files if not name.startswith("."))
+
+
+def _warn_of_folder(error: OSError) -> None:
+    log.warning("Folder %r cannot be read, and its images are left out: %s.", str(error.filename), error.strerror)
 
 
 def _matched(pattern: str) -> tuple[Path, list[Path]]:

@@ -29,6 +29,8 @@ from segment.images.formats.raster import Raster
 from segment.images.formats.tiff import read_tiff, tiff_size
 from segment.images.formats.video import frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size
+from segment.images.isolation import contained
+from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
 from segment.images.windowed import LARGEST, windowed
 
@@ -55,6 +57,7 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     EXIF rotation is applied. 8-bit pixels stay; others become raw / `white` * 255, unrounded.
     Errors: ImageUnreadable, MissingExtra.
     """
+    check_is_file(source.path)
     if _is_large(source):
         image = windowed(source.path, spec)
         inside = image.valid()
@@ -62,6 +65,12 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
             region = _mask_of(source.mask, image.shape[:2], source.path)
             inside = region if inside is None else inside & region
         return Pixels(image, inside)
+    return _read_whole(source, spec)
+
+
+@contained
+def _read_whole(source: Source, spec: InputSpec) -> Pixels:
+    check_pixels(source.path, size_of(source), spec.max_pixels)
     raster = decode(source.path, source.part, source.axis)
     valid = valid_in(raster)
     if source.mask is not None:
@@ -85,9 +94,18 @@ def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H 
     return read_source(Source("", path), InputSpec(white=white)).pixels
 
 
+@contained
 def decode(path: Path, part: int | str | None = None, axis: int = 2) -> Raster:
     """One image of a file, as the file has it. Errors: ImageUnreadable, MissingExtra."""
-    kind, number = _kind(path), part if isinstance(part, int) else None
+    check_is_file(path)
+    raster = _decoded(_kind(path), path, part, axis)
+    if 0 in raster.raw.shape:
+        raise ImageUnreadable(f"{str(path)!r} holds no pixels: its shape is {raster.raw.shape}. Replace or remove it.")
+    return raster
+
+
+def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int) -> Raster:
+    number = part if isinstance(part, int) else None
     if kind == "tiff":
         return read_tiff(path, number)
     if kind == "raster":
@@ -114,8 +132,11 @@ def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDAr
     return index
 
 
+@contained
 def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64] | None:  # H W
     """The same; None for a picture of colours. Errors: ImageUnreadable, also for numbers that are not whole."""
+    check_is_file(path)
+    check_pixels(path, size_of(Source("", path, part=part, axis=axis)))
     number = part if isinstance(part, int) else None
     kind = _kind(path)
     if kind == "picture":
@@ -145,13 +166,21 @@ def _palette_of_tiff(path: Path, number: int | None) -> NDArray[np.int64] | None
 
 def size_of(source: Source) -> tuple[int, int] | None:
     """Height and width by the file's header, before any EXIF rotation; None where that does not say."""
+    try:
+        return _size_of(source) if is_file(source.path) else None
+    except ImageUnreadable:  # reported where its pixels are read
+        return None
+
+
+@contained
+def _size_of(source: Source) -> tuple[int, int] | None:
     path, kind = source.path, _kind(source.path)
     if kind == "tiff":
         return tiff_size(path)
     if kind == "raster":
         return raster_size(path)
     if kind == "array":
-        return array_size(path)
+        return array_size(path, source.part)
     if kind == "volume":
         return slice_size(path, source.axis)
     if kind == "dicom":
@@ -163,6 +192,8 @@ def size_of(source: Source) -> tuple[int, int] | None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
+    if not is_file(path):
+        return ""
     try:
         status = path.stat()
         if status.st_size < _KEPT_HASHES:

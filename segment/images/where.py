@@ -11,8 +11,10 @@ from segment.images.formats.kinds import kind_of
 from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
 from segment.images.geometry import Geometry
+from segment.images.isolation import contained
 
 
+@contained
 def geometry_of(source: Source) -> Geometry:
     """Where an image lies, as its file says; an empty geometry for a plain picture.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.formats.georeference import opened, raster_geometry, read_window
+from segment.images.formats.georeference import described, overview_of, window_of
 from segment.images.formats.raster import Raster
 from segment.images.specs import InputSpec
 
@@ -40,6 +40,7 @@ class WindowedImage:
     bands: tuple[str, ...]
     nodata: float | None
     alpha: int | None
+    kind: str
     _lock: Lock
 
     @property
@@ -59,16 +60,16 @@ class WindowedImage:
         """The image (H W C) at most so large, from its overviews where it has them, and where that holds data."""
         height, width = self.shape[:2]
         step = max(1, -(-max(height, width) // side))
-        with self._lock, opened(self.path) as file:
-            read = file.read(out_shape=(file.count, -(-height // step), -(-width // step)))
-        raster = Raster(np.moveaxis(read, 0, -1), self.alpha, self.bands, self.nodata, self.alpha is not None)
+        with self._lock:
+            read = overview_of(self.path, (-(-height // step), -(-width // step)))
+        raster = Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
         valid = valid_in(raster)
         raw = channels_in(raster, self.spec.channels, str(self.path))
         return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
 
     def valid(self) -> NDArray[np.bool_] | None:  # H W
         """Where it holds data, kept in a file; None: everywhere."""
-        if self.nodata is None and self.alpha is None and self._kind() != "f":
+        if self.nodata is None and self.alpha is None and self.kind != "f":
             return None
         height, width = self.shape[:2]
         everywhere = True
@@ -80,10 +81,6 @@ class WindowedImage:
                 everywhere &= part is None
         return None if everywhere else whole
 
-    def _kind(self) -> str:
-        with self._lock, opened(self.path) as file:
-            return np.dtype(file.dtypes[0]).kind
-
     def _spans(self, window: Any) -> Iterator[tuple[int, int]]:
         parts = [part for part in (window if isinstance(window, tuple) else (window,)) if part is not Ellipsis]
         for length, part in zip(self.shape[:2], [*parts, slice(None)][:2], strict=True):
@@ -91,20 +88,24 @@ class WindowedImage:
             yield start, max(start, stop)
 
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
-        with self._lock, opened(self.path) as file:
-            read = read_window(file, self.path, rows, columns)
-        return Raster(np.moveaxis(read, 0, -1), self.alpha, self.bands, self.nodata, self.alpha is not None)
+        with self._lock:
+            read = window_of(self.path, rows, columns)
+        return Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
 
 
 def windowed(path: Path, spec: InputSpec) -> WindowedImage:
     """A raster by its windows. Errors: MissingExtra without rasterio; ImageUnreadable for other bands or no white."""
-    geometry = raster_geometry(path)
-    with opened(path) as file:
-        kinds = [interpretation.name for interpretation in file.colorinterp]
-        height, width = int(file.height), int(file.width)
-    alpha = kinds.index("alpha") if "alpha" in kinds else None
+    file = described(path)
+    height, width, geometry = file.height, file.width, file.geometry
     image = WindowedImage(
-        path, (height, width, spec.pixel_planes), spec, geometry.bands, geometry.nodata, alpha, Lock()
+        path,
+        (height, width, spec.pixel_planes),
+        spec,
+        geometry.bands,
+        geometry.nodata,
+        file.alpha,
+        file.kind,
+        Lock(),
     )
     image[0:1, 0:1]  # what its bands or values would be refused for
     log.info("%s is read a window at a time: %d x %d pixels.", path, height, width)

@@ -82,6 +82,7 @@ class InputEntry(_Strict):
     white: Annotated[PerChannel, PlainValidator(_per_channel)] | None = None
     display: tuple[StrictInt | StrictStr, ...] = ()
     size: Annotated[tuple[int, int], PlainValidator(_size)] | None = None
+    max_pixels: Annotated[StrictInt, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def one_number_a_channel(self) -> Self:

@@ -87,7 +87,9 @@ class Card:
     def settings(self) -> dict[str, Any]:
         """All that changes the results or how they are shown, as JSON values: neither the name nor the weights file."""
         apart = ("name", "weights", "sha256", "assumed", "folder")
-        return {key: value for key, value in asdict(self).items() if key not in apart}
+        settings = {key: value for key, value in asdict(self).items() if key not in apart}
+        del settings["input"]["max_pixels"]  # which images are read, not what comes of them
+        return settings
 
 
 def card_folders() -> tuple[Path, ...]:

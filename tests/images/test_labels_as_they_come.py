@@ -20,6 +20,7 @@ from segment.images.find import Source, find_images
 from segment.images.labels.pairs import partners, with_labels, with_masks
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
+from segment.images.labels.shapes import Shape
 from segment.jobs.evaluate import Labels
 from segment.networks.load import load_network
 
@@ -223,3 +224,14 @@ def test_labels_of_any_form_and_masks_have_the_scores_of_index_maps(images: Path
     pooled = [name for name in plain if "rank" not in name]
     assert {name: masked[name] for name in pooled} == {name: void[name] for name in pooled}
     assert masked["nll"] != plain["nll"]
+
+
+def test_coco_runs_are_drawn_as_pycocotools_draws_them() -> None:
+    rng = np.random.default_rng(3)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        mask = rng.random((37, 53)) < share
+        rle = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert (Shape("a", 1, "rle", rle).mask((37, 53)) == mask).all()
+        assert (Shape("a", 1, "rle", {"counts": rle["counts"].decode()}).mask((37, 53)) == mask).all()
+        with pytest.raises(ImageUnreadable, match="its runs hold 1961 pixels"):
+            Shape("a", 1, "rle", rle).mask((37, 54))

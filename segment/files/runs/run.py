@@ -175,7 +175,7 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
     if not top.is_dir():
         return images
     runs = folders_of_runs([image.path for image in images], top)
-    kept = tuple(image for image in images if runs.isdisjoint(image.path.parents))
+    kept = tuple(image for image in images if runs.isdisjoint(_folders_of(image.path.parent, top)))
     if len(kept) < len(images):
         left_out = {image.path for image in images} - {image.path for image in kept}
         log.warning("%d files of runs below %r are left out.", len(left_out), str(source))
@@ -185,9 +185,17 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
 
 
 def folders_of_runs(paths: Sequence[Path], top: Path) -> set[Path]:
-    """The folders between `top` and the paths that hold a run."""
-    below = {folder for path in paths for folder in path.parents if top in folder.parents}
-    return {folder for folder in below if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    """The folders between `top` and the paths, or that a link leads into, that hold a run."""
+    folders = {each for folder in {path.parent for path in paths} for each in _folders_of(folder, top)}
+    return {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+
+
+def _folders_of(folder: Path, top: Path) -> frozenset[Path]:
+    """The folders that an image lies in below SRC; through a link, all that it leads to."""
+    below = {each for each in (folder, *folder.parents) if top in each.parents}
+    real = folder.resolve()
+    outside = set() if real.is_relative_to(top.resolve()) else {real, *real.parents}
+    return frozenset(below | outside)
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

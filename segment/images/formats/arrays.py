@@ -7,7 +7,9 @@ Must not know what the arrays are used for.
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, one_line
 from segment.images.formats.kinds import suffix_of
 from segment.images.formats.raster import Raster
+from segment.images.limits import check_bytes
 
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "data"), ("label", "mask", "labels")
 """Keys of an .npz with several arrays that are taken as its image, and as its label map."""
 
-_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError, MemoryError)
+_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError, MemoryError)
 
 
 def parts_of_array(path: Path) -> tuple[int | str, ...]:
@@ -38,13 +41,15 @@ def parts_of_array(path: Path) -> tuple[int | str, ...]:
         return ()
 
 
-def array_size(path: Path) -> tuple[int, int] | None:
-    """Height and width by the file's header; None for an .npz, whose header lies compressed."""
+def array_size(path: Path, part: int | str | None = None) -> tuple[int, int] | None:
+    """Height and width by the file's header."""
     try:
-        if suffix_of(path) != ".npy":
-            return None
-        shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except _ERRORS:
+        if suffix_of(path) == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                shape, _ = _header(archive, _key(path, archive.files, part, IMAGE_KEYS))
+        else:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (*_ERRORS, ImageUnreadable):
         return None
     if len(shape) == 4:
         shape = shape[1:]
@@ -70,19 +75,35 @@ def load(path: Path, part: int | str | None = None, keys: Sequence[str] = IMAGE_
     try:
         if suffix_of(path) == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                named = part if isinstance(part, str) else next((key for key in keys if key in archive.files), None)
-                if named is None and len(archive.files) > 1:
-                    raise ImageUnreadable(
-                        f"{str(path)!r} holds several arrays ({', '.join(archive.files[:5])}); name one of them "
-                        f"{' or '.join(keys[:2])}."
-                    )
-                return np.asarray(archive[named or archive.files[0]])
+                key = _key(path, archive.files, part, keys)
+                shape, kind = _header(archive, key)
+                check_bytes(path, math.prod(shape) * kind.itemsize)  # NumPy allocates what a header claims
+                return np.asarray(archive[key])
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.array(array[part] if isinstance(part, int) else array)
     except _ERRORS as error:
         raise ImageUnreadable(
             f"{str(path)!r} does not load as an array of numbers: {one_line(error, 160)}. Save it by numpy.save."
         ) from None
+
+
+def _key(path: Path, held: Sequence[str], part: int | str | None, keys: Sequence[str]) -> str:
+    named = part if isinstance(part, str) else next((key for key in keys if key in held), None)
+    if named is None and len(held) > 1:
+        raise ImageUnreadable(
+            f"{str(path)!r} holds several arrays ({', '.join(held[:5])}); name one of them {' or '.join(keys[:2])}."
+        )
+    return named or held[0]
+
+
+def _header(archive: Any, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array of an .npz, unread."""
+    members = archive.zip.namelist()
+    with archive.zip.open(key if key in members else f"{key}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(stream)
+    return shape, kind
 
 
 def _bands_first(shape: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Affine, Geometry
+from segment.images.limits import check_is_file, is_file
 
 Slice = tuple[Path, int | None, Geometry]
 """A file, the number of a frame where it has several, and where the slice lies."""
@@ -24,6 +25,8 @@ _MAGIC = b"DICM"
 
 def is_dicom(path: Path) -> bool:
     """Whether the file has DICOM's mark after its preamble, whatever its name."""
+    if not is_file(path):
+        return False
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == _MAGIC
@@ -77,6 +80,7 @@ def dicom_size(path: Path) -> tuple[int, int] | None:
 
 def _header(path: Path) -> Any:
     pydicom = imported("pydicom", extra="medical", what="DICOM files")
+    check_is_file(path)
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:

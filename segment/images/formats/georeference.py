@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Geometry
+from segment.images.isolation import contained
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,46 @@ def _warn_of_lost_georeference() -> None:
     log.warning("CRS and transform of GeoTIFFs are not read without rasterio: pip install 'mcbn-segment[geo]'.")
 
 
+@dataclass(frozen=True)
+class Described:
+    """What a raster's header says: H and W, the plane that is alpha, the number type, and its geometry."""
+
+    height: int
+    width: int
+    alpha: int | None
+    kind: str
+    geometry: Geometry
+
+
+@contained
+def described(path: Path) -> Described:
+    """Errors: MissingExtra, ImageUnreadable."""
+    geometry = raster_geometry(path)
+    with opened(path) as raster:
+        kinds = [interpretation.name for interpretation in raster.colorinterp]
+        alpha = kinds.index("alpha") if "alpha" in kinds else None
+        return Described(int(raster.height), int(raster.width), alpha, np.dtype(raster.dtypes[0]).kind, geometry)
+
+
+@contained
+def window_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:  # -> h w C
+    """The bands of a window. Errors: ImageUnreadable where its data are damaged."""
+    with opened(path) as raster:
+        return np.moveaxis(read_window(raster, path, rows, columns), 0, -1)
+
+
+@contained
+def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
+    """The bands at another size, from overviews where the raster has them."""
+    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
+    with opened(path) as raster:
+        try:
+            read: NDArray[Any] = raster.read(out_shape=(raster.count, *size))
+        except rasterio.errors.RasterioError as error:
+            raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
+    return np.moveaxis(read, 0, -1)
+
+
 def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
     """The bands of a window of an open raster (C h w). Errors: ImageUnreadable where its data are damaged."""
     rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
@@ -90,12 +132,9 @@ def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[i
 
 def read_raster(path: Path) -> Raster:
     """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable."""
-    geometry = raster_geometry(path)
-    with opened(path) as raster:
-        raw = np.moveaxis(read_window(raster, path, (0, raster.height), (0, raster.width)), 0, -1)
-        kinds = [interpretation.name for interpretation in raster.colorinterp]
-    alpha = kinds.index("alpha") if "alpha" in kinds else None
-    return Raster(np.ascontiguousarray(raw), alpha, geometry.bands, geometry.nodata, clear=True)
+    file = described(path)
+    raw = window_of(path, (0, file.height), (0, file.width))
+    return Raster(np.ascontiguousarray(raw), file.alpha, file.geometry.bands, file.geometry.nodata, clear=True)
 
 
 def raster_size(path: Path) -> tuple[int, int] | None:

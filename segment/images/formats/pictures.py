@@ -28,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from segment.errors import ImageUnreadable, one_line
 from segment.images.formats.kinds import IMAGE_SUFFIXES
 from segment.images.formats.raster import Raster
+from segment.images.limits import too_large
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: a GeoTIFF's tags are a warning each on stderr
 import cv2
@@ -128,7 +129,7 @@ def decoded(path: Path, frame: int | None = None) -> Picture:
             image.load()  # rotates a TIFF and removes its orientation; the other formats keep theirs
             return Picture(path, data, image, depth, int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large(path, len(data)) from None
+        raise too_large(path, "too many pixels") from None
     except BROKEN as error:
         raise undecodable(path, data, error) from None
     raise several(path, frames)
@@ -141,13 +142,6 @@ def contents(path: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageUnreadable(f"{str(path)!r} cannot be read: {reason}. Correct the path or its permissions.") from None
-
-
-def too_large(path: Path, size: int) -> ImageUnreadable:
-    return ImageUnreadable(
-        f"{str(path)!r} claims more pixels than are opened ({size} bytes of file). Cut it into tiles, or, "
-        "where you trust it, raise PIL.Image.MAX_IMAGE_PIXELS from Python."
-    )
 
 
 def several(path: Path, count: int) -> ImageUnreadable:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from segment.errors import ImageUnreadable
 from segment.images.formats.georeference import tiff_geometry
@@ -25,12 +24,12 @@ from segment.images.formats.pictures import (
     contents,
     read_picture,
     several,
-    too_large,
     undecodable,
     unknown_pixels,
     upright,
 )
 from segment.images.formats.raster import Raster
+from segment.images.limits import check_bytes
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a line on stderr each
 
@@ -79,8 +78,7 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
             page: Any = image.series.keyframe
             if _is_picture(file, page, images):
                 return read_picture(path, None if len(file.pages) == 1 else page.index)
-            if math.prod(page.shape) * page.dtype.itemsize > _most_bytes():
-                raise too_large(path, path.stat().st_size)
+            check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
             orientation = int(page.tags.valueof(274, default=1))
             extra = [int(kind) for kind in page.extrasamples]
@@ -104,11 +102,6 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
         alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     geometry = tiff_geometry(path)
     return Raster(upright(raw, orientation), alpha, geometry.bands, geometry.nodata, clear)
-
-
-def _most_bytes() -> int:
-    """As Pillow's limit, for pixels of 16 bytes: a header that claims more is damaged, or needs windows."""
-    return 16 * (Image.MAX_IMAGE_PIXELS or 2**60)
 
 
 def _images(file: tifffile.TiffFile) -> list[_Image]:

@@ -5,6 +5,7 @@ Must not know what the slices are used for.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -15,9 +16,13 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.geometry import Geometry, slice_of
+from segment.images.limits import check_bytes
 
 KEPT = 512 * 2**20
 """Bytes of the one volume that is kept decoded: a compressed file cannot be read from its middle."""
+
+DEFLATED = 1032
+"""Bytes that one byte of gzip stands for at most."""
 
 _kept: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 _lock = Lock()
@@ -33,6 +38,9 @@ def volume_shape(path: Path) -> tuple[int, ...]:
         shape = (*shape, 1)
     if len(shape) not in (3, 4):
         raise ImageUnreadable(f"{str(path)!r} has axes {shape}; a volume has 3, or 4 with the channels last.")
+    held = math.prod(shape) * image.get_data_dtype().itemsize
+    if min(shape) < 1 or held > path.stat().st_size * (DEFLATED if path.suffix.lower() == ".gz" else 1):
+        raise ImageUnreadable(f"{str(path)!r} claims axes {shape}, which its bytes cannot hold. Replace or remove it.")
     return shape
 
 
@@ -67,6 +75,7 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
     key = (str(path), status.st_mtime_ns, status.st_size)
     with _lock:
         if key not in _kept:
+            check_bytes(path, math.prod(image.shape) * image.get_data_dtype().itemsize)
             _kept.clear()
             voxels = np.asanyarray(image.dataobj)
             if voxels.nbytes > KEPT:

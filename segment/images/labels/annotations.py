@@ -19,37 +19,24 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, imported, one_line
+from segment.errors import ImageUnreadable, one_line
+from segment.images.labels.shapes import Shape, Size
+from segment.images.limits import check_is_file
 
 ANNOTATION_SUFFIXES = (".json", ".xml")
 
-Size = tuple[int, int]
-"""H, W."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """name: of its class; category: its number, None: none. kind: "polygons" (flat x, y lists) or "rle" (COCO's)."""
-
-    name: str
-    category: int | None
-    kind: str
-    data: Any
-
-    def mask(self, size: Size) -> NDArray[np.bool_]:  # H W
-        """Its pixels."""
-        coding = imported("pycocotools.mask", extra="annotations", what="Labels drawn as polygons")
-        height, width = size
-        if self.kind == "polygons":
-            rle = coding.merge(
-                coding.frPyObjects([polygon for polygon in self.data if len(polygon) >= 6], height, width)
-            )
-        elif isinstance(self.data["counts"], list):
-            rle = coding.frPyObjects(self.data, height, width)
-        else:
-            rle = self.data
-        decoded: NDArray[np.bool_] = coding.decode(rle).astype(bool)
-        return decoded
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    StopIteration,
+    ElementTree.ParseError,
+)
+"""What a damaged file makes its reader raise."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,7 @@ class Annotation:
 
 def annotations_in(path: Path) -> Mapping[str, Annotation]:
     """Every annotated image of a file, by its name. Errors: ImageUnreadable for another file."""
+    check_is_file(path)
     try:
         status = path.stat()
     except OSError as error:
@@ -92,7 +80,7 @@ def _read(path: Path, _changed: int, _size: int) -> Mapping[str, Annotation]:
             found = _of_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except ImageUnreadable:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ElementTree.ParseError) as error:
+    except _BROKEN as error:
         raise ImageUnreadable(
             f"{str(path)!r} does not read as annotations of COCO, LabelMe, Label Studio or CVAT: "
             f"{type(error).__name__}: {one_line(error, 160)}."
@@ -183,7 +171,7 @@ def _cvat(root: ElementTree.Element) -> list[Annotation]:
             "box": lambda a: Shape(
                 a["label"], None, "polygons", [_box(*(float(a[key]) for key in ("xtl", "ytl", "xbr", "ybr")))]
             ),
-            "mask": lambda a, size=size: Shape(a["label"], None, "rle", _cvat_mask(a, size)),  # type: ignore[misc]
+            "mask": lambda a: Shape(a["label"], None, "runs", _cvat_mask(a)),
         }
         drawn_shapes = sorted(
             (part for part in image if part.tag in makers), key=lambda part: int(part.attrib.get("z_order", 0))
@@ -195,16 +183,8 @@ def _cvat(root: ElementTree.Element) -> list[Annotation]:
     return found
 
 
-def _cvat_mask(attributes: Mapping[str, str], size: Size) -> dict[str, Any]:
-    """CVAT's runs go along the rows of a box, COCO's down the columns of the image."""
-    coding = imported("pycocotools.mask", extra="annotations", what="Labels drawn as masks")
-    left, top, width, height = (int(float(attributes[key])) for key in ("left", "top", "width", "height"))
-    runs = np.array(_numbers(attributes["rle"]), int)
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    whole = np.zeros(size, np.uint8)
-    whole[top : top + height, left : left + width] = inside
-    rle: dict[str, Any] = coding.encode(np.asfortranarray(whole))
-    return rle
+def _cvat_mask(attributes: Mapping[str, str]) -> list[float]:
+    return [*(float(attributes[key]) for key in ("left", "top", "width", "height")), *_numbers(attributes["rle"])]
 
 
 def _numbers(text: str) -> list[float]:

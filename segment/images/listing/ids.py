@@ -5,6 +5,7 @@ Must not know what an image is.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -13,7 +14,12 @@ from pathlib import Path, PurePath
 
 from segment.images.formats.kinds import suffix_of
 
-_ILLEGAL = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f\ud800-\udfff]')  # in a Windows name, or in UTF-8
+_ILLEGAL = re.compile(
+    r'[<>:"|?*\\\x00-\x1f\x7f-\x9f\ud800-\udfff'  # in a Windows name, or in UTF-8
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"  # turn text around, break lines, take no room
+)
+_LONGEST = 200
+"""Bytes of a folder's name: systems take 255, and suffixes are added."""
 _BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
@@ -37,6 +43,8 @@ def safe(relative: str) -> str:
 
     >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe(os.fsdecode(b"caf\xe9.png")), safe("a/raw.png")
     ('day 1/Straße_2', 'con_', 'caf%E9', 'a/raw_')
+    >>> safe("a\u202egnp.png"), len(safe("é" * 126 + ".png").encode())
+    ('a_gnp', 199)
     """
     escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
     path = PurePath(escaped)
@@ -45,7 +53,14 @@ def safe(relative: str) -> str:
     parts = [_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts]
     if len(parts) > 1 and parts[-1].casefold() in _WITHIN:
         parts[-1] += "_"
+    parts = [part if len(part.encode()) <= _LONGEST else _shortened(part) for part in parts]
     return "/".join(parts) or "_"
+
+
+def _shortened(part: str) -> str:
+    """Its beginning, and digits of its hash."""
+    digits = hashlib.sha256(part.encode()).hexdigest()[:8]
+    return f"{part.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digits}"
 
 
 def unique(ids: Iterable[str]) -> list[str]:

@@ -15,6 +15,8 @@ from segment.images.formats.pictures import frames_in
 from segment.images.formats.tiff import tiff_images
 from segment.images.formats.video import frame_count
 from segment.images.formats.volumes import volume_shape
+from segment.images.isolation import contained
+from segment.images.limits import is_file
 
 Part = int | str | None
 """The number of a frame, page or slice, from 0, or a key; None: the file's only image."""
@@ -43,16 +45,21 @@ def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
 
     Errors: MissingExtra where listing them needs a library that is not installed.
     """
-    if suffix_of(path) not in SEVERAL:
+    if suffix_of(path) not in SEVERAL or not is_file(path):
         return (None,)
-    kind = kind_of(path)
     try:
-        if kind == "video":
-            return tuple(range(0, frame_count(path), listing.every))
-        if kind == "volume":
-            return tuple(range(volume_shape(path)[listing.axis]))
+        return _parts_in(path, listing) or (None,)
     except ImageUnreadable:
         return (None,)
+
+
+@contained
+def _parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
+    kind = kind_of(path)
+    if kind == "video":
+        return tuple(range(0, frame_count(path), listing.every))
+    if kind == "volume":
+        return tuple(range(volume_shape(path)[listing.axis]))
     if kind == "array":
         return parts_of_array(path) or (None,)
     count = tiff_images(path) if kind == "tiff" else frames_in(path) if kind == "picture" else 1
