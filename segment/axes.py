@@ -29,6 +29,12 @@ class Plane(Protocol):
     def __getitem__(self, window: Any, /) -> Any: ...
 
 
+class Store(Plane, Protocol):
+    """A plane that is written a window at a time: [..., rows, columns], or [planes, rows, columns] of a K H W."""
+
+    def __setitem__(self, window: Any, values: Any, /) -> None: ...
+
+
 def classes_of(head: Head, outputs: int) -> int:
     """K, the number of probabilities a pixel gets from that many logits.
 

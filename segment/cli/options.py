@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, near
 
 if TYPE_CHECKING:
-    from segment.estimation.estimator import Tiling
     from segment.estimation.mcbn import Draws
+    from segment.estimation.tiler import TileMode, Tiling
     from segment.networks.load import Network
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -133,6 +133,17 @@ def tiling_of(text: str) -> Tiling:
     if text not in ("auto", "off"):
         raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
     return "off" if text == "off" else "auto"
+
+
+def tile_mode_of(text: str) -> TileMode:
+    """Exact or blended.
+
+    >>> tile_mode_of("blended")
+    'blended'
+    """
+    if text not in ("exact", "blended"):
+        raise WrongUse(f"--tile-mode is exact or blended, not {text!r}.{near(text, ('exact', 'blended'))}")
+    return "blended" if text == "blended" else "exact"
 
 
 def draws_of(text: str | None) -> Draws:

@@ -1,31 +1,79 @@
-"""The estimates of tiles written into the estimate of the whole image, in memory or in files.
-
-Must not know how a tile was estimated.
-"""
+"""The estimates of tiles, one after the other, written into the estimate of the whole image, in memory or in files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from segment.axes import Head, Plane
-from segment.estimation.estimate import Estimate, ReadOut, index_type
-from segment.estimation.tiles import Tile
+from segment.axes import Head, Store
+from segment.estimation.blending import BlendingError, Overlaps, error_of, windows
+from segment.estimation.estimate import Estimate, ReadOut, estimates, index_type
+from segment.estimation.tiles import Cut, Tile
+from segment.images.prepare import Normalised
 from segment.uncertainty.class_sums import class_sums
-
-
-class Store(Plane, Protocol):
-    """A plane that is written a window at a time, like a NumPy array."""
-
-    def __setitem__(self, window: Any, values: Any, /) -> None: ...
-
+from segment.uncertainty.scaling import Calibration
 
 Blank = Callable[[tuple[int, ...], Any], Store]
 """Shape and NumPy dtype -> an array to write into."""
+
+COMPARED = 4
+"""Windows at most in which blended tiles are compared with exact ones."""
+
+
+def assembled(
+    image: Tensor | Normalised,
+    cut: Cut,
+    read_outs: Mapping[str, ReadOut],
+    head: Head,
+    *,
+    classes: Callable[[], int],
+    measures: Mapping[str, tuple[str, ...]],
+    blank: Blank | None,
+    identity: str,
+    after: Callable[[Tile, Mapping[str, Estimate[Tensor]]], None],
+) -> dict[str, Estimate[Any]]:
+    """The estimates of an image (1 C H W), put together from those of its tiles.
+
+    classes: K, asked for once a tile is done. measures: of each read-out, those that are put together
+    blank: makes its arrays; None: tensors in memory
+    after: called with each tile and the estimates of its inner part
+    """
+    size = (image.shape[-2], image.shape[-1])
+    whole: dict[str, Estimate[Any]] = {}
+    parts = cut.tiles(*size)
+    asked = {name: replace(each, probability=each.probability or each.sums) for name, each in read_outs.items()}
+    draws = max(read_out.passes for read_out in read_outs.values())
+    kept: dict[tuple[int, Calibration], Overlaps] = {}
+
+    def overlaps(method: int, temperature: Calibration) -> Overlaps:
+        key = (method, temperature)
+        if key not in kept:
+            kept[key] = Overlaps(parts, cut.halo, draws, blank or _zeros)
+        kept[key].tile = tile
+        return kept[key]
+
+    for tile in parts:
+        seen = image[(..., *tile.seen)].contiguous()
+        made = estimates(asked, seen, head, identity=identity, overlaps=overlaps if cut.blended else None)
+        inner = {name: part.image(0) for name, part in made.items()}
+        if not cut.blended:
+            inner = {name: part.each(lambda values: values[(..., *tile.within)]) for name, part in inner.items()}  # noqa: B023 - called at once
+        after(tile, inner)
+        for name, part in inner.items():
+            maps = {key: part.maps[key] for key in measures[name] if key in part.maps}
+            part = replace(with_own_sums(part, read_outs[name], head), maps=maps)
+            before = whole.get(name) or empty_whole(part, size, blank, classes())
+            write_tile(part, before, tile)
+            whole[name] = added(before, part) if name in whole else before
+    return whole
+
+
+def _zeros(shape: tuple[int, ...], kind: Any) -> Any:
+    return torch.zeros(shape, dtype=torch.float32)
 
 
 def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | None, classes: int) -> Estimate[Any]:
@@ -45,21 +93,19 @@ def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | No
 
 
 def write_tile(part: Estimate[Tensor], whole: Estimate[Any], tile: Tile) -> None:
-    """Write the kept part of a tile's estimate into that of the whole image."""
+    """Write the estimate of a tile's inner part into that of the whole image."""
     for values, target in zip(_arrays(part), _arrays(whole), strict=True):
-        inner = values[(..., *tile.within)]
-        target[(..., *tile.kept)] = inner if isinstance(target, Tensor) else inner.cpu().numpy()
+        target[(..., *tile.kept)] = values if isinstance(target, Tensor) else values.cpu().numpy()
 
 
-def with_own_sums(part: Estimate[Tensor], read_out: ReadOut, tile: Tile, head: Head) -> Estimate[Tensor]:
-    """A tile's estimate with the class sums of the pixels that are kept of it, and the probability where it is asked.
+def with_own_sums(part: Estimate[Tensor], read_out: ReadOut, head: Head) -> Estimate[Tensor]:
+    """The estimate of a tile's inner part with its class sums, and the probability where it is asked.
 
     part: made with the probability where the read-out asks for either
     """
     if not read_out.sums or part.mean is None:
         return part
-    inner = (..., *tile.within)
-    sums = class_sums(part.mean[inner][None], part.prediction[inner][None], head)[0]
+    sums = class_sums(part.mean[None], part.prediction[None], head)[0]
     return replace(part, class_sums=sums, mean=part.mean if read_out.probability else None)
 
 
@@ -74,3 +120,44 @@ def added(whole: Estimate[Any], part: Estimate[Tensor]) -> Estimate[Any]:
 def _arrays(estimate: Estimate[Any]) -> list[Any]:
     mean = [] if estimate.mean is None else [estimate.mean]
     return [estimate.prediction, *mean, *estimate.maps.values()]
+
+
+def compared(
+    image: Tensor | Normalised,
+    blended: Mapping[str, Estimate[Any]],
+    cut: Cut,
+    read_outs: Mapping[str, ReadOut],
+    head: Head,
+    *,
+    around: int,
+    exact: bool,
+    identity: str,
+) -> dict[str, BlendingError]:
+    """How far the blended estimates of an image are from passes over some windows, where its tiles meet.
+
+    around: pixels that each window is passed with on every side. exact: whether that is as far as the network reaches
+    """
+    size = (image.shape[-2], image.shape[-1])
+    pairs: dict[str, list[Any]] = {name: [] for name in read_outs}
+    for window in windows(cut.tiles(*size), cut.halo, size, COMPARED):
+        seen, within = zip(
+            *(_around(part, around, cut.align, length) for part, length in zip(window, size, strict=True)), strict=True
+        )
+        made = estimates(read_outs, image[(..., *seen)].contiguous(), head, identity=identity)
+        for name, part in made.items():
+            reference = part.image(0).each(lambda values: values[(..., *within)].cpu().numpy())  # noqa: B023
+            here = blended[name].each(lambda values: values[(..., *window)])  # noqa: B023
+            pairs[name].append((_maps(here), _maps(reference)))
+    return {name: error_of(of_one, exact=exact) for name, of_one in pairs.items()}
+
+
+def _around(part: slice, around: int, align: int, length: int) -> tuple[slice, slice]:
+    """What is passed for a window along one side, aligned, and the window within it."""
+    start = max(0, part.start - around) // align * align
+    stop = min(length, -(-(part.stop + around) // align) * align)
+    return slice(start, stop), slice(part.start - start, part.stop - start)
+
+
+def _maps(estimate: Estimate[Any]) -> dict[str, Any]:
+    arrays = {**estimate.maps, "prediction": estimate.prediction}
+    return {name: values.cpu().numpy() if isinstance(values, Tensor) else values for name, values in arrays.items()}

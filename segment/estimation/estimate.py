@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segment.axes import Head, Plane
 from segment.errors import FastPathDiffers, PredictionFailed
+from segment.estimation.blending import BlendingError, Overlaps
 from segment.estimation.in_hand import InHand
 from segment.estimation.view import View
 from segment.methods.method import Method
@@ -42,6 +43,7 @@ class Estimate(InHand, Generic[A]):
     reached_error: the standard error that stopped the draws (`segment.uncertainty.stopping`), None where all were used
     class_sums: (N S 3 K) of the mean probability, as `class_sums` gives them; None where they were not asked for
     seconds: of its passes, moments and maps; shared passes count in full for each read-out
+    blending: how far blended tiles are from exact ones
     view: its image, class names and colours, for pictures; None: pictures have numbered classes and no image
     For one image the axis N is absent everywhere.
     """
@@ -54,6 +56,7 @@ class Estimate(InHand, Generic[A]):
     reached_error: float | None = None
     class_sums: Tensor | None = None
     seconds: float = 0.0
+    blending: BlendingError | None = None
     view: View | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -134,16 +137,20 @@ class ReadOut:
 class Sums:
     """The moments of a method's probabilities at one temperature, and their seconds.
 
-    p: the probabilities (N K H W) of the last pass
+    p: the probabilities (N K H W) of the last pass; passes: how many were added; overlaps: of blended tiles
     """
 
     def __init__(self, head: Head, keep: Iterable[str], temperature: Calibration = 1.0) -> None:
         self.moments, self.temperature, self.seconds = DrawMoments(head, keep), temperature, 0.0
-        self.p = torch.empty(0)
+        self.p, self.passes = torch.empty(0), 0
+        self.overlaps: Overlaps | None = None
 
     def add(self, logits: Tensor, weight: float, *, timed: bool) -> None:
         start = _now(logits) if timed else 0.0
         self.p = probabilities(calibrated(logits, self.temperature), self.moments.head)
+        if self.overlaps is not None:
+            self.p = self.overlaps.finished(self.p, self.passes)
+        self.passes += 1
         self.moments.update(self.p, weight)
         self.seconds += _now(logits) - start if timed else 0.0
 
@@ -194,24 +201,28 @@ def estimates(
     *,
     identity: str = "",
     stop: StoppingRule | None = None,
+    overlaps: Callable[[int, Calibration], Overlaps] | None = None,
 ) -> dict[str, Estimate[Tensor]]:
     """Every read-out of images (N C H W, normalised, not padded), each method's passes made once.
 
     identity: the image's id, which seeds random passes; stop: ends the draws of the one method early
+    overlaps: those of a method's id and a temperature, of a blended tile: only what no later tile overlaps is estimated
     Errors: PredictionFailed where an output is not finite; FastPathDiffers.
     """
     methods = {id(read_out.method): read_out.method for read_out in read_outs.values()}
     results: dict[str, Estimate[Tensor]] = {}
     for key, method in methods.items():
         of_method = {name: read_out for name, read_out in read_outs.items() if id(read_out.method) == key}
-        results |= _shared(method.of(identity), of_method, images, head, stop)
+        sums = sums_of(of_method.values(), head)
+        for each in sums:
+            each.overlaps = None if overlaps is None else overlaps(key, each.temperature)
+        results |= _shared(method.of(identity), of_method, images, sums, stop)
     return {name: results[name] for name in read_outs}
 
 
 def _shared(
-    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, head: Head, stop: StoppingRule | None
+    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, sums: Sequence[Sums], stop: StoppingRule | None
 ) -> dict[str, Estimate[Tensor]]:
-    sums = sums_of(read_outs.values(), head)
     by_temperature = {each.temperature: each for each in sums}
     last = max(read_out.passes for read_out in read_outs.values())
     results: dict[str, Estimate[Tensor]] = {}

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
-from segment.estimation.assembly import Blank, added, empty_whole, with_own_sums, write_tile
-from segment.estimation.estimate import (
-    Estimate,
-    ReadOut,
-    accumulate,
-    estimates,
-    from_the_first_draw,
-    sums_of,
-)
+from segment.estimation.assembly import Blank, assembled, compared
+from segment.estimation.estimate import Estimate, ReadOut, accumulate, estimates, from_the_first_draw, sums_of
 from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, in_words, release_freed_pages
-from segment.estimation.tiles import Tile, side_within, tiles
+from segment.estimation.tiler import Needs, TileMode, Tiler, Tiling, TilingCost, total_cost
+from segment.estimation.tiles import Cut, Tile
+from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
+from segment.images.windowed import bytes_held
 from segment.networks.load import Network
 from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
-from segment.tracing.receptive_field import TileGeometry, measure_tiling
 from segment.uncertainty.stopping import StoppingRule, StopPlan, check_counts, error_quantile, on_grid
 
 log = logging.getLogger(__name__)
 
 STANDARD_ERROR = "standard_error"
-
-Tiling = int | Literal["auto", "off"]
 
 GENEROUS = 4096
 """Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
@@ -41,8 +37,8 @@ GENEROUS = 4096
 OUTSIDE = 48
 """Bytes a pixel beside the passes: this image and the next as read and as floats, and its pictures."""
 
-DECODING, DECODED = 12, 4
-"""The same where maps go into files and images are read one after the other: before the tiles, and beside them."""
+DECODED = 4
+"""Those of them that an image of three 8-bit channels takes, and where it holds data: before the tiles three times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +46,17 @@ class EstimatePlan:
     """How images are estimated.
 
     tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
+    mode: "exact": tiles have the maps of the whole image; "blended": they overlap less, and are mixed there
     budget: memory that may be taken; None: tiles are used only after a device has run out of memory
     beside: bytes a pixel that the caller takes for an estimate during the next image's passes
-    blank: makes the arrays that the tiles of an image are written into; None: in memory
+    blank: makes the arrays that the tiles of an image are written into; None: in memory, as are the overlaps of
+    blended tiles then, which the budget does not count
     stop: when an image has enough draws; None: it gets all. In tiles the whole image is passed under 8, 16, 32, ...
     draws until it has enough, which takes up to twice the passes
     """
 
     tile: Tiling = "auto"
+    mode: TileMode = "exact"
     budget: MemoryBudget | None = None
     beside: int = 0
     blank: Blank | None = None
@@ -75,7 +74,7 @@ class Estimator:
     def __init__(self, network: Network, read_outs: Mapping[str, ReadOut], plan: EstimatePlan | None = None) -> None:
         self.network, self.read_outs, self.plan = network, dict(read_outs), plan or EstimatePlan()
         self.planned = False
-        self._warned = False
+        self.tiler = Tiler(network)
         self.to_redo, self.why = 0, ""
         if self.plan.stop is not None and len(self.read_outs) != 1:
             raise WrongUse("--draws auto counts the draws of one read-out at a time.")
@@ -117,48 +116,33 @@ class Estimator:
         (read_out, *_) = self.read_outs.values()
         return None if self.plan.stop is None else StoppingRule(self.network.card.head, read_out.passes, self.plan.stop)
 
-    @cached_property
-    def geometry(self) -> TileGeometry:
-        """Where the network's images may be cut, and the halo that a tile needs."""
-        stride = self.network.card.input.stride
-        return measure_tiling(self.network, self.network.module, channels=self.network.channels, card_stride=stride)
-
-    def _tiles_of(self, height: int, width: int, side: int) -> tuple[Tile, ...]:
-        """The tiles of an image of that size; warns once where their maps differ from those of the whole image."""
-        stride = self.geometry.stride
-        bottom, right = padding(height, width, self.network.card.input.stride)
-        if ((height + bottom) % stride or (width + right) % stride) and not self._warned:
-            self._warned = True
-            log.warning(
-                "%s has a stride of %d pixels, and %d x %d pixels are no multiple of it: maps in tiles differ from "
-                "those of the whole image. Say `input: {stride: %d}` in its card.",
-                self.network.name,
-                stride,
-                height,
-                width,
-                stride,
-            )
-        return tiles(height, width, side=side, halo=self.halo_within(side), align=self.geometry.align)
-
-    @cached_property
+    @property
     def pixel(self) -> float:
-        """Bytes a pixel of tensors alive at once in the passes, measured on a small image of noise."""
+        return self._measured[0]
+
+    @cached_property
+    def _measured(self) -> tuple[float, float]:
+        """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=generator)
-        return bytes_a_pixel(self._probe, self.network.module, noise)
+        seconds: list[float] = []
+        taken = bytes_a_pixel(lambda images: seconds.append(self._probe(images)), self.network.module, noise)
+        return taken, seconds[-1]
 
-    def _probe(self, images: Tensor) -> object:
-        kept = []
+    def _probe(self, images: Tensor) -> float:
+        """A few passes of each method, their moments kept until all are done; seconds a pixel of all."""
+        kept, seconds = [], 0.0
         for method in {id(read_out.method): read_out.method for read_out in self.read_outs.values()}.values():
-            computed = [
-                replace(read_out, measures=self._computed(read_out))
-                for read_out in self.read_outs.values()
-                if read_out.method is method
-            ]
+            of_method = [read_out for read_out in self.read_outs.values() if read_out.method is method]
+            computed = [replace(read_out, measures=self._computed(read_out)) for read_out in of_method]
             kept.append(sums_of(computed, self.network.card.head))
-            for _ in accumulate(method.probe(), images, kept[-1]):
+            probe = method.probe()
+            for _ in accumulate(probe, images, kept[-1]):
                 continue
-        return kept
+            begun = time.perf_counter()  # the first image is traced, and compared with plain passes
+            count = sum(1 for _ in accumulate(probe, images, kept[-1]))
+            seconds += (time.perf_counter() - begun) / count * max(read_out.passes for read_out in of_method)
+        return seconds / images.shape[-2:].numel()
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
         """Its measures, and the one that decides when the draws stop."""
@@ -183,64 +167,65 @@ class Estimator:
 
         in_memory: whether its pixels are; else they are read a window at a time
         """
-        bottom, right = padding(height, width, self.network.card.input.stride)
-        height, width, budget = height + bottom, width + right, self.plan.budget
-        if isinstance(self.plan.tile, int):
-            return None if max(height, width) <= self.plan.tile else self._checked(self.plan.tile)
-        area = height * width
-        if budget is None or area * GENEROUS * len(self.read_outs) <= budget.free:
+        height, width = self._padded(height, width)
+        plan, area = self.plan, height * width
+        if isinstance(plan.tile, int):
+            return None if max(height, width) <= plan.tile else self.tiler.asked(plan.tile, plan.mode)
+        if plan.budget is None or area * GENEROUS * len(self.read_outs) <= plan.budget.free:
             return None
         self.planned = True
-        beside = area * (OUTSIDE + self.plan.beside + self._kept) + FIXED
-        whole = beside + area * SCRATCH * self.pixel
-        if whole <= budget.free:
+        needs = self._needs(area, in_memory=in_memory)
+        if needs.whole <= plan.budget.free:
             return None
-        if self.plan.tile == "off":
-            raise budget.too_small(whole, "Give more --memory, or remove --tile off.")
+        if plan.tile == "off":
+            raise plan.budget.too_small(needs.whole, "Give more --memory, or remove --tile off.")
         if fixed := [name for name, read_out in self.read_outs.items() if not read_out.method.tileable]:
-            raise budget.too_small(
-                whole, f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(fixed)}."
+            raise plan.budget.too_small(
+                needs.whole, f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(fixed)}."
             )
+        return self.tiler.within(plan.budget, area, needs, plan.mode)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        bottom, right = padding(height, width, self.network.card.input.stride)
+        return height + bottom, width + right
+
+    def _needs(self, area: int, *, in_memory: bool) -> Needs:
+        held = 1 + bytes_held(self.network.input)  # and whether it holds data
+        beside = area * (OUTSIDE + 4 * (held - DECODED) + self.plan.beside + self._kept) + FIXED
         in_files = self.plan.blank is not None
-        return side_within(
-            budget,
-            area,
+        read = FIXED if in_memory else FIXED + GDAL_CACHE + area // 8
+        return Needs(
             pixel=SCRATCH * self.pixel,
-            whole=whole,
-            geometry=lambda: self.geometry,
-            around=area * DECODED * in_memory + FIXED if in_files else beside,
-            before=area * DECODING * in_memory + FIXED if in_files else beside,
-            advice=f"Give more --memory, or --tile N: {self.network.name!r} depends on the whole image, so its maps "
-            "change where it is cut",
+            whole=beside + area * SCRATCH * self.pixel,
+            around=area * held * in_memory + read if in_files else beside,
+            before=3 * area * held * in_memory + read if in_files else beside,
         )
 
-    def _checked(self, tile: int) -> int:
-        halo, align = self.geometry.halo, self.geometry.align
-        side = tile // align * align
-        if halo is None:
-            if side < 3 * align:
-                raise WrongUse(f"--tile {tile} is too small for this network; take {3 * align} or more.")
-            log.warning(
-                "%s depends on the whole image: cut into tiles of %d, its maps change, most of all along the cuts. %s.",
-                self.network.name,
-                side,
-                self.geometry.reason.capitalize(),
-            )
-        elif side < 2 * halo + align:
-            raise WrongUse(
-                f"--tile {tile} is too small: a cut changes this network's outputs up to {halo} pixels away, so its "
-                f"tiles need {2 * halo + align} or more."
-            )
-        return side
+    def cost(self, sizes: Iterable[tuple[int, int]], in_windows: Callable[[int, int], bool]) -> TilingCost | None:
+        """What the tiles of images of these sizes (H, W) take; None where none is tiled. Errors: as `side_for`.
 
-    def halo_within(self, side: int) -> int:
-        """The measured halo, or a quarter of a tile where none is large enough."""
-        halo, align = self.geometry.halo, self.geometry.align
-        return halo if halo is not None else max(align, side // 4 // align * align)
+        in_windows: whether an image of that size is read a window at a time
+        """
+        sides: list[tuple[tuple[int, int], int | None]] = []
+        for (height, width), count in Counter(sizes).items():
+            side = self.side_for(height, width, in_memory=not in_windows(height, width))
+            sides += [(self._padded(height, width), side)] * count
+        if all(side is None for _, side in sides):
+            return None
+        height, width = max((size for size, _ in sides), key=math.prod)
+        budget = self.plan.budget if self.plan.tile == "auto" else None
+        return total_cost(
+            self.tiler,
+            sides,
+            mode=self.plan.mode,
+            needs=None if budget is None else self._needs(height * width, in_memory=not in_windows(height, width)),
+            held=0 if budget is None else budget.held,
+            pixel_seconds=self._measured[1],
+        )
 
     def _in_tiles(self, image: Tensor | Normalised, side: int, identity: str) -> dict[str, Estimate[Any]]:
-        cut = self._tiles_of(image.shape[-2], image.shape[-1], side)
-        stop = self.plan.stop
+        cut, stop = self.tiler.cut(side, self.plan.mode), self.plan.stop
+        self.tiler.warn_of_sides(image.shape[-2], image.shape[-1])
         if stop is None:
             return self._assembled(image, cut, self.read_outs, identity)
         ((name, read_out),) = self.read_outs.items()
@@ -253,31 +238,41 @@ class Estimator:
         return made
 
     def _assembled(
-        self, image: Tensor | Normalised, cut: Sequence[Tile], read_outs: Mapping[str, ReadOut], identity: str
+        self, image: Tensor | Normalised, cut: Cut, read_outs: Mapping[str, ReadOut], identity: str
     ) -> dict[str, Estimate[Any]]:
-        """The estimates of the whole image, put together from those of its tiles."""
-        whole: dict[str, Estimate[Any]] = {}
+        """The estimates of the whole image, put together from those of its tiles; blended ones with their error."""
         errors: list[Tensor] = []
-        size = (image.shape[-2], image.shape[-1])
-        for tile in cut:
+        head, stop, size = self.network.card.head, self.plan.stop, (image.shape[-2], image.shape[-1])
+
+        def after(tile: Tile, parts: Mapping[str, Estimate[Tensor]]) -> None:
             if self.planned:
                 release_freed_pages()
-            seen = image[(..., *tile.seen)].contiguous()
-            asked = {name: replace(each, probability=each.probability or each.sums) for name, each in read_outs.items()}
-            for name, part in estimates(asked, seen, self.network.card.head, identity=identity).items():
-                part = with_own_sums(part.image(0), read_outs[name], tile, self.network.card.head)
-                if self.plan.stop is not None:
-                    kept = part.maps[STANDARD_ERROR][tile.within]
-                    errors.append(on_grid(kept, (tile.kept[0].start, tile.kept[1].start), size).flatten())
-                maps = {key: part.maps[key] for key in self.read_outs[name].measures if key in part.maps}
-                part = replace(part, maps=maps)
-                made = whole.get(name) or empty_whole(part, size, self.plan.blank, self.network.classes)
-                write_tile(part, made, tile)
-                whole[name] = added(made, part) if name in whole else made
-        if self.plan.stop is None:
+            for part in parts.values() if stop is not None else ():
+                corner = tile.inner_rows[0], tile.inner_columns[0]
+                errors.append(on_grid(part.maps[STANDARD_ERROR], corner, size).flatten())
+
+        whole = assembled(
+            image,
+            cut,
+            read_outs,
+            head,
+            classes=lambda: self.network.classes,
+            measures={name: read_out.measures for name, read_out in self.read_outs.items()},
+            blank=self.plan.blank,
+            identity=identity,
+            after=after,
+        )
+        if stop is not None:
+            error = error_quantile(torch.cat(errors), stop.quiet)
+            whole = {name: replace(made, reached_error=error) for name, made in whole.items()}
+        if not cut.blended:
             return whole
-        error = error_quantile(torch.cat(errors), self.plan.stop.quiet)
-        return {name: replace(made, reached_error=error) for name, made in whole.items()}
+        budget, in_memory = self.plan.budget, getattr(image, "in_memory", True)
+        needs = None if budget is None else self._needs(math.prod(size), in_memory=in_memory)
+        around = self.tiler.around(cut, needs, 0 if budget is None else budget.free)
+        exact = self.tiler.geometry.halo is not None and around >= self.tiler.geometry.halo
+        off = compared(image, whole, cut, read_outs, head, around=around, exact=exact, identity=identity)
+        return {name: replace(made, blending=off[name]) for name, made in whole.items()}
 
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
         """The side of the tiles from now on: half as many draws in a pass, or else half of the side."""
@@ -287,13 +282,14 @@ class Estimator:
         if any(halved):
             log.warning("Out of memory: half as many draws in a pass from now on.")
             return side
-        halo, align = self.geometry.halo, self.geometry.align
+        align = self.tiler.geometry.align
         current = side or -(-max(image.shape[-2:]) // align) * align
         whole = self.plan.tile == "off" or not all(read_out.method.tileable for read_out in self.read_outs.values())
-        least = 2 * (halo or 0) + align
+        least = self.tiler.least(self.plan.mode) or align
         half = current // 2 // align * align
-        if whole or halo is None or current <= least:
-            smallest = current if whole or halo is None else least
+        fixed = whole or self.tiler.least(self.plan.mode) is None
+        if fixed or current <= least:
+            smallest = current if fixed else least
             raise OutOfMemory(
                 f"Out of memory at the smallest plan, {smallest} x {smallest} pixels at once, which takes about "
                 f"{in_words(smallest**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."

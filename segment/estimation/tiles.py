@@ -1,22 +1,15 @@
-"""A large image to overlapping tiles and back, as large as a memory budget lets them be.
+"""A large image to overlapping tiles and back.
 
-The kept part of a tile lies a halo away from every cut. Nothing is blended: where the halo covers the receptive field,
-neighbouring tiles agree.
-Must not know a network.
+Exact tiles: the kept part of a tile lies a halo away from every cut, and where the halo covers the receptive field,
+neighbouring tiles agree. Blended tiles overlap by one halo, not two, and `blending.py` mixes them there.
+Must not know a network, nor how much memory there is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from segment.errors import WrongUse
-from segment.estimation.memory_budget import FIXED, MemoryBudget
-from segment.tracing.receptive_field import TileGeometry
-
-SMALL = 2 * 64 * 2304
-"""Images up to this many pixels are not tiled where half as many do not fit: the halo is measured on that many."""
 
 Span = tuple[int, int]
 """The first pixel, and the one after the last."""
@@ -24,7 +17,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """rows, columns: its pixels in the image; inner_rows, inner_columns: those that are kept of its estimate."""
+    """rows, columns: its pixels in the image; inner_rows, inner_columns: those that are written once it is estimated.
+
+    Of an exact tile they are those that are kept; of a blended one, those that no later tile overlaps.
+    """
 
     rows: Span
     columns: Span
@@ -47,64 +43,59 @@ class Tile:
         return slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
 
 
-def tiles(height: int, width: int, *, side: int, halo: int, align: int) -> tuple[Tile, ...]:
-    """Tiles of at most side x side whose kept parts cover the image once, row by row.
+@dataclass(frozen=True)
+class Cut:
+    """How images are cut: tiles of at most side x side pixels that start at multiples of `align`.
 
-    Every kept pixel is `halo` pixels from a cut, or beyond where the image ends. Tiles start at multiples of `align`,
-    so that a network's strides fall on the same pixels as in the whole image.
+    halo: pixels from a cut to what is kept; of blended tiles: by which neighbours overlap
     Errors: WrongUse where a tile would keep nothing, or side or halo is no multiple of `align`.
-
-    >>> [(tile.columns, tile.inner_columns) for tile in tiles(4, 20, side=12, halo=4, align=4)]
-    [((0, 12), (0, 8)), ((4, 16), (8, 12)), ((8, 20), (12, 20))]
     """
-    if side % align or halo % align or side < 2 * halo + align:
-        raise WrongUse(
-            f"Tiles of {side} pixels with a halo of {halo} are not possible: take a multiple of {align}, "
-            f"at least {2 * halo + align}."
+
+    side: int
+    halo: int
+    align: int
+    blended: bool = False
+
+    def __post_init__(self) -> None:
+        if self.side % self.align or self.halo % self.align or self.side < 2 * self.halo + self.align:
+            raise WrongUse(
+                f"Tiles of {self.side} pixels with a halo of {self.halo} are not possible: take a multiple of "
+                f"{self.align}, at least {2 * self.halo + self.align}."
+            )
+
+    def tiles(self, height: int, width: int) -> tuple[Tile, ...]:
+        """Tiles whose inner parts cover the image once, row by row.
+
+        Every pixel of an exact tile's inner part is `halo` pixels from a cut, or beyond where the image ends.
+        Starts are aligned so that a network's strides fall on the same pixels as in the whole image.
+
+        >>> [(tile.columns, tile.inner_columns) for tile in Cut(12, 4, 4).tiles(4, 20)]
+        [((0, 12), (0, 8)), ((4, 16), (8, 12)), ((8, 20), (12, 20))]
+        >>> [(tile.columns, tile.inner_columns) for tile in Cut(12, 4, 4, blended=True).tiles(4, 20)]
+        [((0, 12), (0, 8)), ((8, 20), (8, 20))]
+        """
+        return tuple(
+            Tile(rows, columns, inner_rows, inner_columns)
+            for rows, inner_rows in self._spans(height)
+            for columns, inner_columns in self._spans(width)
         )
-    return tuple(
-        Tile(rows, columns, inner_rows, inner_columns)
-        for rows, inner_rows in _spans(height, side, halo)
-        for columns, inner_columns in _spans(width, side, halo)
-    )
 
+    def work(self, height: int, width: int) -> float:
+        """Pixels of all tiles over those of the image.
 
-def _spans(length: int, side: int, halo: int) -> list[tuple[Span, Span]]:
-    spans = []
-    done = 0
-    while done < length:
-        start = max(0, done - halo)
-        stop = min(length, start + side)
-        inner = length if stop == length else stop - halo
-        spans.append(((start, stop), (done, inner)))
-        done = inner
-    return spans
+        >>> Cut(12, 4, 4).work(4, 20), Cut(12, 4, 4, blended=True).work(4, 20)
+        (1.8, 1.2)
+        """
+        rows, columns = (sum(stop - start for (start, stop), _ in self._spans(length)) for length in (height, width))
+        return rows * columns / (height * width)
 
-
-def side_within(
-    budget: MemoryBudget,
-    area: int,
-    *,
-    pixel: float,
-    whole: float,
-    around: float,
-    before: float,
-    geometry: Callable[[], TileGeometry],
-    advice: str,
-) -> int:
-    """The side of the largest tiles that fit, for an image of that many pixels which does not fit whole.
-
-    pixel: bytes a pixel of a pass; whole: bytes of the image in one pass; around: bytes beside the passes over its
-    tiles; before: bytes before they begin; geometry: called only if needed; advice: for the refusal without a halo
-    Errors: OutOfMemory where the smallest tiles do not fit, or the network depends on the whole image.
-    """
-    if area <= SMALL and SMALL / 2 * pixel + FIXED > budget.free:
-        raise budget.too_small(whole, "Give more --memory.")
-    cut = geometry()
-    if cut.halo is None:
-        raise budget.too_small(whole, f"{advice}: {cut.reason}.")
-    least = 2 * cut.halo + cut.align
-    needed = min(whole, max(before, around + least**2 * pixel))
-    if needed > budget.free:
-        raise budget.too_small(needed, "Give more --memory.")
-    return max(least, math.isqrt(int((budget.free - around) / pixel)) // cut.align * cut.align)
+    def _spans(self, length: int) -> list[tuple[Span, Span]]:
+        spans = []
+        done = 0
+        while done < length:
+            start = done if self.blended else max(0, done - self.halo)
+            stop = min(length, start + self.side)
+            inner = length if stop == length else stop - self.halo
+            spans.append(((start, stop), (done, inner)))
+            done = inner
+        return spans

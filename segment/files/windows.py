@@ -25,7 +25,8 @@ ROWS, PIXELS = 256, 2**20
 class Windowed:
     """An array (H W or K H W), zeros at first, whose file is gone when it is let go or the process ends, however.
 
-    Written and read as [..., rows, columns]; [rows] and [k] read too. Errors: OSError where the disk is full.
+    Written and read as [..., rows, columns] or [planes, rows, columns]; [rows] and [k] read too.
+    Errors: OSError where the disk is full.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -35,8 +36,9 @@ class Windowed:
         self._stream.truncate(self.dtype.itemsize * math.prod(self.shape))
 
     def __setitem__(self, window: tuple[Any, slice, slice], values: NDArray[Any]) -> None:
-        _, rows, columns = window
-        for plane, part in enumerate(values.reshape(-1, *values.shape[-2:])):
+        which, rows, columns = window
+        parts = values.reshape(-1, *values.shape[-2:])
+        for plane, part in zip(self._planes(which), parts, strict=True):
             for row, line in enumerate(np.ascontiguousarray(part, self.dtype), start=rows.start or 0):
                 self._seek(plane, row, columns.start or 0)
                 left = line.view(np.uint8).data
@@ -45,19 +47,26 @@ class Windowed:
 
     def __getitem__(self, window: Any, /) -> Any:
         if isinstance(window, int):
-            return Made(self.shape[-2:], self.dtype, lambda rows: self._read(window, rows.start, rows.stop))
-        parts = [part for part in (window if isinstance(window, tuple) else (window,)) if part is not Ellipsis]
-        start, stop, _ = parts[0].indices(self.shape[-2])
-        planes = [self._read(plane, start, stop) for plane in range(math.prod(self.shape[:-2]))]
-        rows = planes[0] if len(self.shape) == 2 else np.stack(planes)
-        return rows[..., parts[1]] if len(parts) > 1 else rows
+            return Made(self.shape[-2:], self.dtype, lambda rows: self._read(window, rows, slice(None)))
+        parts = list(window) if isinstance(window, tuple) else [window]
+        which = parts.pop(0) if len(parts) == 3 or parts[0] is Ellipsis else ...
+        rows, columns = (*parts, slice(None))[:2]
+        planes = [self._read(plane, rows, columns) for plane in self._planes(which)]
+        return planes[0] if len(self.shape) == 2 else np.stack(planes)
 
-    def _read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
-        values = np.empty((max(0, stop - start), self.shape[-1]), self.dtype)
-        self._seek(plane, start, 0)
-        left = values.reshape(-1).view(np.uint8).data
-        while left:
-            left = left[self._stream.readinto(left) :]
+    def _planes(self, which: Any) -> range:
+        planes = range(math.prod(self.shape[:-2]))
+        return planes if which is Ellipsis else planes[which]
+
+    def _read(self, plane: int, rows: slice, columns: slice) -> NDArray[Any]:
+        (top, bottom, _), (left, right, _) = rows.indices(self.shape[-2]), columns.indices(self.shape[-1])
+        values = np.empty((max(0, bottom - top), max(0, right - left)), self.dtype)
+        whole = values.shape[1] == self.shape[-1]  # rows that lie side by side are one piece
+        for row, piece in enumerate([values] if whole else values):
+            self._seek(plane, top + row, left)
+            rest = piece.reshape(-1).view(np.uint8).data
+            while rest:
+                rest = rest[self._stream.readinto(rest) :]
         return values
 
     def _seek(self, plane: int, row: int, column: int) -> None:

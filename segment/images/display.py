@@ -77,6 +77,10 @@ class WindowedPicture:
     def __getitem__(self, window: Any) -> NDArray[np.uint8]:
         return _picture(self.pixels[window], self.display)
 
+    def small(self) -> NDArray[np.uint8]:
+        """The picture at most 1024 pixels large, from the file's overviews where it has them."""
+        return _picture(self.pixels.small()[0], self.display)
+
 
 def picture_of(pixels: Any, display: Display | None = None) -> Any:  # H W C -> H W 3
     """An image as 8 bits; without a display, RGB in 0..255 is rounded and nothing is stretched.
@@ -114,11 +118,12 @@ def display_of(images: Iterable[tuple[NDArray[Any], NDArray[np.bool_] | None]], 
     bands = shown_bands(spec)
     limits = []
     for pixels, valid in images:
-        values = pixels[..., list(bands)].reshape(-1, len(bands))
-        values = values if valid is None else values[valid.ravel()]
-        step = max(1, len(values) // SAMPLES)
-        if len(values):
-            limits.append(np.percentile(values[::step].astype(np.float64), PERCENTILES, axis=0))  # 2 B
+        count = pixels.shape[0] * pixels.shape[1]
+        places = np.arange(count) if valid is None else np.flatnonzero(valid)
+        places = places[:: max(1, len(places) // SAMPLES)]
+        if len(places):
+            values = pixels.reshape(count, -1)[places][:, list(bands)]
+            limits.append(np.percentile(values.astype(np.float64), PERCENTILES, axis=0))  # 2 B
     if not limits:
         return Display(bands, (0.0,) * len(bands), (255.0,) * len(bands))
     low, high = np.median(np.stack(limits), axis=0)

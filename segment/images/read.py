@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import Plane
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.find import Source
@@ -32,7 +33,7 @@ from segment.images.formats.volumes import read_slice, slice_size
 from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
-from segment.images.windowed import LARGEST, windowed
+from segment.images.windowed import in_windows, windowed
 
 _KEPT_HASHES = 16 * 2**20
 """Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
@@ -47,7 +48,7 @@ class Pixels:
     """
 
     pixels: Any
-    valid: NDArray[np.bool_] | None = None
+    valid: Plane | None = None
 
 
 def read_source(source: Source, spec: InputSpec) -> Pixels:
@@ -58,13 +59,13 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     Errors: ImageUnreadable, MissingExtra.
     """
     check_is_file(source.path)
-    if _is_large(source):
+    if _is_large(source, spec):
         image = windowed(source.path, spec)
-        inside = image.valid()
-        if source.mask is not None:
-            region = _mask_of(source.mask, image.shape[:2], source.path)
-            inside = region if inside is None else inside & region
-        return Pixels(image, inside)
+        bits = image.valid()
+        if source.mask is None:
+            return Pixels(image, bits)
+        region = _mask_of(source.mask, image.shape[:2], source.path)
+        return Pixels(image, region if bits is None else bits[:] & region)
     return _read_whole(source, spec)
 
 
@@ -81,12 +82,20 @@ def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
 
 
-def _is_large(source: Source) -> bool:
+def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """An image (H W C), of a large raster a smaller copy, and where it holds data. Errors: as `read_source`."""
+    if _is_large(source, spec):
+        return windowed(source.path, spec).small()
+    image = read_source(source, spec)
+    return image.pixels, None if image.valid is None else image.valid[:]
+
+
+def _is_large(source: Source, spec: InputSpec) -> bool:
     """Whether it is read a window at a time."""
     if source.part is not None or _kind(source.path) not in ("tiff", "raster"):
         return False
     size = size_of(source)
-    return size is not None and size[0] * size[1] > LARGEST and find_spec("rasterio") is not None
+    return size is not None and in_windows(*size, spec) and find_spec("rasterio") is not None
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3

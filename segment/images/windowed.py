@@ -6,11 +6,9 @@ The pixels are those that `read.read_source` gives. Must not know what they are 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,41 @@ from segment.images.specs import InputSpec
 
 log = logging.getLogger(__name__)
 
-LARGEST = 2**26
-"""Pixels of a TIFF or raster above which it is read a window at a time."""
+LARGEST = 3 * 2**26
+"""Bytes of a TIFF's or raster's pixels, as they are held, above which it is read a window at a time."""
 
 ROWS = 256
 """Rows of the blocks in which a whole raster is looked through."""
+
+
+def bytes_held(spec: InputSpec) -> int:
+    """Bytes of a pixel in memory, as large a type as the card allows for.
+
+    >>> bytes_held(InputSpec()), bytes_held(InputSpec(channels=4, white=10000.0))
+    (3, 16)
+    """
+    return spec.pixel_planes * (1 if spec.white is None else 4)
+
+
+def in_windows(height: int, width: int, spec: InputSpec) -> bool:
+    """Whether a raster of that size is too large to be held."""
+    return height * width * bytes_held(spec) > LARGEST
+
+
+class Bits:
+    """A mask (H W) in a bit a pixel, read by [rows] or [rows, columns]."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.shape, self.dtype = (height, width), np.dtype(np.bool_)
+        self._bits = np.zeros((height, -(-width // 8)), np.uint8)
+
+    def set_rows(self, start: int, part: NDArray[np.bool_]) -> None:
+        self._bits[start : start + len(part)] = np.packbits(part, axis=1)
+
+    def __getitem__(self, window: Any, /) -> NDArray[np.bool_]:
+        rows, columns = window if isinstance(window, tuple) else (window, slice(None))
+        bits = self._bits[rows]
+        return np.unpackbits(bits, axis=1, count=self.shape[1]).view(np.bool_)[:, columns]
 
 
 @dataclass(frozen=True)
@@ -41,7 +69,6 @@ class WindowedImage:
     nodata: float | None
     alpha: int | None
     kind: str
-    _lock: Lock
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -60,25 +87,23 @@ class WindowedImage:
         """The image (H W C) at most so large, from its overviews where it has them, and where that holds data."""
         height, width = self.shape[:2]
         step = max(1, -(-max(height, width) // side))
-        with self._lock:
-            read = overview_of(self.path, (-(-height // step), -(-width // step)))
+        read = overview_of(self.path, (-(-height // step), -(-width // step)))
         raster = Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
         valid = valid_in(raster)
         raw = channels_in(raster, self.spec.channels, str(self.path))
         return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
 
-    def valid(self) -> NDArray[np.bool_] | None:  # H W
-        """Where it holds data, kept in a file; None: everywhere."""
+    def valid(self) -> Bits | None:  # H W
+        """Where it holds data; None: everywhere."""
         if self.nodata is None and self.alpha is None and self.kind != "f":
             return None
         height, width = self.shape[:2]
-        everywhere = True
-        with tempfile.TemporaryFile() as stream:
-            whole: NDArray[np.bool_] = np.memmap(stream, bool, "w+", shape=(height, width))
-            for start in range(0, height, ROWS):
-                part = valid_in(self._raster((start, min(start + ROWS, height)), (0, width)))
-                whole[start : start + ROWS] = True if part is None else part
-                everywhere &= part is None
+        whole, everywhere = Bits(height, width), True
+        for start in range(0, height, ROWS):
+            stop = min(start + ROWS, height)
+            part = valid_in(self._raster((start, stop), (0, width)))
+            whole.set_rows(start, np.ones((stop - start, width), np.bool_) if part is None else part)
+            everywhere &= part is None
         return None if everywhere else whole
 
     def _spans(self, window: Any) -> Iterator[tuple[int, int]]:
@@ -88,8 +113,7 @@ class WindowedImage:
             yield start, max(start, stop)
 
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
-        with self._lock:
-            read = window_of(self.path, rows, columns)
+        read = window_of(self.path, rows, columns)
         return Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
 
 
@@ -105,7 +129,6 @@ def windowed(path: Path, spec: InputSpec) -> WindowedImage:
         geometry.nodata,
         file.alpha,
         file.kind,
-        Lock(),
     )
     image[0:1, 0:1]  # what its bands or values would be refused for
     log.info("%s is read a window at a time: %d x %d pixels.", path, height, width)

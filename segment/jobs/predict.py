@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
-from segment.images.read import read_source
-from segment.images.windowed import WindowedImage
+from segment.images.read import few_pixels
 from segment.jobs.prediction.images import ImagePredictor
 from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.plan import Execution, PredictPlan
+from segment.jobs.prediction.summary import Summary, summary_of
 from segment.jobs.prediction.watch import WatchPlan, watched
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
@@ -49,26 +48,6 @@ log = logging.getLogger(__name__)
 
 DISPLAY_IMAGES = 4
 """Images that the stretch of a run's pictures is taken from."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
-
-    uncertain: the three images with the largest mean of the measure `heat`, and that mean
-    triaged: what triaged.json holds; None where no triage was asked for
-    """
-
-    folder: Path
-    done: int
-    failed: Mapping[str, str]
-    seconds: float
-    precision: str
-    draws: int
-    mean_draws: float
-    heat: str
-    uncertain: Mapping[str, float]
-    triaged: Mapping[str, Any] | None = None
 
 
 def predict(
@@ -133,7 +112,7 @@ def predict(
             kept = predictor.candidates.thumbnails
             write_sheet(run, style, network, kept, plan.maps, predictor.picture, predictor.truth)
         run.note(files=write_run_exports(run, style, network, plan.formats))
-        summary = _summary(run, seconds, execution, plan.heat)
+        summary = summary_of(run, seconds, execution, plan.heat)
         return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 
 
@@ -172,7 +151,11 @@ def _predictor(
         network,
         {"": read_out},
         EstimatePlan(
-            tile=execution.tile, budget=execution.budget, blank=partial(Windowed, run.folder), stop=execution.stop
+            tile=execution.tile,
+            mode=execution.tile_mode,
+            budget=execution.budget,
+            blank=partial(Windowed, run.folder),
+            stop=execution.stop,
         ),
     )
     triage = None if plan.triage is None else TriageOfRun(plan.triage, run)
@@ -194,30 +177,16 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
         return None
     if "display" in run.record:
         return Display.of(run.record["display"])
-    pixels = []
-    for source in run.sources[:: max(1, len(run.sources) // DISPLAY_IMAGES)][:DISPLAY_IMAGES]:
-        with suppress(ImageUnreadable):  # it fails in its turn
-            image = read_source(source, network.input)
-            few = isinstance(image.pixels, WindowedImage)
-            pixels.append(image.pixels.small() if few else (image.pixels, image.valid))
-    display = display_of(pixels, network.input)
+
+    def pixels() -> Iterator[tuple[Any, Any]]:  # one image after the other
+        for source in run.sources[:: max(1, len(run.sources) // DISPLAY_IMAGES)][:DISPLAY_IMAGES]:
+            with suppress(ImageUnreadable):  # it fails in its turn
+                yield few_pixels(source, network.input)
+
+    display = display_of(pixels(), network.input)
     if display is not None:
         run.note(display=display.as_dict())
     return display
-
-
-def _summary(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
-    entries = run.entries()
-    lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
-    if len(lines) < len(run.sources):
-        log.warning("%d images are left; --resume does them.", len(run.sources) - len(lines))
-    failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
-    draws = [line["draws"] for id, line in lines.items() if id not in failed]
-    mean = sum(draws) / len(draws) if draws else 0.0
-    done = len(lines) - len(failed)
-    means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
-    uncertain = dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
-    return Summary(run.folder, done, failed, seconds, execution.precision, len(execution.bank), mean, heat, uncertain)
 
 
 @contextmanager

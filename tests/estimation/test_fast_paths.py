@@ -64,7 +64,7 @@ def test_an_image_is_begun_anew_and_the_images_before_it_are_counted(
     method = MCBN(network, bank).method
     expected = estimate(method, images, head="softmax", measures=MEASURES).image(0)
     estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)}, EstimatePlan(tile=tile))
-    assert estimator.geometry.halo is not None  # measured before anything is spoiled
+    assert estimator.tiler.geometry.halo is not None  # measured before anything is spoiled
     Spoiled(monkeypatch, at=3)
     made = [estimator(images)[""] for _ in range(3)]
     assert (estimator.to_redo, estimator.why) == (2, MESSAGE)

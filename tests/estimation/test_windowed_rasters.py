@@ -16,7 +16,7 @@ from small_networks import Small
 from torch import nn
 
 import segment
-from segment.images import read
+from segment.images import read, windowed
 from segment.images.find import Source
 from segment.images.specs import InputSpec
 from segment.images.windowed import WindowedImage
@@ -59,7 +59,7 @@ def raster(tmp_path: Path) -> Path:
 
 def test_windows_are_the_pixels_of_the_whole(raster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read.read_source(Source("a", raster), SPEC)
-    monkeypatch.setattr(read, "LARGEST", 1000)
+    monkeypatch.setattr(windowed, "LARGEST", 1000)
     image = read.read_source(Source("a", raster), SPEC)
     assert isinstance(image.pixels, WindowedImage)
     assert image.pixels.shape == whole.pixels.shape
@@ -67,7 +67,8 @@ def test_windows_are_the_pixels_of_the_whole(raster: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(image.pixels[10:200, 30:70], whole.pixels[10:200, 30:70])
     assert image.valid is not None
     assert whole.valid is not None
-    np.testing.assert_array_equal(image.valid, whole.valid)
+    np.testing.assert_array_equal(image.valid[:], whole.valid)
+    np.testing.assert_array_equal(image.valid[10:30, 20:70], whole.valid[10:30, 20:70])
     small, _ = image.pixels.small(100)
     assert small.shape == (100, 94, 4)
 
@@ -79,7 +80,7 @@ def test_a_run_by_windows_is_the_run_in_memory(
     bank = segment.fit_bank(network, patches, batch=2, draws=2)
     plan = PredictPlan(precision="fp32", tile=160)
     segment.predict(network, raster.parent, bank, tmp_path / "whole", plan)
-    monkeypatch.setattr(read, "LARGEST", 1000)
+    monkeypatch.setattr(windowed, "LARGEST", 1000)
     summary = segment.predict(network, raster.parent, bank, tmp_path / "windows", plan)
     assert (summary.done, len(summary.failed)) == (1, 0)
     whole, windows = (np.load(tmp_path / name / "scene" / "maps.npz") for name in ("whole", "windows"))

@@ -26,8 +26,9 @@ from segment.errors import WrongUse
 from segment.files.banks import save_bank
 from segment.files.runs.manifest import read_manifest
 from segment.files.runs.run import STOP
-from segment.jobs.predict import Summary, predict
+from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.prediction.summary import Summary
 from segment.jobs.prediction.watch import WatchPlan, arrivals
 from segment.networks.load import Network, load_network
 from segment.tracing.bn_network import drawable

@@ -29,6 +29,7 @@ from segment.cli.options import (
     draws_of,
     listed,
     loaded,
+    tile_mode_of,
     tiling_of,
 )
 from segment.errors import WrongUse
@@ -76,6 +77,9 @@ def predict(
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
     ] = "auto",
     workers: Workers = 1,
+    tile_mode: Annotated[
+        str, typer.Option(help="exact, or blended: tiles overlap less and are mixed there; the difference is measured.")
+    ] = "exact",
     triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     mask: Mask = None,
@@ -118,6 +122,7 @@ def predict(
         formats=listed(format),
         fold=fold,
         tile=tiling_of(tile),
+        tile_mode=tile_mode_of(tile_mode),
         memory=memory,
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
@@ -164,6 +169,8 @@ def predict(
         if summary.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in summary.uncertain.items())
             screen.print_text(f"Most uncertain, by mean {summary.heat}: {first}.")
+        if summary.tiling:
+            screen.print_text(summary.tiling)
         if summary.triaged is not None:
             for line in summary.triaged["text"]:
                 screen.print_text(line)

@@ -19,6 +19,7 @@ from segment.axes import Plane
 from segment.errors import imported
 from segment.files.exports.image import ExportedImage
 from segment.files.writing import fresh_path, index_type
+from segment.images.formats.georeference import GDAL_CACHE
 
 TILE, SIDE = 512, 256
 """Rows and columns of a tile: of a GeoTIFF, of a plain TIFF."""
@@ -83,7 +84,12 @@ def _write_geotiff(
     if nodata is not None:
         profile["nodata"] = nodata
     real = np.issubdtype(kind, np.floating)
-    with fresh_path(path) as place, fresh_path(path.with_suffix(".tiled.tif")) as tiled, warnings.catch_warnings():
+    with (
+        fresh_path(path) as place,
+        fresh_path(path.with_suffix(".tiled.tif")) as tiled,
+        warnings.catch_warnings(),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
+    ):
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tiled, "w", **profile) as raster:
             raster.descriptions = names

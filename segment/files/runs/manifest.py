@@ -33,6 +33,7 @@ class Entry:
     id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
+    blending: how far the maps of blended tiles are from exact ones; no key elsewhere
     measures: name -> {"mean", "p95", "interior", "patch"} over its pixels, each a key of its own on the line
     expected: how right the mask is by its own probabilities: "expected_accuracy", "soft_dice", "soft_dice.CLASS", ...
     notes: measure or file -> why it was not written
@@ -49,6 +50,7 @@ class Entry:
     seconds: float = 0.0
     draws: int = 0
     reached_error: float | None = None
+    blending: Mapping[str, Any] | None = None
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     triage: Mapping[str, str | float] | None = None
@@ -66,6 +68,7 @@ class Entry:
         line["error"] = None if self.error is None else _writable(self.error)
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
+        line |= {} if self.blending is None else {"blending": dict(self.blending)}
         line |= {name: dict(numbers) for name, numbers in self.measures.items()}
         line |= {"expected": dict(self.expected)} if self.expected else {}
         line |= {} if self.triage is None else {"triage": dict(self.triage)}

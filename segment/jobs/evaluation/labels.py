@@ -141,7 +141,7 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
             ),
         )
     if read.valid is not None:
-        label = np.where(read.valid, label, OUTSIDE)
+        label = np.where(read.valid[:], label, OUTSIDE)
     return Labelled(source, image, label, contents=contents_of(source))
 
 

@@ -63,7 +63,7 @@ class ImageRead:
     source: Source
     pixels: NDArray[Any] | str
     sha256: str
-    valid: NDArray[np.bool_] | None = None
+    valid: Plane | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class ImagePredictor:
             seconds=round(seconds, 4),
             draws=estimate.draws,
             reached_error=estimate.reached_error,
+            blending=None if estimate.blending is None else estimate.blending.record(),
             measures=measures,
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),

@@ -5,6 +5,7 @@ Must not know where the images come from.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,11 +16,13 @@ from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.images.find import Source
 from segment.images.read import size_of
-from segment.images.windowed import LARGEST
+from segment.images.windowed import in_windows
 from segment.jobs.overlap import Behind, Laps, ahead, room_in
 from segment.jobs.prediction.images import ImagePredictor, failed
 from segment.jobs.prediction.plan import Execution
 from segment.jobs.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 class PredictLoop:
@@ -52,8 +55,11 @@ class PredictLoop:
         sizes = {source.id: size for source in pending if (size := size_of(source))}
         if alone:
             pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
-        elif sizes:  # now what would be refused after hours
-            self._check(*max(sizes.values(), key=math.prod))
+        in_file_windows = partial(in_windows, spec=predictor.network.input)
+        cost = estimator.cost((sizes[source.id] for source in pending if source.id in sizes), in_file_windows)
+        if cost is not None:  # and now what would be refused after hours
+            log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
+            predictor.run.note(tiling=cost.record())
         room = room_in(self.execution.budget, estimator.bytes_in_flight)
 
         def pixels(source: Source) -> int:
@@ -96,7 +102,8 @@ class PredictLoop:
 
     def _check(self, height: int, width: int) -> None:
         """Errors: OutOfMemory and WrongUse where an image of that size does not fit."""
-        self.predictor.estimator.side_for(height, width, in_memory=height * width <= LARGEST)
+        windows = in_windows(height, width, self.predictor.network.input)
+        self.predictor.estimator.side_for(height, width, in_memory=not windows)
 
     def timings(self) -> dict[str, float]:
         """`timings` of run.json.

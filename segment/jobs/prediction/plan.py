@@ -15,9 +15,9 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.recording import Precision
 from segment.errors import WrongUse, near
-from segment.estimation.estimator import Tiling
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
+from segment.estimation.tiler import TILE_MODES, TileMode, Tiling
 from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.overlap import WORKERS, checked_workers
@@ -41,6 +41,8 @@ class PredictPlan:
     border: pixels at each side of an image where the measures are hidden, and counted in no mean
     formats: of `files.exports.formats.FORMATS`, and those that they are made from; fold: draws in one pass
     tile: "auto": images that do not fit in memory go through in overlapping tiles; "off": never; N: tiles of N x N
+    tile_mode: "exact": the maps of the whole image; "blended": tiles that overlap less, mixed there, and the
+    difference measured
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     triage: also which pixels and images are accepted, and whether the run is like the validation images
     tuned: a setting of `segment tune`, in place of MCBN under the bank
@@ -57,6 +59,7 @@ class PredictPlan:
     formats: tuple[str, ...] = ("png", "npz")
     fold: int = 1
     tile: Tiling = "auto"
+    tile_mode: TileMode = "exact"
     memory: int | str | None = None
     triage: Triage | None = None
     tuned: Tuned | None = None
@@ -83,6 +86,8 @@ class PredictPlan:
             raise WrongUse(f"probability is written by {', '.join(HOLDS_PROBABILITY)} only; add one to --format.")
         if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
             raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {self.tile}.")
+        if self.tile_mode not in TILE_MODES:
+            raise WrongUse(f"--tile-mode is {' or '.join(TILE_MODES)}, not {self.tile_mode!r}.")
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -119,6 +124,7 @@ class PredictPlan:
             "formats": list(self.formats),
             "fold": self.fold,
             "tile": self.tile,
+            **({} if self.tile_mode == "exact" else {"tile_mode": self.tile_mode}),
             **({} if self.triage is None else {"triage": self.triage.digest}),
             **({} if self.tuned is None else {"tuned": self.tuned.settings()}),
         }
@@ -140,6 +146,7 @@ class Execution:
     why: str
     fold: int
     tile: Tiling
+    tile_mode: TileMode
     threads: int
     device: torch.device
     budget: MemoryBudget
@@ -161,6 +168,7 @@ class Execution:
             why=why,
             fold=plan.fold,
             tile=plan.tile,
+            tile_mode=plan.tile_mode,
             threads=torch.get_num_threads(),
             device=device,
             budget=budget,
@@ -193,6 +201,7 @@ class Execution:
             "fold": self.fold,
             "images": 1,
             "tile": self.tile,
+            "tile_mode": self.tile_mode,
             "threads": self.threads,
             "device": str(self.device),
         }

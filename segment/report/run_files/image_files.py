@@ -16,7 +16,7 @@ from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
 from segment.files.exports.image import ExportedImage
 from segment.files.runs.map_summary import summary
-from segment.files.windows import Made, Windowed
+from segment.files.windows import ROWS, Made, Windowed
 from segment.files.writing import discard, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
@@ -49,7 +49,7 @@ class ImageResult:
     style: PictureStyle
     maps: Sequence[str]
     border: int = 0
-    valid: NDArray[np.bool_] | None = None
+    valid: Plane | None = None
     model: str = ""
     folder: Path | None = field(default=None, repr=False)
 
@@ -76,7 +76,7 @@ class ImageResult:
         if valid is None:
             return labels
         if len(labels.shape) == 3:
-            return np.where(valid, np.asarray(labels[:]), 0).astype(labels.dtype)
+            return np.where(valid[0 : labels.shape[1]], np.asarray(labels[:]), 0).astype(labels.dtype)
 
         def of(rows: slice) -> NDArray[Any]:
             return np.where(valid[rows], np.asarray(labels[rows]), none)
@@ -136,7 +136,7 @@ class ImageResult:
         )
 
 
-def with_hidden(estimate: Estimate[Plane], border: int, valid: NDArray[np.bool_] | None) -> Estimate[Plane]:
+def with_hidden(estimate: Estimate[Plane], border: int, valid: Plane | None) -> Estimate[Plane]:
     """The estimate with NaN in each measure's outer `border` pixels, and where `valid` (H W) is False.
 
     Errors: PredictionFailed where nothing is left of the image.
@@ -144,7 +144,8 @@ def with_hidden(estimate: Estimate[Plane], border: int, valid: NDArray[np.bool_]
     height, width = estimate.prediction.shape[-2:]
     if 2 * border >= min(height, width):
         raise PredictionFailed(f"--border {border} leaves nothing of an image of {height} x {width} pixels.")
-    if valid is not None and not valid[border : height - border, border : width - border].any():
+    inner, rows = slice(border, width - border), range(border, height - border, ROWS)
+    if valid is not None and not any(valid[top : min(top + ROWS, rows.stop), inner].any() for top in rows):
         raise PredictionFailed("No pixel of the image holds data within its region mask and --border.")
 
     def hidden(values: Plane) -> Made:

@@ -18,6 +18,7 @@ from segment.errors import SegmentError
 from segment.files.runs.run import Run
 from segment.files.windows import Made
 from segment.files.writing import read_map_png, write_png
+from segment.images.display import WindowedPicture
 from segment.images.find import Source
 from segment.images.read import read_label
 from segment.networks.load import Network
@@ -102,7 +103,7 @@ def _row(
     style: PictureStyle,
     measures: Sequence[str],
 ) -> Thumbnails:
-    small = thumbnail(image)
+    small = thumbnail(image.small() if isinstance(image, WindowedPicture) else image)
     row = {"image": small}
     if truth is not None:
         row[TRUTH] = thumbnail(_coloured(truth, style))

@@ -1,0 +1,66 @@
+"""How a predict run ended: what the command line prints of it, from its manifest."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segment.estimation.blending import in_words, worst_of
+from segment.files.runs.run import Run
+from segment.jobs.prediction.plan import Execution
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
+
+    uncertain: the three images with the largest mean of the measure `heat`, and that mean
+    tiling: a sentence on how far blended tiles are from exact ones; "" where there are none
+    triaged: what triaged.json holds; None where no triage was asked for
+    """
+
+    folder: Path
+    done: int
+    failed: Mapping[str, str]
+    seconds: float
+    precision: str
+    draws: int
+    mean_draws: float
+    heat: str
+    uncertain: Mapping[str, float]
+    tiling: str = ""
+    triaged: Mapping[str, Any] | None = None
+
+
+def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
+    entries = run.entries()
+    lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
+    if len(lines) < len(run.sources):
+        log.warning("%d images are left; --resume does them.", len(run.sources) - len(lines))
+    failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
+    draws = [line["draws"] for id, line in lines.items() if id not in failed]
+    mean = sum(draws) / len(draws) if draws else 0.0
+    done = len(lines) - len(failed)
+    means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
+    uncertain = dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
+    worst = worst_of([lines[id]["blending"] for id in lines if id not in failed and "blending" in lines[id]])
+    if worst is not None:
+        run.note(blending=worst)
+    return Summary(
+        run.folder,
+        done,
+        failed,
+        seconds,
+        execution.precision,
+        len(execution.bank),
+        mean,
+        heat,
+        uncertain,
+        "" if worst is None else in_words(worst),
+    )
