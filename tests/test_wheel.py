@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import time
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -20,7 +21,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from _pytest.mark import ParameterSet
+
 import segment
+from segment.files.writing import write_png
+from segment.scenes.scene import scene
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -89,14 +94,16 @@ def alone(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     script = top / "venv" / "bin" / "segment"
     script.write_text(f"#!{top}/venv/bin/python\nfrom segment.cli import main\nmain()\n", encoding="utf-8")
     script.chmod(0o755)
+    script.with_name("bash").symlink_to(shutil.which("bash") or "/bin/bash")
     return script
 
 
-def run(script: Path, *arguments: object, expect: int = 0, **more: str) -> str:
+def run(script: Path, *arguments: object, expect: int = 0, folder: Path | None = None, **more: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL"))}
     environment |= {"SEGMENT_CACHE": str(script.parents[2] / "cache"), **more}
     command = [str(script), *map(str, arguments)]
-    ended = subprocess.run(command, cwd=script.parents[2], env=environment, capture_output=True, text=True, check=False)
+    where = folder or script.parents[2]
+    ended = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == expect, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
@@ -196,6 +203,69 @@ def test_the_wheel_runs_alone(alone: Path, tmp_path: Path) -> None:
     assert "pip install 'mcbn-segment[plots]'" in refused
     named = run(alone, "inspect", "unet_lite0_camvid", expect=3)
     assert "--weights FILE, or its folder in the environment variable SEGMENT_WEIGHTS" in named
+
+
+@pytest.fixture(scope="module")
+def user(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages take for granted, by the names that they use: images, labels, a bank and a run."""
+    folder = tmp_path_factory.mktemp("user")
+    for number, name in enumerate(("TRAINING_IMAGES", "IMAGES", "VAL", "TEST", "pool")):
+        for seed in range(100 * number, 100 * number + (64 if name == "VAL" else 16)):  # a triage takes 49 images
+            drawn = scene(seed, size=(128, 192) if name == "TRAINING_IMAGES" else (64, 96))
+            for place, picture in ((name, drawn.image), (LABELS.get(name, "unused"), drawn.label)):
+                (folder / place).mkdir(exist_ok=True)
+                write_png(folder / place / f"{seed:03}.png", picture)
+    (folder / "images.txt").write_text("".join(f"IMAGES/{path.name}\n" for path in (folder / "IMAGES").iterdir()))
+    shutil.copy(ROOT / "segment" / "networks" / "shipped" / "scenes.yaml", folder / "my_card.yaml")
+    shutil.copy(ROOT / "segment" / "networks" / "shipped" / "scenes.safetensors", folder)
+    fit = ("fit", "scenes", "--images", folder / "TRAINING_IMAGES", "--batch", 4, "--draws", 16)
+    run(alone, *fit, "-o", folder / "bank.safetensors")
+    bank = ("--bank", folder / "bank.safetensors")
+    run(alone, "predict", "scenes", folder / "IMAGES", *bank, "-o", folder / "outputs" / "my_run")
+    shutil.copytree(folder / "outputs" / "my_run", folder / "run")
+    next(path for path in (folder / "run").iterdir() if path.is_dir()).rename(folder / "run" / "a")
+    return folder
+
+
+LABELS = {"IMAGES": "LABELS", "VAL": "VAL_LABELS", "TEST": "TEST_LABELS"}
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ELSEWHERE = {
+    "benchmarks.md": "measures the repository, from a clone of it",
+    "camvid.md": "fetches a data set",
+    "experiments.md": "draws figures, which needs an extra: tests/experiments",
+    "index.md": "makes the environment: the fixture `alone` here, `python -m benchmarks.start` as a whole",
+}
+MINUTES = ("choosing.md", "inputs.md")
+"""Pages whose first block computes for minutes."""
+OWN = """
+import torch
+from segment.networks.load import load_network
+module = load_network("scenes").module
+images = loader = [(torch.rand(3, 32, 32), torch.randint(0, 4, (32, 32))) for _ in range(32)]
+image = images[0][0]
+"""
+"""What the pages call `module`, `images`, `loader` and `image`: the reader's own."""
+
+
+def pages() -> Iterator[ParameterSet]:
+    for path in sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]):
+        if path.name not in ELSEWHERE and BLOCK.search(path.read_text(encoding="utf-8")):
+            yield pytest.param(path, marks=[pytest.mark.slow] if path.name in MINUTES else [], id=path.stem)
+
+
+@pytest.mark.parametrize("page", list(pages()))
+def test_the_first_block_of_a_page_runs_from_the_wheel(page: Path, alone: Path, user: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(user, tmp_path / "user")
+    first = BLOCK.search(page.read_text(encoding="utf-8"))
+    assert first is not None
+    kind, block = first.groups()
+    if kind == "sh":
+        script = f'PATH="{alone.parent}:$PATH"\n' + re.sub(r"\bMODEL\b", "scenes", block)
+        run(alone.with_name("bash"), "-ec", script, folder=folder)
+    else:
+        examples = doctest.DocTestParser().get_examples(block)
+        code = block if not examples else "".join(example.source for example in examples)
+        run(alone.with_name("python"), "-c", OWN + code, folder=folder)
 
 
 def slow_machine() -> float:

@@ -216,10 +216,12 @@ def _parts(columns: Sequence[str], rows: list[list[str]], words: Collection[str]
 
     >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6, "2" * 6]], (), 25), _parts(["name", "a"], [], (), 80)
     ([[0, 1], [0, 2]], [[0, 1]])
+    >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6 + "\\n" + "2" * 6, "3" * 6]], (), 26)
+    [[0, 1, 2]]
     """
     needed = []
     for number, column in enumerate(columns):
-        longest = max(len(column), *(len(row[number]) for row in rows), 0)
+        longest = max(len(line) for cell in (column, *(row[number] for row in rows)) for line in cell.split("\n"))
         needed.append(min(longest, NARROW) if column in words or number == 0 else longest)
     parts, used = [[0]], needed[0]
     for number in range(1, len(columns)):

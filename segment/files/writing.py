@@ -244,10 +244,10 @@ def write_map_png(
         stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text={**notes, **(text or {})}))
 
 
-def read_map_png(path: Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
+def read_map_png(path: str | Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W
     """The values of a map that `write_map_png` wrote, NaN where it has none, and its text chunks."""
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise ImageUnreadable(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     info = png.text_of(data) if data.startswith(png.SIGNATURE) else {}

@@ -190,6 +190,20 @@ class Triage:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __repr__(self) -> str:
+        plan, source = self.plan, self.source
+        promise = "in expectation" if plan.guarantee == "expectation" else f"for {plan.share:.0%} of images"
+        lines = [
+            f"Triage of {source.get('model', 'a network')} by {source.get('method', 'mcbn')}: {plan.loss} at most "
+            f"{plan.max_error:g} {promise}, from {self.decision.images} images"
+        ]
+        for unit, decision in self.decisions.items():
+            accepted = "nothing is accepted" if decision.threshold is None else f"accepted {decision.accepted:.1%}"
+            lines.append(f"  {unit}: {decision.measure} below {decision.threshold or 0:.4g}, {accepted}")
+        if self.warnings:
+            lines.append(f"  warnings: {len(self.warnings)}, in .warnings")
+        return "\n".join(lines)
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Triage:
         """What `as_dict` gave, read back from JSON. Errors: KeyError, TypeError or WrongUse where it is damaged."""

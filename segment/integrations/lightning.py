@@ -69,6 +69,9 @@ class MCBNScores(Callback):
         self.ignore_index, self.measures, self.prefix = ignore_index, tuple(measures), prefix
         self.scores: dict[str, float] = {}
 
+    def __repr__(self) -> str:
+        return f"MCBNScores(every {self.every} epochs, T = {self.draws}, M = {self.batch} of {self.images} images)"
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or (trainer.current_epoch + 1) % self.every:
             return

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -243,16 +244,36 @@ def table_of(rows: Sequence[Row]) -> str:
 COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
 
 
-def shown_rows(rows: Sequence[Row], most: int = 30) -> list[list[str]]:
-    """Rows under COLUMNS, condition by condition, best NLL first; error AUROC by predictive entropy."""
+def _nll(result: Mapping[str, Any]) -> float:
+    """A setting's NLL, infinite where it has none."""
+    value = result["scores"]["nll"]["value"]
+    return math.inf if value is None else float(value)
+
+
+def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the best settings by NLL, and of the deterministic ones, condition by condition.
+
+    Args:
+        rows: settings with their scores, in any order.
+        most: how many of a condition beside the deterministic one, from 1 up.
+
+    Returns:
+        The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
+        Error AUROC is that of the predictive entropy.
+    """
     cells_of_rows = []
-    for condition in dict.fromkeys((row.condition, row.severity) for row in rows):
+    conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
+    for condition in conditions:
         same = [row for row in rows if (row.condition, row.severity) == condition]
-        for row in sorted(same, key=lambda row: row.result["scores"]["nll"]["value"] or 0.0)[:most]:
-            cells = [
-                compact(row.result["scores"].get(score))
-                for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
-            ]
-            shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
-            cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
-    return cells_of_rows
+        same.sort(key=lambda row: _nll(row.result))
+        for rank, row in enumerate(same):
+            if rank < most or row.method == "deterministic":
+                cells = [
+                    compact(row.result["scores"].get(score))
+                    for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
+                ]
+                shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
+                cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
+    if conditions == [(CLEAN, 0)]:
+        return [name for name in COLUMNS if name != "shift"], [[row[0], *row[2:]] for row in cells_of_rows]
+    return list(COLUMNS), cells_of_rows

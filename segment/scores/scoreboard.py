@@ -197,10 +197,12 @@ class Scoreboard:
         for board, label in zip(self._boards, self.plan.classes, strict=False):  # one board, or one a label
             end = f".{label}" if self.plan.head == "multilabel" else ""
             entries |= {name + end: curve for name, curve in curves(board, self.images).items()}
+            entries[f"reliability{end}"]["pixels"] = _bin_counts(board.counts["reliability"])
         for (board, k), name in zip(self._places(), self.plan.classes, strict=True):
             x, y = calibration.reliability_curve(board.counts["class_reliability"][k])
             filled = ~np.isnan(y)
-            entries[f"reliability_class.{name}"] = {"x": x[filled].tolist(), "y": y[filled].tolist()}
+            pixels = _bin_counts(board.counts["class_reliability"][k])
+            entries[f"reliability_class.{name}"] = {"x": x[filled].tolist(), "y": y[filled].tolist(), "pixels": pixels}
         return entries
 
     def _places(self) -> list[tuple[Board, int]]:
@@ -244,6 +246,11 @@ def _mask_row(tally: Tally, head: str) -> Floats:
     return np.concatenate(
         [np.array(whole, dtype=np.float64), proper, of_class[1:] if head == "multilabel" else of_class]
     )
+
+
+def _bin_counts(reliability: Ints) -> list[int]:  # 15 3 -> b
+    """Pixels of each bin that is not empty."""
+    return [int(count) for count in reliability[:, 0] if count]
 
 
 def _filled(histogram: Ints) -> Ints:  # B 2 or 3 -> b 2

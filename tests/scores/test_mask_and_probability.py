@@ -152,6 +152,7 @@ def test_the_reliability_curve_says_how_often_each_confidence_is_right() -> None
     assert curve["x"] == pytest.approx([confidence[place == i].mean() for i in filled], abs=1e-5)
     assert curve["y"] == pytest.approx([right[place == i].mean() for i in filled])
     assert len(curve["low"]) == len(curve["high"]) == len(filled)
+    assert curve["pixels"] == [(place == i).sum() for i in filled]
 
 
 def test_the_risk_coverage_curve_ends_at_the_error_rate_and_the_oracle_lies_under_it() -> None:

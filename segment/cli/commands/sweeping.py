@@ -103,7 +103,7 @@ def sweep(
     from segment.jobs.evaluate import Labels
     from segment.jobs.evaluation.sweep_grid import Grid
     from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
-    from segment.jobs.sweep import COLUMNS, shown_rows
+    from segment.jobs.sweep import best_rows
     from segment.jobs.sweep import sweep as run_sweep
     from segment.pictures.plots import needs_matplotlib
     from segment.report.curves import plot_sweep
@@ -155,8 +155,7 @@ def sweep(
             {"run": str(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
         )
     else:
-        screen.table(
-            f"{network.name}: {len(result.rows)} settings, best NLL first", list(COLUMNS), shown_rows(result.rows)
-        )
+        columns, cells = best_rows(result.rows)
+        screen.table(f"{network.name}: best NLL first, {len(cells)} of {len(result.rows)} settings", columns, cells)
         screen.print_text(f"All scores: {result.folder / 'sweep.csv'} and scores.json. Plots: {len(pictures)}.")
     end_with_failures(result.failed, output)

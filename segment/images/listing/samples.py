@@ -91,8 +91,10 @@ def label_of(sample: Any) -> Any:
 
 
 def is_lazy(given: Any) -> bool:
-    """Whether it is a Dataset, a DataLoader or an iterable that is not a list or an array."""
+    """Whether it is a Dataset, a DataLoader, a list of samples with labels, or an iterable that is no list or array."""
     if isinstance(given, DataLoader | Dataset):
+        return True
+    if isinstance(given, list | tuple) and given and isinstance(given[0], tuple | Mapping):
         return True
     held = isinstance(given, Tensor | np.ndarray | str | Mapping) or hasattr(given, "__getitem__")
     return not held and isinstance(given, Iterable)

@@ -44,7 +44,10 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
             if curve and len(lines) < 7:
                 value = (method["scores"].get("ece") or {}).get("value")
                 legend = name if value is None else f"{name}, ECE {value:.4f}"
-                lines.append({"name": name, "legend": legend, **{key: curve[key] for key in ("x", "y", "low", "high")}})
+                line = {"name": name, "legend": legend, **{key: curve[key] for key in ("x", "y", "low", "high")}}
+                if "pixels" in curve:  # scores of older versions have none
+                    line["notes"] = [f"{pixels:,} pixels" for pixels in curve["pixels"]]
+                lines.append(line)
     if not lines:
         return []
     words = {"x": "confidence, mean largest probability", "y": "share that is right"}
