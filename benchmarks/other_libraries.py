@@ -1,6 +1,6 @@
 """The code on docs/other-libraries.md, run: `python -m benchmarks.other_libraries`, with those libraries installed.
 
-Each Python block is run on one small network, as a reader would paste it, and must leave a mask and a map of the image's
+Each Python block is run on one small network, as a reader would paste it, and must leave a mask and a map of its
 size. Prints what ran and on which version as JSON. Must not know what the blocks do: they stand on the page.
 """
 

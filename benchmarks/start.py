@@ -23,10 +23,10 @@ SECTIONS = ("Install", "See it")
 
 
 def block_of(page: str, section: str) -> str:
-    """The shell commands under a heading.
+    r"""The shell commands under a heading.
 
-    >>> block_of("## A\\n```sh\\nls\\n```\\n## B\\n```sh\\npwd\\n```\\n", "B")
-    'pwd\\n'
+    >>> block_of("## A\n```sh\nls\n```\n## B\n```sh\npwd\n```\n", "B")
+    'pwd\n'
     """
     match = re.search(rf"^## {section}\n.*?^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     if match is None:

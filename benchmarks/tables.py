@@ -226,6 +226,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
     "decisions.unet_ranking": lambda: best_rankings(measured("decisions_unet")["result"]["ranking"], "deterministic"),
 }
+
+
 def ran_on() -> str:
     """The libraries whose code was run, with their versions."""
     ran = measured("other_libraries")["result"]

@@ -37,6 +37,9 @@ ALLOWED = {
         "less than 5 % to the variance map": "a setting of --precision auto",
         "`--tolerance` (.02) on 95 % of a fixed grid": "settings of --draws auto",
     },
+    "docs/inputs.md": {
+        "take more than 192 MiB (67 million in RGB, 12.6 million of four 16-bit bands": "a setting and its consequence",
+    },
     "docs/method.md": {
         "A median ratio outside 0.8 to 1.25 is warned about": "a setting: reference.LEAST and MOST",
         "`--precision auto` takes bf16 only under 5 %": "a setting of --precision auto",

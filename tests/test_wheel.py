@@ -18,10 +18,9 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from _pytest.mark import ParameterSet
 
 import segment
 from segment.files.writing import write_png
@@ -237,7 +236,7 @@ ELSEWHERE = {
 }
 MINUTES = ("choosing.md", "inputs.md")
 """Pages whose first block computes for minutes."""
-OWN = """
+GIVEN = """
 import torch
 from segment.networks.load import load_network
 module = load_network("scenes").module
@@ -265,7 +264,7 @@ def test_the_first_block_of_a_page_runs_from_the_wheel(page: Path, alone: Path, 
     else:
         examples = doctest.DocTestParser().get_examples(block)
         code = block if not examples else "".join(example.source for example in examples)
-        run(alone.with_name("python"), "-c", OWN + code, folder=folder)
+        run(alone.with_name("python"), "-c", GIVEN + code, folder=folder)
 
 
 def slow_machine() -> float:

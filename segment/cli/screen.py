@@ -212,11 +212,11 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
 
 
 def _parts(columns: Sequence[str], rows: list[list[str]], words: Collection[str], width: int) -> list[list[int]]:
-    """Which columns stand side by side, each part within the width; the first column is in each.
+    r"""Which columns stand side by side, each part within the width; the first column is in each.
 
     >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6, "2" * 6]], (), 25), _parts(["name", "a"], [], (), 80)
     ([[0, 1], [0, 2]], [[0, 1]])
-    >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6 + "\\n" + "2" * 6, "3" * 6]], (), 26)
+    >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6 + "\n" + "2" * 6, "3" * 6]], (), 28)
     [[0, 1, 2]]
     """
     needed = []

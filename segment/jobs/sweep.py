@@ -260,6 +260,7 @@ def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list
     Returns:
         The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
         Error AUROC is that of the predictive entropy.
+
     """
     cells_of_rows = []
     conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
