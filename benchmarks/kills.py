@@ -1,6 +1,6 @@
 """Kill a command at random moments, go on with it until it ends, and compare what it left with an undisturbed run.
 
-    python -m benchmarks.kills [--images 200] [--kills 100] [--others 20] [--commands predict,evaluate,sweep,fit]
+    python -m benchmarks.kills [--images 200] [--kills 100] [--others 20] [--commands predict,evaluate,...]
 
 Each kill is sent after a random part of the time that the undisturbed run takes. Kinds: `kill` (SIGKILL, as of a
 process that runs out of memory), `term` (SIGTERM), `interrupt` (Ctrl-C), and `full`: one write, chosen at random, ends
@@ -66,16 +66,21 @@ def scenes(folder: Path, count: int, size: tuple[int, int], *, first: int = TEST
     return folder
 
 
-def child(arguments: Sequence[str], fail_at: int | None = None) -> int:
-    """A forked process that runs a command, silent; its number. fail_at: the write that finds the disk full."""
+def child(arguments: Sequence[str], fail_at: int | None = None, count: Path | None = None) -> int:
+    """A forked process that runs a command, silent; its number.
+
+    fail_at: the write that finds the disk full. count: a file that gets the number of writes
+    """
     number = os.fork()
     if number:
         return number
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if fail_at is not None:
-            _fill_disk(fail_at)
-        os._exit(here(arguments))
+        calls = _fill_disk(fail_at)
+        code = here(arguments)
+        if count is not None:
+            count.write_text(str(len(calls)))
+        os._exit(code)
     except BaseException:  # nothing of the parent may run on in its fork
         os._exit(99)
 
@@ -95,17 +100,18 @@ def here(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _fill_disk(fail_at: int) -> None:
-    sync, calls = os.fsync, 0
+def _fill_disk(fail_at: int | None) -> list[Any]:
+    """From now on, one call of fsync finds the disk full; None: none does. The list of calls, which grows."""
+    sync, calls = os.fsync, list[Any]()
 
     def full(handle: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == fail_at:
+        calls.append(handle)
+        if len(calls) == fail_at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(handle)
 
     patch.object(os, "fsync", full).start()
+    return calls
 
 
 def ended(number: int) -> int:
@@ -155,17 +161,17 @@ class Command:
 def disturbed(command: Command, folder: Path, kind: str, kills: int, generator: random.Random) -> Outcome:
     """Kill the command that often, over as many runs as it takes; every run is gone on with until it ends."""
     reference = folder / "undisturbed" / command.output
-    begun = time.monotonic()
-    if (code := ended(child(command.to(reference, resume=False)))) != 0:
+    begun, count = time.monotonic(), folder / "writes"
+    if (code := ended(child(command.to(reference, resume=False), count=count))) != 0:
         raise RuntimeError(f"The undisturbed run ended with {code}: {command.arguments}")
-    duration, expected = time.monotonic() - begun, contents(reference)
+    duration, expected, writes = time.monotonic() - begun, contents(reference), int(count.read_text())
     outcome = Outcome()
     while outcome.kills < kills:
         place = folder / f"{kind}_{outcome.completed}" / reference.name
         resume = False
         while True:
             more = outcome.kills < kills
-            fail_at = generator.randrange(1, 200) if kind == "full" and more else None
+            fail_at = generator.randint(1, writes) if kind == "full" and more else None
             number = child(command.to(place, resume=resume), fail_at)
             if kind in SIGNALS and more:
                 time.sleep(generator.uniform(0, 0.7 * duration))
@@ -204,6 +210,11 @@ def commands_of(folder: Path, images: int, size: tuple[int, int]) -> dict[str, C
         "evaluate": Command((*evaluate, *labels)),
         "sweep": Command((*sweep, "--shift", "noise", "--severities", "1,3", "--no-plots", *labels)),
         "fit": Command((*fit, "--draws", "16"), again=(), output="bank.safetensors"),
+        "distill": Command(
+            ("distill", str(bank), "scenes", "--images", str(train), "--draws", "2", "--views", "8", "--steps", "4"),
+            again=(),
+            output="bank2.safetensors",
+        ),
     }
 
 
@@ -236,7 +247,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--others", type=int, default=20, help="kills of each other kind")
-    parser.add_argument("--commands", default="predict,evaluate,sweep,fit")
+    parser.add_argument("--commands", default="predict,evaluate,sweep,fit,distill")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     counts = {kind: arguments.kills if kind == "kill" else arguments.others for kind in KINDS}
