@@ -202,9 +202,13 @@ def _report_parser_error(error: Any) -> int:
     return 2
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
+"""What torch says, and what the system says of a library that does not fit."""
+
+
 def _out_of_memory(error: Exception) -> bool:
     message = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message
+    return isinstance(error, MemoryError) or any(words in message for words in _NO_MEMORY)
 
 
 _NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\d+")

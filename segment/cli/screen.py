@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -34,7 +35,20 @@ NARROW = 30
 GAP = 3
 """Columns between two columns of a table."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+def _output_to_nowhere() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(Console):
+    """Standard output. Where its reader has gone (`| head`), the work goes on and decides the exit code."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _output_to_nowhere()
+
+
+out = _Output(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 _quiet = False
 last_error = ""
@@ -240,7 +254,11 @@ def print_text(text: str) -> None:
 
 
 def as_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _output_to_nowhere()
 
 
 def refuse(text: str) -> None:

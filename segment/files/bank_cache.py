@@ -45,7 +45,10 @@ MARKS, MARK = "image_marks", 12
 
 def user_folder() -> Path:
     """Where the user's banks are kept: below $SEGMENT_CACHE, else below `segment` in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home folder keeps nothing
+        user = Path(os.devnull)
     return Path(os.environ.get("SEGMENT_CACHE") or user / "segment") / "banks"
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
+from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.scores.plan import ScorePlan
 
 IMAGE_COUNTS = "image_counts.npz"
@@ -52,5 +53,5 @@ def read_image_counts(folder: Path) -> dict[str, ImageCounts]:
                 if bar:
                     states[name][part] = archive[key]
         return {name: ImageCounts.of(ScorePlan.of(header["plans"][name]), state) for name, state in states.items()}
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (*ARRAY_ERRORS, AttributeError) as error:
         raise WrongUse(f"{str(path)!r} is damaged: {error}. Evaluate again into another folder.") from error

@@ -8,6 +8,8 @@ Must not know what the arrays are used for.
 from __future__ import annotations
 
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -25,7 +27,23 @@ from segment.images.limits import check_bytes
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "data"), ("label", "mask", "labels")
 """Keys of an .npz with several arrays that are taken as its image, and as its label map."""
 
-_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError, MemoryError)
+ARRAY_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    SyntaxError,
+    NotImplementedError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What a damaged .npy or .npz makes NumPy raise, when it is opened or when an array is read."""
 
 
 def parts_of_array(path: Path) -> tuple[int | str, ...]:
@@ -37,7 +55,7 @@ def parts_of_array(path: Path) -> tuple[int | str, ...]:
             return () if len(keys) == 1 or any(key in keys for key in IMAGE_KEYS) else tuple(keys)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return tuple(range(len(array))) if array.ndim == 4 else ()
-    except _ERRORS:  # reported where it is read
+    except ARRAY_ERRORS:  # reported where it is read
         return ()
 
 
@@ -49,7 +67,7 @@ def array_size(path: Path, part: int | str | None = None) -> tuple[int, int] | N
                 shape, _ = _header(archive, _key(path, archive.files, part, IMAGE_KEYS))
         else:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except (*_ERRORS, ImageUnreadable):
+    except (*ARRAY_ERRORS, ImageUnreadable):
         return None
     if len(shape) == 4:
         shape = shape[1:]
@@ -81,7 +99,7 @@ def load(path: Path, part: int | str | None = None, keys: Sequence[str] = IMAGE_
                 return np.asarray(archive[key])
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.array(array[part] if isinstance(part, int) else array)
-    except _ERRORS as error:
+    except ARRAY_ERRORS as error:
         raise ImageUnreadable(
             f"{str(path)!r} does not load as an array of numbers: {one_line(error, 160)}. Save it by numpy.save."
         ) from None

@@ -74,7 +74,7 @@ def dicom_size(path: Path) -> tuple[int, int] | None:
     try:
         header = _header(path)
         return int(header.Rows), int(header.Columns)
-    except (ImageUnreadable, AttributeError):
+    except (ImageUnreadable, AttributeError, TypeError, ValueError):
         return None
 
 
@@ -82,9 +82,22 @@ def _header(path: Path) -> Any:
     pydicom = imported("pydicom", extra="medical", what="DICOM files")
     check_is_file(path)
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        _check_numbers(header, path.stat().st_size)
+        return header
     except Exception as error:
         raise ImageUnreadable(f"{str(path)!r} does not open as DICOM: {one_line(error, 200)}.") from None
+
+
+def _check_numbers(header: Any, size: int) -> None:
+    """Raises ValueError or TypeError for numbers that a series cannot be put in order by."""
+    for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+        if name in header and not np.isfinite(np.array(header[name].value, float).reshape(count)).all():
+            raise ValueError(f"{name} is {header[name].value}")
+    for name in ("InstanceNumber", "SliceThickness"):
+        float(header.get(name, 0) or 0)
+    if not 0 <= int(header.get("NumberOfFrames", 1) or 1) <= size:
+        raise ValueError(f"its {size} bytes hold no {header.NumberOfFrames} frames")
 
 
 def _ordered(uid: str, files: Sequence[tuple[Path, Any]]) -> list[Slice]:

@@ -50,7 +50,9 @@ def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
     try:
         voxels = _voxels(path, image).reshape(shape if len(shape) == 4 else (*shape, 1))
         return np.ascontiguousarray(slice_of(voxels, axis, index))
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except ImageUnreadable:
+        raise
+    except Exception as error:
         raise ImageUnreadable(f"{str(path)!r}: slice {index} does not decode: {one_line(error, 200)}.") from None
 
 
@@ -63,7 +65,7 @@ def _opened(path: Path) -> Any:
     nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
     try:
         return nibabel.load(path)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+    except Exception as error:  # nibabel and what it decompresses by raise of every class
         raise ImageUnreadable(f"{str(path)!r} does not open as a NIfTI volume: {one_line(error, 200)}.") from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ def read_list(path: Path) -> list[Row]:
         rows = _of_table(path, table)
     if not rows:
         raise WrongUse(f"The list {str(path)!r} names no image. Write one on each line, relative to the list's folder.")
-    if not any(row.image.exists() for row in rows):
+    if not any(_is_there(row.image) for row in rows):
         raise WrongUse(
             f"None of the {len(rows)} images in the list {str(path)!r} is there, first {str(rows[0].image)!r}. "
             "Paths are relative to the list's folder."
@@ -91,7 +92,12 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
 def _beside(path: Path, name: str) -> Path:
     """Relative to the list's folder; to the working folder where only that is there, as `segment select` writes it."""
     there = path.parent / name
-    return Path(name) if not there.exists() and Path(name).exists() else there
+    return Path(name) if not _is_there(there) and _is_there(Path(name)) else there
+
+
+def _is_there(path: Path) -> bool:
+    """Also of a text that no system takes as a path."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def _separated(path: Path, suffix: str) -> list[dict[str, str]]:
@@ -104,7 +110,7 @@ def _separated(path: Path, suffix: str) -> list[dict[str, str]]:
         raise WrongUse(f"The list {str(path)!r} is not readable as {suffix[1:].upper()}: {error}.") from None
     if not lines:
         return []
-    if _beside(path, lines[0][0].strip()).is_file():  # no line of headings
+    if os.path.isfile(_beside(path, lines[0][0].strip())):  # noqa: PTH113 - as above; there is no line of headings
         lines.insert(0, ["image", "label"][: len(lines[0])])
     if uneven := next((number for number, line in enumerate(lines, 1) if len(line) != len(lines[0])), 0):
         raise WrongUse(
@@ -151,10 +157,10 @@ def _fields(line: str, folder: Path) -> list[str]:
     """Split at a tab; else keep a line that is a file; else split where both parts are files; else at white space."""
     if "\t" in line:
         return [field.strip() for field in line.split("\t") if field.strip()]
-    if len(line.split()) == 1 or (folder / line).exists():
+    if len(line.split()) == 1 or _is_there(folder / line):
         return [line]
     for gap in re.finditer(r"\s+", line):
         image, label = line[: gap.start()], line[gap.end() :]
-        if (folder / image).exists() and (folder / label).exists():
+        if _is_there(folder / image) and _is_there(folder / label):
             return [image, label]
     return line.split()

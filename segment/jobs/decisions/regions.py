@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.writing import write_png, write_text
+from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import read_image
 from segment.jobs.decisions.run_table import run_table
 
@@ -101,7 +102,7 @@ def _map(path: Path, name: str) -> NDArray[np.float32]:
             if name in archive.files:
                 return np.asarray(archive[name], dtype=np.float32)
             known = ", ".join(archive.files)
-    except (OSError, ValueError, KeyError, EOFError):
+    except ARRAY_ERRORS:
         raise WrongUse(
             f"{str(path)!r} does not read; --regions needs the maps of `segment predict --format npz`."
         ) from None

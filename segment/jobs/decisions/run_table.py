@@ -17,6 +17,7 @@ import numpy as np
 from segment.errors import WrongUse, near
 from segment.files.runs.manifest import MANIFEST
 from segment.files.runs.run import RECORD
+from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.uncertainty.measures import MEASURES
 
@@ -63,7 +64,7 @@ class RunTable:
                     if name.startswith(f"{self.method}|") and name.endswith("/counts/confidence")
                 ]
                 return np.sum([archive[name] for name in names], axis=0, dtype=np.int64) if names else None
-        except (OSError, ValueError, KeyError, EOFError):
+        except ARRAY_ERRORS:
             return None
 
     def _predicted_confidences(self) -> Ints | None:
@@ -75,7 +76,7 @@ class RunTable:
                     if CONFIDENCE not in archive.files:
                         return None
                     counts[:, 0] += np.bincount(bin_of(archive[CONFIDENCE].clip(min=0)).ravel(), minlength=BINS)
-            except (OSError, ValueError, KeyError, EOFError):
+            except ARRAY_ERRORS:
                 return None
         return counts if self.rows else None
 

@@ -26,6 +26,7 @@ from segment.estimation.memory_budget import Memory, memory_budget
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
+from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.prepare import Normalised
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled
 from segment.jobs.events import report_image
@@ -220,7 +221,7 @@ class Scoring:
                     name, bar, part = key.partition("|")
                     if bar:
                         states.setdefault(name, {})[part] = archive[key]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except ARRAY_ERRORS as error:
             raise WrongUse(f"{str(path)!r} does not read as a saved state: {error}. Remove it to begin anew.") from None
         boards = {name: Scoreboard.of(state) for name, state in states.items()}
         if self.counts and not all(f"{COUNTS}ids" in state for state in states.values()):
