@@ -76,6 +76,9 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 		--validation-images outputs/measured/one_pass_val.txt --precision fp32 --measures predictive_entropy,one_minus_max \
 		--methods deterministic,temperature,vector_scaling -o outputs/measured/one_pass
 	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
+	$$measure fuzz -- python -m benchmarks.fuzz --cases 10000
+	$$measure kills -- python -m benchmarks.kills --commands predict
+	$$measure kills_others -- python -m benchmarks.kills --images 60 --kills 20 --others 6 --commands evaluate,sweep,fit,distill
 	$(PY) -m benchmarks.tables
 
 clean:  ## remove caches and build products, not .venv

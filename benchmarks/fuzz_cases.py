@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ def _read_images(path: Path) -> None:
     for source in find_images(path)[:PARTS]:
         size_of(source)
         geometry_of(source)
-        calls: list[Callable[[], object]] = [lambda spec=spec, it=source: read_source(it, spec) for spec in SPECS]
-        calls.append(lambda it=source: read_label(it.path, it.part))
+        calls: list[Callable[[], object]] = [partial(read_source, source, spec) for spec in SPECS]
+        calls.append(partial(read_label, source.path, source.part))
         for call in calls:
             try:
                 call()
@@ -150,14 +151,14 @@ def _arrays(folder: Path, pixels: Any) -> list[str]:
 def _scans(folder: Path, pixels: Any) -> list[str]:
     import nibabel
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     volume = nibabel.Nifti1Image(np.repeat(pixels[..., :1], 4, axis=2).astype(np.int16), np.eye(4))
     nibabel.save(volume, folder / "scan.nii")
     nibabel.save(volume, folder / "scan.nii.gz")
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPClassUID = meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     slice = FileDataset(str(folder / "slice.dcm"), {}, file_meta=meta, preamble=bytes(128))
     slice.Rows, slice.Columns, slice.SamplesPerPixel, slice.PhotometricInterpretation = 20, 30, 1, "MONOCHROME2"
     slice.BitsAllocated = slice.BitsStored = 16

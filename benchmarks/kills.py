@@ -123,7 +123,7 @@ def contents(path: Path) -> dict[str, bytes]:
     """What a command left, without times: each file's bytes; JSON without its times; the newest line of each image."""
     files = {}
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        name = str(file.relative_to(path.parent))
+        name = str(file.relative_to(path))  # "." for a bank
         if file.is_dir() or file.name == ".lock":
             continue
         data = file.read_bytes()

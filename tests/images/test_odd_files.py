@@ -144,6 +144,18 @@ def test_a_header_that_claims_more_than_the_memory_is_refused_before_anything_is
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
 
 
+def test_tiff_pages_that_lead_back_to_one_another_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 8), np.uint16), photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        places = [page.offset for page in file.pages]
+    data = (tmp_path / "a.tif").read_bytes()
+    for back in places:
+        last = data.index(bytes(4), places[-1] + 2 + 12 * data[places[-1]])
+        (tmp_path / "a.tif").write_bytes(data[:last] + back.to_bytes(4, "little") + data[last + 4 :])
+        assert "lead back to one another" in refusal(tmp_path / "a.tif")
+        assert len(find_images(tmp_path / "a.tif")) == 1
+
+
 # what is no file
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -36,6 +36,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a l
 _NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
 _PILLOWS = frozenset({0, 1, 2, 3, 5, 6, 8})  # photometric: white is 0, black is 0, RGB, palette, CMYK, YCbCr, CIE Lab
 _CHANNEL_AXES = "CS"
+BYTEORDER: Mapping[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _ERRORS = (Exception,)  # tifffile and its codecs raise of every class for a damaged file
 
 
@@ -52,6 +53,7 @@ def tiff_images(path: Path) -> int:
     """How many images a file holds: pages of a stack, without the smaller copies; 1 for what does not open."""
     try:
         with tifffile.TiffFile(path) as file:
+            _check_pages(file)
             return len(_images(file)) if len(file.pages) > 1 else 1
     except _ERRORS:
         return 1
@@ -71,6 +73,7 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
     """One image of a TIFF. Errors: ImageUnreadable for what does not decode, and for several where none is named."""
     try:
         with tifffile.TiffFile(path) as file:
+            _check_pages(file)
             images = _images(file)
             if len(images) > 1 and number is None:
                 raise several(path, len(images))
@@ -102,6 +105,20 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
         alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     geometry = tiff_geometry(path)
     return Raster(upright(raw, orientation), alpha, geometry.bands, geometry.nodata, clear)
+
+
+def _check_pages(file: Any) -> None:
+    """Raises ValueError where a page leads back to an earlier one: tifffile would go round for ever."""
+    handle, form = file.filehandle, file.tiff
+    place, seen = int(file.pages.first.offset), set[int]()
+    while 0 < place < handle.size:
+        if place in seen:
+            raise ValueError("its pages lead back to one another")
+        seen.add(place)
+        handle.seek(place)
+        count = handle.read(form.tagnosize)
+        handle.seek(form.tagsize * int.from_bytes(count, BYTEORDER[form.byteorder]), 1)
+        place = int.from_bytes(handle.read(form.offsetsize), BYTEORDER[form.byteorder])
 
 
 def _images(file: tifffile.TiffFile) -> list[_Image]:
