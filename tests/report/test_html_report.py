@@ -306,6 +306,17 @@ def test_the_gallery_sorts_filters_and_opens(page: Any, made: Made) -> None:
     assert "only" in page.locator("#range-text").inner_text()
 
 
+def test_a_printed_report_says_which_images_it_shows(page: Any) -> None:
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    chosen = page.locator("#sort option:checked").text_content()
+    assert page.locator("#print-count").inner_text() == f"All 4 images, sorted by: {chosen}."
+    assert page.locator("#print-cards .card").count() == 4
+    page.evaluate("gallery.order = gallery.order.slice(0, 3); dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#print-count").inner_text() == f"The first 3 of 4 images, sorted by: {chosen}."
+    page.emulate_media(media="screen")
+
+
 def test_plots_carry_the_scores_and_the_thresholds(page: Any, made: Made) -> None:
     page.click("nav a[href='#scores']")
     scores = (made.scores.scores or {})["methods"]["mcbn"]["scores"]

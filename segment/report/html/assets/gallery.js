@@ -81,7 +81,10 @@ function cardOf(index) {
   return open;
 }
 
-// On paper: the first twenty of the present order, with their pictures.
+// On paper: the first twenty of the present order, with their pictures, and how many there are.
 addEventListener("beforeprint", () => {
-  $("print-cards").replaceChildren(...gallery.order.slice(0, 20).map(cardOf));
+  const first = gallery.order.slice(0, 20);
+  $("print-cards").replaceChildren(...first.map(cardOf));
+  const which = first.length === IMAGES.length ? "All" : `The first ${first.length} of`;
+  $("print-count").textContent = `${which} ${IMAGES.length} images, sorted by: ${$("sort").selectedOptions[0].textContent}.`;
 });
