@@ -59,6 +59,51 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			segment evaluate $${name}_camvid --images outputs/measured/test.txt --validation-images outputs/measured/val.txt --bank $$bank \
 			--methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+tta,mcbn+temperature -o $$scores
 	done
+	listed='{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' scores=outputs/measured/tuned_unet_scores
+	awk "NR % 2 == 1 $$listed" $(CAMVID)/val.txt > outputs/measured/half_val.txt
+	awk "NR % 17 == 2 $$listed" $(CAMVID)/val.txt > outputs/measured/some_val.txt
+	awk "NR % 12 == 1 $$listed" $(CAMVID)/test.txt > outputs/measured/twelfth_test.txt
+	$$measure tune_unet_lite0 --file outputs/measured/tuned_unet_lite0/tuned.json -- segment tune unet_lite0_camvid --train $(CAMVID)/train \
+		--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 --precision bf16 -o outputs/measured/tuned_unet_lite0
+	$$measure tuned_unet_lite0 --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
+		segment evaluate unet_lite0_camvid --images outputs/measured/twelfth_test.txt --validation-images outputs/measured/some_val.txt \
+		--tuned outputs/measured/tuned_unet_lite0 --methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta \
+		--measures predictive_entropy,one_minus_max -o $$scores
+	all="deterministic,temperature,vector_scaling,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature"
+	measures=predictive_entropy,one_minus_max,mutual_information
+	$(PY) -m benchmarks.scene_files outputs/measured/scenes
+	scenes=outputs/measured/scenes scores=outputs/measured/scenes_scores
+	$$measure tune_scenes --file outputs/measured/tuned_scenes/tuned.json -- segment tune scenes --train $$scenes/train/images \
+		--images $$scenes/validation/images --labels $$scenes/validation/labels --passes 16 -o outputs/measured/tuned_scenes
+	$$measure evaluate_scenes --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json --file $$scores/ranking.json -- \
+		segment evaluate scenes --images $$scenes/test/images --labels $$scenes/test/labels --validation-images $$scenes/validation/images \
+		--validation-labels $$scenes/validation/labels --tuned outputs/measured/tuned_scenes --methods $$all,dropout --insert-dropout 0.1 \
+		--measures $$measures -o $$scores
+	ls $$scenes/validation/images | awk 'NR % 4 == 1 {print "validation/images/" $$1, "validation/labels/" $$1}' > $$scenes/quarter_validation.txt
+	scores=outputs/measured/views_scenes
+	$$measure views_scenes --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
+		segment evaluate scenes --images $$scenes/test/images --labels $$scenes/test/labels --validation-images $$scenes/quarter_validation.txt \
+		--tuned outputs/measured/tuned_scenes --methods deterministic,tta,tta+temperature --measures predictive_entropy,one_minus_max -o $$scores
+	for set in test validation; do ls $$scenes/$$set/images | awk -v set=$$set 'NR % 10 == 1 {print set "/images/" $$1, set "/labels/" $$1}' > $$scenes/some_$$set.txt; done
+	$$measure sweep_scenes --file outputs/measured/sweep_scenes/scores.json -- segment sweep scenes --images $$scenes/some_test.txt \
+		--train $$scenes/train/images --validation-images $$scenes/some_validation.txt --batches 8 --draws 1,2,4,8,16,32 --seeds 0,1,2 \
+		--methods deterministic,temperature,vector_scaling,mean_statistics,tta,tta+temperature,dropout,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature \
+		--insert-dropout 0.1 --precision fp32 -o outputs/measured/sweep_scenes
+	compared=outputs/measured/compare
+	$(PY) -m segment fit scenes --images $$scenes/train/images --draws 8 -o $$compared/scenes.safetensors --no-cache
+	for set in test unseen; do
+		$(PY) -m segment evaluate scenes --images $$scenes/$$set/images --labels $$scenes/$$set/labels --bank $$compared/scenes.safetensors \
+			--methods mcbn --measures $$measures -o $$compared/scenes_$$set
+	done
+	{ awk 'NR % 2 == 1' $(CAMVID)/test.txt; awk 'NR % 2 == 0' $(CAMVID)/test.txt; } | awk 'NR % 6 == 1 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' > outputs/measured/sixth_test.txt
+	for run in clean again fog; do
+		$(PY) -m segment evaluate unet_lite0_camvid --images outputs/measured/sixth_test.txt --bank outputs/measured/unet_lite0.safetensors --draws 4 \
+			--methods mcbn --measures $$measures $$([ $$run = fog ] && echo --shift fog:3) -o $$compared/$$run
+	done
+	$$measure compare_again -- segment compare $$compared/clean $$compared/again --json
+	$$measure compare_fog -- segment compare $$compared/clean $$compared/fog --json
+	$$measure compare_scenes -- segment compare $$compared/scenes_test $$compared/scenes_unseen --json
+	$$measure compare_unpaired -- segment compare $$compared/scenes_test $$compared/scenes_unseen --no-pair --json
 	cat $(CAMVID)/val.txt $(CAMVID)/test.txt | awk '{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' > outputs/measured/pooled.txt
 	for name in unet_lite0 enet; do
 		$(PY) -m segment evaluate $${name}_camvid --images outputs/measured/pooled.txt --bank outputs/measured/$$name.safetensors \

@@ -31,9 +31,49 @@ def best_rankings(content: Mapping[str, Any], method: str) -> Lines:
     return rankings({t: {"best": best, "scores": of["columns"][best["column"]][t]} for t, best in chosen.items()})
 
 
+def tuned(result: Mapping[str, Any]) -> Lines:
+    """NLL and AUSE of every method of an evaluation with a tuned setting, with the paired differences to the best."""
+    compared = [(_of_score(result, name), digits) for name, digits in (("nll", 4), ("ause of the best measure", 5))]
+    rows = []
+    for name, method in result["scores"]["methods"].items():
+        cells = [cell for each, digits in compared for cell in _beside_best(each, name, digits)]
+        rows.append([f"`{name}`", str(method["passes_per_image"]), *cells])
+    return markdown(("method", "passes", "NLL", "best minus it", "AUSE", "best minus it"), rows)
+
+
+def _of_score(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    compared: Mapping[str, Any] = next(each for each in result["comparisons"]["scores"] if each["score"] == name)
+    return compared
+
+
+def _beside_best(compared: Mapping[str, Any], name: str, digits: int) -> tuple[str, str]:
+    """A method's value, and the difference of the best one to it in words."""
+    value = compared["values"].get(name)
+    apart = compared["differences"].get(name)
+    words = "best" if name == compared["best"] else f"{number(apart, digits)}, {verdict(apart)}" if apart else "–"
+    return ("–" if value is None else f"{value:.{digits}f}"), words
+
+
+def compared_runs(measured: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> Lines:
+    """A row a pair of runs and number: the difference or the AUROC, and the verdict."""
+    rows = []
+    for words, result in measured.items():
+        for column, name in columns.items():
+            test = result["columns"].get(column)
+            if test is None:
+                continue
+            if result["paired"]:
+                shown = f"difference {number(test['difference'], 4)}"
+            else:
+                shown = f"AUROC {number(test['auroc'], 3)}"
+            p = "–" if test["holm_p"] is None else f"{test['holm_p']:.2g}"
+            rows.append([words, name, shown, p, test["verdict"]])
+    return markdown(("A and B", "number", "B against A", "p, Holm", ""), rows)
+
+
 def one_pass(result: Mapping[str, Any]) -> Lines:
     """A row a method of an evaluation: NLL, ECE, accuracy, and its difference to the best in NLL."""
-    nll = next(each for each in result["comparisons"]["scores"] if each["score"] == "nll")
+    nll = _of_score(result, "nll")
     rows = []
     for name, method in result["scores"]["methods"].items():
         scores = method["scores"]

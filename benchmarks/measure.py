@@ -22,7 +22,7 @@ from segment.files.versions import versions
 from segment.files.writing import write_json
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
-DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "image_marks")
+DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "image_marks", "over_deterministic")
 """Keys of a result that no document shows: long lists, and paths."""
 
 
@@ -47,6 +47,9 @@ def slim(result: Any) -> Any:
     {'nll': 0.123457}
     """
     if isinstance(result, dict):
+        if "best" in result and "columns" in result:  # of ranking.json: those that were chosen
+            chosen = [best["column"] for best in result["best"].values() if best]
+            result = result | {"columns": {name: result["columns"][name] for name in chosen}}
         return {key: slim(value) for key, value in result.items() if key not in DROPPED}
     if isinstance(result, list):
         return [slim(value) for value in result]

@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decision_tables import best_rankings, one_pass
+from benchmarks.cost_tables import curves_table, picture
+from benchmarks.cost_tables import verdict as cost_verdict
+from benchmarks.decision_tables import best_rankings, compared_runs, one_pass, tuned
 from segment.files.markdown import markdown
-from segment.files.writing import write_text
+from segment.files.writing import fresh, write_text
 from segment.report.comparison import best_entry
 from segment.report.tables import COLUMNS, counted, table, verdict
 
@@ -63,6 +65,9 @@ def demo() -> Lines:
     return markdown(columns, result["rows"])
 
 
+CAMVID_METHODS = ("deterministic", "temperature", "tta", "mcbn", "mcbn+temperature", "mcbn+tta")
+
+
 def camvid(evaluated: Sequence[str]) -> Lines:
     """A row a method, of the networks whose evaluation is at hand."""
     columns = (
@@ -79,6 +84,8 @@ def camvid(evaluated: Sequence[str]) -> Lines:
         result = measured(name)["result"]
         model = result["run"]["settings"]["model"]
         for method, entry in result["scores"]["methods"].items():
+            if method not in CAMVID_METHODS:
+                continue
             scores = entry["scores"]
             best = best_entry("error_auroc", scores)
             names = ("miou", "accuracy", "nll", "ece", best)
@@ -207,10 +214,42 @@ def triage_sequences(name: str, limit: float) -> Lines:
     return [*markdown(columns, rows, right=right), "", closing]
 
 
+def tuning(name: str, evaluated: str) -> Lines:
+    """Why a setting was chosen, then what it gave on test images beside every other method."""
+    result = measured(evaluated)["result"]
+    opening = f"{measured(name)['result']['why']} {made(name)}"
+    return [opening, "", f"{counted(result['scores'])}:", "", *tuned(result), "", made(evaluated)]
+
+
+def curves(name: str) -> Lines:
+    result = measured(name)["result"]
+    opening = f"{counted(result)}. {made(name)}"
+    return [opening, "", *curves_table(result), "", *cost_verdict(result)]
+
+
+def comparisons(names: Mapping[str, str], columns: Mapping[str, str]) -> Lines:
+    of = {words: measured(name)["result"] for words, name in names.items()}
+    sources = " ".join(made(name) for name in names.values())
+    return [*compared_runs(of, columns), "", sources]
+
+
 def audit(name: str) -> str:
     return f"{100 * measured(name)['result']['audit']['cpu']['bf16']['variance_error']:.1f} %"
 
 
+COMPARED = {
+    "CamVid, U-Net: the same run twice": "compare_again",
+    "CamVid, U-Net: clean and fog of severity 3": "compare_fog",
+    "scenes without and with an unseen object": "compare_scenes",
+    "the same, unpaired": "compare_unpaired",
+}
+COMPARED_NUMBERS = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "expected_accuracy": "expected accuracy",
+    "mean.predictive_entropy": "mean entropy",
+    "mean.mutual_information": "mean mutual information",
+}
 TABLES: Mapping[str, Callable[[], Lines]] = {
     "demo": demo,
     "camvid": partial(camvid, tuple(EVALUATED.values())),
@@ -223,9 +262,16 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "triage.tta": partial(triage, "triage_tta", "pixel", ("one_minus_max",)),
     "triage.scenes": partial(triage, "triage_scenes", "pixel", ("one_minus_max",)),
     "triage.sequences": partial(triage_sequences, "triage", 0.05),
+    "evaluate.scenes": partial(evaluation, "evaluate_scenes"),
+    "tuned.unet": partial(tuning, "tune_unet_lite0", "tuned_unet_lite0"),
+    "tuned.scenes": partial(tuning, "tune_scenes", "evaluate_scenes"),
+    "tuned.views": lambda: [*tuned(measured("views_scenes")["result"]), "", made("views_scenes")],
+    "curves.scenes": partial(curves, "sweep_scenes"),
+    "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
     "decisions.unet_ranking": lambda: best_rankings(measured("decisions_unet")["result"]["ranking"], "deterministic"),
 }
+PICTURES = {"cost_scenes.png": ("sweep_scenes", "Generated scenes, M = 8, mean of three banks")}
 
 
 def ran_on() -> str:
@@ -263,6 +309,9 @@ def main() -> None:
         text = document.read_text(encoding="utf-8")
         if written(text) != text:
             write_text(document, written(text))
+    for name, (source, title) in PICTURES.items():
+        with fresh(ROOT / "docs" / "images" / name) as stream:
+            stream.write(picture(measured(source)["result"], title))
             sys.stdout.write(f"{document.relative_to(ROOT)}\n")
 
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 Curve = Mapping[str, Sequence[float | None]]
 """x, y, low, high, as in `scores.json`."""
 
-LINE_COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae", "#8c564b", "#777777", "#b5307f")
+LINE_COLOURS = (
+    *("#1b6ca8", "#d1495b", "#3c8d53", "#e0982f", "#7b5ea7", "#4fb0ae"),
+    *("#8c564b", "#777777", "#b5307f", "#1a1a1a", "#a3b51e", "#8fb8e8"),
+)
+INSIDE = 8
+"""Lines whose legend fits into a plot; that of more stands beside it."""
 WIDTH, HEIGHT, DPI = 6.4, 4.6, 150
 
 
@@ -92,7 +97,10 @@ def plot(
         axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.legend(frameon=False, fontsize=8)
+    if len(lines) > INSIDE:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    else:
+        axes.legend(frameon=False, fontsize=8)
     return _png(figure)
 
 

@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 Rows = Mapping[str, Mapping[str, float]]
 QUALITY = ("accuracy", "miou", "dice", "nll", "brier", "error_auroc.predictive_entropy")
 """Columns that need labels."""
-DOUBT = ("expected_accuracy", "expected_miou", "soft_dice", *(f"mean.{name}" for name in MEASURES))
-TESTED = (*QUALITY, *DOUBT)
+UNLABELLED = ("expected_accuracy", "expected_miou", "soft_dice", *(f"mean.{name}" for name in MEASURES))
+TESTED = (*QUALITY, *UNLABELLED)
 WORDS = {
     "accuracy": "accuracy",
     "miou": "mIoU",

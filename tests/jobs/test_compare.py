@@ -65,6 +65,22 @@ def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_rig
     assert noisy.paired["nll"].lower == 0
 
 
+def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_that_they_should(
+    network: Network, bank: Bank, runs: Path, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "unseen", TEST[:10], unseen=True)
+    evaluate(network, data, tmp_path / "strange", banks=[bank], plan=PLAN)
+    paired = compare(runs / "clean", tmp_path / "strange")
+    assert "nll" in paired.significant
+    for column, sign in (("accuracy", -1), ("nll", 1), ("mean.mutual_information", 1)):
+        assert sign * (paired.paired[column].difference.value or 0.0) > 0
+    alone = compare(runs / "clean", tmp_path / "strange", pair=False)
+    assert not alone.paired
+    auroc = alone.unpaired["mean.mutual_information"].auroc.value
+    assert auroc is not None
+    assert auroc > 0.5
+
+
 def test_two_methods_of_one_run_are_compared_image_by_image(runs: Path) -> None:
     compared = compare(runs / "clean", runs / "clean", method="deterministic", other_method="mcbn")
     assert compared.names == ("deterministic", "mcbn")

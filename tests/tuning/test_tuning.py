@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from segment.methods.method import OnePass
+from segment.report.tuned_page import candidate_rows, tuned_words
 from segment.tuning.choice import (
     Candidate,
     candidate,
@@ -165,3 +167,28 @@ def test_mask_counts_are_those_of_the_scoreboard(head: Literal["softmax", "multi
     for k in range(3):
         true, predicted = (truth[k], p[k] >= 0.5) if head == "multilabel" else (truth == k, p.argmax(axis=0) == k)
         assert pooled.masks["a"][:, k].tolist() == [(true & predicted).sum(), true.sum(), predicted.sum()]
+
+
+@pytest.mark.parametrize("case", ["all right", "all wrong", "one class", "one pixel"])
+@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("scaling", ["", "temperature", "vector_scaling"])
+def test_degenerate_images_are_chosen_on_with_a_sentence_and_without_nan(case: str, count: int, scaling: str) -> None:
+    samples = Samples("softmax", (1,))
+    side = 1 if case == "one pixel" else 8
+    for number in range(count):
+        logits = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(number))
+        mask = logits[0].argmax(dim=0).numpy()
+        label = {"all wrong": (mask + 1) % 3, "one class": np.zeros_like(mask)}.get(case, mask)
+        known = np.ones((side, side), dtype=np.bool_)
+        samples.add(f"s{number}", Sharpened(1.0), logits, label, known, keep=True)
+    parts = folds(sorted(samples.images), {name: name for name in samples.images})  # groups of one image
+    assert all(len(part) == 1 for part in parts) or count > 5
+    plain, other = (candidate(samples, name, 1, of, parts) for name, of in (("a", ""), ("b", scaling)))
+    choice = choose([plain, other])
+    content = json.dumps([plain.as_dict(), other.as_dict(), choice.chosen.as_dict()], allow_nan=False)
+    assert "NaN" not in content
+    words = tuned_words(choice, count, 1.0)
+    assert words.startswith(f"Chosen: {choice.chosen.name}")
+    assert f"{count} images are few" in words
+    assert "nan" not in words.split()
+    assert all("nan" not in cell for row in candidate_rows([plain, other], choice) for cell in row)

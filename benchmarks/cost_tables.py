@@ -1,0 +1,102 @@
+"""Quality against cost from a sweep: a table, a verdict and a picture for each network of docs/results.md.
+
+Must not measure anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segment.files.markdown import markdown
+from segment.pictures.plots import Line, plot
+
+Lines = list[str]
+Scores = Mapping[str, Mapping[str, Any]]
+FROM = 4
+"""Passes from which on methods are compared at equal cost."""
+
+
+def by_passes(result: Mapping[str, Any]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Method -> passes -> its scores, of a sweep over T with one setting of the draws."""
+    methods: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for name, row in result["methods"].items():
+        methods.setdefault(name.partition(",")[0], {})[int(row["passes_per_image"])] = row["scores"]
+    return methods
+
+
+def curves_table(result: Mapping[str, Any], score: str = "nll") -> Lines:
+    """A row a method, a column a number of passes; the spread over banks after the value."""
+    methods = by_passes(result)
+    passes = sorted({count for of in methods.values() for count in of})
+    rows = []
+    for name, of in methods.items():
+        rows.append([f"`{name}`", *(_cell(of[count][score]) if count in of else "" for count in passes)])
+    return markdown(("method", *map(str, passes)), rows, right=[False, *[True] * len(passes)])
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return "–"
+    spread = entry.get("bank_sd")
+    return f"{entry['value']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def verdict(result: Mapping[str, Any], score: str = "nll") -> Lines:
+    """Whether MCBN is best at equal cost from FROM passes on, alone and with views, and by how much.
+
+    A method that takes fewer passes competes at every larger number too, for it is as cheap or cheaper.
+    """
+    methods = by_passes(result)
+    counts = sorted({count for of in methods.values() for count in of if count >= FROM})
+    lines, rows = [], []
+    for words, own in (("MCBN", _alone), ("MCBN with views", _with_views)):
+        won = 0
+        for count in counts:
+            best = {name: _at(of, count, score) for name, of in methods.items() if min(of) <= count}
+            ours, other = (
+                min((name for name in best if kind(name)), key=lambda name: best[name][0]) for kind in (own, _without)
+            )
+            (value, spread), (rival, _) = best[ours], best[other]
+            won += value < rival
+            difference = f"{value - rival:+.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+            rows.append([f"{count}", f"`{ours}`", f"{value:.4f}", f"`{other}`", f"{rival:.4f}", difference])
+        answer = "yes" if won == len(counts) else "no" if not won else f"at {won} of {len(counts)} numbers of passes"
+        lines.append(f"- {words}: best at equal cost from {FROM} passes on: **{answer}**.")
+    columns = ("passes", "best with MCBN", "NLL", "best without", "NLL", "difference")
+    return [*lines, "", *markdown(columns, rows, right=[True, False, True, False, True, True])]
+
+
+def _at(of: Mapping[int, Mapping[str, Any]], count: int, score: str) -> tuple[float, float | None]:
+    """The value with the most passes that are not more than so many, and its spread over banks."""
+    entry = of[max(each for each in of if each <= count)][score]
+    return float(entry["value"]), entry.get("bank_sd")
+
+
+def _alone(name: str) -> bool:
+    return name.startswith("mcbn") and "tta" not in name
+
+
+def _with_views(name: str) -> bool:
+    return name.startswith("mcbn") and "tta" in name
+
+
+def _without(name: str) -> bool:
+    return not name.startswith("mcbn")
+
+
+def picture(result: Mapping[str, Any], title: str, score: str = "nll") -> bytes:
+    """NLL against passes, a line a method; dashed where it takes one number of passes only, up to the largest."""
+    methods = by_passes(result)
+    ticks = sorted({count for of in methods.values() for count in of})
+    lines = []
+    for name, of in methods.items():
+        counts = sorted(count for count in of if of[count][score]["value"] is not None)
+        values = [float(of[count][score]["value"]) for count in counts]
+        if len(counts) == 1:
+            lines.append(Line(name=name, x=[counts[0], ticks[-1]], y=values * 2, dashed=True))
+        else:
+            lines.append(Line(name=name, x=counts, y=values))
+    lines.sort(key=lambda line: -line.y[-1])  # as the ends of the lines stand
+    words = "NLL, nats a pixel"
+    return plot(lines, title=title, x="passes an image", y=words, logarithmic=True, ticks=[int(t) for t in ticks])
