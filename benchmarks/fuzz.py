@@ -193,6 +193,8 @@ def main() -> None:
     report = {"seed": seed, "cases": arguments.cases, "seconds": round(time.monotonic() - begun, 1), **total}
     kinds_read = {kind: dict(ends) for kind, ends in sorted(found.ends.items())}
     sys.stdout.write(json.dumps(report | {"trouble": found.trouble, "kinds": kinds_read}, indent=1) + "\n")
+    for trouble in found.trouble:
+        sys.stderr.write(json.dumps(trouble) + "\n")
     sys.exit(1 if found.trouble else 0)
 
 

@@ -31,6 +31,8 @@ GDAL_CACHE = 96 * 2**20
 """Bytes of decoded blocks that GDAL keeps, in place of a twentieth of the machine's memory: a row of blocks of 512 of a
 raster of 20,000 columns and 4 bands of 16 bits."""
 
+_BROKEN = (ValueError, OverflowError, SystemError)
+"""What damaged names and numbers make rasterio raise, beside its own errors: letters that are not UTF-8, say."""
 _NODATA, _MODEL, _SCALE = 42113, 34264, 33550  # GDAL's tag; GeoTIFF: model transformation, pixel scale
 
 
@@ -48,15 +50,22 @@ def open_raster(path: Path) -> Any:
     with quiet_gdal() as rasterio:
         try:
             return rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
+        except (rasterio.errors.RasterioError, *_BROKEN) as error:
             raise ImageUnreadable(f"{str(path)!r} does not open as a raster: {one_line(error, 200)}.") from None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The same within a block. Errors: as `open_raster`."""
-    with quiet_gdal(), open_raster(path) as raster:
-        yield raster
+    """The same within a block. Errors: as `open_raster`; ImageUnreadable where the block reads what is damaged."""
+    with quiet_gdal() as rasterio, open_raster(path) as raster:
+        try:
+            yield raster
+        except (rasterio.errors.RasterioError, *_BROKEN) as error:
+            raise _undecodable(path, error) from None
+
+
+def _undecodable(path: Path, error: Exception) -> ImageUnreadable:
+    return ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.")
 
 
 def raster_geometry(path: Path) -> Geometry:
@@ -127,13 +136,8 @@ def window_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> ND
 @contained
 def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
     """The bands at another size, from overviews where the raster has them."""
-    rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
     with opened(path) as raster:
-        try:
-            read: NDArray[Any] = raster.read(out_shape=(raster.count, *size))
-        except rasterio.errors.RasterioError as error:
-            raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
-    return np.moveaxis(read, 0, -1)
+        return np.moveaxis(raster.read(out_shape=(raster.count, *size)), 0, -1)
 
 
 class _Reading:
@@ -165,8 +169,8 @@ def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[i
     with quiet_gdal() as rasterio:
         try:
             read: NDArray[Any] = raster.read(window=(rows, columns))
-        except rasterio.errors.RasterioError as error:
-            raise ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.") from None
+        except (rasterio.errors.RasterioError, *_BROKEN) as error:
+            raise _undecodable(path, error) from None
     return read
 
 
