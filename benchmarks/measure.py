@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured_files import MEASURED
 from segment.files.versions import versions
 from segment.files.writing import write_json
 
-MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 DROPPED = ("curves", "per_class", "thresholds", "folder", "sheet", "image_marks", "over_deterministic")
 """Keys of a result that no document shows: long lists, and paths."""
 

@@ -7,7 +7,6 @@ and `<!-- -->`; both are written anew by this script, and a test fails where a d
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -19,6 +18,8 @@ from typing import Any
 from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import best_rankings, compared_runs, one_pass, tuned
+from benchmarks.measured_files import made, measured, short
+from benchmarks.triage_tables import triage, triage_sequences
 from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
 from segment.report.comparison import best_entry
@@ -26,37 +27,11 @@ from segment.report.tables import COLUMNS, counted, table, verdict
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-MEASURED = ROOT / "docs" / "measured"
 TABLE = re.compile(r"(<!-- table: ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: ([\w.]+) -->).*?(<!-- -->)", re.DOTALL)
 
 Lines = list[str]
 EVALUATED = {"unet": "evaluate_unet_lite0", "enet": "evaluate_enet"}
-
-
-def measured(name: str) -> dict[str, Any]:
-    """What a command measured, and how. Error: FileNotFoundError where no command has written it."""
-    contents: dict[str, Any] = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
-    return contents
-
-
-def made(name: str) -> str:
-    """The source of a table's numbers, in one line."""
-    source = measured(name)
-    machine = source["machine"]
-    return (
-        f"`{source['command']}`, {source['date']}, torch {source['versions']['torch']}, {machine['cores']} cores of "
-        f"{machine['processor']}: `docs/measured/{name}.json`."
-    )
-
-
-def short(value: float, digits: int = 3) -> str:
-    """A figure as the documents write it.
-
-    >>> short(0.1239), short(-0.5), short(12.0, 1)
-    ('.124', '-.500', '12.0')
-    """
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
 
 
 def demo() -> Lines:
@@ -170,48 +145,6 @@ def _network_cells(row: Mapping[str, Any]) -> list[str]:
     message = str(row["message"]).replace("|", "\\|")
     remark = message if row["outcome"] == "equal" else f"{row['outcome']}: {message}".rstrip(": ")
     return [f"`{row['network']}`", *counts, row["way"], *numbers, *times, remark]
-
-
-def triage(name: str, unit: str, measures: Sequence[str]) -> Lines:
-    """A row a network, promise and limit: what random splits of labelled images gave on the images left over."""
-    columns = ("network", "promise", "limit", "mean loss", "violated", "on the rest", "accepted", "oracle accepts")
-    result, rows = measured(name)["result"], []
-    for network in result["networks"]:
-        for row in network["rows"]:
-            if row["unit"] != unit or row["measure"] not in measures:
-                continue
-            most = row["guarantee"] == "images"
-            promise = f"{100 * row['share']:.0f} % of images" if most else "in expectation"
-            violated = [short(row[key]) if most else "" for key in ("violated", "rest_violated")]
-            shares = [f"{100 * row[key]:.1f} %" for key in ("accepted", "oracle")]
-            label = (
-                f"`{network['model']}`" if network["method"] == "mcbn" else f"`{network['model']}`, {network['method']}"
-            )
-            rows.append([label, promise, short(row["limit"], 2), short(row["loss"], 4), *violated, *shares])
-    right = [column not in ("network", "promise") for column in columns]
-    images = " and ".join(dict.fromkeys(str(network["images"]) for network in result["networks"]))
-    opening = f"{result['splits']} splits of {images} images, {result['calibration']} to calibrate on. {made(name)}"
-    return [opening, "", *markdown(columns, rows, right=right)]
-
-
-def triage_sequences(name: str, limit: float) -> Lines:
-    """A row a network and pair of sequences: the loss where the threshold was calibrated on another sequence."""
-    columns = ("network", "calibrated on", "used on", "mean loss", "accepted", "AUROC", "shift")
-    rows, above, seen, count = [], 0, 0, 0
-    for network in measured(name)["result"]["networks"]:
-        for row in network.get("sequences", ()):
-            count, exceeds = count + 1, row["loss"] > row["limit"]
-            above, seen = above + exceeds, seen + (exceeds and row["shifted"])
-            if row["limit"] == limit:
-                names = [str(row[key]).rpartition("/")[2] for key in ("calibrated", "used")]
-                numbers = [short(row["loss"]), f"{100 * row['accepted']:.1f} %", short(row["auroc"])]
-                rows.append([f"`{network['model']}`", *names, *numbers, "seen" if row["shifted"] else "not seen"])
-    right = [column not in ("network", "calibrated on", "used on", "shift") for column in columns]
-    closing = (
-        f"At a limit of {short(limit, 2)}. At all three, the loss exceeds the limit in {above} of {count} cases, "
-        f"and the shift is seen in {seen} of these. {made(name)}"
-    )
-    return [*markdown(columns, rows, right=right), "", closing]
 
 
 def tuning(name: str, evaluated: str) -> Lines:

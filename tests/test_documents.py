@@ -11,7 +11,8 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.tables import DOCUMENTS, MEASURED, ROOT, TABLE, VALUE, written
+from benchmarks.measured_files import MEASURED
+from benchmarks.tables import DOCUMENTS, ROOT, TABLE, VALUE, written
 from segment.experiments.reporting import Outcome
 
 RECORD = ROOT / "docs" / "reproduction.md"

@@ -12,9 +12,9 @@ from plain import noise, plain_loop
 
 from benchmarks.architectures import NETWORKS, TIMM
 from benchmarks.measure import measure
+from benchmarks.measured_files import measured
 from benchmarks.networks import Row, examine, survey_networks
 from benchmarks.plain_loop import largest_difference, noise_images, plain, random_bank, settle
-from benchmarks.tables import measured
 from segment.networks.load import load_network
 from segment.tracing.bn_network import drawable
 

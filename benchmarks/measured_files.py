@@ -1,0 +1,38 @@
+"""What commands measured, as tables and figures take it from docs/measured/*.json.
+
+Must not measure anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MEASURED = Path(__file__).parent.parent / "docs" / "measured"
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a command measured, and how. Error: FileNotFoundError where no command has written it."""
+    contents: dict[str, Any] = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+    return contents
+
+
+def made(name: str) -> str:
+    """The source of a table's numbers, in one line."""
+    source = measured(name)
+    machine = source["machine"]
+    return (
+        f"`{source['command']}`, {source['date']}, torch {source['versions']['torch']}, {machine['cores']} cores of "
+        f"{machine['processor']}: `docs/measured/{name}.json`."
+    )
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A figure as the documents write it.
+
+    >>> short(0.1239), short(-0.5), short(12.0, 1)
+    ('.124', '-.500', '12.0')
+    """
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
