@@ -130,10 +130,15 @@ class ImagePool:
             first = self._shape or (image.shape, index)
             self._shape = first
             if image.shape != first[0]:
+                way = "Give --size HxW, or a card with a training pipeline that crops."
+                if self.augmentation is not None:
+                    way = (
+                        "The card's `training: {transforms}` leave them so: let them end in a transform that gives "
+                        "one size, as RandomCrop or Resize with height and width."
+                    )
                 raise WrongUse(
                     f"Statistics images must share one size: {self._name(first[1])} is {_size(first[0])}, "
-                    f"{self._name(index)} is {_size(image.shape)} (after padding). Give --size HxW, or a card with a "
-                    "training pipeline that crops."
+                    f"{self._name(index)} is {_size(image.shape)} (after padding). {way}"
                 )
         return torch.stack(images)
 

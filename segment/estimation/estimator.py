@@ -123,11 +123,9 @@ class Estimator:
     @cached_property
     def _measured(self) -> tuple[float, float]:
         """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=generator)
+        noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=torch.Generator().manual_seed(0))
         seconds: list[float] = []
-        taken = bytes_a_pixel(lambda images: seconds.append(self._probe(images)), self.network.module, noise)
-        return taken, seconds[-1]
+        return bytes_a_pixel(lambda part: seconds.append(self._probe(part)), self.network.module, noise), seconds[-1]
 
     def _probe(self, images: Tensor) -> float:
         """A few passes of each method, their moments kept until all are done; seconds a pixel of all."""
@@ -262,6 +260,8 @@ class Estimator:
             identity=identity,
             after=after,
         )
+        if self.planned:  # what is written next takes blocks of other sizes
+            release_freed_pages()
         if stop is not None:
             error = error_quantile(torch.cat(errors), stop.quiet)
             whole = {name: replace(made, reached_error=error) for name, made in whole.items()}

@@ -126,7 +126,7 @@ def each_shown(estimate: Any, view: View, most: int = MOST) -> Iterator[Shown]:
         labels = np.asarray(single.prediction[...])
         if view.head == "multilabel":
             likely = labels if single.mean is None else np.asarray(single.mean[...])
-            labels = np.where(labels.any(axis=0), likely.argmax(axis=0), len(view.classes))
+            labels = np.where((labels == 1).any(axis=0), likely.argmax(axis=0), len(view.classes))
         colours = np.vstack([view.palette, np.array([NO_LABEL], np.uint8)])
         maps = {name: np.asarray(values[...]) for name, values in single.maps.items()}
         yield Shown(view.images[number]() if number < len(view.images) else None, labels, colours, maps)

@@ -87,6 +87,24 @@ class Made:
         return self.of(slice(start, stop))
 
 
+@dataclass(frozen=True)
+class Planes:
+    """A K H W array whose planes are made when they are read: [k]."""
+
+    planes: tuple[Plane, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.planes), *self.planes[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.planes[0].dtype
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self.planes[index]
+
+
 def blocks(plane: Plane) -> Iterator[NDArray[Any]]:
     """The rows of an H W or H W 3 in order, some at a time."""
     step = max(1, min(ROWS, PIXELS // max(1, plane.shape[1])))

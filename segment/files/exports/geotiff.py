@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import imported
-from segment.files.exports.image import ExportedImage
+from segment.files.exports.image import UNCLAIMED, ExportedImage
 from segment.files.writing import fresh_path, index_type
 from segment.images.formats.georeference import GDAL_CACHE
 
@@ -32,7 +32,14 @@ def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
     if image.prediction is not None:
         kind = index_type(len(image.classes))
         if len(image.prediction.shape) == 3:
-            _write(path("prediction.tif"), image, list(_planes(image.prediction)), list(image.classes), kind, None)
+            _write(
+                path("prediction.tif"),
+                image,
+                list(_planes(image.prediction)),
+                list(image.classes),
+                kind,
+                float(UNCLAIMED),
+            )
         else:
             none = float(np.iinfo(kind).max)  # what pixels without data hold
             _write(path("prediction.tif"), image, [image.prediction], ["prediction"], kind, none)
@@ -40,7 +47,7 @@ def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
         _write(path(f"{name}.tif"), image, [values], [name], np.dtype(np.float32), np.nan)
     if image.probability is not None:
         planes = list(_planes(image.probability))
-        _write(path("probability.tif"), image, planes, list(image.classes), np.dtype(np.float32), None)
+        _write(path("probability.tif"), image, planes, list(image.classes), np.dtype(np.float32), np.nan)
 
 
 def _planes(array: Plane) -> Iterator[Plane]:

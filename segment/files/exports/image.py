@@ -19,6 +19,9 @@ from segment.images.geometry import Geometry
 from segment.regions.components import Blank, Regions, regions_of
 from segment.regions.statistics import RegionStatistics, statistics_of
 
+UNCLAIMED = 255
+"""In a label's own mask of 0 and 1: a pixel without data."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -43,7 +46,7 @@ class ExportedImage:
     """One image's results.
 
     id, source: its name in the run, its file. shape: H, W. geometry: where it lies
-    prediction: H W (multi-label: K H W of 0 and 1), None where it is not asked for; labels: the same, always
+    prediction: H W (multi-label: K H W of 0, 1, and 255 without data), None where not asked for; labels: the same
     maps: measure -> H W float32, NaN where it is hidden; probability: K H W, or None
     confidence: label -> the probability of a pixel's class (multi-label: of that label), H W
     classes: K names; absent: whether pixels may be NaN. blank: makes the array of region numbers
@@ -119,6 +122,6 @@ def _alone(mask: Plane, label: int) -> Made:
     """A label's own mask: its index where it is claimed, no class elsewhere."""
 
     def of(rows: slice) -> NDArray[Any]:
-        return np.where(np.asarray(mask[rows]) > 0, label, -1)
+        return np.where(np.asarray(mask[rows]) == 1, label, -1)
 
     return Made(tuple(mask.shape), np.dtype(np.int64), of)

@@ -36,7 +36,8 @@ def write_group(path: Callable[[str], Path], image: ExportedImage) -> None:
         for name, values in image.maps.items():
             _write(group, name, values, np.dtype(np.float32), float("nan"))
         if image.prediction is not None:
-            _write(group, "prediction", image.prediction, index_type(len(image.classes)), 0)
+            kind = index_type(len(image.classes))
+            _write(group, "prediction", image.prediction, kind, int(np.iinfo(kind).max) if image.absent else 0)
         if image.probability is not None:
             _write(group, "probability", image.probability, np.dtype(np.float32), float("nan"))
 

@@ -145,6 +145,7 @@ def _mask(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
     prediction = np.asarray(maps[PREDICTION]).astype(np.int64)
     if prediction.ndim == 2:
         return prediction
+    prediction = np.where(prediction == 1, 1, 0)  # it is 255 where there are no data
     likely = maps.get(PROBABILITY, prediction)
     return np.where(prediction.any(axis=0), likely.argmax(axis=0), len(run.classes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
-from segment.files.exports.image import ExportedImage
+from segment.files.exports.image import UNCLAIMED, ExportedImage
 from segment.files.runs.map_summary import summary
-from segment.files.windows import ROWS, Made, Windowed
+from segment.files.windows import Made, Planes, Windowed
 from segment.files.writing import discard, index_type, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
-from segment.pictures.heatmaps import beside, heatmap, legend_beside
+from segment.pictures.heatmaps import ABSENT, beside, heatmap, legend_beside
 from segment.pictures.overlays import class_overlay_rows, uncertainty_overlay_rows
 from segment.pictures.palettes import Picture
 from segment.regions.components import Regions, regions_of
 from segment.report.run_files.exported_files import EXPORTS, where, write_exports
+from segment.report.run_files.hidden import hidden, labels_or_none, no_class, with_hidden
 from segment.report.run_files.style import PictureStyle
 from segment.report.run_files.triaged_files import TriagedImage, write_triaged
 from segment.scores.functional.image_level import highest_patch, interior
@@ -71,17 +71,21 @@ class ImageResult:
 
     @property
     def prediction(self) -> Plane:
-        """The classes, `no_class` where the image is not valid."""
-        labels, valid, none = self.estimate.prediction, self.valid, no_class(len(self.style.classes))
+        """The classes, `no_class` where the image is not valid; multi-label: 1, 0, and the same."""
+        labels, valid = self.estimate.prediction, self.valid
         if valid is None:
             return labels
         if len(labels.shape) == 3:
-            return np.where(valid[0 : labels.shape[1]], np.asarray(labels[:]), 0).astype(labels.dtype)
+            return Planes(tuple(labels_or_none(labels[k], valid, UNCLAIMED) for k in range(labels.shape[0])))
+        return labels_or_none(labels, valid, no_class(len(self.style.classes)))
 
-        def of(rows: slice) -> NDArray[Any]:
-            return np.where(valid[rows], np.asarray(labels[rows]), none)
-
-        return Made(tuple(labels.shape), np.dtype(np.uint8 if none == 255 else np.uint16), of)
+    @property
+    def probability(self) -> Plane | None:
+        """The mean probability (K H W), NaN where the image is not valid."""
+        mean, valid = self.estimate.mean, self.valid
+        if mean is None or valid is None:
+            return mean
+        return Planes(tuple(hidden(mean[k], 0, valid) for k in range(mean.shape[0])))
 
     @cached_property
     def heat(self) -> Plane:
@@ -126,7 +130,7 @@ class ImageResult:
             labels=self.prediction if multilabel else self.inside(estimate.prediction),
             prediction=self.prediction if "prediction" in self.maps else None,
             maps={name: shown.maps[name] for name in self.style.scales if name in shown.maps},
-            probability=estimate.mean if "probability" in self.maps else None,
+            probability=self.probability if "probability" in self.maps else None,
             confidence=confidence,
             classes=self.style.classes,
             palette=self.style.palette,
@@ -134,33 +138,6 @@ class ImageResult:
             absent=self.absent,
             blank=self.blank,
         )
-
-
-def with_hidden(estimate: Estimate[Plane], border: int, valid: Plane | None) -> Estimate[Plane]:
-    """The estimate with NaN in each measure's outer `border` pixels, and where `valid` (H W) is False.
-
-    Errors: PredictionFailed where nothing is left of the image.
-    """
-    height, width = estimate.prediction.shape[-2:]
-    if 2 * border >= min(height, width):
-        raise PredictionFailed(f"--border {border} leaves nothing of an image of {height} x {width} pixels.")
-    inner, rows = slice(border, width - border), range(border, height - border, ROWS)
-    if valid is not None and not any(valid[top : min(top + ROWS, rows.stop), inner].any() for top in rows):
-        raise PredictionFailed("No pixel of the image holds data within its region mask and --border.")
-
-    def hidden(values: Plane) -> Made:
-        def of(rows: slice) -> NDArray[Any]:
-            block = np.array(values[rows], copy=True)
-            block[:, :border] = block[:, width - border :] = np.nan  # no column at border 0
-            block[: max(0, border - rows.start)] = np.nan
-            block[max(0, height - border - rows.start) :] = np.nan
-            if valid is not None:
-                block[~valid[rows.start : rows.start + len(block)]] = np.nan
-            return block
-
-        return Made((height, width), np.dtype(np.float32), of)
-
-    return replace(estimate, maps={name: hidden(values) for name, values in estimate.maps.items()})
 
 
 class Places(Protocol):
@@ -217,8 +194,8 @@ def _write_files(
             index_type(len(style.classes))
             kept["prediction"] = result.prediction
         kept |= {name: estimate.maps[name] for name in result.maps if name in estimate.maps}
-        if "probability" in result.maps and estimate.mean is not None:
-            kept["probability"] = estimate.mean
+        if "probability" in result.maps and result.probability is not None:
+            kept["probability"] = result.probability
         write_npz(path("maps.npz"), kept)
     if any(name in EXPORTS for name in formats):
         write_exports(path, result.exported(), formats, result.model)
@@ -269,11 +246,6 @@ def _write_raw(path: Path, values: Plane, style: PictureStyle, measure: str, *, 
     write_map_png(path, values, measure=measure, unit=scale.unit, high=scale.bound, absent=absent)
 
 
-def no_class(classes: int) -> int:
-    """The index of a pixel that holds no data, in a mask of so many classes: the largest of its type."""
-    return 255 if classes < 256 else 65535
-
-
 def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle, *, gaps: bool) -> None:
     """gaps: whether pixels hold `no_class`, which is grey."""
     if style.head != "multilabel":
@@ -283,6 +255,8 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
         return
     for index, name in enumerate(style.classes):
         colours = np.array([NO_LABEL, style.palette[index]], np.uint8)
+        if gaps:
+            colours = np.vstack([colours, np.tile(np.array([ABSENT], np.uint8), (UNCLAIMED - 1, 1))])
         safe = "".join(letter if letter.isalnum() else "_" for letter in name)
         write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
 

@@ -231,7 +231,7 @@ def _mask_of(found: Mapping[str, Any], folder: Path, style: PictureStyle, maps: 
         return None
     if style.head == "multilabel":
         parts = [read_label(path) for path in sorted(folder.glob("prediction_*_*.png"), key=_index)]
-        claimed = np.stack(parts)
+        claimed = np.stack(parts) == 1
         return np.where(claimed.any(axis=0), claimed.argmax(axis=0), len(style.classes))
     return np.asarray(found["prediction"]) if "prediction" in found else read_label(folder / "prediction.png")
 
