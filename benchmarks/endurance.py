@@ -1,6 +1,6 @@
 """Memory, open files and speed of `segment predict` over many small images: nothing may grow with their number.
 
-    python -m benchmarks.endurance [--images 10000] [--draws 2] [--size 32]
+    python -m benchmarks.endurance [--images 10000] [--draws 2] [--size 32] [--workers 1]
 
 Images of noise go through the embedded network, and every default file of each is written. The slope of the resident
 memory is that of a straight line through one sample each hundred images, from the second thousand on.
@@ -23,7 +23,9 @@ import torch
 from benchmarks.memory import make_bank
 from segment.estimation.memory_budget import keep_freed_pages, resident
 from segment.files.banks import load_bank
+from segment.jobs.overlap import WORKERS
 from segment.jobs.predict import predict
+from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 
 EACH = 100
@@ -78,13 +80,22 @@ class Samples:
         }
 
 
-def endure(folder: Path, images: int, draws: int, size: int, part: int) -> dict[str, float | int | list[int]]:
+def endure(
+    folder: Path, images: int, draws: int, size: int, part: int, workers: int = WORKERS
+) -> dict[str, float | int | list[int]]:
     keep_freed_pages()  # as the command line does
     torch.set_num_threads(1)
     network, bank = load_network("scenes"), load_bank(make_bank(folder, "scenes", draws))
     samples = Samples()
     begun = time.perf_counter()
-    predict(network, str(noise(folder / "images", images, size)), bank, folder / "run", progress=samples)
+    predict(
+        network,
+        str(noise(folder / "images", images, size)),
+        bank,
+        folder / "run",
+        PredictPlan(workers=workers),
+        progress=samples,
+    )
     seconds = time.perf_counter() - begun
     timings = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))["timings"]
     return {**samples.summary(part), "seconds_before_and_after": round(seconds - timings["seconds"], 2), **timings}
@@ -95,10 +106,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--size", type=int, default=32, help="pixels of a side")
+    parser.add_argument("--workers", type=int, default=WORKERS)
     arguments = parser.parse_args()
     part = max(EACH, min(1000, arguments.images // 4 // EACH * EACH))
     with tempfile.TemporaryDirectory() as folder:
-        result = endure(Path(folder), arguments.images, arguments.draws, arguments.size, part)
+        result = endure(Path(folder), arguments.images, arguments.draws, arguments.size, part, arguments.workers)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 

@@ -147,18 +147,13 @@ class Estimator:
         return tuple(dict.fromkeys([*read_out.measures, *([STANDARD_ERROR] if self.plan.stop else [])]))
 
     @property
-    def _kept(self) -> int:
+    def kept(self) -> int:
         """Bytes a pixel of all estimates, twice: as computed from the moments, and as returned."""
         each = (
             4 * len(read_out.measures) + 8 + 4 * self.network.classes * read_out.probability
             for read_out in self.read_outs.values()
         )
         return 2 * sum(each)
-
-    @property
-    def bytes_in_flight(self) -> int:
-        """Bytes a pixel of an image that waits for the network, or whose estimates wait to be written."""
-        return OUTSIDE + self._kept
 
     def side_for(self, height: int, width: int, *, in_memory: bool = True) -> int | None:
         """The side of the tiles of an image of that size, None where it is not tiled. Errors: OutOfMemory, WrongUse.
@@ -189,7 +184,7 @@ class Estimator:
 
     def _needs(self, area: int, *, in_memory: bool) -> Needs:
         held = 1 + bytes_held(self.network.input)  # and whether it holds data
-        beside = area * (OUTSIDE + 4 * (held - DECODED) + self.plan.beside + self._kept) + FIXED
+        beside = area * (OUTSIDE + 4 * (held - DECODED) + self.plan.beside + self.kept) + FIXED
         in_files = self.plan.blank is not None
         read = FIXED if in_memory else FIXED + GDAL_CACHE + area // 8
         return Needs(

@@ -18,8 +18,8 @@ from segment.estimation.memory_budget import MemoryBudget
 A = TypeVar("A")
 B = TypeVar("B")
 
-WORKERS = 1
-"""Threads that decode, and as many that encode, where no number is asked for."""
+WORKERS = 4
+"""Threads that decode, and as many that encode, by default: they wait for the disk more than for cores."""
 
 LARGE = 2**22
 """Pixels ahead of the network at most, and behind it; a larger image is decoded, estimated and written alone."""

@@ -19,6 +19,7 @@ from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.together import Together
 from segment.files.runs.run import Run, images_outside_runs
 from segment.files.versions import versions
 from segment.files.windows import Windowed
@@ -162,7 +163,7 @@ def _predictor(
     return ImagePredictor(
         run,
         network,
-        estimator,
+        Together(estimator, execution.batch, execution.batch_area),
         style,
         plan.maps,
         plan.formats,

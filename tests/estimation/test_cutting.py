@@ -49,7 +49,7 @@ def read_outs_of(network: Network) -> dict[str, ReadOut]:
 
 def tight(estimator: Estimator) -> EstimatePlan:
     """Less than the image takes in one piece, by more than half of its passes."""
-    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + estimator._kept + 0.8 * estimator.pixel))
+    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + estimator.kept + 0.8 * estimator.pixel))
     return EstimatePlan(budget=MemoryBudget(bytes_), beside=SCORING)
 
 

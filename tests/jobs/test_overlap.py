@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.runs.manifest import MANIFEST
 from segment.files.writing import write_npz
-from segment.jobs.overlap import Behind, ahead
+from segment.jobs.overlap import WORKERS, Behind, ahead
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
@@ -176,3 +178,9 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_lines_of_what_is_whole(
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(WrongUse, match="--workers -1"):
         PredictPlan(workers=-1)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_the_command_line_has_the_same_default(command: str) -> None:
+    module = import_module(f"segment.cli.commands.{'predicting' if command == 'predict' else 'scoring'}")
+    assert signature(getattr(module, command)).parameters["workers"].default == WORKERS

@@ -21,11 +21,13 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    Together,
     TriageFile,
     Trust,
     TunedFolder,
     Weights,
     Workers,
+    batch_of,
     draws_of,
     listed,
     loaded,
@@ -76,10 +78,11 @@ def predict(
     tile: Annotated[
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
     ] = "auto",
-    workers: Workers = 1,
     tile_mode: Annotated[
         str, typer.Option(help="exact, or blended: tiles overlap less and are mixed there; the difference is measured.")
     ] = "exact",
+    batch: Together = "1",
+    workers: Workers = 4,
     triage: TriageFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     mask: Mask = None,
@@ -126,6 +129,7 @@ def predict(
         memory=memory,
         triage=None if triage is None else load_triage(triage),
         tuned=setting,
+        batch=batch_of(batch),
         workers=workers,
     )
     if watch and not json:

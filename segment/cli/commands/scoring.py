@@ -70,7 +70,7 @@ def evaluate(
     ensemble: Annotated[list[Path] | None, typer.Option(help="Further weights of MODEL, one file each.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; one for all methods.")] = "auto",
     memory: Memory = None,
-    workers: Workers = 1,
+    workers: Workers = 4,
     seed: Annotated[int, typer.Option(help="Of the dropout masks.")] = 0,
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",

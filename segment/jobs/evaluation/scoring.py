@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse, error_message
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
@@ -116,7 +116,7 @@ class Scoring:
         done = self.done
         pending = [source for source in sources if source.id not in done]
         number, passes, saved = len(sources) - len(pending), 0, time.monotonic()
-        room = room_in(self.estimator.plan.budget, self.estimator.bytes_in_flight + SCORING)
+        room = room_in(self.estimator.plan.budget, OUTSIDE + self.estimator.kept + SCORING)
         images = read_labelled(pending, self.network, workers=self.workers, room=room)
         spent = Laps(*self.waiting)
         try:

@@ -20,6 +20,7 @@ from segment.axes import Plane
 from segment.errors import ImageUnreadable, PredictionFailed, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
+from segment.estimation.together import Together
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.writing import unwritable
@@ -65,6 +66,11 @@ class ImageRead:
     sha256: str
     valid: Plane | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W; 0 without an image."""
+        return (0, 0) if isinstance(self.pixels, str) else (self.pixels.shape[0], self.pixels.shape[1])
+
 
 @dataclass(frozen=True)
 class Written:
@@ -86,7 +92,7 @@ class ImagePredictor:
 
     run: Run
     network: Network
-    estimator: Estimator
+    together: Together
     style: PictureStyle
     maps: Sequence[str]
     formats: Sequence[str]
@@ -94,6 +100,10 @@ class ImagePredictor:
     triage: TriageOfRun | None = None
     candidates: SheetCandidates = field(default_factory=SheetCandidates)
     display: Display | None = None
+
+    @property
+    def estimator(self) -> Estimator:
+        return self.together.estimator
 
     def picture(self, source: Source) -> Picture:
         """The image as people see it. Errors: ImageUnreadable."""
@@ -107,17 +117,24 @@ class ImagePredictor:
         except (ImageUnreadable, OSError, MemoryError) as error:
             return ImageRead(source, error_message(error), sha256)
 
-    def estimate(self, image: ImageRead) -> Estimate[Plane] | str:
-        """The estimate of an image, or the reason why there is none. Errors: WrongUse where no map can be written."""
-        if isinstance(image.pixels, str):
-            return image.pixels
-        height, width = image.pixels.shape[:2]
+    def estimate(self, images: Sequence[ImageRead]) -> list[Estimate[Plane] | str]:
+        """The estimates of images of one size, or the reason why there is none.
+
+        Errors: WrongUse where no map can be written; OutOfMemory.
+        """
+        if isinstance(images[0].pixels, str):
+            return [str(image.pixels) for image in images]
+        normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
         try:
-            return self.estimator(Normalised(image.pixels, self.network.input))[""].arrays(self.network.classes)
+            made = self.together(normalised, [image.source.id for image in images])
+            return [estimates[""].arrays(self.network.classes) for estimates in made]
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
         except IMAGE_ERRORS as error:
-            return f"{height} x {width} image: {error_message(error)}"
+            if len(images) > 1:  # which of them it was
+                return [estimate for image in images for estimate in self.estimate([image])]
+            height, width = images[0].size
+            return [f"{height} x {width} image: {error_message(error)}"]
 
     def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Written:
         """The files of an image; several may be written at once. seconds: wall time of its estimate."""
@@ -198,7 +215,7 @@ class ImagePredictor:
         for source in sources:
             begun = time.perf_counter()
             image = self.read(source)
-            estimate = self.estimate(image)
+            (estimate,) = self.estimate([image])
             self.add(self.write(image, estimate, time.perf_counter() - begun))
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
+from segment.estimation.estimator import OUTSIDE
 from segment.images.find import Source
 from segment.images.read import size_of
 from segment.images.windowed import in_windows
@@ -35,7 +36,7 @@ class PredictLoop:
         self.predictor, self.execution = predictor, execution
         self._progress = progress
         self._images, self._draws = 0, 0
-        self._finished: list[Source] = []
+        self._calls: list[list[Source]] = []  # the images of each call of the network so far
         self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
 
     def __call__(self, pending: Sequence[Source], *, alone: bool = False) -> None:
@@ -60,7 +61,7 @@ class PredictLoop:
         if cost is not None:  # and now what would be refused after hours
             log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
             predictor.run.note(tiling=cost.record())
-        room = room_in(self.execution.budget, estimator.bytes_in_flight)
+        room = room_in(self.execution.budget, OUTSIDE + estimator.kept)
 
         def pixels(source: Source) -> int:
             return math.prod(sizes.get(source.id, ()))
@@ -71,22 +72,24 @@ class PredictLoop:
         spent.start()
         try:
             with closing(images), Behind(predictor.add, workers=workers, room=room) as writing:
-                for image in images:  # not enumerated, which would hold one while the next is decoded
+                for group in predictor.together.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
-                    source, estimate = image.source, predictor.estimate(image)
-                    seconds = spent.end("network")
-                    if isinstance(estimate, Estimate):
-                        self._draws += estimate.draws
+                    estimates = predictor.estimate(group)
+                    seconds = spent.end("network") / len(group)
                     self._keep_plan()
                     if estimator.to_redo:
                         writing.drain()
-                        predictor.redo(self._finished[-estimator.to_redo :])
-                    self._finished.append(source)
-                    writing.add(partial(predictor.write, image, estimate, seconds), pixels(source))
-                    del image, estimate
-                    self._images += 1
-                    number += 1
-                    self._progress("predicting", number, total, self._draws)
+                        predictor.redo([source for call in self._calls[-estimator.to_redo :] for source in call])
+                    self._calls.append([image.source for image in group])
+                    while group:
+                        image, estimate = group.pop(0), estimates.pop(0)
+                        if isinstance(estimate, Estimate):
+                            self._draws += estimate.draws
+                        writing.add(partial(predictor.write, image, estimate, seconds), pixels(image.source))
+                        del image, estimate
+                        self._images += 1
+                        number += 1
+                        self._progress("predicting", number, total, self._draws)
                     spent.end("waiting_for_files")
         finally:
             spent.end("waiting_for_files")
@@ -122,6 +125,8 @@ class PredictLoop:
             self.execution,
             tile=estimator.plan.tile,
             fold=read_out.method.fold,
+            batch=self.predictor.together.images,
+            batch_area=self.predictor.together.area,
             budget_recorded=self.execution.budget_recorded or estimator.planned,
         )
         if kept.record() != self.execution.record():

@@ -18,6 +18,7 @@ from segment.errors import WrongUse, near
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.estimation.tiler import TILE_MODES, TileMode, Tiling
+from segment.estimation.together import Batch, checked_batch
 from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.overlap import WORKERS, checked_workers
@@ -46,6 +47,7 @@ class PredictPlan:
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     triage: also which pixels and images are accepted, and whether the run is like the validation images
     tuned: a setting of `segment tune`, in place of MCBN under the bank
+    batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
     workers: threads that decode images, and as many that encode results, beside the network; 0: all in line
     """
 
@@ -63,12 +65,14 @@ class PredictPlan:
     memory: int | str | None = None
     triage: Triage | None = None
     tuned: Tuned | None = None
+    batch: Batch = 1
     workers: int = WORKERS
 
     def __post_init__(self) -> None:
         if self.tuned is not None and (self.draws is not None or self.fold != 1):
             raise WrongUse("--tuned has its own draws: leave --draws and --fold out.")
         checked_workers(self.workers)
+        checked_batch(self.batch)
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
         PassPlan(fold=self.fold)
         known = (*MEASURES, "prediction", "probability")
@@ -125,6 +129,7 @@ class PredictPlan:
             "fold": self.fold,
             "tile": self.tile,
             **({} if self.tile_mode == "exact" else {"tile_mode": self.tile_mode}),
+            **({} if self.batch == 1 else {"batch": self.batch}),
             **({} if self.triage is None else {"triage": self.triage.digest}),
             **({} if self.tuned is None else {"tuned": self.tuned.settings()}),
         }
@@ -137,7 +142,8 @@ class Execution:
     bank: the draws that may be used; stop: when an image has enough of them, None: it gets all
     why: the reason for the precision. threads: of torch. fold: draws in one pass
     budget: memory that may be taken; budget_recorded: whether run.json says how much, as it does where it decided
-    something. workers: as in the plan; results do not depend on it
+    something. batch: images in a pass; batch_area: pixels of the image that it was measured at, 0: it was asked for
+    workers: as in the plan; results do not depend on it
     """
 
     bank: Bank
@@ -151,6 +157,8 @@ class Execution:
     device: torch.device
     budget: MemoryBudget
     budget_recorded: bool
+    batch: Batch = 1
+    batch_area: int = 0
     workers: int = WORKERS
 
     @classmethod
@@ -173,6 +181,7 @@ class Execution:
             device=device,
             budget=budget,
             budget_recorded=given,
+            batch=plan.batch,
             workers=plan.workers,
         )
 
@@ -186,6 +195,8 @@ class Execution:
             precision=resolve_precision(record["precision"], self.bank, self.device)[0],
             why=record["precision_why"],
             fold=record.get("fold", self.fold),
+            batch=record.get("images", self.batch),
+            batch_area=record.get("images_measured_at", self.batch_area),
             tile=record.get("tile", self.tile),
             threads=record.get("threads", self.threads),
             budget=replace(self.budget, free=record["memory_free"]) if recorded else self.budget,
@@ -199,7 +210,8 @@ class Execution:
             "precision": self.precision,
             "precision_why": self.why,
             "fold": self.fold,
-            "images": 1,
+            "images": self.batch,
+            **({"images_measured_at": self.batch_area} if self.batch_area else {}),
             "tile": self.tile,
             "tile_mode": self.tile_mode,
             "threads": self.threads,

@@ -1,0 +1,174 @@
+"""Images of one size through the network together, a pass for each draw: faster where a pass over one is short.
+
+Every pass holds the same number of images, the last one repeated where there are fewer, so that an image's estimate
+does not depend on its neighbours. Must not know a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from segment.errors import OutOfMemory, WrongUse
+from segment.estimation.estimate import Estimate
+from segment.estimation.estimator import GENEROUS, OUTSIDE, Estimator
+from segment.estimation.memory_budget import FIXED, SCRATCH
+from segment.images.prepare import Normalised, pad, padding
+from segment.tracing.batch_independence import mixing_call
+
+log = logging.getLogger(__name__)
+
+Batch = int | Literal["auto"]
+"""Images in a pass: N, or as many as are measured to be fastest."""
+
+MOST = 8
+"""Images in a pass at most that "auto" tries."""
+
+GAIN = 0.9
+"""Share of the time an image takes in a pass over half as many, below which more images are worth it."""
+
+MEASURED_DRAWS = 2
+
+
+class Sized(Protocol):
+    """What has the size of an image."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W; 0 where there is no image."""
+        ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+def checked_batch(batch: Batch) -> Batch:
+    """The number of images in a pass. Errors: WrongUse for what is none."""
+    if batch != "auto" and batch < 1:
+        raise WrongUse(f"--batch is auto or a number of images from 1 up, not {batch}.")
+    return batch
+
+
+class Together:
+    """Estimates of images of one size, made together where that is possible.
+
+    images: in a pass; with "auto" decided at the first image whose size fits, and before that "auto"
+    area: pixels of the image that "auto" was decided at; a larger one goes alone
+    """
+
+    def __init__(self, estimator: Estimator, images: Batch = 1, area: int = 0) -> None:
+        self.estimator, self.images, self.area = estimator, images, area
+        self._most: dict[tuple[int, int], int] = {}
+
+    def groups(self, images: Iterable[S]) -> Iterator[list[S]]:
+        """Images in order, those that follow each other and have one size together, as far as `most` allows."""
+        group: list[S] = []
+        for image in images:
+            if group and image.size != group[0].size:
+                yield group
+                group = []
+            group.append(image)
+            del image
+            if len(group) >= self.most(*group[0].size):
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def most(self, height: int, width: int) -> int:
+        """Images of that size in a pass: 1 where they do not fit together, or the network or a method mixes them."""
+        if self.images == 1 or not height * width:
+            return 1
+        size = (height, width)
+        if size not in self._most:
+            if why := self._why_alone(height, width):
+                log.info("Images of %d x %d pixels go through the network one by one: %s.", height, width, why)
+            if self.images == "auto" and not why:
+                self.images, self.area = self._fastest(height, width), height * width
+                log.info("%d images of %d x %d pixels in a pass are fastest.", self.images, height, width)
+            most = 1 if why or self.images == "auto" or 0 < self.area < height * width else self.images
+            while most > 1 and not self._fits(height, width, most):
+                most //= 2
+            self._most[size] = most
+        return self._most[size]
+
+    def __call__(
+        self, images: Sequence[Tensor | Normalised], identities: Sequence[str]
+    ) -> list[dict[str, Estimate[Any]]]:
+        """The estimates of each image (1 C H W), in order. Errors: as the estimator's; of any image, where several."""
+        count = self.most(*images[0].shape[-2:])
+        if count == 1:
+            return [self.estimator(image, id) for image, id in zip(images, identities, strict=True)]
+        stacked = torch.cat([image[..., :, :] for image in images])
+        filled = torch.cat([stacked, stacked[-1:].expand(count - len(images), -1, -1, -1)])
+        made = self.estimator.whole(filled)
+        return [_of_image(made, number, len(images)) for number in range(len(images))]
+
+    def _why_alone(self, height: int, width: int) -> str:
+        estimator = self.estimator
+        if estimator.plan.stop is not None:
+            return "each stops at its own number of draws"
+        methods = [read_out.method for read_out in estimator.read_outs.values()]
+        if seeded := [method.name for method in methods if method.of("a") != method.of("b")]:
+            return f"{seeded[0]} has random passes of its own for each"
+        try:
+            if estimator.side_for(height, width) is not None:
+                return "they go in tiles"
+        except OutOfMemory:
+            return "they do not fit in memory"
+        network = estimator.network
+        pair = pad(torch.randn(2, network.channels, height, width, generator=torch.Generator()), network.input)
+        mixing = mixing_call(network.module, network.module, pair.to(network.device))
+        return f"{mixing} may mix the images of a batch" if mixing else ""
+
+    def _fits(self, height: int, width: int, images: int) -> bool:
+        """Whether so many fit in memory side by side."""
+        estimator, budget = self.estimator, self.estimator.plan.budget
+        bottom, right = padding(height, width, estimator.network.input.stride)
+        area = images * (height + bottom) * (width + right)
+        if budget is None or area * GENEROUS * len(estimator.read_outs) <= budget.free:
+            return True
+        estimator.planned = True
+        a_pixel = OUTSIDE + estimator.plan.beside + estimator.kept + SCRATCH * estimator.pixel
+        return area * a_pixel + FIXED <= budget.free
+
+    def _fastest(self, height: int, width: int) -> int:
+        """Images in a pass: doubled as long as an image then takes clearly less time."""
+        estimator = self.estimator
+        draws = {name: min(MEASURED_DRAWS, read_out.passes) for name, read_out in estimator.read_outs.items()}
+        few = {name: replace(read_out, draws=draws[name]) for name, read_out in estimator.read_outs.items()}
+        timed = Estimator(estimator.network, few, estimator.plan)
+        noise = torch.randn(MOST, estimator.network.channels, height, width, generator=torch.Generator())
+        noise = noise.to(estimator.network.device)
+        best, least = 1, _seconds(timed, noise[:1])
+        while 2 * best <= MOST and self._fits(height, width, 2 * best):
+            seconds = _seconds(timed, noise[: 2 * best]) / (2 * best)
+            if seconds > GAIN * least:
+                break
+            best, least = 2 * best, seconds
+        estimator.to_redo = max(estimator.to_redo, timed.to_redo)
+        estimator.why = estimator.why or timed.why
+        return best
+
+
+def _of_image(made: Mapping[str, Estimate[Tensor]], number: int, count: int) -> dict[str, Estimate[Tensor]]:
+    return {name: replace(estimate.image(number), seconds=estimate.seconds / count) for name, estimate in made.items()}
+
+
+def _seconds(estimator: Estimator, images: Tensor) -> float:
+    """The shortest of three estimates, after one that traces the network at this size."""
+    estimator.whole(images)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        estimator.whole(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,198 @@
+"""Images of one size through the network together, and that nothing of how a run is carried out changes its results."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plain import calibrated, random_bank, seeded
+from processes import photographs
+from small_networks import Small
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.errors import WrongUse
+from segment.estimation.estimate import ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.memory_budget import MemoryBudget
+from segment.estimation.together import Together
+from segment.images.find import Source, find_images
+from segment.jobs.predict import predict
+from segment.jobs.prediction.plan import PredictPlan
+from segment.methods.dropout import Dropout
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
+from segment.networks.load import Network, load_network
+from segment.tracing.bn_network import drawable
+from segment.uncertainty.stopping import StopPlan
+
+MAPS = ("prediction", "variance", "predictive_entropy", "probability")
+
+
+class Mixing(Small):
+    """Its output for an image depends on the batch that the image is in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(dim=(0, 2, 3), keepdim=True))
+
+
+class NanOnBlack(Small):
+    """Not finite on a black image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / x.amax(dim=(1, 2, 3), keepdim=True)
+
+
+def network_of(module: type[Small]) -> tuple[Network, Bank]:
+    network = load_network(calibrated(seeded(module), (32, 32)))
+    return network, random_bank(drawable(network))
+
+
+def together(network: Network, method: Method, batch: int, plan: EstimatePlan | None = None) -> Together:
+    read_out = ReadOut(method=method, measures=("variance",))
+    return Together(Estimator(network, {"": read_out}, plan), batch)
+
+
+def maps_of(run: Path) -> dict[str, dict[str, np.ndarray]]:
+    found = {}
+    for path in sorted(run.rglob("maps.npz")):
+        with np.load(path) as archive:
+            found[str(path.parent.relative_to(run))] = {name: archive[name] for name in archive.files}
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six images of one size, one of another between them, and one that is damaged."""
+    images = photographs(tmp_path / "images", 6, 200, 264)
+    photographs(tmp_path / "more", 1, 168, 176)
+    (tmp_path / "more" / "000.png").rename(images / "002b.png")
+    (images / "004.png").write_bytes(b"no image")
+    return images
+
+
+def test_no_tile_batch_worker_or_order_changes_the_results(folder: Path, tmp_path: Path) -> None:
+    network, bank = network_of(Small)
+    sources = list(find_images(folder))
+    random.Random(1).shuffle(sources)
+    reference: dict[str, dict[str, np.ndarray]] = {}
+    of_plan: dict[tuple[object, int], dict[str, dict[str, np.ndarray]]] = {}
+    for tile, batch, workers, shuffled in product(("off", 160, 256), (1, 4), (0, 2), (False, True)):
+        if (workers == 2) != shuffled:  # half of them: threads and order do not meet in any code
+            continue
+        plan = PredictPlan(
+            tile=tile,  # type: ignore[arg-type]
+            batch=batch,
+            workers=workers,
+            formats=("npz",),
+            maps=MAPS,
+            precision="fp32",
+        )
+        run = tmp_path / f"{tile}_{batch}_{workers}"
+        asked: Path | list[Source] = sources if shuffled else folder
+        summary = predict(network, asked, bank, run, plan)
+        assert (summary.done, list(summary.failed)) == (6, ["004"])
+        made = maps_of(run)
+        reference = reference or made
+        for id, maps in made.items():
+            for name, values in maps.items():
+                if name == "prediction":
+                    assert (values != reference[id][name]).mean() < 1e-3  # ties
+                else:
+                    np.testing.assert_allclose(values, reference[id][name], atol=1e-5, err_msg=f"{plan} {id} {name}")
+        same_plan = of_plan.setdefault((tile, batch), made)
+        for id, maps in made.items():
+            for name, values in maps.items():
+                np.testing.assert_array_equal(values, same_plan[id][name], err_msg=f"{plan} {id} {name}")
+        record = json.loads((run / "run.json").read_text())["plan"]
+        assert (record["images"], record["tile"]) == (batch, tile)
+
+
+def test_an_image_in_a_batch_does_not_depend_on_its_neighbours() -> None:
+    network, bank = network_of(Small)
+    images = torch.randn(7, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    calls = together(network, mcbn(drawable(network), bank), 4)
+    groups = [images[:4], images[4:7], images[2:3], images[[6, 0, 5, 3]]]
+    made: dict[int, Tensor] = {}
+    for indices, group in zip(([0, 1, 2, 3], [4, 5, 6], [2], [6, 0, 5, 3]), groups, strict=True):
+        for index, estimate in zip(indices, calls([image[None] for image in group], ["a"] * len(group)), strict=True):
+            assert torch.equal(made.setdefault(index, estimate[""].variance), estimate[""].variance)
+    assert len(made) == 7
+
+
+def test_one_image_of_a_batch_that_fails_fails_alone(tmp_path: Path) -> None:
+    network, bank = network_of(NanOnBlack)
+    images = photographs(tmp_path / "images", 4, 32, 40)
+    black = load_black(images / "001.png")
+    assert not black.any()
+    summary = predict(network, images, bank, tmp_path / "run", PredictPlan(batch=4, formats=("npz",)))
+    assert (summary.done, list(summary.failed)) == (3, ["001"])
+    assert "not finite" in summary.failed["001"]
+
+
+def load_black(path: Path) -> np.ndarray:
+    from segment.files.writing import write_png
+
+    pixels = np.zeros((32, 40, 3), np.uint8)
+    write_png(path, pixels)
+    return pixels
+
+
+def test_images_go_alone_where_they_cannot_go_together() -> None:
+    network, bank = network_of(Small)
+    drawn = drawable(network)
+    method = mcbn(drawn, bank)
+    assert together(network, method, 4).most(32, 40) == 4
+    assert together(network, method, 4, EstimatePlan(stop=StopPlan())).most(32, 40) == 1
+    assert together(network, method, 4, EstimatePlan(tile=160)).most(32, 40) == 4
+    assert together(network, method, 4, EstimatePlan(tile=160)).most(168, 40) == 1
+    assert together(network, Dropout(method, 2), 4).most(32, 40) == 1
+    mixing, its_bank = network_of(Mixing)
+    assert together(mixing, mcbn(drawable(mixing), its_bank), 4).most(32, 40) == 1
+
+
+def test_fewer_images_go_together_where_memory_is_short() -> None:
+    network, bank = network_of(Small)
+    method = mcbn(drawable(network), bank)
+    fitting = [
+        together(network, method, 8, EstimatePlan(budget=MemoryBudget(free))).most(256, 256)
+        for free in (10 * 2**30, 2**28, 2**27 + 2**26)
+    ]
+    assert fitting[0] == 8
+    assert fitting == sorted(fitting, reverse=True)
+    assert fitting[-1] < 8
+
+
+def test_auto_measures_once_and_a_run_that_goes_on_keeps_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, bank = network_of(Small)
+    measured: list[int] = []
+
+    def seconds(_: Estimator, images: Tensor) -> float:
+        measured.append(len(images))
+        return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]  # an image takes 1, .6, .59
+
+    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
+    plan = PredictPlan(batch="auto", formats=("npz",))
+    predict(network, folder, bank, tmp_path / "run", plan)
+    assert measured == [1, 2, 4]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
+    assert (record["images"], record["images_measured_at"]) == (2, 200 * 264)
+    (tmp_path / "run" / "001" / "maps.npz").unlink()
+    predict(network, folder, bank, tmp_path / "run", plan, resume=True)
+    assert measured == [1, 2, 4]
+    with pytest.raises(WrongUse, match="batch is 'auto' there"):
+        predict(network, folder, bank, tmp_path / "run", PredictPlan(formats=("npz",)), resume=True)
+
+
+@pytest.mark.parametrize("refused", [lambda: PredictPlan(batch=0), lambda: PredictPlan(batch=-2)])
+def test_no_images_in_a_pass_are_refused(refused: Callable[[], PredictPlan]) -> None:
+    with pytest.raises(WrongUse, match="--batch is auto or"):
+        refused()
