@@ -17,7 +17,7 @@ import torch
 
 from segment.errors import OutOfMemory, WrongUse, near
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of the GNU C library
 
 UNITS = {"B": 1} | {
     f"{prefix}{suffix}": base**power
@@ -46,6 +46,7 @@ def keep_freed_pages() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
+    libc.mallopt(M_ARENA_MAX, 2)  # threads that decode and write would each keep pages of their own
     atexit.register(release_freed_pages)  # taking torch down reads 120 MiB of its libraries
     return bool(libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
 

@@ -131,6 +131,7 @@ def test_a_watch_that_goes_on_makes_only_what_is_new_or_changed(small: tuple[Net
 
     def stop() -> None:
         until(lambda: status(run, "001") == "done")
+        time.sleep(5 * EVERY)  # until it looks for more
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, and as SIGTERM on the command line
 
     with dropping(stop):

@@ -127,10 +127,10 @@ class Lines(Mapping[str, dict[str, Any]]):
                 start = stream.tell()
                 stream.write(text)
                 stream.flush()
+                self._places[entry.id] = (start, start + len(text))  # also if Ctrl-C comes while the disk writes
                 os.fsync(stream.fileno())
         except OSError as error:
             raise unwritable(self._manifest, error) from error
-        self._places[entry.id] = (start, start + len(text))
 
 
 def read_manifest(manifest: Path) -> Lines:
