@@ -123,7 +123,10 @@ def test_the_maps_that_are_written_when_none_are_named_are_the_documented_ones(
 
 def test_a_manifest_line_tells_where_an_image_came_from_and_what_its_maps_say(finished: Path, photos: Path) -> None:
     for name, line in lines(finished).items():
-        assert list(line) == ["id", "source", "sha256", "status", "error", "files", "seconds", "draws", *ALL_MEASURES]
+        keys = ["id", "source", "sha256", "status", "error", "files", "seconds", "draws", *ALL_MEASURES, "expected"]
+        assert list(line) == keys
+        p_max = maps_of(finished, name)["probability"].max(axis=0).astype(np.float64)
+        assert line["expected"]["expected_accuracy"] == pytest.approx(p_max.mean(), abs=1e-5)
         assert Path(line["source"]) == photos / f"{name}.png"
         assert line["sha256"] == hashlib.sha256((photos / f"{name}.png").read_bytes()).hexdigest()
         assert (line["status"], line["error"], line["draws"]) == ("done", None, DRAWS)
