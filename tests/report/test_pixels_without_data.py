@@ -22,6 +22,8 @@ from segment.images.read import read_label
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network
+from segment.pictures.heatmaps import ABSENT
+from segment.report.run_files.image_files import NO_LABEL
 from segment.tracing.bn_network import drawable
 
 SIZE = (64, 80)
@@ -87,5 +89,8 @@ def test_the_corners_of_a_fundus_image_are_void_in_every_file_and_in_no_mean(hea
     segments = pandas.read_csv(folder / "segments.csv")
     claimed = (masks_written[0] == 1).sum() if head == "multilabel" else inside.sum()
     assert segments["area"].sum() == claimed
+    sheet = np.asarray(Image.open(run / "sheet.png").convert("RGB"))
+    found = sum(int((sheet == colour).all(axis=-1).sum()) for colour in {ABSENT, NO_LABEL})
+    assert found >= 4 * (~inside).sum()  # in the prediction, two measures and the overlay
     grey = np.asarray(Image.open(folder / "overlay_uncertainty.png"))
     assert len(np.unique(grey[~inside], axis=0)) == 1

@@ -86,7 +86,7 @@ class SheetCandidates:
 def thumbnails(result: ImageResult, truth: Plane | None = None) -> Thumbnails:
     """An image's row of the sheet. truth: its label ids, where there are any."""
     style = result.style
-    mask = likeliest(result.estimate, style) if "prediction" in result.maps else None
+    mask = result.inside(likeliest(result.estimate, style)) if "prediction" in result.maps else None
     return _row(result.image, mask, result.shown.maps, truth, style, columns_of(style, result.maps))
 
 
@@ -106,21 +106,27 @@ def _row(
     small = thumbnail(image.small() if isinstance(image, WindowedPicture) else image)
     row = {"image": small}
     if truth is not None:
-        row[TRUTH] = thumbnail(_coloured(truth, style))
+        row[TRUTH] = thumbnail(_coloured(truth, style, others=-1))
     if mask is not None:
-        row["prediction"] = thumbnail(_coloured(mask, style))
+        row["prediction"] = thumbnail(_coloured(mask, style, others=len(style.palette)))
     nothing = np.full(small.shape[:2], np.nan, np.float32)  # of a measure that is withheld
     shown = {name: thumbnail(maps[name]) if name in maps else nothing for name in measures}
     row |= {style.scales[name].title: heatmap(shown[name], high=style.scales[name].high) for name in measures}
     return row | {"overlay": uncertainty_overlay(small, shown[style.heat], high=style.scale.high)}
 
 
-def _coloured(labels: Plane, style: PictureStyle) -> Made:
-    """Class colours, grey for a pixel that no label of a multi-label head claims, black for other labels."""
-    colours = np.vstack([style.palette, np.array([NO_LABEL], np.uint8)])
-    return Made(
-        (*labels.shape[-2:], 3), np.dtype(np.uint8), lambda rows: colour_mask(np.asarray(labels[rows]), colours)
-    )
+def _coloured(labels: Plane, style: PictureStyle, *, others: int) -> Made:
+    """Class colours, and grey for K: a pixel that no label of a multi-label head claims.
+
+    others: what other labels are shown as: K in a prediction, where they are pixels without data; -1, black, in a truth
+    """
+    colours, count = np.vstack([style.palette, np.array([NO_LABEL], np.uint8)]), len(style.palette)
+
+    def of(rows: slice) -> Picture:
+        block = np.asarray(labels[rows]).astype(np.int64)
+        return colour_mask(np.where((block < 0) | (block > count), others, block), colours)
+
+    return Made((*labels.shape[-2:], 3), np.dtype(np.uint8), of)
 
 
 def write_sheet(
