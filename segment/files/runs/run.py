@@ -174,20 +174,22 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
     images, top = find_images(source, listing or Listing()), Path(source)
     if not top.is_dir():
         return images
-    runs = folders_of_runs([image.path for image in images], top)
-    kept = tuple(image for image in images if runs.isdisjoint(_folders_of(image.path.parent, top)))
+    outside = set(paths_outside_runs([image.path for image in images], top))
+    kept = tuple(image for image in images if image.path in outside)
     if len(kept) < len(images):
-        left_out = {image.path for image in images} - {image.path for image in kept}
-        log.warning("%d files of runs below %r are left out.", len(left_out), str(source))
+        left_out = len({image.path for image in images} - outside)
+        log.warning("%d files of runs below %r are left out.", left_out, str(source))
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
 
 
-def folders_of_runs(paths: Sequence[Path], top: Path) -> set[Path]:
-    """The folders between `top` and the paths, or that a link leads into, that hold a run."""
-    folders = {each for folder in {path.parent for path in paths} for each in _folders_of(folder, top)}
-    return {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
+    """Those without the files of runs below `top`, or in a folder that a link leads to."""
+    folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
+    folders = frozenset[Path]().union(*folders_of.values())
+    runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    return [path for path in paths if runs.isdisjoint(folders_of[path.parent])]
 
 
 def _folders_of(folder: Path, top: Path) -> frozenset[Path]:

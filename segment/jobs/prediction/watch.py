@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segment.errors import WrongUse
-from segment.files.runs.run import STOP, Run, folders_of_runs
+from segment.files.runs.run import STOP, Run, paths_outside_runs
 from segment.images.find import Source, image_files, images_among
 from segment.images.listing.parts import Listing
 
@@ -75,13 +75,11 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
 def _signatures(folder: Path) -> dict[Path, Signature]:
     """Of the image files below a folder that are not empty, in the order of their names."""
     found: dict[Path, Signature] = {}
-    paths = image_files(folder)
-    runs = folders_of_runs(paths, folder)
-    for path in paths:
+    for path in paths_outside_runs(image_files(folder), folder):
         try:
             status = path.stat()
         except OSError:  # renamed or taken away in this moment
             continue
-        if status.st_size and runs.isdisjoint(path.parents):
+        if status.st_size:
             found[path] = (status.st_size, status.st_mtime_ns)
     return found
