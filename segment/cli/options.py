@@ -14,7 +14,7 @@ from segment.errors import WrongUse, near
 
 if TYPE_CHECKING:
     from segment.estimation.mcbn import Draws
-    from segment.estimation.tiler import TileMode, Tiling
+    from segment.estimation.tiling.tiler import TileMode, Tiling
     from segment.estimation.together import Batch
     from segment.networks.load import Network
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from segment.axes import Head, Plane
 from segment.errors import FastPathDiffers, PredictionFailed
-from segment.estimation.blending import BlendingError, Overlaps
 from segment.estimation.in_hand import InHand
+from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import View
 from segment.methods.method import Method
 from segment.uncertainty.class_sums import class_sums

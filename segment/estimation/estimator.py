@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
-from segment.estimation.assembly import Blank, assembled, compared
 from segment.estimation.estimate import Estimate, ReadOut, accumulate, estimates, from_the_first_draw, sums_of
 from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, in_words, release_freed_pages
-from segment.estimation.tiler import Needs, TileMode, Tiler, Tiling, TilingCost, total_cost
-from segment.estimation.tiles import Cut, Tile
+from segment.estimation.tiling.assembly import Blank, assembled, compared
+from segment.estimation.tiling.tiler import Needs, TileMode, Tiler, Tiling, TilingCost, total_cost
+from segment.estimation.tiling.tiles import Cut, Tile
 from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
 from segment.images.windowed import bytes_held

@@ -16,6 +16,7 @@ import torch
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
+from segment.estimation.overlap import WORKERS, checked_workers
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
@@ -32,7 +33,6 @@ from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
-from segment.jobs.overlap import WORKERS, checked_workers
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
 from segment.jobs.tuning.tuned import Tuned, with_tuned
@@ -207,12 +207,11 @@ def _scoring(
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
-    card = network.card
     return ScorePlan(
         classes=network.class_names,
-        head=card.head,
-        void=card.void if plan.void is None else plan.void,
-        unseen=plan.unseen or card.unseen,
+        head=network.card.head,
+        void=network.card.void if plan.void is None else plan.void,
+        unseen=plan.unseen or network.card.unseen,
     )
 
 

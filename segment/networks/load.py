@@ -278,10 +278,8 @@ def _warn_once(name: str, sentence: str) -> None:
 
 
 def _moved(module: nn.Module, device: str | None) -> nn.Module:
-    if device is None:
-        return module
     try:
-        return module.to(torch.device(device))
+        return module if device is None else module.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None
 

@@ -17,12 +17,12 @@ from processes import photographs
 from small_networks import Pooling, Small, network_of
 
 from segment.errors import OutOfMemory, WrongUse
-from segment.estimation.blending import ramp
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import FIXED, MemoryBudget, bytes_of
-from segment.estimation.tiler import duration
-from segment.estimation.tiles import Cut
+from segment.estimation.tiling.blending import ramp
+from segment.estimation.tiling.tiler import duration
+from segment.estimation.tiling.tiles import Cut
 from segment.files.windows import Windowed
 from segment.images.formats.georeference import GDAL_CACHE
 from segment.jobs.fit import fit_bank

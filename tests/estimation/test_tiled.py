@@ -24,7 +24,7 @@ from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut, estimate
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget
-from segment.estimation.tiles import Cut
+from segment.estimation.tiling.tiles import Cut
 from segment.files.banks import save_bank
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict

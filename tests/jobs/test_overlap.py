@@ -18,9 +18,9 @@ from small_networks import Small
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.estimation.overlap import WORKERS, Behind, ahead
 from segment.files.runs.manifest import MANIFEST
 from segment.files.writing import write_npz
-from segment.jobs.overlap import WORKERS, Behind, ahead
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network

@@ -25,7 +25,7 @@ from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.mcbn import MCBN
-from segment.estimation.tiler import Tiling
+from segment.estimation.tiling.tiler import Tiling
 from segment.files.banks import save_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan

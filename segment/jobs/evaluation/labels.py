@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
+from segment.estimation.overlap import LARGE, WORKERS, ahead
 from segment.images.find import Source, find_images, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
@@ -27,7 +28,6 @@ from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, sha256_of, size_of
-from segment.jobs.overlap import LARGE, WORKERS, ahead
 from segment.networks.load import Network
 from segment.scores.plan import OUTSIDE
 

@@ -23,6 +23,7 @@ from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse, error_mes
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, room_in
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
@@ -30,7 +31,6 @@ from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.prepare import Normalised
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled
 from segment.jobs.events import report_image
-from segment.jobs.overlap import WORKERS, Behind, Laps, checked_workers, room_in
 from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.overlap import WORKERS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING, Scoring
-from segment.jobs.overlap import WORKERS
 from segment.jobs.progress import Progress
 from segment.methods.method import Method
 from segment.methods.temperature import TemperatureFit, update

@@ -15,10 +15,10 @@ from functools import partial
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import OUTSIDE
+from segment.estimation.overlap import Behind, Laps, ahead, room_in
 from segment.images.find import Source
 from segment.images.read import size_of
 from segment.images.windowed import in_windows
-from segment.jobs.overlap import Behind, Laps, ahead, room_in
 from segment.jobs.prediction.images import ImagePredictor, failed
 from segment.jobs.prediction.plan import Execution
 from segment.jobs.progress import Progress

@@ -17,11 +17,11 @@ from segment.draws.recording import Precision
 from segment.errors import WrongUse, near
 from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
-from segment.estimation.tiler import TILE_MODES, TileMode, Tiling
+from segment.estimation.overlap import WORKERS, checked_workers
+from segment.estimation.tiling.tiler import TILE_MODES, TileMode, Tiling
 from segment.estimation.together import Batch, checked_batch
 from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
-from segment.jobs.overlap import WORKERS, checked_workers
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segment.estimation.blending import in_words, worst_of
+from segment.estimation.tiling.blending import in_words, worst_of
 from segment.files.runs.run import Run
 from segment.jobs.prediction.plan import Execution
 

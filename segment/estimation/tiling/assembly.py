@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head, Store
-from segment.estimation.blending import BlendingError, Overlaps, error_of, windows
 from segment.estimation.estimate import Estimate, ReadOut, estimates, index_type
-from segment.estimation.tiles import Cut, Tile
+from segment.estimation.tiling.blending import BlendingError, Overlaps, error_of, windows
+from segment.estimation.tiling.tiles import Cut, Tile
 from segment.images.prepare import Normalised
 from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.scaling import Calibration

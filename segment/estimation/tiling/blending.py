@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segment.axes import Plane, Store
-from segment.estimation.tiles import Span, Tile
+from segment.estimation.tiling.tiles import Span, Tile
 
 
 def ramp(overlap: int) -> Tensor:
@@ -157,7 +157,7 @@ def in_words(worst: Mapping[str, Any]) -> str:
 def windows(tiles: tuple[Tile, ...], side: int, size: tuple[int, int], most: int) -> list[tuple[slice, slice]]:
     """Up to `most` windows (rows, columns) of side x side pixels, spread evenly over the places where tiles meet.
 
-    >>> from segment.estimation.tiles import Cut
+    >>> from segment.estimation.tiling.tiles import Cut
     >>> windows(Cut(12, 4, 4, blended=True).tiles(4, 20), 4, (4, 20), 3)
     [(slice(0, 4, None), slice(8, 12, None))]
     """

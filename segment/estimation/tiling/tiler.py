@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from segment.errors import WrongUse
 from segment.estimation.memory_budget import FIXED, MemoryBudget, in_words
-from segment.estimation.tiles import Cut
+from segment.estimation.tiling.tiles import Cut
 from segment.images.prepare import padding
 from segment.networks.load import Network
 from segment.tracing.receptive_field import TileGeometry, measure_tiling
