@@ -39,7 +39,7 @@ class Source:
     label: the label map's file
     masks: for a multi-label head, one file a label
     mask: the region mask's file: outside it (0) nothing of the image counts
-    labels: of further annotators, their label maps
+    annotators: of each further annotator, the file of its label map and which image of that; None where it has none
     label_part: which image of the label's file, where that has several
     more: cells of the other columns of a table that lists it, by their headings
     sample: gives an image and its label map that a caller holds, in place of the files
@@ -56,7 +56,7 @@ class Source:
     axis: int = 2
     geometry: Geometry | None = None
     mask: Path | None = None
-    labels: tuple[Path, ...] = ()
+    annotators: tuple[tuple[Path, int | str | None] | None, ...] = ()
     label_part: int | str | None = None
     more: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     sample: Callable[[], tuple[Any, Any]] | None = field(default=None, compare=False, repr=False)

@@ -23,12 +23,11 @@ from segment.files.versions import versions
 from segment.files.writing import write_json
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
-from segment.images.find import Source, in_text
-from segment.images.labels.pairs import with_masks
-from segment.images.listing.parts import Listing
+from segment.images.find import Source
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.labels import contents_of, labelled, multilabels
+from segment.jobs.evaluation.labelled_images import Labels as Labels
+from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
@@ -69,36 +68,6 @@ class EvaluatePlan:
             corruption(*self.shift)
         if self.fails_below is not None and not 0 < self.fails_below < 1:
             raise WrongUse(f"--fails-below {self.fails_below:g}: a Dice above 0 and below 1.")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Images and their label maps: two SRCs.
-
-    suffix: that label maps have after the image's name, as "_manual1". masks: a SRC of region masks
-    listing: which frames of videos and slices of volumes are taken
-    """
-
-    images: str | Path
-    labels: str | Path | None = None
-    suffix: str = ""
-    masks: str | Path | None = None
-    listing: Listing = field(default_factory=Listing)
-
-    def in_text(self) -> list[str | None]:
-        given = [in_text(self.images), None if self.labels is None else in_text(self.labels)]
-        others = [self.suffix or None, None if self.masks is None else in_text(self.masks)]
-        listed = None if self.listing == Listing() else f"every {self.listing.every}, axis {self.listing.axis}"
-        return given + ([*others, listed] if any((*others, listed)) else [])
-
-    def sources(self, network: Network) -> tuple[Source, ...]:
-        if network.card.head == "multilabel":
-            if self.labels is None:
-                raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
-            sources = multilabels(self.images, self.labels, network.class_names)
-        else:
-            sources = labelled(self.images, self.labels, self.suffix, self.listing)
-        return sources if self.masks is None else with_masks(sources, self.masks)
 
 
 def evaluate(
@@ -145,7 +114,7 @@ def evaluate(
         )
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
-    scored = _score_plan(network, plan)
+    scored, others = _score_plan(network, plan), len(data.annotators)
     network.log_preprocessing()
     settings = _settings(network, data, banks, plan, methods, validation)
     settings |= {} if tuned is None else {"tuned": tuned.settings()}
@@ -156,12 +125,14 @@ def evaluate(
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
                 validated = _validation(run, network, held_out, methods, scored, memory, progress, plan.workers)
-                scoring = _scoring(network, methods, validated, scored, memory, plan.workers)
+                scoring = _scoring(network, methods, validated, scored, memory, plan.workers, others)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
                     if not scoring.counts_only(sources):  # no image can be taken out of a sum
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
-                        scoring = _scoring(network, methods, validated, scored, memory, plan.workers)
+                        scoring = _scoring(
+                            network, methods, validated, scored, memory, plan.workers, len(data.annotators)
+                        )
                 change = None if plan.shift is None else corrupted(*plan.shift)
                 scoring.run(sources, change=change, save=partial(_save, run, scoring, sources), progress=progress)
                 break
@@ -189,6 +160,7 @@ def _scoring(
     scored: ScorePlan,
     memory: Memory,
     workers: int,
+    annotators: int,
 ) -> Scoring:
     read_outs = methods.read_outs(validated.temperatures)
     boards = {
@@ -203,7 +175,7 @@ def _scoring(
         for name, read_out in read_outs.items()
     }
     counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
-    return Scoring(network, read_outs, boards, memory, counts, workers)
+    return Scoring(network, read_outs, boards, memory, counts, workers, annotators)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:

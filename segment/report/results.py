@@ -72,6 +72,7 @@ class Evaluation:
     triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
     ranking: how well each number of an image ranks the images, as in ranking.json
     uncertain: the three images with the largest mean predictive entropy, and that
+    annotators: scores against several annotators, as in annotators.json; empty for one
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Evaluation:
     triaged: Mapping[str, Any] | None = None
     ranking: Mapping[str, Any] = field(default_factory=dict)
     uncertain: Mapping[str, float] = field(default_factory=dict)
+    annotators: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         methods = self.scores["methods"]

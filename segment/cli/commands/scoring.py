@@ -77,6 +77,10 @@ def evaluate(
     plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     label_suffix: LabelSuffix = "",
+    annotator: Annotated[list[str] | None, typer.Option(help="Label maps of a further annotator; repeat it.")] = None,
+    annotator_suffix: Annotated[
+        list[str] | None, typer.Option(help="After an image's name in that of their label maps; one each, or for all.")
+    ] = None,
     mask: Mask = None,
     every: Every = 1,
     axis: Axis = 2,
@@ -101,6 +105,7 @@ def evaluate(
     from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
+    from segment.report.annotator_table import ANNOTATOR_COLUMNS, annotator_rows
     from segment.report.results_page import check_page, evaluation_section, put_section
     from segment.report.tables import MASK_COLUMNS, UNCERTAINTY_COLUMNS, best_two, counted, in_short, screen_tables
 
@@ -126,7 +131,15 @@ def evaluate(
     with screen.progress() as shown:
         evaluation = run_evaluate(
             network,
-            Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis)),
+            Labels(
+                images,
+                labels,
+                label_suffix,
+                mask,
+                Listing(every=every, axis=axis),
+                tuple(annotator or ()),
+                tuple(annotator_suffix or ()),
+            ),
             output,
             banks=banks,
             members=members,
@@ -174,6 +187,10 @@ def evaluate(
                 screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():
             screen.print_text(f"{name}: {note}.")
+        if evaluation.annotators:
+            count, differ = evaluation.annotators["annotators"], evaluation.annotators["differ"]
+            title = f"Against {count} annotators, who differ in {differ:.1%} of the pixels"
+            screen.table(title, list(ANNOTATOR_COLUMNS), annotator_rows(evaluation.annotators))
         if evaluation.triaged is not None:
             columns = ["unit", "measure", "accepted", "mean loss", "wrong in accepted", "above the limit"]
             screen.table("What the triage kept", columns, outcome_rows(evaluation.triaged), words=("measure",))

@@ -43,6 +43,26 @@ def with_labels(
     return tuple(_with_label(source, maps.get(source.id)) for source in sources)
 
 
+def with_annotators(
+    sources: Sequence[Source], roots: Sequence[str | Path], suffixes: Sequence[str], listing: Listing | None = None
+) -> tuple[Source, ...]:
+    """The sources with the label maps of further annotators; one without keeps None for that annotator.
+
+    roots, suffixes: of each, as `with_labels` takes them. Errors: WrongUse where an annotator has labelled no image.
+    """
+    plain = tuple(replace(source, label=None, label_part=None) for source in sources)
+    for root, suffix in zip(roots, suffixes, strict=True):
+        found = with_labels(plain, root, suffix, listing)
+        if all(source.label is None for source in found):
+            named = f" that ends in {suffix!r}" if suffix else ""
+            raise WrongUse(f"None of the {len(sources)} images has a label map{named} in {str(root)!r}.")
+        maps = [None if source.label is None else (source.label, source.label_part) for source in found]
+        sources = tuple(
+            replace(source, annotators=(*source.annotators, label)) for source, label in zip(sources, maps, strict=True)
+        )
+    return tuple(sources)
+
+
 def with_masks(sources: Sequence[Source], masks: str | Path) -> tuple[Source, ...]:
     """The sources with their region masks: files of their names, or of their names and more ("21_training_mask").
 

@@ -39,7 +39,7 @@ class Labelled:
     """A labelled image, read, or why it cannot be used.
 
     image: pixels H W C; a normalised tensor C H W where a caller gave one. label: ids, H W; multi-label K H W
-    contents: SHA-256 of the image's file and of its label maps'
+    contents: SHA-256 of the image's file and of its label maps'. others: the labels of further annotators
     """
 
     source: Source
@@ -47,6 +47,7 @@ class Labelled:
     label: NDArray[np.int64]
     error: str = ""
     contents: tuple[str, ...] = ()
+    others: tuple[NDArray[np.int64], ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,6 +100,7 @@ def contents_of(source: Source) -> tuple[str, ...]:
     if source.sample is not None:
         return (source.id,)
     labels = source.masks or ((source.label,) if source.label is not None else ())
+    labels += tuple(label[0] for label in source.annotators if label is not None)
     regions = () if source.mask is None else (source.mask,)
     return tuple(sha256_of(path) for path in (source.path, *labels, *regions))
 
@@ -125,24 +127,35 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
         image, scheme = read.pixels, scheme_of(network)
         size = (image.shape[0], image.shape[1])
         if source.masks:
-            label = scheme.ids(_stacked(source))
+            labels = [scheme.ids(_stacked(source))]
         else:
-            label = read_label_ids(source.label, source.label_part, source.axis, size, scheme)
+            files = ((source.label, source.label_part), *annotated(source))
+            labels = [read_label_ids(path, part, source.axis, size, scheme) for path, part in files]
     except (ImageUnreadable, OSError, MemoryError) as error:
         return Labelled(source, *nothing, error=error_message(error))
-    if label.shape[-2:] != image.shape[:2]:
-        rows, columns = label.shape[-2:]
-        return Labelled(
-            source,
-            *nothing,
-            error=(
-                f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are compared "
-                "pixel by pixel: give the label at the image's size."
-            ),
-        )
+    for label in labels:
+        if label.shape[-2:] != image.shape[:2]:
+            rows, columns = label.shape[-2:]
+            return Labelled(
+                source,
+                *nothing,
+                error=(
+                    f"The label map is {rows}x{columns}, its image {image.shape[0]}x{image.shape[1]}. Labels are "
+                    "compared pixel by pixel: give the label at the image's size."
+                ),
+            )
     if read.valid is not None:
-        label = np.where(read.valid[:], label, OUTSIDE)
-    return Labelled(source, image, label, contents=contents_of(source))
+        labels = [np.where(read.valid[:], label, OUTSIDE) for label in labels]
+    return Labelled(source, image, labels[0], contents=contents_of(source), others=tuple(labels[1:]))
+
+
+def annotated(source: Source) -> list[tuple[Path, int | str | None]]:
+    """The label maps of further annotators. Errors: ImageUnreadable where one has none of this image."""
+    found = [label for label in source.annotators if label is not None]
+    if len(found) < len(source.annotators):
+        number = source.annotators.index(None) + 2
+        raise ImageUnreadable(f"Annotator {number} has no label map of it; leave the image out, or that annotator.")
+    return found
 
 
 def scheme_of(network: Network) -> LabelScheme:

@@ -15,6 +15,7 @@ from typing import Any
 from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs.run import Run
 from segment.files.writing import write_json, write_text
+from segment.jobs.evaluation.annotators import annotator_scores
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
 from segment.jobs.evaluation.image_ranking import rank_images
 from segment.jobs.evaluation.scoring import Scoring
@@ -22,7 +23,7 @@ from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
 
 SCORES, PER_IMAGE, RANKING = "scores.json", "per_image.csv", "ranking.json"
-COMPARISONS, CONFUSION = "comparisons.json", "confusion.json"
+COMPARISONS, CONFUSION, ANNOTATORS = "comparisons.json", "confusion.json", "annotators.json"
 
 
 def write_results(
@@ -70,6 +71,9 @@ def write_results(
     ranking = rank_images(rows, validated, fails_below)
     write_json(run.folder / RANKING, ranking)
     write_text(run.folder / PER_IMAGE, per_image(rows))
+    annotators = annotator_scores(scoring.boards, scoring.further, scoring.pixels) if scoring.further else {}
+    if annotators:
+        write_json(run.folder / ANNOTATORS, annotators)
     write_image_counts(run.folder / IMAGE_COUNTS, scoring.counts)
     run.note(
         timings={
@@ -94,6 +98,7 @@ def write_results(
         tuple(warnings),
         ranking=ranking,
         uncertain=most_uncertain(rows),
+        annotators=annotators,
     )
 
 

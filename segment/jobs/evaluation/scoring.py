@@ -29,6 +29,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.prepare import Normalised
+from segment.jobs.evaluation.annotators import check_others, count_others, further_boards
 from segment.jobs.evaluation.labels import Labelled, Pixels, contents_of, read_labelled
 from segment.jobs.events import report_image
 from segment.jobs.prediction.images import IMAGE_ERRORS
@@ -55,7 +56,8 @@ class Scoring:
     """Read-outs with a scoreboard each, the seconds they took, and the images that failed.
 
     counts: of every image, for thresholds with a guarantee, by read-out; empty where nobody will ask for them
-    contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all" and "void"
+    contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all", "void", and those where
+    annotators "differ". further: boards against further annotators; annotators: how many of these there are
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     workers: threads that decode images; one more scores them. 0: all in line
     waiting: seconds of the thread that the network runs in, by what it did
@@ -69,6 +71,7 @@ class Scoring:
         memory: Memory = None,
         counts: Mapping[str, ImageCounts] | None = None,
         workers: int = WORKERS,
+        annotators: int = 0,
     ) -> None:
         self.network = network
         self.estimator = Estimator(
@@ -76,12 +79,13 @@ class Scoring:
         )
         self.read_outs = dict(read_outs)
         self.boards = dict(boards)
+        self.further = further_boards(self.boards, annotators)
         self.counts = dict(counts or {})
         self.seconds = dict.fromkeys(read_outs, 0.0)
         self.scoring = dict.fromkeys(read_outs, 0.0)
         self.failed: dict[str, str] = {}
         self.contents: dict[str, tuple[str, ...]] = {}
-        self.pixels = {"all": 0, "void": 0}
+        self.pixels = {"all": 0, "void": 0, "differ": 0}
         self.workers = checked_workers(workers)
         self.waiting = {"waiting_for_images": 0.0, "network": 0.0, "waiting_for_scores": 0.0}
 
@@ -161,9 +165,12 @@ class Scoring:
             return f"{item.size[0]} x {item.size[1]} image: {error_message(error)}"
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]], stage: str) -> None:
+        differ = 0
         for number, (name, estimate) in enumerate(estimates.items()):
             begun = time.perf_counter()
             try:
+                if number == 0:
+                    check_others(item, estimate, self.boards[name].plan)
                 self.boards[name].update(
                     item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction
                 )
@@ -171,6 +178,7 @@ class Scoring:
                 assert number == 0, "a label is good for all read-outs or for none"
                 self._fail(item.source, str(error), stage)
                 return
+            differ = count_others(self.further, name, item, estimate)
             if name in self.counts:
                 self.counts[name].update(
                     item.source.id, estimate.probability, estimate.maps, item.label, estimate.prediction
@@ -181,6 +189,7 @@ class Scoring:
         self.contents[item.source.id] = item.contents
         void = next(iter(self.boards.values())).plan.void
         self.pixels["all"] += item.label.size
+        self.pixels["differ"] += differ
         report_image(item.source.id, sum(estimate.seconds for estimate in estimates.values()), stage=stage)
         self.pixels["void"] += 0 if void is None else int((item.label == void).sum())
 
@@ -204,7 +213,7 @@ class Scoring:
             "contents": self.contents,
         }
         arrays: dict[str, NDArray[Any]] = {"progress": np.array(json.dumps(progress))}
-        for name, board in self.boards.items():
+        for name, board in (self.boards | self.further).items():
             arrays |= {f"{name}|{key}": value for key, value in board.state().items()}
         for name, counts in self.counts.items():
             arrays |= {f"{name}|{COUNTS}{key}": value for key, value in counts.state().items()}
@@ -224,11 +233,12 @@ class Scoring:
         except ARRAY_ERRORS as error:
             raise WrongUse(f"{str(path)!r} does not read as a saved state: {error}. Remove it to begin anew.") from None
         boards = {name: Scoreboard.of(state) for name, state in states.items()}
-        if self.counts and not all(f"{COUNTS}ids" in state for state in states.values()):
+        if any(f"{COUNTS}ids" not in states.get(name, {}) for name in self.counts):
             raise WrongUse(f"{str(path)!r} lacks the counts of each image. Remove it to score all images anew.")
-        if {name: board.plan for name, board in boards.items()} != {n: b.plan for n, b in self.boards.items()}:
+        asked = self.boards | self.further
+        if {name: board.plan for name, board in boards.items()} != {name: board.plan for name, board in asked.items()}:
             raise WrongUse(f"{str(path)!r} was made for other methods or measures; choose another folder.")
-        self.boards = boards
+        self.boards, self.further = ({name: boards[name] for name in some} for some in (self.boards, self.further))
         for name, counts in self.counts.items():
             kept = {key.removeprefix(COUNTS): part for key, part in states[name].items() if key.startswith(COUNTS)}
             self.counts[name] = ImageCounts.of(counts.plan, kept)
@@ -248,6 +258,8 @@ class Scoring:
                 self.counts[name].merge(other.counts[name])
             self.seconds[name] += other.seconds[name]
             self.scoring[name] += other.scoring[name]
+        for name, board in self.further.items():
+            board.merge(other.further[name])
         self.failed |= other.failed
         self.contents |= other.contents
         self.pixels = {name: count + other.pixels[name] for name, count in self.pixels.items()}
