@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from image_files import COLOURS, SMOOTH, SUFFIX, encoded, png, refusal, saved
 from PIL import Image
 
@@ -128,3 +129,10 @@ def test_the_smallest_and_the_longest_image_are_valid(size: tuple[int, int], tmp
     pixels = np.random.default_rng(5).integers(0, 256, (*size, 3)).astype(np.uint8)
     path = saved(Image.fromarray(pixels), tmp_path / "a.png", "PNG")
     np.testing.assert_array_equal(read_image(path), pixels)
+
+
+def test_a_raster_whose_header_claims_a_row_of_a_billion_pixels_takes_no_memory(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", SMOOTH, photometric="rgb")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages.first.tags["ImageWidth"].overwrite(1979711536)
+    assert "stores 1x1979711536 pixels in one piece" in refusal(tmp_path / "a.tif")

@@ -45,7 +45,7 @@ def small() -> tuple[Network, Bank]:
 
 @contextmanager
 def dropping(work: Callable[[], None]) -> Iterator[None]:
-    """Someone else drops files meanwhile; an error of theirs is raised at the end."""
+    """Someone else drops files meanwhile; an error of theirs ends the watch, which waits for them for ever."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -53,6 +53,7 @@ def dropping(work: Callable[[], None]) -> Iterator[None]:
             work()
         except BaseException as error:
             errors.append(error)
+            os.kill(os.getpid(), signal.SIGINT)
             raise
 
     thread = threading.Thread(target=run)

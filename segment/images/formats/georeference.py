@@ -6,6 +6,7 @@ Must not know what the pixels are used for.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ raster of 20,000 columns and 4 bands of 16 bits."""
 
 _BROKEN = (ValueError, OverflowError, SystemError)
 """What damaged names and numbers make rasterio raise, beside its own errors: letters that are not UTF-8, say."""
+BLOCK = 2**30
+"""Bytes of the largest piece of a raster that is decoded at once, a value counted as `_ITEM` bytes."""
+_ITEM = 4
+
 _NODATA, _MODEL, _SCALE = 42113, 34264, 33550  # GDAL's tag; GeoTIFF: model transformation, pixel scale
 
 
@@ -46,12 +51,24 @@ def quiet_gdal() -> Iterator[Any]:
 
 
 def open_raster(path: Path) -> Any:
-    """A rasterio data set. Errors: MissingExtra without rasterio; ImageUnreadable where GDAL does not open it."""
+    """A rasterio data set.
+
+    Errors: MissingExtra without rasterio; ImageUnreadable where GDAL does not open it, or a block of it is too large.
+    """
     with quiet_gdal() as rasterio:
         try:
-            return rasterio.open(path)
+            raster = rasterio.open(path)
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
             raise ImageUnreadable(f"{str(path)!r} does not open as a raster: {one_line(error, 200)}.") from None
+    together = raster.count if raster.profile.get("interleave") == "pixel" else 1
+    rows, columns = max(raster.block_shapes, key=math.prod, default=(0, 0))
+    if rows * columns * together * _ITEM > BLOCK:
+        raster.close()
+        raise ImageUnreadable(
+            f"{str(path)!r} says that it stores {rows}x{columns} pixels in one piece, which is decoded whole. It is "
+            "damaged, or has to be written anew in tiles: gdal_translate -co TILED=YES."
+        )
+    return raster
 
 
 @contextmanager
