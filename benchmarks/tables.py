@@ -198,6 +198,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "evaluate.scenes": partial(evaluation, "evaluate_scenes"),
     "tuned.unet": partial(tuning, "tune_unet_lite0", "tuned_unet_lite0"),
     "tuned.scenes": partial(tuning, "tune_scenes", "evaluate_scenes"),
+    "tuned.unet.all": lambda: [*tuned(measured("tuned_unet_lite0_all")["result"]), "", made("tuned_unet_lite0_all")],
     "tuned.views": lambda: [*tuned(measured("views_scenes")["result"]), "", made("views_scenes")],
     "curves.scenes": partial(curves, "sweep_scenes"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),

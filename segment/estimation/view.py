@@ -22,7 +22,7 @@ from segment.images.display import shown_bands
 from segment.images.specs import InputSpec, numbers_of
 from segment.pictures.heatmaps import Scale, heatmap, scale_of
 from segment.pictures.overlays import uncertainty_overlay
-from segment.pictures.palettes import Picture, colour_mask, palette
+from segment.pictures.palettes import Picture, colour_mask, no_class_colour, palette
 from segment.pictures.plots import new_figure
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import thumbnail
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Images of one picture; more are left out, and the picture says so."""
-NO_LABEL = (128, 128, 128)
-"""Colour of a pixel that no label of a multi-label head claims."""
 SHOWN = ("predictive_entropy", "variance")
 """Measures of a figure, where an estimate has them and none are named."""
 
@@ -127,7 +125,7 @@ def each_shown(estimate: Any, view: View, most: int = MOST) -> Iterator[Shown]:
         if view.head == "multilabel":
             likely = labels if single.mean is None else np.asarray(single.mean[...])
             labels = np.where((labels == 1).any(axis=0), likely.argmax(axis=0), len(view.classes))
-        colours = np.vstack([view.palette, np.array([NO_LABEL], np.uint8)])
+        colours = np.vstack([view.palette, np.array([no_class_colour(view.palette)], np.uint8)])
         maps = {name: np.asarray(values[...]) for name, values in single.maps.items()}
         yield Shown(view.images[number]() if number < len(view.images) else None, labels, colours, maps)
 

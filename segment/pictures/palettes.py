@@ -20,8 +20,25 @@ Picture = NDArray[np.uint8]
 VOID: RGB = (0, 0, 0)
 """The colour of labels outside the classes."""
 
+NO_CLASS: tuple[RGB, ...] = ((128, 128, 128), (225, 225, 225), (255, 255, 255), (60, 60, 60))
+"""Colours of a pixel that no class claims, the usual one first."""
+APART = 60
+"""Steps of a channel that such a colour differs from every class."""
+
 GRID = 24
 """Levels a channel of the colours that are candidates."""
+
+
+def no_class_colour(palette: Picture) -> RGB:  # K 3
+    """The first grey that no class has: CamVid's sky is the usual one.
+
+    >>> no_class_colour(np.uint8([[0, 0, 255]])), no_class_colour(np.uint8([[128, 128, 128]]))
+    ((128, 128, 128), (225, 225, 225))
+    """
+    for grey in NO_CLASS:
+        if (np.abs(palette.astype(int) - grey).max(axis=1) > APART).all():
+            return grey
+    return NO_CLASS[0]
 
 
 def palette(classes: int, given: Sequence[Sequence[int]] = ()) -> Picture:  # -> K 3

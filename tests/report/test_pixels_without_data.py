@@ -23,7 +23,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network
 from segment.pictures.heatmaps import ABSENT
-from segment.report.run_files.image_files import NO_LABEL
+from segment.pictures.palettes import NO_CLASS
 from segment.tracing.bn_network import drawable
 
 SIZE = (64, 80)
@@ -90,7 +90,7 @@ def test_the_corners_of_a_fundus_image_are_void_in_every_file_and_in_no_mean(hea
     claimed = (masks_written[0] == 1).sum() if head == "multilabel" else inside.sum()
     assert segments["area"].sum() == claimed
     sheet = np.asarray(Image.open(run / "sheet.png").convert("RGB"))
-    found = sum(int((sheet == colour).all(axis=-1).sum()) for colour in {ABSENT, NO_LABEL})
+    found = sum(int((sheet == colour).all(axis=-1).sum()) for colour in {ABSENT, NO_CLASS[0]})
     assert found >= 4 * (~inside).sum()  # in the prediction, two measures and the overlay
     grey = np.asarray(Image.open(folder / "overlay_uncertainty.png"))
     assert len(np.unique(grey[~inside], axis=0)) == 1

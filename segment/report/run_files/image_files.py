@@ -21,7 +21,7 @@ from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
 from segment.pictures.heatmaps import ABSENT, beside, heatmap, legend_beside
 from segment.pictures.overlays import class_overlay_rows, uncertainty_overlay_rows
-from segment.pictures.palettes import Picture
+from segment.pictures.palettes import Picture, no_class_colour
 from segment.regions.components import Regions, regions_of
 from segment.report.run_files.exported_files import EXPORTS, where, write_exports
 from segment.report.run_files.hidden import hidden, labels_or_none, no_class, with_hidden
@@ -29,9 +29,6 @@ from segment.report.run_files.style import PictureStyle
 from segment.report.run_files.triaged_files import TriagedImage, write_triaged
 from segment.scores.functional.image_level import highest_patch, interior
 from segment.uncertainty.measures import MEASURES
-
-NO_LABEL = (128, 128, 128)
-"""Colour of a pixel that no label of a multi-label head claims."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +247,13 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
     """gaps: whether pixels hold `no_class`, which is grey."""
     if style.head != "multilabel":
         missing = no_class(len(style.classes)) + 1 - len(style.palette) if gaps else 0
-        colours = np.vstack([style.palette, np.tile(np.array([NO_LABEL], np.uint8), (missing, 1))])
+        colours = np.vstack(
+            [style.palette, np.tile(np.array([no_class_colour(style.palette)], np.uint8), (missing, 1))]
+        )
         write_palette_png(path("prediction.png"), labels, colours)
         return
     for index, name in enumerate(style.classes):
-        colours = np.array([NO_LABEL, style.palette[index]], np.uint8)
+        colours = np.array([no_class_colour(style.palette), style.palette[index]], np.uint8)
         if gaps:
             colours = np.vstack([colours, np.tile(np.array([ABSENT], np.uint8), (UNCLAIMED - 1, 1))])
         safe = "".join(letter if letter.isalnum() else "_" for letter in name)

@@ -24,10 +24,10 @@ from segment.images.read import read_label
 from segment.networks.load import Network
 from segment.pictures.heatmaps import heatmap
 from segment.pictures.overlays import uncertainty_overlay
-from segment.pictures.palettes import Picture, colour_mask
+from segment.pictures.palettes import Picture, colour_mask, no_class_colour
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import thumbnail
-from segment.report.run_files.image_files import NO_LABEL, ImageResult, likeliest
+from segment.report.run_files.image_files import ImageResult, likeliest
 from segment.report.run_files.style import PictureStyle
 
 EACH = 6
@@ -106,25 +106,25 @@ def _row(
     small = thumbnail(image.small() if isinstance(image, WindowedPicture) else image)
     row = {"image": small}
     if truth is not None:
-        row[TRUTH] = thumbnail(_coloured(truth, style, others=-1))
+        row[TRUTH] = thumbnail(_coloured(truth, style))
     if mask is not None:
-        row["prediction"] = thumbnail(_coloured(mask, style, others=len(style.palette)))
+        row["prediction"] = thumbnail(_coloured(mask, style))
     nothing = np.full(small.shape[:2], np.nan, np.float32)  # of a measure that is withheld
     shown = {name: thumbnail(maps[name]) if name in maps else nothing for name in measures}
     row |= {style.scales[name].title: heatmap(shown[name], high=style.scales[name].high) for name in measures}
     return row | {"overlay": uncertainty_overlay(small, shown[style.heat], high=style.scale.high)}
 
 
-def _coloured(labels: Plane, style: PictureStyle, *, others: int) -> Made:
-    """Class colours, and grey for K: a pixel that no label of a multi-label head claims.
-
-    others: what other labels are shown as: K in a prediction, where they are pixels without data; -1, black, in a truth
-    """
-    colours, count = np.vstack([style.palette, np.array([NO_LABEL], np.uint8)]), len(style.palette)
+def _coloured(labels: Plane, style: PictureStyle) -> Made:
+    """Class colours, and one grey for any other label: no class, void, or no data."""
+    colours, count = (
+        np.vstack([style.palette, np.array([no_class_colour(style.palette)], np.uint8)]),
+        len(style.palette),
+    )
 
     def of(rows: slice) -> Picture:
         block = np.asarray(labels[rows]).astype(np.int64)
-        return colour_mask(np.where((block < 0) | (block > count), others, block), colours)
+        return colour_mask(np.where((block < 0) | (block > count), count, block), colours)
 
     return Made((*labels.shape[-2:], 3), np.dtype(np.uint8), of)
 
@@ -165,7 +165,7 @@ def write_sheet(
     draws = max(int(done[id]["draws"]) for id in by_id)
     classes = {name: tuple(map(int, colour)) for name, colour in zip(style.classes, style.palette, strict=True)}
     if TRUTH in titles or style.head == "multilabel":
-        classes[NO_CLASS] = NO_LABEL
+        classes[NO_CLASS] = no_class_colour(style.palette)
     picture = contact_sheet(
         rows,
         title=network.name,
