@@ -214,19 +214,8 @@ def ran_on() -> str:
     return ", ".join(f"{library} {entry['version']}" for library, entry in ran.items())
 
 
-def start() -> str:
-    """The minutes of the five-minute start, and of its parts."""
-    result = measured("start")["result"]
-    seconds = result["seconds"]
-    return (
-        f"{result['minutes']:.1f} minutes on {measured('start')['machine']['cores']} cores: {seconds['install']:.0f} s "
-        f"to install, {seconds['see it']:.0f} s for the demo and its report"
-    )
-
-
 VALUES: Mapping[str, Callable[[], str]] = {
     "other_libraries": ran_on,
-    "start": start,
     "audit.unet": partial(audit, "fit_unet_lite0"),
     "audit.enet": partial(audit, "fit_enet"),
 }

@@ -295,7 +295,11 @@ def test_a_network_that_raises_on_the_probe_is_refused_in_one_line(bank: Bank) -
 
 
 def test_the_preprocessing_is_json_and_names_every_key_of_the_card_that_changes_a_number(network: Network) -> None:
-    assert set(preprocessing_of(network)) == {*vars(InputSpec()), "head", "drop_outputs"} - {"display", "size"}
+    assert set(preprocessing_of(network)) == {*vars(InputSpec()), "head", "drop_outputs"} - {
+        "display",
+        "size",
+        "max_pixels",
+    }
 
 
 def test_a_grey_network_and_a_sigmoid_head_have_probes() -> None:
