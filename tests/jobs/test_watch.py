@@ -56,12 +56,14 @@ def dropping(work: Callable[[], None]) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGINT)
             raise
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     thread = threading.Thread(target=run)
     thread.start()
     try:
         yield
     finally:
         thread.join()
+        signal.signal(signal.SIGINT, before)
     assert not errors
 
 
