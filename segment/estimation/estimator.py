@@ -40,6 +40,9 @@ OUTSIDE = 48
 DECODED = 4
 """Those of them that an image of three 8-bit channels takes, and where it holds data: before the tiles three times."""
 
+WRITING = 192 * 2**20
+"""Bytes beside the passes that the pictures and the cloud-optimised copy of an image in windows take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatePlan:
@@ -186,7 +189,7 @@ class Estimator:
         held = 1 + bytes_held(self.network.input)  # and whether it holds data
         beside = area * (OUTSIDE + 4 * (held - DECODED) + self.plan.beside + self.kept) + FIXED
         in_files = self.plan.blank is not None
-        read = FIXED if in_memory else FIXED + GDAL_CACHE + area // 8
+        read = FIXED if in_memory else FIXED + WRITING + GDAL_CACHE + area // 8
         return Needs(
             pixel=SCRATCH * self.pixel,
             whole=beside + area * SCRATCH * self.pixel,

@@ -379,7 +379,8 @@ def test_a_wrong_option_of_fit_is_one_line_and_writes_no_bank(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "scenes"], "SRC"),
+        (["predict", "scenes"], "--output"),
+        (["predict", "scenes", "-o", "run"], "SRC"),
         (["frobnicate"], "frobnicate"),
         (["inspect", "scenes", "--size", "0x10"], "0x10"),
         (["experiment", "nothing"], "nothing"),

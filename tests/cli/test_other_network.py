@@ -58,6 +58,11 @@ def card(folder: Path, uri: str = "py:own_net:make", **more: object) -> Path:
     return path
 
 
+def trusting(*arguments: object) -> Ended:
+    """A command that may run the code that its card names."""
+    return segment(*arguments, "--trust")
+
+
 @pytest.fixture
 def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In a folder with the network's code, its images and labels."""
@@ -70,7 +75,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "labels").mkdir()
     for path in (tmp_path / "images").iterdir():
         write_png(tmp_path / "labels" / path.name, scene(TEST[0], size=(64, 96)).label % 4)
-    ended = segment(
+    ended = trusting(
         "fit",
         card(tmp_path),
         "--images",
@@ -107,7 +112,7 @@ def refused(ended: Ended, message: str) -> None:
 def test_predict_refuses_the_bank_of_another_network_with_what_differs(bank: Path, tmp_path: Path, what: str) -> None:
     changes, message = CHANGED[what]
     other = card(tmp_path, **changes)
-    refused(segment("predict", other, tmp_path / "images", "--bank", bank, "-o", tmp_path / "run"), message)
+    refused(trusting("predict", other, tmp_path / "images", "--bank", bank, "-o", tmp_path / "run"), message)
     assert not (tmp_path / "run").exists()
 
 
@@ -116,7 +121,7 @@ def test_predict_refuses_a_network_whose_helper_was_edited(
 ) -> None:
     real = import_module("own_helpers").activated
     monkeypatch.setattr("own_net.activated", lambda x, slope: real(x, slope + 0.01))
-    ended = segment("predict", card(tmp_path), tmp_path / "images", "--bank", bank, "-o", tmp_path / "run")
+    ended = trusting("predict", card(tmp_path), tmp_path / "images", "--bank", bank, "-o", tmp_path / "run")
     refused(ended, "edited code")
 
 
@@ -125,11 +130,11 @@ def test_evaluate_distill_and_sweep_refuse_it_too(bank: Path, tmp_path: Path) ->
     images, labels = tmp_path / "images", tmp_path / "labels"
     message = "the same weights, but another output"
     refused(
-        segment("evaluate", other, "--images", images, "--labels", labels, "--bank", bank, "-o", tmp_path / "e"),
+        trusting("evaluate", other, "--images", images, "--labels", labels, "--bank", bank, "-o", tmp_path / "e"),
         message,
     )
-    refused(segment("distill", bank, other, "--images", images, "-o", tmp_path / "d.safetensors"), message)
-    ended = segment(
+    refused(trusting("distill", bank, other, "--images", images, "-o", tmp_path / "d.safetensors"), message)
+    ended = trusting(
         "sweep",
         other,
         "--images",
@@ -154,5 +159,5 @@ def test_evaluate_distill_and_sweep_refuse_it_too(bank: Path, tmp_path: Path) ->
 
 
 def test_the_network_of_the_bank_is_taken(bank: Path, tmp_path: Path) -> None:
-    ended = segment("predict", card(tmp_path), tmp_path / "images", "--bank", bank, "-o", tmp_path / "run")
+    ended = trusting("predict", card(tmp_path), tmp_path / "images", "--bank", bank, "-o", tmp_path / "run")
     assert ended.code == 0, ended.err

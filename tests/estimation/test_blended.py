@@ -18,7 +18,7 @@ from small_networks import Pooling, Small, network_of
 
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import WRITING, EstimatePlan, Estimator
 from segment.estimation.memory_budget import FIXED, MemoryBudget, bytes_of
 from segment.estimation.tiling.blending import ramp
 from segment.estimation.tiling.tiler import duration
@@ -147,7 +147,7 @@ def test_the_cost_is_told_with_the_memory_and_the_mode_that_would_do(tmp_path: P
     network, size = network_of(), (1600, 1600)
     blank = partial(Windowed, tmp_path)
     pixel = estimator_of(network, budget=MemoryBudget(2**40)).pixel
-    free = FIXED + GDAL_CACHE + size[0] * size[1] // 8 + int(2 * pixel * 224**2 + 2**20)
+    free = FIXED + WRITING + GDAL_CACHE + size[0] * size[1] // 8 + int(2 * pixel * 224**2 + 2**20)
 
     def windows(height: int, width: int) -> bool:
         return height * width > 1000 * 1000
