@@ -234,7 +234,7 @@ ELSEWHERE = {
     "experiments.md": "draws figures, which needs an extra: tests/experiments",
     "index.md": "makes the environment: the fixture `alone` here, `python -m benchmarks.start` as a whole",
 }
-MINUTES = ("choosing.md", "inputs.md")
+MINUTES = ("choosing.md", "inputs.md", "triage.md", "worth-it.md")
 """Pages whose first block computes for minutes."""
 GIVEN = """
 import torch
