@@ -129,6 +129,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure fuzz -- python -m benchmarks.fuzz --cases 10000
 	$$measure kills -- python -m benchmarks.kills --commands predict
 	$$measure kills_others -- python -m benchmarks.kills --images 60 --kills 20 --others 6 --commands evaluate,sweep,fit,distill
+	$$measure large_raster -- python -m benchmarks.large_raster outputs/measured/large_raster --side 20000 --memory 2GiB
 	$(PY) -m benchmarks.tables
 
 clean:  ## remove caches and build products, not .venv

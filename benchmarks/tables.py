@@ -214,7 +214,20 @@ def ran_on() -> str:
     return ", ".join(f"{library} {entry['version']}" for library, entry in ran.items())
 
 
+def large_raster() -> str:
+    """What a large raster took: time, memory, and how far its tiles are from one pass."""
+    result = measured("large_raster")["result"]
+    side, peak = f"{result['side']:,}", result["peak_bytes"] / 2**30
+    seams = max(result["seams"]["largest"].values())
+    return (
+        f"{side} x {side} pixels of {result['bands']} bands in `--memory {result['memory']}`: "
+        f"{result['seconds'] / 60:.0f} minutes with T = {result['draws']} and a light network on one thread, "
+        f"{peak:.2f} GiB at the peak; windows across tile borders differ from one pass by {seams:.0e} at most"
+    )
+
+
 VALUES: Mapping[str, Callable[[], str]] = {
+    "large_raster": large_raster,
     "other_libraries": ran_on,
     "audit.unet": partial(audit, "fit_unet_lite0"),
     "audit.enet": partial(audit, "fit_enet"),
