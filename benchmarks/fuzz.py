@@ -44,7 +44,7 @@ MOST_PIXELS = 10**6
 
 
 @dataclass
-class Found:
+class FuzzOutcome:
     """What came of the cases.
 
     ends: kind -> "result" or "refused" -> how many; trouble: number, kind and what of each other case
@@ -113,9 +113,9 @@ def work(numbers: Sequence[int], seed: int, every: Sequence[Kind], folder: Path,
             stream.write(json.dumps([number, kind.name, end]) + "\n")
 
 
-def fuzz(cases: Sequence[int], seed: int, *, workers: int = 2) -> Found:
+def fuzz(cases: Sequence[int], seed: int, *, workers: int = 2) -> FuzzOutcome:
     """Cases by number; a process that dies is replaced."""
-    found = Found()
+    outcome = FuzzOutcome()
     with tempfile.TemporaryDirectory() as name:
         corpus = Path(name) / "corpus"
         corpus.mkdir()
@@ -146,26 +146,26 @@ def fuzz(cases: Sequence[int], seed: int, *, workers: int = 2) -> Found:
             begun: list[Any] = []
             with stream:
                 for line in stream:
-                    begun = _note(found, json.loads(line))
+                    begun = _note(outcome, json.loads(line))
             code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
             del running[process]
             if begun:
                 what = f"longer than {LONGEST} s" if -code in (signal.SIGALRM, signal.SIGPROF) else f"died, {code}"
-                found.trouble.append({"case": begun[0], "kind": begun[1], "what": what})
+                outcome.trouble.append({"case": begun[0], "kind": begun[1], "what": what})
                 if left := numbers[numbers.index(begun[0]) + 1 :]:
                     start(left, place)
-    return found
+    return outcome
 
 
-def _note(found: Found, line: list[Any]) -> list[Any]:
+def _note(outcome: FuzzOutcome, line: list[Any]) -> list[Any]:
     """Counts an end; the case that has begun, [] for none."""
     if len(line) == 2:
         return line
     number, kind, end = line
     if end in ("result", "refused"):
-        found.ends.setdefault(kind, Counter())[end] += 1
+        outcome.ends.setdefault(kind, Counter())[end] += 1
     else:
-        found.trouble.append({"case": number, "kind": kind, "what": end})
+        outcome.trouble.append({"case": number, "kind": kind, "what": end})
     return []
 
 
@@ -188,14 +188,14 @@ def main() -> None:
         return
     sys.stderr.write(f"--seed {seed}\n")
     begun = time.monotonic()
-    found = fuzz(range(arguments.cases), seed)
-    total = sum((ends for ends in found.ends.values()), Counter[str]())
+    outcome = fuzz(range(arguments.cases), seed)
+    total = sum((ends for ends in outcome.ends.values()), Counter[str]())
     report = {"seed": seed, "cases": arguments.cases, "seconds": round(time.monotonic() - begun, 1), **total}
-    kinds_read = {kind: dict(ends) for kind, ends in sorted(found.ends.items())}
-    sys.stdout.write(json.dumps(report | {"trouble": found.trouble, "kinds": kinds_read}, indent=1) + "\n")
-    for trouble in found.trouble:
+    kinds_read = {kind: dict(ends) for kind, ends in sorted(outcome.ends.items())}
+    sys.stdout.write(json.dumps(report | {"trouble": outcome.trouble, "kinds": kinds_read}, indent=1) + "\n")
+    for trouble in outcome.trouble:
         sys.stderr.write(json.dumps(trouble) + "\n")
-    sys.exit(1 if found.trouble else 0)
+    sys.exit(1 if outcome.trouble else 0)
 
 
 if __name__ == "__main__":

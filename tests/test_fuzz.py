@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import LONGEST, MEMORY, Found, fuzz
+from benchmarks.fuzz import LONGEST, MEMORY, FuzzOutcome, fuzz
 from benchmarks.fuzz_cases import LISTED, Kind
 from segment.errors import SegmentError, WrongUse
 from segment.files.triages import load_triage
@@ -31,11 +31,11 @@ def test_damaged_files_end_in_a_result_or_a_refusal_and_in_nothing_else() -> Non
     # in a process of its own: one that has used decoders with threads forks children that wait for these for ever
     command = [sys.executable, "-m", "benchmarks.fuzz", "--cases", str(CASES)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found = json.loads(ended.stdout)
-    assert found["trouble"] == [], f"python -m benchmarks.fuzz --seed {found['seed']} --only CASE"
+    outcome = json.loads(ended.stdout)
+    assert outcome["trouble"] == [], f"python -m benchmarks.fuzz --seed {outcome['seed']} --only CASE"
     assert ended.returncode == 0
-    assert sum(sum(ends.values()) for ends in found["kinds"].values()) == CASES
-    assert {end for ends in found["kinds"].values() for end in ends} == {"result", "refused"}
+    assert sum(sum(ends.values()) for ends in outcome["kinds"].values()) == CASES
+    assert {end for ends in outcome["kinds"].values() for end in ends} == {"result", "refused"}
 
 
 def troubled(path: Path) -> None:
@@ -60,9 +60,9 @@ def troubled(path: Path) -> None:
 def test_the_fuzzer_sees_each_kind_of_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.fuzz.kinds", lambda folder: _whole(folder))
     monkeypatch.setattr("benchmarks.fuzz.case", lambda number, *_: (Kind("a.txt", b"", troubled), f"{number}".encode()))
-    found: Found = fuzz(range(8), 0)
-    assert {name: dict(ends) for name, ends in found.ends.items()} == {"a.txt": {"result": 2, "refused": 1}}
-    what = {each["case"]: each["what"] for each in found.trouble}
+    outcome: FuzzOutcome = fuzz(range(8), 0)
+    assert {name: dict(ends) for name, ends in outcome.ends.items()} == {"a.txt": {"result": 2, "refused": 1}}
+    what = {each["case"]: each["what"] for each in outcome.trouble}
     assert set(what) == {1, 2, 3, 4, 5}
     assert what[1].startswith("KeyError: 'of another class'")
     assert what[2] == "died, -6"

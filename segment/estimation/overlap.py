@@ -37,10 +37,10 @@ def checked_workers(workers: int) -> int:
     return workers
 
 
-def room_in(budget: MemoryBudget | None, bytes_a_pixel: int) -> int:
+def pixel_limit(budget: MemoryBudget | None, bytes_a_pixel: int) -> int:
     """Pixels that may be ahead of the network, or behind it.
 
-    >>> room_in(None, 100), room_in(MemoryBudget(2**28), 100)
+    >>> pixel_limit(None, 100), pixel_limit(MemoryBudget(2**28), 100)
     (4194304, 167772)
     """
     return LARGE if budget is None else min(LARGE, budget.free // SHARE // bytes_a_pixel)
@@ -51,7 +51,7 @@ def ahead(
     work: Callable[[A], B],
     *,
     workers: int = WORKERS,
-    room: int = LARGE,
+    waiting_pixels: int = LARGE,
     pixels: Callable[[A], int] = lambda _: 1,
 ) -> Generator[B]:
     """The results of `work` on each item, in order; those that follow are made while one is in use.
@@ -60,7 +60,7 @@ def ahead(
         items: What to work on.
         work: Done in a thread. What it raises is raised in its item's turn.
         workers: Threads, and results that are made ahead at most; 0: each is made in line, when it is asked for.
-        room: Pixels of the result in use and those made ahead, together; a larger item is made alone.
+        waiting_pixels: Pixels of the result in use and those made ahead, together; a larger item is made alone.
         pixels: Of an item.
 
     Yields:
@@ -76,7 +76,7 @@ def ahead(
         while coming or following is not END:
             while following is not END and len(coming) <= workers:
                 size = pixels(following)  # type: ignore[arg-type]
-                if coming and sum(each for each, _ in coming) + size > room:
+                if coming and sum(each for each, _ in coming) + size > waiting_pixels:
                     break
                 coming.append((size, pool.submit(work, following)))  # type: ignore[arg-type]
                 following = next(rest, END)
@@ -92,16 +92,16 @@ class Behind(Generic[B]):
     error is raised, unless another one ended the block.
 
     take: called with each result, in the caller's thread
-    workers: threads; 0: all is done in line. room: pixels of what is not done, beyond which the caller waits
+    workers: threads; 0: all is done in line. waiting_pixels: pixels of what is not done, beyond which the caller waits
     """
 
-    def __init__(self, take: Callable[[B], object], *, workers: int = WORKERS, room: int = LARGE) -> None:
-        self._take, self._workers, self._room = take, workers, room
+    def __init__(self, take: Callable[[B], object], *, workers: int = WORKERS, waiting_pixels: int = LARGE) -> None:
+        self._take, self._workers, self._waiting_pixels = take, workers, waiting_pixels
         self._waiting: deque[tuple[int, Future[B]]] = deque()
         self._pool = ThreadPoolExecutor(max(1, workers))
 
     def add(self, work: Callable[[], B], pixels: int = 1) -> None:
-        """Do `work`; wait while more waits than there is room for. Errors: of earlier work, and of `take`."""
+        """Do `work`; wait while more is waiting than may be. Errors: of earlier work, and of `take`."""
         if not self._workers:
             self._take(work())
             return
@@ -121,7 +121,9 @@ class Behind(Generic[B]):
             raise first_error
 
     def _full(self) -> bool:
-        return len(self._waiting) > self._workers + 1 or sum(pixels for pixels, _ in self._waiting) > self._room
+        return (
+            len(self._waiting) > self._workers + 1 or sum(pixels for pixels, _ in self._waiting) > self._waiting_pixels
+        )
 
     def _take_first(self) -> None:
         future = self._waiting[0][1]

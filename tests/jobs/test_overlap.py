@@ -57,7 +57,7 @@ def test_results_come_in_order_and_no_more_are_made_ahead_than_asked_for(workers
 
 def test_items_that_do_not_fit_beside_each_other_are_made_one_at_a_time() -> None:
     work = Counted()
-    for _ in ahead([60, 60, 10, 10, 200], work, workers=4, room=100, pixels=lambda item: item):
+    for _ in ahead([60, 60, 10, 10, 200], work, workers=4, waiting_pixels=100, pixels=lambda item: item):
         time.sleep(0.005)
         work.used()
     assert work.most == 3  # 60 and 10 and 10
@@ -94,7 +94,7 @@ def test_the_caller_waits_while_more_pixels_wait_than_there_is_room_for() -> Non
         assert open_gate.wait(10)
         return 0
 
-    with Behind(taken.append, workers=1, room=100) as behind:
+    with Behind(taken.append, workers=1, waiting_pixels=100) as behind:
         behind.add(gated, 60)
         assert not taken
         threading.Timer(0.05, open_gate.set).start()

@@ -55,7 +55,7 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class TilingCost:
-    """What the tiles of some images take, told before they are estimated.
+    """What the tiles of some images take, stated before they are estimated.
 
     images: how many are tiled; size: H, W of the largest. cut: of that one
     work: pixels of all tiles over those of their images. seconds: about how long their passes take, at most
@@ -189,9 +189,9 @@ class Tiler:
     def around(self, cut: Cut, needs: Needs | None, free: int) -> int:
         """Pixels around a window in which blended tiles are compared: the halo of exact tiles, or as many as fit."""
         fits = cut.side if needs is None else math.isqrt(max(0, int((free - needs.around) / needs.pixel)))
-        room = (max(fits, cut.side) - cut.halo) // 2 // cut.align * cut.align
+        fitting = (max(fits, cut.side) - cut.halo) // 2 // cut.align * cut.align
         halo = self.geometry.halo
-        return room if halo is None else halo if needs is None else min(halo, room)
+        return fitting if halo is None else halo if needs is None else min(halo, fitting)
 
     def enough(self, height: int, width: int, needs: Needs, mode: TileMode) -> float:
         """Bytes with which the tiles of an image take at most `DEAR` times its work."""

@@ -52,11 +52,11 @@ def with_annotators(
     """
     plain = tuple(replace(source, label=None, label_part=None) for source in sources)
     for root, suffix in zip(roots, suffixes, strict=True):
-        found = with_labels(plain, root, suffix, listing)
-        if all(source.label is None for source in found):
+        labelled = with_labels(plain, root, suffix, listing)
+        if all(source.label is None for source in labelled):
             named = f" that ends in {suffix!r}" if suffix else ""
             raise WrongUse(f"None of the {len(sources)} images has a label map{named} in {str(root)!r}.")
-        maps = [None if source.label is None else (source.label, source.label_part) for source in found]
+        maps = [None if source.label is None else (source.label, source.label_part) for source in labelled]
         sources = tuple(
             replace(source, annotators=(*source.annotators, label)) for source, label in zip(sources, maps, strict=True)
         )

@@ -106,14 +106,20 @@ def contents_of(source: Source) -> tuple[str, ...]:
 
 
 def read_labelled(
-    sources: Sequence[Source], network: Network, *, workers: int = WORKERS, room: int = LARGE
+    sources: Sequence[Source], network: Network, *, workers: int = WORKERS, waiting_pixels: int = LARGE
 ) -> Generator[Labelled]:
-    """Labelled images in order, read while those before are in use. workers, room: as in `overlap.ahead`."""
+    """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `overlap.ahead`."""
 
     def pixels(source: Source) -> int:
         return math.prod(size_of(source) or ())
 
-    return ahead(sources, partial(read_labelled_image, network=network), workers=workers, room=room, pixels=pixels)
+    return ahead(
+        sources,
+        partial(read_labelled_image, network=network),
+        workers=workers,
+        waiting_pixels=waiting_pixels,
+        pixels=pixels,
+    )
 
 
 def read_labelled_image(source: Source, network: Network) -> Labelled:

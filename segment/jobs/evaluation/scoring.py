@@ -23,7 +23,7 @@ from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse, error_mes
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
-from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, room_in
+from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
@@ -120,11 +120,14 @@ class Scoring:
         done = self.done
         pending = [source for source in sources if source.id not in done]
         number, passes, saved = len(sources) - len(pending), 0, time.monotonic()
-        room = room_in(self.estimator.plan.budget, OUTSIDE + self.estimator.kept + SCORING)
-        images = read_labelled(pending, self.network, workers=self.workers, room=room)
+        waiting_pixels = pixel_limit(self.estimator.plan.budget, OUTSIDE + self.estimator.kept + SCORING)
+        images = read_labelled(pending, self.network, workers=self.workers, waiting_pixels=waiting_pixels)
         spent = Laps(*self.waiting)
         try:
-            with closing(images), Behind(_counted, workers=min(1, self.workers), room=room) as scoring:
+            with (
+                closing(images),
+                Behind(_counted, workers=min(1, self.workers), waiting_pixels=waiting_pixels) as scoring,
+            ):
                 for item in images:  # not enumerated, which would hold one while the next is decoded
                     spent.end("waiting_for_images")
                     estimates = self._estimated(item, change)

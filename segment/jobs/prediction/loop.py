@@ -15,7 +15,7 @@ from functools import partial
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import OUTSIDE
-from segment.estimation.overlap import Behind, Laps, ahead, room_in
+from segment.estimation.overlap import Behind, Laps, ahead, pixel_limit
 from segment.images.find import Source
 from segment.images.read import size_of
 from segment.images.windowed import in_windows
@@ -61,17 +61,17 @@ class PredictLoop:
         if cost is not None:  # and now what would be refused after hours
             log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
             predictor.run.note(tiling=cost.record())
-        room = room_in(self.execution.budget, OUTSIDE + estimator.kept)
+        waiting_pixels = pixel_limit(self.execution.budget, OUTSIDE + estimator.kept)
 
         def pixels(source: Source) -> int:
             return math.prod(sizes.get(source.id, ()))
 
         number = total - len(pending)
         self._progress("predicting", number, total, self._draws)
-        images = ahead(pending, predictor.read, workers=workers, room=room, pixels=pixels)
+        images = ahead(pending, predictor.read, workers=workers, waiting_pixels=waiting_pixels, pixels=pixels)
         spent.start()
         try:
-            with closing(images), Behind(predictor.add, workers=workers, room=room) as writing:
+            with closing(images), Behind(predictor.add, workers=workers, waiting_pixels=waiting_pixels) as writing:
                 for group in predictor.together.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
                     estimates = predictor.estimate(group)
