@@ -116,10 +116,19 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			-o outputs/measured/pooled_$$name
 	done
 	$$measure triage -- python -m benchmarks.triage outputs/measured/pooled_unet_lite0 outputs/measured/pooled_enet
-	$(PY) -m segment evaluate unet_lite0_camvid --images outputs/measured/pooled.txt --bank outputs/measured/unet_lite0.safetensors \
-		--draws 8 --precision fp32 --methods mcbn+tta --measures one_minus_max,predictive_entropy,mutual_information,margin \
-		-o outputs/measured/pooled_tta
-	$$measure triage_tta -- python -m benchmarks.triage outputs/measured/pooled_tta
+	awk "$$listed" $(CAMVID)/val.txt > outputs/measured/all_val.txt
+	awk 'NR % 10 == 1' outputs/measured/all_val.txt > outputs/measured/tenth_val.txt
+	{ awk 'NR % 10 != 1' outputs/measured/all_val.txt; cat outputs/measured/all_test.txt; } > outputs/measured/held_pool.txt
+	$(PY) -m segment evaluate unet_lite0_camvid --images outputs/measured/held_pool.txt --validation-images outputs/measured/tenth_val.txt \
+		--bank outputs/measured/unet_lite0.safetensors --draws 16 --precision fp32 --methods mcbn+tta+temperature \
+		--measures one_minus_max,predictive_entropy,mutual_information,margin -o outputs/measured/pooled_tta_temperature
+	$$measure triage_tta -- python -m benchmarks.triage outputs/measured/pooled_tta_temperature
+	for name in unet_lite0 enet; do
+		scores=outputs/measured/ranking_$$name
+		$$measure ranking_$$name --file $$scores/scores.json --file $$scores/ranking.json -- segment evaluate $${name}_camvid \
+			--images outputs/measured/all_test.txt --validation-images outputs/measured/all_val.txt --bank outputs/measured/$$name.safetensors \
+			--draws 16 --methods deterministic,mcbn --measures predictive_entropy,one_minus_max,mutual_information,variance -o $$scores
+	done
 	for set in test val; do awk -v step=$$([ $$set = val ] && echo 2 || echo 1) 'NR % step == 0 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/one_pass_$$set.txt; done
 	$$measure decisions_unet --file outputs/measured/one_pass/scores.json --file outputs/measured/one_pass/comparisons.json \
 		--file outputs/measured/one_pass/ranking.json -- segment evaluate unet_lite0_camvid --images outputs/measured/one_pass_test.txt \

@@ -47,8 +47,9 @@ def slim(result: Any) -> Any:
     {'nll': 0.123457}
     """
     if isinstance(result, dict):
-        if "best" in result and "columns" in result:  # of ranking.json: those that were chosen
+        if "best" in result and "columns" in result:  # of ranking.json: those that were chosen, or should have been
             chosen = [best["column"] for best in result["best"].values() if best]
+            chosen += filter(None, result["hindsight"].values())
             result = result | {"columns": {name: result["columns"][name] for name in chosen}}
         return {key: slim(value) for key, value in result.items() if key not in DROPPED}
     if isinstance(result, list):

@@ -109,6 +109,8 @@ def test_rankings_are_chosen_on_validation_images_and_their_words_say_what_is_no
     assert any(
         "ranked by their Dice best by predicted_dice of mcbn" in line for line in image_ranking_sentences(ranking)
     )
+    spearmans = {column: of["dice"]["spearman"]["value"] for column, of in of_method["columns"].items()}
+    assert spearmans[of_method["hindsight"]["dice"]] == max(spearmans.values())
     rng = np.random.default_rng(4)
     chance = {"mcbn": [row | {"dice": rng.random(), "accuracy": rng.random()} for row in images(12, seed=5)]}
     lines = image_ranking_sentences(rank_images(chance, Validation.none()))
