@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.estimation.overlap import WORKERS, checked_workers
+from segment.estimation.together import Batch, checked_batch
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
@@ -42,6 +43,8 @@ from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
+TOGETHER = ("images", "images_measured_at")
+"""Keys of `plan` in run.json: images in a pass, and pixels of the image that they were measured at."""
 STATE, VALIDATION = "state.npz", "validation.json"
 
 
@@ -53,6 +56,7 @@ class EvaluatePlan:
     shift: a corruption of the test images and its severity, as ("fog", 3); validation images stay as they are
     fails_below: the Dice below which a mask has failed; None: the lower quartile of the validation images' Dice
     workers: threads that decode images beside the network, and one that scores; 0: all in line
+    batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
     """
 
     methods: MethodPlan = field(default_factory=MethodPlan)
@@ -61,9 +65,11 @@ class EvaluatePlan:
     shift: tuple[str, int] | None = None
     fails_below: float | None = None
     workers: int = WORKERS
+    batch: Batch = 1
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
+        checked_batch(self.batch)
         if self.shift is not None:
             corruption(*self.shift)
         if self.fails_below is not None and not 0 < self.fails_below < 1:
@@ -120,19 +126,19 @@ def evaluate(
     settings |= {} if tuned is None else {"tuned": tuned.settings()}
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
-        run.note(plan=_passes(methods, network), versions=versions(), classes=list(scored.classes))
+        together = {key: value for key, value in run.record.get("plan", {}).items() if key in TOGETHER}
+        begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
+        run.note(plan=_passes(methods, network) | together, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
-                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan.workers)
-                scoring = _scoring(network, methods, validated, scored, memory, plan.workers, others)
+                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan)
+                scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
                     if not scoring.counts_only(sources):  # no image can be taken out of a sum
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
-                        scoring = _scoring(
-                            network, methods, validated, scored, memory, plan.workers, len(data.annotators)
-                        )
+                        scoring = begin(validated)
                 change = None if plan.shift is None else corrupted(*plan.shift)
                 scoring.run(sources, change=change, save=partial(_save, run, scoring, sources), progress=progress)
                 break
@@ -156,12 +162,14 @@ def evaluate(
 def _scoring(
     network: Network,
     methods: ComparedMethods,
-    validated: Validation,
     scored: ScorePlan,
     memory: Memory,
-    workers: int,
+    plan: EvaluatePlan,
     annotators: int,
+    together: Mapping[str, Any],
+    validated: Validation,
 ) -> Scoring:
+    """Nothing scored yet. together: TOGETHER of run.json, where a run goes on."""
     read_outs = methods.read_outs(validated.temperatures)
     boards = {
         name: Scoreboard(
@@ -175,7 +183,8 @@ def _scoring(
         for name, read_out in read_outs.items()
     }
     counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
-    return Scoring(network, read_outs, boards, memory, counts, workers, annotators)
+    batch, area = together.get("images", plan.batch), together.get("images_measured_at", 0)
+    return Scoring(network, read_outs, boards, memory, counts, plan.workers, annotators, batch, area)
 
 
 def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
@@ -216,7 +225,9 @@ def _settings(
         "void": plan.void,
         "unseen": list(plan.unseen),
         "validation": None if validation is None else validation.in_text(),
-    } | ({} if plan.shift is None else {"shift": list(plan.shift)})
+        **({} if plan.shift is None else {"shift": list(plan.shift)}),
+        **({} if plan.batch == 1 else {"batch": plan.batch}),
+    }
 
 
 def _passes(methods: ComparedMethods, network: Network) -> dict[str, Any]:
@@ -237,7 +248,7 @@ def _validation(
     scored: ScorePlan,
     memory: Memory,
     progress: Progress,
-    workers: int,
+    plan: EvaluatePlan,
 ) -> Validation:
     """What is estimated on validation images; read back where this very run has done so before."""
     if not sources:
@@ -251,7 +262,9 @@ def _validation(
                 return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
-    validated = validate(network, sources, methods, scored, progress, memory=memory, workers=workers)
+    validated = validate(
+        network, sources, methods, scored, progress, memory=memory, workers=plan.workers, batch=plan.batch
+    )
     write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
     return validated
 
@@ -259,6 +272,9 @@ def _validation(
 def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
     scoring.save(run.folder / STATE)
+    together = dict(zip(TOGETHER, (scoring.together.images, scoring.together.area), strict=True))
+    if together["images"] != 1 and not together.items() <= run.record["plan"].items():
+        run.note(plan=run.record["plan"] | together)
     done, lines = scoring.done, run.entries()
     passes = sum(read_out.passes for read_out in scoring.read_outs.values())
     for source in sources:

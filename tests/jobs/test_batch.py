@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from plain import calibrated, random_bank, seeded
 from processes import photographs
 from small_networks import Small
@@ -21,8 +23,10 @@ from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import MemoryBudget
-from segment.estimation.together import Together
+from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.dropout import Dropout
@@ -67,14 +71,23 @@ def maps_of(run: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def mixed_images(place: Path, size: tuple[int, int], other: tuple[int, int]) -> Path:
     """Six images of one size, one of another between them, and one that is damaged."""
-    images = photographs(tmp_path / "images", 6, 200, 264)
-    photographs(tmp_path / "more", 1, 168, 176)
-    (tmp_path / "more" / "000.png").rename(images / "002b.png")
+    images = photographs(place / "images", 6, *size)
+    photographs(place / "more", 1, *other)
+    (place / "more" / "000.png").rename(images / "002b.png")
     (images / "004.png").write_bytes(b"no image")
     return images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return mixed_images(tmp_path, (200, 264), (168, 176))
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Path:
+    return mixed_images(tmp_path, (32, 40), (24, 32))
 
 
 def test_no_tile_batch_worker_or_order_changes_the_results(folder: Path, tmp_path: Path) -> None:
@@ -192,7 +205,92 @@ def test_auto_measures_once_and_a_run_that_goes_on_keeps_it(
         predict(network, folder, bank, tmp_path / "run", PredictPlan(formats=("npz",)), resume=True)
 
 
-@pytest.mark.parametrize("refused", [lambda: PredictPlan(batch=0), lambda: PredictPlan(batch=-2)])
-def test_no_images_in_a_pass_are_refused(refused: Callable[[], PredictPlan]) -> None:
+def labels_of(images: Path) -> Path:
+    """Random class indices for each image that can be read, and one pixel for any other."""
+    generator = np.random.default_rng(0)
+    labels = images.with_name("labels")
+    labels.mkdir()
+    for path in sorted(images.iterdir()):
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except OSError:
+            width, height = 1, 1
+        Image.fromarray(generator.integers(0, 3, (height, width), dtype=np.uint8)).save(labels / path.name)
+    return labels
+
+
+@pytest.mark.parametrize("batch", [4, "auto"])
+def test_an_evaluation_counts_the_same_whatever_goes_together(small_folder: Path, tmp_path: Path, batch: Batch) -> None:
+    network, bank = network_of(Small)
+    data = Labels(str(small_folder), str(labels_of(small_folder)))
+    names = ("mcbn", "deterministic", "mcbn+temperature")
+    methods = MethodPlan(methods=names, measures=("variance", "predictive_entropy"), precision="fp32")
+    made = {
+        each: evaluate(
+            network,
+            data,
+            tmp_path / f"run_{each}",
+            banks=[bank],
+            validation=data,
+            plan=EvaluatePlan(methods=methods, batch=each),
+        )
+        for each in (1, batch)
+    }
+    assert list(made[batch].failed) == list(made[1].failed) == ["validation image 004", "004"]
+    for name, method in made[1].scores["methods"].items():
+        for score, entry in method["scores"].items():
+            value = made[batch].scores["methods"][name]["scores"][score]["value"]
+            if entry["value"] is None:
+                assert value is None, f"{name} {score}"
+            else:
+                np.testing.assert_allclose(value, entry["value"], rtol=0, atol=1e-4, err_msg=f"{name} {score}")
+    together = json.loads((tmp_path / f"run_{batch}" / "run.json").read_text())["plan"]["images"]
+    assert together == batch or (batch == "auto" and together in (1, 2, 4, 8))
+
+
+def test_one_image_of_a_batch_that_cannot_be_scored_fails_alone(tmp_path: Path) -> None:
+    network, bank = network_of(NanOnBlack)
+    images = photographs(tmp_path / "images", 4, 32, 40)
+    load_black(images / "001.png")
+    plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("variance",)), batch=4)
+    made = evaluate(network, Labels(str(images), str(labels_of(images))), tmp_path / "run", banks=[bank], plan=plan)
+    assert (made.scores["images"], list(made.failed)) == (3, ["001"])
+    assert "not finite" in made.failed["001"]
+
+
+def test_an_evaluation_that_goes_on_keeps_what_auto_measured(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, bank = network_of(Small)
+    (small_folder / "004.png").unlink()
+    data = Labels(str(small_folder), str(labels_of(small_folder)))
+    plan = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("variance",)), batch="auto")
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if done == 2:
+            raise Stop
+
+    monkeypatch.setattr(
+        "segment.estimation.together._seconds", lambda _, images: {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]
+    )
+    with pytest.raises(Stop):
+        evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=stop)
+    monkeypatch.setattr("segment.estimation.together._seconds", None)  # not measured again
+    made = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, resume=True)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
+    assert (record["images"], record["images_measured_at"]) == (2, 32 * 40)
+    assert made.scores["images"] == 6
+    with pytest.raises(WrongUse, match="batch is 'auto' there"):
+        evaluate(network, data, tmp_path / "run", banks=[bank], plan=replace(plan, batch=1), resume=True)
+
+
+@pytest.mark.parametrize(
+    "refused", [lambda: PredictPlan(batch=0), lambda: PredictPlan(batch=-2), lambda: EvaluatePlan(batch=0)]
+)
+def test_no_images_in_a_pass_are_refused(refused: Callable[[], object]) -> None:
     with pytest.raises(WrongUse, match="--batch is auto or"):
         refused()

@@ -24,6 +24,7 @@ from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
+from segment.estimation.together import Batch, Together
 from segment.files.writing import fresh
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
@@ -60,6 +61,7 @@ class Scoring:
     annotators "differ". further: boards against further annotators; annotators: how many of these there are
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
     workers: threads that decode images; one more scores them. 0: all in line
+    batch: images of one size in a pass; batch_area: where "auto" was decided before, the pixels of the image it was at
     waiting: seconds of the thread that the network runs in, by what it did
     """
 
@@ -72,11 +74,13 @@ class Scoring:
         counts: Mapping[str, ImageCounts] | None = None,
         workers: int = WORKERS,
         annotators: int = 0,
+        batch: Batch = 1,
+        batch_area: int = 0,
     ) -> None:
         self.network = network
-        self.estimator = Estimator(
-            network, read_outs, EstimatePlan(budget=memory_budget(memory, network.device), beside=SCORING)
-        )
+        budget = memory_budget(memory, network.device)
+        self.estimator = Estimator(network, read_outs, EstimatePlan(budget=budget, beside=SCORING))
+        self.together = Together(self.estimator, batch, batch_area)
         self.read_outs = dict(read_outs)
         self.boards = dict(boards)
         self.further = further_boards(self.boards, annotators)
@@ -128,20 +132,22 @@ class Scoring:
                 closing(images),
                 Behind(_counted, workers=min(1, self.workers), waiting_pixels=waiting_pixels) as scoring,
             ):
-                for item in images:  # not enumerated, which would hold one while the next is decoded
+                for group in self.together.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
-                    estimates = self._estimated(item, change)
+                    estimated = self._estimated(group, change)
                     spent.end("network")
                     if self.estimator.to_redo:
                         raise FastPathDiffers(self.estimator.why)
-                    if isinstance(estimates, str):
-                        self._fail(item.source, estimates, stage)
-                    else:
-                        passes += sum(read_out.passes for read_out in self.read_outs.values())
-                        scoring.add(partial(self._count, item, estimates, stage), math.prod(item.size))
-                    del item, estimates
-                    number += 1
-                    progress(stage, number, len(sources), passes)
+                    while group:
+                        item, estimates = group.pop(0), estimated.pop(0)
+                        if isinstance(estimates, str):
+                            self._fail(item.source, estimates, stage)
+                        else:
+                            passes += sum(read_out.passes for read_out in self.read_outs.values())
+                            scoring.add(partial(self._count, item, estimates, stage), math.prod(item.size))
+                        del item, estimates
+                        number += 1
+                        progress(stage, number, len(sources), passes)
                     if save is not None and time.monotonic() - saved > EVERY:
                         scoring.drain()
                         save()
@@ -153,19 +159,24 @@ class Scoring:
             if save is not None:
                 save()
 
-    def _estimated(self, item: Labelled, change: Change | None) -> dict[str, Estimate[Tensor]] | str:
-        """Every read-out of one image, or why there is none."""
-        if item.error:
-            return item.error
+    def _estimated(self, items: Sequence[Labelled], change: Change | None) -> list[dict[str, Estimate[Tensor]] | str]:
+        """Every read-out of each of the images, which have one size, or why there is none."""
+        if items[0].error:
+            return [item.error for item in items]
         try:
-            if isinstance(item.image, Tensor):
-                estimates = self.estimator(item.image[None].to(self.network.device), item.source.id)
-            else:
-                image = item.image if change is None else change(item.image, item.source.id)
-                estimates = self.estimator(Normalised(image, self.network.input), item.source.id)
-            return {name: estimate.each(Tensor.cpu) for name, estimate in estimates.items()}
+            made = self.together([self._input(item, change) for item in items], [item.source.id for item in items])
+            return [{name: each.each(Tensor.cpu) for name, each in estimates.items()} for estimates in made]
         except IMAGE_ERRORS as error:
-            return f"{item.size[0]} x {item.size[1]} image: {error_message(error)}"
+            if len(items) > 1:  # which of them it was
+                return [estimates for item in items for estimates in self._estimated([item], change)]
+            height, width = items[0].size
+            return [f"{height} x {width} image: {error_message(error)}"]
+
+    def _input(self, item: Labelled, change: Change | None) -> Tensor | Normalised:  # 1 C H W
+        if isinstance(item.image, Tensor):
+            return item.image[None].to(self.network.device)
+        image = item.image if change is None else change(item.image, item.source.id)
+        return Normalised(image, self.network.input)
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]], stage: str) -> None:
         differ = 0

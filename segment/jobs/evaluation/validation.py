@@ -15,6 +15,7 @@ from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS
+from segment.estimation.together import Batch
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
@@ -43,12 +44,13 @@ def validate(
     *,
     memory: Memory = None,
     workers: int = WORKERS,
+    batch: Batch = 1,
 ) -> Validation:
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
-    scoring = Scoring(network, read_outs, boards, memory, workers=workers)
+    scoring = Scoring(network, read_outs, boards, memory, workers=workers, batch=batch)
     scoring.run(sources, progress=progress, stage="validating")
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
