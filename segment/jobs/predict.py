@@ -25,7 +25,7 @@ from segment.files.versions import versions
 from segment.files.windows import Windowed
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
-from segment.images.labels.pairs import with_masks
+from segment.images.labels.pairs import with_known_labels, with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.prediction.images import ImagePredictor
@@ -59,6 +59,8 @@ def predict(
     plan: PredictPlan | None = None,
     *,
     masks: str | Path | None = None,
+    labels: str | Path | None = None,
+    label_suffix: str = "",
     listing: Listing | None = None,
     watch: WatchPlan | None = None,
     resume: bool = False,
@@ -67,6 +69,7 @@ def predict(
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
     masks: a SRC of region masks: outside (0) nothing is shown, counted or written
+    labels: a SRC of label maps, shown beside predictions; label_suffix: what they have after the image's name
     listing: which frames of videos and slices of volumes are taken
     watch: `source` is a folder whose images are taken as they are dropped, until a file `stop.watch` in RUN, SIGTERM or
     Ctrl-C ends that; a file that is replaced is done again
@@ -74,13 +77,15 @@ def predict(
     """
     plan = plan or PredictPlan()
     if watch is not None:
-        if masks is not None or not isinstance(source, str | Path):
-            raise WrongUse("Only a folder is watched, and without --mask.")
+        if masks is not None or labels is not None or not isinstance(source, str | Path):
+            raise WrongUse("Only a folder is watched, and without --mask or --labels.")
         images, source_text = tuple[Source, ...](), in_text(source)
     elif isinstance(source, str | Path):
         images, source_text = images_outside_runs(source, listing), in_text(source)
     else:
         images, source_text = tuple(source), f"{len(source)} images"
+    if labels is not None:
+        images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
         images, source_text = with_masks(images, masks), f"{source_text}, region masks {in_text(masks)}"
     drawn = fitted(network, bank)

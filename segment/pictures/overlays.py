@@ -6,6 +6,7 @@ Must not know a network or a file: arrays of equal size in, a picture of that si
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import WrongUse
-from segment.pictures.heatmaps import ABSENT, heatmap
+from segment.pictures.heatmaps import heatmap
 from segment.pictures.palettes import Picture, colour_mask
 from segment.regions.components import Regions
 
@@ -25,6 +26,9 @@ LIFT = 28.0
 
 LINE_WHITE = 0.4
 """Share of white in an outline: the colours of many palettes are dark."""
+
+HIDDEN = (48, 48, 48)
+"""What covers pixels without an uncertainty: darker than any grey of the image, and no colour of the heat map."""
 
 GREY_LOW, GREY_HIGH = 88.0, 216.0
 """Greys of black and white under the uncertainty: dark colours stay visible on asphalt, pale ones on the sky."""
@@ -38,26 +42,34 @@ ROWS = 256
 """Rows painted at a time, because the float32 sums of a large picture need too much memory."""
 
 
-def class_overlay(image: Picture, regions: Regions, *, palette: Picture, classes: int) -> Picture:  # -> H W 3
+def class_overlay(
+    image: Picture, regions: Regions, *, palette: Picture, classes: int, bare: Sequence[int] = ()
+) -> Picture:  # -> H W 3
     """The image under its classes' colours, translucent, each large region with a thin, paler outline.
 
-    classes: K; a region of a class from K up, and a pixel of no region, shows the image only
+    classes: K; a region of a class from K up or in `bare`, and a pixel of no region, shows the image only
     Lines lie inside their region, so both sides of a border have their own. Regions below `SMALL` of the image have
     no line, nor has what surrounds them.
     """
     rows = range(0, len(image), ROWS)
-    parts = [class_overlay_rows(image, regions, slice(r, r + ROWS), palette=palette, classes=classes) for r in rows]
+    parts = [
+        class_overlay_rows(image, regions, slice(r, r + ROWS), palette=palette, classes=classes, bare=bare)
+        for r in rows
+    ]
     return np.concatenate(parts) if parts else image.copy()
 
 
-def class_overlay_rows(image: Plane, regions: Regions, rows: slice, *, palette: Picture, classes: int) -> Picture:
+def class_overlay_rows(
+    image: Plane, regions: Regions, rows: slice, *, palette: Picture, classes: int, bare: Sequence[int] = ()
+) -> Picture:
     """Some rows of the class overlay, for arrays that are read from disk a few rows at a time."""
     _check(image, regions.shape)
     start, stop, _ = rows.indices(image.shape[0])
     thick = max(1, round(math.sqrt(image.shape[0] * image.shape[1]) / 700))
     context = slice(max(0, start - thick), min(image.shape[0], stop + thick))
     numbers = np.asarray(regions.numbers[context])
-    shown = np.append(np.where(regions.classes < classes, regions.classes, -1), -1)[numbers]  # H W, -1: no class
+    painted = (regions.classes < classes) & ~np.isin(regions.classes, bare)
+    shown = np.append(np.where(painted, regions.classes, -1), -1)[numbers]  # H W, -1: no class
     lines = _widened(_borders(numbers, np.append(regions.large, False)[numbers]), thick - 1)
     inside = slice(start - context.start, start - context.start + stop - start)
     shown, line = shown[inside], lines[inside] > 0
@@ -98,7 +110,7 @@ def uncertainty_overlay(
 ) -> Picture:  # H W 3
     """The image in middle greys under the colours of the heat map, which fade away towards `low`.
 
-    A pixel's colour depends on its own two values alone. ABSENT, the heat map's colour of NaN, covers what is NaN.
+    A pixel's colour depends on its own two values alone. HIDDEN covers what is NaN.
     """
     rows = range(0, len(image), ROWS)
     parts = [
@@ -121,7 +133,7 @@ def uncertainty_overlay_rows(
     painted = heatmap(values, high=high, low=low, colours=colours).astype(np.float32)
     rise = np.minimum(share / np.float32(FULL_FROM), 1)[..., None]
     picture += OPACITY * rise**2 * (3 - 2 * rise) * (painted - picture)
-    picture[absent] = ABSENT
+    picture[absent] = HIDDEN
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 

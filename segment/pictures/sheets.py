@@ -5,7 +5,7 @@ Must not keep a full picture: a row holds thumbnails, so that memory grows with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -23,6 +23,9 @@ LINE = 19
 
 NARROWEST = 640
 """Pixels of a sheet's width, at least: room for its title."""
+
+LONE = 4
+"""Columns of a sheet of one image, at most: the others stand below, so that they may be large."""
 
 ONE_GROUP = 700
 """Pixels of a row of pictures above which rows stand below each other only."""
@@ -73,13 +76,26 @@ def contact_sheet(
         *(picture.shape[1] for row in rows for picture in row.pictures.values()),
         *(width_of(name, PLAIN, BOLD) + GAP for name in columns),
     )
-    block = len(columns) * (cell + GAP) - GAP
+    across = -(-len(columns) // -(-len(columns) // LONE)) if len(rows) == 1 else len(columns)  # lines of one length
+    block = across * (cell + GAP) - GAP
     groups = min(2 if block <= ONE_GROUP else 1, len(rows))
     width = max(groups * (block + MARGIN) + MARGIN, NARROWEST)
     parts = [_head(width, title, subtitle, scales, colours), _key(width, classes or {})]
-    for number, (section, of_section) in enumerate(groupby(rows, key=lambda row: row.section)):
-        parts.append(_section(list(of_section), section, width, cell, groups, titles=number == 0 or bool(section)))
+    if len(rows) == 1:
+        parts += [_section([row], rows[0].section, width, cell, 1, titles=True) for row in _lines_of(rows[0], across)]
+    else:
+        for number, (section, of_section) in enumerate(groupby(rows, key=lambda row: row.section)):
+            parts.append(_section(list(of_section), section, width, cell, groups, titles=number == 0 or bool(section)))
     return np.vstack([*parts, _paper(MARGIN - 2 * GAP, width)])
+
+
+def _lines_of(row: SheetRow, across: int) -> Iterator[SheetRow]:
+    """One image's pictures in lines of so many; its name stands under the last."""
+    pictures = list(row.pictures.items())
+    for start in range(0, len(pictures), across):
+        last = start + across >= len(pictures)
+        some = dict(pictures[start : start + across])
+        yield SheetRow(name=row.name if last else "", pictures=some, note=row.note if last else "", section=row.section)
 
 
 def _paper(height: int, width: int) -> Picture:

@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse
-from segment.pictures.heatmaps import ABSENT, PAPER, SCALES, heatmap, scale_of
+from segment.pictures.heatmaps import PAPER, SCALES, heatmap, scale_of
 from segment.pictures.lettering import shortened, width_of
-from segment.pictures.overlays import LINE_WHITE, OPACITY, class_overlay, uncertainty_overlay
+from segment.pictures.overlays import GREY_LOW, HIDDEN, LINE_WHITE, OPACITY, class_overlay, uncertainty_overlay
 from segment.pictures.palettes import palette
 from segment.pictures.sheets import MARGIN, SheetRow, contact_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
@@ -79,6 +79,14 @@ def test_a_pixel_of_no_class_shows_the_image() -> None:
     np.testing.assert_array_equal(classes_over(image, np.full((32, 32), -1)), classes_over(image, labels))
 
 
+def test_a_bare_class_shows_the_image_and_the_others_keep_their_lines() -> None:
+    image, labels = street(), blocks()
+    regions = regions_of(labels)
+    bare = class_overlay(image, regions, palette=palette(PLAIN), classes=PLAIN, bare=(0,))
+    np.testing.assert_array_equal(bare[labels == 0], classes_over(image, np.full_like(labels, PLAIN))[labels == 0])
+    np.testing.assert_array_equal(bare[labels != 0], classes_over(image, labels)[labels != 0])
+
+
 def test_six_tenths_of_a_nat_are_seen_on_dark_asphalt_and_on_a_bright_sky() -> None:
     for grey in (45, 60, 128, 235):
         image = np.full((1, 3, 3), grey, np.uint8)
@@ -102,10 +110,11 @@ def test_the_colours_of_the_overlay_are_those_of_the_heat_map() -> None:
     np.testing.assert_allclose(shown, heat * OPACITY + grey * (1 - OPACITY), atol=1)
 
 
-def test_uncertainty_that_is_nan_has_the_heat_map_s_colour_of_nan_and_more_than_the_scale_its_last() -> None:
+def test_uncertainty_that_is_nan_is_hidden_and_more_than_the_scale_has_its_last_colour() -> None:
     image = street()
     absent = uncertainty_overlay(image, np.full((32, 32), np.nan), high=1.0)
-    assert (absent == ABSENT).all()
+    assert (absent == HIDDEN).all()
+    assert min(HIDDEN) < GREY_LOW - 30, "no grey of the image"
     last, beyond = (uncertainty_overlay(image, np.full((32, 32), x), high=1.0) for x in (1.0, 9.0))
     np.testing.assert_array_equal(last, beyond)
 
@@ -176,6 +185,15 @@ def _where(sheet: Picture, picture: Picture) -> tuple[int, int]:
         if np.array_equal(sheet[y : y + rows, x : x + columns], picture):
             return int(y), int(x)
     pytest.fail("a thumbnail is missing or altered")
+
+
+def test_the_pictures_of_a_single_image_stand_in_lines_under_their_titles() -> None:
+    generator = np.random.default_rng(0)
+    pictures = {f"column {k}": generator.integers(0, 255, (360, 480, 3), np.uint8) for k in range(7)}
+    sheet = contact_sheet([SheetRow(name="eye", pictures=pictures)], title="One")
+    places = [_where(sheet, picture) for picture in pictures.values()]
+    assert places == sorted(places)
+    assert [sum(top == line for top, _ in places) for line in sorted({top for top, _ in places})] == [4, 3]
 
 
 def test_a_sheet_takes_the_oddest_shapes_and_the_longest_names() -> None:

@@ -210,6 +210,43 @@ def shown_percent(share: float) -> str:
     return f"{Decimal(100 * share).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
 
 
+def test_pixels_without_data_are_hidden_and_counted_nowhere(browser: Any, tmp_path: Path) -> None:
+    network = network_of()
+    bank = segment.fit_bank(network, noise(4, 3, *SIZE, seed=3), batch=2, draws=3)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    inside = (rows - 16) ** 2 + (columns - 24) ** 2 < 15**2
+    label = (columns // 12).astype(np.uint8)
+    pixels_of_image = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    for name, content in (("images", pixels_of_image), ("masks", inside.astype(np.uint8)), ("labels", label)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(content).save(tmp_path / name / "eye.png")
+    plan = segment.PredictPlan(maps=("prediction", "variance", "predictive_entropy", "probability"), border=2)
+    masks = tmp_path / "masks"
+    segment.predict(network, tmp_path / "images", bank, tmp_path / "run", plan, masks=masks)
+    data = segment.Labels(tmp_path / "images", tmp_path / "labels", masks=masks)
+    evaluated = segment.evaluate(network, data, bank=bank, output=tmp_path / "scores")
+    report([tmp_path / "run", tmp_path / "scores"], tmp_path / "report.html")
+    opened = browser.new_context(viewport={"width": 1000, "height": 640}).new_page()
+    opened.goto((tmp_path / "report.html").as_uri() + "#image=eye")
+    opened.wait_for_function("view.detail && !$('image').hidden")
+    point(opened, 0, 0)
+    text = opened.locator("#numbers").inner_text()
+    assert text.endswith("predictive entropy hidden · no data · not labelled")
+    assert f"no data {shown_percent((~inside).mean())}" in opened.locator("#classes").inner_text()
+    (row,) = opened.evaluate("IMAGES")
+    scores = evaluated.scores["methods"]["mcbn"]["scores"]
+    assert row["labelled"] == evaluated.scores["pixels"] == inside.sum()
+    assert row["right"] / row["labelled"] == pytest.approx(scores["accuracy"]["value"])
+    shown = np.isfinite(segment.load_run(tmp_path / "run")["eye"].maps["variance"])
+    assert shown.sum() < inside.sum(), "the border is hidden too"
+    assert sum(opened.evaluate("Array.from(view.detail.counts.variance)")[::3]) == shown.sum()
+    opened.uncheck("#mark")
+    opened.select_option("#layer-a", "measure")
+    opened.select_option("#layer-b", "measure")
+    left, top, scale = opened.evaluate("placeNow()")
+    assert pixels(opened)[round(top + 1.5 * scale), round(left + 1.5 * scale)].tolist() == [128, 128, 128, 255]
+
+
 def test_the_threshold_tells_exact_shares_and_marks_pixels(page: Any, made: Made) -> None:
     look_at(page, made, "a b")
     entropy = made.run["a b"].maps["predictive_entropy"].astype(np.float64)

@@ -16,6 +16,7 @@ from processes import photographs
 from small_networks import network_of
 
 from segment.draws.bank import Bank
+from segment.errors import WrongUse
 from segment.estimation.colour_scales import SPREADS, colour_scales, rounded_up
 from segment.files.writing import read_map_png
 from segment.images.find import Source, find_images
@@ -24,9 +25,11 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.pictures.heatmaps import ABSENT, heatmap
+from segment.pictures.overlays import HIDDEN
 from segment.pictures.palettes import palette
-from segment.pictures.thumbnails import thumbnail
+from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.sheet import EACH, KEPT, SheetCandidates, chosen
+from segment.report.run_files.style import PictureStyle
 from segment.tracing.bn_network import drawable
 
 NETWORK = network_of()
@@ -121,7 +124,7 @@ def test_a_border_is_hidden_in_every_file_and_in_no_mean(tmp_path: Path, images:
             assert np.abs(values - maps[name])[~hidden].max() <= step / 2 + 2e-7
             assert text["nodata"] == "65535"
             assert (picture(folder / f"{name}.png")[:40, :64][hidden] == ABSENT).all()
-        assert (picture(folder / "overlay_uncertainty.png")[hidden] == ABSENT).all()
+        assert (picture(folder / "overlay_uncertainty.png")[hidden] == HIDDEN).all()
 
 
 def test_an_image_that_the_border_covers_fails_alone(tmp_path: Path, images: Path, bank: Bank) -> None:
@@ -190,14 +193,32 @@ def test_the_sheet_holds_the_images_in_order_with_their_ground_truth(tmp_path: P
         colour = palette(4)[int(id)]
         assert (sheet[y : y + rows, x + columns + 1 :] == colour).all(axis=-1).sum() >= rows * columns, "ground truth"
     assert tops == sorted(tops)
+    plan = PredictPlan(maps=("prediction", "variance"))
+    predict(NETWORK, str(images), bank, tmp_path / "again", plan, labels=labels)
+    np.testing.assert_array_equal(picture(tmp_path / "again" / "sheet.png"), sheet)
+    with pytest.raises(WrongUse, match="None of the 3 images has a label map that ends in '_L'"):
+        predict(NETWORK, str(images), bank, tmp_path / "none", plan, labels=labels, label_suffix="_L")
+    assert not (tmp_path / "none").exists()
 
 
-def test_a_sheet_made_again_from_files_is_the_same(tmp_path: Path, images: Path, bank: Bank) -> None:
-    predict(NETWORK, str(images), bank, tmp_path / "run")
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_sheet_made_again_from_files_is_the_same(*, alone: bool, tmp_path: Path, images: Path, bank: Bank) -> None:
+    source = str(images / "000.png") if alone else str(images)
+    predict(NETWORK, source, bank, tmp_path / "run")
     before = (tmp_path / "run" / "sheet.png").read_bytes()
     (tmp_path / "run" / "sheet.png").unlink()
-    predict(NETWORK, str(images), bank, tmp_path / "run", resume=True)
+    predict(NETWORK, source, bank, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "sheet.png").read_bytes() == before
+    small = thumbnail(read_image(images / "000.png"), 3 * HEIGHT if alone else HEIGHT, 3 * WIDEST if alone else WIDEST)
+    sheet, (rows, columns, _) = picture(tmp_path / "run" / "sheet.png"), small.shape
+    starts = np.argwhere((sheet[: -rows + 1, : -columns + 1] == small[0, 0]).all(axis=-1))
+    assert any(np.array_equal(sheet[y : y + rows, x : x + columns], small) for y, x in starts)
+
+
+def test_a_background_has_no_colour_in_overlays() -> None:
+    card = replace(NETWORK.card, classes=("Background", "disc", "cup", "rim"))
+    assert PictureStyle.of(replace(NETWORK, card=card), "variance").bare == (0,)
+    assert PictureStyle.of(NETWORK, "variance").bare == ()
 
 
 def test_a_run_of_one_image_has_a_sheet(tmp_path: Path, images: Path, bank: Bank) -> None:

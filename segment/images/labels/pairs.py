@@ -43,6 +43,17 @@ def with_labels(
     return tuple(_with_label(source, maps.get(source.id)) for source in sources)
 
 
+def with_known_labels(
+    sources: Sequence[Source], labels: str | Path, suffix: str = "", listing: Listing | None = None
+) -> tuple[Source, ...]:
+    """As `with_labels`. Errors: WrongUse where no image has one."""
+    labelled = with_labels(sources, labels, suffix, listing)
+    if sources and all(source.label is None for source in labelled):
+        named = f" that ends in {suffix!r}" if suffix else ""
+        raise WrongUse(f"None of the {len(sources)} images has a label map{named} in {str(labels)!r}.")
+    return labelled
+
+
 def with_annotators(
     sources: Sequence[Source], roots: Sequence[str | Path], suffixes: Sequence[str], listing: Listing | None = None
 ) -> tuple[Source, ...]:
@@ -52,10 +63,7 @@ def with_annotators(
     """
     plain = tuple(replace(source, label=None, label_part=None) for source in sources)
     for root, suffix in zip(roots, suffixes, strict=True):
-        labelled = with_labels(plain, root, suffix, listing)
-        if all(source.label is None for source in labelled):
-            named = f" that ends in {suffix!r}" if suffix else ""
-            raise WrongUse(f"None of the {len(sources)} images has a label map{named} in {str(root)!r}.")
+        labelled = with_known_labels(plain, root, suffix, listing)
         maps = [None if source.label is None else (source.label, source.label_part) for source in labelled]
         sources = tuple(
             replace(source, annotators=(*source.annotators, label)) for source, label in zip(sources, maps, strict=True)

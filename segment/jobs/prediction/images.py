@@ -156,7 +156,8 @@ class ImagePredictor:
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate)
             files, measures = render(self.run, result, self.formats, triaged)
-            row = thumbnails(result, self.truth(image.source)) if "png" in self.formats else None
+            alone = len(self.run.sources) == 1
+            row = thumbnails(result, self.truth(image.source), alone=alone) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
             return failed(image.source, f"its pictures: {error_message(error)}", image.sha256, seconds)
         entry = Entry(

@@ -19,7 +19,7 @@ from segment.errors import SegmentError, WrongUse, error_message
 from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import palette
 from segment.report.html import charts, words
-from segment.report.html.details import Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
+from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 
@@ -197,6 +197,8 @@ def _content(
         "shades": base64.b64encode(ramp("inferno").tobytes()).decode(),
         "measures": measures,
         "stride": shape.stride,
+        "hidden": HIDDEN,
+        "no_class": "no label" if run.head == "multilabel" else "no data",
         "labelled": sums.images,
         "images": list(rows),
         "failed": [list(pair) for pair in failed],

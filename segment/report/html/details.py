@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segment.errors import SegmentError
+from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
 from segment.report.html.streams import Block
+from segment.report.run_files.hidden import no_class
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.uncertainty.measures import MEASURES
@@ -35,6 +37,8 @@ THUMBNAIL = (96, 144)
 TOP = 3
 PERCENT = 100
 BINS = 15
+HIDDEN = 2**16 - 1
+"""Level of a pixel without a value: no data, outside a region mask, or in a border."""
 Labels = NDArray[np.int64]
 
 
@@ -113,7 +117,7 @@ def detail(
     }
     known = None
     if label is not None and label.shape == mask.shape:
-        known = (label != void) & (label >= 0) & (label < len(run.classes))
+        known = (label != void) & (label >= 0) & (label < len(run.classes)) & ~_without_data(run, maps)
         block.plane("label", np.where(known, label, len(run.classes) + 1)[coarse])
         row["labelled"] = int(known.sum())
         row["right"] = int(((mask == label) & known).sum())
@@ -122,15 +126,15 @@ def detail(
     every = (slice(None, None, shape.stride * factor), slice(None, None, shape.stride * factor))
     for name in shape.measures:
         if name in maps:
-            values = maps[name]
-            levels = np.rint(values.astype(np.float64) * 10 ** decimals_of(name)).clip(0, 65535).astype(np.int64)
+            values = maps[name].astype(np.float64) * 10 ** decimals_of(name)
+            levels = np.where(np.isnan(values), HIDDEN, np.rint(values).clip(0, HIDDEN - 1)).astype(np.int64)
             block.plane(f"measure {name}", levels[every])
             counts = _counts(levels, known, right)
             block.data(f"counts {name}", zlib.compress(counts.astype("<u4").tobytes(), 9), len(counts))
             sums.add(name, counts)
     if PROBABILITY in maps:
         p = maps[PROBABILITY]
-        _top_classes(block, p[(slice(None), *every)])
+        _top_classes(block, np.nan_to_num(p[(slice(None), *every)], nan=0.0))
         if known is not None and right is not None and run.head != "multilabel":
             _add_confidence(sums, p, known, right)
     if "triage" in image.entry:
@@ -141,25 +145,32 @@ def detail(
 
 
 def _mask(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:  # H W
-    """The predicted class; of a multi-label head the likeliest label that is set, or K."""
+    """The predicted class, K where there are no data; of a multi-label head the likeliest label that is set, or K."""
     prediction = np.asarray(maps[PREDICTION]).astype(np.int64)
     if prediction.ndim == 2:
-        return prediction
-    prediction = np.where(prediction == 1, 1, 0)  # it is 255 where there are no data
+        return np.where(_without_data(run, maps), len(run.classes), prediction)
+    prediction = np.where(prediction == 1, 1, 0)
     likely = maps.get(PROBABILITY, prediction)
     return np.where(prediction.any(axis=0), likely.argmax(axis=0), len(run.classes))
+
+
+def _without_data(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:  # H W
+    """Where the image holds no data, or is outside its region mask."""
+    prediction = np.asarray(maps[PREDICTION])
+    return (prediction[0] == UNCLAIMED) if prediction.ndim == 3 else prediction == no_class(len(run.classes))
 
 
 def _counts(
     levels: NDArray[np.int64], known: NDArray[np.bool_] | None, right: NDArray[np.bool_] | None
 ) -> NDArray[np.int64]:  # -> levels 3
-    """Of each level: all pixels, labelled right ones, labelled wrong ones."""
-    size = int(levels.max()) + 1
+    """Of each level: all pixels that have one, labelled right ones, labelled wrong ones."""
+    shown = levels != HIDDEN
+    size = int(levels[shown].max(initial=0)) + 1
     counts = np.zeros((size, 3), np.int64)
-    counts[:, 0] = np.bincount(levels.ravel(), minlength=size)
+    counts[:, 0] = np.bincount(levels[shown], minlength=size)
     if known is not None and right is not None:
-        counts[:, 1] = np.bincount(levels[known & right], minlength=size)
-        counts[:, 2] = np.bincount(levels[known & ~right], minlength=size)
+        counts[:, 1] = np.bincount(levels[known & right & shown], minlength=size)
+        counts[:, 2] = np.bincount(levels[known & ~right & shown], minlength=size)
     return counts
 
 

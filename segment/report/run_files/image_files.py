@@ -221,7 +221,7 @@ def _write_overlays(path: Callable[[str], Path], result: ImageResult) -> None:
     high, classes = style.scale.high, len(style.classes)
 
     def over_classes(rows: slice) -> Picture:
-        return class_overlay_rows(image, regions, rows, palette=style.palette, classes=classes)
+        return class_overlay_rows(image, regions, rows, palette=style.palette, classes=classes, bare=style.bare)
 
     write_png(path("overlay.png"), Made(image.shape, image.dtype, over_classes))
     warm = Made(image.shape, image.dtype, lambda rows: uncertainty_overlay_rows(image, heat, rows, high=high))

@@ -22,11 +22,11 @@ from segment.images.display import WindowedPicture
 from segment.images.find import Source
 from segment.images.read import read_label
 from segment.networks.load import Network
-from segment.pictures.heatmaps import heatmap
+from segment.pictures.heatmaps import ABSENT, heatmap
 from segment.pictures.overlays import uncertainty_overlay
 from segment.pictures.palettes import Picture, colour_mask, no_class_colour
 from segment.pictures.sheets import SheetRow, contact_sheet
-from segment.pictures.thumbnails import thumbnail
+from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.image_files import ImageResult, likeliest
 from segment.report.run_files.style import PictureStyle
 
@@ -39,7 +39,10 @@ KEPT = 64
 LARGEST = 2**25
 """Pixels of an image above which it is not read again for the sheet."""
 
-TRUTH, NO_CLASS = "ground truth", "no class"
+SMALL, ALONE = (HEIGHT, WIDEST), (3 * HEIGHT, 3 * WIDEST)
+"""Pixels of a thumbnail, and of one in the sheet of a single image."""
+
+TRUTH, NO_CLASS, NO_DATA = "ground truth", "no class", "no data"
 Thumbnails = dict[str, Picture]
 """Column -> picture of one image's row."""
 
@@ -83,11 +86,15 @@ class SheetCandidates:
             del self.thumbnails[last], self._values[last]
 
 
-def thumbnails(result: ImageResult, truth: Plane | None = None) -> Thumbnails:
-    """An image's row of the sheet. truth: its label ids, where there are any."""
+def thumbnails(result: ImageResult, truth: Plane | None = None, *, alone: bool = False) -> Thumbnails:
+    """An image's row of the sheet.
+
+    truth: its label ids, where there are any. alone: whether the run has no other image: the pictures are larger
+    """
     style = result.style
     mask = result.inside(likeliest(result.estimate, style)) if "prediction" in result.maps else None
-    return _row(result.image, mask, result.shown.maps, truth, style, columns_of(style, result.maps))
+    measures = columns_of(style, result.maps)
+    return _row(result.image, mask, result.shown.maps, truth, style, measures, ALONE if alone else SMALL)
 
 
 def columns_of(style: PictureStyle, maps: Sequence[str]) -> tuple[str, ...]:
@@ -102,15 +109,16 @@ def _row(
     truth: Plane | None,
     style: PictureStyle,
     measures: Sequence[str],
+    size: tuple[int, int] = SMALL,
 ) -> Thumbnails:
-    small = thumbnail(image.small() if isinstance(image, WindowedPicture) else image)
+    small = thumbnail(image.small() if isinstance(image, WindowedPicture) else image, *size)
     row = {"image": small}
     if truth is not None:
-        row[TRUTH] = thumbnail(_coloured(truth, style))
+        row[TRUTH] = thumbnail(_coloured(truth, style), *size)
     if mask is not None:
-        row["prediction"] = thumbnail(_coloured(mask, style))
+        row["prediction"] = thumbnail(_coloured(mask, style), *size)
     nothing = np.full(small.shape[:2], np.nan, np.float32)  # of a measure that is withheld
-    shown = {name: thumbnail(maps[name]) if name in maps else nothing for name in measures}
+    shown = {name: thumbnail(maps[name], *size) if name in maps else nothing for name in measures}
     row |= {style.scales[name].title: heatmap(shown[name], high=style.scales[name].high) for name in measures}
     return row | {"overlay": uncertainty_overlay(small, shown[style.heat], high=style.scale.high)}
 
@@ -151,7 +159,11 @@ def write_sheet(
     rows: list[SheetRow] = []
     for section, ids in chosen(values).items():
         for id in ids:
-            pictures = kept.get(id) or _again(run, by_id[id], style, maps, read, truth)
+            pictures = kept.get(id) or _again(
+                run, by_id[id], style, maps, read, truth, ALONE if len(values) == 1 else SMALL
+            )
+            if pictures is not None and len(values) > 1:  # a watched run's first image was alone
+                pictures = {title: thumbnail(picture) for title, picture in pictures.items()}
             if pictures is not None:
                 note = f"mean {style.scale.title} {values[id]:#.3g}"
                 rows.append(SheetRow(name=id, pictures=pictures, note=note, section=section))
@@ -164,8 +176,12 @@ def write_sheet(
     rows = [_completed(row, titles) for row in rows]
     draws = max(int(done[id]["draws"]) for id in by_id)
     classes = {name: tuple(map(int, colour)) for name, colour in zip(style.classes, style.palette, strict=True)}
-    if TRUTH in titles or style.head == "multilabel":
-        classes[NO_CLASS] = no_class_colour(style.palette)
+    hidden = any((row.pictures[style.scale.title] == ABSENT).all(axis=-1).any() for row in rows)
+    unclaimed = TRUTH in titles or style.head == "multilabel"
+    if names := [*([NO_CLASS] if unclaimed else []), *([NO_DATA] if hidden else [])]:
+        classes[" or ".join(names)] = no_class_colour(style.palette)
+    if hidden and ABSENT not in classes.values():
+        classes["no value of a measure"] = ABSENT
     picture = contact_sheet(
         rows,
         title=network.name,
@@ -212,6 +228,7 @@ def _again(
     maps: Sequence[str],
     read: Callable[[Source], Picture],
     truth: Callable[[Source], Plane | None],
+    size: tuple[int, int],
 ) -> Thumbnails | None:
     """The row of an image that was done before, from its files; None where they do not read or it is too large."""
     folder = run.path(source.id, "overlay.png").parent
@@ -227,7 +244,7 @@ def _again(
         for name in measures:
             if name not in found and (folder / "raw" / f"{name}.png").is_file():
                 found[name] = read_map_png(folder / "raw" / f"{name}.png")[0]
-        return _row(image, _mask_of(found, folder, style, maps), found, truth(source), style, measures)
+        return _row(image, _mask_of(found, folder, style, maps), found, truth(source), style, measures, size)
     except (SegmentError, OSError, ValueError):
         return None
 

@@ -54,6 +54,11 @@ class PictureStyle:
         return PictureStyle(heat, scales, palette(count, card.palette), network.class_names, card.head, origins)
 
     @property
+    def bare(self) -> tuple[int, ...]:
+        """Classes without a colour in overlays: what is not of interest is seen as it is."""
+        return tuple(k for k, name in enumerate(self.classes) if name.strip("_ ").lower() == "background")
+
+    @property
     def scale(self) -> Scale:
         """That of the heat measure."""
         return self.scales[self.heat]

@@ -16,8 +16,9 @@ function layer(name) {
     if (plane) {
       const scale = 255 / (measure.high * 10 ** measure.decimals);
       const small = painted(detail.sizes["measure " + measure.name], (at, out) => {
-        const shade = 3 * Math.min(255, Math.round(plane[at] * scale));
-        out[0] = SHADES[shade]; out[1] = SHADES[shade + 1]; out[2] = SHADES[shade + 2]; out[3] = 255;
+        const shade = 3 * Math.min(255, Math.round(plane[at] * scale)), hidden = plane[at] === CONTENT.hidden;
+        for (let part = 0; part < 3; part++) out[part] = hidden ? 128 : SHADES[shade + part];
+        out[3] = 255;
       });
       context.imageSmoothingQuality = "high";
       context.drawImage(small, 0, 0, small.width * CONTENT.stride, small.height * CONTENT.stride);
@@ -71,6 +72,6 @@ function legendOf(image) {
   $("classes").replaceChildren(...shares.map(([k, share]) => {
     const chip = element("span", { class: "chip" }), colour = CONTENT.palette[k] || [128, 128, 128];
     chip.style.backgroundColor = `rgb(${colour.join(",")})`;
-    return element("li", {}, chip, element("span", { text: `${CONTENT.classes[k] || "no label"} ${percent(share)}` }));
+    return element("li", {}, chip, element("span", { text: `${CONTENT.classes[k] || CONTENT.no_class} ${percent(share)}` }));
   }));
 }

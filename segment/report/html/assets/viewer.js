@@ -125,7 +125,7 @@ function markUntrusted() {
   const measure = measureNow(), level = view.levels[measure.name], detail = view.detail;
   const plane = detail.planes["measure " + measure.name];
   view.overlay = painted(detail.sizes["measure " + measure.name], (at, out) => {
-    out[0] = UNTRUSTED[0]; out[1] = UNTRUSTED[1]; out[2] = UNTRUSTED[2]; out[3] = plane[at] > level ? 150 : 0;
+    out[0] = UNTRUSTED[0]; out[1] = UNTRUSTED[1]; out[2] = UNTRUSTED[2]; out[3] = plane[at] > level && plane[at] !== CONTENT.hidden ? 150 : 0;
   });
   const shares = sharesAt(detail.counts[measure.name], level);
   const text = withUnit(thresholdOf(measure, level), measure);
@@ -249,12 +249,13 @@ function probe(place) {
     const plane = detail.planes["measure " + measure.name];
     if (plane && measure.name === measureNow().name) {
       const columns = detail.sizes["measure " + measure.name][1];
-      parts.push(`${measure.title} ${withUnit(valueOf(measure, plane[row * columns + column]), measure)}`);
+      const level = plane[row * columns + column];
+      parts.push(`${measure.title} ${level === CONTENT.hidden ? "hidden" : withUnit(valueOf(measure, level), measure)}`);
     }
   }
   const pixel = row * stride * image.w + column * stride, K = CONTENT.classes.length;
-  const nameOf = (k) => CONTENT.classes[k] || "no label";
-  if (detail.planes["percent 0"]) {
+  const nameOf = (k) => CONTENT.classes[k] || CONTENT.no_class;
+  if (detail.planes["percent 0"] && (detail.planes.mask[pixel] < K || CONTENT.no_class === "no label")) {
     const columns = detail.sizes["percent 0"][1], tops = [];
     for (let place = 0; detail.planes["percent " + place] && place < 3; place++) {
       const share = detail.planes["percent " + place][row * columns + column];
