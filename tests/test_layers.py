@@ -34,6 +34,7 @@ HEIGHT = {
     "tuning": 7,
     "distilling": 7,
     "files": 8,
+    "runners": 9,
     "settings": 9,
     "report": 9,
     "jobs": 10,

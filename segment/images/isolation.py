@@ -160,6 +160,11 @@ def end_isolation() -> None:
     _decoders = None
 
 
+def isolating() -> bool:
+    """Whether files are decoded in processes of their own."""
+    return _decoders is not None
+
+
 @contextmanager
 def isolated(*, memory: int = MEMORY, seconds: float = SECONDS) -> Iterator[None]:
     """Within the block, files are decoded in a process of their own.

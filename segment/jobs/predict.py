@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,25 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
-from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
-from segment.estimation.together import Together
 from segment.files.runs.run import Run, images_outside_runs
 from segment.files.versions import versions
-from segment.files.windows import Windowed
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_known_labels, with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
-from segment.jobs.prediction.images import ImagePredictor
 from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.plan import Execution, PredictPlan
+from segment.jobs.prediction.recipe import PredictRecipe
 from segment.jobs.prediction.summary import Summary, summary_of
 from segment.jobs.prediction.watch import WatchPlan, watched
 from segment.jobs.progress import Progress, silent
-from segment.jobs.triage.predicting import TriageOfRun, refuse_other_run, write_triaged_run
-from segment.jobs.tuning.tuned import method_of
-from segment.methods.mcbn import mcbn
-from segment.methods.method import Method
+from segment.jobs.triage.predicting import refuse_other_run, write_triaged_run
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
 from segment.report.run_files.exported_files import write_run_exports
 from segment.report.run_files.sheet import write_sheet
 from segment.report.run_files.style import PictureStyle
-from segment.tracing.bn_layers import BatchNormNetwork
+from segment.runners.runner import LOCAL, Runner
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +56,7 @@ def predict(
     watch: WatchPlan | None = None,
     resume: bool = False,
     progress: Progress = silent,
+    runner: Runner = LOCAL,
 ) -> Summary:
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
@@ -73,6 +65,7 @@ def predict(
     listing: which frames of videos and slices of volumes are taken
     watch: `source` is a folder whose images are taken as they are dropped, until a file `stop.watch` in RUN, SIGTERM or
     Ctrl-C ends that; a file that is replaced is done again
+    runner: where the images are made: here, or in processes that may be on other machines
     Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
     """
     plan = plan or PredictPlan()
@@ -89,7 +82,7 @@ def predict(
     if masks is not None:
         images, source_text = with_masks(images, masks), f"{source_text}, region masks {in_text(masks)}"
     drawn = fitted(network, bank)
-    execution = Execution.of(plan, bank, drawn.device)
+    execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
     if plan.triage is not None:
         refuse_other_run(plan.triage, network, bank, execution, plan.tuned)
@@ -103,15 +96,19 @@ def predict(
             preprocessing=network.input.sentence,
         )
         style = _style(run, network, bank, plan)
-        predictor = _predictor(run, network, drawn, execution, plan, style)
-        loop = PredictLoop(predictor, execution, progress)
+        recipe = PredictRecipe(network=network, plan=plan, execution=execution, style=style)
+        predictor = recipe.predictor(run, drawn)
+        loop = PredictLoop(predictor, recipe, progress, alone=watch is not None)
         start = time.perf_counter()
         # what ends a watch is no interruption: everything is whole, and the summary is written
         ends = nullcontext() if watch is None else suppress(KeyboardInterrupt)
-        with _torch_threads(execution.threads), ends:
-            for pending in [run.pending()] if watch is None else watched(run, Path(str(source)), watch):
-                predictor.display = _display(run, network, plan)
-                loop(pending, alone=watch is not None)
+        try:
+            with _torch_threads(execution.threads), ends:
+                for pending in [run.pending()] if watch is None else watched(run, Path(str(source)), watch):
+                    predictor.display = _display(run, network, plan)
+                    runner(loop, pending)
+        finally:
+            run.merge_shards()
         seconds = time.perf_counter() - start
         run.note(timings={"seconds": round(seconds, 3), **loop.timings()})
         if "png" in plan.formats:
@@ -130,51 +127,6 @@ def _style(run: Run, network: Network, bank: Bank, plan: PredictPlan) -> Picture
     if "png" in plan.formats and not earlier:
         run.note(colours=style.record())
     return style
-
-
-def _predictor(
-    run: Run,
-    network: Network,
-    drawn: BatchNormNetwork,
-    execution: Execution,
-    plan: PredictPlan,
-    style: PictureStyle,
-) -> ImagePredictor:
-    """What reads, estimates and writes an image of the run, under draws put into the network `drawn`."""
-    passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
-    likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
-    method: Method = mcbn(drawn, execution.bank, passes, network.input)
-    if plan.tuned is not None:
-        method, _ = method_of(plan.tuned, network, execution.precision)
-    read_out = ReadOut(
-        method=method,
-        measures=plan.measures,
-        temperature=1.0 if plan.tuned is None else plan.tuned.calibration,
-        probability=likely,
-        sums=True,
-    )
-    estimator = Estimator(
-        network,
-        {"": read_out},
-        EstimatePlan(
-            tile=execution.tile,
-            mode=execution.tile_mode,
-            budget=execution.budget,
-            blank=partial(Windowed, run.folder),
-            stop=execution.stop,
-        ),
-    )
-    triage = None if plan.triage is None else TriageOfRun(plan.triage, run)
-    return ImagePredictor(
-        run,
-        network,
-        Together(estimator, execution.batch, execution.batch_area),
-        style,
-        plan.maps,
-        plan.formats,
-        border=plan.border,
-        triage=triage,
-    )
 
 
 def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from segment.errors import WrongUse
 from segment.images.specs import Channels, InputSpec, planes_of
 from segment.networks.load import Network, load_network
+from segment.networks.modules import copied, device_of
 
 
 def network_of(
@@ -57,3 +59,12 @@ def network_of(
 
 def _with_input(network: Network, spec: InputSpec) -> Network:
     return replace(network, card=replace(network.card, input=spec, assumed=False))
+
+
+def on_device(network: Network, device: torch.device) -> Network:
+    """The same network there, without what it has cached; the caller's stays where it is.
+
+    On the CPU it can be pickled for another process.
+    """
+    here = device_of(network.module) == device
+    return replace(network, module=network.module if here else copied(network.module).to(device))

@@ -25,7 +25,7 @@ from segment.draws.identity import identified
 from segment.errors import WrongUse
 from segment.files.banks import save_bank
 from segment.files.runs.manifest import read_manifest
-from segment.files.runs.run import STOP
+from segment.files.runs.places import STOP
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.prediction.summary import Summary

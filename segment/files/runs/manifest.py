@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,8 @@ from segment.images.find import in_text
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.jsonl"
+SHARDS = ".shards"
+"""Folder of the manifests of other processes, while they make images of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +123,19 @@ class Lines(Mapping[str, dict[str, Any]]):
 
     def add(self, entry: Entry) -> None:
         """Put a line for one image at the end of the manifest, on the disk before this returns."""
-        text = (json.dumps(entry.line(), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        self.add_lines([entry.line()])
+
+    def add_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """The same for several, each as `Entry.line` gives it."""
+        texts = [(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode() for line in lines]
         try:
             with self._manifest.open("ab") as stream:
                 start = stream.tell()
-                stream.write(text)
+                stream.write(b"".join(texts))
                 stream.flush()
-                self._places[entry.id] = (start, start + len(text))  # also if Ctrl-C comes while the disk writes
+                for line, text in zip(lines, texts, strict=True):
+                    self._places[line["id"]] = (start, start + len(text))  # also if Ctrl-C comes while the disk writes
+                    start += len(text)
                 os.fsync(stream.fileno())
         except OSError as error:
             raise unwritable(self._manifest, error) from error

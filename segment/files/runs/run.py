@@ -9,15 +9,17 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from segment.errors import WrongUse
 from segment.files.reading import read_json
-from segment.files.runs.lock import LOCK, lock_folder
-from segment.files.runs.manifest import MANIFEST, Entry, Lines, read_manifest
+from segment.files.runs.lock import lock_folder
+from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
+from segment.files.runs.places import RECORD, RunPlaces
+from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
 from segment.images.find import Source, find_images, keep_ids, paths_by_id
 from segment.images.listing.parts import Listing
@@ -25,19 +27,11 @@ from segment.images.read import sha256_of
 
 log = logging.getLogger(__name__)
 
-RECORD = "run.json"
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
-STOP = "stop.watch"
-"""A file that ends the watching of a folder."""
-TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
-ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
-RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
-TAKEN = frozenset((RECORD, MANIFEST, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
-"""File names of the run itself: no image may be called so."""
 
 
-class Run:
+class Run(RunPlaces):
     """An open run folder, locked until `close`; `create` makes or reopens one.
 
     sources: its images, each under the id that its path has in this run for good
@@ -51,11 +45,8 @@ class Run:
         sources: Sequence[Source],
         lock: FileLock,
     ) -> None:
+        super().__init__(folder, lines, record)
         self._lock = lock
-        self.folder = folder
-        self.record = record
-        self._lines = lines
-        self.sources: tuple[Source, ...] = ()
         self.add_sources(sources)  # finds out now whether the folder can be written
 
     @classmethod
@@ -78,8 +69,8 @@ class Run:
                         f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder."
                     )
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
-                lines = read_manifest(manifest)
                 _refuse_other_settings(folder, record.get("settings", {}), asked)
+                lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
             run = cls(folder, record, lines, sources, lock)
             run.remove_parts()
             return run
@@ -95,6 +86,13 @@ class Run:
         self.note(**{SOURCES: known | paths_by_id(kept)})
         return kept
 
+    def merge_shards(self) -> None:
+        """Take in what other processes have done, none of which writes any more; what they left half-written goes."""
+        merged = merge_shards(self.folder, [source.id for source in self.sources])
+        if merged is not None:
+            self._lines = merged
+            self.remove_parts()
+
     def close(self) -> None:
         """Lets other processes write to the folder; nothing may be written by this one from now on."""
         self._lock.release()
@@ -107,34 +105,8 @@ class Run:
 
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, fingerprints=, versions=, timings=) into run.json, which stays whole throughout."""
-        self.record |= sections
+        super().note(**sections)
         write_json(self.folder / RECORD, self.record)
-
-    def path(self, image_id: str, name: str) -> Path:
-        """Where a file of an image goes: RUN/<id>/<name>. An id that leaves the run folder is refused."""
-        parts = image_id.split("/")
-        inside = not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
-        if not inside or parts[0] in TAKEN:
-            raise WrongUse(f"{image_id!r} cannot name an image of a run: it must be a path below the run's folder.")
-        path = self.folder.joinpath(*parts, name)
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise WrongUse(f"{image_id!r} leads out of {str(self.folder)!r} by a link; remove the link.")
-        return path
-
-    def relative(self, path: Path) -> str:
-        """A file's path as the manifest names it, with forward slashes."""
-        return str(PurePosixPath(path.relative_to(self.folder)))
-
-    def add(self, entry: Entry) -> None:
-        """One line for one image, after its files are whole; a later line for the same id replaces the earlier."""
-        missing = [name for name in entry.files if not (self.folder / name).is_file()]
-        if missing:
-            raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
-        self._lines.add(entry)
-
-    def entries(self) -> Lines:
-        """The newest line of every image, done or failed, by id."""
-        return self._lines.of(self._lines)
 
     def pending(self, sources: Sequence[Source] | None = None) -> list[Source]:
         """Those of the sources (None: all) that are not done, or have changed since; what was written for them goes."""

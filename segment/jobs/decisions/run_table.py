@@ -16,7 +16,7 @@ import numpy as np
 
 from segment.errors import WrongUse, near
 from segment.files.runs.manifest import MANIFEST
-from segment.files.runs.run import RECORD
+from segment.files.runs.places import RECORD
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.uncertainty.measures import MEASURES

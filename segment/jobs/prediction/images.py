@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.together import Together
 from segment.files.runs.manifest import Entry
-from segment.files.runs.run import Run
+from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
@@ -88,9 +88,10 @@ class ImagePredictor:
     triage: what accepts pixels and images, and compares them with validation images
     candidates: images that the contact sheet may show
     display: how bands become a picture; None: RGB, as it is
+    take: what is done with a written image once its line is on the disk; None: `take_in`
     """
 
-    run: Run
+    run: RunPlaces
     network: Network
     together: Together
     style: PictureStyle
@@ -100,6 +101,7 @@ class ImagePredictor:
     triage: TriageOfRun | None = None
     candidates: SheetCandidates = field(default_factory=SheetCandidates)
     display: Display | None = None
+    take: Callable[[Written], object] | None = None
 
     @property
     def estimator(self) -> Estimator:
@@ -177,9 +179,13 @@ class ImagePredictor:
         return Written(entry, row)
 
     def add(self, written: Written) -> None:
-        """Count a written image as done, or failed: in the manifest, the sheet and the watch for shift, in order."""
+        """Count a written image as done, or failed: in the manifest, and in what the process keeps, in order."""
+        self.run.add(written.entry)
+        (self.take or self.take_in)(written)
+
+    def take_in(self, written: Written) -> None:
+        """Count an image that has its line: in the sheet and the watch for shift."""
         entry = written.entry
-        self.run.add(entry)
         report_image(entry.id, entry.seconds, entry.error, stage="predicting")
         if written.row is not None:
             self.candidates.add(entry.id, entry.measures.get(self.style.heat, {}).get("mean", 0.0), written.row)

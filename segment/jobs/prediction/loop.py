@@ -7,67 +7,92 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import OUTSIDE
 from segment.estimation.overlap import Behind, Laps, ahead, pixel_limit
+from segment.files.runs.shards import begin_shards, open_shard
+from segment.images.display import Display
 from segment.images.find import Source
 from segment.images.read import size_of
 from segment.images.windowed import in_windows
-from segment.jobs.prediction.images import ImagePredictor, failed
-from segment.jobs.prediction.plan import Execution
-from segment.jobs.progress import Progress
+from segment.jobs.prediction.images import ImagePredictor, Written, failed
+from segment.jobs.prediction.recipe import PredictRecipe
+from segment.jobs.progress import Progress, silent
+from segment.report.run_files.sheet import LARGEST
+from segment.runners.process import ProcessSettings
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class PredictPart:
+    """What a loop in another process has done: images that have their lines, and what it counted of them.
+
+    images, draws: how many; seconds: of its laps. plan: as it is now, where that is not what it began with
+    """
+
+    written: list[Written] = field(default_factory=list)
+    images: int = 0
+    draws: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+
+    def merge(self, other: PredictPart) -> None:
+        self.written += other.written
+        self.images += other.images
+        self.draws += other.draws
+        self.seconds = {name: self.seconds.get(name, 0.0) + spent for name, spent in other.seconds.items()}
+        self.plan = other.plan or self.plan
 
 
 class PredictLoop:
     """Called with images that are not done, makes their files and lines; may be called again with more.
 
-    execution: the plan, as it is after the images so far
+    recipe: what `predictor` was made from. execution: the plan, as it is after the images so far
+    alone: whether an image that is too large for the memory fails alone, instead of being refused before the first
     """
 
-    def __init__(self, predictor: ImagePredictor, execution: Execution, progress: Progress) -> None:
-        self.predictor, self.execution = predictor, execution
-        self._progress = progress
-        self._images, self._draws = 0, 0
+    def __init__(
+        self, predictor: ImagePredictor, recipe: PredictRecipe, progress: Progress = silent, *, alone: bool = False
+    ) -> None:
+        self.predictor, self.recipe, self.execution = predictor, recipe, recipe.execution
+        self._progress, self._alone = progress, alone
+        self._number, self._images, self._draws = 0, 0, 0
         self._calls: list[list[Source]] = []  # the images of each call of the network so far
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._kept: list[Written] = []
         self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
 
-    def __call__(self, pending: Sequence[Source], *, alone: bool = False) -> None:
+    @property
+    def together(self) -> int:
+        return 1 if self.execution.batch == "auto" else self.execution.batch
+
+    def __call__(self, pending: Sequence[Source]) -> None:
         """Make them.
 
-        Args:
-            pending: Images of the run.
-            alone: Whether one that is too large for the memory fails alone, instead of being refused before the first.
-
         Raises:
-            OutOfMemory: An image is too large, unless `alone`.
+            OutOfMemory: An image is too large, unless each fails alone.
             WrongUse: Files cannot be written.
 
         """
+        pending = self._begin(pending)
         predictor, estimator, spent = self.predictor, self.predictor.estimator, self.spent
-        workers, total = self.execution.workers, len(predictor.run.sources)
-        sizes = {source.id: size for source in pending if (size := size_of(source))}
-        if alone:
-            pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
-        in_file_windows = partial(in_windows, spec=predictor.network.input)
-        cost = estimator.cost((sizes[source.id] for source in pending if source.id in sizes), in_file_windows)
-        if cost is not None:  # and now what would be refused after hours
-            log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
-            predictor.run.note(tiling=cost.record())
+        workers = self.execution.workers
         waiting_pixels = pixel_limit(self.execution.budget, OUTSIDE + estimator.kept)
 
         def pixels(source: Source) -> int:
-            return math.prod(sizes.get(source.id, ()))
+            return math.prod(self._sizes.get(source.id, ()))
 
-        number = total - len(pending)
-        self._progress("predicting", number, total, self._draws)
         images = ahead(pending, predictor.read, workers=workers, waiting_pixels=waiting_pixels, pixels=pixels)
         spent.start()
         try:
@@ -88,11 +113,69 @@ class PredictLoop:
                         writing.add(partial(predictor.write, image, estimate, seconds), pixels(image.source))
                         del image, estimate
                         self._images += 1
-                        number += 1
-                        self._progress("predicting", number, total, self._draws)
+                        self._show(1)
                     spent.end("waiting_for_files")
         finally:
             spent.end("waiting_for_files")
+
+    def _begin(self, pending: Sequence[Source]) -> Sequence[Source]:
+        """Those of the images that fit, and note the sizes that are known. Errors: as `__call__`."""
+        estimator = self.predictor.estimator
+        self._sizes = sizes = {source.id: size for source in pending if (size := size_of(source))}
+        if self._alone:
+            pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
+        in_file_windows = partial(in_windows, spec=self.predictor.network.input)
+        cost = estimator.cost((sizes[source.id] for source in pending if source.id in sizes), in_file_windows)
+        if cost is not None:  # and now what would be refused after hours
+            log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
+            self.predictor.run.note(tiling=cost.record())
+        self._number = len(self.predictor.run.sources) - len(pending)
+        self._show(0)
+        return pending
+
+    def _show(self, images: int) -> None:
+        """Report that so many more images are estimated."""
+        self._number += images
+        self._progress("predicting", self._number, len(self.predictor.run.sources), self._draws)
+
+    def maker(self, pending: Sequence[Source]) -> Callable[[], PredictLoop]:
+        """What makes a loop for these images in another process, under one plan. Errors: as `__call__`."""
+        for source in self._begin(pending):
+            if self.execution.batch == "auto" and source.id in self._sizes:
+                self.predictor.together.most(*self._sizes[source.id])
+                self._keep_plan()
+        run, display = self.predictor.run, self.predictor.display
+        begin_shards(run.folder)
+        recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
+        return partial(_elsewhere, recipe, ProcessSettings.here(self.execution.threads), run.folder, display)
+
+    def part(self) -> PredictPart:
+        """What was done since this was last called, of a loop in another process."""
+        plan = self.execution.record()
+        changed = plan if plan != self.recipe.execution.record() else None
+        part = PredictPart(self._kept, self._images, self._draws, self.spent.seconds, changed)
+        self._kept, self._images, self._draws, self.spent = [], 0, 0, Laps(*part.seconds)
+        return part
+
+    def keep(self, written: Written) -> None:
+        """Keep what was written for `part`; its row of the sheet only where that cannot be made from its files."""
+        in_files = "npz" in self.predictor.formats and math.prod(self._sizes.get(written.entry.id, ())) <= LARGEST
+        self._kept.append(replace(written, row=None) if in_files else written)
+
+    def merge(self, part: PredictPart) -> None:
+        for written in part.written:
+            self.predictor.take_in(written)
+        self._images += part.images
+        self._draws += part.draws
+        for name, seconds in part.seconds.items():
+            self.spent.seconds[name] += seconds
+        if part.plan is not None:
+            self.predictor.run.note(plan=part.plan)
+        self._show(part.images)
+
+    def lost(self, source: Source, why: str) -> None:
+        self.predictor.add(failed(source, why))
+        self._show(1)
 
     def _fits(self, source: Source, height: int, width: int) -> bool:
         """Whether an image of that size fits; one that does not has failed."""
@@ -132,3 +215,14 @@ class PredictLoop:
         if kept.record() != self.execution.record():
             self.predictor.run.note(plan=kept.record())
         self.execution = kept
+
+
+def _elsewhere(recipe: PredictRecipe, process: ProcessSettings, folder: Path, display: Display | None) -> PredictLoop:
+    """A loop in another process, which puts its lines into a shard of its own and keeps what it has written."""
+    process.apply()
+    recipe = recipe.on(recipe.execution.device)
+    predictor = recipe.predictor(open_shard(folder))
+    predictor.display = display
+    loop = PredictLoop(predictor, recipe)
+    predictor.take = loop.keep
+    return loop

@@ -25,6 +25,7 @@ from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
+from segment.runners.runner import LOCAL, Runner
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -162,13 +163,15 @@ class Execution:
     workers: int = WORKERS
 
     @classmethod
-    def of(cls, plan: PredictPlan, bank: Bank, device: torch.device) -> Execution:
-        """As asked. Errors: WrongUse for draws, precision or memory that are not to be had."""
+    def of(cls, plan: PredictPlan, bank: Bank, device: torch.device, runner: Runner = LOCAL) -> Execution:
+        """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory not to be had."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
         precision, why = resolve_precision(plan.precision, bank, device)
         PassPlan(fold=plan.fold, precision=precision)  # refuses what is out of range
         given = plan.memory is not None
-        budget = MemoryBudget(memory_budget(plan.memory, device).free, resident() if given else 0)
+        threads = runner.threads(torch.get_num_threads())
+        free = memory_budget(plan.memory, device).free // (1 if given else runner.processes)
+        budget = MemoryBudget(free, resident() if given else 0)
         return cls(
             bank=used,
             stop=stop,
@@ -177,7 +180,7 @@ class Execution:
             fold=plan.fold,
             tile=plan.tile,
             tile_mode=plan.tile_mode,
-            threads=torch.get_num_threads(),
+            threads=threads,
             device=device,
             budget=budget,
             budget_recorded=given,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segment.errors import WrongUse
-from segment.files.runs.run import STOP, Run, paths_outside_runs
+from segment.files.runs.places import STOP
+from segment.files.runs.run import Run, paths_outside_runs
 from segment.images.find import Source, image_files, images_among
 from segment.images.listing.parts import Listing
 

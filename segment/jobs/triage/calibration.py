@@ -12,7 +12,7 @@ from typing import Any
 from segment.errors import WrongUse, near
 from segment.files.runs.image_counts import read_image_counts
 from segment.files.runs.manifest import MANIFEST
-from segment.files.runs.run import RECORD
+from segment.files.runs.places import RECORD
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of

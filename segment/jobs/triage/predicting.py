@@ -14,6 +14,7 @@ from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
+from segment.files.runs.places import RunPlaces
 from segment.files.runs.run import Run
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
@@ -65,7 +66,7 @@ def refuse_other_run(
 class TriageOfRun:
     """The decisions on each image of a run, and a watch for shift that warns while the run goes on."""
 
-    def __init__(self, triage: Triage, run: Run) -> None:
+    def __init__(self, triage: Triage, run: RunPlaces) -> None:
         self.triage = triage
         self._reference = np.array(triage.reference.values)
         lines = run.entries().values()

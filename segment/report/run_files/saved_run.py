@@ -21,7 +21,7 @@ from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
 from segment.files.runs.manifest import MANIFEST
-from segment.files.runs.run import RECORD
+from segment.files.runs.places import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
 from segment.images.find import Source, find_images

@@ -1,0 +1,67 @@
+"""Where the files of a run's images go, and the lines that stand for them.
+
+Must not know how an image is predicted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segment.errors import WrongUse
+from segment.files.runs.lock import LOCK
+from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
+from segment.images.find import Source
+
+RECORD = "run.json"
+STOP = "stop.watch"
+"""A file that ends the watching of a folder."""
+TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
+ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
+RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
+TAKEN = frozenset((RECORD, MANIFEST, SHARDS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
+"""Names of the run itself in its folder: no image may be called so."""
+
+
+class RunPlaces:
+    """A run's folder as whoever makes its images sees it.
+
+    record: what run.json holds. sources: the images of the run; a process that makes some of them knows none
+    """
+
+    sources: tuple[Source, ...] = ()
+
+    def __init__(self, folder: Path, lines: Lines, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+        self._lines = lines
+
+    def note(self, **sections: Any) -> None:
+        """Puts sections (plan=, timings=) into the record."""
+        self.record |= sections
+
+    def path(self, image_id: str, name: str) -> Path:
+        """Where a file of an image goes: RUN/<id>/<name>. An id that leaves the run folder is refused."""
+        parts = image_id.split("/")
+        inside = not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
+        if not inside or parts[0] in TAKEN:
+            raise WrongUse(f"{image_id!r} cannot name an image of a run: it must be a path below the run's folder.")
+        path = self.folder.joinpath(*parts, name)
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise WrongUse(f"{image_id!r} leads out of {str(self.folder)!r} by a link; remove the link.")
+        return path
+
+    def relative(self, path: Path) -> str:
+        """A file's path as the manifest names it, with forward slashes."""
+        return str(PurePosixPath(path.relative_to(self.folder)))
+
+    def add(self, entry: Entry) -> None:
+        """One line for one image, after its files are whole; a later line for the same id replaces the earlier."""
+        missing = [name for name in entry.files if not (self.folder / name).is_file()]
+        if missing:
+            raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
+        self._lines.add(entry)
+
+    def entries(self) -> Lines:
+        """The newest line of every image, done or failed, by id."""
+        return self._lines.of(self._lines)

@@ -1,0 +1,61 @@
+"""The manifests of processes that make images of one run at the same time: a shard each, merged into the run's.
+
+A line is in its shard, on the disk, before anybody is told that the image is done; so neither the end of a process nor
+that of the one that merges loses it. Must not know what does the work.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from segment.files.runs.manifest import MANIFEST, SHARDS, Lines, read_manifest
+from segment.files.runs.places import RunPlaces
+from segment.files.writing import unwritable
+
+
+def begin_shards(folder: Path) -> None:
+    """Makes the folder of shards, and the manifest, by which others know a run's folder."""
+    try:
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).touch()
+    except OSError as error:
+        raise unwritable(folder / SHARDS, error) from error
+
+
+def open_shard(folder: Path) -> RunPlaces:
+    """The run's folder for a process that is not the run's own: what it adds goes into a shard of its own."""
+    name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+    record: dict[str, Any] = {}
+    return RunPlaces(folder, Lines(folder / SHARDS / name), record)
+
+
+def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:
+    """Puts the shards' lines at the end of the manifest, in the order of the ids, and takes the shards away.
+
+    An image that one process has done and another has not is done.
+
+    Returns:
+        The lines of the manifest; None where there are no shards.
+
+    """
+    shards = sorted((folder / SHARDS).glob("*.jsonl"))
+    lines = read_manifest(folder / MANIFEST) if shards else None  # first, for it may end in half a line
+    newest: dict[str, dict[str, Any]] = {}
+    for shard in shards:
+        for id, line in read_manifest(shard).items():
+            if id not in newest or line["status"] == "done":
+                newest[id] = line
+    if lines is not None:
+        order = {id: number for number, id in enumerate(ids)}
+        lines.add_lines([newest[id] for id in sorted(newest, key=lambda id: (order.get(id, len(order)), id))])
+    for shard in shards:
+        shard.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or a process that nobody waits for any more has written again
+        (folder / SHARDS).rmdir()
+    return lines

@@ -1,0 +1,88 @@
+"""What makes the images of a predict run, put together: the same in every process that makes some of them.
+
+Must not know which process it is in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from segment.draws.identity import fitted
+from segment.estimation.estimate import ReadOut
+from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.together import Together
+from segment.files.runs.places import RunPlaces
+from segment.files.windows import Windowed
+from segment.jobs.prediction.images import ImagePredictor
+from segment.jobs.prediction.plan import Execution, PredictPlan
+from segment.jobs.triage.predicting import TriageOfRun
+from segment.jobs.tuning.tuned import method_of
+from segment.methods.mcbn import mcbn
+from segment.methods.method import Method
+from segment.networks.given import on_device
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
+from segment.report.run_files.style import PictureStyle
+from segment.tracing.bn_layers import BatchNormNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRecipe:
+    """The network and how it is used, which pictures are made and in which colours; it can be pickled.
+
+    plan: as asked. execution: as it is carried out, with the bank
+    """
+
+    network: Network
+    plan: PredictPlan
+    execution: Execution
+    style: PictureStyle
+
+    def predictor(self, run: RunPlaces, drawn: BatchNormNetwork | None = None) -> ImagePredictor:
+        """What reads, estimates and writes an image of the run.
+
+        drawn: the network with the bank's layers stochastic; None: it is made, and compared with the bank's probe
+        """
+        network, plan, execution = self.network, self.plan, self.execution
+        passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
+        likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
+        if plan.tuned is None:
+            drawn = drawn or fitted(network, execution.bank)
+            method: Method = mcbn(drawn, execution.bank, passes, network.input)
+        else:
+            method, _ = method_of(plan.tuned, network, execution.precision)
+        read_out = ReadOut(
+            method=method,
+            measures=plan.measures,
+            temperature=1.0 if plan.tuned is None else plan.tuned.calibration,
+            probability=likely,
+            sums=True,
+        )
+        estimator = Estimator(
+            network,
+            {"": read_out},
+            EstimatePlan(
+                tile=execution.tile,
+                mode=execution.tile_mode,
+                budget=execution.budget,
+                blank=partial(Windowed, run.folder),
+                stop=execution.stop,
+            ),
+        )
+        return ImagePredictor(
+            run,
+            network,
+            Together(estimator, execution.batch, execution.batch_area),
+            self.style,
+            plan.maps,
+            plan.formats,
+            border=plan.border,
+            triage=None if plan.triage is None else TriageOfRun(plan.triage, run),
+        )
+
+    def on(self, device: torch.device) -> PredictRecipe:
+        """The same with the network there; on the CPU it can be pickled for another process."""
+        return replace(self, network=on_device(self.network, device))

@@ -1,0 +1,46 @@
+"""What is set for a whole process, so that another one reads and computes as this one does.
+
+Must not know what it computes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segment.errors import WrongUse
+from segment.estimation.memory_budget import keep_freed_pages
+from segment.images import isolation, limits
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """folder: that relative paths are of. threads: of torch. most_pixels, isolate: as `--max-pixels`, `--isolate`."""
+
+    folder: str
+    threads: int
+    most_pixels: int | None
+    isolate: bool
+
+    @classmethod
+    def here(cls, threads: int) -> ProcessSettings:
+        """Those of this process, with another number of threads."""
+        return cls(str(Path.cwd()), threads, limits.asked(), isolation.isolating())
+
+    def apply(self) -> None:
+        """Set them in this process. Errors: WrongUse where the folder is not on this machine."""
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise WrongUse(
+                f"A worker on another machine does not see the folder {self.folder!r} ({error.strerror}). Start the "
+                "command in a folder that all machines share."
+            ) from error
+        torch.set_num_threads(self.threads)
+        keep_freed_pages()
+        limits.set_most_pixels(self.most_pixels)
+        if self.isolate:
+            isolation.isolate()
