@@ -11,6 +11,8 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
+    ActorGpus,
+    Actors,
     Axis,
     Device,
     Every,
@@ -22,6 +24,8 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    RayAddress,
+    RunnerName,
     Together,
     TriageFile,
     Trust,
@@ -32,6 +36,7 @@ from segment.cli.options import (
     draws_of,
     listed,
     loaded,
+    runner_of,
     tile_mode_of,
     tiling_of,
 )
@@ -96,6 +101,10 @@ def predict(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    runner: RunnerName = "local",
+    ray_address: RayAddress = "",
+    actors: Actors = None,
+    actor_gpus: ActorGpus = None,
     log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
@@ -115,6 +124,8 @@ def predict(
         raise WrongUse("Give either SRC, the images there are, or --watch FOLDER, where they will be dropped.")
     if (bank is None) == (tuned is None):
         raise WrongUse("Give either --bank, which `segment fit` records, or --tuned, which `segment tune` writes.")
+    if watch and runner != "local":
+        raise WrongUse("A folder is watched by --runner local: leave --runner out, or give SRC.")
     listing = Listing(every=every, axis=axis)
     setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
@@ -138,7 +149,10 @@ def predict(
     if watch and not json:
         screen.print_text(f"Watching {watch}. A file {output / STOP}, Ctrl-C or SIGTERM ends that.")
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
-    with screen.progress() as shown:
+    with (
+        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        screen.progress() as shown,
+    ):
         used = setting.bank if setting is not None else load_bank(bank or Path())
         summary = predict(
             network,
@@ -153,6 +167,7 @@ def predict(
             watch=WatchPlan(listing=listing) if watch else None,
             resume=resume,
             progress=shown,
+            runner=where,
         )
     if json:
         screen.as_json(

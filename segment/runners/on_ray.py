@@ -1,0 +1,314 @@
+"""Units of work in processes of Ray, on this machine or many: the one module that imports Ray (extra `ray`).
+
+Ray Data schedules them: a pool of actors, each of which makes its worker once, takes rows of units and gives back what
+it has done. Ray starts an actor that has ended again, and gives its rows to others. Must not know what a unit is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from segment.errors import WrongUse, imported, one_line
+from segment.runners.runner import P, Part, U, Worker
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE = 256 * 2**20
+"""Bytes of the object store of a Ray that is started here: it holds the network, the bank and what is given back."""
+
+ROW = 16
+"""Units at most that an actor does for one row: as many are done again where it ends."""
+
+ROWS = 8
+"""Rows an actor has at least, where there are enough units, so that none waits long for another at the end."""
+
+BLOCKS = 20_000
+"""Blocks of rows at most: Ray Data's own account of one takes about a kilobyte."""
+
+RETRIES = 3
+"""How often a row is given to another process after one has ended."""
+
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Of Ray's environment, read when it is imported: else it prints, also on stdout, that actors ended."""
+
+FAN_IN = 8
+"""Parts that are merged into one, again and again, before they come here."""
+
+
+@dataclass
+class Outcome:
+    """What came of some rows.
+
+    rows: their numbers. part: what was done; None after an error. error: what ended the row, with its traceback
+    records: what was logged: logger, level and message
+    """
+
+    rows: list[int]
+    part: Part | None = None
+    error: BaseException | None = None
+    records: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def merge(self, other: Outcome) -> None:
+        self.rows += other.rows
+        self.records += other.records
+        self.error = self.error or other.error
+        if self.part is None or other.part is None:
+            self.part = self.part or other.part
+        else:
+            self.part.merge(other.part)
+
+
+class _Records(logging.Handler):
+    """Keeps what is logged, to be logged where the command runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.kept: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append((record.name, record.levelno, record.getMessage()))
+
+
+class RowActor:
+    """Does rows of units; its worker is made at the first, so that what refuses it comes back as an outcome."""
+
+    def __init__(self, made: Sequence[Any], path: Sequence[str]) -> None:
+        """made: a reference to what makes the worker, in a list so that Ray does not replace it. path: `sys.path`."""
+        _import_from(path)
+        self._made, self._worker = made, None
+        self._records = _Records()
+        logging.getLogger("segment").addHandler(self._records)
+        logging.getLogger("segment").propagate = False
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
+        outcomes = [
+            self._outcome(int(number), pickle.loads(units))
+            for number, units in zip(batch["number"], batch["units"], strict=True)
+        ]
+        return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
+
+    def _outcome(self, number: int, units: Sequence[Any]) -> Outcome:
+        outcome = Outcome([number])
+        try:
+            if self._worker is None:
+                ray = imported("ray", extra="ray", what="Runs on Ray")
+                pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
+                self._worker = pickle.loads(ray.get(self._made[0]))()
+            self._worker(units)
+            outcome.part = self._worker.part()
+        except Exception as error:  # whatever ends the job there ends it here
+            error.add_note(traceback.format_exc())
+            outcome.error = _without_causes(error)
+        outcome.records, self._records.kept = self._records.kept, []
+        return outcome
+
+
+def merged(batch: dict[str, Any], path: Sequence[str]) -> dict[str, list[bytes]]:
+    """Some outcomes as one."""
+    _import_from(path)
+    pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
+    first, *others = (pickle.loads(outcome) for outcome in batch["outcome"])
+    for other in others:
+        first.merge(other)
+    return {"outcome": [pickle.dumps(first)]}
+
+
+def _import_from(path: Sequence[str]) -> None:
+    """Networks may be made by code that lies beside the command, on a file system that all machines share."""
+    sys.path += [folder for folder in path if folder not in sys.path]
+
+
+class RayRunner:
+    """A runner that is open from `with` on; a Ray that was started here ends with it.
+
+    Args:
+        actors: Processes that do units; None: as many as have the threads, or the GPU, of this one.
+        address: Of a cluster, as Ray takes it; "auto": the one that runs on this machine; "": RAY_ADDRESS, else a Ray
+            on this machine alone.
+        gpus: GPUs of an actor, which may be a part of one; 0: it has none; None: those there are, shared.
+        device: Type of the device that the actors compute on, "cpu" or "cuda".
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        WrongUse: No Ray is there, or none can be started.
+
+    """
+
+    def __init__(
+        self, actors: int | None = None, address: str = "", *, gpus: float | None = None, device: str = "cpu"
+    ) -> None:
+        if actors is not None and actors < 1:
+            raise WrongUse(f"--actors {actors}: give a number of processes from 1 up.")
+        self._asked, self._address, self._gpus, self._device = actors, address, gpus, device
+        self.actors, self._cpus, self._machines, self._started = actors or 1, 1, 1, False
+
+    def __enter__(self) -> Self:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        self._ray = imported("ray", extra="ray", what="Runs on Ray")
+        self._data = imported("ray.data", extra="ray", what="Runs on Ray")
+        if not self._ray.is_initialized():
+            self._connect()
+        resources = self._ray.cluster_resources()
+        self._cpus_in_all = max(1, int(resources.get("CPU", 1)))
+        self._machines = max(1, sum(node["Alive"] and "CPU" in node["Resources"] for node in self._ray.nodes()))
+        if self._device == "cuda":
+            gpus = float(resources.get("GPU", 0))
+            if not gpus:
+                raise WrongUse("No machine of this Ray has a GPU: take --device cpu.")
+            self.actors = self._asked or max(1, int(gpus / (self._gpus or 1)))
+            self._gpus = self._gpus or min(1.0, gpus / self.actors)
+        return self
+
+    def _connect(self) -> None:
+        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == "local" else {}
+        with _same_signals(), _silent_stderr():
+            try:
+                self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise WrongUse(
+                    f"No Ray answers at {address!r} ({one_line(error, 160)}). Start one with `ray start --head`, or "
+                    "leave --ray-address out for one on this machine."
+                ) from None
+        self._started = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._started:
+            self._ray.shutdown()
+
+    @property
+    def processes(self) -> int:
+        return -(-self.actors // self._machines)
+
+    def threads(self, here: int) -> int:
+        if self._device == "cuda":
+            return here
+        self.actors = self._asked or max(1, self._cpus_in_all // here)
+        self._cpus = max(1, min(here, self._cpus_in_all // self.actors))
+        return self._cpus
+
+    def __call__(self, worker: Worker[U, P], units: Sequence[U]) -> None:
+        if not units:
+            return
+        pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
+        try:
+            made = pickle.dumps(worker.maker(units))
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise WrongUse(
+                f"The network cannot be sent to another process ({one_line(error, 160)}). Name a factory that makes "
+                "it: py:package.module:factory."
+            ) from error
+        reference = self._ray.put(made)
+        step = max(1, min(ROW, len(units) // (ROWS * self.actors)))
+        step = -(-step // worker.together) * worker.together
+        rows = [units[start : start + step] for start in range(0, len(units), step)]
+        lost = [unit for row in self._missing(worker, rows, reference) for unit in row]
+        if lost:  # each alone: most of them only shared a process with the one that ended it
+            log.warning("%d units are given out again, each alone: their processes ended.", len(lost))
+        for (unit,) in self._missing(worker, [[unit] for unit in lost], reference):
+            worker.lost(unit, "the process that did it ended, each time it was tried")
+
+    def _missing(self, worker: Worker[U, Any], rows: Sequence[Sequence[U]], reference: Any) -> list[Sequence[U]]:
+        """Does the rows; those of which nothing came back."""
+        left = dict(enumerate(rows))
+        if not left:
+            return []
+        for outcome in self._outcomes(rows, reference):
+            for name, level, message in outcome.records:
+                logging.getLogger(name).log(level, "%s", message)
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.part is not None and left.keys() >= set(outcome.rows):
+                worker.merge(outcome.part)
+            for number in outcome.rows:
+                left.pop(number, None)
+        return list(left.values())
+
+    def _outcomes(self, rows: Sequence[Sequence[Any]], reference: Any) -> Iterator[Outcome]:
+        pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
+        items = [{"number": number, "units": pickle.dumps(list(row))} for number, row in enumerate(rows)]
+        actors, path = min(self.actors, len(rows)), [folder or os.getcwd() for folder in sys.path]  # noqa: PTH109
+        resources = {"num_cpus": 1, "num_gpus": self._gpus} if self._device == "cuda" else {"num_cpus": self._cpus}
+        with _configured(self._data.DataContext.get_current()):
+            done = self._data.from_items(items, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
+                RowActor,
+                fn_constructor_args=([reference], path),
+                batch_size=1,
+                compute=self._data.ActorPoolStrategy(size=actors),
+                max_task_retries=RETRIES,
+                **resources,
+            )
+            count = len(rows)
+            while count > FAN_IN**2:  # a tree, whose last branches are merged here
+                done = done.map_batches(merged, fn_kwargs={"path": path}, batch_size=FAN_IN, num_cpus=0)
+                count //= FAN_IN
+            for row in done.iter_rows():
+                yield pickle.loads(row["outcome"])
+
+
+@contextmanager
+def _configured(context: Any) -> Iterator[None]:
+    """Ray Data without bars and notes; a block whose process ended leaves the others alone.
+
+    How often a task is tried again has no parameter of its own yet: the warning that it will is not for users.
+    """
+    wanted = {"enable_progress_bars": False, "max_errored_blocks": -1, "print_on_execution_start": False}
+    before = {name: getattr(context, name) for name in wanted}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts; it is given back."""
+    main = threading.current_thread() is threading.main_thread()
+    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """What Ray's own library prints while it starts goes nowhere; its errors are raised too."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _without_causes(error: BaseException) -> BaseException:
+    """The error without the traceback and the errors behind it, which may not be picklable."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

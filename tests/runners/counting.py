@@ -1,0 +1,68 @@
+"""A worker that counts, for tests of runners: no torch, and units that end their process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from segment.errors import OutOfMemory
+
+log = logging.getLogger("segment.tests.counting")
+
+Unit = tuple[str, str]
+"""What is done ("", "end", "end once", "refuse", "mistake", "warn"), and its name."""
+
+
+@dataclass
+class Counts:
+    """How often each unit was done, and by which processes."""
+
+    units: Counter[str] = field(default_factory=Counter)
+    processes: set[int] = field(default_factory=set)
+
+    def merge(self, other: Counts) -> None:
+        self.units += other.units
+        self.processes |= other.processes
+
+
+class Counting:
+    """Counts units by their names."""
+
+    def __init__(self, folder: Path, together: int = 1) -> None:
+        self.folder, self.together = folder, together
+        self.counts, self.failed = Counts(), dict[str, str]()
+
+    def __call__(self, units: Sequence[Unit]) -> None:
+        for kind, name in units:
+            if kind == "end" or (kind == "end once" and not (self.folder / name).exists()):
+                (self.folder / name).touch()
+                os._exit(1)
+            if kind == "refuse":
+                raise OutOfMemory(f"{name} does not fit.")
+            if kind == "mistake":
+                raise AttributeError(name)
+            if kind == "warn":
+                log.warning("%s is odd", name)
+            if kind == "wait":
+                time.sleep(0.3)
+            self.counts.units[name] += 1
+            self.counts.processes.add(os.getpid())
+
+    def maker(self, units: Sequence[Unit]) -> Callable[[], Counting]:
+        return partial(Counting, self.folder, self.together)
+
+    def part(self) -> Counts:
+        part, self.counts = self.counts, Counts()
+        return part
+
+    def merge(self, part: Counts) -> None:
+        self.counts.merge(part)
+
+    def lost(self, unit: Unit, why: str) -> None:
+        self.failed[unit[1]] = why

@@ -1,0 +1,95 @@
+"""Every unit is done once and counted, whatever ends the processes that do them; what refuses one refuses here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting import Counting, Unit
+
+from segment.errors import OutOfMemory, WrongUse
+from segment.runners.on_ray import RayRunner
+from segment.runners.runner import LOCAL, Runner
+
+
+def names(count: int) -> list[Unit]:
+    return [("", f"{number:03}") for number in range(count)]
+
+
+def counted(runner: Runner, units: list[Unit], folder: Path, together: int = 1) -> Counting:
+    worker = Counting(folder, together)
+    runner(worker, units)
+    return worker
+
+
+@pytest.fixture(scope="module")
+def runner(ray: Any) -> Any:
+    with RayRunner(actors=2) as opened:
+        yield opened
+    assert ray.is_initialized()  # it was not started by the runner
+
+
+def test_the_local_runner_does_all_units_here(tmp_path: Path) -> None:
+    worker = counted(LOCAL, names(5), tmp_path)
+    assert dict(worker.counts.units) == dict.fromkeys((name for _, name in names(5)), 1)
+    assert worker.counts.processes == {os.getpid()}
+
+
+def test_units_are_done_once_by_several_processes_and_their_counts_merge_in_a_tree(
+    runner: Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    units = [("wait" if number % 40 == 0 else "", f"{number:04}") for number in range(1200)] + [("warn", "last")]
+    caplog.set_level(logging.WARNING, "segment")
+    worker = counted(runner, units, tmp_path, together=4)
+    assert dict(worker.counts.units) == dict.fromkeys((name for _, name in units), 1)
+    assert len(worker.counts.processes) == 2
+    assert not worker.counts.processes & {os.getpid()}
+    assert worker.failed == {}
+    assert [record.getMessage() for record in caplog.records] == ["last is odd"]
+
+
+def test_a_process_that_ends_loses_no_unit_and_one_that_always_ends_it_is_recorded(
+    runner: Runner, tmp_path: Path
+) -> None:
+    units = [*names(20), ("end once", "kills its first process"), ("end", "kills every process"), *names(41)[21:]]
+    worker = counted(runner, units, tmp_path)
+    others = [name for kind, name in units if kind != "end"]
+    assert {name for name in others if worker.counts.units[name] == 1} == set(others)
+    assert list(worker.failed) == ["kills every process"]
+    assert "each time" in worker.failed["kills every process"]
+
+
+@pytest.mark.parametrize(("kind", "error"), [("refuse", OutOfMemory), ("mistake", AttributeError)])
+def test_what_ends_the_work_elsewhere_ends_it_here(
+    kind: str, error: type[Exception], runner: Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match="014"):
+        counted(runner, [*names(14), (kind, "014"), *names(30)[15:]], tmp_path)
+
+
+def test_no_unit_starts_no_process(runner: Runner, tmp_path: Path) -> None:
+    assert counted(runner, [], tmp_path).counts.processes == set()
+
+
+def test_a_worker_that_cannot_be_sent_is_refused(runner: Runner, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as stream:
+        worker = Counting(tmp_path)
+        worker.maker = lambda units: lambda: stream  # type: ignore[assignment, misc, return-value]
+        with pytest.raises(WrongUse, match="cannot be sent to another process"):
+            runner(worker, names(1))
+
+
+def test_actors_and_their_threads_fill_the_cores(ray: Any) -> None:
+    with RayRunner() as runner:
+        assert (runner.threads(1), runner.processes) == (1, 2)
+        assert (runner.threads(2), runner.processes) == (2, 1)
+        assert (runner.threads(8), runner.processes) == (2, 1)
+    with RayRunner(actors=2) as runner:
+        assert (runner.threads(2), runner.processes) == (1, 2)
+    with pytest.raises(WrongUse, match="number of processes from 1 up"):
+        RayRunner(actors=0)
+    with pytest.raises(WrongUse, match="take --device cpu"), RayRunner(device="cuda"):
+        pass
