@@ -86,7 +86,8 @@ class RowActor:
     def __init__(self, made: Sequence[Any], path: Sequence[str]) -> None:
         """made: a reference to what makes the worker, in a list so that Ray does not replace it. path: `sys.path`."""
         _import_from(path)
-        self._made, self._worker = made, None
+        self._made = made
+        self._worker: Any = None
         self._records = _Records()
         logging.getLogger("segment").addHandler(self._records)
         logging.getLogger("segment").propagate = False
