@@ -13,7 +13,8 @@ import torch
 
 from segment.errors import WrongUse
 from segment.estimation.memory_budget import keep_freed_pages
-from segment.images import isolation, limits
+from segment.images.isolation import isolate, isolating
+from segment.images.limits import asked, set_most_pixels
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ProcessSettings:
     @classmethod
     def here(cls, threads: int) -> ProcessSettings:
         """Those of this process, with another number of threads."""
-        return cls(str(Path.cwd()), threads, limits.asked(), isolation.isolating())
+        return cls(str(Path.cwd()), threads, asked(), isolating())
 
     def apply(self) -> None:
         """Set them in this process. Errors: WrongUse where the folder is not on this machine."""
@@ -41,6 +42,6 @@ class ProcessSettings:
             ) from error
         torch.set_num_threads(self.threads)
         keep_freed_pages()
-        limits.set_most_pixels(self.most_pixels)
+        set_most_pixels(self.most_pixels)
         if self.isolate:
-            isolation.isolate()
+            isolate()
