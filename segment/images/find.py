@@ -68,21 +68,34 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
     Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path; DICOM slices
     of a series by their place in it. A file with several images (a video, a stack, a volume) gives one source each, of
     id "file/000123". List (.txt, .csv, .tsv, .parquet): `listing.lists` says what a row may hold; in a text list a tab
-    separates image and label, or white space where the whole line is not a file; blank lines and "#" are skipped.
+    separates image and label, or white space where the whole line is not a file; blank lines and "#" are skipped. Its
+    ids are relative to its folder, where all its images are below that, else to their common folder.
     """
     source = Path(src)
     rows: list[Row]
     if source.is_dir():
         root, rows = source, [Row(path) for path in _images_below(source)]
     elif source.is_file():
-        root = source.parent
         rows = read_list(source) if source.suffix.lower() in LIST_SUFFIXES else [Row(source)]
+        root = _root_of(rows, source.parent)
     elif glob.has_magic(str(src)):
         root, images = _matched(str(src))
         rows = [Row(path) for path in images]
     else:
         raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a list.")
     return _sources(rows, root, listing)
+
+
+def _root_of(rows: Sequence[Row], folder: Path) -> Path:
+    """The folder that a list's ids are relative to: its own, or where an image is outside, the images' common one."""
+    parents = {os.path.dirname(os.path.abspath(row.image)) for row in rows if not row.id}  # noqa: PTH100, PTH120
+    above = os.path.abspath(folder)  # noqa: PTH100 (Path.resolve would follow links)
+    try:
+        if not parents or os.path.commonpath([*parents, above]) == above:
+            return folder
+        return Path(os.path.commonpath(parents))
+    except ValueError:  # two drives
+        return folder
 
 
 def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:

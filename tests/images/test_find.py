@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from segment.errors import WrongUse
 from segment.images.find import Source, find_images, find_pairs, in_text, keep_ids
+from segment.images.labels.pairs import with_labels
 from segment.images.listing.ids import safe, unique
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
@@ -113,7 +114,34 @@ def test_a_list_keeps_its_order_and_its_labels(tmp_path: Path) -> None:
 def test_a_list_may_point_outside_its_folder_but_its_ids_may_not(tmp_path: Path) -> None:
     filled(tmp_path, "images/a.png", "b.png", "lists/c.png")
     (tmp_path / "lists" / "set.txt").write_text(f"../images/a.png\n{tmp_path}/b.png\nc.png\n")
-    assert ids(tmp_path / "lists" / "set.txt") == ["images/a", "b", "c"]
+    assert ids(tmp_path / "lists" / "set.txt") == ["images/a", "b", "lists/c"]
+
+
+def test_the_ids_of_a_list_of_absolute_paths_are_relative_to_the_common_folder_of_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, "data/day/a.png", "data/day/b.png", "data/night/a.png", "lists/.keep")
+    path = tmp_path / "lists" / "set.csv"
+    path.write_text(f"image,id\n{tmp_path}/data/day/b.png,\n../data/night/a.png,\n{tmp_path}/lists/gone.png,own name\n")
+    assert ids(path) == ["day/b", "night/a", "own name"]
+    path.write_text(f"{tmp_path}/data/day/b.png\n{tmp_path}/data/day/a.png\n{tmp_path}/data/day/b.png\n")
+    assert ids(path) == ["b", "a", "b-2"]
+    path = tmp_path / "data" / "set.txt"
+    path.write_text(f"{tmp_path}/data/day/b.png\nday/a.png\n")
+    assert ids(path) == ["day/b", "day/a"], "below the list's folder: relative to that"
+    monkeypatch.chdir(tmp_path / "data")
+    assert ids("set.txt") == ["day/b", "day/a"]
+
+
+def test_an_image_finds_its_label_in_a_list_whose_ids_have_another_root(tmp_path: Path) -> None:
+    filled(tmp_path, "data/day/a.png", "data/night/a.png", "maps/1.png", "maps/2.png", "lists/.keep")
+    images, pairs = tmp_path / "lists" / "images.txt", tmp_path / "lists" / "pairs.txt"
+    images.write_text("../data/night/a.png\n")
+    pairs.write_text("../data/day/a.png\t../maps/1.png\n../data/night/a.png\t../maps/2.png\n")
+    (labelled,) = with_labels(find_images(images), pairs)
+    assert labelled.id == "a"
+    assert labelled.label is not None
+    assert labelled.label.samefile(tmp_path / "maps" / "2.png")
 
 
 def test_a_list_that_is_wrong_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Must not know what a label map holds; of a file of annotations only the names of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,10 @@ def with_labels(
         by_id = {file.relative_to(path).with_suffix("").as_posix(): file for file in drawn}
         if any(source.id in by_id for source in sources):
             return tuple(replace(source, label=by_id.get(source.id), label_part=None) for source in sources)
-    maps = partners([source.id for source in sources], find_images(labels, listing or Listing()), suffix)
-    return tuple(_with_label(source, maps.get(source.id)) for source in sources)
+    maps_found = find_images(labels, listing or Listing())
+    listed = {_place(source): source for source in maps_found if source.label is not None}  # ids may have another root
+    maps = partners([source.id for source in sources], maps_found, suffix)
+    return tuple(_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources)
 
 
 def with_known_labels(
@@ -121,6 +124,11 @@ def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> M
         if candidate in of:
             matched[id] = of[candidate]
     return matched
+
+
+def _place(source: Source) -> tuple[str, int | str | None]:
+    """The image itself, whatever its id."""
+    return os.path.abspath(source.path), source.part  # noqa: PTH100 (Path.resolve would follow links)
 
 
 def _split(source: Source) -> tuple[str, str]:
