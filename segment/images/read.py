@@ -33,7 +33,7 @@ from segment.images.formats.volumes import read_slice, slice_size
 from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
-from segment.images.windowed import in_windows, windowed
+from segment.images.windowed import Bits, in_windows, region_in_windows, windowed
 
 _KEPT_HASHES = 16 * 2**20
 """Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
@@ -61,11 +61,12 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     check_is_file(source.path)
     if _is_large(source, spec):
         image = windowed(source.path, spec)
-        bits = image.valid()
         if source.mask is None:
-            return Pixels(image, bits)
-        region = _mask_of(source.mask, image.shape[:2], source.path)
-        return Pixels(image, region if bits is None else bits[:] & region)
+            return Pixels(image, image.valid())
+        region = _large_mask_of(source.mask, image.shape[:2], source.path)
+        if (bits := image.valid()) is not None:
+            region.keep(bits)
+        return Pixels(image, region)
     return _read_whole(source, spec)
 
 
@@ -236,6 +237,25 @@ def _mask_of(path: Path, size: tuple[int, ...], image: Path) -> NDArray[np.bool_
         raster = decode(path)
         colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
         inside = (colours != 0).any(axis=2)
+    _check_mask(inside, path, size, image)
+    return inside
+
+
+def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H W
+    """The same in a bit a pixel; of a TIFF, a raster or a PNG read a window at a time."""
+    if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
+        check_is_file(path)
+        bits = region_in_windows(path)
+        _check_mask(bits, path, size, image)
+        return bits
+    inside = _mask_of(path, size, image)
+    bits = Bits(*inside.shape)
+    bits.set_rows(0, inside)
+    return bits
+
+
+def _check_mask(inside: NDArray[np.bool_] | Bits, path: Path, size: tuple[int, ...], image: Path) -> None:
+    """Errors: ImageUnreadable for another size, or nothing inside."""
     if inside.shape != tuple(size):
         raise ImageUnreadable(
             f"The region mask {str(path)!r} is {inside.shape[0]}x{inside.shape[1]}, its image {str(image)!r} "
@@ -243,4 +263,3 @@ def _mask_of(path: Path, size: tuple[int, ...], image: Path) -> NDArray[np.bool_
         )
     if not inside.any():
         raise ImageUnreadable(f"The region mask {str(path)!r} is 0 everywhere: nothing of the image is left.")
-    return inside

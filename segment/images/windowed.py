@@ -57,6 +57,13 @@ class Bits:
         bits = self._bits[rows]
         return np.unpackbits(bits, axis=1, count=self.shape[1]).view(np.bool_)[:, columns]
 
+    def any(self) -> bool:
+        return bool(self._bits.any())
+
+    def keep(self, other: Bits) -> None:
+        """Only what the other holds too, of the same size."""
+        self._bits &= other._bits
+
 
 @dataclass(frozen=True)
 class WindowedImage:
@@ -115,6 +122,17 @@ class WindowedImage:
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
         read = window_of(self.path, rows, columns)
         return Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
+
+
+def region_in_windows(path: Path) -> Bits:  # H W
+    """Where a raster is not 0 in any of its bands but alpha. Errors: MissingExtra, ImageUnreadable."""
+    file = described(path)
+    region = Bits(file.height, file.width)
+    for start in range(0, file.height, ROWS):
+        raw = window_of(path, (start, min(start + ROWS, file.height)), (0, file.width))
+        raw = raw if file.alpha is None else np.delete(raw, file.alpha, axis=2)
+        region.set_rows(start, (raw != 0).any(axis=2))
+    return region
 
 
 def windowed(path: Path, spec: InputSpec) -> WindowedImage:

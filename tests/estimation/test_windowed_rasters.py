@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
+from PIL import Image
 from plain import calibrated, seeded
 from rasterio.enums import Resampling
 from small_networks import Small
 from torch import nn
 
 import segment
+from segment.errors import ImageUnreadable
 from segment.images import read, windowed
 from segment.images.find import Source
 from segment.images.specs import InputSpec
-from segment.images.windowed import WindowedImage
+from segment.images.windowed import Bits, WindowedImage
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
 
@@ -71,6 +73,36 @@ def test_windows_are_the_pixels_of_the_whole(raster: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(image.valid[10:30, 20:70], whole.valid[10:30, 20:70])
     small, _ = image.pixels.small(100)
     assert small.shape == (100, 94, 4)
+
+
+@pytest.mark.parametrize("kind", ["grey.tif", "palette.png", "colours.png", "alpha.png", "bits.png", "mask.gif"])
+def test_a_region_mask_of_a_raster_in_windows_is_the_one_in_memory(
+    kind: str, raster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    inside = (rows - 60) ** 2 + (columns - 60) ** 2 < 90**2
+    grey = Image.fromarray((inside * 7).astype(np.uint8))
+    if kind == "palette.png":
+        grey.putpalette([0, 0, 0] * 256)  # by index, not by colour
+    elif kind != "grey.tif":
+        modes = {"colours.png": "RGB", "alpha.png": "LA", "bits.png": "1", "mask.gif": "P"}
+        grey = grey.point(lambda value: 255 * bool(value)).convert(modes[kind])
+    path = tmp_path / kind
+    grey.save(path)
+    whole = read.read_source(Source("a", raster, mask=path), SPEC)
+    assert whole.valid is not None
+    assert 0 < whole.valid.sum() < inside.sum(), "some of the region holds no data"
+    monkeypatch.setattr(windowed, "LARGEST", 1000)
+    if kind != "mask.gif":
+        monkeypatch.setattr(read, "_mask_of", None)  # never whole
+    image = read.read_source(Source("a", raster, mask=path), SPEC)
+    assert isinstance(image.valid, Bits)
+    np.testing.assert_array_equal(image.valid[:], whole.valid)
+    for size, message in (((9, 9), "is 9x9, its image"), (SIZE[::-1], "0 everywhere")):
+        wrong = tmp_path / f"wrong_{kind}"
+        Image.new("L", size).save(wrong)
+        with pytest.raises(ImageUnreadable, match=message):
+            read.read_source(Source("a", raster, mask=wrong), SPEC)
 
 
 def test_a_run_by_windows_is_the_run_in_memory(
