@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.regions.components import regions_of
 from segment.scores.functional.binning import Ints
 
 
 def segments_of(prediction: Ints) -> Ints:  # H W, or K H W of a multi-label head -> H W
-    """The segment that each pixel lies in, numbered from 0: 4-connected pixels of one class (or one set of labels).
+    """The segment that each pixel lies in, numbered from 0: the regions of one class, or of one set of labels.
 
     >>> segments_of(np.array([[0, 0, 1], [1, 0, 1]])).tolist()
     [[0, 0, 1], [2, 0, 1]]
@@ -18,14 +18,7 @@ def segments_of(prediction: Ints) -> Ints:  # H W, or K H W of a multi-label hea
     if prediction.ndim == 3:
         flat = prediction.reshape(len(prediction), -1)
         prediction = np.unique(flat, axis=1, return_inverse=True)[1].reshape(prediction.shape[1:])
-    segments = np.zeros(prediction.shape, dtype=np.int64)
-    count = 0
-    for k in np.unique(prediction):
-        inside = prediction == k
-        last, places = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
-        segments[inside] = places[inside] + (count - 1)
-        count += last - 1
-    return segments
+    return np.asarray(regions_of(prediction).numbers, np.int64)
 
 
 def mean_over(segments: Ints, values: NDArray[np.float32]) -> NDArray[np.float32]:  # H W, H W -> H W
