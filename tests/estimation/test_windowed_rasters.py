@@ -91,7 +91,7 @@ def test_a_region_mask_of_a_raster_in_windows_is_the_one_in_memory(
     grey.save(path)
     whole = read.read_source(Source("a", raster, mask=path), SPEC)
     assert whole.valid is not None
-    assert 0 < whole.valid.sum() < inside.sum(), "some of the region holds no data"
+    assert 0 < whole.valid[:].sum() < inside.sum(), "some of the region holds no data"
     monkeypatch.setattr(windowed, "LARGEST", 1000)
     if kind != "mask.gif":
         monkeypatch.setattr(read, "_mask_of", None)  # never whole
