@@ -76,6 +76,7 @@ _HOMES = {
     "check_triage": "segment.jobs.triage.checking",
     "distill_bank": "segment.jobs.distill",
     "evaluate": "segment.jobs.from_python",
+    "export": "segment.jobs.prediction.export",
     "fit_bank": "segment.jobs.fit",
     "isolated": "segment.images.isolation",
     "load_bank": "segment.files.banks",

@@ -27,6 +27,7 @@ HEIGHT = {
     "scores": 5,
     "significance": 6,
     "ranking": 6,
+    "graphs": 6,
     "pictures": 5,
     "methods": 6,
     "guarantees": 6,

@@ -100,7 +100,7 @@ class Upsampling(Bottleneck):
 
     def unpooled(self, x: Tensor, indices: Tensor) -> Tensor:  # N C H W, N C' H W -> N C' 2H 2W
         main = self.main_conv1(x)
-        if main.device.type == "cpu":
+        if main.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
             # channels-last: threads share the pixels of a channel, and which writes last is not defined
             main = functional.max_unpool2d(main.contiguous(), indices.contiguous(), kernel_size=(2, 2), stride=(2, 2))
         else:

@@ -1,0 +1,52 @@
+"""export: options to the job that writes a network and its draws as one graph, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.cli import screen
+from segment.cli.app import Config, Verbose, app
+from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, loaded
+
+
+@app.command()
+def export(
+    model: Model,
+    bank: Annotated[Path, typer.Option(help="Bank of MODEL; a distilled one has the fewest passes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="FILE.onnx; or FILE.xml, with FILE.bin, for OpenVINO.")
+    ],
+    draws: Annotated[int | None, typer.Option(help="The first N of the bank; default: all.")] = None,
+    weights: Weights = None,
+    prefix: Prefix = None,
+    extra_keys: ExtraKeys = "refuse",
+    trust: Trust = False,
+    json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write MODEL under the draws of a bank as one graph: pixels in, probability and maps of uncertainty out."""
+    from segment.files.banks import load_bank
+    from segment.jobs.prediction.export import export as run_export
+
+    whole = load_bank(bank)
+    used = whole if draws is None else whole.first(draws)
+    exported = run_export(loaded(model, weights, "cpu", prefix, extra_keys, trust=trust), used, output)
+    if json:
+        screen.as_json(
+            {
+                "graph": str(exported.path),
+                "draws": exported.draws,
+                "bytes": exported.bytes,
+                "compared_by": exported.engine,
+                "largest_difference": exported.differences,
+            }
+        )
+        return
+    screen.print_text(
+        f"{exported.path}: one graph of {exported.draws} draws, {exported.bytes / 2**20:.1f} MiB. Run by "
+        f"{exported.engine} at two sizes it differs from segment by at most {max(exported.differences.values()):.1e}."
+    )

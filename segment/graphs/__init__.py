@@ -1,0 +1,1 @@
+"""A network, its preprocessing and its draws as one graph that other programs run."""

@@ -1,0 +1,132 @@
+"""A network and a bank to one graph that other programs run: `segment export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segment.draws.bank import Bank
+from segment.draws.identity import fitted
+from segment.errors import ModelRefused, WrongUse, imported, one_line
+from segment.estimation.estimate import estimate
+from segment.files.graphs import write_onnx, write_openvino
+from segment.files.versions import versions
+from segment.files.writing import check_writable
+from segment.graphs.deployed import deployed, metadata, takes_bytes
+from segment.graphs.parts import OUTPUTS
+from segment.graphs.running import Run, in_onnxruntime, in_openvino
+from segment.images.prepare import normalise
+from segment.methods.mcbn import mcbn
+from segment.networks.load import Network
+from segment.passes.onnx_pass import pass_graph
+from segment.tracing.bn_layers import BatchNormNetwork
+
+TOLERANCE = 1e-3
+"""Largest difference from the engine, of any value of any output."""
+
+SIDES = (128, 160)
+"""Least rows and columns of the image that is traced."""
+
+COMPARED = ((150, 131), (97, 202))
+"""Rows and columns of the images that are compared with the engine; no stride divides them."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph that was written.
+
+    path: the file; engine: what compared it; draws: T; bytes: of its files
+    differences: output -> the largest difference from the engine, on images of two sizes
+    """
+
+    path: Path
+    engine: str
+    draws: int
+    bytes: int
+    differences: dict[str, float]
+
+
+def export(network: Network, bank: Bank, output: str | Path) -> Exported:
+    """Write a network under the draws of a bank as one graph, after comparing it with the engine at two sizes.
+
+    Args:
+        network: What `load_network` gave, on the CPU.
+        bank: Its bank; a pass is made for each draw, so a distilled one is fastest.
+        output: A file .onnx; or .xml, for OpenVINO, beside which the weights are written as .bin.
+
+    Returns:
+        What was written, and how far it is from the engine.
+
+    Raises:
+        BankRefused: The bank is not this network's.
+        ModelRefused: A graph cannot express the network, or computes something else.
+        MissingExtra: `onnx`, or for .xml `openvino`, is not installed.
+        WrongUse: The file has another suffix, or cannot be written.
+
+    """
+    path = Path(output)
+    if path.suffix not in (".onnx", ".xml"):
+        raise WrongUse(f"A graph is written as .onnx, or as .xml for OpenVINO, not {str(path)!r}.")
+    check_writable(path)
+    openvino = path.suffix == ".xml"
+    runtime, extra = ("openvino", "openvino") if openvino else ("onnxruntime", "onnx")
+    imported(runtime, extra=extra, what="Exported graphs")
+    drawn = fitted(network, bank)
+    stride = network.input.stride
+    rows, columns = (-(-side // stride) * stride for side in SIDES)
+    image = torch.randn((1, network.channels, rows, columns), generator=torch.Generator().manual_seed(0))
+    traced = drawn.retraced(image)
+    model = deployed(network, bank, pass_graph(traced, bank, image))
+    differences = _compared(network, traced, bank, (in_openvino if openvino else in_onnxruntime), model)
+    notes = metadata(network, bank, versions(), differences)
+    (write_openvino if openvino else write_onnx)(path, model, notes)
+    files = [path, path.with_suffix(".bin")] if openvino else [path]
+    size = sum(file.stat().st_size for file in files)
+    return Exported(path, "OpenVINO" if openvino else "ONNX Runtime", len(bank), size, differences)
+
+
+def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: Any, model: Any) -> dict[str, float]:
+    """Output -> largest difference. Errors: ModelRefused where one is too large, or the graph does not run."""
+    method = mcbn(drawn, bank, None, network.input)
+    measures = [name for name in OUTPUTS if name != "probability"]
+    worst = dict.fromkeys(OUTPUTS, 0.0)
+    try:
+        run: Run = runtime(model)
+    except Exception as error:
+        raise ModelRefused(f"The exported graph does not load: {one_line(error, 200)}.") from error
+    for image in _images(network):
+        expected = estimate(method, normalise(image, network.input)[None], head=network.card.head, measures=measures)
+        size = "x".join(map(str, image.shape[:2]))
+        try:
+            made = run(image[None])
+        except Exception as error:  # whatever the runtime raises
+            raise ModelRefused(
+                f"The exported graph does not run at {size}, so it would not at other sizes than the traced one: "
+                f"{one_line(error, 160)}."
+            ) from error
+        for name in OUTPUTS:
+            reference = expected.probability if name == "probability" else expected.maps[name]
+            same = made[name].shape == tuple(reference.shape)
+            difference = float(np.abs(made[name] - reference.numpy()).max()) if same else float("inf")
+            if not difference <= TOLERANCE:
+                raise ModelRefused(
+                    f"The exported graph computes another {name} at {size} (difference {difference:.2g}): the network "
+                    "decides by the size of its image, which a graph cannot express."
+                )
+            worst[name] = max(worst[name], difference)
+    return worst
+
+
+def _images(network: Network) -> Iterator[NDArray[Any]]:  # H W C
+    """Blurred noise, of the type that the graph takes."""
+    generator = np.random.default_rng(0)
+    for rows, columns in COMPARED:
+        coarse = generator.uniform(0, 255, (rows // 8 + 1, columns // 8 + 1, network.input.pixel_planes))
+        image = np.kron(coarse, np.ones((8, 8, 1)))[:rows, :columns]
+        yield image.astype(np.uint8 if takes_bytes(network) else np.float32)
