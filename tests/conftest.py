@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from golden_pictures import Golden
 from hypothesis import settings
 from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
+from segment.jobs.events import EVENTS
 from segment.runners.on_ray import QUIET
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network when it is imported
@@ -29,6 +32,17 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test finds a bank that an earlier run of the tests, or the user, has kept."""
     os.environ["SEGMENT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _what_a_command_sets_for_its_process() -> Iterator[None]:
+    """Torch's threads and the levels of our loggers, set back: many tests run commands in this process."""
+    threads, loggers = torch.get_num_threads(), [logging.getLogger(name) for name in ("segment", EVENTS.name)]
+    levels = [logger.level for logger in loggers]
+    yield
+    torch.set_num_threads(threads)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from console import Ended, fitted, photographs, segment, training
 
 from benchmarks.kills import contents
@@ -20,8 +21,17 @@ from benchmarks.kills import contents
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of the system")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As the commands in processes of their own, whose plans are compared with those of this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """Two images, a bank, and an undisturbed run."""
     folder = tmp_path_factory.mktemp("files")
     fitted(folder / "bank.safetensors", training(folder / "train"))
