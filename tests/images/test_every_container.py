@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import nibabel
 import numpy as np
+import pandas
 import pytest
 import torch
+from console import NETWORKS
+from console import segment as command
 from numpy.typing import NDArray
 from PIL import Image
 from test_containers import dicom, geotiff, network_of
 from torch.utils.data import DataLoader, Dataset
 
 import segment
-from segment.images.find import find_images
+from segment.images.find import Source, find_images
 from segment.jobs.evaluate import EvaluatePlan
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network
 
 SIZE = (32, 40)
@@ -113,35 +116,81 @@ def assert_same_bank(made: segment.Bank, expected: segment.Bank) -> None:
         assert torch.equal(made.var[name], expected.var[name])
 
 
-@pytest.mark.parametrize("container", FILES)
-def test_files_of_every_kind_are_fitted_predicted_and_evaluated_as_their_arrays(container: str, tmp_path: Path) -> None:
-    write, spec = FILES[container]
-    folder = tmp_path / "images"
+def as_yaml(spec: dict[str, Any]) -> str:
+    channels = spec["channels"]
+    if channels in ("RGB", "grey"):
+        mean, std = [0.4, 0.5, 0.6][: 3 if channels == "RGB" else 1], [0.2] * (3 if channels == "RGB" else 1)
+        return json.dumps(spec | {"scale": 255, "mean": mean, "std": std})
+    return json.dumps(spec | {"scale": 255})
+
+
+def pngs(folder: Path) -> Arrays:
+    for number, pixels in enumerate(COLOURS):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return list(COLOURS)
+
+
+LISTS = {"text list": "txt", "CSV list": "csv", "Parquet list": "parquet"}
+
+
+def listed(sources: Sequence[Source], labels: Path, path: Path) -> None:
+    """A list of absolute paths, in a folder that holds none of the images."""
+    rows = [{"image": str(source.path), "label": str(labels / f"{source.id}.png")} for source in sources]
+    if path.suffix == ".parquet":
+        pandas.DataFrame(rows).to_parquet(path)
+    elif path.suffix == ".csv":
+        pandas.DataFrame(rows).to_csv(path, index=False)
+    else:
+        path.write_text("".join(f"{row['image']}\t{row['label']}\n" for row in rows))
+
+
+@pytest.mark.parametrize("container", [*FILES, *LISTS])
+def test_every_container_and_list_goes_through_the_commands_as_its_arrays(container: str, tmp_path: Path) -> None:
+    write, spec = FILES.get(container, (pngs, {"channels": "RGB"}))
+    folder, labels = tmp_path / "images", tmp_path / "labels"
     folder.mkdir()
-    arrays, network = write(folder), network_for(spec)
-    sources = find_images(folder)
-    labels = labels_for(network, len(arrays))
-    for source, label in zip(sources, labels, strict=True):
-        path = tmp_path / "labels" / f"{source.id}.png"
+    arrays, sources = write(folder), find_images(folder)
+    planes = {"RGB": 3, "grey": 1}.get(spec["channels"], spec["channels"])
+    (tmp_path / "own_networks.py").write_text(NETWORKS)
+    card = tmp_path / "card.yaml"
+    card.write_text(f"network: py:own_networks:plain?inputs={planes}\nclasses: [a, b, c]\ninput: {as_yaml(spec)}\n")
+    network = segment.load_network(card, trust=True)
+    truths = labels_for(network, len(arrays))
+    for source, label in zip(sources, truths, strict=True):
+        path = labels / f"{source.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label).save(path)
+    images: Path = folder
+    if container in LISTS:
+        images = tmp_path / "lists" / f"set.{LISTS[container]}"
+        images.parent.mkdir()
+        listed(sources, labels, images)
 
-    bank = segment.fit_bank(network, str(folder), batch=2, draws=4)
-    assert_same_bank(bank, segment.fit_bank(network, arrays, batch=2, draws=4))
+    bank_file, model = tmp_path / "bank.safetensors", (card, "--trust")
+    ended = command("fit", *model, "--images", images, "--batch", 2, "--draws", 2, "-o", bank_file, "--no-cache")
+    assert ended.code == 0, ended.err
+    bank = segment.load_bank(bank_file)
+    assert_same_bank(bank, segment.fit_bank(network, arrays, batch=2, draws=2))
 
-    plan = PredictPlan(precision="fp32", formats=("npz",))
-    summary = segment.predict(network, str(folder), bank, tmp_path / "run", plan)
-    assert (summary.done, dict(summary.failed)) == (3, {})
+    run = tmp_path / "run"
+    wanted = ("--precision", "fp32", "--format", "npz", "--maps", ",".join(MEASURES))
+    ended = command("predict", card, images, "--trust", "--bank", bank_file, "-o", run, *wanted)
+    assert ended.code == 0, ended.err
     mcbn = segment.MCBN(network, bank, precision="fp32")
     for source, pixels in zip(sources, arrays, strict=True):
-        written, expected = np.load(tmp_path / "run" / source.id / "maps.npz"), mcbn(pixels)
-        assert float(expected.maps["variance"].max()) > 0
+        written, expected = np.load(run / source.id / "maps.npz"), mcbn(pixels)
         for name in MEASURES:
             np.testing.assert_array_equal(written[name], expected.maps[name].numpy(), err_msg=name)
 
-    evaluated = segment.evaluate(network, str(folder), str(tmp_path / "labels"), bank=bank, plan=SCORED)
-    pairs = list(zip(arrays, labels, strict=True))
-    assert values(evaluated) == values(segment.evaluate(network, pairs, bank=bank, plan=SCORED))
+    where = ("--images", images, *(() if container in LISTS else ("--labels", labels)))
+    scored = ("--methods", "mcbn", "--measures", "predictive_entropy", "--precision", "fp32")
+    ended = command("evaluate", *model, *where, "--bank", bank_file, "-o", tmp_path / "scores", *scored, "--json")
+    assert ended.code == 0, ended.err
+    pairs = list(zip(arrays, truths, strict=True))
+    methods = MethodPlan(methods=("mcbn",), measures=("predictive_entropy",), precision="fp32")
+    expected_scores = values(segment.evaluate(network, pairs, bank=bank, plan=EvaluatePlan(methods=methods)))
+    found = {name: entry["value"] for name, entry in ended.json["methods"]["mcbn"]["scores"].items()}
+    assert found == expected_scores["mcbn"]
 
 
 class Pairs(Dataset[Any]):
