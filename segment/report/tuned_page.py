@@ -14,7 +14,7 @@ from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
 from segment.pictures.plots import Line, plot
 from segment.significance.paired import FEW, PairedTest
-from segment.tuning.choice import Candidate, Choice
+from segment.tuning.choice import RULES, Candidate, Choice
 
 PAGE, PICTURE = "tuned.md", "pareto.png"
 COLUMNS = ("setting", "passes", "NLL", "AUSE", "ECE", "mIoU", "")
@@ -22,20 +22,12 @@ COLUMNS = ("setting", "passes", "NLL", "AUSE", "ECE", "mIoU", "")
 
 def tuned_words(choice: Choice, images: int, cost: float) -> str:
     """What was chosen, against what, by how much, in one paragraph."""
-    chosen, best, single = choice.chosen, choice.best, choice.single
-    parts = [f"Chosen: {chosen.name}, with an NLL of {chosen.mean:.4f} nats cross-validated on {images} images."]
-    if choice.gain is None:
-        parts.append("It takes one pass, and nothing that takes more has a lower NLL.")
-    elif choice.cheap:
-        parts.append(
-            f"One pass is as good: the best of all, {best.name}, has {best.mean:.4f}, and the difference "
-            f"{_span(choice.gain)} includes 0."
-        )
-    else:
-        parts.append(
-            f"The best of one pass, {single.name}, has {single.mean:.4f}: the difference is {_span(choice.gain)}, over "
-            "images."
-        )
+    chosen = choice.chosen
+    parts = [
+        f"Chosen: {chosen.name}, with an NLL of {chosen.mean:.4f} nats cross-validated on {images} images.",
+        f"The rule is `{choice.rule}`: {RULES[choice.rule]}.",
+        *(_by_best(choice) if choice.rule == "best" else _by_cheapest(choice)),
+    ]
     if choice.refused:
         lowest = min(choice.refused, key=lambda each: each.mean)
         parts.append(
@@ -47,6 +39,38 @@ def tuned_words(choice: Choice, images: int, cost: float) -> str:
         parts.append(f"{images} images are few, so that another set might lead to another choice.")
     parts.append("A choice flatters itself a little: score it on test images once, and do not choose again by them.")
     return " ".join(parts)
+
+
+def _by_best(choice: Choice) -> list[str]:
+    """What the choice by the rule `best` gains, and what the other rule would cost."""
+    chosen, best, single, cheapest = choice.chosen, choice.best, choice.single, choice.cheapest
+    if choice.gain is None:
+        parts = ["It takes one pass, and nothing that takes more has a lower NLL."]
+    elif chosen is single:
+        parts = [
+            f"One pass is as good: the best of all, {best.name}, has {best.mean:.4f}, and the difference "
+            f"{_span(choice.gain)} includes 0."
+        ]
+    else:
+        parts = [
+            f"The best of one pass, {single.name}, has {single.mean:.4f}: the difference is {_span(choice.gain)}, over "
+            "images."
+        ]
+    if choice.loss is not None and cheapest.passes < chosen.passes:
+        parts.append(f"`--rule cheapest` would take {cheapest.name}, at a cost of {_span(choice.loss)}.")
+    return parts
+
+
+def _by_cheapest(choice: Choice) -> list[str]:
+    """What the choice by the rule `cheapest` costs."""
+    best, chosen = choice.best, choice.chosen
+    if choice.loss is None:
+        return ["It has the lowest NLL, and everything of fewer passes is significantly worse."]
+    missed = "" if choice.missed is None else f" These images would miss {choice.missed:.4f} one time in five."
+    return [
+        f"The lowest NLL, of {best.name}, is {best.mean:.4f}: {best.passes - chosen.passes} passes fewer cost "
+        f"{_span(choice.loss)}, over images.{missed}"
+    ]
 
 
 def candidate_rows(candidates: Sequence[Candidate], choice: Choice) -> list[list[str]]:

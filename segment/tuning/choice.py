@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
-from segment.significance.paired import Floats, PairedTest, paired_test
+from segment.significance.paired import Floats, PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
     PLAIN,
@@ -28,6 +28,11 @@ from segment.uncertainty.scaling import Calibration
 
 FOLDS = 5
 SCALINGS = ("", "temperature", "vector_scaling")
+Rule = Literal["best", "cheapest"]
+RULES: Mapping[Rule, str] = {
+    "best": "the lowest NLL, unless one pass is not significantly worse",
+    "cheapest": "the fewest passes that are not significantly worse than the lowest NLL",
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The setting to run, the best of all and the best of one pass.
+    """The setting to run, the best of all, the best of one pass, and the cheapest that is not significantly worse.
 
     best: with the lowest NLL. gain: best against single, paired over images; None where they are the same
+    rule: by which `chosen` was chosen. loss: cheapest against best, paired over images; None where they are the same
+    missed: the difference between these two that so many images would miss one time in five
     front: the Pareto-efficient ones
     refused: those whose mIoU is significantly below that of the plain pass, in no comparison above
     """
@@ -89,12 +96,11 @@ class Choice:
     single: Candidate
     gain: PairedTest | None
     front: tuple[Candidate, ...]
+    cheapest: Candidate
+    loss: PairedTest | None
+    missed: float | None = None
+    rule: Rule = "best"
     refused: tuple[Candidate, ...] = ()
-
-    @property
-    def cheap(self) -> bool:
-        """Whether one pass is as good as more: the interval of its loss to the best includes 0."""
-        return self.chosen is self.single and self.best is not self.single
 
 
 def folds(ids: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
@@ -167,17 +173,19 @@ def plain_loss(samples: Samples, draws: int) -> float:
     return float(np.mean([sample.nll[at, PLAIN] for sample in samples.images.values()]))
 
 
-def choose(candidates: Sequence[Candidate]) -> Choice:
-    """The setting to run: of the lowest NLL, unless one pass is not significantly worse.
+def choose(candidates: Sequence[Candidate], rule: Rule = "best") -> Choice:
+    """The setting to run.
 
-    An arm competes with the most passes that it has: in expectation more draws have a lower NLL, so that a prefix which
-    is better on these images has draws that suit them by chance.
+    An arm competes for the lowest NLL with the most passes that it has: in expectation more draws have a lower one, so
+    that a prefix which is better on these images has draws that suit them by chance.
 
     Args:
         candidates: Two or more images each, the same ones; the first is the plain pass, which none may lose mIoU to.
+        rule: One of RULES. That nothing is significantly worse says little where images are few: `cheapest` then takes
+            less than was asked for, so it is not the default.
 
     Returns:
-        The choice, with the paired difference between the best and the best of one pass.
+        The choice, with the paired differences of the best to the best of one pass and to the cheapest.
 
     """
     refused = tuple(each for each in candidates if loses_masks(candidates[0], each))
@@ -188,12 +196,34 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
     whole = [each for each in kept if each.passes == most[each.arm, each.scaling]]
     best = min(whole, key=lambda each: (each.mean, each.passes))
     single = min((each for each in whole if each.passes == 1), key=lambda each: each.mean)
-    front = pareto(kept)
-    if best is single:
-        return Choice(single, best, single, None, front, refused)
-    gain = difference(single, best)
-    sure = gain is not None and gain.difference.high is not None and gain.difference.high < 0
-    return Choice(best if sure else single, best, single, gain, front, refused)
+    cheapest = _cheapest(kept, best)
+    gain = None if single is best else difference(single, best)
+    loss = None if cheapest is best else difference(best, cheapest)
+    chosen = cheapest
+    if rule == "best":
+        chosen = best if gain is None or _lower(gain) else single
+    missed = None if cheapest is best else smallest_difference(_differences(best, cheapest))
+    return Choice(chosen, best, single, gain, pareto(kept), cheapest, loss, missed, rule, refused)
+
+
+def _cheapest(candidates: Sequence[Candidate], best: Candidate) -> Candidate:
+    """Of the fewest passes, and then of the lowest NLL, those that are not significantly worse than the best.
+
+    One pass of many draws is left out: its map would be one draw's alone.
+    """
+    of_many = {each.arm for each in candidates if each.passes > 1}
+    able = [each for each in candidates if each is best or each.passes > 1 or each.arm not in of_many]
+    as_good = [each for each in able if each is best or not _higher(difference(best, each))]
+    return min(as_good, key=lambda each: (each.passes, each.mean))
+
+
+def _higher(test: PairedTest | None) -> bool:
+    """Whether the second is significantly above the first."""
+    return test is not None and test.difference.low is not None and test.difference.low > 0
+
+
+def _lower(test: PairedTest) -> bool:
+    return test.difference.high is not None and test.difference.high < 0
 
 
 def loses_masks(plain: Candidate, other: Candidate) -> bool:
@@ -214,6 +244,11 @@ def difference(first: Candidate, second: Candidate) -> PairedTest | None:
     ids = sorted(first.nll.keys() & second.nll.keys())
     a, b = (_values(each, ids) for each in (first, second))
     return paired_test(a, b)
+
+
+def _differences(first: Candidate, second: Candidate) -> Floats:
+    ids = sorted(first.nll.keys() & second.nll.keys())
+    return _values(second, ids) - _values(first, ids)
 
 
 def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -137,6 +137,49 @@ def test_an_arm_competes_with_all_of_its_draws_however_well_the_first_ones_suit_
     assert choose([single, lucky, whole, other]).chosen is whole
 
 
+def test_the_cheapest_rule_takes_the_fewest_passes_without_a_significant_loss_and_says_what_they_cost() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.random(60)
+
+    def worse(by: float, spread: float = 0.02) -> list[float]:
+        return (base + by + rng.normal(0, spread, 60)).tolist()
+
+    single, pair = of("deterministic", 1, worse(0.1)), of("tta", 2, worse(0.05))
+    draws = [
+        of("mcbn", 1, worse(0.0)),
+        of("mcbn", 2, worse(0.03)),
+        of("mcbn", 4, worse(0.001)),
+        of("mcbn", 8, worse(0)),
+    ]
+    whole = of("mcbn", 16, (base - 0.001).tolist())
+    candidates = [single, pair, *draws, whole]
+    best, cheapest = choose(candidates), choose(candidates, "cheapest")
+    assert best.chosen is best.best is whole
+    assert cheapest.chosen is best.cheapest is draws[2], "one draw of many is no setting"
+    loss = cheapest.loss
+    assert loss is not None
+    assert loss.difference.low is not None
+    assert loss.difference.low <= 0
+    assert cheapest.missed is not None
+    noise = np.array(list(draws[2].nll.values())) - np.array(list(whole.nll.values()))
+    assert cheapest.missed == pytest.approx(2.8016 * noise.std(ddof=1) / 60**0.5, rel=1e-4)
+    words = tuned_words(cheapest, 60, 20.0)
+    assert "The rule is `cheapest`" in words
+    assert f"12 passes fewer cost {loss.difference.value:+.4f} (" in words
+    assert "`--rule cheapest` would take mcbn, T=4, at a cost of" in tuned_words(best, 60, 20.0)
+
+
+def test_nothing_cheaper_is_taken_where_everything_cheaper_is_significantly_worse() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.random(40)
+    single, whole = of("deterministic", 1, (base + 0.1).tolist()), of("mcbn", 16, base.tolist())
+    choice = choose([single, whole], "cheapest")
+    assert (choice.chosen, choice.loss, choice.missed) == (whole, None, None)
+    assert "everything of fewer passes is significantly worse" in tuned_words(choice, 40, 20.0)
+    lowest = choose([single, of("mcbn", 16, (base + 1).tolist())], "cheapest")
+    assert (lowest.chosen, lowest.loss) == (single, None)
+
+
 def test_the_front_holds_what_nothing_as_cheap_beats() -> None:
     cheap, worse, better = of("a", 1, [0.5, 0.5]), of("b", 2, [0.6, 0.6]), of("c", 4, [0.4, 0.4])
     assert pareto([better, worse, cheap]) == (cheap, better)

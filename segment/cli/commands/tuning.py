@@ -20,6 +20,12 @@ def tune(
     output: Out,
     labels: Annotated[str | None, typer.Option(help="Their label maps; not needed with a list.")] = None,
     passes: Annotated[int, typer.Option(help="The most passes that a map may take.")] = 16,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="best: the lowest NLL, unless one pass is as good; cheapest: not significantly worse than it."
+        ),
+    ] = "best",
     batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
     transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
     layers: Annotated[str, typer.Option(help="With commas: all, encoder, decoder, first, last, or globs.")] = "all",
@@ -53,6 +59,7 @@ def tune(
 
     plan = TunePlan(
         passes=passes,
+        rule=rule,  # type: ignore[arg-type]  # the plan refuses others
         grid=Grid(
             batches=counts(batches, "--batches"),
             transforms=listed(transforms),
@@ -78,6 +85,9 @@ def tune(
                 "best": tuning.choice.best.as_dict(),
                 "single": tuning.choice.single.as_dict(),
                 "gain": None if tuning.choice.gain is None else tuning.choice.gain.difference.as_dict(),
+                "rule": tuning.choice.rule,
+                "cheapest": tuning.choice.cheapest.as_dict(),
+                "loss": None if tuning.choice.loss is None else tuning.choice.loss.difference.as_dict(),
                 "candidates": [each.as_dict() for each in tuning.candidates],
                 "dropped": list(tuning.dropped),
                 "images": tuning.tuned.images,

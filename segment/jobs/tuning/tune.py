@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
-from segment.errors import WrongUse
+from segment.errors import WrongUse, near
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank
 from segment.files.versions import versions
@@ -29,7 +29,7 @@ from segment.networks.load import Network
 from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
 from segment.tracing.bn_network import drawable
-from segment.tuning.choice import SCALINGS, Candidate, Choice, candidate, choose, fit, folds
+from segment.tuning.choice import RULES, SCALINGS, Candidate, Choice, Rule, candidate, choose, fit, folds
 from segment.tuning.samples import Samples
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class TunePlan:
 
     passes: the most that a map may take. grid: M, transforms, layers and alphas of the banks (its draws are not used)
     banks: files of further banks, distilled ones perhaps, each taken whole. views: of test-time augmentation
+    rule: `best`, the lowest NLL unless one pass is not significantly worse; `cheapest`, the fewest passes that are not
     scalings: that may be chosen; vector_scaling moves masks, and rare classes may vanish for a lower NLL
     groups: id -> group that is never divided (a sequence, a patient); None: the ids without their numbers at the end
     """
@@ -50,6 +51,7 @@ class TunePlan:
     passes: int = 16
     grid: Grid = field(default_factory=lambda: Grid(batches=(4, 8, 16, 32)))
     banks: tuple[str, ...] = ()
+    rule: Rule = "best"
     scalings: tuple[str, ...] = ("temperature",)
     views: tuple[View, ...] = (View(), View(flip=True))
     precision: str = "fp32"
@@ -59,6 +61,8 @@ class TunePlan:
     def __post_init__(self) -> None:
         if self.passes < 1:
             raise WrongUse(f"--passes {self.passes}: 1 or more.")
+        if self.rule not in RULES:
+            raise WrongUse(f"No rule is called {self.rule!r}.{near(self.rule, RULES)} Known: {', '.join(RULES)}.")
         for name in self.scalings:
             if name not in SCALINGS[1:]:
                 raise WrongUse(f"No scaling is called {name!r}. Known: {', '.join(SCALINGS[1:])}.")
@@ -137,7 +141,7 @@ def tune(
     for number, (name, samples) in enumerate(kept.items(), start=1):
         candidates += _candidates(name, samples, parts, plan.scalings)
         progress("cross-validating", number, len(kept))
-    choice = choose(candidates)
+    choice = choose(candidates, plan.rule)
     chosen_arm = next(arm for arm in (*simple, *arms) if arm.name == choice.chosen.arm)
     calibration = fit(kept[chosen_arm.name], choice.chosen.passes, choice.chosen.scaling, ids)
     bank = chosen_arm.bank
@@ -159,6 +163,8 @@ def tune(
     more = {
         "candidates": [each.as_dict() for each in candidates],
         "chosen": choice.chosen.as_dict(),
+        "rule": choice.rule,
+        "cheapest": choice.cheapest.as_dict(),
         "dropped": dropped,
         "cost": cost,
         "folds": len(parts),
