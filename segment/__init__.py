@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
     from segment.jobs.evaluate import Labels as Labels
-    from segment.jobs.evaluation.sweep_states import SweepPlan as SweepPlan
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
     from segment.jobs.prediction.plan import PredictPlan as PredictPlan
     from segment.jobs.sweep import sweep as sweep
+    from segment.jobs.sweeping.states import SweepPlan as SweepPlan
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
     from segment.networks.cards import Card as Card
@@ -68,7 +68,7 @@ _HOMES = {
     "SavedRun": "segment.report.run_files.saved_run",
     "SegmentError": "segment.errors",
     "Sweep": "segment.report.results",
-    "SweepPlan": "segment.jobs.evaluation.sweep_states",
+    "SweepPlan": "segment.jobs.sweeping.states",
     "Triage": "segment.guarantees.triage",
     "TriagePlan": "segment.guarantees.triage",
     "UncertaintyScores": "segment.integrations.metrics",

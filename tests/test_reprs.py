@@ -11,7 +11,7 @@ from labelled_scenes import written
 import segment
 from segment.jobs.evaluate import evaluate  # on files; the public one takes what is held in Python
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.sweep_grid import Grid
+from segment.jobs.sweeping.grid import Grid
 from segment.scenes.scene import TRAIN, VALIDATION, scene
 
 LINES, CHARACTERS = 10, 1000

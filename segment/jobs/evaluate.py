@@ -38,6 +38,8 @@ from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse
 from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
 from segment.report.results import Evaluation, Validation
+from segment.runners.process import memory_for
+from segment.runners.runner import LOCAL, Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -90,6 +92,7 @@ def evaluate(
     memory: Memory = None,
     resume: bool = False,
     progress: Progress = silent,
+    runner: Runner = LOCAL,
 ) -> Evaluation:
     """Score every method on labelled images, reading each once; an image that fails is named, the others count.
 
@@ -98,6 +101,7 @@ def evaluate(
     triage: also what it accepts of the images, and what is wrong in that
     tuned: a setting of `segment tune`, scored as the method `tuned`; its bank is taken where none is given
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
+    runner: where the images are scored: here, or in processes that may be on other machines
     Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
     ImageUnreadable where no image can be scored.
     """
@@ -118,21 +122,21 @@ def evaluate(
             classes=network.class_names,
             tuned=None if tuned is None else tuned.settings(),
         )
+    memory = memory_for(runner, memory, network.device)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     scored, others = _score_plan(network, plan), len(data.annotators)
     network.log_preprocessing()
-    settings = _settings(network, data, banks, plan, methods, validation)
-    settings |= {} if tuned is None else {"tuned": tuned.settings()}
+    settings = _settings(network, data, banks, plan, methods, validation, tuned)
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
         together = {key: value for key, value in run.record.get("plan", {}).items() if key in TOGETHER}
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
-        run.note(plan=_passes(methods, network) | together, versions=versions(), classes=list(scored.classes))
+        run.note(plan=_passes(methods, network, runner) | together, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
-                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan)
+                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan, runner)
                 scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
@@ -140,7 +144,8 @@ def evaluate(
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
                         scoring = begin(validated)
                 change = None if plan.shift is None else corrupted(*plan.shift)
-                scoring.run(sources, change=change, save=partial(_save, run, scoring, sources), progress=progress)
+                save = partial(_save, run, scoring, sources)
+                scoring.run(sources, change=change, save=save, progress=progress, runner=runner)
                 break
             except FastPathDiffers as error:
                 log.warning(REDONE, error)
@@ -154,9 +159,8 @@ def evaluate(
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
-    if triage is None:
-        return evaluation
-    return replace(evaluation, triaged=check_triage(run.folder, triage, groups_of_sources(sources, triage)))
+    triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
+    return replace(evaluation, triaged=triaged)
 
 
 def _scoring(
@@ -203,13 +207,13 @@ def _settings(
     plan: EvaluatePlan,
     methods: ComparedMethods,
     validation: Labels | None,
+    tuned: Tuned | None,
 ) -> dict[str, Any]:
     method_plan = plan.methods
-    card = {key: value for key, value in network.card.settings().items() if key != "palette"}
     images, labels, *more = data.in_text()
     return {
         "model": network.name,
-        "card": card,
+        "card": {key: value for key, value in network.card.settings().items() if key != "palette"},
         "network": network.fingerprint,
         "images": images,
         "labels": labels,
@@ -227,14 +231,15 @@ def _settings(
         "validation": None if validation is None else validation.in_text(),
         **({} if plan.shift is None else {"shift": list(plan.shift)}),
         **({} if plan.batch == 1 else {"batch": plan.batch}),
+        **({} if tuned is None else {"tuned": tuned.settings()}),
     }
 
 
-def _passes(methods: ComparedMethods, network: Network) -> dict[str, Any]:
+def _passes(methods: ComparedMethods, network: Network, runner: Runner) -> dict[str, Any]:
     return {
         "precision": methods.precision,
         "precision_why": methods.why,
-        "threads": torch.get_num_threads(),
+        "threads": runner.threads(torch.get_num_threads()),
         "device": str(network.device),
         "notes": dict(methods.notes),
     }
@@ -249,6 +254,7 @@ def _validation(
     memory: Memory,
     progress: Progress,
     plan: EvaluatePlan,
+    runner: Runner,
 ) -> Validation:
     """What is estimated on validation images; read back where this very run has done so before."""
     if not sources:
@@ -263,7 +269,15 @@ def _validation(
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
     validated = validate(
-        network, sources, methods, scored, progress, memory=memory, workers=plan.workers, batch=plan.batch
+        network,
+        sources,
+        methods,
+        scored,
+        progress,
+        memory=memory,
+        workers=plan.workers,
+        batch=plan.batch,
+        runner=runner,
     )
     write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
     return validated
@@ -276,13 +290,11 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     if together["images"] != 1 and not together.items() <= run.record["plan"].items():
         run.note(plan=run.record["plan"] | together)
     done, lines = scoring.done, run.entries()
-    passes = sum(read_out.passes for read_out in scoring.read_outs.values())
     for source in sources:
         line = lines.get(source.id, {})
         status = line.get("status")
         sha256 = scoring.contents[source.id][0] if source.id in done else ""
         if source.id in done and (status != "done" or line["sha256"] != sha256):
-            run.add(Entry(id=source.id, source=str(source.path), sha256=sha256, draws=passes))
+            run.add(Entry(id=source.id, source=str(source.path), sha256=sha256, draws=scoring.passes))
         elif source.id in scoring.failed and status != "failed":
-            error = scoring.failed[source.id]
-            run.add(Entry(id=source.id, source=str(source.path), status="failed", error=error))
+            run.add(Entry(id=source.id, source=str(source.path), status="failed", error=scoring.failed[source.id]))

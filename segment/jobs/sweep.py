@@ -29,9 +29,9 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.results_files import SCORES
 from segment.jobs.evaluation.scoring import REDONE, Scoring
-from segment.jobs.evaluation.sweep_grid import Banks
-from segment.jobs.evaluation.sweep_states import Place, SweepPlan, Swept
 from segment.jobs.progress import Progress, silent
+from segment.jobs.sweeping.grid import Banks
+from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.networks.load import Network
 from segment.report.comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep

@@ -155,6 +155,9 @@ class Dropout:
     def halve(self) -> bool:
         return self.inner.halve()
 
+    def take_plain_passes(self) -> None:
+        self.inner.take_plain_passes()
+
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         for t in range(self.draws):
             name = f"{self.seed} {t} {self.identity}".encode()

@@ -57,6 +57,9 @@ class BankMethod:
         self.passes.plan = replace(plan, fold=max(1, plan.fold // 2))
         return plan.fold > 1
 
+    def take_plain_passes(self) -> None:
+        self.passes.take_plain()
+
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]:
         outputs = in_padding(self.passes, images, self.spec)
         return zip(self.passes.bank.weights.tolist(), outputs, strict=True)

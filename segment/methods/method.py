@@ -51,6 +51,10 @@ class Method(Protocol):
         """Halve the number of draws in a pass from now on; False where it is 1 already."""
         ...
 
+    def take_plain_passes(self) -> None:
+        """No fast path from now on: one has differed, in another process."""
+        ...
+
     def __call__(self, images: Tensor) -> Iterator[tuple[float, Tensor]]: ...
 
 
@@ -69,6 +73,9 @@ class OnePass:
 
     def halve(self) -> bool:
         return False
+
+    def take_plain_passes(self) -> None:
+        return
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,7 @@ class Composite:
     def halve(self) -> bool:
         halved = [member.halve() for member in self.members]
         return any(halved)
+
+    def take_plain_passes(self) -> None:
+        for member in self.members:
+            member.take_plain_passes()

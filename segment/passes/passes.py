@@ -78,6 +78,14 @@ class Passes:
         if self.plan.share and self.plan.fold == 1 and self._drawn.first_program.plain:
             log.info("Each draw runs the whole network: %s.", self._drawn.first_program.plain)
 
+    def __reduce__(self) -> tuple[type[Passes], tuple[BatchNormNetwork, Bank, PassPlan]]:
+        """In another process they begin anew: what they keep from image to image cannot be sent."""
+        return Passes, (self.network, self.bank, self.plan)
+
+    def take_plain(self) -> None:
+        """Make plain passes from now on."""
+        self.plan = replace(self.plan, share=False, fuse=False)
+
     @property
     def way(self) -> Literal["fused", "shared", "plain"]:
         """How passes run since the first image: with fused calls, with shared results, or each in full."""
@@ -160,7 +168,7 @@ class Passes:
                 output = fast(0)
             else:
                 log.warning("This network's draws share no work, each runs in full: %s.", difference)
-                self.plan = replace(self.plan, share=False, fuse=False)
+                self.take_plain()
                 return None
 
     def _compare(self, images: Tensor, placed: Tensor, t: int, output: Tensor) -> None:
@@ -172,7 +180,7 @@ class Passes:
             self.differed = ""
             return
         self.differed = difference
-        self.plan = replace(self.plan, share=False, fuse=False)
+        self.take_plain()
         raise FastPathDiffers(f"A fast pass under draw {t} gave {difference}; passes are plain from now on.")
 
     def _difference(self, images: Tensor, placed: Tensor, t: int, output: Tensor) -> str:

@@ -214,7 +214,7 @@ class RayRunner:
             ) from error
         reference = self._ray.put(made)
         step = max(1, min(ROW, len(units) // (ROWS * self.actors)))
-        step = -(-step // worker.together) * worker.together
+        step = -(-step // worker.group) * worker.group
         rows = [units[start : start + step] for start in range(0, len(units), step)]
         lost = [unit for row in self._missing(worker, rows, reference) for unit in row]
         if lost:  # each alone: most of them only shared a process with the one that ended it

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from segment.errors import WrongUse
-from segment.estimation.memory_budget import keep_freed_pages
+from segment.estimation.memory_budget import Memory, MemoryBudget, keep_freed_pages, memory_budget
 from segment.images.isolation import isolate, isolating
 from segment.images.limits import asked, set_most_pixels
+from segment.runners.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,10 @@ class ProcessSettings:
         set_most_pixels(self.most_pixels)
         if self.isolate:
             isolate()
+
+
+def memory_for(runner: Runner, memory: Memory, device: torch.device) -> Memory:
+    """The budget of each process of a runner: as asked; else those of a machine share what is free there."""
+    if memory is not None or runner.processes == 1:
+        return memory
+    return MemoryBudget(memory_budget(None, device).free // runner.processes)

@@ -26,11 +26,11 @@ P = TypeVar("P", bound=Part)
 class Worker(Protocol[U, P]):
     """Called with units, does them in this process, and counts what it did; or another like it does them elsewhere.
 
-    together: units that gain when one worker does them one after the other
+    group: units that gain when one worker does them one after the other
     """
 
     @property
-    def together(self) -> int: ...
+    def group(self) -> int: ...
     def __call__(self, units: Sequence[U], /) -> None: ...
     def maker(self, units: Sequence[U], /) -> Callable[[], Worker[U, P]]:
         """What makes a worker for these units in another process, as a value that can be pickled.

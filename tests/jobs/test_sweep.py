@@ -23,9 +23,9 @@ from segment.images.read import read_image
 from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
-from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
 from segment.jobs.sweep import OVER, sweep
+from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
+from segment.jobs.sweeping.states import SWEPT, SweepPlan
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
 from segment.report.html.charts import sweep_charts

@@ -16,9 +16,9 @@ from segment.errors import BankRefused, WrongUse
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.sweep_grid import Grid
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.sweeping.grid import Grid
 from segment.jobs.tuning.tune import TunePlan, Tuning, read_groups, tune
 from segment.jobs.tuning.tuned import read_tuned
 from segment.networks.load import Network, load_network

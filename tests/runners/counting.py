@@ -34,8 +34,8 @@ class Counts:
 class Counting:
     """Counts units by their names."""
 
-    def __init__(self, folder: Path, together: int = 1) -> None:
-        self.folder, self.together = folder, together
+    def __init__(self, folder: Path, group: int = 1) -> None:
+        self.folder, self.group = folder, group
         self.counts, self.failed = Counts(), dict[str, str]()
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -55,7 +55,7 @@ class Counting:
             self.counts.processes.add(os.getpid())
 
     def maker(self, units: Sequence[Unit]) -> Callable[[], Counting]:
-        return partial(Counting, self.folder, self.together)
+        return partial(Counting, self.folder, self.group)
 
     def part(self) -> Counts:
         part, self.counts = self.counts, Counts()

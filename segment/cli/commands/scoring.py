@@ -11,6 +11,8 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
+    ActorGpus,
+    Actors,
     Axis,
     Device,
     Every,
@@ -25,7 +27,9 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    RayAddress,
     Report,
+    RunnerName,
     Together,
     TriageFile,
     Trust,
@@ -40,6 +44,7 @@ from segment.cli.options import (
     ids,
     listed,
     loaded,
+    runner_of,
     shift_of,
 )
 from segment.errors import WrongUse
@@ -92,6 +97,10 @@ def evaluate(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    runner: RunnerName = "local",
+    ray_address: RayAddress = "",
+    actors: Actors = None,
+    actor_gpus: ActorGpus = None,
     log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
@@ -131,7 +140,10 @@ def evaluate(
     members = [loaded(model, file, device, prefix, extra_keys, trust=trust) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
-    with screen.progress() as shown:
+    with (
+        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        screen.progress() as shown,
+    ):
         evaluation = run_evaluate(
             network,
             Labels(
@@ -149,6 +161,7 @@ def evaluate(
             memory=memory,
             resume=resume,
             progress=shown,
+            runner=where,
             plan=EvaluatePlan(
                 methods=method_plan,
                 void=void,

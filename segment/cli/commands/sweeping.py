@@ -101,10 +101,10 @@ def sweep(
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
     from segment.jobs.evaluate import Labels
-    from segment.jobs.evaluation.sweep_grid import Grid
-    from segment.jobs.evaluation.sweep_states import SWEPT, SweepPlan
     from segment.jobs.sweep import best_rows
     from segment.jobs.sweep import sweep as run_sweep
+    from segment.jobs.sweeping.grid import Grid
+    from segment.jobs.sweeping.states import SWEPT, SweepPlan
     from segment.pictures.plots import needs_matplotlib
     from segment.report.curves import plot_sweep
     from segment.report.results_page import check_page, put_section, sweep_section

@@ -51,7 +51,7 @@ def tune(
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
     from segment.jobs.evaluate import Labels
-    from segment.jobs.evaluation.sweep_grid import Grid
+    from segment.jobs.sweeping.grid import Grid
     from segment.jobs.tuning.tune import TunePlan, read_groups
     from segment.jobs.tuning.tune import tune as run_tune
     from segment.methods.augmentation import views as views_of

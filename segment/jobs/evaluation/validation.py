@@ -28,6 +28,7 @@ from segment.methods.temperature import TemperatureFit, update
 from segment.methods.vector_scaling import VectorScalingFit
 from segment.networks.load import Network
 from segment.report.results import Validation
+from segment.runners.runner import LOCAL, Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty.scaling import Calibration
@@ -45,13 +46,14 @@ def validate(
     memory: Memory = None,
     workers: int = WORKERS,
     batch: Batch = 1,
+    runner: Runner = LOCAL,
 ) -> Validation:
     """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
     scoring = Scoring(network, read_outs, boards, memory, workers=workers, batch=batch)
-    scoring.run(sources, progress=progress, stage="validating")
+    scoring.run(sources, progress=progress, stage="validating", runner=runner)
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")
         raise WrongUse(f"None of the {len(sources)} validation images can be used. {first}")

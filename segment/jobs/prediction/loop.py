@@ -74,7 +74,7 @@ class PredictLoop:
         self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
 
     @property
-    def together(self) -> int:
+    def group(self) -> int:
         return 1 if self.execution.batch == "auto" else self.execution.batch
 
     def __call__(self, pending: Sequence[Source]) -> None:

@@ -25,6 +25,7 @@ from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
+from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
@@ -170,8 +171,8 @@ class Execution:
         PassPlan(fold=plan.fold, precision=precision)  # refuses what is out of range
         given = plan.memory is not None
         threads = runner.threads(torch.get_num_threads())
-        free = memory_budget(plan.memory, device).free // (1 if given else runner.processes)
-        budget = MemoryBudget(free, resident() if given else 0)
+        budget = memory_budget(memory_for(runner, plan.memory, device), device)
+        budget = MemoryBudget(budget.free, resident() if given else 0)
         return cls(
             bank=used,
             stop=stop,

@@ -20,8 +20,8 @@ from segment.images.read import sha256_of
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.leakage import refuse_seen
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.progress import Progress, silent
+from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.tuning.search import Arm, Search, SearchPlan
 from segment.jobs.tuning.tuned import Tuned, write_tuned
 from segment.methods.augmentation import View

@@ -19,9 +19,9 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.sweep_grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.evaluation.validation import temperatures
 from segment.jobs.progress import Progress
+from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.networks.load import Network
 from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
