@@ -7,14 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from labelled_scenes import SIZE, written
+from PIL import Image
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.files.writing import write_png
 from segment.images.read import read_image
+from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.regions import select_regions
 from segment.jobs.decisions.run_table import run_table
 from segment.jobs.decisions.select import select
@@ -24,6 +30,7 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
+from segment.ranking.diversity import diverse
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 PLAN = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("predictive_entropy",), precision="fp32"))
@@ -123,6 +130,60 @@ def test_diverse_images_are_other_ones_and_the_first_stays(runs: Path) -> None:
     assert len(unlike.images) == 2
     assert len({image[0] for image in (*unlike.images, *unlike.rest)}) == 8
     assert "unlike one another" in unlike.why
+
+
+class Pooled(nn.Module):
+    """Its smallest map is the mean of 4 x 4 pixels, normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.smallest = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.smallest.running_mean = torch.tensor([0.1, 0.2, 0.3])
+        self.smallest.running_var = torch.tensor([4.0, 1.0, 0.25])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.smallest(nn.functional.avg_pool2d(self.first(x), 4)), scale_factor=4)
+
+
+def test_features_are_the_means_of_the_smallest_map_and_leave_the_network_as_it_was(tmp_path: Path) -> None:
+    network = load_network(Pooled())
+    features = BottleneckFeatures(network)
+    assert features.layer == "smallest"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    write_png(tmp_path / "a.png", pixels)
+    found = features(source_of("a", str(tmp_path / "a.png")))
+    means = pixels.mean(axis=(0, 1)) / 255
+    expected = (means - [0.1, 0.2, 0.3]) / np.sqrt([4.0, 1.0, 0.25])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert not any(part._forward_hooks for part in network.module.modules())
+    frames = [Image.fromarray(np.full((32, 48, 3), value, np.uint8)) for value in (0, 255)]
+    frames[0].save(tmp_path / "f.gif", save_all=True, append_images=frames[1:])
+    black, white = (features(source_of(f"sub/f/{number:04d}", str(tmp_path / "f.gif"))) for number in (0, 1))
+    np.testing.assert_allclose(white - black, 1 / np.sqrt([4.0, 1.0, 0.25]), atol=1e-3)
+
+
+def test_images_are_unlike_in_the_features_of_the_runs_own_network(
+    runs: Path, network: Network, tmp_path: Path
+) -> None:
+    plain = select(runs / "maps", 3)
+    ended = run(
+        "select", runs / "maps", "--diverse", "--model", "scenes", "--top", 3, "-o", tmp_path / "s.csv", "--json"
+    )
+    assert ended.exit_code == 0, ended.output
+    shown = json.loads(ended.stdout)
+    assert shown["images"][0]["id"] == plain.images[0][0]
+    assert len(shown["images"]) == 3
+    assert "unlike one another in the network's features at 'bottom.4'" in shown["why"]
+    assert len((tmp_path / "s_all.csv").read_text().splitlines()) == 9
+    features = BottleneckFeatures(network)
+    ranked = (*plain.images, *plain.rest)
+    all_features = np.stack([features(source_of(name, source)) for name, source, _ in ranked])
+    assert [image["id"] for image in shown["images"]] == [ranked[index][0] for index in diverse(all_features, 3)]
+    assert [image[0] for image in select(runs / "scores", 2, unlike=True, network=network).images]
+    with pytest.raises(WrongUse, match="is not the network of this run, which is 'scenes'"):
+        select(runs / "maps", 3, unlike=True, network=load_network(Pooled()))
+    ended = run("select", runs / "maps", "--model", "scenes")
+    assert isinstance(ended.exception, WrongUse)
 
 
 def test_windows_have_boxes_inside_their_images_and_crops_of_them(runs: Path, tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -117,6 +121,32 @@ def test_rankings_are_chosen_on_validation_images_and_their_words_say_what_is_no
     assert all("no finding" in line for line in lines)
     assert lines
     assert image_ranking_sentences(rank_images({"mcbn": images(1)}, Validation.none())) == []
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_a_diverse_choice_leaves_no_image_twice_as_far_as_the_best_choice_does(seed: int, images: int, k: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(images, 2))
+    scaled = features / features.std(axis=0)
+    apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=2)
+
+    def radius(chosen: Iterable[int]) -> float:
+        return float(apart[list(chosen)].min(axis=0).max())
+
+    k = min(k, images)
+    chosen = diverse(features, k)
+    assert len(set(chosen)) == k
+    assert diverse(features, k + 1)[:k] == chosen, "more images are the same and further ones"
+    with_first = min(radius((0, *others)) for others in itertools.combinations(range(1, images), k - 1))
+    best = min(radius(some) for some in itertools.combinations(range(images), k))
+    assert with_first - 1e-9 <= radius(chosen) <= 2 * best + 1e-9  # Gonzalez 1985
+    assert diverse(3 * features + 1, k) == chosen, "whatever the unit"
+
+
+def test_an_image_twice_is_chosen_twice_only_after_all_others() -> None:
+    features = np.array([[0.0], [0.0], [1.0], [1.0], [3.0]])
+    assert {float(features[index, 0]) for index in diverse(features, 3)} == {0.0, 1.0, 3.0}
+    assert sorted(diverse(features, 5)) == [0, 1, 2, 3, 4]
 
 
 def test_a_diverse_choice_covers_the_candidates() -> None:

@@ -231,6 +231,13 @@ def select(
         Path | None, typer.Option(help="Evaluation whose best ranking of validation images a predict run is ranked by.")
     ] = None,
     diverse: Annotated[bool, typer.Option("--diverse", help="Unlike one another, of four times as many.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --diverse: unlike in the features of this network, the run's; else in colours."),
+    ] = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    device: Device = "auto",
     regions: Annotated[
         bool, typer.Option("--regions", help="Windows of a predict run, with their boxes and crops.")
     ] = False,
@@ -249,7 +256,10 @@ def select(
     from segment.jobs.decisions.select import select as run_select
     from segment.jobs.decisions.select import write_selection
 
-    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking)
+    if model is not None and not diverse:
+        raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
+    network = None if model is None else loaded(model, weights, device, trust=trust)
+    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
     path = output or run / "select.csv"
     everything = write_selection(selection, path)
     if json:

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, WrongUse, near
+from segment.errors import SegmentError, WrongUse, error_message, near
 from segment.files.writing import write_text
-from segment.images.read import read_image
+from segment.images.read import read_source
+from segment.images.specs import InputSpec
+from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.jobs.prediction.images import IMAGE_ERRORS
+from segment.networks.load import Network
 from segment.ranking.columns import GROW_WITH_QUALITY, predicted
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
@@ -59,6 +63,7 @@ def select(
     method: str | None = None,
     unlike: bool = False,
     ranking: str | Path | None = None,
+    network: Network | None = None,
 ) -> Selection:
     """Rank the images of a predict or an evaluate RUN, the most uncertain first.
 
@@ -69,15 +74,16 @@ def select(
             on validation images where it had any; else the mean of the run's heat measure.
         method: Whose numbers, in an evaluation; None: mcbn where it was run.
         ranking: An evaluation, whose validation images say what ranks by Dice best: a predict run is ranked by that.
-        unlike: Choose the wanted ones unlike one another (k-centre on pooled colours) among the POOL times as many most
-            uncertain.
+        unlike: Choose the wanted ones unlike one another (k-centre) among the POOL times as many most uncertain.
+        network: That of the run: images are unlike in its features at the smallest map, averaged over the image; they
+            are computed here. None: in their colours, pooled over SIDE x SIDE cells.
 
     Returns:
         The wanted images and, after them, all others.
 
     Raises:
-        WrongUse: The folder holds no run, there is no such column or method, `top` is below 1, or the run lacks numbers
-            that the ranking needs.
+        WrongUse: The folder holds no run, there is no such column or method, `top` is below 1, the run lacks numbers
+            that the ranking needs, or is another network's.
 
     """
     if top < 1:
@@ -94,7 +100,9 @@ def select(
     sign = 1 if chosen in GROW_WITH_QUALITY else -1
     known.sort(key=lambda image: (sign * image[2], image[0]))
     selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))
-    return _unlike(selection, top) if unlike else selection
+    if network is not None:
+        _refuse_other_network(table, network)
+    return _unlike(selection, top, network) if unlike else selection
 
 
 def _column(table: RunTable, by: str | None) -> tuple[str, str]:
@@ -178,23 +186,39 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
     return best, f"of {table.method}, it ranks images by their Dice best (Spearman {ranks[best]:.2f})"
 
 
-def _unlike(selection: Selection, top: int) -> Selection:
+def _refuse_other_network(table: RunTable, network: Network) -> None:
+    record = table.record
+    made_by = record.get("fingerprints", {}).get("network") or record.get("settings", {}).get("network")
+    if made_by != network.fingerprint:
+        raise WrongUse(
+            f"{network.name!r} is not the network of this run, which is {record.get('settings', {}).get('model')!r}: "
+            "name that, with its weights, or leave the model out to compare colours."
+        )
+
+
+def _unlike(selection: Selection, top: int, network: Network | None) -> Selection:
     """The selection with its first images chosen unlike one another."""
     ranked = (*selection.images, *selection.rest)
     pool, features = [], []
+    of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
-            features.append(pooled_colours(read_image(Path(image[1]))))
+            source = source_of(image[0], image[1])
+            if of_network is not None:
+                features.append(of_network(source))
+            else:
+                features.append(pooled_colours(read_source(source, InputSpec()).pixels))
             pool.append(image)
-        except (ImageUnreadable, OSError) as error:
-            log.warning("%s is left out of the choice: %s", image[0], error)
+        except (SegmentError, OSError, *IMAGE_ERRORS) as error:
+            log.warning("%s is left out of the choice: %s", image[0], error_message(error))
     if not pool:
         raise WrongUse(
             "No image of this run is where it was, so none can be compared with another: leave --diverse out."
         )
     chosen = [pool[index] for index in diverse(np.stack(features), top)]
     rest = tuple(image for image in ranked if image not in chosen)
-    why = f"{selection.why}; unlike one another among the {len(pool)} most uncertain"
+    by = "colours" if of_network is None else f"the network's features at {of_network.layer!r}"
+    why = f"{selection.why}; unlike one another in {by} among the {len(pool)} most uncertain"
     return replace(selection, why=why, images=tuple(chosen), rest=rest)
 
 

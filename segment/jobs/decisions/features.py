@@ -1,0 +1,66 @@
+"""An image → the features that a network sees at its smallest map, averaged over the image.
+
+Must not know which images are compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segment.errors import ImageUnreadable
+from segment.images.find import Source, find_images
+from segment.images.prepare import prepare
+from segment.images.read import few_pixels
+from segment.networks.load import Network
+from segment.tracing.bn_network import drawable
+
+Floats = NDArray[np.float64]
+
+
+class BottleneckFeatures:
+    """Called with an image, gives a number for each channel of the last BN layer at the network's smallest map.
+
+    The network runs once, in eval mode, and is left as it was. layer: the layer's name
+    """
+
+    def __init__(self, network: Network) -> None:
+        """Errors: NoBatchNorm, ModelRefused as in `drawable`."""
+        layers = drawable(network).stochastic
+        smallest = min(layer.values for layer in layers)
+        self.network = network
+        self.layer = [layer.name for layer in layers if layer.values == smallest][-1].partition("#")[0]
+
+    def __call__(self, source: Source) -> Floats:  # -> C
+        """Errors: ImageUnreadable; what the network raises."""
+        network, outputs = self.network, list[Tensor]()
+
+        def keep(_: Any, __: Any, output: Any) -> None:
+            outputs.append(output if isinstance(output, Tensor) else next(iter(output)))
+
+        pixels, _ = few_pixels(source, network.input)
+        hook = network.module.get_submodule(self.layer).register_forward_hook(keep)
+        try:
+            with torch.inference_mode():
+                network(prepare(pixels, network.input)[None].to(network.device))
+        finally:
+            hook.remove()
+        return np.asarray(outputs[-1][0].flatten(1).double().mean(dim=1).cpu())
+
+
+def source_of(id: str, path: str) -> Source:
+    """The image of a run: that file, or the frame, page or slice of it that the id ends in.
+
+    Errors: WrongUse where the file is not there; ImageUnreadable where it has no such image.
+    """
+    found = find_images(Path(path))
+    last = id.rpartition("/")[2]
+    same = [source for source in found if len(found) == 1 or source.id.rpartition("/")[2] == last]
+    if not same:
+        raise ImageUnreadable(f"{path!r} has {len(found)} images, and none of them is {last!r}.")
+    return same[0]
