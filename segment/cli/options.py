@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segment.estimation.tiling.tiler import TileMode, Tiling
     from segment.estimation.together import Batch
     from segment.networks.load import Network
+    from segment.passes.passes import Engine
     from segment.runners.runner import Runner
 
 RunnerName = Annotated[str, typer.Option("--runner", help="local, or ray: images in processes of Ray (extra `ray`).")]
@@ -51,6 +52,10 @@ Trust = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
     str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
+]
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="What runs the passes: torch; or openvino, on a processor (docs/how-to/deploy.md)."),
 ]
 Workers = Annotated[
     int, typer.Option(help="Threads that decode images, and that write results, beside the network; 0: all in turn.")
@@ -181,6 +186,17 @@ def tile_mode_of(text: str) -> TileMode:
     if text not in ("exact", "blended"):
         raise WrongUse(f"--tile-mode is exact or blended, not {text!r}.{near(text, ('exact', 'blended'))}")
     return "blended" if text == "blended" else "exact"
+
+
+def engine_of(text: str) -> Engine:
+    """Torch, or openvino.
+
+    >>> engine_of("openvino")
+    'openvino'
+    """
+    if text not in ("torch", "openvino"):
+        raise WrongUse(f"--engine is torch or openvino, not {text!r}.{near(text, ('torch', 'openvino'))}")
+    return "openvino" if text == "openvino" else "torch"
 
 
 def batch_of(text: str) -> Batch:

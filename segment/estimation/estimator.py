@@ -54,6 +54,7 @@ class EstimatePlan:
     beside: bytes a pixel that the caller takes for an estimate during the next image's passes
     blank: makes the arrays that the tiles of an image are written into; None: in memory, as are the overlaps of
     blended tiles then, which the budget does not count
+    held_passes: how many passes' tensors the engine holds at once
     stop: when an image has enough draws; None: it gets all. In tiles the whole image is passed under 8, 16, 32, ...
     draws until it has enough, which takes up to twice the passes
     """
@@ -63,6 +64,7 @@ class EstimatePlan:
     budget: MemoryBudget | None = None
     beside: int = 0
     blank: Blank | None = None
+    held_passes: int = 1
     stop: StopPlan | None = None
 
 
@@ -121,7 +123,7 @@ class Estimator:
 
     @property
     def pixel(self) -> float:
-        return self._measured[0]
+        return self.plan.held_passes * self._measured[0]
 
     @cached_property
     def _measured(self) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from segment.estimation.precision import choose
 from segment.estimation.view import View, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import Engine, PassPlan
 from segment.pictures.palettes import palette
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
@@ -39,10 +39,16 @@ Image = Any
 """An array, a tensor, a Pillow image or a path, or several: as `segment.images.accept` says."""
 
 
-def resolve_precision(asked: str, bank: Bank, device: torch.device) -> tuple[Precision, str]:
+def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engine = "torch") -> tuple[Precision, str]:
     """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows."""
     if asked == "auto":
-        return choose(bank.provenance.get("audit", {}).get(device.type, {}))
+        audits = bank.provenance.get("audit", {})
+        if engine != "torch" and engine not in audits:
+            return (
+                "fp32",
+                f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
+            )
+        return choose(audits.get(device.type if engine == "torch" else engine, {}))
     precision = known_precision(asked)
     if precision == "fp16" and device.type == "cpu":
         raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
@@ -110,8 +116,8 @@ class MCBN:
         self.network = network
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
         self.drawn = fitted(network, bank)
-        self.precision, self.why = resolve_precision(precision, bank, self.drawn.device)
         plan = plan or PassPlan(channels_last=True, fuse=True)
+        self.precision, self.why = resolve_precision(precision, bank, self.drawn.device, plan.engine)
         spec = network.input
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)
         self.memory = memory

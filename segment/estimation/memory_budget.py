@@ -181,6 +181,10 @@ class MemoryBudget:
     free: int
     held: int = 0
 
+    def without(self, taken: int) -> MemoryBudget:
+        """What is left where so many bytes are held besides."""
+        return MemoryBudget(self.free - taken, self.held + taken)
+
     def too_small(self, needed: float, advice: str) -> OutOfMemory:
         """The refusal of a smallest plan that takes `needed` bytes, rounded so that the budget it names is enough.
 

@@ -22,7 +22,7 @@ from segment.draws.recording import Precision
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
-from segment.passes.passes import PassPlan
+from segment.passes.passes import Engine, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
@@ -44,9 +44,15 @@ Audited = dict[str, dict[str, Any]]
 
 
 def audit(
-    network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor], head: Head, *, draws: int = AUDIT_DRAWS
+    network: BatchNormNetwork,
+    bank: Bank,
+    images: Sequence[Tensor],
+    head: Head,
+    *,
+    draws: int = AUDIT_DRAWS,
+    engine: Engine = "torch",
 ) -> Audited:
-    """For each half precision of this device: its error of the variance map, and its speed-up.
+    """For each half precision of this device and engine: its error of the variance map, and its speed-up.
 
     images: a few, each (1 C H W), prepared; the same first draws are used in every precision
     variance_error: relative L1 against fp32. speed: seconds in fp32 over seconds in it, the median over pairs
@@ -62,7 +68,7 @@ def audit(
     audited: Audited = {}
     for precision in candidates:
         try:
-            audited[precision] = _compared(network, bank, images, head, precision)
+            audited[precision] = _compared(network, bank, images, head, precision, engine)
         except Exception as error:  # whatever an unknown network raises
             message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.info("Precision audit, %s: %s", precision, message)
@@ -71,10 +77,16 @@ def audit(
 
 
 def _compared(
-    network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor], head: Head, precision: Precision
+    network: BatchNormNetwork,
+    bank: Bank,
+    images: Sequence[Tensor],
+    head: Head,
+    precision: Precision,
+    engine: Engine,
 ) -> dict[str, float]:
     """Passes in fp32 and in half precision in turn, so that other load on the machine affects both alike."""
-    methods = [mcbn(network, bank, PassPlan(precision=of, channels_last=True, fuse=True)) for of in ("fp32", precision)]
+    plans = [PassPlan(precision=of, channels_last=True, fuse=True, engine=engine) for of in ("fp32", precision)]
+    methods = [mcbn(network, bank, plan) for plan in plans]
     for method in methods:  # the first call compares with plain passes: not timed
         from_the_first_draw((method,), partial(moments_of, method, images[0], head=head, keep=("square",)))
     error = signal = 0.0
@@ -85,6 +97,8 @@ def _compared(
         if number < len(images):
             error += float((rounded - exact).abs().sum())
             signal += float(exact.sum())
+    if any(method.engine != engine for method in methods):
+        raise PredictionFailed(f"{engine} does not run its passes")
     low, middle, high = statistics.quantiles(ratios, n=4)
     if not math.isfinite(error):
         raise PredictionFailed("its output is not finite")

@@ -60,10 +60,10 @@ def _add_loop(main: Nodes, onnx: Any, graph: PassGraph, weights: NDArray[np.floa
     for name, values in graph.statistics.items():
         body.constant(f"{name}_of_draws", values)
         body.add(f"{name} = Gather ({name}_of_draws, draw)")
-    before = {name for node in main.nodes for name in node.output} | {tensor.name for tensor in main.constants}
-    body.nodes += [node for node in graph.drawn if not before.intersection(node.output)]
+    body.nodes += graph.drawn
     # a body reads what is before the loop by its name; its own weights are in it, where runtimes pack them
-    body.constants += [tensor for tensor in graph.constants_of(body.nodes) if tensor.name not in before]
+    before = {tensor.name for tensor in main.constants}
+    body.constants += [tensor for tensor in graph.constants_of(graph.drawn) if tensor.name not in before]
     body.constant("corner", np.zeros(2, np.int64))
     body.constant("pixel_axes", np.array([2, 3]))
     body.add(f"cropped = Slice ({OUTPUT}, corner, size, pixel_axes)")

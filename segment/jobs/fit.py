@@ -20,7 +20,7 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice, DrawPlan, choices
 from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained
-from segment.errors import BankRefused, ModelRefused, PredictionFailed, SegmentError, WrongUse, error_message
+from segment.errors import BankRefused, ModelRefused, PredictionFailed, SegmentError, WrongUse, error_message, imported
 from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
@@ -36,7 +36,7 @@ from segment.jobs.progress import Progress, silent
 from segment.methods.mcbn import mcbn
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import Engine, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable, little_batchnorm
 from segment.tracing.pass_memory import bytes_a_pixel
@@ -66,6 +66,7 @@ def fit_bank(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     channels: Channels | Sequence[str] | None = None,
+    engine: Engine = "torch",
     progress: Progress = silent,
 ) -> Bank:
     """T joint draws of the network's batch statistics, each from M training images, transformed as in training.
@@ -82,6 +83,7 @@ def fit_bank(
     every, axis: of videos every N-th frame; of volumes the voxel axis that slices lie along
     mean, std, channels: how the images of a module were prepared in training, where no card says so
     cache: take a bank that was recorded of the very same before, as the command does, and keep this one
+    engine: "openvino": half precision is audited for it, too
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """
@@ -98,6 +100,7 @@ def fit_bank(
         memory=memory,
         cache=BankCache.of_user() if cache else None,
         listing=Listing(every=every, axis=axis),
+        engine=engine,
         progress=progress,
     )
     return bank
@@ -117,6 +120,7 @@ def fit(
     memory: int | str | None = None,
     cache: BankCache | None = None,
     listing: Listing | None = None,
+    engine: Engine = "torch",
     progress: Progress = silent,
 ) -> tuple[Bank, Path | None]:
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
@@ -125,12 +129,14 @@ def fit(
     into costs the draws. cache: where it is looked for besides, and kept; None: it is recorded anew
     listing: which frames of videos and slices of volumes are taken
     """
+    if engine == "openvino":
+        imported("openvino", extra="openvino", what="Passes by OpenVINO")
     spec = network.card.training
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
     transform = pipeline(spec.transforms) if spec is not None and spec.transforms else None
-    kept = min(CACHE_BYTES, _free(memory) // 4)
+    kept = min(CACHE_BYTES, memory_budget(memory, torch.device("cpu")).free // 4)
     pool = ImagePool(network, images, transform, size, cache_bytes=kept, listing=listing)
     if isinstance(pool.given, Samples) and cache is not None:
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
@@ -151,8 +157,8 @@ def fit(
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
-        if _lacks_audit(network, bank) or SCALES not in bank.provenance:
-            bank = _completed(network, bank, pool)
+        if _audits_missing(network, bank, engine) or SCALES not in bank.provenance:
+            bank = _completed(network, bank, pool, engine)
             _write(bank, output, cache)
         elif output is not None and path != output:
             save_bank(bank, output)
@@ -187,13 +193,9 @@ def fit(
     }
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
-    bank = _completed(network, bank, pool)
+    bank = _completed(network, bank, pool, engine)
     _write(bank, output, cache)
     return bank, None
-
-
-def _free(memory: int | str | None) -> int:
-    return memory_budget(memory, torch.device("cpu")).free
 
 
 def _recorded(
@@ -224,22 +226,28 @@ def _recorded(
     return bank
 
 
-def _lacks_audit(network: Network, bank: Bank) -> bool:
-    """The fit that recorded it was ended before its audit."""
-    return _device_type(network) not in bank.provenance.get("audit", {})
+def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine]:
+    """The engines that half precision was not audited for: the fit that recorded it was ended before, or another."""
+    known = bank.provenance.get("audit", {})
+    engines: tuple[Engine, ...] = ("torch",) if engine == "torch" else ("torch", engine)
+    return [each for each in engines if _audit_key(network, each) not in known]
 
 
-def _completed(network: Network, bank: Bank, pool: ImagePool) -> Bank:
-    """The bank with its audit and colour scales, where it has none."""
-    if _lacks_audit(network, bank):
-        bank = _audited(network, bank, pool)
+def _audit_key(network: Network, engine: Engine) -> str:
+    return network.device.type if engine == "torch" else engine
+
+
+def _completed(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
+    """The bank with its audits and colour scales, where it has none."""
+    for missing in _audits_missing(network, bank, engine):
+        bank = _audited(network, bank, pool, missing)
     return bank if SCALES in bank.provenance else _with_scales(network, bank, pool)
 
 
-def _audited(network: Network, bank: Bank, pool: ImagePool) -> Bank:
+def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
     drawn = drawable(network).select(bank.layers)
-    audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head)
-    kept = {**bank.provenance.get("audit", {}), _device_type(network): audited}
+    audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head, engine=engine)
+    kept = {**bank.provenance.get("audit", {}), _audit_key(network, engine): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
 
 
@@ -253,10 +261,6 @@ def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
         log.info("No colour scales: %s", error_message(error))
         scales = {}
     return replace(bank, provenance={**bank.provenance, SCALES: scales})
-
-
-def _device_type(network: Network) -> str:
-    return next((parameter.device.type for parameter in network.module.parameters()), "cpu")
 
 
 def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.images.prepare import in_padding
 from segment.images.specs import InputSpec
-from segment.passes.passes import Passes, PassPlan
+from segment.passes.passes import Engine, Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
 UNPADDED = InputSpec()
@@ -41,6 +41,11 @@ class BankMethod:
         return self.passes.plan.fold
 
     @property
+    def engine(self) -> Engine:
+        """What runs the passes now."""
+        return self.passes.plan.engine
+
+    @property
     def unverified(self) -> int:
         return self.passes.unverified
 
@@ -50,7 +55,7 @@ class BankMethod:
     def probe(self) -> BankMethod:
         passes = self.passes
         few = passes.bank.take(range(min(PROBED_DRAWS, self.draws)))
-        return replace(self, passes=Passes(passes.network, few, replace(passes.plan, fuse=False)))
+        return replace(self, passes=Passes(passes.network, few, replace(passes.plan, fuse=False, engine="torch")))
 
     def halve(self) -> bool:
         plan = self.passes.plan

@@ -42,14 +42,14 @@ class PassGraph:
     """The nodes of a pass in order, in two parts, and the constants that they read.
 
     shared: what does not depend on the draw; drawn: what does
-    crossing: names that `drawn` reads and `shared`, or the image, gives
+    sizes: names that depend on the size of the image and on none of its values
     constants: name -> its tensor (an ONNX TensorProto), of both
     statistics: name of an input -> its values of all draws (T C 1 1; T C where the layer's input is N C), float32
     """
 
     shared: tuple[Any, ...]
     drawn: tuple[Any, ...]
-    crossing: tuple[str, ...]
+    sizes: frozenset[str]
     constants: Mapping[str, Any]
     statistics: Mapping[str, NDArray[np.float32]]
 
@@ -209,22 +209,35 @@ def _in_parts(onnx: Any, graph: Any, statistics: Mapping[str, NDArray[np.float32
             constants[value.name] = value
         else:
             nodes.append(node)
-    of_image, of_draw = {IMAGE}, set(statistics)
+    of_image, of_draw, of_values = {IMAGE}, set(statistics), {IMAGE, *statistics}
     for node in nodes:
-        for names in (of_image, of_draw):
-            if names.intersection(node.input):
+        for names in (of_image, of_draw, of_values):
+            if names.intersection(node.input) and not (names is of_values and node.op_type == "Shape"):
                 names.update(node.output)
-    shared = [node for node in nodes if not of_draw.intersection(node.output)]
-    needed = {name for node in nodes if of_draw.intersection(node.output) for name in node.input}
-    repeated = set()  # what depends on constants alone is in both parts
-    for node in reversed(shared):
-        if needed.intersection(node.output) and not of_image.intersection(node.output):
-            repeated.add(node.output[0])
-            needed.update(node.input)
-    drawn = [node for node in nodes if of_draw.intersection(node.output) or node.output[0] in repeated]
+    _fold(onnx, [node for node in nodes if not (of_image | of_draw).intersection(node.output)], constants)
+    drawn = [node for node in nodes if of_draw.intersection(node.output)]
+    shared = [node for node in nodes if of_image.intersection(node.output) and not of_draw.intersection(node.output)]
     if OUTPUT not in of_draw:
         raise ModelRefused("A graph cannot express this network: its output does not depend on the draw.")
-    crossing = dict.fromkeys(name for node in drawn for name in node.input if name in of_image - of_draw)
     if sum(tensor.ByteSize() for tensor in constants.values()) > MOST_BYTES:
         raise ModelRefused("The network's weights exceed the 2 GiB that an ONNX file may hold.")
-    return PassGraph(tuple(shared), tuple(drawn), tuple(crossing), constants, statistics)
+    return PassGraph(tuple(shared), tuple(drawn), frozenset((of_image | of_draw) - of_values), constants, statistics)
+
+
+def _fold(onnx: Any, nodes: Sequence[Any], constants: dict[str, Any]) -> None:
+    """Add what nodes compute of constants alone to these."""
+    if not nodes:
+        return
+    helper = onnx.helper
+    names = [name for node in nodes for name in node.output]
+    read = [
+        constants[name] for name in dict.fromkeys(name for node in nodes for name in node.input if name in constants)
+    ]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
+    model = helper.make_model(
+        helper.make_graph(nodes, "constants", [], outputs, read), opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    values = imported("onnx.reference", extra="onnx", what="Exported graphs").ReferenceEvaluator(model).run(None, {})
+    constants.update(
+        (name, onnx.numpy_helper.from_array(value, name)) for name, value in zip(names, values, strict=True)
+    )

@@ -14,18 +14,23 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
+from segment.networks.modules import parameters_and_buffers
 from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, output_difference
 from segment.passes.drawn_calls import PlainPass
 from segment.passes.fast_passes import DrawnNetwork, FastPasses
+from segment.passes.openvino_passes import WEIGHT_COPIES, CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
+
+Engine = Literal["torch", "openvino"]
+"""What runs the passes."""
 
 CHECK_COST = 0.02
 """Largest share of the passes that comparisons with plain passes may take, after the first image."""
@@ -43,6 +48,7 @@ class PassPlan:
     precision: "fp32", or "bf16" / "fp16" autocast
     channels_last: run the images with channels innermost, where the network accepts that
     fuse: on a CPU, with `channels_last`, `share` and fold 1: convolution, BN and activation as one call
+    engine: "openvino": in its compiled graphs, on a CPU, where these give torch's numbers; torch's passes elsewhere
     """
 
     fold: int = 1
@@ -50,10 +56,27 @@ class PassPlan:
     precision: Precision = "fp32"
     channels_last: bool = False
     fuse: bool = False
+    engine: Engine = "torch"
 
     def __post_init__(self) -> None:
         if self.fold < 1:
             raise WrongUse(f"fold = {self.fold}, but it is a count of draws from 1 up.")
+        if self.engine == "openvino" and (self.fold != 1 or self.precision == "fp16"):
+            raise WrongUse("OpenVINO runs one draw a pass, in fp32 or bf16: leave --fold and --precision fp16 out.")
+
+
+def held_passes(plan: PassPlan) -> int:
+    """How many passes' tensors are alive at once.
+
+    OpenVINO keeps the memory of its graphs: of the one in half precision, of the one in float32 that it is compared by,
+    and beside them there is the plain pass of a comparison.
+    """
+    return 1 if plan.engine == "torch" else 2 if plan.precision == "fp32" else 3
+
+
+def engine_bytes(module: nn.Module, engine: Engine) -> int:
+    """Bytes of the copies of a network's weights that an engine holds."""
+    return 0 if engine == "torch" else WEIGHT_COPIES * sum(value.nbytes for value in parameters_and_buffers(module))
 
 
 class Passes:
@@ -75,6 +98,7 @@ class Passes:
         self._foldable: dict[torch.Size, bool] = {}
         self._layers = layers_in_order(network)
         self._drawn = DrawnNetwork(network, bank)
+        self._compiled = CompiledNetwork(network, bank) if self.plan.engine == "openvino" else None
         if self.plan.share and self.plan.fold == 1 and self._drawn.first_program.plain:
             log.info("Each draw runs the whole network: %s.", self._drawn.first_program.plain)
 
@@ -84,11 +108,13 @@ class Passes:
 
     def take_plain(self) -> None:
         """Make plain passes from now on."""
-        self.plan = replace(self.plan, share=False, fuse=False)
+        self.plan = replace(self.plan, share=False, fuse=False, engine="torch")
 
     @property
-    def way(self) -> Literal["fused", "shared", "plain"]:
-        """How passes run since the first image: with fused calls, with shared results, or each in full."""
+    def way(self) -> Literal["openvino", "fused", "shared", "plain"]:
+        """How passes run since the first image: by OpenVINO, with fused calls, with shared results, or each in full."""
+        if self.plan.engine == "openvino":
+            return "openvino"
         if not self.plan.share or self._drawn.first_program.plain:
             return "plain"
         return "fused" if self.plan.fuse and self._drawn.fused else "shared"
@@ -97,10 +123,16 @@ class Passes:
         if self.plan.fold > 1 and self._can_fold(images):
             yield from self._folded(images)
             return
-        if not self.plan.share or self._drawn.program_for(images.shape).plain:
+        if self._is_plain(images):
             yield from self._plain(images, range(len(self.bank)))
             return
         yield from self._shared(images)
+
+    def _is_plain(self, images: Tensor) -> bool:
+        """Whether each pass over these images runs the network's own code in full."""
+        if self.plan.engine == "openvino":
+            return False
+        return not self.plan.share or bool(self._drawn.program_for(images.shape).plain)
 
     def _plain(self, images: Tensor, draws: range) -> Iterator[Tensor]:
         placed = self.network.placed(images, channels_last=self.plan.channels_last)
@@ -139,12 +171,14 @@ class Passes:
                 self._compare(images, placed, t, output)
             yield output
 
-    def _fast_passes(self, placed: Tensor, precision: Precision) -> FastPasses:
+    def _fast_passes(self, placed: Tensor, precision: Precision) -> FastPasses | OpenVinoPasses:
+        if self._compiled is not None and self.plan.engine == "openvino":
+            return OpenVinoPasses(self._compiled, placed, precision)
         return FastPasses(self._drawn, placed, precision, fuse=self.plan.fuse and self.plan.channels_last)
 
     def _compared_first(
-        self, images: Tensor, placed: Tensor, fast: FastPasses, output: Tensor | None
-    ) -> tuple[FastPasses, list[Tensor | None]] | None:
+        self, images: Tensor, placed: Tensor, fast: FastPasses | OpenVinoPasses, output: Tensor | None
+    ) -> tuple[FastPasses | OpenVinoPasses, list[Tensor | None]] | None:
         """The passes of these images and the outputs of the first draws, compared with plain passes.
 
         fast, output: the passes of these images, and their output under the first draw
@@ -161,7 +195,14 @@ class Passes:
                 if not difference:
                     self.unverified = 0
                     return fast, outputs
-            if self.plan.fuse and self._drawn.fused:
+            if self.plan.engine == "openvino":
+                log.warning("OpenVINO does not run this network's passes, torch does: %s.", difference)
+                self.plan, self._compiled = replace(self.plan, engine="torch"), None
+                if self._is_plain(images):
+                    return None
+                fast = self._fast_passes(placed, self.plan.precision)
+                output = fast(0)
+            elif self.plan.fuse and self._drawn.fused:
                 log.warning("This network's convolutions are not fused: %s.", difference)
                 self.plan = replace(self.plan, fuse=False)
                 fast = self._fast_passes(placed, self.plan.precision)

@@ -305,7 +305,7 @@ def test_a_bank_whose_audit_was_cut_off_is_found_and_audited(
 ) -> None:
     output = tmp_path / "bank.safetensors"
 
-    def stopped(*_: Any) -> Any:
+    def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
     Device,
+    EngineName,
     Every,
     ExtraKeys,
     Json,
@@ -22,6 +23,7 @@ from segment.cli.options import (
     Prefix,
     Trust,
     Weights,
+    engine_of,
     loaded,
     size_of,
 )
@@ -42,6 +44,7 @@ def fit(
     axis: Axis = 2,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
     memory: Memory = None,
+    engine: EngineName = "torch",
     cache: Annotated[
         bool,
         typer.Option(
@@ -74,7 +77,7 @@ def fit(
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     check_writable(output)
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    network = loaded(model, weights, "cpu" if engine == "openvino" else device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
 
     with screen.progress() as shown:
@@ -89,6 +92,7 @@ def fit(
             size=size_of(size),
             precision="bf16" if precision == "bf16" else "fp32",
             memory=memory,
+            engine=engine_of(engine),
             cache=BankCache.of_user() if cache else None,
             listing=Listing(every=every, axis=axis),
             progress=shown,
@@ -96,7 +100,7 @@ def fit(
     seconds = time.perf_counter() - start
     provenance = bank.provenance
     device_type = next(parameter.device.type for parameter in network.module.parameters())
-    chosen, why = choose(provenance["audit"].get(device_type, {}))
+    chosen, why = choose(provenance["audit"].get(device_type if engine == "torch" else engine, {}))
     if json:
         keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(

@@ -15,6 +15,7 @@ from segment.cli.options import (
     Actors,
     Axis,
     Device,
+    EngineName,
     Every,
     ExtraKeys,
     Json,
@@ -34,6 +35,7 @@ from segment.cli.options import (
     Workers,
     batch_of,
     draws_of,
+    engine_of,
     listed,
     loaded,
     runner_of,
@@ -80,6 +82,7 @@ def predict(
     ] = 0,
     format: Annotated[str, typer.Option(help=f"With commas: {', '.join(FORMATS)} (docs/outputs.md).")] = "png,npz",
     fold: Annotated[int, typer.Option(help="Draws in one pass.")] = 1,
+    engine: EngineName = "torch",
     memory: Memory = None,
     tile: Annotated[
         str, typer.Option(help="auto: tiles where an image does not fit in memory; off; or N: tiles of N x N pixels.")
@@ -138,6 +141,7 @@ def predict(
         border=border,
         formats=listed(format),
         fold=fold,
+        engine=engine_of(engine),
         tile=tiling_of(tile),
         tile_mode=tile_mode_of(tile_mode),
         memory=memory,
@@ -148,7 +152,8 @@ def predict(
     )
     if watch and not json:
         screen.print_text(f"Watching {watch}. A file {output / STOP}, Ctrl-C or SIGTERM ends that.")
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    on = "cpu" if plan.engine == "openvino" and device == "auto" else device
+    network = loaded(model, weights, on, prefix, extra_keys, trust=trust)
     with (
         runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
         screen.progress() as shown,

@@ -208,6 +208,7 @@ class PredictLoop:
             self.execution,
             tile=estimator.plan.tile,
             fold=read_out.method.fold,
+            engine=getattr(read_out.method, "engine", "torch"),
             batch=self.predictor.together.images,
             batch_area=self.predictor.together.area,
             budget_recorded=self.execution.budget_recorded or estimator.planned,

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.recording import Precision
 from segment.errors import WrongUse, near
-from segment.estimation.mcbn import Draws, resolve_draws, resolve_precision
+from segment.estimation.mcbn import Draws, known_precision, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
 from segment.estimation.overlap import WORKERS, checked_workers
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode, Tiling
@@ -24,7 +24,7 @@ from segment.files.exports.formats import FORMATS, HOLDS_PROBABILITY, checked
 from segment.guarantees.triage import Triage
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import Engine, PassPlan
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.uncertainty.measures import MEASURES
@@ -51,6 +51,7 @@ class PredictPlan:
     tuned: a setting of `segment tune`, in place of MCBN under the bank
     batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
     workers: threads that decode images, and as many that encode results, beside the network; 0: all in line
+    engine: what runs the passes: "torch", or "openvino" on a CPU
     """
 
     draws: Draws = None
@@ -69,14 +70,17 @@ class PredictPlan:
     tuned: Tuned | None = None
     batch: Batch = 1
     workers: int = WORKERS
+    engine: Engine = "torch"
 
     def __post_init__(self) -> None:
-        if self.tuned is not None and (self.draws is not None or self.fold != 1):
-            raise WrongUse("--tuned has its own draws: leave --draws and --fold out.")
+        if self.engine not in get_args(Engine):
+            raise WrongUse(f"--engine is {' or '.join(get_args(Engine))}, not {self.engine!r}.")
+        if self.tuned is not None and (self.draws is not None or self.fold != 1 or self.engine != "torch"):
+            raise WrongUse("--tuned has its own draws and engine: leave --draws, --fold and --engine out.")
         checked_workers(self.workers)
         checked_batch(self.batch)
         StopPlan(tolerance=self.tolerance)  # refuses what is out of range
-        PassPlan(fold=self.fold)
+        PassPlan(fold=self.fold, engine=self.engine)
         known = (*MEASURES, "prediction", "probability")
         for name in (*self.maps, self.heat):
             if name not in known:
@@ -131,6 +135,7 @@ class PredictPlan:
             "fold": self.fold,
             "tile": self.tile,
             **({} if self.tile_mode == "exact" else {"tile_mode": self.tile_mode}),
+            **({} if self.engine == "torch" else {"engine": self.engine}),
             **({} if self.batch == 1 else {"batch": self.batch}),
             **({} if self.triage is None else {"triage": self.triage.digest}),
             **({} if self.tuned is None else {"tuned": self.tuned.settings()}),
@@ -145,7 +150,7 @@ class Execution:
     why: the reason for the precision. threads: of torch. fold: draws in one pass
     budget: memory that may be taken; budget_recorded: whether run.json says how much, as it does where it decided
     something. batch: images in a pass; batch_area: pixels of the image that it was measured at, 0: it was asked for
-    workers: as in the plan; results do not depend on it
+    workers: as in the plan; results do not depend on it. engine: what runs the passes; torch once openvino's differed
     """
 
     bank: Bank
@@ -162,13 +167,16 @@ class Execution:
     batch: Batch = 1
     batch_area: int = 0
     workers: int = WORKERS
+    engine: Engine = "torch"
 
     @classmethod
     def of(cls, plan: PredictPlan, bank: Bank, device: torch.device, runner: Runner = LOCAL) -> Execution:
         """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory not to be had."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
-        precision, why = resolve_precision(plan.precision, bank, device)
-        PassPlan(fold=plan.fold, precision=precision)  # refuses what is out of range
+        if plan.engine == "openvino" and device.type != "cpu":
+            raise WrongUse("--engine openvino runs on the processor: add --device cpu.")
+        precision, why = resolve_precision(plan.precision, bank, device, plan.engine)
+        PassPlan(fold=plan.fold, precision=precision, engine=plan.engine)  # refuses what is out of range
         given = plan.memory is not None
         threads = runner.threads(torch.get_num_threads())
         budget = memory_budget(memory_for(runner, plan.memory, device), device)
@@ -187,6 +195,7 @@ class Execution:
             budget_recorded=given,
             batch=plan.batch,
             workers=plan.workers,
+            engine=plan.engine,
         )
 
     def as_begun(self, record: Mapping[str, Any]) -> Execution:
@@ -196,9 +205,10 @@ class Execution:
         recorded = "memory_free" in record
         return replace(
             self,
-            precision=resolve_precision(record["precision"], self.bank, self.device)[0],
+            precision=known_precision(record["precision"]),
             why=record["precision_why"],
             fold=record.get("fold", self.fold),
+            engine=record.get("engine", self.engine),
             batch=record.get("images", self.batch),
             batch_area=record.get("images_measured_at", self.batch_area),
             tile=record.get("tile", self.tile),
@@ -214,6 +224,7 @@ class Execution:
             "precision": self.precision,
             "precision_why": self.why,
             "fold": self.fold,
+            "engine": self.engine,
             "images": self.batch,
             **({"images_measured_at": self.batch_area} if self.batch_area else {}),
             "tile": self.tile,

@@ -24,7 +24,7 @@ from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.given import on_device
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import PassPlan, engine_bytes, held_passes
 from segment.report.run_files.style import PictureStyle
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -47,13 +47,14 @@ class PredictRecipe:
         drawn: the network with the bank's layers stochastic; None: it is made, and compared with the bank's probe
         """
         network, plan, execution = self.network, self.plan, self.execution
-        passes = PassPlan(fold=execution.fold, precision=execution.precision, channels_last=True, fuse=True)
+        engine, precision = execution.engine, execution.precision
+        passes = PassPlan(fold=execution.fold, precision=precision, channels_last=True, fuse=True, engine=engine)
         likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
         if plan.tuned is None:
             drawn = drawn or fitted(network, execution.bank)
             method: Method = mcbn(drawn, execution.bank, passes, network.input)
         else:
-            method, _ = method_of(plan.tuned, network, execution.precision)
+            method, _ = method_of(plan.tuned, network, precision)
         read_out = ReadOut(
             method=method,
             measures=plan.measures,
@@ -67,7 +68,8 @@ class PredictRecipe:
             EstimatePlan(
                 tile=execution.tile,
                 mode=execution.tile_mode,
-                budget=execution.budget,
+                budget=execution.budget.without(engine_bytes(network.module, engine)),
+                held_passes=held_passes(passes),
                 blank=partial(Windowed, run.folder),
                 stop=execution.stop,
             ),
