@@ -137,7 +137,17 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
 	$$measure fuzz -- python -m benchmarks.fuzz --cases 10000
 	$$measure kills -- python -m benchmarks.kills --commands predict
-	$$measure kills_others -- python -m benchmarks.kills --images 60 --kills 20 --others 6 --commands evaluate,sweep,fit,distill
+	$$measure kills_others -- python -m benchmarks.kills --commands fit,evaluate,sweep
+	$$measure kills_long -- python -m benchmarks.kills --images 80 --kills 6 --others 2 --commands distill,tune,experiment --data ../shared/data
+	$$measure endurance -- python -m benchmarks.endurance --images 10000
+	awk 'NR <= 30 {print "../../$(CAMVID)/" $$1}' $(CAMVID)/test.txt > outputs/measured/first_test.txt
+	$(PY) -m segment distill outputs/measured/unet_lite0.safetensors unet_lite0_camvid --images $(CAMVID)/train --draws 8 --steps 20 \
+		-o outputs/measured/unet_lite0_k8.safetensors
+	busy=outputs/measured/busy
+	$$measure busy_t16 --file $${busy}_t16/run.json -- segment predict unet_lite0_camvid outputs/measured/first_test.txt \
+		--bank outputs/measured/unet_lite0.safetensors -o $${busy}_t16
+	$$measure busy_k8 --file $${busy}_k8/run.json -- segment predict unet_lite0_camvid outputs/measured/first_test.txt \
+		--bank outputs/measured/unet_lite0_k8.safetensors -o $${busy}_k8
 	$$measure large_raster -- python -m benchmarks.large_raster outputs/measured/large_raster --side 20000 --memory 2GiB
 	$(PY) -m benchmarks.tables
 

@@ -32,6 +32,7 @@ from PIL import Image
 from segment.cli.app import run as run_command
 from segment.draws.bank import bank_fingerprint
 from segment.files.banks import load_bank
+from segment.jobs import recording
 from segment.scenes.scene import SIZE, TEST, TRAIN, scene
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
@@ -190,8 +191,11 @@ def disturbed(command: Command, folder: Path, kind: str, kills: int, generator: 
     return outcome
 
 
-def commands_of(folder: Path, images: int, size: tuple[int, int]) -> dict[str, Command]:
-    """The commands on generated scenes with the embedded network, each on a part of the images that suits its cost."""
+def commands_of(folder: Path, images: int, size: tuple[int, int], data: Path) -> dict[str, Command]:
+    """The commands on generated scenes with the embedded network, each on a part of the images that suits its cost.
+
+    data: the folder that holds `uci`, which an experiment reads
+    """
     photos = scenes(folder / "photos", images, size)
     few = scenes(folder / "few", max(4, images // 10), size)
     train = scenes(folder / "train", 12, SIZE, first=TRAIN[0])
@@ -201,6 +205,7 @@ def commands_of(folder: Path, images: int, size: tuple[int, int]) -> dict[str, C
     predict = ("predict", "scenes", str(photos), "--bank", str(bank), "--draws", "2", "--precision", "fp32")
     evaluate = ("evaluate", "scenes", "--images", str(few), "--bank", str(bank), "--methods", "mcbn,deterministic")
     sweep = ("sweep", "scenes", "--images", str(few), "--train", str(train), "--batches", "4", "--draws", "1,2")
+    tune = ("tune", "scenes", "--images", str(few), "--train", str(train), "--batches", "4,8", "--passes", "4")
     one = ("predict", "scenes", str(photos / "000.png"), *predict[3:], "-o", str(folder / "one"))
     for words in ([*fit, "--draws", "3", "-o", str(bank)], one):  # here, so that forked processes import nothing
         if (code := here(words)) != 0:
@@ -215,6 +220,10 @@ def commands_of(folder: Path, images: int, size: tuple[int, int]) -> dict[str, C
             again=(),
             output="bank2.safetensors",
         ),
+        "tune": Command((*tune, *labels), again=()),
+        "experiment": Command(
+            ("experiment", "uci", "--sets", "yacht", "--splits", "1,2", "--data", str(data)), again=()
+        ),
     }
 
 
@@ -226,12 +235,14 @@ def kill_commands(
     images: int,
     size: tuple[int, int] = (32, 48),
     seed: int = 0,
+    data: Path = Path("data"),
     show: Callable[[str], object] = lambda _: None,
 ) -> dict[str, dict[str, Outcome]]:
     """Command -> kind -> outcome. counts: kind -> how many kills."""
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    recording.EVERY = 0.0  # these fits take seconds, and are to leave draws behind
     generator = random.Random(seed)
-    commands = commands_of(folder, images, size)
+    commands = commands_of(folder, images, size, data)
     outcomes: dict[str, dict[str, Outcome]] = {}
     for name in names:
         for kind, kills in counts.items():
@@ -249,6 +260,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=20, help="kills of each other kind")
     parser.add_argument("--commands", default="predict,evaluate,sweep,fit,distill")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with uci/, for experiment")
     arguments = parser.parse_args()
     counts = {kind: arguments.kills if kind == "kill" else arguments.others for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
@@ -258,6 +270,7 @@ def main() -> None:
             counts,
             images=arguments.images,
             seed=arguments.seed,
+            data=arguments.data,
             show=lambda line: sys.stderr.write(line + "\n"),
         )
     numbers = {name: {kind: asdict(outcome) for kind, outcome in kinds.items()} for name, kinds in outcomes.items()}

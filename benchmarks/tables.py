@@ -19,6 +19,7 @@ from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import best_rankings, compared_runs, one_pass, tuned
 from benchmarks.measured_files import made, measured, short
+from benchmarks.run_tables import busy, endurance, kills
 from benchmarks.triage_tables import triage, triage_sequences
 from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
@@ -183,7 +184,11 @@ COMPARED_NUMBERS = {
     "mean.predictive_entropy": "mean entropy",
     "mean.mutual_information": "mean mutual information",
 }
+BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
+    "runs.kills": partial(kills, ("kills", "kills_others", "kills_long")),
+    "runs.endurance": endurance,
+    "runs.busy": partial(busy, BUSY),
     "demo": demo,
     "camvid": partial(camvid, tuple(EVALUATED.values())),
     "evaluate.unet": partial(evaluation, EVALUATED["unet"]),

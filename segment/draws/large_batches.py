@@ -253,12 +253,14 @@ def record_in_parts(
     keep_bytes: float = 0,
     whole_fits: bool = False,
     precision: Precision = "fp32",
+    first: int = 0,
 ) -> Iterator[Statistics]:
     """The draws that `record` gives, with at most `at_once` images of a mini-batch (M C H W) in the network at a time.
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass
     keep_bytes: of results between sweeps, on the network's device; 0: every sweep starts at the images
     whole_fits: a mini-batch could go through at once, and does where its images must stay together
+    first: number of the first draw
     Errors: as `record`; ModelRefused where the images must stay together and do not fit.
     Error: under 1e-4 relative to a pass over all M images (rounding; law 2's allowance for the network).
     """
@@ -266,7 +268,7 @@ def record_in_parts(
         raise WrongUse(f"at_once = {at_once}, but it is a count of images from 1 up.")
     parts = _InParts(network, at_once, keep_bytes, precision)
     whole = None
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, start=first):
         if whole is None:
             whole = why_whole(network, batch[:2]) if len(batch) > at_once else ""
             if whole:

@@ -120,7 +120,7 @@ class BankCache:
     def find(self, network: Network, recipe: str, output: Path | None = None) -> tuple[Bank, Path] | None:
         """A bank of the recipe, of a network that computes the same, and its file; `output` comes first."""
         for path in [*([] if output is None else [output]), *sorted(self.folder.glob(f"{recipe}-*.safetensors"))]:
-            bank = _recorded_bank(path, recipe)
+            bank = bank_of_recipe(path, recipe)
             if bank is None:
                 continue
             if bank.probe is None or not computes_the_same(network, bank.probe):
@@ -154,7 +154,7 @@ def _digest_of(bank: Bank) -> str:
     return hashlib.sha256(bank.probe.trained.numpy().tobytes()).hexdigest()[:12]
 
 
-def _recorded_bank(path: Path, recipe: str) -> Bank | None:
+def bank_of_recipe(path: Path, recipe: str) -> Bank | None:
     """The bank in a file, where it is as it was recorded by this recipe."""
     if not path.is_file():
         return None

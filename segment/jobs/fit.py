@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from segment.draws.bank import Bank, Statistics
+from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
-from segment.draws.large_batches import record_in_parts
-from segment.draws.minibatches import Choice, DrawPlan, choices
+from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained
-from segment.errors import BankRefused, ModelRefused, PredictionFailed, SegmentError, WrongUse, error_message, imported
+from segment.errors import SegmentError, WrongUse, error_message, imported
 from segment.estimation.colour_scales import IMAGES, colour_scales
-from segment.estimation.estimate import moments_of
-from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
+from segment.estimation.memory_budget import memory_budget
 from segment.estimation.precision import audit
 from segment.files.bank_cache import MARKS, BankCache, content_of, marks_of, recipe_of, signed
 from segment.files.banks import save_bank
+from segment.files.partial_banks import PartialBank
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
-from segment.methods.mcbn import mcbn
+from segment.jobs.recording import recorded
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import Engine, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
+from segment.passes.passes import Engine
 from segment.tracing.bn_network import drawable, little_batchnorm
-from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +121,8 @@ def fit(
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
-    into costs the draws. cache: where it is looked for besides, and kept; None: it is recorded anew
+    into costs the draws. Until then the draws so far are kept beside it, and the same call goes on with them
+    cache: where the bank is looked for besides, and kept; None: it is recorded anew
     listing: which frames of videos and slices of volumes are taken
     """
     if engine == "openvino":
@@ -175,7 +171,8 @@ def fit(
         )
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
-    bank = _recorded(network, drawn, pool, picks, precision, memory, progress)
+    partial = None if output is None or isinstance(pool.given, Samples) else PartialBank.beside(output, recipe)
+    bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress)
     provenance = {
         "layers": layers,
         "batch": plan.batch,
@@ -193,37 +190,15 @@ def fit(
     }
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
+    if partial is not None:
+        partial.remove()
     bank = _completed(network, bank, pool, engine)
     _write(bank, output, cache)
     return bank, None
 
 
-def _recorded(
-    network: Network,
-    drawn: BatchNormNetwork,
-    pool: ImagePool,
-    picks: Sequence[Choice],
-    precision: Literal["fp32", "bf16"],
-    memory: int | str | None,
-    progress: Progress,
-) -> Bank:
-    example = pool.examples(1)[0]
-    parts = _parts(drawn, example, len(picks[0].images), memory)
-    start = time.perf_counter()
-    with _finite(network):
-        recorded = record_in_parts(
-            drawn,
-            pool.batches(picks),
-            at_once=parts.at_once,
-            keep_bytes=parts.keep_bytes,
-            whole_fits=parts.whole_fits,
-            precision=precision,
-        )
-        bank = Bank.of_draws(_counted(recorded, len(picks), progress))
-        # one plain pass: a network whose output is not finite has no use for a bank
-        moments_of(mcbn(drawn, bank.first(1), PassPlan(share=False)), example, head=network.card.head, keep=())
-    log.info("%d draws of M = %d in %.1f s", len(picks), len(picks[0].images), time.perf_counter() - start)
-    return bank
+def _free(memory: int | str | None) -> int:
+    return memory_budget(memory, torch.device("cpu")).free
 
 
 def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine]:
@@ -268,31 +243,3 @@ def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:
         save_bank(bank, output)
     if cache is not None:
         cache.keep(bank)
-
-
-def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
-    """How many images such as `image` (1 C H W) go through at once."""
-    taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
-    return parts_of(
-        batch, image.nbytes, taken, memory_budget(memory, drawn.device), one_by_one=drawn.device.type == "cpu"
-    )
-
-
-@contextmanager
-def _finite(network: Network) -> Iterator[None]:
-    """What is not finite in a bank or under its draws is the network's fault, not one image's."""
-    try:
-        yield
-    except (BankRefused, PredictionFailed) as error:
-        raise ModelRefused(f"No bank can be recorded of {network.name!r}: {error}") from error
-
-
-def _counted(draws: Iterator[Statistics], total: int, progress: Progress) -> list[Statistics]:
-    recorded: list[Statistics] = []
-    pages = KeptPages()
-    progress("recording draws", 0, total)
-    for draw in draws:
-        recorded.append(draw)
-        pages.settle()
-        progress("recording draws", len(recorded), total, len(recorded))
-    return recorded

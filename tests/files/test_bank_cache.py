@@ -18,11 +18,11 @@ from processes import photographs
 from torch import Tensor, nn
 from torch.nn import functional
 
-import segment.jobs.fit as fitting
 from segment.draws.bank import Bank
 from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.files.banks import load_bank, save_bank
 from segment.images.specs import TrainingSpec
+from segment.jobs import recording
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit, fit_bank
 from segment.jobs.sweeping.grid import Banks
@@ -39,13 +39,13 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one for each bank that is recorded."""
     times: list[int] = []
-    real = fitting._recorded
+    real = recording.recorded
 
     def counted(*given: Any) -> Bank:
         times.append(1)
         return real(*given)
 
-    monkeypatch.setattr(fitting, "_recorded", counted)
+    monkeypatch.setattr("segment.jobs.fit.recorded", counted)
     return times
 
 
@@ -309,7 +309,7 @@ def test_a_bank_whose_audit_was_cut_off_is_found_and_audited(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "audit", stopped)
+        patch.setattr("segment.jobs.fit.audit", stopped)
         with pytest.raises(KeyboardInterrupt):
             asked(network_of(), images, output)
     assert load_bank(output).provenance["audit"] == {}, "the draws are there"

@@ -1,0 +1,55 @@
+"""The tables of docs/how-to/many-images.md: runs that were killed, a run of many images, and how busy the network was.
+
+Must not measure anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.measured_files import made, measured
+from segment.files.markdown import markdown
+
+Lines = list[str]
+KINDS = {"kill": "SIGKILL", "term": "SIGTERM", "interrupt": "Ctrl-C", "full": "disk full"}
+
+
+def kills(names: Sequence[str]) -> Lines:
+    """A row a command: how often it was ended in each way, the runs that ended in the end, and what differs there."""
+    rows = []
+    for name in names:
+        for command, kinds in measured(name)["result"]["commands"].items():
+            ended = [str(kinds[kind]["kills"]) for kind in KINDS]
+            completed = sum(kind["completed"] for kind in kinds.values())
+            different = sum(len(kind["different"]) for kind in kinds.values())
+            rows.append([f"`{command}`", *ended, str(completed), str(different)])
+    columns = ("command", *KINDS.values(), "runs ended", "files that differ")
+    return [*markdown(columns, rows), "", *(made(name) for name in names)]
+
+
+def endurance() -> Lines:
+    result = measured("endurance")["result"]
+    least, most = result["open_files_least"], result["open_files_most"]
+    rows = [
+        ["images", f"{result['images']:,}"],
+        ["growth of the resident memory, MiB per 1,000 images", f"{result['rss_mib_per_1000_images']:.2f}"],
+        ["open files", f"{least} to {most}"],
+        [
+            "images a second of processor time, last thousand over first",
+            f"{result['images_per_processor_second_last_over_first']:.3f}",
+        ],
+        ["images a second, last thousand over first", f"{result['images_per_second_last_over_first']:.3f}"],
+    ]
+    return [*markdown(("many images", ""), rows), "", made("endurance")]
+
+
+def busy(names: Mapping[str, str]) -> Lines:
+    """A row a run: the share of the time in which the network ran."""
+    rows = []
+    for words, name in names.items():
+        timings = measured(name)["result"]["timings"]
+        parts = [timings[part] for part in ("network", "waiting_for_images", "waiting_for_files")]
+        shares = [f"{part / sum(parts):.1%}" for part in parts]
+        rows.append([words, str(timings["images"]), *shares])
+    columns = ("run", "images", "network", "waiting for images", "waiting for files")
+    return [*markdown(columns, rows), "", *(made(name) for name in names.values())]

@@ -1,0 +1,68 @@
+"""The draws of a fit that has not ended, in a file beside its output, so that the same command goes on with them.
+
+Must not know how a draw is recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segment.draws.bank import Bank, Statistics
+from segment.draws.identity import computes_the_same, identified
+from segment.errors import SegmentError
+from segment.files.bank_cache import bank_of_recipe, signed
+from segment.files.banks import save_bank
+from segment.networks.load import Network
+from segment.tracing.bn_layers import BatchNormNetwork
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".partial.safetensors"
+PLAN = "plan"
+"""Key of its provenance: how its draws were recorded, which decides their last bits."""
+
+
+@dataclass(frozen=True)
+class PartialBank:
+    """`BANK.partial.safetensors`: the first draws of the bank that `recipe` describes."""
+
+    path: Path
+    recipe: str
+
+    @classmethod
+    def beside(cls, output: Path, recipe: str) -> PartialBank:
+        return cls(output.with_suffix(SUFFIX), recipe)
+
+    def load(self, network: Network) -> tuple[list[Statistics], Mapping[str, Any]] | None:
+        """The draws and how they were recorded; None where there are none of this recipe and network."""
+        bank = bank_of_recipe(self.path, self.recipe)
+        if bank is None or bank.probe is None or not computes_the_same(network, bank.probe):
+            return None
+        return list(bank), bank.provenance[PLAN]
+
+    def keeper(
+        self, network: Network, drawn: BatchNormNetwork, plan: Mapping[str, Any]
+    ) -> Callable[[Sequence[Statistics]], bool]:
+        """Called with the draws so far, writes them, whole or not at all.
+
+        Gives whether that could be done; where it cannot, the fit goes on without. plan: how they are recorded
+        """
+
+        def keep(draws: Sequence[Statistics]) -> bool:
+            try:
+                bank = identified(network, drawn, Bank.of_draws(draws, {PLAN: dict(plan)}))
+                save_bank(signed(bank, self.recipe), self.path)
+            except (SegmentError, OSError) as error:
+                log.info("The draws so far are not kept: %s", error)
+                return False
+            return True
+
+        return keep
+
+    def remove(self) -> None:
+        """Called when the whole bank is written."""
+        self.path.unlink(missing_ok=True)
