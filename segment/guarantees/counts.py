@@ -54,7 +54,7 @@ class ImageCounts:
         tasks = arrays.checked(identity, self.plan, probability, maps, label, prediction)
         pixels = _Pixels(tasks, multilabel=self.plan.head == "multilabel")
         counts: dict[str, Sparse] = {}
-        segments = segments_of(pixels.prediction)
+        segments = segments_of(pixels.prediction, arrays.counted(label))
         for name in self.plan.measures:
             values = np.asarray(np.mean([task.maps[name] for task in tasks], axis=0), dtype=np.float32)
             counts[f"pixel/{name}"] = pixels.counted(values)

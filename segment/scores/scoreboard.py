@@ -64,8 +64,10 @@ class Scoreboard:
         tallies = [count(image, board.task) for image, board in zip(images, self._boards, strict=True)]
         masks = np.stack([image.prediction for image in images])
         shown = {name: np.mean([image.maps[name] for image in images], axis=0) for name in self.plan.measures}
-        sums = [expected.class_sums(image.probability, image.prediction) for image in images]
-        row = self._row(tallies, sums, masks, shown, arrays.counted(label))
+        inside = arrays.counted(label)
+        of = slice(None) if inside is None else inside
+        sums = [expected.class_sums(image.probability[:, of], image.prediction[of]) for image in images]
+        row = self._row(tallies, sums, masks, shown, inside)
         weights = intervals.poisson_weights(identity, self.plan.replicates)
         for board, tally in zip(self._boards, tallies, strict=True):
             board.add(tally, weights)

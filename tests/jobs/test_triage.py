@@ -28,6 +28,7 @@ from segment.files.writing import write_png
 from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
 from segment.images.read import read_label
+from segment.jobs.decisions.run_table import run_table
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
@@ -41,6 +42,7 @@ from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
 from segment.report.run_files.triaged_files import triaged_image
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.scores.functional.expected import EXPECTED
 
 MEASURES = ("one_minus_max", "mutual_information")
 METHODS = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=MEASURES, precision="fp32"))
@@ -441,6 +443,54 @@ def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_p
     np.testing.assert_array_equal(first.set_size[:], second.set_size[:])
     np.testing.assert_array_equal(first.review[:], second.review[:])
     assert first.accepted == (first.review[:] == 0).mean()
+
+
+@pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
+def test_pixels_without_data_decide_nothing_and_are_neither_accepted_nor_for_review(unit: Unit) -> None:
+    values = np.array([[0.1, 0.1, 0.9, 0.9], [0.1, 0.4, 0.9, 0.9]], np.float32)
+    mask = np.zeros((2, 4), int)
+    valid = np.array([[True, True, False, False], [True, True, True, False]])
+    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, found=0.9)
+    p = np.full((2, 2, 4), 0.5, np.float32)
+    triage = asked_of(unit, 0.45, sets=sets)
+    image = triaged_image(estimate_of(mask, values, mean=p), triage, valid)
+    review = image.review[:]
+    assert (review[~valid] == 128).all()
+    expected = {"pixel": values >= 0.45, "segment": np.zeros((2, 4), bool), "image": np.zeros((2, 4), bool)}[unit]
+    np.testing.assert_array_equal(review[valid] == 255, expected[valid])  # the mean within is .32, of all .5
+    assert image.accepted == pytest.approx((~expected)[valid].mean())
+    assert image.passes
+    assert image.set_size is not None
+    assert (image.set_size[:][~valid] == 0).all()
+    assert image.sets == pytest.approx(image.set_size[:][valid].mean())
+
+
+def test_a_triage_under_region_masks_is_that_of_the_pixels_within(
+    network: Network, bank: Bank, test_images: Labels, tmp_path: Path
+) -> None:
+    rows, columns = np.mgrid[:64, :96]
+    inside = (rows - 32) ** 2 + (columns - 48) ** 2 < 30**2
+    write_png(tmp_path / "masks" / "mask.png", inside.astype(np.uint8) * 255)
+    masks = tmp_path / "masks" / "mask.png"
+    data = replace(test_images, masks=masks)
+    evaluate(network, data, tmp_path / "scores", banks=[bank], plan=METHODS)
+    triage = calibrate_triage(tmp_path / "scores", TriagePlan(max_error=0.2, unit="segment"))
+    plan = PredictPlan(precision="fp32", triage=triage, maps=("prediction", *MEASURES))
+    run = predict(network, test_images.images, bank, tmp_path / "run", plan, masks=masks).folder
+    table, of_scores = run_table(run), run_table(tmp_path / "scores")
+    losses, accepted = [], []
+    for identity, row in table.rows.items():
+        for column in (*EXPECTED, *(f"mean.{name}" for name in MEASURES)):
+            assert row[column] == pytest.approx(of_scores.rows[identity][column], abs=1e-5), column
+        review = of_run(run, identity, "accepted.png")
+        assert (review[~inside] == 128).all()
+        label = read_label(Path(str(test_images.labels)) / f"{identity}.png")
+        known = (label < network.classes) & inside
+        wrong = read_label(run / identity / "prediction.png") != label
+        losses.append(((review == 0) & wrong & known).sum() / known.sum())
+        accepted.append(((review == 0) & known).sum() / known.sum())
+    assert np.mean(losses) == pytest.approx(triage.decision.loss, abs=1e-9)
+    assert np.mean(accepted) == pytest.approx(triage.decision.accepted, abs=1e-9)
 
 
 def test_masks_of_several_labels_make_segments_together() -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segment.axes import Plane
@@ -37,6 +39,7 @@ from segment.report.run_files.image_files import ImageResult, render
 from segment.report.run_files.sheet import SheetCandidates, Thumbnails, thumbnails
 from segment.report.run_files.style import PictureStyle
 from segment.scores.functional.expected import EXPECTED, expected_numbers
+from segment.uncertainty.class_sums import class_sums
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +130,10 @@ class ImagePredictor:
         if isinstance(images[0].pixels, str):
             return [str(image.pixels) for image in images]
         normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
+        partly = any(image.valid is not None and one.in_memory for image, one in zip(images, normalised, strict=True))
         try:
-            made = self.together(normalised, [image.source.id for image in images])
+            with self._probabilities(wanted=partly):
+                made = self.together(normalised, [image.source.id for image in images])
             return [estimates[""].arrays(self.network.classes) for estimates in made]
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
@@ -137,6 +142,17 @@ class ImagePredictor:
                 return [estimate for image in images for estimate in self.estimate([image])]
             height, width = images[0].size
             return [f"{height} x {width} image: {error_message(error)}"]
+
+    @contextmanager
+    def _probabilities(self, *, wanted: bool) -> Iterator[None]:
+        """Within the block probabilities are kept where they are wanted: their sums are of some pixels only."""
+        before = self.estimator.read_outs
+        if wanted:
+            self.estimator.read_outs = {name: replace(each, probability=True) for name, each in before.items()}
+        try:
+            yield
+        finally:
+            self.estimator.read_outs = before
 
     def write(self, image: ImageRead, estimate: Estimate[Plane] | str, seconds: float) -> Written:
         """The files of an image; several may be written at once. seconds: wall time of its estimate."""
@@ -156,7 +172,7 @@ class ImagePredictor:
             folder=self.run.folder,
         )
         try:
-            triaged = None if self.triage is None else self.triage.of_image(estimate)
+            triaged = None if self.triage is None else self.triage.of_image(estimate, image.valid)
             files, measures = render(self.run, result, self.formats, triaged)
             alone = len(self.run.sources) == 1
             row = thumbnails(result, self.truth(image.source), alone=alone) if "png" in self.formats else None
@@ -174,7 +190,7 @@ class ImagePredictor:
             measures=measures,
             notes=dict(estimate.withheld),
             triage=None if triaged is None else triaged[0].line(),
-            expected=self._expected(estimate),
+            expected=self._expected(estimate, image.valid),
         )
         return Written(entry, row)
 
@@ -192,13 +208,24 @@ class ImagePredictor:
         if self.triage is not None and entry.status == "done":
             self.triage.watch(entry.measures)
 
-    def _expected(self, estimate: Estimate[Plane]) -> dict[str, float]:
-        """How right the mask is by its own probabilities, under the columns that per_image.csv has for it."""
-        if estimate.class_sums is None:
+    def _expected(self, estimate: Estimate[Plane], valid: Plane | None) -> dict[str, float]:
+        """How right the mask is by its own probabilities, under the columns that per_image.csv has for it.
+
+        Nothing for a raster in windows with pixels without data: its probabilities are not kept.
+        """
+        sums, head = estimate.class_sums, self.network.card.head
+        if valid is not None:
+            inside = valid[:]
+            mean, mask = estimate.mean, estimate.prediction
+            if not isinstance(mean, np.ndarray) or not isinstance(mask, np.ndarray):
+                return {}
+            parts = (torch.from_numpy(each[..., inside].astype(kind)) for each, kind in ((mean, "f4"), (mask, "i8")))
+            p, labels = (part[None, ..., None, :] for part in parts)  # one row of pixels
+            sums = class_sums(p, labels, head)[0]
+        if sums is None:
             return {}
-        sums = list(estimate.class_sums.cpu().numpy())
         names = (*EXPECTED, *(f"soft_dice.{name}" for name in self.network.class_names))
-        numbers = expected_numbers(sums, self.network.card.head)
+        numbers = expected_numbers(list(sums.cpu().numpy()), head)
         return {name: float(number) for name, number in zip(names, numbers, strict=True) if np.isfinite(number)}
 
     def truth(self, source: Source) -> NDArray[np.int64] | None:

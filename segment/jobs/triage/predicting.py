@@ -73,9 +73,9 @@ class TriageOfRun:
         self._means = [_mean_of(line, triage) for line in lines if line["status"] == DONE]
         self._warned = False
 
-    def of_image(self, estimate: Estimate[Plane]) -> tuple[TriagedImage, Triage]:
-        """The decisions on an image, with the triage, as `render` takes them."""
-        return triaged_image(estimate, self.triage), self.triage
+    def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
+        """The decisions on an image, with the triage, as `render` takes them. valid: as in `triaged_image`."""
+        return triaged_image(estimate, self.triage, valid), self.triage
 
     def watch(self, measures: Mapping[str, Mapping[str, float]]) -> None:
         """Take in an image's means; warn once, at the first check that finds the run so far shifted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,50 +18,60 @@ from segment.files.writing import write_palette_png, write_png
 from segment.guarantees.segments import mean_over, segments_of
 from segment.guarantees.triage import Triage
 from segment.pictures.heatmaps import heatmap
+from segment.regions.components import strips
 
-ACCEPTED, REVIEW = "accepted.png", 255
-"""The map's file, and its pixels that a person has to look at; 0 is accepted."""
+ACCEPTED, REVIEW, NO_DATA = "accepted.png", 255, 128
+"""The map's file, its pixels that a person has to look at, and those that are none of the image's; 0 is accepted."""
 
 
 @dataclass(frozen=True)
 class TriagedImage:
     """One image under a triage.
 
-    review: H W uint8, 255 where a person has to look, 0 where the prediction is accepted; accepted: share of pixels
-    passes: whether the whole image is accepted. set_size: H W, classes in each pixel's prediction set, or None
+    review: H W uint8, 255 where a person has to look, 0 where the prediction is accepted, 128 where there are no data
+    accepted: share of the pixels with data. passes: whether the whole image is accepted
+    set_size: H W, classes in each pixel's prediction set, 0 where there are no data; or None. sets: their mean
     """
 
     review: Plane
     accepted: float
     passes: bool
     set_size: Plane | None
+    sets: float | None = None
 
     def line(self) -> dict[str, str | float]:
         """What the manifest keeps."""
         line: dict[str, str | float] = {"decision": "accept" if self.passes else "review"}
         line["accepted"] = round(self.accepted, 6)
-        return line if self.set_size is None else {**line, "set_size": round(_mean(self.set_size), 6)}
+        return line if self.sets is None else {**line, "set_size": round(self.sets, 6)}
 
 
-def triaged_image(estimate: Estimate[Plane], triage: Triage) -> TriagedImage:
+def triaged_image(estimate: Estimate[Plane], triage: Triage, valid: Plane | None = None) -> TriagedImage:
     """The decisions on an image; for segments its mask and one map are read into memory.
 
+    valid: H W, where the image holds data within its region mask; None: everywhere. Nothing else counts
     Errors: WrongUse where the estimate lacks a map.
     """
     decision, of_image = triage.decision, triage.decisions["image"]
     values = _map(estimate, decision.measure)
-    passes = bool(of_image.accepts(_mean(_map(estimate, of_image.measure))))
+    passes = bool(of_image.accepts(_mean(_map(estimate, of_image.measure), valid)))
     shape = tuple(estimate.prediction.shape[-2:])
     if decision.unit == "image":
         review: Plane = Made(shape, np.dtype(np.uint8), lambda rows: _filled(rows, shape, review=not passes))
     elif decision.unit == "segment":
         whole = np.asarray(values[:], dtype=np.float32)
-        segments = segments_of(np.asarray(estimate.prediction[:], dtype=np.int64))
+        counted = None if valid is None else valid[:]
+        segments = segments_of(np.asarray(estimate.prediction[:], dtype=np.int64), counted)
         review = _to_review(decision.accepts(mean_over(segments, whole)))
     else:
         review = Made(shape, np.dtype(np.uint8), lambda rows: _to_review(decision.accepts(values[rows])))
+    review = _within(review, valid, NO_DATA)
     kept = sum(int((block == 0).sum()) for block in blocks(review))
-    return TriagedImage(review, kept / (shape[0] * shape[1]), passes, _set_size(estimate, triage))
+    none = sum(int((block == NO_DATA).sum()) for block in blocks(review))
+    sizes = _set_size(estimate, triage)
+    mean = None if sizes is None else _mean(sizes, valid)
+    shown = None if sizes is None else _within(sizes, valid, 0)
+    return TriagedImage(review, kept / max(1, shape[0] * shape[1] - none), passes, shown, mean)
 
 
 def write_triaged(path: Callable[[str], Path], image: TriagedImage, triage: Triage, formats: Sequence[str]) -> None:
@@ -79,9 +90,20 @@ def _map(estimate: Estimate[Plane], measure: str) -> Plane:
     return estimate.maps[measure]
 
 
-def _mean(values: Plane) -> float:
-    total = sum(float(block.sum(dtype=np.float64)) for block in blocks(values))
-    return total / (values.shape[0] * values.shape[1])
+def _mean(values: Plane, valid: Plane | None) -> float:
+    """Over the pixels with data; NaN without any."""
+    total, count = 0.0, 0
+    for rows in strips(values.shape):
+        block = values[rows] if valid is None else values[rows][valid[rows]]
+        total, count = total + float(block.sum(dtype=np.float64)), count + block.size
+    return total / count if count else math.nan
+
+
+def _within(values: Plane, valid: Plane | None, elsewhere: int) -> Plane:
+    if valid is None:
+        return values
+    kind = values.dtype
+    return Made(tuple(values.shape), kind, lambda rows: np.where(valid[rows], values[rows], kind.type(elsewhere)))
 
 
 def _set_size(estimate: Estimate[Plane], triage: Triage) -> Plane | None:
