@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ class ImagePool:
 
     def __len__(self) -> int:
         return len(self.sources) or len(self.given)
+
+    def without_images(self) -> ImagePool:
+        """The same for another process, which decodes for itself."""
+        other = copy(self)
+        other._kept, other._bytes = {}, 0
+        return other
 
     def check(self, indices: set[int]) -> None:
         """Read every image that will be used, so that all that fail are named before the first draw."""

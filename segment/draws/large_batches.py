@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -253,22 +254,22 @@ def record_in_parts(
     keep_bytes: float = 0,
     whole_fits: bool = False,
     precision: Precision = "fp32",
-    first: int = 0,
+    numbers: Iterable[int] | None = None,
+    whole: str | None = None,
 ) -> Iterator[Statistics]:
     """The draws that `record` gives, with at most `at_once` images of a mini-batch (M C H W) in the network at a time.
 
     at_once: a count from 1 up; a mini-batch that is not larger takes its one pass
     keep_bytes: of results between sweeps, on the network's device; 0: every sweep starts at the images
     whole_fits: a mini-batch could go through at once, and does where its images must stay together
-    first: number of the first draw
+    numbers: of the draws; None: from 0 on. whole: what `why_whole` says of these images; None: it is asked
     Errors: as `record`; ModelRefused where the images must stay together and do not fit.
     Error: under 1e-4 relative to a pass over all M images (rounding; law 2's allowance for the network).
     """
     if at_once < 1:
         raise WrongUse(f"at_once = {at_once}, but it is a count of images from 1 up.")
     parts = _InParts(network, at_once, keep_bytes, precision)
-    whole = None
-    for number, batch in enumerate(batches, start=first):
+    for number, batch in zip(count() if numbers is None else numbers, batches, strict=False):
         if whole is None:
             whole = why_whole(network, batch[:2]) if len(batch) > at_once else ""
             if whole:

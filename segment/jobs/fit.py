@@ -30,10 +30,11 @@ from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
-from segment.jobs.recording import recorded
+from segment.jobs.recording.bank import recorded
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Engine
+from segment.runners.runner import LOCAL, Runner
 from segment.tracing.bn_network import drawable, little_batchnorm
 
 log = logging.getLogger(__name__)
@@ -117,13 +118,14 @@ def fit(
     listing: Listing | None = None,
     engine: Engine = "torch",
     progress: Progress = silent,
+    runner: Runner = LOCAL,
 ) -> tuple[Bank, Path | None]:
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
     into costs the draws. Until then the draws so far are kept beside it, and the same call goes on with them
     cache: where the bank is looked for besides, and kept; None: it is recorded anew
-    listing: which frames of videos and slices of volumes are taken
+    listing: which frames of videos and slices of volumes are taken. runner: where the draws are recorded
     """
     if engine == "openvino":
         imported("openvino", extra="openvino", what="Passes by OpenVINO")
@@ -172,7 +174,7 @@ def fit(
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     partial = None if output is None or isinstance(pool.given, Samples) else PartialBank.beside(output, recipe)
-    bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress)
+    bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress, runner)
     provenance = {
         "layers": layers,
         "batch": plan.batch,

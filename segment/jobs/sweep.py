@@ -36,6 +36,8 @@ from segment.networks.load import Network
 from segment.report.comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep
 from segment.report.tables import compact
+from segment.runners.process import memory_for
+from segment.runners.runner import LOCAL, Runner
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
@@ -69,10 +71,12 @@ def sweep(
     memory: int | str | None = None,
     resume: bool = False,
     progress: Progress = silent,
+    runner: Runner = LOCAL,
 ) -> Sweep:
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded within it too
+    runner: where banks are recorded and images scored
     train: images that statistics come from. validation: clean images that temperatures are fitted on
     Errors: as `fit_bank` and `evaluate`.
     """
@@ -87,7 +91,7 @@ def sweep(
     with Run.create(folder, settings, sources, resume=resume) as run:
         sources = run.sources
         run.note(versions=versions())
-        banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory)
+        banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
         for bank in given_banks.values():
             fitted(network, bank)  # refused now, not after the others were recorded
@@ -97,7 +101,7 @@ def sweep(
         for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
             path = folder / f"condition_{condition}_{severity}.json"
             if not (resume and path.exists()):
-                scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress)
+                scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress, runner)
                 write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
             content = read_json(path, _Condition, advice="Remove it to score its images again.")
             rows += content.rows
@@ -146,6 +150,7 @@ def _condition(
     folder: Path,
     memory: int | str | None,
     progress: Progress,
+    runner: Runner,
 ) -> tuple[list[Row], dict[str, str]]:
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
@@ -159,10 +164,11 @@ def _condition(
             read_outs = swept.read_outs(condition, severity)
             named = {str(place): read_out for place, read_out in read_outs.items()}
             boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
-            scoring = Scoring(swept.network, named, boards, memory)
+            scoring = Scoring(swept.network, named, boards, memory_for(runner, memory, swept.network.device))
             if state.exists():
                 scoring.load(state)
-            scoring.run(sources, change=change, save=partial(scoring.save, state), progress=progress, stage=stage)
+            save = partial(scoring.save, state)
+            scoring.run(sources, change=change, save=save, progress=progress, stage=stage, runner=runner)
             break
         except FastPathDiffers as error:
             log.warning(REDONE, error)

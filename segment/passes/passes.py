@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,7 @@ from segment.passes.fast_passes import DrawnNetwork, FastPasses
 from segment.passes.openvino_passes import WEIGHT_COPIES, CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.sources import IMAGE
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +103,8 @@ class Passes:
         if self.plan.share and self.plan.fold == 1 and self._drawn.first_program.plain:
             log.info("Each draw runs the whole network: %s.", self._drawn.first_program.plain)
 
-    def __reduce__(self) -> tuple[type[Passes], tuple[BatchNormNetwork, Bank, PassPlan]]:
-        """In another process they begin anew: what they keep from image to image cannot be sent."""
-        return Passes, (self.network, self.bank, self.plan)
+    def __reduce__(self) -> tuple[Callable[..., Passes], tuple[BatchNormNetwork, Bank, PassPlan]]:
+        return _in_another_process, (self.network, self.bank, self.plan)
 
     def take_plain(self) -> None:
         """Make plain passes from now on."""
@@ -284,6 +284,15 @@ class Passes:
         outputs = self._plain_pass(placed, chunk, "fp32").chunk(len(chunk))
         last = chunk[-1]
         return self._beyond_rounding(images, 0, outputs[0]) or self._beyond_rounding(images, last, outputs[last])
+
+
+def _in_another_process(network: BatchNormNetwork, bank: Bank, plan: PassPlan) -> Passes:
+    """They begin anew, under a new trace: some of torch's functions are others once they were pickled."""
+    shape = next((call.shape for call in network.calls if call.sources[:1] == (IMAGE,)), None)
+    if shape is not None:
+        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        network = network.retraced(network.placed(image))
+    return Passes(network, bank, plan)
 
 
 def passes(network: BatchNormNetwork, bank: Bank, images: Tensor, plan: PassPlan | None = None) -> Iterator[Tensor]:

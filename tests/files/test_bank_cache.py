@@ -22,9 +22,9 @@ from segment.draws.bank import Bank
 from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.files.banks import load_bank, save_bank
 from segment.images.specs import TrainingSpec
-from segment.jobs import recording
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit, fit_bank
+from segment.jobs.recording import bank as recording
 from segment.jobs.sweeping.grid import Banks
 from segment.networks.load import Network, load_network
 from segment.report.results import Setting

@@ -88,7 +88,7 @@ def test_the_same_call_goes_on_to_the_same_bits(fits: Fit, whole: str, caplog: p
 def test_all_draws_that_were_recorded_are_kept_when_time_has_passed(
     fits: Fit, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segment.jobs.recording.EVERY", 0)
+    monkeypatch.setattr("segment.jobs.recording.worker.EVERY", 0)
     kept: list[bytes] = []
 
     def copied(stage: str, done: int, total: int, draws: int = 0) -> None:
@@ -133,7 +133,7 @@ def test_it_goes_on_as_it_began_whatever_memory_is_free_now(
     fits: Fit, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits.end_after(3)
-    monkeypatch.setattr("segment.jobs.recording._parts", None)  # how images go through is not planned again
+    monkeypatch.setattr("segment.jobs.recording.bank._parts", None)  # how images go through is not planned again
     assert bank_fingerprint(fits()) == whole
 
 
@@ -143,7 +143,7 @@ def test_a_fit_goes_on_where_draws_cannot_be_kept(
     def full(*_: object) -> None:
         raise WrongUse("No space left on device.")
 
-    monkeypatch.setattr("segment.jobs.recording.EVERY", 0)
+    monkeypatch.setattr("segment.jobs.recording.worker.EVERY", 0)
     monkeypatch.setattr("segment.files.partial_banks.save_bank", full)
     with caplog.at_level(logging.INFO):
         assert bank_fingerprint(fits()) == whole

@@ -11,6 +11,8 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
+    ActorGpus,
+    Actors,
     Axis,
     Device,
     EngineName,
@@ -21,10 +23,13 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    RayAddress,
+    RunnerName,
     Trust,
     Weights,
     engine_of,
     loaded,
+    runner_of,
     size_of,
 )
 from segment.errors import WrongUse
@@ -57,6 +62,10 @@ def fit(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    runner: RunnerName = "local",
+    ray_address: RayAddress = "",
+    actors: Actors = None,
+    actor_gpus: ActorGpus = None,
     log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
@@ -80,7 +89,10 @@ def fit(
     network = loaded(model, weights, "cpu" if engine == "openvino" else device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
 
-    with screen.progress() as shown:
+    with (
+        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        screen.progress() as shown,
+    ):
         bank, reused_file = run_fit(
             network,
             images,
@@ -96,6 +108,7 @@ def fit(
             cache=BankCache.of_user() if cache else None,
             listing=Listing(every=every, axis=axis),
             progress=shown,
+            runner=where,
         )
     seconds = time.perf_counter() - start
     provenance = bank.provenance

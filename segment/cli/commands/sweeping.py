@@ -13,6 +13,8 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
+    ActorGpus,
+    Actors,
     Axis,
     Device,
     Every,
@@ -27,7 +29,9 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
+    RayAddress,
     Report,
+    RunnerName,
     Trust,
     ValidationImages,
     ValidationLabels,
@@ -36,6 +40,7 @@ from segment.cli.options import (
     counts,
     listed,
     loaded,
+    runner_of,
     shares,
 )
 
@@ -93,6 +98,10 @@ def sweep(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     device: Device = "auto",
+    runner: RunnerName = "local",
+    ray_address: RayAddress = "",
+    actors: Actors = None,
+    actor_gpus: ActorGpus = None,
     log_json: LogJson = "",
     json: Json = False,
     config: Config = None,
@@ -135,7 +144,10 @@ def sweep(
         banks=tuple(str(path) for path in bank or []),
     )
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
-    with screen.progress() as shown:
+    with (
+        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        screen.progress() as shown,
+    ):
         result = run_sweep(
             network,
             Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis)),
@@ -145,6 +157,7 @@ def sweep(
             memory=memory,
             resume=resume,
             progress=shown,
+            runner=where,
             validation=Labels(validation_images, validation_labels, label_suffix) if validation_images else None,
         )
     pictures = plot_sweep(result.rows, result.folder) if plots else []

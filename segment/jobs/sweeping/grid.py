@@ -20,6 +20,7 @@ from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.report.results import TRAINING_TRANSFORM, Setting
+from segment.runners.runner import LOCAL, Runner
 from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
@@ -88,12 +89,14 @@ class Banks:
         progress: Progress = silent,
         *,
         memory: int | str | None = None,
+        runner: Runner = LOCAL,
     ) -> None:
         self.network = network
         self.train = train
         self.draws = draws
         self.progress = progress
         self.memory = memory
+        self.runner = runner
         self.cache = BankCache(folder, most=None)
 
     def bank(self, setting: Setting, seed: int, worse: Mapping[str, Any] | None = None) -> Bank:
@@ -125,6 +128,7 @@ class Banks:
             memory=self.memory,
             cache=self.cache,
             progress=self.progress,
+            runner=self.runner,
         )
         return bank
 

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
 from segment.draws.image_pool import ImagePool
-from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import Choice
 from segment.errors import BankRefused, ModelRefused, PredictionFailed
 from segment.estimation.estimate import moments_of
-from segment.estimation.memory_budget import KeptPages, Parts, memory_budget, parts_of
+from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
 from segment.files.partial_banks import PartialBank
 from segment.jobs.progress import Progress
+from segment.jobs.recording.worker import Draws, Recorder
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
+from segment.runners.process import memory_for
+from segment.runners.runner import Runner
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)
-
-EVERY = 60.0
-"""Seconds between two times that the draws so far are kept."""
 
 
 def recorded(
@@ -41,8 +41,9 @@ def recorded(
     memory: int | str | None,
     partial: PartialBank | None,
     progress: Progress,
+    runner: Runner,
 ) -> Bank:
-    """One draw for each of `picks`.
+    """One draw for each of `picks`, recorded where the runner has it done.
 
     partial: where the draws so far are kept until the caller has the whole bank; those that an earlier call left there
     are not recorded again. None: nothing is kept
@@ -50,20 +51,28 @@ def recorded(
     """
     example = pool.examples(1)[0]
     draws, parts = _begun(network, partial)
-    parts = parts or _parts(drawn, example, len(picks[0].images), memory)
+    parts = parts or _parts(drawn, example, len(picks[0].images), memory_for(runner, memory, drawn.device))
     start, before = time.perf_counter(), len(draws)
     with _finite(network):
-        recording = record_in_parts(
-            drawn,
-            pool.batches(picks[before:]),
-            at_once=parts.at_once,
-            keep_bytes=parts.keep_bytes,
-            whole_fits=parts.whole_fits,
-            precision=precision,
-            first=before,
-        )
         keep = None if partial is None else partial.keeper(network, drawn, asdict(parts))
-        _count(recording, draws, len(picks), keep, progress)
+        recorder = Recorder(
+            drawn,
+            pool,
+            parts,
+            precision,
+            progress=progress,
+            total=len(picks),
+            threads=runner.threads(torch.get_num_threads()),
+            keep=keep,
+            draws=Draws(dict(enumerate(draws))),
+        )
+        progress("recording draws", before, len(picks))
+        try:
+            runner(recorder, list(enumerate(picks))[before:])
+        finally:
+            if keep is not None and before < len(first := recorder.first_draws) < len(picks) and keep(first):
+                log.warning("%d of %d draws are kept: the same command goes on with them.", len(first), len(picks))
+        draws = recorder.first_draws
         bank = Bank.of_draws(draws)
         # one plain pass: a network whose output is not finite has no use for a bank
         moments_of(mcbn(drawn, bank.first(1), PassPlan(share=False)), example, head=network.card.head, keep=())
@@ -86,7 +95,7 @@ def _begun(network: Network, partial: PartialBank | None) -> tuple[list[Statisti
     return left[0], parts
 
 
-def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: int | str | None) -> Parts:
+def _parts(drawn: BatchNormNetwork, image: Tensor, batch: int, memory: Memory) -> Parts:
     """How many images such as `image` (1 C H W) go through at once."""
     taken = round(bytes_a_pixel(drawn.forward, drawn.module, image) * image.shape[-2] * image.shape[-1])
     return parts_of(
@@ -101,26 +110,3 @@ def _finite(network: Network) -> Iterator[None]:
         yield
     except (BankRefused, PredictionFailed) as error:
         raise ModelRefused(f"No bank can be recorded of {network.name!r}: {error}") from error
-
-
-def _count(
-    recording: Iterator[Statistics],
-    draws: list[Statistics],
-    total: int,
-    keep: Callable[[list[Statistics]], bool] | None,
-    progress: Progress,
-) -> None:
-    """Adds what is recorded to `draws`, and has it kept now and then, also when an error or Ctrl-C ends it."""
-    pages, before, kept = KeptPages(), len(draws), time.monotonic()
-    progress("recording draws", before, total)
-    try:
-        while len(draws) < total:
-            draws.append(next(recording))
-            pages.settle()
-            progress("recording draws", len(draws), total, len(draws))
-            if keep is not None and time.monotonic() - kept > EVERY:
-                keep(draws)
-                kept = time.monotonic()
-    finally:
-        if keep is not None and before < len(draws) < total and keep(draws):
-            log.warning("%d of %d draws are kept: the same command goes on with them.", len(draws), total)
