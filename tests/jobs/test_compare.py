@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from labelled_scenes import SIZE, written
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.jobs.decisions.compare import compare, write_comparison
+from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
@@ -23,6 +25,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, TRAIN, scene
+from segment.scores.functional.binning import bin_of
 
 PLAN = EvaluatePlan(
     methods=MethodPlan(
@@ -53,6 +56,15 @@ def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory)
     maps = ("mutual_information", "one_minus_max")
     predict(network, folder / "others", bank, folder / "predicted", PredictPlan(maps=maps, precision="fp32"))
     return folder
+
+
+def test_pixels_without_data_have_no_confidence(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    np.savez(tmp_path / "a" / "maps.npz", one_minus_max=np.array([[0.5, np.nan], [np.nan, 0.25]], np.float32))
+    counts = RunTable(tmp_path, "", (), {"a": {}}, {}, labelled=False).confidences()
+    assert counts is not None
+    assert counts.sum() == 2
+    assert counts[bin_of(np.array([0.25, 0.5], np.float32)), 0].tolist() == [1, 1]
 
 
 def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_right_sign(runs: Path) -> None:

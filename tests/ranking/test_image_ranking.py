@@ -167,5 +167,12 @@ def test_windows_do_not_overlap_and_the_first_has_the_highest_mean() -> None:
     assert best_windows(np.ones((4, 5), dtype=np.float32), 16, 3) == [(0, 0, 4, 5, 1.0)]
 
 
+def test_windows_of_pixels_without_data_are_none_and_others_count_what_they_have() -> None:
+    values = np.full((16, 48), np.nan, dtype=np.float32)
+    values[:, 32:], values[:10, 16:32] = 0.5, 1.0  # ten rows of sixteen hold data in the middle, none on the left
+    assert best_windows(values, 16, 3) == [(0, 16, 16, 16, 1.0), (0, 32, 16, 16, 0.5)]
+    assert best_windows(np.full((16, 16), np.nan, dtype=np.float32), 16, 3) == []
+
+
 def test_columns_that_need_labels_do_not_rank() -> None:
     assert ranking_columns(images(2)) == ("soft_dice", "mean.variance")

@@ -10,14 +10,17 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, WrongUse
+from segment.errors import SegmentError, WrongUse
 from segment.files.writing import write_png, write_text
 from segment.images.formats.arrays import ARRAY_ERRORS
-from segment.images.read import read_image
+from segment.images.read import read_source
+from segment.images.specs import InputSpec
+from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
 
 OF_AN_IMAGE = 3
@@ -71,19 +74,26 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
 def best_windows(values: NDArray[np.float32], side: int, count: int) -> list[tuple[int, int, int, int, float]]:  # H W
     """Boxes (top, left, height, width) and means of the highest windows that do not overlap, on a grid of quarters.
 
+    Pixels that are NaN are left out of a mean, and a window that is NaN by half or more is none.
+
     >>> best_windows(np.eye(4, dtype=np.float32), 2, 1)
     [(0, 0, 2, 2, 0.5)]
     """
     height, width = min(side, values.shape[0]), min(side, values.shape[1])
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    sums[1:, 1:] = values.astype(np.float64).cumsum(axis=0).cumsum(axis=1)
     tops, lefts = (_starts(length, size) for length, size in zip(values.shape, (height, width), strict=True))
     t, left = np.meshgrid(tops, lefts, indexing="ij")
-    means = sums[t + height, left + width] - sums[t, left + width] - sums[t + height, left] + sums[t, left]
-    means /= height * width
+
+    def in_windows(plane: NDArray[Any]) -> NDArray[np.float64]:
+        sums = np.zeros((plane.shape[0] + 1, plane.shape[1] + 1))
+        sums[1:, 1:] = plane.astype(np.float64).cumsum(axis=0).cumsum(axis=1)
+        return sums[t + height, left + width] - sums[t, left + width] - sums[t + height, left] + sums[t, left]
+
+    known = in_windows(~np.isnan(values))
+    means = in_windows(np.nan_to_num(values)) / np.maximum(known, 1)
+    means[2 * known <= height * width] = -np.inf
     boxes: list[tuple[int, int, int, int, float]] = []
     for at in np.argsort(-means.ravel(), kind="stable"):
-        if len(boxes) == count:
+        if len(boxes) == count or means.ravel()[at] == -np.inf:
             break
         row, column = int(t.ravel()[at]), int(left.ravel()[at])
         if all(abs(row - other[0]) >= height or abs(column - other[1]) >= width for other in boxes):
@@ -117,12 +127,12 @@ def write_regions(regions: Sequence[Region], folder: Path) -> Path:
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            image = read_image(Path(region.source))
+            image = read_source(source_of(region.id, region.source), InputSpec()).pixels
             eight_bits = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
             window = eight_bits[region.top : region.top + region.height, region.left : region.left + region.width]
             crop = f"{rank:03d}_{region.id.replace('/', '_')}.png"
             write_png(folder / crop, np.ascontiguousarray(window))
-        except (ImageUnreadable, OSError):
+        except (SegmentError, OSError):
             crop = ""
         box = (region.top, region.left, region.height, region.width)
         writer.writerow([rank, region.id, region.source, *box, f"{region.value:.6g}", crop])

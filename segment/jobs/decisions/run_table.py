@@ -75,7 +75,8 @@ class RunTable:
                 with np.load(path, allow_pickle=False) as archive:
                     if CONFIDENCE not in archive.files:
                         return None
-                    counts[:, 0] += np.bincount(bin_of(archive[CONFIDENCE].clip(min=0)).ravel(), minlength=BINS)
+                    values = archive[CONFIDENCE]
+                    counts[:, 0] += np.bincount(bin_of(values[~np.isnan(values)].clip(min=0)), minlength=BINS)
             except ARRAY_ERRORS:
                 return None
         return counts if self.rows else None
