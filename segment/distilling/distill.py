@@ -13,7 +13,7 @@ No mini-batch has the statistics of a refined draw. Must not know a file, nor wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.distilling.choose import Chosen, Moments, choose
-from segment.distilling.refine import Draws, Progress, RefinePlan, Student, Target, refine
+from segment.distilling.refine import Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.passes.passes import Passes, PassPlan
@@ -74,10 +74,13 @@ def distill(
     head: Head,
     plan: DistillPlan | None = None,
     progress: Progress = lambda stage, done, total: None,
+    begun: Mapping[str, Tensor] | None = None,
+    keep: Callable[[Mapping[str, Tensor]], object] = lambda _: None,
 ) -> Distilled:
     """Choose K draws of a bank and refine them.
 
     views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training
+    begun: a state that `keep` was called with, in a call with the same arguments: refining goes on from there
     Errors: WrongUse where the bank is distilled already or has no more draws than K.
     """
     plan = plan or DistillPlan()
@@ -105,8 +108,11 @@ def distill(
     before = student.error(draws, reference)
     if plan.refine.steps == 0:
         return Distilled(draws.bank(bank), chosen, before, before, 0)
-    step, error = refine(student, draws, targets, reference, before, plan.refine, generator, progress)
-    return Distilled(draws.bank(bank), chosen, before, error, step)
+    refinement = Refinement(draws, plan.refine, generator, before)
+    if begun is not None:
+        refinement.load(begun)
+    refine(student, refinement, targets, reference, progress, keep)
+    return Distilled(draws.bank(bank), chosen, before, refinement.best, refinement.kept)
 
 
 def observe(

@@ -146,43 +146,101 @@ class Student:
         return deviance + 0.5 * ((mean - target.mean) ** 2).mean() / reference.mean()
 
 
+class Refinement:
+    """Draws while they are optimised, and all that decides the steps to come, so that another process can go on.
+
+    step: steps that were made. best: the least error on the held-out views; kept: the step it was at, 0: none
+    """
+
+    def __init__(self, draws: Draws, plan: RefinePlan, generator: torch.Generator, before: float) -> None:
+        self.draws, self.plan, self.generator = draws, plan, generator
+        self.step, self.best, self.kept, self._worse = 0, before, 0, 0
+        self._moving = {"moved": draws.moved, "logits": draws.logits}
+        self._rates = (plan.rate / math.sqrt(draws.moved.shape[1]), plan.weight_rate)
+        groups = [{"params": [moving]} for moving in self._moving.values()]
+        self._optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self._state = {name: value.clone() for name, value in draws.state_dict().items()}
+        self._order: list[int] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.step >= self.plan.steps or self._worse >= self.plan.patience
+
+    def advance(self, student: Student, targets: Sequence[Target]) -> None:
+        """One step of Adam, on views in a random order."""
+        left = 0.5 * (1 + math.cos(math.pi * self.step / self.plan.steps))
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * left
+        self._optimiser.zero_grad()
+        for _ in range(self.plan.together):
+            self._order = self._order or torch.randperm(len(targets), generator=self.generator).tolist()
+            loss = student.loss(self.draws, targets[self._order.pop()]) / self.plan.together
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self.step += 1
+
+    def judge(self, error: float) -> None:
+        """Keep the draws where their error on the held-out views is the least so far."""
+        self._worse = 0 if error < self.best else self._worse + 1
+        if error < self.best:
+            self.best, self.kept = error, self.step
+            self._state = {name: value.clone() for name, value in self.draws.state_dict().items()}
+
+    def end(self) -> None:
+        """Leave the draws at their best."""
+        self.draws.load_state_dict(self._state)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that was reached, as tensors on the CPU."""
+        state = {
+            "numbers": torch.tensor([self.step, self.best, self.kept, self._worse], dtype=torch.float64),
+            "order": torch.tensor(self._order, dtype=torch.int64),
+            "generator": self.generator.get_state(),
+        }
+        for name, moving in self._moving.items():
+            state |= {f"now.{name}": moving.detach(), f"best.{name}": self._state[name]}
+            state |= {f"adam.{name}.{key}": value for key, value in self._optimiser.state[moving].items()}
+        return {name: value.clone().cpu() for name, value in state.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave. Errors: KeyError, ValueError, RuntimeError where it is no such state."""
+        step, best, kept, worse = state["numbers"].tolist()
+        self.generator.set_state(state["generator"])
+        for name, moving in self._moving.items():
+            with torch.no_grad():
+                moving.copy_(state[f"now.{name}"])
+            self._state[name] = state[f"best.{name}"].to(moving.device)
+            prefix = f"adam.{name}."
+            reached = {
+                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+            }
+            self._optimiser.state[moving] = {
+                key: value if key == "step" else value.to(moving.device) for key, value in reached.items()
+            }
+        self.step, self.best, self.kept, self._worse = int(step), best, int(kept), int(worse)
+        self._order = state["order"].tolist()
+
+
 def refine(
     student: Student,
-    draws: Draws,
+    refinement: Refinement,
     targets: Sequence[Target],
     reference: Sequence[Target],
-    before: float,
-    plan: RefinePlan,
-    generator: torch.Generator,
     progress: Progress,
-) -> tuple[int, float]:
-    """Optimise the draws; the step that is best on the held-out views, which they are left at, and its error there."""
-    rates = {draws.moved: plan.rate / math.sqrt(draws.moved.shape[1]), draws.logits: plan.weight_rate}
-    optimiser = torch.optim.Adam([{"params": [moving]} for moving in rates], betas=(0.9, 0.99))
-    best, kept, worse = before, 0, 0
-    state = {name: value.clone() for name, value in draws.state_dict().items()}
-    order: list[int] = []
-    for step in range(1, plan.steps + 1):
-        left = 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
-        for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
-            group["lr"] = rate * left
-        optimiser.zero_grad()
-        for _ in range(plan.together):
-            order = order or torch.randperm(len(targets), generator=generator).tolist()
-            (student.loss(draws, targets[order.pop()]) / plan.together).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        progress("refining", step, plan.steps)
-        if step % plan.every and step != plan.steps:
-            continue
-        error = student.error(draws, reference)
-        worse = 0 if error < best else worse + 1
-        if error < best:
-            best, kept = error, step
-            state = {name: value.clone() for name, value in draws.state_dict().items()}
-        elif worse >= plan.patience:
-            break
-    draws.load_state_dict(state)
-    return kept, best
+    keep: Callable[[Mapping[str, Tensor]], object] = lambda _: None,
+) -> None:
+    """Optimise the draws, and leave them at the step that is best on the held-out views.
+
+    keep: called after each evaluation there with the state that was reached
+    """
+    plan = refinement.plan
+    while not refinement.ended:
+        refinement.advance(student, targets)
+        progress("refining", refinement.step, plan.steps)
+        if refinement.step % plan.every == 0 or refinement.step == plan.steps:
+            refinement.judge(student.error(refinement.draws, reference))
+            keep(refinement.state())
+    refinement.end()
 
 
 class _Refined(BatchNormMode):

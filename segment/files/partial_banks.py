@@ -1,21 +1,27 @@
-"""The draws of a fit that has not ended, in a file beside its output, so that the same command goes on with them.
+"""What a fit or a distilling that has not ended has reached, in a file beside its output: the same command goes on.
 
-Must not know how a draw is recorded.
+Must not know how a draw is recorded or refined.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
 from segment.draws.bank import Bank, Statistics
 from segment.draws.identity import computes_the_same, identified
 from segment.errors import SegmentError
 from segment.files.bank_cache import bank_of_recipe, signed
 from segment.files.banks import save_bank
+from segment.files.writing import fresh
 from segment.networks.load import Network
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -66,3 +72,47 @@ class PartialBank:
     def remove(self) -> None:
         """Called when the whole bank is written."""
         self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class PartialRefinement:
+    """`BANK.partial.safetensors`: the state that refining a bank has reached; `recipe` is all that decides it."""
+
+    path: Path
+    recipe: str
+
+    @classmethod
+    def beside(cls, output: Path, recipe: str) -> PartialRefinement:
+        return cls(output.with_suffix(SUFFIX), recipe)
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The state; None where there is none of this recipe."""
+        try:
+            content = self.path.read_bytes()
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            state = load(content)
+        except (OSError, SafetensorError) as error:
+            log.info("%s is not used: %s", self.path, error)
+            return None
+        of_this = metadata == {"recipe": self.recipe, "content": _digest(state)}
+        return state if of_this else None
+
+    def keep(self, state: Mapping[str, Tensor]) -> None:
+        """Write the state, whole or not at all; where that cannot be done, refining goes on without."""
+        try:
+            with fresh(self.path) as stream:
+                stream.write(save(dict(state), {"recipe": self.recipe, "content": _digest(state)}))
+        except (SegmentError, OSError) as error:
+            log.info("What was reached is not kept: %s", error)
+
+    def remove(self) -> None:
+        """Called when the bank is written."""
+        self.path.unlink(missing_ok=True)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -17,8 +18,11 @@ from segment.draws.identity import fitted, identified
 from segment.draws.image_pool import ImagePool, Images
 from segment.errors import WrongUse
 from segment.estimation.precision import audit
-from segment.files.bank_cache import RECIPE, content_of
+from segment.files.bank_cache import RECIPE, content_of, recipe_of
+from segment.files.banks import save_bank
+from segment.files.partial_banks import PartialRefinement
 from segment.files.versions import versions
+from segment.images.listing.samples import Samples
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -41,6 +45,7 @@ def distill_bank(
     views: int = 128,
     held_out: int = 16,
     steps: int = 400,
+    output: Path | None = None,
     progress: Progress = silent,
 ) -> Bank:
     """K weighted draws whose passes have the moments of all of the bank's; a map then takes K passes.
@@ -48,6 +53,7 @@ def distill_bank(
     images: training images, seen through the card's `training:` pipeline where it has one
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
+    output: where it is written too. Until then what refining has reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
     """
@@ -65,9 +71,20 @@ def distill_bank(
     apart = max(1, len(order) // 8)
     own, others = _in_turn(order[apart:], views), _in_turn(order[:apart], held_out)
     pool.check({*own, *others})
+    content = content_of(pool)
     start = time.perf_counter()
     own_views, other_views = _views(pool, own, rng), _views(pool, others, rng)
-    distilled = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress)
+    numbers = {"views": views, "held_out": held_out, "plan": asdict(plan)}
+    partial = None
+    if output is not None and not isinstance(pool.given, Samples):
+        partial = PartialRefinement.beside(
+            output, recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
+        )
+    begun = None if partial is None else partial.load()
+    if begun is not None and partial is not None:
+        log.warning("Going on from what an earlier call left in %r.", str(partial.path))
+    keep = (lambda _: None) if partial is None else partial.keep
+    distilled = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress, begun, keep)
     seconds = time.perf_counter() - start
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
     audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], network.card.head)
@@ -79,11 +96,9 @@ def distill_bank(
             "bank": bank_fingerprint(bank),
             "bank_draws": len(bank),
             "chosen": list(distilled.chosen.draws),
-            "images_sha256": content_of(pool),
+            "images_sha256": content,
             "images": len(pool),
-            "views": views,
-            "held_out": held_out,
-            "plan": asdict(plan),
+            **numbers,
             "step": distilled.step,
             "error_chosen": round(distilled.chosen_error, 4),
             "error": round(distilled.error, 4),
@@ -92,7 +107,12 @@ def distill_bank(
         "versions": versions(),
         "audit": {drawn.device.type: audited},
     }
-    return identified(network, drawn, replace(distilled.bank, provenance=provenance))
+    made = identified(network, drawn, replace(distilled.bank, provenance=provenance))
+    if output is not None:
+        save_bank(made, output)
+    if partial is not None:
+        partial.remove()
+    return made
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:

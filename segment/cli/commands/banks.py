@@ -167,7 +167,7 @@ def distill(
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
     import time
 
-    from segment.files.banks import load_bank, save_bank
+    from segment.files.banks import load_bank
     from segment.files.writing import check_writable
     from segment.jobs.distill import distill_bank
 
@@ -179,9 +179,17 @@ def distill(
     start = time.perf_counter()
     with screen.progress() as shown:
         small = distill_bank(
-            network, whole, images, draws=draws, seed=seed, views=views, held_out=held_out, steps=steps, progress=shown
+            network,
+            whole,
+            images,
+            draws=draws,
+            seed=seed,
+            views=views,
+            held_out=held_out,
+            steps=steps,
+            output=output,
+            progress=shown,
         )
-    save_bank(small, output)
     seconds = time.perf_counter() - start
     distillation = small.provenance["distillation"]
     if json:
