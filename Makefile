@@ -59,17 +59,20 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			segment evaluate $${name}_camvid --images outputs/measured/test.txt --validation-images outputs/measured/val.txt --bank $$bank \
 			--methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+tta,mcbn+temperature -o $$scores
 	done
-	listed='{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' scores=outputs/measured/tuned_unet_scores
+	listed='{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}'
 	awk "NR % 2 == 1 $$listed" $(CAMVID)/val.txt > outputs/measured/half_val.txt
 	awk "NR % 17 == 2 $$listed" $(CAMVID)/val.txt > outputs/measured/some_val.txt
 	awk "NR % 12 == 1 $$listed" $(CAMVID)/test.txt > outputs/measured/twelfth_test.txt
 	awk "$$listed" $(CAMVID)/test.txt > outputs/measured/all_test.txt
-	$$measure tune_unet_lite0 --file outputs/measured/tuned_unet_lite0/tuned.json -- segment tune unet_lite0_camvid --train $(CAMVID)/train \
-		--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 --precision bf16 -o outputs/measured/tuned_unet_lite0
-	$$measure tuned_unet_lite0 --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
-		segment evaluate unet_lite0_camvid --images outputs/measured/twelfth_test.txt --validation-images outputs/measured/some_val.txt \
-		--tuned outputs/measured/tuned_unet_lite0 --methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta \
-		--measures predictive_entropy,one_minus_max -o $$scores
+	for name in unet_lite0 enet; do
+		scores=outputs/measured/tuned_$${name}_scores
+		$$measure tune_$$name --file outputs/measured/tuned_$$name/tuned.json -- segment tune $${name}_camvid --train $(CAMVID)/train \
+			--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 --precision bf16 -o outputs/measured/tuned_$$name
+		$$measure tuned_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
+			segment evaluate $${name}_camvid --images outputs/measured/twelfth_test.txt --validation-images outputs/measured/some_val.txt \
+			--tuned outputs/measured/tuned_$$name --methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta \
+			--measures predictive_entropy,one_minus_max -o $$scores
+	done
 	scores=outputs/measured/unet_lite0_233
 	$$measure tuned_unet_lite0_all --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/ranking.json --file $$scores/run.json -- \
 		segment evaluate unet_lite0_camvid --images outputs/measured/all_test.txt --tuned outputs/measured/tuned_unet_lite0 \

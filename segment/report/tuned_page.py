@@ -66,11 +66,10 @@ def _by_cheapest(choice: Choice) -> list[str]:
     best, chosen = choice.best, choice.chosen
     if choice.loss is None:
         return ["It has the lowest NLL, and everything of fewer passes is significantly worse."]
+    fewer = best.passes - chosen.passes
+    counted = "1 pass fewer costs" if fewer == 1 else f"{fewer} passes fewer cost"
     missed = "" if choice.missed is None else f" These images would miss {choice.missed:.4f} one time in five."
-    return [
-        f"The lowest NLL, of {best.name}, is {best.mean:.4f}: {best.passes - chosen.passes} passes fewer cost "
-        f"{_span(choice.loss)}, over images.{missed}"
-    ]
+    return [f"The lowest NLL, of {best.name}, is {best.mean:.4f}: {counted} {_span(choice.loss)}, over images.{missed}"]
 
 
 def candidate_rows(candidates: Sequence[Candidate], choice: Choice) -> list[list[str]]:

@@ -207,14 +207,14 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best") -> Choice:
 
 
 def _cheapest(candidates: Sequence[Candidate], best: Candidate) -> Candidate:
-    """Of the fewest passes, and then of the lowest NLL, those that are not significantly worse than the best.
+    """Of fewer passes than the best that are not significantly worse: of the fewest, the lowest NLL; else the best.
 
     One pass of many draws is left out: its map would be one draw's alone.
     """
     of_many = {each.arm for each in candidates if each.passes > 1}
-    able = [each for each in candidates if each is best or each.passes > 1 or each.arm not in of_many]
-    as_good = [each for each in able if each is best or not _higher(difference(best, each))]
-    return min(as_good, key=lambda each: (each.passes, each.mean))
+    able = [each for each in candidates if each.passes > 1 or each.arm not in of_many]
+    as_good = [each for each in able if each.passes < best.passes and not _higher(difference(best, each))]
+    return min(as_good, key=lambda each: (each.passes, each.mean), default=best)
 
 
 def _higher(test: PairedTest | None) -> bool:

@@ -176,6 +176,9 @@ def test_nothing_cheaper_is_taken_where_everything_cheaper_is_significantly_wors
     choice = choose([single, whole], "cheapest")
     assert (choice.chosen, choice.loss, choice.missed) == (whole, None, None)
     assert "everything of fewer passes is significantly worse" in tuned_words(choice, 40, 20.0)
+    lucky = of("mcbn", 2, (base - 0.01).tolist())  # of a bank whose 16 draws are worse
+    pair = of("tta", 2, base.tolist())
+    assert choose([single, lucky, pair, of("mcbn", 16, (base + 0.01).tolist())], "cheapest").chosen is pair
     lowest = choose([single, of("mcbn", 16, (base + 1).tolist())], "cheapest")
     assert (lowest.chosen, lowest.loss) == (single, None)
 
