@@ -3,9 +3,10 @@
     python -m benchmarks.runners MODEL --bank BANK --images LIST [--count 40] [--actors 2]
 
 LIST names an image and its label a line. Each command is a process of its own with one thread; the seconds are those of
-processors, of it and of all processes that it starts, which other load on the machine changes little. A run of few
-images is taken off, so that an image's cost stands apart from that of starting. Wall seconds compare Ray's actors with
-as many commands side by side, each on its part of the list. Must not know how a runner works.
+processors, of it and of all processes that it starts: those that do the work, and on Ray those of Ray itself, which go
+on whether there is work or not. A run of few images is taken off, so that an image's cost stands apart from that of
+starting. Ray's actors are compared with as many commands side by side, each on its part of the list, which share the
+caches of the machine as they do. Must not know how a runner works.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ STARTING = 2
 EVERY = 0.1
 """Seconds between two looks at the processes."""
 
+ACTOR = "RowActor"
+"""In the name of a process of Ray that does work."""
+
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
@@ -39,10 +43,10 @@ class Processes:
     """Commands that run at the same time, and the processor seconds of all that they start."""
 
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
-        self._commands, self._spent = commands, dict[int, float]()
+        self._commands, self._spent, self._own = commands, dict[int, float](), set[int]()
 
-    def __call__(self) -> tuple[float, float]:
-        """Processor and wall seconds. Errors: RuntimeError where a command fails."""
+    def __call__(self) -> dict[str, float]:
+        """`work` and `ray`, processor seconds; and `wall`. Errors: RuntimeError where a command fails."""
         begun = time.perf_counter()
         running = [
             subprocess.Popen([sys.executable, "-m", "segment", *command], env=os.environ | ONE_THREAD)
@@ -54,14 +58,24 @@ class Processes:
             time.sleep(EVERY)
         if codes := [process.returncode for process in running if process.returncode]:
             raise RuntimeError(f"A command ended with {codes[0]}: {self._commands}")
-        return sum(self._spent.values()), time.perf_counter() - begun
+        of_ray = sum(spent for number, spent in self._spent.items() if number in self._own)
+        return {
+            "work": sum(self._spent.values()) - of_ray,
+            "ray": of_ray,
+            "wall": time.perf_counter() - begun,
+        }
 
     def _look(self, number: int) -> None:
+        """Ray's own processes are all below the command but actors, which have that in their names."""
         try:
             root = psutil.Process(number)
             for process in (root, *root.children(recursive=True)):
-                times = process.cpu_times()
+                times, name = process.cpu_times(), " ".join(process.cmdline())
                 self._spent[process.pid] = max(self._spent.get(process.pid, 0.0), times.user + times.system)
+                if process.pid != number and ACTOR not in name:
+                    self._own.add(process.pid)
+                else:
+                    self._own.discard(process.pid)
         except psutil.Error:
             return  # it has ended
 
@@ -86,7 +100,7 @@ def same_counts(one: Path, other: Path) -> dict[str, bool]:
     """Whether two evaluations have the same counts, bit for bit, and the same scores."""
     with np.load(one / "state.npz") as mine, np.load(other / "state.npz") as theirs:
         names = [name for name in mine.files if name != "progress"]
-        counts = all(np.array_equal(mine[name], theirs[name]) for name in names)
+        counts = all(np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype.kind == "f") for name in names)
     scores = [_scores(folder) for folder in (one, other)]
     return {"counts": counts, "scores": scores[0] == scores[1]}
 
@@ -103,22 +117,21 @@ def compared(model: str, bank: str, lines: Sequence[str], actors: int, folder: P
     few, every = part(lines[:STARTING], folder / "few.txt"), part(lines, folder / "all.txt")
     result: dict[str, Any] = {"images": len(lines), "actors": actors}
     for name, more in (("here", []), ("ray", on_ray)):
-        begun = Processes([[*predict, few, "-o", str(folder / f"{name}_few"), *more]])()
-        whole = Processes([[*predict, every, "-o", str(folder / name), *more]])()
-        result[name] = {
-            "processor_seconds": whole[0],
-            "wall_seconds": whole[1],
-            "processor_seconds_an_image": (whole[0] - begun[0]) / (len(lines) - STARTING),
-            "processor_seconds_to_start": begun[0],
-        }
+        result[f"{name}_starting"] = Processes([[*predict, few, "-o", str(folder / f"{name}_few"), *more]])()
+        result[name] = Processes([[*predict, every, "-o", str(folder / name), *more]])()
     beside = [
         [*predict, part(lines[number::actors], folder / f"part_{number}.txt"), "-o", str(folder / f"part_{number}")]
         for number in range(actors)
     ]
-    result["side_by_side"] = dict(zip(("processor_seconds", "wall_seconds"), Processes(beside)(), strict=True))
+    result["side_by_side"] = Processes(beside)()
     result["differing_files"] = differing(folder / "here", folder / "ray")
-    result["overhead_an_image"] = (
-        result["ray"]["processor_seconds_an_image"] / result["here"]["processor_seconds_an_image"] - 1
+    started = result["here_starting"]["work"]  # of each command, and STARTING of its images
+    here = (result["side_by_side"]["work"] - actors * started) / (len(lines) - actors * STARTING)
+    there = (result["ray"]["work"] - result["ray_starting"]["work"]) / (len(lines) - STARTING)
+    result["seconds_an_image"] = {"here": here, "ray": there}
+    result["overhead_of_work"] = there / here - 1
+    result["cores_of_ray"] = (result["ray"]["ray"] - result["ray_starting"]["ray"]) / (
+        result["ray"]["wall"] - result["ray_starting"]["wall"]
     )
     some = part(lines[:scored], folder / "scored.txt")
     for name, more in (("scores_here", []), ("scores_ray", on_ray)):
@@ -133,7 +146,7 @@ def main() -> None:
     parser.add_argument("--bank", required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--scored", type=int, default=16)
+    parser.add_argument("--scored", type=int, default=8)
     parser.add_argument("--actors", type=int, default=2)
     arguments = parser.parse_args()
     lines = [line for line in arguments.images.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -17,7 +17,7 @@ from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
 from segment.jobs.events import EVENTS
-from segment.runners.on_ray import QUIET
+from segment.runners.quiet import QUIET
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network when it is imported
 

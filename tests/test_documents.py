@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -198,3 +199,10 @@ def test_the_record_of_the_reproduction_counts_its_own_verdicts() -> None:
     counted = Counter(outcome for _, outcome in listed)
     for outcome, count in counted.items():
         assert re.search(rf"\b{count} {outcome}\b", text), outcome
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_shell_script_of_a_document_parses(document: Path) -> None:
+    for script in re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, ""), script

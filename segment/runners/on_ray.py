@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from segment.errors import WrongUse, imported, one_line
+from segment.runners.quiet import QUIET, configured, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
 
 log = logging.getLogger(__name__)
@@ -38,9 +35,6 @@ BLOCKS = 20_000
 
 RETRIES = 3
 """How often a row is given to another process after one has ended."""
-
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Of Ray's environment, read when it is imported: else it prints, also on stdout, that actors ended."""
 
 FAN_IN = 8
 """Parts that are merged into one, again and again, before they come here."""
@@ -153,7 +147,7 @@ class RayRunner:
         if actors is not None and actors < 1:
             raise WrongUse(f"--actors {actors}: give a number of processes from 1 up.")
         self._asked, self._address, self._gpus, self._device = actors, address, gpus, device
-        self.actors, self._cpus, self._machines, self._started = actors or 1, 1, 1, False
+        self.actors, self._cpus, self._cores, self._started = actors or 1, 1.0, [1], False
 
     def __enter__(self) -> Self:
         for name, value in QUIET.items():
@@ -163,8 +157,8 @@ class RayRunner:
         if not self._ray.is_initialized():
             self._connect()
         resources = self._ray.cluster_resources()
-        self._cpus_in_all = max(1, int(resources.get("CPU", 1)))
-        self._machines = max(1, sum(node["Alive"] and "CPU" in node["Resources"] for node in self._ray.nodes()))
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self._cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
         if self._device == "cuda":
             gpus = float(resources.get("GPU", 0))
             if not gpus:
@@ -176,7 +170,7 @@ class RayRunner:
     def _connect(self) -> None:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == "local" else {}
-        with _same_signals(), _silent_stderr():
+        with same_signals(), silent_stderr():
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -192,14 +186,13 @@ class RayRunner:
 
     @property
     def processes(self) -> int:
-        return -(-self.actors // self._machines)
+        return -(-self.actors // len(self._cores))
 
     def threads(self, here: int) -> int:
         if self._device == "cuda":
             return here
-        self.actors = self._asked or max(1, self._cpus_in_all // here)
-        self._cpus = max(1, min(here, self._cpus_in_all // self.actors))
-        return self._cpus
+        self.actors, self._cpus = shares(self._cores, here, self._asked)
+        return max(1, int(self._cpus))
 
     def __call__(self, worker: Worker[U, P], units: Sequence[U]) -> None:
         if not units:
@@ -243,7 +236,7 @@ class RayRunner:
         items = [{"number": number, "units": pickle.dumps(list(row))} for number, row in enumerate(rows)]
         actors, path = min(self.actors, len(rows)), [folder or os.getcwd() for folder in sys.path]  # noqa: PTH109
         resources = {"num_cpus": 1, "num_gpus": self._gpus} if self._device == "cuda" else {"num_cpus": self._cpus}
-        with _configured(self._data.DataContext.get_current()):
+        with configured(self._data.DataContext.get_current()):
             done = self._data.from_items(items, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
                 RowActor,
                 fn_constructor_args=([reference], path),
@@ -260,53 +253,20 @@ class RayRunner:
                 yield pickle.loads(row["outcome"])
 
 
-@contextmanager
-def _configured(context: Any) -> Iterator[None]:
-    """Ray Data without bars and notes; a block whose process ended leaves the others alone.
+def shares(cores: Sequence[int], threads: int, actors: int | None) -> tuple[int, float]:
+    """Actors, and the cores of each: as many as it has threads, fewer where not all would find a place.
 
-    How often a task is tried again has no parameter of its own yet: the warning that it will is not for users.
+    cores: of each machine. actors: as asked; None: as many as have their threads
+
+    >>> shares([16, 16], 4, None), shares([16, 4], 8, None), shares([2], 2, 2), shares([2], 1, 4)
+    ((8, 4.0), (2, 8.0), (2, 1.0), (4, 0.5))
     """
-    wanted = {"enable_progress_bars": False, "max_errored_blocks": -1, "print_on_execution_start": False}
-    before = {name: getattr(context, name) for name in wanted}
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    for name, value in wanted.items():
-        setattr(context, name, value)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            setattr(context, name, value)
-
-
-@contextmanager
-def _same_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it starts; it is given back."""
-    main = threading.current_thread() is threading.main_thread()
-    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGTERM) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """What Ray's own library prints while it starts goes nowhere; its errors are raised too."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    each = min(threads, max(cores))
+    while actors is not None and each > 1 and sum(count // each for count in cores) < actors:
+        each -= 1
+    places = sum(count // each for count in cores)
+    wanted = actors or places
+    return wanted, float(each) if wanted <= places else places / wanted
 
 
 def _without_causes(error: BaseException) -> BaseException:

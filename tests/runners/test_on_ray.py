@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from counting import Counting, Unit
 
-from segment.errors import OutOfMemory, WrongUse
+import segment
+from segment.errors import MissingExtra, OutOfMemory, WrongUse
 from segment.runners.on_ray import RayRunner
 from segment.runners.runner import LOCAL, Runner
 
@@ -82,14 +85,29 @@ def test_a_worker_that_cannot_be_sent_is_refused(runner: Runner, tmp_path: Path)
             runner(worker, names(1))
 
 
-def test_actors_and_their_threads_fill_the_cores(ray: Any) -> None:
+def test_actors_and_their_threads_fill_the_cores(ray: Any, tmp_path: Path) -> None:
     with RayRunner() as runner:
         assert (runner.threads(1), runner.processes) == (1, 2)
         assert (runner.threads(2), runner.processes) == (2, 1)
         assert (runner.threads(8), runner.processes) == (2, 1)
     with RayRunner(actors=2) as runner:
         assert (runner.threads(2), runner.processes) == (1, 2)
+    with RayRunner(actors=3) as runner:  # more than there are cores
+        assert (runner.threads(2), runner.processes) == (1, 3)
+        assert len(counted(runner, [("wait", name) for _, name in names(30)], tmp_path).counts.processes) == 3
     with pytest.raises(WrongUse, match="number of processes from 1 up"):
         RayRunner(actors=0)
     with pytest.raises(WrongUse, match="take --device cpu"), RayRunner(device="cuda"):
+        pass
+
+
+def test_ray_is_imported_by_one_module_alone() -> None:
+    sources = {path: path.read_text() for path in (Path(segment.__file__).parent).rglob("*.py")}
+    importing = re.compile(r"^\s*(import|from) ray\b|imported\(.ray\b", re.MULTILINE)
+    assert [path.name for path, text in sources.items() if importing.search(text)] == ["on_ray.py"]
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'mcbn-segment\[ray\]'"), RayRunner():
         pass

@@ -1,0 +1,68 @@
+"""What a library that runs processes does to a command's terminal, signals and log, and how that is undone.
+
+Must not import that library.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Of Ray's environment, read when it is imported: else it prints, also on stdout, that actors ended."""
+
+
+@contextmanager
+def configured(context: Any) -> Iterator[None]:
+    """Ray Data without bars and notes; a block whose process ended leaves the others alone.
+
+    How often a task is tried again has no parameter of its own yet: the warning that it will is not for users.
+    """
+    wanted = {"enable_progress_bars": False, "max_errored_blocks": -1, "print_on_execution_start": False}
+    before = {name: getattr(context, name) for name in wanted}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+@contextmanager
+def same_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts; it is given back."""
+    main = threading.current_thread() is threading.main_thread()
+    handler: Callable[..., Any] | int | None = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """What Ray's own library prints while it starts goes nowhere; its errors are raised too."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
