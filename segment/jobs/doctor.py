@@ -47,6 +47,7 @@ EXTRAS = {
     "hf": ("transformers",),
     "xarray": ("xarray",),
     "lightning": ("lightning", "torchmetrics"),
+    "ray": ("ray",),
     "bench": ("torch_uncertainty",),
 }
 

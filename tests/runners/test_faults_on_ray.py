@@ -34,7 +34,7 @@ class Unhurried(Small):
     """Takes its time over each pass."""
 
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(0.01)
+        time.sleep(0.03)
         return super().forward(x)
 
 
@@ -103,14 +103,16 @@ def test_twenty_random_kills_and_a_machine_removed_in_a_run_of_500_images(
     run, killed, generator, over = tmp_path / "there", list[int](), random.Random(0), threading.Event()
 
     def disturb() -> None:
+        removed = False
         while len(killed) < 20 and not over.is_set():
-            time.sleep(generator.uniform(1, 4))
+            time.sleep(generator.uniform(0.5, 3))
             alive = [int(shard.stem.split("-")[-2]) for shard in (run / SHARDS).glob("*.jsonl")]
             alive = [number for number in alive if number not in killed and Path(f"/proc/{number}").exists()]
             if alive:
                 killed.append(generator.choice(alive))
                 os.kill(killed[-1], signal.SIGKILL)
-            if len(killed) == 10:
+            if len(killed) == 10 and not removed:
+                removed = True
                 cluster.remove_node(machine, allow_graceful=False)
 
     disturbing = later(disturb)

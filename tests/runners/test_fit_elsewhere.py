@@ -73,7 +73,7 @@ def test_a_draw_that_ends_its_process_is_no_bank(network: Network) -> None:
 def test_a_sweep_elsewhere_has_the_rows_of_one_here(network: Network, tmp_path: Path) -> None:
     data = written(tmp_path / "test", TEST[:2])
     train = training(tmp_path / "train")
-    plan = SweepPlan(grid=Grid(batches=(2,), draws=(1, 2)), shifts=("noise",), severities=(2,))
+    plan = SweepPlan(grid=Grid(batches=(2,), draws=(1, 2)))
     rows = []
     for name, runner in (("here", LOCAL), ("there", Pickling())):
         sweep(network, data, str(train), tmp_path / name, plan, runner=runner)
