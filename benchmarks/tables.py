@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import best_rankings, compared_runs, one_pass, tuned
+from benchmarks.graph_tables import graphs
 from benchmarks.measured_files import made, measured, short
 from benchmarks.run_tables import busy, endurance, kills
 from benchmarks.triage_tables import triage, triage_sequences
@@ -194,6 +195,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "evaluate.unet": partial(evaluation, EVALUATED["unet"]),
     "evaluate.enet": partial(evaluation, EVALUATED["enet"]),
     "binning": binning,
+    "graphs": graphs,
     "against_trained": against_trained,
     "networks": networks,
     "triage": partial(triage, "triage", "pixel", ("one_minus_max",)),

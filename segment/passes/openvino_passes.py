@@ -1,8 +1,9 @@
 """Passes by OpenVINO: graphs compiled for an image's size, with each BN layer's scale and shift as inputs.
 
-OpenVINO fuses the scale and the shift into the convolution before them, so a draw changes no weight. What does not
-depend on the draw is a graph of its own, run once an image. So are, in half precision, the first calls that do: they
-stay in float32, as in torch's passes. Must not know how a pass is checked, nor what an output means.
+A draw changes no weight: scale, shift and activation are one pass over each map, for OpenVINO fuses only constants into
+a convolution. What does not depend on the draw is a graph of its own, run once an image. So are, in half precision, the
+first calls that do: they stay in float32, as in torch's passes. Must not know how a pass is checked, nor what an output
+means.
 """
 
 from __future__ import annotations

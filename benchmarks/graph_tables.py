@@ -1,0 +1,51 @@
+"""The table of docs/how-to/deploy.md: exported graphs and passes by OpenVINO beside torch's.
+
+Must not measure anything.
+"""
+
+from __future__ import annotations
+
+from benchmarks.measured_files import MEASURED, made, measured, short
+from segment.files.markdown import markdown
+from segment.graphs.parts import OUTPUTS
+
+MEASUREMENTS = (
+    "graphs_unet_lite0",
+    "graphs_unet_lite0_one_thread",
+    "graphs_enet",
+    "graphs_resnet34",
+    "graphs_deeplab",
+)
+COLUMNS = (
+    "network",
+    "threads",
+    "ONNX, largest difference",
+    "OpenVINO, the same",
+    "ONNX over segment, fp32",
+    "OpenVINO, the same",
+    "`--engine openvino`, fp32",
+    "the same, bf16",
+    "variance, bf16",
+    "the same by torch",
+)
+
+
+def graphs() -> list[str]:
+    """A row a measurement: differences of any output, times over those of torch's fused passes, errors of bf16."""
+    rows, sources = [], [name for name in MEASUREMENTS if (MEASURED / f"{name}.json").is_file()]
+    for source in sources:
+        result = measured(source)["result"]
+        for row in result["networks"]:
+            different, ratios = row["differences"], row["ratios"]
+            largest = [max(different[f"graph .{kind}"][name] for name in OUTPUTS) for kind in ("onnx", "xml")]
+            over = [ratios[name] for name in ("graph .onnx", "graph .xml", "engine fp32", "engine bf16")]
+            errors = [different[f"{engine} bf16"]["variance_error"] for engine in ("openvino", "torch")]
+            cells = [f"`{row['network']}`", str(result["threads"]), *(f"{value:.1e}" for value in largest)]
+            cells += [f"{short(each['best'], 2)} / {short(each['processor'], 2)}" for each in over]
+            rows.append([*cells, *(f"{100 * error:.1f} %" for error in errors)])
+    result = measured(sources[0])["result"]
+    opening = (
+        f"T = {result['draws']}, {result['size']}, on a machine that did other work. Ratios: of the shortest seconds / "
+        "the median of processor time."
+    )
+    return [opening, "", *markdown(COLUMNS, rows), "", *(line for name in sources for line in (made(name), ""))][:-1]
