@@ -25,8 +25,8 @@ demo: $(STAMP)  ## the whole way on generated scenes, offline, into outputs/demo
 	@rm -rf outputs/demo
 	.venv/bin/segment demo -o outputs/demo
 
-test: $(STAMP)  ## all tests but the slow ones
-	@$(PY) -m pytest -m "not slow" -q
+test: $(STAMP)  ## all tests but the slow ones, in two processes of one thread each
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the slow tests: minutes on the full data
 	@$(PY) -m pytest -m slow -q
