@@ -187,7 +187,7 @@ COMPARED_NUMBERS = {
 }
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
-    "runs.kills": partial(kills, ("kills", "kills_others", "kills_long")),
+    "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep", "kills_long")),
     "runs.endurance": endurance,
     "runs.busy": partial(busy, BUSY),
     "demo": demo,
