@@ -213,7 +213,7 @@ def _settings(
     images, labels, *more = data.in_text()
     return {
         "model": network.name,
-        "card": {key: value for key, value in network.card.settings().items() if key != "palette"},
+        "card": network.card.settings(),
         "network": network.fingerprint,
         "images": images,
         "labels": labels,

@@ -17,8 +17,10 @@ from segment.errors import SegmentError, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.files.versions import versions
 from segment.files.writing import check_writable
-from segment.images.find import Source, find_images
-from segment.images.read import read_label
+from segment.images.find import Source
+from segment.images.labels.pairs import with_labels
+from segment.images.labels.read import read_label_ids
+from segment.images.labels.scheme import LabelScheme
 from segment.jobs.evaluation.labels import labelled
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
@@ -133,50 +135,68 @@ def _labels(
     run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
 ) -> tuple[Callable[[str], Labels | None], int | None]:
     """The label ids of an image, by the file that it was read from; the id that is not scored."""
-    source = str(run.settings.get("source", ""))
-    pairs: list[tuple[str, str | None]] = [(source, None)] if source.endswith(".txt") else []  # a list may name them
-    pairs += [(str(each.settings["images"]), each.settings.get("labels")) for each in evaluations]
     voids = [each.settings.get("void") for each in evaluations]
     void = next((value for value in voids if value is not None), run.card.get("void"))
-    stands_for = {int(given): int(meant) for given, meant in (run.card.get("labels") or {}).items()}
-    by_path: dict[Path, Source] = {}
-    if labels is not None:
-        by_path = _by_name(run, labels)
-    elif run.head != "multilabel":
-        for images, folder in pairs:
-            try:
-                by_path |= {each.path.resolve(): each for each in labelled(images, folder)}
-            except SegmentError as error:
-                log.info("No labels from %s: %s", images, error)
+    sources = _named(run, labels) if labels is not None else _evaluated(run, evaluations)
+    by_part = {(source.path.resolve(), source.part): source for source in sources}
+    scheme = _scheme(run, evaluations)
 
     def label_of(id: str) -> Labels | None:
-        found = by_path.get(run[id].source.resolve())
+        own = run.source_of(run.entries[id])
+        found = by_part.get((own.path.resolve(), own.part))
         if found is None or found.label is None:
             return None
-        label = read_label(found.label)
-        for given, meant in stands_for.items():
-            label = np.where(label == given, meant, label)
-        return label
+        height, width = run[id].prediction.shape[-2:]
+        return read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme)
 
     return label_of, void
 
 
-def _by_name(run: SavedRun, labels: str | Path) -> dict[Path, Source]:
-    """The label maps of a folder, by the image's id or by its file's name. Errors: WrongUse where none fits."""
-    maps = find_images(labels)
-    by_id = {each.id: each.path for each in maps}
-    by_name = {each.path.stem: each.path for each in maps}
-    found = {}
-    for image in run.values():
-        path = by_id.get(image.id, by_name.get(image.source.stem))
-        if path is not None:
-            found[image.source.resolve()] = Source(image.id, image.source, label=path)
-    if not found:
+def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> list[Source]:
+    """Labelled images of the evaluations, and of the run's own list."""
+    if run.head == "multilabel":
+        return []
+    source = str(run.settings.get("source", ""))
+    given: list[tuple[str, str | None, str]] = [(source, None, "")] if source.endswith(".txt") else []
+    for each in evaluations:
+        suffix, *_ = each.settings.get("label_options") or [None]
+        given.append((str(each.settings["images"]), each.settings.get("labels"), suffix or ""))
+    sources: list[Source] = []
+    for images, folder, suffix in given:
+        try:
+            sources += labelled(images, folder, suffix)
+        except SegmentError as error:
+            log.info("No labels from %s: %s", images, error)
+    return sources
+
+
+def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
+    """The run's images with the label maps of a SRC, by their ids or by their files' names.
+
+    Errors: WrongUse where none fits.
+    """
+    images = [run.source_of(entry) for entry in run.entries.values()]
+    by_id = with_labels(images, labels)
+    by_name = with_labels([replace(image, id=image.path.stem) for image in images], labels)
+    found = [first if first.label is not None else second for first, second in zip(by_id, by_name, strict=True)]
+    if all(image.label is None for image in found):
         raise WrongUse(
-            f"None of the {len(maps)} label maps in {str(labels)!r} is called like an image of the run, "
-            f"as {next(iter(run), 'none')!r} is."
+            f"None of the label maps in {str(labels)!r} is called like an image of the run, as "
+            f"{next(iter(run), 'none')!r} is."
         )
     return found
+
+
+def _scheme(run: SavedRun, evaluations: Sequence[SavedRun]) -> LabelScheme:
+    """What label files stand for, as the card says; a run without pictures does not keep the palette."""
+    card = run.card
+    colours = next((each.card["palette"] for each in (run, *evaluations) if each.card.get("palette")), ())
+    labels = {
+        int(given) if given.lstrip("-").isdecimal() else given: id for given, id in (card.get("labels") or {}).items()
+    }
+    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
+    named = run.classes if run.head == "sigmoid" else tuple(card.get("classes") or ())
+    return LabelScheme(classes=named, palette=palette, void=card.get("void"), labels=labels)
 
 
 def _draws(

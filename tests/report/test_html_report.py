@@ -518,7 +518,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(made: Made, tmp_path: Path)
         report([made.run.folder], tmp_path / "r.html", flip_book=["a b"])
     (tmp_path / "other").mkdir()
     write_png(tmp_path / "other" / "else.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(WrongUse, match="None of the 1 label maps"):
+    with pytest.raises(WrongUse, match="None of the label maps"):
         report([made.run.folder], tmp_path / "r.html", labels=tmp_path / "other")
     assert "holds no run" in command("report", tmp_path, "-o", tmp_path / "r.html").error
     assert not (tmp_path / "r.html").exists()
