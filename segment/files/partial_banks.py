@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
@@ -33,22 +33,31 @@ PLAN = "plan"
 
 
 @dataclass(frozen=True)
-class PartialBank:
-    """`BANK.partial.safetensors`: the first draws of the bank that `recipe` describes."""
+class _Beside:
+    """A file beside the output of a command, until that is written. recipe: of all that decides what it holds."""
 
     path: Path
     recipe: str
 
     @classmethod
-    def beside(cls, output: Path, recipe: str) -> PartialBank:
+    def beside(cls, output: Path, recipe: str) -> Self:
         return cls(output.with_suffix(SUFFIX), recipe)
+
+    def remove(self) -> None:
+        """Called when the output is written."""
+        self.path.unlink(missing_ok=True)
+
+
+class PartialBank(_Beside):
+    """`BANK.partial.safetensors`: the first draws of the bank that `recipe` describes."""
 
     def load(self, network: Network) -> tuple[list[Statistics], Mapping[str, Any]] | None:
         """The draws and how they were recorded; None where there are none of this recipe and network."""
         bank = bank_of_recipe(self.path, self.recipe)
-        if bank is None or bank.probe is None or not computes_the_same(network, bank.probe):
+        plan = None if bank is None else bank.provenance.get(PLAN)
+        if bank is None or plan is None or bank.probe is None or not computes_the_same(network, bank.probe):
             return None
-        return list(bank), bank.provenance[PLAN]
+        return list(bank), plan
 
     def keeper(
         self, network: Network, drawn: BatchNormNetwork, plan: Mapping[str, Any]
@@ -69,21 +78,9 @@ class PartialBank:
 
         return keep
 
-    def remove(self) -> None:
-        """Called when the whole bank is written."""
-        self.path.unlink(missing_ok=True)
 
-
-@dataclass(frozen=True)
-class PartialRefinement:
+class PartialRefinement(_Beside):
     """`BANK.partial.safetensors`: the state that refining a bank has reached; `recipe` is all that decides it."""
-
-    path: Path
-    recipe: str
-
-    @classmethod
-    def beside(cls, output: Path, recipe: str) -> PartialRefinement:
-        return cls(output.with_suffix(SUFFIX), recipe)
 
     def load(self) -> dict[str, Tensor] | None:
         """The state; None where there is none of this recipe."""
@@ -105,10 +102,6 @@ class PartialRefinement:
                 stream.write(save(dict(state), {"recipe": self.recipe, "content": _digest(state)}))
         except (SegmentError, OSError) as error:
             log.info("What was reached is not kept: %s", error)
-
-    def remove(self) -> None:
-        """Called when the bank is written."""
-        self.path.unlink(missing_ok=True)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -103,6 +103,13 @@ def test_all_draws_that_were_recorded_are_kept_when_time_has_passed(
     assert len(kept) > DRAWS - 3
 
 
+def test_a_whole_bank_of_the_same_name_is_no_part_of_one(fits: Fit, whole: str) -> None:
+    fits()
+    fits.output.rename(fits.partial)
+    assert bank_fingerprint(fits()) == whole
+    assert fits.recorded[0] == 0
+
+
 @pytest.mark.parametrize("other", [{"seed": 2}, {"draws": 5}, {"batch": 3}])
 def test_another_call_begins_anew(fits: Fit, other: dict[str, int]) -> None:
     fits.end_after(3)
