@@ -141,7 +141,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure fuzz -- python -m benchmarks.fuzz --cases 10000
 	$$measure kills -- python -m benchmarks.kills --commands predict
 	$$measure kills_fit_evaluate -- python -m benchmarks.kills --commands fit,evaluate
-	$$measure kills_sweep -- python -m benchmarks.kills --commands sweep
+	$$measure kills_sweep -- python -m benchmarks.kills --images 50 --commands sweep
 	$$measure kills_long -- python -m benchmarks.kills --images 80 --kills 6 --others 2 --commands distill,tune,experiment --data ../shared/data
 	$$measure endurance -- python -m benchmarks.endurance --images 10000
 	awk 'NR <= 30 {print "../../$(CAMVID)/" $$1}' $(CAMVID)/test.txt > outputs/measured/first_test.txt
