@@ -231,6 +231,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {
     "benchmarks.md": "measures the repository, from a clone of it",
     "camvid.md": "fetches a data set",
+    "deploy.md": "exports a graph, which needs an extra: tests/graphs",
     "experiments.md": "draws figures, which needs an extra: tests/experiments",
     "index.md": "makes the environment: the fixture `alone` here, `python -m benchmarks.start` as a whole",
 }

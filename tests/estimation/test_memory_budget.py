@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from plain import noise
 from processes import peak_of, photographs
 
-import segment.jobs.fit as fitting
 from segment.draws.bank import Statistics
 from segment.draws.large_batches import record_in_parts
 from segment.errors import OutOfMemory, WrongUse
@@ -120,13 +119,13 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
         kept.append(keep_bytes)
         return record_in_parts(*given, keep_bytes=keep_bytes, **named)
 
-    monkeypatch.setattr(fitting, "record_in_parts", seen)
+    monkeypatch.setattr("segment.jobs.recording.worker.record_in_parts", seen)
     much = fit_bank(network, images, batch=6, draws=2)
 
     def little(memory: int | str | None, device: torch.device) -> MemoryBudget:
         return MemoryBudget(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
 
-    monkeypatch.setattr(fitting, "memory_budget", little)
+    monkeypatch.setattr("segment.jobs.recording.bank.memory_budget", little)
     little_kept = fit_bank(network, images, batch=6, draws=2)
     assert kept[1] < 3 * MIB < kept[0]
     assert little_kept.layers == much.layers
@@ -137,7 +136,7 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
 
 def test_images_too_large_for_the_budget_are_refused_before_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_network("segment:tiny?classes=4")
-    monkeypatch.setattr(fitting, "memory_budget", lambda memory, device: MemoryBudget(FIXED))
+    monkeypatch.setattr("segment.jobs.recording.bank.memory_budget", lambda memory, device: MemoryBudget(FIXED))
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB of memory; 96 MiB may be taken. Give more --memory"):
         fit_bank(network, noise(4, 3, 64, 64), batch=4, draws=2)
 
