@@ -14,21 +14,30 @@ from segment.report.tables import number, verdict
 Lines = list[str]
 
 
-def rankings(ranking: Mapping[str, Any]) -> Lines:
-    """What ranks images by accuracy and by Dice, and how well."""
+RANKED = (
+    "network",
+    "method",
+    "quality",
+    "ranked by",
+    "chosen because",
+    "Spearman",
+    "failure AUROC",
+    "best in hindsight",
+)
+
+
+def rankings(networks: Mapping[str, Mapping[str, Any]]) -> Lines:
+    """What ranks images by accuracy and by Dice, how well, and what would have; networks: name -> a `ranking.json`."""
     rows = []
-    for target, words in (("accuracy", "accuracy"), ("dice", "Dice")):
-        best, scores = ranking[target]["best"], ranking[target]["scores"]
-        cells = [number(scores[name], 3) for name in ("spearman", "aurc", "failure_auroc")]
-        rows.append([words, f"`{best['column']}`", best["why"], *cells])
-    return markdown(("quality", "ranked by", "chosen because", "Spearman", "AURC", "failure AUROC"), rows)
-
-
-def best_rankings(content: Mapping[str, Any], method: str) -> Lines:
-    """The same of one method of a `ranking.json`."""
-    of = content["methods"][method]
-    chosen = {target: of["best"][target] for target in ("accuracy", "dice")}
-    return rankings({t: {"best": best, "scores": of["columns"][best["column"]][t]} for t, best in chosen.items()})
+    for name, content in networks.items():
+        for method, of in content["methods"].items():
+            for target, words in (("accuracy", "accuracy"), ("dice", "Dice")):
+                best, column = of["best"][target], of["hindsight"][target]
+                scores = of["columns"][best["column"]][target]
+                cells = [number(scores[score], 3) for score in ("spearman", "failure_auroc")]
+                hindsight = f"`{column}` {number(of['columns'][column][target]['spearman'], 3)}"
+                rows.append([f"`{name}`", method, words, f"`{best['column']}`", best["why"], *cells, hindsight])
+    return markdown(RANKED, rows)
 
 
 def tuned(result: Mapping[str, Any]) -> Lines:

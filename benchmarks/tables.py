@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
-from benchmarks.decision_tables import best_rankings, compared_runs, one_pass, tuned
+from benchmarks.decision_tables import compared_runs, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
 from benchmarks.measured_files import made, measured, short
 from benchmarks.run_tables import busy, endurance, kills
@@ -168,6 +168,12 @@ def comparisons(names: Mapping[str, str], columns: Mapping[str, str]) -> Lines:
     return [*compared_runs(of, columns), "", sources]
 
 
+def ranked(names: Sequence[str]) -> Lines:
+    """How images of every network are ranked, then the commands."""
+    networks = {name.removeprefix("ranking_"): measured(name)["result"]["ranking"] for name in names}
+    return [*rankings(networks), "", " ".join(made(name) for name in names)]
+
+
 def audit(name: str) -> str:
     return f"{100 * measured(name)['result']['audit']['cpu']['bf16']['variance_error']:.1f} %"
 
@@ -187,7 +193,7 @@ COMPARED_NUMBERS = {
 }
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
-    "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep", "kills_long")),
+    "runs.kills": partial(kills, ("kills", "kills_fit_evaluate")),
     "runs.endurance": endurance,
     "runs.busy": partial(busy, BUSY),
     "demo": demo,
@@ -210,7 +216,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.scenes": partial(curves, "sweep_scenes"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
-    "decisions.unet_ranking": lambda: best_rankings(measured("decisions_unet")["result"]["ranking"], "deterministic"),
+    "decisions.ranking": partial(ranked, ("ranking_unet_lite0",)),
 }
 PICTURES = {"cost_scenes.png": ("sweep_scenes", "Generated scenes, M = 8, mean of three banks")}
 
