@@ -193,7 +193,7 @@ COMPARED_NUMBERS = {
 }
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
-    "runs.kills": partial(kills, ("kills", "kills_fit_evaluate")),
+    "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
     "runs.endurance": endurance,
     "runs.busy": partial(busy, BUSY),
     "demo": demo,
