@@ -23,7 +23,7 @@ from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
-from segment.estimation.precision import choose
+from segment.estimation.precision import audit_key, choose
 from segment.estimation.view import View, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
@@ -48,7 +48,7 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engi
                 "fp32",
                 f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
             )
-        return choose(audits.get(device.type if engine == "torch" else engine, {}))
+        return choose(audits.get(audit_key(device, engine), {}))
     precision = known_precision(asked)
     if precision == "fp16" and device.type == "cpu":
         raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")

@@ -134,6 +134,11 @@ def _now(device: torch.device) -> float:
     return time.process_time()  # the time of other processes does not count
 
 
+def audit_key(device: torch.device, engine: Engine) -> str:
+    """What the audit of passes there is called in a bank's provenance."""
+    return device.type if engine == "torch" else engine
+
+
 def choose(audited: Mapping[str, Any]) -> tuple[Precision, str]:
     """The fastest precision whose rounding stays under LIMIT of the variance map, and the reason in words.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
@@ -85,10 +85,8 @@ class PartialRefinement(_Beside):
     def load(self) -> dict[str, Tensor] | None:
         """The state; None where there is none of this recipe."""
         try:
-            content = self.path.read_bytes()
             with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-            state = load(content)
+                metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             log.info("%s is not used: %s", self.path, error)
             return None

@@ -20,7 +20,7 @@ from segment.draws.reference import against_trained
 from segment.errors import SegmentError, WrongUse, error_message, imported
 from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.memory_budget import memory_budget
-from segment.estimation.precision import audit
+from segment.estimation.precision import audit, audit_key
 from segment.files.bank_cache import MARKS, BankCache, content_of, marks_of, recipe_of, signed
 from segment.files.banks import save_bank
 from segment.files.partial_banks import PartialBank
@@ -199,19 +199,11 @@ def fit(
     return bank, None
 
 
-def _free(memory: int | str | None) -> int:
-    return memory_budget(memory, torch.device("cpu")).free
-
-
 def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine]:
     """The engines that half precision was not audited for: the fit that recorded it was ended before, or another."""
     known = bank.provenance.get("audit", {})
     engines: tuple[Engine, ...] = ("torch",) if engine == "torch" else ("torch", engine)
-    return [each for each in engines if _audit_key(network, each) not in known]
-
-
-def _audit_key(network: Network, engine: Engine) -> str:
-    return network.device.type if engine == "torch" else engine
+    return [each for each in engines if audit_key(network.device, each) not in known]
 
 
 def _completed(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
@@ -224,7 +216,7 @@ def _completed(network: Network, bank: Bank, pool: ImagePool, engine: Engine) ->
 def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
     drawn = drawable(network).select(bank.layers)
     audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head, engine=engine)
-    kept = {**bank.provenance.get("audit", {}), _audit_key(network, engine): audited}
+    kept = {**bank.provenance.get("audit", {}), audit_key(network.device, engine): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
 
 

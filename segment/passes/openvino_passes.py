@@ -166,7 +166,7 @@ class OpenVinoPasses:
             return None
         try:
             outputs = [self._pass(given, t) for given in self._given]
-        except Exception as error:
+        except Exception as error:  # the same of an image; torch makes its passes then
             self.reason = error_message(error)
             return None
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -75,7 +75,7 @@ def fit(
     import time
 
     from segment.draws.reference import sentence
-    from segment.estimation.precision import choose
+    from segment.estimation.precision import audit_key, choose
     from segment.files.bank_cache import BankCache
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
@@ -112,8 +112,7 @@ def fit(
         )
     seconds = time.perf_counter() - start
     provenance = bank.provenance
-    device_type = next(parameter.device.type for parameter in network.module.parameters())
-    chosen, why = choose(provenance["audit"].get(device_type if engine == "torch" else engine, {}))
+    chosen, why = choose(provenance["audit"].get(audit_key(network.device, engine_of(engine)), {}))
     if json:
         keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from segment.errors import FastPathDiffers, ImageUnreadable, error_message
+from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
@@ -31,7 +31,7 @@ from segment.jobs.evaluation.counted import Counted, PackedCounts
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.task import Change, Task
 from segment.jobs.events import report_image
-from segment.jobs.prediction.images import IMAGE_ERRORS
+from segment.jobs.prediction.images import estimates_or_reasons
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
@@ -214,14 +214,11 @@ class Scoring(Counted):
         """Every read-out of each of the images, which have one size, or why there is none."""
         if items[0].error:
             return [item.error for item in items]
-        try:
-            made = self.together([self._input(item, change) for item in items], [item.source.id for item in items])
-            return [{name: each.each(Tensor.cpu) for name, each in estimates.items()} for estimates in made]
-        except IMAGE_ERRORS as error:
-            if len(items) > 1:  # which of them it was
-                return [estimates for item in items for estimates in self._estimated([item], change)]
-            height, width = items[0].size
-            return [f"{height} x {width} image: {error_message(error)}"]
+        return estimates_or_reasons(items, partial(self._estimates, change=change))
+
+    def _estimates(self, items: Sequence[Labelled], change: Change | None) -> list[dict[str, Estimate[Tensor]]]:
+        made = self.together([self._input(item, change) for item in items], [item.source.id for item in items])
+        return [{name: each.each(Tensor.cpu) for name, each in estimates.items()} for estimates in made]
 
     def _input(self, item: Labelled, change: Change | None) -> Tensor | Normalised:  # 1 C H W
         if isinstance(item.image, Tensor):

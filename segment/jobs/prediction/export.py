@@ -98,7 +98,7 @@ def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: An
     worst = dict.fromkeys(OUTPUTS, 0.0)
     try:
         run: Run = runtime(model)
-    except Exception as error:
+    except Exception as error:  # whatever the runtime raises
         raise ModelRefused(f"The exported graph does not load: {one_line(error, 200)}.") from error
     for image in _images(network):
         expected = estimate(method, normalise(image, network.input)[None], head=network.card.head, measures=measures)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from segment.axes import Plane
 from segment.errors import ImageUnreadable, PredictionFailed, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.together import Together
+from segment.estimation.together import Sized, Together
 from segment.files.runs.manifest import Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
@@ -55,6 +55,20 @@ IMAGE_ERRORS = (
     cv2.error,
 )
 """What an image may raise (a network that does not take its size raises one of these); the others go on."""
+
+S = TypeVar("S", bound=Sized)
+E = TypeVar("E")
+
+
+def estimates_or_reasons(images: Sequence[S], make: Callable[[Sequence[S]], list[E]]) -> list[E | str]:
+    """What `make` gives for images of one size, or of each that fails why there is nothing."""
+    try:
+        return [*make(images)]
+    except IMAGE_ERRORS as error:
+        if len(images) > 1:  # which of them it was
+            return [made for image in images for made in estimates_or_reasons([image], make)]
+        height, width = images[0].size
+        return [f"{height} x {width} image: {error_message(error)}"]
 
 
 @dataclass(frozen=True)
@@ -129,19 +143,17 @@ class ImagePredictor:
         """
         if isinstance(images[0].pixels, str):
             return [str(image.pixels) for image in images]
-        normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
-        partly = any(image.valid is not None and one.in_memory for image, one in zip(images, normalised, strict=True))
         try:
-            with self._probabilities(wanted=partly):
-                made = self.together(normalised, [image.source.id for image in images])
-            return [estimates[""].arrays(self.network.classes) for estimates in made]
+            return estimates_or_reasons(images, self._estimates)
         except OSError as error:  # of the files that hold its maps
             raise unwritable(self.run.folder, error) from error
-        except IMAGE_ERRORS as error:
-            if len(images) > 1:  # which of them it was
-                return [estimate for image in images for estimate in self.estimate([image])]
-            height, width = images[0].size
-            return [f"{height} x {width} image: {error_message(error)}"]
+
+    def _estimates(self, images: Sequence[ImageRead]) -> list[Estimate[Plane]]:
+        normalised = [Normalised(image.pixels, self.network.input) for image in images]  # type: ignore[arg-type]
+        partly = any(image.valid is not None and one.in_memory for image, one in zip(images, normalised, strict=True))
+        with self._probabilities(wanted=partly):
+            made = self.together(normalised, [image.source.id for image in images])
+        return [estimates[""].arrays(self.network.classes) for estimates in made]
 
     @contextmanager
     def _probabilities(self, *, wanted: bool) -> Iterator[None]:
