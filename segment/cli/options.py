@@ -5,8 +5,6 @@ Must not know what a job does with a value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,14 +18,7 @@ if TYPE_CHECKING:
     from segment.estimation.together import Batch
     from segment.networks.load import Network
     from segment.passes.passes import Engine
-    from segment.runners.runner import Runner
 
-RunnerName = Annotated[str, typer.Option("--runner", help="local, or ray: images in processes of Ray (extra `ray`).")]
-RayAddress = Annotated[
-    str, typer.Option(help="Of a Ray cluster, as HOST:6379, or auto; default: a Ray on this machine alone.")
-]
-Actors = Annotated[int | None, typer.Option(help="Processes of Ray; default: all cores, by the threads.")]
-ActorGpus = Annotated[float | None, typer.Option(help="GPUs of each, which may be a part of one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[
     str,
@@ -120,25 +111,6 @@ def loaded(
         extra_keys="ignore" if extra_keys == "ignore" else "refuse",
         trust=trust,
     )
-
-
-@contextmanager
-def runner_of(name: str, address: str, actors: int | None, gpus: float | None, device: str) -> Iterator[Runner]:
-    """The runner of a command line; a Ray that it starts ends with the block. device: where the network is."""
-    from segment.runners.runner import LOCAL
-
-    if name not in ("local", "ray"):
-        raise WrongUse(f"--runner is local or ray, not {name!r}.{near(name, ('local', 'ray'))}")
-    if name == "local":
-        for option, value in (("--ray-address", address), ("--actors", actors), ("--actor-gpus", gpus)):
-            if value:
-                raise WrongUse(f"{option} {value} is for --runner ray.")
-        yield LOCAL
-        return
-    from segment.runners.on_ray import RayRunner
-
-    with RayRunner(actors, address, gpus=gpus, device=device) as runner:
-        yield runner
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

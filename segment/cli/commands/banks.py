@@ -11,8 +11,6 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
-    ActorGpus,
-    Actors,
     Axis,
     Device,
     EngineName,
@@ -23,15 +21,13 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
-    RayAddress,
-    RunnerName,
     Trust,
     Weights,
     engine_of,
     loaded,
-    runner_of,
     size_of,
 )
+from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
 
 
@@ -61,8 +57,8 @@ def fit(
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
-    device: Device = "auto",
-    runner: RunnerName = "local",
+    device: Devices = "auto",
+    runner: RunnerName = "",
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
@@ -85,12 +81,14 @@ def fit(
         raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
+    place = place_of(runner, ray_address, actors, actor_gpus, "cpu" if engine == "openvino" else device)
     check_writable(output)
-    network = loaded(model, weights, "cpu" if engine == "openvino" else device, prefix, extra_keys, trust=trust)
+    see_alone(place.gpus)
+    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
 
     with (
-        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
         bank, reused_file = run_fit(

@@ -11,10 +11,7 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
-    ActorGpus,
-    Actors,
     Axis,
-    Device,
     EngineName,
     Every,
     ExtraKeys,
@@ -25,8 +22,6 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
-    RayAddress,
-    RunnerName,
     Together,
     TriageFile,
     Trust,
@@ -38,10 +33,10 @@ from segment.cli.options import (
     engine_of,
     listed,
     loaded,
-    runner_of,
     tile_mode_of,
     tiling_of,
 )
+from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
 from segment.files.exports.formats import FORMATS
 
@@ -103,8 +98,8 @@ def predict(
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
-    device: Device = "auto",
-    runner: RunnerName = "local",
+    device: Devices = "auto",
+    runner: RunnerName = "",
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
@@ -127,7 +122,9 @@ def predict(
         raise WrongUse("Give either SRC, the images there are, or --watch FOLDER, where they will be dropped.")
     if (bank is None) == (tuned is None):
         raise WrongUse("Give either --bank, which `segment fit` records, or --tuned, which `segment tune` writes.")
-    if watch and runner != "local":
+    on = "cpu" if engine == "openvino" and device == "auto" else device
+    place = place_of(runner, ray_address, actors, actor_gpus, on)
+    if watch and place.runner != "local":
         raise WrongUse("A folder is watched by --runner local: leave --runner out, or give SRC.")
     listing = Listing(every=every, axis=axis)
     setting = None if tuned is None else read_tuned(tuned)
@@ -152,10 +149,10 @@ def predict(
     )
     if watch and not json:
         screen.print_text(f"Watching {watch}. A file {output / STOP}, Ctrl-C or SIGTERM ends that.")
-    on = "cpu" if plan.engine == "openvino" and device == "auto" else device
-    network = loaded(model, weights, on, prefix, extra_keys, trust=trust)
+    see_alone(place.gpus)
+    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     with (
-        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
         used = setting.bank if setting is not None else load_bank(bank or Path())

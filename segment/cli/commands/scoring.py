@@ -11,8 +11,6 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
-    ActorGpus,
-    Actors,
     Axis,
     Device,
     Every,
@@ -27,9 +25,7 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
-    RayAddress,
     Report,
-    RunnerName,
     Together,
     TriageFile,
     Trust,
@@ -44,9 +40,9 @@ from segment.cli.options import (
     ids,
     listed,
     loaded,
-    runner_of,
     shift_of,
 )
+from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
 
 
@@ -96,8 +92,8 @@ def evaluate(
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
-    device: Device = "auto",
-    runner: RunnerName = "local",
+    device: Devices = "auto",
+    runner: RunnerName = "",
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
@@ -136,12 +132,14 @@ def evaluate(
         seed=seed,
         measures=listed(measures) or SCORED,
     )
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
-    members = [loaded(model, file, device, prefix, extra_keys, trust=trust) for file in ensemble or []]
+    place = place_of(runner, ray_address, actors, actor_gpus, device)
+    see_alone(place.gpus)
+    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    members = [loaded(model, file, place.device, prefix, extra_keys, trust=trust) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
     with (
-        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
         evaluation = run_evaluate(

@@ -13,10 +13,7 @@ from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
-    ActorGpus,
-    Actors,
     Axis,
-    Device,
     Every,
     ExtraKeys,
     Images,
@@ -29,9 +26,7 @@ from segment.cli.options import (
     Model,
     Out,
     Prefix,
-    RayAddress,
     Report,
-    RunnerName,
     Trust,
     ValidationImages,
     ValidationLabels,
@@ -40,9 +35,9 @@ from segment.cli.options import (
     counts,
     listed,
     loaded,
-    runner_of,
     shares,
 )
+from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 
 
 @app.command()
@@ -97,8 +92,8 @@ def sweep(
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
-    device: Device = "auto",
-    runner: RunnerName = "local",
+    device: Devices = "auto",
+    runner: RunnerName = "",
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
@@ -143,9 +138,11 @@ def sweep(
         ),
         banks=tuple(str(path) for path in bank or []),
     )
-    network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
+    place = place_of(runner, ray_address, actors, actor_gpus, device)
+    see_alone(place.gpus)
+    network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     with (
-        runner_of(runner, ray_address, actors, actor_gpus, network.device.type) as where,
+        runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
         result = run_sweep(

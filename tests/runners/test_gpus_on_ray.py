@@ -1,0 +1,86 @@
+"""Processes of Ray see a GPU each of those that are visible to the command: with Ray's own account, and no GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from segment.cli.running import VISIBLE
+from segment.runners.on_ray import RayRunner
+from segment.runners.quiet import QUIET
+
+
+@dataclass
+class Seen:
+    """How many units were done with which GPUs in sight."""
+
+    gpus: Counter[str] = field(default_factory=Counter)
+
+    def merge(self, other: Seen) -> None:
+        self.gpus += other.gpus
+
+
+class Looking:
+    """Notes what its process sees."""
+
+    group = 1
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+
+    def __call__(self, units: Sequence[int]) -> None:
+        time.sleep(0.1)
+        self.seen.gpus[os.environ.get("CUDA_VISIBLE_DEVICES", "")] += len(units)
+
+    def maker(self, units: Sequence[int]) -> Callable[[], Looking]:
+        return Looking
+
+    def part(self) -> Seen:
+        part, self.seen = self.seen, Seen()
+        return part
+
+    def merge(self, part: Seen) -> None:
+        self.seen.merge(part)
+
+    def lost(self, unit: int, why: str) -> None:
+        raise AssertionError(why)
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[None]:
+    """A Ray that takes two GPUs for granted, the fourth and the sixth of a machine."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = "4,6"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        small = {"object_store_memory": 80 * 2**20, "include_dashboard": False, "log_to_driver": False}
+        ray.init("local", num_cpus=2, num_gpus=2, **small)
+        yield
+        ray.shutdown()
+    if before is None:
+        del os.environ[VISIBLE]
+    else:
+        os.environ[VISIBLE] = before
+
+
+@pytest.mark.parametrize(("gpus", "actors"), [(None, 2), (0.5, 4)])
+def test_each_process_sees_one_gpu_of_those_that_the_command_may_take(
+    two_gpus: None, gpus: float | None, actors: int
+) -> None:
+    worker: Any = Looking()
+    with RayRunner(gpus=gpus, device="cuda") as runner:
+        assert runner.actors == actors
+        runner(worker, range(40))
+    assert set(worker.seen.gpus) == {"4", "6"}
+    assert sum(worker.seen.gpus.values()) == 40
