@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,21 +14,22 @@ import torch
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
-from segment.estimation.estimate import Estimate, ReadOut, accumulate, estimates, from_the_first_draw, sums_of
-from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget, in_words, release_freed_pages
-from segment.estimation.tiling.assembly import Blank, assembled, compared
-from segment.estimation.tiling.tiler import Needs, TileMode, Tiler, Tiling, TilingCost, total_cost
-from segment.estimation.tiling.tiles import Cut, Tile
+from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
+from segment.estimation.memory_budget import FIXED, SCRATCH, in_words, release_freed_pages
+from segment.estimation.plan import EstimatePlan
+from segment.estimation.probe import probe
+from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
+from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached
+from segment.estimation.tiling.tiler import Needs, Tiler, TilingCost, total_cost
+from segment.estimation.tiling.tiles import Cut
 from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
 from segment.images.windowed import bytes_held
 from segment.networks.load import Network
 from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
-from segment.uncertainty.stopping import StoppingRule, StopPlan, check_counts, error_quantile, on_grid
+from segment.uncertainty.stopping import StoppingRule, check_counts
 
 log = logging.getLogger(__name__)
-
-STANDARD_ERROR = "standard_error"
 
 GENEROUS = 4096
 """Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
@@ -42,30 +42,6 @@ DECODED = 4
 
 WRITING = 192 * 2**20
 """Bytes beside the passes that the pictures and the cloud-optimised copy of an image in windows take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EstimatePlan:
-    """How images are estimated.
-
-    tile: "auto": tiles where an image does not fit whole; "off": never; N: tiles of N x N wherever an image is larger
-    mode: "exact": tiles have the maps of the whole image; "blended": they overlap less, and are mixed there
-    budget: memory that may be taken; None: tiles are used only after a device has run out of memory
-    beside: bytes a pixel that the caller takes for an estimate during the next image's passes
-    blank: makes the arrays that the tiles of an image are written into; None: in memory, as are the overlaps of
-    blended tiles then, which the budget does not count
-    held_passes: how many passes' tensors the engine holds at once
-    stop: when an image has enough draws; None: it gets all. In tiles the whole image is passed under 8, 16, 32, ...
-    draws until it has enough, which takes up to twice the passes
-    """
-
-    tile: Tiling = "auto"
-    mode: TileMode = "exact"
-    budget: MemoryBudget | None = None
-    beside: int = 0
-    blank: Blank | None = None
-    held_passes: int = 1
-    stop: StopPlan | None = None
 
 
 class Estimator:
@@ -107,7 +83,7 @@ class Estimator:
             lambda: estimates(self.read_outs, images, self.network.card.head, identity=identity, stop=self._watch())
         )
 
-    def _verified(self, work: Callable[[], dict[str, Estimate[Any]]]) -> dict[str, Estimate[Any]]:
+    def _verified(self, work: Callable[[], R]) -> R:
         """The result of `work`; where a fast path differs, the earlier images that it may have changed are counted."""
         methods = [read_out.method for read_out in self.read_outs.values()]
 
@@ -129,23 +105,10 @@ class Estimator:
     def _measured(self) -> tuple[float, float]:
         """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
         noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=torch.Generator().manual_seed(0))
-        seconds: list[float] = []
-        return bytes_a_pixel(lambda part: seconds.append(self._probe(part)), self.network.module, noise), seconds[-1]
-
-    def _probe(self, images: Tensor) -> float:
-        """A few passes of each method, their moments kept until all are done; seconds a pixel of all."""
-        kept, seconds = [], 0.0
-        for method in {id(read_out.method): read_out.method for read_out in self.read_outs.values()}.values():
-            of_method = [read_out for read_out in self.read_outs.values() if read_out.method is method]
-            computed = [replace(read_out, measures=self._computed(read_out)) for read_out in of_method]
-            kept.append(sums_of(computed, self.network.card.head))
-            probe = method.probe()
-            for _ in accumulate(probe, images, kept[-1]):
-                continue
-            begun = time.perf_counter()  # the first image is traced, and compared with plain passes
-            count = sum(1 for _ in accumulate(probe, images, kept[-1]))
-            seconds += (time.perf_counter() - begun) / count * max(read_out.passes for read_out in of_method)
-        return seconds / images.shape[-2:].numel()
+        seconds, head = list[float](), self.network.card.head
+        computed = [replace(read_out, measures=self._computed(read_out)) for read_out in self.read_outs.values()]
+        held = bytes_a_pixel(lambda part: seconds.append(probe(computed, part, head)), self.network.module, noise)
+        return held, seconds[-1]
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:
         """Its measures, and the one that decides when the draws stop."""
@@ -222,48 +185,76 @@ class Estimator:
         )
 
     def _in_tiles(self, image: Tensor | Normalised, side: int, identity: str) -> dict[str, Estimate[Any]]:
-        cut, stop = self.tiler.cut(side, self.plan.mode), self.plan.stop
+        cut = self.tiler.cut(side, self.plan.mode)
         self.tiler.warn_of_sides(image.shape[-2], image.shape[-1])
-        if stop is None:
-            return self._assembled(image, cut, self.read_outs, identity)
-        ((name, read_out),) = self.read_outs.items()
-        for draws in check_counts(read_out.passes, stop.first):
-            first_draws = replace(read_out, measures=self._computed(read_out), draws=draws)
-            made = self._assembled(image, cut, {name: first_draws}, identity)
-            error = made[name].reached_error
-            if error is not None and error <= stop.tolerance:
+        everything = TileGroup.whole(cut, (image.shape[-2], image.shape[-1]))
+        for draws in self.rounds():
+            tiles = self._of_group(image, cut, everything, draws, identity)
+            if self.enough(tiles.errors):
                 break
-        return made
+        return self._finished(image, cut, tiles, draws, identity)
 
-    def _assembled(
-        self, image: Tensor | Normalised, cut: Cut, read_outs: Mapping[str, ReadOut], identity: str
+    def rounds(self) -> tuple[int | None, ...]:
+        """Draws of the rounds in which an image in tiles is estimated, until one was `enough`; None: all draws."""
+        stop = self.plan.stop
+        return (None,) if stop is None else check_counts(next(iter(self.read_outs.values())).passes, stop.first)
+
+    def enough(self, errors: Mapping[int, Tensor]) -> bool:
+        """Whether a round with these standard errors of its tiles is the last."""
+        stop = self.plan.stop
+        return stop is None or reached(errors, stop) <= stop.tolerance
+
+    def group(
+        self, image: Tensor | Normalised, cut: Cut, group: TileGroup, draws: int | None, identity: str
+    ) -> GroupEstimate[Any]:
+        """The part that some tiles have in the estimate of an image, in a round. Errors: OutOfMemory."""
+        while True:
+            try:
+                return self._verified(lambda: self._of_group(image, cut, group, draws, identity))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                if not self._fewer_draws():  # the tiles are those of other processes too
+                    raise self._too_large(cut.side) from error
+
+    def put_together(
+        self, image: Tensor | Normalised, cut: Cut, tiles: GroupEstimate[Any], draws: int | None, identity: str
     ) -> dict[str, Estimate[Any]]:
-        """The estimates of the whole image, put together from those of its tiles; blended ones with their error."""
-        errors: list[Tensor] = []
-        head, stop, size = self.network.card.head, self.plan.stop, (image.shape[-2], image.shape[-1])
+        """The estimates of an image from those of all its tiles in the last round."""
+        return self._verified(lambda: self._finished(image, cut, tiles, draws, identity))
 
-        def after(tile: Tile, parts: Mapping[str, Estimate[Tensor]]) -> None:
-            if self.planned:
-                release_freed_pages()
-            for part in parts.values() if stop is not None else ():
-                corner = tile.inner_rows[0], tile.inner_columns[0]
-                errors.append(on_grid(part.maps[STANDARD_ERROR], corner, size).flatten())
-
-        whole = assembled(
+    def _of_group(
+        self, image: Tensor | Normalised, cut: Cut, group: TileGroup, draws: int | None, identity: str
+    ) -> GroupEstimate[Any]:
+        return assembled(
             image,
             cut,
-            read_outs,
-            head,
+            group,
+            self._with(draws),
+            self.network.card.head,
             classes=lambda: self.network.classes,
             measures={name: read_out.measures for name, read_out in self.read_outs.items()},
             blank=self.plan.blank,
             identity=identity,
-            after=after,
+            errors=self.plan.stop is not None,
+            after=release_freed_pages if self.planned else lambda: None,
         )
+
+    def _with(self, draws: int | None) -> dict[str, ReadOut]:
+        """The read-outs in a round."""
+        if draws is None:
+            return self.read_outs
+        return {n: replace(each, measures=self._computed(each), draws=draws) for n, each in self.read_outs.items()}
+
+    def _finished(
+        self, image: Tensor | Normalised, cut: Cut, tiles: GroupEstimate[Any], draws: int | None, identity: str
+    ) -> dict[str, Estimate[Any]]:
+        """The estimates of the whole image; those of blended tiles with their error."""
+        stop, whole, size = self.plan.stop, tiles.summed(), (image.shape[-2], image.shape[-1])
         if self.planned:  # what is written next takes blocks of other sizes
             release_freed_pages()
         if stop is not None:
-            error = error_quantile(torch.cat(errors), stop.quiet)
+            error = reached(tiles.errors, stop)
             whole = {name: replace(made, reached_error=error) for name, made in whole.items()}
         if not cut.blended:
             return whole
@@ -271,16 +262,28 @@ class Estimator:
         needs = None if budget is None else self._needs(math.prod(size), in_memory=in_memory)
         around = self.tiler.around(cut, needs, 0 if budget is None else budget.free)
         exact = self.tiler.geometry.halo is not None and around >= self.tiler.geometry.halo
+        head, read_outs = self.network.card.head, self._with(draws)
         off = compared(image, whole, cut, read_outs, head, around=around, exact=exact, identity=identity)
         return {name: replace(made, blending=off[name]) for name, made in whole.items()}
 
-    def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
-        """The side of the tiles from now on: half as many draws in a pass, or else half of the side."""
+    def _fewer_draws(self) -> bool:
+        """Half as many draws in a pass from now on, after memory ran out; whether that is possible."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         halved = [read_out.method.halve() for read_out in self.read_outs.values()]
         if any(halved):
             log.warning("Out of memory: half as many draws in a pass from now on.")
+        return any(halved)
+
+    def _too_large(self, side: int) -> OutOfMemory:
+        return OutOfMemory(
+            f"Out of memory at the smallest plan, {side} x {side} pixels at once, which takes about "
+            f"{in_words(side**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
+        )
+
+    def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
+        """The side of the tiles from now on: half as many draws in a pass, or else half of the side."""
+        if self._fewer_draws():
             return side
         align = self.tiler.geometry.align
         current = side or -(-max(image.shape[-2:]) // align) * align
@@ -289,11 +292,7 @@ class Estimator:
         half = current // 2 // align * align
         fixed = whole or self.tiler.least(self.plan.mode) is None
         if fixed or current <= least:
-            smallest = current if fixed else least
-            raise OutOfMemory(
-                f"Out of memory at the smallest plan, {smallest} x {smallest} pixels at once, which takes about "
-                f"{in_words(smallest**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
-            ) from error
+            raise self._too_large(current if fixed else least) from error
         half = max(half, least)
         log.warning("Out of memory: tiles of %d pixels from now on.", half)
         self.plan = replace(self.plan, tile=half)

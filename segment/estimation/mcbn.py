@@ -21,8 +21,9 @@ from segment.draws.recording import Precision
 from segment.errors import WrongUse
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.precision import audit_key, choose
 from segment.estimation.view import View, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn

@@ -59,7 +59,7 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
     Errors: ImageUnreadable, MissingExtra.
     """
     check_is_file(source.path)
-    if _is_large(source, spec):
+    if is_large(source, spec):
         image = windowed(source.path, spec)
         if source.mask is None:
             return Pixels(image, image.valid())
@@ -85,13 +85,13 @@ def _read_whole(source: Source, spec: InputSpec) -> Pixels:
 
 def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """An image (H W C), of a large raster a smaller copy, and where it holds data. Errors: as `read_source`."""
-    if _is_large(source, spec):
+    if is_large(source, spec):
         return windowed(source.path, spec).small()
     image = read_source(source, spec)
     return image.pixels, None if image.valid is None else image.valid[:]
 
 
-def _is_large(source: Source, spec: InputSpec) -> bool:
+def is_large(source: Source, spec: InputSpec) -> bool:
     """Whether it is read a window at a time."""
     if source.part is not None or _kind(source.path) not in ("tiff", "raster"):
         return False

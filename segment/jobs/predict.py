@@ -28,6 +28,7 @@ from segment.jobs.prediction.plan import Execution, PredictPlan
 from segment.jobs.prediction.recipe import PredictRecipe
 from segment.jobs.prediction.summary import Summary, summary_of
 from segment.jobs.prediction.watch import WatchPlan, watched
+from segment.jobs.prediction.windows import predict_images
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import refuse_other_run, write_triaged_run
 from segment.networks.load import Network
@@ -106,7 +107,7 @@ def predict(
             with _torch_threads(execution.threads), ends:
                 for pending in [run.pending()] if watch is None else watched(run, Path(str(source)), watch):
                     predictor.display = _display(run, network, plan)
-                    runner(loop, pending)
+                    predict_images(loop, pending, runner)
         finally:
             run.merge_shards()
         seconds = time.perf_counter() - start

@@ -188,6 +188,10 @@ class RayRunner:
     def processes(self) -> int:
         return -(-self.actors // len(self._cores))
 
+    @property
+    def workers(self) -> int:
+        return self.actors
+
     def threads(self, here: int) -> int:
         if self._device == "cuda":
             return here

@@ -66,11 +66,16 @@ class Runner(Protocol):
         """Processes that share the memory of a machine."""
         ...
 
+    @property
+    def workers(self) -> int:
+        """Processes that do units, on all machines."""
+        ...
+
 
 class Local:
     """All units in this process."""
 
-    processes = 1
+    processes, workers = 1, 1
 
     def __call__(self, worker: Worker[U, Any], units: Sequence[U]) -> None:
         worker(units)

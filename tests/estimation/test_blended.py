@@ -18,8 +18,9 @@ from small_networks import Pooling, Small, network_of
 
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import WRITING, EstimatePlan, Estimator
+from segment.estimation.estimator import WRITING, Estimator
 from segment.estimation.memory_budget import FIXED, MemoryBudget, bytes_of
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.blending import ramp
 from segment.estimation.tiling.tiler import duration
 from segment.estimation.tiling.tiles import Cut

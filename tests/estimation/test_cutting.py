@@ -15,9 +15,10 @@ from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import OutOfMemory
 from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
+from segment.estimation.estimator import OUTSIDE, Estimator
 from segment.estimation.mcbn import MCBN
 from segment.estimation.memory_budget import FIXED, MemoryBudget
+from segment.estimation.plan import EstimatePlan
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers
 from segment.estimation.estimate import ReadOut, estimate
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
 from segment.estimation.mcbn import MCBN
+from segment.estimation.plan import EstimatePlan
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.predict import predict

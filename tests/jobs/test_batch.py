@@ -21,8 +21,9 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import MemoryBudget
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -10,20 +11,23 @@ cloudpickle: Any = import_module("ray.cloudpickle")
 
 
 class Pickling:
-    """Workers in turn; each gets units as they come."""
+    """Workers in turn; each gets units as they come, or with a seed in a random order."""
 
     processes = 2
 
-    def __init__(self, workers: int = 2, *, units: int = 1) -> None:
-        self._workers, self._units = workers, units
+    def __init__(self, workers: int = 2, *, units: int = 1, seed: int | None = None) -> None:
+        self.workers, self._units = workers, units
+        self._random = None if seed is None else random.Random(seed)
 
     def threads(self, here: int) -> int:
         return here
 
     def __call__(self, worker: Any, units: Sequence[Any]) -> None:
         made = cloudpickle.dumps(worker.maker(units))
-        others = [cloudpickle.loads(made)() for _ in range(self._workers)]
+        others = [cloudpickle.loads(made)() for _ in range(self.workers)]
         parts = []
+        if self._random is not None:
+            units = self._random.sample(units, len(units))
         for number, start in enumerate(range(0, len(units), self._units)):
             other = others[number % len(others)]
             other(cloudpickle.loads(cloudpickle.dumps(units[start : start + self._units])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console import contents, fitted, lines, photographs, segment, training
+from compared_runs import without_times
+from console import fitted, lines, photographs, segment, training
 from plain import calibrated, random_bank, seeded
 from processes import photographs as noise
 from small_networks import Small
@@ -27,8 +27,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
 from segment.tracing.bn_network import drawable
-
-TIMES = ("seconds", "timings")
 
 
 class Slow(Small):
@@ -43,18 +41,6 @@ class Slow(Small):
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bank")
     return fitted(folder / "bank.safetensors", training(folder / "train"))
-
-
-def without_times(run: Path) -> dict[str, Any]:
-    """Every file's bytes, the record and the manifest's lines without the seconds that they name."""
-    files: dict[str, Any] = {name: data for name, data in contents(run).items() if not name.startswith(SHARDS)}
-    del files["manifest.jsonl"]
-    record = json.loads(files.pop("run.json"))
-    return files | {"run.json": dropped(record), "lines": {id: dropped(line) for id, line in lines(run).items()}}
-
-
-def dropped(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in TIMES}
 
 
 def waited_for(condition: Callable[[], Any], seconds: float = 120) -> Any:

@@ -23,8 +23,9 @@ from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
 from segment.estimation.mcbn import MCBN
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import Tiling
 from segment.files.banks import save_bank
 from segment.jobs.predict import predict

@@ -12,13 +12,17 @@ from torch import Tensor
 from segment.axes import Head, Store
 from segment.estimation.estimate import Estimate, ReadOut, estimates, index_type
 from segment.estimation.tiling.blending import BlendingError, Overlaps, error_of, windows
-from segment.estimation.tiling.tiles import Cut, Tile
+from segment.estimation.tiling.groups import GroupEstimate, TileGroup
+from segment.estimation.tiling.tiles import Cut, Span
 from segment.images.prepare import Normalised
 from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.scaling import Calibration
+from segment.uncertainty.stopping import on_grid
 
 Blank = Callable[[tuple[int, ...], Any], Store]
 """Shape and NumPy dtype -> an array to write into."""
+
+STANDARD_ERROR = "standard_error"
 
 COMPARED = 4
 """Windows at most in which blended tiles are compared with exact ones."""
@@ -27,6 +31,7 @@ COMPARED = 4
 def assembled(
     image: Tensor | Normalised,
     cut: Cut,
+    group: TileGroup,
     read_outs: Mapping[str, ReadOut],
     head: Head,
     *,
@@ -34,17 +39,22 @@ def assembled(
     measures: Mapping[str, tuple[str, ...]],
     blank: Blank | None,
     identity: str,
-    after: Callable[[Tile, Mapping[str, Estimate[Tensor]]], None],
-) -> dict[str, Estimate[Any]]:
-    """The estimates of an image (1 C H W), put together from those of its tiles.
+    errors: bool = False,
+    after: Callable[[], None] = lambda: None,
+) -> GroupEstimate[Any]:
+    """The estimates of a group's window of an image (1 C H W), put together from those of its tiles.
 
     classes: K, asked for once a tile is done. measures: of each read-out, those that are put together
     blank: makes its arrays; None: tensors in memory
-    after: called with each tile and the estimates of its inner part
+    errors: whether each tile's standard errors are kept at the pixels of the stopping rule's grid
+    after: called when the passes over a tile are made
+    What a tile raises has a note with its place in the image.
     """
     size = (image.shape[-2], image.shape[-1])
+    rows, columns = group.window(cut, size)
     whole: dict[str, Estimate[Any]] = {}
-    parts = cut.tiles(*size)
+    sums: dict[str, dict[int, Tensor]] = {name: {} for name in read_outs}
+    on_the_grid: dict[int, Tensor] = {}
     asked = {name: replace(each, probability=each.probability or each.sums) for name, each in read_outs.items()}
     draws = max(read_out.passes for read_out in read_outs.values())
     kept: dict[tuple[int, Calibration], Overlaps] = {}
@@ -52,24 +62,52 @@ def assembled(
     def overlaps(method: int, temperature: Calibration) -> Overlaps:
         key = (method, temperature)
         if key not in kept:
-            kept[key] = Overlaps(parts, cut.halo, draws, blank or _zeros)
+            kept[key] = Overlaps(cut.tiles(*size), cut.halo, draws, blank or _zeros)
         kept[key].tile = tile
         return kept[key]
 
-    for tile in parts:
-        seen = image[(..., *tile.seen)].contiguous()
-        made = estimates(asked, seen, head, identity=identity, overlaps=overlaps if cut.blended else None)
+    for number, tile, of_group in group.tiles(cut, size):
+        try:
+            seen = image[(..., *tile.seen)].contiguous()
+            made = estimates(asked, seen, head, identity=identity, overlaps=overlaps if cut.blended else None)
+        except Exception as error:
+            error.add_note(place_of(tile.rows, tile.columns))
+            raise
+        after()
+        if not of_group:
+            continue
         inner = {name: part.image(0) for name, part in made.items()}
         if not cut.blended:
             inner = {name: part.each(lambda values: values[(..., *tile.within)]) for name, part in inner.items()}  # noqa: B023 - called at once
-        after(tile, inner)
         for name, part in inner.items():
+            if errors:
+                corner = tile.inner_rows[0], tile.inner_columns[0]
+                on_the_grid[number] = on_grid(part.maps[STANDARD_ERROR], corner, size).flatten()
             maps = {key: part.maps[key] for key in measures[name] if key in part.maps}
             part = replace(with_own_sums(part, read_outs[name], head), maps=maps)
-            before = whole.get(name) or empty_whole(part, size, blank, classes())
-            write_tile(part, before, tile)
-            whole[name] = added(before, part) if name in whole else before
-    return whole
+            if part.class_sums is not None:
+                sums[name][number] = part.class_sums
+            part = replace(part, class_sums=None)
+            window = (rows[1] - rows[0], columns[1] - columns[0])
+            before = whole.get(name) or empty_whole(part, window, blank, classes())
+            write_tile(part, before, moved(tile.kept, rows[0], columns[0]))
+            whole[name] = replace(before, seconds=before.seconds + part.seconds) if name in whole else before
+    return GroupEstimate(whole, sums, on_the_grid)
+
+
+def place_of(rows: Span, columns: Span) -> str:
+    """A window of an image, for people: the first and the last row and column.
+
+    >>> place_of((0, 64), (128, 192))
+    'in the window of rows 0 to 63, columns 128 to 191'
+    """
+    return f"in the window of rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}"
+
+
+def moved(window: tuple[slice, slice], top: int, left: int) -> tuple[slice, slice]:
+    """A window of an image, in the part of it that begins there."""
+    rows, columns = window
+    return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
 
 
 def _zeros(shape: tuple[int, ...], kind: Any) -> Any:
@@ -77,7 +115,7 @@ def _zeros(shape: tuple[int, ...], kind: Any) -> Any:
 
 
 def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | None, classes: int) -> Estimate[Any]:
-    """An estimate of an image of that size (H W), of the types of a tile's, whose values are not written yet.
+    """An estimate of a window of that size (H W), of the types of a tile's, whose values are not written yet.
 
     blank: makes its arrays; None: tensors in memory
     """
@@ -92,10 +130,10 @@ def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | No
     return part.each(empty)
 
 
-def write_tile(part: Estimate[Tensor], whole: Estimate[Any], tile: Tile) -> None:
-    """Write the estimate of a tile's inner part into that of the whole image."""
+def write_tile(part: Estimate[Tensor], whole: Estimate[Any], window: tuple[slice, slice]) -> None:
+    """Write the estimate of a tile's inner part into that of a larger window, at its place there."""
     for values, target in zip(_arrays(part), _arrays(whole), strict=True):
-        target[(..., *tile.kept)] = values if isinstance(target, Tensor) else values.cpu().numpy()
+        target[(..., *window)] = values if isinstance(target, Tensor) else values.cpu().numpy()
 
 
 def with_own_sums(part: Estimate[Tensor], read_out: ReadOut, head: Head) -> Estimate[Tensor]:
@@ -107,14 +145,6 @@ def with_own_sums(part: Estimate[Tensor], read_out: ReadOut, head: Head) -> Esti
         return part
     sums = class_sums(part.mean[None], part.prediction[None], head)[0]
     return replace(part, class_sums=sums, mean=part.mean if read_out.probability else None)
-
-
-def added(whole: Estimate[Any], part: Estimate[Tensor]) -> Estimate[Any]:
-    """The estimate of the whole image with a further tile's seconds and class sums."""
-    sums = part.class_sums
-    if sums is not None and whole.class_sums is not None:
-        sums = sums + whole.class_sums
-    return replace(whole, seconds=part.seconds + whole.seconds, class_sums=sums)
 
 
 def _arrays(estimate: Estimate[Any]) -> list[Any]:

@@ -80,6 +80,14 @@ class Cut:
             for columns, inner_columns in self._spans(width)
         )
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows of tiles, and tiles in each.
+
+        >>> Cut(12, 4, 4).grid(4, 20)
+        (1, 3)
+        """
+        return len(self._spans(height)), len(self._spans(width))
+
     def work(self, height: int, width: int) -> float:
         """Pixels of all tiles over those of the image.
 

@@ -16,10 +16,12 @@ from segment.images.find import Source
 RECORD = "run.json"
 STOP = "stop.watch"
 """A file that ends the watching of a folder."""
+WINDOWS = ".windows"
+"""Folder of what is estimated of large rasters, until they are put together."""
 TABLES = ("segments.csv", "segments.parquet", "images.csv", "images.parquet")
 ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
 RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
-TAKEN = frozenset((RECORD, MANIFEST, SHARDS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
+TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
 """Names of the run itself in its folder: no image may be called so."""
 
 

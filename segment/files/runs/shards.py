@@ -41,11 +41,12 @@ def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:
     An image that one process has done and another has not is done.
 
     Returns:
-        The lines of the manifest; None where there are no shards.
+        The lines of the manifest; None where no other process was begun.
 
     """
     shards = sorted((folder / SHARDS).glob("*.jsonl"))
-    lines = read_manifest(folder / MANIFEST) if shards else None  # first, for it may end in half a line
+    begun = (folder / SHARDS).is_dir()  # perhaps by processes that have no line
+    lines = read_manifest(folder / MANIFEST) if begun else None  # first, for it may end in half a line
     newest: dict[str, dict[str, Any]] = {}
     for shard in shards:
         for id, line in read_manifest(shard).items():

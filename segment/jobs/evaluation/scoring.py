@@ -18,9 +18,10 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import OUTSIDE, EstimatePlan, Estimator
+from segment.estimation.estimator import OUTSIDE, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source

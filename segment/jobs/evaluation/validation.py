@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import OutOfMemory, SegmentError, WrongUse
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination

@@ -68,7 +68,8 @@ def estimates_or_reasons(images: Sequence[S], make: Callable[[Sequence[S]], list
         if len(images) > 1:  # which of them it was
             return [made for image in images for made in estimates_or_reasons([image], make)]
         height, width = images[0].size
-        return [f"{height} x {width} image: {error_message(error)}"]
+        places = getattr(error, "__notes__", [])[:1]  # of a tile
+        return [", ".join([f"{height} x {width} image: {error_message(error)}", *places])]
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,9 @@ class ImagePredictor:
         """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""
         log.warning(
             "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and "
-            "for the %d images before this one again.",
+            "for %s before this one again.",
             self.estimator.why,
-            len(sources),
+            f"the {len(sources)} images" if sources else "the windows",
         )
         self.estimator.to_redo = 0
         for source in sources:

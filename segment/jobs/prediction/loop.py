@@ -58,7 +58,9 @@ class PredictPart:
 class PredictLoop:
     """Called with images that are not done, makes their files and lines; may be called again with more.
 
+    `begin` comes first, with all of them, where the run is; elsewhere a loop is only called.
     recipe: what `predictor` was made from. execution: the plan, as it is after the images so far
+    sizes: H and W of images by id, where their files say it
     alone: whether an image that is too large for the memory fails alone, instead of being refused before the first
     """
 
@@ -69,7 +71,7 @@ class PredictLoop:
         self._progress, self._alone = progress, alone
         self._number, self._images, self._draws = 0, 0, 0
         self._calls: list[list[Source]] = []  # the images of each call of the network so far
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
         self._kept: list[Written] = []
         self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
 
@@ -81,17 +83,17 @@ class PredictLoop:
         """Make them.
 
         Raises:
-            OutOfMemory: An image is too large, unless each fails alone.
+            OutOfMemory: An image is too large.
             WrongUse: Files cannot be written.
 
         """
-        pending = self._begin(pending)
+        self._look_at(pending)
         predictor, estimator, spent = self.predictor, self.predictor.estimator, self.spent
         workers = self.execution.workers
         waiting_pixels = pixel_limit(self.execution.budget, OUTSIDE + estimator.kept)
 
         def pixels(source: Source) -> int:
-            return math.prod(self._sizes.get(source.id, ()))
+            return math.prod(self.sizes.get(source.id, ()))
 
         images = ahead(pending, predictor.read, workers=workers, waiting_pixels=waiting_pixels, pixels=pixels)
         spent.start()
@@ -101,27 +103,36 @@ class PredictLoop:
                     spent.end("waiting_for_images")
                     estimates = predictor.estimate(group)
                     seconds = spent.end("network") / len(group)
-                    self._keep_plan()
+                    self.keep_plan()
                     if estimator.to_redo:
                         writing.drain()
                         predictor.redo([source for call in self._calls[-estimator.to_redo :] for source in call])
                     self._calls.append([image.source for image in group])
                     while group:
                         image, estimate = group.pop(0), estimates.pop(0)
-                        if isinstance(estimate, Estimate):
-                            self._draws += estimate.draws
+                        self.count(estimate)
                         writing.add(partial(predictor.write, image, estimate, seconds), pixels(image.source))
                         del image, estimate
-                        self._images += 1
-                        self._show(1)
                     spent.end("waiting_for_files")
         finally:
             spent.end("waiting_for_files")
 
-    def _begin(self, pending: Sequence[Source]) -> Sequence[Source]:
-        """Those of the images that fit, and note the sizes that are known. Errors: as `__call__`."""
+    def _look_at(self, pending: Sequence[Source]) -> None:
+        """Note the sizes that are known, of these alone."""
+        sizes = ((source.id, self.sizes.get(source.id) or size_of(source)) for source in pending)
+        self.sizes = {id: size for id, size in sizes if size}
+
+    def begin(self, pending: Sequence[Source]) -> Sequence[Source]:
+        """Those of the images that fit.
+
+        Raises:
+            OutOfMemory: An image is too large, unless each fails alone.
+            WrongUse: Tiles are asked for that are too small.
+
+        """
         estimator = self.predictor.estimator
-        self._sizes = sizes = {source.id: size for source in pending if (size := size_of(source))}
+        self._look_at(pending)
+        sizes = self.sizes
         if self._alone:
             pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
         in_file_windows = partial(in_windows, spec=self.predictor.network.input)
@@ -130,20 +141,26 @@ class PredictLoop:
             log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
             self.predictor.run.note(tiling=cost.record())
         self._number = len(self.predictor.run.sources) - len(pending)
-        self._show(0)
+        self.show(0)
         return pending
 
-    def _show(self, images: int) -> None:
+    def show(self, images: int) -> None:
         """Report that so many more images are estimated."""
         self._number += images
         self._progress("predicting", self._number, len(self.predictor.run.sources), self._draws)
 
+    def count(self, estimate: Estimate[Any] | str) -> None:
+        """Count an image that is estimated, or has failed."""
+        self._draws += 0 if isinstance(estimate, str) else estimate.draws
+        self._images += 1
+        self.show(1)
+
     def maker(self, pending: Sequence[Source]) -> Callable[[], PredictLoop]:
-        """What makes a loop for these images in another process, under one plan. Errors: as `__call__`."""
-        for source in self._begin(pending):
-            if self.execution.batch == "auto" and source.id in self._sizes:
-                self.predictor.together.most(*self._sizes[source.id])
-                self._keep_plan()
+        """What makes a loop for these images in another process, under one plan."""
+        for source in pending:
+            if self.execution.batch == "auto" and source.id in self.sizes:
+                self.predictor.together.most(*self.sizes[source.id])
+                self.keep_plan()
         run, display = self.predictor.run, self.predictor.display
         begin_shards(run.folder)
         recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
@@ -159,7 +176,9 @@ class PredictLoop:
 
     def keep(self, written: Written) -> None:
         """Keep what was written for `part`; its row of the sheet only where that cannot be made from its files."""
-        in_files = "npz" in self.predictor.formats and math.prod(self._sizes.get(written.entry.id, ())) <= LARGEST
+        predictor = self.predictor
+        numbers = "npz" in predictor.formats and predictor.style.heat in predictor.maps
+        in_files = numbers and math.prod(self.sizes.get(written.entry.id, ())) <= LARGEST
         self._kept.append(replace(written, row=None) if in_files else written)
 
     def merge(self, part: PredictPart) -> None:
@@ -171,11 +190,11 @@ class PredictLoop:
             self.spent.seconds[name] += seconds
         if part.plan is not None:
             self.predictor.run.note(plan=part.plan)
-        self._show(part.images)
+        self.show(part.images)
 
     def lost(self, source: Source, why: str) -> None:
         self.predictor.add(failed(source, why))
-        self._show(1)
+        self.show(1)
 
     def _fits(self, source: Source, height: int, width: int) -> bool:
         """Whether an image of that size fits; one that does not has failed."""
@@ -200,7 +219,7 @@ class PredictLoop:
         workers = self.execution.workers
         return {"images": self._images, "draws": self._draws, "workers": workers, **self.spent.rounded()}
 
-    def _keep_plan(self) -> None:
+    def keep_plan(self) -> None:
         """The plan after an image: less where memory ran out, and with the budget once that decided something."""
         estimator = self.predictor.estimator
         (read_out,) = estimator.read_outs.values()

@@ -12,7 +12,8 @@ import torch
 
 from segment.draws.identity import fitted
 from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import EstimatePlan, Estimator
+from segment.estimation.estimator import Estimator
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Together
 from segment.files.runs.places import RunPlaces
 from segment.files.windows import Windowed

@@ -1,0 +1,146 @@
+"""A large raster here and by its windows on Ray: whether the files are the same, what memory and disk both take.
+
+    python -m benchmarks.shared_raster [FOLDER] [--side 20000] [--actors 2] [--memory 1GiB] [--tile-mode exact|blended]
+        [--scene s3://bucket/scene.tif] [--runs s3://bucket/runs]
+
+Scene, network and bank are those of `benchmarks.large_raster`; FOLDER keeps them. --scene and --runs: the raster, and
+the folder of both runs, where they lie elsewhere. Each process has one thread. Must not know how the work is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import segment
+from benchmarks.large_raster import PATCHES, make_card, make_scene, patches
+from benchmarks.runners import ACTOR, EVERY, ONE_THREAD
+from segment.networks.load import load_network
+
+fsspec: Any = import_module("fsspec")
+NOT_COMPARED = ("manifest.jsonl", "run.json", ".lock")
+
+
+def watched(command: list[str], windows: Path | None) -> dict[str, Any]:
+    """Seconds of a command, and its largest bytes: of its own memory, of an actor's, and of what lies in `windows`.
+
+    Errors: RuntimeError where it fails.
+    """
+    begun = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "segment", *command], env=os.environ | ONE_THREAD)
+    own = actor = disk = 0
+    actors = set[int]()
+    while process.poll() is None:
+        own = max(own, _own_bytes(process.pid))
+        for number in _actors(process.pid):
+            actors.add(number)
+            actor = max(actor, _own_bytes(number))
+        disk = max(disk, 0 if windows is None else sum(_size(path) for path in windows.rglob("*")))
+        time.sleep(EVERY)
+    if process.returncode:
+        raise RuntimeError(f"A command ended with {process.returncode}: {command}")
+    seconds = round(time.perf_counter() - begun, 1)
+    return {
+        "seconds": seconds,
+        "command_bytes": own,
+        "actor_bytes": actor,
+        "actors": len(actors),
+        "windows_bytes": disk,
+    }
+
+
+def _own_bytes(number: int) -> int:
+    """Resident bytes of a process that no other one may share."""
+    try:
+        memory = psutil.Process(number).memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - memory.shared)
+
+
+def _actors(number: int) -> list[int]:
+    try:
+        below = psutil.Process(number).children(recursive=True)
+    except psutil.Error:
+        return []
+    found = []
+    for child in below:
+        try:
+            if ACTOR in " ".join(child.cmdline()):
+                found.append(child.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def hashes(run: str) -> dict[str, str]:
+    """SHA-256 of every file of a run but those that name seconds, also on an object store."""
+    files, root = fsspec.core.url_to_fs(run)
+    found = {}
+    for path in files.find(root):
+        name = path.removeprefix(root).lstrip("/")
+        if name not in NOT_COMPARED:
+            with files.open(path, "rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="what is made there is used again")
+    parser.add_argument("--side", type=int, default=20_000)
+    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--tile-mode", default="exact")
+    parser.add_argument("--formats", default="tif,png")
+    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--scene", help="a raster that is there, a path or a URL")
+    parser.add_argument("--runs", help="where both runs go, a path or a URL")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        scene = arguments.scene or str(folder / f"scene_{arguments.side}" / "scene.tif")
+        if not arguments.scene and not Path(scene).exists():
+            make_scene(Path(scene), arguments.side)
+        card, bank = make_card(folder), folder / "bank.safetensors"
+        if not bank.exists():
+            made = segment.fit_bank(load_network(str(card)), list(patches(PATCHES)[0]), batch=8, draws=8, seed=0)
+            segment.save_bank(made, bank)
+        runs = arguments.runs or str(folder / f"shared_{arguments.side}_{arguments.tile_mode}")
+        command = ["predict", str(card), scene, "--bank", str(bank), "--precision", "fp32", "--quiet"]
+        command += ["--draws", str(arguments.draws), "--memory", arguments.memory, "--tile-mode", arguments.tile_mode]
+        command += ["--format", arguments.formats]
+        result: dict[str, Any] = {"side": arguments.side, "draws": arguments.draws, "memory": arguments.memory}
+        result |= {"mode": arguments.tile_mode, "formats": arguments.formats}
+        windows = None if "://" in runs else Path(runs) / "ray" / ".windows"
+        more = {"here": [], "ray": ["--runner", "ray", "--actors", str(arguments.actors)]}
+        for name, options in more.items():
+            result[name] = watched([*command, "-o", f"{runs}/{name}", *options], windows)
+        here, there = hashes(f"{runs}/here"), hashes(f"{runs}/ray")
+        names = {*here, *there}
+        result["files"] = len(names)
+        result["differing_files"] = sorted(name for name in names if here.get(name) != there.get(name))
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""A large raster by the windows of several workers leaves the bytes of one worker, whatever ends on its way."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from compared_runs import without_times
+from console import contents
+from pickling import Pickling
+from plain import calibrated, random_bank, seeded
+from processes import photographs
+from small_networks import Small
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.files.runs.places import WINDOWS
+from segment.files.runs.window_groups import GroupFiles
+from segment.files.writing import write_png
+from segment.images import windowed
+from segment.jobs.predict import predict
+from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.prediction.window_worker import Unit
+from segment.networks.load import Network, load_network
+from segment.runners.on_ray import RayRunner
+from segment.runners.runner import LOCAL
+from segment.tracing.bn_network import drawable
+
+LIMIT = 100_000
+"""Bytes of pixels from which a raster is large here."""
+
+SIZE = (228, 180)
+FOUL = 2.0
+"""Channels of a normalised pixel that a network does not take: white."""
+
+
+class Marked(Small):
+    """Rasters are large from fewer bytes on in every process that it is sent to; it does not take foul pixels.
+
+    ended: a file that the first process makes which ends at a foul pixel, where it is no other's
+    """
+
+    ended: str = ""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        windowed.LARGEST = LIMIT
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x == FOUL).all(dim=1).any()):
+            if not self.ended:
+                raise ValueError("a foul pixel")
+            if not Path(self.ended).exists():
+                Path(self.ended).touch()
+                os._exit(1)
+        return super().forward(x)
+
+
+@pytest.fixture(autouse=True)
+def _large_from_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windowed, "LARGEST", LIMIT)
+
+
+def made(**attributes: str) -> tuple[Network, Bank]:
+    module = calibrated(seeded(Marked), (64, 64))
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    network = load_network(module)
+    spec = replace(network.card.input, stride=4, mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = replace(network, card=replace(network.card, input=spec))
+    return network, random_bank(drawable(network), 4)
+
+
+@pytest.fixture
+def network() -> tuple[Network, Bank]:
+    return made()
+
+
+def scene(path: Path, seed: int = 0, *, foul: bool = False) -> None:
+    """A raster with a corner without data; foul: and a white pixel."""
+    pixels = np.random.default_rng(seed).integers(1, 200, (3, *SIZE)).astype(np.uint8)
+    pixels[:, :20, :50] = 0
+    if foul:
+        pixels[:, 190, 30] = 255
+    shape = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": 3, "dtype": "uint8", "nodata": 0}
+    place = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    path.parent.mkdir(exist_ok=True)
+    with rasterio.open(path, "w", crs="EPSG:32632", transform=place, **shape) as file:
+        file.write(pixels)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two large rasters and two small photographs."""
+    folder = photographs(tmp_path / "images", 2, 64, 64)
+    scene(folder / "a.tif")
+    scene(folder / "z.tif", seed=1)
+    return folder
+
+
+PLAN = PredictPlan(tile=160, formats=("npz",), precision="fp32")
+
+
+class Counted(Pickling):
+    """Counts the units of windows that are done; ends after some of them."""
+
+    def __init__(self, end: int | None = None, **more: Any) -> None:
+        super().__init__(**more)
+        self.done, self._end = list[Unit](), end
+
+    def __call__(self, worker: Any, units: Sequence[Any]) -> None:
+        mine = [unit for unit in units if isinstance(unit, Unit)]
+        if self._end is not None and mine:
+            super().__call__(worker, mine[: self._end])
+            raise KeyboardInterrupt
+        super().__call__(worker, units)
+        self.done += mine
+
+    @property
+    def groups(self) -> int:
+        return sum(unit.number is not None for unit in self.done)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"formats": ("png", "npz", "tif", "geojson"), "border": 5, "maps": ("prediction", "variance", "probability")},
+        {"formats": ("npz", "tif"), "masked": True},
+        {"tile_mode": "blended", "tile": 128},
+        {"draws": "auto", "tolerance": 0.01},
+    ],
+    ids=["exact", "masked", "blended", "draws auto"],
+)
+def test_windows_in_any_order_leave_the_files_of_one_worker(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    model, bank = network
+    masked = "masked" in more
+    if "draws" in more:
+        bank = random_bank(drawable(model), 16)
+    masks = tmp_path / "masks"
+    if masked:
+        for path in images.iterdir():
+            size = (64, 64) if path.suffix == ".png" else SIZE
+            write_png(masks / f"{path.stem}.png", np.tri(*size, dtype=np.uint8) * 255)
+    plan, given = replace(PLAN, **{name: more[name] for name in more if name != "masked"}), masks if masked else None
+    predict(model, images, bank, tmp_path / "here", plan, masks=given)
+    runner = Counted(workers=3, seed=len(more))
+    summary = predict(model, images, bank, tmp_path / "there", plan, masks=given, runner=runner)
+    assert (summary.done, dict(summary.failed)) == (4, {})
+    assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
+    assert runner.groups >= 6, "each raster by several groups"
+    assert not (tmp_path / "there" / WINDOWS).exists()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_that_goes_on_makes_the_groups_that_are_missing(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path, workers: int
+) -> None:
+    run = tmp_path / "there"
+    for rest in photographs(tmp_path / "photographs", 1, 64, 64), images / "z.tif":
+        assert rest.exists()
+    predict(*network_and(network, images), tmp_path / "here", PLAN)
+    first = Counted(end=2, workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        predict(*network_and(network, images), run, PLAN, runner=first)
+    whole = {name: data for name, data in contents(run / WINDOWS).items() if name.endswith(".group")}
+    assert len(whole) == 2
+    again = Counted(workers=workers)
+    groups = len((GroupFiles(run, "a").plan() or {})["groups"])
+    predict(*network_and(network, images), run, PLAN, runner=again, resume=True)
+    assert sum(unit.number is not None and unit.raster.source.id == "a" for unit in again.done) == groups - 2
+    assert without_times(run) == without_times(tmp_path / "here")
+    assert not (run / WINDOWS).exists()
+
+
+def network_and(network: tuple[Network, Bank], images: Path) -> tuple[Network, Path, Bank]:
+    return network[0], images, network[1]
+
+
+def test_one_worker_goes_on_by_windows_and_an_image_that_changed_begins_again(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "there"
+    with pytest.raises(KeyboardInterrupt):
+        predict(*network_and(network, images), run, PLAN, runner=Counted(end=2))
+    scene(images / "a.tif", seed=2)
+    predict(*network_and(network, images), tmp_path / "here", PLAN)
+    caplog.set_level(logging.INFO, "segment")
+    predict(*network_and(network, images), run, PLAN, resume=True, runner=LOCAL)
+    assert without_times(run) == without_times(tmp_path / "here")
+    told = [record.getMessage() for record in caplog.records if "is whole" in record.getMessage()]
+    assert [message.split(":")[0] for message in told] == ["a"], "the other was not begun"
+    assert not (run / WINDOWS).exists()
+
+
+def test_a_window_that_fails_makes_its_image_a_failed_line_and_the_rest_is_kept(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "there"
+    scene(images / "a.tif", foul=True)
+    here = predict(*network_and(network, images), tmp_path / "here", PLAN)
+    there = predict(*network_and(network, images), run, PLAN, runner=Counted(workers=2))
+    assert list(there.failed) == ["a"]
+    assert "a foul pixel, in the window of rows 32 to 191, columns 0 to 159" in there.failed["a"]
+    assert there.failed == here.failed
+    kept = [name for name in contents(run / WINDOWS) if name.endswith(".group")]
+    assert kept, "what is whole of it stays"
+    assert without_times(run)["lines"] == without_times(tmp_path / "here")["lines"]
+    again = Counted(workers=2)
+    predict(*network_and(network, images), run, PLAN, runner=again, resume=True)
+    groups = len((GroupFiles(run, "a").plan() or {})["groups"])
+    assert again.groups == groups - len(kept) < groups
+
+
+def test_a_window_whose_process_always_ends_is_told(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path
+) -> None:
+    class Lossy(Pickling):
+        def __call__(self, worker: Any, units: Sequence[Any]) -> None:
+            lost = [
+                unit for unit in units if isinstance(unit, Unit) and (unit.raster.source.id, unit.number) == ("a", 1)
+            ]
+            super().__call__(worker, [unit for unit in units if unit not in lost])
+            for unit in lost:
+                worker.lost(unit, "the process that did it ended, each time it was tried")
+
+    summary = predict(*network_and(network, images), tmp_path / "run", PLAN, runner=Lossy())
+    assert summary.done == 3
+    assert summary.failed["a"].startswith("228 x 180 image: the process that did it ended, each time it was tried, in ")
+
+
+def test_windows_of_a_process_that_ends_are_made_by_others_on_ray(ray: Any, tmp_path: Path) -> None:
+    images, ended = tmp_path / "images", tmp_path / "ended"
+    model, bank = made(ended=str(ended))
+    scene(images / "a.tif", foul=True)
+    ended.touch()
+    predict(model, images, bank, tmp_path / "here", PLAN)
+    ended.unlink()
+    with RayRunner(actors=2) as runner:
+        summary = predict(model, images, bank, tmp_path / "there", PLAN, runner=runner)
+    assert ended.exists()
+    assert (summary.done, dict(summary.failed)) == (1, {})
+    assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
+    assert not (tmp_path / "there" / WINDOWS).exists()
