@@ -160,6 +160,10 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure graphs_enet $$graphs enet_camvid
 	$$measure graphs_resnet34 $$graphs "smp:Unet?encoder=resnet34&classes=11"
 	$$measure graphs_deeplab $$graphs "smp:DeepLabV3Plus?encoder=resnet34&classes=11"
+	of_unet="unet_lite0_camvid --bank outputs/measured/unet_lite0.safetensors --images outputs/measured/all_test.txt"
+	$$measure sizing_workers -- python -m benchmarks.runners $$of_unet --count 40 --scored 2
+	$$measure sizing_costs -- python -m benchmarks.sizing.costs $$of_unet --count 10
+	$$measure sizing -- python -m benchmarks.sizing
 	$(PY) -m benchmarks.tables
 
 clean:  ## remove caches and build products, not .venv

@@ -46,8 +46,11 @@ class Processes:
         self._commands, self._spent, self._own = commands, dict[int, float](), set[int]()
 
     def __call__(self) -> dict[str, float]:
-        """`work` and `ray`, processor seconds; and `wall`. Errors: RuntimeError where a command fails."""
-        begun = time.perf_counter()
+        """`work`, `ray` and `others`, processor seconds; and `wall`. Errors: RuntimeError where a command fails.
+
+        `others` are those of all other programs of the machine.
+        """
+        begun, before = time.perf_counter(), _all_seconds()
         running = [
             subprocess.Popen([sys.executable, "-m", "segment", *command], env=os.environ | ONE_THREAD)
             for command in self._commands
@@ -62,6 +65,7 @@ class Processes:
         return {
             "work": sum(self._spent.values()) - of_ray,
             "ray": of_ray,
+            "others": max(0.0, _all_seconds() - before - sum(self._spent.values())),
             "wall": time.perf_counter() - begun,
         }
 
@@ -78,6 +82,12 @@ class Processes:
                     self._own.discard(process.pid)
         except psutil.Error:
             return  # it has ended
+
+
+def _all_seconds() -> float:
+    """Of all processors of the machine, since it was started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
 
 
 def part(lines: Sequence[str], path: Path) -> str:

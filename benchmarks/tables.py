@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import sizing_tables
 from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, one_pass, rankings, tuned
@@ -196,6 +197,11 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
     "runs.endurance": endurance,
     "runs.busy": partial(busy, BUSY),
+    "sizing.costs": sizing_tables.costs,
+    "sizing.limits": sizing_tables.limits,
+    "sizing.sizes": sizing_tables.sizes,
+    "sizing.assumed": sizing_tables.assumed,
+    "sizing.check": sizing_tables.check,
     "demo": demo,
     "camvid": partial(camvid, tuple(EVALUATED.values())),
     "evaluate.unet": partial(evaluation, EVALUATED["unet"]),
@@ -218,7 +224,11 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
     "decisions.ranking": partial(ranked, ("ranking_unet_lite0",)),
 }
-PICTURES = {"cost_scenes.png": ("sweep_scenes", "Generated scenes, M = 8, mean of three banks")}
+SCENES_TITLE = "Generated scenes, M = 8, mean of three banks"
+PICTURES: Mapping[str, Callable[[], bytes]] = {
+    "cost_scenes.png": lambda: picture(measured("sweep_scenes")["result"], SCENES_TITLE),
+    "sizing.png": sizing_tables.picture,
+}
 
 
 def ran_on() -> str:
@@ -258,10 +268,10 @@ def main() -> None:
         text = document.read_text(encoding="utf-8")
         if written(text) != text:
             write_text(document, written(text))
-    for name, (source, title) in PICTURES.items():
-        with fresh(ROOT / "docs" / "images" / name) as stream:
-            stream.write(picture(measured(source)["result"], title))
             sys.stdout.write(f"{document.relative_to(ROOT)}\n")
+    for name, made_picture in PICTURES.items():
+        with fresh(ROOT / "docs" / "images" / name) as stream:
+            stream.write(made_picture())
 
 
 if __name__ == "__main__":
