@@ -87,7 +87,7 @@ def assumed() -> Lines:
 def sizes() -> Lines:
     """A table a setting, a row a number of workers."""
     lines: Lines = []
-    columns = ("workers", "images/s", "efficiency", "bottleneck", "hours", "core-hours", "GB read", "GB written")
+    columns = ("workers", "images/s", "efficiency", "bottleneck", "hours", "core-hours", "GB in / out")
     for name, entry in measured("sizing")["result"]["settings"].items():
         rows = [row_cells(row) for row in entry["rows"] if row["workers"] in SHOWN]
         lines += [f"{name}:", "", *markdown(columns, rows, right=[name != "bottleneck" for name in columns]), ""]

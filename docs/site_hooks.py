@@ -7,8 +7,11 @@ from typing import Any
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to files outside docs/ lead to the page that stands for them, or stay as text."""
+    """Links to files outside docs/ lead to the page that stands for them, or stay as text.
+
+    Pages in a folder of docs/ reach its other pages and docs/images by `../`.
+    """
     markdown = re.sub(
         r"\]\((?:\.\./)+README\.md(#[\w-]*)?\)", f"]({'../' * page.file.src_uri.count('/')}index.md)", markdown
     )
-    return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?!\w+\.md)[^)]*\)", r"\1", markdown)
+    return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?!\w+\.md|images/)[^)]*\)", r"\1", markdown)

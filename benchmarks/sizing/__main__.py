@@ -98,7 +98,7 @@ def own(arguments: argparse.Namespace) -> list[str]:
     head = Head(image=arguments.head, serial=arguments.serial)
     workers = [int(count) for count in arguments.workers.split(",")]
     rows = fleets(image, fleet, store, head, workers, arguments.images)
-    columns = ["workers", "images/s", "efficiency", "bottleneck", "hours", "core-hours", "GB read", "GB written"]
+    columns = ["workers", "images/s", "efficiency", "bottleneck", "hours", "core-hours", "GB in / out"]
     cells = [row_cells(row) for row in rows]
     if arguments.price is not None:
         columns.append("price")
@@ -115,8 +115,7 @@ def row_cells(row: dict[str, Any]) -> list[str]:
         row["bottleneck"],
         f"{row['hours']:,.2f}" if row["hours"] < 10 else f"{row['hours']:,.0f}",
         f"{row['core_hours']:,.0f}",
-        f"{row['read_gb']:,.0f}",
-        f"{row['written_gb']:,.0f}",
+        f"{row['read_gb']:,.0f} / {row['written_gb']:,.0f}",
     ]
 
 
