@@ -21,6 +21,7 @@ from small_networks import Small
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.estimation.estimator import Estimator
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles
 from segment.files.writing import write_png
@@ -250,3 +251,21 @@ def test_windows_of_a_process_that_ends_are_made_by_others_on_ray(ray: Any, tmp_
     assert (summary.done, dict(summary.failed)) == (1, {})
     assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
     assert not (tmp_path / "there" / WINDOWS).exists()
+
+
+def test_groups_before_one_whose_fast_passes_were_wrong_are_estimated_again(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, made = Estimator.group, list[Any]()
+
+    def group(estimator: Estimator, *arguments: Any) -> Any:
+        made.append(arguments[2])
+        if len(made) == 3:  # as if the third had found it
+            estimator.to_redo, estimator.why = 2, "other numbers"
+        return plain(estimator, *arguments)
+
+    monkeypatch.setattr(Estimator, "group", group)
+    predict(*network_and(network, images), tmp_path / "there", PLAN, runner=Pickling(1))
+    assert made[3:5] == made[:2]
+    predict(*network_and(network, images), tmp_path / "here", PLAN)
+    assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
