@@ -1,7 +1,7 @@
 """A large raster here and by its windows on Ray: whether the files are the same, what memory and disk both take.
 
-    python -m benchmarks.shared_raster [FOLDER] [--side 20000] [--actors 2] [--memory 1GiB] [--tile-mode exact|blended]
-        [--scene s3://bucket/scene.tif] [--runs s3://bucket/runs]
+    python -m benchmarks.shared_raster [FOLDER] [--side 20000] [--actors 2] [--memory 2GiB] [--tile 1024]
+        [--tile-mode exact|blended] [--scene s3://bucket/scene.tif] [--runs s3://bucket/runs]
 
 Scene, network and bank are those of `benchmarks.large_raster`; FOLDER keeps them. --scene and --runs: the raster, and
 the folder of both runs, where they lie elsewhere. Each process has one thread. Must not know how the work is shared.
@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="what is made there is used again")
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--memory", default="2GiB")
+    parser.add_argument("--tile", default="1024", help="of both: what --memory leaves depends on the process")
     parser.add_argument("--tile-mode", default="exact")
     parser.add_argument("--formats", default="tif,png")
     parser.add_argument("--draws", type=int, default=2)
@@ -128,9 +129,9 @@ def main() -> None:
         runs = arguments.runs or str(folder / f"shared_{arguments.side}_{arguments.tile_mode}")
         command = ["predict", str(card), scene, "--bank", str(bank), "--precision", "fp32", "--quiet"]
         command += ["--draws", str(arguments.draws), "--memory", arguments.memory, "--tile-mode", arguments.tile_mode]
-        command += ["--format", arguments.formats]
+        command += ["--tile", arguments.tile, "--format", arguments.formats]
         result: dict[str, Any] = {"side": arguments.side, "draws": arguments.draws, "memory": arguments.memory}
-        result |= {"mode": arguments.tile_mode, "formats": arguments.formats}
+        result |= {"tile": arguments.tile, "mode": arguments.tile_mode, "formats": arguments.formats}
         windows = None if "://" in runs else Path(runs) / "ray" / ".windows"
         more = {"here": [], "ray": ["--runner", "ray", "--actors", str(arguments.actors)]}
         for name, options in more.items():
