@@ -69,6 +69,16 @@ class OutOfMemory(SegmentError):
     exit_code = 4
 
 
+class StoreRefuses(WrongUse):
+    """An object store does not allow what was asked, or has no such place."""
+
+
+class StoreUnreachable(SegmentError):
+    """An object store did not answer for minutes; what was done before is kept, and a run goes on with --resume."""
+
+    exit_code = 5
+
+
 class FastPathDiffers(Exception):
     """A fast way to make passes turned out to give other numbers than plain passes; plain ones are made from now on.
 

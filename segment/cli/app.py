@@ -22,6 +22,7 @@ import typer
 
 from segment.cli import event_log, screen
 from segment.errors import NotTrusted, SegmentError, one_line
+from segment.stores.urls import url_of
 from segment.version import __version__
 
 
@@ -244,7 +245,7 @@ def end_with_failures(
         reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
     if (left := len(by_reason) - REASONS) > 0:
         reasons.append(f"{left} other reason{'s' if left > 1 else ''}.")
-    screen.refuse(f"{images} failed, named in {path}; the others are done. {' '.join(reasons)}")
+    screen.refuse(f"{images} failed, named in {url_of(path)}; the others are done. {' '.join(reasons)}")
     raise typer.Exit(1)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segment.errors import WrongUse, near
+from segment.stores.urls import is_url, url_of
 
 if TYPE_CHECKING:
     from segment.estimation.mcbn import Draws
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from segment.estimation.together import Batch
     from segment.networks.load import Network
     from segment.passes.passes import Engine
+
+
+def here_only(path: Path | None) -> Path | None:
+    """An output that cannot be a URL. Errors: WrongUse."""
+    if path is not None and is_url(path):
+        raise WrongUse(f"--output {url_of(path)}: this command writes to a folder here. Copy it to the store then.")
+    return path
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[
@@ -59,7 +68,8 @@ Together = Annotated[
         help="Images of one size in a pass; auto: as many as are measured to be fastest. Small images gain most.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
+Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes: a path, or a URL as s3://bucket/run.")]
+OutHere = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.", callback=here_only)]
 
 Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]
 LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, by the same names; not needed with a list.")]

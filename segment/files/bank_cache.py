@@ -25,6 +25,7 @@ from segment.files.file_hashes import sha256_of_files
 from segment.files.versions import versions
 from segment.images.listing.samples import Samples, as_array
 from segment.networks.load import Network
+from segment.stores.requests import is_there
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _digest_of(bank: Bank) -> str:
 
 def bank_of_recipe(path: Path, recipe: str) -> Bank | None:
     """The bank in a file, where it is as it was recorded by this recipe."""
-    if not path.is_file():
+    if not is_there(path):
         return None
     try:
         bank = load_bank(path)

@@ -20,6 +20,9 @@ from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.reading import first_error
 from segment.files.writing import fresh
+from segment.stores.copies import here
+from segment.stores.requests import is_there
+from segment.stores.urls import url_of
 
 FORMAT, VERSION = "segment-bank", 2
 PLACES, TRAINED, DRAWN = "probe.places", "probe.trained", "probe.drawn"
@@ -133,10 +136,10 @@ def _in_one_order(data: bytes) -> bytes:
 def load_bank(path: str | Path) -> Bank:
     """Read a bank back. Errors: BankRefused where the file is missing, damaged or no bank."""
     path = Path(path)
-    if not path.is_file():
-        raise BankRefused(f"No bank at {str(path)!r}. Record one: segment fit MODEL --images SRC -o {path.name}")
+    if not is_there(path):
+        raise BankRefused(f"No bank at {url_of(path)!r}. Record one: segment fit MODEL --images SRC -o {path.name}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with here(path) as copy, safe_open(copy, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {} if metadata.get("format") != FORMAT else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         if metadata.get("format") != FORMAT:

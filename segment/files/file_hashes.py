@@ -15,6 +15,8 @@ from pathlib import Path
 
 from segment.errors import SegmentError
 from segment.files.writing import write_text
+from segment.stores.copies import here
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ State = list[int]
 def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     """SHA-256 of each file's bytes, in order; a file that cannot be read has that of its name and the error.
 
-    memory: a JSON file of hashes. A file is read unless its path, size, mtime, ctime and inode are all those that it
-    had when it was hashed.
+    memory: a JSON file of hashes. A file here is read unless its path, size, mtime, ctime and inode are all those that
+    it had when it was hashed.
     """
     known = _read(memory)
     fresh: dict[str, tuple[State, str]] = {}
@@ -41,6 +43,9 @@ def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     for path in paths:
         name = os.path.abspath(path)  # noqa: PTH100 - a link stays a link: its target's inode is in the state
         try:
+            if is_url(path):
+                hashes.append(_of_url(path))
+                continue
             state = _state(path)
             digest = known[name][1] if name in known and known[name][0] == state else ""
             if not digest:
@@ -53,6 +58,11 @@ def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     if fresh:
         _write(memory, known, fresh)
     return hashes
+
+
+def _of_url(path: Path) -> str:
+    with here(path) as copy:
+        return _hashed(copy)[0]
 
 
 def _state(path: Path) -> State:

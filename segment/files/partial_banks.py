@@ -23,6 +23,9 @@ from segment.files.bank_cache import bank_of_recipe, signed
 from segment.files.banks import save_bank
 from segment.files.writing import fresh
 from segment.networks.load import Network
+from segment.stores.copies import here
+from segment.stores.requests import remove
+from segment.stores.urls import is_url
 from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,10 @@ class _Beside:
 
     def remove(self) -> None:
         """Called when the output is written."""
-        self.path.unlink(missing_ok=True)
+        if is_url(self.path):
+            remove([self.path])
+        else:
+            self.path.unlink(missing_ok=True)
 
 
 class PartialBank(_Beside):
@@ -85,7 +91,7 @@ class PartialRefinement(_Beside):
     def load(self) -> dict[str, Tensor] | None:
         """The state; None where there is none of this recipe."""
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with here(self.path) as copy, safe_open(copy, framework="pt") as file:
                 metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             log.info("%s is not used: %s", self.path, error)

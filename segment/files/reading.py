@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from segment.errors import WrongUse, one_line
+from segment.stores.copies import here
 
 Content = TypeVar("Content")
 
@@ -28,7 +29,8 @@ def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
 
     """
     try:
-        return TypeAdapter(content).validate_json(path.read_bytes())
+        with here(path) as copy:
+            return TypeAdapter(content).validate_json(copy.read_bytes())
     except OSError as error:
         raise WrongUse(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except ValidationError as error:

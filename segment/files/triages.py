@@ -9,6 +9,7 @@ from typing import Any
 from segment.errors import SegmentError, WrongUse
 from segment.files.writing import write_json
 from segment.guarantees.triage import Triage
+from segment.stores.copies import here
 
 TRIAGED, TRIAGED_TABLE = "triaged.json", "triaged.csv"
 """What a triage accepts of a run's or an evaluation's images."""
@@ -24,7 +25,8 @@ def load_triage(path: str | Path) -> Triage:
     """What `segment triage` wrote. Errors: WrongUse where it is missing, damaged or of another version."""
     path = Path(path)
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with here(path) as copy:
+            values: dict[str, Any] = json.loads(copy.read_text(encoding="utf-8"))
         version = values["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongUse(

@@ -23,6 +23,9 @@ from segment.axes import Plane
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
 from segment.files.windows import Made, blocks
+from segment.stores.outgoing import outgoing
+from segment.stores.requests import remove
+from segment.stores.urls import is_url, url_of
 
 Text = Mapping[str, str]
 FULL = 65535
@@ -33,10 +36,14 @@ FULL = 65535
 def fresh(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name, with its folders, when the block ends well; else nothing is left behind.
 
-    Its bytes are on the disk before its name is.
+    Its bytes are on the disk before its name is. A URL's file is made here and then put on its store.
     """
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
     try:
+        if is_url(path):
+            with outgoing(path) as place, place.open("wb") as stream:
+                yield stream
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
             yield stream
@@ -95,6 +102,10 @@ def fresh_path(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.stem[:200]}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     try:
+        if is_url(path):
+            with outgoing(path) as place:
+                yield place
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if part.exists():
@@ -110,6 +121,8 @@ def fresh_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name when the block ends well; one that was there before is replaced."""
+    if is_url(path):
+        raise WrongUse(f"{url_of(path)} would be a folder written as one: choose a folder here.")
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         part.mkdir(parents=True)
@@ -129,6 +142,11 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Refuse now what could not be written at the end of a long job: the folder of `path` is made and tried."""
     probe = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    if is_url(path):
+        with fresh(probe):
+            pass
+        remove([probe])
+        return
     try:
         if path.is_dir():
             raise WrongUse(f"Cannot write {str(path)!r}: it is a folder. Name a file.")
@@ -144,7 +162,7 @@ def unwritable(path: Path, error: OSError) -> WrongUse:
     """The refusal for a file or folder that cannot be written, in one line."""
     why = error.strerror or str(error)
     return WrongUse(
-        f"Cannot write {str(path)!r}: {why}. Choose an output folder that can be written, on a disk with free space."
+        f"Cannot write {url_of(path)!r}: {why}. Choose an output folder that can be written, on a disk with free space."
     )
 
 

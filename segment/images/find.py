@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
@@ -22,7 +22,9 @@ from segment.images.geometry import Geometry
 from segment.images.listing.ids import folded, free_id, safe, unique
 from segment.images.listing.ids import in_text as in_text
 from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
+from segment.images.listing.on_store import above_glob, rows_on_store
 from segment.images.listing.parts import Listing, part_name, parts_in
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Source:
     more: cells of the other columns of a table that lists it, by their headings
     sample: gives an image and its label map that a caller holds, in place of the files
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
+    version: of the image on its store, where a listing has told it
     axis: of a volume: the voxel axis that its slices lie along
     geometry: where the file alone does not say it (a slice of a DICOM series); else `where.geometry_of` reads it
     """
@@ -56,6 +59,7 @@ class Source:
     axis: int = 2
     geometry: Geometry | None = None
     mask: Path | None = None
+    version: str = field(default="", compare=False)
     annotators: tuple[tuple[Path, int | str | None] | None, ...] = ()
     label_part: int | str | None = None
     more: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -73,7 +77,12 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
     """
     source = Path(src)
     rows: list[Row]
-    if source.is_dir():
+    if is_url(source) and source.suffix.lower() not in LIST_SUFFIXES:
+        root, rows = rows_on_store(source, _kinds)
+    elif is_url(source):
+        rows = read_list(source)
+        root = _root_of(rows, source.parent)
+    elif source.is_dir():
         root, rows = source, [Row(path) for path in _images_below(source)]
     elif source.is_file():
         rows = read_list(source) if source.suffix.lower() in LIST_SUFFIXES else [Row(source)]
@@ -124,7 +133,15 @@ def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
             continue
         of_part = id if part is None or single else f"{id}/{safe(name)}"
         yield Source(
-            of_part, path, row.label, part=part, axis=listing.axis, mask=row.mask, label_part=label_part, more=row.more
+            of_part,
+            path,
+            row.label,
+            part=part,
+            axis=listing.axis,
+            mask=row.mask,
+            label_part=label_part,
+            more=row.more,
+            version=row.version,
         )
 
 
@@ -212,9 +229,7 @@ def _warn_of_folder(error: OSError) -> None:
 
 
 def _matched(pattern: str) -> tuple[Path, list[Path]]:
-    parts = PurePath(pattern).parts
-    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:fixed])
+    root = above_glob(Path(pattern))
     names = set(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern, shows hidden)
     files = [path for path in map(Path, names) if path.is_file()]
     images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES or _is_dicom(path)]
@@ -251,7 +266,7 @@ def paths_by_id(sources: Sequence[Source]) -> dict[str, str]:
     return {source.id: in_text(source.path) for source in sources}
 
 
-def _kinds(files: list[Path]) -> str:
+def _kinds(files: Sequence[Path]) -> str:
     """The kinds of files present, for a message.
 
     >>> _kinds([Path("a.xyz"), Path("b.xyz"), Path("c")])  # doctest: +ELLIPSIS

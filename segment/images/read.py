@@ -8,6 +8,7 @@ Must not know what a network wants of its input beyond the card's `input:`, nor 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.copied import image_here, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
 from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
@@ -34,6 +36,8 @@ from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
 from segment.images.windowed import Bits, in_windows, region_in_windows, windowed
+from segment.stores.requests import version_of
+from segment.stores.urls import is_url
 
 _KEPT_HASHES = 16 * 2**20
 """Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
@@ -67,7 +71,8 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
         if (bits := image.valid()) is not None:
             region.keep(bits)
         return Pixels(image, region)
-    return _read_whole(source, spec)
+    with source_here(source) as copy:
+        return _read_whole(copy, spec)
 
 
 @contained
@@ -91,12 +96,18 @@ def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[n
     return image.pixels, None if image.valid is None else image.valid[:]
 
 
+def by_ranges(source: Source) -> bool:
+    """Whether the file lies on a store, where parts of it can be read."""
+    return is_url(source.path) and _in_parts(source)
+
+
+def _in_parts(source: Source) -> bool:
+    return source.part is None and kind_of(source.path) in ("tiff", "raster") and find_spec("rasterio") is not None
+
+
 def is_large(source: Source, spec: InputSpec) -> bool:
     """Whether it is read a window at a time."""
-    if source.part is not None or _kind(source.path) not in ("tiff", "raster"):
-        return False
-    size = size_of(source)
-    return size is not None and in_windows(*size, spec) and find_spec("rasterio") is not None
+    return _in_parts(source) and (size := size_of(source)) is not None and in_windows(*size, spec)
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3
@@ -104,9 +115,14 @@ def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H 
     return read_source(Source("", path), InputSpec(white=white)).pixels
 
 
-@contained
 def decode(path: Path, part: int | str | None = None, axis: int = 2) -> Raster:
     """One image of a file, as the file has it. Errors: ImageUnreadable, MissingExtra."""
+    with image_here(path) as copy:
+        return _decode(copy, part, axis)
+
+
+@contained
+def _decode(path: Path, part: int | str | None, axis: int) -> Raster:
     check_is_file(path)
     raster = _decoded(_kind(path), path, part, axis)
     if 0 in raster.raw.shape:
@@ -142,9 +158,14 @@ def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDAr
     return index
 
 
-@contained
 def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64] | None:  # H W
     """The same; None for a picture of colours. Errors: ImageUnreadable, also for numbers that are not whole."""
+    with image_here(path) as copy:
+        return _read_plane(copy, part, axis)
+
+
+@contained
+def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int64] | None:  # H W
     check_is_file(path)
     check_pixels(path, size_of(Source("", path, part=part, axis=axis)))
     number = part if isinstance(part, int) else None
@@ -175,9 +196,12 @@ def _palette_of_tiff(path: Path, number: int | None) -> NDArray[np.int64] | None
 
 
 def size_of(source: Source) -> tuple[int, int] | None:
-    """Height and width by the file's header, before any EXIF rotation; None where that does not say."""
+    """Height and width by the file's header, before any EXIF rotation; None where that does not say.
+
+    None too of a file on a store that would be copied here for it.
+    """
     try:
-        return _size_of(source) if is_file(source.path) else None
+        return _size_of(source) if by_ranges(source) or is_file(source.path) else None
     except ImageUnreadable:  # reported where its pixels are read
         return None
 
@@ -185,9 +209,9 @@ def size_of(source: Source) -> tuple[int, int] | None:
 @contained
 def _size_of(source: Source) -> tuple[int, int] | None:
     path, kind = source.path, _kind(source.path)
-    if kind == "tiff":
+    if kind == "tiff" and not is_url(path):
         return tiff_size(path)
-    if kind == "raster":
+    if kind in ("tiff", "raster"):
         return raster_size(path)
     if kind == "array":
         return array_size(path, source.part)
@@ -202,6 +226,10 @@ def _size_of(source: Source) -> tuple[int, int] | None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
+    if is_url(path):
+        with suppress(ImageUnreadable), image_here(path) as copy:
+            return sha256_of(copy)
+        return ""
     if not is_file(path):
         return ""
     try:
@@ -211,6 +239,11 @@ def sha256_of(path: Path) -> str:
         return _kept_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError:
         return ""
+
+
+def version_of_source(source: Source) -> str:
+    """What tells the file's content on its store from any other, as the listing said; "" of a file here."""
+    return (source.version or version_of(source.path)) if is_url(source.path) else ""
 
 
 def _sha256(path: Path) -> str:
@@ -245,7 +278,8 @@ def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H
     """The same in a bit a pixel; of a TIFF, a raster or a PNG read a window at a time."""
     if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
         check_is_file(path)
-        bits = region_in_windows(path)
+        with image_here(path) as copy:
+            bits = region_in_windows(copy)
         _check_mask(bits, path, size, image)
         return bits
     inside = _mask_of(path, size, image)

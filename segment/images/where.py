@@ -5,6 +5,9 @@ Must not know what is written.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from segment.images.copied import image_here
 from segment.images.find import Source
 from segment.images.formats.georeference import raster_geometry, tiff_geometry
 from segment.images.formats.kinds import kind_of
@@ -12,9 +15,9 @@ from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
+from segment.images.read import by_ranges
 
 
-@contained
 def geometry_of(source: Source) -> Geometry:
     """Where an image lies, as its file says; an empty geometry for a plain picture.
 
@@ -22,6 +25,16 @@ def geometry_of(source: Source) -> Geometry:
     """
     if source.geometry is not None:
         return source.geometry
+    if kind_of(source.path) == "picture":
+        return Geometry()
+    if by_ranges(source):
+        return _geometry_of(source)
+    with image_here(source.path) as path:
+        return _geometry_of(replace(source, path=path))
+
+
+@contained
+def _geometry_of(source: Source) -> Geometry:
     kind, part = kind_of(source.path), source.part if isinstance(source.part, int) else 0
     if kind == "tiff":
         return tiff_geometry(source.path)

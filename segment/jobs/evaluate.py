@@ -123,8 +123,7 @@ def evaluate(
             tuned=None if tuned is None else tuned.settings(),
         )
     memory = memory_for(runner, memory, network.device)
-    sources = data.sources(network)
-    held_out = validation.sources(network) if validation else ()
+    sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = _score_plan(network, plan), len(data.annotators)
     network.log_preprocessing()
     settings = _settings(network, data, banks, plan, methods, validation, tuned)
@@ -149,17 +148,16 @@ def evaluate(
                 break
             except FastPathDiffers as error:
                 log.warning(REDONE, error)
-                for name in (VALIDATION, STATE):
-                    (run.folder / name).unlink(missing_ok=True)
+                run.discard(VALIDATION, STATE)
         if not scoring.done:
-            first = next(iter(scoring.failed.items()))
-            raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {first[0]}: {first[1]}")
+            name, why = next(iter(scoring.failed.items()))
+            raise ImageUnreadable(f"None of the {len(sources)} images can be scored. {name}: {why}")
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
-    triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
+        triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
     return replace(evaluation, triaged=triaged)
 
 
@@ -280,12 +278,14 @@ def _validation(
         runner=runner,
     )
     write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
+    run.deliver()
     return validated
 
 
 def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
     scoring.save(run.folder / STATE)
+    run.deliver()
     together = dict(zip(TOGETHER, (scoring.together.images, scoring.together.area), strict=True))
     if together["images"] != 1 and not together.items() <= run.record["plan"].items():
         run.note(plan=run.record["plan"] | together)

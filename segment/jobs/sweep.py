@@ -80,7 +80,6 @@ def sweep(
     train: images that statistics come from. validation: clean images that temperatures are fitted on
     Errors: as `fit_bank` and `evaluate`.
     """
-    folder = Path(folder)
     fitting = [name for name in plan.methods.methods if combination(name).fitted]
     if validation is None and fitting:
         raise WrongUse(f"Method {min(fitting)!r} is fitted: give --validation-images, not the test images.")
@@ -88,8 +87,8 @@ def sweep(
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
     settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
-    with Run.create(folder, settings, sources, resume=resume) as run:
-        sources = run.sources
+    with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
+        sources, folder = run.sources, run.folder
         run.note(versions=versions())
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
@@ -101,13 +100,14 @@ def sweep(
         for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
             path = folder / f"condition_{condition}_{severity}.json"
             if not (resume and path.exists()):
-                scored_rows, errors = _condition(swept, sources, condition, severity, folder, memory, progress, runner)
+                scored_rows, errors = _condition(swept, run, condition, severity, memory, progress, runner)
                 write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
+                run.deliver()
             content = read_json(path, _Condition, advice="Remove it to score its images again.")
             rows += content.rows
             failed |= content.failed
         _finish(run, sources, rows, failed)
-        return Sweep(folder, rows, failed)
+        return Sweep(run.place, rows, failed)
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,9 @@ def _contents(sources: Sequence[Source]) -> str:
 
 def _condition(
     swept: Swept,
-    sources: Sequence[Source],
+    run: Run,
     condition: str,
     severity: int,
-    folder: Path,
     memory: int | str | None,
     progress: Progress,
     runner: Runner,
@@ -155,7 +154,7 @@ def _condition(
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
     scored = swept.scored()
-    state = folder / f"state_{condition}_{severity}.npz"
+    sources, state = run.sources, run.folder / f"state_{condition}_{severity}.npz"
     change = None if clean else corrupted(condition, severity)
     stage = "clean images" if clean else f"{condition} {severity}"
     swept.made.clear()
@@ -167,18 +166,22 @@ def _condition(
             scoring = Scoring(swept.network, named, boards, memory_for(runner, memory, swept.network.device))
             if state.exists():
                 scoring.load(state)
-            save = partial(scoring.save, state)
+            save = partial(_save, run, scoring, state)
             scoring.run(sources, change=change, save=save, progress=progress, stage=stage, runner=runner)
             break
         except FastPathDiffers as error:
             log.warning(REDONE, error)
-            state.unlink(missing_ok=True)
-            swept.temperatures.unlink(missing_ok=True)
+            run.discard(state.name, swept.temperatures.name)
     if not scoring.done:
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
     rows = _rows(scoring, list(read_outs), condition, severity)
-    state.unlink(missing_ok=True)  # its numbers are in the condition's file now
+    run.discard(state.name)  # its numbers are in the condition's file now
     return rows, scoring.failed
+
+
+def _save(run: Run, scoring: Scoring, state: Path) -> None:
+    scoring.save(state)
+    run.deliver()
 
 
 def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: int) -> list[Row]:

@@ -22,6 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segment.errors import WeightsRefused, one_line
+from segment.stores.copies import here
+from segment.stores.requests import is_there
+from segment.stores.urls import is_url, url_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +67,15 @@ def find_weights(path: Path) -> Path:
     """The file that a card names; where it is not there, the file of its name in a folder of SEGMENT_WEIGHTS."""
     folders = [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
     places = [path, *(Path(folder) / path.name for folder in folders)]
-    return next((place for place in places if place.is_file()), path)
+    return next((place for place in places if is_there(place)), path)
 
 
 def differs_from_card(path: Path, sha256: str) -> str:
     """What to warn of where a file given in place of the card's is another one; empty where it is the card's."""
-    if not path.is_file():
+    if not is_there(path):
         return ""  # refused when it is read
-    actual = _sha256(path)
+    with here(path) as copy:
+        actual = _sha256(copy)
     if actual == sha256:
         return ""
     return f"{path} holds other weights than the card names: SHA-256 {actual[:12]}..., the card says {sha256[:12]}..."
@@ -102,6 +106,13 @@ def load_weights(
     Errors: WeightsRefused, in one line; the module's weights are undefined after it
     """
     path = Path(path)
+    if is_url(path):
+        try:
+            with here(path) as copy:
+                load_weights(module, copy, sha256=sha256, prefix=prefix, extra_keys=extra_keys)
+        except OSError as error:
+            raise WeightsRefused(f"Weights {url_of(path)!r} cannot be read: {error.strerror or error}.") from None
+        return
     _check_file(path, sha256)
     own = module.state_dict()
     state, beside = _unwrapped(_read(path), path)

@@ -6,6 +6,7 @@ Must not know what it computes.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,30 +17,39 @@ from segment.estimation.memory_budget import Memory, MemoryBudget, keep_freed_pa
 from segment.images.isolation import isolate, isolating
 from segment.images.limits import asked, set_most_pixels
 from segment.runners.runner import Runner
+from segment.stores.urls import is_url
 
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """folder: that relative paths are of. threads: of torch. most_pixels, isolate: as `--max-pixels`, `--isolate`."""
+    """folder: that relative paths are of; None: there are none. threads: of torch.
 
-    folder: str
+    most_pixels, isolate: as `--max-pixels`, `--isolate`
+    """
+
+    folder: str | None
     threads: int
     most_pixels: int | None
     isolate: bool
 
     @classmethod
-    def here(cls, threads: int) -> ProcessSettings:
-        """Those of this process, with another number of threads."""
-        return cls(str(Path.cwd()), threads, asked(), isolating())
+    def here(cls, threads: int, paths: Sequence[Path]) -> ProcessSettings:
+        """Those of this process, with another number of threads.
+
+        paths: what the other process reads and writes; without any it may be anything
+        """
+        folder = None if paths and all(map(is_url, paths)) else str(Path.cwd())
+        return cls(folder, threads, asked(), isolating())
 
     def apply(self) -> None:
         """Set them in this process. Errors: WrongUse where the folder is not on this machine."""
         try:
-            os.chdir(self.folder)
+            if self.folder is not None:
+                os.chdir(self.folder)
         except OSError as error:
             raise WrongUse(
                 f"A worker on another machine does not see the folder {self.folder!r} ({error.strerror}). Start the "
-                "command in a folder that all machines share."
+                "command in a folder that all machines share, or read and write URLs of a store."
             ) from error
         torch.set_num_threads(self.threads)
         keep_freed_pages()

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Json
+from segment.cli.options import Json, here_only
 
 
 @app.command()
@@ -25,7 +25,10 @@ def compare(
         list[Path] | None, typer.Option(help="Labelled run under another shift, to check estimated accuracies on.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for a page, a picture and JSON; default: none.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for a page, a picture and JSON; default: none.", callback=here_only
+        ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="The picture (extra `plots`).")] = True,
     json: Json = False,

@@ -11,7 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Json
+from segment.cli.options import Json, here_only
 from segment.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 experiment = typer.Typer(help="Rebuild a result of the paper, or the shipped network.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
-Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.")]
+Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.", callback=here_only)]
 Budget = Annotated[
     str, typer.Option(help="quick: minutes for all; paper: the full protocol (uci: hours, days with its large sets).")
 ]

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, loaded
+from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, here_only, loaded
 
 
 @app.command()
@@ -17,7 +17,8 @@ def export(
     model: Model,
     bank: Annotated[Path, typer.Option(help="Bank of MODEL; a distilled one has the fewest passes.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="FILE.onnx; or FILE.xml, with FILE.bin, for OpenVINO.")
+        Path,
+        typer.Option("--output", "-o", help="FILE.onnx; or FILE.xml, with FILE.bin, for OpenVINO.", callback=here_only),
     ],
     draws: Annotated[int | None, typer.Option(help="The first N of the bank; default: all.")] = None,
     weights: Weights = None,

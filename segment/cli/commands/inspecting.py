@@ -17,6 +17,7 @@ from segment.cli.options import (
     Prefix,
     Trust,
     Weights,
+    here_only,
     loaded,
     size_of,
 )
@@ -97,9 +98,9 @@ def inspect(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the demo's images, bank and run.")] = Path(
-        "outputs/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the demo's images, bank and run.", callback=here_only)
+    ] = Path("outputs/demo"),
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

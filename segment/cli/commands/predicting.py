@@ -39,6 +39,7 @@ from segment.cli.options import (
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
 from segment.files.exports.formats import FORMATS
+from segment.stores.urls import url_of
 
 
 @app.command()
@@ -148,7 +149,7 @@ def predict(
         workers=workers,
     )
     if watch and not json:
-        screen.print_text(f"Watching {watch}. A file {output / STOP}, Ctrl-C or SIGTERM ends that.")
+        screen.print_text(f"Watching {watch}. A file {url_of(output / STOP)}, Ctrl-C or SIGTERM ends that.")
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     with (
@@ -174,7 +175,7 @@ def predict(
     if json:
         screen.as_json(
             {
-                "run": str(summary.folder),
+                "run": url_of(summary.folder),
                 "done": summary.done,
                 "failed": dict(summary.failed),
                 "draws": summary.draws,
@@ -189,7 +190,7 @@ def predict(
         if plan.draws == "auto":
             draws_text = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
         screen.print_text(
-            f"{summary.folder}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
+            f"{url_of(summary.folder)}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
         if summary.uncertain:
@@ -201,8 +202,8 @@ def predict(
             for line in summary.triaged["text"]:
                 screen.print_text(line)
             screen.print_text(
-                f"Image by image: {summary.folder / TRIAGED_TABLE}, pixel by pixel: accepted.png of each."
+                f"Image by image: {url_of(summary.folder / TRIAGED_TABLE)}, pixel by pixel: accepted.png of each."
             )
         if summary.done:
-            screen.print_text(f"Look at {summary.folder / 'sheet.png'} first.")
+            screen.print_text(f"Look at {url_of(summary.folder / 'sheet.png')} first.")
     end_with_failures(summary.failed, output, total=summary.done + len(summary.failed), uncertain=summary.uncertain)

@@ -44,6 +44,7 @@ from segment.cli.options import (
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
+from segment.stores.urls import url_of
 
 
 @app.command()
@@ -211,11 +212,11 @@ def evaluate(
             screen.table("What the triage kept", columns, outcome_rows(evaluation.triaged), words=("measure",))
             for line in evaluation.triaged["text"]:
                 screen.print_text(line)
-            screen.print_text(f"Image by image: {evaluation.folder / TRIAGED_TABLE}")
+            screen.print_text(f"Image by image: {url_of(evaluation.folder / TRIAGED_TABLE)}")
         if evaluation.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in evaluation.uncertain.items())
             screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
-        screen.print_text(f"All scores, curves and classes: {evaluation.folder / 'scores.json'}")
+        screen.print_text(f"All scores, curves and classes: {url_of(evaluation.folder / 'scores.json')}")
     end_with_failures(evaluation.failed, output, uncertain=evaluation.uncertain)
 
 

@@ -38,6 +38,7 @@ from segment.cli.options import (
     shares,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
+from segment.stores.urls import url_of
 
 
 @app.command()
@@ -162,10 +163,10 @@ def sweep(
         put_section(report, f"sweep of {title or network.name}", sweep_section(result, title or network.name))
     if json:
         screen.as_json(
-            {"run": str(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
+            {"run": url_of(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
         )
     else:
         columns, cells = best_rows(result.rows)
         screen.table(f"{network.name}: best NLL first, {len(cells)} of {len(result.rows)} settings", columns, cells)
-        screen.print_text(f"All scores: {result.folder / 'sweep.csv'} and scores.json. Plots: {len(pictures)}.")
+        screen.print_text(f"All scores: {url_of(result.folder / 'sweep.csv')} and scores.json. Plots: {len(pictures)}.")
     end_with_failures(result.failed, output)

@@ -9,7 +9,20 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Device, Json, Memory, Model, Out, Trust, Void, Weights, counts, listed, loaded, shares
+from segment.cli.options import (
+    Device,
+    Json,
+    Memory,
+    Model,
+    OutHere,
+    Trust,
+    Void,
+    Weights,
+    counts,
+    listed,
+    loaded,
+    shares,
+)
 
 
 @app.command()
@@ -17,7 +30,7 @@ def tune(
     model: Model,
     train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
     images: Annotated[str, typer.Option(help="Validation images, which training never saw; not the test images.")],
-    output: Out,
+    output: OutHere,
     labels: Annotated[str | None, typer.Option(help="Their label maps; not needed with a list.")] = None,
     passes: Annotated[int, typer.Option(help="The most passes that a map may take.")] = 16,
     rule: Annotated[

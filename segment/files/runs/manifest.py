@@ -32,7 +32,8 @@ SHARDS = ".shards"
 class Entry:
     """One line of the manifest.
 
-    id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread)
+    id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread, or
+    read by ranges); version: of a file on a store, no key elsewhere
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     blending: how far the maps of blended tiles are from exact ones; no key elsewhere
@@ -57,6 +58,7 @@ class Entry:
     notes: Mapping[str, str] = field(default_factory=dict)
     triage: Mapping[str, str | float] | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
 
     def line(self) -> dict[str, Any]:
         """The keys of the manifest, in its order.
@@ -68,6 +70,7 @@ class Entry:
         line: dict[str, Any] = {key: getattr(self, key) for key in keys}
         line["source"] = in_text(self.source)
         line["error"] = None if self.error is None else _writable(self.error)
+        line |= {"version": self.version} if self.version else {}
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {} if self.blending is None else {"blending": dict(self.blending)}

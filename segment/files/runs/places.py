@@ -5,10 +5,12 @@ Must not know how an image is predicted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segment.errors import WrongUse
+from segment.files.runs.delivery import Delivery
 from segment.files.runs.lock import LOCK
 from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
 from segment.images.find import Source
@@ -28,15 +30,17 @@ TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *RESULTS, *TAB
 class RunPlaces:
     """A run's folder as whoever makes its images sees it.
 
+    folder: where its files are written. place: what the run is called: the same folder, or the URL that its files go to
     record: what run.json holds. sources: the images of the run; a process that makes some of them knows none
     """
 
     sources: tuple[Source, ...] = ()
 
-    def __init__(self, folder: Path, lines: Lines, record: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, lines: Lines, record: dict[str, Any], delivery: Delivery | None = None) -> None:
         self.folder = folder
+        self.place = folder if delivery is None else delivery.url
         self.record = record
-        self._lines = lines
+        self._lines, self._delivery = lines, delivery
 
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, timings=) into the record."""
@@ -63,6 +67,23 @@ class RunPlaces:
         if missing:
             raise WrongUse(f"Image {entry.id!r} names files that are not there: {', '.join(missing)}.")
         self._lines.add(entry)
+        if self._delivery is not None:
+            self._delivery.add(entry)
+
+    def settle(self) -> None:
+        """Wait until what was added is where the run's files go to. Errors: those of a store."""
+        if self._delivery is not None:
+            self._delivery.settle()
+
+    def bring(self, names: Iterable[str]) -> None:
+        """Have files of the run, relative to its folder, in `folder`, to be read. Errors: those of a store."""
+        if self._delivery is not None:
+            self._delivery.bring(names)
+
+    def deliver(self) -> None:
+        """Have all that is new in `folder` where the run's files go to, now. Errors: those of a store."""
+        if self._delivery is not None:
+            self._delivery.deliver_changes()
 
     def entries(self) -> Lines:
         """The newest line of every image, done or failed, by id."""

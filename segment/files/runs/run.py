@@ -14,16 +14,20 @@ from typing import Any
 
 from filelock import FileLock
 
-from segment.errors import WrongUse
+from segment.errors import SegmentError, WrongUse
 from segment.files.reading import read_json
+from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
-from segment.images.find import Source, find_images, keep_ids, paths_by_id
+from segment.images.find import Source, find_images, in_text, keep_ids, paths_by_id
 from segment.images.listing.parts import Listing
-from segment.images.read import sha256_of
+from segment.images.read import sha256_of, version_of_source
+from segment.stores.requests import files_below
+from segment.stores.scratch import remove_scratch
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +48,35 @@ class Run(RunPlaces):
         lines: Lines,
         sources: Sequence[Source],
         lock: FileLock,
+        delivery: Delivery | None = None,
     ) -> None:
-        super().__init__(folder, lines, record)
+        super().__init__(folder, lines, record, delivery)
         self._lock = lock
         self.add_sources(sources)  # finds out now whether the folder can be written
 
     @classmethod
     def create(
-        cls, folder: Path, settings: Mapping[str, Any], sources: Sequence[Source] = (), *, resume: bool = False
+        cls,
+        folder: Path,
+        settings: Mapping[str, Any],
+        sources: Sequence[Source] = (),
+        *,
+        resume: bool = False,
+        whole: bool = False,
     ) -> Run:
         """A new run, or with `resume` the one that is there, which must have been asked the same.
 
+        folder: or a URL, to which its files go from a folder here; on a store nothing keeps two processes apart
+        whole: of a run on a store that goes on, all files are brought here, and not those of images left there
         settings: JSON values; every one of them must be equal for a resume. sources: the images; they may be others
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
         asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
+        place, delivery = folder, None
+        if is_url(place):
+            delivery = Delivery(place, writer_name())
+            delivery.begin(whole=whole)
+            folder = delivery.folder
         lock = lock_folder(folder)
         try:
             record: dict[str, Any] = {"settings": asked}
@@ -66,16 +84,21 @@ class Run(RunPlaces):
             if manifest.exists():
                 if not resume:
                     raise WrongUse(
-                        f"{str(folder)!r} already holds a run. Go on with --resume, or choose another folder."
+                        f"{in_text(place)!r} already holds a run. Go on with --resume, or choose another folder."
                     )
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
-                _refuse_other_settings(folder, record.get("settings", {}), asked)
+                _refuse_other_settings(place, record.get("settings", {}), asked)
                 lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
-            run = cls(folder, record, lines, sources, lock)
+            run = cls(folder, record, lines, sources, lock, delivery)
             run.remove_parts()
+            if delivery is not None:
+                manifest.touch()  # by which others know a run's folder
+                delivery.deliver_lines()
             return run
         except BaseException:
             lock.release()
+            if delivery is not None:
+                remove_scratch(folder)
             raise
 
     def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
@@ -88,25 +111,42 @@ class Run(RunPlaces):
 
     def merge_shards(self) -> None:
         """Take in what other processes have done, none of which writes any more; what they left half-written goes."""
+        if self._delivery is not None:
+            self._delivery.settle()
+            self._delivery.bring_shards()
         merged = merge_shards(self.folder, [source.id for source in self.sources])
         if merged is not None:
             self._lines = merged
             self.remove_parts()
 
     def close(self) -> None:
-        """Lets other processes write to the folder; nothing may be written by this one from now on."""
-        self._lock.release()
+        """Lets other processes write to the folder; nothing may be written by this one from now on.
+
+        Errors: those of a store, where what was written last could not go to it.
+        """
+        try:
+            if self._delivery is not None:
+                self._delivery.end()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        try:
+            self.close()
+        except SegmentError as late:
+            if error is None:
+                raise
+            log.warning("%s", late)
 
     def note(self, **sections: Any) -> None:
         """Puts sections (plan=, fingerprints=, versions=, timings=) into run.json, which stays whole throughout."""
         super().note(**sections)
         write_json(self.folder / RECORD, self.record)
+        if self._delivery is not None:
+            self._delivery.deliver([RECORD])
 
     def pending(self, sources: Sequence[Source] | None = None) -> list[Source]:
         """Those of the sources (None: all) that are not done, or have changed since; what was written for them goes."""
@@ -114,7 +154,7 @@ class Run(RunPlaces):
         for source in self.sources if sources is None else sources:
             line = self._lines.get(source.id)
             line = line if line is not None and self._is_done(line) else None
-            if line is None or line["sha256"] != sha256_of(source.path):
+            if line is None or not _is_of(line, source):
                 self._remove_files(source.id)
                 left.append(source)
         return left
@@ -128,14 +168,28 @@ class Run(RunPlaces):
                 part.unlink(missing_ok=True)
 
     def _remove_files(self, image_id: str) -> None:
-        discard((self.folder / name for name in self._lines.get(image_id, {}).get("files", ())), self.folder)
+        self.discard(*self._lines.get(image_id, {}).get("files", ()))
+
+    def discard(self, *names: str) -> None:
+        """Take files of the run away. Errors: those of a store."""
+        if self._delivery is not None:
+            self._delivery.discard(names)
+        else:
+            discard((self.folder / name for name in names), self.folder)
 
     def done(self) -> Lines:
         """The lines of images that need no more work: done, and every file of theirs still there."""
         return self._lines.of(name for name, line in self._lines.items() if self._is_done(line))
 
     def _is_done(self, line: Mapping[str, Any]) -> bool:
-        return line["status"] == "done" and all((self.folder / file).is_file() for file in line["files"])
+        holds = (lambda name: (self.folder / name).is_file()) if self._delivery is None else self._delivery.holds
+        return line["status"] == "done" and all(map(holds, line["files"]))
+
+
+def _is_of(line: Mapping[str, Any], source: Source) -> bool:
+    """Whether a line is of the image's present content."""
+    version = version_of_source(source)
+    return line.get("version") == version if version else line["sha256"] == sha256_of(source.path)
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
@@ -144,7 +198,7 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None) -> t
     Errors: WrongUse where nothing is left.
     """
     images, top = find_images(source, listing or Listing()), Path(source)
-    if not top.is_dir():
+    if not (is_url(top) or top.is_dir()):
         return images
     outside = set(paths_outside_runs([image.path for image in images], top))
     kept = tuple(image for image in images if image.path in outside)
@@ -160,13 +214,19 @@ def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
     """Those without the files of runs below `top`, or in a folder that a link leads to."""
     folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
     folders = frozenset[Path]().union(*folders_of.values())
-    runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    if is_url(top):
+        there = files_below(top)
+        runs = {folder for folder in folders if folder / MANIFEST in there and folder / RECORD in there}
+    else:
+        runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
     return [path for path in paths if runs.isdisjoint(folders_of[path.parent])]
 
 
 def _folders_of(folder: Path, top: Path) -> frozenset[Path]:
     """The folders that an image lies in below SRC; through a link, all that it leads to."""
     below = {each for each in (folder, *folder.parents) if top in each.parents}
+    if is_url(folder):
+        return frozenset(below)
     real = folder.resolve()
     outside = set() if real.is_relative_to(top.resolve()) else {real, *real.parents}
     return frozenset(below | outside)

@@ -6,17 +6,16 @@ that of the one that merges loses it. Must not know what does the work.
 
 from __future__ import annotations
 
-import os
-import platform
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.manifest import MANIFEST, SHARDS, Lines, read_manifest
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
+from segment.stores.urls import is_url
 
 
 def begin_shards(folder: Path) -> None:
@@ -28,11 +27,17 @@ def begin_shards(folder: Path) -> None:
         raise unwritable(folder / SHARDS, error) from error
 
 
-def open_shard(folder: Path) -> RunPlaces:
-    """The run's folder for a process that is not the run's own: what it adds goes into a shard of its own."""
-    name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-    record: dict[str, Any] = {}
-    return RunPlaces(folder, Lines(folder / SHARDS / name), record)
+def open_shard(place: Path) -> RunPlaces:
+    """The run for a process that is not the run's own: what it adds goes into a shard of its own.
+
+    place: as `RunPlaces.place`
+    """
+    name, record = writer_name(), dict[str, Any]()
+    if is_url(place):
+        delivery = Delivery(place, name)
+        (delivery.folder / SHARDS).mkdir()
+        return RunPlaces(delivery.folder, Lines(delivery.folder / SHARDS / f"{name}.jsonl"), record, delivery)
+    return RunPlaces(place, Lines(place / SHARDS / f"{name}.jsonl"), record)
 
 
 def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:

@@ -16,6 +16,7 @@ from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Affine, Geometry
 from segment.images.limits import check_is_file, is_file
+from segment.stores.copies import here
 
 Slice = tuple[Path, int | None, Geometry]
 """A file, the number of a frame where it has several, and where the slice lies."""
@@ -43,8 +44,9 @@ def slices_of(paths: Iterable[Path]) -> list[Slice]:
     damaged: list[Slice] = []
     for path in paths:
         try:
-            header = _header(path)
-        except ImageUnreadable:  # reported where its pixels are read
+            with here(path) as copy:
+                header = _header(copy)
+        except (ImageUnreadable, OSError):  # reported where its pixels are read
             damaged.append((path, None, Geometry()))
             continue
         series[str(header.get("SeriesInstanceUID", path.parent))].append((path, header))

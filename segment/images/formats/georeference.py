@@ -25,6 +25,8 @@ from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
+from segment.stores.ranges import opened_by_ranges
+from segment.stores.urls import is_url, url_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def open_raster(path: Path) -> Any:
     """
     with quiet_gdal() as rasterio:
         try:
-            raster = rasterio.open(path)
+            raster = rasterio.open(url_of(path), opener=opened_by_ranges) if is_url(path) else rasterio.open(path)
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
             raise ImageUnreadable(f"{str(path)!r} does not open as a raster: {one_line(error, 200)}.") from None
     together = raster.count if raster.profile.get("interleave") == "pixel" else 1
@@ -100,6 +102,8 @@ def raster_geometry(path: Path) -> Geometry:
 
 def tiff_geometry(path: Path) -> Geometry:
     """The same of a TIFF; without rasterio, what tifffile sees (nodata), and a warning where a georeference is lost."""
+    if is_url(path):
+        return raster_geometry(path)
     try:
         with tifffile.TiffFile(path) as file:
             tags = file.pages.first.tags
@@ -157,6 +161,14 @@ def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
         return np.moveaxis(raster.read(out_shape=(raster.count, *size)), 0, -1)
 
 
+def _state_of(path: Path) -> tuple[Any, ...]:
+    """What changes when the file does; of one on a store only its name, for each look would be a request."""
+    if is_url(path):
+        return (path,)
+    status = path.stat() if path.exists() else None
+    return () if status is None else (path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 class _Reading:
     """The raster that windows were last read of stays open: what GDAL has decoded of it goes when it is closed."""
 
@@ -168,8 +180,7 @@ class _Reading:
     @contextmanager
     def __call__(self, path: Path) -> Iterator[Any]:
         with self._lock, quiet_gdal():
-            status = path.stat() if path.exists() else None
-            key = () if status is None else (path, status.st_ino, status.st_size, status.st_mtime_ns)
+            key = _state_of(path)
             if not key or key != self._key:
                 if self._file is not None:
                     self._file.close()

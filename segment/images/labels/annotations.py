@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, one_line
+from segment.images.copied import image_here
 from segment.images.labels.shapes import Shape, Size
 from segment.images.limits import check_is_file
 
@@ -50,6 +51,11 @@ class Annotation:
 
 def annotations_in(path: Path) -> Mapping[str, Annotation]:
     """Every annotated image of a file, by its name. Errors: ImageUnreadable for another file."""
+    with image_here(path) as copy:
+        return _annotations_in(copy)
+
+
+def _annotations_in(path: Path) -> Mapping[str, Annotation]:
     check_is_file(path)
     try:
         status = path.stat()

@@ -14,6 +14,8 @@ from segment.errors import WrongUse
 from segment.images.find import Source, find_images
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
 from segment.images.listing.parts import Listing
+from segment.stores.requests import files_below, is_file_there
+from segment.stores.urls import is_url
 
 _SHOWN = 5
 
@@ -29,14 +31,16 @@ def with_labels(
     the last parts of an image's name are left out: 21_manual1 belongs to 21_training
     """
     path = Path(labels)
-    if path.suffix.lower() in ANNOTATION_SUFFIXES and path.is_file():
+    on_store = is_url(path)
+    if path.suffix.lower() in ANNOTATION_SUFFIXES and (is_file_there(path) if on_store else path.is_file()):
         names = list(annotations_in(path))
         found = {source.id: matching(names, source.id) for source in sources}
         return tuple(
             replace(source, label=None if found[source.id] is None else path, label_part=found[source.id])
             for source in sources
         )
-    if path.is_dir() and (drawn := sorted(path.rglob("*.json"))):
+    below = files_below(path) if on_store else path.rglob("*.json") if path.is_dir() else ()
+    if drawn := sorted(file for file in below if file.suffix == ".json"):
         by_id = {file.relative_to(path).with_suffix("").as_posix(): file for file in drawn}
         if any(source.id in by_id for source in sources):
             return tuple(replace(source, label=by_id.get(source.id), label_part=None) for source in sources)
@@ -80,7 +84,7 @@ def with_masks(sources: Sequence[Source], masks: str | Path) -> tuple[Source, ..
     One mask file alone is that of every image. Errors: WrongUse where an image has none.
     """
     found = find_images(masks)
-    if len(found) == 1 and Path(masks).is_file():
+    if len(found) == 1 and found[0].path == Path(masks):
         return tuple(replace(source, mask=found[0].path) for source in sources)
     of = {source.id: source.path for source in found}
     chosen: dict[str, Path] = {}

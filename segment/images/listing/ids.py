@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 
 from segment.images.formats.kinds import suffix_of
+from segment.stores.urls import url_of
 
 _ILLEGAL = re.compile(
     r'[<>:"|?*\\\x00-\x1f\x7f-\x9f\ud800-\udfff'  # in a Windows name, or in UTF-8
@@ -32,7 +33,7 @@ def in_text(path: str | Path) -> str:
     >>> print(in_text("Straße.png"), in_text(os.fsdecode(b"caf\xe9.png")))
     Straße.png caf\xe9.png
     """
-    text = os.fspath(path)
+    text = url_of(path)
     if os.name == "posix" and (_BYTE.search(text) or _ESCAPE.search(text)):
         text = text.replace("\\", "\\\\")
     return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)

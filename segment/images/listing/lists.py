@@ -9,11 +9,15 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segment.errors import WrongUse, imported, near, one_line
+from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
+from segment.stores.copies import here
+from segment.stores.urls import beside, is_url, url_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 
@@ -28,13 +32,17 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list. id: as written; "": none. more: cells of the other columns, by their headings."""
+    """One line of a list. id: as written; "": none. more: cells of the other columns, by their headings.
+
+    version: of the image on its store, where a listing has told it
+    """
 
     image: Path
     label: Path | None = None
     id: str = ""
     mask: Path | None = None
     more: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 def read_list(path: Path) -> list[Row]:
@@ -43,19 +51,29 @@ def read_list(path: Path) -> list[Row]:
     Errors: WrongUse for a list that is not readable, names no image, or whose images are all missing.
     """
     suffix = path.suffix.lower()
-    if suffix == ".txt":
-        rows = _of_text(path)
-    else:
-        table = _parquet(path) if suffix == ".parquet" else _separated(path, suffix)
-        rows = _of_table(path, table)
+    with _here(path) as copy:
+        if suffix == ".txt":
+            rows = _of_text(path, _text(copy))
+        else:
+            table = _parquet(copy) if suffix == ".parquet" else _separated(path, _text(copy), suffix)
+            rows = _of_table(path, table)
     if not rows:
         raise WrongUse(f"The list {str(path)!r} names no image. Write one on each line, relative to the list's folder.")
-    if not any(_is_there(row.image) for row in rows):
+    if not any(is_url(row.image) or _is_there(row.image) for row in rows):
         raise WrongUse(
             f"None of the {len(rows)} images in the list {str(path)!r} is there, first {str(rows[0].image)!r}. "
             "Paths are relative to the list's folder."
         )
     return rows
+
+
+@contextmanager
+def _here(path: Path) -> Iterator[Path]:
+    try:
+        with here(path) as copy:
+            yield copy
+    except OSError as error:
+        raise WrongUse(f"The list {url_of(path)!r} is not readable: {error.strerror or error}.") from None
 
 
 def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
@@ -91,17 +109,16 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
 
 def _beside(path: Path, name: str) -> Path:
     """Relative to the list's folder; to the working folder where only that is there, as `segment select` writes it."""
-    there = path.parent / name
-    return Path(name) if not _is_there(there) and _is_there(Path(name)) else there
+    there = beside(path.parent, name)
+    return Path(name) if not is_url(there) and not _is_there(there) and _is_there(Path(name)) else there
 
 
 def _is_there(path: Path) -> bool:
-    """Also of a text that no system takes as a path."""
+    """Also of a text that no system takes as a path; a URL is not asked for."""
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
-def _separated(path: Path, suffix: str) -> list[dict[str, str]]:
-    text = _text(path)
+def _separated(path: Path, text: str, suffix: str) -> list[dict[str, str]]:
     first = text.partition("\n")[0]
     delimiter = "\t" if suffix == ".tsv" or "\t" in first else ";" if first.count(";") > first.count(",") else ","
     try:
@@ -110,13 +127,18 @@ def _separated(path: Path, suffix: str) -> list[dict[str, str]]:
         raise WrongUse(f"The list {str(path)!r} is not readable as {suffix[1:].upper()}: {error}.") from None
     if not lines:
         return []
-    if os.path.isfile(_beside(path, lines[0][0].strip())):  # noqa: PTH113 - as above; there is no line of headings
+    if _is_image(_beside(path, lines[0][0].strip())):  # there is no line of headings
         lines.insert(0, ["image", "label"][: len(lines[0])])
     if uneven := next((number for number, line in enumerate(lines, 1) if len(line) != len(lines[0])), 0):
         raise WrongUse(
             f"Line {uneven} of the list {str(path)!r} has {len(lines[uneven - 1])} cells, not {len(lines[0])}."
         )
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a cell names an image; a URL is not asked for."""
+    return suffix_of(path) in IMAGE_SUFFIXES if is_url(path) else os.path.isfile(path)  # noqa: PTH113 - as above
 
 
 def _parquet(path: Path) -> list[dict[str, str]]:
@@ -137,9 +159,9 @@ def _text(path: Path) -> str:
         raise WrongUse(f"The list {str(path)!r} is not readable: {error}. Save it as UTF-8 text.") from None
 
 
-def _of_text(path: Path) -> list[Row]:
+def _of_text(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         fields = _fields(line.strip(), path.parent)
@@ -149,7 +171,7 @@ def _of_text(path: Path) -> list[Row]:
                 "its label map with a tab between them."
             )
         image, label = fields[0], fields[1] if len(fields) > 1 else None
-        rows.append(Row(path.parent / image, None if label is None else path.parent / label))
+        rows.append(Row(beside(path.parent, image), None if label is None else beside(path.parent, label)))
     return rows
 
 

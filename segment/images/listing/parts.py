@@ -17,6 +17,8 @@ from segment.images.formats.video import frame_count
 from segment.images.formats.volumes import volume_shape
 from segment.images.isolation import contained
 from segment.images.limits import is_file
+from segment.stores.copies import here
+from segment.stores.urls import is_url
 
 Part = int | str | None
 """The number of a frame, page or slice, from 0, or a key; None: the file's only image."""
@@ -45,10 +47,16 @@ def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:
 
     Errors: MissingExtra where listing them needs a library that is not installed.
     """
-    if suffix_of(path) not in SEVERAL or not is_file(path):
+    on_store = is_url(path)
+    if suffix_of(path) not in SEVERAL or not (on_store or is_file(path)):
+        return (None,)
+    if on_store and kind_of(path) in ("picture", "tiff"):  # not copied here for it; several are refused when read
         return (None,)
     try:
-        return _parts_in(path, listing) or (None,)
+        with here(path) as copy:
+            return _parts_in(copy, listing) or (None,)
+    except OSError:  # said where it is read
+        return (None,)
     except ImageUnreadable:
         return (None,)
 

@@ -17,8 +17,10 @@ import numpy as np
 from segment.errors import WrongUse, near
 from segment.files.runs.manifest import MANIFEST
 from segment.files.runs.places import RECORD
+from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.scores.functional.binning import BINS, Ints, bin_of
+from segment.stores.copies import folder_here
 from segment.uncertainty.measures import MEASURES
 
 PER_IMAGE, STATE = "per_image.csv", "state.npz"
@@ -96,8 +98,11 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         WrongUse: The folder holds no run, it is damaged, it has no such method, or no image is done.
 
     """
+    named, folder = folder, folder_here(folder)
     if not (folder / MANIFEST).is_file():
-        raise WrongUse(f"{str(folder)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote.")
+        raise WrongUse(
+            f"{in_text(named)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote."
+        )
     lines = {str(line["id"]): line for line in _lines(folder / MANIFEST)}
     sources = {name: str(line.get("source", "")) for name, line in lines.items()}
     record = _record(folder)

@@ -11,6 +11,7 @@ from segment.images.find import Source, find_images
 from segment.images.read import sha256_of
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
+from segment.stores.requests import size_of_file
 
 _SHOWN = 5  # names in one line
 
@@ -125,7 +126,7 @@ def _training_images(network: Network) -> Sequence[Source]:
 
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return size_of_file(path)
     except OSError:
         return None
 

@@ -87,7 +87,7 @@ def write_results(
     )
     failed = {**{f"validation image {name}": why for name, why in validated.failed.items()}, **scoring.failed}
     return Evaluation(
-        run.folder,
+        run.place,
         content,
         compared,
         gained,

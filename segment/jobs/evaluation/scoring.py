@@ -180,8 +180,9 @@ class Scoring(Counted):
             self.together.images,
             self.together.area,
         )
+        paths = [path for source in pending for path in (source.path, source.label) if path is not None]
         task = Task(self.task.change, self.task.stage, elsewhere=True)
-        return partial(_elsewhere, scoring, task, ProcessSettings.here(self.task.threads))
+        return partial(_elsewhere, scoring, task, ProcessSettings.here(self.task.threads, paths))
 
     def part(self) -> PackedCounts:
         """What was counted since this was last called; only why nothing counts, where a fast path was wrong."""

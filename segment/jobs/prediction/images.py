@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -26,10 +26,11 @@ from segment.estimation.together import Sized, Together
 from segment.files.runs.manifest import Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
+from segment.images.copied import image_here
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.images.read import read_source, sha256_of
+from segment.images.read import by_ranges, read_source, sha256_of, version_of_source
 from segment.jobs.evaluation.labels import read_labelled_image
 from segment.jobs.events import report_image
 from segment.jobs.triage.predicting import TriageOfRun
@@ -77,12 +78,14 @@ class ImageRead:
     """An image file that was read: its pixels (H W C), or the error in one line; and the SHA-256 of its bytes.
 
     valid: H W, where it holds data; None: everywhere
+    version: of a file on a store
     """
 
     source: Source
     pixels: NDArray[Any] | str
     sha256: str
     valid: Plane | None = None
+    version: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,10 +133,13 @@ class ImagePredictor:
         return picture_of(read_source(source, self.network.input).pixels, self.display)
 
     def read(self, source: Source) -> ImageRead:
-        sha256 = sha256_of(source.path)
+        ranged, sha256, version = by_ranges(source), "", ""
         try:
-            image = read_source(source, self.network.input)
-            return ImageRead(source, image.pixels, sha256, image.valid)
+            version = version_of_source(source)  # first: a file that changes now is made again
+            with nullcontext() if ranged else image_here(source.path):
+                sha256 = "" if ranged else sha256_of(source.path)
+                image = read_source(source, self.network.input)
+            return ImageRead(source, image.pixels, sha256, image.valid, version)
         except (ImageUnreadable, OSError, MemoryError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -195,6 +201,7 @@ class ImagePredictor:
             id=id,
             source=str(image.source.path),
             sha256=image.sha256,
+            version=image.version,
             files=files,
             seconds=round(seconds, 4),
             draws=estimate.draws,

@@ -164,10 +164,12 @@ class PredictLoop:
         run, display = self.predictor.run, self.predictor.display
         begin_shards(run.folder)
         recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
-        return partial(_elsewhere, recipe, ProcessSettings.here(self.execution.threads), run.folder, display)
+        process = ProcessSettings.here(self.execution.threads, [run.place, *(source.path for source in pending)])
+        return partial(_elsewhere, recipe, process, run.place, display)
 
     def part(self) -> PredictPart:
         """What was done since this was last called, of a loop in another process."""
+        self.predictor.run.settle()
         plan = self.execution.record()
         changed = plan if plan != self.recipe.execution.record() else None
         part = PredictPart(self._kept, self._images, self._draws, self.spent.seconds, changed)
@@ -237,11 +239,11 @@ class PredictLoop:
         self.execution = kept
 
 
-def _elsewhere(recipe: PredictRecipe, process: ProcessSettings, folder: Path, display: Display | None) -> PredictLoop:
+def _elsewhere(recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None) -> PredictLoop:
     """A loop in another process, which puts its lines into a shard of its own and keeps what it has written."""
     process.apply()
     recipe = recipe.on(recipe.execution.device)
-    predictor = recipe.predictor(open_shard(folder))
+    predictor = recipe.predictor(open_shard(place))
     predictor.display = display
     loop = PredictLoop(predictor, recipe)
     predictor.take = loop.keep

@@ -53,7 +53,7 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
     if worst is not None:
         run.note(blending=worst)
     return Summary(
-        run.folder,
+        run.place,
         done,
         failed,
         seconds,

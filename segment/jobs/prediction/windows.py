@@ -57,8 +57,8 @@ def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> I
     """Those of the images whose windows several workers make, or have made in part."""
     predictor = loop.predictor
     folder, spec = predictor.run.folder, predictor.network.input
-    if workers == 1 and not (folder / WINDOWS).is_dir():
-        return
+    if predictor.run.place != folder or (workers == 1 and not (folder / WINDOWS).is_dir()):
+        return  # what is on a store is made image by image
     for source in pending:
         if not is_large(source, spec) or not (workers > 1 or GroupFiles(folder, source.id).begun):
             continue

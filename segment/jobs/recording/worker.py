@@ -95,7 +95,8 @@ class Recorder:
         made = partial(
             Recorder, pool=self.pool.without_images(), parts=self.parts, precision=self.precision, whole=whole
         )
-        return partial(_elsewhere, made, self.pool.network, layers, ProcessSettings.here(self.threads))
+        process = ProcessSettings.here(self.threads, [source.path for source in self.pool.sources])
+        return partial(_elsewhere, made, self.pool.network, layers, process)
 
     def part(self) -> Draws:
         draws, self.draws = self.draws, Draws()

@@ -18,6 +18,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.jobs.triage.source import TUNED
+from segment.stores.copies import folder_here
 
 SHA_DIGITS = 16
 """Of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
@@ -41,6 +42,7 @@ class Scores:
     @classmethod
     def read(cls, folder: Path) -> Scores:
         """Errors: WrongUse where the folder holds no finished evaluation."""
+        folder = folder_here(folder)
         counts = read_image_counts(folder)
         try:
             with (folder / "per_image.csv").open(encoding="utf-8", newline="") as stream:

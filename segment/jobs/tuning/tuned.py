@@ -24,6 +24,7 @@ from segment.jobs.triage.source import TUNED as METHOD
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
+from segment.stores.copies import folder_here
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 BANK, SETTINGS, FORMAT = "bank.safetensors", "tuned.json", 1
@@ -104,7 +105,7 @@ def read_tuned(folder: str | Path) -> Tuned:
         BankRefused: Its bank is damaged.
 
     """
-    path = Path(folder) / SETTINGS
+    path = folder_here(Path(folder)) / SETTINGS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -112,7 +113,7 @@ def read_tuned(folder: str | Path) -> Tuned:
         views: Sequence[Any] = content["views"]
         return Tuned(
             combination(content["method"]),
-            load_bank(Path(folder) / BANK),
+            load_bank(path.with_name(BANK)),
             tuple(View(flip=bool(flip), scale=float(scale)) for flip, scale in views),
             of_json(content["calibration"]),
             str(content["network"]),

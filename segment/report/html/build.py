@@ -22,6 +22,7 @@ from segment.report.html import charts, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
 from segment.report.run_files.saved_run import SavedImage, SavedRun
+from segment.stores.requests import size_of_file
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def write_report(
         )
         write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)
         files.append(path)
-        total += path.stat().st_size
+        total += size_of_file(path)
     return Written(tuple(files), total, len(rows), len(failed))
 
 

@@ -78,6 +78,7 @@ def write_run_exports(run: Run, style: PictureStyle, network: Network, formats: 
     for name in formats:
         if name in JOINED:
             file, join = JOINED[name]
+            run.bring(f"{source.id}/{file}" for source in sources)
             join(run.folder / file, [run.path(source.id, file) for source in sources])
             written.append(run.folder / file)
         if name in ("csv", "parquet"):
@@ -98,6 +99,7 @@ def _of_sequences(
     frames: dict[str, list[Part]] = defaultdict(list)
     for source in sources:
         geometry = where(source)
+        run.bring(run.entries()[source.id]["files"])
         part = Part(source.id, run.path(source.id, "maps.npz").parent, geometry)
         if geometry.volume:
             volumes[geometry.volume].append(part)

@@ -24,11 +24,12 @@ from segment.files.runs.manifest import MANIFEST
 from segment.files.runs.places import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
-from segment.images.find import Source, find_images
+from segment.images.find import Source, find_images, in_text
 from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, Maps
+from segment.stores.copies import folder_here
 from segment.uncertainty.measures import MEASURES
 
 
@@ -259,11 +260,12 @@ def load_run(folder: str | Path) -> SavedRun:
         WrongUse: the folder holds no run, or its files are damaged.
 
     """
-    folder = Path(folder)
+    named = Path(folder)
+    folder = folder_here(named, whole=True)
     record = _json(folder / RECORD)
     if record is None:
         hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
-        raise WrongUse(f"{str(folder)!r} holds no run: {RECORD} is not there.{hint}")
+        raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
     entries: dict[str, Mapping[str, Any]] = {}
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8") if (folder / MANIFEST).is_file() else ""

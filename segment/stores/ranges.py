@@ -1,0 +1,58 @@
+"""A file of a store read by ranges, for libraries that take an open file. Must not know its format."""
+
+from __future__ import annotations
+
+import errno
+import time
+from pathlib import Path
+from typing import Any
+
+from fsspec.spec import AbstractBufferedFile
+
+from segment.stores.requests import asked, name_of, store_of
+from segment.stores.urls import is_url, scheme_of
+
+BLOCK, BLOCKS = 2**20, 64
+"""Bytes that are asked for at once, and how many blocks are kept of an open file."""
+
+ABSENT, MOST_ABSENT = 30.0, 1000
+"""Seconds for which a name that is not there is not asked for again (a raster may have a dozen files beside it, and
+is opened some times), and how many such names are known at most."""
+
+_absent: dict[str, float] = {}
+
+
+class RangedFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file of a store, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Errors: FileNotFoundError, StoreRefuses, StoreUnreachable."""
+        self._url = path
+        size = int(asked(path, lambda store: store.info(name_of(path)))["size"])
+        super().__init__(
+            store_of(scheme_of(path)),
+            name_of(path),
+            block_size=BLOCK,
+            cache_type="blockcache",
+            cache_options={"maxblocks": BLOCKS},
+            size=size,
+        )
+
+    def _fetch_range(self, start: int, end: int) -> Any:
+        return asked(self._url, lambda store: store.cat_file(self.path, start=start, end=end))
+
+
+def opened_by_ranges(url: str, mode: str = "rb") -> RangedFile:
+    """As `open` for a URL; only for reading. Errors: OSError, as for files here; those of a store."""
+    if mode not in ("r", "rb"):
+        raise PermissionError(errno.EACCES, "it is read only", url)
+    now = time.monotonic()
+    if not is_url(url) or _absent.get(url, -ABSENT) > now - ABSENT:  # rasterio tries any name at first
+        raise FileNotFoundError(errno.ENOENT, "it is not there", url)
+    try:
+        return RangedFile(Path(url))
+    except FileNotFoundError:
+        if len(_absent) > MOST_ABSENT:
+            _absent.clear()
+        _absent[url] = now
+        raise

@@ -1,0 +1,205 @@
+"""Requests to a store, asked again while it does not answer, is throttled or fails.
+
+What a store says for good (no such file, no permission) is raised at once. Credentials, regions and endpoints are those
+of the environment and of fsspec's configuration files. Must not know what the files hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from segment.errors import MissingExtra, StoreRefuses, StoreUnreachable, imported, one_line
+from segment.stores.urls import is_url, scheme_of, url_of
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+PATIENCE = 180.0
+"""Seconds for which a store may fail before a run ends."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
+"""Seconds between two tries of a request: doubled from the first to the longest, less a random half."""
+
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+"""Library and extra of a scheme; others are installed as fsspec says."""
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_SAYS: dict[type[OSError], tuple[int, str]] = {
+    FileNotFoundError: (errno.ENOENT, "it is not there"),
+    PermissionError: (errno.EACCES, "the store does not allow it"),
+}
+_USE = (ValueError, TypeError, AttributeError, NotImplementedError, LookupError)
+_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "GoogleAuthError", "RefreshError")
+
+_waiting = threading.Lock()
+_warned: set[str] = set()
+
+
+@cache
+def store_of(scheme: str) -> Any:
+    """The file system of fsspec. Errors: MissingExtra without its library."""
+    import fsspec
+
+    if scheme in EXTRAS:
+        library, extra = EXTRAS[scheme]
+        imported(library, extra=extra, what=f"{scheme}:// URLs")
+    try:
+        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    except ImportError as error:
+        raise MissingExtra(f"{scheme}:// URLs need another library: {one_line(error)}.") from None
+
+
+def name_of(path: PurePath) -> str:
+    """What its store calls a path."""
+    return str(store_of(scheme_of(path))._strip_protocol(url_of(path)))
+
+
+def asked(path: PurePath, request: Callable[[Any], R]) -> R:
+    """What a request to the store of a path gives.
+
+    Args:
+        path: A URL, for the store and the messages.
+        request: Called with fsspec's file system, again and again while the store fails; must give the same each time.
+
+    Raises:
+        FileNotFoundError, PermissionError: It is not there, or the store does not allow it; others of the kind.
+        StoreRefuses: There are no credentials, or the store cannot do that.
+        StoreUnreachable: It failed for `PATIENCE` seconds.
+
+    """
+    store, url = store_of(scheme_of(path)), url_of(path)
+    begun, wait = time.monotonic(), FIRST_WAIT
+    while True:
+        try:
+            result = request(store)
+        except _FINAL as error:
+            code, text = _SAYS.get(type(error), (error.errno or errno.EIO, _reason(error)))
+            raise type(error)(code, text, url) from error
+        except _USE as error:
+            raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
+        except Exception as error:  # each store's library has classes of its own
+            if type(error).__name__ in _CREDENTIALS:
+                raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
+            if time.monotonic() - begun + wait > PATIENCE:
+                raise StoreUnreachable(
+                    f"{url} cannot be reached: {_reason(error)}, for {time.monotonic() - begun:.0f} seconds. The same "
+                    "command with --resume goes on once the store answers."
+                ) from error
+            _tell(scheme_of(path), url, error)
+        else:
+            if _warned:
+                _forget(scheme_of(path))
+            return result
+        time.sleep(wait * random.uniform(0.5, 1))
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _tell(scheme: str, url: str, error: Exception) -> None:
+    """Once for all requests that fail at the same time."""
+    with _waiting:
+        if scheme in _warned:
+            return
+        _warned.add(scheme)
+    log.warning("%s fails (%s); it is asked again for up to %.0f seconds.", url, _reason(error), PATIENCE)
+
+
+def _forget(scheme: str) -> None:
+    with _waiting:
+        _warned.discard(scheme)
+
+
+def _reason(error: Exception) -> str:
+    return one_line(error, 200) or type(error).__name__
+
+
+def _advice(scheme: str) -> str:
+    if scheme in ("s3", "s3a"):
+        return "Check bucket and name, and the credentials that AWS_PROFILE or AWS_ACCESS_KEY_ID give."
+    return "Check bucket and name, and the store's credentials."
+
+
+def version_of(path: Path) -> str:
+    """What tells a file's content on its store from any other: its ETag, or its size and time; "" where it is not."""
+    try:
+        return _version(asked(path, lambda store: store.info(name_of(path))))
+    except FileNotFoundError:
+        return ""
+
+
+def is_there(path: Path) -> bool:
+    """Whether it is a file, here or on its store."""
+    return is_file_there(path) if is_url(path) else path.is_file()
+
+
+def is_file_there(path: Path) -> bool:
+    """Whether it is a file on its store, not a folder and not nothing."""
+    try:
+        return bool(asked(path, lambda store: store.info(name_of(path)))["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def size_of_file(path: Path) -> int:
+    """Bytes of a file, here or on its store. Errors: FileNotFoundError."""
+    if not is_url(path):
+        return path.stat().st_size
+    return int(asked(path, lambda store: store.info(name_of(path)))["size"])
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    if info.get("type") == "directory":
+        return ""
+    mark = next((info[key] for key in ("ETag", "etag", "md5Hash", "content_md5") if info.get(key)), None)
+    if mark is None:
+        mark = next((info[key] for key in ("LastModified", "updated", "mtime", "created") if info.get(key)), "")
+    text = str(mark).strip('"')
+    return f"{info.get('size')}-{text}"
+
+
+def files_below(folder: Path) -> dict[Path, str]:
+    """Every file below a folder, and its version; none where the folder is not there."""
+    scheme = scheme_of(folder)
+    try:
+        found = asked(folder, lambda store: store.find(name_of(folder), detail=True))
+    except FileNotFoundError:
+        return {}
+    return {Path(f"{scheme}:/{name}"): _version(info) for name, info in found.items() if not name.endswith("/")}
+
+
+def matching(pattern: Path) -> list[Path]:
+    """The files that a glob matches."""
+    scheme = scheme_of(pattern)
+    found = asked(pattern, lambda store: store.glob(name_of(pattern), detail=True))
+    return [Path(f"{scheme}:/{name}") for name, info in found.items() if info.get("type") != "directory"]
+
+
+def fetch(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Copy files of a store, each (there, here). Errors: FileNotFoundError."""
+    if pairs:
+        there, here = [name_of(path) for path, _ in pairs], [str(place) for _, place in pairs]
+        asked(pairs[0][0], lambda store: store.get(there, here))
+
+
+def put(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Copy files here to a store, each (here, there) whole or not at all; those that are there are replaced."""
+    if pairs:
+        here, there = [str(place) for place, _ in pairs], [name_of(path) for _, path in pairs]
+        asked(pairs[0][1], lambda store: store.put(here, there))
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Take files of one store away; those that are not there are gone already."""
+    for path in paths:
+        try:
+            asked(path, lambda store, path=path: store.rm_file(name_of(path)))  # type: ignore[misc]
+        except FileNotFoundError:
+            continue

@@ -1,0 +1,215 @@
+"""What a store is asked, and asked again; copies of its files here, and folders that are left of killed processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from s3_server import S3Server, s3_server
+
+from segment.errors import ImageUnreadable, MissingExtra, StoreUnreachable
+from segment.stores import copies, requests
+from segment.stores.copies import Copies, here
+from segment.stores.ranges import BLOCK, RangedFile
+from segment.stores.scratch import PREFIX, remove_scratch, scratch_folder
+
+FOLDER = Path("s3://bucket/folder")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(requests, "LONGEST_WAIT", 0.3)
+
+
+def put(folder: Path, **files: bytes) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    requests.put([(folder / name, FOLDER / name) for name in files])
+
+
+def test_what_was_put_is_listed_read_and_taken_away(server: S3Server, tmp_path: Path) -> None:
+    put(tmp_path, a=b"one", b=b"two")
+    versions = requests.files_below(FOLDER)
+    assert list(versions) == [FOLDER / "a", FOLDER / "b"]
+    assert versions[FOLDER / "a"] == requests.version_of(FOLDER / "a") != versions[FOLDER / "b"]
+    put(tmp_path, a=b"six")  # of the same size
+    assert requests.version_of(FOLDER / "a") not in ("", versions[FOLDER / "a"])
+    assert (requests.is_file_there(FOLDER / "a"), requests.is_file_there(FOLDER)) == (True, False)
+    assert requests.matching(FOLDER / "[b-z]") == [FOLDER / "b"]
+    requests.remove([FOLDER / "a", FOLDER / "was never there"])
+    assert (requests.version_of(FOLDER / "a"), list(requests.files_below(FOLDER))) == ("", [FOLDER / "b"])
+    assert requests.files_below(Path("s3://bucket/nothing")) == {}
+
+
+def test_a_store_that_fails_now_and_then_is_asked_again(server: S3Server, tmp_path: Path) -> None:
+    server.failing = 0.4
+    try:
+        for number in range(10):
+            put(tmp_path, **{f"file{number}": bytes([number])})
+            with here(FOLDER / f"file{number}") as copy:
+                assert copy.read_bytes() == bytes([number])
+    finally:
+        server.failing = 0.0
+
+
+def test_a_store_that_stops_is_waited_for_and_said_once(
+    server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, late=b"late")
+    server.stop()
+    timer = threading.Timer(1.5, server.start)
+    timer.start()
+    found: list[Any] = []
+    readers = [threading.Thread(target=lambda: found.append(requests.files_below(FOLDER))) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in (*readers, timer):
+        reader.join()
+    assert len(found) == 3
+    assert all(FOLDER / "late" in names for names in found)
+    assert len([record for record in caplog.records if "asked again" in record.getMessage()]) == 1
+
+
+def test_a_store_that_stays_away_ends_the_wait(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
+    server.stop()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(StoreUnreachable, match=r"s3://bucket/folder cannot be reached.*--resume"):
+            requests.files_below(FOLDER)
+    finally:
+        server.start()
+    assert time.monotonic() - begun < 30
+
+
+def test_what_a_store_says_for_good_is_raised_at_once(server: S3Server, tmp_path: Path) -> None:
+    begun = len(server.requests)
+    with pytest.raises(FileNotFoundError, match="not there"), here(FOLDER / "nothing"):
+        pass
+    assert len(server.requests) - begun < 4
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="s3://no-such-bucket/a"):
+        requests.put([(tmp_path / "a", Path("s3://no-such-bucket/a"))])
+
+
+def test_without_credentials_it_is_refused_with_what_to_set(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    code = (
+        "from pathlib import Path; from segment.stores.requests import put\n"
+        "put([(Path(__import__('sys').executable), Path('s3://bucket/a'))])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "StoreRefuses" in ended.stderr
+    assert "AWS_ACCESS_KEY_ID" in ended.stderr
+
+
+def test_a_scheme_whose_library_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(MissingExtra, match=r"mcbn-segment\[gs\]"):
+        requests.version_of(Path("gs://bucket/a"))
+    with pytest.raises(MissingExtra, match="abfs://"):
+        requests.version_of(Path("abfs://container/a"))
+
+
+def test_other_stores_of_fsspec_are_read_and_written_too(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    there = Path("memory://folder/a")
+    requests.put([(tmp_path / "a", there)])
+    assert list(requests.files_below(Path("memory://folder"))) == [there]
+    with here(there) as copy:
+        assert copy.read_bytes() == b"one"
+
+
+def test_a_copy_is_made_once_for_all_who_read_it_and_goes_when_room_is_needed(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "KEPT", 250)
+    put(tmp_path, **{f"copy{number}": bytes(100) for number in range(4)})
+    kept = Copies()
+    begun = len(server.requests)
+    places: list[Path] = []
+
+    def read() -> None:
+        with kept.use(FOLDER / "copy0") as place:
+            places.append(place)
+            assert place.read_bytes() == bytes(100)
+
+    readers = [threading.Thread(target=read) for _ in range(5)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert len([method for method, _ in server.requests[begun:] if method == "GET"]) == 1
+    with kept.use(FOLDER / "copy0"):
+        for number in (1, 2, 3):
+            with kept.use(FOLDER / f"copy{number}") as place:
+                places.append(place)
+    held = [place.exists() for place in dict.fromkeys(places)]
+    assert held == [True, False, False, True]  # the one in use, and the last
+
+
+def test_an_error_that_names_a_copy_names_the_url(server: S3Server, tmp_path: Path) -> None:
+    put(tmp_path, broken=b"x")
+    with pytest.raises(ImageUnreadable, match=r"^'s3://bucket/folder/broken' is odd$"), here(FOLDER / "broken") as copy:
+        raise ImageUnreadable(f"{str(copy)!r} is odd")
+
+
+def test_a_file_is_read_by_ranges(server: S3Server, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(3 * BLOCK + 1234)
+    put(tmp_path, large=data)
+    file = RangedFile(FOLDER / "large")
+    file.seek(2 * BLOCK - 10)
+    assert file.read(20) == data[2 * BLOCK - 10 : 2 * BLOCK + 10]
+    file.seek(-5, 2)
+    assert file.read() == data[-5:]
+    assert requests.size_of_file(FOLDER / "large") == len(data)
+
+
+def test_scratch_folders_go_with_their_process_and_after_a_killed_one(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from segment.stores.scratch import scratch_folder\n"
+        "print(scratch_folder(), flush=True)\n"
+        "if len(sys.argv) > 1: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert not Path(ended.stdout.strip()).exists()
+    killed = subprocess.run([*command, "kill"], capture_output=True, text=True, check=False, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert Path(killed.stdout.strip()).exists()
+    subprocess.run(command, check=True, env=environment)
+    assert list(tmp_path.glob(f"{PREFIX}*")) == []
+    mine = scratch_folder()
+    assert mine.is_dir()
+    remove_scratch(mine)
+    assert not mine.exists()
+
+
+def test_a_copy_that_has_changed_on_its_store_is_made_again(server: S3Server, tmp_path: Path) -> None:
+    for data in (b"one", b"six"):
+        put(tmp_path, changing=data)
+        with here(FOLDER / "changing") as copy:
+            assert copy.read_bytes() == data
