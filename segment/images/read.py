@@ -7,11 +7,7 @@ Must not know what a network wants of its input beyond the card's `input:`, nor 
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.copied import image_here, source_here
+from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
 from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
@@ -36,11 +32,7 @@ from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
 from segment.images.windowed import Bits, in_windows, region_in_windows, windowed
-from segment.stores.requests import version_of
 from segment.stores.urls import is_url
-
-_KEPT_HASHES = 16 * 2**20
-"""Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +88,9 @@ def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[n
     return image.pixels, None if image.valid is None else image.valid[:]
 
 
-def by_ranges(source: Source) -> bool:
-    """Whether the file lies on a store, where parts of it can be read."""
-    return is_url(source.path) and _in_parts(source)
-
-
-def _in_parts(source: Source) -> bool:
-    return source.part is None and kind_of(source.path) in ("tiff", "raster") and find_spec("rasterio") is not None
-
-
 def is_large(source: Source, spec: InputSpec) -> bool:
     """Whether it is read a window at a time."""
-    return _in_parts(source) and (size := size_of(source)) is not None and in_windows(*size, spec)
+    return in_parts(source) and (size := size_of(source)) is not None and in_windows(*size, spec)
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3
@@ -222,38 +205,6 @@ def _size_of(source: Source) -> tuple[int, int] | None:
     if kind == "video":
         return frame_size(path)
     return picture_size(path)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
-    if is_url(path):
-        with suppress(ImageUnreadable), image_here(path) as copy:
-            return sha256_of(copy)
-        return ""
-    if not is_file(path):
-        return ""
-    try:
-        status = path.stat()
-        if status.st_size < _KEPT_HASHES:
-            return _sha256(path)
-        return _kept_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
-    except OSError:
-        return ""
-
-
-def version_of_source(source: Source) -> str:
-    """What tells the file's content on its store from any other, as the listing said; "" of a file here."""
-    return (source.version or version_of(source.path)) if is_url(source.path) else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _kept_sha256(path: Path, _size: int, _changed: int, _inode: int) -> str:
-    return _sha256(path)
 
 
 def _kind(path: Path) -> Kind:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from segment.images.copied import image_here
+from segment.images.contents.copied import by_ranges, image_here
 from segment.images.find import Source
 from segment.images.formats.georeference import raster_geometry, tiff_geometry
 from segment.images.formats.kinds import kind_of
@@ -15,7 +15,6 @@ from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
-from segment.images.read import by_ranges
 
 
 def geometry_of(source: Source) -> Geometry:

@@ -19,11 +19,12 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images import limits
+from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
 from segment.images.labels.annotations import annotations_in
 from segment.images.limits import set_most_pixels
 from segment.images.listing.ids import safe, unique
-from segment.images.read import read_image, read_label, read_source, sha256_of, size_of
+from segment.images.read import read_image, read_label, read_source, size_of
 from segment.images.specs import InputSpec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)

@@ -22,9 +22,9 @@ from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
+from segment.images.contents.hashes import sha256_of, version_of_source
 from segment.images.find import Source, find_images, in_text, keep_ids, paths_by_id
 from segment.images.listing.parts import Listing
-from segment.images.read import sha256_of, version_of_source
 from segment.stores.requests import files_below
 from segment.stores.scratch import remove_scratch
 from segment.stores.urls import is_url

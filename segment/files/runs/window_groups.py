@@ -29,6 +29,9 @@ from segment.estimation.tiling.tiles import Span
 from segment.files.runs.places import WINDOWS
 from segment.files.windows import PIXELS, blocks
 from segment.files.writing import fresh, write_json
+from segment.stores.copies import here
+from segment.stores.requests import files_below, is_there, remove
+from segment.stores.urls import is_url
 
 PLAN = "plan.json"
 SUMS, ERRORS, MAPS = "class_sums.", "errors.", "maps."
@@ -39,22 +42,28 @@ class GroupFiles:
     """The groups of windows of one image of a run, in files."""
 
     def __init__(self, run: Path, id: str) -> None:
+        """run: its folder or URL (`RunPlaces.place`)."""
         self.folder = run / WINDOWS / _name(id)
 
     @property
     def begun(self) -> bool:
         """Whether a group is there."""
-        return any(self.folder.glob("*.group"))
+        return bool(self._there())
 
     def left(self, groups: int, draws: int | None) -> list[int]:
         """The groups that are not there in a round."""
-        there = {path.name for path in self.folder.glob("*.group")}  # to ask for one would have its absence cached
+        there = self._there()  # to ask for one would have its absence cached
         return [number for number in range(groups) if self._path(number, draws).name not in there]
+
+    def _there(self) -> set[str]:
+        below = files_below(self.folder) if is_url(self.folder) else self.folder.glob("*.group")
+        return {path.name for path in below if path.suffix == ".group"}
 
     def plan(self) -> dict[str, Any] | None:
         """What `begin` was given; None where nothing was begun."""
         try:
-            plan: dict[str, Any] = json.loads((self.folder / PLAN).read_bytes())
+            with here(self.folder / PLAN) as copy:
+                plan: dict[str, Any] = json.loads(copy.read_bytes())
         except (OSError, ValueError):
             return None
         return plan
@@ -75,13 +84,14 @@ class GroupFiles:
         write_arrays(self._path(number, draws), notes, arrays)
 
     def has(self, number: int, draws: int | None) -> bool:
-        return self._path(number, draws).is_file()
+        return is_there(self._path(number, draws))
 
     def errors(self, groups: int, draws: int) -> dict[int, Tensor]:
         """The standard errors of all tiles in a round."""
         found: dict[int, Tensor] = {}
         for number in range(groups):
-            found |= _by_tile(StoredArrays(self._path(number, draws)), ERRORS)
+            with here(self._path(number, draws)) as copy:
+                found |= _by_tile(StoredArrays(copy), ERRORS)
         return found
 
     def joined(
@@ -97,19 +107,20 @@ class GroupFiles:
         for number, ((top, _), (left, right)) in enumerate(windows):
             if not self.has(number, draws):
                 raise PredictionFailed(f"{str(self._path(number, draws))!r} was removed; --resume makes it again.")
-            stored = StoredArrays(self._path(number, draws))
-            sums, errors = sums | _by_tile(stored, SUMS), errors | _by_tile(stored, ERRORS)
-            notes, seconds = notes or stored.notes, seconds + stored.notes["seconds"]
-            for name in stored.names:
-                if name.startswith((SUMS, ERRORS)):
-                    continue
-                kind, shape = stored.kind(name)
-                if name not in whole:
-                    whole[name] = blank((*shape[:-2], *size), kind)
-                for plane, row, values in stored.rows(name):
-                    planes = ... if len(shape) == 2 else slice(plane, plane + 1)
-                    rows = slice(top + row, top + row + len(values))
-                    whole[name][planes, rows, slice(left, right)] = values
+            with here(self._path(number, draws)) as copy:
+                stored = StoredArrays(copy)
+                sums, errors = sums | _by_tile(stored, SUMS), errors | _by_tile(stored, ERRORS)
+                notes, seconds = notes or stored.notes, seconds + stored.notes["seconds"]
+                for name in stored.names:
+                    if name.startswith((SUMS, ERRORS)):
+                        continue
+                    kind, shape = stored.kind(name)
+                    if name not in whole:
+                        whole[name] = blank((*shape[:-2], *size), kind)
+                    for plane, row, values in stored.rows(name):
+                        planes = ... if len(shape) == 2 else slice(plane, plane + 1)
+                        rows = slice(top + row, top + row + len(values))
+                        whole[name][planes, rows, slice(left, right)] = values
         estimate = Estimate(
             whole["prediction"],
             whole.get("mean"),
@@ -121,11 +132,18 @@ class GroupFiles:
         return GroupEstimate({"": estimate}, {"": sums}, errors)
 
     def forget_round(self, draws: int) -> None:
-        for path in self.folder.glob(f"*-{draws}.group"):
-            path.unlink(missing_ok=True)
+        names = [name for name in self._there() if name.endswith(f"-{draws}.group")]
+        if is_url(self.folder):
+            remove([self.folder / name for name in names])
+            return
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Take all of it away."""
+        if is_url(self.folder):
+            remove([*files_below(self.folder)])
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # there are other images in it
             self.folder.parent.rmdir()
@@ -137,6 +155,9 @@ class GroupFiles:
 def forget_others(run: Path, ids: Collection[str]) -> None:
     """Take away what was estimated of other images than these: they have their files."""
     kept = {_name(id) for id in ids}
+    if is_url(run):
+        remove([path for path in files_below(run / WINDOWS) if path.parent.name not in kept])
+        return
     with suppress(OSError):
         for folder in [*(run / WINDOWS).iterdir()]:
             if folder.name not in kept:

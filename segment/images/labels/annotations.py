@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, one_line
-from segment.images.copied import image_here
+from segment.images.contents.copied import image_here
 from segment.images.labels.shapes import Shape, Size
 from segment.images.limits import check_is_file
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.overlap import LARGE, WORKERS, ahead
+from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
@@ -27,7 +28,7 @@ from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.prepare import normalise
-from segment.images.read import read_label, read_source, sha256_of, size_of
+from segment.images.read import read_label, read_source, size_of
 from segment.networks.load import Network
 from segment.scores.plan import OUTSIDE
 

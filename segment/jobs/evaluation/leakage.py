@@ -7,8 +7,8 @@ from pathlib import Path
 
 from segment.errors import WrongUse
 from segment.files.bank_cache import MARK
+from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
-from segment.images.read import sha256_of
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
 from segment.stores.requests import size_of_file

@@ -26,11 +26,12 @@ from segment.estimation.together import Sized, Together
 from segment.files.runs.manifest import Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
-from segment.images.copied import image_here
+from segment.images.contents.copied import by_ranges, image_here
+from segment.images.contents.hashes import content_of
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
-from segment.images.read import by_ranges, read_source, sha256_of, version_of_source
+from segment.images.read import read_source
 from segment.jobs.evaluation.labels import read_labelled_image
 from segment.jobs.events import report_image
 from segment.jobs.triage.predicting import TriageOfRun
@@ -133,11 +134,10 @@ class ImagePredictor:
         return picture_of(read_source(source, self.network.input).pixels, self.display)
 
     def read(self, source: Source) -> ImageRead:
-        ranged, sha256, version = by_ranges(source), "", ""
+        sha256, version = "", ""
         try:
-            version = version_of_source(source)  # first: a file that changes now is made again
-            with nullcontext() if ranged else image_here(source.path):
-                sha256 = "" if ranged else sha256_of(source.path)
+            with nullcontext() if by_ranges(source) else image_here(source.path):  # copied once
+                sha256, version = content_of(source)
                 image = read_source(source, self.network.input)
             return ImageRead(source, image.pixels, sha256, image.valid, version)
         except (ImageUnreadable, OSError, MemoryError) as error:

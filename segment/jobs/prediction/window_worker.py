@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class Raster:
     """A large raster whose windows are shared out.
 
-    size: H, W. plan: what its files say of it: the SHA-256 of its bytes, its groups, and the draws of the round
+    size: H, W. plan: what its files say of it: the SHA-256 of its bytes, its version on a store, its groups, and the
+    draws of the round
     """
 
     source: Source
@@ -42,8 +43,9 @@ class Raster:
     plan: Mapping[str, Any] = field(hash=False)
 
     @property
-    def sha256(self) -> str:
-        return str(self.plan["sha256"])
+    def content(self) -> tuple[str, str]:
+        """As `read.content_of` gives it."""
+        return str(self.plan["sha256"]), str(self.plan["version"])
 
     @cached_property
     def groups(self) -> tuple[TileGroup, ...]:
@@ -93,7 +95,7 @@ class WindowLoop:
         return self.loop.predictor.estimator
 
     def files(self, raster: Raster) -> GroupFiles:
-        return GroupFiles(self.loop.predictor.run.folder, raster.source.id)
+        return GroupFiles(self.loop.predictor.run.place, raster.source.id)
 
     def __call__(self, units: Sequence[Unit]) -> None:
         """Do them. Errors: WrongUse where files cannot be written; OutOfMemory."""
@@ -145,7 +147,7 @@ class WindowLoop:
         estimate: Estimate[Plane] | str
         if isinstance(image.pixels, str):
             estimate = image.pixels
-        elif image.sha256 != raster.sha256:
+        elif (image.sha256, image.version) != raster.content:
             estimate = "it was changed while its windows were estimated; --resume begins it again"
         else:
             (estimate,) = estimates_or_reasons([raster], make)
@@ -173,7 +175,7 @@ class WindowLoop:
 
     def fail(self, raster: Raster, why: str) -> None:
         """The line of a raster that has failed. What is estimated of it stays for --resume."""
-        self.loop.predictor.add(failed(raster.source, why, raster.sha256))
+        self.loop.predictor.add(failed(raster.source, why, raster.content[0]))
         self.loop.count(why)
 
     def maker(self, units: Sequence[Unit]) -> Callable[[], WindowLoop]:

@@ -19,12 +19,14 @@ from segment.estimation.tiling.groups import split
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles, forget_others
 from segment.files.versions import versions
+from segment.images.contents.hashes import content_of
 from segment.images.find import Source
-from segment.images.read import is_large, read_source, sha256_of
+from segment.images.read import is_large, read_source
 from segment.images.windowed import windowed
 from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.window_worker import Raster, Unit, WindowLoop
 from segment.runners.runner import Runner
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def predict_images(loop: PredictLoop, pending: Sequence[Source], runner: Runner)
     """
     pending = loop.begin(pending)
     rasters = {raster.source.id: raster for raster in _shared_out(loop, pending, runner.workers)}
-    forget_others(loop.predictor.run.folder, rasters)
+    forget_others(loop.predictor.run.place, rasters)
     others = [source for source in pending if source.id not in rasters]
     if others or not rasters:
         runner(loop, others)
@@ -56,11 +58,11 @@ def predict_images(loop: PredictLoop, pending: Sequence[Source], runner: Runner)
 def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> Iterator[Raster]:
     """Those of the images whose windows several workers make, or have made in part."""
     predictor = loop.predictor
-    folder, spec = predictor.run.folder, predictor.network.input
-    if predictor.run.place != folder or (workers == 1 and not (folder / WINDOWS).is_dir()):
-        return  # what is on a store is made image by image
+    place, spec = predictor.run.place, predictor.network.input
+    if workers == 1 and not (is_url(place) or (place / WINDOWS).is_dir()):
+        return
     for source in pending:
-        if not is_large(source, spec) or not (workers > 1 or GroupFiles(folder, source.id).begun):
+        if not is_large(source, spec) or not (workers > 1 or GroupFiles(place, source.id).begun):
             continue
         try:
             image = windowed(source.path, spec)
@@ -78,9 +80,10 @@ def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> I
 
 def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int, workers: int) -> Raster:
     """A raster with the groups that an earlier run has begun, if it is still cut as it was."""
-    estimator, files = loop.predictor.estimator, GroupFiles(loop.predictor.run.folder, source.id)
+    estimator, files = loop.predictor.estimator, GroupFiles(loop.predictor.run.place, source.id)
+    sha256, version = content_of(source)
     cut = estimator.tiler.cut(side, estimator.plan.mode)
-    asked = {"sha256": sha256_of(source.path), "size": list(size), "cut": asdict(cut), "versions": versions()}
+    asked = {"sha256": sha256, "version": version, "size": list(size), "cut": asdict(cut), "versions": versions()}
     earlier = files.plan() or {}
     if any(earlier.get(key) != value for key, value in asked.items()):
         files.forget()

@@ -16,7 +16,7 @@ from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank
 from segment.files.versions import versions
 from segment.guarantees.groups import sequence_of
-from segment.images.read import sha256_of
+from segment.images.contents.hashes import sha256_of
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.leakage import refuse_seen

@@ -16,8 +16,8 @@ from segment.errors import BankRefused, WrongUse
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank, save_bank
 from segment.files.writing import write_json
+from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
-from segment.images.read import sha256_of
 from segment.jobs.evaluation.combinations import Combination, combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.triage.source import TUNED as METHOD

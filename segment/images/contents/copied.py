@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from segment.errors import ImageUnreadable
 from segment.images.find import Source
+from segment.images.formats.kinds import kind_of
 from segment.stores.copies import here
 from segment.stores.urls import is_url, url_of
+
+
+def by_ranges(source: Source) -> bool:
+    """Whether the file lies on a store, where parts of it can be read."""
+    return is_url(source.path) and in_parts(source)
+
+
+def in_parts(source: Source) -> bool:
+    """Whether parts of the file can be read."""
+    return source.part is None and kind_of(source.path) in ("tiff", "raster") and find_spec("rasterio") is not None
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""What tells an image file's content from any other: the SHA-256 of its bytes, or its version on a store."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from segment.errors import ImageUnreadable
+from segment.images.contents.copied import by_ranges, image_here
+from segment.images.find import Source
+from segment.images.limits import is_file
+from segment.stores.requests import version_of
+from segment.stores.urls import is_url
+
+_KEPT_HASHES = 16 * 2**20
+"""Bytes of a file from which its SHA-256 is kept: a video or a volume is asked for once an image."""
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; "" where it cannot be read."""
+    if is_url(path):
+        with suppress(ImageUnreadable), image_here(path) as copy:
+            return sha256_of(copy)
+        return ""
+    if not is_file(path):
+        return ""
+    try:
+        status = path.stat()
+        if status.st_size < _KEPT_HASHES:
+            return _sha256(path)
+        return _kept_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    except OSError:
+        return ""
+
+
+def version_of_source(source: Source) -> str:
+    """What tells the file's content on its store from any other, as the listing said; "" of a file here."""
+    return (source.version or version_of(source.path)) if is_url(source.path) else ""
+
+
+def content_of(source: Source) -> tuple[str, str]:
+    """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store."""
+    version = version_of_source(source)  # first: what changes between the two is made again
+    return "" if by_ranges(source) else sha256_of(source.path), version
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _kept_sha256(path: Path, _size: int, _changed: int, _inode: int) -> str:
+    return _sha256(path)
