@@ -1,10 +1,11 @@
 """A large raster here and by its windows on Ray: whether the files are the same, what memory and disk both take.
 
     python -m benchmarks.shared_raster [FOLDER] [--side 20000] [--actors 2] [--memory 2GiB] [--tile 1024]
-        [--tile-mode exact|blended] [--scene s3://bucket/scene.tif] [--runs s3://bucket/runs]
+        [--tile-mode exact|blended] [--s3]
 
-Scene, network and bank are those of `benchmarks.large_raster`; FOLDER keeps them. --scene and --runs: the raster, and
-the folder of both runs, where they lie elsewhere. Each process has one thread. Must not know how the work is shared.
+Scene, network and bank are those of `benchmarks.large_raster`; FOLDER keeps them. --s3: the run on Ray reads the scene
+from a server that speaks S3 (moto's, started here) and leaves its files there; the other run is on the disk. Each
+process has one thread. Must not know how the work is shared.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ import segment
 from benchmarks.large_raster import PATCHES, make_card, make_scene, patches
 from benchmarks.runners import ACTOR, EVERY, ONE_THREAD
 from segment.networks.load import load_network
+from segment.stores.requests import put
 
 fsspec: Any = import_module("fsspec")
 NOT_COMPARED = ("manifest.jsonl", "run.json", ".lock")
@@ -91,6 +96,26 @@ def _size(path: Path) -> int:
         return 0
 
 
+@contextmanager
+def s3_server() -> Iterator[None]:
+    """A server with a bucket `bucket`, to which the environment leads."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # each request is a line
+    server = import_module("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }
+    try:
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield
+    finally:
+        server.stop()
+
+
 def hashes(run: str) -> dict[str, str]:
     """SHA-256 of every file of a run but those that name seconds, also on an object store."""
     files, root = fsspec.core.url_to_fs(run)
@@ -113,30 +138,35 @@ def main() -> None:
     parser.add_argument("--tile-mode", default="exact")
     parser.add_argument("--formats", default="tif,png")
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--scene", help="a raster that is there, a path or a URL")
-    parser.add_argument("--runs", help="where both runs go, a path or a URL")
+    parser.add_argument("--s3", action="store_true", help="Ray's run reads and writes an object store")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, s3_server() if arguments.s3 else nullcontext():
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        scene = arguments.scene or str(folder / f"scene_{arguments.side}" / "scene.tif")
-        if not arguments.scene and not Path(scene).exists():
-            make_scene(Path(scene), arguments.side)
+        scene = folder / f"scene_{arguments.side}" / "scene.tif"
+        if not scene.exists():
+            make_scene(scene, arguments.side)
         card, bank = make_card(folder), folder / "bank.safetensors"
         if not bank.exists():
             made = segment.fit_bank(load_network(str(card)), list(patches(PATCHES)[0]), batch=8, draws=8, seed=0)
             segment.save_bank(made, bank)
-        runs = arguments.runs or str(folder / f"shared_{arguments.side}_{arguments.tile_mode}")
-        command = ["predict", str(card), scene, "--bank", str(bank), "--precision", "fp32", "--quiet"]
+        runs = folder / f"shared_{arguments.side}_{arguments.tile_mode}"
+        places = {"here": (str(scene), str(runs / "here")), "ray": (str(scene), str(runs / "ray"))}
+        if arguments.s3:
+            places["ray"] = ("s3://bucket/scene.tif", "s3://bucket/run")
+            put([(scene, Path(places["ray"][0]))])
+        command = ["predict", str(card), "--bank", str(bank), "--precision", "fp32", "--quiet"]
         command += ["--draws", str(arguments.draws), "--memory", arguments.memory, "--tile-mode", arguments.tile_mode]
         command += ["--tile", arguments.tile, "--format", arguments.formats]
         result: dict[str, Any] = {"side": arguments.side, "draws": arguments.draws, "memory": arguments.memory}
         result |= {"tile": arguments.tile, "mode": arguments.tile_mode, "formats": arguments.formats}
-        windows = None if "://" in runs else Path(runs) / "ray" / ".windows"
+        result["s3"] = arguments.s3
+        windows = None if arguments.s3 else runs / "ray" / ".windows"
         more = {"here": [], "ray": ["--runner", "ray", "--actors", str(arguments.actors)]}
         for name, options in more.items():
-            result[name] = watched([*command, "-o", f"{runs}/{name}", *options], windows)
-        here, there = hashes(f"{runs}/here"), hashes(f"{runs}/ray")
+            source, run = places[name]
+            result[name] = watched([*command, source, "-o", run, *options], windows)
+        here, there = (hashes(run) for _, run in places.values())
         names = {*here, *there}
         result["files"] = len(names)
         result["differing_files"] = sorted(name for name in names if here.get(name) != there.get(name))

@@ -74,6 +74,13 @@ def test_a_run_on_ray_leaves_the_files_and_ends_with_the_code_of_one_here(ray: A
     assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
 
 
+def test_the_sheet_of_a_single_image_is_large_on_ray_too(ray: Any, tmp_path: Path, bank: Path) -> None:
+    command = ("predict", "scenes", photographs(tmp_path / "photos", 1), "--bank", bank, "--format", "png", "-o")
+    assert segment(*command, tmp_path / "here").code == 0
+    assert segment(*command, tmp_path / "there", "--runner", "ray", "--actors", 1).code == 0
+    assert without_times(tmp_path / "there") == without_times(tmp_path / "here")
+
+
 def test_a_killed_actor_loses_no_image(ray: Any, tmp_path: Path) -> None:
     network = load_network(calibrated(seeded(Slow), (64, 64)))
     network = replace(network, card=replace(network.card, input=replace(network.card.input, stride=4)))

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from compared_runs import without_times
 from console import contents
 from pickling import Pickling
 from plain import calibrated, random_bank, seeded
 from processes import photographs
+from s3_server import s3_server
 from small_networks import Small
 from torch import Tensor
 
@@ -65,7 +67,8 @@ class Marked(Small):
 
 
 @pytest.fixture(autouse=True)
-def _large_from_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _large_from_fewer_bytes_and_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
     monkeypatch.setattr(windowed, "LARGEST", LIMIT)
 
 
@@ -200,6 +203,35 @@ def test_one_worker_goes_on_by_windows_and_an_image_that_changed_begins_again(
     told = [record.getMessage() for record in caplog.records if "is whole" in record.getMessage()]
     assert [message.split(":")[0] for message in told] == ["a"], "the other was not begun"
     assert not (run / WINDOWS).exists()
+
+
+def test_rasters_and_a_run_on_a_store_leave_the_bytes_of_those_here(
+    network: tuple[Network, Bank], images: Path, tmp_path: Path
+) -> None:
+    model, bank = network
+    predict(model, images, bank, tmp_path / "here", PLAN)
+    with s3_server() as server:
+        for path in images.iterdir():
+            server.put("bucket", f"images/{path.name}", path.read_bytes())
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, "s3://bucket/images", bank, "s3://bucket/run", PLAN, runner=Counted(end=2, workers=2))
+        assert len([name for name in server.files("bucket", f"run/{WINDOWS}/") if name.endswith(".group")]) == 2
+        again = Counted(workers=3)
+        summary = predict(model, "s3://bucket/images", bank, "s3://bucket/run", PLAN, runner=again, resume=True)
+        assert (summary.done, dict(summary.failed)) == (4, {})
+        there = server.files("bucket", "run/")
+    assert again.groups
+    for name, data in there.items():
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(data)
+    here, kept = without_times(tmp_path / "here"), without_times(tmp_path / "there")
+    for run in (here, kept):
+        del run["run.json"]  # it names the sources
+        run["lines"] = {
+            id: {key: line[key] for key in line if key not in ("source", "sha256", "version")}
+            for id, line in run["lines"].items()
+        }
+    assert kept == here
 
 
 def test_a_window_that_fails_makes_its_image_a_failed_line_and_the_rest_is_kept(

@@ -150,7 +150,8 @@ def described(path: Path) -> Described:
 @contained
 def window_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:  # -> h w C
     """The bands of a window. Errors: ImageUnreadable where its data are damaged."""
-    with _reading(path) as raster:
+    # on a store each window is opened anew: rasterio's open files of Python do not outlive the thread that opened them
+    with opened(path) if is_url(path) else _reading(path) as raster:
         return np.moveaxis(read_window(raster, path, rows, columns), 0, -1)
 
 
@@ -159,14 +160,6 @@ def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
     """The bands at another size, from overviews where the raster has them."""
     with opened(path) as raster:
         return np.moveaxis(raster.read(out_shape=(raster.count, *size)), 0, -1)
-
-
-def _state_of(path: Path) -> tuple[Any, ...]:
-    """What changes when the file does; of one on a store only its name, for each look would be a request."""
-    if is_url(path):
-        return (path,)
-    status = path.stat() if path.exists() else None
-    return () if status is None else (path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class _Reading:
@@ -180,7 +173,8 @@ class _Reading:
     @contextmanager
     def __call__(self, path: Path) -> Iterator[Any]:
         with self._lock, quiet_gdal():
-            key = _state_of(path)
+            status = path.stat() if path.exists() else None
+            key = () if status is None else (path, status.st_ino, status.st_size, status.st_mtime_ns)
             if not key or key != self._key:
                 if self._file is not None:
                     self._file.close()

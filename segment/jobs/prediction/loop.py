@@ -163,9 +163,10 @@ class PredictLoop:
                 self.keep_plan()
         run, display = self.predictor.run, self.predictor.display
         begin_shards(run.folder)
+        alone = len(run.sources) == 1
         recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
         process = ProcessSettings.here(self.execution.threads, [run.place, *(source.path for source in pending)])
-        return partial(_elsewhere, recipe, process, run.place, display)
+        return partial(_elsewhere, recipe, process, run.place, display, alone=alone)
 
     def part(self) -> PredictPart:
         """What was done since this was last called, of a loop in another process."""
@@ -239,12 +240,14 @@ class PredictLoop:
         self.execution = kept
 
 
-def _elsewhere(recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None) -> PredictLoop:
+def _elsewhere(
+    recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None, *, alone: bool
+) -> PredictLoop:
     """A loop in another process, which puts its lines into a shard of its own and keeps what it has written."""
     process.apply()
     recipe = recipe.on(recipe.execution.device)
     predictor = recipe.predictor(open_shard(place))
-    predictor.display = display
+    predictor.display, predictor.alone = display, alone
     loop = PredictLoop(predictor, recipe)
     predictor.take = loop.keep
     return loop
