@@ -153,6 +153,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure busy_k8 --file $${busy}_k8/run.json -- segment predict unet_lite0_camvid outputs/measured/first_test.txt \
 		--bank outputs/measured/unet_lite0_k8.safetensors -o $${busy}_k8
 	$$measure large_raster -- python -m benchmarks.large_raster outputs/measured/large_raster --side 20000 --memory 2GiB
+	$$measure shared_raster -- python -m benchmarks.shared_raster --side 10000 --tile 1024 --s3
 	graphs="-- python -m benchmarks.graphs --train $(CAMVID)/train --images $(CAMVID)/test --rounds 3 --networks"
 	$$measure graphs_unet_lite0 $$graphs unet_lite0_camvid
 	$$measure graphs_unet_lite0_one_thread -- python -m benchmarks.graphs --train $(CAMVID)/train --images $(CAMVID)/test --rounds 3 --threads 1 \

@@ -216,13 +216,14 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "triage.sequences": partial(triage_sequences, "triage", 0.05),
     "evaluate.scenes": partial(evaluation, "evaluate_scenes"),
     "tuned.unet": partial(tuning, "tune_unet_lite0", "tuned_unet_lite0"),
+    "tuned.enet": partial(tuning, "tune_enet", "tuned_enet"),
     "tuned.scenes": partial(tuning, "tune_scenes", "evaluate_scenes"),
     "tuned.unet.all": lambda: [*tuned(measured("tuned_unet_lite0_all")["result"]), "", made("tuned_unet_lite0_all")],
     "tuned.views": lambda: [*tuned(measured("views_scenes")["result"]), "", made("views_scenes")],
     "curves.scenes": partial(curves, "sweep_scenes"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
-    "decisions.ranking": partial(ranked, ("ranking_unet_lite0",)),
+    "decisions.ranking": partial(ranked, ("ranking_unet_lite0", "ranking_enet")),
 }
 SCENES_TITLE = "Generated scenes, M = 8, mean of three banks"
 PICTURES: Mapping[str, Callable[[], bytes]] = {
