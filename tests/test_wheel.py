@@ -233,9 +233,11 @@ ELSEWHERE = {
     "camvid.md": "fetches a data set",
     "deploy.md": "exports a graph, which needs an extra: tests/graphs",
     "experiments.md": "draws figures, which needs an extra: tests/experiments",
+    "inputs.md": "needs label maps of two annotators: tests/jobs/test_annotators.py",
+    "sizing.md": "simulates with the repository's benchmarks, from a clone of it: tests/sizing",
     "index.md": "makes the environment: the fixture `alone` here, `python -m benchmarks.start` as a whole",
 }
-MINUTES = ("choosing.md", "inputs.md", "triage.md", "worth-it.md")
+MINUTES = ("choosing.md", "triage.md", "worth-it.md")
 """Pages whose first block computes for minutes."""
 GIVEN = """
 import torch

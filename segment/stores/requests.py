@@ -29,7 +29,7 @@ PATIENCE = 180.0
 FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 """Seconds between two tries of a request: doubled from the first to the longest, less a random half."""
 
-EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 """Library and extra of a scheme; others are installed as fsspec says."""
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
