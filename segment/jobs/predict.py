@@ -36,6 +36,7 @@ from segment.report.run_files.exported_files import write_run_exports
 from segment.report.run_files.sheet import write_sheet
 from segment.report.run_files.style import PictureStyle
 from segment.runners.runner import LOCAL, Runner
+from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ def predict(
     if watch is not None:
         if masks is not None or labels is not None or not isinstance(source, str | Path):
             raise WrongUse("Only a folder is watched, and without --mask or --labels.")
+        if is_url(folder):
+            raise WrongUse(f"A watched folder's run lies here: give a folder in place of {in_text(folder)}.")
         images, source_text = tuple[Source, ...](), in_text(source)
     elif isinstance(source, str | Path):
         images, source_text = images_outside_runs(source, listing), in_text(source)

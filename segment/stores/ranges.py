@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from fsspec.spec import AbstractBufferedFile
 
+from segment.errors import SegmentError
 from segment.stores.requests import asked, name_of, store_of
 from segment.stores.urls import is_url, scheme_of
 
@@ -20,6 +22,14 @@ ABSENT, MOST_ABSENT = 30.0, 1000
 is opened some times), and how many such names are known at most."""
 
 _absent: dict[str, float] = {}
+_failed = threading.local()
+
+
+def failure() -> Exception | None:
+    """What a store answered in place of a range that this thread asked for last, once."""
+    error: Exception | None = getattr(_failed, "error", None)
+    _failed.error = None
+    return error
 
 
 class RangedFile(AbstractBufferedFile):  # type: ignore[misc]
@@ -38,6 +48,17 @@ class RangedFile(AbstractBufferedFile):  # type: ignore[misc]
             size=size,
         )
 
+    __hash__ = object.__hash__  # fsspec's ask the store
+    __eq__ = object.__eq__
+
+    def read(self, length: int = -1) -> bytes:
+        """Nothing where the store fails: GDAL, which reads this, cannot take an exception; `failure` has it."""
+        try:
+            return bytes(super().read(length))
+        except Exception as error:  # kept for whoever opened the raster
+            _failed.error = error
+            return b""
+
     def _fetch_range(self, start: int, end: int) -> Any:
         return asked(self._url, lambda store: store.cat_file(self.path, start=start, end=end))
 
@@ -51,6 +72,9 @@ def opened_by_ranges(url: str, mode: str = "rb") -> RangedFile:
         raise FileNotFoundError(errno.ENOENT, "it is not there", url)
     try:
         return RangedFile(Path(url))
+    except SegmentError as error:
+        _failed.error = error
+        raise
     except FileNotFoundError:
         if len(_absent) > MOST_ABSENT:
             _absent.clear()

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from segment.errors import MissingExtra, StoreRefuses, StoreUnreachable, imported, one_line
+from segment.errors import MissingExtra, StoreRefuses, StoreUnreachable, WrongUse, imported, one_line
 from segment.stores.urls import is_url, scheme_of, url_of
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ _SAYS: dict[type[OSError], tuple[int, str]] = {
     FileNotFoundError: (errno.ENOENT, "it is not there"),
     PermissionError: (errno.EACCES, "the store does not allow it"),
 }
+_HERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENAMETOOLONG)
+"""Errors of the disk here, not of a store."""
 _USE = (ValueError, TypeError, AttributeError, NotImplementedError, LookupError)
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "GoogleAuthError", "RefreshError")
 
@@ -82,11 +84,14 @@ def asked(path: PurePath, request: Callable[[Any], R]) -> R:
         try:
             result = request(store)
         except _FINAL as error:
-            code, text = _SAYS.get(type(error), (error.errno or errno.EIO, _reason(error)))
-            raise type(error)(code, text, url) from error
+            kind = next(each for each in _FINAL if isinstance(error, each))
+            code, text = _SAYS.get(kind, (error.errno or errno.EIO, _reason(error)))
+            raise kind(code, text, url) from error
         except _USE as error:
             raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
         except Exception as error:  # each store's library has classes of its own
+            if isinstance(error, OSError) and error.errno in _HERE:
+                raise WrongUse(f"{url} has no place here ({error.strerror}): TMPDIR names another folder.") from error
             if type(error).__name__ in _CREDENTIALS:
                 raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
             if time.monotonic() - begun + wait > PATIENCE:
@@ -167,12 +172,16 @@ def _version(info: Mapping[str, Any]) -> str:
 
 def files_below(folder: Path) -> dict[Path, str]:
     """Every file below a folder, and its version; none where the folder is not there."""
-    scheme = scheme_of(folder)
     try:
         found = asked(folder, lambda store: store.find(name_of(folder), detail=True))
     except FileNotFoundError:
         return {}
-    return {Path(f"{scheme}:/{name}"): _version(info) for name, info in found.items() if not name.endswith("/")}
+    above = name_of(folder).rstrip("/") + "/"
+    return {
+        folder / name.removeprefix(above): _version(info)
+        for name, info in found.items()
+        if name.startswith(above) and not {"", ".", ".."} & set(name.removeprefix(above).split("/"))
+    }
 
 
 def matching(pattern: Path) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,19 +15,26 @@ from filelock import FileLock, Timeout
 PREFIX = "segment-scratch-"
 LOCK = ".used"
 
+YOUNG = 60.0
+"""Seconds for which a folder is left alone, for it may be just being made."""
+
 _locks: dict[Path, FileLock] = {}
+_making = threading.Lock()
+_looked: list[bool] = []
 
 
 def scratch_folder() -> Path:
     """A new folder among the system's temporary ones, which is gone when the process has ended."""
-    if not _locks:
-        atexit.register(_remove_all)
-        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            _remove_if_left(folder)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    _locks[folder] = FileLock(folder / LOCK, blocking=False, thread_local=False)
-    _locks[folder].acquire()
-    return folder
+    with _making:
+        if not _looked:
+            _looked.append(True)
+            atexit.register(_remove_all)
+            for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+                _remove_if_left(folder)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        _locks[folder] = FileLock(folder / LOCK, blocking=False, thread_local=False)
+        _locks[folder].acquire()
+        return folder
 
 
 def remove_scratch(folder: Path) -> None:
@@ -41,8 +50,11 @@ def _remove_all() -> None:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """The system has unlocked what a process held that was killed; a folder without a lock is just being made."""
-    if not (folder / LOCK).is_file():
+    """The system has unlocked what a process held that was killed. Other users' folders are theirs."""
+    try:
+        if time.time() - (folder / LOCK).stat().st_mtime < YOUNG:
+            return
+    except OSError:
         return
     lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
     with suppress(Timeout, OSError, NotImplementedError):

@@ -17,13 +17,18 @@ from labelled_scenes import written
 from s3_server import S3Server, s3_server
 from test_runs_on_s3 import same, uploaded
 
+from segment.errors import StoreUnreachable
 from segment.files.banks import load_bank
+from segment.files.runs.manifest import SHARDS, Entry, Lines
+from segment.files.runs.shards import begin_shards, merge_shards
 from segment.images import windowed
 from segment.images.find import Source
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST
+from segment.stores import requests
+from segment.stores.ranges import RangedFile
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +157,48 @@ def test_a_raster_is_read_by_ranges_and_gives_the_pixels_of_the_file(
     assert here.valid is not None
     np.testing.assert_array_equal(there.valid[:], here.valid[:])
     assert len([1 for method, _ in server.requests[begun:] if method == "GET"]) > 3  # parts of it
+
+
+def test_a_store_that_fails_while_a_raster_is_read_is_an_error_of_the_store(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.1)
+    monkeypatch.setattr(windowed, "LARGEST", 1000)
+    path = tmp_path / "failing.tif"
+    shape = {"driver": "GTiff", "height": 300, "width": 200, "count": 3, "dtype": "uint8"}
+    with rasterio.open(
+        path, "w", crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **shape
+    ) as file:
+        file.write(np.ones((3, 300, 200), np.uint8))
+    server.put("bucket", "rasters/failing.tif", path.read_bytes())
+    image = read_source(Source("failing", Path("s3://bucket/rasters/failing.tif")), InputSpec()).pixels
+    failing = RangedFile._fetch_range
+
+    def fetch(self: RangedFile, start: int, end: int) -> bytes:
+        raise StoreUnreachable("s3://bucket/rasters/failing.tif cannot be reached.")
+
+    monkeypatch.setattr(RangedFile, "_fetch_range", fetch)
+    with pytest.raises(StoreUnreachable, match="cannot be reached"):
+        image[0:100, 0:100]
+    with pytest.raises(StoreUnreachable, match="cannot be reached"):
+        read_source(Source("failing", Path("s3://bucket/rasters/failing.tif")), InputSpec())
+    monkeypatch.setattr(RangedFile, "_fetch_range", failing)
+    assert (image[0:100, 0:100] == 1).all()
+
+
+def test_the_last_line_of_a_writer_counts_and_done_counts_more_between_writers(tmp_path: Path) -> None:
+    begin_shards(tmp_path)
+    shards = tmp_path / SHARDS
+    for name, id, status in (
+        ("one-000001", "a", "done"),
+        ("one-000002", "a", "failed"),
+        ("one-000001", "b", "done"),
+        ("two-000001", "b", "failed"),
+    ):
+        Lines(shards / f"{name}.jsonl").add(Entry(id=id, source=id, status=status, error=None))  # type: ignore[arg-type]
+    merged = merge_shards(tmp_path, ["a", "b"])
+    assert merged is not None
+    assert {id: line["status"] for id, line in merged.items()} == {"a": "failed", "b": "done"}
 
 
 def test_processes_of_ray_read_and_write_the_store_themselves(

@@ -20,7 +20,7 @@ from segment.errors import ImageUnreadable, MissingExtra, StoreUnreachable
 from segment.stores import copies, requests
 from segment.stores.copies import Copies, here
 from segment.stores.ranges import BLOCK, RangedFile
-from segment.stores.scratch import PREFIX, remove_scratch, scratch_folder
+from segment.stores.scratch import LOCK, PREFIX, remove_scratch, scratch_folder
 
 FOLDER = Path("s3://bucket/folder")
 
@@ -203,6 +203,7 @@ def test_scratch_folders_go_with_their_process_and_after_a_killed_one(tmp_path: 
     killed = subprocess.run([*command, "kill"], capture_output=True, text=True, check=False, env=environment)
     assert killed.returncode == -signal.SIGKILL
     assert Path(killed.stdout.strip()).exists()
+    os.utime(Path(killed.stdout.strip(), LOCK), (0, 0))  # not one that is just being made
     subprocess.run(command, check=True, env=environment)
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
     mine = scratch_folder()
@@ -216,3 +217,16 @@ def test_a_copy_that_has_changed_on_its_store_is_made_again(server: S3Server, tm
         put(tmp_path, changing=data)
         with here(FOLDER / "changing") as copy:
             assert copy.read_bytes() == data
+
+
+def test_names_that_lead_out_of_a_folder_are_not_listed(server: S3Server, tmp_path: Path) -> None:
+    for key in ("odd/a", "odd/../../evil", "odd//b", "odd/./c", "odd/with space#?%41 é"):
+        server.put("bucket", key, b"x")
+    folder = Path("s3://bucket/odd")
+    assert set(requests.files_below(folder)) == {folder / "a", folder / "with space#?%41 é"}
+    assert set(requests.files_below(Path("s3://bucket/other/../odd"))) == {
+        Path("s3://bucket/other/../odd/a"),
+        Path("s3://bucket/other/../odd/with space#?%41 é"),
+    }
+    with here(folder / "with space#?%41 é") as copy:
+        assert copy.read_bytes() == b"x"

@@ -64,7 +64,8 @@ class Delivery:
         Errors: those of a store.
         """
         self.look()
-        self.bring(name for name in self._there if whole or "/" not in name or self._is_others(name))
+        if MANIFEST in self._there or any(map(self._is_others, self._there)):  # else it is no run
+            self.bring(name for name in self._there if whole or "/" not in name or self._is_others(name))
 
     def bring_shards(self) -> None:
         """Have the shards of other processes in `folder`. Errors: those of a store."""
@@ -129,15 +130,15 @@ class Delivery:
     def discard(self, names: Iterable[str]) -> None:
         """Take files of the run away, there and here. Errors: those of a store."""
         names = list(names)
+        if not names:
+            return
+        self.settle()  # what is on its way would come back
         discard((self.folder / name for name in names), self.folder)
-        gone = [name for name in list(self._there) if name in names or self._in_group(name, names)]
+        gone = self._there.intersection(names)
+        if groups := tuple(name.removesuffix("zarr.json") for name in names if name.endswith("/zarr.json")):
+            gone |= {name for name in list(self._there) if name.startswith(groups)}
         remove([self.url / name for name in gone])
         self._there.difference_update(gone)
-
-    @staticmethod
-    def _in_group(name: str, names: list[str]) -> bool:
-        groups = [each.removesuffix("zarr.json") for each in names if each.endswith("/zarr.json")]
-        return any(name.startswith(group) for group in groups)
 
     def deliver_lines(self) -> None:
         """Have the whole manifest on the store, in place of the shards that it holds. Errors: those of a store."""

@@ -52,9 +52,12 @@ def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:
     shards = sorted((folder / SHARDS).glob("*.jsonl"))
     begun = (folder / SHARDS).is_dir()  # perhaps by processes that have no line
     lines = read_manifest(folder / MANIFEST) if begun else None  # first, for it may end in half a line
+    of_writers: dict[str, dict[str, dict[str, Any]]] = {}
+    for shard in shards:  # what a writer says last is what it means
+        of_writers.setdefault(_writer_of(shard), {}).update(read_manifest(shard))
     newest: dict[str, dict[str, Any]] = {}
-    for shard in shards:
-        for id, line in read_manifest(shard).items():
+    for found in of_writers.values():
+        for id, line in found.items():
             if id not in newest or line["status"] == "done":
                 newest[id] = line
     if lines is not None:
@@ -65,3 +68,13 @@ def merge_shards(folder: Path, ids: Sequence[str]) -> Lines | None:
     with suppress(OSError):  # there is none, or a process that nobody waits for any more has written again
         (folder / SHARDS).rmdir()
     return lines
+
+
+def _writer_of(shard: Path) -> str:
+    """The name of a shard's writer, whose shards on a store are numbered.
+
+    >>> _writer_of(Path("host-12-ab-000002.jsonl")), _writer_of(Path("host-12-1a2b3c4d.jsonl"))
+    ('host-12-ab', 'host-12-1a2b3c4d')
+    """
+    name, _, number = shard.stem.rpartition("-")
+    return name if len(number) == 6 and number.isdecimal() else shard.stem

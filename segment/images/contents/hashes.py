@@ -42,8 +42,10 @@ def version_of_source(source: Source) -> str:
 
 def content_of(source: Source) -> tuple[str, str]:
     """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store."""
+    if by_ranges(source):  # asked now: it may have changed since it was listed
+        return "", version_of(source.path)
     version = version_of_source(source)  # first: what changes between the two is made again
-    return "" if by_ranges(source) else sha256_of(source.path), version
+    return sha256_of(source.path), version
 
 
 def _sha256(path: Path) -> str:

@@ -21,11 +21,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, imported, one_line
+from segment.errors import ImageUnreadable, SegmentError, imported, one_line
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
-from segment.stores.ranges import opened_by_ranges
+from segment.stores.ranges import failure, opened_by_ranges
 from segment.stores.urls import is_url, url_of
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def open_raster(path: Path) -> Any:
         try:
             raster = rasterio.open(url_of(path), opener=opened_by_ranges) if is_url(path) else rasterio.open(path)
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise ImageUnreadable(f"{str(path)!r} does not open as a raster: {one_line(error, 200)}.") from None
+            raise _unreadable(path, "does not open", error) from None
     together = raster.count if raster.profile.get("interleave") == "pixel" else 1
     rows, columns = max(raster.block_shapes, key=math.prod, default=(0, 0))
     if rows * columns * together * _ITEM > BLOCK:
@@ -80,11 +80,15 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             yield raster
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise _undecodable(path, error) from None
+            raise _unreadable(path, "does not decode", error) from None
 
 
-def _undecodable(path: Path, error: Exception) -> ImageUnreadable:
-    return ImageUnreadable(f"{str(path)!r} does not decode as a raster: {one_line(error, 200)}.")
+def _unreadable(path: Path, how: str, error: Exception) -> Exception:
+    """What is wrong with a raster; with its store, where that has failed."""
+    failed = failure() if is_url(path) else None
+    if isinstance(failed, SegmentError):
+        return failed
+    return ImageUnreadable(f"{url_of(path)!r} {how} as a raster: {one_line(failed or error, 200)}.")
 
 
 def raster_geometry(path: Path) -> Geometry:
@@ -192,7 +196,7 @@ def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[i
         try:
             read: NDArray[Any] = raster.read(window=(rows, columns))
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise _undecodable(path, error) from None
+            raise _unreadable(path, "does not decode", error) from None
     return read
 
 

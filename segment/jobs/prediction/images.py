@@ -266,6 +266,7 @@ class ImagePredictor:
             f"the {len(sources)} images" if sources else "the windows",
         )
         self.estimator.to_redo = 0
+        self.run.settle()  # files on their way have the names of those that are made now
         for source in sources:
             self.run.add(Entry(id=source.id, source=str(source.path), status="failed", error="to be made again"))
         for source in sources:

@@ -165,7 +165,11 @@ class PredictLoop:
         begin_shards(run.folder)
         alone = len(run.sources) == 1
         recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
-        process = ProcessSettings.here(self.execution.threads, [run.place, *(source.path for source in pending)])
+        paths = [
+            run.place,
+            *(path for source in run.sources for path in (source.path, source.mask, source.label) if path),
+        ]
+        process = ProcessSettings.here(self.execution.threads, paths)
         return partial(_elsewhere, recipe, process, run.place, display, alone=alone)
 
     def part(self) -> PredictPart:
