@@ -47,8 +47,10 @@ _NODATA, _MODEL, _SCALE = 42113, 34264, 33550  # GDAL's tag; GeoTIFF: model tran
 def quiet_gdal() -> Iterator[Any]:
     """rasterio, with GDAL's messages and its cache kept small within the block. Errors: MissingExtra without it."""
     rasterio = imported("rasterio", extra="geo", what="Rasters with a georeference")
-    with warnings.catch_warnings(), rasterio.Env(CPL_LOG="/dev/null", GDAL_CACHEMAX=GDAL_CACHE):
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    unneeded = rasterio.errors.NotGeoreferencedWarning
+    if not any(entry[0] == "ignore" and entry[2] is unneeded for entry in warnings.filters):
+        warnings.simplefilter("ignore", unneeded)  # for good: to set filters back is not safe where threads read
+    with rasterio.Env(CPL_LOG="/dev/null", GDAL_CACHEMAX=GDAL_CACHE):
         yield rasterio
 
 
