@@ -41,4 +41,4 @@ def first_error(error: ValidationError) -> str:
     """Where content is not as it must be, and how, in one line: the first place of several."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place + ': ' if place else ''}{one_line(first['msg'], 120)}"
+    return one_line(f"{place + ': ' if place else ''}{one_line(first['msg'], 120)}")

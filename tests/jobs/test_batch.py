@@ -246,7 +246,7 @@ def test_an_evaluation_counts_the_same_whatever_goes_together(small_folder: Path
                 assert value is None, f"{name} {score}"
             else:
                 np.testing.assert_allclose(value, entry["value"], rtol=0, atol=1e-4, err_msg=f"{name} {score}")
-    together = json.loads((tmp_path / f"run_{batch}" / "run.json").read_text())["plan"]["images"]
+    together = json.loads((tmp_path / f"run_{batch}" / "run.json").read_text())["plan"].get("images", 1)
     assert together == batch or (batch == "auto" and together in (1, 2, 4, 8))
 
 
