@@ -80,6 +80,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A server that speaks S3, with a bucket `bucket`."""
+    from s3_server import s3_server
+
+    with s3_server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """A Ray of two cores and a small object store, on this machine alone."""
     for name, value in QUIET.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -11,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from segment.stores.requests import store_of
+from segment.stores import requests
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 
@@ -66,6 +66,32 @@ class S3Server:
         self._server.shutdown()
         self._server.server_close()
 
+    @contextmanager
+    def stopped_at(self, start: str, seconds: float | None = None) -> Iterator[None]:
+        """Stops at the first request of a path that starts so; for some seconds, or until the end of the block."""
+        over, stopped = threading.Event(), threading.Event()
+
+        def stop() -> None:
+            while not any(path.startswith(start) for _, path in self.requests):
+                if over.wait(0.005):
+                    return
+            self.stop()
+            stopped.set()
+            if seconds is None:
+                over.wait()
+            else:
+                time.sleep(seconds)
+            self.start()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert stopped.is_set(), f"nothing was asked for at {start}"
+
     def client(self) -> Any:
         return boto3.client("s3")
 
@@ -84,7 +110,10 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server, to which the environment of this process and of those that it starts leads; with a bucket `bucket`."""
+    """A server, to which the environment of this process and of those that it starts leads; with a bucket `bucket`.
+
+    Requests are tried again soon.
+    """
     server = S3Server()
     server.start()
     wanted = {
@@ -94,17 +123,15 @@ def s3_server() -> Iterator[S3Server]:
         "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_MAX_ATTEMPTS": "1",  # so that it is this program that asks again
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    store_of.cache_clear()
-    try:
-        server.client().create_bucket(Bucket="bucket")
-        yield server
-    finally:
-        server.stop()
-        store_of.cache_clear()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        patch.setattr(requests, "FIRST_WAIT", 0.02)
+        patch.setattr(requests, "LONGEST_WAIT", 0.3)
+        requests.store_of.cache_clear()
+        try:
+            server.client().create_bucket(Bucket="bucket")
+            yield server
+        finally:
+            server.stop()
+            requests.store_of.cache_clear()

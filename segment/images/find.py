@@ -77,15 +77,13 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
     """
     source = Path(src)
     rows: list[Row]
-    if is_url(source) and source.suffix.lower() not in LIST_SUFFIXES:
+    listed = source.suffix.lower() in LIST_SUFFIXES
+    if is_url(source) and not listed:
         root, rows = rows_on_store(source, _kinds)
-    elif is_url(source):
-        rows = read_list(source)
-        root = _root_of(rows, source.parent)
     elif source.is_dir():
         root, rows = source, [Row(path) for path in _images_below(source)]
-    elif source.is_file():
-        rows = read_list(source) if source.suffix.lower() in LIST_SUFFIXES else [Row(source)]
+    elif is_url(source) or source.is_file():
+        rows = read_list(source) if listed else [Row(source)]
         root = _root_of(rows, source.parent)
     elif glob.has_magic(str(src)):
         root, images = _matched(str(src))

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from segment.errors import SegmentError
@@ -24,12 +24,16 @@ KEPT = 2**30
 
 @dataclass
 class _Copy:
-    """A file here, how many read it now, its bytes, and its version; none before it has been copied."""
+    """A file here, how many read it now, its bytes, and its version; none before it has been copied.
+
+    fetching: held while it is copied
+    """
 
     place: Path
     users: int = 0
     size: int = 0
     version: str | None = None
+    fetching: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Copies:
@@ -39,7 +43,6 @@ class Copies:
         self._folder = scratch_folder()
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}
 
     @contextmanager
     def use(self, path: Path) -> Iterator[Path]:
@@ -53,9 +56,8 @@ class Copies:
             copy.users += 1
             first = copy.users == 1
             self._copies.move_to_end(url)
-            fetching = self._fetching.setdefault(url, threading.Lock())
         try:
-            with fetching:
+            with copy.fetching:
                 if first or copy.version is None:  # it may have changed while nobody read it
                     self._renew(path, copy)
             yield copy.place
@@ -83,7 +85,6 @@ class Copies:
                     copy.place.unlink(missing_ok=True)
                     copy.place.parent.rmdir()
                 del self._copies[url]
-                self._fetching.pop(url, None)
 
 
 _copies: list[Copies] = []

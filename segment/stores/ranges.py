@@ -11,7 +11,7 @@ from typing import Any
 from fsspec.spec import AbstractBufferedFile
 
 from segment.errors import SegmentError
-from segment.stores.requests import asked, name_of, store_of
+from segment.stores.requests import asked, name_of, size_of_file, store_of
 from segment.stores.urls import is_url, scheme_of
 
 BLOCK, BLOCKS = 2**20, 64
@@ -38,14 +38,13 @@ class RangedFile(AbstractBufferedFile):  # type: ignore[misc]
     def __init__(self, path: Path) -> None:
         """Errors: FileNotFoundError, StoreRefuses, StoreUnreachable."""
         self._url = path
-        size = int(asked(path, lambda store: store.info(name_of(path)))["size"])
         super().__init__(
             store_of(scheme_of(path)),
             name_of(path),
             block_size=BLOCK,
             cache_type="blockcache",
             cache_options={"maxblocks": BLOCKS},
-            size=size,
+            size=size_of_file(path),
         )
 
     __hash__ = object.__hash__  # fsspec's ask the store

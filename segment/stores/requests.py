@@ -78,7 +78,8 @@ def asked(path: PurePath, request: Callable[[Any], R]) -> R:
         StoreUnreachable: It failed for `PATIENCE` seconds.
 
     """
-    store, url = store_of(scheme_of(path)), url_of(path)
+    scheme, url = scheme_of(path), url_of(path)
+    store = store_of(scheme)
     begun, wait = time.monotonic(), FIRST_WAIT
     while True:
         try:
@@ -88,21 +89,21 @@ def asked(path: PurePath, request: Callable[[Any], R]) -> R:
             code, text = _SAYS.get(kind, (error.errno or errno.EIO, _reason(error)))
             raise kind(code, text, url) from error
         except _USE as error:
-            raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
+            raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme)}") from error
         except Exception as error:  # each store's library has classes of its own
             if isinstance(error, OSError) and error.errno in _HERE:
                 raise WrongUse(f"{url} has no place here ({error.strerror}): TMPDIR names another folder.") from error
             if type(error).__name__ in _CREDENTIALS:
-                raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme_of(path))}") from error
+                raise StoreRefuses(f"{url} is refused: {_reason(error)}. {_advice(scheme)}") from error
             if time.monotonic() - begun + wait > PATIENCE:
                 raise StoreUnreachable(
                     f"{url} cannot be reached: {_reason(error)}, for {time.monotonic() - begun:.0f} seconds. The same "
                     "command with --resume goes on once the store answers."
                 ) from error
-            _tell(scheme_of(path), url, error)
+            _tell(scheme, url, error)
         else:
             if _warned:
-                _forget(scheme_of(path))
+                _forget(scheme)
             return result
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT)
@@ -132,10 +133,16 @@ def _advice(scheme: str) -> str:
     return "Check bucket and name, and the store's credentials."
 
 
+def info_of(path: Path) -> Mapping[str, Any]:
+    """What its store says of a file or folder, as fsspec gives it. Errors: FileNotFoundError."""
+    info: Mapping[str, Any] = asked(path, lambda store: store.info(name_of(path)))
+    return info
+
+
 def version_of(path: Path) -> str:
     """What tells a file's content on its store from any other: its ETag, or its size and time; "" where it is not."""
     try:
-        return _version(asked(path, lambda store: store.info(name_of(path))))
+        return _version(info_of(path))
     except FileNotFoundError:
         return ""
 
@@ -148,7 +155,7 @@ def is_there(path: Path) -> bool:
 def is_file_there(path: Path) -> bool:
     """Whether it is a file on its store, not a folder and not nothing."""
     try:
-        return bool(asked(path, lambda store: store.info(name_of(path)))["type"] == "file")
+        return bool(info_of(path)["type"] == "file")
     except FileNotFoundError:
         return False
 
@@ -157,7 +164,7 @@ def size_of_file(path: Path) -> int:
     """Bytes of a file, here or on its store. Errors: FileNotFoundError."""
     if not is_url(path):
         return path.stat().st_size
-    return int(asked(path, lambda store: store.info(name_of(path)))["size"])
+    return int(info_of(path)["size"])
 
 
 def _version(info: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import rasterio
 import torch
 from console import contents, fitted, photographs, segment, training
 from labelled_scenes import written
-from s3_server import S3Server, s3_server
+from s3_server import S3Server
 from test_runs_on_s3 import same, uploaded
 
 from segment.errors import StoreUnreachable
@@ -29,12 +28,6 @@ from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST
 from segment.stores import requests
 from segment.stores.ranges import RangedFile
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

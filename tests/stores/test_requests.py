@@ -8,13 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from s3_server import S3Server, s3_server
+from s3_server import S3Server
 
 from segment.errors import ImageUnreadable, MissingExtra, StoreUnreachable
 from segment.stores import copies, requests
@@ -23,18 +22,6 @@ from segment.stores.ranges import BLOCK, RangedFile
 from segment.stores.scratch import LOCK, PREFIX, remove_scratch, scratch_folder
 
 FOLDER = Path("s3://bucket/folder")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(requests, "LONGEST_WAIT", 0.3)
 
 
 def put(folder: Path, **files: bytes) -> None:

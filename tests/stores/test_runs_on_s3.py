@@ -8,15 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from console import Ended, contents, fitted, lines, photographs, segment, training
-from s3_server import S3Server, s3_server
+from s3_server import S3Server
 
 from segment.files.runs.manifest import MANIFEST, SHARDS
 from segment.images.find import find_images, find_pairs
@@ -25,17 +23,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.stores import requests
 
 TIMES = ("seconds", "timings")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "FIRST_WAIT", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -171,20 +158,10 @@ def test_a_store_that_is_throttled_slow_and_away_for_a_while_changes_nothing(
     command = ["predict", "scenes", url, "--bank", bank, "--draws", 2, "--format", "npz,png,csv", "-o"]
     assert segment(*command, tmp_path / "run").code == 0
     server.failing, server.slow, server.refused = 0.05, 0.01, 0
-
-    def stopped() -> None:
-        while not any(path.startswith("/bucket/faulty-run/b/") for _, path in server.requests):
-            time.sleep(0.01)
-        server.stop()
-        time.sleep(2)
-        server.start()
-
-    stopper = threading.Thread(target=stopped)
-    stopper.start()
     try:
-        ended = segment(*command, "s3://bucket/faulty-run")
+        with server.stopped_at("/bucket/faulty-run/b/", seconds=2):
+            ended = segment(*command, "s3://bucket/faulty-run")
     finally:
-        stopper.join()
         server.failing, server.slow = 0.0, 0.0
     assert ended.code == 0, ended.err
     same(server, tmp_path / "run", "faulty-run")
@@ -198,19 +175,8 @@ def test_a_store_that_stays_away_ends_the_run_with_its_code_and_the_run_goes_on_
     photos = photographs(tmp_path / "photos", 4)
     command = ["predict", "scenes", photos, "--bank", bank, "--draws", 2, "--format", "npz", "-o"]
     assert segment(*command, tmp_path / "run").code == 0
-
-    def stopped() -> None:
-        while not any(path.startswith("/bucket/away/a/") for _, path in server.requests):
-            time.sleep(0.005)
-        server.stop()
-
-    stopper = threading.Thread(target=stopped)
-    stopper.start()
-    try:
+    with server.stopped_at("/bucket/away/a/"):
         ended = segment(*command, "s3://bucket/away")
-    finally:
-        stopper.join()
-        server.start()
     assert ended.code == 5
     assert "cannot be reached" in ended.error
     assert segment(*command, "s3://bucket/away", "--resume").code == 0

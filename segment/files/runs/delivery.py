@@ -7,8 +7,6 @@ made again. Must not know how an image is predicted.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import platform
 import queue
@@ -19,12 +17,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from segment.files.runs.manifest import MANIFEST, SHARDS, Entry
+from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, encoded
 from segment.files.writing import discard
 from segment.stores.requests import fetch, files_below, put, remove
 from segment.stores.scratch import remove_scratch, scratch_folder
-
-log = logging.getLogger(__name__)
 
 TOGETHER, SECONDS = 64, 2.0
 """Images that go to the store at once at most, and for how long the first of them waits for others."""
@@ -196,8 +192,7 @@ class Delivery:
         self._count += 1
         shard = f"{SHARDS}/{self._writer}-{self._count:06d}.jsonl"
         place = self.folder / f".{self._writer}"
-        lines = [json.dumps(entry.line(), ensure_ascii=False, allow_nan=False) + "\n" for entry in entries]
-        place.write_text("".join(lines), encoding="utf-8")
+        place.write_bytes(b"".join(encoded(entry.line()) for entry in entries))
         put([(place, self.url / shard)])
         self._sent.append(shard)
         discard((self.folder / name for entry in entries for name in entry.files), self.folder)

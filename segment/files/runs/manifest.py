@@ -130,7 +130,7 @@ class Lines(Mapping[str, dict[str, Any]]):
 
     def add_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """The same for several, each as `Entry.line` gives it."""
-        texts = [(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode() for line in lines]
+        texts = [encoded(line) for line in lines]
         try:
             with self._manifest.open("ab") as stream:
                 start = stream.tell()
@@ -142,6 +142,11 @@ class Lines(Mapping[str, dict[str, Any]]):
                 os.fsync(stream.fileno())
         except OSError as error:
             raise unwritable(self._manifest, error) from error
+
+
+def encoded(line: Mapping[str, Any]) -> bytes:
+    """A line's bytes in the file."""
+    return (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_manifest(manifest: Path) -> Lines:

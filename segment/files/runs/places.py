@@ -80,6 +80,11 @@ class RunPlaces:
         if self._delivery is not None:
             self._delivery.bring(names)
 
+    def bring_image(self, image_id: str) -> None:
+        """The same for all files of an image."""
+        if self._delivery is not None:
+            self._delivery.bring(self._lines[image_id]["files"])
+
     def deliver(self) -> None:
         """Have all that is new in `folder` where the run's files go to, now. Errors: those of a store."""
         if self._delivery is not None:

@@ -111,7 +111,7 @@ class ImagePredictor:
     candidates: images that the contact sheet may show
     display: how bands become a picture; None: RGB, as it is
     take: what is done with a written image once its line is on the disk; None: `take_in`
-    alone: whether the run has one image, where `run` does not know
+    single: whether the run has one image, where `run` does not know
     """
 
     run: RunPlaces
@@ -125,7 +125,7 @@ class ImagePredictor:
     candidates: SheetCandidates = field(default_factory=SheetCandidates)
     display: Display | None = None
     take: Callable[[Written], object] | None = None
-    alone: bool | None = None
+    single: bool | None = None
 
     @property
     def estimator(self) -> Estimator:
@@ -195,7 +195,7 @@ class ImagePredictor:
         try:
             triaged = None if self.triage is None else self.triage.of_image(estimate, image.valid)
             files, measures = render(self.run, result, self.formats, triaged)
-            alone = len(self.run.sources) == 1 if self.alone is None else self.alone
+            alone = len(self.run.sources) == 1 if self.single is None else self.single
             row = thumbnails(result, self.truth(image.source), alone=alone) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
             return failed(image.source, f"its pictures: {error_message(error)}", image.sha256, seconds)

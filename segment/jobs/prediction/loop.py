@@ -163,14 +163,14 @@ class PredictLoop:
                 self.keep_plan()
         run, display = self.predictor.run, self.predictor.display
         begin_shards(run.folder)
-        alone = len(run.sources) == 1
+        single = len(run.sources) == 1
         recipe = replace(self.recipe, execution=self.execution).on(torch.device("cpu"))
         paths = [
             run.place,
             *(path for source in run.sources for path in (source.path, source.mask, source.label) if path),
         ]
         process = ProcessSettings.here(self.execution.threads, paths)
-        return partial(_elsewhere, recipe, process, run.place, display, alone=alone)
+        return partial(_elsewhere, recipe, process, run.place, display, single=single)
 
     def part(self) -> PredictPart:
         """What was done since this was last called, of a loop in another process."""
@@ -245,13 +245,13 @@ class PredictLoop:
 
 
 def _elsewhere(
-    recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None, *, alone: bool
+    recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None, *, single: bool
 ) -> PredictLoop:
     """A loop in another process, which puts its lines into a shard of its own and keeps what it has written."""
     process.apply()
     recipe = recipe.on(recipe.execution.device)
     predictor = recipe.predictor(open_shard(place))
-    predictor.display, predictor.alone = display, alone
+    predictor.display, predictor.single = display, single
     loop = PredictLoop(predictor, recipe)
     predictor.take = loop.keep
     return loop

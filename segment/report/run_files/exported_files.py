@@ -99,7 +99,7 @@ def _of_sequences(
     frames: dict[str, list[Part]] = defaultdict(list)
     for source in sources:
         geometry = where(source)
-        run.bring(run.entries()[source.id]["files"])
+        run.bring_image(source.id)
         part = Part(source.id, run.path(source.id, "maps.npz").parent, geometry)
         if geometry.volume:
             volumes[geometry.volume].append(part)

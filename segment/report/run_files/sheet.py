@@ -232,7 +232,7 @@ def _again(
 ) -> Thumbnails | None:
     """The row of an image that was done before, from its files; None where they do not read or it is too large."""
     folder = run.path(source.id, "overlay.png").parent
-    run.bring(run.entries()[source.id]["files"])
+    run.bring_image(source.id)
     try:
         image = read(source)
         if image.shape[0] * image.shape[1] > LARGEST:
