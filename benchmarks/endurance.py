@@ -3,33 +3,44 @@
     python -m benchmarks.endurance [--images 10000] [--draws 2] [--size 32] [--workers 1]
 
 Images of noise go through the embedded network, and every default file of each is written. The slope of the resident
-memory is that of a straight line through one sample each hundred images, from the second thousand on.
+memory is that of a straight line through one sample each hundred images, from the second thousand on. The speed of a
+machine with other tenants changes by a fifth from one thousand images to the next, so the run's speed is given beside
+that of new runs, which are made between its images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from benchmarks.memory import make_bank
+from segment.draws.bank import Bank
 from segment.estimation.memory_budget import keep_freed_pages, resident
 from segment.estimation.overlap import WORKERS
 from segment.files.banks import load_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
-from segment.networks.load import load_network
+from segment.networks.load import Network, load_network
 
 EACH = 100
 """Images between two samples."""
+
+BETWEEN = 250
+"""Images between two new runs."""
+STARTING, NEW = 20, 60
+"""Images of a new run that are not timed, and all."""
 MIB = 2**20
 
 
@@ -44,58 +55,113 @@ def noise(folder: Path, count: int, size: int) -> Path:
     return folder
 
 
+class NewRun:
+    """A run of NEW images, made for each call. Returns the seconds of an image: of the clock, of the processor."""
+
+    def __init__(self, network: Network, bank: Bank, images: Path, plan: PredictPlan) -> None:
+        self._given = (network, images, bank)
+        self._plan = plan
+
+    def __call__(self) -> tuple[float, float]:
+        ticks: dict[int, tuple[float, float]] = {}
+
+        def tick(stage: str, done: int, total: int, draws: int = 0) -> None:
+            ticks[done] = (time.perf_counter(), time.process_time())
+
+        network, images, bank = self._given
+        with tempfile.TemporaryDirectory() as folder:
+            predict(network, str(images), bank, Path(folder) / "run", self._plan, progress=tick)
+        wall, processor = (end - start for start, end in zip(ticks[STARTING], ticks[NEW], strict=True))
+        return wall / (NEW - STARTING), processor / (NEW - STARTING)
+
+
 @dataclass
 class Samples:
-    """The process after every EACH images: images, seconds, seconds of the processor, bytes in memory, open files."""
+    """The process after every EACH images: images, seconds, seconds of the processor, bytes in memory, open files.
 
+    pairs: seconds of an image, of clock and processor, over those of new runs before and after; one each BETWEEN images
+    """
+
+    new_run: NewRun
     rows: list[tuple[int, float, float, int, int]] = field(default_factory=list)
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+    _paused: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _before: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
+        begun = time.perf_counter(), time.process_time()
+        now = tuple(at - paused for at, paused in zip(begun, self._paused, strict=True))
         if done % EACH == 0:
             files = len(list(Path("/proc/self/fd").iterdir()))
-            self.rows.append((done, time.perf_counter(), time.process_time(), resident(), files))
+            self.rows.append((done, now[0], now[1], resident(), files))
+        if done % BETWEEN == 0:
+            new = self.new_run()
+            if self._before is not None:
+                then, new_then = self._before
+                spent = [(at - before) / BETWEEN for at, before in zip(now, then, strict=True)]
+                wall, processor = (2 * own / sum(both) for own, *both in zip(spent, new, new_then, strict=True))
+                self.pairs.append((wall, processor))
+            self._before = (now[0], now[1]), new
+            ended = time.perf_counter(), time.process_time()
+            self._paused = [p + end - begin for p, end, begin in zip(self._paused, ended, begun, strict=True)]
 
     def rate(self, start: int, stop: int, clock: int) -> float:
         """Images a second between two counts of images. clock: 1: wall time, 2: processor time."""
         by_count = {row[0]: row[clock] for row in self.rows}
         return (stop - start) / (by_count[stop] - by_count[start])
 
-    def summary(self, part: int) -> dict[str, float | int | list[int]]:
+    def summary(self, part: int) -> dict[str, Any]:
         """part: images of the first and the last part whose speed is compared."""
         settled = [row for row in self.rows if row[0] >= part]
-        last, first = self.rows[-1][0], part
+        last = self.rows[-1][0]
         counts, memory = (np.array([row[column] for row in settled], float) for column in (0, 3))
-        first_wall, last_wall = self.rate(first, first + part, 1), self.rate(last - part, last, 1)
-        first_processor, last_processor = self.rate(first, first + part, 2), self.rate(last - part, last, 2)
+        starts = range(part, last, part)
+        walls, processors = ([self.rate(at, at + part, clock) for at in starts] for clock in (1, 2))
         return {
             "images": last,
-            "rss_mib": [round(row[3] / MIB, 1) for row in self.rows if row[0] % part == 0],  # type: ignore[misc]
+            "rss_mib": [round(row[3] / MIB, 1) for row in self.rows if row[0] % part == 0],
             "rss_mib_per_1000_images": float(np.polyfit(counts, memory, 1)[0]) * 1000 / MIB,
             "open_files_least": min(row[4] for row in settled),
             "open_files_most": max(row[4] for row in settled),
-            "images_per_second_first": first_wall,
-            "images_per_second_last": last_wall,
-            "images_per_second_last_over_first": last_wall / first_wall,
-            "images_per_processor_second_last_over_first": last_processor / first_processor,
+            "images_per_second": [round(rate, 3) for rate in walls],
+            "images_per_processor_second": [round(rate, 3) for rate in processors],
+            "images_per_second_last_over_first": walls[-1] / walls[0],
+            "images_per_processor_second_last_over_first": processors[-1] / processors[0],
+            "new_runs": len(self.pairs) + 1,
+            "beside_new_runs": {
+                name: _growth([pair[clock] for pair in self.pairs]) for clock, name in enumerate(("clock", "processor"))
+            },
         }
 
 
-def endure(
-    folder: Path, images: int, draws: int, size: int, part: int, workers: int = WORKERS
-) -> dict[str, float | int | list[int]]:
+def _growth(seconds: Sequence[float]) -> dict[str, Any]:
+    """How the seconds of an image change over a run, each over those of a new run: speed at its end over at its start.
+
+    By a straight line through the logarithms; low and high: two standard errors of it.
+    """
+    place = np.linspace(-0.5, 0.5, len(seconds))
+    logs = np.log(seconds)
+    slope = float(place @ logs / (place @ place))
+    left = logs - logs.mean() - slope * place
+    error = float(np.sqrt(left @ left / (len(seconds) - 2) / (place @ place)))
+    low, middle, high = (math.exp(-slope + by * error) for by in (-2, 0, 2))
+    return {
+        "seconds_over_new": [round(value, 4) for value in seconds],
+        "last_over_first": middle,
+        "low": low,
+        "high": high,
+    }
+
+
+def endure(folder: Path, images: int, draws: int, size: int, part: int, workers: int = WORKERS) -> dict[str, Any]:
     keep_freed_pages()  # as the command line does
     torch.set_num_threads(1)
     network, bank = load_network("scenes"), load_bank(make_bank(folder, "scenes", draws))
-    samples = Samples()
+    plan = PredictPlan(workers=workers)
+    samples = Samples(NewRun(network, bank, noise(folder / "new", NEW, size), plan))
+    source = str(noise(folder / "images", images, size))
     begun = time.perf_counter()
-    predict(
-        network,
-        str(noise(folder / "images", images, size)),
-        bank,
-        folder / "run",
-        PredictPlan(workers=workers),
-        progress=samples,
-    )
+    predict(network, source, bank, folder / "run", plan, progress=samples)
     seconds = time.perf_counter() - begun
     timings = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))["timings"]
     return {**samples.summary(part), "seconds_before_and_after": round(seconds - timings["seconds"], 2), **timings}

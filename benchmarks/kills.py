@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import json
 import os
 import random
@@ -77,6 +78,7 @@ def child(arguments: Sequence[str], fail_at: int | None = None, count: Path | No
         return number
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.enable()  # a crash is told, and where
         calls = _fill_disk(fail_at)
         code = here(arguments)
         if count is not None:

@@ -1,12 +1,14 @@
 """Predict and evaluate here and on Ray: whether the files are the same, and what Ray costs.
 
-    python -m benchmarks.runners MODEL --bank BANK --images LIST [--count 40] [--actors 2]
+    python -m benchmarks.runners MODEL --bank BANK --images LIST [--count 40] [--actors 2] [--pairs 5]
 
 LIST names an image and its label a line. Each command is a process of its own with one thread; the seconds are those of
 processors, of it and of all processes that it starts: those that do the work, and on Ray those of Ray itself, which go
 on whether there is work or not. A run of few images is taken off, so that an image's cost stands apart from that of
 starting. Ray's actors are compared with as many commands side by side, each on its part of the list, which share the
-caches of the machine as they do. Must not know how a runner works.
+caches of the machine as they do. --pairs: that comparison alone, on one part of the list after the other, the two in
+turn, because the speed of a machine with other tenants changes by more than they differ. Must not know how a runner
+works.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -150,6 +153,49 @@ def compared(model: str, bank: str, lines: Sequence[str], actors: int, folder: P
     return result
 
 
+def compared_in_pairs(
+    model: str, bank: str, lines: Sequence[str], actors: int, folder: Path, pairs: int
+) -> dict[str, Any]:
+    """Parts of the images by commands side by side and by Ray's actors, in turn; the median of pairs."""
+    overheads, differ = [], list[str]()
+    on_ray = ("--runner", "ray", "--actors", str(actors))
+    for pair in range(pairs):
+        some, place = lines[pair::pairs], folder / str(pair)
+        place.mkdir()
+        ways = {"here": (actors, ()), "ray": (1, on_ray)}
+        both = {
+            name: _seconds_an_image(model, bank, some, place, *ways[name])
+            for name in sorted(ways, reverse=pair % 2 == 1)
+        }
+        overheads.append({**both, "overhead": both["ray"] / both["here"] - 1})
+        there = place / "all_1_0"
+        for run in (place / f"all_{actors}_{number}" for number in range(actors)):
+            differ += [f"{id.name}/{name}" for id in run.glob("*/") for name in differing(id, there / id.name)]
+    middle = statistics.median(pair["overhead"] for pair in overheads)
+    return {
+        "images": len(lines),
+        "actors": actors,
+        "pairs": overheads,
+        "overhead_of_work": middle,
+        "differing_files": differ,
+    }
+
+
+def _seconds_an_image(
+    model: str, bank: str, lines: Sequence[str], place: Path, commands: int, more: Sequence[str]
+) -> float:
+    """Of work, by so many commands side by side, less that of their starts."""
+    spent = []
+    for name, some in (("few", lines[: commands * STARTING]), ("all", lines)):
+        words = []
+        for number in range(commands):
+            run = place / f"{name}_{commands}_{number}"
+            images = part(some[number::commands], run.with_suffix(".txt"))
+            words.append(["predict", model, images, "--bank", bank, "--quiet", "-o", str(run), *more])
+        spent.append(Processes(words)()["work"])
+    return (spent[1] - spent[0]) / (len(lines) - commands * STARTING)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -158,14 +204,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--scored", type=int, default=8)
     parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=0)
     arguments = parser.parse_args()
     lines = [line for line in arguments.images.read_text(encoding="utf-8").splitlines() if line.strip()]
     root = arguments.images.parent.resolve()
     whole = ["\t".join(str((root / name).resolve()) for name in line.split()) for line in lines[: arguments.count]]
     with tempfile.TemporaryDirectory() as folder:
-        result = compared(
-            arguments.model, arguments.bank, whole, arguments.actors, Path(folder), min(arguments.scored, len(whole))
-        )
+        given = (arguments.model, arguments.bank, whole, arguments.actors, Path(folder))
+        if arguments.pairs:
+            result = compared_in_pairs(*given, arguments.pairs)
+        else:
+            result = compared(*given, min(arguments.scored, len(whole)))
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.backends import get_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -110,10 +111,12 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server, to which the environment of this process and of those that it starts leads; with a bucket `bucket`.
+    """A server, to which the environment of this process and of those that it starts leads; with an empty `bucket`.
 
-    Requests are tried again soon.
+    Requests are tried again soon. One at a time: all servers of a process have the same buckets.
     """
+    for account in get_backend("s3").values():
+        account.reset()  # else the files of an earlier server are there
     server = S3Server()
     server.start()
     wanted = {

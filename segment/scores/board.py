@@ -11,7 +11,7 @@ import numpy as np
 
 from segment.scores import intervals, summary
 from segment.scores.functional.binning import Floats, Ints, mean_defined
-from segment.scores.tally import Tally, Task, exact, rough, shapes
+from segment.scores.tally import Counted, Tally, Task, exact, rough, shapes
 
 Entry = dict[str, Any]
 TOO_FEW = "an interval needs two images or more"
@@ -26,10 +26,12 @@ class Board:
         coarse = rough(self.counts)
         self.replicates: Tally = {n: np.zeros((c.size, replicates), dtype=np.int64) for n, c in coarse.items()}
 
-    def add(self, counts: Tally, weights: Ints) -> None:
-        for name, added in counts.items():
+    def add(self, counted: Counted, weights: Ints) -> None:
+        for name, added in counted.whole.items():
             self.counts[name] += added
-        for name, added in rough(counts).items():
+        for name, span in counted.fine.items():
+            span.add_to(self.counts[name])
+        for name, added in counted.rough().items():
             intervals.add_weighted(self.replicates[name], added, weights)
 
     def merge(self, other: Board) -> None:

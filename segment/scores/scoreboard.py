@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -23,7 +23,7 @@ from segment.scores.functional import calibration, confusion, detection, expecte
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.functional.expected import EXPECTED
 from segment.scores.plan import ScorePlan
-from segment.scores.tally import Tally, count
+from segment.scores.tally import Counted, Tally, count
 
 
 class Scoreboard:
@@ -63,7 +63,7 @@ class Scoreboard:
         images = arrays.checked(identity, self.plan, probability, maps, label, prediction)
         tallies = [count(image, board.task) for image, board in zip(images, self._boards, strict=True)]
         masks = np.stack([image.prediction for image in images])
-        shown = {name: np.mean([image.maps[name] for image in images], axis=0) for name in self.plan.measures}
+        shown = {name: _mean([image.maps[name] for image in images]) for name in self.plan.measures}
         inside = arrays.counted(label)
         of = slice(None) if inside is None else inside
         sums = [expected.class_sums(image.probability[:, of], image.prediction[of]) for image in images]
@@ -144,20 +144,21 @@ class Scoreboard:
 
     def _row(
         self,
-        tallies: list[Tally],
+        tallies: list[Counted],
         sums: list[Floats],
         masks: Ints,
         maps: Mapping[str, NDArray[np.float32]],
         counted: NDArray[np.bool_] | None,
     ) -> Floats:
-        parts = [_mask_row(tally, self.plan.head) for tally in tallies]
+        parts = [_mask_row(tally.whole, self.plan.head) for tally in tallies]
         whole = mean_defined(np.stack([part[:6] for part in parts], axis=-1))
         whole[0] = max(part[0] for part in parts)
         hoped = expected.expected_numbers(sums, self.plan.head)
         numbers = [whole, hoped[: len(EXPECTED)], *(part[6:] for part in parts), hoped[len(EXPECTED) :]]
         inside = image_level.interior(masks)
         for name, values in maps.items():
-            auroc = mean_defined(np.stack([detection.auroc(_filled(t[f"ranking/{name}"])) for t in tallies], axis=-1))
+            rankings = [tally.fine[f"ranking/{name}"].counts[:, :2] for tally in tallies]
+            auroc = mean_defined(np.stack([detection.auroc(ranking) for ranking in rankings], axis=-1))
             threshold = (self.plan.thresholds or {}).get(name, (None,))[0]  # of single pixels
             numbers += [np.atleast_1d(auroc), image_level.aggregate(values, inside, threshold, counted)]
         return np.concatenate(numbers)
@@ -255,13 +256,8 @@ def _bin_counts(reliability: Ints) -> list[int]:  # 15 3 -> b
     return [int(count) for count in reliability[:, 0] if count]
 
 
-def _filled(histogram: Ints) -> Ints:  # B 2 or 3 -> b 2
-    """The bins of a measure's histogram that hold pixels, in its order: columns right pixels, wrong pixels.
-
-    One image fills about a tenth of the bins, so its scores are computed from those alone.
-    """
-    counts = histogram[:, :2]
-    return counts[np.flatnonzero(counts[:, 0] + counts[:, 1])]
+def _mean(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
 
 
 def _rank_entry(rho: float, images: int, kind: str) -> Entry:

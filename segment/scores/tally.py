@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.scores.functional import calibration, patches
-from segment.scores.functional.binning import BINS, HIGHEST, LOWEST, Ints, bin_of, coarser, coarser_bin
+from segment.scores.functional.binning import BINS, HIGHEST, LOWEST, Ints, Span, bin_of, coarser, coarser_bin
 from segment.scores.functional.confusion import class_counts, confusion_matrix
 
 CLASS_OCTAVE = 6  # bins an octave, as a power of two, of the histogram with classes: 64
@@ -75,50 +75,63 @@ def shapes(task: Task) -> dict[str, tuple[int, ...]]:
     return shape_of
 
 
-def count(image: CheckedImage, task: Task) -> Tally:
-    """The counts of one image, in the shapes above."""
+@dataclass(frozen=True)
+class Counted:
+    """The counts of one image in the shapes above: whole arrays by name, and of the finest bins those that it spans."""
+
+    whole: Tally
+    fine: dict[str, Span]
+
+    def rough(self) -> Tally:
+        """The counts in the replicates' coarser bins, without those that no interval needs."""
+        return rough(self.whole) | {name: span.coarser(ROUGH_OCTAVE) for name, span in self.fine.items()}
+
+
+def count(image: CheckedImage, task: Task) -> Counted:
+    """The counts of one image."""
     known = np.flatnonzero(image.known)
     label, prediction = image.label.ravel()[known], image.prediction.ravel()[known]
     p = image.probability.reshape(task.classes, -1)
     p = p if known.size == image.known.size else np.take(p, known, axis=1)
     right, confidence = label == prediction, p.max(axis=0)
-    uncertainty = bin_of((1 - confidence).clip(min=0)) * np.int64(2)  # p may round to above 1
-    counts = {
+    uncertainty = bin_of((1 - confidence).clip(min=0))  # p may round to above 1
+    whole = {
         "confusion": confusion_matrix(label, prediction, task.classes),
         "sums": calibration.proper_sums(p, label),
-        "confidence": np.bincount(uncertainty + ~right, minlength=2 * BINS).reshape(BINS, 2),
         "reliability": calibration.reliability_counts(confidence, right),
         "class_reliability": calibration.class_reliability_counts(p, label),
     }
-    return counts | _measured(image, task)
+    measured = _measured(image, task)
+    fine = {"confidence": Span.of(uncertainty, (~right).astype(np.int32), 2)} | measured.fine
+    return Counted(whole | measured.whole, fine)
 
 
-def _measured(image: CheckedImage, task: Task) -> Tally:
+def _measured(image: CheckedImage, task: Task) -> Counted:
     k = task.classes
     right = image.known & (image.label == image.prediction)
     wrong = image.known & ~right
-    kinds = 4  # right, wrong, unseen, void
-    kind = np.where(image.known, wrong, np.where(image.unseen, 2, 3)).ravel()
+    columns, rows = (3 if task.unseen else 2), (HIGHEST - LOWEST) * 2**CLASS_OCTAVE + 1
+    kind = np.where(image.known, wrong, np.where(image.unseen, 2, columns)).ravel().astype(np.int32)  # columns: void
+    kinds = max(columns, int(kind.max()) + 1)
     of_class = np.where(right, image.label, np.where(wrong, k + image.label, 2 * k)).ravel()
     at_wrong = np.flatnonzero(wrong)
     mistaken = image.prediction.ravel()[at_wrong]
     cut = patches.Patches(image.known, right)
-    columns, rows = (3 if task.unseen else 2), (HIGHEST - LOWEST) * 2**CLASS_OCTAVE + 1
-    counts: Tally = {}
+    whole, fine = Tally(), dict[str, Span]()
     for name in task.measures:
         bins = bin_of(image.maps[name]).ravel()
-        ranking = np.bincount(bins * np.int64(kinds) + kind, minlength=BINS * kinds).reshape(BINS, kinds)
-        counts[f"ranking/{name}"] = ranking[:, :columns]
+        fine[f"ranking/{name}"] = Span.of(bins, kind, kinds).first(columns)
         bins = coarser_bin(bins, CLASS_OCTAVE)
         by_label = np.bincount(bins * np.int64(2 * k + 1) + of_class, minlength=rows * (2 * k + 1))
         by_mistake = np.bincount(bins[at_wrong] * np.int64(k) + mistaken, minlength=rows * k)
         parts = [by_label.reshape(rows, -1)[:, : 2 * k], by_mistake.reshape(rows, k)]
-        counts[f"classes/{name}"] = np.concatenate(parts, axis=1)
+        whole[f"classes/{name}"] = np.concatenate(parts, axis=1)
         if name in task.thresholds:
-            counts[f"patches/{name}"] = cut.counts(image.maps[name], task.thresholds[name])
+            whole[f"patches/{name}"] = cut.counts(image.maps[name], task.thresholds[name])
         else:
-            counts[f"patch_means/{name}"] = cut.histograms(image.maps[name])
-    return counts
+            pixels = parts[0].reshape(rows, 2, k).sum(axis=2)  # patches of one pixel
+            whole[f"patch_means/{name}"] = np.stack([pixels, *cut.histograms(image.maps[name])])
+    return Counted(whole, fine)
 
 
 def rough(tally: Tally) -> Tally:

@@ -7,6 +7,8 @@ Must not know what a value measures, nor where a pixel came from.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +56,51 @@ def coarser_bin(bins: NDArray[np.int32], octave: int) -> NDArray[np.int32]:
     """
     shift = FINE - octave
     return (bins + ((1 << shift) - 1)) >> shift
+
+
+@dataclass(frozen=True)
+class Span:
+    """The histogram of one image from its lowest bin to its highest, and bin 0: most others are empty.
+
+    lowest: above bin 0; counts: n C: bin 0, then the bins from `lowest` on
+    """
+
+    lowest: int
+    counts: Ints
+
+    @classmethod
+    def of(cls, bins: NDArray[np.int32], column: NDArray[np.int32], columns: int) -> Span:  # P, P
+        """Of pixels by their bins and columns (0 to columns - 1).
+
+        >>> span = Span.of(np.int32([0, 9, 11, 11]), np.int32([1, 0, 0, 1]), 2)
+        >>> span.lowest, span.counts.tolist()
+        (9, [[0, 1], [1, 0], [0, 0], [1, 1]])
+        """
+        lowest = int(np.where(bins == 0, np.int32(BINS - 1), bins).min(initial=BINS - 1))
+        rows = 2 + max(int(bins.max(initial=0)) - lowest, 0)
+        cells = np.maximum(bins - np.int32(lowest - 1), 0) * np.int32(columns) + column
+        return cls(lowest, np.bincount(cells, minlength=rows * columns).reshape(rows, columns))
+
+    def first(self, columns: int) -> Span:
+        """The first columns alone."""
+        return Span(self.lowest, self.counts[:, :columns])
+
+    def add_to(self, histogram: Ints) -> None:  # B C
+        """Add the counts to those of all bins, in place."""
+        histogram[0] += self.counts[0]
+        histogram[self.lowest : self.lowest + len(self.counts) - 1] += self.counts[1:]
+
+    def coarser(self, octave: int) -> Ints:  # -> b C
+        """All bins of the same histogram at 2^octave bins an octave, as `coarser` gives them."""
+        width = 2 ** (FINE - octave)
+        whole = np.zeros(((HIGHEST - LOWEST) * 2**octave + 1, self.counts.shape[1]), dtype=np.int64)
+        whole[0] = self.counts[0]
+        inside = (self.lowest - 1) % width  # of its coarse bin
+        starts = np.arange(width - inside, len(self.counts) - 1, width)
+        first = (self.lowest - 1) // width + 1
+        summed = np.add.reduceat(self.counts[1:], np.append(0, starts), axis=0)
+        whole[first : first + len(summed)] = summed
+        return whole
 
 
 def extremes(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 -> R b 2 each, b twice the bins that hold something

@@ -74,15 +74,24 @@ def highest_patch(
     1.0
     """
     half = max(size // 2, 1)
-    sums = measure.astype(np.float64) if counted is None else np.where(counted, measure, 0).astype(np.float64)
-    counts = np.ones_like(sums) if counted is None else counted.astype(np.float64)
-    for axis in (0, 1):
-        starts = np.arange(0, sums.shape[axis], half)
-        sums, counts = (np.add.reduceat(values, starts, axis=axis) for values in (sums, counts))
-        if len(starts) > 1:  # two halves make a patch
-            first, second = ((slice(None),) * axis + (part,) for part in (slice(-1), slice(1, None)))
-            sums, counts = sums[first] + sums[second], counts[first] + counts[second]
+    if counted is None:
+        rows, columns = (_half_overlapping(np.ones((length, 1)), half, 0) for length in measure.shape)
+        sums, counts = measure.astype(np.float64), rows * columns.T
+    else:
+        sums, counts = np.where(counted, measure, 0).astype(np.float64), counted.astype(np.float64)
+        counts = _half_overlapping(_half_overlapping(counts, half, 0), half, 1)
+    sums = _half_overlapping(_half_overlapping(sums, half, 0), half, 1)
     return float((sums[counts > 0] / counts[counts > 0]).max())
+
+
+def _half_overlapping(values: Floats, half: int, axis: int) -> Floats:
+    """Sums over patches of twice `half` along an axis; over all of it where it is no longer than half."""
+    starts = np.arange(0, values.shape[axis], half)
+    sums = np.add.reduceat(values, starts, axis=axis)
+    if len(starts) == 1:
+        return sums
+    first, second = ((slice(None),) * axis + (part,) for part in (slice(-1), slice(1, None)))
+    return sums[first] + sums[second]  # two halves make a patch
 
 
 def _quantile(values: NDArray[np.float32], share: float) -> float:

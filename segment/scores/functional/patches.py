@@ -68,11 +68,15 @@ class Patches:
             counts.append([patches - right - flagged + both, flagged - both, right - both, both])
         return np.array(counts, dtype=np.int64)
 
-    def histograms(self, measure: NDArray[np.float32]) -> Ints:  # H W -> 3 B 2
-        """Accurate and inaccurate patches of each size by the bin of the measure's mean, for `matching_threshold`."""
+    def histograms(self, measure: NDArray[np.float32]) -> Ints:  # H W -> 2 B 2
+        """Accurate and inaccurate patches by the bin of the measure's mean, for `matching_threshold`.
+
+        Of each size but the first, one pixel: those are the right and wrong pixels by the bin of the measure.
+        """
         histograms = []
         sums = pyramid(np.where(self.valid, measure, np.float32(0)))
-        for of_size, pixels, counted, accurate in zip(sums, self.pixels, self.counted, self.accurate, strict=True):
+        parts = zip(sums, self.pixels, self.counted, self.accurate, strict=True)
+        for of_size, pixels, counted, accurate in list(parts)[1:]:
             bins = coarser_bin(bin_of(of_size[counted] / pixels[counted]), OCTAVE)
             cell = 2 * bins + ~accurate[counted]
             histograms.append(np.bincount(cell, minlength=2 * THRESHOLD_BINS).reshape(THRESHOLD_BINS, 2))
