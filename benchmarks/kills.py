@@ -84,6 +84,8 @@ def child(arguments: Sequence[str], fail_at: int | None = None, count: Path | No
         if count is not None:
             count.write_text(str(len(calls)))
         os._exit(code)
+    except KeyboardInterrupt:  # before or after the command
+        os._exit(130)
     except BaseException:  # nothing of the parent may run on in its fork
         os._exit(99)
 

@@ -13,8 +13,8 @@ from console import DRAWS, fitted, photographs, segment, training
 
 from segment.files.runs.lock import lock_folder
 
-CODES = {"kill": {"0", "-9"}, "term": {"0", "143"}, "interrupt": {"0", "130"}, "full": {"0", "2"}}
-"""Of the killed processes, by what killed them."""
+CODES = {"kill": {"0", "-9"}, "term": {"0", "143", "-15"}, "interrupt": {"0", "130"}, "full": {"0", "2"}}
+"""Of the killed processes, by what killed them. -15: before the command had begun; a shell says 143 of it, too."""
 
 
 def check(name: str, *, kills: int, others: int, images: int) -> None:

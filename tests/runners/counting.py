@@ -21,14 +21,16 @@ Unit = tuple[str, str]
 
 @dataclass
 class Counts:
-    """How often each unit was done, and by which processes."""
+    """How often each unit was done, by which processes, and how many arenas of memory the C library gives to these."""
 
     units: Counter[str] = field(default_factory=Counter)
     processes: set[int] = field(default_factory=set)
+    arenas: set[str | None] = field(default_factory=set)
 
     def merge(self, other: Counts) -> None:
         self.units += other.units
         self.processes |= other.processes
+        self.arenas |= other.arenas
 
 
 class Counting:
@@ -53,6 +55,7 @@ class Counting:
                 time.sleep(0.3)
             self.counts.units[name] += 1
             self.counts.processes.add(os.getpid())
+            self.counts.arenas.add(os.environ.get("MALLOC_ARENA_MAX"))
 
     def maker(self, units: Sequence[Unit]) -> Callable[[], Counting]:
         return partial(Counting, self.folder, self.group)

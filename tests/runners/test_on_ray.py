@@ -50,6 +50,7 @@ def test_units_are_done_once_by_several_processes_and_their_counts_merge_in_a_tr
     assert dict(worker.counts.units) == dict.fromkeys((name for _, name in units), 1)
     assert len(worker.counts.processes) == 2
     assert not worker.counts.processes & {os.getpid()}
+    assert worker.counts.arenas == {"1"}  # so that the pages of a pass are kept for the next
     assert worker.failed == {}
     assert [record.getMessage() for record in caplog.records] == ["last is odd"]
 
