@@ -5,7 +5,7 @@
 Images of noise go through the embedded network, and every default file of each is written. The slope of the resident
 memory is that of a straight line through one sample each hundred images, from the second thousand on. The speed of a
 machine with other tenants changes by a fifth from one thousand images to the next, so the run's speed is given beside
-that of new runs, which are made between its images.
+that of new runs, which another process makes between its images.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,24 +56,46 @@ def noise(folder: Path, count: int, size: int) -> Path:
     return folder
 
 
-class NewRun:
-    """A run of NEW images, made for each call. Returns the seconds of an image: of the clock, of the processor."""
+class NewRuns:
+    """Runs of NEW images in a process of its own, one for each call: seconds of an image, of clock and processor."""
 
-    def __init__(self, network: Network, bank: Bank, images: Path, plan: PredictPlan) -> None:
-        self._given = (network, images, bank)
-        self._plan = plan
+    def __init__(self, bank: Path, size: int, workers: int) -> None:
+        words = [str(noise(bank.parent / "images", NEW, size)), str(bank), str(workers)]
+        command = [sys.executable, "-m", "benchmarks.endurance", "--new-runs", *words]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self) -> tuple[float, float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        wall, processor = self._process.stdout.readline().split()
+        return float(wall), float(processor)
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def new_runs(images: Path, bank: Path, workers: int) -> None:
+    """After each line on stdin one run; its numbers go to stdout."""
+    network, loaded, plan = _settings(bank, workers)
+    for _ in sys.stdin:
         ticks: dict[int, tuple[float, float]] = {}
 
-        def tick(stage: str, done: int, total: int, draws: int = 0) -> None:
+        def tick(stage: str, done: int, total: int, draws: int = 0, ticks: Any = ticks) -> None:
             ticks[done] = (time.perf_counter(), time.process_time())
 
-        network, images, bank = self._given
         with tempfile.TemporaryDirectory() as folder:
-            predict(network, str(images), bank, Path(folder) / "run", self._plan, progress=tick)
-        wall, processor = (end - start for start, end in zip(ticks[STARTING], ticks[NEW], strict=True))
-        return wall / (NEW - STARTING), processor / (NEW - STARTING)
+            predict(network, str(images), loaded, Path(folder) / "run", plan, progress=tick)
+        seconds = ((end - start) / (NEW - STARTING) for start, end in zip(ticks[STARTING], ticks[NEW], strict=True))
+        sys.stdout.write(" ".join(map(str, seconds)) + "\n")
+        sys.stdout.flush()
+
+
+def _settings(bank: Path, workers: int) -> tuple[Network, Bank, PredictPlan]:
+    keep_freed_pages()  # as the command line does
+    torch.set_num_threads(1)
+    return load_network("scenes"), load_bank(bank), PredictPlan(workers=workers)
 
 
 @dataclass
@@ -82,7 +105,7 @@ class Samples:
     pairs: seconds of an image, of clock and processor, over those of new runs before and after; one each BETWEEN images
     """
 
-    new_run: NewRun
+    new_run: NewRuns
     rows: list[tuple[int, float, float, int, int]] = field(default_factory=list)
     pairs: list[tuple[float, float]] = field(default_factory=list)
     _paused: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -154,17 +177,14 @@ def _growth(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def endure(folder: Path, images: int, draws: int, size: int, part: int, workers: int = WORKERS) -> dict[str, Any]:
-    keep_freed_pages()  # as the command line does
-    torch.set_num_threads(1)
-    network, bank = load_network("scenes"), load_bank(make_bank(folder, "scenes", draws))
-    plan = PredictPlan(workers=workers)
-    samples = Samples(NewRun(network, bank, noise(folder / "new", NEW, size), plan))
-    source = str(noise(folder / "images", images, size))
-    begun = time.perf_counter()
+    place = make_bank(folder, "scenes", draws)
+    network, bank, plan = _settings(place, workers)
+    new = NewRuns(place, size, workers)
+    samples = Samples(new)
+    source = str(noise(folder / "many", images, size))
     predict(network, source, bank, folder / "run", plan, progress=samples)
-    seconds = time.perf_counter() - begun
-    timings = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))["timings"]
-    return {**samples.summary(part), "seconds_before_and_after": round(seconds - timings["seconds"], 2), **timings}
+    new.end()
+    return samples.summary(part)
 
 
 def main() -> None:
@@ -173,7 +193,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--size", type=int, default=32, help="pixels of a side")
     parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--new-runs", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.new_runs:
+        photos, bank, workers = arguments.new_runs
+        new_runs(Path(photos), Path(bank), int(workers))
+        return
     part = max(EACH, min(1000, arguments.images // 4 // EACH * EACH))
     with tempfile.TemporaryDirectory() as folder:
         result = endure(Path(folder), arguments.images, arguments.draws, arguments.size, part, arguments.workers)

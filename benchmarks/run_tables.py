@@ -34,12 +34,16 @@ def endurance() -> Lines:
         ["images", f"{result['images']:,}"],
         ["growth of the resident memory, MiB per 1,000 images", f"{result['rss_mib_per_1000_images']:.2f}"],
         ["open files", f"{least} to {most}"],
-        [
-            "images a second of processor time, last thousand over first",
-            f"{result['images_per_processor_second_last_over_first']:.3f}",
-        ],
-        ["images a second, last thousand over first", f"{result['images_per_second_last_over_first']:.3f}"],
+        ["new runs beside it", f"{result['new_runs']}"],
     ]
+    for clock, name in (("processor", "of processor time"), ("clock", "by the clock")):
+        beside = result["beside_new_runs"][clock]
+        rows.append(
+            [
+                f"images a second {name} over those of new runs, end over start",
+                f"{beside['last_over_first']:.3f} ({beside['low']:.3f} to {beside['high']:.3f})",
+            ]
+        )
     return [*markdown(("many images", ""), rows), "", made("endurance")]
 
 

@@ -150,21 +150,22 @@ def test_a_run_that_is_killed_goes_on_from_the_lines_that_are_on_the_store(
     same(server, tmp_path / "run", name)
 
 
+@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_store_that_is_throttled_slow_and_away_for_a_while_changes_nothing(
-    server: S3Server, tmp_path: Path, bank: Path
+    server: S3Server, tmp_path: Path, bank: Path, seconds: int
 ) -> None:
-    photos = photographs(tmp_path / "photos", 8)
-    url = uploaded(server, photos, "faulty")
+    photos, name = photographs(tmp_path / "photos", 8), f"faulty-run-{seconds}"
+    url = uploaded(server, photos, f"faulty-{seconds}")
     command = ["predict", "scenes", url, "--bank", bank, "--draws", 2, "--format", "npz,png,csv", "-o"]
     assert segment(*command, tmp_path / "run").code == 0
     server.failing, server.slow, server.refused = 0.05, 0.01, 0
     try:
-        with server.stopped_at("/bucket/faulty-run/b/", seconds=2):
-            ended = segment(*command, "s3://bucket/faulty-run")
+        with server.stopped_at(f"/bucket/{name}/b/", seconds=seconds):
+            ended = segment(*command, f"s3://bucket/{name}")
     finally:
         server.failing, server.slow = 0.0, 0.0
     assert ended.code == 0, ended.err
-    same(server, tmp_path / "run", "faulty-run")
+    same(server, tmp_path / "run", name)
     assert server.refused
 
 
