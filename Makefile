@@ -153,7 +153,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure busy_k8 --file $${busy}_k8/run.json -- segment predict unet_lite0_camvid outputs/measured/first_test.txt \
 		--bank outputs/measured/unet_lite0_k8.safetensors -o $${busy}_k8
 	$$measure large_raster -- python -m benchmarks.large_raster outputs/measured/large_raster --side 20000 --memory 2GiB
-	$$measure shared_raster -- python -m benchmarks.shared_raster --side 10000 --tile 1024 --s3
+	$$measure shared_raster -- python -m benchmarks.shared_raster --side 20000 --tile 1024 --s3
 	graphs="-- python -m benchmarks.graphs --train $(CAMVID)/train --images $(CAMVID)/test --rounds 3 --networks"
 	$$measure graphs_unet_lite0 $$graphs unet_lite0_camvid
 	$$measure graphs_unet_lite0_one_thread -- python -m benchmarks.graphs --train $(CAMVID)/train --images $(CAMVID)/test --rounds 3 --threads 1 \
@@ -162,6 +162,8 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure graphs_resnet34 $$graphs "smp:Unet?encoder=resnet34&classes=11"
 	$$measure graphs_deeplab $$graphs "smp:DeepLabV3Plus?encoder=resnet34&classes=11"
 	of_unet="unet_lite0_camvid --bank outputs/measured/unet_lite0.safetensors --images outputs/measured/all_test.txt"
+	$$measure runners_pairs -- python -m benchmarks.runners $$of_unet --count 233 --pairs 5
+	$$measure scoring -- python -m benchmarks.scoring
 	$$measure sizing_workers -- python -m benchmarks.runners $$of_unet --count 40 --scored 2
 	$$measure sizing_costs -- python -m benchmarks.sizing.costs $$of_unet --count 10
 	$$measure sizing -- python -m benchmarks.sizing

@@ -15,6 +15,7 @@ import faulthandler
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -139,6 +140,8 @@ def contents(path: Path) -> dict[str, bytes]:
             data = json.dumps(_without_times([lines[id] for id in sorted(lines)])).encode()
         elif file.suffix == ".json":
             data = json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
+        elif file.name == "page.md":
+            data = re.sub(rb"\d+ minutes by the clock", b"", data)
         elif file.suffix in (".csv", ".npz") and file.name != "maps.npz":
             continue  # tables of the JSON beside them, and states; both hold times
         files[name] = data

@@ -47,6 +47,30 @@ def endurance() -> Lines:
     return [*markdown(("many images", ""), rows), "", made("endurance")]
 
 
+def on_ray() -> Lines:
+    """A row a pair: processor seconds of an image by commands side by side, and by actors of Ray."""
+    result = measured("runners_pairs")["result"]
+    rows = [[f"{pair['here']:.2f}", f"{pair['ray']:.2f}", f"{pair['overhead']:+.1%}"] for pair in result["pairs"]]
+    words = (
+        f"{result['images']} images in {len(rows)} parts, T = 16, {result['actors']} processes of one thread: the "
+        f"median is {result['overhead_of_work']:+.1%}, and {len(result['differing_files']) or 'no'} files differ."
+    )
+    columns = ("commands side by side, s", "actors of Ray, s", "more")
+    return [*markdown(columns, rows, right=[True] * 3), "", words, "", made("runners_pairs")]
+
+
+def scoring() -> Lines:
+    """A row a network: what an image takes, in passes and in scoring."""
+    result = measured("scoring")["result"]
+    names = {"light": "smp.Unet resnet18, 4 classes, 256 x 320", "camvid": "CamVid U-Net, 11 classes, 360 x 480"}
+    rows = [
+        [names[name], f"{of['passes_seconds']:.2f}", f"{of['scoring_seconds']:.3f}", f"{of['ratio']:.3f}"]
+        for name, of in ((name, result[name]) for name in names)
+    ]
+    columns = ("network", f"{result['draws']} passes, s", "scoring, s", "both over passes")
+    return [*markdown(columns, rows, right=[False, True, True, True]), "", made("scoring")]
+
+
 def busy(names: Mapping[str, str]) -> Lines:
     """A row a run: the share of the time in which the network ran."""
     rows = []

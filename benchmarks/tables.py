@@ -21,7 +21,7 @@ from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
 from benchmarks.measured_files import made, measured, short
-from benchmarks.run_tables import busy, endurance, kills
+from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
 from benchmarks.triage_tables import triage, triage_sequences
 from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_text
@@ -196,6 +196,8 @@ BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
     "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
     "runs.endurance": endurance,
+    "runs.on_ray": on_ray,
+    "runs.scoring": scoring,
     "runs.busy": partial(busy, BUSY),
     "sizing.costs": sizing_tables.costs,
     "sizing.limits": sizing_tables.limits,

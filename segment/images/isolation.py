@@ -24,6 +24,8 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 from segment import errors
 from segment.errors import ImageUnreadable, SegmentError, error_message
 from segment.images.limits import asked, set_most_pixels
+from segment.stores.requests import PATIENCE
+from segment.stores.urls import is_url
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +33,10 @@ R = TypeVar("R")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 MEMORY, SECONDS = 4 * 2**30, 60.0
-"""What a decoder may take: bytes of address space (where the system limits it), and seconds for a file."""
+"""What a decoder may take: bytes of address space (where the system limits it), and seconds for a file.
+
+For one on a store the time that the store may fail is added: large rasters are read there a range at a time.
+"""
 
 _HEAD = 8
 _ANSWERED = {
@@ -80,14 +85,16 @@ class Decoder:
 
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        timer = threading.Timer(self.seconds, kill)
+        seconds = self.seconds + (PATIENCE if is_url(name) else 0)
+        timer = threading.Timer(seconds, kill)
         timer.start()
         try:
             _send(self._process.stdin, pickle.dumps((function.__module__, function.__qualname__, arguments)))
             done, answer = _Answer(io.BytesIO(_received(self._process.stdout, self.memory))).load()
         except (OSError, EOFError, MemoryError, pickle.UnpicklingError, ValueError, TypeError, AttributeError) as error:
             self.close()
-            raise ImageUnreadable(f"{name!r} {self._end(error, late=late.is_set())}. Replace or remove it.") from None
+            why = f"was not decoded within {seconds:g} seconds" if late.is_set() else self._end(error)
+            raise ImageUnreadable(f"{name!r} {why}. Replace or remove it.") from None
         finally:
             timer.cancel()
         if done:
@@ -107,9 +114,7 @@ class Decoder:
                 if stream is not None:
                     stream.close()
 
-    def _end(self, error: Exception, *, late: bool) -> str:
-        if late:
-            return f"was not decoded within {self.seconds:g} seconds"
+    def _end(self, error: Exception) -> str:
         if not isinstance(error, OSError | EOFError):
             return f"made its decoder answer what is no image ({type(error).__name__})"
         code = self._process.returncode

@@ -37,6 +37,12 @@ def hang(path: Path) -> None:
 
 
 @contained
+def slow(path: Path) -> str:
+    time.sleep(3)
+    return str(path)
+
+
+@contained
 def process(path: Path) -> int:
     return os.getpid()
 
@@ -140,6 +146,14 @@ def test_a_decoder_that_hangs_is_ended_after_its_time() -> None:
         with pytest.raises(ImageUnreadable, match=r"'photo\.png' was not decoded within 1 seconds"):
             hang(Path("photo.png"))
         assert time.monotonic() - begun < 10
+
+
+def test_a_store_may_fail_for_a_while_where_a_raster_is_read_by_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    with isolated(seconds=1):
+        assert slow(Path("s3://bucket/large.tif")) == str(Path("s3://bucket/large.tif"))
+        monkeypatch.setattr(isolation, "PATIENCE", 0.5)
+        with pytest.raises(ImageUnreadable, match=r"was not decoded within 1\.5 seconds"):
+            slow(Path("s3://bucket/large.tif"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit on address space")
