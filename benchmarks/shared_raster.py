@@ -4,7 +4,7 @@
         [--tile-mode exact|blended] [--s3]
 
 Scene, network and bank are those of `benchmarks.large_raster`; FOLDER keeps them. --s3: the run on Ray reads the scene
-from a server that speaks S3 (moto's, started here) and leaves its files there; the other run is on the disk. Each
+from a server that speaks S3 (rclone's, started here) and leaves its files there; the other run is on the disk. Each
 process has one thread. Must not know how the work is shared.
 """
 
@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import psutil
 
 import segment
 from benchmarks.large_raster import PATCHES, make_card, make_scene, patches
+from benchmarks.rclone import rclone_s3
 from benchmarks.runners import ACTOR, EVERY, ONE_THREAD
 from segment.networks.load import load_network
 from segment.stores.requests import put
@@ -96,26 +95,6 @@ def _size(path: Path) -> int:
         return 0
 
 
-@contextmanager
-def s3_server() -> Iterator[None]:
-    """A server with a bucket `bucket`, to which the environment leads."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # each request is a line
-    server = import_module("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    try:
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield
-    finally:
-        server.stop()
-
-
 def hashes(run: str) -> dict[str, str]:
     """SHA-256 of every file of a run but those that name seconds, also on an object store."""
     files, root = fsspec.core.url_to_fs(run)
@@ -140,7 +119,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--s3", action="store_true", help="Ray's run reads and writes an object store")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary, s3_server() if arguments.s3 else nullcontext():
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         scene = folder / f"scene_{arguments.side}" / "scene.tif"
@@ -153,6 +132,8 @@ def main() -> None:
         runs = folder / f"shared_{arguments.side}_{arguments.tile_mode}"
         places = {"here": (str(scene), str(runs / "here")), "ray": (str(scene), str(runs / "ray"))}
         if arguments.s3:
+            stack.enter_context(rclone_s3(runs))
+            (runs / "bucket").mkdir(parents=True)
             places["ray"] = ("s3://bucket/scene.tif", "s3://bucket/run")
             put([(scene, Path(places["ray"][0]))])
         command = ["predict", str(card), "--bank", str(bank), "--precision", "fp32", "--quiet"]
