@@ -221,10 +221,7 @@ def test_rasters_and_a_run_on_a_store_leave_the_bytes_of_those_here(
         assert (summary.done, dict(summary.failed)) == (4, {})
         there = server.files("bucket", "run/")
     assert again.groups
-    for name, data in there.items():
-        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "there" / name).write_bytes(data)
-    assert without_places(tmp_path / "there") == without_places(tmp_path / "here")
+    assert without_places(there, hashes=False) == without_places(tmp_path / "here", hashes=False)
 
 
 def test_a_window_that_fails_makes_its_image_a_failed_line_and_the_rest_is_kept(

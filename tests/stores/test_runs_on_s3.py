@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared_runs import without_places
 from console import Ended, contents, fitted, lines, photographs, segment, training
 from s3_server import S3Server
 
@@ -21,8 +22,6 @@ from segment.images.find import find_images, find_pairs
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.stores import requests
-
-TIMES = ("seconds", "timings")
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +37,11 @@ def uploaded(server: S3Server, folder: Path, prefix: str) -> str:
     return f"s3://bucket/{prefix}"
 
 
-def run_of(files: dict[str, bytes]) -> dict[str, Any]:
-    """The files of a run, its record and lines without times, sources and versions, which differ by where they lie."""
-    found: dict[str, Any] = {name: data for name, data in files.items() if not name.startswith(SHARDS)}
-    found.pop("images.csv", None)  # it names seconds and sources
-    record = json.loads(found.pop("run.json"))
-    record["settings"].pop("source", None)
-    record.pop("sources")
-    per_image = {line["id"]: line for line in map(json.loads, found.pop(MANIFEST).splitlines())}
-    dropped = (*TIMES, "source", "version")
-    kept = {id: {key: line[key] for key in line if key not in dropped} for id, line in per_image.items()}
-    return found | {"run.json": {key: record[key] for key in record if key not in TIMES}, "lines": kept}
-
-
 def same(server: S3Server, here: Path, prefix: str, renamed: tuple[object, str] = ("", "")) -> None:
     """renamed: what files name their images' folder by, here and there."""
     there, (local, url) = server.files("bucket", f"{prefix}/"), renamed
     local_files = {name: data.replace(str(local).encode(), url.encode()) for name, data in contents(here).items()}
-    assert run_of(there) == run_of(local_files if local else contents(here))
+    assert without_places(there) == without_places(local_files if local else contents(here))
     assert [name for name in there if name.startswith(SHARDS)] == []
 
 
