@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from segment.errors import WrongUse, imported, one_line
-from segment.runners.quiet import QUIET, configured, same_signals, silent_stderr
+from segment.runners.quiet import QUIET, configured, environment, same_signals, silent_stderr
 from segment.runners.runner import P, Part, U, Worker
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Of an actor's environment. It computes in a thread, to which the GNU C library else gives memory of its own that it
 takes back after each pass: a sixth of the actor's time went into clearing pages.
 """
+ACTOR: dict[str, Any] = {"runtime_env": {"env_vars": ONE_ARENA}}
+"""What an actor is asked of Ray with."""
 
 
 class RowActor:
@@ -154,6 +156,7 @@ class RayRunner:
             raise WrongUse(f"--actors {actors}: give a number of processes from 1 up.")
         self._asked, self._address, self._gpus, self._device = actors, address, gpus, device
         self.actors, self._cpus, self._cores, self._started = actors or 1, 1.0, [1], False
+        self._actor = ACTOR
 
     def __enter__(self) -> Self:
         for name, value in QUIET.items():
@@ -176,7 +179,9 @@ class RayRunner:
     def _connect(self) -> None:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == "local" else {}
-        with same_signals(), silent_stderr():
+        # its own processes have the environment of this one; those of a cluster are asked for with theirs
+        self._actor = {} if address == "local" else ACTOR
+        with same_signals(), silent_stderr(), environment(ONE_ARENA if address == "local" else {}):
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -253,8 +258,8 @@ class RayRunner:
                 batch_size=1,
                 compute=self._data.ActorPoolStrategy(size=actors),
                 max_task_retries=RETRIES,
-                runtime_env={"env_vars": ONE_ARENA},
                 **resources,
+                **self._actor,
             )
             count = len(rows)
             while count > FAN_IN**2:  # a tree, whose last branches are merged here
