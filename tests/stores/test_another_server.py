@@ -15,6 +15,7 @@ from segment.images import windowed
 from segment.images.find import Source
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
+from segment.stores.requests import fetch, put
 
 
 def test_a_run_has_the_bytes_of_one_here(tmp_path: Path) -> None:
@@ -30,6 +31,16 @@ def test_a_run_has_the_bytes_of_one_here(tmp_path: Path) -> None:
     here = segment(*command, store / "bucket" / "photos", "-o", tmp_path / "run")
     assert [ended.code for ended in (there, refused, again, here)] == [0, 2, 0, 0], there.err
     assert without_places(tmp_path / "run") == without_places(store / "bucket" / "run")
+
+
+def test_a_file_that_is_brought_in_parts_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "store" / "bucket").mkdir(parents=True)
+    sent, brought = tmp_path / "sent", tmp_path / "brought"
+    sent.write_bytes(np.random.default_rng(0).bytes(60 * 2**20))  # sent in one part, brought in two
+    with rclone_s3(tmp_path / "store"):
+        put([(sent, Path("s3://bucket/large.bin"))])
+        fetch([(Path("s3://bucket/large.bin"), brought)])
+    assert brought.read_bytes() == sent.read_bytes()
 
 
 def test_a_raster_is_read_by_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
