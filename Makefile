@@ -164,6 +164,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	of_unet="unet_lite0_camvid --bank outputs/measured/unet_lite0.safetensors --images outputs/measured/all_test.txt"
 	$$measure runners_pairs -- python -m benchmarks.runners $$of_unet --count 233 --pairs 5
 	$$measure scoring -- python -m benchmarks.scoring
+	$$measure start -- python -m benchmarks.start
 	$$measure sizing_workers -- python -m benchmarks.runners $$of_unet --count 40 --scored 2
 	$$measure sizing_costs -- python -m benchmarks.sizing.costs $$of_unet --count 10
 	$$measure sizing -- python -m benchmarks.sizing

@@ -252,8 +252,16 @@ def large_raster() -> str:
     )
 
 
+def start() -> str:
+    """What the five-minute start took."""
+    seconds = measured("start")["result"]["seconds"]
+    install, see = (seconds[part] / 60 for part in ("install", "see it"))
+    return f"{install:.1f} minutes to install, {see:.1f} for the commands under *See it*"
+
+
 VALUES: Mapping[str, Callable[[], str]] = {
     "large_raster": large_raster,
+    "start": start,
     "other_libraries": ran_on,
     "audit.unet": partial(audit, "fit_unet_lite0"),
     "audit.enet": partial(audit, "fit_enet"),
