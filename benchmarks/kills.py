@@ -141,7 +141,7 @@ def contents(path: Path) -> dict[str, bytes]:
         elif file.suffix == ".json":
             data = json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
         elif file.name == "page.md":
-            data = re.sub(rb"[\d.]+ minutes (by the clock|of processor time)", b"", data)
+            data = re.sub(rb"[\d.]+ minutes (by the clock|of processor time).*", b"", data)
         elif file.suffix in (".csv", ".npz") and file.name != "maps.npz":
             continue  # tables of the JSON beside them, and states; both hold times
         files[name] = data
