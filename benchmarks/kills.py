@@ -79,7 +79,7 @@ def child(arguments: Sequence[str], fail_at: int | None = None, count: Path | No
         return number
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        faulthandler.enable()  # a crash is told, and where
+        faulthandler.enable()  # a crash prints where it happened
         calls = _fill_disk(fail_at)
         code = here(arguments)
         if count is not None:

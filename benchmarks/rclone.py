@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from segment.errors import WrongUse
 from segment.stores import requests
@@ -40,21 +41,15 @@ def rclone_s3(folder: Path) -> Iterator[None]:
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",  # rclone sends that of the whole object with a range
     }
     server = subprocess.Popen([binary, *words], env=os.environ | own, stderr=subprocess.DEVNULL)
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
     requests.store_of.cache_clear()
     try:
         _wait(port, server)
-        yield
+        with patch.dict(os.environ, wanted):
+            yield
     finally:
         server.terminate()
         server.wait()
         requests.store_of.cache_clear()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
