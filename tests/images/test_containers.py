@@ -266,6 +266,22 @@ def test_a_damaged_file_of_each_kind_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "tag", [b"\x28\x00\x10\x00US", b"\x28\x00\x11\x00US", b"\x20\x00\x0e\x00UI", b"\x20\x00\x32\x00DS"]
+)
+def test_a_value_of_a_slice_that_no_type_decodes_is_one_line(tag: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    dicom(path, HOUNSFIELD[0], 100.0, generate_uid())
+    whole = path.read_bytes()
+    assert whole.count(tag) == 1
+    path.write_bytes(whole.replace(tag, tag[:-1] + tag[-1:].lower()))  # a type that DICOM does not have
+    (source,) = find_images(path)
+    assert size_of(source) is None
+    with pytest.raises(ImageUnreadable, match=r"a\.dcm") as refused:
+        read_source(source, InputSpec(channels=1))
+    assert "\n" not in str(refused.value)
+
+
 def test_a_geotiff_is_fitted_and_predicted_as_its_array(tmp_path: Path) -> None:
     for number in range(3):
         geotiff(tmp_path / f"{number}.tif", np.roll(BANDS, number, axis=0))

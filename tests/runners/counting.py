@@ -16,7 +16,10 @@ from segment.errors import OutOfMemory
 log = logging.getLogger("segment.tests.counting")
 
 Unit = tuple[str, str]
-"""What is done ("", "end", "end once", "refuse", "mistake", "warn"), and its name."""
+"""What is done ("", "wait", "meet 2", "end", "end once", "refuse", "mistake", "warn"), and its name."""
+
+MEETING = 120
+"""Seconds that a unit waits for other processes at most: on a busy machine one starts long after another."""
 
 
 @dataclass
@@ -53,9 +56,18 @@ class Counting:
                 log.warning("%s is odd", name)
             if kind == "wait":
                 time.sleep(0.3)
+            if kind.startswith("meet"):
+                self._meet(int(kind.split()[1]))
             self.counts.units[name] += 1
             self.counts.processes.add(os.getpid())
             self.counts.arenas.add(os.environ.get("MALLOC_ARENA_MAX"))
+
+    def _meet(self, processes: int) -> None:
+        """Wait until so many processes have begun a unit."""
+        (self.folder / f"process {os.getpid()}").touch()
+        last = time.monotonic() + MEETING
+        while len(list(self.folder.glob("process *"))) < processes and time.monotonic() < last:
+            time.sleep(0.05)
 
     def maker(self, units: Sequence[Unit]) -> Callable[[], Counting]:
         return partial(Counting, self.folder, self.group)

@@ -44,7 +44,7 @@ def test_the_local_runner_does_all_units_here(tmp_path: Path) -> None:
 def test_units_are_done_once_by_several_processes_and_their_counts_merge_in_a_tree(
     runner: Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    units = [("wait" if number % 40 == 0 else "", f"{number:04}") for number in range(1200)] + [("warn", "last")]
+    units = [("meet 2" if number % 40 == 0 else "", f"{number:04}") for number in range(1200)] + [("warn", "last")]
     caplog.set_level(logging.WARNING, "segment")
     worker = counted(runner, units, tmp_path, together=4)
     assert dict(worker.counts.units) == dict.fromkeys((name for _, name in units), 1)
@@ -95,7 +95,7 @@ def test_actors_and_their_threads_fill_the_cores(ray: Any, tmp_path: Path) -> No
         assert (runner.threads(2), runner.processes) == (1, 2)
     with RayRunner(actors=3) as runner:  # more than there are cores
         assert (runner.threads(2), runner.processes) == (1, 3)
-        assert len(counted(runner, [("wait", name) for _, name in names(30)], tmp_path).counts.processes) == 3
+        assert len(counted(runner, [("meet 3", name) for _, name in names(30)], tmp_path).counts.processes) == 3
     with pytest.raises(WrongUse, match="number of processes from 1 up"):
         RayRunner(actors=0)
     with pytest.raises(WrongUse, match="take --device cpu"), RayRunner(device="cuda"):

@@ -92,7 +92,9 @@ def _header(path: Path) -> Any:
 
 
 def _check_numbers(header: Any, size: int) -> None:
-    """Raises ValueError or TypeError for numbers that a series cannot be put in order by."""
+    """Raises an error of some class for values that do not decode or that a series cannot be put in order by."""
+    for name in ("SeriesInstanceUID", "Rows", "Columns"):
+        header.get(name)  # pydicom decodes a value where it is first asked for
     for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
         if name in header and not np.isfinite(np.array(header[name].value, float).reshape(count)).all():
             raise ValueError(f"{name} is {header[name].value}")
