@@ -12,10 +12,14 @@ from segment.graphs.parts import OUTPUTS
 MEASUREMENTS = (
     "graphs_unet_lite0",
     "graphs_unet_lite0_one_thread",
+    "graphs_unet_lite0_avx2",
     "graphs_enet",
     "graphs_resnet34",
     "graphs_deeplab",
 )
+NO_BF16 = "no bf16"
+"""Of a processor without its instructions."""
+
 COLUMNS = (
     "network",
     "threads",
@@ -38,11 +42,11 @@ def graphs() -> list[str]:
         for row in result["networks"]:
             different, ratios = row["differences"], row["ratios"]
             largest = [max(different[f"graph .{kind}"][name] for name in OUTPUTS) for kind in ("onnx", "xml")]
-            over = [ratios[name] for name in ("graph .onnx", "graph .xml", "engine fp32", "engine bf16")]
-            errors = [different[f"{engine} bf16"]["variance_error"] for engine in ("openvino", "torch")]
+            over = [ratios.get(name) for name in ("graph .onnx", "graph .xml", "engine fp32", "engine bf16")]
+            errors = [different.get(f"{engine} bf16", {}).get("variance_error") for engine in ("openvino", "torch")]
             cells = [f"`{row['network']}`", str(result["threads"]), *(f"{value:.1e}" for value in largest)]
-            cells += [f"{short(each['best'], 2)} / {short(each['processor'], 2)}" for each in over]
-            rows.append([*cells, *(f"{100 * error:.1f} %" for error in errors)])
+            cells += [f"{short(each['best'], 2)} / {short(each['processor'], 2)}" if each else NO_BF16 for each in over]
+            rows.append([*cells, *(NO_BF16 if error is None else f"{100 * error:.1f} %" for error in errors)])
     result = measured(sources[0])["result"]
     opening = (
         f"T = {result['draws']}, {result['size']}, on a machine that did other work. Ratios: of the shortest seconds / "

@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.measured_files import MEASURED
 from segment.files.versions import versions
 from segment.files.writing import write_json
@@ -37,7 +39,12 @@ def processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    return {"processor": processor(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
+    return {
+        "processor": processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    }
 
 
 def slim(result: Any) -> Any:

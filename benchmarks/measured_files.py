@@ -23,9 +23,10 @@ def made(name: str) -> str:
     """The source of a table's numbers, in one line."""
     source = measured(name)
     machine = source["machine"]
+    vectors = f" ({machine['vectors']})" if "vectors" in machine else ""
     return (
         f"`{source['command']}`, {source['date']}, torch {source['versions']['torch']}, {machine['cores']} cores of "
-        f"{machine['processor']}: `docs/measured/{name}.json`."
+        f"{machine['processor']}{vectors}: `docs/measured/{name}.json`."
     )
 
 

@@ -17,6 +17,7 @@ from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
 from segment.jobs.events import EVENTS
+from segment.passes import onednn
 from segment.runners.quiet import QUIET
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network when it is imported
@@ -43,6 +44,12 @@ def _what_a_command_sets_for_its_process() -> Iterator[None]:
     torch.set_num_threads(threads)
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that has its instructions; on others torch gives such numbers too, slowly."""
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: True)
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.precision import audit_key, choose
+from segment.estimation.precision import NO_BFLOAT16, audit_key, choose
 from segment.estimation.view import View, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
+from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
 from segment.pictures.palettes import palette
 from segment.uncertainty.heads import probabilities
@@ -41,7 +42,11 @@ Image = Any
 
 
 def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engine = "torch") -> tuple[Precision, str]:
-    """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows."""
+    """fp32, bf16 or fp16, and why: as asked, or for "auto" as the audit recorded in the bank allows.
+
+    Errors: WrongUse for what this device or engine does not compute in.
+    """
+    lacking = device.type == "cpu" and not onednn.has_bfloat16()
     if asked == "auto":
         audits = bank.provenance.get("audit", {})
         if engine != "torch" and engine not in audits:
@@ -49,10 +54,17 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engi
                 "fp32",
                 f"half precision was not audited for {engine} when the bank was recorded: fit --engine {engine}",
             )
-        return choose(audits.get(audit_key(device, engine), {}))
+        chosen, why = choose(audits.get(audit_key(device, engine), {}))
+        return ("fp32", NO_BFLOAT16) if lacking and chosen == "bf16" else (chosen, why)
     precision = known_precision(asked)
     if precision == "fp16" and device.type == "cpu":
         raise WrongUse("fp16 runs on CUDA only; on a CPU use --precision bf16 or fp32.")
+    if precision == "bf16" and lacking:
+        if engine == "openvino":
+            raise WrongUse(
+                "OpenVINO would compute bf16 in fp32: this processor has no bfloat16. Take --precision fp32."
+            )
+        log.warning("--precision bf16: %s. fp32 is faster, and exact.", NO_BFLOAT16)
     return precision, "asked for"
 
 

@@ -22,6 +22,7 @@ from segment.draws.recording import Precision
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
+from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
@@ -36,6 +37,9 @@ AUDIT_DRAWS = 8
 
 PAIRS = 12
 """Passes in fp32 and in half precision, one after the other, whose times are compared pair by pair."""
+
+NO_BFLOAT16 = "this processor has no bfloat16 instructions, and passes without them are slower than in fp32"
+NOT_AUDITED = "half precision was not audited: the processor that recorded the bank has no bfloat16 instructions"
 
 ONE_DRAW = "one draw has no variance map, so half precision was not audited; record two draws or more"
 
@@ -65,6 +69,8 @@ def audit(
         return {}
     if len(bank) < 2:
         return {precision: {"reason": ONE_DRAW} for precision in candidates}
+    if network.device.type == "cpu" and not onednn.has_bfloat16():
+        return {"bf16": {"reason": NOT_AUDITED}}
     audited: Audited = {}
     for precision in candidates:
         try:

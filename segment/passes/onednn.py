@@ -74,6 +74,16 @@ def add_convolution(total: Tensor, x: Tensor, packed: Tensor, activation: Activa
 
 
 @functools.cache
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions by which oneDNN computes in bfloat16; else torch imitates them slowly."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except Exception as error:  # whatever a renamed or changed operator raises
+        log.info("bfloat16 is not used, torch %s: %s", torch.__version__, one_line(error, 160))
+        return False
+
+
+@functools.cache
 def available() -> bool:
     """Whether this build of torch has these operators and they give the results of torch's public functions."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, half, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
 from segment.networks.modules import parameters_and_buffers
+from segment.passes import onednn
 from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, output_difference
 from segment.passes.drawn_calls import PlainPass
 from segment.passes.fast_passes import DrawnNetwork, FastPasses
@@ -93,6 +94,8 @@ class Passes:
         self.network = network
         self.bank = bank
         self.plan = plan or PassPlan()
+        if self.plan.precision == "bf16" and network.device.type == "cpu" and not onednn.has_bfloat16():
+            self.plan = replace(self.plan, fuse=False)  # oneDNN packs no weights for what it cannot compute
         self.differed = ""
         self.unverified = 0
         self._comparisons = 0

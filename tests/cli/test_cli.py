@@ -391,6 +391,7 @@ def test_inspect_lists_which_layers_are_drawn_and_why_the_others_are_fixed() -> 
         assert layer["reason"] in " ".join(ended.out.split())
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_json_of_fit_and_predict_lists_what_was_made(
     tmp_path: Path, photos: Path, statistics: Path, bank: Path
 ) -> None:

@@ -13,6 +13,7 @@ from console import DRAWS, SMALL, contents, fitted, photographs, segment, traini
 from PIL import Image
 
 from segment.files.banks import load_bank
+from segment.passes import onednn
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_a_run_by_openvino_has_torchs_maps_says_so_and_goes_on_with_no_other_eng
     assert len(contents(tmp_path / "openvino")) == len(whole)
 
 
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no bfloat16 instructions")
 def test_half_precision_by_openvino_is_audited_when_a_bank_is_recorded_for_it(bank: Path, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 1)
     by_openvino = ("--engine", "openvino", "--format", "npz")
@@ -107,6 +109,17 @@ def test_half_precision_by_openvino_is_audited_when_a_bank_is_recorded_for_it(ba
     half = ("--precision", "bf16", "--draws", 2, "-o", tmp_path / "half")
     rounded = segment("predict", "scenes", images, "--bank", audited, *by_openvino, *half)
     assert rounded.code == 0, rounded.err
+
+
+def test_half_precision_by_openvino_is_refused_where_it_would_be_fp32(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    images = photographs(tmp_path / "images", 1)
+    options = ("--engine", "openvino", "--precision", "bf16", "-o", tmp_path / "run")
+    ended = segment("predict", "scenes", images, "--bank", bank, *options)
+    assert (ended.code, "Take --precision fp32" in ended.error) == (2, True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,11 @@ from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.errors import BankRefused, ImageUnreadable, NoBatchNorm, PredictionFailed, WrongUse
 from segment.estimation.mcbn import MCBN, resolve_precision
+from segment.estimation.precision import NO_BFLOAT16
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
+from segment.passes import onednn
 from segment.tracing.bn_network import drawable
 from segment.uncertainty.measures import MEASURES
 
@@ -263,6 +265,7 @@ def test_a_bank_of_some_layers_keeps_the_others_fixed() -> None:
     np.testing.assert_allclose(mcbn(image).probability, p.mean(axis=0)[0], atol=1e-5)
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_precision_is_what_was_asked_or_what_the_audit_allows() -> None:
     network = network_of()
     bank = bank_of(network)
@@ -276,6 +279,24 @@ def test_precision_is_what_was_asked_or_what_the_audit_allows() -> None:
         resolve_precision("fp16", bank, torch.device("cpu"))
     with pytest.raises(WrongUse, match="No precision is called 'fp64'"):
         MCBN(network, bank, precision="fp64")
+
+
+def test_a_processor_without_bfloat16_takes_it_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    figures = {"variance_error": 0.01, "speed": 2.0, "speed_low": 1.9, "speed_high": 2.1}  # of another processor
+    audits = {"cpu": {"bf16": figures}, "openvino": {"bf16": figures}}
+    bank = replace(bank_of(network_of()), provenance={"audit": audits})
+    cpu, caplog.handler.level = torch.device("cpu"), logging.WARNING
+    assert resolve_precision("auto", bank, cpu) == resolve_precision("auto", bank, cpu, "openvino")
+    assert resolve_precision("auto", bank, cpu) == ("fp32", NO_BFLOAT16)
+    assert resolve_precision("auto", bank, torch.device("cuda"))[0] == "fp32"  # which has no audit
+    assert caplog.messages == []
+    assert resolve_precision("bf16", bank, cpu) == ("bf16", "asked for")
+    assert caplog.messages == [f"--precision bf16: {NO_BFLOAT16}. fp32 is faster, and exact."]
+    with pytest.raises(WrongUse, match="Take --precision fp32"):
+        resolve_precision("bf16", bank, cpu, "openvino")
 
 
 def test_a_device_is_taken_by_name() -> None:

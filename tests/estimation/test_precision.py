@@ -13,7 +13,8 @@ from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
 from torch import Tensor
 
 import segment.estimation.precision as precision_module
-from segment.estimation.precision import LIMIT, ONE_DRAW, audit, choose
+from segment.estimation.precision import LIMIT, NOT_AUDITED, ONE_DRAW, audit, choose
+from segment.passes import onednn
 from segment.tracing.bn_layers import BatchNormNetwork
 
 
@@ -23,6 +24,14 @@ def network_of(build: type[Toy] = Toy) -> BatchNormNetwork:
 
 def figures(error: float, low: float, middle: float, high: float) -> dict[str, Any]:
     return {"bf16": {"variance_error": error, "speed": middle, "speed_low": low, "speed_high": high}}
+
+
+def test_a_processor_without_bfloat16_is_not_audited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision_module, "mcbn", None)  # no pass is made
+    network = network_of()
+    audited = audit(network, random_bank(network), [noise(1, 3, 32, 32)], "softmax")
+    assert choose(audited) == ("fp32", NOT_AUDITED)
 
 
 def test_a_bank_of_one_draw_says_why_it_was_not_audited() -> None:
@@ -40,6 +49,7 @@ class InNumpy(Toy):
         return self.head(self.bn2(self.conv2(torch.from_numpy(y.numpy()).clone())).relu())
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_whatever_a_network_raises_in_half_precision_is_the_reason() -> None:
     network = network_of(InNumpy)
     audited = audit(network, random_bank(network), [noise(1, 3, 32, 32)], "softmax")
@@ -49,6 +59,7 @@ def test_whatever_a_network_raises_in_half_precision_is_the_reason() -> None:
     assert choose(audited) == ("fp32", reason)
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("draws", [2, 3, 12])
 def test_each_half_precision_has_its_error_and_the_spread_of_its_speed(draws: int) -> None:
     network = network_of()
@@ -66,6 +77,7 @@ def test_a_format_is_faster_only_where_three_quarters_of_its_pairs_say_so(error:
     assert "variance map" in why
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(("half", "expected"), [(0.5, "bf16"), (1.0, "fp32"), (2.0, "fp32")])
 @pytest.mark.parametrize("busy", [1.0, 7.0])
 def test_the_choice_is_the_same_on_a_busy_machine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,3 +71,22 @@ def test_passes_share_results_without_fused_calls_where_an_operator_is_missing(
     for output, expected in zip(without(image), wanted, strict=True):
         torch.testing.assert_close(output.softmax(1), expected.softmax(1), rtol=0, atol=TOLERANCE)
     assert without.way == "shared"
+
+
+def test_bfloat16_without_the_processors_instructions_shares_results_and_says_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, unet: tuple[BatchNormNetwork, Bank, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    network, bank, image = unet
+    half, exact = (Passes(network, bank, replace(FUSED, precision=name)) for name in ("bf16", "fp32"))
+    outputs, wanted = list(half(image)), list(exact(image))
+    assert (half.way, exact.way, caplog.messages) == ("shared", "fused", [])
+    apart = [float((a.softmax(1) - b.softmax(1)).abs().mean()) for a, b in zip(outputs, wanted, strict=True)]
+    assert all(0 < error < 0.05 for error in apart)
+
+
+def test_a_build_of_torch_that_does_not_tell_of_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    onednn.has_bfloat16.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not onednn.has_bfloat16()
+    onednn.has_bfloat16.cache_clear()

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from segment.errors import FastPathDiffers, ModelRefused, WrongUse
 from segment.networks.architectures.enet import ENet
-from segment.passes import openvino_passes
+from segment.passes import onednn, openvino_passes
 from segment.passes.openvino_passes import CompiledNetwork, OpenVinoPasses
 from segment.passes.passes import Passes, PassPlan
 
@@ -59,6 +59,7 @@ def test_what_does_not_depend_on_the_draw_is_made_once_an_image(monkeypatch: pyt
         torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="no bfloat16 instructions")
 def test_in_half_precision_the_first_calls_stay_in_float32() -> None:
     module = calibrated(seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), *_deep(40))))
     network = surveyed(module)
