@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8, help="K")
     parser.add_argument("--views", type=int, default=128)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--sizes", default="8,16,32,64,128,256", help="T of the plain draws it is held against")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/bench/distill"))
     arguments = parser.parse_args()
@@ -133,7 +134,7 @@ def _errors(
     arguments: argparse.Namespace, network: Network, bank: Bank, sources: Sequence[Source], truth: Moments, out: Path
 ) -> dict[str, float]:
     row = {}
-    for size in (8, 16, 32, 64, 128, 256):
+    for size in map(int, arguments.sizes.split(",")):
         starts = range(0, min(4 * size, len(bank) // 2), size) if size < len(bank) else range(int(size == len(bank)))
         plain = [moments(network, part(bank, at, at + size), sources, out / f"plain{size}_{at}") for at in starts]
         if plain:

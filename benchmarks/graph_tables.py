@@ -11,11 +11,10 @@ from segment.graphs.parts import OUTPUTS
 
 MEASUREMENTS = (
     "graphs_unet_lite0",
-    "graphs_unet_lite0_one_thread",
-    "graphs_unet_lite0_avx2",
     "graphs_enet",
     "graphs_resnet34",
     "graphs_deeplab",
+    "graphs_unet_lite0_one_thread",
 )
 NO_BF16 = "no bf16"
 """Of a processor without its instructions."""
@@ -57,7 +56,7 @@ def graphs() -> list[str]:
             rows.append([*cells, *(NO_BF16 if error is None else f"{100 * error:.1f} %" for error in errors)])
     result = measured(sources[0])["result"]
     opening = (
-        f"T = {result['draws']}, {result['size']}, on a machine that did other work. Ratios: of the shortest seconds / "
-        "the median of processor time."
+        f"T = {result['draws']}, {result['size']}. Ratios: of the shortest seconds / the median of processor time. The "
+        "measurements below the table name the processor of each row."
     )
     return [opening, "", *markdown(COLUMNS, rows), "", *(line for name in sources for line in (made(name), ""))][:-1]
