@@ -92,6 +92,18 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure views_scenes --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
 		segment evaluate scenes --images $$scenes/test/images --labels $$scenes/test/labels --validation-images $$scenes/quarter_validation.txt \
 		--tuned outputs/measured/tuned_scenes --methods deterministic,tta,tta+temperature --measures predictive_entropy,one_minus_max -o $$scores
+	members=
+	for seed in 1 2 3 4; do
+		$(PY) -m segment experiment train-scenes --seed $$seed --threads 1 -o outputs/measured/member_$$seed
+		members="$$members --ensemble outputs/measured/member_$$seed/scenes.safetensors"
+	done
+	$(PY) -m segment fit scenes --images $$scenes/train/images --batch 32 --draws 16 -o outputs/measured/scenes_m32.safetensors --no-cache
+	scores=outputs/measured/ensemble_scenes
+	$$measure ensemble_scenes --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
+		segment evaluate scenes --images $$scenes/unseen/images --labels $$scenes/unseen/labels --validation-images $$scenes/validation/images \
+		--validation-labels $$scenes/validation/labels --bank outputs/measured/scenes_m32.safetensors $$members --measures $$measures \
+		--methods deterministic,temperature,tta,tta+temperature,ensemble,ensemble+temperature,ensemble+tta,ensemble+tta+temperature,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature \
+		-o $$scores
 	for set in test validation; do ls $$scenes/$$set/images | awk -v set=$$set 'NR % 10 == 1 {print set "/images/" $$1, set "/labels/" $$1}' > $$scenes/some_$$set.txt; done
 	$$measure sweep_scenes --file outputs/measured/sweep_scenes/scores.json -- segment sweep scenes --images $$scenes/some_test.txt \
 		--train $$scenes/train/images --validation-images $$scenes/some_validation.txt --batches 8 --draws 1,2,4,8,16,32 --seeds 0,1,2 \

@@ -14,6 +14,8 @@ from segment.report.tables import number, verdict
 Lines = list[str]
 
 
+UNSEEN = ("unseen_auroc.predictive_entropy", "unseen_auroc.mutual_information")
+
 RANKED = (
     "network",
     "method",
@@ -48,6 +50,19 @@ def tuned(result: Mapping[str, Any]) -> Lines:
         cells = [cell for each, digits in compared for cell in _beside_best(each, name, digits)]
         rows.append([f"`{name}`", str(method["passes_per_image"]), *cells])
     return markdown(("method", "passes", "NLL", "best minus it", "AUSE", "best minus it"), rows)
+
+
+def ensembles(result: Mapping[str, Any]) -> Lines:
+    """A row a method of an evaluation with unseen objects: its scores, and its difference to the best in NLL."""
+    nll = _of_score(result, "nll")
+    rows = []
+    for name, method in result["scores"]["methods"].items():
+        scores = method["scores"]
+        names = ("ece", "miou", "error_auroc.predictive_entropy", *UNSEEN)
+        cells = [number(scores.get(score), 3) for score in names]
+        rows.append([f"`{name}`", str(method["passes_per_image"]), *_beside_best(nll, name, 4), *cells])
+    words = ("NLL", "best minus it", "ECE", "mIoU", "error AUROC", "unseen AUROC by entropy", "by mutual information")
+    return markdown(("method", "passes", *words), rows)
 
 
 def _of_score(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import sizing_tables
 from benchmarks.cost_tables import curves_table, picture
 from benchmarks.cost_tables import verdict as cost_verdict
-from benchmarks.decision_tables import compared_runs, one_pass, rankings, tuned
+from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
 from benchmarks.measured_files import made, measured, short
 from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
@@ -222,6 +222,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "tuned.scenes": partial(tuning, "tune_scenes", "evaluate_scenes"),
     "tuned.unet.all": lambda: [*tuned(measured("tuned_unet_lite0_all")["result"]), "", made("tuned_unet_lite0_all")],
     "tuned.views": lambda: [*tuned(measured("views_scenes")["result"]), "", made("views_scenes")],
+    "ensembles.scenes": lambda: [*ensembles(measured("ensemble_scenes")["result"]), "", made("ensemble_scenes")],
     "curves.scenes": partial(curves, "sweep_scenes"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],

@@ -300,6 +300,7 @@ def test_a_sweep_takes_its_banks_from_the_same_home(images: Path, tmp_path: Path
     assert len(list((tmp_path / "banks").iterdir())) == 2
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_a_bank_whose_audit_was_cut_off_is_found_and_audited(
     images: Path, tmp_path: Path, recorded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +360,7 @@ class Deformed(Doubling):
         return self.head(self.bn2(self.deformed(y, self.offset(y))).relu())
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("build", [InNumpy, IntoBuffer, Deformed])
 def test_a_network_that_does_not_work_in_half_precision_keeps_its_draws_and_the_reason(
     images: Path, tmp_path: Path, build: type[Doubling]

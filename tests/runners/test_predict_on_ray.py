@@ -43,7 +43,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fitted(folder / "bank.safetensors", training(folder / "train"))
 
 
-def waited_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def waited_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while not (seen := condition()):
         assert time.monotonic() < end, "it did not happen"
