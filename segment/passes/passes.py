@@ -91,14 +91,11 @@ class Passes:
 
     def __init__(self, network: BatchNormNetwork, bank: Bank, plan: PassPlan | None = None) -> None:
         bank.check_layers(network)
-        self.network = network
-        self.bank = bank
+        self.network, self.bank = network, bank
         self.plan = plan or PassPlan()
         if self.plan.precision == "bf16" and network.device.type == "cpu" and not onednn.has_bfloat16():
             self.plan = replace(self.plan, fuse=False)  # oneDNN packs no weights for what it cannot compute
-        self.differed = ""
-        self.unverified = 0
-        self._comparisons = 0
+        self.differed, self.unverified, self._comparisons = "", 0, 0
         self._foldable: dict[torch.Size, bool] = {}
         self._layers = layers_in_order(network)
         self._drawn = DrawnNetwork(network, bank)
