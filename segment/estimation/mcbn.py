@@ -64,7 +64,7 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engi
             raise WrongUse(
                 "OpenVINO would compute bf16 in fp32: this processor has no bfloat16. Take --precision fp32."
             )
-        log.warning("--precision bf16: %s. fp32 is faster, and exact.", NO_BFLOAT16)
+        log.warning("--precision bf16: %s. Take fp32.", NO_BFLOAT16)
     return precision, "asked for"
 
 

@@ -294,7 +294,7 @@ def test_a_processor_without_bfloat16_takes_it_only_where_it_is_asked_for(
     assert resolve_precision("auto", bank, torch.device("cuda"))[0] == "fp32"  # which has no audit
     assert caplog.messages == []
     assert resolve_precision("bf16", bank, cpu) == ("bf16", "asked for")
-    assert caplog.messages == [f"--precision bf16: {NO_BFLOAT16}. fp32 is faster, and exact."]
+    assert caplog.messages == [f"--precision bf16: {NO_BFLOAT16}. Take fp32."]
     with pytest.raises(WrongUse, match="Take --precision fp32"):
         resolve_precision("bf16", bank, cpu, "openvino")
 
