@@ -71,7 +71,7 @@ def fit(
     import time
 
     from segment.draws.reference import sentence
-    from segment.estimation.precision import audit_key, choose
+    from segment.estimation.mcbn import resolve_precision
     from segment.files.bank_cache import BankCache
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
@@ -110,7 +110,7 @@ def fit(
         )
     seconds = time.perf_counter() - start
     provenance = bank.provenance
-    chosen, why = choose(provenance["audit"].get(audit_key(network.device, engine_of(engine)), {}))
+    chosen, why = resolve_precision("auto", bank, network.device, engine_of(engine))
     if json:
         keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(
