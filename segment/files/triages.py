@@ -28,7 +28,7 @@ def load_triage(path: str | Path) -> Triage:
         with here(path) as copy:
             values: dict[str, Any] = json.loads(copy.read_text(encoding="utf-8"))
         version = values["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WrongUse(
             f"{str(path)!r} does not read as a triage: {_short(error)}. Make one by `segment triage`."
         ) from error
@@ -36,7 +36,7 @@ def load_triage(path: str | Path) -> Triage:
         raise WrongUse(f"{str(path)!r} has format {version}; this version reads {FORMAT}. Make it again.")
     try:
         return Triage.of(values)
-    except (KeyError, TypeError, ValueError, AttributeError, SegmentError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SegmentError) as error:
         raise WrongUse(f"{str(path)!r} is damaged: {_short(error)}. Make it again by `segment triage`.") from error
 
 

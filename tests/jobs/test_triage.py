@@ -358,6 +358,19 @@ def test_ids_that_look_like_frames_are_named(triage: Triage) -> None:
     assert any("look like frames" in line for line in triage.warnings), "s20000, s20001, ... look like frames"
 
 
+def test_numbers_and_nesting_beyond_what_python_reads_are_refused(triage: Triage, tmp_path: Path) -> None:
+    path = tmp_path / "triage.json"
+    save_triage(triage, path)
+    values = json.loads(path.read_text())
+    values["reference"]["values"][0] = 10**400  # no float holds it
+    path.write_text(json.dumps(values))
+    with pytest.raises(WrongUse, match="is damaged: OverflowError"):
+        load_triage(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(WrongUse, match="does not read as a triage: RecursionError"):
+        load_triage(path)
+
+
 def test_a_folder_without_counts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="holds no counts of images"):
         calibrate_triage(tmp_path, ASKED)

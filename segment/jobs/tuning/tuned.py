@@ -121,7 +121,7 @@ def read_tuned(folder: str | Path) -> Tuned:
             int(content["validation_images"]),
             str(content["why"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise WrongUse(
             f"--tuned {str(folder)!r} is no folder that `segment tune` wrote: {type(error).__name__} in {SETTINGS}."
         ) from None
