@@ -15,7 +15,6 @@ import logging
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -148,20 +147,10 @@ def _errors(
         if plain:
             row[f"plain, T = {size}, mean of {len(plain)}"] = statistics.fmean(error(v, truth) for v in plain)
     name, file = f"distilled, K = {arguments.draws}", out / f"distilled{arguments.draws}.safetensors"
-    small = load_or_make_bank(
-        file,
-        partial(
-            distill_bank,
-            network,
-            bank,
-            arguments.train,
-            draws=arguments.draws,
-            views=arguments.views,
-            steps=arguments.steps,
-            output=out / f"refining{arguments.draws}.safetensors",  # so that a call that was stopped goes on
-            progress=report,
-        ),
-    )
+    if not file.is_file():
+        plan = {"draws": arguments.draws, "views": arguments.views, "steps": arguments.steps}
+        distill_bank(network, bank, arguments.train, **plan, output=file, progress=report)
+    small = load_bank(file)
     made = small.provenance["distillation"]
     row[f"{name}, on held-out views before it is refined"] = made["error_chosen"]
     row[f"{name}, on held-out views"] = made["error"]

@@ -239,14 +239,15 @@ def test_an_evaluation_counts_the_same_whatever_goes_together(small_folder: Path
         for each in (1, batch)
     }
     assert list(made[batch].failed) == list(made[1].failed) == ["validation image 004", "004"]
-    two_pixels = 2 / made[1].scores["pixels"]  # rounding may move one to the other side of a threshold
+    one_pixel = 1.01 / made[1].scores["pixels"]  # which rounding may move to the other side of PAvPU's threshold
     for name, method in made[1].scores["methods"].items():
         for score, entry in method["scores"].items():
             value = made[batch].scores["methods"][name]["scores"][score]["value"]
             if entry["value"] is None:
                 assert value is None, f"{name} {score}"
             else:
-                np.testing.assert_allclose(value, entry["value"], rtol=0, atol=two_pixels, err_msg=f"{name} {score}")
+                apart = one_pixel if score.startswith("pavpu_1.") else 1e-4
+                np.testing.assert_allclose(value, entry["value"], rtol=0, atol=apart, err_msg=f"{name} {score}")
     together = json.loads((tmp_path / f"run_{batch}" / "run.json").read_text())["plan"].get("images", 1)
     assert together == batch or (batch == "auto" and together in (1, 2, 4, 8))
 
