@@ -14,20 +14,24 @@ import json
 import logging
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from segment.distilling.distill import DistillPlan, Observed, distill, observe_views
+from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
+from segment.files.partial_banks import PartialRefinement
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
 from segment.images.read import read_source
-from segment.jobs.distill import distill_bank
+from segment.jobs.distill import cut_views, training_pool
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -35,6 +39,8 @@ from segment.passes.passes import PassPlan
 
 log = logging.getLogger(__name__)
 
+HELD_OUT = 16
+"""Views by which the step is chosen, as `segment distill` takes them."""
 FAST = PassPlan(channels_last=True, fuse=True)
 Moments = list[tuple[Tensor, Tensor]]
 """Of each image the mean over draws and the variance, each (K H W)."""
@@ -47,6 +53,10 @@ def part(bank: Bank, start: int, stop: int) -> Bank:
         {name: value[start:stop] for name, value in bank.mean.items()},
         {name: value[start:stop] for name, value in bank.var.items()},
     )
+
+
+def counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
 
 
 def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path) -> Moments:
@@ -100,9 +110,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="M")
     parser.add_argument("--bank", type=int, default=256, help="draws of the bank that is distilled, seed 0")
     parser.add_argument("--reference", type=int, default=256, help="draws of the reference, seed 1001")
-    parser.add_argument("--draws", type=int, default=8, help="K")
+    parser.add_argument("--draws", default="8", help="K, one or more with commas")
     parser.add_argument("--views", type=int, default=128)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--together", type=int, default=2, help="views in one step")
     parser.add_argument("--sizes", default="8,16,32,64,128,256", help="T of the plain draws it is held against")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/bench/distill"))
@@ -126,7 +137,12 @@ def main() -> None:
         for start in (0, half)
     ]
     truth = merge_halves(*halves)
-    row = _errors(arguments, network, bank, sources, truth, out)
+    row = plain_errors(counts(arguments.sizes), network, bank, sources, truth, out)
+    observed, row["the bank's passes over views, seconds"] = observe(arguments, network, bank, out / "observed.pt")
+    for draws in counts(arguments.draws):
+        small, made = distilled(draws, arguments, network, bank, observed, out)
+        found = moments(network, small, sources, out / f"distilled{draws}")
+        row |= {**made, f"distilled, K = {draws}": error(found, truth)}
     row["halves of the reference against each other"] = error(halves[0], halves[1])
     row["the reference itself, estimated"] = row["halves of the reference against each other"] / 2
     lines = [f"{'relative L1 error of the variance map':48} {arguments.count} test images"]
@@ -137,26 +153,51 @@ def main() -> None:
     (out / "distill.json").write_text(json.dumps(result, indent=2))
 
 
-def _errors(
-    arguments: argparse.Namespace, network: Network, bank: Bank, sources: Sequence[Source], truth: Moments, out: Path
+def plain_errors(
+    sizes: Sequence[int], network: Network, bank: Bank, sources: Sequence[Source], truth: Moments, out: Path
 ) -> dict[str, float]:
+    """Of the first T draws of the bank, of the next T, and so on up to four times in its first half: the mean error."""
     row = {}
-    for size in map(int, arguments.sizes.split(",")):
+    for size in sizes:
         starts = range(0, min(4 * size, len(bank) // 2), size) if size < len(bank) else range(int(size == len(bank)))
         plain = [moments(network, part(bank, at, at + size), sources, out / f"plain{size}_{at}") for at in starts]
         if plain:
             row[f"plain, T = {size}, mean of {len(plain)}"] = statistics.fmean(error(v, truth) for v in plain)
-    name, file = f"distilled, K = {arguments.draws}", out / f"distilled{arguments.draws}.safetensors"
-    if not file.is_file():
-        plan = {"draws": arguments.draws, "views": arguments.views, "steps": arguments.steps}
-        distill_bank(network, bank, arguments.train, **plan, output=file, progress=report)
-    small = load_bank(file)
-    made = small.provenance["distillation"]
-    row[f"{name}, on held-out views before it is refined"] = made["error_chosen"]
-    row[f"{name}, on held-out views"] = made["error"]
-    row[name] = error(moments(network, small, sources, out / file.stem), truth)
-    row[f"{name}, seconds"] = made["seconds"]
     return row
+
+
+def observe(arguments: argparse.Namespace, network: Network, bank: Bank, file: Path) -> tuple[Observed, float]:
+    """What the bank gives on views of the training images, and the seconds; kept in a file, since it takes longest."""
+    if not file.is_file():
+        own, others = cut_views(training_pool(network, arguments.train), arguments.views, HELD_OUT, seed=0)
+        start = time.perf_counter()
+        seen = observe_views(fitted(network, bank), bank, own, others, network.card.head, DistillPlan(draws=1), report)
+        torch.save((vars(seen), time.perf_counter() - start), file.with_suffix(".part"))
+        file.with_suffix(".part").rename(file)
+    kept, seconds = torch.load(file, weights_only=False)
+    return Observed(**kept), seconds
+
+
+def distilled(
+    draws: int, arguments: argparse.Namespace, network: Network, bank: Bank, observed: Observed, out: Path
+) -> tuple[Bank, dict[str, float]]:
+    """K draws and what making them gave, both kept in files; a call that was stopped goes on."""
+    name, file = f"distilled, K = {draws}", out / f"distilled{draws}.safetensors"
+    if not file.with_suffix(".json").is_file():
+        partial = PartialRefinement.beside(file, f"{arguments.views} views, {arguments.steps} x {arguments.together}")
+        plan = DistillPlan(draws=draws, refine=RefinePlan(steps=arguments.steps, together=arguments.together))
+        drawn, start, begun = fitted(network, bank), time.perf_counter(), partial.load()
+        made = distill(drawn, bank, observed, network.card.head, plan, report, begun, partial.keep)
+        row = {
+            f"{name}, on held-out views before it is refined": made.chosen_error,
+            f"{name}, on held-out views": made.error,
+        }
+        if begun is None:
+            row[f"{name}, seconds after the bank's passes"] = time.perf_counter() - start
+        save_bank(made.bank, file)
+        file.with_suffix(".json").write_text(json.dumps(row))
+        partial.remove()
+    return load_bank(file), json.loads(file.with_suffix(".json").read_text())
 
 
 if __name__ == "__main__":

@@ -66,11 +66,51 @@ class Distilled:
     step: int
 
 
-def distill(
+@dataclass(frozen=True)
+class Observed:
+    """What passing all draws of a bank over views gave: enough to distill it to any K.
+
+    targets: to learn from; held_out: of other images; products: of the draws' features on the targets (T T)
+    """
+
+    targets: Sequence[Target]
+    held_out: Sequence[Target]
+    products: Tensor
+
+
+def observe_views(
     network: BatchNormNetwork,
     bank: Bank,
     views: Sequence[Tensor],
     held_out: Sequence[Tensor],
+    head: Head,
+    plan: DistillPlan,
+    progress: Progress = lambda stage, done, total: None,
+) -> Observed:
+    """Pass all draws of a bank over views.
+
+    views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training
+    Errors: as `distill`; WrongUse without views.
+    """
+    _check(bank, plan)
+    if not views or not held_out:
+        raise WrongUse("Distilling needs views to learn from and held-out ones; give two images or more.")
+    generator = torch.Generator().manual_seed(plan.seed)
+    passes, moments = Passes(network, bank, FAST), Moments(len(bank))
+    targets = []
+    for number, view in enumerate((*views, *held_out), start=1):
+        target, sampled = observe(passes, bank.weights, view, head, plan.pixels, generator)
+        targets.append(target)
+        if number <= len(views):
+            moments.add(sampled)
+        progress("passing the bank", number, len(views) + len(held_out))
+    return Observed(targets[: len(views)], targets[len(views) :], moments.products())
+
+
+def distill(
+    network: BatchNormNetwork,
+    bank: Bank,
+    observed: Observed,
     head: Head,
     plan: DistillPlan | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -79,40 +119,31 @@ def distill(
 ) -> Distilled:
     """Choose K draws of a bank and refine them.
 
-    views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training
+    observed: by `observe_views`, of this network and bank
     begun: a state that `keep` was called with, in a call with the same arguments: refining goes on from there
     Errors: WrongUse where the bank is distilled already or has no more draws than K.
     """
     plan = plan or DistillPlan()
-    if bank.distilled:
-        raise WrongUse("This bank is distilled already; distill the one that it was made from.")
-    if plan.draws >= len(bank):
-        raise WrongUse(f"{plan.draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
-    if not views or not held_out:
-        raise WrongUse("Distilling needs views to learn from and held-out ones; give two images or more.")
+    _check(bank, plan)
     generator = torch.Generator().manual_seed(plan.seed)
-    passes, moments = Passes(network, bank, FAST), Moments(len(bank))
-    targets = []
-    for number, view in enumerate(views, start=1):
-        target, sampled = observe(passes, bank.weights, view, head, plan.pixels, generator)
-        targets.append(target)
-        moments.add(sampled)
-        progress("passing the bank", number, len(views) + len(held_out))
-    chosen = choose(moments.products(), plan.draws, generator)
-    reference = []
-    for number, view in enumerate(held_out, start=len(views) + 1):
-        reference.append(observe(passes, bank.weights, view, head, 1, generator)[0])
-        progress("passing the bank", number, len(views) + len(held_out))
+    chosen = choose(observed.products, plan.draws, generator)
     student = Student(network, head)
     draws = Draws(bank, chosen, network.device)
-    before = student.error(draws, reference)
+    before = student.error(draws, observed.held_out)
     if plan.refine.steps == 0:
         return Distilled(draws.bank(bank), chosen, before, before, 0)
     refinement = Refinement(draws, plan.refine, generator, before)
     if begun is not None:
         refinement.load(begun)
-    refine(student, refinement, targets, reference, progress, keep)
+    refine(student, refinement, observed.targets, observed.held_out, progress, keep)
     return Distilled(draws.bank(bank), chosen, before, refinement.best, refinement.kept)
+
+
+def _check(bank: Bank, plan: DistillPlan) -> None:
+    if bank.distilled:
+        raise WrongUse("This bank is distilled already; distill the one that it was made from.")
+    if plan.draws >= len(bank):
+        raise WrongUse(f"{plan.draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
 
 
 def observe(

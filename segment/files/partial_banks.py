@@ -24,7 +24,7 @@ from segment.files.banks import save_bank
 from segment.files.writing import fresh
 from segment.networks.load import Network
 from segment.stores.copies import here
-from segment.stores.requests import remove
+from segment.stores.requests import is_there, remove
 from segment.stores.urls import is_url
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -90,6 +90,8 @@ class PartialRefinement(_Beside):
 
     def load(self) -> dict[str, Tensor] | None:
         """The state; None where there is none of this recipe."""
+        if not is_there(self.path):
+            return None
         try:
             with here(self.path) as copy, safe_open(copy, framework="pt") as file:
                 metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from segment.distilling.distill import DistillPlan, distill
+from segment.distilling.distill import DistillPlan, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted, identified
@@ -62,18 +62,10 @@ def distill_bank(
         if value < 1:
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
     drawn = fitted(network, bank)
-    spec = network.card.training
-    pool = ImagePool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
-    if len(pool) < 2:
-        raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
-    rng = np.random.default_rng([seed, len(pool)])
-    order = [int(index) for index in rng.permutation(len(pool))]
-    apart = max(1, len(order) // 8)
-    own, others = _in_turn(order[apart:], views), _in_turn(order[:apart], held_out)
-    pool.check({*own, *others})
-    content = content_of(pool)
+    pool = training_pool(network, images)
     start = time.perf_counter()
-    own_views, other_views = _views(pool, own, rng), _views(pool, others, rng)
+    own_views, other_views = cut_views(pool, views, held_out, seed)
+    content = content_of(pool)
     numbers = {"views": views, "held_out": held_out, "plan": asdict(plan)}
     partial = None
     if output is not None and not isinstance(pool.given, Samples):
@@ -84,10 +76,12 @@ def distill_bank(
     if begun is not None and partial is not None:
         log.warning("Going on from what an earlier call left in %r.", str(partial.path))
     keep = (lambda _: None) if partial is None else partial.keep
-    distilled = distill(drawn, bank, own_views, other_views, network.card.head, plan, progress, begun, keep)
+    head = network.card.head
+    observed = observe_views(drawn, bank, own_views, other_views, head, plan, progress)
+    distilled = distill(drawn, bank, observed, head, plan, progress, begun, keep)
     seconds = time.perf_counter() - start
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
-    audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], network.card.head)
+    audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], head)
     provenance = {
         **{key: value for key, value in bank.provenance.items() if key != RECIPE},
         "draws": draws,
@@ -113,6 +107,27 @@ def distill_bank(
     if partial is not None:
         partial.remove()
     return made
+
+
+def training_pool(network: Network, images: Images) -> ImagePool:
+    """Images as the network sees them in training: through the card's `training:` pipeline, where it has one."""
+    spec = network.card.training
+    return ImagePool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
+
+
+def cut_views(pool: ImagePool, views: int, held_out: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Views of a pool's images, and held-out ones of others of its images; each (1 C h w).
+
+    Errors: WrongUse for fewer than two images; ImageUnreadable.
+    """
+    if len(pool) < 2:
+        raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
+    rng = np.random.default_rng([seed, len(pool)])
+    order = [int(index) for index in rng.permutation(len(pool))]
+    apart = max(1, len(order) // 8)
+    own, others = _in_turn(order[apart:], views), _in_turn(order[:apart], held_out)
+    pool.check({*own, *others})
+    return _views(pool, own, rng), _views(pool, others, rng)
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import segment
 from segment.cli.app import run
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
-from segment.distilling.distill import FAST, Distilled, DistillPlan, distill, observe
+from segment.distilling.distill import FAST, Distilled, DistillPlan, distill, observe, observe_views
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
@@ -61,7 +61,8 @@ SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, every=10, ra
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
-    return distill(network, bank, views(12, seed=10), views(4, seed=50), "softmax", plan)
+    seen = observe_views(network, bank, views(12, seed=10), views(4, seed=50), "softmax", plan)
+    return distill(network, bank, seen, "softmax", plan)
 
 
 def observed(network: BatchNormNetwork, bank: Bank, seen: list[Tensor]) -> list[Target]:
@@ -284,8 +285,9 @@ def test_the_network_is_restored_also_after_an_interrupt() -> None:
         if stage == "refining":
             raise KeyboardInterrupt
 
+    seen = observe_views(network, bank, views(6, seed=1), views(2, seed=9), "softmax", SMALL)
     with pytest.raises(KeyboardInterrupt):
-        distill(network, bank, views(6, seed=1), views(2, seed=9), "softmax", SMALL, interrupt)
+        distill(network, bank, seen, "softmax", SMALL, interrupt)
     assert_same_state(before, state_of(module))
 
 
@@ -297,7 +299,7 @@ def test_wrong_use_is_refused_in_words() -> None:
     with pytest.raises(WrongUse, match="distilled already"):
         distilled(network, replace(bank, provenance={"distilled": True}))
     with pytest.raises(WrongUse, match="two images or more"):
-        distill(network, bank, views(2, seed=0), [], "softmax", SMALL)
+        observe_views(network, bank, views(2, seed=0), [], "softmax", SMALL)
     with pytest.raises(WrongUse, match="draws = 0"):
         DistillPlan(draws=0)
     with pytest.raises(WrongUse, match="steps = -1"):
