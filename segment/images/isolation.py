@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from segment import errors
@@ -66,6 +67,7 @@ class Decoder:
 
     def __init__(self, memory: int, seconds: float) -> None:
         self.memory, self.seconds = memory, seconds
+        self.late = threading.Event()
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # each takes address space
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from segment.images.isolation import serve; serve({memory}, {asked()})"],
@@ -77,10 +79,9 @@ class Decoder:
 
     def call(self, function: Callable[..., Any], arguments: Arguments, name: str) -> Any:
         """What the function returns or refuses. Errors: ImageUnreadable, naming the file, where the process ended."""
-        late = threading.Event()
 
         def kill() -> None:
-            late.set()
+            self.late.set()
             self._process.kill()
 
         assert self._process.stdin is not None
@@ -93,7 +94,7 @@ class Decoder:
             done, answer = _Answer(io.BytesIO(_received(self._process.stdout, self.memory))).load()
         except (OSError, EOFError, MemoryError, pickle.UnpicklingError, ValueError, TypeError, AttributeError) as error:
             self.close()
-            why = f"was not decoded within {seconds:g} seconds" if late.is_set() else self._end(error)
+            why = f"was not decoded within {seconds:g} seconds" if self.late.is_set() else self._end(error)
             raise ImageUnreadable(f"{name!r} {why}. Replace or remove it.") from None
         finally:
             timer.cancel()
@@ -131,14 +132,23 @@ class _Decoders:
     def __init__(self, memory: int, seconds: float) -> None:
         self.memory, self.seconds = memory, seconds
         self._idle: list[Decoder] = []
+        self._hung: dict[tuple[str, int, int], ImageUnreadable] = {}
 
     def call(self, function: Callable[..., Any], arguments: Arguments, name: str) -> Any:
+        """As `Decoder.call`. A file that took too long is refused from then on: a run asks for each several times."""
+        file = _state_of(name)
+        if file in self._hung:
+            raise ImageUnreadable(str(self._hung[file]))
         try:
             decoder = self._idle.pop()
         except IndexError:
             decoder = Decoder(self.memory, self.seconds)
         try:
             return decoder.call(function, arguments, name)
+        except ImageUnreadable as error:
+            if decoder.late.is_set():
+                self._hung[file] = error
+            raise
         finally:
             if decoder.alive:
                 self._idle.append(decoder)
@@ -197,6 +207,15 @@ def contained(function: Callable[P, R]) -> Callable[P, R]:
         return answer
 
     return call
+
+
+def _state_of(name: str) -> tuple[str, int, int]:
+    """A file as it is now: one that was replaced is another."""
+    try:
+        stat = Path(name).stat()
+    except (OSError, ValueError):
+        return name, 0, 0
+    return name, stat.st_mtime_ns, stat.st_size
 
 
 def _name(first: Any) -> str:

@@ -148,6 +148,21 @@ def test_a_decoder_that_hangs_is_ended_after_its_time() -> None:
         assert time.monotonic() - begun < 10
 
 
+def test_a_file_that_took_too_long_is_refused_until_it_is_another_file(tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.jp2", tmp_path / "good.jp2"
+    bad.write_bytes(b"hangs")
+    good.write_bytes(b"well")
+    with isolated(seconds=2):
+        with pytest.raises(ImageUnreadable, match="was not decoded within 2 seconds"):
+            hang(bad)
+        before = process(good)
+        for _ in range(3):
+            with pytest.raises(ImageUnreadable, match=r"bad.jp2' was not decoded within 2 seconds"):
+                process(bad)
+        bad.write_bytes(b"replaced")
+        assert process(bad) == process(good) == before
+
+
 def test_a_store_may_fail_for_a_while_where_a_raster_is_read_by_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     with isolated(seconds=1):
         assert slow(Path("s3://bucket/large.tif")) == str(Path("s3://bucket/large.tif"))
