@@ -44,15 +44,12 @@ def graphs() -> list[str]:
         for row in result["networks"]:
             different, ratios = row["differences"], row["ratios"]
             largest = [max(different[f"graph .{kind}"][name] for name in OUTPUTS) for kind in ("onnx", "xml")]
-            over = [ratios.get(name) for name in ("graph .onnx", "graph .xml", "engine fp32", "engine bf16")]
             errors = [different.get(f"{engine} bf16", {}).get("variance_error") for engine in ("openvino", "torch")]
             cells = [f"`{row['network']}`", str(result["threads"]), *(f"{value:.1e}" for value in largest)]
-            up = row.get("given_up", [])
-            lacking = [TORCH if f"openvino {name}" in up else NO_BF16 for name in ("fp32", "fp32", "fp32", "bf16")]
-            cells += [
-                f"{short(each['best'], 2)} / {short(each['processor'], 2)}" if each else why
-                for each, why in zip(over, lacking, strict=True)
-            ]
+            for name in ("graph .onnx", "graph .xml", "engine fp32", "engine bf16"):
+                ratio, given_up = ratios.get(name), name.replace("engine", "openvino") in row.get("given_up", [])
+                why = TORCH if given_up else NO_BF16
+                cells.append(f"{short(ratio['best'], 2)} / {short(ratio['processor'], 2)}" if ratio else why)
             rows.append([*cells, *(NO_BF16 if error is None else f"{100 * error:.1f} %" for error in errors)])
     result = measured(sources[0])["result"]
     opening = (

@@ -46,7 +46,7 @@ def resolve_precision(asked: str, bank: Bank, device: torch.device, engine: Engi
 
     Errors: WrongUse for what this device or engine does not compute in.
     """
-    lacking = device.type == "cpu" and not onednn.has_bfloat16()
+    lacking = not onednn.computes_bfloat16(device)
     if asked == "auto":
         audits = bank.provenance.get("audit", {})
         if engine != "torch" and engine not in audits:

@@ -69,7 +69,7 @@ def audit(
         return {}
     if len(bank) < 2:
         return {precision: {"reason": ONE_DRAW} for precision in candidates}
-    if network.device.type == "cpu" and not onednn.has_bfloat16():
+    if not onednn.computes_bfloat16(network.device):
         return {"bf16": {"reason": NOT_AUDITED}}
     audited: Audited = {}
     for precision in candidates:

@@ -83,6 +83,11 @@ def has_bfloat16() -> bool:
         return False
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed there by instructions of its own."""
+    return device.type != "cpu" or has_bfloat16()
+
+
 @functools.cache
 def available() -> bool:
     """Whether this build of torch has these operators and they give the results of torch's public functions."""

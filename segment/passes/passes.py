@@ -93,7 +93,7 @@ class Passes:
         bank.check_layers(network)
         self.network, self.bank = network, bank
         self.plan = plan or PassPlan()
-        if self.plan.precision == "bf16" and network.device.type == "cpu" and not onednn.has_bfloat16():
+        if self.plan.precision == "bf16" and not onednn.computes_bfloat16(network.device):
             self.plan = replace(self.plan, fuse=False)  # oneDNN packs no weights for what it cannot compute
         self.differed, self.unverified, self._comparisons = "", 0, 0
         self._foldable: dict[torch.Size, bool] = {}
