@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segment.distilling.choose import Moments as Similarity
 from segment.distilling.distill import DistillPlan, Observed, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 16
 """Views by which the step is chosen, as `segment distill` takes them."""
+PART = 16
+"""Views whose targets are kept in one file. At most as many parts as there are held-out views."""
 FAST = PassPlan(channels_last=True, fuse=True)
 Moments = list[tuple[Tensor, Tensor]]
 """Of each image the mean over draws and the variance, each (K H W)."""
@@ -138,7 +141,9 @@ def main() -> None:
     ]
     truth = merge_halves(*halves)
     row = plain_errors(counts(arguments.sizes), network, bank, sources, truth, out)
-    observed, row["the bank's passes over views, seconds"] = observe(arguments, network, bank, out / "observed.pt")
+    observed, row["the bank's passes over views, seconds"] = observe(
+        arguments, network, bank, out / f"observed{arguments.views}"
+    )
     for draws in counts(arguments.draws):
         small, made = distilled(draws, arguments, network, bank, observed, out)
         found = moments(network, small, sources, out / f"distilled{draws}")
@@ -166,16 +171,25 @@ def plain_errors(
     return row
 
 
-def observe(arguments: argparse.Namespace, network: Network, bank: Bank, file: Path) -> tuple[Observed, float]:
-    """What the bank gives on views of the training images, and the seconds; kept in a file, since it takes longest."""
-    if not file.is_file():
-        own, others = cut_views(training_pool(network, arguments.train), arguments.views, HELD_OUT, seed=0)
-        start = time.perf_counter()
-        seen = observe_views(fitted(network, bank), bank, own, others, network.card.head, DistillPlan(draws=1), report)
-        torch.save((vars(seen), time.perf_counter() - start), file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-    kept, seconds = torch.load(file, weights_only=False)
-    return Observed(**kept), seconds
+def observe(arguments: argparse.Namespace, network: Network, bank: Bank, kept: Path) -> tuple[Observed, float]:
+    """What the bank gives on views of the training images, and the seconds; kept in files, since it takes longest."""
+    kept.mkdir(parents=True, exist_ok=True)
+    own, others = cut_views(training_pool(network, arguments.train), arguments.views, HELD_OUT, seed=0)
+    drawn, total, seconds = fitted(network, bank), Observed([], [], Similarity(len(bank))), 0.0
+    parts = range(0, len(own), PART)
+    for start in parts:
+        file = kept / f"{start}.pt"
+        if not file.is_file():
+            begun, plan = time.perf_counter(), DistillPlan(draws=1, seed=start)
+            held_out = others[start // PART :: len(parts)]
+            seen = observe_views(drawn, bank, own[start : start + PART], held_out, network.card.head, plan)
+            torch.save((seen, time.perf_counter() - begun), file.with_suffix(".part"))
+            file.with_suffix(".part").rename(file)
+        seen, took = torch.load(file, weights_only=False)
+        total = Observed(total.targets + seen.targets, total.held_out + seen.held_out, total.moments + seen.moments)
+        seconds += took
+        report("passing the bank", start // PART + 1, len(parts))
+    return total, seconds
 
 
 def distilled(

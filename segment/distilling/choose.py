@@ -43,6 +43,12 @@ class Moments:
         self._first += first @ first.T
         self._second += second @ second.T
 
+    def __add__(self, other: Moments) -> Moments:
+        """Those of both their views."""
+        total = Moments(len(self._first))
+        total._first, total._second = self._first + other._first, self._second + other._second
+        return total
+
     def products(self) -> Tensor:  # T T
         """G, for which w' G w is the squared distance that weights w of sum 1 leave to the moments of all draws."""
         first, second = (part / part.diagonal().mean().clamp(min=1e-24) for part in (self._first, self._second))

@@ -67,7 +67,7 @@ def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) 
 
 def observed(network: BatchNormNetwork, bank: Bank, seen: list[Tensor]) -> list[Target]:
     passes, generator = Passes(network, bank, FAST), torch.Generator().manual_seed(0)
-    return [observe(passes, bank.weights, view, "softmax", 1, generator)[0] for view in seen]
+    return observe(passes, bank.weights, torch.cat(seen), "softmax", 1, generator)[0]
 
 
 # the choice
@@ -120,6 +120,10 @@ def test_products_are_those_of_the_moments_that_draws_add() -> None:
         dim=1,
     )
     torch.testing.assert_close(moments.products(), features @ features.T, rtol=1e-5, atol=1e-5)
+    two, one = Moments(6), Moments(6)
+    for part, view in zip((two, two, one), views, strict=True):
+        part.add(view.float())
+    torch.testing.assert_close((two + one).products(), moments.products())
     weights = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)
     left = weights @ features - features.mean(dim=0)
     torch.testing.assert_close(weights @ moments.products() @ weights, left @ left, rtol=1e-4, atol=1e-6)
@@ -165,15 +169,41 @@ def test_observed_moments_are_those_of_a_plain_loop() -> None:
     module = calibrated(seeded(Toy), (32, 32))
     network = surveyed(module)
     bank = random_bank(network, draws=5)
-    (view,) = views(1, seed=4)
+    two = views(2, seed=4)
     passes = Passes(network, bank, FAST)
-    target, seen = observe(passes, bank.weights, view, "softmax", 7, torch.Generator().manual_seed(1))
-    p = probabilities_of(plain_loop(module, bank, view).numpy())
-    plain = plain_measures(p, bank.weights.tolist())
-    np.testing.assert_allclose(target.variance.mean(dim=1).numpy(), plain["variance"], atol=1e-6)
-    taken = torch.randint(24 * 24, (7,), generator=torch.Generator().manual_seed(1)).numpy()
-    wanted = p[:, 0].reshape(5, 4, -1)[:, :, taken].transpose(0, 2, 1).reshape(5, -1)
-    np.testing.assert_allclose(seen.numpy(), wanted, atol=1e-5)
+    targets, seen = observe(passes, bank.weights, torch.cat(two), "softmax", 7, torch.Generator().manual_seed(1))
+    taken = torch.randint(24 * 24, (2, 1, 7), generator=torch.Generator().manual_seed(1))[:, 0].numpy()
+    wanted = []
+    for view, target, pixels in zip(two, targets, taken, strict=True):
+        p = probabilities_of(plain_loop(module, bank, view).numpy())
+        plain = plain_measures(p, bank.weights.tolist())
+        np.testing.assert_allclose(target.variance.mean(dim=1).numpy(), plain["variance"], atol=1e-6)
+        assert torch.equal(target.views, view)
+        wanted.append(p[:, 0].reshape(5, 4, -1)[:, :, pixels].transpose(0, 2, 1).reshape(5, -1))
+    np.testing.assert_allclose(seen.numpy(), np.concatenate(wanted, axis=1), atol=1e-5)
+
+
+class Mixing(Toy):
+    """An image's output has a share of the batch's mean in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits + logits.mean(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize("module", [Toy, Mixing])
+def test_views_of_every_size_are_observed_as_each_alone(module: type[nn.Module]) -> None:
+    network = surveyed(calibrated(seeded(module), (32, 32)))
+    bank = random_bank(network, draws=5)
+    seen = [*views(6, seed=1), noise(1, 3, 16, 24, seed=3), *views(1, seed=9)]
+    together = observe_views(network, bank, seen, views(3, seed=30), "softmax", SMALL)
+    passes, generator = Passes(network, bank, FAST), torch.Generator().manual_seed(0)
+    for view, target in zip(seen, together.targets, strict=True):
+        (alone,), _ = observe(passes, bank.weights, view, "softmax", 1, generator)
+        torch.testing.assert_close(target.views, view, rtol=0, atol=0)
+        torch.testing.assert_close(target.mean, alone.mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(target.variance, alone.variance, rtol=1e-4, atol=1e-7)
+    assert len(together.held_out) == 3
 
 
 def test_the_error_is_the_relative_l1_error_of_the_variance_map() -> None:
