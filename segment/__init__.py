@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
     from segment.jobs.predict import predict as predict
+    from segment.jobs.prediction.export import export as export
     from segment.jobs.prediction.plan import PredictPlan as PredictPlan
     from segment.jobs.sweep import sweep as sweep
     from segment.jobs.sweeping.states import SweepPlan as SweepPlan

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import segment
+
 ROOT = Path(__file__).parents[1] / "segment"
 
 HEIGHT = {
@@ -118,6 +120,13 @@ def test_a_packages_init_holds_its_docstring_only() -> None:
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert len(body) == 1, f"segment.{module} holds more than a docstring"
             assert isinstance(body[0], ast.Expr)
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (seen,) = (node.body for node in tree.body if isinstance(node, ast.If))
+    homes = {node.names[0].name: node.module for node in seen if isinstance(node, ast.ImportFrom)}
+    assert homes == segment._HOMES
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:

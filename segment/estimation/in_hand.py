@@ -74,11 +74,11 @@ class InHand:
         return views.figure_of(self, maps, high or {}, width=width)
 
     def overlay(self, measure: str | None = None, *, high: float | None = None, index: int = 0) -> Picture:
-        """The image with outlined classes, and a measure from amber to red on a fixed scale.
+        """The image in grey under a measure, in its heat map's colours and on its fixed scale.
 
         Args:
             measure: None: predictive entropy, else the first map.
-            high: the value of the strongest colour; None: as in a run.
+            high: the value of the last colour; None: as in a run.
             index: which of N images.
 
         Returns:
