@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -114,20 +115,35 @@ class ProgressLines:
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
         self._stages: dict[str, tuple[float, int]] = {}
+        self._now = ("", 0, 0)
         self._last = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
+        self._stages.setdefault(stage, (time.monotonic(), done))
+        self._now = (stage, done, total)
+        self.line()
+
+    def line(self) -> None:
+        """Print where the job is, unless a line was printed not long ago."""
+        stage, done, total = self._now
         now = time.monotonic()
-        start, before = self._stages.setdefault(stage, (now, done))
-        if now - self._last < self._every:
+        if now - self._last < self._every or not stage:
             return
         self._last = now
+        start, before = self._stages[stage]
         unit = UNITS.get(stage, "images")
-        line = f"{stage}: {done} of {total} {unit}"
+        line = f"{stage}: {done} of {total} {unit}, "
         if done > before:
             rate = (done - before) / max(now - start, 1e-6)
-            line += f", {_short(rate)} {unit}/s, {_clock((total - done) / rate)} left"
+            line += f"{_short(rate)} {unit}/s, {_clock((total - done) / rate)} left"
+        else:
+            line += f"{_clock(now - start)} so far"
         err.print(Text(line), soft_wrap=True)
+
+    def keep_printing(self, ended: threading.Event) -> None:
+        """Lines also while a step takes long, as a large raster's does, until the job has ended."""
+        while not ended.wait(max(self._every, 1.0)):
+            self.line()
 
 
 class NoProgress:
@@ -188,7 +204,14 @@ def _shown_progress() -> Iterator[Progress]:
         return
     notebook = err.is_jupyter and find_spec("ipywidgets") is not None
     if not (err.is_terminal or notebook):
-        yield ProgressLines()
+        lines, ended = ProgressLines(), threading.Event()
+        thread = threading.Thread(target=lines.keep_printing, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield lines
+        finally:
+            ended.set()
+            thread.join()
         return
     columns = (
         TextColumn("{task.description}"),

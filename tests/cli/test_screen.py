@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,19 @@ def test_a_log_gets_a_line_now_and_then(pipe: io.StringIO, monkeypatch: pytest.M
     assert len(lines) == 6  # 200 s, one every 30
     assert lines[0] == "evaluating: 15 of 100 images, 0.5 images/s, 2:50 left"
     assert not any("\x1b" in line for line in lines)
+
+
+def test_a_step_that_takes_long_has_lines_too(pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen.ProgressLines.__init__, "__defaults__", (0.5,))
+    with screen.progress() as shown:
+        shown("predicting", 0, 1)
+        time.sleep(2.5)
+    lines = pipe.getvalue().splitlines()
+    assert len(lines) in (1, 2, 3)
+    assert re.fullmatch(r"predicting: 0 of 1 images, 0:0\d so far", lines[0])
+    with screen.progress():
+        pass
+    assert pipe.getvalue().splitlines() == lines, "nothing where nothing has begun"
 
 
 def test_a_short_job_and_a_quiet_one_print_no_progress(pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ class Scoring(Counted):
         pending = [source for source in sources if source.id not in done]
         number, threads = len(sources) - len(pending), runner.threads(torch.get_num_threads())
         self.task = Task(change, stage, save, progress, len(sources), number, threads=threads)
+        self._show(0)
         try:
             runner(self, pending)
         finally:
