@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from segment.axes import Head
 from segment.draws.bank import Bank
 from segment.errors import SegmentError, WrongUse
 from segment.estimation.mcbn import MCBN
@@ -212,5 +215,15 @@ def _draws(
     for id in ids:
         if id not in run:
             raise WrongUse(f"The run has no image {id!r}, whose draws are asked for.")
-        masks[id] = np.stack([draw.argmax(dim=0).numpy() for draw in mcbn.draws(run[id].image)])
+        masks[id] = np.stack([_mask_of(draw, run.head).cpu().numpy() for draw in mcbn.draws(run[id].image)])
     return masks
+
+
+def _mask_of(draw: Tensor, head: Head) -> Tensor:  # K H W -> H W
+    """The likeliest class, or of a multi-label head the likeliest label that is set; K where none is.
+
+    >>> _mask_of(torch.tensor([[[0.4, 0.6]], [[0.3, 0.7]]]), "multilabel")
+    tensor([[2, 1]])
+    """
+    likeliest, mask = draw.max(dim=0)
+    return torch.where(likeliest >= 0.5, mask, len(draw)) if head == "multilabel" else mask

@@ -22,12 +22,15 @@ from small_networks import network_of
 
 import segment
 from segment.errors import WrongUse
+from segment.files.triages import save_triage
 from segment.files.writing import write_png
+from segment.guarantees.triage import Decision, Reference
 from segment.jobs.report import report
 from segment.report.html import build, details
 from segment.report.html.charts import aurc, oracle
 from segment.report.html.page import in_script
 from segment.report.html.streams import packed
+from segment.report.html.tables import in_short
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -271,6 +274,26 @@ def test_the_threshold_tells_exact_shares_and_marks_pixels(page: Any, made: Made
     assert (pixels(page) != marked).any() or (before != marked).any()
 
 
+def test_the_draws_turn_over_like_a_flip_book(page: Any, made: Made) -> None:
+    look_at(page, made, "a b")
+    page.uncheck("#mark")
+    page.select_option("#layer-a", "image")
+    page.select_option("#layer-b", "measure")
+    page.evaluate("() => { $('draw-number').value = 1; $('draw-number').dispatchEvent(new Event('input')); }")
+    assert page.locator("#layer-b").input_value() == "draw"
+    assert page.locator("#draw-name").inner_text() == "draw 2 of 3"
+    left, top, scale = page.evaluate("placeNow()")
+    classes = page.evaluate("[...view.detail.planes['draw 1']]")
+    colour = page.evaluate("CONTENT.palette")[classes[20 * 48 + 40]]
+    assert pixels(page)[round(top + 20.5 * scale), round(left + 40.5 * scale), :3].tolist() == colour
+    page.click("#play")
+    page.wait_for_function("() => $('draw-name').textContent === 'draw 1 of 3'")
+    page.click("#play")
+    assert page.locator("#play").inner_text() == "Play"
+    page.wait_for_timeout(700)
+    assert page.locator("#draw-name").inner_text() == "draw 1 of 3"
+
+
 def test_layers_modes_and_zoom_change_what_is_seen(page: Any, made: Made) -> None:
     look_at(page, made, "a b")
     page.uncheck("#mark")
@@ -349,6 +372,8 @@ def test_a_printed_report_says_which_images_it_shows(page: Any) -> None:
     chosen = page.locator("#sort option:checked").text_content()
     assert page.locator("#print-count").inner_text() == f"All 4 images, sorted by: {chosen}."
     assert page.locator("#print-cards .card").count() == 4
+    assert page.get_by_role("heading", name="How it was made").is_visible()
+    assert page.locator("#first-name").is_hidden()
     page.evaluate("gallery.order = gallery.order.slice(0, 3); dispatchEvent(new Event('beforeprint'))")
     assert page.locator("#print-count").inner_text() == f"The first 3 of 4 images, sorted by: {chosen}."
     page.emulate_media(media="screen")
@@ -386,6 +411,10 @@ def test_plots_carry_the_scores_and_the_thresholds(page: Any, made: Made) -> Non
         pixels = [int(note.split()[0].replace(",", "")) for note in of_run_or_method["notes"]]
         assert sum(pixels) == sum(int((label != VOID).sum()) for label in made.labels.values())
     assert f"{scores['nll']['value']:.4f}" in page.locator("#tables").inner_text()
+    (gain,) = (gain for gain in (made.scores.comparisons or {})["gains"] if gain["rival"] == "deterministic")
+    table = page.locator("table[aria-label^='mcbn minus deterministic']")
+    names, verdicts = (table.locator(f"tbody {cell}").all_inner_texts() for cell in ("th", "td:last-child"))
+    assert verdicts[names.index("NLL")] == in_short(gain["differences"]["nll"])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -468,8 +497,41 @@ def test_a_triage_is_told_filtered_by_and_shown(made: Made, tmp_path: Path, brow
     opened.evaluate("location.hash = '#gallery'")
     opened.select_option("#decision", "accept")
     assert opened.locator("#cards .card .name").all_inner_texts() == [done[0]["id"]]
+    assert opened.locator("#cards .badge").count() == 0
+    opened.select_option("#decision", "review")
+    assert opened.locator("#cards .badge").all_inner_texts() == ["review"] * 3
+    numbers = "[...document.querySelectorAll('#cards .numbers')]"
+    assert opened.evaluate(f"{numbers}.every((one) => one.scrollWidth <= one.parentNode.clientWidth)"), "none is cut"
     look_at(opened, made, done[1]["id"])
     assert opened.locator("#triage-of").inner_text() == "review, 25.0 % accepted"
+    opened.close()
+
+
+def test_triages_and_comparisons_are_tables_with_their_sentences(made: Made, tmp_path: Path, browser: Any) -> None:
+    decision = Decision(
+        unit="pixel", measure="one_minus_max", threshold=0.125, why="", images=24, groups=24, loss=0.01, accepted=0.781
+    )
+    plan, reference = segment.TriagePlan(max_error=0.05), Reference(measure="", values=())
+    triage = segment.Triage(plan=plan, decisions={"pixel": decision}, reference=reference, source={})
+    save_triage(triage, tmp_path / "triage.json", text="Pixels below 0.125 may be accepted.")
+    compared = segment.compare(made.scores.folder, made.scores.folder)
+    written = {"compare": compared.as_dict(), "other": {"a": {"b": None}}, "damaged": {"sentences": 1}}
+    for name, content in written.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = [tmp_path / f"{name}.json" for name in ("triage", "compare", "other", "damaged")]
+    report([made.run.folder, *files], tmp_path / "r.html")
+    opened = browser.new_page()
+    opened.goto((tmp_path / "r.html").as_uri() + "#scores")
+    shown = opened.locator("#tables")
+    assert "Accept or review, limit 5 % (triage.json)" in shown.inner_text()
+    assert "Pixels below 0.125 may be accepted." in shown.inner_text()
+    first = shown.locator("table").first
+    assert first.locator("tbody th, tbody td").all_inner_texts() == [
+        "pixel", "one minus max", "0.125", "78.1 %", "1 %", "24"
+    ]  # fmt: skip
+    for sentence in compared.as_dict()["sentences"]:
+        assert sentence in shown.inner_text()
+    assert shown.locator("table").nth(2).locator("tbody th, tbody td").all_inner_texts() == ["a.b", "none"]
     opened.close()
 
 

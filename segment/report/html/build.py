@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, error_message
 from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import palette
-from segment.report.html import charts, words
+from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
 from segment.report.run_files.saved_run import SavedImage, SavedRun
@@ -175,13 +175,13 @@ def _content(
     )
     titles = {measure["name"]: measure["title"] for measure in measures}
     plots = charts.risk_coverage(sums, titles, scored) + charts.reliability(sums, evaluated)
-    tables: list[dict[str, Any]] = []
+    shown: list[tables.Table] = []
     for evaluation, scores in zip(sources.evaluations, evaluated, strict=True):
-        tables += charts.score_tables(scores, f"Scores in {evaluation.folder.name}")
-        tables += charts.gain_tables(evaluation.comparisons or {})
+        shown += tables.score_tables(scores, f"Scores in {evaluation.folder.name}")
+        shown += tables.gain_tables(evaluation.comparisons or {})
     for of_sweep in sources.sweeps:
         plots += charts.sweep_charts(of_sweep)
-    tables += [charts.plain_table(content, title) for title, content in sources.others]
+    shown += [tables.table_of_file(content, title) for title, content in sources.others]
     pairs = words.settings(run)
     if shape.stride > 1:
         pairs.append(("values", f"of each {shape.stride}th row and column; shares and accuracies of all pixels"))
@@ -206,5 +206,5 @@ def _content(
         "warnings": list(sources.warnings),
         "triage": list((run.triaged or {}).get("text", [])),
         "charts": plots,
-        "tables": tables,
+        "tables": shown,
     }

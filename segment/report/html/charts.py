@@ -1,4 +1,4 @@
-"""Sums over images, and scores that were written, → the lines of the report's plots and the rows of its tables.
+"""Sums over images, and scores that were written, → the lines of the report's plots.
 
 Must not know HTML.
 """
@@ -17,8 +17,8 @@ from segment.report.results import CLEAN
 
 POINTS = 160
 """Of a line at most."""
-SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
-NAMES = {"nll": "NLL, nats", "miou": "mIoU", "accuracy": "accuracy", "brier": "Brier score", "ece": "ECE"}
+DIFFERENCES = {"nll": ("NLL", "NLL difference, nats"), "miou": ("mIoU", "mIoU difference")}
+"""Scores that are plotted minus those of the plain network: their name, and the axis."""
 Chart = dict[str, Any]
 
 
@@ -122,18 +122,18 @@ def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts = []
     clean = [row for row in rows if row["condition"] == CLEAN and row["setting"]]
     for axis, title in (("draws", "T, draws"), ("batch", "M, images behind a draw")):
-        for score in ("nll", "miou"):
+        for score, (name, label) in DIFFERENCES.items():
             lines = _along(clean, axis, score)
             if lines:
-                name = f"{NAMES[score]} minus that of the plain network"
+                at = sorted({x for line in lines for x in line["x"]})
+                more = {"zero": True, "points": True, "ticks": at, "logarithmic": True}
                 charts.append(
                     {
-                        "title": f"{name}, by {title}",
+                        "title": f"{name} minus that of the plain network, by {title}",
                         "lines": lines,
                         "x": title,
-                        "y": name,
-                        "zero": True,
-                        "points": True,
+                        "y": label,
+                        **more,
                     }
                 )
     for condition in dict.fromkeys(row["condition"] for row in rows if row["condition"] != CLEAN):
@@ -143,9 +143,9 @@ def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             of_name = [row for row in rows if _name(row) == name and row["condition"] in (CLEAN, condition)]
             points = [(row["severity"], row["result"]["scores"].get("nll") or {}) for row in of_name]
             lines.append(_line(name, points))
-        charts.append(
-            {"title": f"NLL under {condition}", "lines": lines, "x": "severity", "y": NAMES["nll"], "points": True}
-        )
+        at = sorted({x for line in lines for x in line["x"]})
+        words = {"x": "severity, 0 where there is none", "y": "NLL, nats"}
+        charts.append({"title": f"NLL under {condition}", "lines": lines, **words, "points": True, "ticks": at})
     return charts
 
 
@@ -181,57 +181,6 @@ def _line(name: str, points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[
 def _name(row: Mapping[str, Any]) -> str:
     setting = row["setting"]
     return str(row["method"]) if setting is None else f"{row['method']}, M = {setting['batch']}, T = {row['draws']}"
-
-
-def score_tables(scores: Mapping[str, Any], title: str) -> list[dict[str, Any]]:
-    """The scores of each method with their 95 % intervals."""
-    rows = []
-    for name, method in scores.get("methods", {}).items():
-        cells = [_with_interval(method["scores"].get(score) or {}) for score in SHOWN]
-        rows.append([name, str(method["passes_per_image"]), *cells])
-    columns = ["method", "passes", *(NAMES[score] for score in SHOWN)]
-    return [{"title": f"{title}, with 95 % intervals over images", "columns": columns, "rows": rows}] if rows else []
-
-
-def gain_tables(comparisons: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a method gains over its rival, score by score."""
-    tables = []
-    for gain in comparisons.get("gains", []):
-        rows = []
-        for score, entry in gain["differences"].items():
-            if entry.get("value") is not None and entry.get("low") is not None:
-                sure = "yes" if entry["low"] > 0 or entry["high"] < 0 else "no"
-                rows.append([score, f"{entry['value']:+.4f}", f"{entry['low']:+.4f} to {entry['high']:+.4f}", sure])
-        title = f"{gain['method']} minus {gain['rival']}, paired over images"
-        if rows:
-            tables.append({"title": title, "columns": ["score", "difference", "95 %", "significant"], "rows": rows})
-    return tables
-
-
-def plain_table(content: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """Any JSON of ours (a triage, a comparison) as names and values."""
-    rows: list[list[str]] = []
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                add(f"{name}.{key}" if name else str(key), inner)
-        elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-            for number, item in enumerate(value[:20]):
-                add(f"{name}.{number}", item)
-        else:
-            text = ", ".join(map(str, value[:12])) if isinstance(value, list) else value
-            rows.append([name, f"{text:.6g}" if isinstance(text, float) else str(text)])
-
-    add("", content)
-    return {"title": title, "columns": ["name", "value"], "rows": rows[:200]}
-
-
-def _with_interval(entry: Mapping[str, Any]) -> str:
-    value, low, high = (entry.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "none"
-    return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from segment.report.html.details import Sums, decimals_of
 from segment.report.run_files.saved_run import SavedRun
+from segment.report.tables import verdict
+from segment.significance.corrections import SIGNIFICANT
 
 SET_ASIDE = 0.1
 """Share of the pixels whose removal the finding tells the effect of."""
@@ -52,7 +54,7 @@ def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         for score, name in (("nll", "NLL"), ("error_auroc of the best measure", "error AUROC")):
             entry = gain["differences"].get(score) or {}
             if entry.get("low") is not None:
-                sure = "" if entry["low"] > 0 or entry["high"] < 0 else ", not significant"
+                sure = "" if verdict(entry) == SIGNIFICANT else ", not significant"
                 differences.append(
                     f"{name} by {entry['value']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}{sure})"
                 )

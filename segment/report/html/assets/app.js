@@ -24,6 +24,7 @@ function route() {
   }
   if (section === "gallery") { gallery.drawnFrom = -1; paintCards(); }
   if (section === "image") showImage(index);
+  else play(false);
 }
 
 function overview() {
@@ -53,9 +54,11 @@ function overview() {
 
 function scoreTable(place, table) {
   const head = element("tr", {}, ...table.columns.map((text) => element("th", { scope: "col", text })));
-  const rows = table.rows.map((row) => element("tr", {}, element("th", { scope: "row", text: row[0] }), ...row.slice(1).map((text) => element("td", { text }))));
-  const caption = element("caption", { text: table.title });
-  place.append(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title }, element("table", {}, caption, element("thead", {}, head), element("tbody", {}, ...rows))));
+  const rows = table.rows.map((row) => element("tr", {}, element("th", { scope: "row", text: row[0] }), ...row.slice(1).map((text) => element("td", { text, class: text.length > 40 && "words" }))));
+  const name = element("h3", { text: table.title });
+  const sentences = (table.text || []).map((text) => element("p", { class: "sentence", text }));
+  const shown = element("table", { "aria-label": table.title }, element("thead", {}, head), element("tbody", {}, ...rows));
+  place.append(name, ...sentences, element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title }, shown));
 }
 
 function scores() {

@@ -1,0 +1,129 @@
+"""Scores, triages and comparisons that were written, → the tables of the report, with the sentences above them.
+
+Must not know HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from segment.guarantees.triage import percent
+from segment.report.run_comparison import words as words_of_column
+from segment.report.tables import verdict, words
+from segment.significance.corrections import SIGNIFICANT
+
+SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
+TITLES = {"nll": "NLL, nats", "brier": "Brier score"}
+MEANING = "Significant: more than the choice of images, the number of tests and the choice of banks explain."
+MOST = 200
+"""Rows of a file that is none of ours."""
+Table = dict[str, Any]
+"""title, columns, rows; text: sentences above it."""
+
+
+def score_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
+    """The scores of each method with their 95 % intervals."""
+    rows = []
+    for name, method in scores.get("methods", {}).items():
+        cells = [_with_interval(method["scores"].get(score) or {}) for score in SHOWN]
+        rows.append([name, str(method["passes_per_image"]), *cells])
+    columns = ["method", "passes", *(TITLES.get(score, words(score)) for score in SHOWN)]
+    return [{"title": f"{title}, with 95 % intervals over images", "columns": columns, "rows": rows}] if rows else []
+
+
+def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
+    """What a method gains over its rival, score by score, and whether it is more than chance."""
+    tables = []
+    for gain in comparisons.get("gains", []):
+        rows = [
+            [words(score), f"{entry['value']:+.4f}", f"{entry['low']:+.4f} to {entry['high']:+.4f}", in_short(entry)]
+            for score, entry in gain["differences"].items()
+            if entry.get("value") is not None and entry.get("low") is not None
+        ]
+        title = f"{gain['method']} minus {gain['rival']}, paired over images"
+        columns = ["score", "difference", "95 %", "significant"]
+        if rows:
+            tables.append({"title": title, "text": [MEANING], "columns": columns, "rows": rows})
+    return tables
+
+
+def in_short(entry: Mapping[str, Any]) -> str:
+    """Whether a difference is significant, and if not for what.
+
+    >>> in_short({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
+    'no: number of tests'
+    """
+    found = verdict(entry)
+    return "yes" if found == SIGNIFICANT else found.replace("not significant", "no")
+
+
+def table_of_file(content: Mapping[str, Any], title: str) -> Table:
+    """A triage or a comparison; what is neither, or damaged, as names and values."""
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        if "decisions" in content:
+            return _triage(content, title)
+        if "sentences" in content:
+            return _comparison(content, title)
+    return {"title": title, "columns": ["name", "value"], "rows": _pairs(content)[:MOST]}
+
+
+def _triage(content: Mapping[str, Any], title: str) -> Table:
+    rows = []
+    for decision in content["decisions"].values():
+        threshold = "nothing" if decision["threshold"] is None else f"{decision['threshold']:.5g}"
+        shares = [percent(decision["accepted"]), percent(decision["loss"]), str(decision["groups"])]
+        rows.append([decision["unit"], decision["measure"].replace("_", " "), threshold, *shares])
+    columns = ["unit", "measure", "accept below", "accepted", "mean loss", "calibrated on"]
+    sentences = [sentence for sentence in (content.get("text"), *content.get("warnings", ())) if sentence]
+    limit = percent(content["plan"]["max_error"])
+    return {"title": f"Accept or review, limit {limit} ({title})", "text": sentences, "columns": columns, "rows": rows}
+
+
+def _comparison(content: Mapping[str, Any], title: str) -> Table:
+    first, second = content["names"]
+    rows = []
+    for column, test in content["columns"].items():
+        if content["paired"]:
+            change, digits = test["difference"], "+.4g"
+        else:
+            change, digits = test["auroc"], ".3f"
+        cells = [f"{test['first']:.4g}", f"{test['second']:.4g}", f"{change['value']:{digits}}"]
+        interval = "none" if change["low"] is None else f"{change['low']:{digits}} to {change['high']:{digits}}"
+        holm = "none" if test["holm_p"] is None else f"{test['holm_p']:.2g}"
+        rows.append([words_of_column(column), *cells, interval, holm, test["verdict"]])
+    change = "difference" if content["paired"] else "AUROC"
+    columns = ["number", first, second, change, "95 %", "p (Holm)", "verdict"]
+    return {
+        "title": f"{second} against {first} ({title})",
+        "text": content["sentences"],
+        "columns": columns,
+        "rows": rows,
+    }
+
+
+def _pairs(content: Any, name: str = "") -> list[list[str]]:
+    """Dotted names and values as text.
+
+    >>> _pairs({"a": {"b": 0.25, "c": [1, 2]}, "d": None})
+    [['a.b', '0.25'], ['a.c', '1, 2'], ['d', 'none']]
+    """
+    if isinstance(content, Mapping):
+        return [row for key, value in content.items() for row in _pairs(value, f"{name}.{key}" if name else str(key))]
+    if isinstance(content, list):
+        if any(isinstance(item, dict | list) for item in content):
+            return [row for number, item in enumerate(content[:20]) for row in _pairs(item, f"{name}.{number}")]
+        return [[name, ", ".join(map(_text, content[:12]))]]
+    return [[name, _text(content)]]
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
+    value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} to {high:.4f})"
