@@ -24,7 +24,8 @@ function niceTicks(low, high, most = 6) {
   return ticks.map((t) => [t, (Math.abs(t) < step * 1e-6 ? 0 : t).toFixed(Math.min(decimals, 6))]);
 }
 
-// lines: {name, x, y, low, high, notes, dashed}; limits by the data; options: title, x, y, diagonal, zero
+// lines: {name, x, y, low, high, notes, dashed}; limits by the data
+// options: title, x, y, diagonal, zero, ticks (of x, where not round numbers), logarithmic (x)
 function lineChart(place, lines, options) {
   const [W, H, left, right, top, bottom] = [...(narrow() ? [400, 300] : [640, 400]), 62, 14, 12, 46];
   const known = lines.filter((line) => line.x.length);
@@ -33,12 +34,13 @@ function lineChart(place, lines, options) {
   let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   if (options.diagonal) [x0, x1, y0, y1] = [0, 1, 0, 1];
   if (options.zero) [y0, y1] = [Math.min(0, y0), Math.max(0, y1)];
-  if (x0 === x1) [x0, x1] = [x0 - 0.5, x1 + 0.5];
+  if (x0 === x1) [x0, x1] = options.logarithmic ? [x0 / 2, x1 * 2] : [x0 - 0.5, x1 + 0.5];
   if (y0 === y1) [y0, y1] = [y0 - 0.5, y1 + 0.5];
-  const px = (x) => left + ((x - x0) / (x1 - x0)) * (W - left - right);
+  const along = (x) => (options.logarithmic ? Math.log2(x) : x);
+  const px = (x) => left + ((along(x) - along(x0)) / (along(x1) - along(x0))) * (W - left - right);
   const py = (y) => H - bottom - ((y - y0) / (y1 - y0)) * (H - top - bottom);
   const svg = drawn("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": options.title + ". The values are in the table below the plot." });
-  for (const [t, text] of niceTicks(x0, x1, narrow() ? 4 : 6)) {
+  for (const [t, text] of options.ticks ? options.ticks.map((t) => [t, String(t)]) : niceTicks(x0, x1, narrow() ? 4 : 6)) {
     svg.append(drawn("line", { class: "grid", x1: px(t), x2: px(t), y1: top, y2: H - bottom }), label(text, px(t), H - bottom + 17, "middle"));
   }
   for (const [t, text] of niceTicks(y0, y1)) {
@@ -87,7 +89,7 @@ function lineChart(place, lines, options) {
 }
 
 function pointText(line, i, options) {
-  const x = options.xText ? options.xText(line.x[i]) : `${options.x} ${line.x[i].toPrecision(4)}`;
+  const x = options.xText ? options.xText(line.x[i]) : `${options.x} ${Number(line.x[i].toPrecision(4))}`;
   const y = options.yText ? options.yText(line.y[i]) : `${options.y} ${line.y[i].toPrecision(4)}`;
   const ends = line.low && line.low[i] !== null && line.low[i] !== undefined ? ` (95 %: ${line.low[i].toPrecision(3)} to ${line.high[i].toPrecision(3)})` : "";
   return `${line.name}: ${x}, ${y}${ends}${line.notes ? ", " + line.notes[i] : ""}`;

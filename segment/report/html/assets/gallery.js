@@ -2,7 +2,7 @@
 // All images, sorted and filtered; only the rows in sight are in the page, so that thousands stay quick.
 
 const gallery = { order: [], columns: 1, range: null, drawnFrom: -1, drawnTo: -1 };
-const CARD = [168, 190]; // pixels: least width, height
+const CARD = [10.5, 11.875]; // least width and height, in the page's letters, which grow on large screens
 
 function numberOf(image, key) {
   if (key === "error") return image.labelled ? 1 - image.right / image.labelled : -1;
@@ -49,17 +49,19 @@ function arrange() {
 function paintCards() {
   const box = $("cards"), wide = box.clientWidth;
   if (!wide) return;
-  const columns = Math.max(1, Math.floor(wide / CARD[0]));
+  const letter = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const [least, tall] = CARD.map((size) => size * letter);
+  const columns = Math.max(1, Math.floor(wide / least));
   const rows = Math.ceil(gallery.order.length / columns);
-  $("all-rows").style.height = rows * CARD[1] + "px";
-  const from = Math.max(0, Math.floor(box.scrollTop / CARD[1]) - 2);
-  const to = Math.min(rows, Math.ceil((box.scrollTop + box.clientHeight) / CARD[1]) + 2);
+  $("all-rows").style.height = rows * tall + "px";
+  const from = Math.max(0, Math.floor(box.scrollTop / tall) - 2);
+  const to = Math.min(rows, Math.ceil((box.scrollTop + box.clientHeight) / tall) + 2);
   if (from === gallery.drawnFrom && to === gallery.drawnTo && columns === gallery.columns) return;
   Object.assign(gallery, { drawnFrom: from, drawnTo: to, columns });
   const cards = [];
   for (let at = from * columns; at < Math.min(to * columns, gallery.order.length); at++) cards.push(cardOf(gallery.order[at]));
   const rowsBox = $("rows");
-  rowsBox.style.top = from * CARD[1] + "px";
+  rowsBox.style.top = from * tall + "px";
   rowsBox.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
   rowsBox.replaceChildren(...cards);
 }
@@ -73,10 +75,10 @@ function cardOf(index) {
   const numbers = [];
   if (measure) numbers.push(withUnit(numberOf(image, measure.name).toFixed(measure.decimals), measure));
   if (image.labelled) numbers.push(percent(image.right / image.labelled) + " right");
-  if (image.triage && image.triage.decision === "review") numbers.push("review");
+  const review = image.triage && image.triage.decision === "review";
   const picture = element("img", { alt: "", width: 144, height: 96, src: thumbOf(index), decoding: "async" });
   const name = element("span", { class: "name", text: image.id, title: image.id });
-  const open = element("button", { class: "card", type: "button", "aria-label": `${image.id}, ${numbers.join(", ")}` }, picture, name, element("span", { class: "numbers", text: numbers.join(" · ") }));
+  const open = element("button", { class: "card", type: "button", "aria-label": [image.id, ...numbers, ...(review ? ["for review"] : [])].join(", ") }, picture, ...(review ? [element("span", { class: "badge", text: "review" })] : []), name, element("span", { class: "numbers", text: numbers.join(" · ") }));
   open.addEventListener("click", () => goTo(index));
   return open;
 }

@@ -1,7 +1,7 @@
 "use strict";
 // One image: two layers swiped or blended, untrusted pixels above a threshold, numbers under the pointer, zoom and pan.
 
-const view = { index: -1, detail: null, layers: {}, zoom: 1, x: 0, y: 0, split: 0.5, levels: {}, probe: null, ticket: 0, overlay: null };
+const view = { index: -1, detail: null, layers: {}, zoom: 1, x: 0, y: 0, split: 0.5, levels: {}, probe: null, ticket: 0, overlay: null, playing: null };
 
 function setUpViewer() {
   const stage = $("stage");
@@ -16,7 +16,8 @@ function setUpViewer() {
   $("zoom-in").addEventListener("click", () => zoomBy(1.5));
   $("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
   $("zoom-reset").addEventListener("click", resetZoom);
-  $("draw-number").addEventListener("input", () => { view.layers = { ...view.layers, draw: null }; showDrawNumber(); draw(); });
+  $("draw-number").addEventListener("input", showDraw);
+  $("play").addEventListener("click", () => play(!view.playing));
   stage.addEventListener("wheel", (event) => { event.preventDefault(); zoomBy(event.deltaY < 0 ? 1.2 : 1 / 1.2, at(event)); }, { passive: false });
   let grabbed = null;
   stage.addEventListener("pointerdown", (event) => { grabbed = { x: event.clientX, y: event.clientY, vx: view.x, vy: view.y }; stage.setPointerCapture(event.pointerId); });
@@ -64,6 +65,7 @@ async function showImage(index) {
   const detail = await detailOf(index);
   if (ticket !== view.ticket) return;
   Object.assign(view, { detail, layers: {}, probe: null });
+  play(false);
   const options = [["image", "image"], ["mask", "prediction"]];
   if (CONTENT.measures.length) options.push(["measure", "uncertainty"]);
   if (detail.planes.label) options.push(["error", "errors"], ["label", "ground truth"]);
@@ -100,6 +102,20 @@ function step(by) {
 function showModes() {
   const swipe = $("mode").value === "swipe";
   $("split-name").textContent = swipe ? "swipe" : "blend";
+}
+
+// The draw of the slider, which takes the right layer's place where none is in sight.
+function showDraw() {
+  if ($("layer-a").value !== "draw" && $("layer-b").value !== "draw") $("layer-b").value = "draw";
+  view.layers = { ...view.layers, draw: null };
+  showDrawNumber();
+  draw();
+}
+
+function play(on) {
+  clearInterval(view.playing);
+  view.playing = on ? setInterval(() => { $("draw-number").value = (+$("draw-number").value + 1) % (+$("draw-number").max + 1); showDraw(); }, 500) : null;
+  $("play").textContent = on ? "Stop" : "Play";
 }
 
 function showDrawNumber() {
