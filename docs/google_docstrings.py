@@ -13,22 +13,24 @@ ENTRY = re.compile(r"(\w+(?:, \w+)*): (.+)")
 class Sections(griffe.Extension):
     """Rewrites a docstring before it is parsed; one that has sections of its own stays."""
 
-    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.docstring is not None:
-            names = {parameter.name.lstrip("*") for parameter in getattr(obj, "parameters", [])}
-            names |= set(obj.members) if obj.is_class else set()
-            kind = "Attributes" if obj.is_class else "Args"
-            obj.docstring.value = sectioned(obj.docstring.value, names, kind)
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        if func.docstring is not None:
+            names = {parameter.name.lstrip("*") for parameter in func.parameters}
+            func.docstring.value = sectioned(func.docstring.value, names, "Args")
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:  # not on_instance: it has no members then
+        if cls.docstring is not None:
+            cls.docstring.value = sectioned(cls.docstring.value, set(cls.members), "Attributes")
 
 
 def sectioned(text: str, names: set[str], kind: str) -> str:
     r"""The docstring with its entries of known names under a heading.
 
-    >>> print(sectioned("Title.\n\nsize: pixels\nErrors: WrongUse where it is 0.", {"size"}, "Args"))
+    >>> print(sectioned("Title.\n\nsize: pixels,\n    even\nErrors: WrongUse where it is 0.", {"size"}, "Args"))
     Title.
     <BLANKLINE>
     Args:
-        size: pixels
+        size: pixels, even
     <BLANKLINE>
     Raises:
         WrongUse: where it is 0.
@@ -47,11 +49,11 @@ def sectioned(text: str, names: set[str], kind: str) -> str:
         elif found and set(found.group(1).split(", ")) <= names:
             into = entries.setdefault(found.group(1), [])
             into.append(found.group(2))
-        elif not line.strip() or line.startswith((" ", ">")):
+        elif not line.strip() or line.startswith(">"):
             into = plain
             plain.append(line)
         else:
-            into.append(line)
+            into.append(line if into is plain else line.strip())  # an indented line goes on with its entry
     parts = ["\n".join(plain).rstrip()]
     if entries:
         lines = [f"    {name}: {' '.join(words)}" for names_, words in entries.items() for name in names_.split(", ")]

@@ -12,6 +12,7 @@ from typing import get_args
 
 import pytest
 
+import segment
 from benchmarks.measured_files import MEASURED
 from benchmarks.tables import DOCUMENTS, ROOT, TABLE, VALUE, written
 from segment.experiments.reporting import Outcome
@@ -206,3 +207,10 @@ def test_every_shell_script_of_a_document_parses(document: Path) -> None:
     for script in re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
         assert (checked.returncode, checked.stderr) == (0, ""), script
+
+
+def test_the_api_reference_holds_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
+    homes = {f"{getattr(segment, name).__module__}.{name}" for name in segment.__all__ if name != "__version__"}
+    assert homes - described == set()
