@@ -23,7 +23,8 @@ network
 # A bank: draws of BN statistics from mini-batches of training images, augmented as the card says.
 
 # %%
-bank = segment.fit_bank(network, [scene(seed).image for seed in list(TRAIN)[:24]], batch=4, draws=8)
+images = [scene(seed).image for seed in list(TRAIN)[:24]]
+bank = segment.fit_bank(network, images, batch=4, draws=8)
 bank
 
 # %% [markdown]
@@ -31,7 +32,8 @@ bank
 
 # %%
 mcbn = segment.MCBN(network, bank, precision="fp32")
-result = mcbn(scene(TEST[2]).image, measures=("predictive_entropy", "mutual_information", "variance"))
+image = scene(TEST[2]).image
+result = mcbn(image, measures=("predictive_entropy", "mutual_information", "variance"))
 result
 
 # %% [markdown]
@@ -42,13 +44,15 @@ from io import BytesIO
 
 from IPython.display import Image
 
-figure, stream = result.plot(["predictive_entropy", "mutual_information"], high={"mutual_information": 0.2}), BytesIO()
-figure.savefig(stream, dpi=110)
+shown, high = ["predictive_entropy", "mutual_information"], {"mutual_information": 0.2}
+stream = BytesIO()
+result.plot(shown, high=high).savefig(stream, dpi=110)
 Image(data=stream.getvalue())
 
 # %% [markdown]
 # Your own measure from the draws, one at a time: how often is each pixel's class voted for?
 
 # %%
-votes = sum((draw.argmax(dim=0) == result.prediction).float() for draw in mcbn.draws(scene(TEST[2]).image)) / len(bank)
-round(float(votes.mean()), 2)
+votes = [draw.argmax(dim=0) == result.prediction for draw in mcbn.draws(image)]
+share = sum(vote.float() for vote in votes) / len(bank)
+round(float(share.mean()), 2)

@@ -27,11 +27,11 @@ for seed in [seed for seed in TEST[:16] if scene(seed).label.max() < 6][:8]:
 
 # %%
 network = segment.load_network("scenes")
-bank = segment.fit_bank(network, [scene(seed).image for seed in list(TRAIN)[:24]], batch=4, draws=8)
+images = [scene(seed).image for seed in list(TRAIN)[:24]]
+bank = segment.fit_bank(network, images, batch=4, draws=8)
+methods = ("deterministic", "mean_statistics", "mcbn")
 plan = segment.EvaluatePlan()
-plan = replace(
-    plan, methods=replace(plan.methods, methods=("deterministic", "mean_statistics", "mcbn"), precision="fp32")
-)
+plan = replace(plan, methods=replace(plan.methods, methods=methods, precision="fp32"))
 evaluation = segment.evaluate(
     network, folder / "images", folder / "labels", bank=bank, output=folder / "scores", plan=plan
 )
