@@ -40,7 +40,7 @@ def case() -> Case:
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("segmentation")
     verdicts = segmentation.run(out, budget="quick", data=out, plan=SegmentationPlan(cases={"scenes": EFFORT}))
-    assert [verdict.experiment for verdict in verdicts] == ["segmentation"] * 2
+    assert [verdict.experiment for verdict in verdicts] == ["segmentation"] * 3
     return out
 
 
@@ -121,6 +121,17 @@ def test_scores_that_do_not_differ_are_inconclusive(case: Case) -> None:
 def test_a_few_images_give_no_verdict(case: Case) -> None:
     case_scores = boards(case, {"M = 1": 0.0, "M = 8": 0.5}, images=3)
     assert segmentation._larger(case, case_scores, 1, 8, "larger is better").outcome == "not testable here"
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "images", "outcome"),
+    [(0.5, 12, "reproduced"), (0.0, 12, "inconclusive"), (0.5, 3, "not testable here")],
+)
+def test_wrong_pixels_have_a_larger_variance_where_the_error_auroc_is_above_a_half(
+    case: Case, sharpness: float, images: int, outcome: str
+) -> None:
+    board = boards(case, {"M = 8": sharpness}, images).boards["M = 8"]
+    assert segmentation._errors_are_uncertain(case, board, 8).outcome == outcome
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Must not know a network's insides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,7 +230,19 @@ def _verdicts(case: Case, effort: Effort, case_scores: CaseScores) -> list[Verdi
     if smallest < usual < largest:
         claim = f"Mini-batches larger than in training (M = {case.usual}) are better still"
         verdicts.append(_larger(case, case_scores, usual, largest, claim))
-    return verdicts
+    return [*verdicts, _errors_are_uncertain(case, case_scores.boards[f"M = {usual}"], usual)]
+
+
+def _errors_are_uncertain(case: Case, board: Scoreboard, batch: int) -> Verdict:
+    """By the error AUROC of the variance, which is 1/2 where it says nothing of errors."""
+    score = board.compute()["scores"]["error_auroc.variance"]
+    value, low, high = (math.nan if score[part] is None else score[part] for part in ("value", "low", "high"))
+    return Verdict(
+        experiment="segmentation",
+        claim=f"Pixels that are wrong have a larger variance: {case.title}",
+        outcome=judged_by(low, high, least=0.5) if board.images >= FEWEST else "not testable here",
+        numbers=f"error AUROC at M = {batch}: {value:.3f} ({low:.3f} to {high:.3f}); {board.images} images",
+    )
 
 
 def _larger(case: Case, case_scores: CaseScores, small: int, large: int, claim: str) -> Verdict:
