@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import event_log, screen
-from segment.errors import NotTrusted, SegmentError, one_line
+from segment.errors import NotTrusted, SegmentError, WrongUse, one_line
 from segment.stores.urls import url_of
 from segment.version import __version__
 
@@ -76,7 +76,10 @@ class App(typer.Typer):
         def add(function: Any) -> Any:
             @wraps(function)
             def call(*arguments: Any, **values: Any) -> Any:
-                return function(*arguments, **{name: value for name, value in values.items() if name not in added})
+                try:
+                    return function(*arguments, **{name: value for name, value in values.items() if name not in added})
+                except EOFError as error:  # of a damaged file; the parser would take it for Ctrl-D
+                    raise WrongUse(f"A file ends before its content does: {one_line(error, 120)}.") from error
 
             own = signature(function, eval_str=True)
             added: dict[str, Any] = {"quiet": Quiet}

@@ -1,12 +1,16 @@
-"""JSON that an earlier run of this program wrote, read back with its types checked.
+"""Files that an earlier run of this program wrote, read back: their bytes, and JSON with its types checked.
 
 Must not know what the content is for.
 """
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import stat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +18,30 @@ from segment.errors import WrongUse, one_line
 from segment.stores.copies import here
 
 Content = TypeVar("Content")
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a file. Errors: OSError, also for a pipe or a device, which would be waited for."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder has an error of its own
+        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: not a regular file", str(path))
+    return path.read_bytes()
+
+
+def json_values(data: bytes) -> Any:
+    """What JSON holds. Errors: ValueError, also for NaN, infinity, and nesting beyond what Python reads.
+
+    >>> json_values(b'{"a": [1, null]}')
+    {'a': [1, None]}
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
@@ -30,11 +58,15 @@ def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
     """
     try:
         with here(path) as copy:
-            return TypeAdapter(content).validate_json(copy.read_bytes())
+            data = file_bytes(copy)
+        json_values(data)  # refuses NaN, which pydantic takes
+        return TypeAdapter(content).validate_json(data)
     except OSError as error:
         raise WrongUse(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except ValidationError as error:
         raise WrongUse(f"{str(path)!r} is damaged or of another version: {first_error(error)}. {advice}") from None
+    except ValueError as error:
+        raise WrongUse(f"{str(path)!r} is damaged or of another version: {one_line(error, 120)}. {advice}") from None
 
 
 def first_error(error: ValidationError) -> str:

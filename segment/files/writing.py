@@ -67,7 +67,7 @@ def discard(paths: Iterable[Path], top: Path) -> None:
     """Take files away, and the folders below `top` that are empty then; a path that leads elsewhere stays."""
     top = top.resolve()
     for path in paths:
-        place = path.resolve()
+        place = Path(os.path.realpath(path))  # resolve() has no answer for a link to itself
         if not place.is_relative_to(top):
             continue
         if place.name == "zarr.json":  # it stands for its whole group

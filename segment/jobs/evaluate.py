@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.estimation.overlap import WORKERS, checked_workers
 from segment.estimation.together import Batch, checked_batch
+from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
@@ -261,7 +261,7 @@ def _validation(
     contents = [list(contents_of(source)) for source in sources]
     if path.exists():
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json_values(file_bytes(path))
             if stored["settings"] == run.record["settings"] and stored["contents"] == contents:
                 return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:

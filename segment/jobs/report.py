@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from segment.axes import Head
 from segment.draws.bank import Bank
 from segment.errors import SegmentError, WrongUse
 from segment.estimation.mcbn import MCBN
+from segment.files.reading import file_bytes, json_values
 from segment.files.versions import versions
 from segment.files.writing import check_writable
 from segment.images.find import Source
@@ -126,7 +126,7 @@ def _sorted(paths: Sequence[str | Path]) -> Sorted:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_values(file_bytes(path))
     except (OSError, ValueError) as error:
         raise WrongUse(f"{str(path)!r} does not read as JSON: {error}.") from None
     if not isinstance(content, dict):

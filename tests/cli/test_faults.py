@@ -115,6 +115,18 @@ def test_a_read_only_folder_is_one_line_and_leaves_nothing(
     goes_on_to_the_same_bytes(files, tmp_path / "run")
 
 
+def test_a_file_that_ends_too_early_is_not_taken_for_an_interruption(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object, **__: object) -> Any:
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr("segment.jobs.decisions.select.select", ends)
+    ended = segment("select", files / "run")
+    assert ended.code == 2
+    assert "No data left in file" in ended.error
+
+
 def test_a_clock_that_goes_backwards_changes_no_result(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

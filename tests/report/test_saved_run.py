@@ -109,5 +109,5 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, fo
         segment.load_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "manifest.jsonl").write_text("no json\n")
-    with pytest.raises(WrongUse, match="does not read as a manifest"):
+    with pytest.raises(WrongUse, match="is damaged in line 1"):
         segment.load_run(tmp_path)

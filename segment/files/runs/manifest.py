@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from segment.errors import WrongUse
-from segment.files.reading import first_error
+from segment.files.reading import file_bytes, first_error
 from segment.files.writing import unwritable
 from segment.images.find import in_text
+from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,22 @@ class _Line(BaseModel):
     files: list[str]
     seconds: float
     draws: Annotated[int, Field(ge=0)]
+    version: str = ""
+    reached_error: float | None = None
+    blending: dict[str, Any] | None = None
+    expected: dict[str, float] = {}
+    triage: dict[str, str | float] | None = None
+    notes: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_numbers(self) -> _Line:
+        for name in MEASURES.keys() & (self.model_extra or {}).keys():
+            _NUMBERS.validate_python((self.model_extra or {})[name])
+        return self
+
+
+_NUMBERS = TypeAdapter(dict[str, Annotated[float, Field(allow_inf_nan=False)]], config=ConfigDict(strict=True))
+"""Of a measure."""
 
 
 class Lines(Mapping[str, dict[str, Any]]):
@@ -156,22 +173,12 @@ def read_manifest(manifest: Path) -> Lines:
         WrongUse: the file cannot be read, or any other line is damaged
 
     """
-    try:
-        data = manifest.read_bytes()
-    except OSError as error:
-        raise WrongUse(f"{str(manifest)!r} cannot be read: {error.strerror or error}.") from error
+    data = _bytes(manifest)
     whole = data[: data.rfind(b"\n") + 1]
     places: dict[str, tuple[int, int]] = {}
     start = 0
-    for number, text in enumerate(whole.splitlines(keepends=True), start=1):
-        try:
-            line = _Line.model_validate_json(text)
-        except ValidationError as error:
-            raise WrongUse(
-                f"{str(manifest)!r} is damaged in line {number} ({first_error(error)}); "
-                "remove that line to redo its image."
-            ) from None
-        places[line.id] = (start, start + len(text))
+    for id, text in _checked(manifest, whole):
+        places[id] = (start, start + len(text))
         start += len(text)
     if len(whole) < len(data):
         log.warning("%s ends in half a line, which a kill cut short: its image is made again.", manifest)
@@ -181,6 +188,36 @@ def read_manifest(manifest: Path) -> Lines:
         except OSError as error:
             raise unwritable(manifest, error) from error
     return Lines(manifest, places)
+
+
+def read_entries(manifest: Path) -> dict[str, dict[str, Any]]:
+    """The newest line of each image, by id, of a run that is not written to here; half a last line is being written.
+
+    Raises:
+        WrongUse: as for `read_manifest`
+
+    """
+    data = _bytes(manifest)
+    return {id: json.loads(text) for id, text in _checked(manifest, data[: data.rfind(b"\n") + 1])}
+
+
+def _bytes(manifest: Path) -> bytes:
+    try:
+        return file_bytes(manifest)
+    except OSError as error:
+        raise WrongUse(f"{str(manifest)!r} cannot be read: {error.strerror or error}.") from error
+
+
+def _checked(manifest: Path, whole: bytes) -> Iterator[tuple[str, bytes]]:
+    """The id of each line, and the line."""
+    for number, text in enumerate(whole.splitlines(keepends=True), start=1):
+        try:
+            yield _Line.model_validate_json(text).id, text
+        except ValidationError as error:
+            raise WrongUse(
+                f"{str(manifest)!r} is damaged in line {number} ({first_error(error)}); "
+                "remove that line to redo its image."
+            ) from None
 
 
 def _writable(text: str) -> str:

@@ -26,6 +26,7 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.tiling.assembly import Blank
 from segment.estimation.tiling.groups import GroupEstimate
 from segment.estimation.tiling.tiles import Span
+from segment.files.reading import file_bytes, json_values
 from segment.files.runs.places import WINDOWS
 from segment.files.windows import PIXELS, blocks
 from segment.files.writing import fresh, write_json
@@ -63,7 +64,7 @@ class GroupFiles:
         """What `begin` was given; None where nothing was begun."""
         try:
             with here(self.folder / PLAN) as copy:
-                plan: dict[str, Any] = json.loads(copy.read_bytes())
+                plan: dict[str, Any] = json_values(file_bytes(copy))
         except (OSError, ValueError):
             return None
         return plan

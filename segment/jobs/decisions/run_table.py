@@ -6,8 +6,8 @@ Must not know what is done with them.
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse, near
-from segment.files.runs.manifest import MANIFEST
+from segment.files.reading import read_json
+from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
@@ -103,14 +104,14 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         raise WrongUse(
             f"{in_text(named)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote."
         )
-    lines = {str(line["id"]): line for line in _lines(folder / MANIFEST)}
-    sources = {name: str(line.get("source", "")) for name, line in lines.items()}
+    lines = read_entries(folder / MANIFEST)
+    sources = {name: str(line["source"]) for name, line in lines.items()}
     record = _record(folder)
     if (folder / PER_IMAGE).is_file():
         return _evaluated(folder, method, sources, record)
     if method is not None:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
-    rows = {name: numbers_of(line) for name, line in lines.items() if line.get("status") == "done"}
+    rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
     if not any(rows.values()):
         raise WrongUse(f"{str(folder)!r} has no numbers of images: finish the run first, with --resume.")
     return RunTable(folder, "", (), rows, sources, labelled=False, record=record)
@@ -155,21 +156,12 @@ def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], rec
     return RunTable(folder, chosen, methods, rows, sources, labelled=True, record=record)
 
 
-def _lines(path: Path) -> Sequence[Mapping[str, Any]]:
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            line = json.loads(text) if text.strip() else None
-        except ValueError:
-            raise WrongUse(f"{str(path)!r} is damaged in line {number}; resume the run to write it again.") from None
-        if isinstance(line, dict) and "id" in line:
-            lines.append(line)
-    return lines
-
-
 def _record(folder: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = folder / RECORD
+    if not os.path.lexists(path):
         return {}
-    return record if isinstance(record, dict) else {}
+    record = read_json(path, dict[str, Any], advice="Give another run, or run the command again.")
+    settings = record.get("settings", {})
+    if not isinstance(settings, dict):
+        raise WrongUse(f"{str(path)!r} is damaged: its settings are {settings!r}. Give another run.")
+    return record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, error_message, near
+from segment.files.reading import file_bytes, json_values
 from segment.files.writing import write_text
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
@@ -113,7 +113,7 @@ def _column(table: RunTable, by: str | None) -> tuple[str, str]:
         heat = str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
         return f"mean.{heat}", "the mean of the measure that the run shows as heat"
     try:
-        best = json.loads((table.folder / RANKING).read_text(encoding="utf-8"))["methods"][table.method]["best"]["dice"]
+        best = _methods(table.folder / RANKING)[table.method]["best"]["dice"]
         if best is not None and best["column"] in table.columns:
             return str(best["column"]), f"of {table.method}, {best['why']}"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -141,7 +141,7 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     name = method or ("tuned" if "tuned" in table.record.get("settings", {}) else "mcbn")
     path = evaluation / RANKING
     try:
-        methods: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["methods"]
+        methods = _methods(path)
         if name not in methods:
             raise WrongUse(f"{str(path)!r} has no method {name!r}.{near(name, methods)} It has {', '.join(methods)}.")
         best, predictors = methods[name]["best"]["dice"], methods[name]["predictors"]
@@ -166,12 +166,17 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     return replace(table, rows=rows), column, why
 
 
+def _methods(path: Path) -> Any:
+    """What a file of an evaluation says of each method."""
+    return json_values(file_bytes(path))["methods"]
+
+
 def _by_scores(table: RunTable) -> tuple[str, str]:
     """Of an evaluation without `ranking.json`: what ranked its own images best."""
     try:
-        methods = json.loads((table.folder / "scores.json").read_text(encoding="utf-8"))["methods"]
+        methods = _methods(table.folder / "scores.json")
         scores = methods[table.method.partition("#")[0]]["scores"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongUse(
             f"{str(table.folder / 'scores.json')!r} does not read: {error}. Name a column by --by."
         ) from None

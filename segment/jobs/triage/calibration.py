@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
+from segment.files.reading import file_bytes, json_values
 from segment.files.runs.image_counts import read_image_counts
-from segment.files.runs.manifest import MANIFEST
+from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
@@ -49,12 +49,11 @@ class Scores:
                 rows: dict[str, dict[str, dict[str, str]]] = {}
                 for line in csv.DictReader(stream):
                     rows.setdefault(line["method"], {})[line["id"]] = line
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            record = json_values(file_bytes(folder / RECORD))
+            content = json_values(file_bytes(folder / "scores.json"))
             passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-            sha256 = {line["id"]: line["sha256"] for line in lines if line["status"] == "done"}
+            lines = read_entries(folder / MANIFEST)
+            sha256 = {id: line["sha256"] for id, line in lines.items() if line["status"] == "done"}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WrongUse(
                 f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. Finish `segment evaluate`."

@@ -5,7 +5,6 @@ Must not know how it was chosen.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, WrongUse
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank, save_bank
+from segment.files.reading import file_bytes, json_values
 from segment.files.writing import write_json
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
@@ -107,7 +107,7 @@ def read_tuned(folder: str | Path) -> Tuned:
     """
     path = folder_here(Path(folder)) / SETTINGS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_values(file_bytes(path))
         if content["format"] != FORMAT:
             raise WrongUse(f"{str(path)!r} is of format {content['format']}; this version reads {FORMAT}. Tune again.")
         views: Sequence[Any] = content["views"]
@@ -121,7 +121,7 @@ def read_tuned(folder: str | Path) -> Tuned:
             int(content["validation_images"]),
             str(content["why"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise WrongUse(
             f"--tuned {str(folder)!r} is no folder that `segment tune` wrote: {type(error).__name__} in {SETTINGS}."
         ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, near, one_line
 from segment.files.writing import read_map_png
+from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import read_label
 from segment.uncertainty.measures import MEASURES
 
@@ -40,7 +43,7 @@ class Maps(Mapping[str, NDArray[Any]]):
                 places[PREDICTION] = path
         for path in paths:
             if path.suffix == ".npz":
-                with _opened(path) as archive:
+                with opened_maps(path) as archive:
                     places |= dict.fromkeys(archive.files, path)
         return places
 
@@ -49,7 +52,7 @@ class Maps(Mapping[str, NDArray[Any]]):
             raise KeyError(f"No map {name!r} was written.{near(name, self._places)} There are: {', '.join(self)}.")
         path = self._places[name]
         if path.suffix == ".npz":
-            with _opened(path) as archive:
+            with opened_maps(path) as archive:
                 return np.asarray(archive[name])
         return read_label(path) if name == PREDICTION else read_map_png(path)[0]
 
@@ -63,8 +66,16 @@ class Maps(Mapping[str, NDArray[Any]]):
         return f"Maps({', '.join(self)})"
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def opened_maps(path: Path) -> Iterator[Any]:
+    """The archive of an image's maps. Errors, also of what is read within the block: WrongUse where it is damaged."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WrongUse(f"{str(path)!r} is no archive of maps: {error}.") from None
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "there is no file of that name")
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:  # np.load leaves files open
+            yield archive
+    except ARRAY_ERRORS as error:
+        raise WrongUse(
+            f"{str(path)!r} is no archive of maps: {getattr(error, 'strerror', None) or one_line(error, 120)}. Remove "
+            "it, and --resume makes its image again."
+        ) from None

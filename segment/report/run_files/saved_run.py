@@ -6,7 +6,7 @@ Of `segment predict`, `evaluate` and `sweep`; writes nothing.
 from __future__ import annotations
 
 import csv
-import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ from segment.axes import Head
 from segment.errors import WrongUse, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
-from segment.files.runs.manifest import MANIFEST
+from segment.files.reading import file_bytes, json_values
+from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
@@ -266,22 +267,14 @@ def load_run(folder: str | Path) -> SavedRun:
     if record is None:
         hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
         raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
-    entries: dict[str, Mapping[str, Any]] = {}
-    try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8") if (folder / MANIFEST).is_file() else ""
-        for line in text.splitlines(keepends=True):
-            if line.endswith("\n"):  # else it is being written
-                entry = json.loads(line)
-                entries[entry["id"]] = entry
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WrongUse(f"{str(folder / MANIFEST)!r} does not read as a manifest: {error}.") from None
-    return SavedRun(folder, record, entries)
+    manifest = folder / MANIFEST
+    return SavedRun(folder, record, read_entries(manifest) if os.path.lexists(manifest) else {})
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:
     """Errors: WrongUse where it is damaged; None where it is not there."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_values(file_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ Must not know how an image is estimated. The choice is by rank of the mean uncer
 
 from __future__ import annotations
 
+import logging
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,10 @@ from segment.pictures.palettes import Picture, colour_mask, no_class_colour
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.image_files import ImageResult, likeliest
+from segment.report.run_files.saved_maps import opened_maps
 from segment.report.run_files.style import PictureStyle
+
+log = logging.getLogger(__name__)
 
 EACH = 6
 """Images of a section: the most uncertain, those around the median, the least uncertain."""
@@ -162,6 +166,8 @@ def write_sheet(
             pictures = kept.get(id) or _again(
                 run, by_id[id], style, maps, read, truth, ALONE if len(values) == 1 else SMALL
             )
+            if pictures is None:
+                log.warning("sheet.png has no row for %s: its files do not read, or it is too large.", id)
             if pictures is not None and len(values) > 1:  # a watched run's first image was alone
                 pictures = {title: thumbnail(picture) for title, picture in pictures.items()}
             if pictures is not None:
@@ -239,7 +245,7 @@ def _again(
             return None
         found: dict[str, Any] = {}
         if (folder / "maps.npz").is_file():
-            with np.load(folder / "maps.npz") as archive:
+            with opened_maps(folder / "maps.npz") as archive:
                 found = {name: archive[name] for name in archive.files}
         measures = columns_of(style, maps)
         for name in measures:
