@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, get_args
 from segment.errors import WrongUse, near
 from segment.experiments.pages import assemble
 from segment.experiments.reporting import Budget, Progress, Verdict
+from segment.files.runs.lock import sole_writer
 from segment.files.writing import check_writable, write_text
 
 MODULES = {
@@ -48,7 +50,8 @@ def run_experiment(
     splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any; with
     splits uci checks MC dropout on the sets whose check is finished, if some are. uncertainty-error reads finished
     splits of a folder `uci` beside its own.
-    Errors: WrongUse for a budget not known, or splits or sets where there are none.
+    Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged, or
+    where another process writes to the folder.
     """
     if budget not in get_args(Budget):
         known = ", ".join(get_args(Budget))
@@ -62,17 +65,20 @@ def run_experiment(
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
     kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
-    wall, busy = time.monotonic(), time.process_time()
-    verdicts: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
-    wall, busy = time.monotonic() - wall, time.process_time() - busy
-    chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
-    chosen += "" if sets is None else f" --sets {','.join(sets)}"
-    skipped = ", finished splits that it found not counted" if kept else ""
-    _insert_sentence(
-        out / "page.md",
-        f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of processor "
-        f"time, {wall / 60:.1f} minutes by the clock{skipped}.",
-    )
+    with ExitStack() as locks:
+        for folder in (out, more["kept"].parent) if "kept" in more else (out,):
+            locks.enter_context(sole_writer(folder))
+        wall, busy = time.monotonic(), time.process_time()
+        verdicts: list[Verdict] = module.run(out, budget=budget, data=data, seed=seed, progress=progress, **more)
+        wall, busy = time.monotonic() - wall, time.process_time() - busy
+        chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
+        chosen += "" if sets is None else f" --sets {','.join(sets)}"
+        skipped = ", finished splits that it found not counted" if kept else ""
+        _insert_sentence(
+            out / "page.md",
+            f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of "
+            f"processor time, {wall / 60:.1f} minutes by the clock{skipped}.",
+        )
     return verdicts
 
 
@@ -108,14 +114,14 @@ def run_all(
     names: Sequence[str] = tuple(MODULES),
 ) -> list[Verdict]:
     """Each experiment in a folder of its name below `out`, and `index.md` with all verdicts, tables and figures."""
-    check_writable(out / INDEX)
     if not data.is_dir():
         raise WrongUse(f"The experiments' data is not at {str(data)!r}; name its folder with --data DIR.")
     verdicts: list[Verdict] = []
-    for name in names:
-        verdicts += run_experiment(name, out / name, budget=budget, data=data, seed=seed, progress=progress)
-    command = f"segment experiment all --budget {budget} --seed {seed}"
-    assemble([out / name for name in names], out / INDEX, title=TITLE, command=command)
+    with sole_writer(out):
+        for name in names:
+            verdicts += run_experiment(name, out / name, budget=budget, data=data, seed=seed, progress=progress)
+        command = f"segment experiment all --budget {budget} --seed {seed}"
+        assemble([out / name for name in names], out / INDEX, title=TITLE, command=command)
     return verdicts
 
 

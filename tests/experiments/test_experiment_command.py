@@ -16,6 +16,7 @@ from segment.experiments.regression.methods import Protocol
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.toy import ToyPlan
 from segment.experiments.reporting import Outcome
+from segment.files.runs.lock import lock_folder
 
 SMALL = ToyPlan(
     repeats=1,
@@ -122,3 +123,24 @@ def test_data_are_looked_for_in_the_working_folder_where_no_place_is_named(
     single = segment("experiment", "uci", "-o", "out", "--sets", "yacht")
     assert single.code == 2
     assert str(Path("data", "uci", "yacht.csv")) in single.error
+
+
+def test_what_a_killed_experiment_left_half_written_goes_and_a_second_process_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "toy"
+    (out / ".toy.png.1-2.part").mkdir(parents=True)
+    (out / ".page.md.1-2.part").touch()
+    lock = lock_folder(out)
+    refused = segment("experiment", "toy", "-o", out)
+    assert refused.code == 2
+    assert "Another process is writing" in refused.error
+    assert len(list(out.glob(".*.part"))) == 2
+    lock.release()
+    assert segment("experiment", "toy", "-o", out).code == 0
+    assert not list(out.glob(".*.part"))
+
+
+def test_an_unwritable_folder_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = segment("experiment", "train-scenes", "-o", tmp_path / "file" / "below")
+    assert ended.code == 2
+    assert "Cannot write" in ended.error

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from segment.errors import WrongUse
 from segment.experiments.regression import dropout_check, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
 from segment.experiments.regression.methods import METHODS, Protocol
@@ -100,6 +101,16 @@ def test_a_stopped_run_goes_on_from_the_finished_splits(once: Path, data: Path, 
     other = Plan(sets=("yacht",), splits=(1,), protocol=replace(SMALL, draws=31))
     run_splits(other, data=data, kept=tmp_path / "kept", seed=3, say=messages.append)
     assert messages, "what other settings wrote must not be read"
+
+
+@pytest.mark.parametrize("damage", ["", "{half", "[]", "[" * 100_000, '{"settings": 1}'])
+def test_a_finished_split_that_is_damaged_is_named(once: Path, data: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(once / "kept", tmp_path / "kept")
+    for name in ("yacht-1.json", "dropout-yacht.json"):
+        (tmp_path / "kept" / name).write_text(damage)
+        with pytest.raises(WrongUse, match=rf"{name}' is damaged.* Remove it"):
+            uci.run(tmp_path, budget="quick", data=data, seed=3, plan=PLAN, checks=CHECKS)
+        shutil.copy(once / "kept" / name, tmp_path / "kept" / name)
 
 
 def test_the_trained_statistics_are_their_own_constant(once: Path, data: Path) -> None:

@@ -14,17 +14,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from segment.errors import WrongUse, one_line
 from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.reporting import Row, Verdict, judged, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
+from segment.files.reading import file_bytes
 from segment.files.writing import write_text
 
 RATES = (0.005, 0.01, 0.05, 0.1)
@@ -83,7 +87,7 @@ def check(
     for name in plan.sets:
         path = kept / f"dropout-{name}.json"
         settings = json.loads(json.dumps({**asdict(plan), "sets": name, "seed": seed}))
-        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        held = _held(path) if path.is_file() else {}
         if held.get("settings") != settings:
             say(f"{name}, dropout on the standard splits")
             rmse, loglik = _scores_of(read_table(data, name), REFERENCES[name], plan, seeded(seed, len(name), 77))
@@ -91,6 +95,16 @@ def check(
             write_text(path, json.dumps(held))
         scores[name] = (held["rmse"], held["log_likelihood"])
     return scores
+
+
+def _held(path: Path) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads(file_bytes(path))
+        for key in ("rmse", "log_likelihood"):
+            TypeAdapter(list[float]).validate_python(held[key])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WrongUse(f"{str(path)!r} is damaged: {one_line(error, 120)}. Remove it to make it anew.") from None
+    return held
 
 
 def _scores_of(

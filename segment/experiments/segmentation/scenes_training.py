@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segment.errors import WrongUse
+from segment.files.writing import check_writable, fresh
 from segment.networks.architectures.tiny import TinyUNet
 from segment.scenes.scene import CLASSES, PALETTE, SIZE, TEST, TRAIN, UNSEEN, Scene, scene
 
@@ -65,13 +66,14 @@ def train_scenes(
 
     Returns accuracy, miou, nll (nats) on test scenes without unseen things, and the last training loss.
 
-    Errors: WrongUse where a count is too small or too large.
+    Errors: WrongUse where a count is too small or too large, or the folder cannot be written.
     """
     if steps < 1 or not 1 <= batch <= scenes <= len(TRAIN) or not 1 <= test <= len(TEST):
         raise WrongUse(
             f"Training needs 1 step or more, a batch no larger than its scenes, at most {len(TRAIN)} scenes and 1 to "
             f"{len(TEST)} test scenes; got {steps} steps, batch {batch}, {scenes} scenes, {test} test scenes."
         )
+    check_writable(out / "scenes.yaml")
     with _threads(threads):
         shown = [scene(number) for number in TRAIN[:scenes]]
         mean, std = _colours(shown)
@@ -212,11 +214,9 @@ def _write(
         "training": {"batch": batch, "transforms": [_plain(transform) for transform in TRANSFORMS]},
         "images": "scenes",
     }
-    out.mkdir(parents=True, exist_ok=True)
     head = "# A small U-Net for generated street scenes. Written by `segment experiment train-scenes`.\n"
     text = head + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=120)
     for name, content in (("scenes.safetensors", weights), ("scenes.yaml", text.encode())):
-        part = out / f".{name}.part"
-        part.write_bytes(content)
-        part.replace(out / name)
+        with fresh(out / name) as stream:
+            stream.write(content)
     logger.info("Wrote %s and %s.", out / "scenes.safetensors", out / "scenes.yaml")

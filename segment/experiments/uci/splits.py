@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from segment.errors import WrongUse, one_line
 from segment.experiments.regression.methods import Protocol, Scored, drawn_methods, folded, scored
-from segment.experiments.regression.predictive import Scores
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.reporting import Budget
 from segment.experiments.uci.data import random_split, read_table
+from segment.files.reading import file_bytes
 from segment.files.writing import write_text
 
 SETS = ("yacht", "boston", "energy", "wine", "concrete", "kin8nm", "power", "protein")
@@ -129,11 +132,12 @@ def _run_split(
 def _read(path: Path, settings: Mapping[str, Any]) -> SplitResult | None:
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if kept["settings"] != settings:
-        return None
-    result = kept["result"]
-    methods = {
-        name: Scored(**{**fields, "scores": Scores(**fields["scores"])}) for name, fields in result["methods"].items()
-    }
-    return SplitResult(**{**result, "methods": methods})
+    try:
+        kept = json.loads(file_bytes(path))
+        if not isinstance(kept["settings"], dict):
+            raise TypeError("its settings are none")
+        if kept["settings"] != settings:
+            return None
+        return TypeAdapter(SplitResult).validate_python(kept["result"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WrongUse(f"{str(path)!r} is damaged: {one_line(error, 120)}. Remove it to make its split anew.") from None

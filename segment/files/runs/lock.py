@@ -1,4 +1,4 @@
-"""One process at a time writes to a run's folder.
+"""One process at a time writes to the folder of a run, of a tuned setting or of an experiment.
 
 Must not know what is written. The lock belongs to the process: the system takes it away when the process ends, however
 it ends, so that no crash leaves a folder locked.
@@ -6,7 +6,12 @@ it ends, so that no crash leaves a folder locked.
 
 from __future__ import annotations
 
+import fnmatch
 import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +22,8 @@ from segment.files.writing import unwritable
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+PARTS = ".*.part*"
+"""What is written before it has its name."""
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -42,3 +49,34 @@ def lock_folder(folder: Path) -> FileLock:
     except OSError as error:
         raise unwritable(folder, error) from error
     return lock
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """The folder is locked within the block, and rid of what killed processes left half-written.
+
+    Raises:
+        WrongUse: as for `lock_folder`
+
+    """
+    lock = lock_folder(folder)
+    try:
+        remove_parts(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def remove_parts(folder: Path) -> None:
+    """Take away what a kill left half-written in a folder, and below it but where another lock lies.
+
+    Only for who has the folder locked.
+    """
+    for place, below, files in os.walk(folder):
+        if LOCK in files and Path(place) != folder:
+            below.clear()
+            continue
+        for name in fnmatch.filter(files, PARTS):
+            Path(place, name).unlink(missing_ok=True)
+        for name in fnmatch.filter(below, PARTS):
+            shutil.rmtree(Path(place, name), ignore_errors=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from filelock import FileLock
 from segment.errors import SegmentError, WrongUse
 from segment.files.reading import read_json
 from segment.files.runs.delivery import Delivery, writer_name
-from segment.files.runs.lock import lock_folder
+from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
@@ -161,11 +160,7 @@ class Run(RunPlaces):
 
     def remove_parts(self) -> None:
         """Take away what a kill left half-written."""
-        for part in [*self.folder.rglob(".*.part*")]:
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
+        remove_parts(self.folder)
 
     def _remove_files(self, image_id: str) -> None:
         self.discard(*self._lines.get(image_id, {}).get("files", ()))

@@ -14,6 +14,7 @@ from segment.draws.identity import fitted
 from segment.errors import WrongUse, near
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank
+from segment.files.runs.lock import sole_writer
 from segment.files.versions import versions
 from segment.guarantees.groups import sequence_of
 from segment.images.contents.hashes import sha256_of
@@ -109,10 +110,22 @@ def tune(
         The tuning; all of it is in the folder too.
 
     Raises:
-        WrongUse: Fewer than two images can be used, or some are training images.
+        WrongUse: Fewer than two images can be used, some are training images, or another process writes to the folder.
 
     """
-    plan, folder = plan or TunePlan(), Path(folder)
+    with sole_writer(folder := Path(folder)):
+        return _tune(network, data, train, folder, plan or TunePlan(), memory, progress)
+
+
+def _tune(
+    network: Network,
+    data: Labels,
+    train: str,
+    folder: Path,
+    plan: TunePlan,
+    memory: int | str | None,
+    progress: Progress,
+) -> Tuning:
     sources = data.sources(network)
     network.log_preprocessing()
     arms = _arms(network, train, folder, plan, memory, progress)
