@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -26,11 +25,11 @@ from segment.images.find import Source, in_text
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
-from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.results_files import SCORES
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks
+from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.networks.load import Network
 from segment.report.comparison import MethodBoards, differences, scores
@@ -86,12 +85,12 @@ def sweep(
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
-    settings = _settings(network, data, train, plan, validation) | {"images_and_labels_sha256": _contents(sources)}
+    given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
+    settings = _settings(network, data, train, plan, validation) | input_hashes(sources, train, held_out, given_banks)
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
         sources, folder = run.sources, run.folder
         run.note(versions=versions())
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
-        given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
         for bank in given_banks.values():
             fitted(network, bank)  # refused now, not after the others were recorded
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
@@ -132,14 +131,6 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         "validation": None if validation is None else validation.in_text(),
         **plan_values,
     }
-
-
-def _contents(sources: Sequence[Source]) -> str:
-    """Of all images and labels: rows that are scored already are of these."""
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(" ".join(contents_of(source)).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _condition(
@@ -214,6 +205,10 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
 
 def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Mapping[str, str]) -> None:
     clean = [row for row in rows if row.condition == CLEAN]
+    if not clean:
+        raise WrongUse(
+            f"No setting is scored on clean images in {str(run.folder)!r}: remove its condition_clean_0.json."
+        )
     counts = {key: clean[0].result[key] for key in ("images", "pixels")}
     keep = ("passes_per_image", "seconds", "scores", "per_class", "curves")
     methods = {row.name: {key: row.result[key] for key in (*keep, OVER) if key in row.result} for row in clean}

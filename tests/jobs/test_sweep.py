@@ -258,14 +258,15 @@ def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labe
     assert [row.name for row in again.rows] == [row.name for row in swept.rows]
     with pytest.raises(WrongUse, match="other settings"):
         sweep(network, data, train, swept.folder, replace(plan, adapt=False), resume=True)
-    label = min(Path(str(data.labels)).iterdir())
-    before = label.read_bytes()
-    label.write_bytes(before + b"changed")
-    try:
-        with pytest.raises(WrongUse, match="images_and_labels_sha256"):
-            sweep(network, data, train, swept.folder, plan, resume=True)
-    finally:
-        label.write_bytes(before)
+    for folder, key in ((data.labels, "images_and_labels_sha256"), (train, "statistics_images_sha256")):
+        file = min(Path(str(folder)).iterdir())
+        before = file.read_bytes()
+        file.write_bytes(before + b"changed")
+        try:
+            with pytest.raises(WrongUse, match=key):
+                sweep(network, data, train, swept.folder, plan, resume=True)
+        finally:
+            file.write_bytes(before)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -1,0 +1,41 @@
+"""What a sweep was made of, by content: rows that are scored already are of these files and no others.
+
+Must not know what is made of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.files.bank_cache import HASHES, user_folder
+from segment.files.file_hashes import sha256_of_files
+from segment.images.find import Source, find_images
+from segment.jobs.evaluation.labels import contents_of
+
+
+def input_hashes(
+    sources: Sequence[Source], train: str, held_out: Sequence[Source], banks: Mapping[str, Bank]
+) -> dict[str, str]:
+    """A hash for each kind of input that there is.
+
+    sources: test images; train: statistics images; held_out: validation images; banks: those that were given
+    """
+    paths = [source.path for source in find_images(train)]
+    hashes = {
+        "images_and_labels_sha256": _joined(" ".join(contents_of(source)) for source in sources),
+        "statistics_images_sha256": _joined(sha256_of_files(paths, user_folder().with_name(HASHES))),
+    }
+    if held_out:
+        hashes["validation_sha256"] = _joined(" ".join(contents_of(source)) for source in held_out)
+    if banks:
+        hashes["banks_sha256"] = _joined(bank_fingerprint(bank) for bank in banks.values())
+    return hashes
+
+
+def _joined(hashes: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for each in hashes:
+        digest.update(each.encode() + b"\n")
+    return digest.hexdigest()
