@@ -183,6 +183,21 @@ def test_files_that_still_grow_when_the_watch_ends_are_left_with_a_warning(
     assert ("half" in seen) != ("1 files" in caplog.text)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
+def test_what_is_no_file_is_given_to_fail_by_its_name_and_empty_files_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox, stop = photographs(tmp_path / "inbox", 1, 8, 8), tmp_path / STOP
+    os.mkfifo(inbox / "pipe.png")
+    (inbox / "loop.png").symlink_to(inbox / "loop.png")
+    (inbox / "empty.png").touch()
+    stop.touch()
+    seen = [source.id for arrived in arrivals(inbox, stop, WatchPlan(every=EVERY)) for source in arrived]
+    assert sorted(seen) == ["000", "loop", "pipe"]
+    assert "1 files" in caplog.text
+    assert "are empty" in caplog.text
+
+
 @pytest.mark.parametrize("where", ["run", "missing"])
 def test_what_cannot_be_watched_is_refused(small: tuple[Network, Bank], tmp_path: Path, where: str) -> None:
     with pytest.raises(WrongUse, match="cannot be watched"):

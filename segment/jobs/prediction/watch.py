@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from segment.errors import WrongUse
 from segment.files.runs.places import STOP
@@ -68,19 +69,22 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
             yield images_among(whole, folder, plan.listing)
         if looks_left:
             time.sleep(max(0.0, looked + plan.every - time.monotonic()))
-    if left := sum(1 for path in before if path not in given):
-        log.warning("%d files in %r were still being written; --resume does them.", left, str(folder))
+    if left := sum(1 for path in paths_outside_runs(image_files(folder), folder) if path not in given):
+        log.warning("%d files in %r were still being written, or are empty; --resume does them.", left, str(folder))
     stop.unlink(missing_ok=True)
 
 
 def _signatures(folder: Path) -> dict[Path, Signature]:
-    """Of the image files below a folder that are not empty, in the order of their names."""
+    """Of the files below a folder that are named as images and are not empty, in the order of their names."""
     found: dict[Path, Signature] = {}
     for path in paths_outside_runs(image_files(folder), folder):
         try:
             status = path.stat()
-        except OSError:  # renamed or taken away in this moment
+        except FileNotFoundError:  # renamed or taken away in this moment
             continue
-        if status.st_size:
+        except OSError:  # it fails by its name
+            found[path] = (0, 0)
+            continue
+        if status.st_size or not S_ISREG(status.st_mode):  # a pipe, too, fails by its name
             found[path] = (status.st_size, status.st_mtime_ns)
     return found
