@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,26 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
     )
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.output)["triaged"]["units"]["pixel"]["limit"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("per_image.csv", "[" * 9999),
+        ("per_image.csv", "method,id\nmcbn,x\n"),
+        ("run.json", '{"settings": {}, "plan": {}}'),
+        ("run.json", "[" * 100_000),
+        ("scores.json", '{"methods": {}}'),
+        ("scores.json", '{"methods": []}'),
+        ("manifest.jsonl", '{"id": "a"}\n'),
+    ],
+)
+def test_an_evaluation_that_lacks_a_part_gives_no_triage(scores: Path, tmp_path: Path, name: str, content: str) -> None:
+    folder = shutil.copytree(scores, tmp_path / "scores")
+    (folder / name).write_text(content)
+    with pytest.raises(WrongUse, match=r"no whole evaluation|is damaged") as refusal:
+        calibrate_triage(folder)
+    assert "\n" not in str(refusal.value)
 
 
 def test_an_interrupted_evaluation_has_the_counts_of_a_whole_one(

@@ -54,19 +54,23 @@ class Scores:
             passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
             lines = read_entries(folder / MANIFEST)
             sha256 = {id: line["sha256"] for id, line in lines.items() if line["status"] == "done"}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            read = cls(
+                folder=folder,
+                counts=counts,
+                rows=rows,
+                record=record,
+                passes=passes,
+                warnings=tuple(content.get("warnings", ())),
+                sha256=sha256,
+            )
+            for method in counts:  # a part that is missing is refused here, whichever method is asked for
+                read.images_of(method, None)
+                read.source(method)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise WrongUse(
                 f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. Finish `segment evaluate`."
             ) from error
-        return cls(
-            folder=folder,
-            counts=counts,
-            rows=rows,
-            record=record,
-            passes=passes,
-            warnings=tuple(content.get("warnings", ())),
-            sha256=sha256,
-        )
+        return read
 
     def images_of(self, method: str, groups: Mapping[str, str] | None) -> ValidationImages:
         """The images of one method."""
