@@ -128,11 +128,15 @@ def test_who_has_a_folder_alone_clears_what_was_half_written_but_not_below_anoth
         (folder / ".group.1-2.part").mkdir()
         (folder / ".group.1-2.part" / "zarr.json").touch()
         (folder / "kept.part").touch()
+        (folder / ".mine.part").touch()  # of another program
     lock = lock_folder(other)
     with sole_writer(tmp_path / "out"), pytest.raises(WrongUse, match="Another process"), sole_writer(tmp_path / "out"):
         pass
     lock.release()
     left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
-    assert {name for name in left if not name.startswith("other")} == {LOCK, "kept.part", "below", "below/kept.part"}
+    assert {name for name in left if not name.startswith("other")} == {
+        LOCK,
+        *("kept.part", ".mine.part", "below", "below/kept.part", "below/.mine.part"),
+    }
     assert "other/.page.md.1-2.part" in left
     assert "other/.group.1-2.part/zarr.json" in left

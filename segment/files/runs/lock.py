@@ -6,9 +6,9 @@ it ends, so that no crash leaves a folder locked.
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ from segment.files.writing import unwritable
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-PARTS = ".*.part*"
-"""What is written before it has its name."""
+PARTS = re.compile(r"\..*\.\d+(-\d+)?\.part(\.\w+)?")
+"""What `segment.files.writing` writes before it has its name: hidden, with the number of the process."""
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -76,7 +76,7 @@ def remove_parts(folder: Path) -> None:
         if LOCK in files and Path(place) != folder:
             below.clear()
             continue
-        for name in fnmatch.filter(files, PARTS):
+        for name in filter(PARTS.fullmatch, files):
             Path(place, name).unlink(missing_ok=True)
-        for name in fnmatch.filter(below, PARTS):
+        for name in filter(PARTS.fullmatch, below):
             shutil.rmtree(Path(place, name), ignore_errors=True)
