@@ -92,13 +92,17 @@ class ProgressBars:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._tasks: dict[str, tuple[Any, float, int, int]] = {}
+        self._tasks: dict[str, Any] = {}
+        self._begun: dict[str, tuple[float, int, int, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
         now = time.monotonic()
         if stage not in self._tasks:
-            self._tasks[stage] = (self._bar.add_task(stage, total=total, rate=""), now, done, draws)
-        task, start, done_before, draws_before = self._tasks[stage]
+            self._tasks[stage] = self._bar.add_task(stage, total=total, rate="")
+        start, done_before, draws_before, last = self._begun.get(stage, (0.0, 0, 0, done + 1))
+        if done < last:  # it begins, or begins again, as with a second bank
+            start, done_before, draws_before = now, done, draws
+        self._begun[stage] = start, done_before, draws_before, done
         rates = []
         if done > done_before:
             seconds = max(now - start, 1e-6)
@@ -106,7 +110,7 @@ class ProgressBars:
             rates.append(f"{_short((done - done_before) / seconds)} {unit}/s")
             if draws > draws_before and unit == "images":
                 rates.append(f"{_short((draws - draws_before) / seconds)} draws/s")
-        self._bar.update(task, completed=done, total=total, rate="  ".join(rates))
+        self._bar.update(self._tasks[stage], completed=done, total=total, rate="  ".join(rates))
 
 
 class ProgressLines:
@@ -114,12 +118,15 @@ class ProgressLines:
 
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
-        self._stages: dict[str, tuple[float, int]] = {}
+        self._stages: dict[str, tuple[float, int, int]] = {}
         self._now = ("", 0, 0)
         self._last = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
-        self._stages.setdefault(stage, (time.monotonic(), done))
+        start, before, last = self._stages.get(stage, (0.0, 0, done + 1))
+        if done < last:  # it begins, or begins again, as with a second bank
+            start, before = time.monotonic(), done
+        self._stages[stage] = start, before, done
         self._now = (stage, done, total)
         self.line()
 
@@ -130,7 +137,7 @@ class ProgressLines:
         if now - self._last < self._every or not stage:
             return
         self._last = now
-        start, before = self._stages[stage]
+        start, before, _ = self._stages[stage]
         unit = UNITS.get(stage, "images")
         line = f"{stage}: {done} of {total} {unit}, "
         if done > before:

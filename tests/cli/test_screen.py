@@ -51,6 +51,18 @@ def test_a_step_that_takes_long_has_lines_too(pipe: io.StringIO, monkeypatch: py
     assert pipe.getvalue().splitlines() == lines, "nothing where nothing has begun"
 
 
+def test_a_stage_that_begins_again_has_its_own_rate(pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    lines = screen.ProgressLines(every=1.0)
+    for _ in range(2):
+        for done in (0, 1, 2):
+            lines("recording draws", done, 3)
+            now[0] += 10
+        now[0] += 1000
+    assert pipe.getvalue().splitlines()[-1] == "recording draws: 2 of 3 draws, 0.1 draws/s, 0:10 left"
+
+
 def test_a_short_job_and_a_quiet_one_print_no_progress(pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     with screen.progress() as shown:
         shown("predicting", 1, 2)
