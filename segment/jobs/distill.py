@@ -22,6 +22,7 @@ from segment.files.bank_cache import RECIPE, content_of, recipe_of
 from segment.files.banks import save_bank
 from segment.files.partial_banks import PartialRefinement
 from segment.files.versions import versions
+from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
@@ -45,6 +46,8 @@ def distill_bank(
     views: int = 128,
     held_out: int = 16,
     steps: int = 400,
+    size: tuple[int, int] | None = None,
+    listing: Listing | None = None,
     output: Path | None = None,
     progress: Progress = silent,
 ) -> Bank:
@@ -53,6 +56,7 @@ def distill_bank(
     images: training images, seen through the card's `training:` pipeline where it has one
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
+    size, listing: as the bank was recorded with
     output: where it is written too. Until then what refining has reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
@@ -62,7 +66,7 @@ def distill_bank(
         if value < 1:
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
     drawn = fitted(network, bank)
-    pool = training_pool(network, images)
+    pool = training_pool(network, images, size, listing)
     start = time.perf_counter()
     own_views, other_views = cut_views(pool, views, held_out, seed)
     content = content_of(pool)
@@ -109,10 +113,13 @@ def distill_bank(
     return made
 
 
-def training_pool(network: Network, images: Images) -> ImagePool:
+def training_pool(
+    network: Network, images: Images, size: tuple[int, int] | None = None, listing: Listing | None = None
+) -> ImagePool:
     """Images as the network sees them in training: through the card's `training:` pipeline, where it has one."""
     spec = network.card.training
-    return ImagePool(network, images, pipeline(spec.transforms) if spec is not None and spec.transforms else None, None)
+    steps = pipeline(spec.transforms) if spec is not None and spec.transforms else None
+    return ImagePool(network, images, steps, size, listing=listing)
 
 
 def cut_views(pool: ImagePool, views: int, held_out: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:

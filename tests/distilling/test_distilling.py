@@ -453,6 +453,18 @@ def test_the_command_writes_a_bank_that_predicts(
     assert len(lines) == 6
     assert all(line["draws"] == 2 for line in lines)
     assert all("chosen, not drawn at random" in line["notes"]["standard_error"] for line in lines)
+    as_one = ("fit", model, "--images", photos, "--batch", 2, "--draws", 6, "-o", again)
+    code, _, output = segment_(*as_one, "--distill", 6)
+    assert code == 2
+    assert "distilling leaves fewer" in output
+    monkeypatch.setattr("segment.jobs.distill.RefinePlan", lambda steps: RefinePlan(steps=1, every=1))
+    code, output, _ = segment_(*as_one, "--distill", 2, "--json")
+    assert code == 0
+    assert json.loads(output)["distilled"]["of"] == 6
+    assert len(segment.load_bank(again)) == 2
+    whole = segment.load_bank(tmp_path / "again.all.safetensors")
+    assert bank_fingerprint(whole) == bank_fingerprint(segment.load_bank(big))
+    again.unlink()
     code, _, output = segment_("distill", small, model, *asked, "-o", again)
     assert code == 2
     assert "distilled already" in output

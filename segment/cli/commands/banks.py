@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,12 @@ from segment.cli.options import (
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
 from segment.errors import WrongUse
 
+if TYPE_CHECKING:
+    from segment.draws.bank import Bank
+
+WHOLE = ".all.safetensors"
+"""Of all T draws, beside the bank that is distilled from them."""
+
 
 @app.command()
 def fit(
@@ -38,6 +44,12 @@ def fit(
     output: Out,
     batch: Annotated[int | None, typer.Option(help="M, images behind a draw; default: the card's, else 32.")] = None,
     draws: Annotated[int, typer.Option(help="T, draws to record.")] = 128,
+    distill: Annotated[
+        int | None,
+        typer.Option(
+            help="K: then distil them to K draws, as `segment distill`; all T stay in OUTPUT.all.safetensors."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
     layers: Annotated[str, typer.Option(help="all, or globs with commas, as decoder.*")] = "all",
     size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
@@ -75,14 +87,18 @@ def fit(
     from segment.files.bank_cache import BankCache
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
+    from segment.jobs.distill import distill_bank
     from segment.jobs.fit import fit as run_fit
 
     if precision not in ("fp32", "bf16"):
         raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
+    if distill is not None and not 1 <= distill < draws:
+        raise WrongUse(f"--distill {distill} of --draws {draws}: distilling leaves fewer draws, 1 or more.")
     place = place_of(runner, ray_address, actors, actor_gpus, "cpu" if engine == "openvino" else device)
     check_writable(output)
+    whole = output if distill is None else output.with_suffix(WHOLE)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     start = time.perf_counter()
@@ -91,10 +107,11 @@ def fit(
         runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
+        listing = Listing(every=every, axis=axis)
         bank, reused_file = run_fit(
             network,
             images,
-            output,
+            whole,
             batch=batch,
             draws=draws,
             seed=seed,
@@ -104,34 +121,42 @@ def fit(
             memory=memory,
             engine=engine_of(engine),
             cache=BankCache.of_user() if cache else None,
-            listing=Listing(every=every, axis=axis),
+            listing=listing,
             progress=shown,
             runner=where,
         )
-    seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        small = None
+        if distill is not None:
+            small = distill_bank(
+                network, bank, images, draws=distill, size=size_of(size), listing=listing, output=output, progress=shown
+            )
     provenance = bank.provenance
     chosen, why = resolve_precision("auto", bank, network.device, engine_of(engine))
     if json:
         keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(
             {
-                "bank": str(output),
+                "bank": str(whole),
                 "layers_drawn": len(bank.layers),
                 "seconds": round(seconds, 2),
                 "reused": None if reused_file is None else str(reused_file),
                 **{key: provenance[key] for key in keys},
                 "reference": provenance.get("reference"),
                 "precision": chosen,
+                **({} if small is None else {"distilled": _distilled(small, len(bank), output)}),
             }
         )
         return
     screen.print_text(
-        f"{output}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {provenance['batch']} of "
-        f"{provenance['images']} images, in {seconds:.1f} s{_reused(reused_file, output)}.\n"
+        f"{whole}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {provenance['batch']} of "
+        f"{provenance['images']} images, in {seconds:.1f} s{_reused(reused_file, whole)}.\n"
         f"--precision auto will take {chosen}: {why}."
     )
     reference = provenance.get("reference")
     screen.print_text(f"{sentence(reference)}." if reference else "No running statistics to compare.")
+    if small is not None:
+        _print_distilled(small, len(bank), output)
 
 
 def _reused(file: Path | None, output: Path) -> str:
@@ -139,6 +164,32 @@ def _reused(file: Path | None, output: Path) -> str:
         return ""
     where = "it was there already" if file == output else f"copied from {file}"
     return f" (recorded of the very same before, {where}; --no-cache records anew)"
+
+
+def _distilled(small: Bank, draws: int, output: Path) -> dict[str, Any]:
+    """What is shown of a bank that was distilled from so many draws."""
+    distillation = small.provenance["distillation"]
+    return {
+        "bank": str(output),
+        "draws": len(small),
+        "of": draws,
+        "step": distillation["step"],
+        "held_out_error_chosen": distillation["error_chosen"],
+        "held_out_error": distillation["error"],
+        "weights": [round(weight, 5) for weight in small.weights.tolist()],
+        "seconds": distillation["seconds"],
+    }
+
+
+def _print_distilled(small: Bank, draws: int, output: Path) -> None:
+    shown = _distilled(small, draws, output)
+    refined = f"refined {shown['held_out_error']:.3f}" if shown["step"] else "no step of refinement came nearer"
+    screen.print_text(
+        f"{output}: {len(small)} weighted draws stand for {draws}, in {shown['seconds']:.0f} s.\n"
+        f"Variance map on held-out views, relative L1 error against the whole bank: "
+        f"chosen {shown['held_out_error_chosen']:.3f}, "
+        f"{refined}.\nIts draws are no random sample: it has no standard_error, and is used whole."
+    )
 
 
 @app.command()
@@ -162,8 +213,6 @@ def distill(
     verbose: Verbose = False,
 ) -> None:
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
-    import time
-
     from segment.files.banks import load_bank
     from segment.files.writing import check_writable
     from segment.jobs.distill import distill_bank
@@ -173,7 +222,6 @@ def distill(
     check_writable(output)
     whole = load_bank(bank)
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)
-    start = time.perf_counter()
     with screen.progress() as shown:
         small = distill_bank(
             network,
@@ -187,26 +235,7 @@ def distill(
             output=output,
             progress=shown,
         )
-    seconds = time.perf_counter() - start
-    distillation = small.provenance["distillation"]
     if json:
-        screen.as_json(
-            {
-                "bank": str(output),
-                "draws": len(small),
-                "of": len(whole),
-                "step": distillation["step"],
-                "held_out_error_chosen": distillation["error_chosen"],
-                "held_out_error": distillation["error"],
-                "weights": [round(weight, 5) for weight in small.weights.tolist()],
-                "seconds": round(seconds, 2),
-            }
-        )
-        return
-    refined = f"refined {distillation['error']:.3f}" if distillation["step"] else "no step of refinement came nearer"
-    screen.print_text(
-        f"{output}: {len(small)} weighted draws stand for {len(whole)}, in {seconds:.0f} s.\n"
-        f"Variance map on held-out views, relative L1 error against the whole bank: "
-        f"chosen {distillation['error_chosen']:.3f}, "
-        f"{refined}.\nIts draws are no random sample: it has no standard_error, and is used whole."
-    )
+        screen.as_json(_distilled(small, len(whole), output))
+    else:
+        _print_distilled(small, len(whole), output)
