@@ -136,3 +136,34 @@ def test_a_raster_whose_header_claims_a_row_of_a_billion_pixels_takes_no_memory(
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
         file.pages.first.tags["ImageWidth"].overwrite(1979711536)
     assert "stores 1x1979711536 pixels in one piece" in refusal(tmp_path / "a.tif")
+
+
+@pytest.fixture
+def jpeg2000(tmp_path: Path) -> Path:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.jp2"
+    placed = {"crs": "EPSG:32632", "transform": rasterio.transform.from_origin(600_000, 5_300_000, 10, 10)}
+    shape = {"height": 24, "width": 32, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", **shape, **placed) as raster:
+        raster.write(np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(np.uint8))
+    return path
+
+
+def test_a_jpeg_2000_with_a_box_that_does_not_fit_is_refused_before_gdal_reads_it(jpeg2000: Path) -> None:
+    whole = jpeg2000.read_bytes()
+    pixels = read_image(jpeg2000)
+    for kind in (b"ihdr", b"lbl ", b"xml "):  # in the header, and in its association with a map projection
+        place = whole.index(kind) - 4
+        for length in (0, 7, 2**31):
+            jpeg2000.write_bytes(whole[:place] + length.to_bytes(4, "big") + whole[place + 4 :])
+            assert f"a box at byte {place} says that it has {length} bytes" in refusal(jpeg2000)
+    place = whole.index(b"jp2c") - 4
+    for length in (0, 1):  # to the end of the file; in 64 bits
+        more = (len(whole) - place + 8).to_bytes(8, "big") if length else b""
+        jpeg2000.write_bytes(whole[:place] + length.to_bytes(4, "big") + b"jp2c" + more + whole[place + 8 :])
+        np.testing.assert_array_equal(read_image(jpeg2000), pixels)
+    nested = b"".join((8 * deep).to_bytes(4, "big") + b"asoc" for deep in range(40, 0, -1))
+    jpeg2000.write_bytes(whole[:12] + nested + whole[12:])
+    assert "nested too deep" in refusal(jpeg2000)
+    jpeg2000.write_bytes(whole + b"\n")
+    np.testing.assert_array_equal(read_image(jpeg2000), pixels)

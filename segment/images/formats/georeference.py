@@ -9,7 +9,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, SegmentError, imported, one_line
+from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
@@ -59,6 +60,9 @@ def open_raster(path: Path) -> Any:
 
     Errors: MissingExtra without rasterio; ImageUnreadable where GDAL does not open it, or a block of it is too large.
     """
+    if not is_url(path):
+        with suppress(OSError):  # which GDAL reports
+            check_boxes(path)
     with quiet_gdal() as rasterio:
         try:
             raster = rasterio.open(url_of(path), opener=opened_by_ranges) if is_url(path) else rasterio.open(path)
