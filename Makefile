@@ -48,35 +48,39 @@ CAMVID := ../shared/data/camvid
 measured: $(STAMP)  ## measure what README and docs state, and write their tables (hours on a busy machine)
 	@rm -rf outputs/measured && mkdir -p outputs/measured
 	measure="$(PY) -m benchmarks.measure"
-	for set in test val; do awk 'NR % 6 == 1 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/$$set.txt; done
 	$$measure demo -- segment demo --json -o outputs/measured/demo
 	$$measure binning -- python -m benchmarks.binning
 	$$measure networks --file outputs/measured/networks.json -- python -m benchmarks.networks
 	for name in unet_lite0 enet; do
-		bank=outputs/measured/$$name.safetensors scores=outputs/measured/$$name
-		$$measure fit_$$name -- segment fit $${name}_camvid --images $(CAMVID)/train --batch 8 --draws 16 -o $$bank --json --no-cache
-		$$measure evaluate_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
-			segment evaluate $${name}_camvid --images outputs/measured/test.txt --validation-images outputs/measured/val.txt --bank $$bank \
-			--methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+tta,mcbn+temperature -o $$scores
+		$$measure fit_$$name -- segment fit $${name}_camvid --images $(CAMVID)/train --batch 8 --draws 16 \
+			-o outputs/measured/$$name.safetensors --json --no-cache
 	done
 	listed='{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}'
 	awk "NR % 2 == 1 $$listed" $(CAMVID)/val.txt > outputs/measured/half_val.txt
 	awk "NR % 17 == 2 $$listed" $(CAMVID)/val.txt > outputs/measured/some_val.txt
 	awk "NR % 12 == 1 $$listed" $(CAMVID)/test.txt > outputs/measured/twelfth_test.txt
+	awk "NR % 24 == 1 $$listed" $(CAMVID)/test.txt > outputs/measured/some_test.txt
 	awk "$$listed" $(CAMVID)/test.txt > outputs/measured/all_test.txt
+	some=deterministic,temperature,mean_statistics,tta,tta+temperature,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature
 	for name in unet_lite0 enet; do
 		scores=outputs/measured/tuned_$${name}_scores
 		$$measure tune_$$name --file outputs/measured/tuned_$$name/tuned.json -- segment tune $${name}_camvid --train $(CAMVID)/train \
-			--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 --precision bf16 -o outputs/measured/tuned_$$name
-		$$measure tuned_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json -- \
-			segment evaluate $${name}_camvid --images outputs/measured/twelfth_test.txt --validation-images outputs/measured/some_val.txt \
-			--tuned outputs/measured/tuned_$$name --methods deterministic,temperature,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta \
-			--measures predictive_entropy,one_minus_max -o $$scores
+			--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 -o outputs/measured/tuned_$$name
+		$$measure tuned_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json --file $$scores/ranking.json -- \
+			segment evaluate $${name}_camvid --images outputs/measured/$$([ $$name = enet ] && echo twelfth || echo all)_test.txt \
+			--validation-images outputs/measured/some_val.txt \
+			--tuned outputs/measured/tuned_$$name --methods $$some --measures predictive_entropy,one_minus_max,margin -o $$scores
+		$$measure sweep_$$name --file outputs/measured/sweep_$$name/scores.json -- segment sweep $${name}_camvid \
+			--images outputs/measured/$$([ $$name = enet ] && echo twelfth || echo some)_test.txt --train $(CAMVID)/train --validation-images outputs/measured/some_val.txt \
+			--batches 8 --draws 1,2,4,8,16,32 --seeds 0,1,2 --methods $$some,dropout $$([ $$name = enet ] || echo --insert-dropout 0.1) \
+			--precision fp32 -o outputs/measured/sweep_$$name
 	done
-	scores=outputs/measured/unet_lite0_233
-	$$measure tuned_unet_lite0_all --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/ranking.json --file $$scores/run.json -- \
-		segment evaluate unet_lite0_camvid --images outputs/measured/all_test.txt --tuned outputs/measured/tuned_unet_lite0 \
-		--methods deterministic --measures predictive_entropy,one_minus_max -o $$scores
+	cifar=outputs/measured/cifar
+	$(PY) -m benchmarks.cifar_files ../shared/data $$cifar
+	for set in test validation; do ls $$cifar/$$set/images | awk -v set=$$set 'NR % 3 == 1 {print set "/images/" $$1, set "/labels/" $$1}' > $$cifar/some_$$set.txt; done
+	$$measure sweep_cifar --file outputs/measured/sweep_cifar/scores.json -- segment sweep $$cifar/resnet32.yaml --trust --images $$cifar/some_test.txt \
+		--train $$cifar/train/images --validation-images $$cifar/some_validation.txt --batches 128 --draws 1,2,4,8,16,32 --seeds 0,1,2 \
+		--methods $$some --precision fp32 -o outputs/measured/sweep_cifar
 	all="deterministic,temperature,vector_scaling,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature"
 	measures=predictive_entropy,one_minus_max,mutual_information
 	$(PY) -m benchmarks.scene_files outputs/measured/scenes

@@ -85,6 +85,17 @@ def _without(name: str) -> bool:
     return not name.startswith("mcbn")
 
 
+METHODS = (
+    *("mcbn", "dropout", "deterministic", "tta", "mean_statistics", "temperature", "mcbn+tta", "tta+temperature"),
+    *("mcbn+temperature", "mcbn+tta+temperature", "vector_scaling"),
+)
+"""In the order of the colours, so that a method has one colour in all pictures."""
+
+
+def _colour(name: str) -> int | None:
+    return METHODS.index(name) if name in METHODS else None
+
+
 def picture(result: Mapping[str, Any], title: str, score: str = "nll") -> bytes:
     """NLL against passes, a line a method; dashed where it takes one number of passes only, up to the largest."""
     methods = by_passes(result)
@@ -94,9 +105,9 @@ def picture(result: Mapping[str, Any], title: str, score: str = "nll") -> bytes:
         counts = sorted(count for count in of if of[count][score]["value"] is not None)
         values = [float(of[count][score]["value"]) for count in counts]
         if len(counts) == 1:
-            lines.append(Line(name=name, x=[counts[0], ticks[-1]], y=values * 2, dashed=True))
+            lines.append(Line(name=name, x=[counts[0], ticks[-1]], y=values * 2, dashed=True, colour=_colour(name)))
         else:
-            lines.append(Line(name=name, x=counts, y=values))
+            lines.append(Line(name=name, x=counts, y=values, colour=_colour(name)))
     lines.sort(key=lambda line: -line.y[-1])  # as the ends of the lines stand
     words = "NLL, nats a pixel"
     return plot(lines, title=title, x="passes an image", y=words, logarithmic=True, ticks=[int(t) for t in ticks])

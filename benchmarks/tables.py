@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks import sizing_tables
 from benchmarks.cost_tables import curves_table, picture
@@ -21,6 +19,7 @@ from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
 from benchmarks.measured_files import made, measured, short
+from benchmarks.network_tables import families, networks
 from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
 from benchmarks.triage_tables import triage, triage_sequences
 from segment.files.markdown import markdown
@@ -34,7 +33,7 @@ TABLE = re.compile(r"(<!-- table: ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: ([\w.]+) -->).*?(<!-- -->)", re.DOTALL)
 
 Lines = list[str]
-EVALUATED = {"unet": "evaluate_unet_lite0", "enet": "evaluate_enet"}
+EVALUATED = {"unet": "tuned_unet_lite0", "enet": "tuned_enet"}
 
 
 def demo() -> Lines:
@@ -43,14 +42,11 @@ def demo() -> Lines:
     return markdown(columns, result["rows"])
 
 
-CAMVID_METHODS = ("deterministic", "temperature", "tta", "mcbn", "mcbn+temperature", "mcbn+tta")
-
-
 def camvid(evaluated: Sequence[str]) -> Lines:
     """A row a method, of the networks whose evaluation is at hand."""
     columns = (
-        "CamVid test images, M = 8, T = 16",
-        "images",
+        "CamVid test images",
+        "passes",
         "mIoU",
         "accuracy",
         "NLL, nats",
@@ -62,13 +58,11 @@ def camvid(evaluated: Sequence[str]) -> Lines:
         result = measured(name)["result"]
         model = result["run"]["settings"]["model"]
         for method, entry in result["scores"]["methods"].items():
-            if method not in CAMVID_METHODS:
-                continue
             scores = entry["scores"]
             best = best_entry("error_auroc", scores)
             names = ("miou", "accuracy", "nll", "ece", best)
             values = [short(scores[score]["value"]) if score else "none" for score in names]
-            rows.append([f"`{model}`, {method}", str(result["scores"]["images"]), *values])
+            rows.append([f"`{model}`, {method}", str(entry["passes_per_image"]), *values])
     return markdown(columns, rows)
 
 
@@ -114,40 +108,6 @@ def against_trained() -> Lines:
         )
     columns = ("bank", "variance ratio, median", "5 to 95 %", "mean shift, sd", "worst layers")
     return [*markdown(columns, rows), "", made("fit_unet_lite0")]
-
-
-def networks() -> Lines:
-    """How many networks of the survey ended how, then a row a network."""
-    rows = measured("networks")["result"]["networks"]
-    outcomes = Counter(row["outcome"] for row in rows)
-    ways = Counter(row["way"] for row in rows if row["way"])
-    opening = (
-        f"{len(rows)} networks: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}. "
-        f"Passes ran {', '.join(f'{name} in {count}' for name, count in ways.most_common())}. {made('networks')}"
-    )
-    columns = (
-        "network",
-        "stochastic",
-        "fixed",
-        "refused",
-        "passes",
-        "difference",
-        "float32's own",
-        "ms a pass",
-        "ms plain",
-        "remark",
-    )
-    right = [column not in ("network", "passes", "remark") for column in columns]
-    return [opening, "", *markdown(columns, [_network_cells(row) for row in rows], right=right)]
-
-
-def _network_cells(row: Mapping[str, Any]) -> list[str]:
-    counts = [str(row[name]) for name in ("stochastic", "fixed", "refused")]
-    numbers = ["" if row[name] is None else f"{row[name]:.1e}" for name in ("difference", "noise")]
-    times = ["" if row[name] is None else f"{1000 * row[name]:.0f}" for name in ("seconds", "plain_seconds")]
-    message = str(row["message"]).replace("|", "\\|")
-    remark = message if row["outcome"] == "equal" else f"{row['outcome']}: {message}".rstrip(": ")
-    return [f"`{row['network']}`", *counts, row["way"], *numbers, *times, remark]
 
 
 def tuning(name: str, evaluated: str) -> Lines:
@@ -212,6 +172,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "graphs": graphs,
     "against_trained": against_trained,
     "networks": networks,
+    "networks.families": families,
     "triage": partial(triage, "triage", "pixel", ("one_minus_max",)),
     "triage.tta": partial(triage, "triage_tta", "pixel", ("one_minus_max",)),
     "triage.scenes": partial(triage, "triage_scenes", "pixel", ("one_minus_max",)),
@@ -220,17 +181,29 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "tuned.unet": partial(tuning, "tune_unet_lite0", "tuned_unet_lite0"),
     "tuned.enet": partial(tuning, "tune_enet", "tuned_enet"),
     "tuned.scenes": partial(tuning, "tune_scenes", "evaluate_scenes"),
-    "tuned.unet.all": lambda: [*tuned(measured("tuned_unet_lite0_all")["result"]), "", made("tuned_unet_lite0_all")],
     "tuned.views": lambda: [*tuned(measured("views_scenes")["result"]), "", made("views_scenes")],
     "ensembles.scenes": lambda: [*ensembles(measured("ensemble_scenes")["result"]), "", made("ensemble_scenes")],
     "curves.scenes": partial(curves, "sweep_scenes"),
+    "curves.unet": partial(curves, "sweep_unet_lite0"),
+    "curves.enet": partial(curves, "sweep_enet"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
     "decisions.ranking": partial(ranked, ("ranking_unet_lite0", "ranking_enet")),
 }
-SCENES_TITLE = "Generated scenes, M = 8, mean of three banks"
+COSTS = {
+    "scenes": "Generated scenes, M = 8, mean of three banks",
+    "unet_lite0": "CamVid U-Net, M = 8, mean of three banks",
+    "enet": "CamVid ENet, M = 8, mean of three banks",
+}
+"""Networks by the name of their measurement -> a picture's title."""
+
+
+def cost_picture(name: str) -> bytes:
+    return picture(measured(f"sweep_{name}")["result"], COSTS[name])
+
+
 PICTURES: Mapping[str, Callable[[], bytes]] = {
-    "cost_scenes.png": lambda: picture(measured("sweep_scenes")["result"], SCENES_TITLE),
+    **{f"cost_{name}.png": partial(cost_picture, name) for name in COSTS},
     "sizing.png": sizing_tables.picture,
 }
 

@@ -35,6 +35,7 @@ class Line:
     x, y: the points
     low, high: the interval of each y; None where it has none
     dashed: drawn as a reference, thinner and without markers
+    colour: its number among the colours; None: the place of the line
     """
 
     name: str
@@ -43,6 +44,7 @@ class Line:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     dashed: bool = False
+    colour: int | None = None
 
 
 def line_of(name: str, curve: Curve, *, dashed: bool = False) -> Line:
@@ -79,7 +81,7 @@ def plot(
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="ideal")
     for number, line in enumerate(lines):
-        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        colour = LINE_COLOURS[(number if line.colour is None else line.colour) % len(LINE_COLOURS)]
         style: dict[str, Any] = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"linewidth": 1.8}
         if points and not line.dashed:
             style |= {"marker": "o", "markersize": 4}
