@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(
         resume=True,
         progress=lambda stage, done, total, draws=0: reported.append(done),
     )
-    assert reported == [3, 4]
+    assert reported == [2, 3, 4], "where it goes on, then each image"
     evaluate(network, data, tmp_path / "whole", banks=[bank], plan=plan)
     resumed, whole = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "whole"))
     assert seconds_left_out(resumed) == seconds_left_out(whole)

@@ -135,7 +135,7 @@ def test_a_run_is_the_same_whatever_the_number_of_workers(small: tuple[Network, 
     found: dict[int, dict[str, bytes]] = {}
     for workers in (0, 1, 4):
         run = tmp_path / f"run{workers}"
-        summary = predict(network, str(images), bank, run, PredictPlan(workers=workers, memory="4GiB"))
+        summary = predict(network, str(images), bank, run, PredictPlan(workers=workers, memory="16GiB"))
         assert (summary.done, list(summary.failed)) == (4, ["002"])
         lines = [json.loads(line) for line in (run / MANIFEST).read_text().splitlines()]
         assert [line["id"] for line in lines] == ["000", "001", "002", "003", "004"]
