@@ -53,7 +53,7 @@ def test_a_step_that_takes_long_has_lines_too(pipe: io.StringIO, monkeypatch: py
 
 def test_a_stage_that_begins_again_has_its_own_rate(pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("segment.cli.screen.time.monotonic", lambda: now[0])
     lines = screen.ProgressLines(every=1.0)
     for _ in range(2):
         for done in (0, 1, 2):
