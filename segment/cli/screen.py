@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segment.cli import event_log
-from segment.jobs.progress import Progress
+from segment.jobs.progress import Progress, silent
 
 WIDE = 80
 """Columns where there is no terminal to ask."""
@@ -87,25 +87,35 @@ def set_quiet(*, quiet: bool) -> None:
     _quiet = quiet
 
 
+class _Begun:
+    """When each stage of a job began, and with how much done; anew where it begins again, as with a second bank."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, tuple[float, int, int, int]] = {}
+
+    def __call__(self, stage: str, done: int, draws: int = 0) -> tuple[float, int, int]:
+        start, done_before, draws_before, last = self._stages.get(stage, (0.0, 0, 0, done + 1))
+        if done < last:
+            start, done_before, draws_before = time.monotonic(), done, draws
+        self._stages[stage] = start, done_before, draws_before, done
+        return start, done_before, draws_before
+
+
 class ProgressBars:
     """A job's progress as bars, with images/s or draws/s and the time left."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
-        self._begun: dict[str, tuple[float, int, int, int]] = {}
+        self._begun = _Begun()
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
-        now = time.monotonic()
         if stage not in self._tasks:
             self._tasks[stage] = self._bar.add_task(stage, total=total, rate="")
-        start, done_before, draws_before, last = self._begun.get(stage, (0.0, 0, 0, done + 1))
-        if done < last:  # it begins, or begins again, as with a second bank
-            start, done_before, draws_before = now, done, draws
-        self._begun[stage] = start, done_before, draws_before, done
+        start, done_before, draws_before = self._begun(stage, done, draws)
         rates = []
         if done > done_before:
-            seconds = max(now - start, 1e-6)
+            seconds = max(time.monotonic() - start, 1e-6)
             unit = UNITS.get(stage, "images")
             rates.append(f"{_short((done - done_before) / seconds)} {unit}/s")
             if draws > draws_before and unit == "images":
@@ -118,46 +128,32 @@ class ProgressLines:
 
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
-        self._stages: dict[str, tuple[float, int, int]] = {}
-        self._now = ("", 0, 0)
+        self._begun = _Begun()
+        self._now = ("", 0, 0, 0.0, 0)
         self._last = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
-        start, before, last = self._stages.get(stage, (0.0, 0, done + 1))
-        if done < last:  # it begins, or begins again, as with a second bank
-            start, before = time.monotonic(), done
-        self._stages[stage] = start, before, done
-        self._now = (stage, done, total)
+        start, before, _ = self._begun(stage, done)
+        self._now = (stage, done, total, start, before)
         self.line()
 
     def line(self) -> None:
         """Print where the job is, unless a line was printed not long ago."""
-        stage, done, total = self._now
+        stage, done, total, start, before = self._now
         now = time.monotonic()
         if now - self._last < self._every or not stage:
             return
         self._last = now
-        start, before, _ = self._stages[stage]
         unit = UNITS.get(stage, "images")
-        line = f"{stage}: {done} of {total} {unit}, "
-        if done > before:
-            rate = (done - before) / max(now - start, 1e-6)
-            line += f"{_short(rate)} {unit}/s, {_clock((total - done) / rate)} left"
-        else:
-            line += f"{_clock(now - start)} so far"
-        err.print(Text(line), soft_wrap=True)
+        rate = (done - before) / max(now - start, 1e-6)
+        so_far, left = f"{_clock(now - start)} so far", (total - done) / max(rate, 1e-6)
+        rest = f"{_short(rate)} {unit}/s, {_clock(left)} left" if rate > 0 else so_far
+        err.print(Text(f"{stage}: {done} of {total} {unit}, {rest}"), soft_wrap=True)
 
     def keep_printing(self, ended: threading.Event) -> None:
         """Lines also while a step takes long, as a large raster's does, until the job has ended."""
         while not ended.wait(max(self._every, 1.0)):
             self.line()
-
-
-class NoProgress:
-    """Nothing is shown."""
-
-    def __call__(self, stage: str, done: int, total: int, draws: int = 0) -> None:
-        return
 
 
 def _clock(seconds: float) -> str:
@@ -207,7 +203,7 @@ def progress() -> Iterator[Progress]:
 def _shown_progress() -> Iterator[Progress]:
     """Bars on a terminal and in a notebook, else a line every EVERY seconds."""
     if _quiet:
-        yield NoProgress()
+        yield silent
         return
     notebook = err.is_jupyter and find_spec("ipywidgets") is not None
     if not (err.is_terminal or notebook):
