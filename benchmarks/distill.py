@@ -16,23 +16,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from segment.distilling.choose import Moments as Similarity
-from segment.distilling.distill import DistillPlan, Observed, distill, observe_views
+from segment.distilling.distill import DistillPlan, Observed, distill
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
-from segment.files.partial_banks import PartialRefinement
+from segment.files.partial_banks import PartialTensors
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
 from segment.images.read import read_source
-from segment.jobs.distill import cut_views, training_pool
+from segment.jobs.distill import HELD_OUT, cut_views, observe_in_parts, training_pool
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -40,10 +40,8 @@ from segment.passes.passes import PassPlan
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 16
-"""Views by which the step is chosen, as `segment distill` takes them."""
-PART = 16
-"""Views whose targets are kept in one file. At most as many parts as there are held-out views."""
+DECIDING = 16
+"""Held-out views, which decide the step, as `segment distill` takes them."""
 FAST = PassPlan(channels_last=True, fuse=True)
 Moments = list[tuple[Tensor, Tensor]]
 """Of each image the mean over draws and the variance, each (K H W)."""
@@ -141,11 +139,8 @@ def main() -> None:
     ]
     truth = merge_halves(*halves)
     row = plain_errors(counts(arguments.sizes), network, bank, sources, truth, out)
-    observed, row["the bank's passes over views, seconds"] = observe(
-        arguments, network, bank, out / f"observed{arguments.views}"
-    )
     for draws in counts(arguments.draws):
-        small, made = distilled(draws, arguments, network, bank, observed, out)
+        small, made = distilled(draws, arguments, network, bank, out)
         found = moments(network, small, sources, out / f"distilled{draws}")
         row |= {**made, f"distilled, K = {draws}": error(found, truth)}
     row["halves of the reference against each other"] = error(halves[0], halves[1])
@@ -171,38 +166,29 @@ def plain_errors(
     return row
 
 
-def observe(arguments: argparse.Namespace, network: Network, bank: Bank, kept: Path) -> tuple[Observed, float]:
-    """What the bank gives on views of the training images, and the seconds; kept in files, since it takes longest."""
-    kept.mkdir(parents=True, exist_ok=True)
-    own, others = cut_views(training_pool(network, arguments.train), arguments.views, HELD_OUT, seed=0)
-    drawn, total, seconds = fitted(network, bank), Observed([], [], Similarity(len(bank))), 0.0
-    parts = range(0, len(own), PART)
-    for start in parts:
-        file = kept / f"{start}.pt"
-        if not file.is_file():
-            begun, plan = time.perf_counter(), DistillPlan(draws=1, seed=start)
-            held_out = others[start // PART :: len(parts)]
-            seen = observe_views(drawn, bank, own[start : start + PART], held_out, network.card.head, plan)
-            torch.save((seen, time.perf_counter() - begun), file.with_suffix(".part"))
-            file.with_suffix(".part").rename(file)
-        seen, took = torch.load(file, weights_only=False)
-        total = Observed(total.targets + seen.targets, total.held_out + seen.held_out, total.moments + seen.moments)
-        seconds += took
-        report("passing the bank", start // PART + 1, len(parts))
-    return total, seconds
+@cache
+def observed(network: Network, bank: Bank, train: str, views: int, kept: Path) -> tuple[Observed, Observed]:
+    """What the bank gives on views of the training images, and on held-out ones; parts of it are kept beside a file."""
+    own, others = cut_views(training_pool(network, train), views, DECIDING, seed=0)
+    drawn, head = fitted(network, bank), network.card.head
+    files = PartialTensors(kept, f"{views} views")
+    first = observe_in_parts(drawn, bank, own, head, files, "views", progress=report)
+    return first, observe_in_parts(drawn, bank, others, head, files, HELD_OUT, progress=report)
 
 
 def distilled(
-    draws: int, arguments: argparse.Namespace, network: Network, bank: Bank, observed: Observed, out: Path
+    draws: int, arguments: argparse.Namespace, network: Network, bank: Bank, out: Path
 ) -> tuple[Bank, dict[str, float]]:
     """K draws and what making them gave, both kept in files; a call that was stopped goes on."""
     name, file = f"distilled, K = {draws}", out / f"distilled{draws}.safetensors"
     if not file.with_suffix(".json").is_file():
-        partial = PartialRefinement.beside(file, f"{arguments.views} views, {arguments.steps} x {arguments.together}")
+        learnt, others = observed(network, bank, arguments.train, arguments.views, out / "observed.safetensors")
+        kept = PartialTensors(file, f"{arguments.views} views, {arguments.steps} x {arguments.together}")
         plan = DistillPlan(draws=draws, refine=RefinePlan(steps=arguments.steps, together=arguments.together))
-        drawn, start, begun = fitted(network, bank), time.perf_counter(), partial.load()
-        made = distill(drawn, bank, observed, network.card.head, plan, report, begun, partial.keep)
+        drawn, start, begun = fitted(network, bank), time.perf_counter(), kept.load()
+        made = distill(drawn, bank, learnt, others.targets, network.card.head, plan, report, begun, kept.keep)
         row = {
+            "the bank's passes over views, seconds": learnt.seconds + others.seconds,
             f"{name}, on held-out views before it is refined": made.chosen_error,
             f"{name}, on held-out views": made.error,
         }
@@ -210,7 +196,7 @@ def distilled(
             row[f"{name}, seconds after the bank's passes"] = time.perf_counter() - start
         save_bank(made.bank, file)
         file.with_suffix(".json").write_text(json.dumps(row))
-        partial.remove()
+        kept.remove()
     return load_bank(file), json.loads(file.with_suffix(".json").read_text())
 
 

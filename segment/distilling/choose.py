@@ -6,6 +6,7 @@ Pure: probabilities in, a choice out. Must not know a network, nor where its vie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -45,9 +46,17 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Those of both their views."""
-        total = Moments(len(self._first))
-        total._first, total._second = self._first + other._first, self._second + other._second
-        return total
+        return Moments.of(self.state() + other.state())
+
+    def state(self) -> Tensor:  # 2 T T
+        """All of it, which `of` takes."""
+        return torch.stack([self._first, self._second])
+
+    @classmethod
+    def of(cls, state: Tensor) -> Self:  # 2 T T
+        made = cls(0)
+        made._first, made._second = state
+        return made
 
     def products(self) -> Tensor:  # T T
         """G, for which w' G w is the squared distance that weights w of sum 1 leave to the moments of all draws."""

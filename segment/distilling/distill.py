@@ -13,9 +13,11 @@ No mini-batch has the statistics of a refined draw. Must not know a file, nor wh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 
 FAST = PassPlan(channels_last=True, fuse=True)
+PIXELS = 64
+"""Of each view, that the choice uses."""
 TOGETHER = 4
 """Views in a pass at most: on the CamVid U-Net an image then takes three quarters of the time."""
 
@@ -40,17 +44,15 @@ TOGETHER = 4
 class DistillPlan:
     """How a bank is distilled.
 
-    draws: K, a count from 1 up; seed: of every random choice
-    pixels: of each view, that the choice uses; refine: how the draws are optimised
+    draws: K, a count from 1 up; seed: of every random choice; refine: how the draws are optimised
     """
 
     draws: int = 8
     seed: int = 0
-    pixels: int = 64
     refine: RefinePlan = field(default_factory=RefinePlan)
 
     def __post_init__(self) -> None:
-        least = {"draws": 1, "seed": 0, "pixels": 1}
+        least = {"draws": 1, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise WrongUse(f"{name} = {getattr(self, name)}, but it is an integer from {value} up.")
@@ -74,43 +76,60 @@ class Distilled:
 class Observed:
     """What passing all draws of a bank over views gave: enough to distill it to any K.
 
-    targets: to learn from; held_out: of other images; moments: of the draws on the targets
+    targets: of each view; moments: of the draws at some pixels of each; seconds: that the passes took
     """
 
     targets: list[Target]
-    held_out: list[Target]
     moments: Moments
+    seconds: float = 0.0
+
+    def __add__(self, other: Observed) -> Observed:
+        """Of the views of both."""
+        return Observed(self.targets + other.targets, self.moments + other.moments, self.seconds + other.seconds)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the views, by name, as tensors on the CPU."""
+        tensors = {"moments": self.moments.state(), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        for number, target in enumerate(self.targets):
+            tensors |= {f"mean.{number}": target.mean.cpu(), f"variance.{number}": target.variance.cpu()}
+        return tensors
+
+    @classmethod
+    def of(cls, views: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Self:
+        """From the views (each 1 C H W) and what `tensors` gave. Errors: KeyError where they are of other views."""
+        targets = [
+            Target(view, tensors[f"mean.{number}"], tensors[f"variance.{number}"]) for number, view in enumerate(views)
+        ]
+        return cls(targets, Moments.of(tensors["moments"]), float(tensors["seconds"]))
 
 
 def observe_views(
     network: BatchNormNetwork,
     bank: Bank,
     views: Sequence[Tensor],
-    held_out: Sequence[Tensor],
     head: Head,
-    plan: DistillPlan,
-    progress: Progress = lambda stage, done, total: None,
+    *,
+    pixels: int = PIXELS,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Observed:
     """Pass all draws of a bank over views; several in a pass, where the network keeps the images of a batch apart.
 
-    views, held_out: of training images, each (1 C H W), no image in both; as the network sees them in training
-    Errors: as `distill`; WrongUse without views.
+    views: of training images, each (1 C H W), one or more; as the network sees them in training
+    pixels: of each view, at random by the seed, at which the draws are compared for the choice; 0 for held-out views
+    progress: called with the views that are done
     """
-    _check(bank, plan)
-    if not views or not held_out:
-        raise WrongUse("Distilling needs views to learn from and held-out ones; give two images or more.")
-    generator = torch.Generator().manual_seed(plan.seed)
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
     pair = torch.cat([views[0], views[0]]).to(network.device)
     most = 1 if mixing_call(network.module, network.module, pair) else TOGETHER
-    passes, moments = Passes(network, bank, FAST), Moments(len(bank))
-    seen = Observed([], [], moments)
-    for targets, part, pixels in ((seen.targets, views, plan.pixels), (seen.held_out, held_out, 0)):
-        for together in _of_one_size(part, most):
-            found, sampled = observe(passes, bank.weights, torch.cat(together), head, pixels, generator)
-            targets.extend(found)
-            moments.add(sampled)
-            progress("passing the bank", len(seen.targets) + len(seen.held_out), len(views) + len(held_out))
-    return seen
+    passes, moments, targets = Passes(network, bank, FAST), Moments(len(bank)), list[Target]()
+    for together in _of_one_size(views, most):
+        found, sampled = observe(passes, bank.weights, torch.cat(together), head, pixels, generator)
+        targets.extend(found)
+        moments.add(sampled)
+        progress(len(targets))
+    return Observed(targets, moments, time.perf_counter() - start)
 
 
 def _of_one_size(views: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
@@ -124,6 +143,7 @@ def distill(
     network: BatchNormNetwork,
     bank: Bank,
     observed: Observed,
+    held_out: Sequence[Target],
     head: Head,
     plan: DistillPlan | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -132,31 +152,32 @@ def distill(
 ) -> Distilled:
     """Choose K draws of a bank and refine them.
 
-    observed: by `observe_views`, of this network and bank
+    observed: by `observe_views`, of this network and bank; held_out: targets of views of other images
     begun: a state that `keep` was called with, in a call with the same arguments: refining goes on from there
-    Errors: WrongUse where the bank is distilled already or has no more draws than K.
+    Errors: as `check_bank`.
     """
     plan = plan or DistillPlan()
-    _check(bank, plan)
+    check_bank(bank, plan.draws)
     generator = torch.Generator().manual_seed(plan.seed)
     chosen = choose(observed.moments.products(), plan.draws, generator)
     student = Student(network, head)
     draws = Draws(bank, chosen, network.device)
-    before = student.error(draws, observed.held_out)
+    before = student.error(draws, held_out)
     if plan.refine.steps == 0:
         return Distilled(draws.bank(bank), chosen, before, before, 0)
     refinement = Refinement(draws, plan.refine, generator, before)
     if begun is not None:
         refinement.load(begun)
-    refine(student, refinement, observed.targets, observed.held_out, progress, keep)
+    refine(student, refinement, observed.targets, held_out, progress, keep)
     return Distilled(draws.bank(bank), chosen, before, refinement.best, refinement.kept)
 
 
-def _check(bank: Bank, plan: DistillPlan) -> None:
+def check_bank(bank: Bank, draws: int) -> None:
+    """Errors: WrongUse where the bank is distilled already or has no more draws than K."""
     if bank.distilled:
         raise WrongUse("This bank is distilled already; distill the one that it was made from.")
-    if plan.draws >= len(bank):
-        raise WrongUse(f"{plan.draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
+    if draws >= len(bank):
+        raise WrongUse(f"{draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
 
 
 def observe(

@@ -35,6 +35,9 @@ GAIN = 0.9
 
 MEASURED_DRAWS = 2
 
+DECIDED = ("images", "images_measured_at")
+"""Keys of `Together.decided`."""
+
 
 class Sized(Protocol):
     """What has the size of an image."""
@@ -65,6 +68,13 @@ class Together:
     def __init__(self, estimator: Estimator, images: Batch = 1, area: int = 0) -> None:
         self.estimator, self.images, self.area = estimator, images, area
         self._most: dict[tuple[int, int], int] = {}
+
+    @property
+    def decided(self) -> dict[str, int]:
+        """Images in a pass, and the pixels of the image that "auto" was decided at; empty before, and where it is 1."""
+        if self.images == "auto" or (self.images == 1 and not self.area):
+            return {}
+        return dict(zip(DECIDED, (self.images, self.area), strict=True))
 
     def groups(self, images: Iterable[S]) -> Iterator[list[S]]:
         """Images in order, those that follow each other and have one size together, as far as `most` allows."""

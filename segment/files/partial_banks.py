@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -30,21 +29,20 @@ from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".partial.safetensors"
+PARTIAL = ".partial"
 PLAN = "plan"
 """Key of its provenance: how its draws were recorded, which decides their last bits."""
 
 
-@dataclass(frozen=True)
-class _Beside:
-    """A file beside the output of a command, until that is written. recipe: of all that decides what it holds."""
+def _beside(output: Path, part: str = "") -> Path:
+    return output.with_suffix(f"{PARTIAL}.{part}.safetensors" if part else f"{PARTIAL}.safetensors")
 
-    path: Path
-    recipe: str
 
-    @classmethod
-    def beside(cls, output: Path, recipe: str) -> Self:
-        return cls(output.with_suffix(SUFFIX), recipe)
+class PartialBank:
+    """`BANK.partial.safetensors`: the first draws of the bank that `recipe` describes, until the bank is written."""
+
+    def __init__(self, output: Path, recipe: str) -> None:
+        self.path, self.recipe = _beside(output), recipe
 
     def remove(self) -> None:
         """Called when the output is written."""
@@ -52,10 +50,6 @@ class _Beside:
             remove([self.path])
         else:
             self.path.unlink(missing_ok=True)
-
-
-class PartialBank(_Beside):
-    """`BANK.partial.safetensors`: the first draws of the bank that `recipe` describes."""
 
     def load(self, network: Network) -> tuple[list[Statistics], Mapping[str, Any]] | None:
         """The draws and how they were recorded; None where there are none of this recipe and network."""
@@ -85,29 +79,63 @@ class PartialBank(_Beside):
         return keep
 
 
-class PartialRefinement(_Beside):
-    """`BANK.partial.safetensors`: the state that refining a bank has reached; `recipe` is all that decides it."""
+class PartialTensors:
+    """Files of tensors that a distilling has reached, until its bank is written; `recipe` is all that decides them.
 
-    def load(self) -> dict[str, Tensor] | None:
-        """The state; None where there is none of this recipe."""
-        if not is_there(self.path):
+    `BANK.partial.safetensors`: the state of refining; `BANK.partial.PART.safetensors`: the bank's passes over some
+    views. output: the bank; None: nothing is kept. found: whether any was loaded
+    """
+
+    def __init__(self, output: Path | None, recipe: str) -> None:
+        self.output, self.recipe = output, recipe
+        self.found = False
+        self._kept: set[Path] = set()
+
+    def load(self, part: str = "") -> dict[str, Tensor] | None:
+        """The tensors; None where there are none of this recipe."""
+        if self.output is None:
             return None
+        path = _beside(self.output, part)
+        if not is_there(path):
+            return None
+        self._kept.add(path)
         try:
-            with here(self.path) as copy, safe_open(copy, framework="pt") as file:
+            with here(path) as copy, safe_open(copy, framework="pt") as file:
                 metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            log.info("%s is not used: %s", self.path, error)
+            log.info("%s is not used: %s", path, error)
             return None
-        of_this = metadata == {"recipe": self.recipe, "content": _digest(state)}
-        return state if of_this else None
+        if metadata != self._metadata(state, part):
+            return None
+        self.found = True
+        return state
 
-    def keep(self, state: Mapping[str, Tensor]) -> None:
-        """Write the state, whole or not at all; where that cannot be done, refining goes on without."""
+    def keep(self, state: Mapping[str, Tensor], part: str = "") -> None:
+        """Write the tensors, whole or not at all; where that cannot be done, the distilling goes on without."""
+        if self.output is None:
+            return
+        path = _beside(self.output, part)
         try:
-            with fresh(self.path) as stream:
-                stream.write(save(dict(state), {"recipe": self.recipe, "content": _digest(state)}))
+            with fresh(path) as stream:
+                stream.write(save(dict(state), self._metadata(state, part)))
         except (SegmentError, OSError) as error:
             log.info("What was reached is not kept: %s", error)
+        else:
+            self._kept.add(path)
+
+    def remove(self) -> None:
+        """Called when the output is written: every part goes, also of calls with other settings that did not end."""
+        if self.output is None:
+            return
+        if is_url(self.output):
+            remove(sorted(self._kept))
+            return
+        for path in self.output.parent.iterdir():
+            if path.name.startswith(f"{self.output.stem}{PARTIAL}.") and path.suffix == self.output.suffix:
+                path.unlink(missing_ok=True)
+
+    def _metadata(self, state: Mapping[str, Tensor], part: str) -> dict[str, str]:
+        return {"recipe": self.recipe, "part": part, "content": _digest(state)}
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

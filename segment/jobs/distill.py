@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from segment.distilling.distill import DistillPlan, distill, observe_views
+from segment.axes import Head
+from segment.distilling.choose import Moments
+from segment.distilling.distill import PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted, identified
@@ -20,18 +23,24 @@ from segment.errors import WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
 from segment.files.banks import save_bank
-from segment.files.partial_banks import PartialRefinement
+from segment.files.partial_banks import PartialTensors
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
+from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 
 SIDE = 192
 """Rows and columns of a view, cut at random from a larger image: many images teach more than many pixels of one."""
+
+PART = 16
+"""Views that are passed, and kept, together."""
+HELD_OUT = "held_out_views"
+"""Name of the parts that decide the step."""
 
 AUDIT_VIEWS = 2
 
@@ -57,7 +66,7 @@ def distill_bank(
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
     size, listing: as the bank was recorded with
-    output: where it is written too. Until then what refining has reached is kept beside it, and the same call goes on
+    output: where it is written too. Until then what was reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
     """
@@ -65,24 +74,22 @@ def distill_bank(
     for name, value in (("views", views), ("held_out", held_out)):
         if value < 1:
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
+    check_bank(bank, draws)
     drawn = fitted(network, bank)
     pool = training_pool(network, images, size, listing)
     start = time.perf_counter()
     own_views, other_views = cut_views(pool, views, held_out, seed)
     content = content_of(pool)
     numbers = {"views": views, "held_out": held_out, "plan": asdict(plan)}
-    partial = None
-    if output is not None and not isinstance(pool.given, Samples):
-        partial = PartialRefinement.beside(
-            output, recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
-        )
-    begun = None if partial is None else partial.load()
-    if begun is not None and partial is not None:
-        log.warning("Going on from what an earlier call left in %r.", str(partial.path))
-    keep = (lambda _: None) if partial is None else partial.keep
+    recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
+    kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head
-    observed = observe_views(drawn, bank, own_views, other_views, head, plan, progress)
-    distilled = distill(drawn, bank, observed, head, plan, progress, begun, keep)
+    observed = observe_in_parts(drawn, bank, own_views, head, kept, "views", seed, progress)
+    others = observe_in_parts(drawn, bank, other_views, head, kept, HELD_OUT, seed, progress)
+    begun = kept.load()
+    if kept.found:
+        log.warning("Going on from what an earlier call left beside %r.", str(output))
+    distilled = distill(drawn, bank, observed, others.targets, head, plan, progress, begun, kept.keep)
     seconds = time.perf_counter() - start
     log.info("%d draws of %d distilled in %.1f s", draws, len(bank), seconds)
     audited = audit(drawn, distilled.bank, other_views[:AUDIT_VIEWS], head)
@@ -108,9 +115,41 @@ def distill_bank(
     made = identified(network, drawn, replace(distilled.bank, provenance=provenance))
     if output is not None:
         save_bank(made, output)
-    if partial is not None:
-        partial.remove()
+    kept.remove()
     return made
+
+
+def observe_in_parts(
+    drawn: BatchNormNetwork,
+    bank: Bank,
+    views: Sequence[Tensor],
+    head: Head,
+    kept: PartialTensors,
+    name: str,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Observed:
+    """As `observe_views`, some views after the others; parts that an earlier call kept are not passed again.
+
+    name: of the parts; those called HELD_OUT are not compared for the choice
+    """
+    total, stage = Observed([], Moments(len(bank))), f"passing the bank over {name.replace('_', '-')}"
+    for start in range(0, len(views), PART):
+        part, file = views[start : start + PART], f"{name}{start}"
+        tensors = kept.load(file)
+        if tensors is None:
+            pixels = 0 if name == HELD_OUT else PIXELS
+            show = partial(_show, progress, stage, start, len(views))
+            seen = observe_views(drawn, bank, part, head, pixels=pixels, seed=seed + start, progress=show)
+            kept.keep(seen.tensors(), file)
+        else:
+            seen = Observed.of(part, tensors)
+        total += seen
+    return total
+
+
+def _show(progress: Progress, stage: str, before: int, total: int, done: int) -> None:
+    progress(stage, before + done, total)
 
 
 def training_pool(

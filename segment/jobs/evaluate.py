@@ -16,7 +16,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.estimation.overlap import WORKERS, checked_workers
-from segment.estimation.together import Batch, checked_batch
+from segment.estimation.together import DECIDED, Batch, checked_batch
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
@@ -45,8 +45,6 @@ from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-TOGETHER = ("images", "images_measured_at")
-"""Keys of `plan` in run.json: images in a pass, and pixels of the image that they were measured at."""
 STATE, VALIDATION = "state.npz", "validation.json"
 
 
@@ -129,7 +127,7 @@ def evaluate(
     settings = _settings(network, data, banks, plan, methods, validation, tuned)
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
-        together = {key: value for key, value in run.record.get("plan", {}).items() if key in TOGETHER}
+        together = {key: value for key, value in run.record.get("plan", {}).items() if key in DECIDED}
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
         run.note(plan=_passes(methods, network, runner) | together, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
@@ -171,7 +169,7 @@ def _scoring(
     together: Mapping[str, Any],
     validated: Validation,
 ) -> Scoring:
-    """Nothing scored yet. together: TOGETHER of run.json, where a run goes on."""
+    """Nothing scored yet. together: what an earlier process decided."""
     read_outs = methods.read_outs(validated.temperatures)
     boards = {
         name: Scoreboard(
@@ -286,8 +284,8 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
     scoring.save(run.folder / STATE)
     run.deliver()
-    together = dict(zip(TOGETHER, (scoring.together.images, scoring.together.area), strict=True))
-    if together["images"] != 1 and not together.items() <= run.record["plan"].items():
+    together = scoring.together.decided
+    if not together.items() <= run.record["plan"].items():
         run.note(plan=run.record["plan"] | together)
     done, lines = scoring.done, run.entries()
     for source in sources:

@@ -173,7 +173,7 @@ def fit(
         )
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
-    partial = None if output is None or isinstance(pool.given, Samples) else PartialBank.beside(output, recipe)
+    partial = None if output is None or isinstance(pool.given, Samples) else PartialBank(output, recipe)
     bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress, runner)
     provenance = {
         "layers": layers,

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
+from segment.estimation.together import DECIDED
 from segment.files.banks import load_bank
 from segment.files.reading import read_json
 from segment.files.runs.manifest import Entry
@@ -89,7 +90,7 @@ def sweep(
     settings = _settings(network, data, train, plan, validation) | input_hashes(sources, train, held_out, given_banks)
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
         sources, folder = run.sources, run.folder
-        run.note(versions=versions())
+        run.note(plan=run.record.get("plan", {}), versions=versions())
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         for bank in given_banks.values():
             fitted(network, bank)  # refused now, not after the others were recorded
@@ -119,6 +120,8 @@ class _Condition:
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
     plan_values = json.loads(json.dumps(asdict(plan)))
+    if plan.batch == 1:
+        del plan_values["batch"]  # as in folders of sweeps without this setting
     images, labels, *more = data.in_text()
     return {
         "model": network.name,
@@ -154,7 +157,10 @@ def _condition(
             read_outs = swept.read_outs(condition, severity)
             named = {str(place): read_out for place, read_out in read_outs.items()}
             boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
-            scoring = Scoring(swept.network, named, boards, memory_for(runner, memory, swept.network.device))
+            images, measured_at = DECIDED
+            batch, area = (run.record["plan"].get(*of) for of in ((images, swept.plan.batch), (measured_at, 0)))
+            budget = memory_for(runner, memory, swept.network.device)
+            scoring = Scoring(swept.network, named, boards, budget, batch=batch, batch_area=area)
             if state.exists():
                 scoring.load(state)
             save = partial(_save, run, scoring, state)
@@ -165,17 +171,21 @@ def _condition(
             run.discard(state.name, swept.temperatures.name)
     if not scoring.done:
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
-    rows = _rows(scoring, list(read_outs), condition, severity)
+    rows = _rows(scoring, list(read_outs), condition, severity, partial(progress, f"intervals of {stage}"))
     run.discard(state.name)  # its numbers are in the condition's file now
     return rows, scoring.failed
 
 
 def _save(run: Run, scoring: Scoring, state: Path) -> None:
+    if not (together := scoring.together.decided).items() <= run.record["plan"].items():
+        run.note(plan=run.record["plan"] | together)
     scoring.save(state)
     run.deliver()
 
 
-def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: int) -> list[Row]:
+def _rows(
+    scoring: Scoring, places: Sequence[Place], condition: str, severity: int, progress: Callable[[int, int], None]
+) -> list[Row]:
     """One row for each combination of the axes, whose seeds are its banks."""
     images = len(scoring.done)
     groups: dict[Place, list[str]] = {}
@@ -186,7 +196,7 @@ def _rows(scoring: Scoring, places: Sequence[Place], condition: str, severity: i
         spent = sum(scoring.seconds[key] for key in keys) / len(keys) / images
         boards = tuple(scoring.boards[key] for key in keys)
         by_group[str(group)] = MethodBoards(boards, group.draws, spent)
-    content = scores(by_group)
+    content = scores(by_group, progress)
     plain = next((str(group) for group in groups if group.method == DETERMINISTIC), None)
     over = {} if plain is None else differences(by_group, plain)
     counts = {"images": content["images"], "pixels": content["pixels"]}

@@ -6,7 +6,7 @@ Must not know how a method was run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -86,10 +86,18 @@ def lower_is_better(score: str) -> bool:
     return score.split(".")[0] in LOWER
 
 
-def scores(methods: Mapping[str, MethodBoards]) -> dict[str, Any]:
-    """The content of `scores.json`; several banks: the mean over them, and `bank_sd` beside it."""
+def scores(
+    methods: Mapping[str, MethodBoards], progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """The content of `scores.json`; several banks: the mean over them, and `bank_sd` beside it.
+
+    progress: called after each method with how many are done, and how many there are
+    """
     first = next(iter(methods.values())).boards[0]
-    contents = {name: _content(method_boards) for name, method_boards in methods.items()}
+    contents = {}
+    for number, (name, method_boards) in enumerate(methods.items(), 1):
+        contents[name] = _content(method_boards)
+        progress(number, len(methods))
     names = dict.fromkeys(score for content in contents.values() for score in content["scores"])
     for content in contents.values():
         nothing = {"value": None, "low": None, "high": None, "why": ONE_DRAW}
@@ -98,9 +106,9 @@ def scores(methods: Mapping[str, MethodBoards]) -> dict[str, Any]:
 
 
 def _content(method_boards: MethodBoards) -> dict[str, Any]:
-    content = method_boards.boards[0].compute()
-    if len(method_boards.boards) > 1:
-        every = method_boards.estimates
+    every = method_boards.estimates
+    content = method_boards.boards[0].compute(every[0])
+    if len(every) > 1:
         images = method_boards.boards[0].images
         for name, mean in mean_of(every).items():
             entry = mean.entry(limits(name), images)

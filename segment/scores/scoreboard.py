@@ -110,11 +110,15 @@ class Scoreboard:
             thresholds[name] = tuple(patches.matching_threshold(of_size) for of_size in summed)
         return thresholds
 
-    def compute(self) -> Entry:
-        """The entry of a method in `scores.json`: scores, per_class, curves and thresholds; None instead of nan."""
-        scores = {name: score.entry(summary.limits(name), self.images) for name, score in self.estimates().items()}
+    def compute(self, estimated: Mapping[str, Score] | None = None) -> Entry:
+        """The entry of a method in `scores.json`: scores, per_class, curves and thresholds; None instead of nan.
+
+        estimated: what `estimates` gave, where it was called since the last image
+        """
+        known = self.estimates() if estimated is None else estimated
+        entries = {name: score.entry(summary.limits(name), self.images) for name, score in known.items()}
         return {
-            "scores": scores | self._image_ranks(),
+            "scores": entries | self._image_ranks(),
             "per_class": self._per_class(),
             "curves": self._curves(),
             "thresholds": self._thresholds(),

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import segment
 from segment.cli.app import run
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
-from segment.distilling.distill import FAST, Distilled, DistillPlan, distill, observe, observe_views
+from segment.distilling.distill import FAST, Distilled, DistillPlan, Observed, distill, observe, observe_views
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
@@ -57,12 +57,13 @@ def views(count: int, seed: int) -> list[Tensor]:  # each 1 3 24 24, some much b
     return [noise(1, 3, 24, 24, seed=seed + at) * (0.5 + at % 3) for at in range(count)]
 
 
-SMALL = DistillPlan(draws=4, pixels=64, refine=RefinePlan(steps=30, every=10, rate=0.6))
+SMALL = DistillPlan(draws=4, refine=RefinePlan(steps=30, every=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
-    seen = observe_views(network, bank, views(12, seed=10), views(4, seed=50), "softmax", plan)
-    return distill(network, bank, seen, "softmax", plan)
+    seen = observe_views(network, bank, views(12, seed=10), "softmax", seed=plan.seed)
+    others = observe_views(network, bank, views(4, seed=50), "softmax", pixels=0)
+    return distill(network, bank, seen, others.targets, "softmax", plan)
 
 
 def observed(network: BatchNormNetwork, bank: Bank, seen: list[Tensor]) -> list[Target]:
@@ -196,14 +197,19 @@ def test_views_of_every_size_are_observed_as_each_alone(module: type[nn.Module])
     network = surveyed(calibrated(seeded(module), (32, 32)))
     bank = random_bank(network, draws=5)
     seen = [*views(6, seed=1), noise(1, 3, 16, 24, seed=3), *views(1, seed=9)]
-    together = observe_views(network, bank, seen, views(3, seed=30), "softmax", SMALL)
+    together = observe_views(network, bank, seen, "softmax")
     passes, generator = Passes(network, bank, FAST), torch.Generator().manual_seed(0)
     for view, target in zip(seen, together.targets, strict=True):
         (alone,), _ = observe(passes, bank.weights, view, "softmax", 1, generator)
         torch.testing.assert_close(target.views, view, rtol=0, atol=0)
         torch.testing.assert_close(target.mean, alone.mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(target.variance, alone.variance, rtol=1e-4, atol=1e-7)
-    assert len(together.held_out) == 3
+    again = Observed.of(seen, together.tensors())
+    assert again.seconds == together.seconds > 0
+    for target, other in zip(again.targets, together.targets, strict=True):
+        torch.testing.assert_close((target.mean, target.variance), (other.mean, other.variance), rtol=0, atol=0)
+    double = (again + together).moments.products()
+    torch.testing.assert_close(double, together.moments.products())  # in units of their own spread
 
 
 def test_the_error_is_the_relative_l1_error_of_the_variance_map() -> None:
@@ -315,9 +321,9 @@ def test_the_network_is_restored_also_after_an_interrupt() -> None:
         if stage == "refining":
             raise KeyboardInterrupt
 
-    seen = observe_views(network, bank, views(6, seed=1), views(2, seed=9), "softmax", SMALL)
+    seen, others = (observe_views(network, bank, views(count, seed=count), "softmax") for count in (6, 2))
     with pytest.raises(KeyboardInterrupt):
-        distill(network, bank, seen, "softmax", SMALL, interrupt)
+        distill(network, bank, seen, others.targets, "softmax", SMALL, interrupt)
     assert_same_state(before, state_of(module))
 
 
@@ -328,8 +334,6 @@ def test_wrong_use_is_refused_in_words() -> None:
         distilled(network, bank, replace(SMALL, draws=8))
     with pytest.raises(WrongUse, match="distilled already"):
         distilled(network, replace(bank, provenance={"distilled": True}))
-    with pytest.raises(WrongUse, match="two images or more"):
-        observe_views(network, bank, views(2, seed=0), [], "softmax", SMALL)
     with pytest.raises(WrongUse, match="draws = 0"):
         DistillPlan(draws=0)
     with pytest.raises(WrongUse, match="steps = -1"):

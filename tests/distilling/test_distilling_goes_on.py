@@ -1,4 +1,4 @@
-"""A distilling that ends early keeps what refining has reached, and the same call goes on to the same bits."""
+"""A distilling that ends early keeps what it has reached, and the same call goes on to the same bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import WrongUse
 from segment.files.banks import load_bank
-from segment.files.partial_banks import SUFFIX
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
@@ -28,21 +27,30 @@ class Ended(Exception):
 
 
 class Distilling:
-    """Calls with one output. refined: the steps of the newest one."""
+    """Calls with one output. refined: the steps of the newest one; passed: how many views each pass of it ended."""
 
     def __init__(self, network: Network, bank: Bank, output: Path) -> None:
         self.network, self.bank, self.output = network, bank, output
         self.refined: list[int] = []
+        self.passed: list[tuple[str, int, int]] = []
 
     @property
     def partial(self) -> Path:
-        return self.output.with_suffix(SUFFIX)
+        return self.output.with_suffix(".partial.safetensors")
 
-    def __call__(self, *, end_after: int | None = None, seed: int = 0) -> Bank:
-        self.refined = []
+    @property
+    def parts(self) -> list[str]:
+        return sorted(path.name for path in self.output.parent.glob("small.partial.*.safetensors"))
+
+    def __call__(self, *, end_after: int | None = None, end_at: str = "", views: int = 4, seed: int = 0) -> Bank:
+        self.refined, self.passed = [], []
 
         def told(stage: str, done: int, total: int, draws: int = 0) -> None:
-            if stage == "refining":
+            if stage != "refining":
+                self.passed.append((stage.removeprefix("passing the bank over "), done, total))
+                if stage.endswith(end_at or "-") and done == end_after:
+                    raise Ended
+            elif not end_at:
                 self.refined.append(done)
                 if done == end_after:
                     raise Ended
@@ -52,7 +60,7 @@ class Distilling:
             self.bank,
             IMAGES,
             draws=3,
-            views=4,
+            views=views,
             held_out=2,
             steps=STEPS,
             seed=seed,
@@ -95,6 +103,38 @@ def test_the_same_call_goes_on_to_the_same_bits(distilling: Distilling, whole: s
     assert not distilling.partial.exists()
 
 
+@pytest.mark.parametrize(("end_at", "end_after"), [("over views", 3), ("held-out-views", 1), ("over views", 1)])
+def test_views_that_the_bank_was_passed_over_are_not_passed_again(
+    distilling: Distilling, monkeypatch: pytest.MonkeyPatch, end_at: str, end_after: int
+) -> None:
+    monkeypatch.setattr("segment.jobs.distill.PART", 2)
+    monkeypatch.setattr("segment.distilling.distill.TOGETHER", 1)
+    every = [*(("views", done, 4) for done in (1, 2, 3, 4)), *(("held-out-views", done, 2) for done in (1, 2))]
+    with pytest.raises(Ended):
+        distilling(end_at=end_at, end_after=end_after)
+    ended = every.index((end_at.removeprefix("over "), end_after, 2 if end_at.startswith("held") else 4))
+    assert distilling.passed == every[: ended + 1]
+    assert len(distilling.parts) == ended // 2
+    made = bank_fingerprint(distilling())
+    assert distilling.passed == every[ended - ended % 2 :]
+    assert list(distilling.output.parent.iterdir()) == [distilling.output]
+    distilling.output.unlink()
+    assert made == bank_fingerprint(distilling())
+
+
+def test_parts_of_other_settings_are_taken_away_and_not_used(
+    distilling: Distilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segment.jobs.distill.PART", 2)
+    with pytest.raises(Ended):
+        distilling(views=8, end_at="held-out-views", end_after=2)
+    assert len(distilling.parts) == 4
+    distilling()
+    assert distilling.passed[-1] == ("held-out-views", 2, 2)
+    assert distilling.passed[0][2] == 4
+    assert list(distilling.output.parent.iterdir()) == [distilling.output]
+
+
 def test_nothing_is_kept_before_the_first_evaluation(distilling: Distilling, whole: str) -> None:
     distilling.end_after(1)
     assert not distilling.partial.exists()
@@ -107,10 +147,20 @@ def test_another_call_begins_anew(distilling: Distilling) -> None:
     assert distilling.refined[0] == 1
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda content: content[:-9], lambda content: b"", lambda content: content[:-1] + bytes([content[-1] ^ 1])],
-)
+DAMAGES = [lambda content: content[:-9], lambda content: b"", lambda content: content[:-1] + bytes([content[-1] ^ 1])]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_parts_are_passed_anew(distilling: Distilling, whole: str, damage: Callable[[bytes], bytes]) -> None:
+    distilling.end_after(5)
+    assert distilling.parts == ["small.partial.held_out_views0.safetensors", "small.partial.views0.safetensors"]
+    part = distilling.output.with_name(distilling.parts[1])
+    part.write_bytes(damage(part.read_bytes()))
+    assert bank_fingerprint(distilling()) == whole
+    assert {stage for stage, *_ in distilling.passed} == {"views"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_refined_anew(distilling: Distilling, whole: str, damage: Callable[[bytes], bytes]) -> None:
     distilling.end_after(5)
     distilling.partial.write_bytes(damage(distilling.partial.read_bytes()))

@@ -13,7 +13,6 @@ from small_networks import Small
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ImageUnreadable, WrongUse
-from segment.files.partial_banks import SUFFIX
 from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import load_network
@@ -45,7 +44,7 @@ class Fit:
 
     @property
     def partial(self) -> Path:
-        return self.output.with_suffix(SUFFIX)
+        return self.output.with_suffix(".partial.safetensors")
 
     def __call__(self, progress: Progress = silent, *, output: bool = True, plan: Mapping[str, int] = DEFAULT) -> Bank:
         self.recorded = []

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
+from segment.estimation.estimator import Estimator
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
@@ -246,6 +248,47 @@ def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:
     (row,) = of(swept, method="mcbn", setting=Setting(batch=8), draws=4)
     assert float(line["nll"]) == score(row, "nll")["value"]
     assert float(line["nll.bank_sd"]) > 0
+
+
+def test_images_that_go_together_are_scored_the_same_and_auto_is_measured_once_for_all_conditions(
+    network: Network, data: Labels, train: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def seconds(_: Estimator, images: Tensor) -> float:
+        measured.append(len(images))
+        return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]  # an image takes 1, .6, .59
+
+    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
+    plan = SweepPlan(grid=replace(GRID, seeds=(0,)), shifts=("noise",), severities=(5,), batch="auto")
+    made = sweep(network, data, train, tmp_path / "run", plan)
+    assert measured == [1, 2, 4]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["images"] == 2
+    alone = sweep(network, data, train, tmp_path / "alone", replace(plan, batch=1))
+    for row, other in zip(made.rows, alone.rows, strict=True):
+        assert (row.name, row.condition) == (other.name, other.condition)
+        for name, entry in row.result["scores"].items():
+            expected = other.result["scores"][name]["value"]
+            assert entry["value"] == (expected if expected is None else pytest.approx(expected, abs=1e-4)), name
+    (tmp_path / "run" / "condition_noise_5.json").unlink()
+    sweep(network, data, train, tmp_path / "run", plan, resume=True)
+    assert measured == [1, 2, 4]
+    with pytest.raises(WrongUse, match="batch is 'auto' there"):
+        sweep(network, data, train, tmp_path / "run", replace(plan, batch=1), resume=True)
+
+
+def test_the_intervals_of_many_settings_are_shown_as_they_are_made(
+    network: Network, data: Labels, train: str, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def show(stage: str, done: int, total: int, draws: int = 0) -> None:
+        seen.append((stage, done, total))
+
+    plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 2)))
+    made = sweep(network, data, train, tmp_path / "run", plan, progress=show)
+    shown = [step for step in seen if step[0] == "intervals of clean images"]
+    assert shown == [("intervals of clean images", done, len(made.rows)) for done in range(1, len(made.rows) + 1)]
 
 
 def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labels, train: str, swept: Sweep) -> None:

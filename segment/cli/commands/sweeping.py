@@ -27,11 +27,13 @@ from segment.cli.options import (
     Out,
     Prefix,
     Report,
+    Together,
     Trust,
     ValidationImages,
     ValidationLabels,
     Void,
     Weights,
+    batch_of,
     counts,
     listed,
     loaded,
@@ -77,6 +79,7 @@ def sweep(
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     memory: Memory = None,
+    batch: Together = "1",
     void: Void = None,
     plots: Annotated[
         bool | None,
@@ -138,6 +141,7 @@ def sweep(
             SWEPT, methods=listed(methods) or SWEPT.methods, precision=precision, insert_dropout=insert_dropout
         ),
         banks=tuple(str(path) for path in bank or []),
+        batch=batch_of(batch),
     )
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)

@@ -13,6 +13,7 @@ from typing import Any
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
+from segment.estimation.together import Batch, checked_batch
 from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.find import Source
@@ -39,6 +40,7 @@ class SweepPlan:
     methods: those without a bank are scored once, the others for every setting; how their passes are made
     banks: files of further banks, distilled ones perhaps, each scored with all of its draws
     shifts: corruptions of the test images, each at every severity; everything is then scored at the largest T
+    batch: images of one size in a pass; "auto": as many as are measured to be fastest at the first image's size
     adapt: also with banks whose statistics images go through the same corruption
     """
 
@@ -49,8 +51,10 @@ class SweepPlan:
     severities: tuple[int, ...] = SEVERITIES
     adapt: bool = False
     void: int | None = None
+    batch: Batch = 1
 
     def __post_init__(self) -> None:
+        checked_batch(self.batch)
         if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
             raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
         if any(combination(name).passes == "ensemble" for name in self.methods.methods):
