@@ -42,7 +42,8 @@ def aurc(histogram: Ints) -> Floats:  # R B 2 -> R
     before = after - count
     errors = wrong.cumsum(axis=-1) - wrong
     rate = wrong / np.maximum(count, 1)
-    area = count * rate + (errors - before * rate) * (harmonic(after) - harmonic(before))
+    steps = np.diff(harmonic(after), axis=-1, prepend=0.0)  # H(n0 + c) - H(n0): each bin begins where one ended
+    area = count * rate + (errors - before * rate) * steps
     return quotient(area.sum(axis=-1), after[..., -1])
 
 
