@@ -80,7 +80,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	for set in test validation; do ls $$cifar/$$set/images | awk -v set=$$set 'NR % 3 == 1 {print set "/images/" $$1, set "/labels/" $$1}' > $$cifar/some_$$set.txt; done
 	$$measure sweep_cifar --file outputs/measured/sweep_cifar/scores.json -- segment sweep $$cifar/resnet32.yaml --trust --images $$cifar/some_test.txt \
 		--train $$cifar/train/images --validation-images $$cifar/some_validation.txt --batches 128 --draws 1,2,4,8,16,32 --seeds 0,1,2 \
-		--methods $$some --precision fp32 -o outputs/measured/sweep_cifar
+		--methods $$some --batch auto --precision fp32 -o outputs/measured/sweep_cifar
 	all="deterministic,temperature,vector_scaling,mean_statistics,tta,mcbn,mcbn+temperature,mcbn+tta,mcbn+tta+temperature"
 	measures=predictive_entropy,one_minus_max,mutual_information
 	$(PY) -m benchmarks.scene_files outputs/measured/scenes
