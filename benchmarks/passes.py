@@ -1,7 +1,8 @@
 """Seconds of T passes of smp.Unet resnet34 over a 384x480 image: segment, torch-uncertainty 0.13.0, deterministic.
 
 Each contender lives in a process of its own, set up as its users would have it; they take turns, round after round, so
-that a busy moment of the machine hits all of them. Ratios are of the medians. Weights are random: time only.
+that a busy moment of the machine hits all of them. Ratios are of the medians. Weights are random: time only. Contenders
+in bf16 run where the processor has instructions for it, and those in fp32 as rivals where it has none.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
 from segment.estimation.memory_budget import keep_freed_pages
 from segment.methods.mcbn import mcbn
+from segment.passes.onednn import has_bfloat16
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import survey
 
@@ -64,8 +66,16 @@ def torch_uncertainty(network: nn.Module, image: Tensor, draws: int, *, tuned: b
     return run
 
 
-def deterministic(network: nn.Module, image: Tensor, passes: int, *, pages: bool) -> Run:
-    """A deployed network: BN folded into its convolutions, bf16, channels_last; its logits, no maps."""
+def deterministic(
+    network: nn.Module,
+    image: Tensor,
+    passes: int,
+    precision: torch.dtype,
+    *,
+    pages: bool = False,
+    compiled: bool = False,
+) -> Run:
+    """A deployed network: BN folded into its convolutions, channels_last; its logits, no maps."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     if pages:
@@ -77,8 +87,11 @@ def deterministic(network: nn.Module, image: Tensor, passes: int, *, pages: bool
                 setattr(parent, name, fuse_conv_bn_eval(first, second))
                 setattr(parent, after, nn.Identity())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    fused = network.to(torch.bfloat16).to(memory_format=torch.channels_last)
-    still = image.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    fused: Callable[[Tensor], object] = network.to(precision).to(memory_format=torch.channels_last)
+    still = image.to(precision).to(memory_format=torch.channels_last)
+    if compiled:
+        torch._inductor.config.freezing = True
+        fused = torch.compile(network, mode="max-autotune")
 
     def run() -> None:
         with torch.no_grad():
@@ -92,19 +105,30 @@ def _batches(draws: int) -> list[Tensor]:
     return [torch.rand(M, 3, 128, 128) for _ in range(draws)]
 
 
-CONTENDERS: dict[str, Callable[[nn.Module, Tensor], Run]] = {
+BF16, FP32 = torch.bfloat16, torch.float32
+WITH_BF16: dict[str, Callable[[nn.Module, Tensor], Run]] = {
     "segment, bf16": lambda n, x: ours(n, x, 16, "bf16"),
-    "segment, fp32": lambda n, x: ours(n, x, 16, "fp32"),
-    "torch-uncertainty, as documented": lambda n, x: torch_uncertainty(n, x, 16, tuned=False),
     "torch-uncertainty, bf16, channels_last": lambda n, x: torch_uncertainty(n, x, 16, tuned=True),
-    "16 deterministic, fused, bf16": lambda n, x: deterministic(n, x, 16, pages=False),
-    "16 deterministic, fused, bf16, freed pages kept": lambda n, x: deterministic(n, x, 16, pages=True),
+    "16 deterministic, fused, bf16": lambda n, x: deterministic(n, x, 16, BF16),
+    "16 deterministic, fused, bf16, freed pages kept": lambda n, x: deterministic(n, x, 16, BF16, pages=True),
+    "16 deterministic, compiled, bf16": lambda n, x: deterministic(n, x, 16, BF16, pages=True, compiled=True),
     "segment, bf16, 8 draws": lambda n, x: ours(n, x, 8, "bf16"),
     "segment, bf16, 32 draws": lambda n, x: ours(n, x, 32, "bf16"),
     "segment, bf16, 32 draws, decoder layers only": lambda n, x: ours(n, x, 32, "bf16", "decoder.*"),
 }
+WITHOUT_BF16: dict[str, Callable[[nn.Module, Tensor], Run]] = {
+    "16 deterministic, fused, fp32": lambda n, x: deterministic(n, x, 16, FP32),
+    "16 deterministic, fused, fp32, freed pages kept": lambda n, x: deterministic(n, x, 16, FP32, pages=True),
+    "16 deterministic, compiled, fp32": lambda n, x: deterministic(n, x, 16, FP32, pages=True, compiled=True),
+}
+CONTENDERS: dict[str, Callable[[nn.Module, Tensor], Run]] = {
+    "segment, fp32": lambda n, x: ours(n, x, 16, "fp32"),
+    "torch-uncertainty, as documented": lambda n, x: torch_uncertainty(n, x, 16, tuned=False),
+    "torch-uncertainty, as documented, 64 draws": lambda n, x: torch_uncertainty(n, x, 64, tuned=False),
+    **(WITH_BF16 if has_bfloat16() else WITHOUT_BF16),
+}
 
-REFERENCE = "segment, bf16"
+REFERENCE = "segment, bf16" if has_bfloat16() else "segment, fp32"
 """The contender whose time the ratios are over."""
 
 
