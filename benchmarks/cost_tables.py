@@ -111,3 +111,34 @@ def picture(result: Mapping[str, Any], title: str, score: str = "nll") -> bytes:
     lines.sort(key=lambda line: -line.y[-1])  # as the ends of the lines stand
     words = "NLL, nats a pixel"
     return plot(lines, title=title, x="passes an image", y=words, logarithmic=True, ticks=[int(t) for t in ticks])
+
+
+def distilled(result: Mapping[str, Any]) -> Lines:
+    """A row a bank: its passes, the error of its variance map, and the plain draws that are as good.
+
+    The error of T plain draws falls as 1 / sqrt(T), from the largest T that was measured.
+    """
+    errors = result["errors"]
+    plain = {int(name.split()[3].rstrip(",")): error for name, error in errors.items() if name.startswith("plain")}
+    most = max(plain)
+    rows = [[f"{draws} plain draws", str(draws), f"{error:.3f}", f"{draws}", ""] for draws, error in plain.items()]
+    for name, error in errors.items():
+        draws = name.removeprefix("distilled, K = ")
+        if draws.isdecimal():
+            worth = most * (plain[most] / error) ** 2
+            spent = errors["the bank's passes over views, seconds"] + errors[f"{name}, seconds after the bank's passes"]
+            rows.append([f"{draws} distilled", draws, f"{error:.3f}", f"{worth:.0f}", f"{spent / 60:.0f} min"])
+    columns = ("bank", "passes", "relative L1 error", "as good as plain draws", "made in")
+    own = errors["the reference itself, estimated"]
+    images, views = len(result["images"]), result["settings"]["views"]
+    words = (
+        f"{images} test images, {views} views. The reference, the variance map of {result['settings']['reference']} draws of "
+        f"another seed, has an error of {own:.3f} itself by its halves, which is part of each number."
+    )
+    return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
+
+
+def beside_others(result: Mapping[str, Any]) -> Lines:
+    """A row a contender: its median seconds, and over those of the first of ours."""
+    rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
+    return markdown(("contender", "median, s", "over segment"), rows, right=[False, True, True])

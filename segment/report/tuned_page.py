@@ -49,12 +49,12 @@ def _by_best(choice: Choice) -> list[str]:
     elif chosen is single:
         parts = [
             f"One pass is as good: the best of all, {best.name}, has {best.mean:.4f}, and the difference "
-            f"{_span(choice.gain)} includes 0."
+            f"{_span(choice.gain)} is not significant over {choice.over}."
         ]
     else:
         parts = [
             f"The best of one pass, {single.name}, has {single.mean:.4f}: the difference is {_span(choice.gain)}, over "
-            "images."
+            f"{choice.over}."
         ]
     if choice.loss is not None and cheapest.passes < chosen.passes:
         parts.append(f"`--rule cheapest` would take {cheapest.name}, at a cost of {_span(choice.loss)}.")
@@ -68,8 +68,9 @@ def _by_cheapest(choice: Choice) -> list[str]:
         return ["It has the lowest NLL, and everything of fewer passes is significantly worse."]
     fewer = best.passes - chosen.passes
     counted = "1 pass fewer costs" if fewer == 1 else f"{fewer} passes fewer cost"
-    missed = "" if choice.missed is None else f" These images would miss {choice.missed:.4f} one time in five."
-    return [f"The lowest NLL, of {best.name}, is {best.mean:.4f}: {counted} {_span(choice.loss)}, over images.{missed}"]
+    missed = "" if choice.missed is None else f" These {choice.over} would miss {choice.missed:.4f} one time in five."
+    span = f"{_span(choice.loss)}, over {choice.over}."
+    return [f"The lowest NLL, of {best.name}, is {best.mean:.4f}: {counted} {span}{missed}"]
 
 
 def candidate_rows(candidates: Sequence[Candidate], choice: Choice) -> list[list[str]]:

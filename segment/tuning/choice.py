@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
+from segment.significance.corrections import LEVEL
 from segment.significance.paired import Floats, PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
@@ -89,6 +90,7 @@ class Choice:
     missed: the difference between these two that so many images would miss one time in five
     front: the Pareto-efficient ones
     refused: those whose mIoU is significantly below that of the plain pass, in no comparison above
+    over: what the paired differences are over, "images" or "groups"
     """
 
     chosen: Candidate
@@ -101,14 +103,17 @@ class Choice:
     missed: float | None = None
     rule: Rule = "best"
     refused: tuple[Candidate, ...] = ()
+    over: str = "images"
 
 
-def folds(ids: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
-    """The ids in FOLDS parts that no group is divided between; blocks of neighbours where there are too few groups.
+def folds(ids: Sequence[str], groups: Mapping[str, str], *, whole: bool = False) -> list[list[str]]:
+    """The ids in FOLDS parts that no group is divided between.
 
     Args:
         ids: Of the images, two or more.
         groups: Id to the name of its group (a sequence, a patient).
+        whole: Whether fewer than FOLDS groups, two or more, are kept whole too, each a part. Else the parts are then
+            blocks of neighbours: a guess from ids is no reason to fit on a quarter of the images.
 
     Returns:
         Non-empty parts, each a held-out set once.
@@ -119,7 +124,7 @@ def folds(ids: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
     """
     ordered = sorted(ids)
     names = sorted({groups.get(name, name) for name in ordered})
-    if len(names) >= FOLDS:
+    if len(names) >= FOLDS or whole:
         place = {name: number % FOLDS for number, name in enumerate(names)}
         parts = [[name for name in ordered if place[groups.get(name, name)] == fold] for fold in range(FOLDS)]
     else:  # frames of a few sequences: neighbours stay together
@@ -173,7 +178,7 @@ def plain_loss(samples: Samples, draws: int) -> float:
     return float(np.mean([sample.nll[at, PLAIN] for sample in samples.images.values()]))
 
 
-def choose(candidates: Sequence[Candidate], rule: Rule = "best") -> Choice:
+def choose(candidates: Sequence[Candidate], rule: Rule = "best", groups: Mapping[str, str] | None = None) -> Choice:
     """The setting to run.
 
     An arm competes for the lowest NLL with the most passes that it has: in expectation more draws have a lower one, so
@@ -183,12 +188,14 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best") -> Choice:
         candidates: Two or more images each, the same ones; the first is the plain pass, which none may lose mIoU to.
         rule: One of RULES. That nothing is significantly worse says little where images are few: `cheapest` then takes
             less than was asked for, so it is not the default.
+        groups: Id to group, over which differences are tested: images of a group are not independent. None: over
+            images.
 
     Returns:
         The choice, with the paired differences of the best to the best of one pass and to the cheapest.
 
     """
-    refused = tuple(each for each in candidates if loses_masks(candidates[0], each))
+    refused = tuple(each for each in candidates if loses_masks(candidates[0], each, groups))
     kept = [each for each in candidates if each not in refused]
     most: dict[tuple[str, str], int] = {}
     for each in kept:
@@ -196,42 +203,49 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best") -> Choice:
     whole = [each for each in kept if each.passes == most[each.arm, each.scaling]]
     best = min(whole, key=lambda each: (each.mean, each.passes))
     single = min((each for each in whole if each.passes == 1), key=lambda each: each.mean)
-    cheapest = _cheapest(kept, best)
-    gain = None if single is best else difference(single, best)
-    loss = None if cheapest is best else difference(best, cheapest)
+    cheapest = _cheapest(kept, best, groups)
+    gain = None if single is best else difference(single, best, groups)
+    loss = None if cheapest is best else difference(best, cheapest, groups)
     chosen = cheapest
     if rule == "best":
         chosen = best if gain is None or _lower(gain) else single
-    missed = None if cheapest is best else smallest_difference(_differences(best, cheapest))
-    return Choice(chosen, best, single, gain, pareto(kept), cheapest, loss, missed, rule, refused)
+    missed = None if cheapest is best else smallest_difference(np.subtract(*_pairs(cheapest, best, groups)))
+    over = "images" if groups is None else "groups"
+    return Choice(chosen, best, single, gain, pareto(kept), cheapest, loss, missed, rule, refused, over)
 
 
-def _cheapest(candidates: Sequence[Candidate], best: Candidate) -> Candidate:
+def _cheapest(candidates: Sequence[Candidate], best: Candidate, groups: Mapping[str, str] | None) -> Candidate:
     """Of fewer passes than the best that are not significantly worse: of the fewest, the lowest NLL; else the best.
 
     One pass of many draws is left out: its map would be one draw's alone.
     """
     of_many = {each.arm for each in candidates if each.passes > 1}
     able = [each for each in candidates if each.passes > 1 or each.arm not in of_many]
-    as_good = [each for each in able if each.passes < best.passes and not _higher(difference(best, each))]
+    as_good = [each for each in able if each.passes < best.passes and not _higher(difference(best, each, groups))]
     return min(as_good, key=lambda each: (each.passes, each.mean), default=best)
 
 
 def _higher(test: PairedTest | None) -> bool:
     """Whether the second is significantly above the first."""
-    return test is not None and test.difference.low is not None and test.difference.low > 0
+    return test is not None and _is_significant(test) and test.difference.value > 0
 
 
 def _lower(test: PairedTest) -> bool:
-    return test.difference.high is not None and test.difference.high < 0
+    return _is_significant(test) and test.difference.value < 0
 
 
-def loses_masks(plain: Candidate, other: Candidate) -> bool:
-    """Whether the mIoU of the other is significantly lower, by a bootstrap over the images of both."""
+def _is_significant(test: PairedTest) -> bool:
+    """By the interval, and by the sign-flip test, since the bootstrap of a few numbers has too narrow an interval."""
+    low, high, p = test.difference.low, test.difference.high, test.permutation_p
+    return low is not None and high is not None and not low <= 0 <= high and p is not None and p <= LEVEL
+
+
+def loses_masks(plain: Candidate, other: Candidate, groups: Mapping[str, str] | None = None) -> bool:
+    """Whether the mIoU of the other is significantly lower, by a bootstrap over the images of both, or their groups."""
     ids = sorted(plain.masks.keys() & other.masks.keys())
     if not ids:
         return False
-    weights = np.stack([poisson_weights(name) for name in ids])  # N R
+    weights = np.stack([poisson_weights(name if groups is None else groups[name]) for name in ids])  # N R
     before, after = (np.stack([each.masks[name] for name in ids]) for each in (plain, other))  # N 3 K
     value = float(mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0)))
     drawn = (mean_iou(np.tensordot(weights.T, counts, axes=1)) for counts in (after, before))  # R each
@@ -239,16 +253,21 @@ def loses_masks(plain: Candidate, other: Candidate) -> bool:
     return ends is not None and ends[1] < 0
 
 
-def difference(first: Candidate, second: Candidate) -> PairedTest | None:
-    """Second minus first in NLL, image by image."""
-    ids = sorted(first.nll.keys() & second.nll.keys())
-    a, b = (_values(each, ids) for each in (first, second))
-    return paired_test(a, b)
+def difference(first: Candidate, second: Candidate, groups: Mapping[str, str] | None = None) -> PairedTest | None:
+    """Second minus first in NLL, image by image, or group by group."""
+    return paired_test(*_pairs(first, second, groups))
 
 
-def _differences(first: Candidate, second: Candidate) -> Floats:
-    ids = sorted(first.nll.keys() & second.nll.keys())
-    return _values(second, ids) - _values(first, ids)
+def _pairs(first: Candidate, second: Candidate, groups: Mapping[str, str] | None) -> tuple[Floats, Floats]:  # N, N
+    """The NLL of both on each image; with groups the mean over the images of each."""
+    of_group: dict[str, list[str]] = {}
+    for name in sorted(first.nll.keys() & second.nll.keys()):
+        of_group.setdefault(name if groups is None else groups[name], []).append(name)
+    a, b = (
+        np.array([np.mean([each.nll[name] for name in names]) for names in of_group.values()], dtype=np.float64)
+        for each in (first, second)
+    )
+    return a, b
 
 
 def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -258,7 +277,3 @@ def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
         if not front or each.mean < front[-1].mean:
             front.append(each)
     return tuple(front)
-
-
-def _values(candidate: Candidate, ids: Sequence[str]) -> Floats:
-    return np.array([candidate.nll[name] for name in ids], dtype=np.float64)

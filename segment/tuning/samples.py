@@ -40,6 +40,7 @@ class ImageSample:
     """One image: mean NLL by prefix of the draws and temperature, and the logits where they were kept.
 
     nll: prefixes by temperatures, nats; pixels: how many count. logits: T C n; truth, known: n, multi-label C n
+    weights: of the draws, T
     """
 
     nll: Floats
@@ -47,6 +48,13 @@ class ImageSample:
     logits: Tensor | None
     truth: Tensor
     known: Tensor
+    weights: tuple[float, ...] = ()
+
+    def first(self, draws: int) -> tuple[Tensor, Tensor]:  # T C n, T
+        """The logits of the first draws, and their weights, of sum 1."""
+        assert self.logits is not None, "what a setting gives is made of logits that were kept"
+        weights = torch.tensor(self.weights[:draws])
+        return self.logits[:draws], weights / weights.sum()
 
 
 @dataclass
@@ -85,12 +93,14 @@ class Samples:
         if not bool(counted.any()):
             return
         kept: list[Tensor] = []
+        weights: list[float] = []
         sums = torch.zeros((len(GRID), *truth.shape))
         nll = np.zeros((len(self.prefixes), len(GRID)))
         total = 0.0
         for number, (weight, output) in enumerate(method.of(identity)(image), start=1):
             logits = output[window].float().cpu().flatten(-2)  # 1 C n
             kept += [logits[0]] if keep else []
+            weights.append(weight)
             total += weight
             for at, temperature in enumerate(GRID):
                 p = probabilities(logits / float(temperature), self.head)
@@ -101,7 +111,7 @@ class Samples:
             if number == max(self.prefixes):
                 break
         stacked = torch.stack(kept) if kept else None
-        self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted)
+        self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted, tuple(weights))
 
 
 def of_truth(p: Tensor, truth: Tensor, head: Head) -> Tensor:  # N K n, n -> N n; multi-label N K n, K n -> N K n
@@ -123,19 +133,18 @@ def fitted_scaling(samples: Samples, prefix: int, ids: Sequence[str]) -> Calibra
     fit = VectorScalingFit(samples.head, len(ids), values=SCALING_VALUES)
     for name in ids:
         sample = samples.images[name]
-        assert sample.logits is not None, "a scaling is fitted on logits that were kept"
         truth, known = (values.numpy()[..., None, :] for values in (sample.truth, sample.known))
         if fit.begin(truth, known):
-            for logits in sample.logits[:prefix]:
-                fit.add(1 / prefix, logits[None, :, None, :], prefix)
+            for logits, weight in zip(*sample.first(prefix), strict=True):
+                fit.add(float(weight), logits[None, :, None, :], prefix)
             fit.end()
     return fit.best()
 
 
 def mean_probability(sample: ImageSample, head: Head, prefix: int, calibration: Calibration) -> Tensor:  # -> K n
-    """The mean over the first draws of the calibrated probabilities."""
-    assert sample.logits is not None, "probabilities are made of logits that were kept"
-    return probabilities(calibrated(sample.logits[:prefix], calibration), head).mean(dim=0)
+    """The weighted mean over the first draws of the calibrated probabilities."""
+    logits, weights = sample.first(prefix)
+    return torch.einsum("t,t...->...", weights, probabilities(calibrated(logits, calibration), head))
 
 
 @dataclass

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from segment.cli import app as commands
 from segment.errors import BankRefused, WrongUse
 from segment.files.writing import write_png
+from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.sweeping.grid import Grid
-from segment.jobs.tuning.tune import TunePlan, Tuning, read_groups, tune
+from segment.jobs.tuning.tune import TunePlan, Tuning, tune
 from segment.jobs.tuning.tuned import read_tuned
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
@@ -145,9 +146,18 @@ def test_a_scaling_that_moves_masks_is_chosen_only_where_it_was_asked_for() -> N
         TunePlan(scalings=("platt",))
 
 
-def test_groups_are_read_from_a_csv(tmp_path: Path) -> None:
-    (tmp_path / "groups.csv").write_text("id,group\na,1\nb,1\n")
-    assert read_groups(tmp_path / "groups.csv") == {"a": "1", "b": "1"}
-    (tmp_path / "bad.csv").write_text("name\nx\n")
-    with pytest.raises(WrongUse, match="id, group"):
-        read_groups(tmp_path / "bad.csv")
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("name\nx\n", "no column 'id'"),
+        ("id,group\na,1\nb,1\na,2\n", "two groups for 'a': '1', '2'"),
+    ],
+)
+def test_a_table_of_groups_that_cannot_be_used_is_refused(tmp_path: Path, table: str, words: str) -> None:
+    (tmp_path / "groups.csv").write_text("id,group\na,1\nb,\na,1\n")
+    assert group_table(tmp_path / "groups.csv", "group") == {"a": "1"}
+    with pytest.raises(WrongUse, match="no group for 1 of 2 images, as 'b'"):
+        groups_by_id(["a", "b"], {"a": "1"}, "--groups")
+    (tmp_path / "groups.csv").write_text(table)
+    with pytest.raises(WrongUse, match=words):
+        group_table(tmp_path / "groups.csv", "group")

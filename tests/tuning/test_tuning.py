@@ -76,6 +76,42 @@ def test_the_first_draws_are_a_run_of_their_own() -> None:
         np.testing.assert_allclose(sample.nll[0], fewer.images[name].nll[0], atol=1e-5)
 
 
+def test_draws_count_by_their_weights_in_every_score_and_in_a_scaling() -> None:
+    class Weighted(Sharpened):
+        def __call__(self, images: Tensor) -> Any:
+            outputs = [output for _, output in super().__call__(images)]
+            return zip((0.85, 0.05, 0.05, 0.05), outputs, strict=True)
+
+    class Repeated(Sharpened):  # the same mixture of equal draws
+        def __call__(self, images: Tensor) -> Any:
+            first, *others = [output for _, output in super().__call__(images)]
+            return ((1 / 20, output) for output in [*[first] * 17, *others])
+
+    weighted = filled(Weighted(1.0, draws=4, noise=2.0), prefixes=(4,))
+    repeated = filled(Repeated(1.0, draws=4, noise=2.0), prefixes=(20,))
+    equal = filled(Sharpened(1.0, draws=4, noise=2.0), prefixes=(4,))
+    for scaling in ("", "temperature", "vector_scaling"):
+        one, other = (candidate(s, "a", s.prefixes[0], scaling, PARTS) for s in (weighted, repeated))
+        assert one.nll == pytest.approx(other.nll, rel=1e-3)
+        assert (one.ause, one.ece) == pytest.approx((other.ause, other.ece), abs=2e-3)
+        assert one.mean != pytest.approx(candidate(equal, "a", 4, scaling, PARTS).mean, rel=1e-2)
+    assert candidate(weighted, "a", 4, "", PARTS).mean == pytest.approx(plain_loss(weighted, 4), rel=1e-5)
+
+
+def test_frames_of_a_few_groups_are_no_evidence_of_a_gain() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 40)
+    nll = {f"g{number // 20}_{number}": 0.5 for number in range(40)}
+    masks = dict.fromkeys(nll, np.ones((3, 2), dtype=np.int64))
+    plain = Candidate("deterministic", 1, "", nll, None, None, masks)
+    better = replace(plain, arm="mcbn", passes=4, nll=dict(zip(nll, 0.4 + noise, strict=True)))
+    assert choose([plain, better]).chosen is better
+    by_group = choose([plain, better], groups={name: name[:2] for name in nll})
+    assert by_group.chosen is plain  # two groups, which no test can tell apart
+    assert by_group.gain is not None
+    assert by_group.gain.images == 2
+    assert "not significant over groups" in tuned_words(by_group, 40, 1.0)
+
+
 def test_a_scaling_is_never_scored_on_the_images_that_it_was_fitted_on() -> None:
     samples = filled(Sharpened(1.0), count=10)
     odd = filled(Sharpened(6.0), count=10)
@@ -94,6 +130,8 @@ def test_groups_are_never_divided_and_every_image_is_held_out_once() -> None:
     for part in parts:
         whole = {groups[name] for name in part}
         assert {name for name in ids if groups[name] in whole} == set(part)
+    few = {name: name.split("_")[0] for name in ids[:12]}
+    assert folds(ids[:12], few, whole=True) == [ids[:4], ids[4:8], ids[8:12]]
     blocks = folds(ids, dict.fromkeys(ids, "one sequence"))
     assert all(part == sorted(part) for part in blocks)
     assert len(blocks) == 5

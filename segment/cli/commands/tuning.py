@@ -49,7 +49,8 @@ def tune(
         str, typer.Option(help="temperature, vector_scaling, with commas; the latter may lose rare classes.")
     ] = "temperature",
     groups: Annotated[
-        Path | None, typer.Option(help="CSV of id, group: groups are never divided; default: by the ids.")
+        Path | None,
+        typer.Option(help="CSV of id, group: none is divided, and tests are over groups; default: by the ids."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
@@ -63,9 +64,10 @@ def tune(
     verbose: Verbose = False,
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
+    from segment.images.listing.groups import group_table
     from segment.jobs.evaluate import Labels
     from segment.jobs.sweeping.grid import Grid
-    from segment.jobs.tuning.tune import TunePlan, read_groups
+    from segment.jobs.tuning.tune import TunePlan
     from segment.jobs.tuning.tune import tune as run_tune
     from segment.methods.augmentation import views as views_of
     from segment.report.tuned_page import COLUMNS, candidate_rows
@@ -85,7 +87,7 @@ def tune(
         scalings=listed(scalings),
         precision=precision,
         void=void,
-        groups=None if groups is None else read_groups(groups),
+        groups=None if groups is None else group_table(groups, "group"),
     )
     network = loaded(model, weights, device, trust=trust)
     with screen.progress() as shown:

@@ -17,6 +17,7 @@ from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calib
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
+from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.triage.source import TUNED
 from segment.stores.copies import folder_here
 
@@ -173,20 +174,4 @@ def groups_of(ids: Sequence[str], name: str | None, table: str | Path | None) ->
                 f"{' or '.join(BUILT_IN)}."
             )
         return {i: group_of(name, i) for i in ids}
-    path = Path(table)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or ())
-            for column in ("id", name):
-                if column not in columns:
-                    raise WrongUse(
-                        f"{str(path)!r} has no column {column!r}.{near(column, columns)} It has {', '.join(columns)}."
-                    )
-            groups = {line["id"]: line[name] for line in reader if line[name]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise WrongUse(f"{str(path)!r} does not read as a CSV: {error}.") from error
-    missing = [i for i in ids if i not in groups]
-    if missing:
-        raise WrongUse(f"{str(path)!r} names no group for {len(missing)} of {len(ids)} images, as {missing[0]!r}.")
-    return {i: groups[i] for i in ids}
+    return groups_by_id(ids, group_table(table, name), repr(str(table)))

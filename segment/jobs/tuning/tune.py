@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from segment.files.runs.lock import sole_writer
 from segment.files.versions import versions
 from segment.guarantees.groups import sequence_of
 from segment.images.contents.hashes import sha256_of
+from segment.images.listing.groups import groups_by_id
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.leakage import refuse_seen
@@ -46,7 +46,8 @@ class TunePlan:
     banks: files of further banks, distilled ones perhaps, each taken whole. views: of test-time augmentation
     rule: `best`, the lowest NLL unless one pass is not significantly worse; `cheapest`, the fewest passes that are not
     scalings: that may be chosen; vector_scaling moves masks, and rare classes may vanish for a lower NLL
-    groups: id -> group that is never divided (a sequence, a patient); None: the ids without their numbers at the end
+    groups: id -> group (a sequence, a patient), two or more: none is divided, and the paired tests are over groups.
+    None: the ids without their numbers at the end; with fewer than five such sequences, blocks of neighbours
     """
 
     passes: int = 16
@@ -127,6 +128,9 @@ def _tune(
     progress: Progress,
 ) -> Tuning:
     sources = data.sources(network)
+    given = None if plan.groups is None else groups_by_id([source.id for source in sources], plan.groups, "--groups")
+    if given is not None and len(set(given.values())) < LEAST_IMAGES:
+        raise WrongUse("--groups names one group for all images; scores are cross-validated over groups, so give two.")
     network.log_preprocessing()
     arms = _arms(network, train, folder, plan, memory, progress)
     seen = frozenset(mark for arm in arms if arm.bank is not None for mark in marks_in(arm.bank.provenance))
@@ -148,13 +152,12 @@ def _tune(
     if winner is not None:
         kept[winner.name] = search.samples(winner, sources, None, keep=True)
     ids = sorted(kept["deterministic"].images)
-    groups = {name: sequence_of(name) for name in ids} if plan.groups is None else dict(plan.groups)
-    parts = folds(ids, groups)
+    parts = folds(ids, {name: sequence_of(name) for name in ids} if given is None else given, whole=given is not None)
     candidates = []
     for number, (name, samples) in enumerate(kept.items(), start=1):
         candidates += _candidates(name, samples, parts, plan.scalings)
         progress("cross-validating", number, len(kept))
-    choice = choose(candidates, plan.rule)
+    choice = choose(candidates, plan.rule, given)
     chosen_arm = next(arm for arm in (*simple, *arms) if arm.name == choice.chosen.arm)
     calibration = fit(kept[chosen_arm.name], choice.chosen.passes, choice.chosen.scaling, ids)
     bank = chosen_arm.bank
@@ -233,19 +236,3 @@ def _candidates(
         for scaling in ("", *scalings)
         if scaling != "vector_scaling" or passes == samples.prefixes[-1]
     ]
-
-
-def read_groups(path: Path) -> dict[str, str]:
-    """Id to group, from a CSV with these two columns.
-
-    Raises:
-        WrongUse: It does not read, or lacks a column.
-
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {line["id"]: line["group"] for line in csv.DictReader(stream)}
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
-        raise WrongUse(
-            f"--groups {str(path)!r} is no CSV with the columns id, group: {type(error).__name__}."
-        ) from None
