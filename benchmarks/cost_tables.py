@@ -125,20 +125,13 @@ def distilled(result: Mapping[str, Any]) -> Lines:
     for name, error in errors.items():
         draws = name.removeprefix("distilled, K = ")
         if draws.isdecimal():
-            worth = most * (plain[most] / error) ** 2
-            spent = errors["the bank's passes over views, seconds"] + errors[f"{name}, seconds after the bank's passes"]
-            rows.append([f"{draws} distilled", draws, f"{error:.3f}", f"{worth:.0f}", f"{spent / 60:.0f} min"])
-    columns = ("bank", "passes", "relative L1 error", "as good as plain draws", "made in")
+            worth, held_out = most * (plain[most] / error) ** 2, errors[f"{name}, on held-out views"]
+            rows.append([f"{draws} distilled", draws, f"{error:.3f}", f"{worth:.0f}", f"{held_out:.3f}"])
+    columns = ("bank", "passes", "relative L1 error", "as good as plain draws", "error on held-out training views")
     own = errors["the reference itself, estimated"]
-    images, views = len(result["images"]), result["settings"]["views"]
+    images, views, draws = len(result["images"]), result["settings"]["views"], result["settings"]["reference"]
     words = (
-        f"{images} test images, {views} views. The reference, the variance map of {result['settings']['reference']} draws of "
-        f"another seed, has an error of {own:.3f} itself by its halves, which is part of each number."
+        f"{images} test images, {views} views. The reference, the variance map of {draws} draws of another seed, has "
+        f"an error of {own:.3f} itself by its halves, which is part of each number."
     )
     return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
-
-
-def beside_others(result: Mapping[str, Any]) -> Lines:
-    """A row a contender: its median seconds, and over those of the first of ours."""
-    rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
-    return markdown(("contender", "median, s", "over segment"), rows, right=[False, True, True])

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import sizing_tables
-from benchmarks.cost_tables import curves_table, picture
+from benchmarks.cost_tables import curves_table, distilled, picture
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
@@ -186,6 +186,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.scenes": partial(curves, "sweep_scenes"),
     "curves.unet": partial(curves, "sweep_unet_lite0"),
     "curves.enet": partial(curves, "sweep_enet"),
+    "distilled": lambda: [*distilled(measured("distill_k16")["result"]), "", made("distill_k16")],
+    "curves.cifar": partial(curves, "sweep_cifar"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),
     "decisions.unet": lambda: [*one_pass(measured("decisions_unet")["result"]), "", made("decisions_unet")],
     "decisions.ranking": partial(ranked, ("ranking_unet_lite0", "ranking_enet")),
@@ -194,6 +196,7 @@ COSTS = {
     "scenes": "Generated scenes, M = 8, mean of three banks",
     "unet_lite0": "CamVid U-Net, M = 8, mean of three banks",
     "enet": "CamVid ENet, M = 8, mean of three banks",
+    "cifar": "ResNet32 on CIFAR-10, M = 128, mean of three banks",
 }
 """Networks by the name of their measurement -> a picture's title."""
 

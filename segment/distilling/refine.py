@@ -19,7 +19,7 @@ from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
-from segment.networks.preserve_state import preserve_state
+from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.uncertainty.heads import probabilities
@@ -113,15 +113,17 @@ class Student:
         self.network = network
         self.head = head
         self._layers = layers_in_order(network)
+        self._state = StateKeeper(network.module)
 
     def moments(self, draws: Draws, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
         """Mean and variance over the weighted draws."""
-        views = views.to(self.network.device).contiguous(memory_format=torch.channels_last)
         outputs = []
-        with preserve_state(self.network.module), _without_gradients(self.network.module):
-            for draw in draws.statistics():
-                with _Refined(self._layers, draw):
-                    logits = self.network.forward(views)
+        with _without_gradients(self.network.module):
+            for number, draw in enumerate(draws.statistics()):
+                images = self.network.writable(views)
+                with self._state(), _Refined(self._layers, draw):
+                    self._state.seed(number)  # as in the passes of the bank that is made
+                    logits = self._state.own(self.network.forward(images))
                 outputs.append(probabilities(logits, self.head))
         p, weights = torch.stack(outputs), draws.weights()
         mean = torch.einsum("t,t...->...", weights, p)

@@ -16,7 +16,7 @@ from segment.tracing.bn_layers import BatchNormNetwork
 
 
 def in_float64(network: BatchNormNetwork) -> BatchNormNetwork | None:
-    """A copy in float64, its BN layers without trained statistics, which have another type there: known by their order.
+    """A copy in float64, its BN layers without their tensors, which are others there: known by their order.
 
     None where the module cannot be copied, or `forward` cannot be given another module. The copy may not run: a network
     may hold float32 constants.
@@ -25,7 +25,7 @@ def in_float64(network: BatchNormNetwork) -> BatchNormNetwork | None:
         module = copy.deepcopy(network.module).double()
     except Exception:  # a module may hold what cannot be copied
         return None
-    layers = tuple(dataclasses.replace(layer, trained=None) for layer in network.layers)
+    layers = tuple(dataclasses.replace(layer, trained=None, weight=None) for layer in network.layers)
     forward: Any = network.forward
     if forward is network.module:
         return dataclasses.replace(network, module=module, forward=module, layers=layers)

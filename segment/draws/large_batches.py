@@ -169,7 +169,7 @@ class _InParts:
         for number, part in enumerate(parts):
             recording = self._recording(part)
             before = progress[number]
-            results = {0: self._images(part)} if before is None else dict(before.results)
+            results = {0: self.network.writable(part)} if before is None else dict(before.results)
             step = recording.calls.index(call)
             with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
                 recording.advance(make, results, 0 if before is None else before.step, step)
@@ -194,7 +194,7 @@ class _InParts:
         """The calls of a pass over a part of this shape, up to its last BN layer."""
         recording = self._recordings.get(part.shape)
         if recording is None:
-            images = self._images(part)
+            images = self.network.writable(part)
             mode = _RecordedPart(self.network, frozenset(self.layer_of), images)
             try:
                 with torch.no_grad(), self._state(), half(self.precision, self.network.device), mode:
@@ -205,10 +205,6 @@ class _InParts:
                 return recording
             raise Diverged("a BN layer was not reached")
         return recording
-
-    def _images(self, part: Tensor) -> Tensor:
-        images = self.network.placed(part)
-        return images.clone() if images.data_ptr() == part.data_ptr() else images  # a network may write into its image
 
 
 def why_whole(network: BatchNormNetwork, pair: Tensor) -> str:  # 2 C H W

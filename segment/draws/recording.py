@@ -66,11 +66,13 @@ def _of_piece(x: Tensor) -> tuple[Tensor, Tensor]:
 def expected_layer(layer: Layer | None, call: BatchNormCall) -> Layer:
     """The layer that should come next, if the call is that layer's.
 
-    Errors: ModelRefused where it is another's, by channels or by running statistics.
+    Errors: ModelRefused where it is another's, by channels, running statistics or weight.
     """
     running_mean = call.running_mean
     listed = None if layer is None or layer.trained is None else layer.trained[0]
     same = listed is None or running_mean is None or running_mean is listed or torch.equal(running_mean, listed)
+    if layer is not None and layer.weight is not None and call.weight is not None:
+        same = same and (call.weight is layer.weight or torch.equal(call.weight, layer.weight))
     if layer is None or layer.channels != call.input.shape[1] or not same:
         raise ModelRefused("The network took another way through its BN layers than when they were listed.")
     return layer
@@ -166,7 +168,7 @@ def record(
     state = StateKeeper(network.module)
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
-        images = network.placed(batch)  # statistics of a channel are faster to compute where channels are innermost
+        images = network.writable(batch)  # statistics of a channel are faster to compute where channels are innermost
         with torch.no_grad(), state(), half(precision, network.device), mode:
             state.seed(number)
             network.forward(images)

@@ -46,13 +46,16 @@ def lost(plan: TriagePlan, unit: str) -> str:
 def promise(plan: TriagePlan, unit: str, kind: str) -> str:
     """What is promised of new images, in words."""
     limit, most = percent(plan.max_error), f"in {percent(plan.share)} of {kind} at least"
+    loss, whose = lost(plan, unit), "an image"
+    if kind == "groups":  # each counts once, however many images it has
+        loss, whose = f"the mean over the images of a group of {loss}", "the images of a group together"
     if plan.guarantee == "expectation":
-        return f"in expectation over validation sets and new images, {lost(plan, unit)} is at most {limit}"
+        return f"in expectation over validation sets and new {kind}, {loss} is at most {limit}"
     if plan.guarantee == "mean":
-        return f"with confidence {plan.confidence:g}, {lost(plan, unit)} is at most {limit} on average over all {kind}"
+        return f"with confidence {plan.confidence:g}, {loss} is at most {limit} on average over all {kind}"
     if plan.protect is not None or plan.loss == "dice":
-        return f"with confidence {plan.confidence:g}, {lost(plan, unit)} is at most {limit} {most}"
-    return f"with confidence {plan.confidence:g}, at most {limit} of what is accepted of an image is wrong {most}"
+        return f"with confidence {plan.confidence:g}, {loss} is at most {limit} {most}"
+    return f"with confidence {plan.confidence:g}, at most {limit} of what is accepted of {whose} is wrong {most}"
 
 
 def _of_sets(sets: Sets) -> str:

@@ -192,7 +192,12 @@ class Triage:
 
     def __repr__(self) -> str:
         plan, source = self.plan, self.source
-        promise = "in expectation" if plan.guarantee == "expectation" else f"for {plan.share:.0%} of images"
+        kind = "groups" if self.reference.groups else "images"
+        promise = {
+            "expectation": f"in expectation over new {kind}",
+            "mean": f"on average over all {kind}, with confidence {plan.confidence:g}",
+            "images": f"for {plan.share:.0%} of {kind}, with confidence {plan.confidence:g}",
+        }[plan.guarantee]
         lines = [
             f"Triage of {source.get('model', 'a network')} by {source.get('method', 'mcbn')}: {plan.loss} at most "
             f"{plan.max_error:g} {promise}, from {self.decision.images} images"

@@ -65,7 +65,7 @@ def distill_bank(
     images: training images, seen through the card's `training:` pipeline where it has one
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
-    size, listing: as the bank was recorded with
+    size, listing: as the bank was recorded with; size None: the bank's own
     output: where it is written too. Until then what was reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
@@ -76,11 +76,15 @@ def distill_bank(
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
     check_bank(bank, draws)
     drawn = fitted(network, bank)
+    recorded = bank.provenance.get("size")
+    if size is not None and recorded and list(size) != list(recorded):
+        raise WrongUse(f"The bank was recorded at {tuple(recorded)}, not at {size}: views are of its own size.")
+    size = (int(recorded[0]), int(recorded[1])) if recorded else size
     pool = training_pool(network, images, size, listing)
     start = time.perf_counter()
     own_views, other_views = cut_views(pool, views, held_out, seed)
     content = content_of(pool)
-    numbers = {"views": views, "held_out": held_out, "plan": asdict(plan)}
+    numbers = {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
     kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head

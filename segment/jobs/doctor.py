@@ -27,7 +27,7 @@ from segment.images.read import read_source
 from segment.jobs.fit import fit_bank
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network, load_network
-from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, output_difference
+from segment.passes.comparison import TOLERANCE, float32_noise, output_differences, within_noise
 from segment.passes.drawn_calls import Program
 from segment.passes.onednn import available
 from segment.passes.passes import Passes, PassPlan
@@ -164,11 +164,12 @@ def _compared(image_id: str, image: Tensor, fast: Passes, plain: Passes, head: H
     ):
         if not output.isfinite().all() or not expected.isfinite().all():
             raise PredictionFailed(f"{image_id}: the output under draw {draw} is not finite: nothing to compare.")
-        difference = output_difference(output, expected, head)
-        if difference > tolerance:
-            noise = float32_noise(plain.network, _statistics(plain, draw), image, expected)
-            tolerance = max(tolerance, NOISE_FACTOR * noise)
-        largest = max(largest, difference)
+        differences = output_differences(output, expected, head)
+        largest = max(largest, float(differences.max()))
+        if largest > tolerance and within_noise(
+            differences, float32_noise(plain.network, _statistics(plain, draw), image, expected)
+        ):
+            tolerance = largest
         fast_moments.update(probabilities(output, head), weight)
         plain_moments.update(probabilities(expected, head), weight)
     variance = float((fast_moments.variance - plain_moments.variance).abs().max())

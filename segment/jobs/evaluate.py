@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
@@ -30,7 +28,7 @@ from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels as Labels
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
-from segment.jobs.evaluation.results_files import write_results
+from segment.jobs.evaluation.results_files import as_begun, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
@@ -107,8 +105,11 @@ def evaluate(
     if tuned is not None:
         tuned.check(network)
         banks = banks or (tuned.bank,)
-    methods = build_methods(network, banks, plan.methods, members=members, validated=validation is not None)
+    how = as_begun(plan.methods, Path(folder)) if resume else plan.methods
+    methods = build_methods(network, banks, how, members=members, validated=validation is not None)
     methods = methods if tuned is None else with_tuned(methods, tuned, banks)
+    settings = _settings(network, data, banks, plan, methods, validation, tuned)
+    settings |= {"ensemble": [member.fingerprint for member in members]} if members else {}
     if triage is not None:
         refuse_other_evaluation(
             triage,
@@ -118,18 +119,18 @@ def evaluate(
             banks=[bank_fingerprint(bank) for bank in banks],
             precision=methods.precision,
             classes=network.class_names,
+            settings=settings,
             tuned=None if tuned is None else tuned.settings(),
         )
     memory = memory_for(runner, memory, network.device)
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = _score_plan(network, plan), len(data.annotators)
     network.log_preprocessing()
-    settings = _settings(network, data, banks, plan, methods, validation, tuned)
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
         together = {key: value for key, value in run.record.get("plan", {}).items() if key in DECIDED}
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
-        run.note(plan=_passes(methods, network, runner) | together, versions=versions(), classes=list(scored.classes))
+        run.note(plan=passes_record(methods, runner) | together, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
@@ -231,16 +232,6 @@ def _settings(
     }
 
 
-def _passes(methods: ComparedMethods, network: Network, runner: Runner) -> dict[str, Any]:
-    return {
-        "precision": methods.precision,
-        "precision_why": methods.why,
-        "threads": runner.threads(torch.get_num_threads()),
-        "device": str(network.device),
-        "notes": dict(methods.notes),
-    }
-
-
 def _validation(
     run: Run,
     network: Network,
@@ -282,6 +273,8 @@ def _validation(
 
 def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
     """The state, and after it the manifest's lines: a line stands only for what the state holds."""
+    if scoring.torn:
+        return
     scoring.save(run.folder / STATE)
     run.deliver()
     together = scoring.together.decided

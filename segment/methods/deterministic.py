@@ -63,7 +63,7 @@ class Plain(OnePass):
 
     def _outputs(self, images: Tensor) -> Iterator[Tensor]:
         device = device_of(self.module)
-        images = images.to(device)
+        images = images.to(device, copy=True)  # a network may write into its image
         if self.plan.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         state = StateKeeper(self.module)

@@ -25,6 +25,7 @@ from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.modules import copied, device_of, named_modules
+from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import MAP_KEYS, Resized, logits_in
 from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
 from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
@@ -169,7 +170,7 @@ class Network:
     def _outputs(self) -> int:
         side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
         like = next(self.module.parameters(), torch.zeros(()))
-        with torch.no_grad():
+        with torch.no_grad(), preserve_state(self.module):
             try:
                 output = self.module(torch.zeros(1, self.channels, side, side, device=like.device, dtype=like.dtype))
             except Exception as error:

@@ -22,6 +22,7 @@ class StateKeeper:
         tensors = parameters_and_buffers(module)
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
         self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
+        self._uncounted: set[int] | None = None
 
     def random_state(self) -> AbstractContextManager[None]:
         """A block after which the state of the random generators is restored, and nothing else."""
@@ -64,9 +65,22 @@ class StateKeeper:
             for part, by_name in registered:
                 part._buffers.clear()  # a network may replace a buffer by another tensor
                 part._buffers.update(by_name)
-            for buffer, version, value in copies.values():
-                if version is None or buffer._version != version:  # a network may write to its buffers in forward
-                    _restore(buffer, value)
+            if self._uncounted is None:
+                self._uncounted = self._written_uncounted()
+            for key, (buffer, version, value) in copies.items():
+                if version is None or buffer._version != version or key in self._uncounted:
+                    _restore(buffer, value)  # a network may write to its buffers in forward
+
+    def _written_uncounted(self) -> set[int]:
+        """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
+
+        Looked for once, after the first block: a network that writes so does it in every pass.
+        """
+        written = set()
+        for key, (buffer, version, value) in self._copies.items():
+            if version is not None and buffer._version == version and not torch.equal(buffer, value):
+                written.add(key)
+        return written
 
     def _copy(self, buffer: Tensor) -> tuple[Tensor, int | None, Tensor]:
         """A buffer, its version and a copy of its values; the last copy where nothing has been written since."""

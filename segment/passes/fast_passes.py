@@ -22,7 +22,7 @@ from segment.passes.fused_convolutions import FusedConvolutions
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording
-from segment.tracing.trace_cursor import Diverged
+from segment.tracing.trace_cursor import OWN_AUTOCAST, Diverged
 
 log = logging.getLogger(__name__)
 
@@ -155,3 +155,11 @@ class FastPasses:
         if self._fused is not None:
             fused = self._fused.under(t, torch.bfloat16 if self._precision == "bf16" else torch.float32, exact)
         return DrawnCalls(self._program, self._drawn.draws(range(t, t + 1)), fused, exact)
+
+
+def changes_autocast(drawn: DrawnNetwork, images: Tensor, precision: Precision) -> bool:
+    """Whether a pass in half precision changes the precision of its calls itself, by one of torch's passes."""
+    if precision == "fp32":
+        return False
+    by_torch = FastPasses(drawn, images, precision, fuse=False)
+    return by_torch(0) is None and by_torch.reason == OWN_AUTOCAST

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segment.networks.preserve_state import version_of
+from segment.networks.unchanged import Unchanged
 from segment.passes import onednn
 from segment.passes.fusions import Absorbed, fusions, readers_of
 from segment.passes.onednn import Geometry
@@ -77,20 +77,12 @@ class FusedConvolutions:
         self._variants: dict[tuple[Any, ...], _Variant] = {}
         read = {*self.fusions, *(index for fusion in self.fusions.values() for index in fusion.absorbed_calls)}
         own = {id(tensor): tensor for index in read for tensor in network.calls[index].registered if tensor is not None}
-        self._own = list(own.values())
-        self._identity = self._identity_now()
-
-    def _identity_now(self) -> tuple[list[tuple[int | None, int]], Tensor]:
-        """Versions, addresses and sums: `.data` and NumPy write without a new version."""
-        with torch.no_grad():
-            sums = torch.stack([torch.zeros(()), *(tensor.sum(dtype=torch.float32) for tensor in self._own)])
-        return [(version_of(tensor), tensor.data_ptr()) for tensor in self._own], sums
+        self._unchanged = Unchanged(own.values())
 
     @property
     def stale(self) -> bool:
         """Whether a parameter or buffer that was packed has changed since."""
-        versions, sums = self._identity_now()
-        return versions != self._identity[0] or not torch.equal(sums, self._identity[1])
+        return not self._unchanged
 
     def under(self, draw: int, dtype: torch.dtype, exact: Container[int]) -> FusedCalls:
         """The fused calls of one pass; see `FusedCalls`."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import error_message, imported
+from segment.networks.unchanged import Unchanged
 from segment.passes.float32_calls import exact_calls
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, pass_graph
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -47,16 +48,24 @@ class _Part:
 class CompiledNetwork:
     """A network under the draws of a bank, compiled for an image's size when the first of that size comes.
 
+    Weights that have changed since are compiled anew.
     Errors: ModelRefused where a graph cannot express the network; MissingExtra.
     """
 
     def __init__(self, network: BatchNormNetwork, bank: Bank) -> None:
         self._openvino = imported("openvino", extra="openvino", what="Passes by OpenVINO")
         self._onnx = imported("onnx", extra="openvino", what="Passes by OpenVINO")
-        shape = next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
-        self._graph = pass_graph(network, bank, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        self._network, self._bank = network, bank
         self._first_exact = _first_exact(network)
         self._core = self._openvino.Core()
+        self._read_weights()
+
+    def _read_weights(self) -> None:
+        network = self._network
+        shape = next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
+        self._weights = Unchanged(network.module.parameters())
+        self._buffers = Unchanged(network.module.buffers(), versions=False)
+        self._graph = pass_graph(network, self._bank, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
         self._compiled: dict[tuple[Any, ...], list[_Part]] = {}
         self._draws = {name: [self.shared(draw) for draw in values] for name, values in self._graph.statistics.items()}
 
@@ -69,6 +78,8 @@ class CompiledNetwork:
 
     def parts(self, shape: Sequence[int], precision: Precision) -> tuple[list[_Part], bool]:
         """The parts of a pass over an image of that shape (1 C H W), in order, and whether they were compiled now."""
+        if not (self._weights and self._buffers):
+            self._read_weights()
         key = (*shape, precision, torch.get_num_threads())
         if key in self._compiled:
             return self._compiled[key], False

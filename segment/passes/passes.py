@@ -21,13 +21,14 @@ from segment.draws.recording import Precision, half, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
 from segment.networks.modules import parameters_and_buffers
 from segment.passes import onednn
-from segment.passes.comparison import NOISE_FACTOR, TOLERANCE, float32_noise, output_difference
+from segment.passes.comparison import TOLERANCE, float32_noise, in_words, output_differences, within_noise
 from segment.passes.drawn_calls import PlainPass
-from segment.passes.fast_passes import DrawnNetwork, FastPasses
+from segment.passes.fast_passes import DrawnNetwork, FastPasses, changes_autocast
 from segment.passes.openvino_passes import WEIGHT_COPIES, CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.sources import IMAGE
+from segment.tracing.trace_cursor import OWN_AUTOCAST
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +191,8 @@ class Passes:
             outputs = [output, *(fast(t) for t in draws[1:])]
             made = [output for output in outputs if output is not None]
             difference = fast.reason
+            if self.plan.engine == "openvino" and changes_autocast(self._drawn, placed, self.plan.precision):
+                made, difference = [], OWN_AUTOCAST  # which torch heeds and OpenVINO does not
             if len(made) == len(draws):
                 difference = next(filter(None, (self._difference(images, placed, t, made[t]) for t in draws)), "")
                 if not difference:
@@ -240,17 +243,13 @@ class Passes:
         layout = self.plan.channels_last and self._drawn.first_program.random
         plain_images = self.network.placed(images, channels_last=layout)
         plain = self._plain_pass(plain_images, range(t, t + 1), "fp32")
-        difference = output_difference(output, plain, self.network.head)
+        differences = output_differences(output, plain, self.network.head)
+        difference, noise = float(differences.max()), torch.zeros(1)
         if difference <= TOLERANCE:
             return ""
-        allowed = TOLERANCE
         if math.isfinite(difference) and not self._drawn.first_program.random:  # other masks are no rounding
             noise = float32_noise(self.network, self._drawn.draws(range(t, t + 1)), images, plain)
-            allowed = max(allowed, NOISE_FACTOR * noise)
-        if difference <= allowed:
-            return ""
-        what = "of a probability" if self.network.head else "of an output"
-        return f"other numbers than a plain pass (largest difference {what} {difference:.2g}, {allowed:.2g} allowed)"
+        return "" if within_noise(differences, noise) else in_words(differences, noise, self.network.head)
 
     def _every(self) -> int:
         """Images between two comparisons, so that they take CHECK_COST of the passes."""

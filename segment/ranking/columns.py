@@ -16,6 +16,8 @@ Row = Mapping[str, Any]
 
 GROW_WITH_QUALITY = ("expected_accuracy", "expected_miou", "soft_dice", "predicted_accuracy", "predicted_dice")
 """Columns that are large for good masks; all others that rank are large for uncertain ones."""
+QUALITIES = ("accuracy", "miou", "dice", "iou")
+"""Columns, or their first words, of how good a mask is by its label."""
 AGGREGATIONS = ("mean", "p95", "interior", "patch")
 TARGETS = ("accuracy", "dice")
 """What a mask's quality is: by pixels, and by classes."""
@@ -39,6 +41,18 @@ def ranking_columns(rows: Sequence[Row]) -> tuple[str, ...]:
     there = dict.fromkeys(column for row in rows for column, value in row.items() if isinstance(value, int | float))
     whole = [column for column in GROW_WITH_QUALITY if column in there]
     return (*whole, *(column for column in there if column.partition(".")[0] in AGGREGATIONS and "." in column))
+
+
+def grows_with_quality(column: str) -> bool | None:
+    """Whether a column is large for good masks; False where it is large for uncertain ones, None where neither holds.
+
+    >>> grows_with_quality("soft_dice.road"), grows_with_quality("p95.variance"), grows_with_quality("pixels")
+    (True, False, None)
+    """
+    kind = column.partition(".")[0]
+    if kind in GROW_WITH_QUALITY or kind in QUALITIES:
+        return True
+    return False if kind in (*AGGREGATIONS, "area", "nll", "brier") else None
 
 
 def values(rows: Sequence[Row], column: str) -> Floats:  # -> N

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from segment.scores.board import Entry, Score, mean_of
 from segment.scores.scoreboard import Scoreboard
 from segment.scores.summary import limits
 from segment.significance.corrections import holm
+from segment.significance.paired import LEAST
 
 LOWER = ("nll", "brier", "ece", "ece_adaptive", "aurc", "ause", "unseen_fpr95")
 """Scores of which less is better; of all others, more."""
@@ -144,8 +146,23 @@ def compare(methods: Mapping[str, MethodBoards]) -> list[Comparison]:
     """Every plain score, and every ranking score by the common measure and by each method's best."""
     all_methods = _AllMethods(methods)
     found = [comparison for title in _titles() if (comparison := all_methods.compared(title)) is not None]
-    adjusted = _corrected({comparison.score: comparison.differences for comparison in found})
-    return [replace(comparison, differences=adjusted[comparison.score]) for comparison in found]
+    # which method is best is chosen by these very images, so that every pair might have been compared
+    pairs = {
+        f"{each.score}|{method}|{other}": all_methods.p_value(each.score, method, other)
+        for each in found
+        for method, other in combinations(each.entries, 2)
+    }
+    adjusted = holm({name: p for name, p in pairs.items() if p is not None})
+    return [
+        replace(
+            each,
+            differences={
+                other: entry | {"holm_p": adjusted.get(f"{each.score}|{each.best}|{other}")}
+                for other, entry in each.differences.items()
+            },
+        )
+        for each in found
+    ]
 
 
 def _corrected(families: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Entry]]:
@@ -241,11 +258,18 @@ class _AllMethods:
         if not first or not second:
             return None
         difference = self.mean[method][first].minus(self.mean[other][second])
-        entry = difference.entry(UNBOUNDED, self.images) | {"p": difference.p_value() if self.images > 1 else None}
+        entry = difference.entry(UNBOUNDED, self.images) | {"p": self.p_value(title, method, other)}
         a, b = self.every[method], self.every[other]
         if (banks := max(len(a), len(b))) > 1:
             entry["bank_sd"] = _spread([a[i % len(a)][first].value - b[i % len(b)][second].value for i in range(banks)])
         return entry
+
+    def p_value(self, title: str, method: str, other: str) -> float | None:
+        """Of their difference; None where either lacks the score, or no test of so few images can reach .05."""
+        first, second = self.name(title, method), self.name(title, other)
+        if not first or not second or self.images < LEAST:
+            return None
+        return self.mean[method][first].minus(self.mean[other][second]).p_value(self.images)
 
 
 def best_entry(score: str, scores: Mapping[str, Mapping[str, Any]]) -> str:

@@ -200,11 +200,15 @@ def verdict(entry: Mapping[str, Any]) -> str:
 
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3}), verdict({"value": 0.1, "low": -0.1, "high": 0.3})
     ('significant', 'not significant: images')
-    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
+    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "holm_p": 0.2})
     'not significant: number of tests'
+    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": None, "holm_p": None})
+    'not significant: too few images'
     """
     if entry["value"] is None or entry.get("low") is None:
         return "no interval"
+    if "p" in entry and entry["p"] is None:
+        return f"{NOT_SIGNIFICANT}: too few images"
     reasons = ["images"] if entry["low"] <= 0 <= entry["high"] else []
     if not reasons and entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
         reasons.append("number of tests")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from segment.scores import intervals, summary
 from segment.scores.functional.binning import Floats, Ints, mean_defined
@@ -69,18 +70,20 @@ class Score:
         pairs = (self.value - other.value, self.rough - other.rough, self.replicates - other.replicates)
         return Score(*pairs, self.why or other.why)
 
-    def p_value(self) -> float | None:
-        """Two-sided p of a difference being 0, by the normal approximation with the replicates' standard deviation.
+    def p_value(self, images: int) -> float | None:
+        """Two-sided p of a difference over so many images being 0, by a t test with the replicates' standard deviation.
 
-        None where it is not defined; 1 where value and replicates are all 0, as for a method and itself.
+        That has the divisor n, which is made n - 1 for the test. None where it is not defined; 1 where value and
+        replicates are all 0, as for a method and itself. Where they are all alike, that of a sign test.
         """
         known = (self.replicates - self.rough)[~np.isnan(self.replicates)]
-        if math.isnan(self.value) or 2 * known.size < self.replicates.size or known.size < 2:
+        if images < 2 or math.isnan(self.value) or 2 * known.size < self.replicates.size or known.size < 2:
             return None
         deviation = float(known.std(ddof=1))
         if deviation == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return math.erfc(abs(self.value) / deviation / math.sqrt(2))
+            return 1.0 if self.value == 0 else 2.0 ** (1 - images)
+        t = abs(self.value) / (deviation * math.sqrt(images / (images - 1)))
+        return float(2 * special.stdtr(images - 1, -t))
 
     def entry(self, limits: tuple[float, float], images: int) -> Entry:
         """The entry of `scores.json`: value and 95 % interval within the limits, or the reason for their absence."""

@@ -21,7 +21,8 @@ from segment.axes import Head
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
 from segment.tracing.batch_norm_call import batch_norm_of
-from segment.tracing.call_kinds import READS_METADATA
+from segment.tracing.bn_modules import check_traceable, is_lower_batch_norm, looks_like_bn
+from segment.tracing.call_kinds import reads_values
 from segment.tracing.trace import Call, Trace, trace
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Layer:
     channels: C; values: how many values of one image a channel has at the traced size (H * W)
     status, reason: stochastic; fixed with a reason; or refused with a reason (its arithmetic cannot be reached)
     trained: running mean and variance (C) that eval mode uses; None: it has none, and is always stochastic
+    weight: its scale (C) where that is a parameter, by which it is known from other layers without trained statistics
     call: index in the network's trace, None where the pass did not reach it
     """
 
@@ -56,6 +58,7 @@ class Layer:
     status: Status
     reason: str = ""
     trained: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
+    weight: nn.Parameter | None = field(default=None, repr=False, compare=False)
     call: int | None = None
 
     @property
@@ -98,6 +101,12 @@ class BatchNormNetwork:
         if channels_last and self.channels_last and images.ndim == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images.contiguous()
+
+    def writable(self, images: Tensor) -> Tensor:  # N C ... -> N C ...
+        """As `placed`, in memory that is not the caller's: a network may write into its image."""
+        placed = self.placed(images)
+        shared = placed.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+        return placed.clone() if shared else placed
 
     def retraced(self, images: Tensor) -> BatchNormNetwork:
         """The same network, traced over these images (N C H W), for whose size or values it makes other calls.
@@ -154,17 +163,17 @@ def survey(
     Errors: NoBatchNorm where the pass reaches none; ModelRefused where a BN was never initialised, or a part is
     compiled.
     """
-    _check_traceable(module)
+    check_traceable(module)
     traced, channels_last = _traced(module, forward, image)
     readers = _readers_of_registered(traced.calls)
     layers = [_refused_where_read(layer, readers) for layer in _layers_of(module, traced.calls)]
     reached = {layer.name for layer in layers}
     run = {call.module for call in traced.calls if call.origin != "constant"}
-    lower = {call.module for call in traced.calls if call.origin != "constant" and _is_lower_batch_norm(call.function)}
+    lower = {call.module for call in traced.calls if call.origin != "constant" and is_lower_batch_norm(call.function)}
     layers += [
         _unreached(name or "(root)", child, run=name in run or name in traced.entered or _is_read(child, readers))
         for name, child in named_modules(module)
-        if (name or "(root)") not in reached and (_looks_like_bn(child) or name in lower)
+        if (name or "(root)") not in reached and (looks_like_bn(child) or name in lower)
     ]
     return _drawable(BatchNormNetwork(module, forward, traced, tuple(layers), channels_last, head))
 
@@ -203,7 +212,7 @@ def _readers_of_registered(calls: Sequence[Call]) -> dict[int, str]:
     return {
         id(tensor): call.name
         for call in calls
-        if call.function is not functional.batch_norm and getattr(call.function, "__name__", "") not in READS_METADATA
+        if call.function is not functional.batch_norm and reads_values(call.function)
         for tensor in call.registered
         if tensor is not None
     }
@@ -220,24 +229,6 @@ def _refused_where_read(layer: Layer, readers: Mapping[int, str]) -> Layer:
 
 def _is_read(child: nn.Module, readers: Mapping[int, str]) -> bool:
     return any(id(getattr(child, name, None)) in readers for name in ("running_mean", "running_var"))
-
-
-def _check_traceable(module: nn.Module) -> None:
-    for name, child in named_modules(module):
-        who = f"Module {name or '(root)'!r} ({type(child).__name__})"
-        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():
-            raise ModelRefused(f"{who} was never initialised: run or load it first.")
-        if isinstance(child, torch.jit.ScriptModule):
-            raise ModelRefused(f"{who} is TorchScript, whose BN layers cannot be reached: give the Python module.")
-        if type(child).__name__ == "OptimizedModule" or getattr(child, "_compiled_call_impl", None) is not None:
-            raise ModelRefused(
-                f"{who} is compiled, so its BN layers cannot be reached: give the module that was compiled "
-                "(`_orig_mod` of what torch.compile gave), or leave `.compile()` out."
-            )
-
-
-def _is_lower_batch_norm(function: Callable[..., object]) -> bool:
-    return function is not functional.batch_norm and "batch_norm" in getattr(function, "__name__", str(function))
 
 
 def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
@@ -261,13 +252,8 @@ def _named(name: str, module_of_call: nn.Module, index: int, call: Call, status:
         status=status,
         reason=reason,
         trained=trained,
+        weight=arguments.weight if isinstance(arguments.weight, nn.Parameter) else None,
         call=index,
-    )
-
-
-def _looks_like_bn(child: nn.Module) -> bool:
-    return isinstance(child, nn.modules.batchnorm._BatchNorm) or (
-        "batchnorm" in type(child).__name__.lower().replace("_", "") and hasattr(child, "running_var")
     )
 
 

@@ -39,6 +39,15 @@ READS_METADATA = names_in(
 """Names of calls that read a tensor's shape, type or device, not its values."""
 
 
+_ALIASES = tuple(getattr(Tensor, name).__get__ for name in ("data", "T", "mT", "H", "mH", "real", "imag"))
+"""Attributes that are tensors with the same values."""
+
+
+def reads_values(function: Callable[..., Any]) -> bool:
+    """Whether a call may read a tensor's values, or gives a tensor that holds them."""
+    return getattr(function, "__name__", "") not in READS_METADATA or function in _ALIASES
+
+
 def call_gives_values(function: Callable[..., Any], tensors: Sequence[Tensor], result: Any) -> bool:
     """Whether a call gives values of its tensors to Python, as numbers or as the shape of a result."""
     name = getattr(function, "__name__", "")

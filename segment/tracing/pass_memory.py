@@ -90,7 +90,7 @@ def bytes_a_pixel(forward: Callable[[Tensor], Any], module: nn.Module, image: Te
     for part in (image[..., :PROBED, :PROBED], image):
         try:
             with preserve_state(module):
-                return peak_bytes(forward, part.to(device)) / (part.shape[-2] * part.shape[-1])
+                return peak_bytes(forward, part.to(device, copy=True)) / (part.shape[-2] * part.shape[-1])
         except Exception:  # whatever an unknown network raises at a size that it does not accept
             if part.shape == image.shape:
                 raise

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from segment.networks.preserve_state import version_of
+from segment.tracing.replay import NotReplayable
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, tensors_in
 from segment.tracing.trace import Call
+
+OWN_AUTOCAST = "it changes the precision of its calls itself, as by torch.autocast(enabled=False)"
 
 
 class Diverged(BaseException):
@@ -45,11 +48,21 @@ class TraceCursor:
         self._next = 0
         self._sources = Sources(constants)
         self._sources.note([image], IMAGE)
+        self._autocast: tuple[torch.dtype | None, ...] | None = None
         self._tensors: list[Tensor] = []  # of the call that is made now, and their versions before it
         self._versions: list[int | None] = []
 
     def next(self, function: Callable[..., Any], args: Any, kwargs: Any) -> int:
-        """The index of the call that is made now. Errors: Diverged where the trace has another."""
+        """The index of the call that is made now.
+
+        Errors: Diverged where the trace has another; NotReplayable where the network has changed autocast for it, as by
+        `torch.autocast(enabled=False)`, of which a trace in float32 says nothing and which no replay would do.
+        """
+        autocast = _autocast()
+        if self._autocast is None:
+            self._autocast = autocast
+        elif autocast != self._autocast:
+            raise NotReplayable(OWN_AUTOCAST)
         if self._next >= len(self._calls):
             raise Diverged(f"more than the {len(self._calls)} calls of the trace")
         call = self._calls[self._next]
@@ -94,3 +107,10 @@ class TraceCursor:
         with torch._C.DisableTorchFunction():
             if [self._sources.of(tensor) for tensor in tensors_in(output)] != [expected]:
                 raise Diverged("its output comes from another call")
+
+
+def _autocast() -> tuple[torch.dtype | None, ...]:
+    """The type of autocast on each kind of device, None where it is off."""
+    return tuple(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in ("cpu", "cuda")
+    )

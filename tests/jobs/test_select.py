@@ -116,6 +116,18 @@ def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_
         select(runs / "maps", 3, ranking=runs)
 
 
+@pytest.mark.parametrize(("column", "worst_is_large"), [("accuracy", False), ("soft_dice", False), ("nll", True)])
+def test_the_worst_images_come_first_by_every_column(runs: Path, column: str, worst_is_large: bool) -> None:  # noqa: FBT001
+    lines = run_table(runs / "scores").rows
+    names = [column, *(name for name in next(iter(lines.values())) if name.startswith(f"{column}."))]
+    for name in names:
+        found = select(runs / "scores", 3, by=name)
+        numbers = [value for *_, value in (*found.images, *found.rest)]
+        assert numbers == sorted(numbers, reverse=worst_is_large), name
+    with pytest.raises(WrongUse, match="ranks none"):
+        select(runs / "scores", 3, by="pixels")
+
+
 def test_as_many_are_shown_as_asked_and_all_are_written(runs: Path, tmp_path: Path) -> None:
     ended = run("select", runs / "scores", "--top", 3, "-o", tmp_path / "some.csv")
     assert ended.exit_code == 0, ended.output

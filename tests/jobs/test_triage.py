@@ -283,7 +283,11 @@ def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) 
     assert triage.decision.groups == 21
     assert len(triage.reference.values) == 21
     content = check_triage(scores, triage)
-    assert content["shift"]["why"] == "the patient of these images is not known: each counts as its own"
+    assert content["shift"]["why"] == "the patient of these images is not known"
+    assert (content["shift"]["p"], content["shift"]["shifted"]) == (None, False)
+    assert any("each counts as its own" in line for line in content["text"])
+    assert "the mean over the images of a group of the share" in content["promise"]
+    assert "over new groups" in repr(triage)
     of_two = {identity: f"p{number // 2}" for number, identity in enumerate(content_ids(scores))}
     assert check_triage(scores, triage, of_two)["shift"]["images"] == 12
     with pytest.raises(WrongUse, match=r"1 group \(24 images\) cannot carry"):
@@ -312,11 +316,34 @@ def test_the_list_of_a_run_names_the_groups_of_its_shift_test(
     triaged = predict(network, listed, bank, tmp_path / "run", plan).triaged
     assert triaged is not None
     assert triaged["shift"]["images"] == 2, "six images of two patients"
-    assert "each counts as its own" not in triaged["shift"].get("why", "")
+    assert "not known" not in triaged["shift"].get("why", "")
     listed.write_text("\n".join(["image,patient", f"{images[0]},q0", f"{images[1]},"]))
     incomplete = predict(network, listed, bank, tmp_path / "incomplete", plan).triaged
     assert incomplete is not None
-    assert incomplete["shift"]["images"] == 2
+    assert incomplete["shift"]["p"] is None
+    assert incomplete["shift"]["why"] == "the patient of these images is not known"
+
+
+def test_other_views_ensembles_and_corruptions_are_other_uncertainties(
+    network: Network, validation: Labels, test_images: Labels, tmp_path: Path
+) -> None:
+    def scored(name: str, images: Labels, of: tuple[View, ...], shift: tuple[str, int] | None = None) -> Path:
+        methods = MethodPlan(methods=("tta",), measures=("predictive_entropy",), precision="fp32", views=of)
+        evaluate(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods, shift=shift))
+        return tmp_path / name
+
+    flipped, scaled = (View(), View(flip=True)), (View(), View(scale=0.5))
+    plan = TriagePlan(max_error=0.2, measure="predictive_entropy")
+    triage = calibrate_triage(scored("validation", validation, flipped), plan, method="tta")
+    check_triage(scored("same", test_images, flipped), triage)
+    with pytest.raises(WrongUse, match="the views of test-time augmentation differs"):
+        check_triage(scored("scaled", test_images, scaled), triage)
+    with pytest.raises(WrongUse, match="the corruption of the images differs"):
+        check_triage(scored("fog", test_images, flipped, ("noise", 1)), triage)
+    methods = MethodPlan(methods=("tta",), measures=("predictive_entropy",), precision="fp32", views=scaled)
+    with pytest.raises(WrongUse, match="the views of test-time augmentation differs"):
+        evaluate(network, test_images, tmp_path / "refused", plan=EvaluatePlan(methods=methods), triage=triage)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(

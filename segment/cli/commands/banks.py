@@ -203,6 +203,8 @@ def distill(
     held_out: Annotated[int, typer.Option(help="Views of other images, which decide when to stop.")] = 16,
     steps: Annotated[int, typer.Option(help="Of refinement at most; 0: choose only.")] = 400,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    every: Every = 1,
+    axis: Axis = 2,
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",
@@ -215,6 +217,7 @@ def distill(
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
     from segment.files.banks import load_bank
     from segment.files.writing import check_writable
+    from segment.images.listing.parts import Listing
     from segment.jobs.distill import distill_bank
 
     if output.suffix != ".safetensors":
@@ -232,6 +235,7 @@ def distill(
             views=views,
             held_out=held_out,
             steps=steps,
+            listing=Listing(every=every, axis=axis),
             output=output,
             progress=shown,
         )

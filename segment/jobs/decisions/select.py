@@ -21,7 +21,7 @@ from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.networks.load import Network
-from segment.ranking.columns import GROW_WITH_QUALITY, predicted
+from segment.ranking.columns import grows_with_quality, predicted
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
@@ -97,7 +97,11 @@ def select(
     if chosen not in columns:
         raise WrongUse(f"No column is called {chosen!r}.{near(chosen, columns)} Known: {', '.join(sorted(columns))}.")
     known = [(name, table.sources.get(name, ""), row[chosen]) for name, row in table.rows.items() if chosen in row]
-    sign = 1 if chosen in GROW_WITH_QUALITY else -1
+    if (quality := grows_with_quality(chosen)) is None:
+        raise WrongUse(
+            f"Column {chosen!r} says neither how uncertain an image is nor how good its mask: it ranks none."
+        )
+    sign = 1 if quality else -1
     known.sort(key=lambda image: (sign * image[2], image[0]))
     selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))
     if network is not None:

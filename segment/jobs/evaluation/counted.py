@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import pickle
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,10 @@ class Counted:
     contents: of each image that is counted, `contents_of`; pixels: of their label maps, "all", "void", and those where
     annotators "differ". further: boards against further annotators; annotators: how many of these there are
     waiting: seconds of the thread that the network runs in, by what it did
+    torn: an image, or a part from elsewhere, has been counted in some places only, which no saved state may hold
     """
+
+    torn = False
 
     def __init__(
         self, boards: Mapping[str, Scoreboard], counts: Mapping[str, ImageCounts] | None = None, annotators: int = 0
@@ -112,6 +116,13 @@ class Counted:
         self.pixels = {"all": 0, "void": 0, "differ": 0}
         self.waiting = {"waiting_for_images": 0.0, "network": 0.0, "waiting_for_scores": 0.0}
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """A block that counts something in several places; one that is interrupted leaves all of it torn."""
+        before, self.torn = self.torn, True
+        yield
+        self.torn = before  # what another block left torn stays so
+
     @property
     def done(self) -> frozenset[str]:
         """Ids of the images that are counted."""
@@ -123,7 +134,9 @@ class Counted:
         return all(name in by_id and contents_of(by_id[name]) == self.contents.get(name) for name in sorted(self.done))
 
     def save(self, path: Path) -> None:
-        """Everything that is counted, in one file that appears whole or not at all."""
+        """Everything that is counted, in one file that appears whole or not at all; nothing where it is torn."""
+        if self.torn:
+            return
         progress = {
             "seconds": self.seconds,
             "scoring": self.scoring,

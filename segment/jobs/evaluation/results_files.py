@@ -10,17 +10,25 @@ import heapq
 import io
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from segment.files.reading import read_json
 from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
+from segment.files.runs.places import RECORD
 from segment.files.runs.run import Run
 from segment.files.writing import write_json, write_text
 from segment.jobs.evaluation.annotators import annotator_scores
-from segment.jobs.evaluation.compared_methods import ComparedMethods, key
+from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, key
 from segment.jobs.evaluation.image_ranking import rank_images
 from segment.jobs.evaluation.scoring import Scoring
 from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
+from segment.runners.runner import Runner
+from segment.stores.requests import is_there
 
 SCORES, PER_IMAGE, RANKING = "scores.json", "per_image.csv", "ranking.json"
 COMPARISONS, CONFUSION, ANNOTATORS = "comparisons.json", "confusion.json", "annotators.json"
@@ -119,3 +127,22 @@ def per_image(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def as_begun(plan: MethodPlan, folder: Path) -> MethodPlan:
+    """The plan with the precision that a run there was begun in, where it says auto: an audit elsewhere may differ."""
+    if plan.precision != "auto" or not is_there(folder / RECORD):
+        return plan
+    record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
+    return replace(plan, precision=record.get("plan", {}).get("precision", plan.precision))
+
+
+def passes_record(methods: ComparedMethods, runner: Runner) -> dict[str, Any]:
+    """How the passes are made, for `plan` of run.json."""
+    return {
+        "precision": methods.precision,
+        "precision_why": methods.why,
+        "threads": runner.threads(torch.get_num_threads()),
+        "device": str(methods.network.device),
+        "notes": dict(methods.notes),
+    }

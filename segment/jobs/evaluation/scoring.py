@@ -138,7 +138,7 @@ class Scoring(Counted):
                             self._fail(item.source, estimates)
                         else:
                             task.passes += self.passes
-                            scoring.add(partial(self._count, item, estimates), math.prod(item.size))
+                            scoring.add(partial(self._count_whole, item, estimates), math.prod(item.size))
                         del item, estimates
                         self._show(1)
                     self._save_at_times(scoring.drain)
@@ -200,7 +200,8 @@ class Scoring(Counted):
             for read_out in self.read_outs.values():
                 read_out.method.take_plain_passes()
             raise FastPathDiffers(part.differs)
-        self.add(part)
+        with self.counting():
+            self.add(part)
         for id, seconds in part.spent.items():
             report_image(id, seconds, stage=self.task.stage)
         for id, why in part.failed.items():
@@ -228,6 +229,10 @@ class Scoring(Counted):
             return item.image[None].to(self.network.device)
         image = item.image if change is None else change(item.image, item.source.id)
         return Normalised(image, self.network.input)
+
+    def _count_whole(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
+        with self.counting():
+            self._count(item, estimates)
 
     def _count(self, item: Labelled, estimates: Mapping[str, Estimate[Tensor]]) -> None:
         differ = 0

@@ -18,7 +18,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.images.listing.groups import group_table, groups_by_id
-from segment.jobs.triage.source import TUNED
+from segment.jobs.triage.source import TUNED, settings_of_method
 from segment.stores.copies import folder_here
 
 SHA_DIGITS = 16
@@ -94,6 +94,7 @@ class Scores:
             **({} if tuned is None else {"tuned": tuned}),
             "draws": self.passes[method.partition("#")[0]],
             "precision": plan["precision"],
+            **settings_of_method(method.partition("#")[0], settings),
             "classes": list(self.counts[method].plan.classes),
             "images": settings["images"],
             "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),

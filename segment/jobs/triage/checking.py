@@ -21,7 +21,7 @@ from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
-from segment.jobs.triage.source import TUNED, refuse_other_source
+from segment.jobs.triage.source import TUNED, refuse_other_source, settings_of_method
 
 
 def refuse_other_evaluation(
@@ -33,11 +33,13 @@ def refuse_other_evaluation(
     banks: Sequence[str],
     precision: str,
     classes: Sequence[str],
+    settings: Mapping[str, Any],
     tuned: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse an evaluation that the triage cannot be checked on, before its first pass.
 
-    methods: name -> passes an image. measures: of each method. tuned: the tuned setting, as `Tuned.settings`
+    methods: name -> passes an image. measures: of each method. settings: of the evaluation
+    tuned: the tuned setting, as `Tuned.settings`
     Errors: WrongUse for another method, measure, network, bank, draws or precision.
     """
     method = triage.source["method"]
@@ -52,6 +54,7 @@ def refuse_other_evaluation(
     if method == TUNED and tuned is not None:
         found |= {"bank": tuned["bank"], "tuned": dict(tuned)}
     found |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
+    found |= settings_of_method(method, settings)
     refuse_other_source(triage, found)
 
 
@@ -84,6 +87,9 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     covered = None if triage.sets is None else coverage_of(images, triage.sets)
     if covered is not None:
         text.append(covered.sentence())
+    if triage.reference.groups and groups is None:
+        known = _unknown(triage.reference.groups)
+        text.append(f"T{known[1:]}, so that each counts as its own: the promise is not about that.")
     text.append(shift_sentence(shift, triage))
     again = {sha[:SHA_DIGITS] for sha in scores.sha256.values()} & set(triage.source["sha256"])
     if again:
@@ -139,9 +145,13 @@ def shift_of(
         by_group.setdefault(groups[identity] if groups else identity, []).append(mean)
     values = np.array([np.mean(of_group) for of_group in by_group.values()])
     test = shift_test(np.array(triage.reference.values), values, level=level)
-    if name and not groups and test.p is not None and not test.why:
-        return replace(test, why=f"the {name} of these images is not known: each counts as its own")
+    if name and not groups:  # single images are not to be compared with the means of groups
+        return replace(test, p=None, auroc=None, why=_unknown(name))
     return test
+
+
+def _unknown(name: str) -> str:
+    return f"the {name} of these images is not known"
 
 
 def shift_dict(shift: ShiftTest, triage: Triage) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from segment.errors import WrongUse
 from segment.guarantees.triage import Triage
+from segment.jobs.evaluation.combinations import Combination, combination
 
 MEANT = {
     "network": "the network (weights included)",
@@ -15,11 +16,26 @@ MEANT = {
     "draws": "the number of draws",
     "precision": "the precision",
     "classes": "the classes",
+    "views": "the views of test-time augmentation",
+    "insert_dropout": "the inserted dropout",
+    "seed": "the seed of dropout",
+    "ensemble": "the members of the ensemble",
+    "shift": "the corruption of the images",
 }
 """What a threshold depends on, in words."""
 TUNED = "tuned"
 """What an evaluation calls the method of a tuned setting."""
 OPTIONS = {"draws": "--draws", "precision": "--precision"}
+
+
+def settings_of_method(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the uncertainty of a method depends on beside network and bank, of an evaluation's settings."""
+    of = Combination() if method == TUNED else combination(method)
+    used = ["views"] if of.augmented else []
+    used += ["insert_dropout", "seed"] if of.passes == "dropout" else []
+    used += ["ensemble"] if of.passes == "ensemble" else []
+    used += ["shift"] if settings.get("shift") else []
+    return {name: settings.get(name) for name in used}
 
 
 def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:

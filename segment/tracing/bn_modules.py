@@ -1,0 +1,42 @@
+"""Which modules and calls are batch normalisation, and which modules cannot be traced.
+
+Must not know a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from segment.errors import ModelRefused
+from segment.networks.modules import named_modules
+
+
+def check_traceable(module: nn.Module) -> None:
+    for name, child in named_modules(module):
+        who = f"Module {name or '(root)'!r} ({type(child).__name__})"
+        if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():
+            raise ModelRefused(f"{who} was never initialised: run or load it first.")
+        if isinstance(child, torch.jit.ScriptModule):
+            raise ModelRefused(f"{who} is TorchScript, whose BN layers cannot be reached: give the Python module.")
+        if type(child).__name__ == "OptimizedModule" or getattr(child, "_compiled_call_impl", None) is not None:
+            raise ModelRefused(
+                f"{who} is compiled, so its BN layers cannot be reached: give the module that was compiled "
+                "(`_orig_mod` of what torch.compile gave), or leave `.compile()` out."
+            )
+
+
+def is_lower_batch_norm(function: Callable[..., object]) -> bool:
+    return function is not functional.batch_norm and "batch_norm" in getattr(function, "__name__", str(function))
+
+
+def looks_like_bn(child: nn.Module) -> bool:
+    """Whether a module keeps statistics of mini-batches, by its class, its name or its buffers."""
+    if isinstance(child, nn.modules.instancenorm._InstanceNorm):  # statistics of an image, which no mini-batch changes
+        return False
+    named = "batchnorm" in type(child).__name__.lower().replace("_", "") and hasattr(child, "running_var")
+    kept = not {"running_mean", "running_var"}.isdisjoint(child._buffers)
+    return isinstance(child, nn.modules.batchnorm._BatchNorm) or named or kept

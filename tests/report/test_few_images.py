@@ -1,0 +1,81 @@
+"""Differences between methods that are equal in truth are called significant as seldom as is promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from segment.report.comparison import MethodBoards, compare, gains
+from segment.report.tables import in_short, verdict
+from segment.scores.board import Score
+from segment.scores.intervals import poisson_weights
+from segment.scores.plan import ScorePlan
+from segment.scores.scoreboard import Scoreboard
+
+
+def mean_score(values: np.ndarray, start: int) -> Score:
+    weights = np.stack([poisson_weights(f"image {start + number}", 2000) for number in range(len(values))])  # N R
+    totals = weights.sum(axis=0)
+    replicates = np.where(totals > 0, values @ weights / np.maximum(totals, 1), np.nan)
+    return Score(float(values.mean()), float(values.mean()), replicates, "")
+
+
+@pytest.mark.parametrize("images", [8, 20, 100])
+def test_p_is_about_that_of_a_t_test(images: int) -> None:
+    rng = np.random.default_rng(images)
+    pairs = []
+    for start in range(0, 40 * images, images):
+        values = rng.normal(0.3, 1, images)
+        p = mean_score(values, start).p_value(images)
+        assert p is not None
+        pairs.append((p, float(stats.ttest_1samp(values, 0).pvalue)))
+    ours, exact = np.array(pairs).T
+    assert np.corrcoef(stats.norm.isf(ours / 2), stats.norm.isf(exact / 2))[0, 1] > 0.97
+    assert np.median(ours / exact) == pytest.approx(1, abs=0.25)
+
+
+def test_differences_that_are_all_alike_have_the_p_of_a_sign_test() -> None:
+    same = Score(0.1, 0.1, np.full(200, 0.1), "")
+    assert same.p_value(8) == pytest.approx(stats.binomtest(8, 8).pvalue)
+    assert Score(0.0, 0.0, np.zeros(200), "").p_value(8) == 1
+    assert same.p_value(1) is None
+
+
+def boards(images: int, methods: int, seed: int) -> dict[str, MethodBoards]:
+    """Methods that are equal in distribution: the same images, with noise of their own in their logits."""
+    rng = np.random.default_rng(seed)
+    plan = ScorePlan(classes=("a", "b", "c"), measures=("predictive_entropy",))
+    made = {name: Scoreboard(plan) for name in ("deterministic", "mcbn", *(f"other {k}" for k in range(methods - 2)))}
+    for number in range(images):
+        label = rng.integers(0, 3, (8, 8)).astype(np.uint8)
+        signal = np.eye(3)[label].transpose(2, 0, 1) * rng.uniform(0.5, 2)
+        for board in made.values():
+            logits = signal + rng.normal(0, 1.5, (3, 8, 8))
+            p = np.exp(logits) / np.exp(logits).sum(axis=0)
+            entropy = -(p * np.log(p)).sum(axis=0)
+            board.update(
+                f"{seed} {number}", p.astype(np.float32), {"predictive_entropy": entropy.astype(np.float32)}, label
+            )
+    return {name: MethodBoards((board,), 1, 0.0) for name, board in made.items()}
+
+
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_so_few_images_show_no_difference(images: int) -> None:
+    for seed in range(3):
+        made = boards(images, 2, seed)
+        compared, gained = compare(made), gains(made)
+        for differences in [*(each.differences for each in compared), *(each.differences for each in gained)]:
+            assert {verdict(entry) for entry in differences.values()} <= {
+                "not significant: too few images",
+                "no interval",
+            }
+        assert not any("Significantly best" in line for line in in_short(compared, gained))
+
+
+def test_the_best_of_many_equal_methods_is_called_better_than_any_in_few_runs() -> None:
+    runs, wrong = 40, 0
+    for seed in range(runs):
+        found = [verdict(entry) for each in compare(boards(30, 6, 1000 + seed)) for entry in each.differences.values()]
+        wrong += "significant" in found
+    assert wrong <= stats.binom.ppf(0.999, runs, 0.05)
