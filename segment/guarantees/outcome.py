@@ -89,10 +89,13 @@ def coverage_of(images: ValidationImages, sets: Sets) -> Coverage | None:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """One image: the share of its pixels that is accepted, the share of these that is wrong, and whether it passes."""
+    """One image: the share of its pixels that is accepted, the share of these that is wrong, and whether it passes.
+
+    accepted: None where it has nothing that the loss is of; error: None also where nothing is accepted
+    """
 
     id: str
-    accepted: float
+    accepted: float | None
     error: float | None
     decision: str
 
@@ -157,13 +160,15 @@ def images_outcomes(images: ValidationImages, plan: TriagePlan, decisions: dict[
     """Every image with what is accepted of it, in the order of the ids, by the asked unit and the images' decision."""
     asked = _at_threshold(images, plan, decisions[plan.unit])
     passing = decisions["image"]
+    row_of = {identity: row for row, identity in enumerate(asked.ids)}
     rows = []
-    for row, identity in enumerate(asked.ids):
-        kept = float(asked.kept[row, 0])
-        error = float(asked.lost[row, 0]) / kept if kept and asked.accepted[row, 0] else None
-        value = images.means[passing.measure][identity]
-        verdict = "accept" if passing.accepts(value) else "review"
-        rows.append(ImageOutcome(identity, float(asked.accepted[row, 0]), error, verdict))
+    for identity in images.counts.ids:
+        row, accepted, error = row_of.get(identity), None, None
+        if row is not None:
+            kept, accepted = float(asked.kept[row, 0]), float(asked.accepted[row, 0])
+            error = float(asked.lost[row, 0]) / kept if kept and accepted else None
+        verdict = "accept" if passing.accepts(images.means[passing.measure][identity]) else "review"
+        rows.append(ImageOutcome(identity, accepted, error, verdict))
     return rows
 
 

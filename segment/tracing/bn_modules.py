@@ -16,6 +16,7 @@ from segment.networks.modules import named_modules
 
 
 def check_traceable(module: nn.Module) -> None:
+    """Errors: ModelRefused where a part was never initialised, or is compiled, so that its calls cannot be seen."""
     for name, child in named_modules(module):
         who = f"Module {name or '(root)'!r} ({type(child).__name__})"
         if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():
@@ -30,6 +31,7 @@ def check_traceable(module: nn.Module) -> None:
 
 
 def is_lower_batch_norm(function: Callable[..., object]) -> bool:
+    """Whether a call is batch normalisation by another function than the one whose statistics can be replaced."""
     return function is not functional.batch_norm and "batch_norm" in getattr(function, "__name__", str(function))
 
 

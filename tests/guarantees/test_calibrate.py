@@ -202,6 +202,19 @@ def test_images_without_the_protected_class_do_not_count_as_safe() -> None:
         calibrate_unit(images, TriagePlan(protect="car"), "pixel")
 
 
+def test_an_image_without_the_protected_class_has_a_row_and_a_decision() -> None:
+    images = images_of(np.random.default_rng(4).beta(1, 8, 60))
+    plan = TriagePlan(protect="car", max_error=0.3, measure="one_minus_max")
+    decisions = {unit: calibrate_unit(images, plan, unit) for unit in ("pixel", "image")}
+    without = images.counts.ids[:3]
+    for identity in without:
+        images.counts._labelled[identity][2] = 0
+    rows = images_outcomes(images, plan, decisions)
+    assert [row.id for row in rows] == images.counts.ids
+    assert [row.id for row in rows if row.accepted is None] == without
+    assert {row.decision for row in rows} <= {"accept", "review"}
+
+
 def test_dice_of_accepted_images_is_the_loss_where_asked() -> None:
     errors = np.concatenate([np.zeros(50), np.full(10, 0.6)])
     images = images_of(errors)

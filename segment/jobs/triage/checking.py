@@ -191,7 +191,9 @@ def _table(rows: Sequence[ImageOutcome]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["id", "accepted", "error_in_accepted", "decision"])
-    writer.writerows([row.id, row.accepted, "" if row.error is None else row.error, row.decision] for row in rows)
+    writer.writerows(
+        [row.id, *("" if n is None else n for n in (row.accepted, row.error)), row.decision] for row in rows
+    )
     return stream.getvalue()
 
 
