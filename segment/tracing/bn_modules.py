@@ -16,7 +16,13 @@ from segment.networks.modules import named_modules
 
 
 def check_traceable(module: nn.Module) -> None:
-    """Errors: ModelRefused where a part was never initialised, or is compiled, so that its calls cannot be seen."""
+    """Errors: ModelRefused where a part was never initialised, or is compiled, or all of it is in half precision."""
+    types = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    if types and types <= {torch.float16, torch.bfloat16}:
+        raise ModelRefused(
+            f"The network's parameters are in {' and '.join(str(each) for each in sorted(types, key=str))}: give it in "
+            "float32 (`module.float()`); `--precision bf16` or `fp16` then makes passes in half precision."
+        )
     for name, child in named_modules(module):
         who = f"Module {name or '(root)'!r} ({type(child).__name__})"
         if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.has_uninitialized_params():

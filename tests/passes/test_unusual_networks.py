@@ -295,3 +295,10 @@ def test_a_bank_is_distilled_at_the_size_that_it_was_recorded_at() -> None:
     assert made.provenance["distillation"]["size"] == [24, 32]
     with pytest.raises(WrongUse, match="recorded at"):
         distill_bank(network, bank, images, draws=2, views=2, held_out=1, steps=0, size=(32, 32))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_is_refused_in_words(kind: torch.dtype) -> None:
+    module = seeded(Toy).to(kind)
+    with pytest.raises(ModelRefused, match=r"module\.float\(\)"):
+        survey(module.eval(), module, noise(1, 3, 32, 32))
