@@ -74,8 +74,8 @@ def distill_bank(
     for name, value in (("views", views), ("held_out", held_out)):
         if value < 1:
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
-    check_bank(bank, draws)
     drawn = fitted(network, bank)
+    check_bank(bank, draws)
     recorded = bank.provenance.get("size")
     if size is not None and recorded and list(size) != list(recorded):
         raise WrongUse(f"The bank was recorded at {tuple(recorded)}, not at {size}: views are of its own size.")

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import error_message, imported
+from segment.networks.modules import parameters_and_buffers
 from segment.networks.unchanged import Unchanged
 from segment.passes.float32_calls import exact_calls
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, pass_graph
@@ -63,8 +64,10 @@ class CompiledNetwork:
     def _read_weights(self) -> None:
         network = self._network
         shape = next(call.shape for call in network.calls if call.shape and call.sources[:1] == (IMAGE_SOURCE,))
-        self._weights = Unchanged(network.module.parameters())
-        self._buffers = Unchanged(network.module.buffers(), versions=False)
+        tensors = list(parameters_and_buffers(network.module))
+        weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+        buffers = [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
+        self._weights, self._buffers = Unchanged(weights), Unchanged(buffers, versions=False)
         self._graph = pass_graph(network, self._bank, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
         self._compiled: dict[tuple[Any, ...], list[_Part]] = {}
         self._draws = {name: [self.shared(draw) for draw in values] for name, values in self._graph.statistics.items()}

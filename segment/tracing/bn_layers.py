@@ -23,6 +23,7 @@ from segment.networks.modules import device_of, named_modules
 from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.bn_modules import check_traceable, is_lower_batch_norm, looks_like_bn
 from segment.tracing.call_kinds import reads_values
+from segment.tracing.sources import UNKNOWN, tensors_in
 from segment.tracing.trace import Call, Trace, trace
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
 Status = Literal["stochastic", "fixed", "refused"]
 
 OF_WEIGHTS = "it normalises weights, not data"
+FOREIGN = "it belongs to no module of the network, but to one that a hook or a closure holds: make that a submodule"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +205,19 @@ def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:
             continue
         seen[call.module] += 1
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
-        layers.append(_named(name, module_of_call, index, call, "stochastic", ""))
+        status: Status = "refused" if _of_another_module(call) else "stochastic"
+        layers.append(_named(name, module_of_call, index, call, status, FOREIGN if status == "refused" else ""))
     return layers
+
+
+def _of_another_module(call: Call) -> bool:
+    """Whether the running mean of a batch norm call is none of the network's tensors, as with a module in a closure."""
+    assert call.arguments is not None
+    mean = batch_norm_of(call).running_mean
+    if mean is None or "input" in call.arguments[1]:
+        return False
+    read = zip(tensors_in(call.arguments), call.sources[1:], strict=False)  # the first is the input
+    return any(tensor is mean and source == UNKNOWN for tensor, source in read)
 
 
 def _readers_of_registered(calls: Sequence[Call]) -> dict[int, str]:

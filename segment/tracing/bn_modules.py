@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 from segment.errors import ModelRefused
-from segment.networks.modules import named_modules
+from segment.networks.modules import named_modules, parameters_and_buffers
 
 
 def check_traceable(module: nn.Module) -> None:
     """Errors: ModelRefused where a part was never initialised, or is compiled, or all of it is in half precision."""
-    types = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    weights = [value for value in parameters_and_buffers(module) if isinstance(value, nn.Parameter)]
+    types = {value.dtype for value in weights if value.is_floating_point()}
     if types and types <= {torch.float16, torch.bfloat16}:
         raise ModelRefused(
             f"The network's parameters are in {' and '.join(str(each) for each in sorted(types, key=str))}: give it in "

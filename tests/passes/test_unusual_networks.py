@@ -31,6 +31,7 @@ from segment.passes import fused_convolutions
 from segment.passes.comparison import within_noise
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import survey
+from segment.tracing.bn_network import drawable
 
 FUSED = PassPlan(channels_last=True, fuse=True)
 
@@ -302,3 +303,13 @@ def test_a_network_in_half_precision_is_refused_in_words(kind: torch.dtype) -> N
     module = seeded(Toy).to(kind)
     with pytest.raises(ModelRefused, match=r"module\.float\(\)"):
         survey(module.eval(), module, noise(1, 3, 32, 32))
+
+
+def test_a_layer_of_a_module_that_only_a_hook_holds_is_refused() -> None:
+    module = calibrated(seeded(Toy), (32, 32))
+    module.extra = nn.BatchNorm2d(8)
+    module.conv2.register_forward_hook(lambda _, given, output: module.extra(output))
+    network = load_network(module.eval())  # a copy, whose hook still holds the first one
+    with pytest.raises(ModelRefused, match=r"'conv2'.*that a hook or a closure holds"):
+        drawable(network)
+    assert {layer.name for layer in survey(module, module, noise(1, 3, 32, 32)).stochastic} == {"bn1", "extra", "bn2"}
