@@ -135,3 +135,9 @@ def distilled(result: Mapping[str, Any]) -> Lines:
         f"an error of {own:.3f} itself by its halves, which is part of each number."
     )
     return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
+
+
+def beside_others(result: Mapping[str, Any]) -> Lines:
+    """A row a contender: its median seconds, and over those of the first of ours."""
+    rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
+    return markdown(("contender", "median, s", "over segment"), rows, right=[False, True, True])
