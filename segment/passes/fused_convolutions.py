@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segment.networks.unchanged import Unchanged
 from segment.passes import onednn
 from segment.passes.fusions import Absorbed, fusions, readers_of
 from segment.passes.onednn import Geometry
+from segment.passes.unchanged import Unchanged
 from segment.passes.upsampled_convolutions import (
     Upsampled,
     concatenated,
