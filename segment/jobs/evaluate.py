@@ -14,7 +14,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.memory_budget import Memory
 from segment.estimation.overlap import WORKERS, checked_workers
-from segment.estimation.together import DECIDED, Batch, checked_batch
+from segment.estimation.together import Batch, checked_batch
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
@@ -28,7 +28,7 @@ from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels as Labels
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
-from segment.jobs.evaluation.results_files import as_begun, passes_record, write_results
+from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
@@ -108,8 +108,7 @@ def evaluate(
     how = as_begun(plan.methods, Path(folder)) if resume else plan.methods
     methods = build_methods(network, banks, how, members=members, validated=validation is not None)
     methods = methods if tuned is None else with_tuned(methods, tuned, banks)
-    settings = _settings(network, data, banks, plan, methods, validation, tuned)
-    settings |= {"ensemble": [member.fingerprint for member in members]} if members else {}
+    settings = _settings(network, data, banks, plan, methods, members, validation, tuned)
     if triage is not None:
         refuse_other_evaluation(
             triage,
@@ -128,7 +127,7 @@ def evaluate(
     network.log_preprocessing()
     with Run.create(Path(folder), settings, sources, resume=resume) as run:
         sources = run.sources
-        together = {key: value for key, value in run.record.get("plan", {}).items() if key in DECIDED}
+        together = decided_before(run)
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
         run.note(plan=passes_record(methods, runner) | together, versions=versions(), classes=list(scored.classes))
         start = time.perf_counter()
@@ -203,6 +202,7 @@ def _settings(
     banks: Sequence[Bank],
     plan: EvaluatePlan,
     methods: ComparedMethods,
+    members: Sequence[Network],
     validation: Labels | None,
     tuned: Tuned | None,
 ) -> dict[str, Any]:
@@ -229,6 +229,7 @@ def _settings(
         **({} if plan.shift is None else {"shift": list(plan.shift)}),
         **({} if plan.batch == 1 else {"batch": plan.batch}),
         **({} if tuned is None else {"tuned": tuned.settings()}),
+        **({"ensemble": [member.fingerprint for member in members]} if members else {}),
     }
 
 
@@ -277,9 +278,7 @@ def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:
         return
     scoring.save(run.folder / STATE)
     run.deliver()
-    together = scoring.together.decided
-    if not together.items() <= run.record["plan"].items():
-        run.note(plan=run.record["plan"] | together)
+    note_decided(run, scoring)
     done, lines = scoring.done, run.entries()
     for source in sources:
         line = lines.get(source.id, {})

@@ -15,7 +15,6 @@ from typing import Any
 
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
-from segment.estimation.together import DECIDED
 from segment.files.banks import load_bank
 from segment.files.reading import read_json
 from segment.files.runs.manifest import Entry
@@ -26,7 +25,7 @@ from segment.images.find import Source, in_text
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
-from segment.jobs.evaluation.results_files import SCORES
+from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks
@@ -157,8 +156,8 @@ def _condition(
             read_outs = swept.read_outs(condition, severity)
             named = {str(place): read_out for place, read_out in read_outs.items()}
             boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
-            images, measured_at = DECIDED
-            batch, area = (run.record["plan"].get(*of) for of in ((images, swept.plan.batch), (measured_at, 0)))
+            together = decided_before(run)
+            batch, area = together.get("images", swept.plan.batch), together.get("images_measured_at", 0)
             budget = memory_for(runner, memory, swept.network.device)
             scoring = Scoring(swept.network, named, boards, budget, batch=batch, batch_area=area)
             if state.exists():
@@ -177,8 +176,7 @@ def _condition(
 
 
 def _save(run: Run, scoring: Scoring, state: Path) -> None:
-    if not (together := scoring.together.decided).items() <= run.record["plan"].items():
-        run.note(plan=run.record["plan"] | together)
+    note_decided(run, scoring)
     scoring.save(state)
     run.deliver()
 

@@ -169,15 +169,13 @@ class Network:
 
     def _outputs(self) -> int:
         side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
-        like = next(self.module.parameters(), torch.zeros(()))
-        with torch.no_grad(), preserve_state(self.module):
-            try:
-                output = self.module(torch.zeros(1, self.channels, side, side, device=like.device, dtype=like.dtype))
-            except Exception as error:
-                raise ModelRefused(
-                    f"How many classes {self.name!r} has is not known: it does not take a {side}x{side} image "
-                    f"({one_line(error, 160)}). Name the `classes:` in a card."
-                ) from error
+        image = torch.zeros(1, self.channels, side, side).to(next(self.module.parameters(), torch.zeros(())))
+        try:
+            with torch.no_grad(), preserve_state(self.module):
+                output = self.module(image)
+        except Exception as error:  # whatever an unknown network raises
+            why = f"it does not take a {side}x{side} image ({one_line(error, 160)}). Name the `classes:` in a card."
+            raise ModelRefused(f"How many classes {self.name!r} has is not known: {why}") from error
         return self._without_dropped(_logits_of(output, self.name)).shape[1]
 
 

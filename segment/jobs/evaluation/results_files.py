@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from segment.estimation.together import DECIDED
 from segment.files.reading import read_json
 from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs.places import RECORD
@@ -135,6 +136,17 @@ def as_begun(plan: MethodPlan, folder: Path) -> MethodPlan:
         return plan
     record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
     return replace(plan, precision=record.get("plan", {}).get("precision", plan.precision))
+
+
+def decided_before(run: Run) -> dict[str, int]:
+    """How many images go in a pass, where an earlier process of the run has decided it; see `Together.decided`."""
+    return {key: value for key, value in run.record.get("plan", {}).items() if key in DECIDED}
+
+
+def note_decided(run: Run, scoring: Scoring) -> None:
+    """Keep in run.json how many images go in a pass, for a process that goes on."""
+    if not (decided := scoring.together.decided).items() <= run.record["plan"].items():
+        run.note(plan=run.record["plan"] | decided)
 
 
 def passes_record(methods: ComparedMethods, runner: Runner) -> dict[str, Any]:
