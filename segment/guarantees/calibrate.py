@@ -6,7 +6,7 @@ The unit of every guarantee is the image, or the group that images belong to; pi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,12 +140,17 @@ def _chosen(
         preset = next((name for name in PRESET if name in measures), measures[0])
         why = f"set in advance: {count} {kind} are too few to choose on half of them (--measure names another)"
         return preset, why, everyone
-    half = np.random.default_rng(plan.seed).permutation(count) < count // 2
+    half = _half(count, plan.seed)
     choosing = half[groups]
     accepted = {name: _reached(losses(name).of(choosing), plan) for name in measures}
     best = max(accepted, key=lambda name: accepted[name])
     why = f"chosen on {int(half.sum())} other {kind}, of which it accepts most ({percent(accepted[best])})"
     return best, why, ~choosing
+
+
+def _half(count: int, seed: int) -> NDArray[np.bool_]:
+    """Which images or groups choose; the others calibrate what was chosen."""
+    return np.random.default_rng(seed).permutation(count) < count // 2
 
 
 def _reached(losses: Losses, plan: TriagePlan) -> float:
@@ -248,9 +253,14 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
         )
     penalty = sets.Penalty()
     if plan.sets == "raps":
-        ranks = np.mean([of_image[n].sum(axis=1) / of_image[n].sum() for n in known], axis=0)
-        free = int(np.searchsorted(ranks.cumsum(), plan.coverage)) + 1
-        penalty = sets.Penalty(weight=plan.penalty, free=free)
+        penalty = sets.Penalty(weight=plan.penalty)
+        if count // 2 >= HALF * needed:  # a rank chosen on the images that calibrate would void the guarantee
+            choosing = _half(count, plan.seed)[groups]
+            ranks = np.mean([of_image[n].sum(axis=1) / of_image[n].sum() for n in np.array(known)[choosing]], axis=0)
+            penalty = replace(penalty, free=int(np.searchsorted(ranks.cumsum(), plan.coverage)) + 1)
+            known = [n for n, other in zip(known, choosing, strict=True) if not other]
+            groups = numbered([counts.ids[n] for n in known], images.groups)
+            count = int(groups.max()) + 1
     scores, place = np.unique(sets.score_bins(penalty), return_inverse=True)
     missed = np.zeros((count, scores.size))
     for group, n in zip(groups, known, strict=True):

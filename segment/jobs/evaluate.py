@@ -40,6 +40,7 @@ from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
+from segment.uncertainty.scaling import as_json
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ def evaluate(
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
                 validated = _validation(run, network, held_out, methods, scored, memory, progress, plan, runner)
+                run.note(calibrations={name: as_json(value) for name, value in validated.temperatures.items()})
                 scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)

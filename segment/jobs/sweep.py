@@ -32,6 +32,7 @@ from segment.jobs.sweeping.grid import Banks
 from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.networks.load import Network
+from segment.passes.onednn import computes_bfloat16
 from segment.report.comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep
 from segment.report.tables import compact
@@ -122,6 +123,10 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
     images, labels, *more = data.in_text()
+    device = {}
+    if plan.methods.precision == "auto":  # resolved for each bank; rows of two precisions would not compare
+        bfloat16 = "with" if computes_bfloat16(network.device) else "without"
+        device = {"device": f"{network.device.type} {bfloat16} bfloat16"}
     return {
         "model": network.name,
         "network": network.fingerprint,
@@ -131,6 +136,7 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         **({"label_options": more} if more else {}),
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
+        **device,
         **plan_values,
     }
 

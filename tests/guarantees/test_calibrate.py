@@ -251,14 +251,20 @@ def test_all_void_images_are_refused() -> None:
         calibrate_sets(images, TriagePlan(coverage=0.9))
 
 
-def test_prediction_sets_cover_as_promised_over_random_splits() -> None:
-    rng = np.random.default_rng(9)
+def four_classes(rng: np.random.Generator, count: int = 120) -> ValidationImages:
+    """Images whose labels are drawn from their own probabilities."""
     counts = ImageCounts(ScorePlan(classes=("a", "b", "c", "d"), measures=("margin",)))
-    for number in range(120):
+    for number in range(count):
         p = rng.dirichlet(np.ones(4) * rng.uniform(0.2, 1), 64).T.astype(np.float32)
         drawn = (p.cumsum(axis=0) < rng.random(64)).sum(axis=0).clip(max=3)
         counts.update(f"{number:03}", p.reshape(4, 8, 8), {"margin": np.zeros((8, 8))}, drawn.reshape(8, 8))
-    images = ValidationImages(counts, {"margin": dict.fromkeys(counts.ids, 0.0)}, {})
+    return ValidationImages(counts, {"margin": dict.fromkeys(counts.ids, 0.0)}, {})
+
+
+def test_prediction_sets_cover_as_promised_over_random_splits() -> None:
+    rng = np.random.default_rng(9)
+    images = four_classes(rng)
+    counts = images.counts
     for kind in ("aps", "raps"):
         plan, covered = TriagePlan(coverage=0.85, sets=kind), []
         for _ in range(12):
@@ -269,6 +275,25 @@ def test_prediction_sets_cover_as_promised_over_random_splits() -> None:
             covered.append(covered_by(rest, made.threshold, made.penalty))
         assert np.mean(covered) >= 0.85 - 2 * np.std(covered) / math.sqrt(12)
         assert np.mean(covered) <= 0.85 + 2 / 31 + 0.02
+
+
+def test_the_rank_of_a_penalty_is_chosen_on_other_images_than_calibrate() -> None:
+    images = four_classes(np.random.default_rng(4), 100)
+    plan = TriagePlan(coverage=0.85, sets="raps")
+    made = calibrate_sets(images, plan)
+    assert made.images == 50
+    free = []
+    for chooses in (True, False):  # the images of one half, then of the other, have labels of the last rank
+        half = (np.random.default_rng(plan.seed).permutation(100) < 50) == chooses
+        counts = ImageCounts(images.counts.plan)
+        for place, i in enumerate(images.counts.ids):
+            p = np.float32([0.6, 0.3, 0.08, 0.02])[:, None, None] * np.ones((4, 8, 8), np.float32)
+            label = np.full((8, 8), 3 if half[place] else 0)
+            counts.update(i, p, {"margin": np.zeros((8, 8))}, label)
+        free.append(calibrate_sets(ValidationImages(counts, images.means, {}), plan).free)
+    assert free == [4, 1]
+    few = ValidationImages(images.counts.of_images(images.counts.ids[:40]), images.means, {})
+    assert (calibrate_sets(few, plan).free, calibrate_sets(few, plan).images) == (1, 40)
 
 
 def covered_by(images: ValidationImages, threshold: float, penalty: Any) -> float:

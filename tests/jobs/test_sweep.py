@@ -291,6 +291,18 @@ def test_the_intervals_of_many_settings_are_shown_as_they_are_made(
     assert shown == [("intervals of clean images", done, len(made.rows)) for done in range(1, len(made.rows) + 1)]
 
 
+def test_a_sweep_in_a_precision_of_its_own_choice_does_not_go_on_where_the_choice_differs(
+    network: Network, data: Labels, train: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SweepPlan(grid=replace(GRID, seeds=(0,), draws=(2,)), methods=replace(SWEPT, precision="auto"))
+    monkeypatch.setattr("segment.jobs.sweep.computes_bfloat16", lambda device: False)
+    sweep(network, data, train, tmp_path / "run", plan)
+    sweep(network, data, train, tmp_path / "run", plan, resume=True)
+    monkeypatch.setattr("segment.jobs.sweep.computes_bfloat16", lambda device: True)
+    with pytest.raises(WrongUse, match="device is 'cpu without bfloat16' there"):
+        sweep(network, data, train, tmp_path / "run", plan, resume=True)
+
+
 def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labels, train: str, swept: Sweep) -> None:
     plan = SweepPlan(grid=GRID, shifts=("noise",), severities=(5,), adapt=True)
 

@@ -346,6 +346,28 @@ def test_other_views_ensembles_and_corruptions_are_other_uncertainties(
     assert not (tmp_path / "refused").exists()
 
 
+def test_another_fitted_temperature_is_another_uncertainty(
+    network: Network, validation: Labels, test_images: Labels, tmp_path: Path
+) -> None:
+    fit, again, wrong = (written(tmp_path / name, VALIDATION[40:44]) for name in ("fit", "again", "wrong"))
+    for path in Path(str(wrong.labels)).iterdir():
+        label = read_label(path)
+        write_png(path, ((label + 1) % network.classes).astype(np.uint8))
+
+    def scored(name: str, images: Labels, fitted_on: Labels) -> Path:
+        methods = MethodPlan(methods=("temperature",), measures=("predictive_entropy",), precision="fp32")
+        evaluate(network, images, tmp_path / name, plan=EvaluatePlan(methods=methods), validation=fitted_on)
+        return tmp_path / name
+
+    plan = TriagePlan(max_error=0.2, measure="predictive_entropy")
+    triage = calibrate_triage(scored("validation", validation, fit), plan, method="temperature")
+    save_triage(triage, tmp_path / "triage.json")
+    triage = load_triage(tmp_path / "triage.json")
+    check_triage(scored("same", test_images, again), triage)
+    with pytest.raises(WrongUse, match=r"the fitted temperature or scaling differs: .* there"):
+        check_triage(scored("other fit", test_images, wrong), triage)
+
+
 def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(
     network: Network, bank: Bank, validation: Labels, test_images: Labels, triage: Triage, tmp_path: Path
 ) -> None:

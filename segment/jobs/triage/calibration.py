@@ -95,6 +95,7 @@ class Scores:
             "draws": self.passes[method.partition("#")[0]],
             "precision": plan["precision"],
             **settings_of_method(method.partition("#")[0], settings),
+            "calibration": self.record.get("calibrations", {}).get(method),
             "classes": list(self.counts[method].plan.classes),
             "images": settings["images"],
             "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),

@@ -55,6 +55,7 @@ def refuse_other_evaluation(
         found |= {"bank": tuned["bank"], "tuned": dict(tuned)}
     found |= {"draws": methods[method], "precision": precision, "classes": list(classes)}
     found |= settings_of_method(method, settings)
+    found["calibration"] = triage.source.get("calibration")  # compared by `check_triage`: it is fitted by then
     refuse_other_source(triage, found)
 
 

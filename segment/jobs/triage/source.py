@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from segment.errors import WrongUse
 from segment.guarantees.triage import Triage
 from segment.jobs.evaluation.combinations import Combination, combination
+from segment.uncertainty.scaling import VectorScaling, of_json
 
 MEANT = {
     "network": "the network (weights included)",
@@ -20,11 +23,14 @@ MEANT = {
     "insert_dropout": "the inserted dropout",
     "seed": "the seed of dropout",
     "ensemble": "the members of the ensemble",
+    "calibration": "the fitted temperature or scaling",
     "shift": "the corruption of the images",
 }
 """What a threshold depends on, in words."""
 TUNED = "tuned"
 """What an evaluation calls the method of a tuned setting."""
+FIT = 0.01
+"""How far apart two fitted temperatures may be."""
 OPTIONS = {"draws": "--draws", "precision": "--precision"}
 
 
@@ -46,7 +52,7 @@ def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
     differences = []
     for key, words in MEANT.items():
         theirs, ours = triage.source.get(key), run.get(key)
-        if theirs != ours:
+        if theirs != ours and not (key == "calibration" and _near(theirs, ours)):
             named = "" if key == TUNED else f": {_short(theirs)} there, {_short(ours)} here"
             option = f" (give {OPTIONS[key]} {theirs})" if key in OPTIONS else ""
             differences.append(f"{words} differs{named}{option}")
@@ -55,6 +61,17 @@ def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
             f"This triage was calibrated under other conditions, so that its guarantee does not hold here: "
             f"{'; '.join(differences)}. Run the same, or calibrate again."
         )
+
+
+def _near(theirs: Any, ours: Any) -> bool:
+    """Whether two fits on the same images are the same; another machine rounds otherwise."""
+    if theirs is None or ours is None:
+        return False
+    first, second = (
+        np.hstack([value.factors, value.offsets] if isinstance(value, VectorScaling) else [value])
+        for value in map(of_json, (theirs, ours))
+    )
+    return first.shape == second.shape and np.allclose(first, second, rtol=FIT, atol=FIT)
 
 
 def _short(value: Any) -> str:
