@@ -287,7 +287,7 @@ def test_the_rank_of_a_penalty_is_chosen_on_other_images_than_calibrate() -> Non
         half = (np.random.default_rng(plan.seed).permutation(100) < 50) == chooses
         counts = ImageCounts(images.counts.plan)
         for place, i in enumerate(images.counts.ids):
-            p = np.float32([0.6, 0.3, 0.08, 0.02])[:, None, None] * np.ones((4, 8, 8), np.float32)
+            p = np.array([0.6, 0.3, 0.08, 0.02], np.float32)[:, None, None] * np.ones((4, 8, 8), np.float32)
             label = np.full((8, 8), 3 if half[place] else 0)
             counts.update(i, p, {"margin": np.zeros((8, 8))}, label)
         free.append(calibrate_sets(ValidationImages(counts, images.means, {}), plan).free)
