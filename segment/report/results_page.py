@@ -25,7 +25,8 @@ given. *s/image* is wall time of the passes and their moments, all methods of a 
 COMPARED = (
     "*difference* is the best method's score minus the next one's, paired over images; *significant* where its "
     "interval leaves out 0 and p is at most .05 after Holm's correction over all scores and methods, and with several "
-    "banks where it exceeds twice its deviation over them."
+    "banks where it exceeds twice its deviation over them. The list above calls a method significantly best only where "
+    "it is so against every other method; comparisons.json has each difference."
 )
 LINES = 12
 """Of a sweep: the best settings; all of them are in its sweep.csv."""

@@ -112,7 +112,9 @@ def counted(content: Mapping[str, Any]) -> str:
     return f"{content['images']} image{'s' * (content['images'] != 1)}, {content['pixels']:,} labelled pixels"
 
 
-BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant")
+BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")
+NAMED = 3
+"""Methods that a sentence names of those that the best is not significantly better than."""
 
 
 def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
@@ -147,16 +149,21 @@ def words(score: str) -> str:
 
 
 def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
-    """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains."""
+    """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains.
+
+    Significantly best: the difference from every other method is significant, not only that from the next.
+    """
     plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
     sure: dict[str, list[str]] = {}
     open_: list[str] = []
     for comparison in plain:
-        name, following = words(comparison.score.partition(BEST)[0]), next(iter(comparison.differences))
-        if verdict(comparison.differences[following]) == SIGNIFICANT:
-            sure.setdefault(comparison.best, []).append(name)
+        name = words(comparison.score.partition(BEST)[0])
+        near = [method for method, entry in comparison.differences.items() if verdict(entry) != SIGNIFICANT]
+        if near:
+            more = f" and {len(near) - NAMED} more" if len(near) > NAMED else ""
+            open_.append(f"**{comparison.best}** in {name} (against {', '.join(near[:NAMED])}{more})")
         else:
-            open_.append(f"{name} ({comparison.best}, {following})")
+            sure.setdefault(comparison.best, []).append(name)
     lines = []
     if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
         return ["One image gives no intervals, so no difference can be called significant."]
@@ -166,7 +173,7 @@ def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[
             "Significantly best: " + "; ".join(f"**{name}** in {', '.join(ones)}" for name, ones in best) + "."
         )
     if open_:
-        lines.append(f"Best two do not differ significantly: {', '.join(open_)}.")
+        lines.append(f"Best, but not significantly against the methods named: {'; '.join(open_)}.")
     return lines + [_gain(comparison) for comparison in gained if comparison.differences]
 
 

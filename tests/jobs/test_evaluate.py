@@ -339,7 +339,9 @@ def test_the_best_method_goes_by_the_direction_of_each_score_and_is_paired_over_
     assert scores({"sure": MethodBoards((sure,), 1, 1.0)})["methods"]["sure"]["passes_per_image"] == 1
     sentences = in_short(list(by_score.values()), [])
     assert sentences[0].startswith("Significantly best: **sure** in NLL, Brier")
-    assert sentences[1].startswith("Best two do not differ significantly: mIoU (sure, unsure), accuracy (sure, unsure)")
+    assert sentences[1].startswith(
+        "Best, but not significantly against the methods named: **sure** in mIoU (against unsure); **sure** in accuracy"
+    )
 
 
 def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spread_over_banks() -> None:
