@@ -29,6 +29,7 @@ from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.report.html.build import Sources, Written, write_report
 from segment.report.html.details import Labels
+from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def report(
     run = runs[0] if runs else replace(scored[0], entries={})  # scores alone have no pictures
     label_of, void = _labels(run, evaluations, labels)
     warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
+    warnings += [line for evaluation in evaluations if runs for line in differences(run, evaluation)]
     sources = Sources(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +91,42 @@ def test_each_slice_of_a_volume_has_its_own_label_map(
     assert len(slices) == 3
     for seed, name in enumerate(slices):
         np.testing.assert_array_equal(shown[0].label_of(name), ids(seed))
+
+
+def labelled_images(top: Path, seeds: dict[str, int]) -> Labels:
+    for name, seed in seeds.items():
+        for folder, values in (("images", pixels(seed)), ("labels", ids(seed))):
+            (top / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(top / folder / f"{name}.png")
+    return Labels(str(top / "images"), str(top / "labels"))
+
+
+def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_line_its_numbers(
+    fitted: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, bank = fitted
+    pages: list[dict[str, Any]] = []
+
+    def kept(path: Path, content: dict[str, Any], *_: object) -> None:
+        path.touch()
+        pages.append(content)
+
+    monkeypatch.setattr("segment.report.html.build.write_page", kept)
+    own, other = (
+        labelled_images(tmp_path / name, seeds) for name, seeds in (("own", {"a": 1, "b": 2}), ("other", {"a": 1}))
+    )
+    predict(network, own.images, bank, tmp_path / "run", PredictPlan(formats=("npz",)))
+    methods = MethodPlan(methods=("mcbn",), measures=("predictive_entropy",))
+    evaluate(network, own, tmp_path / "same", banks=[bank], plan=EvaluatePlan(methods=methods))
+    otherwise = EvaluatePlan(methods=replace(methods, draws=2), shift=("fog", 3))
+    evaluate(network, other, tmp_path / "others", banks=[bank], plan=otherwise)
+    for name, used in (("same", True), ("others", False)):
+        report([tmp_path / "run", tmp_path / name], tmp_path / "r.html", labels=tmp_path / "own" / "labels")
+        scores = (segment.load_run(tmp_path / name).scores or {})["methods"]["mcbn"]["scores"]
+        (legend,) = (each["legend"] for each in pages[-1]["charts"][0]["lines"] if "entropy" in each["name"])
+        assert (f"AURC {scores['aurc.predictive_entropy']['value']:.4f}," in legend) == used
+    assert not [line for line in pages[0]["warnings"] if line.startswith("The scores in")]
+    assert [line for line in pages[1]["warnings"] if line.startswith("The scores in")] == [
+        "The scores in 'others' are of other images: 1 of the run's 2 are among its 1.",
+        "The scores in 'others' were made with other settings than the run: images corrupted by fog:3; T = 2 for 3.",
+    ]

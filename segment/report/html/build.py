@@ -21,6 +21,7 @@ from segment.pictures.palettes import palette
 from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
+from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.stores.requests import size_of_file
 
@@ -34,6 +35,8 @@ START = 0.1
 TRIED = 5
 """Images that are packed to estimate the size of all."""
 BASE64 = 4 / 3
+ROUNDED = 1e-5
+"""By how much an accuracy that was written may differ from that of the same pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +173,8 @@ def _content(
         for name in shape.measures
     ]
     evaluated = [evaluation.scores or {} for evaluation in sources.evaluations]
-    scored: Mapping[str, Any] = next(
-        (scores["methods"]["mcbn"]["scores"] for scores in evaluated if "mcbn" in scores.get("methods", {})), {}
-    )
     titles = {measure["name"]: measure["title"] for measure in measures}
-    plots = charts.risk_coverage(sums, titles, scored) + charts.reliability(sums, evaluated)
+    plots = charts.risk_coverage(sums, titles, _scored(sources, sums)) + charts.reliability(sums, evaluated)
     shown: list[tables.Table] = []
     for evaluation, scores in zip(sources.evaluations, evaluated, strict=True):
         shown += tables.score_tables(scores, f"Scores in {evaluation.folder.name}")
@@ -208,3 +208,19 @@ def _content(
         "charts": plots,
         "tables": shown,
     }
+
+
+def _scored(sources: Sources, sums: Sums) -> Mapping[str, Any]:
+    """The scores of the very pixels that the run shows, by their images, settings, number and accuracy; {} without."""
+    for evaluation in sources.evaluations:
+        content = evaluation.scores or {}
+        scores: Mapping[str, Any] = content.get("methods", {}).get("mcbn", {}).get("scores", {})
+        accuracy = (scores.get("accuracy") or {}).get("value")
+        same = all(
+            counts.sum() == content["pixels"] and abs(counts[:, 0].sum() / counts.sum() - accuracy) < ROUNDED
+            for counts in sums.levels.values()
+            if accuracy is not None
+        )
+        if accuracy is not None and same and not differences(sources.run, evaluation):
+            return scores
+    return {}

@@ -58,7 +58,7 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
 def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, Any]) -> list[Chart]:
     """The error rate of the pixels below each threshold, one line a measure.
 
-    scored: scores.json's entry of the method that the run shows; its AURC and AUSE are taken where they are there
+    scored: scores.json's entry of the same pixels, whose exact AURC and AUSE are taken; else those of the line itself
     """
     lines = []
     for name, counts in sums.levels.items():
