@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,14 +177,27 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> list[Source]:
 
 
 def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
-    """The run's images with the label maps of a SRC, by their ids or by their files' names.
+    """The run's images with the label maps of a SRC, by their ids, or by their files' names where no two are alike.
 
-    Errors: WrongUse where none fits.
+    Errors: WrongUse where none fits, or one fits several images by its name alone.
     """
     images = [run.source_of(entry) for entry in run.entries.values()]
     by_id = with_labels(images, labels)
     by_name = with_labels([replace(image, id=image.path.stem) for image in images], labels)
-    found = [first if first.label is not None else second for first, second in zip(by_id, by_name, strict=True)]
+    alike = Counter(image.path.stem for image in images)
+    taken = {(image.label, image.label_part) for image in by_id}
+    found, unclear = [], list[str]()
+    for image, first, second in zip(images, by_id, by_name, strict=True):
+        alone = alike[image.path.stem] == 1
+        if first.label is None and not alone and (second.label, second.label_part) not in taken:
+            unclear.append(image.id)
+        found.append(second if first.label is None and alone else first)
+    if unclear:
+        raise WrongUse(
+            f"A label map in {str(labels)!r} fits several images by its name: {', '.join(map(repr, unclear[:4]))}"
+            f"{f' and {len(unclear) - 4} more' * (len(unclear) > 4)}. Name label maps as the run's images are, with "
+            "their folders."
+        )
     if all(image.label is None for image in found):
         raise WrongUse(
             f"None of the label maps in {str(labels)!r} is called like an image of the run, as "

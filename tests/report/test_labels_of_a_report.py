@@ -15,6 +15,7 @@ from small_networks import Small
 
 import segment
 from segment.draws.bank import Bank
+from segment.errors import WrongUse
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.predict import predict
@@ -99,6 +100,30 @@ def labelled_images(top: Path, seeds: dict[str, int]) -> Labels:
             (top / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(top / folder / f"{name}.png")
     return Labels(str(top / "images"), str(top / "labels"))
+
+
+def test_one_label_map_is_not_given_to_two_images_of_one_name(
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
+) -> None:
+    for name, seed in (("a/x", 1), ("b/x", 2), ("b/y", 3)):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(seed)).save(tmp_path / "images" / f"{name}.png")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    Image.fromarray(ids(3)).save(labels / "y.png")
+    network, bank = fitted
+    predict(network, str(tmp_path / "images"), bank, tmp_path / "run", PredictPlan(formats=("npz",)))
+    report([tmp_path / "run"], tmp_path / "r.html", labels=labels)
+    np.testing.assert_array_equal(shown[-1].label_of("b/y"), ids(3))
+    assert shown[-1].label_of("a/x") is None
+    Image.fromarray(ids(1)).save(labels / "x.png")
+    with pytest.raises(WrongUse, match=r"fits several images by its name: 'a/x', 'b/x'\. Name label maps"):
+        report([tmp_path / "run"], tmp_path / "r.html", labels=labels)
+    (labels / "a").mkdir()
+    (labels / "x.png").rename(labels / "a" / "x.png")
+    report([tmp_path / "run"], tmp_path / "r.html", labels=labels)
+    np.testing.assert_array_equal(shown[-1].label_of("a/x"), ids(1))
+    assert shown[-1].label_of("b/x") is None
 
 
 def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_line_its_numbers(
