@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import Head
-from segment.draws.bank import Bank
-from segment.errors import SegmentError, WrongUse
+from segment.draws.bank import Bank, bank_fingerprint
+from segment.errors import SegmentError, WrongUse, near
 from segment.estimation.mcbn import MCBN
 from segment.files.reading import file_bytes, json_values
 from segment.files.versions import versions
@@ -58,7 +58,7 @@ def report(
         output: the file; further pages are written beside it where one would be too large.
         title: of the page; default: the run's folder and network.
         labels: label maps of the run's images; default: those of an evaluation among the paths.
-        flip_book: ids of images whose single draws are shown; needs the network and the bank.
+        flip_book: ids of images whose single draws are shown, as many as the run took; needs the network and the bank.
         network: that of the run.
         bank: that of the run.
         progress: called after each image.
@@ -67,7 +67,7 @@ def report(
         The files, their size, and how many images they hold.
 
     Raises:
-        WrongUse: neither a run nor scores among the paths, two runs, or a flip-book without network and bank.
+        WrongUse: neither a run nor scores among the paths, two runs, or a flip-book without the run's network and bank.
 
     """
     output = Path(output)
@@ -221,17 +221,31 @@ def _scheme(run: SavedRun, evaluations: Sequence[SavedRun]) -> LabelScheme:
 def _draws(
     run: SavedRun, ids: Sequence[str], network: Network | None, bank: Bank | None
 ) -> dict[str, NDArray[np.int64]]:
-    """The mask of each draw (T H W) of the images of a flip-book."""
+    """The mask of each draw (T H W) of the images of a flip-book, as many as the run made of each."""
     if not ids:
+        if network is not None or bank is not None:
+            raise WrongUse("A network and a bank make the draws of a flip-book: name its images (--flip-book ID).")
         return {}
     if network is None or bank is None:
         raise WrongUse("The draws of a flip-book are made anew: name the network and the bank (--model, --bank).")
-    mcbn = MCBN(network, bank, precision="fp32")
-    masks = {}
     for id in ids:
-        if id not in run:
-            raise WrongUse(f"The run has no image {id!r}, whose draws are asked for.")
-        masks[id] = np.stack([_mask_of(draw, run.head).cpu().numpy() for draw in mcbn.draws(run[id].image)])
+        if id not in run or run[id].status != "done":
+            raise WrongUse(f"The run has no image {id!r} that is done, whose draws are asked for.{near(id, run)}")
+    made_by = run.record.get("fingerprints", {})
+    if made_by.get("network") != network.fingerprint:
+        raise WrongUse(
+            f"{network.name!r} is not the network of this run, which is {run.settings.get('model')!r}: name that by "
+            "--model, with its weights, for its flip-book."
+        )
+    if made_by.get("bank") != bank_fingerprint(bank):
+        raise WrongUse("--bank is not the bank of this run, so its draws are others: name the run's for a flip-book.")
+    masks, of_draws = {}, dict[int, MCBN]()
+    for id in ids:
+        draws = min(int(run[id].entry["draws"]), len(bank))
+        if draws not in of_draws:
+            of_draws[draws] = MCBN(network, bank, draws=draws, precision="fp32")
+        drawn = of_draws[draws].draws(run[id].image)
+        masks[id] = np.stack([_mask_of(draw, run.head).cpu().numpy() for draw in drawn])
     return masks
 
 

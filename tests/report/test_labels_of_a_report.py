@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def pixels(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
+def labelled_images(top: Path, seeds: dict[str, int]) -> Labels:
+    for name, seed in seeds.items():
+        for folder, values in (("images", pixels(seed)), ("labels", ids(seed))):
+            (top / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(top / folder / f"{name}.png")
+    return Labels(str(top / "images"), str(top / "labels"))
+
+
 def runs(fitted: tuple[Network, Bank], top: Path, images: str, data: Labels) -> list[Path]:
     network, bank = fitted
     predict(network, images, bank, top / "run", PredictPlan(formats=("npz",)))
@@ -94,14 +103,6 @@ def test_each_slice_of_a_volume_has_its_own_label_map(
         np.testing.assert_array_equal(shown[0].label_of(name), ids(seed))
 
 
-def labelled_images(top: Path, seeds: dict[str, int]) -> Labels:
-    for name, seed in seeds.items():
-        for folder, values in (("images", pixels(seed)), ("labels", ids(seed))):
-            (top / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(values).save(top / folder / f"{name}.png")
-    return Labels(str(top / "images"), str(top / "labels"))
-
-
 def test_one_label_map_is_not_given_to_two_images_of_one_name(
     fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
 ) -> None:
@@ -124,6 +125,24 @@ def test_one_label_map_is_not_given_to_two_images_of_one_name(
     report([tmp_path / "run"], tmp_path / "r.html", labels=labels)
     np.testing.assert_array_equal(shown[-1].label_of("a/x"), ids(1))
     assert shown[-1].label_of("b/x") is None
+
+
+def test_a_flip_book_shows_the_draws_that_the_run_took_and_refuses_others(
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
+) -> None:
+    network, bank = fitted
+    data = labelled_images(tmp_path, {"a": 1})
+    predict(network, data.images, bank, tmp_path / "run", PredictPlan(formats=("npz",), draws=2))
+    made = partial(report, [tmp_path / "run"], tmp_path / "r.html")
+    made(flip_book=["a"], network=network, bank=bank)
+    assert shown[-1].draws["a"].shape == (2, *SIZE)
+    other = load_network(calibrated(seeded(Small, seed=5), SIZE))
+    with pytest.raises(WrongUse, match=r"'Small' is not the network of this run"):
+        made(flip_book=["a"], network=other, bank=bank)
+    with pytest.raises(WrongUse, match="--bank is not the bank of this run"):
+        made(flip_book=["a"], network=network, bank=random_bank(drawable(network), seed=1))
+    with pytest.raises(WrongUse, match="name its images"):
+        made(network=network, bank=bank)
 
 
 def test_scores_of_other_images_or_settings_are_named_on_the_page_and_give_no_line_its_numbers(
