@@ -9,7 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def _triage() -> Triage:
     )
     sets = Sets(kind="aps", coverage=0.9, threshold=0.8, weight=0.0, free=0, images=9, found=0.91)
     reference = Reference(measure="predictive_entropy", values=(0.1, 0.2, 0.3))
-    decisions = {"pixel": decision, "image": decision}
+    decisions = {"pixel": decision, "image": replace(decision, unit="image")}
     return Triage(plan=TriagePlan(), decisions=decisions, reference=reference, source={"method": "mcbn"}, sets=sets)
 
 

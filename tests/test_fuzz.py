@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz import LONGEST, MEMORY, FuzzOutcome, fuzz
 from benchmarks.fuzz_cases import LISTED, Kind
 from segment.errors import SegmentError, WrongUse
-from segment.files.triages import load_triage
+from segment.files.triages import FORMAT, digest_of, load_triage
 from segment.networks.card_file import CardFile
 from segment.networks.cards import read_card
 
@@ -114,6 +114,6 @@ def test_any_values_in_a_card_make_a_card_or_a_refusal(folder: Path, card: dict[
 @settings(max_examples=150)
 def test_any_values_in_a_triage_make_a_triage_or_a_refusal(folder: Path, values: dict[str, Any]) -> None:
     path = folder / "triage.json"
-    path.write_text(json.dumps({"format": 1} | values))
+    path.write_text(json.dumps({"format": FORMAT} | values | {"digest": digest_of({"format": FORMAT} | values)}))
     with pytest.raises(WrongUse, match=r"triage\.json"):
         load_triage(path)

@@ -1,44 +1,68 @@
-"""triage.json: a calibrated triage, written whole or not at all, and read back."""
+"""triage.json: a calibrated triage with a digest of its content, written whole or not at all, and read back."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segment.errors import SegmentError, WrongUse
+from pydantic import TypeAdapter, ValidationError
+
+from segment.errors import SegmentError, WrongUse, one_line
+from segment.files.reading import file_bytes, first_error, json_values
 from segment.files.writing import write_json
 from segment.guarantees.triage import Triage
 from segment.stores.copies import here
 
 TRIAGED, TRIAGED_TABLE = "triaged.json", "triaged.csv"
 """What a triage accepts of a run's or an evaluation's images."""
-FORMAT = 1
+FORMAT = 2
+AGAIN = "Make it again by `segment triage`."
 
 
 def save_triage(triage: Triage, path: Path, *, text: str = "") -> None:
     """text: what it holds for, in sentences, for people who open the file."""
-    write_json(path, {"format": FORMAT, "text": text, **triage.as_dict()})
+    content = {"format": FORMAT, "text": text, **triage.as_dict()}
+    write_json(path, content | {"digest": digest_of(content)})
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 over what triage.json holds beside it: a threshold that was changed by hand promises nothing."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load_triage(path: str | Path) -> Triage:
-    """What `segment triage` wrote. Errors: WrongUse where it is missing, damaged or of another version."""
+    """What `segment triage` wrote. Errors: WrongUse where it is missing, damaged, edited or of another version."""
     path = Path(path)
     try:
         with here(path) as copy:
-            values: dict[str, Any] = json.loads(copy.read_text(encoding="utf-8"))
+            data = file_bytes(copy)
+        values: dict[str, Any] = json_values(data)
         version = values["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WrongUse(
-            f"{str(path)!r} does not read as a triage: {_short(error)}. Make one by `segment triage`."
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WrongUse(f"{str(path)!r} does not read as a triage: {_short(error)}. {AGAIN}") from error
     if version != FORMAT:
-        raise WrongUse(f"{str(path)!r} has format {version}; this version reads {FORMAT}. Make it again.")
+        raise WrongUse(f"{str(path)!r} has format {version}; this version reads {FORMAT}. {AGAIN}")
+    if values.get("digest") != digest_of(values):
+        raise WrongUse(
+            f"{str(path)!r} was changed after `segment triage` wrote it, so that it promises nothing. {AGAIN}"
+        )
     try:
-        return Triage.of(values)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SegmentError) as error:
-        raise WrongUse(f"{str(path)!r} is damaged: {_short(error)}. Make it again by `segment triage`.") from error
+        triage = TypeAdapter(Triage).validate_json(data, strict=True)
+        json.dumps(triage.as_dict(), allow_nan=False)  # a number beyond what a float holds was read as infinity
+    except (ValueError, SegmentError) as error:
+        reason = first_error(error) if isinstance(error, ValidationError) else one_line(error).rstrip(".")
+        raise WrongUse(f"{str(path)!r} is damaged: {reason}. {AGAIN}") from error
+    for unit in dict.fromkeys((triage.plan.unit, "image", *triage.decisions)):
+        decision = triage.decisions.get(unit)
+        if decision is None or decision.unit != unit:
+            has = "there is none" if decision is None else f"it is for {decision.unit!r}"
+            raise WrongUse(f"{str(path)!r} is damaged: of the decision of {unit!r}, {has}. {AGAIN}")
+    return triage
 
 
 def _short(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {one_line(error, 120)}"

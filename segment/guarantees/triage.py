@@ -208,18 +208,3 @@ class Triage:
         if self.warnings:
             lines.append(f"  warnings: {len(self.warnings)}, in .warnings")
         return "\n".join(lines)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Triage:
-        """What `as_dict` gave, read back from JSON. Errors: KeyError, TypeError or WrongUse where it is damaged."""
-        reference = values["reference"]
-        triage = cls(
-            plan=TriagePlan(**values["plan"]),
-            decisions={unit: Decision(**decision) for unit, decision in values["decisions"].items()},
-            reference=Reference(**{**reference, "values": tuple(float(value) for value in reference["values"])}),
-            source=values["source"],
-            sets=None if values["sets"] is None else Sets(**values["sets"]),
-            warnings=tuple(values["warnings"]),
-        )
-        _ = triage.decision
-        return triage

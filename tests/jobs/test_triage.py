@@ -23,7 +23,7 @@ from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.banks import save_bank
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts
-from segment.files.triages import load_triage, save_triage
+from segment.files.triages import digest_of, load_triage, save_triage
 from segment.files.windows import Windowed
 from segment.files.writing import write_png
 from segment.guarantees.levels import thresholds
@@ -413,11 +413,46 @@ def test_numbers_and_nesting_beyond_what_python_reads_are_refused(triage: Triage
     save_triage(triage, path)
     values = json.loads(path.read_text())
     values["reference"]["values"][0] = 10**400  # no float holds it
-    path.write_text(json.dumps(values))
-    with pytest.raises(WrongUse, match="is damaged: OverflowError"):
+    path.write_text(json.dumps(values | {"digest": digest_of(values)}))
+    with pytest.raises(WrongUse, match="is damaged: Out of range float values"):
         load_triage(path)
     path.write_text("[" * 100_000)
-    with pytest.raises(WrongUse, match="does not read as a triage: RecursionError"):
+    with pytest.raises(WrongUse, match="does not read as a triage: ValueError: it is nested too deep"):
+        load_triage(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "reason"),
+    [
+        ("pixel", "threshold", "0.5", r"decisions.pixel.threshold: .*number"),
+        ("pixel", "threshold", [0.5], r"decisions.pixel.threshold: .*number"),
+        ("pixel", "images", 1.5, r"decisions.pixel.images: .*integer"),
+        ("pixel", "unit", "image", r"of the decision of 'pixel', it is for 'image'"),
+        ("image", "", None, r"of the decision of 'image', there is none"),
+    ],
+)
+def test_a_triage_that_was_edited_is_refused_and_so_is_a_damaged_one(
+    triage: Triage, tmp_path: Path, part: str, key: str, value: object, reason: str
+) -> None:
+    path = tmp_path / "triage.json"
+    save_triage(triage, path, text="At most 2 % are wrong.")
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values, sort_keys=True))
+    assert load_triage(path).digest == triage.digest, "another layout is the same content"
+    if key:
+        values["decisions"][part][key] = value
+    else:
+        del values["decisions"][part]
+    path.write_text(json.dumps(values))
+    with pytest.raises(WrongUse, match=r"triage.json' was changed after `segment triage` wrote it.*Make it again"):
+        load_triage(path)
+    path.write_text(json.dumps(values | {"digest": digest_of(values)}))
+    with pytest.raises(WrongUse, match=f"is damaged: {reason}") as refusal:
+        load_triage(path)
+    assert "\n" not in str(refusal.value)
+    del values["digest"]
+    path.write_text(json.dumps(values | {"format": 1}))
+    with pytest.raises(WrongUse, match=r"has format 1; this version reads 2. Make it again"):
         load_triage(path)
 
 
