@@ -37,7 +37,7 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
-from segment.jobs.triage.checking import check_triage
+from segment.jobs.triage.checking import check_triage, shift_of, shift_sentence
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
@@ -236,6 +236,24 @@ def test_evaluate_says_what_was_kept_and_what_was_wrong_in_it(
     assert pixel["loss"] == pytest.approx(np.mean(losses), abs=1e-9)
     assert pixel["error"] == pytest.approx(wrong_kept / all_kept, abs=1e-9)
     assert (tmp_path / "test" / "triaged.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "reference", "ending"),
+    [
+        (np.arange(4) + 6.5, np.arange(12), "(4 images against 12, AUROC 0.708, p = 0.26); so few images show only a"),
+        (np.arange(2) + 0.5, np.arange(2), "); too few images: not even the largest shift could be seen."),
+        (np.arange(40) + 0.5, np.arange(40), "(40 images against 40, AUROC 0.512, p = 0.85)."),
+    ],
+)
+def test_a_shift_that_is_not_shown_is_not_called_none(
+    images: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], ending: str
+) -> None:
+    triage = replace(asked_of("pixel", 0.5), reference=Reference(measure="margin", values=tuple(map(float, reference))))
+    shift = shift_of({str(number): float(value) for number, value in enumerate(images)}, triage)
+    sentence = shift_sentence(shift, triage)
+    assert sentence.startswith("No shift shown at level 0.01 in margin (")
+    assert ending in sentence
 
 
 def test_evaluating_the_very_images_that_calibrated_is_named(scores: Path, triage: Triage) -> None:

@@ -22,6 +22,7 @@ from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
 from segment.jobs.triage.source import TUNED, refuse_other_source, settings_of_method
+from segment.significance.paired import FEW
 
 
 def refuse_other_evaluation(
@@ -177,8 +178,9 @@ def shift_sentence(shift: ShiftTest, triage: Triage) -> str:
     numbers = f"{shift.images} {kind} against {len(triage.reference.values)}, AUROC {auroc:.3f}, p = {shift.p:.2g}"
     if shift.shifted:
         return f"SHIFTED: the guarantee is void. {measure} differs from the validation images' ({numbers})."
-    ending = f"; {shift.why}" if shift.why else ""
-    return f"No shift seen: {measure} is as in the validation images ({numbers}{ending})."
+    few = "so few images show only a large one" if min(shift.images, len(triage.reference.values)) < FEW else ""
+    ending = shift.why or few.replace("images", kind)
+    return f"No shift shown at level {shift.level:g} in {measure} ({numbers}){f'; {ending}' if ending else ''}."
 
 
 def seen_sentence(again: int, images: int) -> str:
