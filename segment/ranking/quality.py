@@ -5,6 +5,7 @@ Each with a 95 % interval over images. Must not know which number it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.scores.functional.image_level import spearman
-from segment.scores.intervals import middle_95, poisson_weights, spearman_interval
+from segment.scores.intervals import ALMOST, NO_SPEARMAN, middle_95, poisson_weights, spearman_interval
 
 Floats = NDArray[np.float64]
 Entry = dict[str, Any]
@@ -38,9 +39,10 @@ def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fai
         fails_below: A mask of less quality has failed.
 
     Returns:
-        `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3)); `aurc`, the mean of
-        1 - quality over coverages 1/n..1 of the images, the most certain first, 0 is best; `failure_auroc`, the chance
-        that a failed image has a larger one than another. None with a `why` where one is not defined.
+        `spearman` with lack of quality, within -1..1 (interval: Fisher's z, variance 1.06/(n - 3); at -1 and 1 there is
+        none, but `p` of a permutation test); `aurc`, the mean of 1 - quality over coverages 1/n..1 of the images, the
+        most certain first, 0 is best; `failure_auroc`, the chance that a failed image has a larger one than another.
+        None with a `why` where one is not defined.
 
     """
     known = np.isfinite(uncertainty) & np.isfinite(quality)
@@ -60,19 +62,24 @@ def ranking_scores(ids: Sequence[str], uncertainty: Floats, quality: Floats, fai
 
 
 def finding(scores: Entry) -> bool:
-    """Whether a rank correlation is one: its interval excludes 0.
+    """Whether a rank correlation is one: its interval excludes 0, or its p where it is perfect and has none.
 
     >>> finding({"value": 0.2, "low": -0.1, "high": 0.5}), finding({"value": 0.4, "low": 0.1, "high": 0.6})
     (False, True)
     """
-    return scores["low"] is not None and (scores["low"] > 0 or scores["high"] < 0)
+    if scores["low"] is None:
+        return scores.get("p", 1.0) <= 0.05  # as a 95 % interval
+    return scores["low"] > 0 or scores["high"] < 0
 
 
 def _spearman(rho: float, count: int) -> Entry:
     if np.isnan(rho):
         return entry(None, None, "all images are alike")
     ends = spearman_interval(rho, count)
-    return entry(rho, ends, "" if ends else "an interval needs four images or more")
+    if ends is not None:
+        return entry(rho, ends)
+    perfect = {"p": 2 * math.exp(-math.lgamma(count + 1))} if abs(rho) > ALMOST else {}  # two of all orders
+    return entry(rho, None, NO_SPEARMAN) | perfect
 
 
 def _aurc(uncertainty: Floats, loss: Floats, weights: Floats) -> tuple[float, Floats]:  # n, n, R n

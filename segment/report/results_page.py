@@ -37,7 +37,7 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     record = evaluation.record
     lines = [f"## {title or record['settings']['model']}", ""]
     lines += [f"- **Warning**: {line}" for line in evaluation.warnings]
-    lines += [f"- {line}" for line in in_short(evaluation.comparisons, evaluation.gains)]
+    lines += [f"- {line}" for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"])]
     lines += [] if evaluation.scores["pixels"] else ["No pixel has a known label, so that no score is defined."]
     lines += ["", _how_made(evaluation, banks), ""]
     lines += _table(COLUMNS, table(evaluation.scores))

@@ -10,6 +10,7 @@ from typing import Any
 
 from segment.report.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
+from segment.significance.paired import LEAST
 
 WORDS = {
     "miou": "mIoU",
@@ -148,10 +149,11 @@ def words(score: str) -> str:
     return WORDS.get(name, name) + (", best measure" if best else f", {measure.replace('_', ' ')}" if measure else "")
 
 
-def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[str]:
+def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain], images: int) -> list[str]:
     """The result in sentences: which method is significantly best in what, what is not significant, what MCBN gains.
 
-    Significantly best: the difference from every other method is significant, not only that from the next.
+    Significantly best: the difference from every other method is significant, not only that from the next. Of fewer
+    than LEAST images no test can call a difference significant, which is said in place of their outcomes.
     """
     plain = [comparison for comparison in comparisons if not comparison.score.endswith(f".{COMMON}")]
     sure: dict[str, list[str]] = {}
@@ -167,6 +169,11 @@ def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[
     lines = []
     if plain and not any(comparison.entries[comparison.best].get("low") is not None for comparison in plain):
         return ["One image gives no intervals, so no difference can be called significant."]
+    if images < LEAST:
+        lines += (
+            [f"With {images} images no difference can be significant: {LEAST} are the least."] if comparisons else []
+        )
+        return lines + [f"{_gain(gain)}." for gain in gained if gain.differences]
     if sure:
         best = sorted(sure.items(), key=lambda pair: -len(pair[1]))
         lines.append(
@@ -174,7 +181,7 @@ def in_short(comparisons: Sequence[Comparison], gained: Sequence[Gain]) -> list[
         )
     if open_:
         lines.append(f"Best, but not significantly against the methods named: {'; '.join(open_)}.")
-    return lines + [_gain(comparison) for comparison in gained if comparison.differences]
+    return lines + [f"{_gain(gain)}; {_significant(gain)}." for gain in gained if gain.differences]
 
 
 def _gain(gain: Gain) -> str:
@@ -183,13 +190,14 @@ def _gain(gain: Gain) -> str:
         for score in GAIN_SCORES
         if score in gain.differences
     ]
+    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
+    return f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}"
+
+
+def _significant(gain: Gain) -> str:
     significant = {score: entry for score, entry in gain.differences.items() if verdict(entry) == SIGNIFICANT}
     better = sum((entry["value"] < 0) == lower_is_better(score.split(" ")[0]) for score, entry in significant.items())
-    passes = f"{gain.passes[0]} passes for {gain.passes[1]}"
-    return (
-        f"**{gain.method} over {gain.rival}** ({passes}): {', '.join(differences)}; significantly better in {better} "
-        f"of {len(gain.differences)} scores, worse in {len(significant) - better}."
-    )
+    return f"significantly better in {better} of {len(gain.differences)} scores, worse in {len(significant) - better}"
 
 
 def signed(entry: Mapping[str, Any]) -> str:

@@ -57,16 +57,21 @@ def middle_95(replicates: Sequence[float] | Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+ALMOST = 1 - 1e-9
+"""A rank correlation above it is perfect, but for rounding."""
+NO_SPEARMAN = "an interval needs four images or more, and a correlation between -1 and 1"
+
+
 def spearman_interval(rho: float, images: int) -> tuple[float, float] | None:
     """95 % interval of a Spearman rank correlation by Fisher's z, with variance 1.06/(n - 3).
 
-    Source: Fieller, Hartley & Pearson 1957. None for fewer than 4 images.
+    Source: Fieller, Hartley & Pearson 1957. None for fewer than 4 images, and at -1 and 1, whose z is infinite.
 
     >>> [round(x, 3) for x in spearman_interval(0.5, 103)]
     [0.334, 0.636]
     """
-    if images < 4 or math.isnan(rho):
+    if images < 4 or math.isnan(rho) or abs(rho) > ALMOST:
         return None
-    z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    z = np.arctanh(rho)
     half = 1.959963984540054 * math.sqrt(1.06 / (images - 3))
     return float(np.tanh(z - half)), float(np.tanh(z + half))

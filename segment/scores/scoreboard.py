@@ -270,7 +270,7 @@ def _rank_entry(rho: float, images: int, kind: str) -> Entry:
         reason = "no threshold was given for this measure" if missing else "too few images, or all of them alike"
         return {"value": None, "low": None, "high": None, "why": reason}
     if (interval := intervals.spearman_interval(rho, images)) is None:
-        return {"value": rho, "low": None, "high": None, "why": "an interval needs four images or more"}
+        return {"value": rho, "low": None, "high": None, "why": intervals.NO_SPEARMAN}
     return {"value": rho, "low": interval[0], "high": interval[1]}
 
 

@@ -176,3 +176,12 @@ def test_windows_of_pixels_without_data_are_none_and_others_count_what_they_have
 
 def test_columns_that_need_labels_do_not_rank() -> None:
     assert ranking_columns(images(2)) == ("soft_dice", "mean.variance")
+
+
+def test_a_perfect_rank_correlation_has_no_interval_and_is_no_finding_in_four_images() -> None:
+    scores = ranking_scores(list("abcd"), np.arange(4.0), 1 - np.arange(4.0) / 4, 0.5)["spearman"]
+    assert scores["value"] == pytest.approx(1)
+    assert scores["low"] is None
+    assert "a correlation between -1 and 1" in scores["why"]
+    assert scores["p"] == pytest.approx(2 / 24)
+    assert not finding(scores)

@@ -70,7 +70,7 @@ def test_so_few_images_show_no_difference(images: int) -> None:
                 "not significant: too few images",
                 "no interval",
             }
-        assert not any("Significantly best" in line for line in in_short(compared, gained))
+        assert not any("Significantly best" in line for line in in_short(compared, gained, images))
 
 
 def test_the_best_of_many_equal_methods_is_called_better_than_any_in_few_runs() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segment.report.comparison import Comparison
+from segment.report.comparison import Comparison, Gain
 from segment.report.tables import BEST_TWO, best_two, in_short
 from segment.scores.board import Entry
 
@@ -19,12 +19,22 @@ def compared(**differences: Entry) -> Comparison:
 
 def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_method() -> None:
     clear, open_ = difference(-0.02, 0.01, 0.001), difference(-0.03, 0.05, 0.2)
-    assert in_short([compared(tta=clear, dropout=clear)], []) == ["Significantly best: **mcbn** in NLL."]
-    assert in_short([compared(tta=clear, dropout=open_)], []) == [
+    assert in_short([compared(tta=clear, dropout=clear)], [], 9) == ["Significantly best: **mcbn** in NLL."]
+    assert in_short([compared(tta=clear, dropout=open_)], [], 9) == [
         "Best, but not significantly against the methods named: **mcbn** in NLL (against dropout)."
     ]
     many = compared(**dict.fromkeys("abcde", open_))
-    assert in_short([many], [])[0].endswith("**mcbn** in NLL (against a, b, c and 2 more).")
+    assert in_short([many], [], 9)[0].endswith("**mcbn** in NLL (against a, b, c and 2 more).")
     (row,) = best_two([compared(tta=clear, dropout=open_)])
     assert row[-1] == "significant"
     assert BEST_TWO[-1] == "significant against the next"
+
+
+def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> None:
+    untested: Entry = {"value": -0.02, "low": -0.03, "high": -0.01, "p": None, "holm_p": None}
+    gain = Gain("mcbn", "deterministic", (16, 1), {"nll": untested})
+    assert in_short([compared(deterministic=untested)], [gain], 5) == [
+        "With 5 images no difference can be significant: 6 are the least.",
+        "**mcbn over deterministic** (16 passes for 1): NLL -0.020 (-0.030..-0.010).",
+    ]
+    assert in_short([], [gain], 6)[0].endswith("; significantly better in 0 of 1 scores, worse in 0.")

@@ -199,7 +199,7 @@ def evaluate(
                 for score, best, _, other, _, by, significant in best_two(evaluation.comparisons)
             ]
             screen.table("Best two methods", ["score", "best", "next", "difference", "significant"], rows)
-            for line in in_short(evaluation.comparisons, evaluation.gains):
+            for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
                 screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():
             screen.print_text(f"{name}: {note}.")
