@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.images.read import read_image
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
-from segment.jobs.decisions.regions import select_regions
+from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
@@ -220,3 +221,37 @@ def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> N
         select_regions(runs / "maps", 3, measure="variance")
     with pytest.raises(WrongUse, match="1 or more"):
         select(runs / "maps", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--regions", "--diverse"), "--diverse only chooses whole images: leave it out"),
+        (("--regions", "--ranking", "scores"), "--ranking only chooses"),
+        (("--regions", "--method", "mcbn", "--model", "scenes"), "--method, --model only chooses"),
+        (("--side", 32), "add --regions"),
+        (("--weights", "w.safetensors"), "--weights are those of --model"),
+        (("--ranking", "scores", "--by", "mean.variance"), "--ranking chooses .* --by mean.variance names one"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(runs: Path, options: tuple[object, ...], message: str) -> None:
+    ended = run("select", runs / "maps", *options)
+    assert isinstance(ended.exception, WrongUse), ended.output
+    assert re.search(message, str(ended.exception))
+    assert not (runs / "maps" / "regions").exists()
+
+
+def test_windows_written_anew_leave_no_crop_of_the_earlier_ones(runs: Path, tmp_path: Path) -> None:
+    found = select_regions(runs / "maps", 4, side=32)
+    write_regions(found, tmp_path)
+    (tmp_path / "mine.png").touch()
+    listed = tmp_path / "regions.csv"
+    listed.write_text(listed.read_text() + "9,x,,0,0,1,1,0,../outside.png\n")
+    (tmp_path.parent / "outside.png").touch()
+    write_regions(found[:1], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "regions.csv",
+        "mine.png",
+        f"001_{found[0].id}.png",
+    }
+    assert (tmp_path.parent / "outside.png").exists()

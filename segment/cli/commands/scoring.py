@@ -240,7 +240,7 @@ def select(
     regions: Annotated[
         bool, typer.Option("--regions", help="Windows of a predict run, with their boxes and crops.")
     ] = False,
-    side: Annotated[int, typer.Option(help="Of a window, in pixels.")] = 128,
+    side: Annotated[int | None, typer.Option(help="Of a window of --regions, in pixels; default: 128.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV; with --regions a folder; default: in RUN.")
     ] = None,
@@ -249,14 +249,22 @@ def select(
     verbose: Verbose = False,
 ) -> None:
     """List the images to review or label first, most uncertain first, or the windows; all of them go into a CSV."""
+    of_images = {"--method": method, "--ranking": ranking, "--diverse": diverse or None, "--model": model}
+    unused = [name for name, value in of_images.items() if value is not None] if regions else []
+    if unused:
+        raise WrongUse(f"--regions takes windows by --by; {', '.join(unused)} only chooses whole images: leave it out.")
     if regions:
-        _select_regions(run, top, by, side, output, json=json)
+        _select_regions(run, top, by, 128 if side is None else side, output, json=json)
         return
+    if side is not None:
+        raise WrongUse("--side is that of the windows of --regions: add --regions.")
     from segment.jobs.decisions.select import select as run_select
     from segment.jobs.decisions.select import write_selection
 
     if model is not None and not diverse:
         raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
+    if weights is not None and model is None:
+        raise WrongUse("--weights are those of --model, which is not given.")
     network = None if model is None else loaded(model, weights, device, trust=trust)
     selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
     path = output or run / "select.csv"

@@ -120,7 +120,11 @@ def _map(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def write_regions(regions: Sequence[Region], folder: Path) -> Path:
-    """regions.csv, and the crop of each window as PNG, into a folder; an image that is gone has no crop."""
+    """regions.csv, and the crop of each window as PNG, into a folder; an image that is gone has no crop.
+
+    The crops that an earlier regions.csv there names are removed.
+    """
+    _remove_crops(folder / "regions.csv")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["rank", "id", "source", "top", "left", "height", "width", "mean", "crop"])
@@ -138,3 +142,16 @@ def write_regions(regions: Sequence[Region], folder: Path) -> Path:
         writer.writerow([rank, region.id, region.source, *box, f"{region.value:.6g}", crop])
     write_text(folder / "regions.csv", stream.getvalue())
     return folder / "regions.csv"
+
+
+def _remove_crops(listed: Path) -> None:
+    if not listed.is_file():
+        return
+    try:
+        with listed.open(encoding="utf-8", newline="") as stream:
+            crops = [str(row.get("crop") or "") for row in csv.DictReader(stream)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise WrongUse(f"{str(listed)!r} does not read ({error}), so that its crops stay: remove it.") from None
+    for name in crops:
+        if name.endswith(".png") and Path(name).name == name:  # a file that this program wrote, in this folder
+            (listed.parent / name).unlink(missing_ok=True)

@@ -83,11 +83,15 @@ def select(
 
     Raises:
         WrongUse: The folder holds no run, there is no such column or method, `top` is below 1, the run lacks numbers
-            that the ranking needs, or is another network's.
+            that the ranking needs, or is another network's; or an argument would be ignored beside another.
 
     """
     if top < 1:
         raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
+    if ranking is not None and by is not None:
+        raise WrongUse(f"--ranking chooses the column that ranks, and --by {by} names one: give one of the two.")
+    if network is not None and not unlike:
+        raise WrongUse("A network gives the features in which images are unlike: ask for that too (--diverse).")
     table = run_table(Path(folder), method if ranking is None else None)
     if ranking is not None:
         table, chosen, why = ranked_as(table, Path(ranking), method)
