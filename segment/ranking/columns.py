@@ -55,6 +55,19 @@ def grows_with_quality(column: str) -> bool | None:
     return False if kind in (*AGGREGATIONS, "area", "nll", "brier") else None
 
 
+def ranks_none(name: str, numbers: Sequence[float], draws: float = 0) -> str:
+    """A sentence where a number is the same in all of several images; "" where it ranks them.
+
+    draws: T of each image, 0 where it is not known
+
+    >>> ranks_none("variance", [0.0, 0.0], draws=1), ranks_none("variance", [0.1, 0.2])
+    ('variance is 0 in every image (one draw): it ranks none', '')
+    """
+    if len(numbers) < 2 or max(numbers) > min(numbers):
+        return ""
+    return f"{name} is {numbers[0]:.3g} in every image{' (one draw)' * (draws == 1)}: it ranks none"
+
+
 def values(rows: Sequence[Row], column: str) -> Floats:  # -> N
     """A column's numbers, nan where a row has none."""
     numbers = [row.get(column) for row in rows]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
@@ -255,3 +256,25 @@ def test_windows_written_anew_leave_no_crop_of_the_earlier_ones(runs: Path, tmp_
         f"001_{found[0].id}.png",
     }
     assert (tmp_path.parent / "outside.png").exists()
+
+
+def test_a_measure_that_is_equal_in_all_images_ranks_none(runs: Path, bank: Bank, tmp_path: Path) -> None:
+    save_bank(bank, tmp_path / "bank.safetensors")
+    options = ("--draws", 1, "--maps", "prediction,variance", "--heat", "variance", "--format", "npz")
+    ended = run(
+        "predict",
+        "scenes",
+        runs / "data" / "images",
+        "--bank",
+        tmp_path / "bank.safetensors",
+        *options,
+        "-o",
+        tmp_path / "r",
+    )
+    assert ended.exit_code == 0, ended.output
+    assert "variance is 0 in every image (one draw): it ranks none." in " ".join(ended.stdout.split())
+    assert "Most uncertain" not in ended.stdout
+    with pytest.raises(WrongUse, match=r"mean.variance is 0 in every image \(one draw\): it ranks none. Name another"):
+        select(tmp_path / "r")
+    with pytest.raises(WrongUse, match=r"the mean variance is 0 in every window: it ranks none"):
+        select_regions(tmp_path / "r", 3)

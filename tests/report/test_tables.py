@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from segment.report.comparison import Comparison, Gain
+from segment.report.html.details import Sums
+from segment.report.html.words import finding
 from segment.report.tables import BEST_TWO, best_two, in_short
 from segment.scores.board import Entry
 
@@ -38,3 +40,9 @@ def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> N
         "**mcbn over deterministic** (16 passes for 1): NLL -0.020 (-0.030..-0.010).",
     ]
     assert in_short([], [gain], 6)[0].endswith("; significantly better in 0 of 1 scores, worse in 0.")
+
+
+def test_a_measure_that_is_equal_in_all_images_names_none_to_begin_with() -> None:
+    measure = {"name": "variance", "title": "variance", "unit": "", "decimals": 4}
+    rows = [{"id": name, "means": {"variance": 0.0}} for name in "ab"]
+    assert finding(rows, measure, Sums()) == ["The report holds 2 images. Variance is 0 in every image: it ranks none."]

@@ -196,6 +196,8 @@ def predict(
         if summary.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in summary.uncertain.items())
             screen.print_text(f"Most uncertain, by mean {summary.heat}: {first}.")
+        if summary.equal:
+            screen.print_text(f"{summary.equal}.")
         if summary.tiling:
             screen.print_text(summary.tiling)
         if summary.triaged is not None:

@@ -22,6 +22,7 @@ from segment.images.read import read_source
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
+from segment.ranking.columns import ranks_none
 
 OF_AN_IMAGE = 3
 """Windows of one image at most: a labeller sees more by going on to another."""
@@ -68,6 +69,8 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
         boxes = best_windows(values, side, OF_AN_IMAGE)
         source = table.sources.get(image, "")
         found += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
+    if equal := ranks_none(f"the mean {name}", [region.value for region in found]):
+        raise WrongUse(f"{equal.replace('image', 'window')}. Take another map by --by, or predict with more draws.")
     return tuple(sorted(found, key=lambda region: (-region.value, region.id, region.top, region.left))[:top])
 
 

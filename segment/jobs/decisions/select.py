@@ -21,7 +21,7 @@ from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.networks.load import Network
-from segment.ranking.columns import grows_with_quality, predicted
+from segment.ranking.columns import grows_with_quality, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
@@ -105,6 +105,9 @@ def select(
         raise WrongUse(
             f"Column {chosen!r} says neither how uncertain an image is nor how good its mask: it ranks none."
         )
+    draws = table.record.get("plan", {}).get("draws", 0) if not table.labelled else 0
+    if equal := ranks_none(chosen, [value for *_, value in known], draws):
+        raise WrongUse(f"{equal}. Name another column by --by, or predict with more draws.")
     sign = 1 if quality else -1
     known.sort(key=lambda image: (sign * image[2], image[0]))
     selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))

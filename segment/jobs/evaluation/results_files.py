@@ -26,6 +26,7 @@ from segment.jobs.evaluation.annotators import annotator_scores
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, key
 from segment.jobs.evaluation.image_ranking import rank_images
 from segment.jobs.evaluation.scoring import Scoring
+from segment.ranking.columns import ranks_none
 from segment.report.comparison import MethodBoards, compare, gains, scores
 from segment.report.results import Evaluation, Validation
 from segment.runners.runner import Runner
@@ -112,10 +113,15 @@ def write_results(
 
 
 def most_uncertain(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """The three images with the largest mean predictive entropy under MCBN, else under the first method, and that."""
+    """The three images with the largest mean predictive entropy under MCBN, else under the first method, and that.
+
+    None where it is equal in all of them.
+    """
     rows = rows_of.get("mcbn") or next(iter(rows_of.values()))
     column = "mean.predictive_entropy"
     means = {str(row["id"]): float(row[column]) for row in rows if row.get(column) is not None}
+    if ranks_none(column, list(means.values())):
+        return {}
     return dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from segment.estimation.tiling.blending import in_words, worst_of
 from segment.files.runs.run import Run
 from segment.jobs.prediction.plan import Execution
+from segment.ranking.columns import ranks_none
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 class Summary:
     """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
 
-    uncertain: the three images with the largest mean of the measure `heat`, and that mean
+    uncertain: the three images with the largest mean of the measure `heat`, and that mean; none where all are equal,
+    as `equal` says in a sentence
     tiling: a sentence on how far blended tiles are from exact ones; "" where there are none
     triaged: what triaged.json holds; None where no triage was asked for
     """
@@ -35,6 +37,7 @@ class Summary:
     heat: str
     uncertain: Mapping[str, float]
     tiling: str = ""
+    equal: str = ""
     triaged: Mapping[str, Any] | None = None
 
 
@@ -48,7 +51,8 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
     mean = sum(draws) / len(draws) if draws else 0.0
     done = len(lines) - len(failed)
     means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
-    uncertain = dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
+    equal = ranks_none(heat, list(means.values()), mean)
+    uncertain = {} if equal else dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
     worst = worst_of([lines[id]["blending"] for id in lines if id not in failed and "blending" in lines[id]])
     if worst is not None:
         run.note(blending=worst)
@@ -63,4 +67,5 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
         heat,
         uncertain,
         "" if worst is None else in_words(worst),
+        equal,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segment.ranking.columns import ranks_none
 from segment.report.html.details import Sums, decimals_of
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.tables import verdict
@@ -27,6 +28,8 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     middle = float(np.median(means))
     high = int((means > 2 * middle).sum())
     counts = sums.levels.get(measure["name"])
+    if equal := ranks_none(name, means.tolist()):
+        return [f"The report holds {_count(len(known), 'image')}. {equal[0].upper()}{equal[1:]}."]
     if counts is not None and counts.sum():
         right = counts[:, 0].sum() / counts.sum()
         at = int(np.searchsorted(np.cumsum(counts.sum(axis=1)), (1 - SET_ASIDE) * counts.sum()))
