@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.jobs.decisions.compare import compare, write_comparison
 from segment.jobs.decisions.run_table import RunTable
+from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.report import report
 from segment.networks.load import Network, load_network
+from segment.report.run_comparison import in_words
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.scores.functional.binning import bin_of
 
@@ -83,6 +88,8 @@ def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_t
     data = written(tmp_path / "unseen", TEST[:10], unseen=True)
     evaluate(network, data, tmp_path / "strange", banks=[bank], plan=PLAN)
     paired = compare(runs / "clean", tmp_path / "strange")
+    assert "10 of 10 pairs hold other pixels: one id, and files that differ." in in_words(paired)
+    assert not any("other pixels" in line for line in in_words(compare(runs / "clean", runs / "noisy")))
     assert "nll" in paired.significant
     for column, sign in (("accuracy", -1), ("nll", 1), ("mean.mutual_information", 1)):
         assert sign * (paired.paired[column].difference.value or 0.0) > 0
@@ -139,3 +146,47 @@ def test_what_is_no_run_and_an_unknown_method_are_refused(runs: Path, tmp_path: 
         compare(runs / "clean", runs / "noisy", method="mcbnn")
     with pytest.raises(WrongUse, match="no method"):
         compare(runs / "predicted", runs / "clean", other_method="dropout")
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda lines: "\n".join(lines[:-1]) + "\n", "1 images that are done have no row of mcbn"),
+        (lambda lines: "\n".join(lines)[:-60], "a row is cut short"),
+        (lambda lines: "\n".join(lines)[:-2], "a row is cut short"),
+        (lambda lines: "\n".join([*lines[:-1], lines[-1] + ",1"]) + "\n", "has too many cells"),
+    ],
+)
+def test_a_table_that_is_cut_short_is_refused(
+    runs: Path, tmp_path: Path, cut: Callable[[list[str]], str], message: str
+) -> None:
+    shutil.copytree(runs / "clean", tmp_path / "cut")
+    table = tmp_path / "cut" / "per_image.csv"
+    table.write_text(cut(table.read_text().splitlines()))
+    for use in (compare, lambda a, b: select(b)):
+        with pytest.raises(WrongUse, match=message) as refusal:
+            use(runs / "clean", tmp_path / "cut")
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("scores.json", {"methods": {"mcbn": 3}}, "images: Field required"),
+        ("scores.json", {"images": 1, "pixels": 1, "methods": {"mcbn": {"scores": {}}}}, "passes_per_image: Field"),
+        ("comparisons.json", {"gains": [{"method": "mcbn"}]}, "gains.0.rival: Field required"),
+        (
+            "comparisons.json",
+            {"gains": [{"method": "a", "rival": "b", "differences": {"nll": {"value": 1, "low": 0}}}]},
+            "one end of the interval is missing",
+        ),
+    ],
+)
+def test_scores_of_another_shape_are_refused_by_a_report(
+    runs: Path, tmp_path: Path, name: str, content: object, reason: str
+) -> None:
+    shutil.copytree(runs / "clean", tmp_path / "scores")
+    (tmp_path / "scores" / name).write_text(json.dumps(content))
+    with pytest.raises(WrongUse, match=f"{name}' does not hold what an evaluation writes: .*{reason}") as refusal:
+        report([tmp_path / "scores"], tmp_path / "r.html")
+    assert "\n" not in str(refusal.value)

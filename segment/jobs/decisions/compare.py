@@ -51,6 +51,7 @@ def compare(
     """
     a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
+    compared = replace(compared, notes=(*_other_pixels(a, b, compared.images[2]), *compared.notes))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
         return compared
@@ -120,6 +121,15 @@ def _other(folder: Path, method: str | None) -> RunTable:
         if (folder / "per_image.csv").is_file():
             raise
         return run_table(folder)
+
+
+def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
+    """What is said of pairs whose images are not the same file; nothing where a run declares a corruption of them."""
+    if not pairs or any(table.record.get("settings", {}).get("shift") for table in (a, b)):
+        return ()
+    both = [name for name in a.rows.keys() & b.rows.keys() if name in a.contents and name in b.contents]
+    other = sum(a.contents[name] != b.contents[name] for name in both)
+    return (f"{other} of {pairs} pairs hold other pixels: one id, and files that differ.",) if other else ()
 
 
 def _names(a: RunTable, b: RunTable) -> tuple[str, str]:

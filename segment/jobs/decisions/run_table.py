@@ -6,9 +6,10 @@ Must not know what is done with them.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class RunTable:
 
     folder: of the run; method: "" for what predict wrote; methods: all that the run has
     rows: id -> column -> number; sources: id -> path; record: run.json. labelled: whether the masks were scored
+    contents: id -> SHA-256 of the image's file, where it was read whole
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class RunTable:
     sources: Mapping[str, str]
     labelled: bool
     record: Mapping[str, Any] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         The rows of the images that are done.
 
     Raises:
-        WrongUse: The folder holds no run, it is damaged, it has no such method, or no image is done.
+        WrongUse: The folder holds no run, it is damaged or cut short, it has no such method, or no image is done.
 
     """
     named, folder = folder, folder_here(folder)
@@ -107,14 +110,22 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     lines = read_entries(folder / MANIFEST)
     sources = {name: str(line["source"]) for name, line in lines.items()}
     record = _record(folder)
+    contents = {name: str(line["sha256"]) for name, line in lines.items() if line.get("sha256")}
     if (folder / PER_IMAGE).is_file():
-        return _evaluated(folder, method, sources, record)
+        table = _evaluated(folder, method, sources, record)
+        missing = [name for name, line in lines.items() if line["status"] == "done" and name not in table.rows]
+        if missing:
+            raise WrongUse(
+                f"{str(folder / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
+                f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
+            )
+        return replace(table, contents=contents)
     if method is not None:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
     rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
     if not any(rows.values()):
         raise WrongUse(f"{str(folder)!r} has no numbers of images: finish the run first, with --resume.")
-    return RunTable(folder, "", (), rows, sources, labelled=False, record=record)
+    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents)
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
@@ -138,7 +149,10 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
 def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]) -> RunTable:
     try:
         with (folder / PER_IMAGE).open(encoding="utf-8", newline="") as stream:
-            table = list(csv.DictReader(stream))
+            text = stream.read()
+        table = list(csv.DictReader(io.StringIO(text, newline="")))
+        if not text.endswith("\n") or any(None in line or None in line.values() for line in table):
+            raise ValueError("a row is cut short or has too many cells")
         methods = tuple(dict.fromkeys(line["method"] for line in table))
         chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
         if chosen not in methods:

@@ -44,7 +44,8 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
             if curve and len(lines) < 7:
                 value = (method["scores"].get("ece") or {}).get("value")
                 legend = name if value is None else f"{name}, ECE {value:.4f}"
-                line = {"name": name, "legend": legend, **{key: curve[key] for key in ("x", "y", "low", "high")}}
+                points = {key: curve[key] for key in ("x", "y", "low", "high") if key in curve}
+                line = {"name": name, "legend": legend, **points}
                 if "pixels" in curve:  # scores of older versions have none
                     line["notes"] = [f"{pixels:,} pixels" for pixels in curve["pixels"]]
                 lines.append(line)

@@ -30,6 +30,7 @@ from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, Maps
+from segment.report.run_files.score_shapes import Comparisons, Scores, checked
 from segment.stores.copies import folder_here
 from segment.uncertainty.measures import MEASURES
 
@@ -192,11 +193,13 @@ class SavedRun(Mapping[str, SavedImage]):
     @cached_property
     def scores(self) -> Mapping[str, Any] | None:
         """What `evaluate` or `sweep` scored; None for a run of `predict`."""
-        return _json(self.folder / "scores.json")
+        path = self.folder / "scores.json"
+        return checked(_json(path), Scores, path)
 
     @cached_property
     def comparisons(self) -> Mapping[str, Any] | None:
-        return _json(self.folder / "comparisons.json")
+        path = self.folder / "comparisons.json"
+        return checked(_json(path), Comparisons, path)
 
     @cached_property
     def triaged(self) -> Mapping[str, Any] | None:
