@@ -161,7 +161,9 @@ def _change(compared: RunComparison, column: str) -> str:
     if column in compared.paired:
         test = compared.paired[column]
         d = test.difference
-        return f"{better(column, d.value)} by {abs(d.value):.4g} ({d.low:.4g}..{d.high:.4g})"
+        ends = [end if d.value > 0 else -end for end in (d.low, d.high) if end is not None]
+        span = f" ({min(ends):.4g}..{max(ends):.4g})" if ends else ""
+        return f"{better(column, d.value)} by {abs(d.value):.4g}{span}"
     apart = compared.unpaired[column]
     way = better(column, apart.second - apart.first)
     return f"{way} (AUROC {apart.auroc.value:.3f}, {apart.auroc.low:.3f}..{apart.auroc.high:.3f})"
@@ -189,7 +191,7 @@ def _paired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
     first, second, both = counts
     notes = []
     if both < max(first, second):
-        notes.append(f"{both} images are in both runs and compared; A has {first}, B {second}.")
+        notes.append(f"{_images(both)} in both runs and compared; A has {first}, B {second}.")
     if 1 < both < LEAST:
         notes.append(f"With {both} images no difference can be significant, however large: {LEAST} are the least.")
     elif both == 1:
@@ -202,12 +204,16 @@ def _paired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"
+
+
 def _unpaired_notes(counts: tuple[int, int, int], *, pair: bool) -> tuple[str, ...]:
     first, second, _ = counts
     why = "The runs share no image id, so" if pair else "As asked,"
     notes = [f"{why} the two sets of images are compared as wholes."]
     if min(first, second) < FEW:
-        notes.append(f"{min(first, second)} images are few: only large differences can be seen.")
+        notes.append(f"{_images(min(first, second))} few: only large differences can be seen.")
     return tuple(notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
-from segment.report.run_comparison import in_words
+from segment.report.run_comparison import compare_rows, in_words
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.scores.functional.binning import bin_of
 
@@ -190,3 +191,31 @@ def test_scores_of_another_shape_are_refused_by_a_report(
     with pytest.raises(WrongUse, match=f"{name}' does not hold what an evaluation writes: .*{reason}") as refusal:
         report([tmp_path / "scores"], tmp_path / "r.html")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_change_lies_within_its_interval_whichever_way_it_went(runs: Path) -> None:
+    (line,) = (line for line in in_words(compare(runs / "clean", runs / "noisy")) if "against" in line)
+    changes = re.findall(r"by ([\d.e+-]+) \(([\d.e+-]+?)\.\.([\d.e+-]+)\)", line)
+    assert any(word in line for word in ("accuracy worse", "lower by"))
+    assert len(changes) > 1
+    for value, low, high in changes:
+        assert 0 < float(low) <= float(value) <= float(high)
+
+
+def test_options_that_these_runs_would_ignore_are_refused(runs: Path) -> None:
+    with pytest.raises(WrongUse, match="--other-method picks a method of an evaluation, and B"):
+        compare(runs / "clean", runs / "predicted", other_method="mcbn")
+    with pytest.raises(WrongUse, match="A keeps none"):
+        compare(runs / "predicted", runs / "clean", known=[runs / "noisy"])
+    with pytest.raises(WrongUse, match="is no evaluation with labelled pixels"):
+        compare(runs / "clean", runs / "noisy", known=[runs / "predicted"])
+
+
+def test_without_a_picture_none_of_an_earlier_comparison_stays_and_one_image_is_one(tmp_path: Path) -> None:
+    rows = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.25}}
+    compared = compare_rows(("x", "y"), {"a": rows["a"]}, rows)
+    (tmp_path / "comparison.png").touch()
+    page = write_comparison(compared, tmp_path, ("x", "y"), picture=False)
+    assert not (tmp_path / "comparison.png").exists()
+    assert "A: `x`, 1 image. B: `y`, 2 images." in page.read_text()
+    assert "1 image is in both runs and compared; A has 1, B 2." in page.read_text()

@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse
 from segment.files.markdown import markdown
 from segment.files.writing import fresh, write_json, write_text
-from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture
 from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of, words
 from segment.scores.functional.binning import Ints
@@ -46,18 +46,21 @@ def compare(
         The tests, corrected for their number, and B's estimated accuracy where A is labelled.
 
     Raises:
-        WrongUse: A folder holds no run, or a run has no such method.
+        WrongUse: A folder holds no run, a run has no such method, or an argument would be ignored for these runs.
 
     """
     a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
+    if other_method is not None and not b.labelled:
+        raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
     compared = replace(compared, notes=(*_other_pixels(a, b, compared.images[2]), *compared.notes))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
+        if known:
+            raise WrongUse("--known checks the accuracy of B that A's labels estimate, and A keeps none of its pixels.")
         return compared
     estimated = _estimated(a, confidences, b)
-    checks = [_estimated(a, confidences, run_table(Path(folder), a.method)) for folder in known]
-    checked = [each for each in checks if each.truth is not None]
+    checked = [_estimated(a, confidences, _known(Path(folder), a.method)) for folder in known]
     errors = {name: mean_error(checked, name) for name in ("atc", "doc")} if checked else None
     return replace(compared, estimated=estimated, errors=errors, checked_on=len(checked))
 
@@ -77,7 +80,9 @@ def write_comparison(compared: RunComparison, folder: Path, runs: tuple[str, str
     """
     write_json(folder / RESULT, compared.as_dict())
     drawn = _picture(compared) if picture else None
-    if drawn is not None:
+    if drawn is None:
+        (folder / PICTURE).unlink(missing_ok=True)  # an earlier comparison's
+    else:
         with fresh(folder / PICTURE) as stream:
             stream.write(drawn)
     write_text(folder / PAGE, page(compared, runs, picture=drawn is not None))
@@ -90,7 +95,7 @@ def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> st
     lines = [
         f"# {a} and {b}",
         "",
-        f"A: `{runs[0]}`, {compared.images[0]} images. B: `{runs[1]}`, {compared.images[1]}.",
+        f"A: `{runs[0]}`, {_count(compared.images[0])}. B: `{runs[1]}`, {_count(compared.images[1])}.",
     ]
     lines += ["", *(f"- {line}" for line in in_words(compared)), ""]
     lines += [f"![What moved]({PICTURE})", ""] if picture else []
@@ -98,6 +103,10 @@ def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> st
     if rows:
         lines += [*markdown(columns, rows), "", PAIRED if compared.paired else UNPAIRED, ""]
     return "\n".join(lines)
+
+
+def _count(images: int) -> str:
+    return f"{images} image{'s' * (images != 1)}"
 
 
 PAIRED = (
@@ -118,9 +127,18 @@ def _other(folder: Path, method: str | None) -> RunTable:
     try:
         return run_table(folder, method)
     except WrongUse:
-        if (folder / "per_image.csv").is_file():
+        if (folder / PER_IMAGE).is_file():
             raise
         return run_table(folder)
+
+
+def _known(folder: Path, method: str) -> RunTable:
+    """A labelled run. Errors: WrongUse where it is not, so that it checks nothing."""
+    table = run_table(folder, method) if (folder / PER_IMAGE).is_file() else None
+    confidences = None if table is None else table.confidences()
+    if table is None or confidences is None or not confidences.sum():
+        raise WrongUse(f"--known {str(folder)!r} is no evaluation with labelled pixels: it can check no accuracy.")
+    return table
 
 
 def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
