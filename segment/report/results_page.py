@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse
 from segment.files.markdown import markdown
 from segment.files.writing import write_text
+from segment.images.find import Source
 from segment.ranking.quality import finding
 from segment.report.comparison import COMMON
 from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Row, Sweep
@@ -145,20 +147,44 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return markdown(head, body)
 
 
-def check_page(path: Path) -> None:
-    """Refuse a page that cannot be written, before the hours of work that it reports. Errors: WrongUse."""
+def images_key(sources: Iterable[Source], shift: object = None) -> str:
+    """The same for the same images, on any machine: a hash of their ids, their files' sizes and their corruption."""
+    sizes = [f"{source.id} {source.path.stat().st_size if source.path.is_file() else ''}" for source in sources]
+    return hashlib.sha256("\n".join([str(shift), *sorted(sizes)]).encode()).hexdigest()[:16]
+
+
+def check_page(path: Path, name: str = "", key: str = "") -> None:
+    """Refuse a page that cannot be written, before the hours of work that it reports.
+
+    name: of the section; key: of its images, as `images_key` gives it
+    Errors: WrongUse, also where the page has a section of that name of other images, which would be lost.
+    """
     if path.is_dir():
         raise WrongUse(f"--report {str(path)!r} is a folder; name a file in it, as {str(path / 'results.md')!r}.")
+    _, begun, rest = _page(path).partition(f"<!-- {name} -->\n<!-- images ")
+    if key and begun and not rest.startswith(f"{key} -->"):
+        raise WrongUse(
+            f"--report {str(path)!r} has a section {name!r} of other images, which would be lost: give this one "
+            "another name by --title."
+        )
 
 
-def put_section(path: Path, name: str, section: str) -> None:
-    """The section into the page, in place of the one of that name, at the end where there is none."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+def _page(path: Path) -> str:
     try:
-        page = path.read_text(encoding="utf-8") if path.exists() else HEADING
+        return path.read_text(encoding="utf-8") if path.exists() else HEADING
     except (OSError, UnicodeDecodeError) as error:
         raise WrongUse(f"--report {str(path)!r} cannot be read: {error}.") from None
-    block = f"{begin}\n{section}{end}\n"
+
+
+def put_section(path: Path, name: str, section: str, key: str = "") -> None:
+    """The section into the page, in place of the one of that name, at the end where there is none.
+
+    key: of its images, as `images_key` gives it
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    page = _page(path)
+    of = f"<!-- images {key} -->\n" if key else ""
+    block = f"{begin}\n{of}{section}{end}\n"
     head, begun, rest = page.partition(begin)
     if not begun:
         write_text(path, page.rstrip("\n") + f"\n\n{block}")

@@ -27,6 +27,7 @@ from segment.errors import ImageUnreadable, ModelRefused, WrongUse
 from segment.estimation.estimate import ReadOut, estimates, moments_of
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
+from segment.images.find import find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
@@ -46,7 +47,7 @@ from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.report.comparison import MethodBoards, compare, gains, scores
-from segment.report.results_page import check_page, put_section
+from segment.report.results_page import check_page, images_key, put_section
 from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
@@ -702,6 +703,24 @@ def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path)
     assert "old" not in text
     assert text.index("new") < text.index("## Two")
     assert text.count("## One") == 1
+
+
+def test_a_section_of_other_images_is_not_overwritten_and_its_own_is(tmp_path: Path) -> None:
+    pages, own = tmp_path / "results.md", written(tmp_path / "own", range(2))
+    same = images_key(find_images(own.images))
+    put_section(pages, "scenes", "## One\n", same)
+    check_page(pages, "scenes", same)
+    others = images_key(find_images(written(tmp_path / "other", range(2, 4)).images))
+    assert len({same, others, images_key(find_images(own.images), ("fog", 3))}) == 3
+    with pytest.raises(WrongUse, match=r"section 'scenes' of other images.*another name by --title"):
+        check_page(pages, "scenes", others)
+    images = ("--images", tmp_path / "other" / "images", "--labels", tmp_path / "other" / "labels")
+    with pytest.raises(AssertionError, match="another name by --title"):  # what `run` says of a refusal
+        run("evaluate", "scenes", *images, "-o", tmp_path / "run", "--report", pages)
+    assert not (tmp_path / "run").exists()
+    check_page(pages, "another", others)
+    put_section(pages, "scenes", "## New\n", same)
+    assert pages.read_text().count("<!-- images ") == 1
 
 
 def test_the_command_prints_tables_and_writes_the_report_and_plots(bank: Bank, data: Labels, tmp_path: Path) -> None:

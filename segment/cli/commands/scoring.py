@@ -106,6 +106,7 @@ def evaluate(
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
+    from segment.images.find import find_images
     from segment.images.listing.parts import Listing
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
@@ -115,7 +116,7 @@ def evaluate(
     from segment.methods.augmentation import views as views_of
     from segment.pictures.plots import needs_matplotlib
     from segment.report.annotator_table import ANNOTATOR_COLUMNS, annotator_rows
-    from segment.report.results_page import check_page, evaluation_section, put_section
+    from segment.report.results_page import check_page, evaluation_section, images_key, put_section
     from segment.report.tables import MASK_COLUMNS, UNCERTAINTY_COLUMNS, best_two, counted, in_short, screen_tables
 
     if plots:
@@ -136,6 +137,10 @@ def evaluate(
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    listing, heading = Listing(every=every, axis=axis), title or network.name
+    image_key = "" if report is None else images_key(find_images(images, listing), shift_of(shift))
+    if report is not None:
+        check_page(report, heading, image_key)
     members = [loaded(model, file, place.device, prefix, extra_keys, trust=trust) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
@@ -150,7 +155,7 @@ def evaluate(
                 labels,
                 label_suffix,
                 mask,
-                Listing(every=every, axis=axis),
+                listing,
                 tuple(annotator or ()),
                 tuple(annotator_suffix or ()),
             ),
@@ -179,11 +184,8 @@ def evaluate(
 
         plot_evaluation(evaluation.scores, evaluation.folder)
     if report is not None:
-        put_section(
-            report,
-            title or network.name,
-            evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title),
-        )
+        section = evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title)
+        put_section(report, heading, section, image_key)
     if json:
         triaged = {} if evaluation.triaged is None else {"triaged": evaluation.triaged}
         screen.as_json({**evaluation.scores, **triaged})
