@@ -105,7 +105,7 @@ app = App(
     pretty_exceptions_enable=False,
     help="Trustworthy uncertainty for semantic segmentation, from batch-normalised networks people already have.",
     epilog="Exit codes: 0 done, 1 some images failed, 2 wrong use, 3 model or bank refused, 4 out of memory, "
-    "130 interrupted, 143 terminated.",
+    "5 object store did not answer, 130 interrupted, 143 terminated.",
 )
 
 INTERRUPTED, TERMINATED = 130, 143

@@ -33,8 +33,8 @@ EVERY = 30.0
 """Seconds between two lines of progress in a log."""
 NARROW = 30
 """Columns that a column of words may be folded to."""
-GAP = 3
-"""Columns between two columns of a table."""
+GAP, EDGES = 3, 2
+"""Columns between two columns of a table, and at its left and right edge together."""
 
 
 def _output_to_nowhere() -> None:
@@ -235,17 +235,13 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
     """
     if _quiet:
         return
-    for part, chosen in enumerate(_parts(columns, rows, words, out.width)):
-        shown = Table(
-            title=Text(title) if part == 0 else None,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+    for part, chosen in enumerate(_parts(columns, rows, words, out.width - EDGES)):
+        heading = Text(title) if part == 0 else None
+        shown = Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for number in chosen:
             left = number == 0 or columns[number] in words
-            shown.add_column(Text(columns[number]), justify="left" if left else "right", overflow="fold")
+            how: Any = {} if left else {"justify": "right", "no_wrap": True}
+            shown.add_column(Text(columns[number]), overflow="fold", **how)
         for row in rows:
             shown.add_row(*(Text(row[number]) for number in chosen))
         out.print(shown)

@@ -68,8 +68,8 @@ def _short(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
 
 
-MASK_COLUMNS = ("method", "passes", "s/image", "mIoU", "accuracy", "NLL", "Brier")
-UNCERTAINTY_COLUMNS = ("method", "ECE", "error AUROC", "by", "AUSE", "by")
+MASK_COLUMNS = ("method", "passes\ns/image", "mIoU", "accuracy", "NLL", "Brier")
+UNCERTAINTY_COLUMNS = ("method", "ECE", "error AUROC, by", "AUSE, by")
 
 
 def screen_tables(content: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
@@ -78,11 +78,12 @@ def screen_tables(content: Mapping[str, Any]) -> tuple[list[list[str]], list[lis
     for name, method in content["methods"].items():
         scores = method["scores"]
         cells = [compact(scores.get(score)) for score in ("miou", "accuracy", "nll", "brier")]
-        mask_rows.append([name, str(method["passes_per_image"]), f"{method['seconds']:.2f}", *cells])
+        mask_rows.append([name, f"{method['passes_per_image']}\n{method['seconds']:.2f}", *cells])
         row = [name, compact(scores.get("ece"))]
         for score in ("error_auroc", "ause"):
             best = best_entry(score, scores)
-            row += [compact(scores.get(best)), best.partition(".")[2].replace("_", "\n")]
+            measure = best.partition(".")[2].replace("_", " ")
+            row.append(f"{compact(scores.get(best))}\n{measure}".rstrip())
         uncertainty_rows.append(row)
     return mask_rows, uncertainty_rows
 
@@ -136,6 +137,21 @@ def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
         entry = comparison.differences[following]
         rows.append([*row, number(entry, 4), verdict(entry)])
     return rows
+
+
+def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """A short line a score for a screen: the best method, the next, and whether their difference is significant.
+
+    Ranking scores are by each method's best measure; `best_two` has them by the common one too, and the intervals.
+    """
+    lines = []
+    for comparison in comparisons:
+        if not comparison.score.endswith(f".{COMMON}"):
+            following, entry = next(iter(comparison.differences.items()))
+            by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
+            score = words(comparison.score.partition(BEST)[0])
+            lines.append(f"{score}: {comparison.best}, next {following} ({by}), {verdict(entry)}")
+    return lines
 
 
 def words(score: str) -> str:

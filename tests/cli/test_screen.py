@@ -15,7 +15,9 @@ from console import photographs, segment, training
 from rich.console import Console
 
 import segment as package
+from segment import errors
 from segment.cli import screen
+from segment.cli.app import app
 
 
 @pytest.fixture
@@ -128,6 +130,26 @@ def test_tables_fit_80_columns_in_a_pipe(capsys: pytest.CaptureFixture[str], mon
     for number in range(14):
         assert text.count(f"{number}.123456") >= 2  # whole, in each row
     assert text.count("a method of a") > 2
+
+
+def test_names_and_numbers_of_a_table_of_just_80_columns_are_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(screen, "out", Console(file=stream, width=screen.WIDE))
+    name, value = "deterministic", "0.123 (0.1..0.2)"  # 13 + 3 (16 + 3) + 3 + 7 = 80, without the edges
+    screen.table("Scores", ["method", "a", "b", "c", "d"], [[name, value, value, value, "1234567"]])
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count(name) == 2
+    assert text.count(value) == 3
+    assert "1234567" in text
+
+
+def test_the_help_names_every_exit_code() -> None:
+    codes = {each.exit_code for each in vars(errors).values() if isinstance(each, type) and hasattr(each, "exit_code")}
+    named = set(map(int, re.findall(r"\b\d+\b", str(app.info.epilog))))
+    assert codes < named
 
 
 def test_no_color_is_obeyed_on_a_terminal() -> None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
+from rich.console import Console
+
+from segment.cli import screen
 from segment.report.comparison import Comparison, Gain
 from segment.report.html.details import Sums
 from segment.report.html.words import finding
-from segment.report.tables import BEST_TWO, best_two, in_short
+from segment.report.tables import (
+    BEST_TWO,
+    MASK_COLUMNS,
+    UNCERTAINTY_COLUMNS,
+    best_two,
+    best_two_lines,
+    in_short,
+    screen_tables,
+)
 from segment.scores.board import Entry
 
 
@@ -27,6 +41,8 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
     ]
     many = compared(**dict.fromkeys("abcde", open_))
     assert in_short([many], [], 9)[0].endswith("**mcbn** in NLL (against a, b, c and 2 more).")
+    (line,) = best_two_lines([compared(tta=clear, dropout=open_)])
+    assert line == "NLL: mcbn, next tta (-0.02), significant"
     (row,) = best_two([compared(tta=clear, dropout=open_)])
     assert row[-1] == "significant"
     assert BEST_TWO[-1] == "significant against the next"
@@ -46,3 +62,21 @@ def test_a_measure_that_is_equal_in_all_images_names_none_to_begin_with() -> Non
     measure = {"name": "variance", "title": "variance", "unit": "", "decimals": 4}
     rows = [{"id": name, "means": {"variance": 0.0}} for name in "ab"]
     assert finding(rows, measure, Sums()) == ["The report holds 2 images. Variance is 0 in every image: it ranks none."]
+
+
+def test_the_tables_of_an_evaluation_fit_80_columns_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(screen, "out", Console(file=stream, width=screen.WIDE))
+    plain = ("miou", "accuracy", "nll", "brier", "ece", "error_auroc.predictive_entropy", "ause.predictive_entropy")
+    scores = {key: {"value": 0.123, "low": 0.111, "high": 0.135} for key in plain}
+    names = ("deterministic", "mcbn+tta+temperature")
+    methods = {name: {"passes_per_image": 16, "seconds": 12.34, "scores": scores} for name in names}
+    for columns, rows in zip((MASK_COLUMNS, UNCERTAINTY_COLUMNS), screen_tables({"methods": methods}), strict=True):
+        screen.table("Scores", list(columns), rows)
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    for name in names:
+        assert text.count(name) == 2, "a row in each of two tables"
+    assert text.count("0.123") == 2 * 7
+    assert text.count(".111-.135") == 2 * 7
+    assert text.count("predictive entropy") == 2 * 2

@@ -117,7 +117,14 @@ def evaluate(
     from segment.pictures.plots import needs_matplotlib
     from segment.report.annotator_table import ANNOTATOR_COLUMNS, annotator_rows
     from segment.report.results_page import check_page, evaluation_section, images_key, put_section
-    from segment.report.tables import MASK_COLUMNS, UNCERTAINTY_COLUMNS, best_two, counted, in_short, screen_tables
+    from segment.report.tables import (
+        MASK_COLUMNS,
+        UNCERTAINTY_COLUMNS,
+        best_two_lines,
+        counted,
+        in_short,
+        screen_tables,
+    )
 
     if plots:
         needs_matplotlib()
@@ -137,10 +144,10 @@ def evaluate(
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
-    listing, heading = Listing(every=every, axis=axis), title or network.name
+    listing, section_name = Listing(every=every, axis=axis), title or network.name
     image_key = "" if report is None else images_key(find_images(images, listing), shift_of(shift))
     if report is not None:
-        check_page(report, heading, image_key)
+        check_page(report, section_name, image_key)
     members = [loaded(model, file, place.device, prefix, extra_keys, trust=trust) for file in ensemble or []]
     banks = [load_bank(path) for path in bank or []]
     asked_triage = None if triage is None else load_triage(triage)
@@ -185,7 +192,7 @@ def evaluate(
         plot_evaluation(evaluation.scores, evaluation.folder)
     if report is not None:
         section = evaluation_section(evaluation, banks=[bank.provenance for bank in banks], title=title)
-        put_section(report, heading, section, image_key)
+        put_section(report, section_name, section, image_key)
     if json:
         triaged = {} if evaluation.triaged is None else {"triaged": evaluation.triaged}
         screen.as_json({**evaluation.scores, **triaged})
@@ -196,11 +203,8 @@ def evaluate(
         screen.table(f"{network.name}: {counted(evaluation.scores)}", list(MASK_COLUMNS), mask_rows)
         screen.table("How right the uncertainty is", list(UNCERTAINTY_COLUMNS), uncertainty_rows)
         if evaluation.comparisons:
-            rows = [
-                [score, best, other, by, significant]
-                for score, best, _, other, _, by, significant in best_two(evaluation.comparisons)
-            ]
-            screen.table("Best two methods", ["score", "best", "next", "difference", "significant"], rows)
+            heading = "Best two methods in each score, their difference, and whether it is significant:"
+            screen.print_text("\n  ".join([heading, *best_two_lines(evaluation.comparisons)]))
             for line in in_short(evaluation.comparisons, evaluation.gains, evaluation.scores["images"]):
                 screen.print_text(line.replace("*", ""))
         for name, note in evaluation.notes.items():

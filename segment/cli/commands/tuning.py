@@ -111,7 +111,10 @@ def tune(
             }
         )
         return
-    rows = candidate_rows(tuning.candidates, tuning.choice)
-    screen.table("Settings, cross-validated", list(COLUMNS), rows, words=("",))
+    rows = [
+        [f"{mark}: {name}" if mark else name, *cells]
+        for name, *cells, mark in candidate_rows(tuning.candidates, tuning.choice)
+    ]
+    screen.table("Settings, cross-validated", list(COLUMNS[:-1]), rows)
     screen.print_text(tuning.tuned.why)
     screen.print_text(f"Use it by --tuned {tuning.folder}; its page is {tuning.folder / 'tuned.md'}.")
