@@ -174,7 +174,7 @@ def test_a_table_that_is_cut_short_is_refused(
     ("name", "content", "reason"),
     [
         ("scores.json", {"methods": {"mcbn": 3}}, "images: Field required"),
-        ("scores.json", {"images": 1, "pixels": 1, "methods": {"mcbn": {"scores": {}}}}, "passes_per_image: Field"),
+        ("scores.json", {"images": 1, "pixels": 1, "methods": {"mcbn": {"scores": []}}}, "passes_per_image: Field"),
         ("comparisons.json", {"gains": [{"method": "mcbn"}]}, "gains.0.rival: Field required"),
         (
             "comparisons.json",
@@ -188,6 +188,10 @@ def test_scores_of_another_shape_are_refused_by_a_report(
 ) -> None:
     shutil.copytree(runs / "clean", tmp_path / "scores")
     (tmp_path / "scores" / name).write_text(json.dumps(content))
+    (tmp_path / "scores" / "ranking.json").unlink()
+    if name == "scores.json":
+        with pytest.raises(WrongUse, match=f"{name}' does not read: .* Name a column by --by"):
+            select(tmp_path / "scores")
     with pytest.raises(WrongUse, match=f"{name}' does not hold what an evaluation writes: .*{reason}") as refusal:
         report([tmp_path / "scores"], tmp_path / "r.html")
     assert "\n" not in str(refusal.value)

@@ -134,9 +134,9 @@ def _other(folder: Path, method: str | None) -> RunTable:
 
 def _known(folder: Path, method: str) -> RunTable:
     """A labelled run. Errors: WrongUse where it is not, so that it checks nothing."""
-    table = run_table(folder, method) if (folder / PER_IMAGE).is_file() else None
-    confidences = None if table is None else table.confidences()
-    if table is None or confidences is None or not confidences.sum():
+    table = _other(folder, method)
+    confidences = table.confidences() if table.labelled else None
+    if confidences is None or not confidences.sum():
         raise WrongUse(f"--known {str(folder)!r} is no evaluation with labelled pixels: it can check no accuracy.")
     return table
 

@@ -187,15 +187,15 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
     try:
         methods = _methods(table.folder / "scores.json")
         scores = methods[table.method.partition("#")[0]]["scores"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        ranks = {
+            name.removeprefix(DICE_RANK): float(entry["value"])
+            for name, entry in scores.items()
+            if name.startswith(DICE_RANK) and entry["value"] is not None
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(
             f"{str(table.folder / 'scores.json')!r} does not read: {error}. Name a column by --by."
         ) from None
-    ranks = {
-        name.removeprefix(DICE_RANK): entry["value"]
-        for name, entry in scores.items()
-        if name.startswith(DICE_RANK) and entry["value"] is not None
-    }
     if not ranks:
         return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
     best = max(ranks, key=lambda name: ranks[name])
