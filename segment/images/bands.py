@@ -100,10 +100,11 @@ def from_raw(raw: NDArray[Any], white: tuple[float, ...]) -> NDArray[np.float32]
 def valid_in(raster: Raster) -> NDArray[np.bool_] | None:  # H W
     """Where a raster holds data; None: everywhere.
 
-    Outside: every band has the nodata value, a band is not finite, or the picture is fully transparent there.
+    Outside: every band has the nodata value, a band is not finite, the picture is fully transparent there, or the
+    file's own mask says so.
     """
     raw = raster.raw
-    parts: list[NDArray[np.bool_]] = []
+    parts: list[NDArray[np.bool_]] = [] if raster.mask is None or raster.mask.all() else [raster.mask]
     if raw.dtype.kind == "f":
         finite = np.isfinite(raw).all(axis=2)
         if not finite.all():

@@ -31,7 +31,7 @@ from segment.images.formats.volumes import read_slice, slice_size
 from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
-from segment.images.windowed import Bits, in_windows, region_in_windows, windowed
+from segment.images.windowed import Bits, by_windows, in_windows, region_in_windows, windowed
 from segment.stores.urls import is_url
 
 
@@ -89,8 +89,9 @@ def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[n
 
 
 def is_large(source: Source, spec: InputSpec) -> bool:
-    """Whether it is read a window at a time."""
-    return in_parts(source) and (size := size_of(source)) is not None and in_windows(*size, spec)
+    """Whether it is read a window at a time: one whose windows would be other pixels than the whole never is."""
+    large = in_parts(source) and (size := size_of(source)) is not None and in_windows(*size, spec)
+    return large and by_windows(source.path)
 
 
 def read_image(path: Path, *, white: float | None = None) -> NDArray[Any]:  # H W 3
@@ -105,20 +106,21 @@ def decode(path: Path, part: int | str | None = None, axis: int = 2) -> Raster:
 
 
 @contained
-def _decode(path: Path, part: int | str | None, axis: int) -> Raster:
+def _decode(path: Path, part: int | str | None, axis: int, *, stored: bool = False) -> Raster:
     check_is_file(path)
-    raster = _decoded(_kind(path), path, part, axis)
+    raster = _decoded(_kind(path), path, part, axis, stored=stored)
     if 0 in raster.raw.shape:
         raise ImageUnreadable(f"{str(path)!r} holds no pixels: its shape is {raster.raw.shape}. Replace or remove it.")
     return raster
 
 
-def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int) -> Raster:
+def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, stored: bool) -> Raster:
+    """stored: the samples of a TIFF or raster as they are, an index in place of its colour."""
     number = part if isinstance(part, int) else None
     if kind == "tiff":
-        return read_tiff(path, number)
+        return read_tiff(path, number, stored=stored)
     if kind == "raster":
-        return read_raster(path)
+        return read_raster(path, stored=stored)
     if kind == "array":
         return read_array(path, part)
     if kind == "volume":
@@ -157,7 +159,7 @@ def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int
         return read_indices(path, number)
     if kind == "tiff" and (indices := _palette_of_tiff(path, number)) is not None:
         return indices
-    raster = read_array(path, part, LABEL_KEYS) if kind == "array" else decode(path, part, axis)
+    raster = read_array(path, part, LABEL_KEYS) if kind == "array" else _decode(path, part, axis, stored=True)
     raw = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
     if raw.shape[2] != 1:
         return None
@@ -230,9 +232,10 @@ def _large_mask_of(path: Path, size: tuple[int, ...], image: Path) -> Bits:  # H
     if _kind(path) in ("tiff", "raster") or suffix_of(path) == ".png":
         check_is_file(path)
         with image_here(path) as copy:
-            bits = region_in_windows(copy)
-        _check_mask(bits, path, size, image)
-        return bits
+            bits = region_in_windows(copy) if by_windows(copy) else None
+        if bits is not None:
+            _check_mask(bits, path, size, image)
+            return bits
     inside = _mask_of(path, size, image)
     bits = Bits(*inside.shape)
     bits.set_rows(0, inside)

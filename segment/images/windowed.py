@@ -1,22 +1,26 @@
 """A raster too large for memory: its pixels, picture and valid part, read a window at a time by rasterio.
 
-The pixels are those that `read.read_source` gives. Must not know what they are used for.
+The pixels are those that `read.read_source` gives of the whole. Must not know what they are used for.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.formats.georeference import described, overview_of, window_of
+from segment.images.formats.georeference import Described, described, overview_of, window_of
+from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster
+from segment.images.formats.samples import Samples
+from segment.images.formats.tiff import samples_by_windows
 from segment.images.specs import InputSpec
 
 log = logging.getLogger(__name__)
@@ -72,9 +76,7 @@ class WindowedImage:
     path: Path
     shape: tuple[int, int, int]
     spec: InputSpec
-    bands: tuple[str, ...]
-    nodata: float | None
-    alpha: int | None
+    samples: Samples
     kind: str
 
     @property
@@ -95,14 +97,14 @@ class WindowedImage:
         height, width = self.shape[:2]
         step = max(1, -(-max(height, width) // side))
         read = overview_of(self.path, (-(-height // step), -(-width // step)))
-        raster = Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
+        raster = self.samples.raster(read)
         valid = valid_in(raster)
         raw = channels_in(raster, self.spec.channels, str(self.path))
         return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
 
     def valid(self) -> Bits | None:  # H W
         """Where it holds data; None: everywhere."""
-        if self.nodata is None and self.alpha is None and self.kind != "f":
+        if not self.samples.can_be_absent and self.kind != "f":
             return None
         height, width = self.shape[:2]
         whole, everywhere = Bits(height, width), True
@@ -120,34 +122,45 @@ class WindowedImage:
             yield start, max(start, stop)
 
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
-        read = window_of(self.path, rows, columns)
-        return Raster(read, self.alpha, self.bands, self.nodata, self.alpha is not None)
+        return self.samples.raster(window_of(self.path, rows, columns))
+
+
+def by_windows(path: Path) -> bool:
+    """Whether rasterio's windows of a file are the pixels of the whole."""
+    try:
+        return kind_of(path) != "tiff" or samples_by_windows(path) is not None
+    except ImageUnreadable:  # reported where its pixels are read
+        return False
+
+
+def _described(path: Path) -> Described:
+    """A raster's header; of a TIFF, its samples by the rules of `read_tiff`."""
+    file = described(path)
+    samples = samples_by_windows(path) if kind_of(path) == "tiff" else None
+    if samples is None:
+        return file
+    return replace(file, samples=replace(samples, bands=file.samples.bands, nodata=file.samples.nodata))
 
 
 def region_in_windows(path: Path) -> Bits:  # H W
     """Where a raster is not 0 in any of its bands but alpha. Errors: MissingExtra, ImageUnreadable."""
-    file = described(path)
+    file = _described(path)
     region = Bits(file.height, file.width)
     for start in range(0, file.height, ROWS):
         raw = window_of(path, (start, min(start + ROWS, file.height)), (0, file.width))
-        raw = raw if file.alpha is None else np.delete(raw, file.alpha, axis=2)
+        raw = raw if file.samples.alpha is None else np.delete(raw, file.samples.alpha, axis=2)
         region.set_rows(start, (raw != 0).any(axis=2))
     return region
 
 
 def windowed(path: Path, spec: InputSpec) -> WindowedImage:
-    """A raster by its windows. Errors: MissingExtra without rasterio; ImageUnreadable for other bands or no white."""
-    file = described(path)
-    height, width, geometry = file.height, file.width, file.geometry
-    image = WindowedImage(
-        path,
-        (height, width, spec.pixel_planes),
-        spec,
-        geometry.bands,
-        geometry.nodata,
-        file.alpha,
-        file.kind,
-    )
+    """A raster by its windows, which `by_windows` allows.
+
+    Errors: MissingExtra without rasterio; ImageUnreadable for other bands or no white.
+    """
+    file = _described(path)
+    height, width = file.height, file.width
+    image = WindowedImage(path, (height, width, spec.pixel_planes), spec, file.samples, file.kind)
     image[0:1, 0:1]  # what its bands or values would be refused for
     log.info("%s is read a window at a time: %d x %d pixels.", path, height, width)
     return image

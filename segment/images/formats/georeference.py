@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, SegmentError, imported, one_line
 from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.raster import Raster
+from segment.images.formats.samples import Samples
 from segment.images.geometry import Geometry
 from segment.images.isolation import contained
 from segment.stores.ranges import failure, opened_by_ranges
@@ -138,13 +139,12 @@ def _warn_of_lost_georeference() -> None:
 
 @dataclass(frozen=True)
 class Described:
-    """What a raster's header says: H and W, the plane that is alpha, the number type, and its geometry."""
+    """What a raster's header says: H and W, the number type, and what its samples mean."""
 
     height: int
     width: int
-    alpha: int | None
     kind: str
-    geometry: Geometry
+    samples: Samples
 
 
 @contained
@@ -153,8 +153,25 @@ def described(path: Path) -> Described:
     geometry = raster_geometry(path)
     with opened(path) as raster:
         kinds = [interpretation.name for interpretation in raster.colorinterp]
-        alpha = kinds.index("alpha") if "alpha" in kinds else None
-        return Described(int(raster.height), int(raster.width), alpha, np.dtype(raster.dtypes[0]).kind, geometry)
+        samples = Samples(
+            palette=_palette(raster) if kinds == ["palette"] else None,
+            alpha=kinds.index("alpha") if "alpha" in kinds else None,
+            bands=geometry.bands,
+            nodata=geometry.nodata,
+            clear=True,
+        )
+        return Described(int(raster.height), int(raster.width), np.dtype(raster.dtypes[0]).kind, samples)
+
+
+def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3
+    """A colour for every index, black for those that have none; None where an index is not of 8 or 16 bits."""
+    bits = {"uint8": 8, "uint16": 16}.get(raster.dtypes[0])
+    if bits is None:
+        return None
+    palette = np.zeros((2**bits, 3), np.uint8)
+    for index, colour in raster.colormap(1).items():
+        palette[index] = colour[:3]
+    return palette
 
 
 @contained
@@ -206,11 +223,14 @@ def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[i
     return read
 
 
-def read_raster(path: Path) -> Raster:
-    """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable."""
+def read_raster(path: Path, *, stored: bool = False) -> Raster:
+    """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable.
+
+    stored: the samples as they are, an index in place of its colour
+    """
     file = described(path)
-    raw = window_of(path, (0, file.height), (0, file.width))
-    return Raster(np.ascontiguousarray(raw), file.alpha, file.geometry.bands, file.geometry.nodata, clear=True)
+    raw = np.ascontiguousarray(window_of(path, (0, file.height), (0, file.width)))
+    return (file.samples.stored() if stored else file.samples).raster(raw)
 
 
 def raster_size(path: Path) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,12 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in {2, 3, 6, 7}:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def turned(raster: Raster, orientation: int) -> Raster:
+    """The same of a raster, with its mask."""
+    mask = None if raster.mask is None else upright(raster.mask, orientation)
+    return replace(raster, raw=upright(raster.raw, orientation), mask=mask)
 
 
 def _depth(image: ImageFile.ImageFile, data: bytes) -> int:

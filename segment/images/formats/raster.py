@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -20,6 +21,7 @@ class Raster:
     bands: names of the planes; (): not said
     nodata: raw value of a pixel that holds no data
     clear: whether a fully transparent pixel holds no data, as in a georeferenced picture
+    mask: H W, where the pixels hold data, as the file says beside them; None: not said
     """
 
     raw: NDArray[Any]
@@ -27,3 +29,4 @@ class Raster:
     bands: tuple[str, ...] = ()
     nodata: float | None = None
     clear: bool = False
+    mask: NDArray[np.bool_] | None = None

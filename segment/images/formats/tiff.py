@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,23 +19,30 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable
+from segment.errors import ImageUnreadable, one_line
 from segment.images.formats.georeference import tiff_geometry
 from segment.images.formats.pictures import (
     contents,
     read_picture,
     several,
+    turned,
     undecodable,
     unknown_pixels,
-    upright,
 )
 from segment.images.formats.raster import Raster
+from segment.images.formats.samples import Samples
+from segment.images.isolation import contained
 from segment.images.limits import check_bytes
+from segment.stores.ranges import opened_by_ranges
+from segment.stores.urls import is_url, url_of
+
+log = logging.getLogger(__name__)
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a line on stderr each
 
 _NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
 _PILLOWS = frozenset({0, 1, 2, 3, 5, 6, 8})  # photometric: white is 0, black is 0, RGB, palette, CMYK, YCbCr, CIE Lab
+_NODATA = 42113  # GDAL's tag
 _CHANNEL_AXES = "CS"
 BYTEORDER: Mapping[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _ERRORS = (Exception,)  # tifffile and its codecs raise of every class for a damaged file
@@ -69,8 +77,11 @@ def tiff_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def read_tiff(path: Path, number: int | None = None) -> Raster:
-    """One image of a TIFF. Errors: ImageUnreadable for what does not decode, and for several where none is named."""
+def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) -> Raster:
+    """One image of a TIFF. Errors: ImageUnreadable for what does not decode, and for several where none is named.
+
+    stored: the samples as they are, an index in place of its colour
+    """
     try:
         with tifffile.TiffFile(path) as file:
             _check_pages(file)
@@ -79,14 +90,12 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
                 raise several(path, len(images))
             image = images[number or 0]
             page: Any = image.series.keyframe
-            if _is_picture(file, page, images):
+            if not stored and _is_picture(file, page, images):
                 return read_picture(path, None if len(file.pages) == 1 else page.index)
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
-            orientation = int(page.tags.valueof(274, default=1))
-            extra = [int(kind) for kind in page.extrasamples]
-            white_is_zero = int(page.photometric) == 0 and raw.dtype.kind == "u"
-            georeferenced, colour = bool(file.is_geotiff), int(page.photometric) == 2
+            orientation = _orientation(page)
+            samples = _samples(page, raw.shape[2], bool(file.is_geotiff))
     except (ImageUnreadable, OSError) as error:
         if isinstance(error, ImageUnreadable):
             raise
@@ -97,14 +106,73 @@ def read_tiff(path: Path, number: int | None = None) -> Raster:
         raise undecodable(path, contents(path), ValueError(f"its shape is {raw.shape}"))
     if raw.dtype.kind not in "buif":
         raise unknown_pixels(path, str(raw.dtype))
-    if white_is_zero:
-        raw = np.iinfo(raw.dtype).max - raw
-    alpha = next((raw.shape[2] - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
-    clear = georeferenced and alpha is not None
-    if alpha is None and colour and raw.shape[2] == 4:
-        alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     geometry = tiff_geometry(path)
-    return Raster(upright(raw, orientation), alpha, geometry.bands, geometry.nodata, clear)
+    samples = replace(samples, bands=geometry.bands, nodata=geometry.nodata)
+    return turned((samples.stored() if stored else samples).raster(raw), orientation)
+
+
+@contained
+def samples_by_windows(path: Path) -> Samples | None:
+    """What the samples mean that rasterio reads of the first page, without its bands' names and nodata.
+
+    None where they are not those of the image as `read_tiff` gives it: turned, of other colours, of several pages.
+    """
+    try:
+        with _opened(path) as file:
+            _check_pages(file)
+            images = _images(file)
+            page: Any = file.pages.first
+            image = images[0]
+            alone = len(images) == len(image.pages) == 1 and image.series.keyframe.index == page.index
+            if not alone or _orientation(page) != 1 or not (_is_plain(page) or _is_photograph(page)):
+                return None
+            if _is_picture(file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
+                return None  # Pillow divides by alpha
+            return _samples(page, int(page.samplesperpixel), bool(file.is_geotiff))
+    except _ERRORS as error:  # reported where its pixels are read
+        log.info("%s: not by windows: %s", path, one_line(error, 200))
+        return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    if is_url(path):
+        with opened_by_ranges(url_of(path)) as stream, tifffile.TiffFile(stream, name=path.name) as file:
+            yield file
+        return
+    with tifffile.TiffFile(path) as file:
+        yield file
+
+
+def _samples(page: Any, count: int, georeferenced: bool) -> Samples:  # noqa: FBT001
+    """What the samples of a page mean. count: how many planes its image has."""
+    extra = [int(kind) for kind in page.extrasamples]
+    photometric, bits = int(page.photometric), int(page.bitspersample)
+    alpha = next((count - len(extra) + place for place, kind in enumerate(extra) if kind in (1, 2)), None)
+    clear = georeferenced and alpha is not None
+    if alpha is None and photometric == 2 and count == 4:
+        alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
+    palette = _palette(page) if photometric in (1, 3) and count == 1 else None  # GDAL may write 1 beside a colour map
+    return Samples(
+        palette=palette,
+        black=2**bits - 1 if photometric == 0 and int(page.sampleformat) == 1 else None,
+        bit=bits == 1 and count == 1 and palette is None,
+        alpha=alpha,
+        clear=clear,
+    )
+
+
+def _palette(page: Any) -> NDArray[np.uint8] | None:  # -> P 3
+    """A colour for every index, black where the file has none for it; TIFF 6.0 stores them in 16 bits."""
+    bits = int(page.bitspersample)
+    if page.colormap is None or bits > 16:
+        return None
+    colours = (np.reshape(page.colormap, (3, -1)).T[: 2**bits] >> 8).astype(np.uint8)
+    return np.pad(colours, ((0, 2**bits - len(colours)), (0, 0)))
+
+
+def _orientation(page: Any) -> int:
+    return int(page.tags.valueof(274, default=1))
 
 
 def _check_pages(file: Any) -> None:
@@ -161,9 +229,26 @@ def _planes(file: tifffile.TiffFile, image: _Image) -> NDArray[Any]:  # -> H W B
 
 def _is_picture(file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
+    if _NODATA in page.tags and _is_plain(page):
+        return False  # Pillow does not give the samples that nodata is one of
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
     named = [int(kind) for kind in page.extrasamples]
-    bands = int(page.photometric) in (0, 1) and int(page.samplesperpixel) > 1 and not (set(named) & {1, 2})
+    if int(page.photometric) == 1 and page.colormap is not None:
+        return False
+    colours = {0: 1, 1: 1, 2: 3}.get(int(page.photometric), 4)
+    bands = int(page.samplesperpixel) > colours and not (set(named) & {1, 2})
     planar = int(page.planarconfig) == 2
     known = int(page.photometric) in _PILLOWS and all(len(image.pages) == 1 for image in images)
     return plain and known and not (file.is_geotiff or bands or planar)
+
+
+def _is_plain(page: Any) -> bool:
+    """Whether `Samples` say all of its colours: values or a palette, of whole bytes or, alone, one bit."""
+    bits, alone = int(page.bitspersample), int(page.samplesperpixel) == 1
+    colours = {0: alone, 1: True, 2: bits > 1, 3: alone}.get(int(page.photometric), False)
+    return colours and (bits >= 8 or (bits == 1 and alone)) and page.dtype is not None and page.dtype.kind in "buif"
+
+
+def _is_photograph(page: Any) -> bool:
+    """Whether every decoder gives RGB for it."""
+    return int(page.photometric) == 6 and int(page.compression) == 7
