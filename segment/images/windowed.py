@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.formats.georeference import Described, described, overview_of, window_of
+from segment.images.formats.georeference import (
+    Described,
+    described,
+    mask_of,
+    mask_overview_of,
+    overview_of,
+    window_of,
+)
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster
 from segment.images.formats.samples import Samples
@@ -78,6 +85,7 @@ class WindowedImage:
     spec: InputSpec
     samples: Samples
     kind: str
+    masked: bool
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,15 +104,16 @@ class WindowedImage:
         """The image (H W C) at most so large, from its overviews where it has them, and where that holds data."""
         height, width = self.shape[:2]
         step = max(1, -(-max(height, width) // side))
-        read = overview_of(self.path, (-(-height // step), -(-width // step)))
-        raster = self.samples.raster(read)
+        size = -(-height // step), -(-width // step)
+        mask = mask_overview_of(self.path, size) if self.masked else None
+        raster = self.samples.raster(overview_of(self.path, size), mask)
         valid = valid_in(raster)
         raw = channels_in(raster, self.spec.channels, str(self.path))
         return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
 
     def valid(self) -> Bits | None:  # H W
         """Where it holds data; None: everywhere."""
-        if not self.samples.can_be_absent and self.kind != "f":
+        if not (self.samples.can_be_absent or self.masked) and self.kind != "f":
             return None
         height, width = self.shape[:2]
         whole, everywhere = Bits(height, width), True
@@ -122,7 +131,8 @@ class WindowedImage:
             yield start, max(start, stop)
 
     def _raster(self, rows: tuple[int, int], columns: tuple[int, int]) -> Raster:
-        return self.samples.raster(window_of(self.path, rows, columns))
+        mask = mask_of(self.path, rows, columns) if self.masked else None
+        return self.samples.raster(window_of(self.path, rows, columns), mask)
 
 
 def by_windows(path: Path) -> bool:
@@ -160,7 +170,7 @@ def windowed(path: Path, spec: InputSpec) -> WindowedImage:
     """
     file = _described(path)
     height, width = file.height, file.width
-    image = WindowedImage(path, (height, width, spec.pixel_planes), spec, file.samples, file.kind)
+    image = WindowedImage(path, (height, width, spec.pixel_planes), spec, file.samples, file.kind, file.masked)
     image[0:1, 0:1]  # what its bands or values would be refused for
     log.info("%s is read a window at a time: %d x %d pixels.", path, height, width)
     return image

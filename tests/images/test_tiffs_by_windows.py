@@ -17,9 +17,11 @@ from PIL import Image
 
 from segment.errors import ImageUnreadable
 from segment.images import windowed
-from segment.images.find import Source
+from segment.images.find import Source, find_images
 from segment.images.read import few_pixels, is_large, read_label, read_source
 from segment.images.specs import InputSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (300, 280, 3)).astype(np.uint8)
@@ -28,6 +30,7 @@ CLASSES = GREY % 4
 PALETTE = np.array([[10, 20, 30], [255, 0, 0], [0, 255, 0], [60, 70, 240]], np.uint8)
 SOFT = COLOURS[:8, :8].repeat(40, 0).repeat(40, 1)[:300, :280]
 FOUR = np.dstack([COLOURS, GREY // 2 * (GREY > 99)])
+INSIDE = GREY > 40
 PLACE = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
 
 
@@ -41,13 +44,23 @@ def plain(path: Path, pixels: NDArray[Any], photometric: str = "minisblack", **o
     tifffile.imwrite(path, pixels, photometric=photometric, metadata=None, **options)
 
 
-def raster(path: Path, pixels: NDArray[Any], *, colours: bool = False, **profile: Any) -> None:
-    """By rasterio; a palette given after the pixels stays beside the photometric interpretation of grey."""
+def raster(
+    path: Path, pixels: NDArray[Any], *, colours: bool = False, mask: str = "", place: Any = PLACE, **profile: Any
+) -> None:
+    """By rasterio; a palette given after the pixels stays beside the photometric interpretation of grey.
+
+    mask: "inside" the file, or "beside" it
+    """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, count = pixels.shape
     shape = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": pixels.dtype.name}
-    with rasterio.open(path, "w", **shape | PLACE | profile) as file:
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=mask != "beside"),
+        rasterio.open(path, "w", **shape | place | profile) as file,
+    ):
         file.write(np.moveaxis(pixels, -1, 0))
+        if mask:
+            file.write_mask(INSIDE)
         if colours:
             file.write_colormap(1, {index: (*map(int, colour), 255) for index, colour in enumerate(PALETTE)})
 
@@ -92,6 +105,11 @@ TIFFS: dict[str, Callable[[Path], Any]] = {
     "CMYK": lambda path: saved(Image.fromarray(COLOURS).convert("CMYK"), path, "TIFF"),
     "Lab": lambda path: plain(path, COLOURS, "cielab"),
     "JPEG": lambda path: saved(Image.fromarray(SOFT), path, "TIFF", compression="jpeg"),
+    "masked, geo": lambda path: raster(path, COLOURS, mask="inside", tiled=True, compress="deflate"),
+    "masked by a file, geo": lambda path: raster(path, COLOURS.astype(np.uint16), mask="beside"),
+    "masked, palette": lambda path: raster(path, CLASSES, colours=True, mask="inside", photometric="PALETTE"),
+    "masked": lambda path: raster(path, COLOURS, mask="inside", place={}, photometric="RGB"),
+    "masked, nodata": lambda path: raster(path, GREY, mask="inside", nodata=99),
     "signed": lambda path: plain(path, GREY.astype(np.int8)),
     "float": lambda path: plain(path, np.where(GREY == 9, np.nan, GREY).astype(np.float32)),
 }
@@ -169,3 +187,47 @@ def test_nodata_of_a_palette_is_an_index_and_of_white_at_0_a_stored_value(tmp_pa
         assert image.valid is not None
         np.testing.assert_array_equal(image.valid[:], ~absent)
         assert not image.pixels[absent].any()
+
+
+@pytest.mark.parametrize("kind", ["masked, geo", "masked by a file, geo", "masked, palette", "masked"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_what_lies_under_the_mask_of_a_raster_is_without_data(
+    kind: str,
+    copies: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.tif"
+    TIFFS[kind](path)
+    if copies:
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews([2, 4])
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.dataset_mask() > 0, INSIDE)
+    image = read_source(Source("a", path), InputSpec(white=255))
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid[:], INSIDE)
+    assert not image.pixels[~INSIDE].any()
+    assert image.pixels[INSIDE].any()
+    assert find_images(path)[0].part is None
+
+
+def test_the_mask_of_a_virtual_raster_is_that_of_its_tiff(tmp_path: Path) -> None:
+    TIFFS["masked, geo"](tmp_path / "b.tif")
+    with rasterio.open(tmp_path / "b.tif") as file:
+        rasterio.shutil.copy(file, tmp_path / "a.vrt", driver="VRT")
+    image = read_source(Source("a", tmp_path / "a.vrt"), InputSpec())
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid[:], INSIDE)
+
+
+def test_a_masked_picture_that_is_turned_is_turned_with_its_mask(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for name, pixels in (("plain", COLOURS), ("deep", COLOURS.astype(np.uint16))):
+        with tifffile.TiffWriter(path) as file:
+            file.write(pixels, photometric="rgb", metadata=None, **turned(6))
+            file.write(INSIDE, photometric="minisblack", subfiletype=4, metadata=None)
+        image = read_source(Source("a", path), InputSpec(white=255))
+        assert image.valid is not None
+        np.testing.assert_array_equal(image.valid[:], np.rot90(INSIDE, -1), err_msg=name)
+        expected = np.where(INSIDE[..., None], COLOURS, 0)
+        np.testing.assert_array_equal(image.pixels, np.rot90(expected, -1), err_msg=name)

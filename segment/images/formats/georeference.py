@@ -139,12 +139,13 @@ def _warn_of_lost_georeference() -> None:
 
 @dataclass(frozen=True)
 class Described:
-    """What a raster's header says: H and W, the number type, and what its samples mean."""
+    """What a raster's header says: H and W, the number type, what its samples mean, whether a mask goes with it."""
 
     height: int
     width: int
     kind: str
     samples: Samples
+    masked: bool
 
 
 @contained
@@ -160,7 +161,8 @@ def described(path: Path) -> Described:
             nodata=geometry.nodata,
             clear=True,
         )
-        return Described(int(raster.height), int(raster.width), np.dtype(raster.dtypes[0]).kind, samples)
+        masked = [flag.name for flag in raster.mask_flag_enums[0]] == ["per_dataset"]  # "alpha" stands beside it
+        return Described(int(raster.height), int(raster.width), np.dtype(raster.dtypes[0]).kind, samples, masked)
 
 
 def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3
@@ -183,10 +185,24 @@ def window_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> ND
 
 
 @contained
+def mask_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.bool_]:  # -> h w
+    """Where a window holds data by the mask of the raster. Errors: as `window_of`."""
+    with opened(path) if is_url(path) else _reading(path) as raster:
+        return read_window(raster, path, rows, columns, of_mask=True) != 0
+
+
+@contained
 def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
     """The bands at another size, from overviews where the raster has them."""
     with opened(path) as raster:
         return np.moveaxis(raster.read(out_shape=(raster.count, *size)), 0, -1)
+
+
+@contained
+def mask_overview_of(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:  # -> h w
+    """The mask of the raster at another size."""
+    with opened(path) as raster:
+        return raster.read_masks(1, out_shape=size) != 0
 
 
 class _Reading:
@@ -213,11 +229,14 @@ class _Reading:
 _reading = _Reading()
 
 
-def read_window(raster: Any, path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
-    """The bands of a window of an open raster (C h w). Errors: ImageUnreadable where its data are damaged."""
+def read_window(
+    raster: Any, path: Path, rows: tuple[int, int], columns: tuple[int, int], *, of_mask: bool = False
+) -> NDArray[Any]:
+    """The bands of a window of an open raster (C h w), or its mask (h w). Errors: ImageUnreadable for damaged data."""
+    window = (rows, columns)
     with quiet_gdal() as rasterio:
         try:
-            read: NDArray[Any] = raster.read(window=(rows, columns))
+            read: NDArray[Any] = raster.read_masks(1, window=window) if of_mask else raster.read(window=window)
         except (rasterio.errors.RasterioError, *_BROKEN) as error:
             raise _unreadable(path, "does not decode", error) from None
     return read
@@ -229,8 +248,11 @@ def read_raster(path: Path, *, stored: bool = False) -> Raster:
     stored: the samples as they are, an index in place of its colour
     """
     file = described(path)
-    raw = np.ascontiguousarray(window_of(path, (0, file.height), (0, file.width)))
-    return (file.samples.stored() if stored else file.samples).raster(raw)
+    whole = (0, file.height), (0, file.width)
+    raw = np.ascontiguousarray(window_of(path, *whole))
+    if stored:
+        return file.samples.stored().raster(raw)
+    return file.samples.raster(raw, mask_of(path, *whole) if file.masked else None)
 
 
 def raster_size(path: Path) -> tuple[int, int] | None:

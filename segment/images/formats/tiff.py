@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,12 @@ from segment.images.formats.pictures import (
     turned,
     undecodable,
     unknown_pixels,
+    upright,
 )
 from segment.images.formats.raster import Raster
 from segment.images.formats.samples import Samples
 from segment.images.isolation import contained
-from segment.images.limits import check_bytes
+from segment.images.limits import check_bytes, is_file
 from segment.stores.ranges import opened_by_ranges
 from segment.stores.urls import is_url, url_of
 
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged tag is a line on stderr each
 
-_NOT_A_PAGE = 1 | 4  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
+_MASK = 4
+_NOT_A_PAGE = 1 | _MASK  # TIFF 6.0, NewSubfileType: a smaller copy of another page, a transparency mask
 _PILLOWS = frozenset({0, 1, 2, 3, 5, 6, 8})  # photometric: white is 0, black is 0, RGB, palette, CMYK, YCbCr, CIE Lab
 _NODATA = 42113  # GDAL's tag
 _CHANNEL_AXES = "CS"
@@ -90,11 +93,13 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
                 raise several(path, len(images))
             image = images[number or 0]
             page: Any = image.series.keyframe
+            orientation = _orientation(page)
+            mask = None if stored else _mask(path, file, page)
             if not stored and _is_picture(file, page, images):
-                return read_picture(path, None if len(file.pages) == 1 else page.index)
+                picture = read_picture(path, None if len(file.pages) == 1 else page.index)
+                return picture if mask is None else replace(picture, mask=upright(mask, orientation))
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
-            orientation = _orientation(page)
             samples = _samples(page, raw.shape[2], bool(file.is_geotiff))
     except (ImageUnreadable, OSError) as error:
         if isinstance(error, ImageUnreadable):
@@ -108,7 +113,7 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
         raise unknown_pixels(path, str(raw.dtype))
     geometry = tiff_geometry(path)
     samples = replace(samples, bands=geometry.bands, nodata=geometry.nodata)
-    return turned((samples.stored() if stored else samples).raster(raw), orientation)
+    return turned((samples.stored() if stored else samples).raster(raw, mask), orientation)
 
 
 @contained
@@ -227,10 +232,35 @@ def _planes(file: tifffile.TiffFile, image: _Image) -> NDArray[Any]:  # -> H W B
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
 
+def _mask(path: Path, file: tifffile.TiffFile, page: Any) -> NDArray[np.bool_] | None:  # H W
+    """Where a page holds data by the mask that GDAL writes after it, or into a file of its own beside it."""
+    size = page.imagelength, page.imagewidth
+    inside = _mask_page(file, page)
+    if inside is not None:
+        return np.reshape(inside.asarray(), size) != 0
+    beside = path.with_name(f"{path.name}.msk")
+    if page.index > 0 or not is_file(beside):
+        return None
+    with tifffile.TiffFile(beside) as masks:
+        values = masks.pages.first.asarray()
+    return values != 0 if values.shape == size else None
+
+
+def _mask_page(file: tifffile.TiffFile, page: Any) -> Any:
+    pages: Any = file.pages
+    for other in islice(pages, page.index + 1, None):
+        kind = int(getattr(other, "subfiletype", 0))
+        if not kind & _NOT_A_PAGE:
+            break
+        if kind & _MASK and (other.imagelength, other.imagewidth) == (page.imagelength, page.imagewidth):
+            return other
+    return None
+
+
 def _is_picture(file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
-    if _NODATA in page.tags and _is_plain(page):
-        return False  # Pillow does not give the samples that nodata is one of
+    if (_is_plain(page) or _is_photograph(page)) and (_NODATA in page.tags or _mask_page(file, page) is not None):
+        return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
     named = [int(kind) for kind in page.extrasamples]
     if int(page.photometric) == 1 and page.colormap is not None:
