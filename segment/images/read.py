@@ -153,12 +153,9 @@ def read_plane(path: Path, part: int | str | None = None, axis: int = 2) -> NDAr
 def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int64] | None:  # H W
     check_is_file(path)
     check_pixels(path, size_of(Source("", path, part=part, axis=axis)))
-    number = part if isinstance(part, int) else None
     kind = _kind(path)
     if kind == "picture":
-        return read_indices(path, number)
-    if kind == "tiff" and (indices := _palette_of_tiff(path, number)) is not None:
-        return indices
+        return read_indices(path, part if isinstance(part, int) else None)
     raster = read_array(path, part, LABEL_KEYS) if kind == "array" else _decode(path, part, axis, stored=True)
     raw = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
     if raw.shape[2] != 1:
@@ -170,14 +167,6 @@ def _read_plane(path: Path, part: int | str | None, axis: int) -> NDArray[np.int
     if plane.dtype.kind == "f" and not (index == plane).all():
         raise ImageUnreadable(f"{str(path)!r} is no label map: its values are not whole numbers.")
     return index
-
-
-def _palette_of_tiff(path: Path, number: int | None) -> NDArray[np.int64] | None:
-    """A TIFF of 8 bits or fewer that Pillow reads: the indices of its palette, not their colours."""
-    try:
-        return read_indices(path, number)
-    except ImageUnreadable:  # of a kind that is tifffile's
-        return None
 
 
 def size_of(source: Source) -> tuple[int, int] | None:

@@ -8,11 +8,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from image_files import COLOURS, DEEP, SMOOTH, SUFFIX, png, refusal, saved, tiff
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segment.images.read import read_image, read_label
+from segment.images.find import Source
+from segment.images.read import read_image, read_label, read_source
+from segment.images.specs import InputSpec
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
@@ -190,3 +193,36 @@ def test_a_colour_label_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_names_of_any_script_are_read(tmp_path: Path) -> None:
     path = saved(Image.fromarray(COLOURS), tmp_path / "Straße 道路 дорога.png", "PNG")
     np.testing.assert_array_equal(read_image(path), COLOURS)
+
+
+STORED = np.random.default_rng(2).integers(0, 128, (20, 30))
+LABEL_TIFFS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "8 bits": (STORED.astype(np.uint8), {}),
+    "8 bits, white is 0": (STORED.astype(np.uint8), {"photometric": "miniswhite"}),
+    "16 bits, white is 0": (STORED.astype(np.uint16), {"photometric": "miniswhite"}),
+    "32 bits, white is 0": (STORED.astype(np.uint32), {"photometric": "miniswhite"}),
+    "1 bit, white is 0": (STORED > 60, {"photometric": "miniswhite"}),
+    "2 bits": ((STORED % 4).astype(np.uint8), {"bitspersample": 2}),
+    "signed": ((STORED - 1).astype(np.int8), {"photometric": "minisblack"}),
+    "packed": (STORED.astype(np.uint8), {"photometric": "miniswhite", "compression": "lzw"}),
+}
+
+
+@pytest.mark.parametrize("kind", LABEL_TIFFS)
+def test_the_values_of_a_label_tiff_are_those_stored_whatever_is_white(kind: str, tmp_path: Path) -> None:
+    values, options = LABEL_TIFFS[kind]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, metadata=None, **options)
+    np.testing.assert_array_equal(read_label(path), values)
+    Image.fromarray(COLOURS.repeat(4, 0).repeat(4, 1)[:20, :30]).save(tmp_path / "i.png")
+    image = read_source(Source("a", tmp_path / "i.png", mask=path), InputSpec())
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid[:], values != 0)
+
+
+def test_a_page_of_labels_among_smaller_copies_is_the_page_that_an_image_has(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in (STORED, STORED[::-1]):
+            file.write(page.astype(np.uint8), metadata=None)
+            file.write(page[::2, ::2].astype(np.uint8), subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", 1), STORED[::-1])
