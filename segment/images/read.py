@@ -115,7 +115,7 @@ def _decode(path: Path, part: int | str | None, axis: int, *, stored: bool = Fal
 
 
 def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, stored: bool) -> Raster:
-    """stored: the samples of a TIFF or raster as they are, an index in place of its colour."""
+    """stored: the samples of a TIFF, raster or DICOM file as they are, an index in place of its colour."""
     number = part if isinstance(part, int) else None
     if kind == "tiff":
         return read_tiff(path, number, stored=stored)
@@ -126,7 +126,7 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
     if kind == "volume":
         return Raster(read_slice(path, number or 0, axis))
     if kind == "dicom":
-        return read_dicom(path, number)
+        return read_dicom(path, number, stored=stored)
     if kind == "video":
         return Raster(read_frame(path, number or 0))
     return read_picture(path, number)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.formats.pictures import several
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Affine, Geometry
 from segment.images.limits import check_is_file, is_file
@@ -22,6 +25,26 @@ Slice = tuple[Path, int | None, Geometry]
 """A file, the number of a frame where it has several, and where the slice lies."""
 
 _MAGIC = b"DICM"
+_UNITS = "PixelValueTransformationSequence"
+
+PARALLEL, APART = 1e-3, 1e-6
+"""How far the axes of parallel slices may differ, in parts of their length; millimetres between slices at least."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A slice by its header. position, axes: NaN where it does not say them.
+
+    number: of the frame in its file, None of its only one; order: in a series without positions
+    """
+
+    path: Path
+    number: int | None
+    order: int
+    position: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    spacing: NDArray[np.float64]
+    thickness: float
 
 
 def is_dicom(path: Path) -> bool:
@@ -38,38 +61,63 @@ def is_dicom(path: Path) -> bool:
 def slices_of(paths: Iterable[Path]) -> list[Slice]:
     """Slices by series, each in the order of its positions along the series' normal; a damaged file comes last.
 
-    Errors: MissingExtra without pydicom.
+    A file with several frames is a volume of its own. Errors: MissingExtra without pydicom.
     """
-    series: dict[str, list[tuple[Path, Any]]] = defaultdict(list)
+    volumes: dict[str, list[_Frame]] = defaultdict(list)
     damaged: list[Slice] = []
     for path in paths:
         try:
             with here(path) as copy:
-                header = _header(copy)
+                series, frames = _frames_of(path, _header(copy))
         except (ImageUnreadable, OSError):  # reported where its pixels are read
             damaged.append((path, None, Geometry()))
             continue
-        series[str(header.get("SeriesInstanceUID", path.parent))].append((path, header))
-    return [slice for uid, files in series.items() for slice in _ordered(uid, files)] + damaged
+        volumes[series if len(frames) == 1 else str(path)] += frames
+    return [slice for volume, frames in volumes.items() for slice in _ordered(volume, frames)] + damaged
 
 
-def read_dicom(path: Path, frame: int | None = None) -> Raster:
-    """The pixels in modality units (Hounsfield units of a CT), float32 where the file has a slope or intercept."""
+def read_dicom(path: Path, frame: int | None = None, *, stored: bool = False) -> Raster:
+    """The pixels in modality units (Hounsfield units of a CT), float32 where the file has a slope or intercept.
+
+    Without units, values whose lowest is white (MONOCHROME1) are inverted, and indices are colours.
+    stored: neither of the two
+    """
     pydicom = imported("pydicom", extra="medical", what="DICOM files")
+    processing = imported("pydicom.pixels", extra="medical", what="DICOM files")
     try:
         data = pydicom.dcmread(path)
-        pixels = np.asarray(data.pixel_array)
-        if int(data.get("NumberOfFrames", 1) or 1) > 1:
-            pixels = pixels[frame or 0]
-        if "RescaleSlope" in data or "RescaleIntercept" in data:
-            slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
-            if (slope, intercept) != (1.0, 0.0):
-                pixels = (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
+        if frame is None and int(data.get("NumberOfFrames", 1) or 1) > 1:
+            raise several(path, len(_frames_of(path, data)[1]))
+        pixels = np.asarray(processing.pixel_array(data, index=frame or 0))
+        unchanged = pixels
+        kind = str(data.get("PhotometricInterpretation", ""))
+        slope = float(_value(data, frame or 0, _UNITS, "RescaleSlope", 1))
+        intercept = float(_value(data, frame or 0, _UNITS, "RescaleIntercept", 0))
+        if data.get("ModalityLUTSequence"):
+            pixels = processing.apply_modality_lut(pixels, data)
+        elif (slope, intercept) != (1.0, 0.0):
+            pixels = (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
+        if not stored and pixels is unchanged:
+            if kind == "MONOCHROME1":
+                pixels = _inverted(pixels, int(data.BitsStored))
+            elif kind == "PALETTE COLOR":
+                colours = processing.apply_color_lut(pixels, data)
+                pixels = colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+    except ImageUnreadable:
+        raise
     except FileNotFoundError:
         raise ImageUnreadable(f"{str(path)!r} cannot be read: No such file. Correct the path.") from None
     except Exception as error:  # pydicom and its codecs raise of every class
         raise ImageUnreadable(f"{str(path)!r} does not decode as DICOM: {one_line(error, 300)}") from None
     return Raster(pixels if pixels.ndim == 3 else pixels[..., None])
+
+
+def _inverted(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Stored values of so many bits, the largest for the smallest."""
+    if pixels.dtype.kind not in "iu":
+        raise ValueError(f"MONOCHROME1 of {pixels.dtype} is not read")
+    top = pixels.dtype.type(2**bits - 1 if pixels.dtype.kind == "u" else -1)
+    return top - pixels
 
 
 def dicom_size(path: Path) -> tuple[int, int] | None:
@@ -104,39 +152,70 @@ def _check_numbers(header: Any, size: int) -> None:
         raise ValueError(f"its {size} bytes hold no {header.NumberOfFrames} frames")
 
 
-def _ordered(uid: str, files: Sequence[tuple[Path, Any]]) -> list[Slice]:
-    first = files[0][1]
-    frames = int(first.get("NumberOfFrames", 1) or 1)
-    if frames > 1:
-        return [
-            (path, number, Geometry(volume=uid, index=number, count=int(header.get("NumberOfFrames", 1))))
-            for path, header in files
-            for number in range(int(header.get("NumberOfFrames", 1)))
-        ]
-    placed = all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for _, header in files)
-    if placed:
-        normal = np.cross(*np.array(first.ImageOrientationPatient, float).reshape(2, 3))
-        files = sorted(files, key=lambda file: float(normal @ np.array(file[1].ImagePositionPatient, float)))
-    else:
-        files = sorted(files, key=lambda file: (int(file[1].get("InstanceNumber", 0) or 0), str(file[0])))
-    affine = _affine([header for _, header in files]) if placed else None
+def _value(header: Any, frame: int, group: str, name: str, default: Any = None) -> Any:
+    """An attribute of a frame: by its own functional groups, those of all frames, or the file itself."""
+    for sequence, place in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        groups = header.get(sequence)
+        part = groups[place].get(group) if groups else None
+        if part and part[0].get(name) is not None:
+            return part[0].get(name)
+    value = header.get(name)
+    return default if value is None else value
+
+
+def _frames_of(path: Path, header: Any) -> tuple[str, list[_Frame]]:
+    """The series of a file, and its frames. Errors: ImageUnreadable for values that do not decode."""
+
+    def numbers(frame: int, group: str, name: str, missing: Sequence[float]) -> NDArray[np.float64]:
+        value = _value(header, frame, group, name)
+        if value is None:
+            return np.array(missing)
+        found = np.array(value, float).reshape(len(missing))
+        if not np.isfinite(found).all():
+            raise ValueError(f"{name} is {value}")
+        return found
+
+    def frame_of(frame: int) -> _Frame:
+        position = numbers(frame, "PlanePositionSequence", "ImagePositionPatient", [np.nan] * 3)
+        axes = numbers(frame, "PlaneOrientationSequence", "ImageOrientationPatient", [np.nan] * 6)
+        spacing = numbers(frame, "PixelMeasuresSequence", "PixelSpacing", [1.0, 1.0])
+        thickness = float(_value(header, frame, "PixelMeasuresSequence", "SliceThickness") or 1)
+        order = frame if count > 1 else int(header.get("InstanceNumber", 0) or 0)
+        return _Frame(path, frame if count > 1 else None, order, position, axes, spacing, thickness)
+
+    try:
+        count = int(header.get("NumberOfFrames", 1) or 1)
+        return str(header.get("SeriesInstanceUID", path.parent)), [frame_of(frame) for frame in range(count)]
+    except Exception as error:
+        raise ImageUnreadable(f"{str(path)!r} does not open as DICOM: {one_line(error, 200)}.") from None
+
+
+def _ordered(volume: str, frames: Sequence[_Frame]) -> list[Slice]:
+    """The slices of a volume in order; without an affine where they are not parallel, or lie upon each other."""
+    frames = sorted(frames, key=lambda frame: (frame.order, str(frame.path)))
+    axes, affine = frames[0].axes, None
+    if np.allclose([frame.axes for frame in frames], axes, rtol=0, atol=PARALLEL):
+        normal = np.cross(*axes.reshape(2, 3))
+        placed = sorted(frames, key=lambda frame: float(normal @ frame.position))
+        steps = np.diff([normal @ frame.position for frame in placed])
+        if (steps > APART).all() and np.isfinite(placed[0].position).all():
+            frames, affine = placed, _affine(placed)
     return [
-        (path, None, Geometry(volume=uid, affine=affine, axis=2, index=index, count=len(files)))
-        for index, (path, _) in enumerate(files)
+        (frame.path, frame.number, Geometry(volume=volume, affine=affine, axis=2, index=index, count=len(frames)))
+        for index, frame in enumerate(frames)
     ]
 
 
-def _affine(headers: Sequence[Any]) -> Affine:
+def _affine(frames: Sequence[_Frame]) -> Affine:
     """Voxel (column, row, slice) to millimetres, right-anterior-superior; DICOM's own axes point left and back."""
-    first, last = headers[0], headers[-1]
-    right, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
-    between_rows, between_columns = (float(value) for value in first.get("PixelSpacing", (1, 1)))
-    start = np.array(first.ImagePositionPatient, float)
-    if len(headers) > 1:
-        step = (np.array(last.ImagePositionPatient, float) - start) / (len(headers) - 1)
+    first, last = frames[0], frames[-1]
+    right, down = first.axes.reshape(2, 3)
+    between_rows, between_columns = first.spacing
+    if len(frames) > 1:
+        step = (last.position - first.position) / (len(frames) - 1)
     else:
-        step = np.cross(right, down) * float(first.get("SliceThickness", 1) or 1)
+        step = np.cross(right, down) * first.thickness
     affine = np.eye(4)
-    affine[:3] = np.stack([right * between_columns, down * between_rows, step, start], axis=1)
+    affine[:3] = np.stack([right * between_columns, down * between_rows, step, first.position], axis=1)
     affine[:2] *= -1
     return tuple(tuple(float(value) for value in row) for row in affine)

@@ -1,0 +1,159 @@
+"""DICOM files of several frames: units and places by their functional groups; each is a volume of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from segment.errors import ImageUnreadable
+from segment.images.find import Source, find_images
+from segment.images.read import decode, read_label, read_source
+from segment.images.specs import InputSpec
+from segment.images.where import geometry_of
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 4096, (4, 8, 10)).astype(np.uint16)
+AXES = [1, 0, 0, 0, 0.6, 0.8]
+NORMAL = np.cross(AXES[:3], AXES[3:])
+
+
+def group(**attributes: Any) -> Dataset:
+    """A data set; an attribute that is a data set becomes a sequence of it."""
+    made = Dataset()
+    for name, value in attributes.items():
+        setattr(made, name, [value] if isinstance(value, Dataset) else value)
+    return made
+
+
+def dicom(path: Path, pixels: NDArray[Any], kind: str = "MONOCHROME2", *, bits: int = 0, **attributes: Any) -> Path:
+    """pixels: H W, or F H W of several frames."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    file = group(SOPClassUID=meta.MediaStorageSOPClassUID, SOPInstanceUID=meta.MediaStorageSOPInstanceUID)
+    file.file_meta = meta
+    file.Rows, file.Columns = pixels.shape[-2:]
+    if pixels.ndim == 3:
+        file.NumberOfFrames = len(pixels)
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
+    file.BitsAllocated = 8 * pixels.dtype.itemsize
+    file.BitsStored = bits or file.BitsAllocated
+    file.HighBit, file.PixelRepresentation = file.BitsStored - 1, int(pixels.dtype.kind == "i")
+    file.PixelData = pixels.tobytes()
+    for name, value in attributes.items():
+        setattr(file, name, value)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pydicom.dcmwrite(path, file, enforce_file_format=True)
+    return path
+
+
+def units(slope: float, intercept: float) -> Dataset:
+    return group(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")
+
+
+def enhanced(path: Path, heights: Sequence[float], **attributes: Any) -> Path:
+    """A CT of one file, whose frames lie at these heights along the normal."""
+    shared = group(
+        PixelValueTransformationSequence=units(1, -1024),
+        PlaneOrientationSequence=group(ImageOrientationPatient=AXES),
+        PixelMeasuresSequence=group(PixelSpacing=[0.5, 0.75], SliceThickness=2),
+    )
+    own = [
+        group(PlanePositionSequence=group(ImagePositionPatient=[float(value) for value in height * NORMAL + [1, 2, 3]]))
+        for height in heights
+    ]
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": own}
+    return dicom(path, FRAMES[: len(heights)], SeriesInstanceUID=generate_uid(), **groups | attributes)
+
+
+def test_frames_are_in_the_units_that_their_functional_groups_say(tmp_path: Path) -> None:
+    path = enhanced(tmp_path / "a.dcm", [0, 1, 2, 3])
+    for number in range(4):
+        np.testing.assert_array_equal(decode(path, number).raw[..., 0], FRAMES[number].astype(np.float32) - 1024)
+    own = [group(PixelValueTransformationSequence=units(0.5 + number, 7 * number)) for number in range(4)]
+    path = enhanced(tmp_path / "b.dcm", [0, 1, 2, 3], PerFrameFunctionalGroupsSequence=own)
+    for number in range(4):
+        expected = FRAMES[number] * (0.5 + number) + 7 * number
+        np.testing.assert_array_equal(decode(path, number).raw[..., 0], expected.astype(np.float32))
+
+
+def test_frames_lie_where_their_functional_groups_say(tmp_path: Path) -> None:
+    enhanced(tmp_path / "a.dcm", [6.0, 0.0, 4.0, 2.0])
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == ["a/0001", "a/0003", "a/0002", "a/0000"]
+    for index, source in enumerate(sources):
+        geometry = geometry_of(source)
+        assert (geometry.index, geometry.count, geometry.axis) == (index, 4, 2)
+        # the standard's equation C.7.6.2.1-1, turned from left-posterior-superior to right-anterior-superior
+        column, row = 3, 5
+        place = (
+            np.array([1, 2, 3])
+            + 2 * index * NORMAL
+            + 0.75 * column * np.array(AXES[:3])
+            + 0.5 * row * np.array(AXES[3:])
+        )
+        np.testing.assert_allclose(
+            np.array(geometry.affine) @ [column, row, index, 1], [-place[0], -place[1], place[2], 1]
+        )
+
+
+@pytest.mark.parametrize("heights", [[0, 0, 0], [0, 1, 1]])
+def test_frames_that_lie_upon_each_other_keep_their_order_and_have_no_affine(
+    heights: list[float], tmp_path: Path
+) -> None:
+    enhanced(tmp_path / "a.dcm", heights)
+    sources = find_images(tmp_path)
+    assert [source.part for source in sources] == [0, 1, 2]
+    assert {geometry_of(source).affine for source in sources} == {None}
+
+
+@pytest.mark.parametrize(("kind", "bits", "top"), [(np.uint8, 0, 255), (np.uint16, 12, 4095), (np.int16, 0, -1)])
+def test_values_whose_lowest_is_white_are_inverted_where_they_have_no_units(
+    kind: type[np.generic], bits: int, top: int, tmp_path: Path
+) -> None:
+    values = (FRAMES[0] % 200).astype(kind)
+    path = dicom(tmp_path / "a.dcm", values, "MONOCHROME1", bits=bits, RescaleSlope=1, RescaleIntercept=0)
+    np.testing.assert_array_equal(decode(path).raw[..., 0], top - values.astype(int))
+    np.testing.assert_array_equal(read_label(path), values)
+    path = dicom(tmp_path / "b.dcm", values, "MONOCHROME1", bits=bits, RescaleSlope=2, RescaleIntercept=-5)
+    np.testing.assert_array_equal(decode(path).raw[..., 0], 2 * values.astype(int) - 5)
+
+
+def test_a_table_of_units_and_a_palette_are_looked_up(tmp_path: Path) -> None:
+    index = (FRAMES[0] % 4).astype(np.uint8)
+    units_of = np.array([10, 500, 30, 4000], np.uint16)
+    table = group(LUTDescriptor=[4, 0, 16], ModalityLUTType="OD", LUTData=units_of.tobytes())
+    path = dicom(tmp_path / "a.dcm", index, ModalityLUTSequence=[table])
+    np.testing.assert_array_equal(decode(path).raw[..., 0], units_of[index])
+    colours = np.array([[0, 0, 0], [255, 0, 9], [0, 250, 0], [1, 2, 255]], np.uint8)
+    palette: dict[str, Any] = {}
+    for plane, name in enumerate(("Red", "Green", "Blue")):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
+        palette[f"{name}PaletteColorLookupTableData"] = (colours[:, plane].astype(np.uint16) * 257).tobytes()
+    path = dicom(tmp_path / "b.dcm", index, "PALETTE COLOR", **palette)
+    np.testing.assert_array_equal(read_source(Source("a", path), InputSpec()).pixels, colours[index])
+    np.testing.assert_array_equal(read_label(path), index)
+
+
+def test_functional_groups_of_fewer_frames_are_refused_in_one_line(tmp_path: Path) -> None:
+    own = [group(PixelValueTransformationSequence=units(1, 0))]
+    enhanced(tmp_path / "a.dcm", [0, 1, 2], PerFrameFunctionalGroupsSequence=own)
+    for source in find_images(tmp_path):
+        with pytest.raises(ImageUnreadable, match=r"a\.dcm.*index out of range") as refused:
+            read_source(source, InputSpec(channels=1, white=255))
+        assert "\n" not in str(refused.value)
+
+
+def test_one_image_of_several_frames_is_named(tmp_path: Path) -> None:
+    enhanced(tmp_path / "a.dcm", [0, 1, 2])
+    with pytest.raises(ImageUnreadable, match="holds 3 pages or frames"):
+        decode(tmp_path / "a.dcm")
