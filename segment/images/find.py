@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +143,25 @@ def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
 
 
 def _in_series(sources: Sequence[Source]) -> list[Source]:
-    """DICOM slices of one folder in the order of their series, each with its place in it."""
-    ordered: list[Source] = []
-    for (dicom, _), run in groupby(sources, key=lambda source: (_is_dicom(source.path), source.path.parent)):
-        group = list(run)
-        if not dicom:
-            ordered += group
-            continue
-        of_path = {source.path: source for source in group}
-        for path, frame, geometry in slices_of(of_path):
-            source = of_path[path]
+    """DICOM slices in the order of their series, each with its place in it; a series stands where its first file does.
+
+    A series may lie in several folders.
+    """
+    of_path: dict[Path, list[Source]] = {}
+    for source in sources:
+        if _is_dicom(source.path):
+            of_path.setdefault(source.path, []).append(source)
+    volumes: dict[str, list[Source]] = {}
+    volume_of: dict[Path, str] = {}
+    for path, frame, geometry in slices_of(of_path):
+        volume_of[path] = geometry.volume or str(path)
+        for source in of_path[path]:
             id = source.id if frame is None else f"{source.id}/{frame:04d}"
-            ordered.append(replace(source, id=id, part=frame, geometry=geometry))
+            placed = replace(source, id=id, part=frame, geometry=geometry)
+            volumes.setdefault(volume_of[path], []).append(placed)
+    ordered: list[Source] = []
+    for source in sources:
+        ordered += volumes.pop(volume_of[source.path], []) if source.path in volume_of else [source]
     return ordered
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
-from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from dicom_files import dicom, group
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from segment.errors import ImageUnreadable
 from segment.images.find import Source, find_images
@@ -23,37 +22,6 @@ RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 4096, (4, 8, 10)).astype(np.uint16)
 AXES = [1, 0, 0, 0, 0.6, 0.8]
 NORMAL = np.cross(AXES[:3], AXES[3:])
-
-
-def group(**attributes: Any) -> Dataset:
-    """A data set; an attribute that is a data set becomes a sequence of it."""
-    made = Dataset()
-    for name, value in attributes.items():
-        setattr(made, name, [value] if isinstance(value, Dataset) else value)
-    return made
-
-
-def dicom(path: Path, pixels: NDArray[Any], kind: str = "MONOCHROME2", *, bits: int = 0, **attributes: Any) -> Path:
-    """pixels: H W, or F H W of several frames."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    file = group(SOPClassUID=meta.MediaStorageSOPClassUID, SOPInstanceUID=meta.MediaStorageSOPInstanceUID)
-    file.file_meta = meta
-    file.Rows, file.Columns = pixels.shape[-2:]
-    if pixels.ndim == 3:
-        file.NumberOfFrames = len(pixels)
-    file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
-    file.BitsAllocated = 8 * pixels.dtype.itemsize
-    file.BitsStored = bits or file.BitsAllocated
-    file.HighBit, file.PixelRepresentation = file.BitsStored - 1, int(pixels.dtype.kind == "i")
-    file.PixelData = pixels.tobytes()
-    for name, value in attributes.items():
-        setattr(file, name, value)
-    path.parent.mkdir(exist_ok=True, parents=True)
-    pydicom.dcmwrite(path, file, enforce_file_format=True)
-    return path
 
 
 def units(slope: float, intercept: float) -> Dataset:
@@ -157,3 +125,29 @@ def test_one_image_of_several_frames_is_named(tmp_path: Path) -> None:
     enhanced(tmp_path / "a.dcm", [0, 1, 2])
     with pytest.raises(ImageUnreadable, match="holds 3 pages or frames"):
         decode(tmp_path / "a.dcm")
+
+
+def test_files_of_several_frames_are_volumes_of_their_own_though_of_one_series(tmp_path: Path) -> None:
+    for name in "ab":
+        dicom(tmp_path / f"{name}.dcm", FRAMES[:3], SeriesInstanceUID="1.9")
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == [f"{name}/{frame:04d}" for name in "ab" for frame in range(3)]
+    places = [geometry_of(source) for source in sources]
+    assert [place.index for place in places] == [0, 1, 2, 0, 1, 2]
+    assert {place.count for place in places} == {3}
+    assert len({place.volume for place in places}) == 2
+
+
+def test_a_series_in_several_folders_is_one_and_stands_where_its_first_file_does(tmp_path: Path) -> None:
+    for name, height in (("a/1", 3), ("a/2", 1), ("c/3", 2), ("c/4", 0)):
+        position: dict[str, Any] = {
+            "ImagePositionPatient": [0, 0, height],
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        }
+        dicom(tmp_path / f"{name}.dcm", FRAMES[0], SeriesInstanceUID="1.8", **position)
+    np.save(tmp_path / "b.npy", FRAMES[0])
+    dicom(tmp_path / "d.dcm", FRAMES[0], SeriesInstanceUID="1.7")
+    sources = find_images(tmp_path)
+    assert [source.id for source in sources] == ["c/4", "a/2", "c/3", "a/1", "b", "d"]
+    assert [geometry_of(source).index for source in sources[:4]] == [0, 1, 2, 3]
+    assert {geometry_of(source).count for source in sources[:4]} == {4}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import imported
+from segment.errors import WrongUse, imported
 from segment.files.writing import fresh
 from segment.images.geometry import Geometry, stacked
 
@@ -28,11 +28,18 @@ class Part:
     geometry: Geometry
 
 
-def write_volumes(folder: Path, parts: Sequence[Part], *, no_class: int) -> list[Path]:
+def write_volumes(folder: Path, parts: Sequence[Part], *, no_class: int, prefix: str = "") -> list[Path]:
     """<map>.nii.gz in `folder` for each map that the slices have, in the voxel order of the source.
 
-    A slice that was not done is NaN, and `no_class` in the prediction.
+    A slice that was not done is NaN, and `no_class` in the prediction. prefix: of the files' names
+    Errors: WrongUse for two slices in one place.
     """
+    of_index: dict[int, Part] = {}
+    for part in parts:
+        index = part.geometry.index
+        if of_index.setdefault(index, part) is not part:
+            ids = f"{of_index[index].id!r} and {part.id!r}"
+            raise WrongUse(f"Images {ids} are both slice {index} of one volume. It is not written.")
     nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
     geometry = parts[0].geometry
     affine = np.eye(4) if geometry.affine is None else np.array(geometry.affine)
@@ -41,7 +48,7 @@ def write_volumes(folder: Path, parts: Sequence[Part], *, no_class: int) -> list
     written = []
     for name in names:
         volume = _volume(parts, name, no_class)
-        path = folder / f"{name}.nii.gz"
+        path = folder / f"{prefix}{name}.nii.gz"
         image = nibabel.Nifti1Image(volume, affine)
         image.header.set_xyzt_units("mm")
         with fresh(path) as stream, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=4, mtime=0) as packed:

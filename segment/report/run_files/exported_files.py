@@ -6,8 +6,10 @@ Must not know how a format is written.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from segment.errors import SegmentError, WrongUse, error_message
@@ -19,6 +21,7 @@ from segment.files.exports.volumes import Part, write_volumes
 from segment.files.exports.zarr_group import write_group
 from segment.files.runs.run import Run
 from segment.images.find import Source
+from segment.images.formats.dicom import slices_of
 from segment.images.geometry import Geometry
 from segment.images.where import geometry_of
 from segment.networks.load import Network
@@ -96,9 +99,10 @@ def _of_sequences(
     run: Run, sources: Sequence[Source], style: PictureStyle, network: Network, formats: Sequence[str]
 ) -> Iterator[Path]:
     volumes: dict[str, list[Part]] = defaultdict(list)
+    in_series = _places_in_series(run.sources) if "nii" in formats else {}
     frames: dict[str, list[Part]] = defaultdict(list)
     for source in sources:
-        geometry = where(source)
+        geometry = in_series.get(source.id) or where(source)
         run.bring_image(source.id)
         part = Part(source.id, run.path(source.id, "maps.npz").parent, geometry)
         if geometry.volume:
@@ -108,9 +112,12 @@ def _of_sequences(
     if "nii" in formats:
         if not volumes:
             log.warning("No image is a slice of a volume, so --format nii has written none.")
+        folders = Counter(map(_folder_of, volumes.values()))
         for parts in volumes.values():
             parts.sort(key=lambda part: part.geometry.index)
-            yield from _written(parts, lambda folder, some: write_volumes(folder, some, no_class=_none(network)))
+            prefix = f"{parts[0].id.replace('/', '_')}_" if folders[_folder_of(parts)] > 1 else ""
+            write = partial(write_volumes, no_class=_none(network), prefix=prefix)
+            yield from _written(parts, write)
     if "video" in formats:
         names = ["overlay", "overlay_uncertainty", *style.scales]
         for parts in frames.values():
@@ -119,10 +126,33 @@ def _of_sequences(
             yield from _written(parts, lambda folder, some: write_videos(folder, some, names))
 
 
+def _places_in_series(sources: Sequence[Source]) -> dict[str, Geometry]:
+    """Where the slices of DICOM series lie by all the slices of a run, for series of which some came later: by id."""
+    series: dict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.geometry is not None and source.geometry.volume:
+            series[source.geometry.volume].append(source)
+    places: dict[str, Geometry] = {}
+    for slices in series.values():
+        known = sorted((source.geometry.index, source.geometry.count) for source in slices if source.geometry)
+        if known == [(index, len(slices)) for index in range(len(slices))]:
+            continue
+        ids = {(source.path, source.part): source.id for source in slices}
+        for path, frame, geometry in slices_of({source.path: None for source in slices}):
+            if geometry.volume and (path, frame) in ids:
+                places[ids[path, frame]] = geometry
+    return places
+
+
+def _folder_of(parts: Sequence[Part]) -> Path:
+    """The folder beside or above those of all parts."""
+    return Path(os.path.commonpath([part.folder.parent for part in parts]))
+
+
 def _written(parts: Sequence[Part], write: Callable[[Path, Sequence[Part]], list[Path]]) -> list[Path]:
-    """Beside the folders of the parts. A sequence that does not go together is reported, not raised."""
+    """Beside the folders of the parts, or above them. A sequence that does not go together is reported, not raised."""
     try:
-        return write(parts[0].folder.parent, parts)
+        return write(_folder_of(parts), parts)
     except (WrongUse, ValueError) as error:
         log.warning("%s: %s", parts[0].id, error_message(error))
         return []

@@ -1,0 +1,106 @@
+"""DICOM slices and frames of a run come out as their volumes, each whole and its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from dicom_files import dicom
+from numpy.typing import NDArray
+from plain import random_bank
+from small_networks import network_of
+
+from segment.files.runs.places import STOP
+from segment.images.find import find_images
+from segment.jobs.predict import predict
+from segment.jobs.prediction import watch
+from segment.jobs.prediction.plan import PredictPlan
+from segment.report.run_files import exported_files
+from segment.tracing.bn_network import drawable
+
+NETWORK = network_of()
+BANK = random_bank(drawable(NETWORK))
+PLAN = PredictPlan(formats=("nii",), maps=("prediction", "variance"))
+FRAMES = np.random.default_rng(0).integers(0, 255, (6, 40, 64)).astype(np.uint8)
+
+
+def slice_at(path: Path, height: int, series: str = "1.8") -> Path:
+    place: dict[str, Any] = {"ImagePositionPatient": [0, 0, height], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    return dicom(path, FRAMES[height], SeriesInstanceUID=series, PixelSpacing=[2, 3], **place)
+
+
+def volume(path: Path) -> NDArray[Any]:
+    return np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+
+
+def of_images(run: Path, ids: list[str]) -> NDArray[Any]:
+    return np.stack([np.load(run / id / "maps.npz")["variance"].T for id in ids], axis=2)
+
+
+def test_two_clips_of_one_series_are_two_volumes(tmp_path: Path) -> None:
+    for name, frames in (("a", FRAMES[:3]), ("b", FRAMES[3:])):
+        dicom(tmp_path / "in" / f"{name}.dcm", frames, SeriesInstanceUID="1.9")
+    run = tmp_path / "run"
+    predict(NETWORK, str(tmp_path / "in"), BANK, run, PLAN)
+    for name in "ab":
+        expected = of_images(run, [f"{name}/{frame:04d}" for frame in range(3)])
+        np.testing.assert_array_equal(volume(run / name / "variance.nii.gz"), expected)
+
+
+def test_a_series_in_two_folders_is_one_volume_above_them(tmp_path: Path) -> None:
+    for name, height in (("a/0", 0), ("a/1", 1), ("b/2", 2), ("b/3", 3)):
+        slice_at(tmp_path / "in" / f"{name}.dcm", height)
+    run = tmp_path / "run"
+    predict(NETWORK, str(tmp_path / "in"), BANK, run, PLAN)
+    np.testing.assert_array_equal(volume(run / "variance.nii.gz"), of_images(run, ["a/0", "a/1", "b/2", "b/3"]))
+    assert not list(run.glob("[ab]/*.nii.gz"))
+
+
+def test_two_series_of_one_folder_do_not_share_a_file(tmp_path: Path) -> None:
+    for name, height, series in (("a", 0, "1.1"), ("b", 1, "1.1"), ("c", 2, "1.2"), ("d", 3, "1.2")):
+        slice_at(tmp_path / "in" / f"{name}.dcm", height, series)
+    run = tmp_path / "run"
+    predict(NETWORK, str(tmp_path / "in"), BANK, run, PLAN)
+    np.testing.assert_array_equal(volume(run / "a_variance.nii.gz"), of_images(run, ["a", "b"]))
+    np.testing.assert_array_equal(volume(run / "c_variance.nii.gz"), of_images(run, ["c", "d"]))
+    files = json.loads((run / "run.json").read_text())["files"]
+    assert {name for name in files if name.endswith("variance.nii.gz")} == {"a_variance.nii.gz", "c_variance.nii.gz"}
+
+
+def test_slices_that_are_dropped_one_after_the_other_are_one_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, run = tmp_path / "in", tmp_path / "run"
+    waiting = [("c", 1), ("a", 2)]
+    slice_at(inbox / "b.dcm", 0)
+
+    def drop_another(_: float) -> None:
+        if waiting:
+            name, height = waiting.pop(0)
+            slice_at(inbox / f"{name}.dcm", height)
+        else:
+            (run / STOP).touch()
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=drop_another, monotonic=time.monotonic))
+    summary = predict(NETWORK, inbox, BANK, run, PLAN, watch=watch.WatchPlan())
+    assert (summary.done, dict(summary.failed)) == (3, {})
+    np.testing.assert_array_equal(volume(run / "variance.nii.gz"), of_images(run, ["b", "c", "a"]))
+
+
+def test_slices_in_one_place_are_a_warning_in_place_of_a_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = [find_images(slice_at(tmp_path / "in" / f"{name}.dcm", 0))[0] for name in "ab"]
+    monkeypatch.setattr(exported_files, "slices_of", lambda paths: [])
+    run = tmp_path / "run"
+    with caplog.at_level(logging.WARNING):
+        predict(NETWORK, sources, BANK, run, PLAN)
+    assert "Images 'a' and 'b' are both slice 0 of one volume. It is not written." in caplog.text
+    assert not list(run.glob("*.nii.gz"))
