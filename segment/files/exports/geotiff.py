@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.errors import imported
+from segment.errors import imported, one_line
 from segment.files.exports.image import UNCLAIMED, ExportedImage
-from segment.files.writing import fresh_path, index_type
+from segment.files.writing import fresh_path, index_type, unwritable
 from segment.images.formats.georeference import GDAL_CACHE
 
 TILE, SIDE = 512, 256
@@ -96,6 +97,7 @@ def _write_geotiff(
         fresh_path(path.with_suffix(".tiled.tif")) as tiled,
         warnings.catch_warnings(),
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
+        _refusing(path),
     ):
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tiled, "w", **profile) as raster:
@@ -119,6 +121,18 @@ def _write_geotiff(
             bigtiff="IF_SAFER",
         )
         tiled.unlink()
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """What rasterio and GDAL raise where the disk is full, as the refusal of the file. Errors: WrongUse."""
+    rasterio = imported("rasterio", extra="geo", what="GeoTIFFs")
+    gdal = imported("rasterio._err", extra="geo", what="GeoTIFFs")  # the only place of the errors of GDAL itself
+    try:
+        yield
+    except (rasterio.errors.RasterioError, gdal.CPLE_BaseError) as error:
+        why = one_line(error.__cause__ or error, 200).rstrip(".")  # rasterio's own says to see the cause
+        raise unwritable(path, OSError(why)) from error
 
 
 def _write_plain(path: Path, bands: list[Plane], names: list[str], kind: np.dtype[Any], nodata: float | None) -> None:
