@@ -6,7 +6,7 @@ Must not know how a file is read, nor what is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Geometry:
     crs: coordinate reference system of a raster, as WKT
     transform: (a, b, c, d, e, f), as rasterio's Affine: the corner of pixel (row, column) lies at
         x = a column + b row + c, y = d column + e row + f, in units of `crs`
+    gcps: ground control points (row, column, x, y, z), in units of `crs`, of a raster without a transform
     nodata: raw value of a pixel that holds no data
     bands: names of the bands, in the file's order
     volume: what all slices of one volume share, a path or a DICOM series' UID; "" for a plain image or a video
@@ -37,6 +38,7 @@ class Geometry:
 
     crs: str | None = None
     transform: Transform | None = None
+    gcps: tuple[tuple[float, ...], ...] = ()
     nodata: float | None = None
     bands: tuple[str, ...] = ()
     volume: str = ""
@@ -46,6 +48,36 @@ class Geometry:
     frame_rate: float = 0.0
     index: int = 0
     count: int = 1
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where on a map it lies."""
+        return self.crs is not None or self.transform is not None or bool(self.gcps)
+
+
+def upright_geometry(geometry: Geometry, orientation: int, height: int, width: int) -> Geometry:
+    """The geometry of an image once its EXIF orientation is undone. height, width: of the image upright.
+
+    >>> turned = upright_geometry(Geometry(transform=(1, 0, 500, 0, -1, 900)), 6, height=40, width=30)
+    >>> turned.transform  # rows were columns from the left, columns rows from below
+    (0.0, 1.0, 500.0, 1.0, 0.0, 870.0)
+    """
+    if orientation == 1:
+        return geometry
+    stored = np.eye(3)  # upright (column, row, 1) -> stored
+    if orientation in {2, 3, 6, 7}:
+        stored = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ stored
+    if orientation in {3, 4, 7, 8}:
+        stored = np.array([[1.0, 0, 0], [0, -1, height], [0, 0, 1]]) @ stored
+    if orientation in {5, 6, 7, 8}:
+        stored = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]) @ stored
+    transform = geometry.transform
+    if transform is not None:
+        a, b, c, d, e, f = (np.array([*transform, 0, 0, 1.0]).reshape(3, 3) @ stored)[:2].ravel().tolist()
+        transform = (a, b, c, d, e, f)
+    upright = np.linalg.inv(stored)
+    points = [(*(upright @ [column, row, 1])[1::-1].tolist(), *place) for row, column, *place in geometry.gcps]
+    return replace(geometry, transform=transform, gcps=tuple(points))
 
 
 def stacked(slices: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:  # each H W -> i j k

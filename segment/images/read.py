@@ -7,7 +7,7 @@ Must not know what a network wants of its input beyond the card's `input:`, nor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
+from segment.images.formats.beside import placed_beside
 from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
-from segment.images.formats.georeference import raster_size, read_raster
+from segment.images.formats.georeference import picture_geometry, raster_size, read_raster
 from segment.images.formats.kinds import Kind, kind_of, suffix_of
 from segment.images.formats.pictures import picture_size, read_indices, read_picture
 from segment.images.formats.raster import Raster
@@ -129,7 +130,10 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
         return read_dicom(path, number, stored=stored)
     if kind == "video":
         return Raster(read_frame(path, number or 0))
-    return read_picture(path, number)
+    raster = read_picture(path, number)
+    if raster.alpha is None or number is not None or not placed_beside(path):
+        return raster
+    return replace(raster, clear=picture_geometry(path).placed)
 
 
 def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64]:  # H W

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from segment.images.contents.copied import by_ranges, image_here
 from segment.images.find import Source
-from segment.images.formats.georeference import raster_geometry, tiff_geometry
+from segment.images.formats.beside import placed_beside
+from segment.images.formats.georeference import picture_geometry, raster_geometry, tiff_geometry
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
@@ -24,7 +25,7 @@ def geometry_of(source: Source) -> Geometry:
     """
     if source.geometry is not None:
         return source.geometry
-    if kind_of(source.path) == "picture":
+    if kind_of(source.path) == "picture" and (source.part is not None or not placed_beside(source.path)):
         return Geometry()
     if by_ranges(source):
         return _geometry_of(source)
@@ -39,6 +40,8 @@ def _geometry_of(source: Source) -> Geometry:
         return tiff_geometry(source.path)
     if kind == "raster":
         return raster_geometry(source.path)
+    if kind == "picture":
+        return picture_geometry(source.path)
     if kind == "volume":
         return volume_geometry(source.path, part, source.axis)
     if kind == "video":

@@ -29,7 +29,7 @@ def write_polygons(path: Path, image: ExportedImage) -> None:
     geometry = image.geometry
     transform = rasterio.Affine(*geometry.transform) if geometry.transform else rasterio.Affine.identity()
     head: dict[str, Any] = {"type": "FeatureCollection", "name": image.id}
-    if geometry.crs is not None:
+    if geometry.crs is not None and not geometry.gcps:  # coordinates are pixels then
         head["crs"] = {"type": "name", "properties": {"name": _name_of(rasterio.crs.CRS, geometry)}}
     with fresh(path) as stream:
         stream.write((json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [').encode())

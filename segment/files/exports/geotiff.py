@@ -64,7 +64,7 @@ def _write(
     nodata: float | None,
 ) -> None:
     nodata = nodata if image.absent or image.geometry.nodata is not None else None
-    if image.geometry.crs is None and image.geometry.transform is None:
+    if not image.geometry.placed:
         _write_plain(path, bands, names, kind, nodata)
     else:
         _write_geotiff(path, image, bands, names, kind, nodata)
@@ -89,6 +89,9 @@ def _write_geotiff(
         profile["crs"] = rasterio.crs.CRS.from_wkt(image.geometry.crs)
     if image.geometry.transform is not None:
         profile["transform"] = rasterio.Affine(*image.geometry.transform)
+    if image.geometry.gcps:
+        point = imported("rasterio.control", extra="geo", what="GeoTIFFs").GroundControlPoint
+        profile["gcps"] = [point(*values, id=str(number)) for number, values in enumerate(image.geometry.gcps, 1)]
     if nodata is not None:
         profile["nodata"] = nodata
     real = np.issubdtype(kind, np.floating)

@@ -31,6 +31,8 @@ def write_group(path: Callable[[str], Path], image: ExportedImage) -> None:
         attributes["crs"] = geometry.crs
     if geometry.transform is not None:
         attributes["transform"] = list(geometry.transform)
+    if geometry.gcps:
+        attributes["gcps"] = [list(point) for point in geometry.gcps]
     with fresh_folder(folder) as place:
         group = zarr.create_group(store=str(place), zarr_format=3, attributes=attributes)
         for name, values in image.maps.items():

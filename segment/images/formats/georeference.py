@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +22,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, SegmentError, imported, one_line
+from segment.images.formats.beside import placed_beside
 from segment.images.formats.jpeg2000 import check_boxes
+from segment.images.formats.pictures import orientation_and_size
 from segment.images.formats.raster import Raster
 from segment.images.formats.samples import Samples
-from segment.images.geometry import Geometry
+from segment.images.geometry import Geometry, upright_geometry
 from segment.images.isolation import contained
 from segment.stores.ranges import failure, opened_by_ranges
 from segment.stores.urls import is_url, url_of
@@ -42,7 +44,8 @@ BLOCK = 2**30
 """Bytes of the largest piece of a raster that is decoded at once, a value counted as `_ITEM` bytes."""
 _ITEM = 4
 
-_NODATA, _MODEL, _SCALE = 42113, 34264, 33550  # GDAL's tag; GeoTIFF: model transformation, pixel scale
+_NODATA, _MODEL, _SCALE, _TIES = 42113, 34264, 33550, 33922
+"""GDAL's tag; GeoTIFF: model transformation, pixel scale, tie points."""
 
 
 @contextmanager
@@ -99,42 +102,58 @@ def _unreadable(path: Path, how: str, error: Exception) -> Exception:
 
 
 def raster_geometry(path: Path) -> Geometry:
-    """As rasterio gives it. Errors: MissingExtra, ImageUnreadable."""
+    """As rasterio gives it, which reads the files beside it too. Errors: MissingExtra, ImageUnreadable."""
     with opened(path) as raster:
         placed = raster.crs is not None or not raster.transform.is_identity
+        points, crs = ([], raster.crs) if placed else raster.gcps
         a, b, c, d, e, f = (float(value) for value in raster.transform[:6])
         return Geometry(
-            crs=raster.crs.to_wkt() if raster.crs is not None else None,
+            crs=crs.to_wkt() if crs is not None else None,
             transform=(a, b, c, d, e, f) if placed else None,
+            gcps=tuple((point.row, point.col, point.x, point.y, point.z or 0.0) for point in points),
             nodata=None if raster.nodata is None else float(raster.nodata),
             bands=tuple(raster.descriptions) if all(raster.descriptions) else (),
         )
 
 
 def tiff_geometry(path: Path) -> Geometry:
-    """The same of a TIFF; without rasterio, what tifffile sees (nodata), and a warning where a georeference is lost."""
+    """The same of a TIFF upright; without rasterio, its nodata, and a warning where a georeference is lost."""
     if is_url(path):
         return raster_geometry(path)
     try:
         with tifffile.TiffFile(path) as file:
-            tags = file.pages.first.tags
-            georeferenced = file.is_geotiff or _MODEL in tags or _SCALE in tags
-            if not georeferenced and _NODATA not in tags and 42112 not in tags:
+            page: Any = file.pages.first
+            tags = page.tags
+            placed = file.is_geotiff or _MODEL in tags or _SCALE in tags or _TIES in tags or placed_beside(path)
+            if not placed and _NODATA not in tags and 42112 not in tags:
                 return Geometry()
             nodata = str(tags.valueof(_NODATA, default="")).strip("\x00 ")
+            orientation = int(tags.valueof(274, default=1))
+            size = (int(page.imagelength), int(page.imagewidth))[:: -1 if orientation > 4 else 1]
     except Exception as error:  # a damaged file is reported where its pixels are read
         log.info("%s: no geometry: %s", path, one_line(error, 200))
         return Geometry()
     if find_spec("rasterio") is not None:
-        return raster_geometry(path)
-    if georeferenced:
+        return upright_geometry(raster_geometry(path), orientation, *size)
+    if placed:
         _warn_of_lost_georeference()
     return Geometry(nodata=float(nodata) if nodata else None)
 
 
+def picture_geometry(path: Path) -> Geometry:
+    """The place of a PNG, JPEG or other picture upright, by the files beside it. Errors: as `raster_geometry`."""
+    if not placed_beside(path):
+        return Geometry()
+    if find_spec("rasterio") is None:
+        _warn_of_lost_georeference()
+        return Geometry()
+    orientation, size = orientation_and_size(path)
+    return upright_geometry(replace(raster_geometry(path), nodata=None, bands=()), orientation, *size)
+
+
 @lru_cache(maxsize=1)
 def _warn_of_lost_georeference() -> None:
-    log.warning("CRS and transform of GeoTIFFs are not read without rasterio: pip install 'mcbn-segment[geo]'.")
+    log.warning("CRS and transform of rasters are not read without rasterio: pip install 'mcbn-segment[geo]'.")
 
 
 @dataclass(frozen=True)

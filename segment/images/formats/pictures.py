@@ -115,6 +115,18 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def orientation_and_size(path: Path) -> tuple[int, tuple[int, int]]:
+    """EXIF orientation, and height and width once it is undone, by the header. Errors: ImageUnreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+                return orientation, image.size if orientation > 4 else image.size[::-1]
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise undecodable(path, b"", error) from None
+
+
 def decoded(path: Path, frame: int | None = None) -> Picture:
     """A picture, or one frame of an animation. Errors: ImageUnreadable for what is none, and for several frames."""
     data = contents(path)

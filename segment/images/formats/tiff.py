@@ -21,6 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, one_line
+from segment.images.formats.beside import placed_beside
 from segment.images.formats.georeference import tiff_geometry
 from segment.images.formats.pictures import (
     contents,
@@ -95,12 +96,13 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
             page: Any = image.series.keyframe
             orientation = _orientation(page)
             mask = None if stored else _mask(path, file, page)
-            if not stored and _is_picture(file, page, images):
+            if not stored and _is_picture(path, file, page, images):
                 picture = read_picture(path, None if len(file.pages) == 1 else page.index)
                 return picture if mask is None else replace(picture, mask=upright(mask, orientation))
             check_bytes(path, math.prod(page.shape) * len(image.pages) * page.dtype.itemsize)
             raw = _planes(file, image)
-            samples = _samples(page, raw.shape[2], bool(file.is_geotiff))
+            geometry = tiff_geometry(path)
+            samples = _samples(page, raw.shape[2], geometry.placed or file.is_geotiff)
     except (ImageUnreadable, OSError) as error:
         if isinstance(error, ImageUnreadable):
             raise
@@ -111,7 +113,6 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
         raise undecodable(path, contents(path), ValueError(f"its shape is {raw.shape}"))
     if raw.dtype.kind not in "buif":
         raise unknown_pixels(path, str(raw.dtype))
-    geometry = tiff_geometry(path)
     samples = replace(samples, bands=geometry.bands, nodata=geometry.nodata)
     return turned((samples.stored() if stored else samples).raster(raw, mask), orientation)
 
@@ -131,9 +132,10 @@ def samples_by_windows(path: Path) -> Samples | None:
             alone = len(images) == len(image.pages) == 1 and image.series.keyframe.index == page.index
             if not alone or _orientation(page) != 1 or not (_is_plain(page) or _is_photograph(page)):
                 return None
-            if _is_picture(file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
+            if _is_picture(path, file, page, images) and 1 in [int(kind) for kind in page.extrasamples]:
                 return None  # Pillow divides by alpha
-            return _samples(page, int(page.samplesperpixel), bool(file.is_geotiff))
+            placed = file.is_geotiff or tiff_geometry(path).placed
+            return _samples(page, int(page.samplesperpixel), placed)
     except _ERRORS as error:  # reported where its pixels are read
         log.info("%s: not by windows: %s", path, one_line(error, 200))
         return None
@@ -257,9 +259,11 @@ def _mask_page(file: tifffile.TiffFile, page: Any) -> Any:
     return None
 
 
-def _is_picture(file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
+def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Image]) -> bool:
     """Whether Pillow reads it as it is: 8 bits or fewer, up to 4 samples of one page."""
-    if (_is_plain(page) or _is_photograph(page)) and (_NODATA in page.tags or _mask_page(file, page) is not None):
+    if (_is_plain(page) or _is_photograph(page)) and (
+        _NODATA in page.tags or placed_beside(path) or _mask_page(file, page) is not None
+    ):
         return False  # Pillow does not give the samples that nodata is one of, and opens no file with a mask
     plain = int(page.bitspersample) <= 8 and int(page.samplesperpixel) <= 4 and int(page.sampleformat) == 1
     named = [int(kind) for kind in page.extrasamples]
