@@ -133,7 +133,10 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
     raster = read_picture(path, number)
     if raster.alpha is None or number is not None or not placed_beside(path):
         return raster
-    return replace(raster, clear=picture_geometry(path).placed)
+    try:
+        return replace(raster, clear=picture_geometry(path).placed)
+    except ImageUnreadable:  # GDAL does not know its format: reported where its place is asked for
+        return raster
 
 
 def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64]:  # H W

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from segment.errors import ImageUnreadable
 from segment.images.find import Source
 from segment.images.formats import georeference
 from segment.images.geometry import Geometry, upright_geometry
@@ -148,3 +149,17 @@ def test_without_rasterio_a_world_file_is_a_warning(
     (tmp_path / "a.pgw").write_text(WORLD)
     assert geometry_of(Source("a", tmp_path / "a.png")) == Geometry()
     assert "not read without rasterio" in caplog.text
+
+
+def test_a_picture_that_gdal_does_not_open_has_its_pixels_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: Path) -> Geometry:
+        raise ImageUnreadable(f"{path} does not open as a raster")
+
+    path = tmp_path / "a.webp"
+    pixels = np.dstack([COLOURS, np.full((20, 30), 255, np.uint8)])
+    Image.fromarray(pixels).save(path, lossless=True)
+    (tmp_path / "a.wld").write_text(WORLD)
+    monkeypatch.setattr(georeference, "raster_geometry", refuses)
+    np.testing.assert_array_equal(read_source(Source("a", path), InputSpec()).pixels, COLOURS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -231,3 +232,21 @@ def test_a_masked_picture_that_is_turned_is_turned_with_its_mask(tmp_path: Path)
         np.testing.assert_array_equal(image.valid[:], np.rot90(INSIDE, -1), err_msg=name)
         expected = np.where(INSIDE[..., None], COLOURS, 0)
         np.testing.assert_array_equal(image.pixels, np.rot90(expected, -1), err_msg=name)
+
+
+def test_jpeg_with_colours_at_half_the_resolution_is_nearly_the_same_by_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    smooth = cv2.resize(COLOURS[:8, :8], (280, 300), interpolation=cv2.INTER_CUBIC)
+    raster(path, smooth, compress="JPEG", photometric="YCBCR", tiled=True, blockxsize=64, blockysize=64)
+    whole = read_source(Source("a", path), InputSpec()).pixels
+    monkeypatch.setattr(windowed, "LARGEST", 0)
+    windows = read_source(Source("a", path), InputSpec()).pixels[:]
+    assert 0 < np.abs(whole.astype(int) - windows).mean() < 1
+
+
+def test_a_palette_of_numbers_that_are_no_indices_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    plain(path, GREY.astype(np.float16), extratags=[(320, "H", 3 * 2**16, b"\1\2" * (3 * 2**16), True)])
+    np.testing.assert_array_equal(read_source(Source("a", path), SPECS["1"]).pixels[..., 0], GREY)

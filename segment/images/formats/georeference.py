@@ -191,7 +191,8 @@ def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3
         return None
     palette = np.zeros((2**bits, 3), np.uint8)
     for index, colour in raster.colormap(1).items():
-        palette[index] = colour[:3]
+        if index < len(palette):
+            palette[index] = colour[:3]
     return palette
 
 

@@ -46,7 +46,7 @@ class Samples:
         """The planes of samples (H W B), and where they hold data. mask: H W, where the file's own mask says so."""
         raster = Raster(samples, self.alpha, self.bands, self.nodata, self.clear, mask)
         if self.palette is None and self.black is None:
-            return replace(raster, raw=samples.astype(np.bool_)) if self.bit else raster
+            return replace(raster, raw=samples.astype(np.bool_, copy=False)) if self.bit else raster
         valid = valid_in(raster)  # nodata is a stored sample, not what it stands for
         if self.palette is not None:
             index = samples[..., 0]

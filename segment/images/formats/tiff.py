@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, one_line
+from segment.errors import ImageUnreadable, SegmentError, one_line
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.georeference import tiff_geometry
 from segment.images.formats.pictures import (
@@ -36,7 +36,7 @@ from segment.images.formats.raster import Raster
 from segment.images.formats.samples import Samples
 from segment.images.isolation import contained
 from segment.images.limits import check_bytes, is_file
-from segment.stores.ranges import opened_by_ranges
+from segment.stores.ranges import failure, opened_by_ranges
 from segment.stores.urls import is_url, url_of
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,7 @@ def samples_by_windows(path: Path) -> Samples | None:
     """What the samples mean that rasterio reads of the first page, without its bands' names and nodata.
 
     None where they are not those of the image as `read_tiff` gives it: turned, of other colours, of several pages.
+    Errors: ImageUnreadable where rasterio does not open it; those of a store.
     """
     try:
         with _opened(path) as file:
@@ -136,7 +137,11 @@ def samples_by_windows(path: Path) -> Samples | None:
                 return None  # Pillow divides by alpha
             placed = file.is_geotiff or tiff_geometry(path).placed
             return _samples(page, int(page.samplesperpixel), placed)
+    except SegmentError:
+        raise
     except _ERRORS as error:  # reported where its pixels are read
+        if isinstance(failed := failure() if is_url(path) else None, SegmentError):
+            raise failed from None
         log.info("%s: not by windows: %s", path, one_line(error, 200))
         return None
 
@@ -172,7 +177,7 @@ def _samples(page: Any, count: int, georeferenced: bool) -> Samples:  # noqa: FB
 def _palette(page: Any) -> NDArray[np.uint8] | None:  # -> P 3
     """A colour for every index, black where the file has none for it; TIFF 6.0 stores them in 16 bits."""
     bits = int(page.bitspersample)
-    if page.colormap is None or bits > 16:
+    if page.colormap is None or bits > 16 or page.dtype.kind not in "bu":
         return None
     colours = (np.reshape(page.colormap, (3, -1)).T[: 2**bits] >> 8).astype(np.uint8)
     return np.pad(colours, ((0, 2**bits - len(colours)), (0, 0)))
