@@ -21,6 +21,7 @@ from segment.estimation.in_hand import InHand
 from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import View
 from segment.methods.method import Method
+from segment.uncertainty.class_indices import mask_type
 from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES, needed, prediction
@@ -90,11 +91,11 @@ class Estimate(InHand, Generic[A]):
     def arrays(self, classes: int | None = None) -> Estimate[Plane]:
         """The estimate as NumPy arrays on the CPU; arrays in files stay there.
 
-        classes: K, so that the prediction has the smallest integer type that holds them; None: int64
+        classes: K, so that the prediction has the type of their mask, `mask_type`; None: int64
         """
         made = self.each(lambda values: values.cpu().numpy() if isinstance(values, Tensor) else values)
         if classes is not None and isinstance(made.prediction, np.ndarray):
-            made = replace(made, prediction=made.prediction.astype(index_type(classes)))
+            made = replace(made, prediction=made.prediction.astype(mask_type(classes)))
         return made
 
 
@@ -104,11 +105,6 @@ def stacked(single: Sequence[Estimate[Tensor]]) -> Estimate[Tensor]:
     mean = None if first.mean is None else torch.stack([image.probability for image in single])
     maps = {name: torch.stack([image.maps[name] for image in single]) for name in first.maps}
     return replace(first, prediction=torch.stack([image.prediction for image in single]), mean=mean, maps=maps)
-
-
-def index_type(classes: int) -> type[np.integer[Any]]:
-    """The smallest type of class indices."""
-    return np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.int64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ class InHand:
         return len(self.prediction.shape) == 2 + labels
 
     def numpy(self) -> Any:
-        """As NumPy arrays on the CPU; class indices in the smallest unsigned type."""
+        """As NumPy arrays on the CPU; class indices as uint8 up to 255 classes, else uint16."""
         return self.arrays(len(views.view_of(self).classes))
 
     def plot(

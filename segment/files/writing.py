@@ -26,6 +26,7 @@ from segment.files.windows import Made, blocks
 from segment.stores.outgoing import outgoing
 from segment.stores.requests import remove
 from segment.stores.urls import is_url, url_of
+from segment.uncertainty.class_indices import index_type
 
 Text = Mapping[str, str]
 FULL = 65535
@@ -210,12 +211,6 @@ def as_indices(labels: NDArray[np.integer], classes: int) -> NDArray[np.uint8] |
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise WrongUse(f"A prediction holds labels {labels.min()}..{labels.max()}; {classes} classes were named.")
     return labels.astype(kind, copy=False)
-
-
-def index_type(classes: int) -> np.dtype[Any]:
-    if classes > FULL + 1:
-        raise WrongUse(f"A prediction of {classes} classes does not fit in 16 bits; at most {FULL + 1} are written.")
-    return np.dtype(np.uint8 if classes <= 256 else np.uint16)
 
 
 def write_map_png(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head, Store
-from segment.estimation.estimate import Estimate, ReadOut, estimates, index_type
+from segment.estimation.estimate import Estimate, ReadOut, estimates
 from segment.estimation.tiling.blending import BlendingError, Overlaps, error_of, windows
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup
 from segment.estimation.tiling.tiles import Cut, Span
 from segment.images.prepare import Normalised
+from segment.uncertainty.class_indices import mask_type
 from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.scaling import Calibration
 from segment.uncertainty.stopping import on_grid
@@ -124,7 +125,7 @@ def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | No
         shape = (*values.shape[:-2], *size)
         if blank is None:
             return torch.empty(shape, dtype=values.dtype)
-        dtype = values[..., :0, :0].cpu().numpy().dtype if values.is_floating_point() else index_type(classes)
+        dtype = values[..., :0, :0].cpu().numpy().dtype if values.is_floating_point() else mask_type(classes)
         return blank(shape, dtype)
 
     return part.each(empty)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import imported, one_line
 from segment.files.exports.image import UNCLAIMED, ExportedImage
-from segment.files.writing import fresh_path, index_type, unwritable
+from segment.files.writing import fresh_path, unwritable
 from segment.images.formats.georeference import GDAL_CACHE
+from segment.uncertainty.class_indices import mask_type, no_class
 
 TILE, SIDE = 512, 256
 """Rows and columns of a tile: of a GeoTIFF, of a plain TIFF."""
@@ -31,7 +32,7 @@ _NODATA = 42113
 def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
     """prediction.tif (class indices), a .tif for each measure, probability.tif (a band a class)."""
     if image.prediction is not None:
-        kind = index_type(len(image.classes))
+        kind = mask_type(len(image.classes))
         if len(image.prediction.shape) == 3:
             _write(
                 path("prediction.tif"),
@@ -42,7 +43,7 @@ def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
                 float(UNCLAIMED),
             )
         else:
-            none = float(np.iinfo(kind).max)  # what pixels without data hold
+            none = float(no_class(len(image.classes)))
             _write(path("prediction.tif"), image, [image.prediction], ["prediction"], kind, none)
     for name, values in image.maps.items():
         _write(path(f"{name}.tif"), image, [values], [name], np.dtype(np.float32), np.nan)

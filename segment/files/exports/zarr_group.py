@@ -13,8 +13,9 @@ import numpy as np
 
 from segment.axes import Plane
 from segment.errors import imported
-from segment.files.exports.image import ExportedImage
-from segment.files.writing import fresh_folder, index_type
+from segment.files.exports.image import UNCLAIMED, ExportedImage
+from segment.files.writing import fresh_folder
+from segment.uncertainty.class_indices import mask_type, no_class
 
 GROUP = "maps.zarr"
 CHUNK = 512
@@ -38,8 +39,9 @@ def write_group(path: Callable[[str], Path], image: ExportedImage) -> None:
         for name, values in image.maps.items():
             _write(group, name, values, np.dtype(np.float32), float("nan"))
         if image.prediction is not None:
-            kind = index_type(len(image.classes))
-            _write(group, "prediction", image.prediction, kind, int(np.iinfo(kind).max) if image.absent else 0)
+            classes = len(image.classes)
+            none = UNCLAIMED if len(image.prediction.shape) == 3 else no_class(classes)
+            _write(group, "prediction", image.prediction, mask_type(classes), none if image.absent else 0)
         if image.probability is not None:
             _write(group, "probability", image.probability, np.dtype(np.float32), float("nan"))
 

@@ -10,10 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import numpy as np
-
 from segment.errors import ImageUnreadable
-from segment.estimation.estimate import index_type
 from segment.estimation.memory_budget import in_words
 from segment.estimation.tiling.groups import split
 from segment.files.runs.places import WINDOWS
@@ -27,6 +24,7 @@ from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.window_worker import Raster, Unit, WindowLoop
 from segment.runners.runner import Runner
 from segment.stores.urls import is_url
+from segment.uncertainty.class_indices import mask_type
 
 log = logging.getLogger(__name__)
 
@@ -140,4 +138,4 @@ def _bytes(loop: PredictLoop, size: tuple[int, int]) -> int:
     network, (read_out,) = loop.predictor.network, loop.predictor.estimator.read_outs.values()
     labels = network.classes if network.card.head == "multilabel" else 1
     values = len(read_out.measures) + network.classes * read_out.probability
-    return size[0] * size[1] * (labels * np.dtype(index_type(network.classes)).itemsize + 4 * values)
+    return size[0] * size[1] * (labels * mask_type(network.classes).itemsize + 4 * values)

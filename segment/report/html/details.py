@@ -22,9 +22,9 @@ from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
 from segment.report.html.streams import Block
-from segment.report.run_files.hidden import no_class
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
+from segment.uncertainty.class_indices import no_class
 from segment.uncertainty.measures import MEASURES
 
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}

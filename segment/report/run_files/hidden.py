@@ -52,8 +52,3 @@ def labels_or_none(labels: Plane, valid: Plane, none: int) -> Made:
         return np.where(valid[rows], np.asarray(labels[rows]), none)
 
     return Made(tuple(labels.shape), np.dtype(np.uint8 if none <= 255 else np.uint16), of)
-
-
-def no_class(classes: int) -> int:
-    """The index of a pixel that holds no data, in a mask of so many classes: the largest of its type."""
-    return 255 if classes < 256 else 65535

@@ -16,7 +16,7 @@ from segment.estimation.estimate import Estimate
 from segment.files.exports.image import UNCLAIMED, ExportedImage
 from segment.files.runs.map_summary import summary
 from segment.files.windows import Made, Planes, Windowed
-from segment.files.writing import discard, index_type, write_map_png, write_npz, write_palette_png, write_png
+from segment.files.writing import discard, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
 from segment.pictures.heatmaps import ABSENT, beside, heatmap, legend_beside
@@ -24,10 +24,11 @@ from segment.pictures.overlays import class_overlay_rows, uncertainty_overlay_ro
 from segment.pictures.palettes import Picture, no_class_colour
 from segment.regions.components import Regions, regions_of
 from segment.report.run_files.exported_files import EXPORTS, where, write_exports
-from segment.report.run_files.hidden import hidden, labels_or_none, no_class, with_hidden
+from segment.report.run_files.hidden import hidden, labels_or_none, with_hidden
 from segment.report.run_files.style import PictureStyle
 from segment.report.run_files.triaged_files import TriagedImage, write_triaged
 from segment.scores.functional.image_level import highest_patch, interior
+from segment.uncertainty.class_indices import no_class
 from segment.uncertainty.measures import MEASURES
 
 
@@ -188,7 +189,6 @@ def _write_files(
     if "npz" in formats:
         kept: dict[str, Plane] = {}
         if "prediction" in result.maps:
-            index_type(len(style.classes))
             kept["prediction"] = result.prediction
         kept |= {name: estimate.maps[name] for name in result.maps if name in estimate.maps}
         if "probability" in result.maps and result.probability is not None:
