@@ -15,13 +15,13 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.methods.method import Method
-from segment.uncertainty.heads import probabilities
+from segment.scores.functional.calibration import SMALLEST
+from segment.uncertainty.heads import of_truth, probabilities
 from segment.uncertainty.scaling import Calibration
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
 PIXELS = 20_000
 """At most so many of an image are used, on a regular grid: enough to fit one number."""
-SMALLEST = 1.2e-38  # as the NLL score clamps p
 
 
 class Fit(Protocol):
@@ -77,7 +77,7 @@ class TemperatureFit:
         sampled = logits[..., :: self._step, :: self._step].float().cpu()
         for at, temperature in enumerate(GRID):
             p = probabilities(sampled / float(temperature), self.head)
-            self._sums[at] += weight * self._probability_of(p, self._truth)
+            self._sums[at] += weight * of_truth(p, self._truth, self.head)[0]
 
     def end(self) -> None:
         """Count that image."""
@@ -88,11 +88,6 @@ class TemperatureFit:
     def update(self, method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
         """Add one image (1 C H W, not padded); label, known: H W, multi-label K H W."""
         update((self,), method, images, label, known)
-
-    def _probability_of(self, p: Tensor, truth: Tensor) -> Tensor:  # 1 K h w, (K) h w -> (K) h w
-        if self.head == "multilabel":
-            return torch.where(truth == 1, p[0], 1 - p[0])
-        return p.gather(1, truth[None, None])[0, 0]
 
     def best(self) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from segment.axes import Head
-from segment.methods.temperature import SMALLEST
-from segment.uncertainty.heads import probabilities
+from segment.scores.functional.calibration import SMALLEST
+from segment.uncertainty.heads import of_truth, probabilities
 from segment.uncertainty.scaling import Calibration, VectorScaling
 
 VALUES = 6_000_000
@@ -99,8 +99,7 @@ class VectorScalingFit:
             x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
             factors, offsets = parts(x)
             p = probabilities(logits * factors.float()[:, None] + offsets.float()[:, None], self.head)  # T K n
-            of_truth = torch.where(truth == 1, p, 1 - p) if self.head == "multilabel" else _gathered(p, truth)
-            mean = torch.einsum("t,t...->...", weights, of_truth)
+            mean = torch.einsum("t,t...->...", weights, of_truth(p, truth, self.head))
             nll = -mean.clamp(min=SMALLEST).log()[counted].mean(dtype=torch.float64)
             total = nll + PENALTY * x[1:].square().sum()
             total.backward()  # type: ignore[no-untyped-call]
@@ -112,7 +111,3 @@ class VectorScalingFit:
         if not self.free.any():
             return float(1 / factors[0])
         return VectorScaling(tuple(factors.tolist()), tuple(offsets.tolist()))
-
-
-def _gathered(p: Tensor, truth: Tensor) -> Tensor:  # T K n, n -> T n
-    return p.gather(1, truth.expand(len(p), 1, -1)).squeeze(1)

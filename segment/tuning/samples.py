@@ -15,13 +15,12 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.methods.method import Method
-from segment.methods.temperature import SMALLEST
 from segment.methods.vector_scaling import VectorScalingFit
 from segment.scores.functional import calibration as reliability
 from segment.scores.functional import confusion
 from segment.scores.functional.binning import BINS, bin_of
 from segment.scores.functional.rejection import ause
-from segment.uncertainty.heads import probabilities
+from segment.uncertainty.heads import of_truth, probabilities
 from segment.uncertainty.scaling import Calibration, calibrated
 
 Floats = NDArray[np.float64]
@@ -106,19 +105,12 @@ class Samples:
                 p = probabilities(logits / float(temperature), self.head)
                 sums[at] += weight * of_truth(p, truth, self.head)[0]
             if number in self.prefixes:
-                losses = -(sums / total).clamp(min=SMALLEST).log()
+                losses = -(sums / total).clamp(min=reliability.SMALLEST).log()
                 nll[self.prefixes.index(number)] = losses[:, counted].double().mean(dim=-1).numpy()
             if number == max(self.prefixes):
                 break
         stacked = torch.stack(kept) if kept else None
         self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted, tuple(weights))
-
-
-def of_truth(p: Tensor, truth: Tensor, head: Head) -> Tensor:  # N K n, n -> N n; multi-label N K n, K n -> N K n
-    """The probability of each pixel's label."""
-    if head == "multilabel":
-        return torch.where(truth == 1, p, 1 - p)
-    return p.gather(1, truth.expand(len(p), 1, -1)).squeeze(1)
 
 
 def fitted_temperature(samples: Samples, prefix: int, ids: Iterable[str]) -> int:
@@ -159,7 +151,7 @@ class Pooled:
     def add(self, identity: str, p: Tensor, sample: ImageSample, head: Head) -> None:  # K n
         """One image's probabilities."""
         own = of_truth(p[None], sample.truth, head)[0][sample.known]
-        self.nll[identity] = float(-own.clamp(min=SMALLEST).log().double().mean())
+        self.nll[identity] = float(-own.clamp(min=reliability.SMALLEST).log().double().mean())
         if head == "multilabel":
             confidence, mask = torch.maximum(p, 1 - p)[sample.known], (p >= 0.5).long()[sample.known]
         else:

@@ -34,3 +34,16 @@ def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ...,
             )
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)  # 1 - sigmoid(x) loses small probabilities
     return logits.sigmoid()
+
+
+def of_truth(p: Tensor, truth: Tensor, head: Head) -> Tensor:  # N K ..., ... -> N ...; multi-label K ... -> N K ...
+    """The probability that each pixel's label has.
+
+    truth: class indices (...); multi-label: 0 or 1 for each label (K ...)
+
+    >>> of_truth(torch.tensor([[[0.2, 0.7], [0.8, 0.3]]]), torch.tensor([1, 1]), "softmax")
+    tensor([[0.8000, 0.3000]])
+    """
+    if head == "multilabel":
+        return torch.where(truth == 1, p, 1 - p)
+    return p.gather(1, truth.expand(len(p), 1, *truth.shape)).squeeze(1)
