@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.pictures.plots import Line, plot
 
 Lines = list[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.report.tables import number, verdict
 
 Lines = list[str]

@@ -6,7 +6,7 @@ Must not measure anything.
 from __future__ import annotations
 
 from benchmarks.measured_files import MEASURED, made, measured, short
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.graphs.parts import OUTPUTS
 
 MEASUREMENTS = (

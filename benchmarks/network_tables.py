@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measured_files import made, measured
 from segment.experiments.reporting import mean_interval
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 
 Lines = list[str]
 

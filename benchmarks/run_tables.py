@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.measured_files import made, measured
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 
 Lines = list[str]
 KINDS = {"kill": "SIGKILL", "term": "SIGTERM", "interrupt": "Ctrl-C", "full": "disk full"}

@@ -13,7 +13,7 @@ from benchmarks.measured_files import made, measured
 from benchmarks.sizing.__main__ import row_cells
 from benchmarks.sizing.model import Fleet, Head, Image, Store, bounds
 from benchmarks.sizing.simulation import SHARED
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.pictures.plots import new_figure
 
 Lines = list[str]

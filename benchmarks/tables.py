@@ -22,7 +22,7 @@ from benchmarks.measured_files import made, measured, short
 from benchmarks.network_tables import families, networks
 from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
 from benchmarks.triage_tables import triage, triage_sequences
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_text
 from segment.report.comparison import best_entry
 from segment.report.tables import COLUMNS, counted, table, verdict

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measured_files import measured
 from benchmarks.sizing.model import MILLION, Fleet, Head, Image, Store
 from benchmarks.sizing.scenarios import FEW, WORKERS, fleets, foretold, replace_work, slower
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 
 STORE = Store(bandwidth=1.25e9, connection=5e7, requests=3500, latency=0.03)
 """Assumed: ten gigabits a second in all, and the writes a second that S3 documents for a prefix."""

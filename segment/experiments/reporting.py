@@ -6,8 +6,6 @@ Must not know what was measured.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scipy.special import stdtrit
 
-from segment.files.markdown import markdown
+from segment.files.text_tables import csv_text, markdown
 from segment.files.writing import fresh, write_text
 from segment.pictures.plots import new_figure as new_figure
 
@@ -123,12 +121,7 @@ def write_table(
     """
     if not rows:
         raise ValueError(f"Table {name!r} has no rows.")
-    columns = list(rows[0])
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / f"{name}.csv", buffer.getvalue())
+    write_text(out / f"{name}.csv", csv_text(list(rows[0]), rows))
     text = markdown_table(shown or rows, digits=digits)
     write_text(out / f"{name}.md", text)
     return text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
@@ -19,6 +17,7 @@ from segment.files.banks import load_bank
 from segment.files.reading import read_json
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
+from segment.files.text_tables import csv_text
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
@@ -244,19 +243,17 @@ def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Ma
 
 def table_of(rows: Sequence[Row]) -> str:
     """CSV: one line a row, the axes first, then passes, seconds, and each score with its interval and bank_sd."""
-    stream = io.StringIO()
     axes = ("condition", "severity", "method", "T", "M", "transform", "layers", "alpha", "adapted", "seconds")
     ends = ("value", "low", "high", "bank_sd")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*axes, *(name if end == "value" else f"{name}.{end}" for name in SHOWN for end in ends)])
+    columns = [*axes, *(name if end == "value" else f"{name}.{end}" for name in SHOWN for end in ends)]
+    lines = []
     for row in rows:
         s = row.setting
-        drawn = ("", "", "", "", "") if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
+        drawn = (None,) * 5 if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
         axis_values = (row.condition, row.severity, row.method, row.draws, *drawn, row.result["seconds"])
         entries = [row.result["scores"].get(name, {}) for name in SHOWN]
-        numbers = [entry.get(end) for entry in entries for end in ends]
-        writer.writerow([*axis_values, *("" if value is None else value for value in numbers)])
-    return stream.getvalue()
+        lines.append([*axis_values, *(entry.get(end) for entry in entries for end in ends)])
+    return csv_text(columns, lines)
 
 
 COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.files.writing import write_text
 from segment.images.find import Source
 from segment.ranking.quality import finding

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import MissingExtra
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_text
 from segment.pictures.plots import Line, plot
 from segment.significance.paired import FEW, PairedTest

@@ -5,8 +5,6 @@ Must not know how a segment was found.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from segment.errors import imported
 from segment.files.exports.image import ExportedImage
+from segment.files.text_tables import csv_text
 from segment.files.writing import fresh, fresh_path, write_text
 
 SEGMENTS, IMAGES = "segments", "images"
@@ -56,7 +55,7 @@ def image_rows(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict
 
 def write_segments_csv(path: Path, image: ExportedImage) -> None:
     columns, rows = segment_rows(image)
-    write_text(path, _as_csv(columns, rows))
+    write_text(path, csv_text(columns, rows))
 
 
 def write_segments_parquet(path: Path, image: ExportedImage) -> None:
@@ -68,7 +67,7 @@ def write_images(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """images.csv or images.parquet, by the suffix."""
     columns, rows = image_rows(lines)
     if path.suffix == ".csv":
-        write_text(path, _as_csv(columns, rows))
+        write_text(path, csv_text(columns, rows))
     else:
         _write_parquet(path, columns, rows, {})
 
@@ -87,14 +86,6 @@ def join_parquet(path: Path, parts: Sequence[Path]) -> None:
     with fresh_path(path) as place, parquet.ParquetWriter(place, parquet.read_schema(parts[0])) as writer:
         for part in parts:
             writer.write_table(parquet.read_table(part))
-
-
-def _as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _types(columns: Sequence[str]) -> dict[str, str]:

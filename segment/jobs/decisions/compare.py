@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segment.errors import WrongUse
-from segment.files.markdown import markdown
+from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_json, write_text
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture

@@ -6,7 +6,6 @@ Must not know how a map was made.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse
+from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import read_source
@@ -128,9 +128,7 @@ def write_regions(regions: Sequence[Region], folder: Path) -> Path:
     The crops that an earlier regions.csv there names are removed.
     """
     _remove_crops(folder / "regions.csv")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["rank", "id", "source", "top", "left", "height", "width", "mean", "crop"])
+    rows: list[tuple[object, ...]] = []
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
@@ -142,8 +140,9 @@ def write_regions(regions: Sequence[Region], folder: Path) -> Path:
         except (SegmentError, OSError):
             crop = ""
         box = (region.top, region.left, region.height, region.width)
-        writer.writerow([rank, region.id, region.source, *box, f"{region.value:.6g}", crop])
-    write_text(folder / "regions.csv", stream.getvalue())
+        rows.append((rank, region.id, region.source, *box, f"{region.value:.6g}", crop))
+    columns = ("rank", "id", "source", "top", "left", "height", "width", "mean", "crop")
+    write_text(folder / "regions.csv", csv_text(columns, rows))
     return folder / "regions.csv"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, error_message, near
 from segment.files.reading import file_bytes, json_values
+from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
@@ -48,11 +47,9 @@ class Selection:
     def csv(self, *, everything: bool = False) -> str:
         """The images that were asked for, as a SRC that other commands take; `everything`: then all others too."""
         images = (*self.images, *self.rest) if everything else self.images
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["rank", "id", "source", self.by])
-        writer.writerows([rank, *image] for rank, image in enumerate(images, start=1))
-        return stream.getvalue()
+        return csv_text(
+            ["rank", "id", "source", self.by], ([rank, *image] for rank, image in enumerate(images, start=1))
+        )
 
 
 def select(

@@ -5,9 +5,7 @@ Must not know how an image was scored.
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +19,7 @@ from segment.files.reading import read_json
 from segment.files.runs.image_counts import IMAGE_COUNTS, write_image_counts
 from segment.files.runs.places import RECORD
 from segment.files.runs.run import Run
+from segment.files.text_tables import csv_text
 from segment.files.writing import write_json, write_text
 from segment.jobs.evaluation.annotators import annotator_scores
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, key
@@ -129,11 +128,7 @@ def per_image(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """CSV, a line for each image and method; a column that a method lacks, or a value not defined, is empty."""
     rows = [{"method": name, **row} for name, of_method in rows_of.items() for row in of_method]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text(columns, rows)
 
 
 def as_begun(plan: MethodPlan, folder: Path) -> MethodPlan:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse, near
+from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.guarantees.groups import BUILT_IN, group_of
@@ -191,13 +190,8 @@ def seen_sentence(again: int, images: int) -> str:
 
 
 def _table(rows: Sequence[ImageOutcome]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["id", "accepted", "error_in_accepted", "decision"])
-    writer.writerows(
-        [row.id, *("" if n is None else n for n in (row.accepted, row.error)), row.decision] for row in rows
-    )
-    return stream.getvalue()
+    columns = ("id", "accepted", "error_in_accepted", "decision")
+    return csv_text(columns, ((row.id, row.accepted, row.error, row.decision) for row in rows))
 
 
 def outcome_rows(content: Mapping[str, Any]) -> list[list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +14,7 @@ from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.runs.places import RunPlaces
 from segment.files.runs.run import Run
+from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
 from segment.guarantees.sentences import promise
@@ -122,14 +121,13 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
         "text": text,
     }
     write_json(run.folder / TRIAGED, content)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    rows = []
     sets = [] if triage.sets is None else ["set_size"]
-    writer.writerow(["id", "source", "decision", "accepted", f"mean.{image.measure}", *sets])
     for id, line in done.items():
         row = [id, line["source"], line["triage"]["decision"], line["triage"]["accepted"]]
-        writer.writerow([*row, line[image.measure]["mean"], *(line["triage"][key] for key in sets)])
-    write_text(run.folder / TRIAGED_TABLE, stream.getvalue())
+        rows.append([*row, line[image.measure]["mean"], *(line["triage"][key] for key in sets)])
+    columns = ["id", "source", "decision", "accepted", f"mean.{image.measure}", *sets]
+    write_text(run.folder / TRIAGED_TABLE, csv_text(columns, rows))
     return content
 
 
