@@ -129,14 +129,26 @@ def counted(label: ArrayLike) -> NDArray[np.bool_] | None:  # H W
     return ~outside if outside.any() and not outside.all() else None
 
 
+def known_pixels(plan: ScorePlan, label: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:  # H W; multilabel: K H W
+    """The pixels that count: those whose label is one of the classes, and neither void nor unseen."""
+    known = (label >= 0) & (label < _ids(plan)) & ~_unseen(plan, label)
+    return known if plan.void is None else known & (label != plan.void)
+
+
+def _ids(plan: ScorePlan) -> int:
+    return 2 if plan.head == "multilabel" else len(plan.classes)
+
+
+def _unseen(plan: ScorePlan, label: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    return np.isin(label, plan.unseen) if plan.unseen else np.zeros(label.shape, dtype=bool)
+
+
 def _known_and_unseen(
     identity: str, plan: ScorePlan, label: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels whose label is one of the classes, and pixels labelled as unseen; void pixels are neither."""
-    classes = 2 if plan.head == "multilabel" else len(plan.classes)
+    """The pixels that count, and pixels labelled as unseen. Errors: ImageUnreadable for a label of no known meaning."""
+    classes, known, unseen = _ids(plan), known_pixels(plan, label), _unseen(plan, label)
     void = label == OUTSIDE if plan.void is None else (label == OUTSIDE) | (label == plan.void)
-    unseen = np.isin(label, plan.unseen) if plan.unseen else np.zeros(label.shape, dtype=bool)
-    known = (label >= 0) & (label < classes) & ~void & ~unseen
     unknown = np.unique(label[~(known | void | unseen)])
     if unknown.size:
         id = classes - 1 if classes == 2 else "ID"

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segment.errors import OutOfMemory, SegmentError, WrongUse
 from segment.estimation.estimator import Estimator
@@ -20,7 +19,7 @@ from segment.estimation.together import Batch
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
-from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.labels import read_labelled
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING, Scoring
 from segment.jobs.progress import Progress
@@ -30,6 +29,7 @@ from segment.methods.vector_scaling import VectorScalingFit
 from segment.networks.load import Network
 from segment.report.results import Validation
 from segment.runners.runner import LOCAL, Runner
+from segment.scores.arrays import known_pixels
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty.scaling import Calibration
@@ -107,20 +107,13 @@ def temperatures(
             try:
                 images = item.normalised(network)[None]
                 for method, names in of_method.values():
-                    update([fits[name] for name in names], method, images, item.label, known_pixels(item, plan))
+                    update([fits[name] for name in names], method, images, item.label, known_pixels(plan, item.label))
             except (SegmentError, RuntimeError, ValueError) as error:  # the scoring round names it
                 log.info("%s: %s", item.source.id, error)
         progress("fitting temperatures", number, len(sources))
     best = {name: fit.best() for name, fit in fits.items()}
     log.info("Temperatures: %s", best)
     return best
-
-
-def known_pixels(item: Labelled, plan: ScorePlan) -> NDArray[np.bool_]:  # H W; multi-label K H W
-    """The pixels whose label is one of the classes, and neither void nor unseen."""
-    classes = 2 if plan.head == "multilabel" else len(plan.classes)
-    known = (item.label >= 0) & (item.label < classes) & ~np.isin(item.label, plan.unseen)
-    return known if plan.void is None else known & (item.label != plan.void)
 
 
 def _blind(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:

@@ -14,11 +14,11 @@ from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labels import read_labelled
-from segment.jobs.evaluation.validation import known_pixels
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
+from segment.scores.arrays import known_pixels
 from segment.scores.plan import ScorePlan
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
@@ -73,7 +73,7 @@ class Search:
             if item.error:
                 self.failed[item.source.id] = item.error
             else:
-                known = known_pixels(item, self.scored)
+                known = known_pixels(self.scored, item.label)
                 image = item.normalised(self.network)[None]
                 made.add(item.source.id, method, image, item.label, known, keep=keep)
                 self.passes += method.draws
