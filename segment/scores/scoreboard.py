@@ -24,6 +24,7 @@ from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined,
 from segment.scores.functional.expected import EXPECTED
 from segment.scores.plan import ScorePlan
 from segment.scores.tally import Counted, Tally, count
+from segment.uncertainty.class_indices import index_type
 
 
 class Scoreboard:
@@ -159,7 +160,7 @@ class Scoreboard:
         whole[0] = max(part[0] for part in parts)
         hoped = expected.expected_numbers(sums, self.plan.head)
         numbers = [whole, hoped[: len(EXPECTED)], *(part[6:] for part in parts), hoped[len(EXPECTED) :]]
-        inside = image_level.interior(masks)
+        inside = image_level.interior(masks.astype(index_type(len(self.plan.classes))))
         for name, values in maps.items():
             rankings = [tally.fine[f"ranking/{name}"].counts[:, :2] for tally in tallies]
             auroc = mean_defined(np.stack([detection.auroc(ranking) for ranking in rankings], axis=-1))

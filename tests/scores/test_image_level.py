@@ -29,6 +29,7 @@ def test_rank_correlation_is_that_of_scipy(x: NDArray[np.float64], y: NDArray[np
 def test_the_interior_is_where_the_neighbourhood_is_one_class(mask: NDArray[np.int64]) -> None:
     low, high = (f(mask, size=5, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
     np.testing.assert_array_equal(image_level.interior(mask), low == high)
+    np.testing.assert_array_equal(image_level.interior(mask.astype(np.uint8)), low == high)
     both = image_level.interior(np.stack([mask, np.zeros_like(mask)]))
     np.testing.assert_array_equal(both, low == high)
 

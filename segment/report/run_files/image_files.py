@@ -198,7 +198,7 @@ def _write_files(
         write_exports(path, result.exported(), formats, result.model)
     measures = {name: values for name, values in estimate.maps.items() if name in MEASURES}
     whole = estimate.prediction if isinstance(estimate.prediction, np.ndarray) else None  # not in a file
-    inside = None if whole is None else interior(whole.astype(np.int64, copy=False))
+    inside = None if whole is None else interior(whole)
     return {name: summary(values) | _of_parts(values, inside) for name, values in measures.items()}
 
 
