@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.architectures import NETWORKS
 from benchmarks.plain_loop import DRAWS, SIZES, largest_difference, noise_images, plain, random_bank, settle
 from segment.draws.bank import Bank
-from segment.errors import SegmentError
+from segment.errors import SegmentError, one_line
 from segment.files.versions import versions
 from segment.files.writing import write_json
 from segment.networks.load import Network, load_network
@@ -80,9 +80,9 @@ def examine(uri: str) -> Row:
             network = _build(uri)
             settle(network)
     except SegmentError as error:
-        return Row(network=uri, outcome="not built", message=_error_message(error))
+        return Row(network=uri, outcome="not built", message=one_line(error, 300))
     except Exception as error:  # the survey continues whatever a library raises
-        return Row(network=uri, outcome="not built", message=f"{type(error).__name__}: {_error_message(error)}")
+        return Row(network=uri, outcome="not built", message=f"{type(error).__name__}: {one_line(error, 300)}")
     logged.clear()
     try:
         with _collect_log(logged):
@@ -92,14 +92,14 @@ def examine(uri: str) -> Row:
                 logged.append("With the running statistics it is built with: under others float32 costs too much.")
             return replace(row, network=uri, message=" ".join(dict.fromkeys(logged)))
     except SegmentError as error:
-        return replace(_counts_or_none(network), network=uri, outcome="refused", message=_error_message(error))
+        return replace(_counts_or_none(network), network=uri, outcome="refused", message=one_line(error, 300))
     except Exception as error:  # a defect of ours, which the survey lists
         where = _place_of(error)
         return replace(
             _counts_or_none(network),
             network=uri,
             outcome="failed",
-            message=f"{type(error).__name__} at {where}: {_error_message(error)}",
+            message=f"{type(error).__name__} at {where}: {one_line(error, 300)}",
         )
 
 
@@ -224,10 +224,6 @@ def _timed(run: Callable[[], Iterator[Tensor]]) -> tuple[float, list[Tensor]]:
 
 def _rounded(value: float) -> float | None:
     return float(f"{value:.3g}") if math.isfinite(value) else None
-
-
-def _error_message(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _place_of(error: BaseException) -> str:

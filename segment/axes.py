@@ -5,6 +5,7 @@ N images, C channels, H rows, W columns, K classes, T draws, M images in one sta
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,15 @@ class Store(Plane, Protocol):
     """A plane that is written a window at a time: [..., rows, columns], or [planes, rows, columns] of a K H W."""
 
     def __setitem__(self, window: Any, values: Any, /) -> None: ...
+
+
+def size_text(shape: Iterable[int]) -> str:
+    """A size as it is written for a reader.
+
+    >>> size_text((360, 480))
+    '360x480'
+    """
+    return "x".join(map(str, shape))
 
 
 def classes_of(head: Head, outputs: int) -> int:

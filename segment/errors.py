@@ -100,6 +100,16 @@ def one_line(error: object, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def first_of(names: Iterable[str], most: int = 3) -> str:
+    """The first names in one line, and how many more there are.
+
+    >>> first_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 def near(asked: str, known: Iterable[str]) -> str:
     """A hint " Near: 'x'." for a misspelt name, or nothing.
 

@@ -7,17 +7,17 @@ another file changes it and no weight. Must not know how a bank is recorded, nor
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from segment.axes import size_text
 from segment.draws.bank import Bank, Statistics
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs, probe_of
 from segment.draws.recording import layers_in_order
-from segment.errors import BankRefused
+from segment.errors import BankRefused, one_line
 from segment.networks.load import Network
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.bn_network import drawable
@@ -97,7 +97,7 @@ def computes_the_same(network: Network, probe: Probe) -> bool:
     try:
         outputs = probabilities_under(network, probe_inputs(network, probe.side, probe.seed))
     except Exception as error:  # an unknown network may raise anything
-        log.info("The network does not accept the probe: %s", " ".join(str(error).split())[:160])
+        log.info("The network does not accept the probe: %s", one_line(error, 160))
         return False
     same_shape = tuple(outputs.shape) == probe.shape
     return same_shape and largest_difference(outputs.flatten()[probe.places], probe.trained) <= probe.tolerance
@@ -114,12 +114,12 @@ def _check_probe(network: Network, drawn: BatchNormNetwork, bank: Bank, probe: P
         except Exception as error:  # whatever an unknown network raises, it did not when the bank was recorded
             raise BankRefused(
                 f"The network has the bank's weights, but does not accept the probe's {probe.side}x{probe.side} inputs "
-                f"under {under} ({type(error).__name__}: {' '.join(str(error).split())[:160]}). {AGAIN}"
+                f"under {under} ({type(error).__name__}: {one_line(error, 160)}). {AGAIN}"
             ) from error
         if tuple(outputs.shape) != probe.shape:
             raise BankRefused(
-                f"The network has the bank's weights, but gives outputs {_size(outputs.shape)} on the probe, where it "
-                f"gave {_size(probe.shape)}: another argument or edited code. {AGAIN}"
+                f"The network has the bank's weights, but gives outputs {size_text(outputs.shape)} on the probe, where "
+                f"it gave {size_text(probe.shape)}: another argument or edited code. {AGAIN}"
             )
         difference = largest_difference(outputs.flatten()[probe.places], recorded)
         if difference > probe.tolerance:
@@ -127,7 +127,3 @@ def _check_probe(network: Network, drawn: BatchNormNetwork, bank: Bank, probe: P
                 f"The network has the same weights, but another output (up to {difference:.2g} in probability on the "
                 f"probe, under {under}): another interpolation, eps, argument or edited code. {AGAIN}"
             )
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

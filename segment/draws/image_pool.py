@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.axes import size_text
 from segment.draws.minibatches import Choice
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source, find_images
@@ -182,4 +183,4 @@ def _sources(images: Images, listing: Listing) -> tuple[Source, ...]:
 
 
 def _size(shape: torch.Size) -> str:
-    return "x".join(map(str, shape[-2:] if shape[0] == 3 else shape))
+    return size_text(shape[-2:] if shape[0] == 3 else shape)

@@ -58,7 +58,7 @@ def probe_side(network: Network) -> int:
         except SegmentError:
             raise
         except Exception as error:  # whatever an unknown network raises, it does not accept this size
-            errors.append(f"{side}x{side}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+            errors.append(f"{side}x{side}: {type(error).__name__}: {one_line(error, 160)}")
         else:
             return side
     raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs ({'; '.join(errors)}).")

@@ -19,7 +19,7 @@ from torch import Tensor
 from segment.axes import Head
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
-from segment.errors import PredictionFailed
+from segment.errors import PredictionFailed, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.passes import onednn
@@ -76,7 +76,7 @@ def audit(
         try:
             audited[precision] = _compared(network, bank, images, head, precision, engine)
         except Exception as error:  # whatever an unknown network raises
-            message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            message = f"{type(error).__name__}: {one_line(error, 200)}"
             log.info("Precision audit, %s: %s", precision, message)
             audited[precision] = {"reason": f"this network does not work in {precision}: {message}"}
     return audited

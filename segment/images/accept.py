@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from segment.axes import size_text
 from segment.errors import WrongUse
 from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.find import Source
@@ -183,4 +184,4 @@ def _is_stack(given: Any) -> bool:
 
 def _type_and_shape(given: NDArray[Any] | Tensor) -> str:
     kind = "a tensor of" if isinstance(given, Tensor) else "an array of"
-    return f"{kind} {str(given.dtype).removeprefix('torch.')}, shape {'x'.join(map(str, given.shape)) or '()'}"
+    return f"{kind} {str(given.dtype).removeprefix('torch.')}, shape {size_text(given.shape) or '()'}"

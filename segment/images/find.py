@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, first_of, near
 from segment.images.formats.dicom import is_dicom, slices_of
 from segment.images.formats.kinds import IMAGE_SUFFIXES, kind_of, suffix_of
 from segment.images.geometry import Geometry
@@ -184,9 +184,9 @@ def find_pairs(
     if missing:
         where = f"below {str(labels)!r}" if labels is not None else f"in {str(images)!r}"
         raise WrongUse(
-            f"{len(missing)} of {len(sources)} images have no label map {where}: {_first_names(missing)}. A label map "
-            "has its image's name, with any suffix, in the same sub-folder; or give a text list with image and label a "
-            "line."
+            f"{len(missing)} of {len(sources)} images have no label map {where}: "
+            f"{first_of(map(repr, missing), _SHOWN)}. A label map has its image's name, with any suffix, in the same "
+            "sub-folder; or give a text list with image and label a line."
         )
     return sources
 
@@ -285,8 +285,3 @@ def _hint(missing: Path) -> str:
     if not missing.parent.is_dir():
         return f" Nor is its folder {str(missing.parent)!r}."
     return near(missing.name, [path.name for path in missing.parent.iterdir()])
-
-
-def _first_names(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

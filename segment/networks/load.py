@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from segment.axes import classes_of
+from segment.axes import classes_of, size_text
 from segment.errors import ModelRefused, NotTrusted, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
@@ -133,8 +133,8 @@ class Network:
         logits = self._without_dropped(_logits_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
-                f"{self.name!r} gave {_size(logits)} for an input of {_size(x)}; say its `input: stride:` in a "
-                "card, or let a py: factory resize the output."
+                f"{self.name!r} gave {size_text(logits.shape)} for an input of {size_text(x.shape)}; say its `input: "
+                "stride:` in a card, or let a py: factory resize the output."
             )
         return logits
 
@@ -287,13 +287,9 @@ def _logits_of(output: Any, name: str) -> Tensor:  # N K H W
     """The logits in the output of a network. Errors: ModelRefused where there are none."""
     logits = logits_in(output)
     if logits is None or logits.ndim != 4:
-        given = _size(logits) if isinstance(logits, Tensor) else type(output).__name__
+        given = size_text(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelRefused(
             f"{name!r} gave {given}, not logits N x K x H x W (nor these under {', '.join(MAP_KEYS)}, or first in a "
             "tuple); let a py: factory wrap it."
         )
     return logits
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from segment.errors import WeightsRefused, one_line
+from segment.axes import size_text
+from segment.errors import WeightsRefused, first_of, one_line
 from segment.stores.copies import here
 from segment.stores.requests import is_there
 from segment.stores.urls import is_url, url_of
@@ -119,7 +120,7 @@ def load_weights(
     taken = prefix_of(state, own) if prefix is None else prefix
     if prefix and not any(key.startswith(prefix) for key in state):
         first = sorted({key.partition(".")[0] + "." for key in state})
-        raise WeightsRefused(f"Weights {str(path)!r}: no key starts with {prefix!r}. They start with {_some(first)}")
+        raise WeightsRefused(f"Weights {str(path)!r}: no key starts with {prefix!r}. They start with {first_of(first)}")
     outside = [key for key in state if not key.startswith(taken)] + beside
     state = {key.removeprefix(taken): value for key, value in state.items() if key.startswith(taken)}
     if not any(key.startswith(AUXILIARY) for key in own):
@@ -174,7 +175,7 @@ def _report(path: Path, prefix: str, left_out: Sequence[str]) -> None:
         usual = usual.removeprefix(start)
     if usual or left_out:
         stripped = f"prefix {prefix!r} taken off" if prefix else "no prefix taken off"
-        rest = f"; left out: {len(left_out)} keys, {_some(left_out)}" if left_out else ""
+        rest = f"; left out: {len(left_out)} keys, {first_of(left_out)}" if left_out else ""
         logger.warning("Weights %r: %s%s.", str(path), stripped, rest)
 
 
@@ -216,7 +217,7 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the file is not trusted: any failure is a refusal
-        reason = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
+        reason = one_line(str(error).split("\n")[0], 160) or type(error).__name__
         raise WeightsRefused(
             f"Weights {str(path)!r} cannot be read without running code from the file, or are damaged ({reason}). "
             "If you trust where they come from, save the state dict alone, once, where the network's own code is: "
@@ -241,7 +242,7 @@ def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]
     others = [str(key) for key, value in contents.items() if not isinstance(value, Tensor)]
     if len(others) == len(contents):
         raise WeightsRefused(
-            f"Weights {str(path)!r} hold {_some(others)} beside or instead of tensors; save `network.state_dict()`, "
+            f"Weights {str(path)!r} hold {first_of(others)} beside or instead of tensors; save `network.state_dict()`, "
             f"alone or under {', '.join(map(repr, WRAPPERS[:4]))}."
         )
     return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}, others + copies
@@ -256,13 +257,8 @@ def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
         if key in state and state[key].shape != own[key].shape
     ]
     differences = (("missing", missing), ("not in the network", unexpected), ("of another shape", shapes))
-    return [f"{len(keys)} of {len(own)} keys {what}, {_some(keys)}" for what, keys in differences if keys]
+    return [f"{len(keys)} of {len(own)} keys {what}, {first_of(keys)}" for what, keys in differences if keys]
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    return size_text(tensor.shape) or "scalar"

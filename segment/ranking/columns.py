@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from segment.scores.functional.binning import Floats
+
 Row = Mapping[str, Any]
 
 GROW_WITH_QUALITY = ("expected_accuracy", "expected_miou", "soft_dice", "predicted_accuracy", "predicted_dice")

@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segment.errors import MissingExtra, WrongUse
 from segment.ranking.columns import AGGREGATIONS, GROW_WITH_QUALITY, Row, ranking_columns, uncertainty_of, values
+from segment.scores.functional.binning import Floats
 from segment.scores.functional.image_level import spearman
-
-Floats = NDArray[np.float64]
 
 LEAST_IMAGES = 20
 """Below so many validation images nothing is fitted."""

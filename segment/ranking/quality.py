@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.scores.functional.binning import Floats
 from segment.scores.functional.image_level import spearman
 from segment.scores.intervals import ALMOST, NO_SPEARMAN, middle_95, poisson_weights, spearman_interval
 
-Floats = NDArray[np.float64]
 Entry = dict[str, Any]
 
 

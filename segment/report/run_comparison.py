@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segment.report.comparison import lower_is_better
+from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
 from segment.significance.paired import FEW, LEAST, PairedTest, paired_test, smallest_difference
 from segment.significance.unpaired import UnpairedTest, unpaired_test
 from segment.uncertainty.measures import MEASURES
 
-Floats = NDArray[np.float64]
 Rows = Mapping[str, Mapping[str, float]]
 QUALITY = ("accuracy", "miou", "dice", "nll", "brier", "error_auroc.predictive_entropy")
 """Columns that need labels."""

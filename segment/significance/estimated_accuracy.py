@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segment.scores.functional.binning import Ints
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

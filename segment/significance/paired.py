@@ -9,12 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from segment.scores.functional.binning import Floats
 from segment.significance.corrections import Interval
-
-Floats = NDArray[np.float64]
 
 RESAMPLES = 9999
 """Of the bootstrap, and of the permutation test where not all signs can be tried: its p is then 1e-4 at least."""

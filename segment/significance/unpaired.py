@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from segment.scores.functional.binning import Floats
 from segment.significance.corrections import Interval
 
-Floats = NDArray[np.float64]
 RESAMPLES = 2000
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segment.axes import Head
-from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
+from segment.axes import Head, size_text
+from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near, one_line
 from segment.networks.modules import device_of, named_modules
 from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.bn_modules import check_traceable, is_lower_batch_norm, looks_like_bn
@@ -121,7 +121,7 @@ class BatchNormNetwork:
         reached = _layers_of(self.module, traced.calls)
         if [layer.name for layer in reached] != [layer.name for layer in listed]:
             raise ModelRefused(
-                f"For images of {'x'.join(map(str, images.shape[-2:]))} the network takes another way through its BN "
+                f"For images of {size_text(images.shape[-2:])} the network takes another way through its BN "
                 "layers than when they were listed, so a bank cannot hold draws for both: resize or crop the images."
             )
         layers = tuple(replace(layer, status=status[layer.name][0], reason=status[layer.name][1]) for layer in reached)
@@ -187,7 +187,7 @@ def _traced(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tenso
             innermost = image.contiguous(memory_format=torch.channels_last)
             return trace(module, forward, innermost, keep_arguments=ARGUMENTS_KEPT), True
         except RuntimeError as error:  # a view that merges channels and pixels
-            log.info("The network accepts contiguous images only: %s", " ".join(str(error).split())[:200])
+            log.info("The network accepts contiguous images only: %s", one_line(error, 200))
     return trace(module, forward, image.contiguous(), keep_arguments=ARGUMENTS_KEPT), image.ndim != 4
 
 

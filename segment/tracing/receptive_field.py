@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from segment.errors import one_line
 from segment.networks.preserve_state import preserve_state
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,7 @@ def measure_tiling(
                     with _parameters_in_float64(module):
                         geometry = _measured(strips, card_stride)
             except Exception as error:  # whatever an unknown network raises, it does not accept so narrow an image
-                words = " ".join(str(error).split())[:120]
-                reason = f"it accepts no strip of {STRIPS[0]} to {STRIPS[-1]} pixels ({words})"
+                reason = f"it accepts no strip of {STRIPS[0]} to {STRIPS[-1]} pixels ({one_line(error, 120)})"
                 continue
         if geometry is not None:
             return geometry

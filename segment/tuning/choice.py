@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.scores.functional.binning import Floats
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
 from segment.significance.corrections import LEVEL
-from segment.significance.paired import Floats, PairedTest, paired_test, smallest_difference
+from segment.significance.paired import PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
     PLAIN,

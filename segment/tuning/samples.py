@@ -18,12 +18,10 @@ from segment.methods.method import Method
 from segment.methods.vector_scaling import VectorScalingFit
 from segment.scores.functional import calibration as reliability
 from segment.scores.functional import confusion
-from segment.scores.functional.binning import BINS, bin_of
+from segment.scores.functional.binning import BINS, Floats, bin_of
 from segment.scores.functional.rejection import ause
 from segment.uncertainty.heads import of_truth, probabilities
 from segment.uncertainty.scaling import Calibration, calibrated
-
-Floats = NDArray[np.float64]
 
 GRID = 2.0 ** (np.arange(-12, 17) / 8)
 """Temperatures .35 to 4, eight an octave: the NLL between two of them differs by 1e-4 nats from that at the best."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.errors import ImageUnreadable
@@ -18,9 +17,8 @@ from segment.images.find import Source, find_images
 from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
+from segment.scores.functional.binning import Floats
 from segment.tracing.bn_network import drawable
-
-Floats = NDArray[np.float64]
 
 
 class BottleneckFeatures:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.overlap import LARGE, WORKERS, ahead
 from segment.images.contents.hashes import sha256_of
@@ -183,7 +184,7 @@ def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Net
         return Labelled(source, *nothing, error=error_message(error))
     size = tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
     if label.shape[-2:] != size:
-        why = f"The label map is {'x'.join(map(str, label.shape))}, its image {size[0]}x{size[1]}."
+        why = f"The label map is {size_text(label.shape)}, its image {size_text(size)}."
         return Labelled(source, *nothing, error=why)
     sums = tuple(hashlib.sha256(np.ascontiguousarray(as_array(each)).tobytes()).hexdigest() for each in (image, label))
     return Labelled(source, image, scheme_of(network).ids(label), contents=sums)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, first_of
 from segment.files.bank_cache import MARK
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
@@ -70,9 +70,9 @@ def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[st
     """
     if trained := training_images(network, sources, seen):
         raise WrongUse(
-            f"{len(trained)} of {len(sources)} validation images are training images ({_some(trained)}), on which the "
-            f"network is surer than on new ones: {what} fitted on them makes new images worse. Give images that "
-            "neither the training nor the bank has seen."
+            f"{len(trained)} of {len(sources)} validation images are training images ({first_of(trained, _SHOWN)}), on "
+            f"which the network is surer than on new ones: {what} fitted on them makes new images worse. Give images "
+            "that neither the training nor the bank has seen."
         )
 
 
@@ -83,13 +83,13 @@ def seen_before(
     lines = []
     if twice := shared(sources, held_out):
         lines.append(
-            f"{_count(twice, sources)} validation images too ({_some(twice)}): what is fitted on validation images "
-            "(temperatures, thresholds, the constant uncertainty) scores too well."
+            f"{_count(twice, sources)} validation images too ({first_of(twice, _SHOWN)}): what is fitted on validation "
+            "images (temperatures, thresholds, the constant uncertainty) scores too well."
         )
     if trained := training_images(network, sources, seen):
         lines.append(
-            f"{_count(trained, sources)} training images ({_some(trained)}), which the card's `images:` or a bank "
-            "names: the scores say nothing of new images."
+            f"{_count(trained, sources)} training images ({first_of(trained, _SHOWN)}), which the card's `images:` or "
+            "a bank names: the scores say nothing of new images."
         )
     return lines
 
@@ -104,7 +104,8 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
         return []
     names = [repr(plan.classes[k]) if plan.head == "multilabel" else f"{plan.classes[k]!r} (id {k})" for k in absent]
     what = "class" if len(names) == 1 else "classes"
-    line = f"No label holds the {what} {_some(names)}: the scores say nothing of {'it' if len(names) == 1 else 'them'}."
+    them = "it" if len(names) == 1 else "them"
+    line = f"No label holds the {what} {first_of(names, _SHOWN)}: the scores say nothing of {them}."
     if pixels["void"]:
         id = 1 if plan.head == "multilabel" else absent[0]
         line += (
@@ -133,7 +134,3 @@ def _size(path: Path) -> int | None:
 
 def _count(ids: Sequence[str], sources: Sequence[Source]) -> str:
     return f"{len(ids)} of {len(sources)} test images are"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segment.axes import size_text
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.errors import ModelRefused, WrongUse, imported, one_line
@@ -102,7 +103,7 @@ def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: An
         raise ModelRefused(f"The exported graph does not load: {one_line(error, 200)}.") from error
     for image in _images(network):
         expected = estimate(method, normalise(image, network.input)[None], head=network.card.head, measures=measures)
-        size = "x".join(map(str, image.shape[:2]))
+        size = size_text(image.shape[:2])
         try:
             made = run(image[None])
         except Exception as error:  # whatever the runtime raises
