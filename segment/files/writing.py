@@ -193,12 +193,11 @@ def write_palette_png(
     path: Path,
     labels: Plane,  # H W
     palette: NDArray[np.uint8],  # K 3
-    text: Text | None = None,
 ) -> None:
     """Class indices as pixel values, shown in their colours; above 256 classes a 16-bit grey PNG of the indices."""
     indices = Made(labels.shape, index_type(len(palette)), lambda rows: as_indices(labels[rows], len(palette)))
     with fresh(path) as stream:
-        stream.writelines(png.encoded(indices, palette=palette if len(palette) <= 256 else None, text=text))
+        stream.writelines(png.encoded(indices, palette=palette if len(palette) <= 256 else None))
 
 
 def as_indices(labels: NDArray[np.integer], classes: int) -> NDArray[np.uint8] | NDArray[np.uint16]:  # H W -> H W
@@ -222,7 +221,6 @@ def write_map_png(
     high: float,
     low: float = 0.0,
     absent: bool = False,
-    text: Text | None = None,
 ) -> None:
     """A 16-bit grey PNG, pixel = round((value - low) / (high - low) * 65535), with that scale in its text chunks.
 
@@ -254,7 +252,7 @@ def write_map_png(
     if absent:
         notes["nodata"] = str(FULL)
     with fresh(path) as stream:
-        stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text={**notes, **(text or {})}))
+        stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text=notes))
 
 
 def read_map_png(path: str | Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W

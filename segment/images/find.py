@@ -169,16 +169,14 @@ def _is_dicom(path: Path) -> bool:
     return kind_of(path) == "dicom" or (not suffix_of(path) and is_dicom(path))
 
 
-def find_pairs(
-    images: str | Path, labels: str | Path | None = None, listing: Listing = _EVERYTHING
-) -> tuple[Source, ...]:
+def find_pairs(images: str | Path, labels: str | Path | None = None) -> tuple[Source, ...]:
     """The images, each with its label map: the file of the same id below `labels`.
 
     Either may be a list. A list with labels needs no `labels`; passed as `labels`, its second column is used.
     """
-    sources = find_images(images, listing)
+    sources = find_images(images)
     if labels is not None:
-        maps = {source.id: source for source in find_images(labels, listing)}
+        maps = {source.id: source for source in find_images(labels)}
         sources = tuple(_labelled(source, maps.get(source.id)) for source in sources)
     missing = [source.id for source in sources if source.label is None]
     if missing:

@@ -139,9 +139,9 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
         return raster
 
 
-def read_label(path: Path, part: int | str | None = None, axis: int = 2) -> NDArray[np.int64]:  # H W
+def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]:  # H W
     """The class index of each pixel, read unchanged: the grey value, the index into a palette, or a whole number."""
-    index = read_plane(path, part, axis)
+    index = read_plane(path, part)
     if index is None:
         raise ImageUnreadable(
             f"{str(path)!r} is no label map: its pixels are colours, not one class index each. Give the card a "

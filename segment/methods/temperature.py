@@ -85,10 +85,6 @@ class TemperatureFit:
         self.nll += losses[:, self._counted].sum(dim=-1).numpy()
         self.pixels += int(self._counted.sum())
 
-    def update(self, method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
-        """Add one image (1 C H W, not padded); label, known: H W, multi-label K H W."""
-        update((self,), method, images, label, known)
-
     def best(self) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
 

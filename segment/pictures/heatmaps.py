@@ -18,12 +18,8 @@ from segment.errors import WrongUse, near
 from segment.pictures.lettering import BOLD, INK, rising, shortened, width_of, write
 from segment.pictures.palettes import Picture
 
-COLOUR_MAPS = {"inferno": cv2.COLORMAP_INFERNO, "magma": cv2.COLORMAP_MAGMA, "viridis": cv2.COLORMAP_VIRIDIS}
-COLOUR_MAPS["cividis"] = cv2.COLORMAP_CIVIDIS
-"""Colour maps of rising, nearly even lightness, which are readable in grey and with colour blindness."""
-
 ABSENT = (128, 128, 128)
-"""The colour of NaN; no colour map contains it."""
+"""The colour of NaN; the colour map does not contain it."""
 
 PAPER = (255, 255, 255)
 
@@ -95,51 +91,46 @@ def scale_of(measure: str, classes: int, head: Head = "softmax", high: float | N
     return Scale(title=title, unit=unit, high=default if high is None else high, bound=bound)
 
 
-def heatmap(
-    values: NDArray[np.floating], *, high: float, low: float = 0.0, colours: str = "inferno"
-) -> Picture:  # H W -> H W 3
-    """Each value's colour on the scale low..high; beyond it the end colours, ABSENT where the value is NaN.
+def heatmap(values: NDArray[np.floating], *, high: float) -> Picture:  # H W -> H W 3
+    """Each value's colour on the scale 0..high; beyond it the end colours, ABSENT where the value is NaN.
 
-    Error: half of one of 256 steps, (high - low) / 510.
+    Error: half of one of 256 steps, high / 510.
 
     >>> heatmap(np.array([[0.0, 9.0, np.nan]]), high=1.0).tolist()
     [[[0, 0, 4], [252, 255, 164], [128, 128, 128]]]
     """
-    if colours not in COLOUR_MAPS:
-        raise WrongUse(
-            f"No colour map is called {colours!r}.{near(colours, COLOUR_MAPS)} Known: {', '.join(COLOUR_MAPS)}."
-        )
-    if not (math.isfinite(high) and math.isfinite(low) and high > low):
-        raise WrongUse(f"A heat map's scale must rise: its ends are {low} and {high}.")
-    table = ramp(colours)
+    if not (math.isfinite(high) and high > 0):
+        raise WrongUse(f"A heat map's scale must rise: its ends are 0 and {high}.")
+    table = ramp()
     picture = np.empty((*values.shape, 3), np.uint8)
     for start in range(0, len(values), ROWS):
         block = values[start : start + ROWS]
         absent = np.isnan(block)
-        steps = np.rint((np.where(absent, low, block) - low) * (255 / (high - low)))
+        steps = np.rint(np.where(absent, 0.0, block) * (255 / high))
         painted = table[np.clip(steps, 0, 255).astype(np.uint8)]
         painted[absent] = ABSENT
         picture[start : start + ROWS] = painted
     return picture
 
 
-def ramp(colours: str) -> Picture:  # -> 256 3
-    """The 256 colours of a map, lowest value first."""
+def ramp() -> Picture:  # -> 256 3
+    """The 256 colours of a heat map, lowest value first.
+
+    Inferno: its lightness rises, nearly evenly, so that it is readable in grey and with colour blindness.
+    """
     grey = np.arange(256, dtype=np.uint8)[None]
-    return np.ascontiguousarray(cv2.applyColorMap(grey, COLOUR_MAPS[colours])[0, :, ::-1])
+    return np.ascontiguousarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[0, :, ::-1])
 
 
-def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str]]:
-    """Round numbers from low up to, but not too near, high; high itself is written at the end of the bar.
+def ticks(high: float, most: int = 6) -> list[tuple[float, str]]:
+    """Round numbers from 0 up to, but not too near, high; high itself is written at the end of the bar.
 
     >>> [text for _, text in ticks(2.398)], [text for _, text in ticks(0.02)]
     (['0', '0.5', '1.0', '1.5', '2.0'], ['0', '0.005', '0.010', '0.015'])
     """
-    span = high - low
-    power = 10.0 ** math.floor(math.log10(span / most))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    marks = [(first + index) * step for index in range(most + 2)]
+    power = 10.0 ** math.floor(math.log10(high / most))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if high / (power * factor) <= most)
+    marks = [index * step for index in range(most + 2)]
     marks = [mark for mark in marks if mark < high - 0.6 * step]
     kind = "f" if step >= 1e-4 else "e"
     decimals = next(  # the fewest that distinguish every mark from its neighbours
@@ -150,9 +141,7 @@ def ticks(high: float, low: float = 0.0, most: int = 6) -> list[tuple[float, str
     return [(mark, f"{mark:.{decimals}{kind}}" if mark else "0") for mark in marks]
 
 
-def legend(
-    length: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
-) -> Picture:  # -> length x about 6 * size, 3
+def legend(length: int, scale: Scale, *, size: int = 13) -> Picture:  # -> length x about 6 * size, 3
     """A vertical bar, lowest value at the bottom, with numbers and the measure's name, as a strip `length` pixels high.
 
     length: raised to 10 * size, or to the length of the name, where it is less
@@ -162,15 +151,15 @@ def legend(
     length = max(length, 10 * size, turned.shape[0] + size)
     bar, gap = size, size // 2
     top, foot = size, length - size
-    marks = [*ticks(scale.high, low), (scale.high, _top(scale))]
+    marks = [*ticks(scale.high), (scale.high, _top(scale))]
     wide = max(width_of(text, size) for _, text in marks)
     left = gap + bar + size  # where the numbers begin
     strip = np.full((length, left + wide + gap + turned.shape[1] + gap, 3), PAPER, np.uint8)
     rows = np.linspace(255, 0, foot - top).round().astype(np.uint8)
-    strip[top:foot, gap : gap + bar] = ramp(colours)[rows][:, None]
+    strip[top:foot, gap : gap + bar] = ramp()[rows][:, None]
     cv2.rectangle(strip, (gap, top), (gap + bar - 1, foot - 1), INK, 1)
     for mark, text in marks:
-        row = round(foot - 1 - (foot - 1 - top) * (mark - low) / (scale.high - low))
+        row = round(foot - 1 - (foot - 1 - top) * mark / scale.high)
         strip[row, gap + bar : gap + bar + size // 3] = INK
         write(strip, text, left, row + round(size * 0.36), size=size)
     x, y = left + wide + gap, (length - turned.shape[0]) // 2
@@ -178,20 +167,18 @@ def legend(
     return strip
 
 
-def level_legend(
-    width: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno", size: int = 13
-) -> Picture:  # -> about 4 * size, width, 3
+def level_legend(width: int, scale: Scale, *, size: int = 13) -> Picture:  # -> about 4 * size, width, 3
     """The legend as a horizontal bar, title above, lowest value at the left."""
     strip = np.full((4 * size, width, 3), PAPER, np.uint8)
     write(strip, shortened(_title(scale), size, width, BOLD), 0, size, size=size, weight=BOLD)
     top, foot, end = round(1.5 * size), round(2.4 * size), width - 1
     columns = np.linspace(0, 255, width).round().astype(np.uint8)
-    strip[top:foot] = ramp(colours)[columns][None]
+    strip[top:foot] = ramp()[columns][None]
     cv2.rectangle(strip, (0, top), (end, foot - 1), INK, 1)
     last = _top(scale)
     free = width - width_of(last, size) - size // 2  # where the top number begins
-    for mark, text in ticks(scale.high, low):
-        column = round(end * (mark - low) / (scale.high - low))
+    for mark, text in ticks(scale.high):
+        column = round(end * mark / scale.high)
         left = max(0, column - width_of(text, size) // 2)
         if left + width_of(text, size) < free:
             strip[foot : foot + size // 4, column] = INK
@@ -208,22 +195,20 @@ def _title(scale: Scale) -> str:
     return scale.title + (f", {scale.unit}" if scale.unit else "")
 
 
-def with_legend(heat: Picture, scale: Scale, *, low: float = 0.0, colours: str = "inferno") -> Picture:
+def with_legend(heat: Picture, scale: Scale) -> Picture:
     """The heat map, unscaled in the top left corner, with its legend at the right on white.
 
     Letters grow with the picture (13 to 52 pixels). A legend taller than the picture extends below it; in a very tall
     picture the legend is 40 lines of its letters high.
     """
-    strip = legend_beside(heat.shape[0], heat.shape[1], scale, low=low, colours=colours)
+    strip = legend_beside(heat.shape[0], heat.shape[1], scale)
     return beside(heat, strip, slice(0, max(heat.shape[0], strip.shape[0])))
 
 
-def legend_beside(
-    rows: int, columns: int, scale: Scale, *, low: float = 0.0, colours: str = "inferno"
-) -> Picture:  # -> h w 3
+def legend_beside(rows: int, columns: int, scale: Scale) -> Picture:  # -> h w 3
     """The legend that `with_legend` adds to a heat map of that size."""
     size = round(min(max(13.0, 13 * math.sqrt(rows * columns) / 600), 52.0))
-    return legend(min(rows, 40 * size), scale, low=low, colours=colours, size=size)
+    return legend(min(rows, 40 * size), scale, size=size)
 
 
 def beside(heat: Plane, strip: Picture, rows: slice) -> Picture:

@@ -105,32 +105,27 @@ def uncertainty_overlay(
     uncertainty: NDArray[np.floating],  # H W
     *,
     high: float,
-    low: float = 0.0,
-    colours: str = "inferno",
 ) -> Picture:  # H W 3
-    """The image in middle greys under the colours of the heat map, which fade away towards `low`.
+    """The image in middle greys under the colours of the heat map, which fade away towards 0.
 
     A pixel's colour depends on its own two values alone. HIDDEN covers what is NaN.
     """
     rows = range(0, len(image), ROWS)
-    parts = [
-        uncertainty_overlay_rows(image, uncertainty, slice(r, r + ROWS), high=high, low=low, colours=colours)
-        for r in rows
-    ]
+    parts = [uncertainty_overlay_rows(image, uncertainty, slice(r, r + ROWS), high=high) for r in rows]
     return np.concatenate(parts) if parts else image.copy()
 
 
 def uncertainty_overlay_rows(
-    image: Plane, uncertainty: Plane, rows: slice, *, high: float, low: float = 0.0, colours: str = "inferno"
+    image: Plane, uncertainty: Plane, rows: slice, *, high: float
 ) -> Picture:  # H W 3, H W -> h W 3
     """Some rows of the uncertainty overlay."""
     _check(image, (uncertainty.shape[0], uncertainty.shape[1]))
     values = np.asarray(uncertainty[rows])
     absent = np.isnan(values)
-    share = np.clip((np.where(absent, low, values) - low) / (high - low), 0, 1).astype(np.float32)
+    share = np.clip(np.where(absent, 0.0, values) / high, 0, 1).astype(np.float32)
     grey = cv2.cvtColor(np.ascontiguousarray(image[rows]), cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     picture = GREY_LOW + grey * np.float32((GREY_HIGH - GREY_LOW) / 255) + np.zeros(3, np.float32)
-    painted = heatmap(values, high=high, low=low, colours=colours).astype(np.float32)
+    painted = heatmap(values, high=high).astype(np.float32)
     rise = np.minimum(share / np.float32(FULL_FROM), 1)[..., None]
     picture += OPACITY * rise**2 * (3 - 2 * rise) * (painted - picture)
     picture[absent] = HIDDEN

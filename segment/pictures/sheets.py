@@ -57,7 +57,6 @@ def contact_sheet(
     subtitle: str = "",
     classes: Mapping[str, Sequence[int]] | None = None,
     scales: Sequence[Scale] = (),
-    colours: str = "inferno",
 ) -> Picture:
     """Title, legends and class key, then each section's rows in reading order, on white.
 
@@ -80,7 +79,7 @@ def contact_sheet(
     block = across * (cell + GAP) - GAP
     groups = min(2 if block <= ONE_GROUP else 1, len(rows))
     width = max(groups * (block + MARGIN) + MARGIN, NARROWEST)
-    parts = [_head(width, title, subtitle, scales, colours), _key(width, classes or {})]
+    parts = [_head(width, title, subtitle, scales), _key(width, classes or {})]
     if len(rows) == 1:
         parts += [_section([row], rows[0].section, width, cell, 1, titles=True) for row in _lines_of(rows[0], across)]
     else:
@@ -143,13 +142,13 @@ def _centred(cell: Picture, picture: Picture) -> None:
     cell[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
 
 
-def _head(width: int, title: str, subtitle: str, scales: Sequence[Scale], colours: str) -> Picture:
+def _head(width: int, title: str, subtitle: str, scales: Sequence[Scale]) -> Picture:
     """Title, as large as fits; the subtitle in as many lines as it needs; legends side by side."""
     inner = width - 2 * MARGIN
     size = fitting(title, range(LARGE, PLAIN, -1), inner, BOLD)
     titles, texts = wrapped(title, size, inner, BOLD), wrapped(subtitle, PLAIN, inner)
     fit = max(1, (inner + MARGIN) // (BAR + MARGIN))
-    bars = [level_legend(min(BAR, inner), scale, colours=colours, size=PLAIN) for scale in scales]
+    bars = [level_legend(min(BAR, inner), scale, size=PLAIN) for scale in scales]
     high = max((bar.shape[0] for bar in bars), default=0)
     lines = -(-len(bars) // fit)
     top = MARGIN + len(titles) * (size + GAP) + len(texts) * LINE + 2 * GAP

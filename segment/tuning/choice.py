@@ -19,7 +19,6 @@ from segment.significance.corrections import LEVEL
 from segment.significance.paired import PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
-    PLAIN,
     Pooled,
     Samples,
     fitted_scaling,
@@ -171,12 +170,6 @@ def halving_loss(samples: Samples, draws: int) -> float:
     at = samples.prefixes.index(draws)
     best = fitted_temperature(samples, draws, samples.images)
     return float(np.mean([sample.nll[at, best] for sample in samples.images.values()]))
-
-
-def plain_loss(samples: Samples, draws: int) -> float:
-    """The mean NLL without a scaling."""
-    at = samples.prefixes.index(draws)
-    return float(np.mean([sample.nll[at, PLAIN] for sample in samples.images.values()]))
 
 
 def choose(candidates: Sequence[Candidate], rule: Rule = "best", groups: Mapping[str, str] | None = None) -> Choice:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from segment.experiments.regression.mnf import ConvMNF, DenseMNF, MaskedFlow, MultiplicativeWeights
@@ -21,11 +24,22 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def rough_flow(width: int = 6, steps: int = 3) -> MaskedFlow:
-    flow = MaskedFlow(width, steps=steps, hidden=9, generator=generator(), gate=0.5).double()
+    flow = MaskedFlow(width, steps=steps, hidden=9, generator=generator()).double()
     with torch.no_grad():
+        flow.leave_bias[..., :width] = 0.5  # gates that are neither open nor shut
         for parameter in flow.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(1), dtype=torch.float64))
     return flow
+
+
+def inverse(flow: MaskedFlow, z: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """The z whose image under these masks is the given one."""
+    for step, mask in reversed(list(enumerate(masks))):
+        kept = (mask * z) @ flow.enter[step] + flow.enter_bias[step]
+        logit, shift = (kept.tanh() @ flow.leave[step] + flow.leave_bias[step]).chunk(2, dim=-1)
+        gate = logit.sigmoid()
+        z = mask * z + (1 - mask) * (z - (1 - gate) * shift) / gate
+    return z
 
 
 def test_the_flow_comes_back_by_its_inverse() -> None:
@@ -34,7 +48,7 @@ def test_the_flow_comes_back_by_its_inverse() -> None:
     masks = flow.masks(z, generator(3))
     image, _ = flow(z, masks)
     assert (image - z).abs().max() > 0.1
-    torch.testing.assert_close(flow.inverse(image, masks), z, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(inverse(flow, image, masks), z, rtol=1e-9, atol=1e-9)
 
 
 def test_the_flows_log_determinant_is_that_of_its_jacobian() -> None:

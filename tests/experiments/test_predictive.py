@@ -14,7 +14,6 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 
 from segment.experiments.regression.predictive import (
-    CRPS_OPTIMAL_SD,
     CRPS_OPTIMUM,
     RESIDUAL_FLOOR,
     best_precision,
@@ -64,7 +63,7 @@ def test_the_optimal_crps_and_its_spread_are_the_two_published_numbers() -> None
         method="bounded",
         options={"xatol": 1e-10},
     )
-    assert float(optimum.x) == pytest.approx(CRPS_OPTIMAL_SD, abs=1e-6)
+    assert float(optimum.x) == pytest.approx(1.201122, abs=1e-6)
     assert float(optimum.fun) == pytest.approx(CRPS_OPTIMUM, abs=5e-7)
 
 

@@ -42,7 +42,7 @@ from segment.methods.dropout import Dropout, Inserted
 from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
 from segment.methods.method import OnePass
-from segment.methods.temperature import TemperatureFit
+from segment.methods.temperature import TemperatureFit, update
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
@@ -410,7 +410,7 @@ def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: i
     logits = [torch.from_numpy(6 * truth + 4 * rng.standard_normal(truth.shape)).float()[None] for _ in range(draws)]
     known = rng.random(label.shape) < 0.9
     fit = TemperatureFit("softmax")
-    fit.update(Given(*logits), torch.zeros(1, 3, 40, 50), label, known)
+    update([fit], Given(*logits), torch.zeros(1, 3, 40, 50), label, known)
 
     def nll(log_temperature: float) -> float:
         p = np.mean(

@@ -21,7 +21,6 @@ from segment.tuning.choice import (
     halving_loss,
     loses_masks,
     pareto,
-    plain_loss,
 )
 from segment.tuning.halving import BUDGET, FOR, rungs
 from segment.tuning.samples import GRID, ImageSample, Pooled, Samples, fitted_temperature
@@ -50,6 +49,12 @@ def filled(method: Sharpened, count: int = 12, prefixes: tuple[int, ...] = (1,))
         label = (rng.random((24, 24))[None] > p.cumsum(axis=0)).sum(axis=0).clip(max=2)
         samples.add(f"s{number:02d}", method, logits, label, np.ones((24, 24), dtype=np.bool_), keep=True)
     return samples
+
+
+def plain_loss(samples: Samples, draws: int) -> float:
+    """The mean NLL without a scaling."""
+    at, plain = samples.prefixes.index(draws), int(np.flatnonzero(GRID == 1.0)[0])
+    return float(np.mean([sample.nll[at, plain] for sample in samples.images.values()]))
 
 
 PARTS = folds([f"s{number:02d}" for number in range(12)], {})

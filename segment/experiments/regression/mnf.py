@@ -18,6 +18,7 @@ from torch.nn import functional
 
 Stack = tuple[int, ...]
 LOG_2_PI = math.log(2 * math.pi)
+FLOW_STEPS = 2
 
 
 class MaskedFlow(nn.Module):
@@ -26,9 +27,7 @@ class MaskedFlow(nn.Module):
     h = tanh(F(m z)), gate s = sigmoid(K h), z' = m z + (1 - m)(s z + (1 - s) G h), log-determinant sum (1 - m) log s.
     """
 
-    def __init__(
-        self, width: int, *, steps: int, hidden: int, generator: torch.Generator, stack: Stack = (), gate: float = 2.0
-    ) -> None:
+    def __init__(self, width: int, *, steps: int, hidden: int, generator: torch.Generator, stack: Stack = ()) -> None:
         super().__init__()
         self.steps = steps
 
@@ -39,7 +38,7 @@ class MaskedFlow(nn.Module):
         self.enter_bias = nn.Parameter(torch.zeros(*stack, steps, 1, hidden))
         self.leave_bias = nn.Parameter(torch.zeros(*stack, steps, 1, 2 * width))
         with torch.no_grad():
-            self.leave_bias[..., :width] = gate  # open gates: the flow starts near the identity
+            self.leave_bias[..., :width] = 2.0  # open gates: the flow starts near the identity
 
     def masks(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A fair coin for each unit at each step, as the paper draws them."""
@@ -58,14 +57,6 @@ class MaskedFlow(nn.Module):
             z = torch.addcmul(z, moved * (-logit).sigmoid(), shift - z)
             logdet = logdet + (moved * functional.logsigmoid(logit)).sum(dim=-1)
         return z, logdet
-
-    def inverse(self, z: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """The z whose image under these masks is the given one."""
-        for layer, mask in reversed(list(zip(self._layers(), masks, strict=True))):
-            logit, shift = _steered(mask * z, layer)
-            gate = logit.sigmoid()
-            z = mask * z + (1 - mask) * (z - (1 - gate) * shift) / gate
-        return z
 
 
 def _steered(kept: Tensor, layer: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -94,7 +85,6 @@ class MultiplicativeWeights(nn.Module):
         biases: int,
         generator: torch.Generator,
         stack: Stack = (),
-        flow_steps: int = 2,
         flow_hidden: int = 50,
     ) -> None:
         super().__init__()
@@ -110,8 +100,8 @@ class MultiplicativeWeights(nn.Module):
         self.z_log_var = nn.Parameter(torch.full((*stack, 1, rows), math.log(0.1)))
         self.r_weights = drawn(1, rows, scale=1 / math.sqrt(rows))  # c: what r(z | W) sees of the weights is tanh(c W)
         self.r_mean, self.r_log_precision = drawn(1, rows, scale=0.01), drawn(1, rows, scale=0.01)
-        self.flow_q = MaskedFlow(rows, steps=flow_steps, hidden=flow_hidden, generator=generator, stack=stack)
-        self.flow_r = MaskedFlow(rows, steps=flow_steps, hidden=flow_hidden, generator=generator, stack=stack)
+        self.flow_q = MaskedFlow(rows, steps=FLOW_STEPS, hidden=flow_hidden, generator=generator, stack=stack)
+        self.flow_r = MaskedFlow(rows, steps=FLOW_STEPS, hidden=flow_hidden, generator=generator, stack=stack)
 
     def multipliers(self, groups: int, generator: torch.Generator) -> Multipliers:
         """G draws of z from its flow, with their log density."""
@@ -151,7 +141,6 @@ class DenseMNF(MultiplicativeWeights):
         *,
         generator: torch.Generator,
         stack: Stack = (),
-        flow_steps: int = 2,
         flow_hidden: int = 50,
     ) -> None:
         super().__init__(
@@ -161,7 +150,6 @@ class DenseMNF(MultiplicativeWeights):
             biases=outputs,
             generator=generator,
             stack=stack,
-            flow_steps=flow_steps,
             flow_hidden=flow_hidden,
         )
 
@@ -187,7 +175,6 @@ class ConvMNF(MultiplicativeWeights):
         generator: torch.Generator,
         stride: int = 1,
         padding: int = 0,
-        flow_steps: int = 2,
         flow_hidden: int = 50,
     ) -> None:
         fan_in = channels * kernel**2
@@ -197,7 +184,6 @@ class ConvMNF(MultiplicativeWeights):
             fan_in=fan_in,
             biases=filters,
             generator=generator,
-            flow_steps=flow_steps,
             flow_hidden=flow_hidden,
         )
         self.shape, self.stride, self.padding = (filters, channels, kernel, kernel), stride, padding

@@ -19,8 +19,7 @@ from segment.uncertainty.moments import DrawMoments
 
 Array = NDArray[np.float64]
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-CRPS_OPTIMUM = 0.594904  # of |e|, and reached at this many |e| of standard deviation:
-CRPS_OPTIMAL_SD = 1.201122
+CRPS_OPTIMUM = 0.594904  # of |e|, and reached at 1.201122 |e| of standard deviation
 RESIDUAL_FLOOR = (
     1e-6  # standard deviations of the target: an error of 0 would have an optimal log-likelihood of infinity
 )

@@ -58,7 +58,7 @@ def read_table(data: Path, name: str) -> Table:
     return Table(name=name, x=torch.from_numpy(rows[:, :-1]), y=torch.from_numpy(rows[:, -1]))
 
 
-def random_split(rows: int, seed: int, *, test: float = 0.2) -> tuple[Tensor, Tensor]:  # train, test row numbers
+def random_split(rows: int, seed: int) -> tuple[Tensor, Tensor]:  # train, test row numbers
     """The authors' split: shuffle all rows by that seed of NumPy's legacy generator, the first fifth is the test part.
 
     >>> [part.tolist() for part in random_split(5, 1)]
@@ -66,7 +66,7 @@ def random_split(rows: int, seed: int, *, test: float = 0.2) -> tuple[Tensor, Te
     """
     order = np.arange(rows)
     np.random.RandomState(seed).shuffle(order)
-    count = round(test * rows)
+    count = round(0.2 * rows)
     return torch.from_numpy(order[count:]), torch.from_numpy(order[:count])
 
 

@@ -195,7 +195,7 @@ def _content(
         "settings": pairs,
         "classes": list(run.classes),
         "palette": palette(len(run.classes), run.card.get("palette") or ()).tolist(),
-        "shades": base64.b64encode(ramp("inferno").tobytes()).decode(),
+        "shades": base64.b64encode(ramp().tobytes()).decode(),
         "measures": measures,
         "stride": shape.stride,
         "hidden": HIDDEN,
