@@ -1,4 +1,4 @@
-"""The packages follow the data: every import points down, and no package has a circle of imports."""
+"""The packages follow the data: every import points down, and neither a package nor a part of jobs is in a circle."""
 
 from __future__ import annotations
 
@@ -50,18 +50,26 @@ HEIGHT = {
 }
 """A module imports lower packages and its own; packages of one height do not see each other."""
 
+UPWARD = {("estimation.in_hand", "report.run_files.estimates")}
+"""An Estimate saves itself as a run does: the module that writes it is loaded when that is asked."""
+
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imported_by(source: str, module: str) -> Iterator[str]:
     """Names below `segment` that the source of a module imports, wherever in it; "__init__" for segment itself.
 
+    Also by `import_module` of a string, or of a name that stands for one.
+
     >>> list(imported_by("from segment.images import specs", "cli.app"))
     ['images.specs']
     """
     package = module.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            names = _named(node, tree)
+        elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = ["segment", *package[: len(package) - node.level + 1]] if node.level else []
@@ -88,11 +96,36 @@ def _known(name: str) -> str:
     return "__init__"
 
 
+def _named(call: ast.Call, tree: ast.Module) -> list[str]:
+    """The module that `import_module(...)` imports, where the source says which."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if called not in ("import_module", "__import__") or not call.args:
+        return []
+    asked = call.args[0]
+    if isinstance(asked, ast.Name):
+        given = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for name in node.targets
+            if isinstance(name, ast.Name) and name.id == asked.id
+        ]
+    else:
+        given = [asked]
+    return [value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+
+
 def package_of(module: str) -> str:
     return module.split(".")[0]
 
 
-IMPORTS = {module: set(imported_by(path.read_text(encoding="utf-8"), module)) for module, path in MODULES.items()}
+def part_of(module: str) -> str:
+    """The sub-package of a module, or the module itself where it lies in none."""
+    return ".".join(module.split(".")[:2])
+
+
+FOUND = {module: set(imported_by(path.read_text(encoding="utf-8"), module)) for module, path in MODULES.items()}
+IMPORTS = {module: {name for name in names if (module, name) not in UPWARD} for module, names in FOUND.items()}
 
 
 def test_every_package_has_its_height() -> None:
@@ -107,9 +140,27 @@ def test_every_import_points_down(module: str) -> None:
             assert below, f"segment.{module} imports segment.{target}, not below it; move the shared part down"
 
 
+def test_what_is_allowed_to_point_up_does() -> None:
+    for module, target in UPWARD:
+        assert target in FOUND[module], f"segment.{module} no longer imports segment.{target}"
+
+
 def test_no_modules_of_a_package_import_each_other_in_a_circle() -> None:
     try:
         TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(f"These import each other in a circle: {' <- '.join(error.args[1])}")
+
+
+def test_no_parts_of_jobs_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, targets in IMPORTS.items():
+        for target in targets:
+            if package_of(module) == package_of(target) == "jobs" and part_of(target) != part_of(module):
+                graph.setdefault(part_of(module), set()).add(part_of(target))
+    assert "jobs.evaluation" in graph["jobs.prediction"]
+    try:
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"These import each other in a circle: {' <- '.join(error.args[1])}")
 
@@ -151,6 +202,11 @@ def test_the_light_modules_import_nothing_heavy() -> None:
         ("from . import png\nfrom .png import write", ["files.png", "files.png"]),
         ("from ..draws import bank", ["draws.bank"]),
         ("import torch\nfrom segmentation_models_pytorch import Unet", []),
+        ('import_module("segment.files.png")', ["files.png"]),
+        ('import importlib\nimportlib.import_module("segment.files.png")', ["files.png"]),
+        ('FILES = "segment.files.png"\ndef f():\n    return import_module(FILES).write', ["files.png"]),
+        ('import_module("torch")', []),
+        ("import_module(name)", []),
     ],
 )
 def test_imports_of_every_form_are_read(source: str, modules: list[str]) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeVar
 
+import cv2
 import torch
 from torch import Tensor
 
-from segment.errors import OutOfMemory, WrongUse
+from segment.errors import ImageUnreadable, OutOfMemory, PredictionFailed, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import GENEROUS, OUTSIDE, Estimator
 from segment.estimation.memory_budget import FIXED, SCRATCH
@@ -39,6 +40,20 @@ DECIDED = ("images", "images_measured_at")
 """Keys of `Together.decided`."""
 
 
+IMAGE_ERRORS = (
+    ImageUnreadable,
+    PredictionFailed,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    cv2.error,
+)
+"""What an image may raise (a network that does not take its size raises one of these); the others go on."""
+
+
 class Sized(Protocol):
     """What has the size of an image."""
 
@@ -49,6 +64,19 @@ class Sized(Protocol):
 
 
 S = TypeVar("S", bound=Sized)
+E = TypeVar("E")
+
+
+def estimates_or_reasons(images: Sequence[S], make: Callable[[Sequence[S]], list[E]]) -> list[E | str]:
+    """What `make` gives for images of one size, or of each that fails why there is nothing."""
+    try:
+        return [*make(images)]
+    except IMAGE_ERRORS as error:
+        if len(images) > 1:  # which of them it was
+            return [made for image in images for made in estimates_or_reasons([image], make)]
+        height, width = images[0].size
+        places = getattr(error, "__notes__", [])[:1]  # of a tile
+        return [", ".join([f"{height} x {width} image: {error_message(error)}", *places])]
 
 
 def checked_batch(batch: Batch) -> Batch:

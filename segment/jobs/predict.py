@@ -89,7 +89,8 @@ def predict(
     execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
     if plan.triage is not None:
-        refuse_other_run(plan.triage, network, bank, execution, plan.tuned)
+        draws = len(execution.bank) if execution.stop is None else None
+        refuse_other_run(plan.triage, network, bank, draws=draws, precision=execution.precision, tuned=plan.tuned)
     with Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(

@@ -22,8 +22,8 @@ from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
 from segment.images.transforms.corrupt import corrupted
-from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.progress import Progress, silent

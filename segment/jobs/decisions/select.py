@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, error_message, near
+from segment.estimation.together import IMAGE_ERRORS
 from segment.files.reading import file_bytes, json_values
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
@@ -18,7 +19,6 @@ from segment.images.read import read_source
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
-from segment.jobs.prediction.images import IMAGE_ERRORS
 from segment.networks.load import Network
 from segment.ranking.columns import grows_with_quality, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse

@@ -17,6 +17,9 @@ SCALINGS = ("temperature", "vector_scaling")
 """Fitted on validation images: one number, or a factor and an offset for each class."""
 PARTS = (*PASSES, TTA, *SCALINGS)
 
+TUNED = "tuned"
+"""What an evaluation calls the method of a tuned setting."""
+
 
 @dataclass(frozen=True)
 class Combination:

@@ -22,7 +22,7 @@ from segment.estimation.estimator import OUTSIDE, Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import Batch, Together
+from segment.estimation.together import Batch, Together, estimates_or_reasons
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised
@@ -32,7 +32,6 @@ from segment.jobs.evaluation.counted import Counted, PackedCounts
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.task import Change, Task
 from segment.jobs.events import report_image
-from segment.jobs.prediction.images import estimates_or_reasons
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings

@@ -11,18 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.errors import ImageUnreadable, PredictionFailed, error_message
+from segment.errors import ImageUnreadable, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.together import Sized, Together
+from segment.estimation.together import IMAGE_ERRORS, Together, estimates_or_reasons
 from segment.files.runs.manifest import Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
@@ -44,34 +43,6 @@ from segment.scores.functional.expected import EXPECTED, expected_numbers
 from segment.uncertainty.class_sums import class_sums
 
 log = logging.getLogger(__name__)
-
-IMAGE_ERRORS = (
-    ImageUnreadable,
-    PredictionFailed,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    cv2.error,
-)
-"""What an image may raise (a network that does not take its size raises one of these); the others go on."""
-
-S = TypeVar("S", bound=Sized)
-E = TypeVar("E")
-
-
-def estimates_or_reasons(images: Sequence[S], make: Callable[[Sequence[S]], list[E]]) -> list[E | str]:
-    """What `make` gives for images of one size, or of each that fails why there is nothing."""
-    try:
-        return [*make(images)]
-    except IMAGE_ERRORS as error:
-        if len(images) > 1:  # which of them it was
-            return [made for image in images for made in estimates_or_reasons([image], make)]
-        height, width = images[0].size
-        places = getattr(error, "__notes__", [])[:1]  # of a tile
-        return [", ".join([f"{height} x {width} image: {error_message(error)}", *places])]
 
 
 @dataclass(frozen=True)

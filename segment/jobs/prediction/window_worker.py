@@ -18,12 +18,13 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.tiling.assembly import place_of
 from segment.estimation.tiling.groups import TileGroup
 from segment.estimation.tiling.tiles import Cut
+from segment.estimation.together import estimates_or_reasons
 from segment.files.runs.window_groups import GroupFiles
 from segment.files.writing import unwritable
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.windowed import windowed
-from segment.jobs.prediction.images import estimates_or_reasons, failed
+from segment.jobs.prediction.images import failed
 from segment.jobs.prediction.loop import PredictLoop, PredictPart
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.images.listing.groups import group_table, groups_by_id
-from segment.jobs.triage.source import TUNED, settings_of_method
+from segment.jobs.evaluation.combinations import TUNED
+from segment.jobs.triage.source import settings_of_method
 from segment.stores.copies import folder_here
 
 SHA_DIGITS = 16

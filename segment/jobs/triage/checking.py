@@ -19,8 +19,9 @@ from segment.guarantees.sentences import promise
 from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
+from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
-from segment.jobs.triage.source import TUNED, refuse_other_source, settings_of_method
+from segment.jobs.triage.source import refuse_other_source, settings_of_method
 from segment.significance.paired import FEW
 
 

@@ -20,10 +20,10 @@ from segment.files.writing import write_json, write_text
 from segment.guarantees.sentences import promise
 from segment.guarantees.shift import AT_THE_END, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
-from segment.jobs.prediction.plan import Execution
+from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS
 from segment.jobs.triage.checking import groups_of_sources, seen_sentence, shift_dict, shift_of, shift_sentence
-from segment.jobs.triage.source import TUNED, refuse_other_source
+from segment.jobs.triage.source import refuse_other_source
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.report.run_files.triaged_files import TriagedImage, triaged_image
@@ -34,9 +34,19 @@ DONE = "done"
 
 
 def refuse_other_run(
-    triage: Triage, network: Network, bank: Bank, execution: Execution, tuned: Tuned | None = None
+    triage: Triage,
+    network: Network,
+    bank: Bank,
+    *,
+    draws: int | None,
+    precision: str,
+    tuned: Tuned | None = None,
 ) -> None:
-    """Refuse a run whose uncertainty is not made as the triage's was. Errors: WrongUse, with the options to give."""
+    """Refuse a run whose uncertainty is not made as the triage's was.
+
+    draws: of the bank; None: each image has another number
+    Errors: WrongUse, with the options to give.
+    """
     method = triage.source["method"]
     if method != ("mcbn" if tuned is None else TUNED):
         makes = "mcbn, with --bank" if tuned is None else "what `segment tune` chose, with --tuned"
@@ -44,7 +54,7 @@ def refuse_other_run(
             f"This triage is of method {method!r}, and this run makes {makes}. Calibrate with "
             f"--method {'mcbn' if tuned is None else TUNED}."
         )
-    if execution.stop is not None:
+    if draws is None:
         raise WrongUse(
             f"--draws auto gives each image another number of draws, and the triage is of {triage.source['draws']}: "
             f"give --draws {triage.source['draws']}."
@@ -54,9 +64,9 @@ def refuse_other_run(
         {
             "network": network.fingerprint,
             "bank": bank_fingerprint(bank),
-            "draws": len(execution.bank) if tuned is None else triage.source["draws"],  # the setting has its own
+            "draws": draws if tuned is None else triage.source["draws"],  # the setting has its own
             **({} if tuned is None else {"tuned": tuned.settings()}),
-            "precision": execution.precision,
+            "precision": precision,
             "classes": list(network.class_names),
         },
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from segment.errors import WrongUse
 from segment.guarantees.triage import Triage
-from segment.jobs.evaluation.combinations import Combination, combination
+from segment.jobs.evaluation.combinations import TUNED, Combination, combination
 from segment.uncertainty.scaling import VectorScaling, of_json
 
 MEANT = {
@@ -27,8 +27,6 @@ MEANT = {
     "shift": "the corruption of the images",
 }
 """What a threshold depends on, in words."""
-TUNED = "tuned"
-"""What an evaluation calls the method of a tuned setting."""
 FIT = 0.01
 """How far apart two fitted temperatures may be."""
 OPTIONS = {"draws": "--draws", "precision": "--precision"}

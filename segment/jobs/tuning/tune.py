@@ -18,8 +18,8 @@ from segment.files.versions import versions
 from segment.guarantees.groups import sequence_of
 from segment.images.contents.hashes import sha256_of
 from segment.images.listing.groups import groups_by_id
-from segment.jobs.evaluate import Labels
 from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers

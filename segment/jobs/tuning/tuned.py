@@ -18,9 +18,8 @@ from segment.files.reading import file_bytes, json_values
 from segment.files.writing import write_json
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
-from segment.jobs.evaluation.combinations import Combination, combination
+from segment.jobs.evaluation.combinations import TUNED, Combination, combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.triage.source import TUNED as METHOD
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
@@ -63,7 +62,7 @@ class Tuned:
             return []
         return [
             f"{len(twice)} of {len(sources)} test images are those that the setting was chosen on ({twice[0]}, ...): "
-            f"the scores of {METHOD} are too good."
+            f"the scores of {TUNED} are too good."
         ]
 
     def settings(self) -> dict[str, Any]:
@@ -156,8 +155,8 @@ def with_tuned(methods: ComparedMethods, tuned: Tuned, banks: Sequence[Bank]) ->
         method, _ = method_of(tuned, methods.network, methods.precision)
     return replace(
         methods,
-        methods={**methods.methods, METHOD: (method,)},
-        notes={**methods.notes, METHOD: f"{tuned.method.name}, chosen on {tuned.images} validation images"},
+        methods={**methods.methods, TUNED: (method,)},
+        notes={**methods.notes, TUNED: f"{tuned.method.name}, chosen on {tuned.images} validation images"},
         seen=methods.seen | marks_in(tuned.bank.provenance),
-        fixed={**methods.fixed, METHOD: tuned.calibration},
+        fixed={**methods.fixed, TUNED: tuned.calibration},
     )
