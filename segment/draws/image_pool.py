@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.draws.minibatches import Choice
+from segment.draws.minibatches import MiniBatch
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source, find_images
 from segment.images.listing.ids import unique
@@ -132,7 +132,7 @@ class ImagePool:
         size = self.network.card.input.size
         return image if size is None else resized(image[None], size)[0]
 
-    def _batch(self, pick: Choice) -> Tensor:  # M C H W
+    def _batch(self, pick: MiniBatch) -> Tensor:  # M C H W
         images = [self.prepared(index, seed) for index, seed in zip(pick.images, pick.seeds, strict=True)]
         for index, image in zip(pick.images, images, strict=True):
             first = self._shape or (image.shape, index)
@@ -153,7 +153,7 @@ class ImagePool:
     def _name(self, index: int) -> str:
         return self.sources[index].id if self.sources else f"image {index}"
 
-    def batches(self, picks: Sequence[Choice]) -> Iterator[Tensor]:
+    def batches(self, picks: Sequence[MiniBatch]) -> Iterator[Tensor]:
         """Mini-batches in order; the next one is made while the network works on this one."""
         if isinstance(self.given, Samples):  # draws from generators that the network's passes use too
             yield from map(self._batch, picks)

@@ -33,14 +33,14 @@ class DrawPlan:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MiniBatch:
     """One mini-batch: its images, and the seed of the training transform of each."""
 
     images: tuple[int, ...]
     seeds: tuple[int, ...]
 
 
-def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
+def choices(plan: DrawPlan, images: int) -> tuple[MiniBatch, ...]:
     """T mini-batches of M among N images, without replacement within one; draw t does not depend on T.
 
     Errors: WrongUse where M is larger than N, or N is 0.
@@ -60,5 +60,5 @@ def choices(plan: DrawPlan, images: int) -> tuple[Choice, ...]:
         rng = np.random.default_rng([plan.seed, draw])
         picked = rng.permutation(images)[: plan.batch]
         seeds = rng.integers(2**31, size=plan.batch)
-        minibatches.append(Choice(tuple(int(index) for index in picked), tuple(int(seed) for seed in seeds)))
+        minibatches.append(MiniBatch(tuple(int(index) for index in picked), tuple(int(seed) for seed in seeds)))
     return tuple(minibatches)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.draws.bank import Statistics
 from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, layers_in_order
@@ -32,9 +33,6 @@ from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
 log = logging.getLogger(__name__)
-
-Draw = Mapping[str, tuple[Tensor, Tensor]]
-"""Layer name -> mean, biased variance."""
 
 PIXELS, CLASSES = 24, 4
 """Pixels of each input, and most classes of each pixel, that a probe holds."""
@@ -64,7 +62,7 @@ def probe_side(network: Network) -> int:
     raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs ({'; '.join(errors)}).")
 
 
-def probe_of(network: Network, drawn: BatchNormNetwork, draw: Draw) -> Probe:
+def probe_of(network: Network, drawn: BatchNormNetwork, draw: Statistics) -> Probe:
     """The network's probe under its trained statistics and under a draw. Errors: ModelRefused as `probe_side`."""
     side, exact = probe_side(network), in_float64(drawn)
     best: Probe | None = None
@@ -93,7 +91,7 @@ def _rounding(
     exact: BatchNormNetwork | None,
     inputs: Sequence[Tensor],
     outputs: Tensor,
-    draw: Draw | None,
+    draw: Statistics | None,
 ) -> float:
     """The largest rounding error of float32 in these outputs, in probability, where both are finite.
 
@@ -115,7 +113,7 @@ def _rounding(
 
 
 def _float64_outputs(
-    network: Network, exact: BatchNormNetwork | None, inputs: Sequence[Tensor], draw: Draw | None
+    network: Network, exact: BatchNormNetwork | None, inputs: Sequence[Tensor], draw: Statistics | None
 ) -> list[Tensor] | None:
     if exact is None:
         return None
@@ -172,7 +170,7 @@ def _places(outputs: Tensor, seed: int) -> Tensor:  # I K' H W -> V
 class _UnderDraw(BatchNormMode):
     """A pass in which the layers of one draw have its statistics, and the others their own."""
 
-    def __init__(self, layers: Sequence[Layer], draw: Draw) -> None:
+    def __init__(self, layers: Sequence[Layer], draw: Statistics) -> None:
         super().__init__(layers)
         self._draw = draw
 
@@ -185,7 +183,7 @@ class _UnderDraw(BatchNormMode):
 
 
 def probabilities_under(
-    network: Network, inputs: Sequence[Tensor], layers: Sequence[Layer] = (), draw: Draw | None = None
+    network: Network, inputs: Sequence[Tensor], layers: Sequence[Layer] = (), draw: Statistics | None = None
 ) -> Tensor:  # -> I K' H W, on the CPU
     """The network's probabilities for each input alone, in its own precision; draw None: in eval mode."""
     outputs = []

@@ -178,7 +178,7 @@ def moments_of(
 ) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
-    images: normalised, not padded. keep: names of the measures that will be computed, which decide what is summed
+    images: normalised, not padded. keep: what is summed beside p: those of `DrawMoments` that the measures need
     temperature: divides the logits; stop: called after each draw, ends the passes when it returns True
     Errors: PredictionFailed where an output is not finite.
     """

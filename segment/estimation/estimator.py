@@ -15,9 +15,9 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
+from segment.estimation.few_passes import seconds_a_pixel
 from segment.estimation.memory_budget import FIXED, SCRATCH, in_words, release_freed_pages
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.probe import probe
 from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached
 from segment.estimation.tiling.tiler import Needs, Tiler, TilingCost, total_cost
@@ -107,7 +107,7 @@ class Estimator:
         noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=torch.Generator().manual_seed(0))
         seconds, head = list[float](), self.network.card.head
         computed = [replace(read_out, measures=self._computed(read_out)) for read_out in self.read_outs.values()]
-        held = bytes_a_pixel(lambda part: seconds.append(probe(computed, part, head)), self.network.module, noise)
+        held = bytes_a_pixel(lambda x: seconds.append(seconds_a_pixel(computed, x, head)), self.network.module, noise)
         return held, seconds[-1]
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from segment.tracing.pass_memory import peak_bytes
 class Inspection:
     """A network's BN layers in data order, and what one pass over one image of `size` (H, W) takes.
 
+    whole_image: whether a BN layer normalises one value a channel, pooled over the whole image
     few: why the draws vary little; "" where they do not
     preprocessing: what happens to the pixels of an image, in words
     """

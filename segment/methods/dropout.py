@@ -149,8 +149,8 @@ class Dropout:
         """The same for one image."""
         return replace(self, identity=identity)
 
-    def probe(self) -> Dropout:
-        return replace(self, inner=self.inner.probe(), draws=1)
+    def few_passes(self) -> Dropout:
+        return replace(self, inner=self.inner.few_passes(), draws=1)
 
     def halve(self) -> bool:
         return self.inner.halve()

@@ -17,7 +17,7 @@ from segment.passes.passes import Engine, Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
 
 UNPADDED = InputSpec()
-PROBED_DRAWS = 3
+FEW_DRAWS = 3
 """Passes whose memory is measured: what all draws share has been allocated after the second."""
 
 
@@ -52,9 +52,9 @@ class BankMethod:
     def of(self, identity: str) -> BankMethod:
         return self
 
-    def probe(self) -> BankMethod:
+    def few_passes(self) -> BankMethod:
         passes = self.passes
-        few = passes.bank.take(range(min(PROBED_DRAWS, self.draws)))
+        few = passes.bank.take(range(min(FEW_DRAWS, self.draws)))
         return replace(self, passes=Passes(passes.network, few, replace(passes.plan, fuse=False, engine="torch")))
 
     def halve(self) -> bool:

@@ -43,7 +43,7 @@ class Method(Protocol):
         """The method for the image of that id, which seeds its random passes."""
         ...
 
-    def probe(self) -> Method:
+    def few_passes(self) -> Method:
         """The method with a few passes, with the peak memory of all, made by calls whose tensors can be counted."""
         ...
 
@@ -68,7 +68,7 @@ class OnePass:
     def of(self, identity: str) -> Self:
         return self
 
-    def probe(self) -> Self:
+    def few_passes(self) -> Self:
         return self
 
     def halve(self) -> bool:
@@ -103,8 +103,8 @@ class Composite:
     def of(self, identity: str) -> Self:
         return replace(self, members=tuple(member.of(identity) for member in self.members))
 
-    def probe(self) -> Self:
-        return replace(self, members=tuple(member.probe() for member in self.members))
+    def few_passes(self) -> Self:
+        return replace(self, members=tuple(member.few_passes() for member in self.members))
 
     def halve(self) -> bool:
         halved = [member.halve() for member in self.members]

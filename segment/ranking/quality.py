@@ -20,7 +20,7 @@ Entry = dict[str, Any]
 
 
 def entry(value: float | None, ends: tuple[float, float] | None, why: str = "") -> Entry:
-    """A score as files hold it; `finding` is whether its interval leaves out what chance gives.
+    """A score as files hold it. ends: of its 95 % interval; why: the reason where one of them is missing.
 
     >>> entry(0.5, (0.3, 0.7))
     {'value': 0.5, 'low': 0.3, 'high': 0.7}

@@ -27,9 +27,9 @@ class PairedTest:
     """What two numbers an image say about their difference, second minus first.
 
     images: with both numbers. first, second: their means. difference: its mean with a bootstrap interval over images
-    sign_p: of the exact sign test (are more images better than worse?), equal ones left out
+    sign_p: of the exact sign test (are more images higher than lower?), equal ones left out
     permutation_p: of the sign-flip test of the mean, exact where all signs can be tried; None below two images
-    better, worse: images whose second number is larger, and smaller. why: the reason where there is no test
+    higher, lower: images whose second number is larger, and smaller. why: the reason where there is no test
     """
 
     images: int

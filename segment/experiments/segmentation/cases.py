@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
-from segment.draws.minibatches import Choice, DrawPlan, choices
+from segment.draws.minibatches import DrawPlan, MiniBatch, choices
 from segment.images.find import find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
@@ -75,7 +75,7 @@ def recorded(drawn: BatchNormNetwork, mini_batches: Iterable[Tensor]) -> Bank:
 
 
 def batches(
-    case: Case, picks: Sequence[Choice], seen: Callable[[int, int], NDArray[Any]]
+    case: Case, picks: Sequence[MiniBatch], seen: Callable[[int, int], NDArray[Any]]
 ) -> Iterator[Tensor]:  # M C H W
     for pick in picks:
         pairs = zip(pick.images, pick.seeds, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segment.draws.bank import Bank, Statistics
 from segment.draws.image_pool import ImagePool
-from segment.draws.minibatches import Choice
+from segment.draws.minibatches import MiniBatch
 from segment.errors import BankRefused, ModelRefused, PredictionFailed
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
@@ -36,7 +36,7 @@ def recorded(
     network: Network,
     drawn: BatchNormNetwork,
     pool: ImagePool,
-    picks: Sequence[Choice],
+    picks: Sequence[MiniBatch],
     precision: Literal["fp32", "bf16"],
     memory: int | str | None,
     partial: PartialBank | None,

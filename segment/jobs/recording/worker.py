@@ -14,7 +14,7 @@ from itertools import count, takewhile
 from segment.draws.bank import Statistics
 from segment.draws.image_pool import ImagePool
 from segment.draws.large_batches import record_in_parts, why_whole
-from segment.draws.minibatches import Choice
+from segment.draws.minibatches import MiniBatch
 from segment.draws.recording import Precision
 from segment.errors import PredictionFailed
 from segment.estimation.memory_budget import KeptPages, Parts
@@ -27,7 +27,7 @@ from segment.tracing.bn_network import drawable
 EVERY = 60.0
 """Seconds between two times that the draws so far are kept."""
 
-Numbered = tuple[int, Choice]
+Numbered = tuple[int, MiniBatch]
 """A mini-batch and the number of its draw."""
 
 
