@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import rasterio
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.exports.geotiff import write_tifs
+from segment.files.exports.volumes import Part, write_volumes
 from segment.images.find import Source
-from segment.images.geometry import Geometry
+from segment.images.geometry import Geometry, stacked
 from segment.images.read import read_label
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import palette
@@ -93,6 +95,17 @@ def test_every_file_holds_the_classes_and_the_same_index_where_there_are_no_data
         np.testing.assert_array_equal(raster.dataset_mask() > 0, valid | (not gaps))
         if classes <= 256:
             assert raster.colormap(1)[classes - 1][:3] == tuple(palette(classes)[-1].tolist())
+
+
+@pytest.mark.parametrize("classes", [255, 256, 257])
+def test_a_slice_that_is_missing_from_a_volume_is_of_no_class(classes: int, tmp_path: Path) -> None:
+    labels, written = result(classes, None)
+    render(Below(tmp_path), written, ("npz",))
+    there = Geometry(volume="scan.nii", axis=2, index=0, count=2)
+    write_volumes(tmp_path, [Part("image", tmp_path / "image", there)], no_class=no_class(classes))
+    volume = np.asanyarray(nibabel.load(tmp_path / "prediction.nii.gz").dataobj)  # type: ignore[attr-defined]
+    expected = stacked([labels, np.full_like(labels, no_class(classes))], 2)
+    np.testing.assert_array_equal(volume, expected)
 
 
 def test_no_class_is_above_every_class_and_fits_the_type_of_the_mask() -> None:
