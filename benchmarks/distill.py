@@ -32,7 +32,7 @@ from segment.files.partial_banks import PartialTensors
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
 from segment.images.read import read_source
-from segment.jobs.distill import HELD_OUT, cut_views, observe_in_parts, training_pool
+from segment.jobs.distill import cut_views, observe_in_parts, training_pool
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -172,8 +172,7 @@ def observed(network: Network, bank: Bank, train: str, views: int, kept: Path) -
     own, others = cut_views(training_pool(network, train), views, DECIDING, seed=0)
     drawn, head = fitted(network, bank), network.card.head
     files = PartialTensors(kept, f"{views} views")
-    first = observe_in_parts(drawn, bank, own, head, files, "views", progress=report)
-    return first, observe_in_parts(drawn, bank, others, head, files, HELD_OUT, progress=report)
+    return observe_in_parts(drawn, bank, (own, others), head, files, progress=report)
 
 
 def distilled(

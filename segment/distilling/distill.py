@@ -104,8 +104,7 @@ class Observed:
 
 
 def observe_views(
-    network: BatchNormNetwork,
-    bank: Bank,
+    passes: Passes,
     views: Sequence[Tensor],
     head: Head,
     *,
@@ -115,15 +114,18 @@ def observe_views(
 ) -> Observed:
     """Pass all draws of a bank over views; several in a pass, where the network keeps the images of a batch apart.
 
+    passes: of all draws, as FAST plans them
     views: of training images, each (1 C H W), one or more; as the network sees them in training
     pixels: of each view, at random by the seed, at which the draws are compared for the choice; 0 for held-out views
     progress: called with the views that are done
+    Errors: FastPathDiffers, after which views that these passes went over before are to be passed again.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
+    network, bank = passes.network, passes.bank
     pair = torch.cat([views[0], views[0]]).to(network.device)
     most = 1 if mixing_call(network.module, network.module, pair) else TOGETHER
-    passes, moments, targets = Passes(network, bank, FAST), Moments(len(bank)), list[Target]()
+    moments, targets = Moments(len(bank)), list[Target]()
     for together in _of_one_size(views, most):
         found, sampled = observe(passes, bank.weights, torch.cat(together), head, pixels, generator)
         targets.extend(found)

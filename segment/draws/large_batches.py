@@ -30,7 +30,7 @@ from segment.draws.recording import (
     biased_statistics,
     check_finite,
     expected_layer,
-    half,
+    in_precision,
     layers_in_order,
     record,
 )
@@ -171,7 +171,7 @@ class _InParts:
             before = progress[number]
             results = {0: self.network.writable(part)} if before is None else dict(before.results)
             step = recording.calls.index(call)
-            with torch.no_grad(), self._state.random_state(), half(self.precision, self.network.device):
+            with torch.no_grad(), self._state.random_state(), in_precision(self.precision, self.network.device):
                 recording.advance(make, results, 0 if before is None else before.step, step)
             args, kwargs = recording.arguments_of(step, results)
             batch_norm = BatchNormCall(*args, **kwargs)
@@ -197,7 +197,7 @@ class _InParts:
             images = self.network.writable(part)
             mode = _RecordedPart(self.network, frozenset(self.layer_of), images)
             try:
-                with torch.no_grad(), self._state(), half(self.precision, self.network.device), mode:
+                with torch.no_grad(), self._state(), in_precision(self.precision, self.network.device), mode:
                     self.network.forward(images)
             except _LastLayer:
                 recording = self._recordings[part.shape] = mode.recording

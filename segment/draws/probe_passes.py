@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from segment.draws.bank import Statistics
 from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
-from segment.draws.recording import BatchNormMode, layers_in_order
+from segment.draws.recording import BatchNormMode, in_precision, layers_in_order
 from segment.errors import ModelRefused, SegmentError, one_line
 from segment.images.bands import from_raw
 from segment.images.prepare import crop
@@ -195,7 +194,7 @@ def probabilities_under(
             torch.inference_mode(mode=False),
             torch.no_grad(),
             preserve_state(network.module),
-            _full_float32(like.device),
+            in_precision("fp32", like.device),
         ):
             _seed_all(like.device)
             copy = image.to(like).clone()  # a network may write into its image
@@ -216,22 +215,3 @@ def _seed_all(device: torch.device) -> None:
     torch.default_generator.manual_seed(0)
     if device.type == "cuda":
         torch.cuda.manual_seed(0)
-
-
-@contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, and on a GPU no TF32, whose 10 bits would hide a difference between two networks."""
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
-            yield
-            return
-        matmul = torch.backends.cuda.matmul
-        allowed = matmul.allow_tf32
-        matmul.allow_tf32 = False
-        try:
-            with torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled, deterministic=torch.backends.cudnn.deterministic, allow_tf32=False
-            ):
-                yield
-        finally:
-            matmul.allow_tf32 = allowed

@@ -7,7 +7,7 @@ Must not know what an image file is, nor how draws are stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -24,11 +24,37 @@ from segment.tracing.bn_layers import BatchNormNetwork, Layer
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def half(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast for a half precision, no change for fp32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+_ROUNDING = tuple(
+    getattr(backend, operation)
+    for backend, operations in (
+        (torch.backends.cudnn, ("conv", "rnn")),
+        (torch.backends.cuda, ("matmul",)),
+        (torch.backends.mkldnn, ("conv", "rnn", "matmul")),
+    )
+    for operation in operations
+)
+"""Where torch may round the factors of float32 products, to TF32 on a GPU and to bfloat16 on a CPU."""
+
+
+@contextmanager
+def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Autocast to a half precision; for fp32 neither autocast, also of the caller, nor TF32.
+
+    TF32 has the 10 bits of fp16; torch uses it for the convolutions of a GPU unless it is told not to.
+    """
+    if precision != "fp32":
+        with torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16):
+            yield
+        return
+    before = [operation.fp32_precision for operation in _ROUNDING]
+    try:
+        for operation in _ROUNDING:
+            operation.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for operation, value in zip(_ROUNDING, before, strict=True):
+            operation.fp32_precision = value
 
 
 PIECE = 2**14
@@ -169,7 +195,7 @@ def record(
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
         images = network.writable(batch)  # statistics of a channel are faster to compute where channels are innermost
-        with torch.no_grad(), state(), half(precision, network.device), mode:
+        with torch.no_grad(), state(), in_precision(precision, network.device), mode:
             state.seed(number)
             network.forward(images)
         mode.end()

@@ -90,6 +90,8 @@ class Estimator:
         def differed(error: FastPathDiffers) -> None:
             self.to_redo = max(self.to_redo, *(method.unverified for method in methods))
             self.why = str(error)
+            for method in methods:
+                method.take_plain_passes()  # one that differs later would cost all images again
 
         return from_the_first_draw(methods, work, differed)
 

@@ -154,7 +154,7 @@ class MCBN:
         if estimator.to_redo:
             log.warning(
                 "Fast passes gave other numbers than plain passes (%s); passes are plain from now on. "
-                "Estimate the %d images before this one again.",
+                "Make the last %d estimates before this one again.",
                 estimator.why,
                 estimator.to_redo,
             )
@@ -194,7 +194,10 @@ class MCBN:
         return estimator
 
     def draws(self, image: Image) -> Iterator[Tensor]:
-        """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order."""
+        """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order.
+
+        Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again.
+        """
         images, single = self.network.accept.batch(image)
         for _, logits in self.method(images):
             p = probabilities(logits, self.network.card.head)

@@ -5,6 +5,8 @@ Must not know how a file is decoded.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +16,23 @@ from segment.errors import ImageUnreadable
 from segment.images.formats.raster import Raster
 from segment.images.specs import Channels, PerChannel, numbers_of, planes_of
 
+_NUMBERED = re.compile(r"(band|channel|layer)?[ _-]?\d*", re.IGNORECASE)
+"""Names that say no more than the order does."""
+
 
 def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]:  # -> H W C
     """The raw planes that the channels stand for: three of a colour card (grey repeated), else one a channel.
 
     Alpha is dropped where it is not asked for (not composited: the colours under it stay, as training loaders have
-    them). Names are looked up among the file's band names; a file without names has its bands in the card's order.
+    them). Names are looked up among the file's band names, in any case; a file without names, or with numbers for
+    names, has its bands in the card's order.
     name: of the file, for messages. Errors: ImageUnreadable where the file holds other bands.
     """
     raw, count = raster.raw, raster.raw.shape[2]
     opaque = [plane for plane in range(count) if plane != raster.alpha]
-    if isinstance(channels, tuple):
-        known = [band for band in channels if band in raster.bands]
-        if len(known) == len(channels):
-            return raw[..., [raster.bands.index(band) for band in channels]]
-        if known:
-            missing = next(band for band in channels if band not in raster.bands)
-            raise ImageUnreadable(f"{name!r} has no band {missing!r}. It has {', '.join(raster.bands)}.")
+    named = not all(map(_NUMBERED.fullmatch, raster.bands))
+    if isinstance(channels, tuple) and (named or set(channels) <= set(raster.bands)):
+        return raw[..., [_place_of(band, raster.bands, name) for band in channels]]
     wanted = 3 if isinstance(channels, str) else planes_of(channels)
     if len(opaque) == wanted:
         return raw if count == wanted else raw[..., opaque]
@@ -47,6 +49,20 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
     if raster.bands:
         advice += ", or name those it takes, `channels: [...]`"
     raise ImageUnreadable(f"{name!r} holds {held}, where {_described(channels)} asked for. {advice}.")
+
+
+def _place_of(band: str, bands: Sequence[str], name: str) -> int:
+    """The place of a band, by its name as it is, else in any case. Errors: ImageUnreadable where there is none."""
+    for places in (
+        [place for place, other in enumerate(bands) if other == band],
+        [place for place, other in enumerate(bands) if other.casefold() == band.casefold()],
+    ):
+        if len(places) == 1:
+            return places[0]
+    raise ImageUnreadable(
+        f"{name!r} has no band {band!r}. It has {', '.join(bands)}. Name those in the card, or give their number, "
+        f"`channels: {len(bands)}`, to take all in the file's order."
+    )
 
 
 def _described(channels: Channels) -> str:
@@ -111,7 +127,7 @@ def valid_in(raster: Raster) -> NDArray[np.bool_] | None:  # H W
             parts.append(finite)
     if raster.nodata is not None and not np.isnan(raster.nodata):
         opaque = raw if raster.alpha is None else np.delete(raw, raster.alpha, axis=2)
-        empty = (opaque == np.array(raster.nodata).astype(raw.dtype)).all(axis=2)
+        empty = (opaque == raster.nodata).all(axis=2)  # a nodata value that the type cannot hold is no pixel's
         if empty.any():
             parts.append(~empty)
     if raster.clear and raster.alpha is not None:

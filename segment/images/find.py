@@ -18,11 +18,11 @@ from segment.errors import WrongUse, first_of, near
 from segment.images.formats.dicom import is_dicom, slices_of
 from segment.images.formats.kinds import IMAGE_SUFFIXES, kind_of, suffix_of
 from segment.images.geometry import Geometry
-from segment.images.listing.ids import folded, free_id, safe, unique
+from segment.images.listing.ids import folded, free_id, given_id, safe, unique, valid_id
 from segment.images.listing.ids import in_text as in_text
 from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
 from segment.images.listing.on_store import above_glob, rows_on_store
-from segment.images.listing.parts import Listing, part_name, parts_in
+from segment.images.listing.parts import Listing, Part, part_name, parts_in
 from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Source:
     masks: for a multi-label head, one file a label
     mask: the region mask's file: outside it (0) nothing of the image counts
     annotators: of each further annotator, the file of its label map and which image of that; None where it has none
-    label_part: which image of the label's file, where that has several
+    label_part, mask_part: which image of the label's or the mask's file, where that has several
     more: cells of the other columns of a table that lists it, by their headings
     sample: gives an image and its label map that a caller holds, in place of the files
     part: which image of a file with several: the number of a frame, page or slice, or a key of an .npz
@@ -61,6 +61,7 @@ class Source:
     version: str = field(default="", compare=False)
     annotators: tuple[tuple[Path, int | str | None] | None, ...] = ()
     label_part: int | str | None = None
+    mask_part: int | str | None = None
     more: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     sample: Callable[[], tuple[Any, Any]] | None = field(default=None, compare=False, repr=False)
 
@@ -118,17 +119,16 @@ def _sources(rows: Sequence[Row], root: Path, listing: Listing) -> tuple[Source,
 def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
     """The images of a row's file; one of them, where the row's id names it as `file/000123`."""
     path = row.image
-    id = safe(row.id) if row.id else safe(os.path.relpath(path, root))
+    id = given_id(row.id) if row.id else safe(os.path.relpath(path, root))
     parts = parts_in(path, listing)
-    label_parts = parts_in(row.label, listing) if row.label is not None and len(parts) > 1 else (None,)
-    matched = len(label_parts) == len(parts)
+    label_parts, mask_parts = (_parts_beside(other, parts, listing) for other in (row.label, row.mask))
     wanted = row.id.rpartition("/")[2]
     single = wanted in {part_name(path, part) for part in parts if part is not None}
-    for part, label_part in zip(parts, label_parts if matched else [None] * len(parts), strict=True):
+    for part, label_part, mask_part in zip(parts, label_parts, mask_parts, strict=True):
         name = "" if part is None else part_name(path, part)
         if single and name != wanted:
             continue
-        of_part = id if part is None or single else f"{id}/{safe(name)}"
+        of_part = id if part is None or single else f"{id}/{valid_id(name)}"
         yield Source(
             of_part,
             path,
@@ -137,9 +137,16 @@ def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
             axis=listing.axis,
             mask=row.mask,
             label_part=label_part,
+            mask_part=mask_part,
             more=row.more,
             version=row.version,
         )
+
+
+def _parts_beside(path: Path | None, parts: Sequence[Part], listing: Listing) -> Sequence[Part]:
+    """Of each image of a file, which image of another file belongs to it: as many, or one of all."""
+    others = parts_in(path, listing) if path is not None and len(parts) > 1 else (None,)
+    return others if len(others) == len(parts) else [None] * len(parts)
 
 
 def _in_series(sources: Sequence[Source]) -> list[Source]:
@@ -243,29 +250,35 @@ def _matched(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Source, ...]:
-    """The sources, each with the id that its path has already; a new path gets an id that no other path has had.
+    """The sources, each with the id that it has already; a new one gets an id that no other has had.
 
-    known: id -> path, as `in_text` writes it
+    known: id -> image, as `images_by_id` writes them
 
     >>> keep_ids([Source("x", Path("x.bmp")), Source("x-2", Path("x.png"))], {"x": "x.png"})[0].id
     'x-2'
     """
-    of_path: dict[str, list[str]] = {}
-    for id, path in known.items():
-        of_path.setdefault(path, []).append(id)
+    earlier_ids: dict[str, list[str]] = {}
+    for id, image in known.items():
+        earlier_ids.setdefault(image, []).append(id)
     given = {folded(id) for id in known}
     kept = []
     for source in sources:
-        earlier = of_path.get(in_text(source.path))
+        earlier = earlier_ids.get(_image_in_text(source))
         id = earlier.pop(0) if earlier else free_id(source.id, given, ())
         given.add(folded(id))
         kept.append(replace(source, id=id))
     return tuple(kept)
 
 
-def paths_by_id(sources: Sequence[Source]) -> dict[str, str]:
-    """Each image's path, as `in_text` writes it."""
-    return {source.id: in_text(source.path) for source in sources}
+def images_by_id(sources: Sequence[Source]) -> dict[str, str]:
+    """Each image: the path of its file, as `in_text` writes it, and which image of the file, where that has several."""
+    return {source.id: _image_in_text(source) for source in sources}
+
+
+def _image_in_text(source: Source) -> str:
+    path = in_text(source.path)
+    along = f" along axis {source.axis}" if source.axis != Listing().axis else ""
+    return path if source.part is None else f"{path}::{source.part}{along}"
 
 
 def _kinds(files: Sequence[Path]) -> str:

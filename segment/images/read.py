@@ -24,11 +24,11 @@ from segment.images.formats.beside import placed_beside
 from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
 from segment.images.formats.georeference import picture_geometry, raster_size, read_raster
 from segment.images.formats.kinds import Kind, kind_of, suffix_of
-from segment.images.formats.pictures import picture_size, read_indices, read_picture
+from segment.images.formats.pictures import picture_size, read_indices, read_picture, several
 from segment.images.formats.raster import Raster
 from segment.images.formats.tiff import read_tiff, tiff_size
-from segment.images.formats.video import frame_size, read_frame
-from segment.images.formats.volumes import read_slice, slice_size
+from segment.images.formats.video import frame_count, frame_size, read_frame
+from segment.images.formats.volumes import read_slice, slice_size, volume_shape
 from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
 from segment.images.specs import InputSpec
@@ -74,7 +74,7 @@ def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     raster = decode(source.path, source.part, source.axis)
     valid = valid_in(raster)
     if source.mask is not None:
-        inside = _mask_of(source.mask, raster.raw.shape[:2], source.path)
+        inside = _mask_of(source.mask, raster.raw.shape[:2], source.path, source.mask_part, source.axis)
         valid = inside if valid is None else valid & inside
     raw = channels_in(raster, spec.channels, str(source.path))
     data = valid_in(raster)
@@ -112,6 +112,8 @@ def _decode(path: Path, part: int | str | None, axis: int, *, stored: bool = Fal
     raster = _decoded(_kind(path), path, part, axis, stored=stored)
     if 0 in raster.raw.shape:
         raise ImageUnreadable(f"{str(path)!r} holds no pixels: its shape is {raster.raw.shape}. Replace or remove it.")
+    if raster.raw.dtype.kind not in "buif":
+        raise ImageUnreadable(f"{str(path)!r} holds values of type {raster.raw.dtype}, which are no real numbers.")
     return raster
 
 
@@ -125,10 +127,12 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
     if kind == "array":
         return read_array(path, part)
     if kind == "volume":
+        _refuse_several(path, number, volume_shape(path)[axis])
         return Raster(read_slice(path, number or 0, axis))
     if kind == "dicom":
         return read_dicom(path, number, stored=stored)
     if kind == "video":
+        _refuse_several(path, number, frame_count(path))
         return Raster(read_frame(path, number or 0))
     raster = read_picture(path, number)
     if raster.alpha is None or number is not None or not placed_beside(path):
@@ -137,6 +141,11 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
         return replace(raster, clear=picture_geometry(path).placed)
     except ImageUnreadable:  # GDAL does not know its format: reported where its place is asked for
         return raster
+
+
+def _refuse_several(path: Path, number: int | None, count: int) -> None:
+    if number is None and count > 1:
+        raise several(path, count)
 
 
 def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]:  # H W
@@ -210,13 +219,15 @@ def _kind(path: Path) -> Kind:
     return "dicom" if kind == "picture" and not suffix_of(path) and is_dicom(path) else kind
 
 
-def _mask_of(path: Path, size: tuple[int, ...], image: Path) -> NDArray[np.bool_]:  # H W
+def _mask_of(
+    path: Path, size: tuple[int, ...], image: Path, part: int | str | None = None, axis: int = 2
+) -> NDArray[np.bool_]:  # H W
     """Where a region mask is not 0; of a picture of colours, where it is not black."""
-    plane = read_plane(path)
+    plane = read_plane(path, part, axis)
     if plane is not None:
         inside = plane != 0
     else:
-        raster = decode(path)
+        raster = decode(path, part, axis)
         colours = raster.raw if raster.alpha is None else np.delete(raster.raw, raster.alpha, axis=2)
         inside = (colours != 0).any(axis=2)
     _check_mask(inside, path, size, image)

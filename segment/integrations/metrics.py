@@ -103,7 +103,8 @@ class UncertaintyScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The scores by name, float64; NaN where one is not defined, as `scores.json` says why."""
-        values = _gathered(self.board).compute()["scores"]
+        board = _gathered(self.board) if self.sync_on_compute else self.board
+        values = board.compute()["scores"]
         missing = [name for name in self.names if name not in values]
         if missing:
             raise WrongUse(f"No score is called {missing[0]!r}. Known: {', '.join(values)}.")
@@ -133,6 +134,7 @@ class UncertaintyScores(Metric):
         merged = Scoreboard.of(state)
         self.board.merge(_renamed(merged, f"merged {self._count}/"))
         self._count += other._count
+        self._computed = None  # torchmetrics keeps the value of the last `compute`
 
     def merge_state(self, incoming_state: Any) -> None:
         """As `merge`, by torchmetrics' name."""

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.distilling.choose import Moments
-from segment.distilling.distill import PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
+from segment.distilling.distill import FAST, PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted, identified
 from segment.draws.image_pool import ImagePool, Images
-from segment.errors import WrongUse
+from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
 from segment.files.banks import save_bank
@@ -30,6 +30,7 @@ from segment.images.listing.samples import Samples
 from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
+from segment.passes.passes import Passes
 from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ HELD_OUT = "held_out_views"
 """Name of the parts that decide the step."""
 
 AUDIT_VIEWS = 2
+REDONE = "Fast passes gave other numbers than plain ones (%s): the views are passed again, plainly."
 
 
 def distill_bank(
@@ -88,8 +90,7 @@ def distill_bank(
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
     kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head
-    observed = observe_in_parts(drawn, bank, own_views, head, kept, "views", seed, progress)
-    others = observe_in_parts(drawn, bank, other_views, head, kept, HELD_OUT, seed, progress)
+    observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress)
     begun = kept.load()
     if kept.found:
         log.warning("Going on from what an earlier call left beside %r.", str(output))
@@ -126,25 +127,47 @@ def distill_bank(
 def observe_in_parts(
     drawn: BatchNormNetwork,
     bank: Bank,
+    views: tuple[Sequence[Tensor], Sequence[Tensor]],
+    head: Head,
+    kept: PartialTensors,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[Observed, Observed]:
+    """The bank's passes over views and over held-out ones, as `observe_views`, some views after the others.
+
+    kept: parts that an earlier call kept are not passed again
+    """
+    passes = Passes(drawn, bank, FAST)
+    own, held_out = views
+    while True:  # until no fast pass differs, which can happen once
+        try:
+            return (
+                _observed(passes, own, head, kept, "views", PIXELS, seed, progress),
+                _observed(passes, held_out, head, kept, HELD_OUT, 0, seed, progress),
+            )
+        except FastPathDiffers as error:
+            log.warning(REDONE, error)
+            kept.remove()
+
+
+def _observed(
+    passes: Passes,
     views: Sequence[Tensor],
     head: Head,
     kept: PartialTensors,
     name: str,
-    seed: int = 0,
-    progress: Progress = silent,
+    pixels: int,
+    seed: int,
+    progress: Progress,
 ) -> Observed:
-    """As `observe_views`, some views after the others; parts that an earlier call kept are not passed again.
-
-    name: of the parts; those called HELD_OUT are not compared for the choice
-    """
-    total, stage = Observed([], Moments(len(bank))), f"passing the bank over {name.replace('_', '-')}"
+    """One kind of views; name: of its parts."""
+    total, stage = Observed([], Moments(len(passes.bank))), f"passing the bank over {name.replace('_', '-')}"
     for start in range(0, len(views), PART):
         part, file = views[start : start + PART], f"{name}{start}"
         tensors = kept.load(file)
         if tensors is None:
-            pixels = 0 if name == HELD_OUT else PIXELS
             show = partial(_show, progress, stage, start, len(views))
-            seen = observe_views(drawn, bank, part, head, pixels=pixels, seed=seed + start, progress=show)
+            seen = observe_views(passes, part, head, pixels=pixels, seed=seed + start, progress=show)
             kept.keep(seen.tensors(), file)
         else:
             seen = Observed.of(part, tensors)

@@ -44,12 +44,18 @@ EXTRAS = {
     "medical": ("nibabel", "pydicom"),
     "annotations": ("pycocotools",),
     "tables": ("pyarrow",),
+    "zarr": ("zarr",),
     "hf": ("transformers",),
     "xarray": ("xarray",),
     "lightning": ("lightning", "torchmetrics"),
+    "corruptions": ("corrupt_tta",),
     "ray": ("ray",),
-    "bench": ("torch_uncertainty",),
+    "s3": ("s3fs",),
+    "ranking": ("sklearn",),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
 }
+"""The modules that each extra installs."""
 
 COMPARED_IMAGES = 3
 COMPARED_DRAWS = 4

@@ -84,14 +84,16 @@ def predict(
     if labels is not None:
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
-        images, source_text = with_masks(images, masks), f"{source_text}, region masks {in_text(masks)}"
+        images, source_text = with_masks(images, masks, listing), f"{source_text}, region masks {in_text(masks)}"
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
     if plan.triage is not None:
         draws = len(execution.bank) if execution.stop is None else None
         refuse_other_run(plan.triage, network, bank, draws=draws, precision=execution.precision, tuned=plan.tuned)
-    with Run.create(Path(folder), plan.settings(network, bank, source_text), images, resume=resume) as run:
+    taken = listing or (Listing() if watch is None else watch.listing)
+    settings = plan.settings(network, bank, source_text) | taken.settings()
+    with Run.create(Path(folder), settings, images, resume=resume) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(
             plan=execution.record(),

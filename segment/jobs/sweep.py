@@ -4,56 +4,43 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
+from segment.files.bank_cache import marks_in
 from segment.files.banks import load_bank
 from segment.files.reading import read_json
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
-from segment.files.text_tables import csv_text
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.images.find import Source, in_text
+from segment.images.find import Source, find_images, in_text
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks
 from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
+from segment.jobs.sweeping.tables import sweep_csv
 from segment.networks.load import Network
 from segment.passes.onednn import computes_bfloat16
 from segment.report.comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep
-from segment.report.tables import compact
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.scores.scoreboard import Scoreboard
 
 log = logging.getLogger(__name__)
 
-SHOWN = (
-    "nll",
-    "brier",
-    "miou",
-    "accuracy",
-    "ece",
-    "error_auroc.predictive_entropy",
-    "error_auroc.mutual_information",
-    "error_auroc.variance",
-    "ause.predictive_entropy",
-    "ause.variance",
-)
-"""Columns of sweep.csv, each with its interval and its spread over banks."""
 TEMPERATURES = "temperatures.json"
 OVER = "over_deterministic"
 """Key of a row's result: score -> its paired difference from the plain network on the same images."""
@@ -96,25 +83,32 @@ def sweep(
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
         rows: list[Row] = []
         failed: dict[str, str] = {}
+        marks = {mark for bank in given_banks.values() for mark in marks_in(bank.provenance)}
+        warnings = seen_before(network, sources, held_out, marks, find_images(train))
         for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
             path = folder / f"condition_{condition}_{severity}.json"
             if not (resume and path.exists()):
-                scored_rows, errors = _condition(swept, run, condition, severity, memory, progress, runner)
-                write_json(path, {"rows": [asdict(row) for row in scored_rows], "failed": errors})
+                made = _condition(swept, run, condition, severity, memory, progress, runner)
+                write_json(path, asdict(made))
                 run.deliver()
             content = read_json(path, _Condition, advice="Remove it to score its images again.")
             rows += content.rows
             failed |= content.failed
-        _finish(run, sources, rows, failed)
-        return Sweep(run.place, rows, failed)
+            warnings += content.warnings
+        _finish(run, sources, rows, failed, warnings)
+        return Sweep(run.place, rows, failed, tuple(warnings))
 
 
 @dataclass(frozen=True)
 class _Condition:
-    """What was scored on the test images as they are, or as one corruption leaves them; failed: image -> why."""
+    """What was scored on the test images as they are, or as one corruption leaves them.
+
+    failed: image -> why; warnings: what makes the scores misleading, of the images as they are
+    """
 
     rows: list[Row]
     failed: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
@@ -148,7 +142,7 @@ def _condition(
     memory: int | str | None,
     progress: Progress,
     runner: Runner,
-) -> tuple[list[Row], dict[str, str]]:
+) -> _Condition:
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
     scored = swept.scored()
@@ -177,7 +171,8 @@ def _condition(
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
     rows = _rows(scoring, list(read_outs), condition, severity, partial(progress, f"intervals of {stage}"))
     run.discard(state.name)  # its numbers are in the condition's file now
-    return rows, scoring.failed
+    warnings = absent_classes(next(iter(scoring.boards.values())), scoring.pixels) if clean else []
+    return _Condition(rows, scoring.failed, warnings)
 
 
 def _save(run: Run, scoring: Scoring, state: Path) -> None:
@@ -216,7 +211,9 @@ def _rows(
     ]
 
 
-def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Mapping[str, str]) -> None:
+def _finish(
+    run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Mapping[str, str], warnings: Sequence[str]
+) -> None:
     clean = [row for row in rows if row.condition == CLEAN]
     if not clean:
         raise WrongUse(
@@ -231,65 +228,12 @@ def _finish(run: Run, sources: Sequence[Source], rows: Sequence[Row], failed: Ma
             shifted.setdefault(f"{row.condition}_{row.severity}", {})[row.name] = {
                 key: row.result[key] for key in keep[:3]
             }
+    counts |= {"warnings": list(warnings)} if warnings else {}
     write_json(run.folder / SCORES, counts | {"methods": methods} | ({"shifts": shifted} if shifted else {}))
-    write_text(run.folder / "sweep.csv", table_of(rows))
+    write_text(run.folder / "sweep.csv", sweep_csv(rows))
     lines = run.entries()
     for source in sources:
         error = failed.get(source.id)
         status = "failed" if error else "done"
         if lines.get(source.id, {}).get("status") != status:
             run.add(Entry(id=source.id, source=str(source.path), status="failed" if error else "done", error=error))
-
-
-def table_of(rows: Sequence[Row]) -> str:
-    """CSV: one line a row, the axes first, then passes, seconds, and each score with its interval and bank_sd."""
-    axes = ("condition", "severity", "method", "T", "M", "transform", "layers", "alpha", "adapted", "seconds")
-    ends = ("value", "low", "high", "bank_sd")
-    columns = [*axes, *(name if end == "value" else f"{name}.{end}" for name in SHOWN for end in ends)]
-    lines = []
-    for row in rows:
-        s = row.setting
-        drawn = (None,) * 5 if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
-        axis_values = (row.condition, row.severity, row.method, row.draws, *drawn, row.result["seconds"])
-        entries = [row.result["scores"].get(name, {}) for name in SHOWN]
-        lines.append([*axis_values, *(entry.get(end) for entry in entries for end in ends)])
-    return csv_text(columns, lines)
-
-
-COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
-
-
-def _nll(result: Mapping[str, Any]) -> float:
-    """A setting's NLL, infinite where it has none."""
-    value = result["scores"]["nll"]["value"]
-    return math.inf if value is None else float(value)
-
-
-def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the best settings by NLL, and of the deterministic ones, condition by condition.
-
-    Args:
-        rows: settings with their scores, in any order.
-        most: how many of a condition beside the deterministic one, from 1 up.
-
-    Returns:
-        The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
-        Error AUROC is that of the predictive entropy.
-
-    """
-    cells_of_rows = []
-    conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
-    for condition in conditions:
-        same = [row for row in rows if (row.condition, row.severity) == condition]
-        same.sort(key=lambda row: _nll(row.result))
-        for rank, row in enumerate(same):
-            if rank < most or row.method == "deterministic":
-                cells = [
-                    compact(row.result["scores"].get(score))
-                    for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
-                ]
-                shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
-                cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
-    if conditions == [(CLEAN, 0)]:
-        return [name for name in COLUMNS if name != "shift"], [[row[0], *row[2:]] for row in cells_of_rows]
-    return list(COLUMNS), cells_of_rows

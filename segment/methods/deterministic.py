@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.draws.recording import half
+from segment.draws.recording import in_precision
 from segment.images.prepare import in_padding
 from segment.images.specs import InputSpec
 from segment.methods.mcbn import UNPADDED, BankMethod
@@ -67,6 +67,6 @@ class Plain(OnePass):
         if self.plan.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         state = StateKeeper(self.module)
-        with torch.no_grad(), state(), half(self.plan.precision, device):
+        with torch.no_grad(), state(), in_precision(self.plan.precision, device):
             output = state.own(self.forward(images))
         yield output

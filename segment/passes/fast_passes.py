@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segment.draws.bank import Bank
-from segment.draws.recording import Precision, half
+from segment.draws.recording import Precision, in_precision
 from segment.errors import SegmentError, error_message
 from segment.networks.preserve_state import StateKeeper
 from segment.passes import onednn
@@ -119,7 +119,7 @@ class FastPasses:
         self._fused = self._drawn.fused_for(program) if self._fuse else None
 
     def _replay(self, recording: Recording, t: int) -> Tensor:
-        with torch.no_grad(), self._drawn.state.random_state(), half(self._precision, self._images.device):
+        with torch.no_grad(), self._drawn.state.random_state(), in_precision(self._precision, self._images.device):
             self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             return recording.run(self._calls(t))
 
@@ -140,7 +140,7 @@ class FastPasses:
     def _pass(self, t: int) -> Tensor | None:
         images = self._images.clone()  # a network may write into its image
         mode = RecordedPass(self._program, self._calls(t), images)
-        with torch.no_grad(), self._drawn.state(), half(self._precision, images.device), mode:
+        with torch.no_grad(), self._drawn.state(), in_precision(self._precision, images.device), mode:
             self._drawn.state.seed(t)  # the network's own random calls: another stream for each draw
             output = self._drawn.network.forward(images)
         if not mode.end(output):

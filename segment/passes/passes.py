@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.draws.recording import Precision, half, layers_in_order
+from segment.draws.recording import Precision, in_precision, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
 from segment.networks.modules import parameters_and_buffers
 from segment.passes import onednn
@@ -161,7 +161,8 @@ class Passes:
             fast, ahead = checked
         due = not first and self.unverified >= self._every()
         compared = self._comparisons % min(len(self.bank), CHECKED_DRAWS) if due else -1
-        self.unverified += not (first or due)
+        self._comparisons += due
+        self.unverified += not first  # also where the caller leaves before the draw that is compared
         for t in range(len(self.bank)):
             output = ahead[t] if t < len(ahead) else fast(t)
             if output is None:
@@ -217,13 +218,13 @@ class Passes:
 
     def _compare(self, images: Tensor, placed: Tensor, t: int, output: Tensor) -> None:
         """Errors: FastPathDiffers, after which passes are plain."""
-        self._comparisons += 1
         difference = self._difference(images, placed, t, output)
         if not difference:
             self.unverified = 0
             self.differed = ""
             return
         self.differed = difference
+        self.unverified -= 1  # this one is begun again
         self.take_plain()
         raise FastPathDiffers(f"A fast pass under draw {t} gave {difference}; passes are plain from now on.")
 
@@ -259,7 +260,7 @@ class Passes:
     def _plain_pass(self, images: Tensor, chunk: range, precision: Precision) -> Tensor:  # D*N K ...
         images = torch.cat([images] * len(chunk))  # a copy even for one draw: a network may write into its image
         mode = PlainPass(self._layers, self._drawn.draws(chunk))
-        with torch.no_grad(), self._drawn.state(), half(precision, self.network.device), mode:
+        with torch.no_grad(), self._drawn.state(), in_precision(precision, self.network.device), mode:
             self._drawn.state.seed(chunk.start)
             output = self._drawn.state.own(self.network.forward(images))
         mode.end()

@@ -144,11 +144,12 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Sweep:
-    """The result of a sweep; all of it is in its folder too."""
+    """The result of a sweep; all of it is in its folder too. warnings: what makes the scores misleading."""
 
     folder: Path
     rows: Sequence[Row]
     failed: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         clean = [row for row in self.rows if row.condition == CLEAN]

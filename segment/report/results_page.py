@@ -96,7 +96,9 @@ def sweep_section(swept: Sweep, title: str) -> str:
     of = f"the best {LINES} of {len(clean)} settings by NLL" if len(clean) > LINES else "best NLL first"
     rest = ", and the deterministic network" if len(shown) > LINES else ""
     images = clean[0].result["images"]
-    lines = [f"## Sweep of {title}", "", f"{images} images; {of}{rest}.", "", *_table(columns, rows)]
+    lines = [f"## Sweep of {title}", "", *(f"- **Warning**: {line}" for line in swept.warnings)]
+    lines += ["" for _ in swept.warnings[:1]]
+    lines += [f"{images} images; {of}{rest}.", "", *_table(columns, rows)]
     for condition in dict.fromkeys(row.condition for row in swept.rows if row.condition != CLEAN):
         lines += ["", *_along(swept, condition)]
     return "\n".join(lines) + "\n"

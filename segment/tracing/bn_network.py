@@ -15,6 +15,7 @@ from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
 from segment.tracing.bn_layers import BatchNormNetwork, survey
+from segment.tracing.trace import Call, trace
 
 FEW = 4
 """Other normalisations per BN layer from which the draws of a network vary little."""
@@ -36,6 +37,13 @@ def little_batchnorm(network: BatchNormNetwork) -> str:
         f"Only {layers} is drawn, beside {kinds}: the draws vary little, and so do the maps of their spread. Compare "
         "with MC dropout or flips by `segment evaluate`."
     )
+
+
+def calls_of(network: Network) -> tuple[Call, ...]:
+    """The calls of a pass of a network, also of one without BN."""
+    side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
+    image = torch.zeros(1, network.channels, side, side)
+    return trace(network.module, network, image.to(next(parameters_and_buffers(network.module), image))).calls
 
 
 def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:

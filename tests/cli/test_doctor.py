@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from console import DRAWS, NETWORKS, SMALL, fitted, photographs, segment, training
 
+from segment.jobs.doctor import EXTRAS
 from segment.passes.fused_convolutions import FusedConvolutions
 from segment.passes.passes import Passes
 from segment.scenes.scene import TRAIN
@@ -53,6 +57,14 @@ def test_doctor_lists_versions_precision_and_how_to_get_what_is_missing(monkeypa
     assert findings["threads"] == torch.get_num_threads()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert "for the shipped network" in findings[f"precision on {device}"]
+
+
+def test_doctor_knows_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    every = re.search(r"\[(.*)\]", project["project"]["optional-dependencies"]["all"][0])
+    assert every is not None
+    assert set(EXTRAS) == set(every[1].split(","))
+    assert all(find_spec(module) for modules in EXTRAS.values() for module in modules)
 
 
 def test_fast_passes_of_the_shipped_network_agree_with_plain_ones_on_three_images(tmp_path: Path) -> None:

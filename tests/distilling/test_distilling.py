@@ -61,8 +61,8 @@ SMALL = DistillPlan(draws=4, refine=RefinePlan(steps=30, every=10, rate=0.6))
 
 
 def distilled(network: BatchNormNetwork, bank: Bank, plan: DistillPlan = SMALL) -> Distilled:
-    seen = observe_views(network, bank, views(12, seed=10), "softmax", seed=plan.seed)
-    others = observe_views(network, bank, views(4, seed=50), "softmax", pixels=0)
+    seen = observe_views(Passes(network, bank, FAST), views(12, seed=10), "softmax", seed=plan.seed)
+    others = observe_views(Passes(network, bank, FAST), views(4, seed=50), "softmax", pixels=0)
     return distill(network, bank, seen, others.targets, "softmax", plan)
 
 
@@ -197,7 +197,7 @@ def test_views_of_every_size_are_observed_as_each_alone(module: type[nn.Module])
     network = surveyed(calibrated(seeded(module), (32, 32)))
     bank = random_bank(network, draws=5)
     seen = [*views(6, seed=1), noise(1, 3, 16, 24, seed=3), *views(1, seed=9)]
-    together = observe_views(network, bank, seen, "softmax")
+    together = observe_views(Passes(network, bank, FAST), seen, "softmax")
     passes, generator = Passes(network, bank, FAST), torch.Generator().manual_seed(0)
     for view, target in zip(seen, together.targets, strict=True):
         (alone,), _ = observe(passes, bank.weights, view, "softmax", 1, generator)
@@ -321,7 +321,7 @@ def test_the_network_is_restored_also_after_an_interrupt() -> None:
         if stage == "refining":
             raise KeyboardInterrupt
 
-    seen, others = (observe_views(network, bank, views(count, seed=count), "softmax") for count in (6, 2))
+    seen, others = (observe_views(Passes(network, bank, FAST), views(count, seed=count), "softmax") for count in (6, 2))
     with pytest.raises(KeyboardInterrupt):
         distill(network, bank, seen, others.targets, "softmax", SMALL, interrupt)
     assert_same_state(before, state_of(module))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plain import Toy, calibrated, seeded
+from torch import Tensor
 
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import WrongUse
+from segment.errors import FastPathDiffers, WrongUse
 from segment.files.banks import load_bank
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
+from segment.passes.passes import Passes
 
 STEPS, EVERY = 9, 2
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8) for seed in range(5)]
@@ -176,3 +178,26 @@ def test_refining_goes_on_where_its_steps_cannot_be_kept(
 
     monkeypatch.setattr("segment.files.partial_banks.fresh", full)
     assert bank_fingerprint(distilling()) == whole
+
+
+def test_where_a_fast_pass_differs_all_views_are_passed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 40)))
+    bank = fit_bank(network, IMAGES, batch=3, draws=6)
+    expected = Distilling(network, bank, tmp_path / "right.safetensors")()
+    passed, calls = Passes.__call__, []
+
+    def spoiled(passes: Passes, images: Tensor) -> Iterator[Tensor]:
+        calls.append(passes)
+        if len(calls) == 2:  # the held-out views
+            raise FastPathDiffers("0.2 at a pixel")
+        return passed(passes, images)
+
+    monkeypatch.setattr(Passes, "__call__", spoiled)
+    distilling = Distilling(network, bank, tmp_path / "small.safetensors")
+    made = distilling()
+    assert "the views are passed again" in caplog.text
+    assert bank_fingerprint(made) == bank_fingerprint(expected)
+    assert [done for stage, done, _ in distilling.passed if stage == "views"].count(4) >= 1
+    assert distilling.parts == []

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -35,10 +35,14 @@ MESSAGE = "0.2 at a pixel"
 
 
 class Spoiled:
-    """`Passes` whose fast way is off, which is noticed at the second draw of image `at`, counted from 1."""
+    """`Passes` whose fast way is off, which is noticed at the second draw of image `at`, counted from 1.
+
+    Those that are asked to be plain round as before; `asked` holds them.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.images = 0
+        self.asked: list[Passes] = []
         self.plain = False
         passed = Passes.__call__
 
@@ -54,6 +58,7 @@ class Spoiled:
                 yield output if self.plain else -output
 
         monkeypatch.setattr(Passes, "__call__", spoiled)
+        monkeypatch.setattr(Passes, "take_plain", lambda passes: self.asked.append(passes))
 
 
 @pytest.mark.parametrize("tile", ["off", 160])
@@ -75,6 +80,19 @@ def test_an_image_is_begun_anew_and_the_images_before_it_are_counted(
         assert float((made[0].probability - expected.probability).abs().max()) > 0.01
 
 
+def test_where_one_method_differs_all_are_plain_so_that_no_other_costs_all_images_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = network_of()
+    banks, images = [random_bank(drawable(network), seed=seed) for seed in (0, 1)], noise(1, 3, 64, 64, seed=7)
+    read_outs = {str(n): ReadOut(method=MCBN(network, bank).method, measures=MEASURES) for n, bank in enumerate(banks)}
+    estimator = Estimator(network, read_outs, EstimatePlan())
+    spoiled = Spoiled(monkeypatch, at=3)
+    for _ in range(2):
+        estimator(images)
+    assert spoiled.asked == [cast(Any, read_out.method).passes for read_out in read_outs.values()]
+
+
 def test_a_caller_gets_plain_passes_and_the_images_to_estimate_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,7 +105,7 @@ def test_a_caller_gets_plain_passes_and_the_images_to_estimate_again(
         model(images)
         assert torch.equal(model(images).probability, expected.probability)
     (warning,) = (record.getMessage() for record in caplog.records)
-    assert "Estimate the 1 images before this one again" in warning
+    assert "Make the last 1 estimates before this one again" in warning
 
 
 def test_a_run_writes_the_spoiled_images_again_and_says_so_once(

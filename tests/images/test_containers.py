@@ -23,8 +23,11 @@ from test_accept import Channels
 
 import segment
 from segment.errors import ImageUnreadable, MissingExtra
+from segment.images.bands import valid_in
 from segment.images.find import Source, find_images
 from segment.images.formats import volumes
+from segment.images.formats.raster import Raster
+from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label, read_source, size_of
 from segment.images.specs import Channels as CardChannels
@@ -292,3 +295,55 @@ def test_a_geotiff_is_fitted_and_predicted_as_its_array(tmp_path: Path) -> None:
         assert torch.equal(of_files.mean[name], of_arrays.mean[name])
     mcbn = segment.MCBN(network, of_files, precision="fp32")
     assert torch.equal(mcbn(tmp_path / "1.tif").probability, mcbn(arrays[1]).probability)
+
+
+def test_names_that_no_band_has_are_refused_and_case_does_not_matter(tmp_path: Path) -> None:
+    def named(*names: str) -> Path:
+        path = geotiff(tmp_path / "named.tif")
+        with rasterio.open(path, "r+") as raster:
+            raster.descriptions = names
+        return path
+
+    wanted = ("blue", "green", "red", "nir")
+    np.testing.assert_array_equal(
+        read(named("Red", "Green", "Blue", "NIR"), wanted), read(geotiff(tmp_path / "plain.tif"))[..., [2, 1, 0, 3]]
+    )
+    with pytest.raises(ImageUnreadable, match=r"no band 'blue'\. It has swir1, swir2, thermal, coastal"):
+        read(named("swir1", "swir2", "thermal", "coastal"), wanted)
+    numbered = read(named("Band 1", "Band 2", "Band 3", "Band 4"), wanted)
+    np.testing.assert_array_equal(numbered, read(tmp_path / "plain.tif"))
+
+
+@pytest.mark.parametrize(("kind", "nodata"), [(np.uint8, -9999), (np.uint16, -9999), (np.int16, 65535)])
+def test_a_nodata_value_that_the_type_cannot_hold_is_no_pixels(kind: type[np.generic], nodata: float) -> None:
+    wrapped = np.array(nodata).astype(kind)
+    raw = np.full((4, 5, 1), wrapped)
+    assert valid_in(Raster(raw, nodata=nodata)) is None
+
+
+def test_each_slice_of_a_volume_has_its_own_slice_of_the_mask(tmp_path: Path) -> None:
+    inside = RNG.random((6, 32, 40)) > 0.5
+    for folder, values in (("images", HOUNSFIELD), ("masks", inside.astype(np.int16))):
+        (tmp_path / folder).mkdir()
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / folder / "v.nii")
+    spec = InputSpec(channels="grey", white=255)
+    for axis in (0, 2):
+        listing = Listing(axis=axis)
+        sources = with_masks(find_images(tmp_path / "images", listing), tmp_path / "masks", listing)
+        assert len(sources) == HOUNSFIELD.shape[axis]
+        for number, source in enumerate(sources):
+            valid: Any = read_source(source, spec).valid
+            own = read_label(tmp_path / "masks" / "v.nii", number) if axis == 2 else None
+            assert valid is not None
+            if own is not None:
+                np.testing.assert_array_equal(valid, own != 0)
+            assert valid.sum() == inside.take(number, axis).sum()
+    with pytest.raises(ImageUnreadable, match="holds 6 pages or frames"):
+        read_source(Source("v", tmp_path / "images" / "v.nii", axis=0), spec)
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), "x"), np.ones((8, 8), complex), np.ones((8, 8), "datetime64[s]")])
+def test_an_array_of_no_real_numbers_is_refused_in_one_line(values: NDArray[Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(ImageUnreadable, match="which are no real numbers"):
+        read(tmp_path / "a.npy", "grey", 255)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment.errors import WrongUse
-from segment.images.find import Source, find_images, find_pairs, in_text, keep_ids
+from segment.images.find import Source, find_images, find_pairs, images_by_id, in_text, keep_ids
 from segment.images.labels.pairs import with_labels
 from segment.images.listing.ids import safe, unique
 
@@ -257,3 +257,21 @@ def test_a_path_keeps_its_id_and_no_other_gets_it_whatever_comes_and_goes(
 def test_a_path_that_is_listed_twice_has_two_ids_for_good() -> None:
     sources = [Source("a", Path("a.png")), Source("a-2", Path("a.png"))]
     assert keep_ids(sources, {"a": "a.png", "a-2": "a.png"}) == tuple(sources)
+
+
+def test_each_image_of_a_file_keeps_its_own_id() -> None:
+    frames = [Source(f"v/{n:06}", Path("v.mp4"), part=n) for n in (0, 4, 8)]
+    known = images_by_id(frames)
+    more = [Source(f"v/{n:06}", Path("v.mp4"), part=n) for n in (0, 2, 4, 6, 8)]
+    assert [source.id for source in keep_ids(more, known)] == [source.id for source in more]
+    keys = {f"f/{key}": image for key, image in zip(("right", "top"), ("f.npz::right", "f.npz::top"), strict=True)}
+    three = [Source(f"f/{key}", Path("f.npz"), part=key) for key in ("left", "right", "top")]
+    assert [source.id for source in keep_ids(three, keys)] == ["f/left", "f/right", "f/top"]
+
+
+def test_an_id_that_a_list_gives_keeps_what_follows_its_dots(tmp_path: Path) -> None:
+    for name in ("a", "b", "img.v1"):
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "l.csv").write_text("image,id\na.png,patient.1\nb.png,patient.2\nimg.v1.png,img.v1\n")
+    assert [source.id for source in find_images(tmp_path / "l.csv")] == ["patient.1", "patient.2", "img.v1"]
+    assert [source.id for source in find_images(tmp_path)] == ["a", "b", "img.v1"]

@@ -235,3 +235,26 @@ def test_coco_runs_are_drawn_as_pycocotools_draws_them() -> None:
         assert (Shape("a", 1, "rle", {"counts": rle["counts"].decode()}).mask((37, 53)) == mask).all()
         with pytest.raises(ImageUnreadable, match="its runs hold 1961 pixels"):
             Shape("a", 1, "rle", rle).mask((37, 54))
+
+
+def test_one_annotation_is_of_one_image_only(images: Path, tmp_path: Path) -> None:
+    two = tuple(Source(f"{day}/a", images / "a.png") for day in ("day", "night"))
+    with pytest.raises(WrongUse, match=r"'a.png' would belong to two images, 'day/a' and 'night/a'"):
+        with_labels(two, coco(tmp_path / "one.json", ["a"]))
+    with pytest.raises(ImageUnreadable, match=r"annotates 'a.png' 2 times"):
+        with_labels(two, coco(tmp_path / "twice.json", ["a", "a"]))
+    tasks = json.loads(label_studio(tmp_path / "tasks.json", ["a", "b"]).read_text())
+    for task, day in zip(tasks, ("day", "night"), strict=True):
+        task["data"]["image"] = f"/data/local-files/?d=set/{day}/a.png"
+    (tmp_path / "local.json").write_text(json.dumps(tasks))
+    found = with_labels(two, tmp_path / "local.json")
+    assert [source.label_part for source in found] == ["set/day/a.png", "set/night/a.png"]
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "a_1_mask.png")
+    with pytest.raises(WrongUse, match=r"'a_1_mask' would belong to two images, 'a' and 'a_1'"):
+        with_masks((Source("a", images / "a.png"), Source("a_1", images / "b.png")), tmp_path / "masks")
+    (tmp_path / "manual").mkdir()
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "manual" / "21_manual1.png")
+    both = (Source("21_training", images / "a.png"), Source("21_test", images / "b.png"))
+    with pytest.raises(WrongUse, match=r"'21_manual1' would belong to two images"):
+        with_labels(both, tmp_path / "manual", "_manual1")

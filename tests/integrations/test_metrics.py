@@ -119,3 +119,19 @@ def test_an_unknown_measure_or_score_is_refused_in_one_line() -> None:
     metric.update(*probabilities(1))
     with pytest.raises(WrongUse, match="No score is called 'niou'"):
         metric.compute()
+
+
+def test_a_merge_after_a_score_counts_and_a_step_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, labels = probabilities(3)
+    first, other = (UncertaintyScores(CLASSES, scores=("nll",)) for _ in range(2))
+    first.update(p[:1], labels[:1])
+    other.update(p[1:], labels[1:])
+    first.compute()
+    first.merge(other)
+    torch.testing.assert_close(first.compute()["nll"], _nll(p, labels))
+
+    def gathered(board: object) -> None:
+        raise AssertionError("a step asks no other process")
+
+    monkeypatch.setattr("segment.integrations.metrics._gathered", gathered)
+    torch.testing.assert_close(first(p[:1], labels[:1])["nll"], _nll(p[:1], labels[:1]))

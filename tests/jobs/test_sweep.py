@@ -403,3 +403,16 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
     assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
     for name in ("pll_vs_draws", "quality_vs_batch_nll"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
+
+
+def test_a_sweep_warns_of_images_that_it_was_made_of_and_scores_shifts_at_the_largest_t(
+    network: Network, data: Labels, tmp_path: Path
+) -> None:
+    plan = SweepPlan(grid=Grid(batches=(2,), draws=(2, 1)), shifts=("noise",), severities=(5,))
+    made = sweep(network, data, str(data.images), tmp_path / "run", plan)
+    (warning, *_) = made.warnings
+    assert "training images" in warning
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["warnings"] == list(made.warnings)
+    assert {row.draws for row in made.rows if row.condition == "noise" and row.method == "mcbn"} == {2}
+    again = sweep(network, data, str(data.images), tmp_path / "run", plan, resume=True)
+    assert again.warnings == made.warnings

@@ -376,3 +376,49 @@ def test_a_compiled_function_inside_gives_the_plain_loops_numbers() -> None:
     outputs = torch.stack(list(Passes(network, bank, FAST)(noise(1, 3, 32, 32))))
     plain = plain_loop(reference, bank, noise(1, 3, 32, 32))
     torch.testing.assert_close(outputs, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_comparison_that_is_due_is_not_put_off_by_a_caller_that_leaves_early() -> None:
+    network = surveyed(calibrated(seeded(Toy), (32, 32)))
+    engine, image = Passes(network, random_bank(network, 8), FAST), noise(1, 3, 32, 32)
+    assert len(list(engine(image))) == 8
+    for _ in range(4 * engine._every()):
+        for number, _ in enumerate(engine(image)):
+            if number == 1:
+                break
+    assert engine.unverified <= 3 * engine._every(), "the first two draws are compared in their turn"
+
+
+class Watched(Toy):
+    """It keeps how it was allowed to round, and under which autocast it ran."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        backends: Any = torch.backends
+        rounded = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
+        SEEN.append((torch.is_autocast_enabled("cpu"), *(of.fp32_precision for of in rounded)))
+        return super().forward(x)
+
+
+SEEN: list[tuple[bool, str, str, str]] = []
+
+
+@pytest.mark.parametrize("plan", [PassPlan(share=False), PassPlan(), FAST])
+def test_fp32_is_float32_whatever_the_caller_allows(plan: PassPlan) -> None:
+    module = calibrated(seeded(Watched), (32, 32))
+    network, image, batch = surveyed(module), noise(1, 3, 32, 32), noise(4, 3, 32, 32, seed=2)
+    bank, wanted = random_bank(network), next(record(network, [batch]))
+    expected = torch.stack(list(Passes(network, bank, plan)(image)))
+    before = torch.backends.cuda.matmul.fp32_precision
+    SEEN.clear()
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = torch.stack(list(Passes(network, bank, plan)(image)))
+            drawn = next(record(network, [batch]))
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for name, (mean, var) in wanted.items():
+        torch.testing.assert_close(drawn[name], (mean, var), rtol=0, atol=0)
+    assert (False, "ieee", "ieee", "ieee") in SEEN

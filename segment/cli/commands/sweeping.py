@@ -109,10 +109,10 @@ def sweep(
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
     from segment.jobs.evaluate import Labels
-    from segment.jobs.sweep import best_rows
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.sweeping.states import SWEPT, SweepPlan
+    from segment.jobs.sweeping.tables import best_rows
     from segment.pictures.plots import needs_matplotlib
     from segment.report.curves import plot_sweep
     from segment.report.results_page import check_page, put_section, sweep_section
@@ -170,6 +170,8 @@ def sweep(
             {"run": url_of(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
         )
     else:
+        for line in result.warnings:
+            screen.print_text(f"Warning: {line}")
         columns, cells = best_rows(result.rows)
         screen.table(f"{network.name}: best NLL first, {len(cells)} of {len(result.rows)} settings", columns, cells)
         screen.print_text(f"All scores: {url_of(result.folder / 'sweep.csv')} and scores.json. Plots: {len(pictures)}.")

@@ -34,7 +34,7 @@ class Entry:
     """One line of the manifest.
 
     id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread, or
-    read by ranges); version: of a file on a store, no key elsewhere
+    read by ranges); version: of a file on a store, no key elsewhere; mask_sha256: of its region mask, no key without
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     blending: how far the maps of blended tiles are from exact ones; no key elsewhere
@@ -60,6 +60,7 @@ class Entry:
     triage: Mapping[str, str | float] | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
+    mask_sha256: str = ""
 
     def line(self) -> dict[str, Any]:
         """The keys of the manifest, in its order.
@@ -72,6 +73,7 @@ class Entry:
         line["source"] = in_text(self.source)
         line["error"] = None if self.error is None else _writable(self.error)
         line |= {"version": self.version} if self.version else {}
+        line |= {"mask_sha256": self.mask_sha256} if self.mask_sha256 else {}
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {} if self.blending is None else {"blending": dict(self.blending)}
@@ -94,6 +96,7 @@ class _Line(BaseModel):
     seconds: float
     draws: Annotated[int, Field(ge=0)]
     version: str = ""
+    mask_sha256: str = ""
     reached_error: float | None = None
     blending: dict[str, Any] | None = None
     expected: dict[str, float] = {}

@@ -21,8 +21,8 @@ from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
-from segment.images.contents.hashes import sha256_of, version_of_source
-from segment.images.find import Source, find_images, in_text, keep_ids, paths_by_id
+from segment.images.contents.hashes import sha256_of, sha256_of_mask, version_of_source
+from segment.images.find import Source, find_images, images_by_id, in_text, keep_ids
 from segment.images.listing.parts import Listing
 from segment.stores.requests import files_below
 from segment.stores.scratch import remove_scratch
@@ -105,7 +105,7 @@ class Run(RunPlaces):
         known: dict[str, str] = self.record.get(SOURCES, {})
         kept = keep_ids(sources, known)
         self.sources = tuple({source.id: source for source in (*self.sources, *kept)}.values())
-        self.note(**{SOURCES: known | paths_by_id(kept)})
+        self.note(**{SOURCES: known | images_by_id(kept)})
         return kept
 
     def merge_shards(self) -> None:
@@ -182,9 +182,16 @@ class Run(RunPlaces):
 
 
 def _is_of(line: Mapping[str, Any], source: Source) -> bool:
-    """Whether a line is of the image's present content."""
+    """Whether a line is of the image's present content; it stays where that cannot be read now."""
     version = version_of_source(source)
-    return line.get("version") == version if version else line["sha256"] == sha256_of(source.path)
+    if version:
+        same = line.get("version") == version
+    else:
+        content = sha256_of(source.path)
+        if not content:
+            log.warning("%s cannot be read now: what was made of it before stays.", source.id)
+        same = content in ("", line["sha256"])
+    return same and line.get("mask_sha256", "") == sha256_of_mask(source)
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:

@@ -40,6 +40,11 @@ def version_of_source(source: Source) -> str:
     return (source.version or version_of(source.path)) if is_url(source.path) else ""
 
 
+def sha256_of_mask(source: Source) -> str:
+    """SHA-256 of the image's region mask; "" without one."""
+    return "" if source.mask is None else sha256_of(source.mask)
+
+
 def content_of(source: Source) -> tuple[str, str]:
     """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store."""
     if by_ranges(source):  # asked now: it may have changed since it was listed

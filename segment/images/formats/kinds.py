@@ -42,6 +42,16 @@ def suffix_of(path: PurePath | str) -> str:
     return ".nii.gz" if last == ".gz" and path.name.lower().endswith(".nii.gz") else last
 
 
+def without_suffix(path: PurePath) -> PurePath:
+    """The path without `suffix_of` it.
+
+    >>> without_suffix(PurePath("day/scan.nii.gz")).as_posix()
+    'day/scan'
+    """
+    suffix = suffix_of(path)
+    return path.with_name(path.name[: -len(suffix)]) if suffix and len(path.name) > len(suffix) else path
+
+
 def kind_of(path: PurePath | str) -> Kind:
     """The family of a file; "picture" for an unknown suffix, for Pillow tells by the bytes."""
     suffix = suffix_of(path)

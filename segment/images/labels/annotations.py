@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,7 +91,11 @@ def _read(path: Path, _changed: int, _size: int) -> Mapping[str, Annotation]:
             f"{str(path)!r} does not read as annotations of COCO, LabelMe, Label Studio or CVAT: "
             f"{type(error).__name__}: {one_line(error, 160)}."
         ) from None
-    return {annotation.name: annotation for annotation in found}
+    by_name = {annotation.name: annotation for annotation in found}
+    if len(by_name) < len(found):
+        (twice, count), *_ = Counter(annotation.name for annotation in found).most_common(1)
+        raise ImageUnreadable(f"{str(path)!r} annotates {twice!r} {count} times; an image has one annotation.")
+    return by_name
 
 
 def _of_json(content: Any) -> list[Annotation]:
@@ -143,7 +147,7 @@ def _labelme(content: Mapping[str, Any]) -> Annotation:
 def _label_studio(task: Mapping[str, Any]) -> Annotation:
     address = urlparse(str(next(value for value in task["data"].values() if isinstance(value, str))))
     local = parse_qs(address.query).get("d")
-    name = PurePosixPath(unquote(local[0] if local else address.path)).name
+    name = unquote(local[0] if local else address.path).lstrip("/")
     shapes: list[Shape] = []
     size: Size | None = None
     done = [made for made in task["annotations"] if not made.get("was_cancelled")]
@@ -206,17 +210,20 @@ def _size_of(image: Mapping[str, Any]) -> Size | None:
 
 
 def matching(names: Sequence[str], id: str) -> str | None:
-    """The annotated file that an image's id stands for: the same path without suffix, else the same name.
+    """The annotated file that an image's id stands for: the same path without suffix, or its end, else the same name.
 
     Label Studio puts eight letters and a dash before the names of uploads.
 
     >>> matching(["day/a.jpg", "3f2a9c1d-b.png"], "day/a"), matching(["3f2a9c1d-b.png"], "x/b")
     ('day/a.jpg', '3f2a9c1d-b.png')
+    >>> matching(["set/day/a.jpg", "set/night/a.jpg"], "day/a")
+    'set/day/a.jpg'
     """
     stems = {name: PurePosixPath(name.replace("\\", "/")).with_suffix("") for name in names}
     last = PurePosixPath(id).name
     rules: tuple[Callable[[PurePosixPath], bool], ...] = (
         lambda stem: stem.as_posix() == id,
+        lambda stem: stem.as_posix().endswith(f"/{id}"),
         lambda stem: stem.name == last,
         lambda stem: len(stem.name) > 9 and stem.name[8] == "-" and stem.name[9:] == last,
     )

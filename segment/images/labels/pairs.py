@@ -29,12 +29,14 @@ def with_labels(
     of LabelMe's files
     suffix: that label maps have after the image's name, as "_manual1". Where no image has the name before the suffix,
     the last parts of an image's name are left out: 21_manual1 belongs to 21_training
+    Errors: WrongUse where two images would have the same labels.
     """
     path = Path(labels)
     on_store = is_url(path)
     if path.suffix.lower() in ANNOTATION_SUFFIXES and (is_file_there(path) if on_store else path.is_file()):
         names = list(annotations_in(path))
         found = {source.id: matching(names, source.id) for source in sources}
+        _refuse_shared({id: name for id, name in found.items() if name is not None}, str(labels))
         return tuple(
             replace(source, label=None if found[source.id] is None else path, label_part=found[source.id])
             for source in sources
@@ -47,6 +49,7 @@ def with_labels(
     maps_found = find_images(labels, listing or Listing())
     listed = {_place(source): source for source in maps_found if source.label is not None}  # ids may have another root
     maps = partners([source.id for source in sources], maps_found, suffix)
+    _refuse_shared({id: label.id for id, label in maps.items()}, str(labels))
     return tuple(_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources)
 
 
@@ -78,22 +81,23 @@ def with_annotators(
     return tuple(sources)
 
 
-def with_masks(sources: Sequence[Source], masks: str | Path) -> tuple[Source, ...]:
+def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
     """The sources with their region masks: files of their names, or of their names and more ("21_training_mask").
 
-    One mask file alone is that of every image. Errors: WrongUse where an image has none.
+    One mask file of one image is that of every image. Errors: WrongUse where an image has none, or two have the same.
     """
-    found = find_images(masks)
+    found = find_images(masks, listing or Listing())
     if len(found) == 1 and found[0].path == Path(masks):
-        return tuple(replace(source, mask=found[0].path) for source in sources)
-    of = {source.id: source.path for source in found}
-    chosen: dict[str, Path] = {}
+        return tuple(replace(source, mask=found[0].path, mask_part=None) for source in sources)
+    of = {_split(mask): mask for mask in found}
+    chosen: dict[str, Source] = {}
     for source in sources:
-        longer = [id for id in of if id.startswith(f"{source.id}_")]
-        if source.id in of:
-            chosen[source.id] = of[source.id]
+        name, part = _split(source)
+        longer = [mask for (other, of_part), mask in of.items() if of_part == part and other.startswith(f"{name}_")]
+        if (name, part) in of:
+            chosen[source.id] = of[name, part]
         elif len(longer) == 1:
-            chosen[source.id] = of[longer[0]]
+            chosen[source.id] = longer[0]
     if missing := [source.id for source in sources if source.id not in chosen]:
         shown = ", ".join(map(repr, missing[:_SHOWN])) + (
             f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -102,7 +106,20 @@ def with_masks(sources: Sequence[Source], masks: str | Path) -> tuple[Source, ..
             f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: {shown}. A mask has "
             "its image's name, or that and more, as a_mask for a."
         )
-    return tuple(replace(source, mask=chosen[source.id]) for source in sources)
+    _refuse_shared({id: mask.id for id, mask in chosen.items()}, str(masks))
+    return tuple(replace(source, mask=chosen[source.id].path, mask_part=chosen[source.id].part) for source in sources)
+
+
+def _refuse_shared(found: Mapping[str, str], labels: str) -> None:
+    """Errors: WrongUse where two images would have the same labels. found: id -> what belongs to it."""
+    first: dict[str, str] = {}
+    for id, name in found.items():
+        if name in first:
+            raise WrongUse(
+                f"In {labels!r}, {name!r} would belong to two images, {first[name]!r} and {id!r}. Give the labels the "
+                "names of the images, with their folders, or name both in a CSV."
+            )
+        first[name] = id
 
 
 def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> Mapping[str, Source]:

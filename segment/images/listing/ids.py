@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 
-from segment.images.formats.kinds import suffix_of
+from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of, without_suffix
 from segment.stores.urls import url_of
 
 _ILLEGAL = re.compile(
@@ -24,7 +24,11 @@ _LONGEST = 200
 _BYTE = re.compile(r"[\udc80-\udcff]")  # of a name that is not UTF-8, as os.fsdecode gives it
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)  # there, with any suffix
-_WITHIN = {"raw", "maps.zarr"}  # folders in the folder of an image's results: no image "a/raw" beside an image "a"
+_OF_RESULTS = {
+    *(".csv", ".geojson", ".html", ".json", ".jsonl", ".lock", ".md", ".nii.gz", ".npz", ".parquet", ".png", ".svg"),
+    *(".tif", ".watch", ".zarr"),
+}
+"""Suffixes of files and folders of results, among which the folder of an image lies."""
 
 
 def in_text(path: str | Path) -> str:
@@ -40,19 +44,37 @@ def in_text(path: str | Path) -> str:
 
 
 def safe(relative: str) -> str:
+    r"""The id of a file: its relative POSIX path without suffix, as `valid_id` makes it.
+
+    >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe("img.v1.png"), safe("scan.nii.gz")
+    ('day 1/Straße_2', 'con_', 'img.v1', 'scan')
+    """
+    return valid_id(str(without_suffix(PurePath(relative))))
+
+
+def given_id(id: str) -> str:
+    """The id that a list gives, where it names an image file without that suffix.
+
+    >>> given_id("img.v1"), given_id("patient.12"), given_id("day/a.PNG")
+    ('img.v1', 'patient.12', 'day/a')
+    """
+    return safe(id) if suffix_of(id) in IMAGE_SUFFIXES else valid_id(id)
+
+
+def valid_id(text: str) -> str:
     r"""A relative POSIX path that is valid on any system; letters of any script stay, other bytes become %NN.
 
-    >>> safe("../day 1/Straße:2.png"), safe("con.jpg"), safe(os.fsdecode(b"caf\xe9.png")), safe("a/raw.png")
-    ('day 1/Straße_2', 'con_', 'caf%E9', 'a/raw_')
-    >>> safe("a\u202egnp.png"), len(safe("é" * 126 + ".png").encode())
+    Its last part is not called as files of results may be: `a/raw`, `run.json`.
+
+    >>> valid_id(os.fsdecode(b"caf\xe9")), valid_id("a/raw"), valid_id("run.json")
+    ('caf%E9', 'a/raw_', 'run.json_')
+    >>> valid_id("a\u202egnp"), len(valid_id("é" * 126).encode())
     ('a_gnp', 199)
     """
-    escaped = _BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", relative)
-    path = PurePath(escaped)
-    path = path.with_name(path.name[:-7]) if suffix_of(path) == ".nii.gz" else path.with_suffix("")
+    path = PurePath(_BYTE.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", text))
     parts = [_ILLEGAL.sub("_", part).rstrip(". ") or "_" for part in path.parts if part not in {"..", path.anchor}]
     parts = [_RESERVED.sub(r"\1_\2", part) if _RESERVED.match(part) else part for part in parts]
-    if len(parts) > 1 and parts[-1].casefold() in _WITHIN:
+    if parts and (suffix_of(parts[-1]) in _OF_RESULTS or (len(parts) > 1 and parts[-1].casefold() == "raw")):
         parts[-1] += "_"
     parts = [part if len(part.encode()) <= _LONGEST else _shortened(part) for part in parts]
     return "/".join(parts) or "_"

@@ -5,8 +5,10 @@ Must not know which folder a file came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.formats.arrays import parts_of_array
@@ -40,6 +42,14 @@ class Listing:
             raise WrongUse(f"--every {self.every}: every N-th frame of a video, from 1 up.")
         if self.axis not in (0, 1, 2):
             raise WrongUse(f"--axis {self.axis}: slices of a volume lie along axis 0, 1 or 2 of its voxels.")
+
+    def settings(self) -> dict[str, dict[str, int]]:
+        """The key of a run's settings, none for the defaults; `of_settings` reads it back."""
+        return {} if self == Listing() else {"listing": asdict(self)}
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> Listing:
+        return cls(**settings.get("listing", {}))
 
 
 def parts_in(path: Path, listing: Listing) -> tuple[Part, ...]:

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.draws.recording import Precision
@@ -22,12 +20,11 @@ from segment.methods.dropout import Dropout, dropouts, inserted
 from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn, mean_statistics
 from segment.methods.method import Method
-from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
-from segment.tracing.trace import Call, trace
+from segment.tracing.bn_network import calls_of, drawable
+from segment.tracing.trace import Call
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.scaling import Calibration
 
@@ -220,8 +217,7 @@ def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork |
     try:
         drawn = drawable(network)
     except NoBatchNorm:
-        side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
-        return None, trace(network.module, network, torch.zeros(1, network.channels, side, side)).calls
+        return None, calls_of(network)
     if any(layer.trained is None for layer in drawn.stochastic):
         return None, drawn.calls  # eval mode as it is: no bank has statistics for these layers
     return drawn, drawn.calls

@@ -58,4 +58,4 @@ class Labels:
             suffixes = self.annotator_suffixes or (self.suffix,)
             suffixes = suffixes * len(self.annotators) if len(suffixes) == 1 else suffixes
             sources = with_annotators(sources, self.annotators, suffixes, self.listing)
-        return sources if self.masks is None else with_masks(sources, self.masks)
+        return sources if self.masks is None else with_masks(sources, self.masks, self.listing)

@@ -77,16 +77,24 @@ def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[st
 
 
 def seen_before(
-    network: Network, sources: Sequence[Source], held_out: Sequence[Source], seen: Collection[str] = ()
+    network: Network,
+    sources: Sequence[Source],
+    held_out: Sequence[Source],
+    seen: Collection[str] = (),
+    statistics: Sequence[Source] = (),
 ) -> list[str]:
-    """A line for test images that are validation images, and for training images, by the card or a bank (`seen`)."""
+    """A line for test images that are validation images, and for training images.
+
+    Those are of the card, of a bank (`seen`, its marks), or `statistics`, which banks are recorded of.
+    """
     lines = []
     if twice := shared(sources, held_out):
         lines.append(
             f"{_count(twice, sources)} validation images too ({first_of(twice, _SHOWN)}): what is fitted on validation "
             "images (temperatures, thresholds, the constant uncertainty) scores too well."
         )
-    if trained := training_images(network, sources, seen):
+    recorded = set(shared(sources, statistics)) | set(training_images(network, sources, seen))
+    if trained := [source.id for source in sources if source.id in recorded]:
         lines.append(
             f"{_count(trained, sources)} training images ({first_of(trained, _SHOWN)}), which the card's `images:` or "
             "a bank names: the scores say nothing of new images."

@@ -107,7 +107,8 @@ def temperatures(
             try:
                 images = item.normalised(network)[None]
                 for method, names in of_method.values():
-                    update([fits[name] for name in names], method, images, item.label, known_pixels(plan, item.label))
+                    own = method.of(item.source.id)  # its random masks, as when it is scored
+                    update([fits[name] for name in names], own, images, item.label, known_pixels(plan, item.label))
             except (SegmentError, RuntimeError, ValueError) as error:  # the scoring round names it
                 log.info("%s: %s", item.source.id, error)
         progress("fitting temperatures", number, len(sources))

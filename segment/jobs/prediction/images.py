@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.errors import ImageUnreadable, error_message
+from segment.errors import error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.together import IMAGE_ERRORS, Together, estimates_or_reasons
@@ -26,7 +26,7 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
 from segment.images.contents.copied import by_ranges, image_here
-from segment.images.contents.hashes import content_of
+from segment.images.contents.hashes import content_of, sha256_of_mask
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
@@ -113,7 +113,7 @@ class ImagePredictor:
                 sha256, version = content_of(source)
                 image = read_source(source, self.network.input)
             return ImageRead(source, image.pixels, sha256, image.valid, version)
-        except (ImageUnreadable, OSError, MemoryError) as error:
+        except (*IMAGE_ERRORS, OSError) as error:
             return ImageRead(source, error_message(error), sha256)
 
     def estimate(self, images: Sequence[ImageRead]) -> list[Estimate[Plane] | str]:
@@ -175,6 +175,7 @@ class ImagePredictor:
             source=str(image.source.path),
             sha256=image.sha256,
             version=image.version,
+            mask_sha256=sha256_of_mask(image.source),
             files=files,
             seconds=round(seconds, 4),
             draws=estimate.draws,

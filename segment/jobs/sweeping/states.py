@@ -112,7 +112,7 @@ class Swept:
         settings = self.plan.grid.settings() + (
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
-        draw_counts = self.plan.grid.draws if clean else self.plan.grid.draws[-1:]
+        draw_counts = self.plan.grid.draws if clean else (max(self.plan.grid.draws),)
         read_outs: dict[Place, ReadOut] = {}
         whole = drawable(self.network)
         for setting in settings:

@@ -5,11 +5,13 @@ Must not know which setting is chosen in the end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segment.draws.bank import Bank
+from segment.errors import FastPathDiffers
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
@@ -23,6 +25,8 @@ from segment.scores.plan import ScorePlan
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
 from segment.tuning.samples import Samples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,13 @@ class Search:
     def samples(self, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
         """The arm on some images, with some draws (None: all)."""
         method = self.method(arm, draws)
+        while True:  # until no fast path differs, which each of the method's passes may find once
+            try:
+                return self._samples(arm, method, sources, keep=keep)
+            except FastPathDiffers as error:
+                log.warning("%s is tried again on all images: %s", arm.name, error)
+
+    def _samples(self, arm: Arm, method: Method, sources: Sequence[Source], *, keep: bool) -> Samples:
         banked = keep and combination(arm.method).banked and not distilled(arm)
         prefixes = _prefixes(method.draws, len(self.plan.views) if arm.augmented else 1) if banked else (method.draws,)
         made = Samples(self.network.card.head, prefixes)

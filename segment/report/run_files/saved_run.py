@@ -26,6 +26,7 @@ from segment.files.runs.places import RECORD
 from segment.files.writing import FULL
 from segment.images.display import Display, picture_of
 from segment.images.find import Source, find_images, in_text
+from segment.images.listing.parts import Listing
 from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
@@ -161,7 +162,10 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def _parts(self) -> dict[str, Source]:
-        return {source.id: source for source in find_images(str(self.settings.get("source", "")))}
+        return {
+            source.id: source
+            for source in find_images(str(self.settings.get("source", "")), Listing.of_settings(self.settings))
+        }
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

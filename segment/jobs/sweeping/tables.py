@@ -1,0 +1,79 @@
+"""The rows of a sweep as sweep.csv, and the best of them as a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segment.files.text_tables import csv_text
+from segment.report.results import CLEAN, DETERMINISTIC, Row
+from segment.report.tables import compact
+
+SHOWN = (
+    "nll",
+    "brier",
+    "miou",
+    "accuracy",
+    "ece",
+    "error_auroc.predictive_entropy",
+    "error_auroc.mutual_information",
+    "error_auroc.variance",
+    "ause.predictive_entropy",
+    "ause.variance",
+)
+"""Columns of sweep.csv, each with its interval and its spread over banks."""
+
+
+def sweep_csv(rows: Sequence[Row]) -> str:
+    """CSV: one line a row, the axes first, then passes, seconds, and each score with its interval and bank_sd."""
+    axes = ("condition", "severity", "method", "T", "M", "transform", "layers", "alpha", "adapted", "seconds")
+    ends = ("value", "low", "high", "bank_sd")
+    columns = [*axes, *(name if end == "value" else f"{name}.{end}" for name in SHOWN for end in ends)]
+    lines = []
+    for row in rows:
+        s = row.setting
+        drawn = (None,) * 5 if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
+        axis_values = (row.condition, row.severity, row.method, row.draws, *drawn, row.result["seconds"])
+        entries = [row.result["scores"].get(name, {}) for name in SHOWN]
+        lines.append([*axis_values, *(entry.get(end) for entry in entries for end in ends)])
+    return csv_text(columns, lines)
+
+
+COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
+
+
+def _nll(result: Mapping[str, Any]) -> float:
+    """A setting's NLL, infinite where it has none."""
+    value = result["scores"]["nll"]["value"]
+    return math.inf if value is None else float(value)
+
+
+def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the best settings by NLL, and of the deterministic ones, condition by condition.
+
+    Args:
+        rows: settings with their scores, in any order.
+        most: how many of a condition beside the deterministic one, from 1 up.
+
+    Returns:
+        The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
+        Error AUROC is that of the predictive entropy.
+
+    """
+    cells_of_rows = []
+    conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
+    for condition in conditions:
+        same = [row for row in rows if (row.condition, row.severity) == condition]
+        same.sort(key=lambda row: _nll(row.result))
+        for rank, row in enumerate(same):
+            if rank < most or row.method == DETERMINISTIC:
+                cells = [
+                    compact(row.result["scores"].get(score))
+                    for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")
+                ]
+                shift = "" if row.condition == CLEAN else f"{row.condition} {row.severity}"
+                cells_of_rows.append([row.name, shift, f"{row.result['seconds']:.2f}", *cells])
+    if conditions == [(CLEAN, 0)]:
+        return [name for name in COLUMNS if name != "shift"], [[row[0], *row[2:]] for row in cells_of_rows]
+    return list(COLUMNS), cells_of_rows
