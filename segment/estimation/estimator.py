@@ -88,8 +88,7 @@ class Estimator:
         methods = [read_out.method for read_out in self.read_outs.values()]
 
         def differed(error: FastPathDiffers) -> None:
-            self.to_redo = max(self.to_redo, *(method.unverified for method in methods))
-            self.why = str(error)
+            self.to_redo, self.why = max(self.to_redo, *(method.unverified for method in methods)), str(error)
             for method in methods:
                 method.take_plain_passes()  # one that differs later would cost all images again
 
