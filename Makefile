@@ -67,8 +67,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 		$$measure tune_$$name --file outputs/measured/tuned_$$name/tuned.json -- segment tune $${name}_camvid --train $(CAMVID)/train \
 			--images outputs/measured/half_val.txt --passes 16 --batches 4,8,16 -o outputs/measured/tuned_$$name
 		$$measure tuned_$$name --file $$scores/scores.json --file $$scores/comparisons.json --file $$scores/run.json --file $$scores/ranking.json -- \
-			segment evaluate $${name}_camvid --images outputs/measured/$$([ $$name = enet ] && echo twelfth || echo all)_test.txt \
-			--validation-images outputs/measured/some_val.txt \
+			segment evaluate $${name}_camvid --images outputs/measured/all_test.txt --validation-images outputs/measured/some_val.txt \
 			--tuned outputs/measured/tuned_$$name --methods $$some --measures predictive_entropy,one_minus_max,margin -o $$scores
 		$$measure sweep_$$name --file outputs/measured/sweep_$$name/scores.json -- segment sweep $${name}_camvid \
 			--images outputs/measured/$$([ $$name = enet ] && echo twelfth || echo some)_test.txt --train $(CAMVID)/train --validation-images outputs/measured/some_val.txt \
