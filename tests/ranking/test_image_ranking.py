@@ -16,12 +16,13 @@ from sklearn.metrics import roc_auc_score
 from segment.errors import WrongUse
 from segment.jobs.decisions.regions import best_windows
 from segment.jobs.evaluation.image_ranking import rank_images
-from segment.ranking.columns import ranking_columns, uncertainty_of
+from segment.ranking.columns import ranking_columns, uncertainty_of, values
 from segment.ranking.diversity import diverse
 from segment.ranking.predictor import LEAST_IMAGES, Predictor, fit_predictor
 from segment.ranking.quality import finding, ranking_scores
 from segment.report.results import Validation
 from segment.report.results_page import image_ranking_sentences
+from segment.scores.functional.image_level import spearman
 
 
 def images(count: int, seed: int = 0, noise: float = 0.02) -> list[dict[str, Any]]:
@@ -121,6 +122,21 @@ def test_rankings_are_chosen_on_validation_images_and_their_words_say_what_is_no
     assert all("no finding" in line for line in lines)
     assert lines
     assert image_ranking_sentences(rank_images({"mcbn": images(1)}, Validation.none())) == []
+
+
+def test_without_a_predictor_the_column_is_chosen_on_validation_images_all_the_same() -> None:
+    held_out = images(12, seed=3)
+    ranking = rank_images({"mcbn": images(40, seed=2)}, Validation({}, {}, {}, 12, {}, {"mcbn": held_out}))
+    best = ranking["methods"]["mcbn"]["best"]["dice"]
+    assert best["why"].startswith("best on 12 validation images: Spearman")
+    rho = {
+        column: spearman(uncertainty_of(held_out, column), 1 - values(held_out, "dice"))[0]
+        for column in ranking["methods"]["mcbn"]["columns"]
+    }
+    assert rho[best["column"]] == max(rho.values())
+    few = Validation({}, {}, {}, 5, {}, {"mcbn": held_out[:5]})
+    alone = rank_images({"mcbn": images(40, seed=2)}, few)["methods"]["mcbn"]["best"]["dice"]
+    assert "these very images" in alone["why"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 4))

@@ -16,10 +16,13 @@ from segment.ranking.columns import TARGETS, Row, predicted, ranking_columns, un
 from segment.ranking.predictor import Predictor, fit_predictor
 from segment.ranking.quality import ranking_scores
 from segment.report.results import Validation
+from segment.scores.functional.image_level import spearman
 
 log = logging.getLogger(__name__)
 
 NO_VALIDATION = "no validation images were given"
+LEAST = 6
+"""Validation images that a single number is chosen on, where no predictor can be fitted."""
 
 
 def rank_images(
@@ -59,7 +62,7 @@ def rank_images(
         }
         content[name] = {
             "fails_below": limits,
-            "best": {target: _best(target, predictors.get(target), columns) for target in TARGETS},
+            "best": {target: _best(target, predictors.get(target), columns, held_out) for target in TARGETS},
             "hindsight": {target: _largest(target, columns) for target in TARGETS},
             "predictors": {target: predictor.as_dict() for target, predictor in predictors.items()},
             "without_predictor": why,
@@ -88,7 +91,9 @@ def _limit(rows: Sequence[Row], target: str) -> float:
     return float(np.quantile(known, 0.25)) if known.size else 0.5
 
 
-def _best(target: str, predictor: Predictor | None, columns: Mapping[str, Any]) -> dict[str, str] | None:
+def _best(
+    target: str, predictor: Predictor | None, columns: Mapping[str, Any], held_out: Sequence[Row]
+) -> dict[str, str] | None:
     """The column that ranks best, and why it was taken; None where none ranks."""
     if predictor is not None and predictor.better:
         rho = f"{predictor.spearman:.2f}, the best single number {predictor.single_spearman:.2f}"
@@ -97,9 +102,23 @@ def _best(target: str, predictor: Predictor | None, columns: Mapping[str, Any]) 
     if predictor is not None and predictor.single in columns:
         rho = f"{predictor.single_spearman:.2f}"
         return {"column": predictor.single, "why": f"best on {predictor.images} validation images: Spearman {rho}"}
+    if (single := _single(target, columns, held_out)) is not None:
+        column, correlation, count = single
+        return {"column": column, "why": f"best on {count} validation images: Spearman {correlation:.2f}"}
     name = _largest(target, columns)
     why = "best on these very images, so that its own correlation is too high"
     return None if name is None else {"column": name, "why": why}
+
+
+def _single(target: str, columns: Mapping[str, Any], held_out: Sequence[Row]) -> tuple[str, float, int] | None:
+    """The column with the largest rank correlation on validation images, that and their number; None for very few."""
+    lack = 1 - values(held_out, target)
+    found = {name: spearman(uncertainty_of(held_out, name), lack) for name in columns} if held_out else {}
+    known = {name: (rho, count) for name, (rho, count) in found.items() if not np.isnan(rho) and count >= LEAST}
+    if not known:
+        return None
+    name = max(known, key=lambda column: known[column][0])
+    return name, *known[name]
 
 
 def _largest(target: str, columns: Mapping[str, Any]) -> str | None:
