@@ -11,8 +11,10 @@ from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
 from segment.estimation.precision import audit
 from segment.methods.mcbn import mcbn
+from segment.networks.load import load_network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork, survey
+from segment.tracing.bn_network import calls_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,3 +61,8 @@ def test_a_bank_recorded_on_a_gpu_is_the_cpus() -> None:
 def test_the_audit_of_a_gpu_knows_both_half_precisions() -> None:
     network = on("cuda")
     assert set(audit(network, bank_of("cpu"), [noise(1, 3, 32, 32)], "softmax")) == {"bf16", "fp16"}
+
+
+def test_a_network_without_bn_is_traced_where_it_is() -> None:
+    network = load_network(torch.nn.Conv2d(3, 4, 3, padding=1).to("cuda"))
+    assert "conv2d" in {call.name for call in calls_of(network)}

@@ -1,21 +1,32 @@
-"""An evaluation that goes on is of the same members, in the same precision, and counts no image twice."""
+"""What goes on is of the same members, precision, images and masks, and counts no image twice."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
-from labelled_scenes import written
+from labelled_scenes import SIZE, written
+from plain import Toy, calibrated, random_bank, seeded
 
 from segment.errors import WrongUse
+from segment.files.runs.manifest import read_entries
+from segment.files.writing import write_png
+from segment.images.find import Source
+from segment.images.listing.parts import Listing
+from segment.images.read import read_label
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.predict import predict
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST
 from segment.scores.board import Board
+from segment.tracing.bn_network import drawable
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +97,48 @@ def test_an_update_that_was_interrupted_is_counted_once(
     for name, method in whole.scores["methods"].items():
         for score, entry in method["scores"].items():
             assert again.scores["methods"][name]["scores"][score]["value"] == entry["value"], f"{name} {score}"
+
+
+def test_a_run_goes_on_with_the_masks_and_images_that_are_there_now(
+    network: Network, data: Labels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank = random_bank(drawable(network))
+    images = Path(str(data.images))
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:32] = 255
+    for image in images.iterdir():
+        write_png(tmp_path / "masks" / image.name, mask)
+
+    sources = [Source(path.stem, path, mask=tmp_path / "masks" / path.name) for path in sorted(images.iterdir())]
+
+    def run(*, resume: bool) -> None:
+        made = predict(network, sources, bank, tmp_path / "run", resume=resume)
+        assert (made.done, made.failed) == (3, {})
+
+    run(resume=False)
+    first = sources[0]
+    folder = tmp_path / "run" / first.id
+    before = read_label(folder / "prediction.png")
+    write_png(tmp_path / "masks" / first.path.name, 255 - mask)
+    run(resume=True)
+    assert (read_label(folder / "prediction.png") != before).any(), "the part outside is another"
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    lines = dict(read_entries(tmp_path / "run" / "manifest.jsonl"))
+    first.path.rename(tmp_path / "away.png")
+    run(resume=True)
+    assert f"{first.id} cannot be read now" in caplog.text
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+    assert dict(read_entries(tmp_path / "run" / "manifest.jsonl")) == lines
+
+
+def test_other_slices_are_other_settings(tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 40)))
+    bank = random_bank(drawable(network))
+    grey = replace(network, card=replace(network.card, input=replace(network.card.input, white=255.0)))
+    nibabel.save(
+        nibabel.Nifti1Image(np.arange(8 * 32 * 40, dtype=np.int32).reshape(8, 32, 40) % 255, np.eye(4)),
+        tmp_path / "v.nii",
+    )
+    predict(grey, str(tmp_path / "v.nii"), bank, tmp_path / "run", listing=Listing(axis=0))
+    with pytest.raises(WrongUse, match="other settings: listing"):
+        predict(grey, str(tmp_path / "v.nii"), bank, tmp_path / "run", listing=Listing(axis=1), resume=True)
