@@ -5,7 +5,7 @@ Must not measure anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segment.files.text_tables import markdown
@@ -135,6 +135,28 @@ def distilled(result: Mapping[str, Any]) -> Lines:
         f"an error of {own:.3f} itself by its halves, which is part of each number."
     )
     return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
+
+
+def taught_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
+    """A row a head: how near its maps come to those of draws, its price, and what it loses on unseen objects."""
+    parts = ("variance", "mutual_information")
+    first = results[0]
+    settings, draws = first["settings"], first["unseen AUROC"]
+    rows = [[f"{settings['bank']} draws", "", "", "", *(f"{draws[part]['draws']:.3f}" for part in parts)]]
+    for result in results:
+        told = int(result["settings"]["told"])
+        off, unseen, spent = result["test scenes"], result["unseen AUROC"], result["seconds"]
+        if told:
+            rows.append([f"{told} distilled draws", f"{off['the few draws alone, variance']:.3f}", *[""] * 4])
+        name = f"a head that reads {told} distilled draws" if told else "a head"
+        errors, aurocs = [f"{off[part]:.3f}" for part in parts], [f"{unseen[part]['head']:.3f}" for part in parts]
+        rows.append([name, *errors, f"{spent['the head'] / spent['a pass']:.2f}", *aurocs])
+    columns = ("maps of", "relative L1 error, variance", "MI", "head over a pass", "unseen AUROC, variance", "MI")
+    words = (
+        f"{settings['test']} generated scenes with unseen objects; taught on {settings['train']} without, in "
+        f"{settings['steps']} steps."
+    )
+    return [words, "", *markdown(columns, rows, right=[False, True, True, True, True, True])]
 
 
 def beside_others(result: Mapping[str, Any]) -> Lines:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import sizing_tables
-from benchmarks.cost_tables import beside_others, curves_table, distilled, picture
+from benchmarks.cost_tables import beside_others, curves_table, distilled, picture, taught_heads
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
@@ -152,6 +152,7 @@ COMPARED_NUMBERS = {
     "mean.predictive_entropy": "mean entropy",
     "mean.mutual_information": "mean mutual information",
 }
+HEADS = ("head", "head_told")
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
     "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
@@ -187,6 +188,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.unet": partial(curves, "sweep_unet_lite0"),
     "curves.enet": partial(curves, "sweep_enet"),
     "distilled": lambda: [*distilled(measured("distill_k16")["result"]), "", made("distill_k16")],
+    "heads": lambda: [*taught_heads([measured(name)["result"] for name in HEADS]), "", *map(made, HEADS)],
     "passes": lambda: [*beside_others(measured("passes")["result"]), "", made("passes")],
     "curves.cifar": partial(curves, "sweep_cifar"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),

@@ -59,9 +59,11 @@ def test_every_format_of_a_run_is_whole_listed_and_equal(tmp_path: Path) -> None
         accuracy = (of_image["expected_accuracy"] * of_image["area"]).sum() / (40 * 64)
         assert 0.25 <= accuracy <= 1
         assert table.loc[line["id"], "mean_variance"] == pytest.approx(np.nanmean(maps["variance"]), rel=1e-6)
+        assert table.loc[line["id"], "expected_accuracy"] == line["expected"]["expected_accuracy"]
         polygons = json.loads((folder / "segments.geojson").read_text())["features"]
         assert len(polygons) == len(of_image)
     assert len(json.loads((run / "labelstudio.json").read_text())) == 3
+    assert all(pandas.api.types.is_numeric_dtype(table[name]) for name in table.columns.drop("source"))
 
     before = {path: path.read_bytes() for path in run.rglob("segments.csv")}
     (run / "001" / "variance.tif").unlink()  # the image is done again

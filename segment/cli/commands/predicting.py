@@ -206,6 +206,6 @@ def predict(
             screen.print_text(
                 f"Image by image: {url_of(summary.folder / TRIAGED_TABLE)}, pixel by pixel: accepted.png of each."
             )
-        if summary.done:
+        if summary.done and "png" in plan.formats:
             screen.print_text(f"Look at {url_of(summary.folder / 'sheet.png')} first.")
     end_with_failures(summary.failed, output, total=summary.done + len(summary.failed), uncertain=summary.uncertain)

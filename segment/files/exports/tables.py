@@ -16,7 +16,7 @@ from segment.files.text_tables import csv_text
 from segment.files.writing import fresh, fresh_path, write_text
 
 SEGMENTS, IMAGES = "segments", "images"
-_NOT_MEASURES = ("sha256", "status", "error", "files", "triage", "notes")
+_NOT_MEASURES = ("sha256", "mask_sha256", "status", "error", "files", "triage", "notes", "blending", "expected")
 
 
 def segment_rows(image: ExportedImage) -> tuple[list[str], list[dict[str, Any]]]:
@@ -46,8 +46,7 @@ def image_rows(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict
                 row |= {f"{what}_{key}": number for what, number in value.items()}
             elif key not in _NOT_MEASURES:
                 row["image" if key == "id" else key] = value
-        if "triage" in line:
-            row |= dict(line["triage"])
+        row |= {**line.get("expected", {}), **line.get("triage", {})}
         columns |= dict.fromkeys(row)
         rows.append(row)
     return list(columns), rows
