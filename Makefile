@@ -77,8 +77,8 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure passes --file outputs/bench/passes.json -- python -m benchmarks outputs/bench --rounds 3
 	$$measure distill_k16 --file outputs/bench/distill/distill.json -- python -m benchmarks.distill --train $(CAMVID)/train \
 		--test $(CAMVID)/test --draws 16,8 --views 256 --count 20 --sizes 8,16 --threads 2
-	$$measure head --file outputs/bench/head/scenes/head.json -- python -m benchmarks.head
-	$$measure head_told --file outputs/bench/head/scenes/head.json -- python -m benchmarks.head --told 4
+	$$measure head --file outputs/bench/head/head.json -- python -m benchmarks.head
+	$$measure head_told --file outputs/bench/head/head.json -- python -m benchmarks.head --told 4
 	cifar=outputs/measured/cifar
 	$(PY) -m benchmarks.cifar_files ../shared/data $$cifar
 	for set in test validation; do ls $$cifar/$$set/images | awk -v set=$$set 'NR % 3 == 1 {print set "/images/" $$1, set "/labels/" $$1}' > $$cifar/some_$$set.txt; done

@@ -137,7 +137,7 @@ def distilled(result: Mapping[str, Any]) -> Lines:
     return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
 
 
-def taught_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
+def trained_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
     """A row a head: how near its maps come to those of draws, its price, and what it loses on unseen objects."""
     parts = ("variance", "mutual_information")
     first = results[0]
@@ -153,7 +153,7 @@ def taught_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
         rows.append([name, *errors, f"{spent['the head'] / spent['a pass']:.2f}", *aurocs])
     columns = ("maps of", "relative L1 error, variance", "MI", "head over a pass", "unseen AUROC, variance", "MI")
     words = (
-        f"{settings['test']} generated scenes with unseen objects; taught on {settings['train']} without, in "
+        f"{settings['test']} generated scenes with unseen objects; trained on {settings['train']} without, in "
         f"{settings['steps']} steps."
     )
     return [words, "", *markdown(columns, rows, right=[False, True, True, True, True, True])]

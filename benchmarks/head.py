@@ -1,9 +1,9 @@
-"""Maps by one pass: a small head on a frozen network's features, taught the maps of a bank on generated scenes.
+"""Maps by one pass: a small head on a frozen network's features, trained on the maps of a bank for generated scenes.
 
     python -m benchmarks.head
 
-The head reads the last BN output of each size down to an eighth, and the logits, at half size. It predicts what the
-draws would say, and sees no draw, or the variance map of a few distilled ones. What that loses is measured on objects
+The head reads the last BN output of each size down to an eighth, and the logits, at half size. It predicts the maps of
+many draws from one pass, or also from the variance map of a few distilled draws. What that loses is measured on objects
 of no trained class. What was computed is kept in the output folder, so that a run that was stopped goes on.
 """
 
@@ -53,7 +53,7 @@ TOGETHER = 2
 class Item:
     """One image: features (1 C h w, of each size), logits (1 K H W), and the maps of draws (2 H W).
 
-    few: the variance map (H W) of the few distilled draws that the head is told, None where it is told none
+    few: the variance map (H W) of the few distilled draws that the head reads too; None where it reads none
     """
 
     features: list[Tensor]
@@ -152,7 +152,7 @@ def load_or_make(file: Path, make: Callable[[], Any]) -> Any:
 
 
 class Items:
-    """Scenes with what the head reads and what it should say.
+    """Scenes with the inputs of the head and its targets.
 
     draws: of a scene's maps; the next scene has the bank's next ones. few: distilled draws, or None
     """
@@ -178,10 +178,12 @@ class Items:
         return Item([feature.half() for feature in features], logits.half(), target, few)
 
 
-def taught(items: Sequence[Item], steps: int, rate: float = 2e-3) -> Head:
-    """Adam on the relative L1 error of both maps, its rate falling to 0 as a cosine."""
-    torch.default_generator.manual_seed(0)
-    head, order = Head(items[0]), random.Random(0)
+def trained_head(items: Sequence[Item], steps: int, rate: float = 2e-3) -> Head:
+    """A head trained by Adam on the relative L1 error of both maps; the rate falls to 0 as a cosine."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        head = Head(items[0])
+    order = random.Random(0)
     optimiser = torch.optim.AdamW(head.parameters(), rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     mean = 0.0
@@ -212,13 +214,13 @@ def errors(made: Sequence[Tensor], items: Sequence[Item]) -> dict[str, float]:
 
 
 def auroc(maps: Sequence[Tensor], labels: Sequence[NDArray[Any]]) -> float:
-    """Of pixels of unseen objects among all."""
+    """How well maps rank the pixels of unseen objects before all others."""
     values = np.concatenate([value.reshape(-1).numpy() for value in maps])
     return float(roc_auc_score(np.concatenate([(label == UNSEEN).reshape(-1) for label in labels]), values))
 
 
 def seconds(run: Callable[[], Any], times: int = 7) -> float:
-    """The shortest of several."""
+    """The shortest time of several runs."""
     spent = []
     for _ in range(times):
         start = time.perf_counter()
@@ -242,7 +244,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(given.threads)
-    out: Path = given.output / "scenes"
+    out: Path = given.output / f"scenes_m{given.batch}_t{given.bank}"
     out.mkdir(parents=True, exist_ok=True)
     network, images = load_network("scenes"), [scene(seed).image for seed in TRAIN]
 
@@ -255,9 +257,9 @@ def main() -> None:
     if given.told:
         distil = partial(distill_bank, network, bank, images, draws=given.told)
         few = load_or_make_bank(out / f"distilled{given.told}.safetensors", distil)
-    teaching = Items(network, bank, few, given.draws, out / f"train{given.draws}")
-    items = [teaching.item(seed, unseen=False) for seed in TRAIN[: given.train]]
-    head = taught(items, given.steps)
+    training = Items(network, bank, few, given.draws, out / f"train{given.draws}")
+    items = [training.item(seed, unseen=False) for seed in TRAIN[: given.train]]
+    head = trained_head(items, given.steps)
     testing = Items(network, reference, few, given.bank, out / f"test{given.bank}")
     tested = [testing.item(seed, unseen=True) for seed in TEST[: given.test]]
     with torch.no_grad():
@@ -281,7 +283,7 @@ def main() -> None:
         },
     }
     text = json.dumps(result, indent=2)
-    (out / "head.json").write_text(text)
+    (given.output / "head.json").write_text(text)
     sys.stdout.write(text + "\n")
 
 

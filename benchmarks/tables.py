@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import sizing_tables
-from benchmarks.cost_tables import beside_others, curves_table, distilled, picture, taught_heads
+from benchmarks.cost_tables import beside_others, curves_table, distilled, picture, trained_heads
 from benchmarks.cost_tables import verdict as cost_verdict
 from benchmarks.decision_tables import compared_runs, ensembles, one_pass, rankings, tuned
 from benchmarks.graph_tables import graphs
@@ -188,7 +188,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.unet": partial(curves, "sweep_unet_lite0"),
     "curves.enet": partial(curves, "sweep_enet"),
     "distilled": lambda: [*distilled(measured("distill_k16")["result"]), "", made("distill_k16")],
-    "heads": lambda: [*taught_heads([measured(name)["result"] for name in HEADS]), "", *map(made, HEADS)],
+    "heads": lambda: [*trained_heads([measured(name)["result"] for name in HEADS]), "", *map(made, HEADS)],
     "passes": lambda: [*beside_others(measured("passes")["result"]), "", made("passes")],
     "curves.cifar": partial(curves, "sweep_cifar"),
     "decisions.compare": partial(comparisons, COMPARED, COMPARED_NUMBERS),

@@ -24,16 +24,15 @@ from segment.tracing.bn_layers import BatchNormNetwork, Layer
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-_ROUNDING = tuple(
-    getattr(backend, operation)
-    for backend, operations in (
-        (torch.backends.cudnn, ("conv", "rnn")),
-        (torch.backends.cuda, ("matmul",)),
-        (torch.backends.mkldnn, ("conv", "rnn", "matmul")),
-    )
-    for operation in operations
+_ROUNDING: tuple[Any, ...] = (
+    *(torch.backends, torch.backends.cudnn, torch.backends.mkldnn),
+    *(torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul),  # type: ignore[attr-defined]
+    *(torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul),  # type: ignore[attr-defined]
 )
-"""Where torch may round the factors of float32 products, to TF32 on a GPU and to bfloat16 on a CPU."""
+"""Where torch is told how to round the factors of float32 products (to TF32 on a GPU, to bfloat16 on a CPU).
+
+What is not said for an operation is taken from its backend, and then from the first of these.
+"""
 
 
 @contextmanager
@@ -46,15 +45,17 @@ def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16):
             yield
         return
-    before = [operation.fp32_precision for operation in _ROUNDING]
+    changed: list[tuple[Any, str]] = []
     try:
-        for operation in _ROUNDING:
-            operation.fp32_precision = "ieee"
+        for place in _ROUNDING:
+            if (value := place.fp32_precision) != "ieee":  # said here; what follows another is changed with it
+                changed.append((place, value))
+                place.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for operation, value in zip(_ROUNDING, before, strict=True):
-            operation.fp32_precision = value
+        for place, value in reversed(changed):
+            place.fp32_precision = value
 
 
 PIECE = 2**14

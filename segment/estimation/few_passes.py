@@ -12,7 +12,7 @@ from segment.estimation.estimate import ReadOut, accumulate, sums_of
 
 
 def seconds_a_pixel(read_outs: Sequence[ReadOut], images: Tensor, head: Head) -> float:  # N C H W
-    """Seconds of all passes of all methods, of which a few are made; moments are kept until all are done."""
+    """Seconds a pixel of all passes of all methods, of which a few are made; moments are kept until all are done."""
     kept, seconds = [], 0.0
     for method in {id(read_out.method): read_out.method for read_out in read_outs}.values():
         of_method = [read_out for read_out in read_outs if read_out.method is method]

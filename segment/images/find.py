@@ -264,6 +264,8 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     kept = []
     for source in sources:
         earlier = earlier_ids.get(_image_in_text(source))
+        if earlier is None and known.get(source.id) == in_text(source.path):  # runs of before did not say which part
+            earlier = [source.id]
         id = earlier.pop(0) if earlier else free_id(source.id, given, ())
         given.add(folded(id))
         kept.append(replace(source, id=id))

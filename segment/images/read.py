@@ -127,12 +127,14 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
     if kind == "array":
         return read_array(path, part)
     if kind == "volume":
-        _refuse_several(path, number, volume_shape(path)[axis])
+        if number is None and (count := volume_shape(path)[axis]) > 1:
+            raise several(path, count)
         return Raster(read_slice(path, number or 0, axis))
     if kind == "dicom":
         return read_dicom(path, number, stored=stored)
     if kind == "video":
-        _refuse_several(path, number, frame_count(path))
+        if number is None and (count := frame_count(path)) > 1:
+            raise several(path, count)
         return Raster(read_frame(path, number or 0))
     raster = read_picture(path, number)
     if raster.alpha is None or number is not None or not placed_beside(path):
@@ -141,11 +143,6 @@ def _decoded(kind: Kind, path: Path, part: int | str | None, axis: int, *, store
         return replace(raster, clear=picture_geometry(path).placed)
     except ImageUnreadable:  # GDAL does not know its format: reported where its place is asked for
         return raster
-
-
-def _refuse_several(path: Path, number: int | None, count: int) -> None:
-    if number is None and count > 1:
-        raise several(path, count)
 
 
 def read_label(path: Path, part: int | str | None = None) -> NDArray[np.int64]:  # H W

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import SegmentError, WrongUse, near
+from segment.errors import SegmentError, WrongUse, first_of, near
 from segment.estimation.mcbn import MCBN
 from segment.files.reading import file_bytes, json_values
 from segment.files.versions import versions
@@ -194,9 +194,8 @@ def _named(run: SavedRun, labels: str | Path) -> Sequence[Source]:
         found.append(second if first.label is None and alone else first)
     if unclear:
         raise WrongUse(
-            f"A label map in {str(labels)!r} fits several images by its name: {', '.join(map(repr, unclear[:4]))}"
-            f"{f' and {len(unclear) - 4} more' * (len(unclear) > 4)}. Name label maps as the run's images are, with "
-            "their folders."
+            f"A label map in {str(labels)!r} fits several images by its name: {first_of(map(repr, unclear), 4)}. Name "
+            "label maps as the run's images are, with their folders."
         )
     if all(image.label is None for image in found):
         raise WrongUse(

@@ -76,7 +76,7 @@ def sweep(
     settings = _settings(network, data, train, plan, validation) | input_hashes(sources, train, held_out, given_banks)
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
         sources, folder = run.sources, run.folder
-        run.note(plan=run.record.get("plan", {}), versions=versions())
+        run.note(plan=_plan(run, network, plan), versions=versions())
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         for bank in given_banks.values():
             fitted(network, bank)  # refused now, not after the others were recorded
@@ -99,6 +99,21 @@ def sweep(
         return Sweep(run.place, rows, failed, tuple(warnings))
 
 
+def _plan(run: Run, network: Network, plan: SweepPlan) -> dict[str, Any]:
+    """What decides the precision of `auto`, which is resolved for each bank: rows of two would not compare."""
+    begun = dict(run.record.get("plan", {}))
+    if plan.methods.precision != "auto":
+        return begun
+    bfloat16 = "with" if computes_bfloat16(network.device) else "without"
+    device = f"{network.device.type} {bfloat16} bfloat16"
+    if begun.get("device", device) != device:
+        raise WrongUse(
+            f"The sweep in {str(run.folder)!r} was begun on {begun['device']}, and this is {device}: --precision auto "
+            "may take another one here. Go on there, or choose another folder."
+        )
+    return begun | {"device": device}
+
+
 @dataclass(frozen=True)
 class _Condition:
     """What was scored on the test images as they are, or as one corruption leaves them.
@@ -116,10 +131,6 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
     images, labels, *more = data.in_text()
-    device = {}
-    if plan.methods.precision == "auto":  # resolved for each bank; rows of two precisions would not compare
-        bfloat16 = "with" if computes_bfloat16(network.device) else "without"
-        device = {"device": f"{network.device.type} {bfloat16} bfloat16"}
     return {
         "model": network.name,
         "network": network.fingerprint,
@@ -129,7 +140,6 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         **({"label_options": more} if more else {}),
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
-        **device,
         **plan_values,
     }
 

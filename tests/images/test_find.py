@@ -264,6 +264,8 @@ def test_each_image_of_a_file_keeps_its_own_id() -> None:
     known = images_by_id(frames)
     more = [Source(f"v/{n:06}", Path("v.mp4"), part=n) for n in (0, 2, 4, 6, 8)]
     assert [source.id for source in keep_ids(more, known)] == [source.id for source in more]
+    before = {source.id: "v.mp4" for source in frames}  # as runs wrote it that did not say which image of the file
+    assert [source.id for source in keep_ids(more, before)] == [source.id for source in more]
     keys = {f"f/{key}": image for key, image in zip(("right", "top"), ("f.npz::right", "f.npz::top"), strict=True)}
     three = [Source(f"f/{key}", Path("f.npz"), part=key) for key in ("left", "right", "top")]
     assert [source.id for source in keep_ids(three, keys)] == ["f/left", "f/right", "f/top"]

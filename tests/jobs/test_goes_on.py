@@ -127,6 +127,9 @@ def test_a_run_goes_on_with_the_masks_and_images_that_are_there_now(
     first.path.rename(tmp_path / "away.png")
     run(resume=True)
     assert f"{first.id} cannot be read now" in caplog.text
+    (tmp_path / "masks" / first.path.name).rename(tmp_path / "mask.png")
+    run(resume=True)
+    assert f"The region mask of {first.id} cannot be read now" in caplog.text
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
     assert dict(read_entries(tmp_path / "run" / "manifest.jsonl")) == lines
 

@@ -299,7 +299,7 @@ def test_a_sweep_in_a_precision_of_its_own_choice_does_not_go_on_where_the_choic
     sweep(network, data, train, tmp_path / "run", plan)
     sweep(network, data, train, tmp_path / "run", plan, resume=True)
     monkeypatch.setattr("segment.jobs.sweep.computes_bfloat16", lambda device: True)
-    with pytest.raises(WrongUse, match="device is 'cpu without bfloat16' there"):
+    with pytest.raises(WrongUse, match="was begun on cpu without bfloat16, and this is cpu with bfloat16"):
         sweep(network, data, train, tmp_path / "run", plan, resume=True)
 
 

@@ -422,3 +422,10 @@ def test_fp32_is_float32_whatever_the_caller_allows(plan: PassPlan) -> None:
     for name, (mean, var) in wanted.items():
         torch.testing.assert_close(drawn[name], (mean, var), rtol=0, atol=0)
     assert (False, "ieee", "ieee", "ieee") in SEEN
+    backends: Any = torch.backends
+    generic = backends.fp32_precision
+    try:
+        backends.fp32_precision = "ieee"  # what followed it before the passes follows it after them
+        assert backends.cudnn.conv.fp32_precision == "ieee"
+    finally:
+        backends.fp32_precision = generic

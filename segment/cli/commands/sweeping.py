@@ -167,7 +167,11 @@ def sweep(
         put_section(report, f"sweep of {title or network.name}", sweep_section(result, title or network.name))
     if json:
         screen.as_json(
-            {"run": url_of(result.folder), "rows": [[row.name, row.condition, row.severity] for row in result.rows]}
+            {
+                "run": url_of(result.folder),
+                "rows": [[row.name, row.condition, row.severity] for row in result.rows],
+                "warnings": list(result.warnings),
+            }
         )
     else:
         for line in result.warnings:

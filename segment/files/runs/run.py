@@ -191,7 +191,10 @@ def _is_of(line: Mapping[str, Any], source: Source) -> bool:
         if not content:
             log.warning("%s cannot be read now: what was made of it before stays.", source.id)
         same = content in ("", line["sha256"])
-    return same and line.get("mask_sha256", "") == sha256_of_mask(source)
+    mask = sha256_of_mask(source)
+    if source.mask is not None and not mask:
+        log.warning("The region mask of %s cannot be read now: what was made by it before stays.", source.id)
+    return same and mask in ("", line.get("mask_sha256", mask))
 
 
 def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, first_of
 from segment.images.find import Source, find_images
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
 from segment.images.listing.parts import Listing
@@ -99,12 +99,9 @@ def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | 
         elif len(longer) == 1:
             chosen[source.id] = longer[0]
     if missing := [source.id for source in sources if source.id not in chosen]:
-        shown = ", ".join(map(repr, missing[:_SHOWN])) + (
-            f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        )
         raise WrongUse(
-            f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: {shown}. A mask has "
-            "its image's name, or that and more, as a_mask for a."
+            f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: "
+            f"{first_of(map(repr, missing), _SHOWN)}. A mask has its image's name, or that and more, as a_mask for a."
         )
     _refuse_shared({id: mask.id for id, mask in chosen.items()}, str(masks))
     return tuple(replace(source, mask=chosen[source.id].path, mask_part=chosen[source.id].part) for source in sources)

@@ -114,7 +114,7 @@ def write_results(
 def most_uncertain(rows_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     """The three images with the largest mean predictive entropy under MCBN, else under the first method, and that.
 
-    None where it is equal in all of them.
+    Empty where it is equal in all of them.
     """
     rows = rows_of.get("mcbn") or next(iter(rows_of.values()))
     column = "mean.predictive_entropy"

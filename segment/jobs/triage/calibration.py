@@ -18,7 +18,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.images.listing.groups import group_table, groups_by_id
-from segment.jobs.evaluation.combinations import TUNED
+from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.triage.source import settings_of_method
 from segment.stores.copies import folder_here
 
@@ -134,6 +134,12 @@ def calibrate_triage(
         raise WrongUse(
             f"The evaluation has no method {chosen!r}.{near(chosen, scores.counts)} It has {', '.join(scores.counts)}."
         )
+    source, name = scores.source(chosen), chosen.partition("#")[0]
+    if name != TUNED and combination(name).fitted and source["calibration"] is None:
+        raise WrongUse(
+            f"{str(folder)!r} does not say which temperature {name} had: give it again to `segment evaluate --resume`, "
+            "which adds that."
+        )
     ids = scores.counts[chosen].ids
     images = scores.images_of(chosen, groups_of(ids, groups, table))
     units: tuple[Unit, ...] = (plan.unit,) if plan.unit == "image" else (plan.unit, "image")
@@ -148,7 +154,7 @@ def calibrate_triage(
         plan=plan,
         decisions=decisions,
         reference=reference_of(images, groups or ""),
-        source=scores.source(chosen),
+        source=source,
         sets=None if plan.coverage is None else calibrate_sets(images, plan),
         warnings=tuple(warnings),
     )
