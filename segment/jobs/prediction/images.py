@@ -50,7 +50,7 @@ class ImageRead:
     """An image file that was read: its pixels (H W C), or the error in one line; and the SHA-256 of its bytes.
 
     valid: H W, where it holds data; None: everywhere
-    version: of a file on a store
+    version: of a file on a store; mask_sha256: of its region mask, "" without
     """
 
     source: Source
@@ -58,6 +58,7 @@ class ImageRead:
     sha256: str
     valid: Plane | None = None
     version: str = ""
+    mask_sha256: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,10 +110,13 @@ class ImagePredictor:
     def read(self, source: Source) -> ImageRead:
         sha256, version = "", ""
         try:
-            with nullcontext() if by_ranges(source) else image_here(source.path):  # copied once
+            with (  # copied once
+                nullcontext() if by_ranges(source) else image_here(source.path),
+                nullcontext() if source.mask is None else image_here(source.mask),
+            ):
                 sha256, version = content_of(source)
-                image = read_source(source, self.network.input)
-            return ImageRead(source, image.pixels, sha256, image.valid, version)
+                image, mask = read_source(source, self.network.input), sha256_of_mask(source)
+            return ImageRead(source, image.pixels, sha256, image.valid, version, mask)
         except (*IMAGE_ERRORS, OSError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -175,7 +179,7 @@ class ImagePredictor:
             source=str(image.source.path),
             sha256=image.sha256,
             version=image.version,
-            mask_sha256=sha256_of_mask(image.source),
+            mask_sha256=image.mask_sha256,
             files=files,
             seconds=round(seconds, 4),
             draws=estimate.draws,
