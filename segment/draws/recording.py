@@ -6,6 +6,7 @@ Must not know what an image file is, nor how draws are stored.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -45,17 +46,37 @@ def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16):
             yield
         return
-    changed: list[tuple[Any, str]] = []
-    try:
-        for place in _ROUNDING:
-            if (value := place.fp32_precision) != "ieee":  # said here; what follows another is changed with it
-                changed.append((place, value))
-                place.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for place, value in reversed(changed):
-            place.fp32_precision = value
+    with _NO_ROUNDING, torch.autocast(device.type, enabled=False):
+        yield
+
+
+class _NoRounding:
+    """While any thread is inside, float32 products are not rounded; the last to leave restores torch's settings.
+
+    The settings are the process's: the pass of one thread must not end what that of another needs.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._changed: list[tuple[Any, str]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            for place in _ROUNDING:
+                if (value := place.fp32_precision) != "ieee":  # said here; what follows another is changed with it
+                    self._changed.append((place, value))
+                    place.fp32_precision = "ieee"
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            while self._changed and not self._inside:
+                place, value = self._changed.pop()
+                place.fp32_precision = value
+
+
+_NO_ROUNDING = _NoRounding()
 
 
 PIECE = 2**14

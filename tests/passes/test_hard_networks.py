@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +19,9 @@ from random_networks import OneWeight, scripted
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
-from segment.draws.recording import record
+from segment.draws.recording import in_precision, record
 from segment.errors import FastPathDiffers
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import survey
@@ -61,13 +65,12 @@ def test_conditional_convolutions_of_timm_have_each_images_weights() -> None:
     module = smp.Unet("tu-tf_efficientnet_cc_b0_4e", encoder_weights=None, classes=3)
     module = calibrated(seeded(lambda: module), (64, 64))
     network = survey(module, module, noise(1, 3, 64, 64))
-    bank = random_bank(network, 2)
-    engine = Passes(network, bank, FAST)
-    for image in (noise(1, 3, 64, 64), noise(1, 3, 64, 64, seed=1) * 0.3 + 2):
+    bank = Bank.of_draws(list(record(network, [noise(4, 3, 64, 64, seed=draw) for draw in (2, 3)])))
+    engine = Passes(network, bank, FAST)  # under random statistics an image off by 1e-7 has outputs off by 2e-3
+    for image in (noise(1, 3, 64, 64), noise(1, 3, 64, 64, seed=1) * 0.3 + 0.5):
         plain = plain_loop(module, bank, image)
-        exact = plain_loop(module, bank, image, dtype=torch.float64)
-        atol = 1e-4 * float(plain.abs().max()) + 4 * float((plain - exact).abs().max())
-        torch.testing.assert_close(torch.stack(list(engine(image))), plain, rtol=1e-4, atol=atol)
+        found = torch.stack(list(engine(image)))
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
 
 
 class Routed(Toy):
@@ -393,13 +396,27 @@ class Watched(Toy):
     """It keeps how it was allowed to round, and under which autocast it ran."""
 
     def forward(self, x: Tensor) -> Tensor:
-        backends: Any = torch.backends
         rounded = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.matmul)
         SEEN.append((torch.is_autocast_enabled("cpu"), *(of.fp32_precision for of in rounded)))
         return super().forward(x)
 
 
 SEEN: list[tuple[bool, str, str, str]] = []
+backends: Any = torch.backends
+
+
+@contextmanager
+def rounding(**wanted: str) -> Iterator[None]:
+    """Torch's settings of how float32 products are rounded; "none": what is not said follows the generic one."""
+    places = {"generic": backends, "matmul": backends.cuda.matmul, "conv": backends.cudnn.conv}
+    before = {name: places[name].fp32_precision for name in wanted}
+    try:
+        for name, value in wanted.items():
+            places[name].fp32_precision = value
+        yield
+    finally:
+        for name, value in before.items():
+            places[name].fp32_precision = value
 
 
 @pytest.mark.parametrize("plan", [PassPlan(share=False), PassPlan(), FAST])
@@ -408,24 +425,27 @@ def test_fp32_is_float32_whatever_the_caller_allows(plan: PassPlan) -> None:
     network, image, batch = surveyed(module), noise(1, 3, 32, 32), noise(4, 3, 32, 32, seed=2)
     bank, wanted = random_bank(network), next(record(network, [batch]))
     expected = torch.stack(list(Passes(network, bank, plan)(image)))
-    before = torch.backends.cuda.matmul.fp32_precision
     SEEN.clear()
-    try:
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = torch.stack(list(Passes(network, bank, plan)(image)))
-            drawn = next(record(network, [batch]))
+    with rounding(matmul="tf32", conv="none"), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.stack(list(Passes(network, bank, plan)(image)))
+        drawn = next(record(network, [batch]))
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        with rounding(generic="ieee"):  # what followed it before the passes follows it after them
+            assert backends.cudnn.conv.fp32_precision == "ieee"
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     for name, (mean, var) in wanted.items():
         torch.testing.assert_close(drawn[name], (mean, var), rtol=0, atol=0)
     assert (False, "ieee", "ieee", "ieee") in SEEN
-    backends: Any = torch.backends
-    generic = backends.fp32_precision
-    try:
-        backends.fp32_precision = "ieee"  # what followed it before the passes follows it after them
-        assert backends.cudnn.conv.fp32_precision == "ieee"
-    finally:
-        backends.fp32_precision = generic
+
+
+def test_a_pass_that_ends_leaves_that_of_another_thread_in_float32() -> None:
+    device = torch.device("cpu")
+    with rounding(matmul="tf32"):
+        first, second = in_precision("fp32", device), in_precision("fp32", device)
+        first.__enter__()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(second.__enter__).result()
+            first.__exit__(None, None, None)
+            assert backends.cuda.matmul.fp32_precision == "ieee"
+            other.submit(second.__exit__, None, None, None).result()
+        assert backends.cuda.matmul.fp32_precision == "tf32"
