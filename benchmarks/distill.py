@@ -1,6 +1,6 @@
 """How near K distilled draws come to a whole bank, on test images.
 
-    python -m benchmarks.distill --train SRC --test SRC
+    python -m benchmarks.distill --train SRC --test SRC [--views-from SRC]
 
 The reference for all is the variance map of a bank of another seed. Its own error is estimated from its two halves: two
 independent halves of n draws each differ by about twice what all 2n draws are off (errors fall as 1 / sqrt(T)).
@@ -106,6 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="unet_lite0_camvid")
     parser.add_argument("--train", required=True, help="SRC of the training images")
+    parser.add_argument(
+        "--views-from", help="SRC of unlabelled images to distil on, none of the test; default: --train"
+    )
     parser.add_argument("--test", required=True, help="SRC of the test images")
     parser.add_argument("--count", type=int, default=10, help="test images, evenly spaced in the list")
     parser.add_argument("--batch", type=int, default=8, help="M")
@@ -126,6 +129,9 @@ def main() -> None:
     network = load_network(arguments.model)
     every = find_images(arguments.test)
     sources = [every[index * len(every) // arguments.count] for index in range(arguments.count)]
+    learnt_from = arguments.views_from or arguments.train
+    if shared := {source.id for source in find_images(learnt_from)} & {source.id for source in sources}:
+        parser.error(f"--views-from holds images that are measured on: {min(shared)}")
 
     def fit(seed: int, draws: int) -> Callable[[], Bank]:
         return lambda: fit_bank(network, arguments.train, batch=arguments.batch, draws=draws, seed=seed)
@@ -139,8 +145,9 @@ def main() -> None:
     ]
     truth = merge_halves(*halves)
     row = plain_errors(counts(arguments.sizes), network, bank, sources, truth, out)
+    learn = cache(lambda: observed(network, bank, learnt_from, arguments.views, out / "observed.safetensors"))
     for draws in counts(arguments.draws):
-        small, made = distilled(draws, arguments, network, bank, out)
+        small, made = distilled(draws, arguments, network, bank, learn, out)
         found = moments(network, small, sources, out / f"distilled{draws}")
         row |= {**made, f"distilled, K = {draws}": error(found, truth)}
     row["halves of the reference against each other"] = error(halves[0], halves[1])
@@ -166,22 +173,26 @@ def plain_errors(
     return row
 
 
-@cache
-def observed(network: Network, bank: Bank, train: str, views: int, kept: Path) -> tuple[Observed, Observed]:
-    """What the bank gives on views of the training images, and on held-out ones; parts of it are kept beside a file."""
-    own, others = cut_views(training_pool(network, train), views, DECIDING, seed=0)
+def observed(network: Network, bank: Bank, images: str, views: int, kept: Path) -> tuple[Observed, Observed]:
+    """What the bank gives on views of these images, and on held-out ones; parts of it are kept beside a file."""
+    own, others = cut_views(training_pool(network, images), views, DECIDING, seed=0)
     drawn, head = fitted(network, bank), network.card.head
     files = PartialTensors(kept, f"{views} views")
     return observe_in_parts(drawn, bank, (own, others), head, files, progress=report)
 
 
 def distilled(
-    draws: int, arguments: argparse.Namespace, network: Network, bank: Bank, out: Path
+    draws: int,
+    arguments: argparse.Namespace,
+    network: Network,
+    bank: Bank,
+    learn: Callable[[], tuple[Observed, Observed]],
+    out: Path,
 ) -> tuple[Bank, dict[str, float]]:
     """K draws and what making them gave, both kept in files; a call that was stopped goes on."""
     name, file = f"distilled, K = {draws}", out / f"distilled{draws}.safetensors"
     if not file.with_suffix(".json").is_file():
-        learnt, others = observed(network, bank, arguments.train, arguments.views, out / "observed.safetensors")
+        learnt, others = learn()
         kept = PartialTensors(file, f"{arguments.views} views, {arguments.steps} x {arguments.together}")
         plan = DistillPlan(draws=draws, refine=RefinePlan(steps=arguments.steps, together=arguments.together))
         drawn, start, begun = fitted(network, bank), time.perf_counter(), kept.load()

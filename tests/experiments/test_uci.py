@@ -7,22 +7,25 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
 from segment.errors import WrongUse
-from segment.experiments.regression import dropout_check, toy, uncertainty_error
+from segment.experiments.regression import dropout_check, methods, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
-from segment.experiments.regression.methods import METHODS, Protocol
-from segment.experiments.regression.search import Race
+from segment.experiments.regression.methods import FLOW_BATCH, METHODS, Protocol, drawn_methods, folded
+from segment.experiments.regression.search import Race, SearchResult, race
+from segment.experiments.regression.stack import standardised
 from segment.experiments.regression.toy import ToyPlan
 from segment.experiments.regression.uncertainty_error import rank_correlation, running
 from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
-from segment.experiments.uci.data import FILES
-from segment.experiments.uci.splits import PLANS, Plan, run_splits
+from segment.experiments.uci.data import FILES, random_split, read_table
+from segment.experiments.uci.protocol_words import reductions, smaller_searches
+from segment.experiments.uci.splits import PLANS, SETS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -172,8 +175,59 @@ def test_the_paper_plan_is_the_papers_grid() -> None:
 
 def test_a_page_says_what_was_reduced_against_the_paper_and_nothing_where_nothing_was(once: Path) -> None:
     assert "Reduced against the paper's protocol: L2 takes 1 of its 15 values" in (once / "page.md").read_text()
-    assert uci._reductions(PLANS["paper"]) == ""
-    assert "successive halving" in uci._reductions(PLANS["quick"])
+    assert reductions(PLANS["paper"]) == ""
+    assert "successive halving" in reductions(PLANS["quick"])
+
+
+@pytest.mark.parametrize("name", ["kin8nm", "power", "protein"])
+def test_a_smaller_search_compares_by_more_rows_and_no_fewer_steps_than_one_of_a_small_set(name: str) -> None:
+    plan = PLANS["paper"]
+
+    def search(name: str) -> tuple[int, dict[int, int]]:
+        """Rows held out in the search, and by mini-batch the steps of its longest training."""
+        protocol = protocol_of(plan, name)
+        train, _ = random_split(rows[name], 1)
+        held = len(train) // protocol.folds
+        fold = len(train) - held
+        folds = protocol.search_folds or protocol.folds
+        batches = (*plan.protocol.batches, FLOW_BATCH)
+        return held * folds, {batch: fold // min(batch, fold) * protocol.race.epochs for batch in batches}
+
+    rows = {name: read_table(DATA, name).rows for name in SETS}
+    held, steps = search(name)
+    for small in SETS[: SETS.index("kin8nm")]:
+        held_small, steps_small = search(small)
+        assert held > held_small
+        assert all(steps[batch] >= steps_small[batch] for batch in steps)
+
+
+def test_a_smaller_search_sees_one_fold_and_tau_is_fitted_on_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reduced = Reduction(every=5, epochs=10, l2=(1e-2, 1e-3), search_folds=1)
+    protocol = protocol_of(replace(PLAN, reduced={"yacht": reduced}), "yacht")
+    assert (protocol.race.every, protocol.race.epochs, protocol.l2) == (5, 10, (1e-2, 1e-3))
+    seen: list[tuple[int, int]] = []
+
+    def watched(training: Any, groups: list[int], folds: int, plan: Race) -> SearchResult:
+        seen.append((folds, len(set(training.sets.tolist())) if hasattr(training, "sets") else folds))
+        return race(training, groups, folds, plan)
+
+    monkeypatch.setattr(methods, "race", watched)
+    table = read_table(data, "yacht")
+    train, test = random_split(table.rows, 1)
+    folds = folded(train, table.x, table.y, protocol, 0)
+    final = standardised(table.x, table.y, train[None], test[None])
+    drawn = list(drawn_methods(folds, final, protocol, 0, lambda _: None))
+    assert seen == [(1, 1)] * 4  # two sizes of a mini-batch, dropout, MNF
+    assert [len(each.folds) for each in drawn] == [protocol.folds] * len(METHODS)
+
+
+def test_the_page_says_whose_search_is_smaller() -> None:
+    assert smaller_searches(replace(PLANS["paper"], sets=("yacht", "wine"))) == ""
+    said = " ".join(smaller_searches(PLANS["paper"]).split())
+    assert (
+        "The search of kin8nm and power and protein is smaller. L2 takes 6 of its 15 values, none below 1e-06" in said
+    )
+    assert "every few epochs (4 on kin8nm, 4 on power, 1 on protein), at most 400 on kin8nm" in said
 
 
 def test_the_check_calls_two_standard_errors_within() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from console import segment
 from segment.errors import WrongUse
 from segment.files.reading import json_values, read_json
 from segment.files.runs.lock import LOCK, lock_folder, sole_writer
-from segment.files.runs.manifest import MANIFEST, Entry, read_entries
+from segment.files.runs.manifest import MANIFEST, Entry, Lines, read_entries, read_manifest
 from segment.files.runs.places import RECORD
 from segment.files.runs.run import Run
 from segment.files.writing import discard, write_npz
@@ -140,3 +142,41 @@ def test_who_has_a_folder_alone_clears_what_was_half_written_but_not_below_anoth
     }
     assert "other/.page.md.1-2.part" in left
     assert "other/.group.1-2.part/zarr.json" in left
+
+
+def _entry(id: str) -> Entry:
+    return Entry(id=id, source=id, status="failed", error="none")
+
+
+def test_a_line_is_counted_before_anybody_sees_it_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines(tmp_path / MANIFEST)
+    lines.add(_entry("a"))
+
+    class Stream(io.BufferedWriter):
+        def flush(self) -> None:
+            super().flush()
+            if self.tell() > end:  # whoever sees the line ends the run
+                raise KeyboardInterrupt
+
+    end = (tmp_path / MANIFEST).stat().st_size
+    monkeypatch.setattr(Path, "open", lambda path, _, buffering: Stream(io.FileIO(path, "a"), buffering))
+    with pytest.raises(KeyboardInterrupt):
+        lines.add(_entry("b"))
+    monkeypatch.undo()
+    assert {id: line["id"] for id, line in lines.items()} == {"a": "a", "b": "b"}
+    assert list(read_manifest(tmp_path / MANIFEST)) == ["a", "b"]
+
+
+def test_a_line_that_the_disk_does_not_take_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines(tmp_path / MANIFEST)
+    lines.add(_entry("a"))
+    before = lines["a"]
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for id in ("a", "b"):
+        with pytest.raises(WrongUse, match="full"):
+            lines.add(_entry(id))
+    assert dict(lines) == {"a": before}

@@ -45,7 +45,8 @@ FOLDED = 50  # draws in one pass: the networks are tiny, so that Python's overhe
 class Protocol:
     """What is trained and how it is chosen; batch sizes and L2 for BN, dropout rates and L2 for dropout.
 
-    folds: of the cross-validation; draws: T; members: of the ensemble
+    folds: of the cross-validation; search_folds: how many of them the hyper-parameters are chosen on, None: all; the
+    observation precision is fitted on all; draws: T; members: of the ensemble
     precisions: of MNF's Gaussian likelihood; flow_rate, flow_steps: its learning rate and most steps (None: as many
     epochs as the others), because one MNF step costs ten of the others'
     taus: the range of the observation precision, in original units of the target; None: all that are of use
@@ -60,6 +61,7 @@ class Protocol:
     flow_rate: float = 1e-3
     flow_steps: int | None = None
     folds: int = 5
+    search_folds: int | None = None
     race: Race = field(default_factory=lambda: Race(of=500))
     draws: int = 500
     members: int = 5
@@ -149,7 +151,7 @@ def scored(drawn: Drawn, final: TrainingData, taus: tuple[float, float] | None =
 def _batchnorm(folds: TrainingData, final: TrainingData, protocol: Protocol, seed: int) -> Iterator[Drawn]:
     generator = seeded(seed, 1)
     architecture = Architecture(features=folds.x.shape[2], hidden=protocol.hidden)
-    choice = _batchnorm_choice(folds, architecture, protocol, generator)
+    choice = _batchnorm_choice(folds.first(protocol.search_folds), architecture, protocol, generator)
     batch, epochs = int(choice["batch"]), int(choice["epochs"])
     members = protocol.members
     kept = []
@@ -192,11 +194,11 @@ def _batchnorm_choice(
         if min(batch, folds.rows) in effective:  # a larger batch is the same training: all rows
             continue
         effective.add(min(batch, folds.rows))
-        count = len(protocol.l2)
-        l2, sets = torch.tensor(protocol.l2).repeat(protocol.folds), torch.arange(protocol.folds)
+        count, size = len(protocol.l2), len(folds.x)
+        l2, sets = torch.tensor(protocol.l2).repeat(size), torch.arange(size)
         fit = Fit(data=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2)
-        training = Training(Stack(architecture, protocol.folds, generator, copies=count), fit, generator)
-        results.append((race(training, [0] * count, protocol.folds, protocol.race), batch))
+        training = Training(Stack(architecture, size, generator, copies=count), fit, generator)
+        results.append((race(training, [0] * count, size, protocol.race), batch))
     best, batch = min(results, key=lambda pair: float(pair[0].rmse.min()))
     return _choice(best, batch=float(batch), l2=protocol.l2[best.best])
 
@@ -205,7 +207,7 @@ def _dropout(folds: TrainingData, final: TrainingData, protocol: Protocol, seed:
     generator = seeded(seed, 2)
     architecture = Architecture(features=folds.x.shape[2], hidden=protocol.hidden, batchnorm=False)
     candidates = [(rate, l2) for rate in protocol.dropouts for l2 in protocol.l2]
-    batch = protocol.dropout_batch
+    batch, searched = protocol.dropout_batch, folds.first(protocol.search_folds)
 
     def fit(data: TrainingData, pairs: list[tuple[float, float]]) -> Training:
         count, sets = len(pairs), torch.arange(len(data.x)).repeat_interleave(len(pairs))
@@ -214,7 +216,7 @@ def _dropout(folds: TrainingData, final: TrainingData, protocol: Protocol, seed:
         return Training(Stack(architecture, len(data.x), generator, copies=count), fit, generator)
 
     groups = [protocol.dropouts.index(rate) for rate, _ in candidates]
-    result = race(fit(folds, candidates), groups, protocol.folds, protocol.race)
+    result = race(fit(searched, candidates), groups, len(searched.x), protocol.race)
     rate, l2 = candidates[result.best]
     choice = _choice(result, dropout=rate, l2=l2, batch=float(batch))
     draws: list[Tensor] = []
@@ -229,7 +231,7 @@ def _dropout(folds: TrainingData, final: TrainingData, protocol: Protocol, seed:
 
 
 def _flows(folds: TrainingData, final: TrainingData, protocol: Protocol, generator: torch.Generator) -> Drawn:
-    widths = (folds.x.shape[2], *protocol.hidden, 1)
+    widths, searched = (folds.x.shape[2], *protocol.hidden, 1), folds.first(protocol.search_folds)
 
     def fit(data: TrainingData, precisions: tuple[float, ...]) -> VariationalTraining:
         sets = torch.arange(len(data.x)).repeat_interleave(len(precisions))
@@ -243,7 +245,7 @@ def _flows(folds: TrainingData, final: TrainingData, protocol: Protocol, generat
     if protocol.flow_steps is not None:
         most = min(most, protocol.flow_steps // steps)
     plan = replace(protocol.race, epochs=most)
-    result = race(fit(folds, protocol.precisions), [0] * len(protocol.precisions), protocol.folds, plan)
+    result = race(fit(searched, protocol.precisions), [0] * len(protocol.precisions), len(searched.x), plan)
     precision = protocol.precisions[result.best]
     choice = _choice(result, precision=precision)
     draws = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -72,6 +72,10 @@ class TrainingData:
     @property
     def rows(self) -> int:
         return self.x.shape[1]
+
+    def first(self, sets: int | None) -> TrainingData:
+        """The first of the training sets; None: all."""
+        return TrainingData(**{each.name: getattr(self, each.name)[:sets] for each in fields(self)})
 
 
 def standardised(x: Tensor, y: Tensor, train: Tensor, held: Tensor) -> TrainingData:

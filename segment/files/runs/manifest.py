@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,16 +152,20 @@ class Lines(Mapping[str, dict[str, Any]]):
     def add_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """The same for several, each as `Entry.line` gives it."""
         texts = [encoded(line) for line in lines]
+        before = {line["id"]: self._places.get(line["id"]) for line in lines}
         try:
-            with self._manifest.open("ab") as stream:
-                start = stream.tell()
-                stream.write(b"".join(texts))
+            with self._manifest.open("ab", buffering=1 + sum(map(len, texts))) as stream:
+                ends = list(accumulate(map(len, texts), initial=stream.tell()))
+                stream.write(b"".join(texts))  # into memory: whoever sees a line in the file finds it counted
+                self._places.update(zip(before, pairwise(ends), strict=True))
                 stream.flush()
-                for line, text in zip(lines, texts, strict=True):
-                    self._places[line["id"]] = (start, start + len(text))  # also if Ctrl-C comes while the disk writes
-                    start += len(text)
                 os.fsync(stream.fileno())
         except OSError as error:
+            for id, place in before.items():
+                if place is None:
+                    self._places.pop(id, None)
+                else:
+                    self._places[id] = place
             raise unwritable(self._manifest, error) from error
 
 

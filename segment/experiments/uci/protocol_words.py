@@ -1,0 +1,107 @@
+"""What the page of the UCI experiment says of its protocol, and of what was left out.
+
+Must not know a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segment.experiments.regression.dropout_check import REFERENCES, CheckPlan
+from segment.experiments.regression.search import Race
+from segment.experiments.reporting import Budget
+from segment.experiments.uci.splits import PLANS, SETS, Plan
+from segment.experiments.uci.tables import Results
+
+
+def opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
+    protocol = plan.protocol
+    race = protocol.race
+    trained = sum(split.seconds for splits in results.values() for split in splits)
+    return f"""
+Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with seeds {", ".join(map(str, plan.splits))};
+{trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
+
+Protocol: two hidden layers of {protocol.hidden[0]} ReLU units, Adam at 1e-3, BN before the activation (eps 1e-10), half
+the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the training part,
+looked at every {race.every} epochs, patience {race.patience}, at most {race.epochs} epochs; T = {protocol.draws}
+draws{_estimated(race)}; tau and the constant minimise CRPS on the folds, within the authors' range of tau for the set.
+Grid: L2 {_listed(protocol.l2)}; batch {_listed(protocol.batches)} (512 at most on energy; a batch is min(M, N));
+dropout rate {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF: precision of the likelihood
+{_listed(protocol.precisions)}, batch 100, two flow steps of 50 hidden units for q and r, Adam at
+{protocol.flow_rate:g}{_most(protocol.flow_steps)}; the ensemble has {protocol.members} BN
+networks with MCBN's hyper-parameters.
+
+In the search the candidates of a fold start from the same weights and see the same mini-batches and dropout noise.
+{reductions(plan)}{smaller_searches(plan)}MNF's precision is chosen, where the authors have 1; a final network is
+trained once a split. Left out of the paper's sets and splits: {_left_out(plan)}.
+"""
+
+
+def reductions(plan: Plan) -> str:
+    protocol, whole = plan.protocol, PLANS["paper"].protocol
+    race, parts = protocol.race, []
+    if len(protocol.l2) < len(whole.l2):
+        parts.append(f"L2 takes {len(protocol.l2)} of its {len(whole.l2)} values")
+    if race.rungs:
+        rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
+        parts.append(
+            "within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
+            f"epochs {rungs} (successive halving)"
+        )
+    if race.of is None and race.draws < protocol.draws:
+        parts.append(f"the error that the search looks at is that of {race.draws} draws instead of {whole.draws}")
+    if protocol.flow_steps is not None:
+        parts.append("MNF is trained faster and shorter than the authors did (1e-3, 2000 epochs)")
+    return f"Reduced against the paper's protocol: {'; '.join(parts)}. " if parts else ""
+
+
+def smaller_searches(plan: Plan) -> str:
+    reduced = {name: plan.reduced[name] for name in plan.sets if name in plan.reduced}
+    if not reduced:
+        return ""
+    first, whole = next(iter(reduced.values())), plan.protocol
+    looks = ", ".join(f"{each.every} on {name}" for name, each in reduced.items())
+    ends = ", ".join(f"{each.epochs} on {name}" for name, each in reduced.items())
+    return f"""
+The search of {" and ".join(reduced)} is smaller.
+L2 takes {len(first.l2)} of its {len(whole.l2)} values, none below {first.l2[-1]:g}: less does not change how well these
+networks fit (docs/measured/small_l2.json). Candidates are compared on {first.search_folds} of the {whole.folds} folds,
+which holds out more rows than all folds of a small set together; tau is fitted on all. They are looked at every few
+epochs ({looks}), at most {ends} epochs: no fewer steps, at any size of a mini-batch, than a search of a small set takes
+in {whole.race.epochs} epochs.
+
+"""
+
+
+def _estimated(race: Race) -> str:
+    return "" if race.of is None else f", whose error the search estimates from {race.draws}, without bias"
+
+
+def _left_out(plan: Plan) -> str:
+    sets = [name for name in SETS if name not in plan.sets]
+    splits = [str(split) for split in PLANS["paper"].splits if split not in plan.splits]
+    missing = [*sets, *([f"split {', '.join(splits)}"] if splits else [])]
+    return ", ".join(missing) or "nothing"
+
+
+def _most(steps: int | None) -> str:
+    return "" if steps is None else f", at most {steps} steps"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def check_note(checks: CheckPlan) -> str:
+    splits = "all standard splits (20; protein 5)" if checks.splits is None else f"the first {checks.splits} splits"
+    missing = [name for name in REFERENCES if name not in checks.sets]
+    return (
+        "One hidden layer of 50 (protein 100), 4000 epochs (protein 2000; the reference's figures are of these, ten "
+        "times the 400 of its paper's table), mini-batches of 128, grid over dropout rate and tau on the last fifth of "
+        f"the training part, then a network retrained on all of it; {splits}; T = {checks.draws} "
+        f"({checks.choice_draws} for the choice, where the reference uses 10000, and where one network a rate serves "
+        "its three taus: they enter training by an L2 of 1e-4 / (N tau) only). "
+        "Within: two standard errors of the reference, and half a unit of its last printed digit."
+        + (f" Not run: {', '.join(missing)}." if missing else "")
+    )
