@@ -152,12 +152,12 @@ def test_a_file_that_took_too_long_is_refused_until_it_is_another_file(tmp_path:
     bad, good = tmp_path / "bad.jp2", tmp_path / "good.jp2"
     bad.write_bytes(b"hangs")
     good.write_bytes(b"well")
-    with isolated(seconds=2):
-        with pytest.raises(ImageUnreadable, match="was not decoded within 2 seconds"):
+    with isolated(seconds=8):
+        with pytest.raises(ImageUnreadable, match="was not decoded within 8 seconds"):
             hang(bad)
         before = process(good)
         for _ in range(3):
-            with pytest.raises(ImageUnreadable, match=r"bad.jp2' was not decoded within 2 seconds"):
+            with pytest.raises(ImageUnreadable, match=r"bad.jp2' was not decoded within 8 seconds"):
                 process(bad)
         bad.write_bytes(b"replaced")
         assert process(bad) == process(good) == before
