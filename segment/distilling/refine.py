@@ -19,9 +19,9 @@ from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
-from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
+from segment.tracing.trace import state_keeper
 from segment.uncertainty.heads import probabilities
 
 Progress = Callable[[str, int, int], None]
@@ -113,7 +113,7 @@ class Student:
         self.network = network
         self.head = head
         self._layers = layers_in_order(network)
-        self._state = StateKeeper(network.module)
+        self._state = state_keeper(network.module, network.trace)
 
     def moments(self, draws: Draws, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
         """Mean and variance over the weighted draws."""

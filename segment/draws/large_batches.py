@@ -35,12 +35,12 @@ from segment.draws.recording import (
     record,
 )
 from segment.errors import ModelRefused, WrongUse
-from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
 from segment.tracing.sources import CONSTANT, constants_of
+from segment.tracing.trace import state_keeper
 from segment.tracing.trace_cursor import Diverged, TraceCursor
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class _InParts:
         layers = layers_in_order(network)
         self.layer_of = {layer.call: layer for layer in layers if layer.call is not None and not layer.of_weights}
         self._recordings: dict[torch.Size, Recording] = {}
-        self._state = StateKeeper(network.module)
+        self._state = state_keeper(network.module, network.trace)
 
     def draw(self, batch: Tensor) -> Statistics:  # M C H W
         """Errors: Diverged, OtherShapes, NotReplayable where the parts make other calls than the trace."""

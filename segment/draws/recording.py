@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
-from segment.networks.preserve_state import StateKeeper
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
+from segment.tracing.trace import state_keeper
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -213,7 +213,7 @@ def record(
     """
     layers = layers_in_order(network)
     stochastic = [layer.name for layer in network.stochastic]
-    state = StateKeeper(network.module)
+    state = state_keeper(network.module, network.trace)
     for number, batch in enumerate(batches, start=first):
         mode = _MiniBatchPass(layers)
         images = network.writable(batch)  # statistics of a channel are faster to compute where channels are innermost

@@ -37,20 +37,27 @@ class _Masks(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is functional.dropout:
-            return self._dropped(args[0].shape, *args, **kwargs)
-        if func in CHANNELS:
-            x: Tensor = args[0]
-            return self._dropped(torch.Size([*x.shape[:2], *[1] * (x.ndim - 2)]), *args, **kwargs)
+        if func is functional.dropout or func in CHANNELS:
+            return self._dropped(*args, **kwargs, channels=func in CHANNELS)
         if func in UNSUPPORTED:
             raise ModelRefused("MC dropout of AlphaDropout is not supported; leave `dropout` out of --methods.")
         return func(*args, **kwargs)
 
-    def _dropped(self, shape: torch.Size, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> Tensor:
+    def _dropped(
+        self,
+        input: Tensor,
+        p: float = 0.5,
+        training: bool = True,  # noqa: FBT001, FBT002 (as torch calls it)
+        inplace: bool = False,  # noqa: FBT001, FBT002
+        *,
+        channels: bool,
+    ) -> Tensor:
         if p == 0:
-            return x
+            return input
+        shape = torch.Size([*input.shape[:2], *[1] * (input.ndim - 2)]) if channels else input.shape
         kept = torch.rand(shape, generator=self._generator) >= p  # on the CPU: the same masks on every device
-        return x * (kept.to(x.device, x.dtype) / (1 - p if p < 1 else 1))
+        factor = kept.to(input.device, input.dtype) / (1 - p if p < 1 else 1)
+        return input.mul_(factor) if inplace else input * factor
 
 
 def dropouts(calls: Sequence[Call], module: nn.Module) -> list[str]:

@@ -5,7 +5,9 @@ Must not know what the network is used for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -13,23 +15,38 @@ from torch import Tensor, nn
 
 from segment.networks.modules import named_modules, parameters_and_buffers
 
+_SEEDED = threading.RLock()
+"""Held while the process's random generators are seeded, or restored: another thread would take its numbers there."""
+
 
 class StateKeeper:
-    """A reusable context manager: a module in eval mode within each block. The modules are listed once."""
+    """A reusable context manager: a module in eval mode within each block. The modules are listed once.
 
-    def __init__(self, module: nn.Module) -> None:
+    random: whether a pass may draw random numbers, so that the process's generators are restored after it. Else they
+    are left alone: what other threads draw meanwhile would come again.
+    """
+
+    def __init__(self, module: nn.Module, *, random: bool = True) -> None:
+        self.random = random
         self._modules = tuple(part for _, part in named_modules(module))
         tensors = parameters_and_buffers(module)
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
         self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
         self._uncounted: set[int] | None = None
 
-    def random_state(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def random_state(self) -> Iterator[None]:
         """A block after which the state of the random generators is restored, and nothing else."""
-        return torch.random.fork_rng(devices=self._devices)
+        if not self.random:
+            yield
+            return
+        with _SEEDED, torch.random.fork_rng(devices=self._devices):
+            yield
 
     def seed(self, number: int) -> None:
-        """Seed the process's generators; only inside a block of this class, which restores them."""
+        """Seed the process's generators for a pass that may draw; only inside a block of this class."""
+        if not self.random:
+            return
         torch.default_generator.manual_seed(number)
         for device in self._devices:
             torch.cuda.default_generators[device].manual_seed(number)
@@ -63,8 +80,9 @@ class StateKeeper:
                 if part.training != training:
                     part.training = training
             for part, by_name in registered:
-                part._buffers.clear()  # a network may replace a buffer by another tensor
-                part._buffers.update(by_name)
+                if not _same(part._buffers, by_name):  # a network may replace a buffer by another tensor
+                    part._buffers.clear()
+                    part._buffers.update(by_name)
             if self._uncounted is None:
                 self._uncounted = self._written_uncounted()
             for key, (buffer, version, value) in copies.items():
@@ -91,9 +109,35 @@ class StateKeeper:
         return last
 
 
-def preserve_state(module: nn.Module) -> AbstractContextManager[None]:
+def _same(buffers: Mapping[str, Tensor | None], others: Mapping[str, Tensor | None]) -> bool:
+    return list(buffers) == list(others) and all(map(operator.is_, buffers.values(), others.values()))
+
+
+def preserve_state(module: nn.Module, *, random: bool = True) -> AbstractContextManager[None]:
     """Use a module once, in eval mode; see `StateKeeper`."""
-    return StateKeeper(module)()
+    return StateKeeper(module, random=random)()
+
+
+def random_states() -> list[Tensor]:
+    """Of the process's random generators: the CPU's, and those of GPUs where one is in use."""
+    return [generator.get_state() for generator in _generators()]
+
+
+def restore_random_states(states: Sequence[Tensor]) -> None:
+    """What `random_states` gave."""
+    for generator, state in zip(_generators(), states, strict=False):  # a GPU may be new
+        generator.set_state(state)
+
+
+def moved_since(states: Sequence[Tensor]) -> bool:
+    """Whether random numbers have been drawn since `random_states` gave these."""
+    now = random_states()
+    return len(now) != len(states) or not all(map(torch.equal, now, states))
+
+
+def _generators() -> tuple[torch.Generator, ...]:
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return (torch.default_generator, *(torch.cuda.default_generators if in_use else ()))
 
 
 def version_of(tensor: Tensor) -> int | None:

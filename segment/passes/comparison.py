@@ -6,7 +6,7 @@ Must not know how either pass was made.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -57,6 +57,38 @@ def within_noise(differences: Tensor, noise: Tensor) -> bool:  # P, P
             return False
         k = 2 * k or 1
     return True
+
+
+def beyond_rounding(
+    network: BatchNormNetwork,
+    draw: Mapping[str, tuple[Tensor, Tensor]],
+    images: Tensor,
+    output: Tensor,
+    plain: Iterable[Tensor],
+    *,
+    random: bool,
+) -> str:
+    """How an output in float32 differs from plain passes under a draw, in words; "" where by rounding only.
+
+    draw: of each stochastic layer mean and variance (1 C)
+    plain: the pass in one memory layout after another, made when it is needed: where a pool takes another of two values
+    that rounding makes equal, the plain pass in the fast one's layout does so too, and a slower way gains nothing
+    random: the network draws random numbers, so that no float64 pass says how much rounding does
+    """
+    first, noise = torch.zeros(0), torch.zeros(1)
+    for number, reference in enumerate(plain):
+        differences = output_differences(output, reference, network.head)
+        difference = float(differences.max())
+        if difference <= TOLERANCE:
+            return ""
+        if number:
+            continue
+        first = differences
+        if math.isfinite(difference) and not random:  # other masks are no rounding
+            noise = float32_noise(network, draw, images, reference)
+        if within_noise(first, noise):
+            return ""
+    return in_words(first, noise, network.head)
 
 
 def in_words(differences: Tensor, noise: Tensor, head: Head | None) -> str:  # P, P

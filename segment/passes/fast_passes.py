@@ -15,13 +15,13 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision
 from segment.errors import SegmentError, error_message
-from segment.networks.preserve_state import StateKeeper
 from segment.passes import onednn
 from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, Statistics
 from segment.passes.fused_convolutions import FusedConvolutions
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording
+from segment.tracing.trace import may_draw, state_keeper
 from segment.tracing.trace_cursor import OWN_AUTOCAST, Diverged
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class DrawnNetwork:
     def __init__(self, network: BatchNormNetwork, bank: Bank) -> None:
         device = network.device
         self.network = network
-        self.state = StateKeeper(network.module)
+        self.state = state_keeper(network.module, network.trace)
         self.first_program = Program.of(network)
         self._statistics = {
             layer.name: (bank.mean[layer.name].to(device), bank.var[layer.name].to(device))
@@ -62,7 +62,9 @@ class DrawnNetwork:
 
     def retrace(self, images: Tensor) -> Program:
         """A trace of these images, kept for others of their size. Errors: ModelRefused."""
-        program = Program.of(self.network.retraced(images))
+        retraced = self.network.retraced(images)
+        self.state.random = self.state.random or may_draw(retraced.trace)
+        program = Program.of(retraced)
         self._programs.pop(images.shape, None)
         if len(self._programs) >= PROGRAMS:
             self._programs.pop(next(iter(self._programs)))

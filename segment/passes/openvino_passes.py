@@ -33,6 +33,12 @@ COMPILED = 2
 WEIGHT_COPIES = 2 + COMPILED
 """Copies of a network's weights at most: as ONNX, as they are read, and packed in each compiled graph."""
 
+
+def copied_bytes(module: nn.Module) -> int:
+    """Bytes of the copies of a network's weights that OpenVINO holds."""
+    return WEIGHT_COPIES * sum(value.nbytes for value in parameters_and_buffers(module))
+
+
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 

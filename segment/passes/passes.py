@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
-from segment.networks.modules import parameters_and_buffers
 from segment.passes import onednn
-from segment.passes.comparison import TOLERANCE, float32_noise, in_words, output_differences, within_noise
+from segment.passes.comparison import beyond_rounding
 from segment.passes.drawn_calls import PlainPass
 from segment.passes.fast_passes import DrawnNetwork, FastPasses, changes_autocast
-from segment.passes.openvino_passes import WEIGHT_COPIES, CompiledNetwork, OpenVinoPasses
+from segment.passes.openvino_passes import CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.sources import IMAGE
@@ -77,9 +76,7 @@ def held_passes(plan: PassPlan) -> int:
     return 1 if plan.engine == "torch" else 2 if plan.precision == "fp32" else 3
 
 
-def engine_bytes(module: nn.Module, engine: Engine) -> int:
-    """Bytes of the copies of a network's weights that an engine holds."""
-    return 0 if engine == "torch" else WEIGHT_COPIES * sum(value.nbytes for value in parameters_and_buffers(module))
+SLOWER = "It takes longer and changes no map."
 
 
 class Passes:
@@ -207,12 +204,17 @@ class Passes:
                 fast = self._fast_passes(placed, self.plan.precision)
                 output = fast(0)
             elif self.plan.fuse and self._drawn.fused:
-                log.warning("This network's convolutions are not fused: %s.", difference)
+                log.warning(
+                    "This network's convolutions are not fused: %s. It takes longer and changes no map.", difference
+                )
                 self.plan = replace(self.plan, fuse=False)
                 fast = self._fast_passes(placed, self.plan.precision)
                 output = fast(0)
             else:
-                log.warning("This network's draws share no work, each runs in full: %s.", difference)
+                log.warning(
+                    "This network's draws share no work, each runs in full: %s. It takes longer and changes no map.",
+                    difference,
+                )
                 self.take_plain()
                 return None
 
@@ -240,17 +242,14 @@ class Passes:
 
     def _beyond_rounding(self, images: Tensor, t: int, output: Tensor) -> str:
         """How an output in float32 differs from a plain pass under draw t, in words; "" where by rounding only."""
-        # random calls fill memory in its order, so they are compared in the same layout
-        layout = self.plan.channels_last and self._drawn.first_program.random
-        plain_images = self.network.placed(images, channels_last=layout)
-        plain = self._plain_pass(plain_images, range(t, t + 1), "fp32")
-        differences = output_differences(output, plain, self.network.head)
-        difference, noise = float(differences.max()), torch.zeros(1)
-        if difference <= TOLERANCE:
-            return ""
-        if math.isfinite(difference) and not self._drawn.first_program.random:  # other masks are no rounding
-            noise = float32_noise(self.network, self._drawn.draws(range(t, t + 1)), images, plain)
-        return "" if within_noise(differences, noise) else in_words(differences, noise, self.network.head)
+        draws, random, last = range(t, t + 1), self._drawn.first_program.random, self.plan.channels_last
+
+        def plain(channels_last: bool) -> Tensor:  # noqa: FBT001
+            return self._plain_pass(self.network.placed(images, channels_last=channels_last), draws, "fp32")
+
+        # random calls fill memory in its order, so they are compared in the layout of the fast pass alone
+        made = map(plain, dict.fromkeys([last] if random else [False, last]))
+        return beyond_rounding(self.network, self._drawn.draws(draws), images, output, made, random=random)
 
     def _every(self) -> int:
         """Images between two comparisons, so that they take CHECK_COST of the passes."""

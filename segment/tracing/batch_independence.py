@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from segment.errors import error_message
-from segment.networks.preserve_state import preserve_state
+from segment.networks.preserve_state import moved_since, preserve_state, random_states
 from segment.tracing.call_kinds import READS_METADATA, names_in
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
@@ -132,12 +132,12 @@ class _Proof(TorchFunctionMode):
             if any(source < CONSTANT for source in sources):
                 raise MixesImages(f"{name}, which reads a tensor of unknown origin")
             depends = [self.of_images(tensor) for tensor in tensors]
-        state = torch.default_generator.get_state()
+        states = random_states()
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             results = list(tensors_in(result))
             random = isinstance(kwargs.get("generator"), torch.Generator)
-            if random or not torch.equal(state, torch.default_generator.get_state()):
+            if random or moved_since(states):
                 raise MixesImages(f"{name}, which is random,")
             if any(depends) and not (name in READS_METADATA and not results):
                 known = self._keeps_apart(func, name, args, kwargs, tensors, depends, results)

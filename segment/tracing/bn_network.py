@@ -39,8 +39,19 @@ def little_batchnorm(network: BatchNormNetwork) -> str:
     )
 
 
+def check_single_precision(network: Network) -> None:
+    """Errors: ModelRefused where its parameters are in float64, which images are not."""
+    types = {value.dtype for value in network.module.parameters() if value.is_floating_point()}
+    if types == {torch.float64}:
+        raise ModelRefused(
+            f"The parameters of {network.name!r} are in float64, and images are in float32: give it in float32 "
+            "(`module.float()`)."
+        )
+
+
 def calls_of(network: Network) -> tuple[Call, ...]:
-    """The calls of a pass of a network, also of one without BN."""
+    """The calls of a pass of a network, also of one without BN. Errors: ModelRefused for one in float64."""
+    check_single_precision(network)
     side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
     image = torch.zeros(1, network.channels, side, side)
     return trace(network.module, network, image.to(next(parameters_and_buffers(network.module), image))).calls
@@ -49,8 +60,10 @@ def calls_of(network: Network) -> tuple[Call, ...]:
 def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
     """The BN layers of a network, those that match `layers` stochastic.
 
-    Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where it accepts no size.
+    Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where it accepts no size,
+    or is in float64.
     """
+    check_single_precision(network)
     like = next(parameters_and_buffers(network.module), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     failure: Exception | None = None

@@ -7,8 +7,9 @@ depending on the draw, which is always safe. Must not know what a draw is.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,21 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segment.networks.modules import named_modules
-from segment.networks.preserve_state import preserve_state, version_of
+from segment.networks.preserve_state import (
+    StateKeeper,
+    moved_since,
+    preserve_state,
+    random_states,
+    restore_random_states,
+    version_of,
+)
 from segment.tracing.call_kinds import call_gives_values
 from segment.tracing.sources import CONSTANT, IMAGE, UNKNOWN, Sources, constants_of, tensors_in
 
 Origin = Literal["constant", "image", "draw"]
+
+CONFIRMING = 2
+"""Further passes in which a call must draw random numbers to count as random."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,11 @@ class _Tracing(TorchFunctionMode):
             tensors = list(tensors_in((args, kwargs)))
             reads = tuple(self.sources.of(tensor) for tensor in tensors)
             versions = [version_of(tensor) for tensor in tensors]
-            state = _random_state(kwargs)
+            states = None if isinstance(kwargs.get("generator"), torch.Generator) else random_states()
             shape, dtype = (tensors[0].shape, tensors[0].dtype) if tensors else (None, None)
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            random = state is None or not torch.equal(state, torch.default_generator.get_state())
+            random = states is None or moved_since(states)
             changed = [tensor for tensor, was in zip(tensors, versions, strict=True) if version_of(tensor) != was]
             writes = tuple(
                 dict.fromkeys(
@@ -118,7 +129,7 @@ class _Tracing(TorchFunctionMode):
                 self._module_name(),
                 reads,
                 registered,
-                self._origin(reads, random=random),
+                _origin(self.calls, reads, random=random),
                 writes,
                 gives_values,
                 random,
@@ -130,22 +141,17 @@ class _Tracing(TorchFunctionMode):
         )
         return result
 
-    def _origin(self, sources: Sequence[int], *, random: bool) -> Origin:
-        origins = {self.calls[source].origin for source in sources if source >= 0}
-        if random or UNKNOWN in sources or "draw" in origins:
-            return "draw"
-        return "image" if IMAGE in sources or "image" in origins else "constant"
+
+def _origin(calls: Sequence[Call], sources: Sequence[int], *, random: bool) -> Origin:
+    """Of a call that follows these and reads these sources."""
+    origins = {calls[source].origin for source in sources if source >= 0}
+    if random or UNKNOWN in sources or "draw" in origins:
+        return "draw"
+    return "image" if IMAGE in sources or "image" in origins else "constant"
 
 
 def _autocast() -> tuple[bool, ...]:
     return tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
-
-
-def _random_state(kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The state of torch's generator; None where the call uses a generator of its own."""
-    if isinstance(kwargs.get("generator"), torch.Generator):
-        return None
-    return torch.default_generator.get_state()
 
 
 def trace(
@@ -156,25 +162,52 @@ def trace(
 ) -> Trace:
     """One eval pass of `forward`, which runs `module`, over `image` (N C H W).
 
+    A call is random where the process's generator moved while it was made, in several passes: it moves too where
+    another thread draws at that moment.
     keep_arguments: functions whose arguments the trace keeps
     """
-    stack: list[str] = [""]
-    handles = []
+    states = random_states()
+    traced = _trace(module, forward, image, keep_arguments)
+    for _ in range(CONFIRMING):
+        if not any(call.random for call in traced.calls):
+            break
+        again = _trace(module, forward, image, ())
+        if [call.function for call in again.calls] != [call.function for call in traced.calls]:
+            break
+        calls: list[Call] = []
+        for call, other in zip(traced.calls, again.calls, strict=True):
+            random = call.random and other.random
+            calls.append(replace(call, random=random, origin=_origin(calls, call.sources, random=random)))
+        traced = replace(traced, calls=tuple(calls))
+    if may_draw(traced):
+        restore_random_states(states)
+    return traced
 
+
+def _trace(
+    module: nn.Module,
+    forward: Callable[[Tensor], Any],
+    image: Tensor,
+    keep_arguments: Collection[Callable[..., Any]],
+) -> Trace:
+    stack: list[str] = [""]
+    handles, thread = [], threading.get_ident()
     entered: set[str] = set()
 
     def enter(name: str) -> None:
-        stack.append(name)
-        entered.add(name)
+        if threading.get_ident() == thread:  # the module may run in others too
+            stack.append(name)
+            entered.add(name)
 
     def leave(*_: Any) -> None:  # a hook that returns something replaces the module's result
-        stack.pop()
+        if threading.get_ident() == thread:
+            stack.pop()
 
     try:
         for name, part in named_modules(module):
             handles.append(part.register_forward_pre_hook(lambda _m, _a, name=name: enter(name)))
             handles.append(part.register_forward_hook(leave, always_call=True))
-        with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
+        with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module, random=False):
             image = image.clone()  # an inference tensor counts no versions; a network may write into its image
             sources = Sources(constants_of(module))
             sources.note([image], IMAGE)
@@ -185,6 +218,17 @@ def trace(
         for handle in handles:
             handle.remove()
     return Trace(tuple(tracing.calls), outputs[0] if len(outputs) == 1 else UNKNOWN, frozenset(entered))
+
+
+def may_draw(traced: Trace) -> bool:
+    """Whether a pass like this may draw random numbers: by a call, unseen, or on another way that values lead to."""
+    unseen = traced.output == UNKNOWN or any(UNKNOWN in call.sources for call in traced.calls)
+    return unseen or any(call.random or call.gives_values for call in traced.calls)
+
+
+def state_keeper(module: nn.Module, traced: Trace) -> StateKeeper:
+    """For a module whose passes are like this one."""
+    return StateKeeper(module, random=may_draw(traced))
 
 
 def depends_on_draw(calls: Sequence[Call], stochastic: Collection[int | None]) -> tuple[bool, ...]:

@@ -216,6 +216,27 @@ class BySize(Small):
         return super().forward(x) * (1.0 if x.shape[-1] > 140 else 3.0)
 
 
+class ByNarrow(Small):
+    """Decides by the width of a narrow image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if x.shape[-1] > 80 else 3.0)
+
+
+class ByWide(Small):
+    """Decides by the width of a wide image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if x.shape[-1] < 300 else 3.0)
+
+
+class OnlyLarge(Small):
+    """Takes no image below 96 columns, but for the 64 that it is calibrated on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.shape[-1] == 64 else super().forward(x) + super().forward(x[..., 96:]).mean()
+
+
 class Random(Small):
     """Adds noise."""
 
@@ -245,6 +266,8 @@ class ByImage(Small):
     [
         (ByValue, "gives values of the image to Python"),
         (BySize, "computes another probability at 150x131 .*by the size of its image"),
+        (ByNarrow, "computes another probability at 41x67"),
+        (ByWide, "computes another probability at 270x333"),
         (Random, "draws random numbers"),
         (Pyramid, "ONNX cannot express this network: .*adaptive_avg_pool2d"),
         (ByImage, "the weight of BN layer '.root.' depends on the image"),
@@ -260,6 +283,11 @@ def test_what_a_graph_cannot_express_is_refused_in_one_line(
     assert len(str(refusal.value)) < 300
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
+
+
+def test_a_network_that_takes_no_small_image_is_exported(tmp_path: Path) -> None:
+    network = network_of(OnlyLarge)
+    assert max(export(network, bank_of(network), tmp_path / "g.onnx").differences.values()) < 1e-4
 
 
 def test_the_network_is_as_it_was(tmp_path: Path) -> None:

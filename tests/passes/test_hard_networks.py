@@ -358,6 +358,29 @@ def test_a_fast_path_that_is_wrong_at_once_is_never_used(
     assert "convolutions are not fused: other numbers than a plain pass" in caplog.text
 
 
+class ByLayout(Toy):
+    """A decision that the memory layout turns, as a max pool's between two values that rounding makes equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        innermost = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        return super().forward(x) + (torch.arange(4.0)[:, None, None] if innermost else 0)
+
+
+def test_a_fast_pass_is_kept_where_a_plain_one_in_its_layout_gives_its_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = calibrated(seeded(ByLayout), (32, 32))
+    network, image = surveyed(module), noise(1, 3, 32, 32)
+    bank = random_bank(network)
+    with caplog.at_level(logging.WARNING):
+        engine = Passes(network, bank, FAST)
+        fast = torch.stack(list(engine(image)))
+    assert caplog.text == ""
+    assert engine.plan == FAST
+    plain = torch.stack(list(Passes(network, bank, replace(FAST, share=False))(image)))
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_a_compiled_function_inside_gives_the_plain_loops_numbers() -> None:
     class Compiled(Toy):
         compiled: Any

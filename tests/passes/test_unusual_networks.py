@@ -104,6 +104,40 @@ def test_a_network_that_writes_into_its_image_leaves_each_pass_a_clean_one(
         torch.testing.assert_close(other, first, rtol=0, atol=0)
 
 
+class DropsInPlace(Toy):
+    """Its dropout works in place, and what it gives is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout2d(0.5, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        self.drop(y)
+        functional.dropout(input=y, p=0.2, training=self.training, inplace=True)
+        return self.head(self.bn2(self.conv2(y)).relu())
+
+
+def test_dropout_in_place_drops_as_dropout_whose_result_is_used() -> None:
+    network = calibrated(seeded(DropsInPlace), (32, 32)).eval()
+
+    class Used(DropsInPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            y = functional.dropout(self.drop(self.bn1(self.conv1(x)).relu()), 0.2, self.training)
+            return self.head(self.bn2(self.conv2(y)).relu())
+
+    used = seeded(Used).eval()
+    used.load_state_dict(network.state_dict())
+    used.drop.inplace = False
+    image = noise(1, 3, 32, 32)
+    found, expected = (
+        torch.stack([output for _, output in Dropout(Plain(each, each, PassPlan()), 6)(image)])
+        for each in (network, used)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert float(found.var(0).max()) > 1e-3
+
+
 class OwnPrecision(Toy):
     """A part that stays in float32 whatever the precision of the others, on values far from 0."""
 

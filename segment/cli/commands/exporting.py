@@ -49,5 +49,6 @@ def export(
         return
     screen.print_text(
         f"{exported.path}: one graph of {exported.draws} draws, {exported.bytes / 2**20:.1f} MiB. Run by "
-        f"{exported.engine} at two sizes it differs from segment by at most {max(exported.differences.values()):.1e}."
+        f"{exported.engine} at several sizes it differs from segment by at most "
+        f"{max(exported.differences.values()):.1e}."
     )

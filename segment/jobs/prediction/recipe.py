@@ -25,7 +25,8 @@ from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.given import on_device
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan, engine_bytes, held_passes
+from segment.passes.openvino_passes import copied_bytes
+from segment.passes.passes import PassPlan, held_passes
 from segment.report.run_files.style import PictureStyle
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -69,7 +70,7 @@ class PredictRecipe:
             EstimatePlan(
                 tile=execution.tile,
                 mode=execution.tile_mode,
-                budget=execution.budget.without(engine_bytes(network.module, engine)),
+                budget=execution.budget.without(0 if engine == "torch" else copied_bytes(network.module)),
                 held_passes=held_passes(passes),
                 blank=partial(Windowed, run.folder),
                 stop=execution.stop,

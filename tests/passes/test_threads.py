@@ -1,0 +1,117 @@
+"""Passes beside other threads: each thread's numbers are its own, and a network is listed as it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
+from torch import Tensor
+
+from segment.draws.recording import record
+from segment.passes.passes import Passes, PassPlan
+from segment.tracing import trace as tracing
+
+FAST = PassPlan(channels_last=True, fuse=True)
+
+
+class Meets(Toy):
+    """Calls a function at every pass."""
+
+    meet: Callable[[], object] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.meet is not None:
+            self.meet()
+        return super().forward(x)
+
+
+class Random(Toy):
+    """Adds noise of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.3 * torch.randn_like(x))
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    """Run it in another thread until its end. Errors: its own."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
+
+
+def test_numbers_that_another_thread_draws_during_a_pass_never_come_again() -> None:
+    module = calibrated(seeded(Meets), (32, 32))
+    network, image, batch = surveyed(module), noise(1, 3, 32, 32), noise(4, 3, 32, 32, seed=2)
+    bank = random_bank(network)
+    drawn: list[float] = []
+    module.meet = lambda: in_thread(lambda: drawn.append(float(torch.rand(()))))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        list(Passes(network, bank, PassPlan(share=False))(image))
+        list(record(network, [batch, batch]))
+        torch.default_generator.manual_seed(0)
+        assert len(drawn) >= len(bank) + 2
+        assert drawn == [float(torch.rand(())) for _ in drawn]
+
+
+@pytest.mark.parametrize("plan", [PassPlan(share=False), PassPlan(), FAST])
+def test_a_network_that_draws_nothing_has_no_generator_seeded(plan: PassPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = surveyed(calibrated(seeded(Toy), (32, 32)))
+    engine = Passes(network, random_bank(network), plan)
+
+    def forked(*_: object, **__: object) -> None:
+        raise AssertionError("a generator was restored")
+
+    monkeypatch.setattr(torch.random, "fork_rng", forked)
+    list(engine(noise(1, 3, 32, 32)))
+    list(engine(noise(1, 3, 32, 32, seed=1)))
+
+
+def test_networks_that_draw_have_the_same_numbers_in_threads_as_alone() -> None:
+    networks = [surveyed(calibrated(seeded(Random, seed), (32, 32))) for seed in (0, 1)]
+    engines = [Passes(network, random_bank(network), PassPlan(share=False)) for network in networks]
+    image = noise(1, 3, 32, 32)
+
+    def several(engine: Passes) -> list[Tensor]:
+        return [torch.stack(list(engine(image))) for _ in range(20)]
+
+    alone = [several(engine)[0] for engine in engines]
+    with ThreadPoolExecutor(2) as threads:
+        for made, expected in zip(threads.map(several, engines), alone, strict=True):
+            for outputs in made:
+                torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
+
+
+def test_a_number_that_another_thread_draws_makes_no_call_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    moved_since = tracing.moved_since  # type: ignore[attr-defined]
+
+    def moved(states: list[Tensor]) -> bool:
+        asked.append(None)
+        return len(asked) == 5 or moved_since(states)
+
+    module = calibrated(seeded(Toy), (32, 32))
+    expected = [(call.random, call.origin) for call in surveyed(module).calls]
+    monkeypatch.setattr(tracing, "moved_since", moved)
+    assert [(call.random, call.origin) for call in surveyed(module).calls] == expected
+    assert len(asked) > len(expected), "what looks random is confirmed by another pass"
+    assert any(call.random for call in surveyed(calibrated(seeded(Random), (32, 32))).calls)
+
+
+def test_a_network_is_listed_while_another_thread_runs_it() -> None:
+    module = calibrated(seeded(Meets), (32, 32))
+    expected = surveyed(module)
+
+    def meet() -> None:
+        if threading.current_thread() is threading.main_thread():
+            in_thread(lambda: module(noise(1, 3, 32, 32)))
+
+    module.meet = meet
+    listed = surveyed(module)
+    assert [(layer.name, layer.call) for layer in listed.layers] == [
+        (layer.name, layer.call) for layer in expected.layers
+    ]
+    assert [call.module for call in listed.calls] == [call.module for call in expected.calls]
