@@ -27,7 +27,7 @@ from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels as Labels
 from segment.jobs.evaluation.labels import contents_of
-from segment.jobs.evaluation.leakage import absent_classes, seen_before
+from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.validation import validate
@@ -155,7 +155,7 @@ def evaluate(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
-        warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels)
+        warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
         triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
     return replace(evaluation, triaged=triaged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from segment.scores.tally import Counted, Tally, Task, exact, rough, shapes
 
 Entry = dict[str, Any]
 TOO_FEW = "an interval needs two images or more"
+ONE_HOLDS = "an interval needs two images that hold what the score is of"
+KINDS = ("right", "wrong", "known", "unseen")
+"""Pixels of which a score may need some: an image that holds none adds nothing to it."""
 
 
 class Board:
@@ -26,6 +29,8 @@ class Board:
         self.counts: Tally = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes(task).items()}
         coarse = rough(self.counts)
         self.replicates: Tally = {n: np.zeros((c.size, replicates), dtype=np.int64) for n, c in coarse.items()}
+        self.holding = dict.fromkeys(KINDS, 0)
+        """Images that hold pixels of each kind."""
 
     def add(self, counted: Counted, weights: Ints) -> None:
         for name, added in counted.whole.items():
@@ -34,11 +39,18 @@ class Board:
             span.add_to(self.counts[name])
         for name, added in counted.rough().items():
             intervals.add_weighted(self.replicates[name], added, weights)
+        for kind, pixels in _pixels(counted, self.task).items():
+            self.holding[kind] += pixels > 0
 
     def merge(self, other: Board) -> None:
         for mine, theirs in ((self.counts, other.counts), (self.replicates, other.replicates)):
             for name in mine:
                 mine[name] += theirs[name]
+        self.holding = {kind: count + other.holding[kind] for kind, count in self.holding.items()}
+
+    def images_for(self, name: str) -> int:
+        """Images that hold what a score needs: a score of two kinds of pixels, the fewer of their images."""
+        return min(self.holding[kind] for kind in summary.needs(name))
 
     def tallies(self) -> tuple[Tally, Tally, Tally]:
         """Counts of all images in fine and in the replicates' bins, and of the replicates; each R ... ."""
@@ -46,6 +58,15 @@ class Board:
         replicates = {n: np.ascontiguousarray(r.T).reshape(-1, *coarse[n].shape) for n, r in self.replicates.items()}
         whole = {n: c[None] for n, c in exact(self.counts).items()}
         return whole, {n: c[None] for n, c in coarse.items()}, replicates
+
+
+def _pixels(counted: Counted, task: Task) -> dict[str, int]:
+    """How many pixels of each of KINDS an image holds."""
+    confusion = counted.whole["confusion"]
+    known, right = int(confusion.sum()), int(np.trace(confusion))
+    ranked = task.unseen and next((span for name, span in counted.fine.items() if name.startswith("ranking/")), None)
+    unseen = int(ranked.counts[:, 2].sum()) if ranked else 0
+    return dict(zip(KINDS, (right, known - right, known, unseen), strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,7 @@ class Score:
     replicates: the score in each replicate
     why: the reason where it is not defined
     exact_to: bound of the error that binning causes; None for a score that needs no bins
+    held_by: images that hold what the score needs; None: all
     """
 
     value: float
@@ -64,18 +86,25 @@ class Score:
     replicates: Floats
     why: str
     exact_to: float | None = None
+    held_by: int | None = None
+
+    def images(self, every: int) -> int:
+        """Of so many images those that hold what the score needs: the others tell nothing of it."""
+        return every if self.held_by is None else min(every, self.held_by)
 
     def minus(self, other: Score) -> Score:
         """The difference to another score, replicate by replicate."""
         pairs = (self.value - other.value, self.rough - other.rough, self.replicates - other.replicates)
-        return Score(*pairs, self.why or other.why)
+        return Score(*pairs, self.why or other.why, held_by=_fewest((self.held_by, other.held_by)))
 
     def p_value(self, images: int) -> float | None:
         """Two-sided p of a difference over so many images being 0, by a t test with the replicates' standard deviation.
 
-        That has the divisor n, which is made n - 1 for the test. None where it is not defined; 1 where value and
-        replicates are all 0, as for a method and itself. Where they are all alike, that of a sign test.
+        That has the divisor n, which is made n - 1 for the test; n counts the images that hold what the score needs.
+        None where it is not defined; 1 where value and replicates are all 0, as for a method and itself. Where they are
+        all alike, that of a sign test.
         """
+        images = self.images(images)
         known = (self.replicates - self.rough)[~np.isnan(self.replicates)]
         if images < 2 or math.isnan(self.value) or 2 * known.size < self.replicates.size or known.size < 2:
             return None
@@ -86,16 +115,21 @@ class Score:
         return float(2 * special.stdtr(images - 1, -t))
 
     def entry(self, limits: tuple[float, float], images: int) -> Entry:
-        """The entry of `scores.json`: value and 95 % interval within the limits, or the reason for their absence."""
+        """The entry of `scores.json`: value and 95 % interval within the limits, or the reason for their absence.
+
+        With `images` where only some of them hold what the score needs.
+        """
         if math.isnan(self.value):
             return {"value": None, "low": None, "high": None, "why": self.why}
-        interval = intervals.interval(self.value, self.rough, self.replicates) if images > 1 else None
+        held = self.images(images)
+        few = {"images": held} if held < images else {}
+        interval = intervals.interval(self.value, self.rough, self.replicates) if held > 1 else None
         if interval is None:
-            reason = TOO_FEW if images < 2 else "too few replicates define the score"
-            return {"value": self.value, "low": None, "high": None, "why": reason}
+            reason = "too few replicates define the score" if held > 1 else TOO_FEW if images < 2 else ONE_HOLDS
+            return {"value": self.value, "low": None, "high": None, "why": reason, **few}
         low, high = (min(max(end, limits[0]), limits[1]) for end in interval)
         bound = {} if self.exact_to is None else {"exact_to": self.exact_to}
-        return {"value": self.value, "low": low, "high": high, **bound}
+        return {"value": self.value, "low": low, "high": high, **bound, **few}
 
 
 def estimates(board: Board) -> dict[str, Score]:
@@ -108,7 +142,11 @@ def estimates(board: Board) -> dict[str, Score]:
         value = float(whole[name][0])
         reason = summary.why(name, tallies[0], board.task) if math.isnan(value) else ""
         scores[name] = Score(value, float(coarse[name][0]), replicates[name], reason, bounds.get(name))
-    return scores
+    return {name: replace(score, held_by=board.images_for(name)) for name, score in scores.items()}
+
+
+def _fewest(held: Sequence[int | None]) -> int | None:
+    return min((images for images in held if images is not None), default=None)
 
 
 def mean_of(labels: Sequence[dict[str, Score]]) -> dict[str, Score]:
@@ -122,12 +160,14 @@ def mean_of(labels: Sequence[dict[str, Score]]) -> dict[str, Score]:
         reason = scores[0].why if math.isnan(float(value)) else ""
         bounds = [score.exact_to for score in scores if score.exact_to is not None and not math.isnan(score.exact_to)]
         bound = sum(bounds) / len(bounds) if bounds else None
-        means[name] = Score(float(value), float(coarse), replicates, reason, bound)
+        held = _fewest([score.held_by for score in scores if not math.isnan(score.value)])
+        means[name] = Score(float(value), float(coarse), replicates, reason, bound, held)
     return means
 
 
 def curves(board: Board, images: int) -> dict[str, Entry]:
     """Every curve of one task: x, y, and the 95 % interval of each y, without the bins that hold no pixels."""
+    images = min(images, board.holding["known"])
     whole, coarse, replicates = (summary.curves(tally, board.task) for tally in board.tallies())
     entries = {}
     for name, (x, y) in whole.items():

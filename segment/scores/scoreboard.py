@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segment.errors import WrongUse
 from segment.scores import arrays, intervals, summary
-from segment.scores.board import Board, Entry, Score, curves, estimates, mean_of
+from segment.scores.board import KINDS, Board, Entry, Score, curves, estimates, mean_of
 from segment.scores.functional import calibration, confusion, detection, expected, image_level, patches
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.functional.expected import EXPECTED
@@ -94,6 +94,10 @@ class Scoreboard:
     def pixels(self) -> int:
         """Pixels with a known label (of the label with most of them, for multilabel)."""
         return max(int(board.counts["confusion"].sum()) for board in self._boards)
+
+    def images_for(self, score: str) -> int:
+        """Images that hold what a score needs (of the label with most of them, for multilabel)."""
+        return max(board.images_for(score) for board in self._boards)
 
     def confusion(self) -> Ints:  # K K; multilabel: K 2 2
         """Pixels by label (rows) and prediction (columns)."""
@@ -228,6 +232,7 @@ class Scoreboard:
         for i, board in enumerate(self._boards):
             state |= {f"{i}/counts/{name}": value.copy() for name, value in board.counts.items()}
             state |= {f"{i}/replicates/{name}": value.copy() for name, value in board.replicates.items()}
+            state[f"{i}/holding"] = np.array([board.holding[kind] for kind in KINDS])
         return state
 
     @classmethod
@@ -241,6 +246,9 @@ class Scoreboard:
         if len(state["rows"]) and state["rows"].shape[1] != len(scoreboard.columns):
             raise WrongUse("The saved state was made by another version of segment, whose rows have other columns.")
         scoreboard._rows = {str(name): row.copy() for name, row in zip(state["ids"], state["rows"], strict=True)}
+        for i, board in enumerate(scoreboard._boards):  # version 0.1.0 did not count them: all, as it took them to be
+            held = state.get(f"{i}/holding", np.full(len(KINDS), scoreboard.images))
+            board.holding = dict(zip(KINDS, map(int, held), strict=True))
         return scoreboard
 
 

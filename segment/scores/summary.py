@@ -115,6 +115,18 @@ def _both(histogram: Ints) -> tuple[Ints, Ints]:  # R B 2 or 3 -> R B 2 each
     return errors, np.stack([errors.sum(axis=-1), unseen], axis=-1)
 
 
+def needs(name: str) -> tuple[str, ...]:
+    """The kinds of pixels that a score needs, of `board.KINDS`.
+
+    >>> needs("unseen_auroc.variance"), needs("error_ap.variance"), needs("nll")
+    (('unseen', 'known'), ('wrong', 'right'), ('known',))
+    """
+    kind = name.partition(".")[0]
+    if kind.startswith("unseen"):
+        return "unseen", "known"
+    return ("wrong", "right") if kind in ("error_auroc", "error_ap", "normalised_aurc") else ("known",)
+
+
 def why(name: str, tally: Tally, task: Task) -> str:
     """Why a score of all images is not defined.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from segment.jobs.evaluation.leakage import few_hold
 from segment.report.comparison import MethodBoards, compare, gains
 from segment.report.tables import in_short, verdict
 from segment.scores.board import Score
@@ -42,22 +45,69 @@ def test_differences_that_are_all_alike_have_the_p_of_a_sign_test() -> None:
     assert same.p_value(1) is None
 
 
-def boards(images: int, methods: int, seed: int) -> dict[str, MethodBoards]:
-    """Methods that are equal in distribution: the same images, with noise of their own in their logits."""
+def boards(
+    images: int, methods: int, seed: int, *, unseen: int | None = None, mistaken: int | None = None
+) -> dict[str, MethodBoards]:
+    """Methods that are equal in distribution: the same images, with noise of their own in their logits.
+
+    unseen: the first so many images hold pixels of an unseen object; None: such objects are not labelled
+    mistaken: the first so many images hold wrong pixels; None: all may
+    """
     rng = np.random.default_rng(seed)
-    plan = ScorePlan(classes=("a", "b", "c"), measures=("predictive_entropy",))
+    plan = ScorePlan(classes=("a", "b", "c"), measures=("predictive_entropy",), unseen=() if unseen is None else (9,))
     made = {name: Scoreboard(plan) for name in ("deterministic", "mcbn", *(f"other {k}" for k in range(methods - 2)))}
     for number in range(images):
         label = rng.integers(0, 3, (8, 8)).astype(np.uint8)
         signal = np.eye(3)[label].transpose(2, 0, 1) * rng.uniform(0.5, 2)
+        if mistaken is not None and number >= mistaken:
+            signal = 100 * np.eye(3)[label].transpose(2, 0, 1)
+        if number < (unseen or 0):
+            label[:4] = 9
         for board in made.values():
             logits = signal + rng.normal(0, 1.5, (3, 8, 8))
             p = np.exp(logits) / np.exp(logits).sum(axis=0)
-            entropy = -(p * np.log(p)).sum(axis=0)
+            entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=0).clip(max=0)
             board.update(
                 f"{seed} {number}", p.astype(np.float32), {"predictive_entropy": entropy.astype(np.float32)}, label
             )
     return {name: MethodBoards((board,), 1, 0.0) for name, board in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("held", "kind"), [(1, "unseen"), (3, "unseen"), (5, "unseen"), (1, "mistaken"), (5, "mistaken")]
+)
+def test_a_score_of_pixels_that_few_images_hold_shows_no_difference(held: int, kind: str) -> None:
+    made = boards(17, 2, 5, **{kind: held})
+    name = "unseen_auroc" if kind == "unseen" else "error_auroc"
+    by_score = {each.score: each for each in compare(made)}
+    (entry,) = by_score[f"{name}.predictive_entropy"].differences.values()
+    assert (entry["p"], entry["images"]) == (None, held)
+    assert (entry["low"] is None) == (held < 2)
+    assert verdict(entry) != "significant"
+    gained = gains(made)[0].differences[f"{name} of the best measure"]
+    assert (gained["p"], gained["images"]) == (None, held)
+    (nll,) = by_score["nll"].differences.values()
+    assert nll["p"] is not None and "images" not in nll
+    (line,) = few_hold({method: of.boards[0] for method, of in made.items()})
+    assert line.startswith(f"{held} image") and "of 17" in line
+
+
+def test_the_images_that_hold_a_score_count_its_degrees_of_freedom() -> None:
+    made = boards(17, 2, 5, unseen=8)
+    score = made["mcbn"].estimates[0]["unseen_auroc.predictive_entropy"]
+    assert score.held_by == 8
+    assert score.p_value(17) == replace(score, held_by=None).p_value(8)
+    assert few_hold({method: of.boards[0] for method, of in made.items()}) == []
+
+
+def test_the_images_that_hold_a_score_are_merged_and_saved() -> None:
+    (a,), (b,) = (boards(4, 2, seed, unseen=3)["mcbn"].boards for seed in (1, 2))
+    a.merge(b)
+    again = Scoreboard.of(a.state())
+    for board in (a, again):
+        assert [board.images_for(name) for name in ("unseen_ap.m", "error_ap.m", "nll")] == [6, 8, 8]
+    older = {name: value for name, value in a.state().items() if not name.endswith("holding")}
+    assert Scoreboard.of(older).images_for("nll") == 8
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])

@@ -1,4 +1,4 @@
-"""What makes the scores of a labelled set misleading: images that were seen before, and classes that no label holds."""
+"""What makes the scores of a labelled set misleading: images seen before, classes that no label or few images hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
+from segment.significance.paired import LEAST
 from segment.stores.requests import size_of_file
 
 _SHOWN = 5  # names in one line
@@ -121,6 +122,24 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
             f"class, do not name it void, and write `labels: {{{plan.void}: {id}}}` in the card."
         )
     return [line]
+
+
+def few_hold(boards: Mapping[str, Scoreboard]) -> list[str]:
+    """A line for scores of pixels that few of the images hold: unseen objects, and errors.
+
+    boards: the methods' scoreboards of the same images.
+    """
+    lines = []
+    for kind, what in (("unseen_auroc", "unseen pixels"), ("error_auroc", "both wrong and right pixels")):
+        held, every = min((board.images_for(kind), board.images) for board in boards.values())
+        if 0 < held < min(every, LEAST):
+            names = "unseen_*" if kind.startswith("unseen") else "error_*"
+            how = "1 image holds" if held == 1 else f"{held} images hold"
+            lines.append(
+                f"{how} {what}, of {every}: the scores {names} are of so few, and no difference in them can be called "
+                f"significant; {LEAST} are the least."
+            )
+    return lines
 
 
 def _training_images(network: Network) -> Sequence[Source]:
