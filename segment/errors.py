@@ -100,6 +100,15 @@ def one_line(error: object, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count_of(1, "pass"), count_of(2, "pass"), count_of(0, "image")
+    ('1 pass', '2 passes', '0 images')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
 def first_of(names: Iterable[str], most: int = 3) -> str:
     """The first names in one line, and how many more there are.
 

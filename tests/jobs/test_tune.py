@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from segment.errors import BankRefused, WrongUse
 from segment.files.writing import write_png
 from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.tuning.tune import TunePlan, Tuning, tune
-from segment.jobs.tuning.tuned import read_tuned
+from segment.jobs.tuning.tuned import read_tuned, write_tuned
 from segment.networks.load import Network, load_network
+from segment.report.html.words import settings
+from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "vector_scaling"))
@@ -93,6 +98,25 @@ def test_predict_takes_the_tuned_setting(network: Network, tuning: Tuning, tmp_p
             with np.load(tmp_path / "run" / row["id"] / "maps.npz") as archive:
                 mean = float(archive["predictive_entropy"].mean(dtype=np.float64))
             assert mean == pytest.approx(float(row["mean.predictive_entropy"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("tta+temperature", 2), ("temperature", 1), ("mcbn+tta", 4), ("mcbn", 4)])
+def test_the_passes_of_a_tuned_setting_are_recorded_and_not_its_banks_draws(
+    network: Network, train: Path, tuning: Tuning, tmp_path: Path, name: str, passes: int
+) -> None:
+    bank = fit_bank(network, train, batch=2, draws=4)
+    setting = replace(tuning.tuned, method=combination(name), bank=bank, calibration=1.0)
+    write_tuned(setting, tmp_path, {})
+    assert json.loads((tmp_path / "tuned.json").read_text())["draws"] == passes
+    data = written(tmp_path / "test", TEST[:1])
+    plan = PredictPlan(precision="fp32", formats=("npz",), maps=("prediction",), tuned=read_tuned(tmp_path))
+    summary = predict(network, data.images, bank, tmp_path / "run", plan)
+    run = load_run(tmp_path / "run")
+    assert summary.draws == summary.mean_draws == run.record["plan"]["draws"] == passes
+    assert [image.entry["draws"] for image in run.values()] == [passes]
+    pairs = dict(settings(run))
+    assert pairs["method"].startswith(name)
+    assert pairs["draws"] == f"T = {passes}"
 
 
 def test_test_images_among_the_images_of_the_choice_are_warned_about(

@@ -87,9 +87,11 @@ def test_a_score_of_pixels_that_few_images_hold_shows_no_difference(held: int, k
     gained = gains(made)[0].differences[f"{name} of the best measure"]
     assert (gained["p"], gained["images"]) == (None, held)
     (nll,) = by_score["nll"].differences.values()
-    assert nll["p"] is not None and "images" not in nll
+    assert nll["p"] is not None
+    assert "images" not in nll
     (line,) = few_hold({method: of.boards[0] for method, of in made.items()})
-    assert line.startswith(f"{held} image") and "of 17" in line
+    assert line.startswith(f"{held} image")
+    assert "of 17" in line
 
 
 def test_the_images_that_hold_a_score_count_its_degrees_of_freedom() -> None:

@@ -37,7 +37,7 @@ from segment.cli.options import (
     tiling_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.files.exports.formats import FORMATS
 from segment.stores.urls import url_of
 
@@ -186,7 +186,7 @@ def predict(
             }
         )
     else:
-        draws_text = f"{summary.draws} draws each"
+        draws_text = f"{count_of(summary.draws, 'draw' if setting is None else 'pass')} each"
         if plan.draws == "auto":
             draws_text = f"{summary.mean_draws:.1f} of {summary.draws} draws on average"
         screen.print_text(

@@ -147,6 +147,7 @@ class Execution:
     """How a run's images are estimated: `plan` of run.json.
 
     bank: the draws that may be used; stop: when an image has enough of them, None: it gets all
+    draws: passes that an image takes at most: all of the bank, or those of the tuned setting
     why: the reason for the precision. threads: of torch. fold: draws in one pass
     budget: memory that may be taken; budget_recorded: whether run.json says how much, as it does where it decided
     something. batch: images in a pass; batch_area: pixels of the image that it was measured at, 0: it was asked for
@@ -155,6 +156,7 @@ class Execution:
 
     bank: Bank
     stop: StopPlan | None
+    draws: int
     precision: Precision
     why: str
     fold: int
@@ -184,6 +186,7 @@ class Execution:
         return cls(
             bank=used,
             stop=stop,
+            draws=len(used) if plan.tuned is None else plan.tuned.draws,
             precision=precision,
             why=why,
             fold=plan.fold,
@@ -220,7 +223,7 @@ class Execution:
     def record(self) -> dict[str, Any]:
         """`plan` of run.json."""
         record: dict[str, Any] = {
-            "draws": len(self.bank),
+            "draws": self.draws,
             "precision": self.precision,
             "precision_why": self.why,
             "fold": self.fold,

@@ -62,7 +62,7 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
         failed,
         seconds,
         execution.precision,
-        len(execution.bank),
+        execution.draws,
         mean,
         heat,
         uncertain,

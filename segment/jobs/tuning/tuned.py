@@ -47,6 +47,13 @@ class Tuned:
     images: int
     why: str
 
+    @property
+    def draws(self) -> int:
+        """Passes that an image takes: the bank's draws, or without them one a view."""
+        if self.method.passes == "mcbn":
+            return len(self.bank)
+        return len(self.views) if self.method.augmented else 1
+
     def check(self, network: Network) -> None:
         """Raises BankRefused where it was chosen for another network."""
         if network.fingerprint != self.network:
@@ -82,7 +89,7 @@ def write_tuned(tuned: Tuned, folder: Path, more: dict[str, Any]) -> None:
     settings = {
         "format": FORMAT,
         "method": tuned.method.name,
-        "draws": len(tuned.bank),
+        "draws": tuned.draws,
         "views": [[view.flip, view.scale] for view in tuned.views],
         "calibration": as_json(tuned.calibration),
         "network": tuned.network,
