@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from segment.errors import count_of
 from segment.report.comparison import lower_is_better
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
-from segment.significance.paired import FEW, LEAST, PairedTest, paired_test, smallest_difference
+from segment.significance.paired import (
+    FEW,
+    PairedTest,
+    least_images,
+    paired_test,
+    seen_deviations,
+    smallest_difference,
+)
 from segment.significance.unpaired import UnpairedTest, unpaired_test
 from segment.uncertainty.measures import MEASURES
 
@@ -43,7 +51,8 @@ class RunComparison:
 
     names: of A and B. paired: column -> test over the images that both have; unpaired: over all images of each
     adjusted: column -> p after Holm's correction. images: of A, of B, of both
-    smallest: column -> the paired difference that would be missed one time in five; spreads: its standard deviation
+    smallest: column -> the paired difference that would be missed one time in five after Holm's correction
+    spreads: column -> its standard deviation
     values: column -> the images' numbers in both runs. notes: sentences
     estimated: B's accuracy; errors: of the estimates on `checked_on` labelled runs
     """
@@ -109,11 +118,12 @@ def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: boo
         paired = {c: test for c, pair_of in values.items() if (test := paired_test(*pair_of)) is not None}
         p = {c: test.permutation_p for c, test in paired.items() if test.permutation_p is not None}
         differences = {c: (b - a)[np.isfinite(b - a)] for c, (a, b) in values.items() if c in paired}
-        least = {c: limit for c, d in differences.items() if (limit := smallest_difference(d)) is not None}
+        least = {
+            c: limit for c, d in differences.items() if (limit := smallest_difference(d, tests=len(p))) is not None
+        }
         spreads = {c: float(d.std(ddof=1)) for c, d in differences.items() if d.size > 1}
-        return RunComparison(
-            names, counts, paired, {}, holm(p), least, spreads, _finite(values, pair=True), notes=_paired_notes(counts)
-        )
+        kept, notes = _finite(values, pair=True), _paired_notes(counts, len(p))
+        return RunComparison(names, counts, paired, {}, holm(p), least, spreads, kept, notes=notes)
     unpaired = {c: apart for c, pair_of in values.items() if (apart := unpaired_test(*pair_of)) is not None}
     adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
     kept = _finite(values, pair=False)
@@ -186,19 +196,22 @@ def _estimates(compared: RunComparison) -> list[str]:
     return [line + "."]
 
 
-def _paired_notes(counts: tuple[int, int, int]) -> tuple[str, ...]:
+def _paired_notes(counts: tuple[int, int, int], tests: int) -> tuple[str, ...]:
     first, second, both = counts
     notes = []
     if both < max(first, second):
         notes.append(f"{_images(both)} in both runs and compared; A has {first}, B {second}.")
-    if 1 < both < LEAST:
-        notes.append(f"With {both} images no difference can be significant, however large: {LEAST} are the least.")
-    elif both == 1:
+    seen = seen_deviations(both, max(tests, 1))
+    if both == 1:
         notes.append("One image shows a difference of that image and nothing more.")
+    elif seen is None:
+        least = least_images(max(tests, 1))
+        more = f"{least} images are the least" if least else "so many tests leave none"
+        notes.append(f"With {both} images and {count_of(tests, 'measure')} no difference can be significant: {more}.")
     elif both < FEW:
         notes.append(
-            f"{both} images are few: a difference below {2.8 / both**0.5:.1f} standard deviations over images would "
-            "be missed more often than one time in five."
+            f"{both} images are few: a difference below {seen:.1f} standard deviations over images would be missed "
+            "more often than one time in five."
         )
     return tuple(notes)
 

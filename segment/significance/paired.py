@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from segment.scores.functional.binning import Floats
-from segment.significance.corrections import Interval
+from segment.significance.corrections import LEVEL, Interval
 
 RESAMPLES = 9999
 """Of the bootstrap, and of the permutation test where not all signs can be tried: its p is then 1e-4 at least."""
@@ -104,18 +104,50 @@ def sign_flip_p(differences: Floats, *, seed: int = 0) -> float:  # N
     return float(result.pvalue)
 
 
-def smallest_difference(differences: Floats) -> float | None:  # N
-    """The true mean difference that a test of so many images would miss one time in five; None below two images.
+def smallest_p(images: int) -> float:
+    """The smallest p-value that `sign_flip_p` can give of so many images.
 
-    (z_.975 + z_.80) s / sqrt(n), s the standard deviation of the differences (divisor n - 1).
+    >>> smallest_p(5), smallest_p(6), smallest_p(40)
+    (0.0625, 0.03125, 0.0002)
+    """
+    return 2 / min(2**images, RESAMPLES + 1)
 
-    >>> round(smallest_difference(np.array([0.0, 1.0, 0.0, 1.0])), 3)
-    0.809
+
+def least_images(tests: int) -> int | None:
+    """Images below which none of so many sign-flip tests can reach .05 after Holm's correction; None: no number does.
+
+    >>> least_images(1), least_images(12), least_images(1000)
+    (6, 9, None)
+    """
+    reached = [images for images in range(2, 15) if tests * smallest_p(images) <= LEVEL]
+    return reached[0] if reached else None
+
+
+def seen_deviations(images: int, tests: int = 1) -> float | None:
+    """The true mean difference, in its standard deviations over images, that would be missed one time in five.
+
+    (z_(1 - .025 / m) + z_.80) / sqrt(n): Holm's correction tests the smallest p of m at .05 / m. None where no
+    difference of so many images can be significant in so many tests.
+
+    >>> round(seen_deviations(100), 3), round(seen_deviations(100, tests=12), 3), seen_deviations(8, tests=12)
+    (0.28, 0.371, None)
+    """
+    if images < 2 or tests * smallest_p(images) > LEVEL:
+        return None
+    return float((stats.norm.isf(LEVEL / (2 * tests)) + stats.norm.ppf(0.8)) / math.sqrt(images))
+
+
+def smallest_difference(differences: Floats, *, tests: int = 1) -> float | None:  # N
+    """The true mean difference that the first of so many tests would miss one time in five, in the numbers' unit.
+
+    `seen_deviations` times the standard deviation of the differences (divisor n - 1); None where it is.
+
+    >>> round(smallest_difference(np.array([0.0, 1.0] * 4)), 3)
+    0.529
     """
     known = differences[np.isfinite(differences)]
-    if known.size < 2:
-        return None
-    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * known.std(ddof=1) / math.sqrt(known.size))
+    seen = seen_deviations(known.size, tests)
+    return None if seen is None else seen * float(known.std(ddof=1))
 
 
 def _parts(count: int) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
-from segment.report.run_comparison import compare_rows, in_words, table_of
+from segment.report.run_comparison import TESTED, RunComparison, compare_rows, in_words, table_of
 from segment.scores.functional.binning import bin_of
 from segment.significance.corrections import holm, verdict
 from segment.significance.estimated_accuracy import atc, doc
@@ -112,6 +112,34 @@ def test_numbers_that_no_image_or_one_run_has_are_left_out() -> None:
     assert paired_test(np.array([np.nan]), np.array([1.0])) is None
     assert unpaired_test(np.array([1.0]), np.array([1.0, 2.0])) is None
     assert smallest_difference(np.array([1.0])) is None
+
+
+@pytest.mark.parametrize(("images", "columns", "least"), [(5, 1, 6), (6, 2, 7), (8, 12, 9)])
+def test_where_no_test_can_reach_significance_the_least_number_of_images_is_said(
+    images: int, columns: int, least: int
+) -> None:
+    def compared(count: int) -> RunComparison:
+        a = {f"{k}": dict.fromkeys(TESTED[:columns], 0.1 + k) for k in range(count)}
+        b = {f"{k}": dict.fromkeys(TESTED[:columns], 1.1 + 1.01 * k) for k in range(count)}
+        return compare_rows(("a", "b"), a, b)
+
+    few, enough = compared(images), compared(least)
+    measures = "1 measure" if columns == 1 else f"{columns} measures"
+    sentence = f"With {images} images and {measures} no difference can be significant: {least} images are the least."
+    assert sentence in in_words(few)
+    assert "one time in five" not in " ".join(in_words(few))
+    assert few.significant == []
+    assert few.smallest == {}
+    assert set(enough.significant) == set(TESTED[:columns])
+    assert "one time in five" in " ".join(in_words(enough))
+
+
+def test_the_smallest_difference_that_is_seen_grows_with_the_number_of_tests() -> None:
+    rng = np.random.default_rng(3)
+    values, tests, runs = rng.normal(size=(200, 60)), 8, 200
+    limit = float(np.mean([smallest_difference(each, tests=tests) or np.nan for each in values]))
+    found = sum(tests * sign_flip_p(each + limit, seed=0) <= 0.05 for each in values)
+    assert 0.7 < found / runs < 0.9
 
 
 def test_atc_and_doc_find_the_accuracy_of_a_calibrated_network_on_harder_images() -> None:
