@@ -181,7 +181,11 @@ def predict(
                 "draws": summary.draws,
                 "precision": summary.precision,
                 "seconds": round(summary.seconds, 2),
-                **({"mean_draws": round(summary.mean_draws, 2)} if plan.draws == "auto" else {}),
+                **(
+                    {"mean_draws": round(summary.mean_draws, 2), "missed_tolerance": summary.missed}
+                    if plan.draws == "auto"
+                    else {}
+                ),
                 **({} if summary.triaged is None else {"triaged": summary.triaged}),
             }
         )
@@ -193,6 +197,12 @@ def predict(
             f"{url_of(summary.folder)}: {summary.done} done, {len(summary.failed)} failed, {draws_text}, "
             f"{summary.precision}, {summary.seconds:.1f} s."
         )
+        if summary.missed:
+            images = "the image" if summary.done == 1 else f"{summary.missed} of {summary.done} images"
+            screen.print_text(
+                f"In {images} all {summary.draws} draws do not reach the tolerance of {tolerance:g} (--tolerance); "
+                "the manifest has the error that they reach."
+            )
         if summary.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in summary.uncertain.items())
             screen.print_text(f"Most uncertain, by mean {summary.heat}: {first}.")

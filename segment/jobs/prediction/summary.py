@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Summary:
     uncertain: the three images with the largest mean of the measure `heat`, and that mean; none where all are equal,
     as `equal` says in a sentence
     tiling: a sentence on how far blended tiles are from exact ones; "" where there are none
+    missed: images that took all draws under --draws auto and did not reach its tolerance
     triaged: what triaged.json holds; None where no triage was asked for
     """
 
@@ -39,6 +41,7 @@ class Summary:
     tiling: str = ""
     equal: str = ""
     triaged: Mapping[str, Any] | None = None
+    missed: int = 0
 
 
 def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
@@ -53,6 +56,8 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
     means = {id: line[heat]["mean"] for id, line in lines.items() if id not in failed and heat in line}
     equal = ranks_none(heat, list(means.values()), mean)
     uncertain = {} if equal else dict(heapq.nlargest(3, means.items(), key=lambda item: item[1]))
+    limit = math.inf if execution.stop is None else execution.stop.tolerance
+    missed = sum(line.get("reached_error", 0.0) > limit for id, line in lines.items() if id not in failed)
     worst = worst_of([lines[id]["blending"] for id in lines if id not in failed and "blending" in lines[id]])
     if worst is not None:
         run.note(blending=worst)
@@ -68,4 +73,5 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
         uncertain,
         "" if worst is None else in_words(worst),
         equal,
+        missed=missed,
     )
