@@ -115,6 +115,8 @@ def counted(content: Mapping[str, Any]) -> str:
 
 
 BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")
+WIDTH = 78
+"""Characters of a line that is indented by two on a screen of 80 columns."""
 NAMED = 3
 """Methods that a sentence names of those that the best is not significantly better than."""
 
@@ -140,7 +142,7 @@ def best_two(comparisons: Iterable[Comparison]) -> list[list[str]]:
 
 
 def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
-    """A short line a score for a screen: the best method, the next, and whether their difference is significant.
+    """A short entry a score for a screen, on two lines where one is too long: best method, next, significance.
 
     Ranking scores are by each method's best measure; `best_two` has them by the common one too, and the intervals.
     """
@@ -150,7 +152,8 @@ def best_two_lines(comparisons: Iterable[Comparison]) -> list[str]:
             following, entry = next(iter(comparison.differences.items()))
             by = "–" if entry["value"] is None else f"{entry['value']:+.2g}"
             score = words(comparison.score.partition(BEST)[0])
-            lines.append(f"{score}: {comparison.best}, next {following} ({by}), {verdict(entry)}")
+            line, found = f"{score}: {comparison.best}, next {following} ({by}),", verdict(entry)
+            lines.append(f"{line} {found}" if len(f"{line} {found}") <= WIDTH else f"{line}\n    {found}")
     return lines
 
 
@@ -227,22 +230,25 @@ def signed(entry: Mapping[str, Any]) -> str:
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """Whether a difference is more than the choice of images, the number of tests, and the banks explain.
+    """Whether a difference is more than the choice of images, the number of tests, and the banks explain; else why not.
 
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3}), verdict({"value": 0.1, "low": -0.1, "high": 0.3})
-    ('significant', 'not significant: images')
+    ('significant', 'not significant: the interval includes 0')
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "holm_p": 0.2})
-    'not significant: number of tests'
+    "not significant after Holm's correction"
     >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "p": None, "holm_p": None})
     'not significant: too few images'
+    >>> verdict({"value": 0.2, "low": 0.1, "high": 0.3, "bank_sd": 0.2})
+    'not significant: less than the banks differ'
     """
     if entry["value"] is None or entry.get("low") is None:
         return "no interval"
     if "p" in entry and entry["p"] is None:
         return f"{NOT_SIGNIFICANT}: too few images"
-    reasons = ["images"] if entry["low"] <= 0 <= entry["high"] else []
-    if not reasons and entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
-        reasons.append("number of tests")
+    if entry["low"] <= 0 <= entry["high"]:
+        return f"{NOT_SIGNIFICANT}: the interval includes 0"
+    if entry.get("holm_p") is not None and entry["holm_p"] > LEVEL:
+        return f"{NOT_SIGNIFICANT} after Holm's correction"
     if entry.get("bank_sd") is not None and abs(entry["value"]) <= 2 * entry["bank_sd"]:
-        reasons.append("banks")
-    return f"{NOT_SIGNIFICANT}: {', '.join(reasons)}" if reasons else SIGNIFICANT
+        return f"{NOT_SIGNIFICANT}: less than the banks differ"
+    return SIGNIFICANT

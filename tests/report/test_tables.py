@@ -43,6 +43,11 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
     assert in_short([many], [], 9)[0].endswith("**mcbn** in NLL (against a, b, c and 2 more).")
     (line,) = best_two_lines([compared(tta=clear, dropout=open_)])
     assert line == "NLL: mcbn, next tta (-0.02), significant"
+    (line,) = best_two_lines([compared(dropout=open_)])
+    assert line == "NLL: mcbn, next dropout (-0.03), not significant: the interval includes 0"
+    (line,) = best_two_lines([compared(**{"mean_statistics+tta+temperature": difference(-0.02, 0.01, 0.2)})])
+    first, second = line.splitlines()
+    assert (len(first) <= 78, second) == (True, "    not significant after Holm's correction")
     (row,) = best_two([compared(tta=clear, dropout=open_)])
     assert row[-1] == "significant"
     assert BEST_TWO[-1] == "significant against the next"

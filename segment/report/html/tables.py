@@ -16,7 +16,11 @@ from segment.significance.corrections import SIGNIFICANT
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
 TITLES = {"nll": "NLL, nats", "brier": "Brier score"}
-MEANING = "Significant: more than the choice of images, the number of tests and the choice of banks explain."
+MEANING = (
+    "Significant: the 95 % interval leaves out 0, also after Holm's correction for the number of tests, and several "
+    "banks differ by less."
+)
+NO = ("not significant", "no")
 MOST = 200
 """Rows of a file that is none of ours."""
 Table = dict[str, Any]
@@ -53,10 +57,10 @@ def in_short(entry: Mapping[str, Any]) -> str:
     """Whether a difference is significant, and if not for what.
 
     >>> in_short({"value": 0.2, "low": 0.1, "high": 0.3, "holm_p": 0.2})
-    'no: number of tests'
+    "no, after Holm's correction"
     """
     found = verdict(entry)
-    return "yes" if found == SIGNIFICANT else found.replace("not significant", "no")
+    return "yes" if found == SIGNIFICANT else found.replace("not significant after", "no, after").replace(*NO)
 
 
 def table_of_file(content: Mapping[str, Any], title: str) -> Table:
