@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segment.draws.probe import Probe
-from segment.errors import BankRefused, WrongUse
+from segment.errors import BankRefused, WrongUse, count_of
 from segment.tracing.bn_layers import BatchNormNetwork
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -70,7 +70,7 @@ class Bank:
         known = {"M": made.get("batch"), "seed": made.get("seed"), "images": made.get("images")}
         parts = [f"T = {len(self)}", *(f"{name} = {value}" for name, value in known.items() if value is not None)]
         kind = ", distilled" if self.distilled else ""
-        return f"Bank{of}: {', '.join(parts)}; {len(self.layers)} BN layers drawn{kind}"
+        return f"Bank{of}: {', '.join(parts)}; {count_of(len(self.layers), 'BN layer')} drawn{kind}"
 
     @property
     def layers(self) -> tuple[str, ...]:

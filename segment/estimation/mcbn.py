@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.draws.recording import Precision
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import Estimator
@@ -166,8 +166,8 @@ class MCBN:
         stochastic, layers = len(self.drawn.stochastic), len(self.drawn.layers)
         stop = "" if self.stop is None else f", stopped at a standard error of {self.stop.tolerance:g}"
         return (
-            f"MCBN of {self.network.name}: {len(self.bank)} draws{stop}, {self.precision}, on {self.network.device}; "
-            f"{stochastic} of {layers} BN layers stochastic\n  {self.bank!r}\n"
+            f"MCBN of {self.network.name}: {count_of(len(self.bank), 'draw')}{stop}, {self.precision}, "
+            f"on {self.network.device}; {stochastic} of {layers} BN layers stochastic\n  {self.bank!r}\n"
             f"  input: {self.network.card.input.sentence}"
         )
 

@@ -126,7 +126,9 @@ def evaluate(
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = _score_plan(network, plan), len(data.annotators)
     network.log_preprocessing()
-    with Run.create(Path(folder), settings, sources, resume=resume) as run:
+    lengths = {len(bank) for bank in banks}
+    same = {"draws": (None, *lengths)} if len(lengths) == 1 else {}
+    with Run.create(Path(folder), settings, sources, resume=resume, same=same) as run:
         sources = run.sources
         together = decided_before(run)
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)

@@ -93,7 +93,7 @@ def predict(
         refuse_other_run(plan.triage, network, bank, draws=draws, precision=execution.precision, tuned=plan.tuned)
     taken = listing or (Listing() if watch is None else watch.listing)
     settings = plan.settings(network, bank, source_text) | taken.settings()
-    with Run.create(Path(folder), settings, images, resume=resume) as run:
+    with Run.create(Path(folder), settings, images, resume=resume, same={"draws": (None, len(bank))}) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(
             plan=execution.record(),

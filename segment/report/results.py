@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segment.errors import count_of
 from segment.report.comparison import Comparison, Gain
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
@@ -92,7 +93,7 @@ class Evaluation:
     def __repr__(self) -> str:
         methods = self.scores["methods"]
         lines = [f"Evaluation of {self.record.get('settings', {}).get('model', 'a network')}: "]
-        lines[0] += f"{self.scores['images']} images, {len(self.failed)} failed, in {self.folder}"
+        lines[0] += f"{count_of(self.scores['images'], 'image')}, {len(self.failed)} failed, in {self.folder}"
         for name in list(methods)[:SHOWN_ROWS]:
             lines.append(f"  {name}: {_in_words(methods[name]['scores'])}")
         more = len(methods) - SHOWN_ROWS

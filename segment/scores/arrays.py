@@ -154,7 +154,8 @@ def _known_and_unseen(
         id = classes - 1 if classes == 2 else "ID"
         raise ImageUnreadable(
             f"The label of {identity!r} holds {', '.join(map(str, unknown[:5]))}; known are 0..{classes - 1}, "
-            f"void {plan.void}, unseen {list(plan.unseen)}. Name the others as void or unseen, or say in "
-            f"the card what they stand for: `labels: {{{unknown[0]}: {id}}}`."
+            f"void {'none' if plan.void is None else plan.void}, unseen {', '.join(map(str, plan.unseen)) or 'none'}. "
+            "Name the others as void or unseen, or say in the card what they stand for: "
+            f"`labels: {{{unknown[0]}: {id}}}`."
         )
     return known, unseen

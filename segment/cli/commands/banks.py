@@ -28,7 +28,7 @@ from segment.cli.options import (
     size_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 
 if TYPE_CHECKING:
     from segment.draws.bank import Bank
@@ -149,8 +149,9 @@ def fit(
         )
         return
     screen.print_text(
-        f"{whole}: {len(bank)} draws of {len(bank.layers)} BN layers, M = {provenance['batch']} of "
-        f"{provenance['images']} images, in {seconds:.1f} s{_reused(reused_file, whole)}.\n"
+        f"{whole}: {count_of(len(bank), 'draw')} of {count_of(len(bank.layers), 'BN layer')}, "
+        f"M = {provenance['batch']} of {count_of(provenance['images'], 'image')}, in {seconds:.1f} s"
+        f"{_reused(reused_file, whole)}.\n"
         f"--precision auto will take {chosen}: {why}."
     )
     reference = provenance.get("reference")

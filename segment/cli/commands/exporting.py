@@ -10,6 +10,7 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, here_only, loaded
+from segment.errors import count_of
 
 
 @app.command()
@@ -48,7 +49,7 @@ def export(
         )
         return
     screen.print_text(
-        f"{exported.path}: one graph of {exported.draws} draws, {exported.bytes / 2**20:.1f} MiB. Run by "
+        f"{exported.path}: one graph of {count_of(exported.draws, 'draw')}, {exported.bytes / 2**20:.1f} MiB. Run by "
         f"{exported.engine} at several sizes it differs from segment by at most "
         f"{max(exported.differences.values()):.1e}."
     )

@@ -21,7 +21,7 @@ from segment.cli.options import (
     loaded,
     size_of,
 )
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 
 
 def mebibytes(count: int) -> str:
@@ -160,7 +160,8 @@ def doctor(
         for image in comparison.images:
             figures = [f"{value:.1e}" for value in (image.probability, image.variance, image.tolerance)]
             rows.append([image.image, image.way, *figures, "yes" if image.within else "no"])
-        title = f"{comparison.network}: fast against plain passes, {comparison.draws} draws, largest differences"
+        draws = count_of(comparison.draws, "draw")
+        title = f"{comparison.network}: fast against plain passes, {draws}, largest differences"
         screen.table(title, columns, rows, words=("passes",))
         for reason in comparison.reasons:
             screen.print_text(reason)

@@ -10,6 +10,7 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
 from segment.cli.options import Device, Json, Trust, Weights, loaded
+from segment.errors import count_of
 
 
 @app.command()
@@ -60,4 +61,5 @@ def report(
         return
     pages = "" if len(written.files) == 1 else f" in {len(written.files)} pages"
     failed = "" if not written.failed else f", {written.failed} failed"
-    screen.print_text(f"{written.files[0]}: {written.images} images{failed}, {written.size / 1e6:.1f} MB{pages}.")
+    images = count_of(written.images, "image") if written.images or written.failed else "scores and no images"
+    screen.print_text(f"{written.files[0]}: {images}{failed}, {written.size / 1e6:.1f} MB{pages}.")

@@ -62,12 +62,15 @@ class Run(RunPlaces):
         *,
         resume: bool = False,
         whole: bool = False,
+        same: Mapping[str, Sequence[Any]] | None = None,
     ) -> Run:
         """A new run, or with `resume` the one that is there, which must have been asked the same.
 
         folder: or a URL, to which its files go from a folder here; on a store nothing keeps two processes apart
         whole: of a run on a store that goes on, all files are brought here, and not those of images left there
-        settings: JSON values; every one of them must be equal for a resume. sources: the images; they may be others
+        settings: JSON values; every one of them must be equal for a resume
+        same: key -> values of it that come to the same, as None and the draws of the whole bank
+        sources: the images; they may be others
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
         asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
@@ -86,7 +89,7 @@ class Run(RunPlaces):
                         f"{in_text(place)!r} already holds a run. Go on with --resume, or choose another folder."
                     )
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
-                _refuse_other_settings(place, record.get("settings", {}), asked)
+                _refuse_other_settings(place, record.get("settings", {}), asked, same or {})
                 lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
             run = cls(folder, record, lines, sources, lock, delivery)
             run.remove_parts()
@@ -249,11 +252,23 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _refuse_other_settings(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _refuse_other_settings(
+    folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any], same: Mapping[str, Sequence[Any]]
+) -> None:
+    def shown(key: str, value: Any) -> str:
+        return repr(value) if value is not None else "all" if key in same else "none given"
+
     there, asked = _flat(there), _flat(asked)
-    keys = [key for key in {**there, **asked} if there.get(key) != asked.get(key)]
-    if keys:
-        differences = "; ".join(f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked" for key in keys)
+    pairs = {key: (there.get(key), asked.get(key)) for key in {**there, **asked}}
+    pairs = {
+        key: (old, new)
+        for key, (old, new) in pairs.items()
+        if old != new and not (old in same.get(key, ()) and new in same.get(key, ()))
+    }
+    if pairs:
+        differences = "; ".join(
+            f"{key} is {shown(key, old)} there, {shown(key, new)} asked" for key, (old, new) in pairs.items()
+        )
         raise WrongUse(
             f"{str(folder)!r} was made with other settings: {differences}. Ask the same, or choose another folder."
         )

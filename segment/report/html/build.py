@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse, error_message
+from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import palette
 from segment.report.html import charts, tables, words
@@ -112,7 +112,7 @@ def write_report(
         path = output.with_name(names[page])
         shown = [thumb if page == 0 or index in numbers else b"" for index, thumb in enumerate(thumbs)]
         expected = (sum(len(blocks[index]) for index in numbers) + sum(map(len, shown))) * BASE64 / 1e6 + 0.2
-        size = f"{len(rows)} images, {expected:.1f} MB" + (
+        size = f"{count_of(len(rows), 'image')}, {expected:.1f} MB" + (
             f", page {page + 1} of {len(pages)}" if len(pages) > 1 else ""
         )
         write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)

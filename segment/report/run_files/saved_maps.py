@@ -26,10 +26,14 @@ RAW = "raw"
 
 @dataclass(frozen=True)
 class Maps(Mapping[str, NDArray[Any]]):
-    """The maps of one image by name, each read from disk when it is asked for: from maps.npz, else from 16-bit PNG."""
+    """The maps of one image by name, each read from disk when it is asked for: from maps.npz, else from 16-bit PNG.
+
+    failed: a sentence on why the image has none; "" where it did not fail
+    """
 
     folder: Path
     files: tuple[str, ...]
+    failed: str = ""
 
     @cached_property
     def _places(self) -> dict[str, Path]:
@@ -49,7 +53,8 @@ class Maps(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._places:
-            raise KeyError(f"No map {name!r} was written.{near(name, self._places)} There are: {', '.join(self)}.")
+            there = self.failed or f"There are: {', '.join(self) or 'none'}."
+            raise KeyError(f"No map {name!r} was written.{near(name, self._places)} {there}")
         path = self._places[name]
         if path.suffix == ".npz":
             with opened_maps(path) as archive:

@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segment.axes import Head
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
 from segment.files.reading import file_bytes, json_values
@@ -71,7 +71,8 @@ class SavedImage:
     @cached_property
     def maps(self) -> Maps:
         """By name, as written: measures, `prediction`, `probability`."""
-        return Maps(self.run.folder, tuple(self.entry["files"]))
+        failed = "" if self.status == "done" else f"The image {self.id!r} failed: {self.error}"
+        return Maps(self.run.folder, tuple(self.entry["files"]), failed)
 
     @property
     def prediction(self) -> NDArray[Any]:  # H W
@@ -248,7 +249,7 @@ class SavedRun(Mapping[str, SavedImage]):
     def __repr__(self) -> str:
         failed = sum(line["status"] == "failed" for line in self.entries.values())
         plan = self.record.get("plan", {})
-        parts = [f"{len(self)} images, {failed} failed"]
+        parts = [f"{count_of(len(self), 'image')}, {failed} failed"]
         parts += [f"T = {plan['draws']}"] if "draws" in plan else []
         parts += [f"{len(self.classes)} classes"] if self.record.get("classes") else []
         parts += [f"scores of {', '.join(self.scores.get('methods', {}))}"] if self.scores else []
