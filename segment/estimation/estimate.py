@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head, Plane
-from segment.errors import FastPathDiffers, PredictionFailed
+from segment.errors import FastPathDiffers
 from segment.estimation.in_hand import InHand
 from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import View
 from segment.methods.method import Method
 from segment.uncertainty.class_indices import mask_type
 from segment.uncertainty.class_sums import class_sums
-from segment.uncertainty.heads import probabilities
+from segment.uncertainty.heads import probabilities, refuse_not_finite
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
 from segment.uncertainty.scaling import Calibration, calibrated
@@ -186,7 +186,7 @@ def moments_of(
     for weight in accumulate(method, images, (sums,)):
         if stop is not None and stop(sums.p, weight):
             break
-    _refuse_not_finite(sums.moments.mean)
+    refuse_not_finite(sums.moments.mean)
     return sums.moments
 
 
@@ -242,7 +242,7 @@ def _shared(
 
 def _estimate(moments: DrawMoments, read_out: ReadOut, method: Method, error: float | None) -> Estimate[Tensor]:
     """The estimate from the moments, copied from them because more draws may follow."""
-    _refuse_not_finite(moments.mean)
+    refuse_not_finite(moments.mean)
     measures, withheld = list(read_out.measures), {}
     if "standard_error" in measures and not (method.random and moments.effective_draws > 1):
         why = "one draw has no spread" if moments.draws == 1 else method.note or "its draws are no random sample"
@@ -254,15 +254,6 @@ def _estimate(moments: DrawMoments, read_out: ReadOut, method: Method, error: fl
     predicted = prediction(moments.mean, moments.head)
     sums = class_sums(moments.mean, predicted, moments.head) if read_out.sums else None
     return Estimate(predicted, mean, maps, moments.draws, withheld, error, sums)
-
-
-def _refuse_not_finite(mean: Tensor) -> None:
-    if not bool(torch.isfinite(mean).all()):
-        bad = float((~torch.isfinite(mean)).float().mean())
-        raise PredictionFailed(
-            f"The network's output is not finite for {bad:.1%} of the values (NaN or infinity): "
-            "try --precision fp32, and check the weights and the bank."
-        )
 
 
 def estimate(

@@ -30,6 +30,7 @@ from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
+from segment.jobs.evaluation.temperatures import left_out_words
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
@@ -157,6 +158,7 @@ def evaluate(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
+        warnings += left_out_words(validated.left_out, validated.given)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
         triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))

@@ -26,6 +26,7 @@ from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
+from segment.jobs.evaluation.temperatures import left_out_words
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks
 from segment.jobs.sweeping.inputs import input_hashes
@@ -95,6 +96,7 @@ def sweep(
             rows += content.rows
             failed |= content.failed
             warnings += content.warnings
+        warnings += left_out_words(swept.left_out, len(held_out))
         _finish(run, sources, rows, failed, warnings)
         return Sweep(run.place, rows, failed, tuple(warnings))
 

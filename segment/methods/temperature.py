@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import Head
+from segment.errors import WrongUse
 from segment.methods.method import Method
 from segment.scores.functional.calibration import SMALLEST
-from segment.uncertainty.heads import of_truth, probabilities
+from segment.uncertainty.heads import of_truth, probabilities, refuse_not_finite, refuse_unusable
 from segment.uncertainty.scaling import Calibration
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
@@ -25,35 +26,54 @@ PIXELS = 20_000
 
 
 class Fit(Protocol):
-    """What learns a calibration from the passes of labelled images: `begin`, `add` for each pass, `end`."""
+    """What learns a calibration from the passes of labelled images: `begin`, `add` for each pass, `end`.
 
+    head: what the logits mean
+    begin: prepares for an image, and gives whether any pixel that is used has a known label
+    add: takes a pass of it. Errors: PredictionFailed where its numbers are not finite; nothing of the image counts yet
+    end: counts the image; best: what was learnt. Errors: WrongUse before any image
+    """
+
+    @property
+    def head(self) -> Head: ...
     def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool: ...
     def add(self, weight: float, logits: Tensor, draws: int) -> None: ...
     def end(self) -> None: ...
     def best(self) -> Calibration: ...
 
 
+NOT_ADDED = "Nothing was fitted: no image with a known label was added."
+
+
 def update(
-    fits: Sequence[Fit], method: Method, images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]
-) -> None:
-    """Add one image to several fits, its passes made once.
+    fits: Sequence[tuple[Method, Sequence[Fit]]], images: Tensor, label: NDArray[np.int64], known: NDArray[np.bool_]
+) -> bool:
+    """Add one image to all fits or, where it cannot be used by one of them, to none.
 
     Args:
-        fits: Of the same method.
-        method: Whose passes are made.
+        fits: Methods, each with the fits of its passes, which are made once.
         images: 1 C H W, normalised, not padded.
         label: H W class indices; multi-label K H W of 0 and 1.
         known: Which of them count, of the same shape.
 
+    Returns:
+        Whether it was added; not so where a fit uses none of its known pixels.
+
+    Raises:
+        PredictionFailed: An output is not finite, anywhere in the image: scores leave it out as well.
+
     """
-    begun = [fit for fit in fits if fit.begin(label, known)]
-    if not begun:
-        return
-    for weight, logits in method(images):
-        for fit in begun:
-            fit.add(weight, logits, method.draws)
-    for fit in begun:
-        fit.end()
+    if not all(fit.begin(label, known) for _, of_method in fits for fit in of_method):
+        return False
+    for method, of_method in fits:
+        for weight, logits in method(images):
+            refuse_unusable(logits, of_method[0].head)
+            for fit in of_method:
+                fit.add(weight, logits, method.draws)
+    for _, of_method in fits:
+        for fit in of_method:
+            fit.end()
+    return True
 
 
 class TemperatureFit:
@@ -73,11 +93,12 @@ class TemperatureFit:
         return bool(self._counted.any())
 
     def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 K H W
-        """One pass of that image."""
+        """One pass of that image. Errors: PredictionFailed where it is not finite at some temperature."""
         sampled = logits[..., :: self._step, :: self._step].float().cpu()
         for at, temperature in enumerate(GRID):
             p = probabilities(sampled / float(temperature), self.head)
             self._sums[at] += weight * of_truth(p, self._truth, self.head)[0]
+        refuse_not_finite(self._sums)
 
     def end(self) -> None:
         """Count that image."""
@@ -88,10 +109,10 @@ class TemperatureFit:
     def best(self) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
 
-        1 where no image was added; an end of the grid where the NLL still falls there.
+        An end of the grid where the NLL still falls there. Errors: WrongUse where no image was added.
         """
         if self.pixels == 0:
-            return 1.0
+            raise WrongUse(NOT_ADDED)
         at = int(self.nll.argmin())
         if at in (0, len(GRID) - 1):
             return float(GRID[at])

@@ -13,14 +13,18 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from segment.axes import Head
+from segment.errors import WrongUse
+from segment.methods.temperature import NOT_ADDED
 from segment.scores.functional.calibration import SMALLEST
-from segment.uncertainty.heads import of_truth, probabilities
+from segment.uncertainty.heads import of_truth, probabilities, refuse_unusable
 from segment.uncertainty.scaling import Calibration, VectorScaling
 
 VALUES = 6_000_000
 """Logits that are kept of all images together, 24 MB: the pixels of an image are chosen so that they suffice."""
 LEAST_IMAGES = 10
 """A channel whose class is labelled in fewer images shares the temperature and has no offset."""
+LARGE = 1e6
+"""In place of an infinite logit: far beyond any other, so that its probability stays 0 or 1."""
 PENALTY = 1e-3
 """Weight, nats, of the squared deviations from one temperature: channels with much data hardly notice it."""
 
@@ -46,12 +50,17 @@ class VectorScalingFit:
         return bool(known.any())
 
     def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 C H W
-        """One pass of that image."""
+        """One pass of that image. Errors: PredictionFailed where probabilities that are used are not finite.
+
+        Other infinite logits become +-LARGE: the gradient of a factor would be 0 times infinity.
+        """
         height, width = logits.shape[-2:]
         pixels = max(1, self.values // (self.images * draws * logits.shape[1]))
         step = max(1, round((height * width / pixels) ** 0.5)) if height > 1 else max(1, width // pixels)
         self._window = (..., slice(step // 2 if height > 1 else 0, None, step), slice(step // 2, None, step))
-        self._passes.append((weight, logits[0][self._window].float().cpu()))
+        sampled = logits[0][self._window].float().cpu()
+        refuse_unusable(sampled[None], self.head)
+        self._passes.append((weight, torch.nan_to_num(sampled, posinf=LARGE, neginf=-LARGE)))
 
     def end(self) -> None:
         """Keep the pixels of that image."""
@@ -82,9 +91,12 @@ class VectorScalingFit:
         return np.zeros(0, dtype=np.bool_) if self._labelled is None else self._labelled >= LEAST_IMAGES
 
     def best(self) -> Calibration:
-        """The scaling; a plain temperature where no channel has enough labelled images, 1 where no image was added."""
-        if not self._logits:
-            return 1.0
+        """The scaling; a plain temperature where no channel has enough labelled images.
+
+        Errors: WrongUse where no image was added.
+        """
+        if not any(bool(counted.any()) for counted in self._counted):
+            raise WrongUse(NOT_ADDED)
         logits = torch.cat(self._logits, dim=-1)
         truth, counted = torch.cat(self._truth, dim=-1), torch.cat(self._counted, dim=-1)
         weights = torch.from_numpy(self._weights / self._weights.sum()).float()

@@ -35,6 +35,7 @@ class Validation:
     thresholds: key -> measure -> above them a patch of each size is uncertain
     images: how many were used; failed: id -> why
     per_image: key -> their rows, as `Scoreboard.per_image` gives them
+    left_out: id -> why it is in none of the fits that the temperatures come from
     """
 
     temperatures: Mapping[str, Calibration]
@@ -43,6 +44,12 @@ class Validation:
     images: int
     failed: Mapping[str, str]
     per_image: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> int:
+        """Validation images in all, used or not."""
+        return self.images + len(self.failed)
 
     @staticmethod
     def none() -> Validation:

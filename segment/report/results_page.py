@@ -47,7 +47,8 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
     lines += [f"- {name}: {note}." for name, note in evaluation.notes.items()]
     if evaluation.validation.temperatures:
         fitted = ", ".join(f"{name} {in_words(value)}" for name, value in evaluation.validation.temperatures.items())
-        lines.append(f"- Temperatures fitted on {evaluation.validation.images} validation images: {fitted}.")
+        images = evaluation.validation.given - len(evaluation.validation.left_out)
+        lines.append(f"- Temperatures fitted on {images} validation images: {fitted}.")
     lines += image_ranking_sentences(evaluation.ranking)
     if evaluation.failed:
         lines.append(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head
-from segment.errors import ModelRefused
+from segment.errors import ModelRefused, PredictionFailed
 
 
 def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ..., float32 or better
@@ -34,6 +34,42 @@ def probabilities(logits: Tensor, head: Head) -> Tensor:  # N K' ... -> N K ...,
             )
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)  # 1 - sigmoid(x) loses small probabilities
     return logits.sigmoid()
+
+
+def refuse_not_finite(values: Tensor) -> None:
+    """Refuse probabilities, or what is made of them, that hold NaN or infinity.
+
+    Args:
+        values: Of any shape.
+
+    Raises:
+        PredictionFailed: They do; the message gives the share.
+
+    """
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        raise PredictionFailed(
+            f"The network's output is not finite for {float((~finite).float().mean()):.1%} of the values (NaN or "
+            "infinity): try --precision fp32, and check the weights and the bank."
+        )
+
+
+def refuse_unusable(logits: Tensor, head: Head) -> None:  # N K' ...
+    """Refuse logits whose probabilities are not finite; a class that a network rules out by minus infinity is fine.
+
+    Args:
+        logits: N K' ..., as `probabilities` takes them.
+        head: What they mean.
+
+    Raises:
+        PredictionFailed: As `refuse_not_finite`.
+        ModelRefused: As `probabilities`.
+
+    >>> refuse_unusable(torch.tensor([[0.0, -torch.inf]]), "softmax")
+
+    """
+    if not bool(torch.isfinite(logits).all()):
+        refuse_not_finite(probabilities(logits, head))
 
 
 def of_truth(p: Tensor, truth: Tensor, head: Head) -> Tensor:  # N K ..., ... -> N ...; multi-label K ... -> N K ...

@@ -410,7 +410,7 @@ def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: i
     logits = [torch.from_numpy(6 * truth + 4 * rng.standard_normal(truth.shape)).float()[None] for _ in range(draws)]
     known = rng.random(label.shape) < 0.9
     fit = TemperatureFit("softmax")
-    update([fit], Given(*logits), torch.zeros(1, 3, 40, 50), label, known)
+    assert update([(Given(*logits), [fit])], torch.zeros(1, 3, 40, 50), label, known)
 
     def nll(log_temperature: float) -> float:
         p = np.mean(

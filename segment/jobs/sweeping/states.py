@@ -20,7 +20,7 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.validation import temperatures
+from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.progress import Progress
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.networks.load import Network
@@ -30,6 +30,8 @@ from segment.tracing.bn_network import drawable
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
+LEFT_OUT = "left_out"
+"""Key of the file of calibrations, beside the settings."""
 SWEPT = MethodPlan(methods=(DETERMINISTIC, "mcbn", "mean_statistics"), precision="fp32", measures=MEASURES)
 
 
@@ -155,18 +157,29 @@ class Swept:
                 )
         return read_outs
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Validation images that are in none of the fits of some setting so far: id -> why, in the first of them."""
+        return self._stored().get(LEFT_OUT, {})
+
+    def _stored(self) -> dict[str, dict[str, Any]]:
+        """The calibrations of each setting, and what was left out of them, as they were kept."""
+        if not self.temperatures.exists():
+            return {}
+        return read_json(
+            self.temperatures, dict[str, dict[str, Any]], advice="Remove it to fit the temperatures again."
+        )
+
     def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, Calibration]:
         """Calibrations, fitted once on the clean validation images and kept."""
         if not any(combination(name).fitted for name in compared.names):
             return {}
         name = f"{setting}, seed={seed}"
-        stored: dict[str, dict[str, Any]] = {}
-        if self.temperatures.exists():
-            stored = read_json(
-                self.temperatures, dict[str, dict[str, Any]], advice="Remove it to fit the temperatures again."
-            )
+        stored = self._stored()
         if name not in stored:
             fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
-            stored[name] = {method: as_json(calibration) for method, calibration in fits.items()}
+            stored[name] = {method: as_json(calibration) for method, calibration in fits.calibrations.items()}
+            if fits.left_out:
+                stored[LEFT_OUT] = {**fits.left_out, **stored.get(LEFT_OUT, {})}
             write_json(self.temperatures, stored)
         return {method: of_json(value) for method, value in stored[name].items()}

@@ -1,0 +1,159 @@
+"""Temperatures and vector scalings, fitted on validation images before anything is scored.
+
+An image counts for every fit or for none, and one that is left out is named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from segment.errors import OutOfMemory, WrongUse, error_message, first_of
+from segment.estimation.estimator import Estimator
+from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.overlap import WORKERS
+from segment.estimation.plan import EstimatePlan
+from segment.estimation.together import IMAGE_ERRORS
+from segment.images.find import Source
+from segment.jobs.evaluation.combinations import combination
+from segment.jobs.evaluation.compared_methods import ComparedMethods, key
+from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.leakage import refuse_seen
+from segment.jobs.evaluation.scoring import SCORING
+from segment.jobs.progress import Progress
+from segment.methods.method import Method
+from segment.methods.temperature import Fit, TemperatureFit, update
+from segment.methods.vector_scaling import VectorScalingFit
+from segment.networks.load import Network
+from segment.scores.arrays import known_pixels
+from segment.scores.plan import ScorePlan
+from segment.uncertainty.scaling import Calibration
+
+log = logging.getLogger(__name__)
+
+ALL_VOID = "No pixel of the {} validation images has a known label: all of them are void."
+MISSED = "none of the pixels that a fit takes, on a regular grid, has a known label"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted, and on what.
+
+    calibrations: by `compared_methods.key`, of each method that is fitted; left_out: id -> why it is in no fit
+    """
+
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def left_out_words(left_out: Mapping[str, str], images: int) -> list[str]:
+    """A line for validation images that are in no fit.
+
+    >>> left_out_words({"a": "It is blank."}, 6)
+    ['1 of 6 validation images is left out of every temperature and scaling (a): It is blank.']
+    """
+    if not left_out:
+        return []
+    are = "image is" if images == 1 else "images is" if len(left_out) == 1 else "images are"
+    why = next(iter(left_out.values())).rstrip(".")
+    first = "" if len(set(left_out.values())) == 1 else "the first of them: "
+    return [
+        f"{len(left_out)} of {images} validation {are} left out of every temperature and scaling "
+        f"({first_of(left_out, 5)}): {first}{why}."
+    ]
+
+
+def temperatures(
+    network: Network,
+    sources: Sequence[Source],
+    methods: ComparedMethods,
+    plan: ScorePlan,
+    progress: Progress,
+    *,
+    memory: Memory = None,
+    workers: int = WORKERS,
+) -> Fitted:
+    """Fit the temperature or scaling of every method that has one.
+
+    All of them are fitted on the same images. An image that one method cannot pass, or has outputs for that are not
+    finite, is in no fit; a warning names it. An image whose label is void everywhere has nothing to fit.
+
+    Args:
+        network: Whose outputs they are.
+        sources: The validation images; their order changes rounding only.
+        methods: Those that are compared; methods without a scaling are not passed.
+        plan: Which labels are known.
+        progress: Called after each image.
+        memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free.
+        workers: Threads that decode images.
+
+    Returns:
+        The fits; empty where no method has one.
+
+    Raises:
+        WrongUse: No image can be used, the message says why; or some are training images.
+        OutOfMemory: An image does not go through whole within the budget.
+        FastPathDiffers: As the methods' passes.
+
+    """
+    fits: dict[str, TemperatureFit | VectorScalingFit] = {}
+    of_method: dict[int, tuple[Method, list[Fit]]] = {}  # fits of the same passes
+    for name, of_banks in methods.methods.items():
+        scaling = "" if name in methods.fixed else combination(name).scaling
+        for index, method in enumerate(of_banks if scaling else ()):
+            head, fit_key = network.card.head, key(name, index)
+            fits[fit_key] = TemperatureFit(head) if scaling == "temperature" else VectorScalingFit(head, len(sources))
+            of_method.setdefault(id(method), (method, []))[1].append(fits[fit_key])
+    if not fits:
+        return Fitted()
+    refuse_seen(network, sources, methods.seen, "a temperature or a scaling")
+    budget = memory_budget(memory, network.device)
+    planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
+    left_out: dict[str, str] = {}
+    used = 0
+    for number, item in enumerate(read_labelled(sources, network, workers=workers), start=1):
+        why = item.error or _added(network, item, list(of_method.values()), plan, planned)
+        used += why is None
+        if why:
+            left_out[item.source.id] = why
+        progress("fitting temperatures", number, len(sources))
+    if not used:
+        raise WrongUse(_none_usable(left_out, len(sources)))
+    for line in left_out_words(left_out, len(sources)):
+        log.warning("%s", line)
+    best = {name: fit.best() for name, fit in fits.items()}
+    log.info("Temperatures: %s", best)
+    return Fitted(best, left_out)
+
+
+def _added(
+    network: Network,
+    item: Labelled,
+    fits: Sequence[tuple[Method, Sequence[Fit]]],
+    plan: ScorePlan,
+    planned: Estimator,
+) -> str | None:
+    """Add one image to all fits: None; or to none, and why that is so, "" where it has no label."""
+    height, width = item.size
+    if planned.side_for(height, width) is not None:
+        raise OutOfMemory(
+            f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
+            "whole images: leave its methods out."
+        )
+    try:
+        known = known_pixels(plan, item.label)
+        if not known.any():
+            return ""
+        images = item.normalised(network)[None]
+        own = [(method.of(item.source.id), of_method) for method, of_method in fits]  # its random masks, as when scored
+        return None if update(own, images, item.label, known) else MISSED
+    except IMAGE_ERRORS as error:
+        return f"{height} x {width} image: {error_message(error)}"
+
+
+def _none_usable(left_out: Mapping[str, str], images: int) -> str:
+    if not left_out:
+        return ALL_VOID.format(images)
+    name, why = next(iter(left_out.items()))
+    return f"None of the {images} validation images can be used to fit a temperature or a scaling. {name}: {why}"

@@ -1,0 +1,170 @@
+"""Laws of what is fitted on validation images: an image counts for every fit or for none, and none goes unnamed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain import Toy, calibrated, noise, seeded
+from torch import Tensor
+
+from segment.draws.bank import Bank
+from segment.errors import PredictionFailed, WrongUse
+from segment.files.writing import write_png
+from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.fit import fit_bank
+from segment.jobs.sweep import sweep
+from segment.jobs.sweeping.grid import Grid
+from segment.jobs.sweeping.states import SweepPlan
+from segment.methods.method import OnePass
+from segment.methods.temperature import Fit, TemperatureFit, update
+from segment.methods.vector_scaling import LEAST_IMAGES, VectorScalingFit
+from segment.networks.load import Network, load_network
+from segment.report.results import Evaluation
+from segment.uncertainty.scaling import VectorScaling
+
+FITTED = ("temperature", "mcbn+temperature", "mcbn+vector_scaling")
+KNOWN = np.ones((12, 12), dtype=np.bool_)
+
+
+class Contrast(Toy):
+    """Divides each image by its largest value: 0 / 0 on a black image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+class Given(OnePass):
+    """A method whose passes give these logits."""
+
+    name, random, note = "given", False, ""
+
+    def __init__(self, *logits: Tensor) -> None:
+        self.logits = logits
+
+    @property
+    def draws(self) -> int:
+        return len(self.logits)
+
+    def __call__(self, images: Tensor) -> Any:
+        for logits in self.logits:
+            yield 1 / len(self.logits), logits
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network(calibrated(seeded(Contrast), (32, 32)))
+
+
+@pytest.fixture(scope="module")
+def bank(network: Network) -> Bank:
+    return fit_bank(network, [noise(3, 32, 40, seed=seed) for seed in range(8)], batch=4, draws=3)
+
+
+def made(folder: Path, count: int, *, black: int = 0, size: tuple[int, int] = (32, 40), void: bool = False) -> Labels:
+    """Random images, the first of them black."""
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        image = rng.integers(1, 255, (*size, 3), dtype=np.uint8) * np.uint8(number >= black)
+        label = rng.integers(0, 4, size).astype(np.uint8)
+        write_png(folder / "images" / f"i{number}.png", image)
+        write_png(folder / "labels" / f"i{number}.png", np.full_like(label, 255) if void else label)
+    return Labels(folder / "images", folder / "labels")
+
+
+def scored(network: Network, bank: Bank, folder: Path, validation: Labels, *, resume: bool = False) -> Evaluation:
+    plan = EvaluatePlan(
+        methods=MethodPlan(methods=FITTED, measures=("predictive_entropy",), precision="fp32"), void=255, workers=0
+    )
+    data = made(folder / "test", 2)
+    return evaluate(
+        network, data, folder / "run", banks=[bank], plan=plan, validation=validation, memory="8GiB", resume=resume
+    )
+
+
+def test_an_image_with_outputs_that_are_not_finite_is_in_no_fit_and_is_named(
+    network: Network, bank: Bank, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = made(tmp_path / "validation", 6, black=1)
+    clean = made(tmp_path / "clean", 6, black=1)
+    for folder in ("images", "labels"):
+        (tmp_path / "clean" / folder / "i0.png").unlink()
+    caplog.set_level(logging.WARNING)
+    evaluation = scored(network, bank, tmp_path / "a", whole)
+    assert dict(evaluation.validation.temperatures) == pytest.approx(
+        dict(scored(network, bank, tmp_path / "b", clean).validation.temperatures), rel=1e-4
+    )
+    assert list(evaluation.validation.left_out) == ["i0"]
+    (line,) = [line for line in evaluation.warnings if "left out" in line]
+    assert "1 of 6 validation images is left out of every temperature and scaling (i0)" in line
+    assert "not finite" in line
+    assert line in caplog.messages
+    assert scored(network, bank, tmp_path / "a", whole, resume=True).warnings == evaluation.warnings
+
+
+def test_a_fit_that_no_image_reaches_is_refused(network: Network, bank: Bank, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"None of the 3 validation images can be used to fit .* i0: .*not finite"):
+        scored(network, bank, tmp_path / "a", made(tmp_path / "black", 3, black=3))
+    with pytest.raises(WrongUse, match="all of them are void"):
+        scored(network, bank, tmp_path / "b", made(tmp_path / "void", 3, void=True))
+    for fit in (TemperatureFit("softmax"), VectorScalingFit("softmax", 1)):
+        with pytest.raises(WrongUse, match="no image"):
+            fit.best()
+
+
+def test_a_sweep_names_the_images_that_its_temperatures_leave_out(network: Network, tmp_path: Path) -> None:
+    plan = SweepPlan(
+        grid=Grid(batches=(2,), draws=(2,), transforms=("plain",)),
+        methods=MethodPlan(methods=("mcbn+temperature",), measures=("predictive_entropy",), precision="fp32"),
+    )
+    train, data = made(tmp_path / "train", 5), made(tmp_path / "test", 2, size=(32, 48))
+    validation = made(tmp_path / "validation", 3, black=1, size=(32, 36))
+    swept = sweep(network, data, str(train.images), tmp_path / "run", plan, validation=validation)
+    (line,) = [line for line in swept.warnings if "left out" in line]
+    assert "(i0)" in line
+    assert (
+        swept.warnings
+        == sweep(network, data, str(train.images), tmp_path / "run", plan, validation=validation, resume=True).warnings
+    )
+    assert line in json.loads((tmp_path / "run" / "scores.json").read_text())["warnings"]
+
+
+@pytest.mark.parametrize("broken", ["elsewhere", "second pass", "overflow"])
+def test_an_image_is_in_all_fits_or_in_none(broken: str) -> None:
+    good = noise(1, 3, 12, 12, seed=1) * 3
+    label = noise(3, 12, 12, seed=1).argmax(dim=0).numpy()
+    bad = good.clone()
+    bad[0, :, 5, 5] = 3e38 if broken == "overflow" else float("nan")  # 3e38 / .25 is infinite
+    methods = [Given(good), Given(good, bad) if broken == "second pass" else Given(bad)]
+    first, second = TemperatureFit("softmax"), TemperatureFit("softmax")
+    scaling = VectorScalingFit("softmax", 2, values=9)  # of few pixels, not that one
+    fits: list[Fit] = [second, scaling]
+    image = torch.zeros(1, 3, 12, 12)
+    assert update([(Given(good), [first]), (Given(good), fits)], image, label, KNOWN)
+    before = first.best(), second.best(), scaling.best()
+    with pytest.raises(PredictionFailed, match="not finite"):
+        update([(methods[0], [first]), (methods[1], fits)], image, label, KNOWN)
+    assert (first.best(), second.best(), scaling.best()) == before
+    assert first.pixels == second.pixels == 144
+
+
+def test_a_class_that_a_network_rules_out_by_minus_infinity_does_not_stop_a_fit() -> None:
+    fit, finite = VectorScalingFit("softmax", LEAST_IMAGES), VectorScalingFit("softmax", LEAST_IMAGES)
+    for number in range(LEAST_IMAGES):
+        logits = noise(1, 3, 12, 12, seed=number) * 3
+        label = (logits[0, :2] + noise(2, 12, 12, seed=99 + number)).argmax(dim=0).numpy()
+        for each, low in ((fit, -torch.inf), (finite, -1e4)):
+            ruled = logits.clone()
+            ruled[:, 2] = low
+            assert update([(Given(ruled), [each])], torch.zeros(1, 3, 12, 12), label, KNOWN)
+    found, expected = fit.best(), finite.best()
+    assert isinstance(found, VectorScaling)
+    assert isinstance(expected, VectorScaling)
+    np.testing.assert_allclose(found.factors[:2], expected.factors[:2], rtol=1e-3)
+    assert found.factors[0] > 1.2
