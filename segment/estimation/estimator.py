@@ -215,7 +215,7 @@ class Estimator:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
                     raise
-                if not self._fewer_draws():  # the tiles are those of other processes too
+                if not self.fewer_draws():  # the tiles are those of other processes too
                     raise self._too_large(cut.side) from error
 
     def put_together(
@@ -267,8 +267,8 @@ class Estimator:
         off = compared(image, whole, cut, read_outs, head, around=around, exact=exact, identity=identity)
         return {name: replace(made, blending=off[name]) for name, made in whole.items()}
 
-    def _fewer_draws(self) -> bool:
-        """Half as many draws in a pass from now on, after memory ran out; whether that is possible."""
+    def fewer_draws(self) -> bool:
+        """Half as many draws in a pass of every method from now on, after memory ran out; whether that is possible."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         halved = [read_out.method.halve() for read_out in self.read_outs.values()]
@@ -284,7 +284,7 @@ class Estimator:
 
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:
         """The side of the tiles from now on: half as many draws in a pass, or else half of the side."""
-        if self._fewer_draws():
+        if self.fewer_draws():
             return side
         align = self.tiler.geometry.align
         current = side or -(-max(image.shape[-2:]) // align) * align

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,23 @@ from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
 from segment.draws.bank import Bank
-from segment.errors import PredictionFailed, WrongUse
+from segment.errors import OutOfMemory, PredictionFailed, WrongUse
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
-from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
+from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.fit import fit_bank
+from segment.jobs.progress import silent
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.states import SweepPlan
+from segment.methods.mcbn import BankMethod
 from segment.methods.method import OnePass
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import LEAST_IMAGES, VectorScalingFit
 from segment.networks.load import Network, load_network
 from segment.report.results import Evaluation
+from segment.scores.plan import ScorePlan
 from segment.uncertainty.scaling import VectorScaling
 
 FITTED = ("temperature", "mcbn+temperature", "mcbn+vector_scaling")
@@ -38,6 +43,17 @@ class Contrast(Toy):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+class Limited(Toy):
+    """Runs out of memory above so many pixels of all images of a pass together."""
+
+    limit = 10**9
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] * x.shape[-1] * x.shape[-2] > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x)
 
 
 class Given(OnePass):
@@ -116,6 +132,55 @@ def test_a_fit_that_no_image_reaches_is_refused(network: Network, bank: Bank, tm
     for fit in (TemperatureFit("softmax"), VectorScalingFit("softmax", 1)):
         with pytest.raises(WrongUse, match="no image"):
             fit.best()
+
+
+@pytest.fixture
+def limited() -> Network:
+    return load_network(calibrated(seeded(Limited), (32, 32)))
+
+
+def test_an_image_that_runs_out_of_memory_whole_is_in_no_fit_and_is_named(
+    limited: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = fit_bank(limited, [noise(3, 32, 40, seed=seed) for seed in range(8)], batch=4, draws=3)
+    few = scored(limited, own, tmp_path / "few", made(tmp_path / "small", 3))
+    made(tmp_path / "mixed", 3)
+    large = made(tmp_path / "large", 1, size=(512, 640))
+    for folder in ("images", "labels"):
+        (tmp_path / "large" / folder / "i0.png").rename(tmp_path / "mixed" / folder / "x.png")
+    mixed = Labels(tmp_path / "mixed" / "images", tmp_path / "mixed" / "labels")
+    monkeypatch.setattr(Limited, "limit", 300_000)
+    evaluation = scored(limited, own, tmp_path / "mixed", mixed)
+    assert dict(evaluation.validation.temperatures) == pytest.approx(dict(few.validation.temperatures), rel=1e-4)
+    assert evaluation.validation.failed == {}  # it is scored, in tiles
+    assert evaluation.validation.images == 4
+    (line,) = [line for line in evaluation.warnings if "left out" in line]
+    assert "1 of 4 validation images is left out of every temperature and scaling (x): 512 x 640 image: memory" in line
+    made(tmp_path / "large", 1, size=(512, 640))
+    with pytest.raises(OutOfMemory, match=r"None of the 1 validation images .* takes about [\d.]+ [KMG]iB"):
+        scored(limited, own, tmp_path / "none", large)
+
+
+def test_fits_go_on_with_fewer_draws_in_a_pass_where_memory_runs_out(
+    limited: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = fit_bank(limited, [noise(3, 32, 40, seed=seed) for seed in range(8)], batch=4, draws=4)
+    plan = MethodPlan(methods=("mcbn+temperature",), precision="fp32")
+    data = made(tmp_path / "validation", 2).sources(limited)
+    fits = []
+    for limit in (10**9, 32 * 40):
+        methods = build_methods(limited, [own], plan, validated=True)
+        method = methods.methods["mcbn+temperature"][0]
+        assert isinstance(method, BankMethod)
+        method.passes.plan = replace(method.passes.plan, fold=4)
+        monkeypatch.setattr(Limited, "limit", limit)
+        scores = ScorePlan(classes=limited.class_names, head="softmax")
+        fits.append(temperatures(limited, data, methods, scores, silent, memory="8GiB", workers=0))
+    whole, halved = fits
+    assert "half as many draws" in caplog.text
+    assert method.fold == 1
+    assert halved.left_out == {}
+    assert dict(halved.calibrations) == pytest.approx(dict(whole.calibrations), rel=1e-4)
 
 
 def test_a_sweep_names_the_images_that_its_temperatures_leave_out(network: Network, tmp_path: Path) -> None:

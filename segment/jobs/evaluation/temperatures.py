@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from segment.errors import OutOfMemory, WrongUse, error_message, first_of
 from segment.estimation.estimator import Estimator
-from segment.estimation.memory_budget import Memory, memory_budget
+from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget
 from segment.estimation.overlap import WORKERS
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
@@ -28,6 +28,7 @@ from segment.methods.vector_scaling import VectorScalingFit
 from segment.networks.load import Network
 from segment.scores.arrays import known_pixels
 from segment.scores.plan import ScorePlan
+from segment.tracing.pass_memory import ran_out_of_memory
 from segment.uncertainty.scaling import Calibration
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def temperatures(
     """Fit the temperature or scaling of every method that has one.
 
     All of them are fitted on the same images. An image that one method cannot pass, or has outputs for that are not
-    finite, is in no fit; a warning names it. An image whose label is void everywhere has nothing to fit.
+    finite, is in no fit; a warning names it. An image whose label is void everywhere has nothing to fit. Where memory
+    runs out, passes hold fewer draws from now on, as when images are scored; but no image is fitted on in tiles.
 
     Args:
         network: Whose outputs they are.
@@ -93,7 +95,7 @@ def temperatures(
 
     Raises:
         WrongUse: No image can be used, the message says why; or some are training images.
-        OutOfMemory: An image does not go through whole within the budget.
+        OutOfMemory: An image does not go through whole within the budget; or no image can be used, and memory ran out.
         FastPathDiffers: As the methods' passes.
 
     """
@@ -111,13 +113,28 @@ def temperatures(
     budget = memory_budget(memory, network.device)
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
     left_out: dict[str, str] = {}
-    used = 0
+    used, too_large = 0, 0
     for number, item in enumerate(read_labelled(sources, network, workers=workers), start=1):
-        why = item.error or _added(network, item, list(of_method.values()), plan, planned)
+        height, width = item.size
+        if not item.error and planned.side_for(height, width) is not None:
+            raise OutOfMemory(
+                f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
+                "whole images: leave its methods out."
+            )
+        try:
+            why = item.error or _added(network, item, list(of_method.values()), plan, planned)
+        except OutOfMemory as error:
+            why, too_large = str(error), max(too_large, height * width)
         used += why is None
         if why:
             left_out[item.source.id] = why
         progress("fitting temperatures", number, len(sources))
+    if not used and too_large:
+        needed = in_words(too_large * SCRATCH * planned.pixel)
+        raise OutOfMemory(
+            f"{_none_usable(left_out, len(sources))} A pass takes about {needed}: free some memory, give smaller "
+            "images, or leave out the methods that are fitted."
+        )
     if not used:
         raise WrongUse(_none_usable(left_out, len(sources)))
     for line in left_out_words(left_out, len(sources)):
@@ -134,22 +151,26 @@ def _added(
     plan: ScorePlan,
     planned: Estimator,
 ) -> str | None:
-    """Add one image to all fits: None; or to none, and why that is so, "" where it has no label."""
+    """Add one image to all fits: None; or to none, and why that is so, "" where it has no label.
+
+    Errors: OutOfMemory where memory runs out with one draw in a pass.
+    """
     height, width = item.size
-    if planned.side_for(height, width) is not None:
-        raise OutOfMemory(
-            f"An image of {height} x {width} pixels does not go through whole, and a temperature is fitted on "
-            "whole images: leave its methods out."
-        )
-    try:
-        known = known_pixels(plan, item.label)
-        if not known.any():
-            return ""
-        images = item.normalised(network)[None]
-        own = [(method.of(item.source.id), of_method) for method, of_method in fits]  # its random masks, as when scored
-        return None if update(own, images, item.label, known) else MISSED
-    except IMAGE_ERRORS as error:
-        return f"{height} x {width} image: {error_message(error)}"
+    while True:
+        try:
+            known = known_pixels(plan, item.label)
+            if not known.any():
+                return ""
+            images = item.normalised(network)[None]
+            own = [(method.of(item.source.id), of_method) for method, of_method in fits]  # as when it is scored
+            return None if update(own, images, item.label, known) else MISSED
+        except IMAGE_ERRORS as error:
+            if not ran_out_of_memory(error):
+                return f"{height} x {width} image: {error_message(error)}"
+            if not planned.fewer_draws():
+                raise OutOfMemory(
+                    f"{height} x {width} image: memory runs out in a pass over the whole of it, and fits take no tiles."
+                ) from error
 
 
 def _none_usable(left_out: Mapping[str, str], images: int) -> str:
