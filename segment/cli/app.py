@@ -221,10 +221,16 @@ REASONS = 3
 
 
 def end_with_failures(
-    failed: Mapping[str, str], output: Path, *, total: int | None = None, uncertain: Mapping[str, float] | None = None
+    failed: Mapping[str, str],
+    output: Path,
+    file: str = "manifest.jsonl",
+    *,
+    total: int | None = None,
+    uncertain: Mapping[str, float] | None = None,
 ) -> None:
     """How many images of a run failed, the most frequent reasons, and exit code 1, where there are any.
 
+    file: in the output folder, that names them; validation images are in validation.json
     total: images that are done or failed. uncertain: those with the largest mean uncertainty, for `--log-json`
     """
     groups: dict[str, list[str]] = {}
@@ -240,7 +246,7 @@ def end_with_failures(
         )
     if not failed:
         return
-    path = output / ("validation.json" if next(iter(failed)).startswith("validation image") else "manifest.jsonl")
+    path = output / ("validation.json" if next(iter(failed)).startswith("validation image") else file)
     images = f"{len(failed)} of {total} images" if total else f"{len(failed)} image{'s' if len(failed) > 1 else ''}"
     reasons = []
     for names in by_reason[:REASONS]:

@@ -91,8 +91,9 @@ def write_tuned_page(
     candidates: Sequence[Candidate],
     dropped: Sequence[Mapping[str, Any]],
     why: str,
+    failed: Mapping[str, str],
 ) -> None:
-    """tuned.md, and pareto.png where matplotlib is installed."""
+    """tuned.md, and pareto.png where matplotlib is installed. failed: images in no comparison, and why."""
     try:
         picture: bytes | None = _picture(choice, candidates)
     except MissingExtra:
@@ -106,10 +107,18 @@ def write_tuned_page(
     lines += ["*Pareto*: nothing of as few passes has a lower NLL. All scores are cross-validated over images.", ""]
     lines += ["*Refused*: its mIoU is significantly below that of the plain pass.", ""] if choice.refused else []
     if dropped:
-        rows = [[d["arm"], str(d["images"]), str(d["draws"]), f"{d['nll']:.4f}"] for d in dropped]
+        rows = [[d["arm"], str(d["images"]), str(d["draws"]), _loss(d)] for d in dropped]
         lines += ["Fell out of the search (NLL at the best temperature of those images):", ""]
         lines += [*markdown(("setting", "images", "draws", "NLL"), rows), ""]
+    if failed:
+        lines += ["No setting is compared on these images, which failed:", ""]
+        lines += [*markdown(("image", "why"), [[name, reason] for name, reason in failed.items()]), ""]
     write_text(folder / PAGE, "\n".join(lines))
+
+
+def _loss(dropped: Mapping[str, Any]) -> str:
+    """The NLL that an arm fell out with, or why it has none."""
+    return str(dropped["why"]) if dropped["nll"] is None else f"{dropped['nll']:.4f}"
 
 
 def _picture(choice: Choice, candidates: Sequence[Candidate]) -> bytes:

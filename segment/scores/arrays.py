@@ -135,6 +135,21 @@ def known_pixels(plan: ScorePlan, label: NDArray[np.integer[Any]]) -> NDArray[np
     return known if plan.void is None else known & (label != plan.void)
 
 
+def checked_known(identity: str, plan: ScorePlan, label: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`known_pixels` of a label (H W; multi-label K H W) that scores would take.
+
+    Args:
+        identity: The image's id, for the message.
+        plan: Which labels are known.
+        label: Ids.
+
+    Raises:
+        ImageUnreadable: It holds ids of no known meaning.
+
+    """
+    return _known_and_unseen(identity, plan, label)[0]
+
+
 def _ids(plan: ScorePlan) -> int:
     return 2 if plan.head == "multilabel" else len(plan.classes)
 

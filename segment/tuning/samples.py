@@ -5,8 +5,8 @@ Must not know how the passes were made, nor a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from segment.scores.functional import calibration as reliability
 from segment.scores.functional import confusion
 from segment.scores.functional.binning import BINS, Floats, bin_of
 from segment.scores.functional.rejection import ause
-from segment.uncertainty.heads import of_truth, probabilities
+from segment.uncertainty.heads import of_truth, probabilities, refuse_not_finite, refuse_unusable
 from segment.uncertainty.scaling import Calibration, calibrated
 
 GRID = 2.0 ** (np.arange(-12, 17) / 8)
@@ -55,11 +55,15 @@ class ImageSample:
 
 @dataclass
 class Samples:
-    """The images of one method. prefixes: numbers of draws, each a run of its own."""
+    """The images of one method.
+
+    prefixes: numbers of draws, each a run of its own; failed: id -> why its passes give no sample
+    """
 
     head: Head
     prefixes: tuple[int, ...]
     images: dict[str, ImageSample] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def add(
         self,
@@ -71,7 +75,7 @@ class Samples:
         *,
         keep: bool,
     ) -> None:
-        """One image's passes, up to the largest prefix.
+        """One image's passes, up to the largest prefix; an image without a known pixel is no sample.
 
         Args:
             identity: Its id, which seeds random passes.
@@ -80,6 +84,9 @@ class Samples:
             label: H W class indices; multi-label K H W of 0 and 1.
             known: Which of them count.
             keep: Whether the logits are kept, for vector scaling and the scores of the table.
+
+        Raises:
+            PredictionFailed: An output is not finite, or not at some temperature; the image is not added.
 
         """
         step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
@@ -94,6 +101,7 @@ class Samples:
         nll = np.zeros((len(self.prefixes), len(GRID)))
         total = 0.0
         for number, (weight, output) in enumerate(method.of(identity)(image), start=1):
+            refuse_unusable(output, self.head)
             logits = output[window].float().cpu().flatten(-2)  # 1 C n
             kept += [logits[0]] if keep else []
             weights.append(weight)
@@ -101,6 +109,7 @@ class Samples:
             for at, temperature in enumerate(GRID):
                 p = probabilities(logits / float(temperature), self.head)
                 sums[at] += weight * of_truth(p, truth, self.head)[0]
+            refuse_not_finite(sums)
             if number in self.prefixes:
                 losses = -(sums / total).clamp(min=reliability.SMALLEST).log()
                 nll[self.prefixes.index(number)] = losses[:, counted].double().mean(dim=-1).numpy()
@@ -108,6 +117,32 @@ class Samples:
                 break
         stacked = torch.stack(kept) if kept else None
         self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted, tuple(weights))
+
+
+def in_common(arms: Mapping[str, Samples]) -> dict[str, Samples]:
+    """The samples of arms on the images that all of them have, so that their losses compare.
+
+    Args:
+        arms: Name to samples. One with fewer than half of the images of another is no candidate, and is left out:
+            it would take the images of all others away.
+
+    Returns:
+        Name to samples of the same images, in the order given.
+
+    """
+    most = max((len(samples.images) for samples in arms.values()), default=0)
+    able = {name: samples for name, samples in arms.items() if 2 * len(samples.images) >= most > 0}
+    return {
+        name: replace(
+            samples,
+            images={
+                id: sample
+                for id, sample in samples.images.items()
+                if all(id in other.images for other in able.values())
+            },
+        )
+        for name, samples in able.items()
+    }
 
 
 def fitted_temperature(samples: Samples, prefix: int, ids: Iterable[str]) -> int:

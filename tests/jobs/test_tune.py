@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from labelled_scenes import written
+from plain import Toy, calibrated, seeded
+from torch import Tensor
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
@@ -144,6 +146,48 @@ def test_training_images_another_network_and_what_is_no_tuned_folder_are_refused
         read_tuned(tmp_path)
     with pytest.raises(WrongUse, match="1 of 1 validation images can be used"):
         tune(network, written(tmp_path / "one", VALIDATION[:1]), str(train), tmp_path / "one_out", PLAN)
+
+
+class Contrast(Toy):
+    """Divides each image by its largest value: 0 / 0 on a black image. And it cannot pass images of 48 columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] == 48:
+            raise RuntimeError("48 columns")
+        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+def random_images(folder: Path, count: int, *, black: int, size: tuple[int, int] = (32, 40)) -> Labels:
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        image = rng.integers(1, 255, (*size, 3), dtype=np.uint8) * np.uint8(number != black)
+        write_png(folder / "images" / f"i{number}.png", image)
+        write_png(folder / "labels" / f"i{number}.png", rng.integers(0, 4, size).astype(np.uint8))
+    return Labels(folder / "images", folder / "labels")
+
+
+def test_validation_images_that_a_setting_cannot_use_are_named_and_the_others_are_used(tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Contrast), (32, 32)))
+    train = random_images(tmp_path / "train", 6, black=-1, size=(32, 36)).images
+    data = random_images(tmp_path / "validation", 6, black=2)
+    random_images(tmp_path / "wide", 1, black=-1, size=(32, 48))
+    label = np.full((32, 40), 77, np.uint8)  # no class
+    for name in ("images", "labels"):
+        (tmp_path / "wide" / name / "i0.png").rename(tmp_path / "validation" / name / "i8.png")
+    write_png(tmp_path / "validation" / "images" / "i9.png", np.full((32, 40, 3), 9, np.uint8))
+    write_png(tmp_path / "validation" / "labels" / "i9.png", label)
+    plan = TunePlan(passes=2, grid=Grid(batches=(2, 4), transforms=("plain",)))
+    tuned = tune(network, data, str(train), tmp_path / "out", plan)
+    assert tuned.tuned.images == 5
+    assert set(tuned.failed) == {"i2", "i8", "i9"}
+    assert "not finite" in tuned.failed["i2"]
+    assert "48 columns" in tuned.failed["i8"]
+    assert "holds 77" in tuned.failed["i9"]
+    assert all(set(each.nll) == {"i0", "i1", "i3", "i4", "i5"} for each in tuned.candidates)
+    assert all(np.isfinite(each.mean) for each in tuned.candidates)
+    content = json.loads((tmp_path / "out" / "tuned.json").read_text(), parse_constant=pytest.fail)
+    assert content["failed"] == tuned.failed
+    assert "48 columns" in (tmp_path / "out" / "tuned.md").read_text()
 
 
 def run(*arguments: object) -> Any:

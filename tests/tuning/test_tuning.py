@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segment.errors import PredictionFailed
 from segment.methods.method import OnePass
 from segment.report.tuned_page import candidate_rows, tuned_words
 from segment.tuning.choice import (
@@ -23,7 +24,7 @@ from segment.tuning.choice import (
     pareto,
 )
 from segment.tuning.halving import BUDGET, FOR, rungs
-from segment.tuning.samples import GRID, ImageSample, Pooled, Samples, fitted_temperature
+from segment.tuning.samples import GRID, ImageSample, Pooled, Samples, fitted_temperature, in_common
 
 
 class Sharpened(OnePass):
@@ -72,6 +73,27 @@ def test_the_temperature_that_undoes_the_sharpening_is_chosen_and_its_nll_is_tha
     assert plain.ece is not None
     assert warm.ece < plain.ece
     assert warm.ause == pytest.approx(plain.ause, abs=0.02)  # a temperature hardly changes an order
+
+
+def test_an_image_with_outputs_that_are_not_finite_is_no_sample_and_arms_compare_on_images_that_all_have() -> None:
+    class Broken(Sharpened):
+        def __call__(self, images: Tensor) -> Any:
+            for weight, output in super().__call__(images):
+                output[..., 0, 0] = torch.nan  # a pixel that is not sampled
+                yield weight, output
+
+    known = np.ones((24, 24), dtype=np.bool_)
+    samples = Samples("softmax", (1,))
+    with pytest.raises(PredictionFailed, match="not finite"):
+        samples.add("s", Broken(1.0), torch.zeros(1, 3, 24, 24), np.zeros((24, 24), np.int64), known, keep=False)
+    assert samples.images == {}
+    whole, most, few = filled(Sharpened(1.0)), filled(Sharpened(2.0)), filled(Sharpened(2.0), count=5)
+    del most.images["s03"]
+    common = in_common({"whole": whole, "few": few, "most": most})
+    assert {name: len(samples.images) for name, samples in common.items()} == {"whole": 11, "most": 11}
+    assert "s03" not in common["whole"].images
+    assert len(whole.images) == 12
+    assert in_common({"none": Samples("softmax", (1,))}) == {}
 
 
 def test_the_first_draws_are_a_run_of_their_own() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
     Device,
     Json,
@@ -105,11 +105,13 @@ def tune(
                 "loss": None if tuning.choice.loss is None else tuning.choice.loss.difference.as_dict(),
                 "candidates": [each.as_dict() for each in tuning.candidates],
                 "dropped": list(tuning.dropped),
+                "failed": dict(tuning.failed),
                 "images": tuning.tuned.images,
                 "cost": tuning.cost,
                 "why": tuning.tuned.why,
             }
         )
+        end_with_failures(tuning.failed, tuning.folder, "tuned.json")
         return
     rows = [
         [f"{mark}: {name}" if mark else name, *cells]
@@ -118,3 +120,4 @@ def tune(
     screen.table("Settings, cross-validated", list(COLUMNS[:-1]), rows)
     screen.print_text(tuning.tuned.why)
     screen.print_text(f"Use it by --tuned {tuning.folder}; its page is {tuning.folder / 'tuned.md'}.")
+    end_with_failures(tuning.failed, tuning.folder, "tuned.json")

@@ -6,25 +6,27 @@ Must not know which setting is chosen in the end.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segment.draws.bank import Bank
-from segment.errors import FastPathDiffers
+from segment.errors import FastPathDiffers, error_message
+from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labels import read_labelled
+from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
-from segment.scores.arrays import known_pixels
+from segment.scores.arrays import checked_known
 from segment.scores.plan import ScorePlan
+from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
-from segment.tuning.samples import Samples
+from segment.tuning.samples import Samples, in_common
 
 log = logging.getLogger(__name__)
 
@@ -80,37 +82,77 @@ class Search:
         banked = keep and combination(arm.method).banked and not distilled(arm)
         prefixes = _prefixes(method.draws, len(self.plan.views) if arm.augmented else 1) if banked else (method.draws,)
         made = Samples(self.network.card.head, prefixes)
-        for number, item in enumerate(read_labelled(sources, self.network), start=1):
+        usable = [source for source in sources if source.id not in self.failed]
+        for number, item in enumerate(read_labelled(usable, self.network), start=1):
             if item.error:
-                self.failed[item.source.id] = item.error
+                self._fail(item.source.id, item.error)
             else:
-                known = known_pixels(self.scored, item.label)
-                image = item.normalised(self.network)[None]
-                made.add(item.source.id, method, image, item.label, known, keep=keep)
+                why = self._add(made, item, method, keep=keep)
+                if why:
+                    made.failed[item.source.id] = why
                 self.passes += method.draws
-            self.progress(f"trying {arm.name}", number, len(sources))
+            self.progress(f"trying {arm.name}", number, len(usable))
         return made
 
+    def _add(self, made: Samples, item: Labelled, method: Method, *, keep: bool) -> str:
+        """Add an image's passes, with fewer draws in a pass where memory runs out; or why that cannot be done."""
+        while True:
+            try:
+                known = checked_known(item.source.id, self.scored, item.label)
+                image = item.normalised(self.network)[None]
+                made.add(item.source.id, method, image, item.label, known, keep=keep)
+            except IMAGE_ERRORS as error:
+                if ran_out_of_memory(error) and method.halve():
+                    continue
+                height, width = item.size
+                return f"{height} x {width} image: {error_message(error)}"
+            return ""
+
+    def _fail(self, identity: str, why: str) -> None:
+        log.warning("%s: no setting is compared on it. %s", identity, why)
+        self.failed[identity] = why
+
+    def compared(self, arms: Mapping[str, Samples]) -> dict[str, Samples]:
+        """The samples of arms on the images that all have; the others are failed. Without an arm that lacks half."""
+        common = in_common(arms)
+        for name, samples in common.items():
+            for id, why in samples.failed.items():
+                if id not in self.failed:
+                    self._fail(id, f"{name}: {why}")
+        return common
+
     def halve(self, arms: Sequence[Arm], reserved: int) -> tuple[Arm | None, list[dict[str, Any]]]:
-        """The arm that is left, and those that fell out."""
+        """The arm that is left, and those that fell out, `nll` None where too many images failed under one."""
         left, dropped = list(arms), []
-        steps = rungs(len(left), len(self.sources), self.plan.passes, reserved)
+        usable = [source for source in self.sources if source.id not in self.failed]
+        steps = rungs(len(left), len(usable), self.plan.passes, reserved)
         for number, rung in enumerate(steps[:-1]):
-            stride = max(1, len(self.sources) // rung.images)
-            some = self.sources[stride // 2 :: stride][: rung.images]
-            losses = {}
+            stride = max(1, len(usable) // rung.images)
+            some = usable[stride // 2 :: stride][: rung.images]
+            made = {}
             for arm in left:
                 draws = None if distilled(arm) else max(rung.draws, len(self.plan.views) if arm.augmented else 1)
-                samples = self.samples(arm, some, draws, keep=False)
-                if samples.images:
-                    losses[arm.name] = halving_loss(samples, samples.prefixes[-1])
+                made[arm.name] = self.samples(arm, some, draws, keep=False)
+            common = self.compared(made)
+            losses = {
+                name: halving_loss(samples, samples.prefixes[-1]) for name, samples in common.items() if samples.images
+            }
+            place = {"images": len(some), "draws": rung.draws}
+            if common:
+                dropped += [unfit(name, made[name], place) for name in made if name not in common]
             ordered = sorted((arm for arm in left if arm.name in losses), key=lambda arm: losses[arm.name])
             following = steps[number + 1].arms
             for arm in ordered[following:]:
-                place = {"images": len(some), "draws": rung.draws, "nll": losses[arm.name]}
-                dropped.append({"arm": arm.name, **place})
+                dropped.append({"arm": arm.name, **place, "nll": losses[arm.name]})
             left = ordered[:following] or left[:following]
         return (left[0] if left else None), dropped
+
+
+def unfit(name: str, samples: Samples, place: Mapping[str, int]) -> dict[str, Any]:
+    """An arm that falls out because images failed under it, as `halve` gives it; place: its images and draws."""
+    why = f"{len(samples.failed)} images failed. {next(iter(samples.failed.values()), '')}"
+    log.warning("%s falls out of the search: %s", name, why)
+    return {"arm": name, **place, "nll": None, "why": why}
 
 
 def distilled(arm: Arm) -> bool:

@@ -23,7 +23,7 @@ from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
-from segment.jobs.tuning.search import Arm, Search, SearchPlan
+from segment.jobs.tuning.search import Arm, Search, SearchPlan, unfit
 from segment.jobs.tuning.tuned import Tuned, write_tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network
@@ -74,7 +74,8 @@ class TunePlan:
 class Tuning:
     """The result: the setting, why it was chosen, every candidate, and what the search cost.
 
-    dropped: arms that fell out on a rung: name, its images and draws, and the NLL there
+    dropped: arms that fell out on a rung: name, its images and draws, and the NLL there, None where images failed
+    failed: id -> why no setting is compared on that image
     cost: passes over validation images, in passes over every one of them
     """
 
@@ -84,6 +85,7 @@ class Tuning:
     candidates: tuple[Candidate, ...]
     dropped: tuple[dict[str, Any], ...]
     cost: float
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def tune(
@@ -141,16 +143,15 @@ def _tune(
         Arm("deterministic", "deterministic", arms[0].bank, augmented=False),
         *([Arm("tta", "tta", arms[0].bank, augmented=True)] if plan.passes >= len(plan.views) > 1 else []),
     ]
-    kept = {arm.name: search.samples(arm, sources, None, keep=True) for arm in simple}
-    usable = len(kept["deterministic"].images)
-    if usable < LEAST_IMAGES:
-        raise WrongUse(
-            f"{usable} of {len(sources)} validation images can be used; a choice needs {LEAST_IMAGES}, and is worth "
-            f"little with fewer than 30. {next(iter(search.failed.values()), '')}"
-        )
+    kept = search.compared({arm.name: search.samples(arm, sources, None, keep=True) for arm in simple})
+    _usable(kept, search)
     winner, dropped = search.halve(arms, sum(max(1, len(plan.views)) if arm.augmented else 1 for arm in simple))
     if winner is not None:
-        kept[winner.name] = search.samples(winner, sources, None, keep=True)
+        made = search.samples(winner, sources, None, keep=True)
+        kept = search.compared({**kept, winner.name: made})
+        if winner.name not in kept:
+            dropped.append(unfit(winner.name, made, {"images": len(sources), "draws": plan.passes}))
+    usable = _usable(kept, search)
     ids = sorted(kept["deterministic"].images)
     parts = folds(ids, {name: sequence_of(name) for name in ids} if given is None else given, whole=given is not None)
     candidates = []
@@ -175,21 +176,33 @@ def _tune(
         usable,
         tuned_words(choice, usable, cost),
     )
-    tuning = Tuning(folder, tuned, choice, tuple(candidates), tuple(dropped), cost)
+    tuning = Tuning(folder, tuned, choice, tuple(candidates), tuple(dropped), cost, search.failed)
     more = {
         "candidates": [each.as_dict() for each in candidates],
         "chosen": choice.chosen.as_dict(),
         "rule": choice.rule,
         "cheapest": choice.cheapest.as_dict(),
         "dropped": dropped,
+        "failed": search.failed,
         "cost": cost,
         "folds": len(parts),
         "bank": {key: bank.provenance.get(key) for key in ("batch", "layers", "pipeline", "seed")},
         "versions": versions(),
     }
     write_tuned(tuned, folder, more)
-    write_tuned_page(folder, choice, candidates, dropped, tuned.why)
+    write_tuned_page(folder, choice, candidates, dropped, tuned.why, search.failed)
     return tuning
+
+
+def _usable(kept: Mapping[str, Samples], search: Search) -> int:
+    """How many images all settings are compared on. Errors: WrongUse where they are too few."""
+    usable = len(kept["deterministic"].images) if "deterministic" in kept else 0
+    if usable < LEAST_IMAGES:
+        raise WrongUse(
+            f"{usable} of {len(search.sources)} validation images can be used; a choice needs {LEAST_IMAGES}, and is "
+            f"worth little with fewer than 30. {next(iter(search.failed.values()), '')}"
+        )
+    return usable
 
 
 def _arms(
