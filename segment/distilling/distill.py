@@ -26,7 +26,7 @@ from segment.axes import Head
 from segment.distilling.choose import Chosen, Moments, choose
 from segment.distilling.refine import Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import PredictionFailed, WrongUse
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -110,6 +110,7 @@ def observe_views(
     *,
     pixels: int = PIXELS,
     seed: int = 0,
+    names: Sequence[str] = (),
     progress: Callable[[int], object] = lambda done: None,
 ) -> Observed:
     """Pass all draws of a bank over views; several in a pass, where the network keeps the images of a batch apart.
@@ -117,8 +118,10 @@ def observe_views(
     passes: of all draws, as FAST plans them
     views: of training images, each (1 C H W), one or more; as the network sees them in training
     pixels: of each view, at random by the seed, at which the draws are compared for the choice; 0 for held-out views
+    names: of the views' images, for messages; empty: they are numbered
     progress: called with the views that are done
-    Errors: FastPathDiffers, after which views that these passes went over before are to be passed again.
+    Errors: PredictionFailed where outputs of a view are not finite, which names it; FastPathDiffers, after which views
+    that these passes went over before are to be passed again.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
@@ -128,10 +131,22 @@ def observe_views(
     moments, targets = Moments(len(bank)), list[Target]()
     for together in _of_one_size(views, most):
         found, sampled = observe(passes, bank.weights, torch.cat(together), head, pixels, generator)
+        for number, target in enumerate(found, start=len(targets)):
+            _refuse_not_finite(target, names[number] if names else f"image {number}")
         targets.extend(found)
         moments.add(sampled)
         progress(len(targets))
     return Observed(targets, moments, time.perf_counter() - start)
+
+
+def _refuse_not_finite(target: Target, image: str) -> None:
+    """Refuse a view under whose draws some probability is not finite: it would spoil the moments of all views."""
+    if not bool(torch.isfinite(target.mean).all()):
+        height, width = target.views.shape[-2:]
+        raise PredictionFailed(
+            f"The network's output is not finite (NaN or infinity) under draws of the bank, in a view of {height} x "
+            f"{width} pixels of {image}. Remove that image from the list, or repair it."
+        )
 
 
 def _of_one_size(views: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:

@@ -145,12 +145,13 @@ class ImagePool:
                         "one size, as RandomCrop or Resize with height and width."
                     )
                 raise WrongUse(
-                    f"Statistics images must share one size: {self._name(first[1])} is {_size(first[0])}, "
-                    f"{self._name(index)} is {_size(image.shape)} (after padding). {way}"
+                    f"Statistics images must share one size: {self.name(first[1])} is {_size(first[0])}, "
+                    f"{self.name(index)} is {_size(image.shape)} (after padding). {way}"
                 )
         return torch.stack(images)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """What an image is called in messages: its id, or its place in what was given."""
         return self.sources[index].id if self.sources else f"image {index}"
 
     def batches(self, picks: Sequence[MiniBatch]) -> Iterator[Tensor]:

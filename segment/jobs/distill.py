@@ -70,7 +70,8 @@ def distill_bank(
     size, listing: as the bank was recorded with; size None: the bank's own
     output: where it is written too. Until then what was reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
-    Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable.
+    Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable; PredictionFailed, which names
+    the image, where an output under the bank is not finite.
     """
     plan = DistillPlan(draws=draws, seed=seed, refine=RefinePlan(steps=steps))
     for name, value in (("views", views), ("held_out", held_out)):
@@ -85,12 +86,14 @@ def distill_bank(
     pool = training_pool(network, images, size, listing)
     start = time.perf_counter()
     own_views, other_views = cut_views(pool, views, held_out, seed)
+    indices = _images_of_views(pool, views, held_out, seed)[:2]
+    names = [[repr(pool.name(index)) if pool.sources else pool.name(index) for index in part] for part in indices]
     content = content_of(pool)
     numbers = {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
     kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head
-    observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress)
+    observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
     begun = kept.load()
     if kept.found:
         log.warning("Going on from what an earlier call left beside %r.", str(output))
@@ -132,18 +135,20 @@ def observe_in_parts(
     kept: PartialTensors,
     seed: int = 0,
     progress: Progress = silent,
+    names: Sequence[Sequence[str]] = ((), ()),
 ) -> tuple[Observed, Observed]:
     """The bank's passes over views and over held-out ones, as `observe_views`, some views after the others.
 
-    kept: parts that an earlier call kept are not passed again
+    kept: parts that an earlier call kept are not passed again; names: of the images of both kinds of views
+    Errors: PredictionFailed, as `observe_views`.
     """
     passes = Passes(drawn, bank, FAST)
     own, held_out = views
     while True:  # until no fast pass differs, which can happen once
         try:
             return (
-                _observed(passes, own, head, kept, "views", PIXELS, seed, progress),
-                _observed(passes, held_out, head, kept, HELD_OUT, 0, seed, progress),
+                _observed(passes, own, head, kept, "views", PIXELS, seed, progress, names[0]),
+                _observed(passes, held_out, head, kept, HELD_OUT, 0, seed, progress, names[1]),
             )
         except FastPathDiffers as error:
             log.warning(REDONE, error)
@@ -159,15 +164,17 @@ def _observed(
     pixels: int,
     seed: int,
     progress: Progress,
+    images: Sequence[str],
 ) -> Observed:
-    """One kind of views; name: of its parts."""
+    """One kind of views; name: of its parts; images: names of the views' images."""
     total, stage = Observed([], Moments(len(passes.bank))), f"passing the bank over {name.replace('_', '-')}"
     for start in range(0, len(views), PART):
         part, file = views[start : start + PART], f"{name}{start}"
         tensors = kept.load(file)
         if tensors is None:
             show = partial(_show, progress, stage, start, len(views))
-            seen = observe_views(passes, part, head, pixels=pixels, seed=seed + start, progress=show)
+            of = images[start : start + PART]
+            seen = observe_views(passes, part, head, pixels=pixels, seed=seed + start, names=of, progress=show)
             kept.keep(seen.tensors(), file)
         else:
             seen = Observed.of(part, tensors)
@@ -195,12 +202,19 @@ def cut_views(pool: ImagePool, views: int, held_out: int, seed: int) -> tuple[li
     """
     if len(pool) < 2:
         raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
+    own, others, rng = _images_of_views(pool, views, held_out, seed)
+    pool.check({*own, *others})
+    return _views(pool, own, rng), _views(pool, others, rng)
+
+
+def _images_of_views(
+    pool: ImagePool, views: int, held_out: int, seed: int
+) -> tuple[list[int], list[int], np.random.Generator]:
+    """The indices of the images of views, of held-out views, and the generator that cuts them."""
     rng = np.random.default_rng([seed, len(pool)])
     order = [int(index) for index in rng.permutation(len(pool))]
     apart = max(1, len(order) // 8)
-    own, others = _in_turn(order[apart:], views), _in_turn(order[:apart], held_out)
-    pool.check({*own, *others})
-    return _views(pool, own, rng), _views(pool, others, rng)
+    return _in_turn(order[apart:], views), _in_turn(order[:apart], held_out), rng
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain import Toy, calibrated, seeded
+import torch
+from plain import Toy, calibrated, noise, seeded
+from safetensors.torch import load_file
 from torch import Tensor
 
+from segment.distilling.distill import FAST, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.errors import FastPathDiffers, WrongUse
+from segment.errors import FastPathDiffers, PredictionFailed, WrongUse
 from segment.files.banks import load_bank
+from segment.files.writing import write_png
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
+from segment.tracing.bn_network import drawable
 
 STEPS, EVERY = 9, 2
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8) for seed in range(5)]
@@ -201,3 +206,31 @@ def test_where_a_fast_pass_differs_all_views_are_passed_again(
     assert bank_fingerprint(made) == bank_fingerprint(expected)
     assert [done for stage, done, _ in distilling.passed if stage == "views"].count(4) >= 1
     assert distilling.parts == []
+
+
+class Contrast(Toy):
+    """Divides each image by its largest value: 0 / 0 on a black image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_an_image_with_outputs_that_are_not_finite_is_named_before_its_views_are_kept(
+    tmp_path: Path, *, files: bool
+) -> None:
+    network = load_network(calibrated(seeded(Contrast), (32, 32)))
+    bank = fit_bank(network, IMAGES, batch=2, draws=4)
+    images = [*IMAGES, np.zeros_like(IMAGES[0])]
+    for number, image in enumerate(images):
+        write_png(tmp_path / "images" / f"i{number}.png", image)
+    name = "'i5'" if files else "image 5"
+    given = str(tmp_path / "images") if files else images
+    with pytest.raises(PredictionFailed, match=rf"not finite .* of 32 x 40 pixels of {name}\. Remove"):
+        distill_bank(network, bank, given, draws=2, views=8, held_out=2, steps=1, output=tmp_path / "small.safetensors")
+    for path in tmp_path.glob("small.partial.*.safetensors"):
+        assert all(bool(value.isfinite().all()) for value in load_file(path).values())
+    with pytest.raises(PredictionFailed, match="pixels of image 1"):
+        observe_views(
+            Passes(drawable(network), bank, FAST), [noise(1, 3, 32, 40), torch.zeros(1, 3, 32, 40)], "softmax"
+        )
