@@ -24,7 +24,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.distilling.choose import Chosen, Moments, choose
-from segment.distilling.refine import Draws, Progress, Refinement, RefinePlan, Student, Target, refine
+from segment.distilling.refine import ROUNDING, Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
 from segment.errors import PredictionFailed, WrongUse
 from segment.passes.passes import Passes, PassPlan
@@ -171,10 +171,11 @@ def distill(
 
     observed: by `observe_views`, of this network and bank; held_out: targets of views of other images
     begun: a state that `keep` was called with, in a call with the same arguments: refining goes on from there
-    Errors: as `check_bank`.
+    Errors: as `check_bank` and `check_spread`.
     """
     plan = plan or DistillPlan()
     check_bank(bank, plan.draws)
+    check_spread(len(bank), observed.targets, held_out)
     generator = torch.Generator().manual_seed(plan.seed)
     chosen = choose(observed.moments.products(), plan.draws, generator)
     student = Student(network, head)
@@ -195,6 +196,28 @@ def check_bank(bank: Bank, draws: int) -> None:
         raise WrongUse("This bank is distilled already; distill the one that it was made from.")
     if draws >= len(bank):
         raise WrongUse(f"{draws} draws were asked of a bank of {len(bank)}: distilling leaves fewer.")
+
+
+def check_spread(draws: int, targets: Sequence[Target], held_out: Sequence[Target]) -> None:
+    """Refuse draws that have no spread to approximate: errors relative to it would be those of rounding.
+
+    Args:
+        draws: T, for the message.
+        targets: Of the views that draws are chosen and refined by.
+        held_out: Of the views that the error is measured on.
+
+    Raises:
+        WrongUse: No pixel of either has a variance above ROUNDING.
+
+    """
+    for seen, kind in ((targets, "training views"), (held_out, "held-out views")):
+        if max(float(target.variance.max()) for target in seen) <= ROUNDING:
+            raise WrongUse(
+                f"The {draws} draws of this bank have the same outputs on all {len(seen)} {kind}, but for rounding: "
+                "there is no spread to approximate. Is the network trained? If the bank was recorded of equal images, "
+                "or of mini-batches that hold all of them, record another; else give more images, or predict with "
+                "--draws 1."
+            )
 
 
 def observe(

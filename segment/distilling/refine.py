@@ -28,6 +28,10 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage, steps done and steps in all."""
 
 
+ROUNDING = 1e-10
+"""A variance of probabilities up to which draws differ by rounding: the square of the 1e-5 that passes are held to."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinePlan:
     """How the draws are optimised.
@@ -61,7 +65,10 @@ class Target:
 
 
 def variance_error(variances: Sequence[Tensor], references: Sequence[Tensor]) -> float:  # N K ... each
-    """Relative L1 error of the variance map: sum |v - v_ref| / sum v_ref over all pixels, v the mean over classes."""
+    """Relative L1 error of the variance map: sum |v - v_ref| / sum v_ref over all pixels, v the mean over classes.
+
+    Without meaning where the references are rounding only: see `check_spread` of `segment.distilling.distill`.
+    """
     off = sum(float((a.mean(dim=1) - b.mean(dim=1)).abs().sum()) for a, b in zip(variances, references, strict=True))
     return off / max(sum(float(b.mean(dim=1).sum()) for b in references), 1e-30)
 
@@ -142,10 +149,11 @@ class Student:
         """
         mean, variance = self.moments(draws, target.views)
         reference = target.variance.mean(dim=1)
-        floor = 0.02 * reference.mean()  # so that rounding in pixels of small variance has no effect
+        unit = reference.mean().clamp(min=ROUNDING)  # a view under which all draws are equal divides by no 0
+        floor = 0.02 * unit  # so that rounding in pixels of small variance has no effect
         v, t = variance.mean(dim=1) + floor, reference + floor
         deviance = (v - t + t * (t.log() - v.log())).sum() / t.sum()
-        return deviance + 0.5 * ((mean - target.mean) ** 2).mean() / reference.mean()
+        return deviance + 0.5 * ((mean - target.mean) ** 2).mean() / unit
 
 
 class Refinement:

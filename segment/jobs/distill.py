@@ -70,8 +70,8 @@ def distill_bank(
     size, listing: as the bank was recorded with; size None: the bank's own
     output: where it is written too. Until then what was reached is kept beside it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
-    Errors: BankRefused where the bank is not this network's; WrongUse; ImageUnreadable; PredictionFailed, which names
-    the image, where an output under the bank is not finite.
+    Errors: BankRefused where the bank is not this network's; WrongUse, also where its draws have no spread;
+    ImageUnreadable; PredictionFailed, which names the image, where an output under the bank is not finite.
     """
     plan = DistillPlan(draws=draws, seed=seed, refine=RefinePlan(steps=steps))
     for name, value in (("views", views), ("held_out", held_out)):

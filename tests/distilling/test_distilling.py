@@ -26,6 +26,7 @@ from plain import (
     state_of,
     surveyed,
 )
+from safetensors.torch import save_file
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor, nn
 
@@ -434,7 +435,9 @@ def test_the_command_writes_a_bank_that_predicts(
     for number, image in enumerate(photographs(6)):
         Image.fromarray(image).save(photos / f"{number}.png")
     big, small, again = tmp_path / "big.safetensors", tmp_path / "small.safetensors", tmp_path / "again.safetensors"
-    model = "segment:tiny?classes=3"
+    network = seeded(lambda: load_network("segment:tiny?classes=3").module)  # untrained, its head is 0
+    save_file(network.state_dict(), tmp_path / "tiny.safetensors")
+    model = ("segment:tiny?classes=3", "--weights", tmp_path / "tiny.safetensors")
 
     def segment_(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["segment", *(str(argument) for argument in arguments)])
@@ -442,13 +445,13 @@ def test_the_command_writes_a_bank_that_predicts(
             run()
         return int(ended.value.code or 0), *capsys.readouterr()
 
-    assert segment_("fit", model, "--images", photos, "--batch", 2, "--draws", 6, "-o", big)[0] == 0
+    assert segment_("fit", *model, "--images", photos, "--batch", 2, "--draws", 6, "-o", big)[0] == 0
     asked = ("--images", photos, "--draws", 2, "--views", 3, "--held-out", 1, "--steps", 2)
-    code, output, _ = segment_("distill", big, model, *asked, "-o", small, "--json")
+    code, output, _ = segment_("distill", big, *model, *asked, "-o", small, "--json")
     assert code == 0
     assert json.loads(output)["draws"] == 2
     assert segment.load_bank(small).distilled
-    predict = ("predict", model, photos, "--bank", small, "-o", tmp_path / "run")
+    predict = ("predict", *model, photos, "--bank", small, "-o", tmp_path / "run")
     code, _, output = segment_(*predict, "--draws", 1)
     assert code == 2
     assert "used whole" in output
@@ -457,7 +460,7 @@ def test_the_command_writes_a_bank_that_predicts(
     assert len(lines) == 6
     assert all(line["draws"] == 2 for line in lines)
     assert all("chosen, not drawn at random" in line["notes"]["standard_error"] for line in lines)
-    as_one = ("fit", model, "--images", photos, "--batch", 2, "--draws", 6, "-o", again)
+    as_one = ("fit", *model, "--images", photos, "--batch", 2, "--draws", 6, "-o", again)
     code, _, output = segment_(*as_one, "--distill", 6)
     assert code == 2
     assert "distilling leaves fewer" in output
@@ -469,7 +472,43 @@ def test_the_command_writes_a_bank_that_predicts(
     whole = segment.load_bank(tmp_path / "again.all.safetensors")
     assert bank_fingerprint(whole) == bank_fingerprint(segment.load_bank(big))
     again.unlink()
-    code, _, output = segment_("distill", small, model, *asked, "-o", again)
+    code, _, output = segment_("distill", small, *model, *asked, "-o", again)
     assert code == 2
     assert "distilled already" in output
     assert not again.exists()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_bank_whose_draws_have_no_spread_is_refused(images: int, tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 32)))
+    own = [np.random.default_rng(seed).integers(0, 255, (32, 40, 3), dtype=np.uint8) for seed in range(images)]
+    given = own * (4 // images)
+    bank = segment.fit_bank(network, given if images == 1 else own, batch=2, draws=5)  # equal images, or all of them
+    with pytest.raises(WrongUse, match="5 draws of this bank have the same outputs on all 8 training views"):
+        distill_bank(network, bank, given, draws=2, views=8, held_out=2, steps=2, output=tmp_path / "small.safetensors")
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_held_out_views_under_which_all_draws_are_equal_measure_no_error() -> None:
+    network = toy_network()
+    bank = toy_bank(network, 6)
+    seen = observe_views(Passes(network, bank, FAST), views(2, seed=1), "softmax")
+    (target, *_) = seen.targets
+    equal = replace(target, variance=torch.zeros_like(target.variance))
+    with pytest.raises(WrongUse, match="on all 1 held-out views"):
+        distill(network, bank, seen, [equal], "softmax", SMALL)
+    assert distill(network, bank, seen, [equal, target], "softmax", SMALL).error < 10
+
+
+def test_a_view_under_which_all_draws_are_equal_does_not_end_the_refinement() -> None:
+    network = toy_network()
+    bank = toy_bank(network, 6)
+    seen = observe_views(Passes(network, bank, FAST), views(2, seed=1), "softmax")
+    target = seen.targets[0]
+    equal = replace(target, variance=torch.zeros_like(target.variance))
+    draws = Draws(bank, Chosen((0, 1), torch.tensor([0.5, 0.5]), 0.0), network.device)
+    loss = Student(network, "softmax").loss(draws, equal)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert draws.moved.grad is not None
+    assert torch.isfinite(draws.moved.grad).all()
