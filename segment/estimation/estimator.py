@@ -16,6 +16,7 @@ from torch import Tensor
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
 from segment.estimation.few_passes import seconds_a_pixel
+from segment.estimation.image_bytes import DECODED, GENEROUS, OUTSIDE, WRITING
 from segment.estimation.memory_budget import FIXED, SCRATCH, in_words, release_freed_pages
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
@@ -30,18 +31,6 @@ from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
 from segment.uncertainty.stopping import StoppingRule, check_counts
 
 log = logging.getLogger(__name__)
-
-GENEROUS = 4096
-"""Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
-
-OUTSIDE = 48
-"""Bytes a pixel beside the passes: this image and the next as read and as floats, and its pictures."""
-
-DECODED = 4
-"""Those of them that an image of three 8-bit channels takes, and where it holds data: before the tiles three times."""
-
-WRITING = 192 * 2**20
-"""Bytes beside the passes that the pictures and the cloud-optimised copy of an image in windows take."""
 
 
 class Estimator:
@@ -132,7 +121,7 @@ class Estimator:
         height, width = self._padded(height, width)
         plan, area = self.plan, height * width
         if isinstance(plan.tile, int):
-            return None if max(height, width) <= plan.tile else self.tiler.asked(plan.tile, plan.mode)
+            return None if max(height, width) <= plan.tile else self.tiler.asked(plan.tile, plan.mode, self._fixed)
         if plan.budget is None or area * GENEROUS * len(self.read_outs) <= plan.budget.free:
             return None
         self.planned = True
@@ -141,11 +130,15 @@ class Estimator:
             return None
         if plan.tile == "off":
             raise plan.budget.too_small(needs.whole, "Give more --memory, or remove --tile off.")
-        if fixed := [name for name, read_out in self.read_outs.items() if not read_out.method.tileable]:
-            raise plan.budget.too_small(
-                needs.whole, f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(fixed)}."
-            )
+        if self._fixed:
+            ways = f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(self._fixed)}."
+            raise plan.budget.too_small(needs.whole, ways)
         return self.tiler.within(plan.budget, area, needs, plan.mode)
+
+    @property
+    def _fixed(self) -> list[str]:
+        """The methods that cannot be tiled."""
+        return [name or each.method.name for name, each in self.read_outs.items() if not each.method.tileable]
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         bottom, right = padding(height, width, self.network.card.input.stride)
@@ -288,7 +281,7 @@ class Estimator:
             return side
         align = self.tiler.geometry.align
         current = side or -(-max(image.shape[-2:]) // align) * align
-        whole = self.plan.tile == "off" or not all(read_out.method.tileable for read_out in self.read_outs.values())
+        whole = self.plan.tile == "off" or bool(self._fixed)
         least = self.tiler.least(self.plan.mode) or align
         half = current // 2 // align * align
         fixed = whole or self.tiler.least(self.plan.mode) is None

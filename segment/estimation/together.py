@@ -18,7 +18,8 @@ from torch import Tensor
 
 from segment.errors import ImageUnreadable, OutOfMemory, PredictionFailed, WrongUse, error_message
 from segment.estimation.estimate import Estimate
-from segment.estimation.estimator import GENEROUS, OUTSIDE, Estimator
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import GENEROUS, OUTSIDE
 from segment.estimation.memory_budget import FIXED, SCRATCH
 from segment.images.prepare import Normalised, pad, padding
 from segment.tracing.batch_independence import mixing_call

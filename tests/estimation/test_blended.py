@@ -18,7 +18,8 @@ from small_networks import Pooling, Small, network_of
 
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import WRITING, Estimator
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import WRITING
 from segment.estimation.memory_budget import FIXED, MemoryBudget, bytes_of
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.blending import ramp

@@ -13,18 +13,20 @@ from small_networks import Pooling, network_of
 
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
-from segment.errors import OutOfMemory
-from segment.estimation.estimate import ReadOut
-from segment.estimation.estimator import OUTSIDE, Estimator
+from segment.errors import OutOfMemory, WrongUse
+from segment.estimation.estimate import ReadOut, estimate
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.mcbn import MCBN
 from segment.estimation.memory_budget import FIXED, MemoryBudget
 from segment.estimation.plan import EstimatePlan
+from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
-from segment.methods.augmentation import View, augmented
+from segment.methods.augmentation import View, augmented, mcbn_augmented
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -81,6 +83,28 @@ def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_ne
     estimator = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be tiled: tta"):
         estimator(noise(1, 3, *SIZE))
+
+
+@pytest.mark.parametrize("mode", TILE_MODES)
+def test_tiles_of_a_size_are_refused_to_methods_that_a_tile_would_change(mode: TileMode) -> None:
+    network = network_of()
+    drawn, images = drawable(network), noise(1, 3, *SIZE)
+    bank, spec = random_bank(drawn), network.card.input
+    mirrored = mcbn_augmented(drawn, bank, (View(), View(flip=True)), spec=spec)
+    scaled = mcbn_augmented(drawn, bank, (View(), View(scale=0.75)), spec=spec)
+    plan = EstimatePlan(tile=max(SIZE) // 2, mode=mode)
+    for method in (mirrored, scaled):
+        estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES[:1])}, plan)
+        with pytest.raises(WrongUse, match=r"--tile \d+ would change the maps of mcbn\+tta, .* Leave --tile out"):
+            estimator(images)
+        with pytest.raises(WrongUse, match=r"mcbn\+tta"):
+            estimator.cost([SIZE], lambda height, width: False)
+    estimator.plan = EstimatePlan(tile=2 * max(SIZE), mode=mode)  # an image that needs no tile is whole
+    (made,) = estimator(images).values()
+    expected = estimate(scaled, images, head="softmax", measures=MEASURES[:1])
+    torch.testing.assert_close(made.maps[MEASURES[0]], expected.maps[MEASURES[0]][0], rtol=0, atol=1e-6)
+    plain = ReadOut(method=mcbn_augmented(drawn, bank, (View(),), spec=spec), measures=MEASURES[:1])
+    assert Estimator(network, {"": plain}, plan).side_for(*SIZE) is not None
 
 
 def test_a_network_that_depends_on_the_whole_image_is_not_tiled_under_a_score() -> None:

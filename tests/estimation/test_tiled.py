@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut, estimate
-from segment.estimation.estimator import OUTSIDE, Estimator
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiles import Cut

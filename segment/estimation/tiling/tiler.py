@@ -143,8 +143,16 @@ class Tiler:
             return 4 * align
         return None if halo is None else 2 * halo + align
 
-    def asked(self, tile: int, mode: TileMode) -> int:
-        """The side of the tiles for `--tile N`. Errors: WrongUse where they are too small."""
+    def asked(self, tile: int, mode: TileMode, fixed: Sequence[str] = ()) -> int:
+        """The side in pixels of the tiles for `--tile N`, a multiple of what cuts are aligned to.
+
+        fixed: methods that cannot be tiled. Errors: WrongUse where there are such, or the tiles are too small.
+        """
+        if fixed:
+            raise WrongUse(
+                f"--tile {tile} would change the maps of {', '.join(fixed)}, whose views or dropout masks are of the "
+                f"whole image. Leave --tile out, give more than the sides of the images, or take a method without them."
+            )
         geometry, least = self.geometry, self.least(mode)
         side = tile // geometry.align * geometry.align
         if geometry.halo is None or mode == "blended":

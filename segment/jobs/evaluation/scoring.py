@@ -18,7 +18,8 @@ from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.estimate import Estimate, ReadOut
-from segment.estimation.estimator import OUTSIDE, Estimator
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
 from segment.estimation.plan import EstimatePlan

@@ -18,7 +18,7 @@ import torch
 
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.estimate import Estimate
-from segment.estimation.estimator import OUTSIDE
+from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.overlap import Behind, Laps, ahead, pixel_limit
 from segment.files.runs.shards import begin_shards, open_shard
 from segment.images.display import Display
