@@ -160,7 +160,7 @@ def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
 
 
 def accumulate(method: Method, images: Tensor, sums: Sequence[Sums]) -> Iterator[float]:
-    """Add every pass over images (N C H W) to the sums; yields its weight. Passes are made lazily."""
+    """Add every pass over images (N C H W) to the sums, fewer perhaps from pass to pass; yields its weight. Lazy."""
     for weight, logits in method(images):
         for at_temperature in sums:
             at_temperature.add(logits, weight, timed=len(sums) > 1)
@@ -223,7 +223,8 @@ def _shared(
     last = max(read_out.passes for read_out in read_outs.values())
     results: dict[str, Estimate[Tensor]] = {}
     reading, begun = 0.0, time.perf_counter()
-    for number, weight in enumerate(accumulate(method, images, sums), start=1):
+    adding = list(sums)
+    for number, weight in enumerate(accumulate(method, images, adding), start=1):
         ended = (stop is not None and stop(sums[0].p, weight)) or number == last
         for name, read_out in read_outs.items():
             if name in results or not (ended or read_out.passes == number):
@@ -237,6 +238,8 @@ def _shared(
             reading += end - start
         if ended:
             break
+        unread = {read_out.temperature for name, read_out in read_outs.items() if name not in results}
+        adding[:] = [each for each in adding if each.temperature in unread]
     return results
 
 

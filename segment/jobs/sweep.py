@@ -142,6 +142,7 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         **({"label_options": more} if more else {}),
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
+        **({"calibrations": "of each T"} if any(combination(name).fitted for name in plan.methods.methods) else {}),
         **plan_values,
     }
 

@@ -77,11 +77,16 @@ def update(
 
 
 class TemperatureFit:
-    """The NLL at every temperature of a grid, streamed over images; the best lies between its points."""
+    """The NLL at every temperature of a grid, streamed over images; the best lies between its points.
 
-    def __init__(self, head: Head) -> None:
-        self.head = head
-        self.nll = np.zeros(len(GRID))
+    head: what the logits mean
+    prefixes: numbers of passes, from 1 up; the first so many of each image have a temperature of their own
+    nll: nats summed over pixels, a row for each prefix and a last one for all passes, by the temperatures of the grid
+    """
+
+    def __init__(self, head: Head, prefixes: Sequence[int] = ()) -> None:
+        self.head, self.prefixes = head, tuple(prefixes)
+        self.nll = np.zeros((len(self.prefixes) + 1, len(GRID)))
         self.pixels = 0
 
     def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool:  # H W; multi-label K H W
@@ -90,6 +95,8 @@ class TemperatureFit:
         self._truth = torch.from_numpy(np.where(known, label, 0)[..., ::step, ::step].copy())
         self._counted = torch.from_numpy(known[..., ::step, ::step].copy())
         self._sums = torch.zeros((len(GRID), *self._truth.shape), dtype=torch.float64)
+        self._passes, self._weight = 0, 0.0
+        self._own = np.zeros_like(self.nll)  # of this image, which counts at its end or not at all
         return bool(self._counted.any())
 
     def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 K H W
@@ -99,24 +106,36 @@ class TemperatureFit:
             p = probabilities(sampled / float(temperature), self.head)
             self._sums[at] += weight * of_truth(p, self._truth, self.head)[0]
         refuse_not_finite(self._sums)
+        self._passes, self._weight = self._passes + 1, self._weight + weight
+        if self._passes in self.prefixes:
+            self._own[self.prefixes.index(self._passes)] = self._losses()
 
     def end(self) -> None:
         """Count that image."""
-        losses = -self._sums.clamp(min=SMALLEST).log()
-        self.nll += losses[:, self._counted].sum(dim=-1).numpy()
+        assert self._passes >= max(self.prefixes, default=0), "a prefix is not longer than the run"
+        self._own[-1] = self._losses()
+        self.nll += self._own
         self.pixels += int(self._counted.sum())
 
-    def best(self) -> float:
+    def _losses(self) -> NDArray[np.float64]:
+        """The NLL of that image under its passes so far, weights renormalised, by the temperatures of the grid."""
+        losses = -(self._sums / self._weight).clamp(min=SMALLEST).log()
+        summed: NDArray[np.float64] = losses[:, self._counted].sum(dim=-1).numpy()
+        return summed
+
+    def best(self, draws: int | None = None) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
 
+        draws: of the first so many passes, one of the prefixes; None: of all
         An end of the grid where the NLL still falls there. Errors: WrongUse where no image was added.
         """
         if self.pixels == 0:
             raise WrongUse(NOT_ADDED)
-        at = int(self.nll.argmin())
+        nll = self.nll[-1 if draws is None else self.prefixes.index(draws)]
+        at = int(nll.argmin())
         if at in (0, len(GRID) - 1):
             return float(GRID[at])
-        low, middle, high = self.nll[at - 1 : at + 2]
+        low, middle, high = nll[at - 1 : at + 2]
         bend = low - 2 * middle + high
         shift = 0.5 * (low - high) / bend if bend > 0 else 0.0
         return float(GRID[at] * (GRID[1] / GRID[0]) ** shift)

@@ -6,6 +6,8 @@ the NLL is that of the mean probability. Must not know a file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -123,3 +125,35 @@ class VectorScalingFit:
         if not self.free.any():
             return float(1 / factors[0])
         return VectorScaling(tuple(factors.tolist()), tuple(offsets.tolist()))
+
+
+class PrefixScalings:
+    """A vector scaling for each of several numbers of first passes, from one run of the largest.
+
+    head, images: as of `VectorScalingFit`; prefixes: numbers of passes, from 1 up
+    """
+
+    def __init__(self, head: Head, images: int, prefixes: Sequence[int]) -> None:
+        self.head = head
+        self.fits = {draws: VectorScalingFit(head, images) for draws in prefixes}
+
+    def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool:  # H W; multi-label C H W
+        """Prepare for one image's passes; False where it has no known pixel."""
+        self._passes = 0
+        return all(fit.begin(label, known) for fit in self.fits.values())
+
+    def add(self, weight: float, logits: Tensor, draws: int) -> None:  # 1 C H W
+        """One pass of that image. draws: how many there are; each scaling has the pixels of a run of its own."""
+        self._passes += 1
+        for prefix, fit in self.fits.items():
+            if self._passes <= prefix:
+                fit.add(weight, logits, prefix)
+
+    def end(self) -> None:
+        """Keep the pixels of that image."""
+        for fit in self.fits.values():
+            fit.end()
+
+    def best(self, draws: int | None = None) -> Calibration:
+        """The scaling of the first so many passes, one of the prefixes; None: of the most."""
+        return self.fits[max(self.fits) if draws is None else draws].best()

@@ -27,8 +27,8 @@ from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.fit import fit_bank
 from segment.methods.dropout import Dropout
 from segment.methods.method import OnePass
-from segment.methods.temperature import Fit, TemperatureFit
-from segment.methods.vector_scaling import LEAST_IMAGES, VectorScalingFit
+from segment.methods.temperature import Fit, TemperatureFit, update
+from segment.methods.vector_scaling import LEAST_IMAGES, PrefixScalings, VectorScalingFit
 from segment.networks.load import Network, load_network
 from segment.report.results import Validation
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
@@ -156,6 +156,47 @@ def test_the_scaling_of_several_draws_is_that_of_their_mean_probability_and_read
     factors, offsets = (torch.tensor(v)[:, None, None] for v in (scaling.factors, scaling.offsets))
     expected = torch.stack([(z * factors + offsets).softmax(dim=1) for z in logits]).mean(dim=0)
     torch.testing.assert_close(estimate.probability, expected)
+
+
+class Weighted(Given):
+    """The same with weights 1, 2, 3, ... of sum 1."""
+
+    def __call__(self, images: Tensor) -> Any:
+        whole = sum(range(1, self.draws + 1))
+        for number, logits in enumerate(self.logits, start=1):
+            yield number / whole, logits
+
+
+def test_the_calibration_of_the_first_passes_is_that_of_a_run_of_their_own() -> None:
+    label, known = np.random.default_rng(1).integers(0, 3, (24, 24)), np.ones((24, 24), dtype=np.bool_)
+    truth = torch.from_numpy(np.eye(3, dtype=np.float32)[label].transpose(2, 0, 1))[None]
+    noise = [torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(t)) for t in range(4)]
+    logits = [3 * truth + 3 * each for each in noise]
+    images, prefixes = torch.zeros(1, 3, 24, 24), (1, 3, 4)
+    temperature, scaling = TemperatureFit("softmax", prefixes), PrefixScalings("softmax", 1, prefixes)
+    update([temperature, scaling], Weighted(*logits), images, label, known)
+    for draws in prefixes:
+        one, other = TemperatureFit("softmax"), VectorScalingFit("softmax", 1)
+        update([one, other], Weighted(*logits[:draws]), images, label, known)
+        assert temperature.best(draws) == pytest.approx(one.best(), rel=1e-6)
+        assert scaling.best(draws) == pytest.approx(other.best(), rel=1e-4)
+    assert temperature.best() == temperature.best(4)
+    assert temperature.best(1) > 1.1 * temperature.best(4)
+
+
+def test_read_outs_at_several_temperatures_and_draws_are_those_of_runs_of_their_own() -> None:
+    method = Weighted(*(torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(t)) for t in range(4)))
+    read_outs = {
+        f"{draws} {temperature}": ReadOut(method=method, measures=("variance",), draws=draws, temperature=temperature)
+        for draws, temperature in ((1, 2.0), (2, 0.5), (3, 2.0), (4, 1.0), (4, 3.0))
+    }
+    images = torch.zeros(1, 3, 4, 4)
+    together = estimates(read_outs, images, "softmax")
+    for name, read_out in read_outs.items():
+        alone = estimates({"": read_out}, images, "softmax")[""]
+        torch.testing.assert_close(together[name].probability, alone.probability)
+        torch.testing.assert_close(together[name].variance, alone.variance)
+        assert together[name].draws == read_out.draws
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "multilabel"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled_scenes import written
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -32,7 +33,7 @@ from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
 from segment.report.html.charts import sweep_charts
 from segment.report.results import Row, Setting, Sweep
-from segment.scenes.scene import TEST, TRAIN, scene
+from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.tracing.bn_network import drawable
 
 
@@ -173,9 +174,10 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
     with pytest.raises(WrongUse, match="--validation-images"):
         sweep(network, data, train, tmp_path / "run", plan)
     swept = sweep(network, data, train, tmp_path / "run", plan, validation=data)
-    kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())
+    kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())["calibrations"]
     banked = {"mcbn+temperature", "mcbn+tta+temperature"}
     assert [set(temperatures) for temperatures in kept.values()] == [{"temperature"}, banked]
+    assert all(list(of_draws) == ["2", "4"] for of_draws in [*kept.values()][1].values())
     for condition, severity in (("clean", 0), ("blur", 1), ("blur", 5)):
         rows = of(swept, condition, severity=severity)
         assert {row.method for row in rows} == set(plan.methods.methods)
@@ -192,6 +194,66 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
     ).scores["methods"]["temperature"]["scores"]
     (row,) = of(swept, method="temperature")
     assert score(row, "nll")["value"] == pytest.approx(alone["nll"]["value"], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return written(tmp_path_factory.mktemp("validation"), VALIDATION[:2])
+
+
+def test_the_calibration_of_a_row_is_fitted_on_its_own_passes_as_evaluate_fits_it(
+    network: Network, data: Labels, train: str, validation: Labels, tmp_path: Path
+) -> None:
+    fitted = ("mcbn+temperature", "dropout+temperature", "mcbn+vector_scaling")
+    methods = replace(SWEPT, methods=(*fitted, "tta+temperature"), insert_dropout=0.3, measures=("variance",))
+    plan = SweepPlan(grid=Grid(batches=(4,), draws=(1, 2, 4)), methods=methods)
+    swept = sweep(network, data, train, tmp_path / "run", plan, validation=validation)
+    bank = Banks(network, train, tmp_path / "run" / "banks", 4).bank(Setting(batch=4), 0)
+    kept = json.loads((tmp_path / "run" / "temperatures.json").read_text())["calibrations"]
+    of_method = {name: of_draws for place in kept.values() for name, of_draws in place.items()}
+    for draws in plan.grid.draws:
+        alone = evaluate(
+            network,
+            data,
+            tmp_path / str(draws),
+            banks=[bank],
+            plan=EvaluatePlan(methods=replace(methods, draws=draws)),
+            validation=validation,
+        )
+        for name, expected in alone.validation.temperatures.items():
+            (row,) = [row for row in of(swept, method=name) if name not in fitted or row.draws == draws]
+            assert of_method[name][str(row.draws)] == pytest.approx(expected, rel=1e-4), (name, draws)
+            scores = alone.scores["methods"][name]["scores"]
+            for measured in ("nll", "ece"):
+                assert score(row, measured)["value"] == pytest.approx(scores[measured]["value"], abs=1e-5), (
+                    name,
+                    draws,
+                )
+    for name in fitted:
+        assert len(set(of_method[name].values())) == 3, "the temperature of one pass is not that of four"
+
+
+def test_kept_temperatures_that_were_of_the_largest_t_alone_are_refused(
+    network: Network, data: Labels, train: str, validation: Labels, tmp_path: Path
+) -> None:
+    methods = replace(SWEPT, methods=("mcbn+temperature",))
+    plan = SweepPlan(grid=Grid(batches=(4,), draws=(1, 2)), methods=methods)
+    kept = tmp_path / "run" / "temperatures.json"
+    kept.parent.mkdir()
+    scaling = {"factors": [1.0] * 6, "offsets": [0.0] * 6}
+    for old in (1.25, scaling):
+        kept.write_text(json.dumps({"M=4, training, all, seed=0": {"mcbn+temperature": old}}))
+        with pytest.raises(WrongUse, match=r"temperatures\.json' is damaged or of another version"):
+            sweep(network, data, train, kept.parent, plan, validation=validation, resume=True)
+    kept.unlink()
+    swept = sweep(network, data, train, kept.parent, plan, validation=validation, resume=True)
+    assert [row.draws for row in swept.rows] == [1, 2]
+    record = kept.with_name("run.json")
+    content = json.loads(record.read_text())
+    del content["settings"]["calibrations"]  # as in a folder of a version that fitted one for all
+    record.write_text(json.dumps(content))
+    with pytest.raises(WrongUse, match="calibrations is None there"):
+        sweep(network, data, train, kept.parent, plan, validation=validation, resume=True)
 
 
 def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(

@@ -24,7 +24,7 @@ from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.progress import Progress
 from segment.methods.method import Method
 from segment.methods.temperature import Fit, TemperatureFit, update
-from segment.methods.vector_scaling import VectorScalingFit
+from segment.methods.vector_scaling import PrefixScalings
 from segment.networks.load import Network
 from segment.scores.arrays import known_pixels
 from segment.scores.plan import ScorePlan
@@ -41,11 +41,17 @@ MISSED = "none of the pixels that a fit takes, on a regular grid, has a known la
 class Fitted:
     """What was fitted, and on what.
 
-    calibrations: by `compared_methods.key`, of each method that is fitted; left_out: id -> why it is in no fit
+    by_draws: `compared_methods.key`, of each method that is fitted -> T -> the calibration of its first T passes
+    left_out: id -> why it is in no fit
     """
 
-    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    by_draws: Mapping[str, Mapping[int, Calibration]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Those of the most passes."""
+        return {name: of_draws[max(of_draws)] for name, of_draws in self.by_draws.items()}
 
 
 def left_out_words(left_out: Mapping[str, str], images: int) -> list[str]:
@@ -72,6 +78,7 @@ def temperatures(
     plan: ScorePlan,
     progress: Progress,
     *,
+    draws: Mapping[str, Sequence[int]] | None = None,
     memory: Memory = None,
     workers: int = WORKERS,
 ) -> Fitted:
@@ -87,6 +94,7 @@ def temperatures(
         methods: Those that are compared; methods without a scaling are not passed.
         plan: Which labels are known.
         progress: Called after each image.
+        draws: Name of a method -> its T, numbers of first passes; a method that is not named has all of its passes.
         memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free.
         workers: Threads that decode images.
 
@@ -99,13 +107,17 @@ def temperatures(
         FastPathDiffers: As the methods' passes.
 
     """
-    fits: dict[str, TemperatureFit | VectorScalingFit] = {}
+    fits: dict[str, TemperatureFit | PrefixScalings] = {}
+    wanted: dict[str, Sequence[int]] = {}
     of_method: dict[int, tuple[Method, list[Fit]]] = {}  # fits of the same passes
     for name, of_banks in methods.methods.items():
         scaling = "" if name in methods.fixed else combination(name).scaling
         for index, method in enumerate(of_banks if scaling else ()):
             head, fit_key = network.card.head, key(name, index)
-            fits[fit_key] = TemperatureFit(head) if scaling == "temperature" else VectorScalingFit(head, len(sources))
+            wanted[fit_key] = counts = (draws or {}).get(name) or (method.draws,)
+            fits[fit_key] = (
+                TemperatureFit(head, counts) if scaling == "temperature" else PrefixScalings(head, len(sources), counts)
+            )
             of_method.setdefault(id(method), (method, []))[1].append(fits[fit_key])
     if not fits:
         return Fitted()
@@ -139,7 +151,7 @@ def temperatures(
         raise WrongUse(_none_usable(left_out, len(sources)))
     for line in left_out_words(left_out, len(sources)):
         log.warning("%s", line)
-    best = {name: fit.best() for name, fit in fits.items()}
+    best = {name: {count: fit.best(count) for count in wanted[name]} for name, fit in fits.items()}
     log.info("Temperatures: %s", best)
     return Fitted(best, left_out)
 

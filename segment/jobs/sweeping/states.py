@@ -6,9 +6,11 @@ Must not know a file of test images, nor a score.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
@@ -30,8 +32,6 @@ from segment.tracing.bn_network import drawable
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
-LEFT_OUT = "left_out"
-"""Key of the file of calibrations, beside the settings."""
 SWEPT = MethodPlan(methods=(DETERMINISTIC, "mcbn", "mean_statistics"), precision="fp32", measures=MEASURES)
 
 
@@ -144,42 +144,61 @@ class Swept:
             own_plan = replace(plan, methods=names)
             self.made[setting, seed] = build_methods(self.network, [bank], own_plan, validated=True)
         compared = self.made[setting, seed]
-        temperatures = self._fitted(compared, setting, seed)
+        all_counts = self.plan.grid.draws if draw_counts else ()
+        temperatures = self._fitted(compared, _prefixes(compared, all_counts), setting, seed)
         read_outs = {}
-        for name, (method, *_) in compared.methods.items():
-            prefixes = (draw_counts if combination(name).prefixed else ()) or (method.draws,)
-            for draws in prefixes:
+        for name, counts in _prefixes(compared, draw_counts).items():
+            (method, *_) = compared.methods[name]
+            for draws in counts:
                 read_outs[Place(name, setting, draws, seed)] = ReadOut(
                     method=method,
                     measures=plan.measures if draws > 1 else plan.measures[:1],
                     draws=draws,
-                    temperature=temperatures.get(name, 1.0),
+                    temperature=temperatures[name][draws] if name in temperatures else 1.0,
                 )
         return read_outs
 
     @property
     def left_out(self) -> dict[str, str]:
         """Validation images that are in none of the fits of some setting so far: id -> why, in the first of them."""
-        return self._stored().get(LEFT_OUT, {})
+        return self._stored().left_out
 
-    def _stored(self) -> dict[str, dict[str, Any]]:
+    def _stored(self) -> _Kept:
         """The calibrations of each setting, and what was left out of them, as they were kept."""
         if not self.temperatures.exists():
-            return {}
-        return read_json(
-            self.temperatures, dict[str, dict[str, Any]], advice="Remove it to fit the temperatures again."
-        )
+            return _Kept()
+        return read_json(self.temperatures, _Kept, advice="Remove it to fit the temperatures again.")
 
-    def _fitted(self, compared: ComparedMethods, setting: Setting | None, seed: int) -> dict[str, Calibration]:
-        """Calibrations, fitted once on the clean validation images and kept."""
-        if not any(combination(name).fitted for name in compared.names):
+    def _fitted(
+        self, compared: ComparedMethods, prefixes: Mapping[str, Sequence[int]], setting: Setting | None, seed: int
+    ) -> dict[str, dict[int, Calibration]]:
+        """Method -> T -> the calibration of its first T passes, fitted once on the clean validation images and kept."""
+        fitted = [name for name in compared.names if combination(name).fitted]
+        if not fitted:
             return {}
-        name = f"{setting}, seed={seed}"
         stored = self._stored()
-        if name not in stored:
-            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress)
-            stored[name] = {method: as_json(calibration) for method, calibration in fits.calibrations.items()}
-            if fits.left_out:
-                stored[LEFT_OUT] = {**fits.left_out, **stored.get(LEFT_OUT, {})}
-            write_json(self.temperatures, stored)
-        return {method: of_json(value) for method, value in stored[name].items()}
+        of_place = stored.calibrations.setdefault(f"{setting}, seed={seed}", {})
+        if any(set(prefixes[name]) - set(of_place.get(name, ())) for name in fitted):
+            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress, draws=prefixes)
+            of_place |= {name: {T: as_json(fit) for T, fit in of.items()} for name, of in fits.by_draws.items()}
+            kept = _Kept(stored.calibrations, {**fits.left_out, **stored.left_out})
+            write_json(self.temperatures, asdict(kept))
+        return {name: {draws: of_json(value) for draws, value in of_place[name].items()} for name in fitted}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The file of calibrations: setting and seed -> method -> T -> as JSON; left_out: id -> why it is in no fit."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # files of older versions had one calibration for all T
+
+    calibrations: dict[str, dict[str, dict[int, Any]]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def _prefixes(compared: ComparedMethods, draw_counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Method -> the T that it is scored at: those asked for where its first passes are a run of their own, or all."""
+    return {
+        name: tuple(draw_counts if combination(name).prefixed else ()) or (method.draws,)
+        for name, (method, *_) in compared.methods.items()
+    }
