@@ -70,6 +70,11 @@ def sweep(
     fitting = [name for name in plan.methods.methods if combination(name).fitted]
     if validation is None and fitting:
         raise WrongUse(f"Method {min(fitting)!r} is fitted: give --validation-images, not the test images.")
+    if plan.left_out:
+        words = "; ".join(
+            f"{name} has no row at T = {', '.join(map(str, left))}" for name, left in plan.left_out.items()
+        )
+        log.warning("Passes are dealt out to %d views in turn: %s.", len(plan.methods.views), words)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
@@ -143,6 +148,7 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
         "train": in_text(train),
         "validation": None if validation is None else validation.in_text(),
         **({"calibrations": "of each T"} if any(combination(name).fitted for name in plan.methods.methods) else {}),
+        **({"left_out": {name: list(draws) for name, draws in plan.left_out.items()}} if plan.left_out else {}),
         **plan_values,
     }
 

@@ -17,6 +17,7 @@ from labelled_scenes import written
 from torch import Tensor
 from typer.testing import CliRunner
 
+from benchmarks.cost_tables import curves_table
 from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.estimator import Estimator
@@ -29,8 +30,11 @@ from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.sweep import OVER, sweep
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.sweeping.states import SWEPT, SweepPlan
+from segment.jobs.sweeping.tables import best_rows
+from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
+from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
@@ -196,6 +200,47 @@ def test_every_method_is_scored_along_severity_with_the_temperature_of_clean_ima
     assert score(row, "nll")["value"] == pytest.approx(alone["nll"]["value"], abs=1e-5)
 
 
+def test_passes_dealt_out_to_views_have_rows_at_multiples_of_the_views_only_as_evaluate_makes_them(
+    network: Network, data: Labels, train: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dealt = ("mcbn+tta", "dropout+tta")
+    methods = replace(SWEPT, methods=("mcbn", "tta", *dealt), insert_dropout=0.3, measures=("variance",))
+    plan = SweepPlan(grid=Grid(batches=(4,), draws=(1, 2, 4, 5)), methods=methods, shifts=("noise",), severities=(5,))
+    swept = sweep(network, data, train, tmp_path / "run", plan)
+    (warning,) = [record.message for record in caplog.records if "dealt out" in record.message]
+    left = "mcbn+tta has no row at T = 1, 5; dropout+tta has no row at T = 1, 5."
+    assert warning == f"Passes are dealt out to 2 views in turn: {left}"
+    clean, shifted = (
+        {name: [row.draws for row in of(swept, c, method=name)] for name in methods.methods} for c in ("clean", "noise")
+    )
+    assert clean == {"mcbn": [1, 2, 4, 5], "tta": [2], "mcbn+tta": [2, 4], "dropout+tta": [2, 4]}
+    assert shifted == {"mcbn": [5], "tta": [2], "mcbn+tta": [4], "dropout+tta": [4]}
+    assert [row.method for row in swept.rows if row.condition == "noise"] == ["tta", "dropout+tta", "mcbn", "mcbn+tta"]
+    bank = Banks(network, train, tmp_path / "run" / "banks", 5).bank(Setting(batch=4), 0)
+    for draws in (2, 4):
+        asked = EvaluatePlan(methods=replace(methods, methods=dealt, draws=draws))
+        alone = evaluate(network, data, tmp_path / str(draws), banks=[bank], plan=asked).scores["methods"]
+        for name in dealt:
+            (row,) = of(swept, method=name, draws=draws)
+            for measured in ("nll", "ece", "error_auroc.variance"):
+                expected = alone[name]["scores"][measured]["value"]
+                assert score(row, measured)["value"] == pytest.approx(expected, abs=1e-5), (name, draws)
+    plot_sweep(swept.rows, tmp_path)
+    assert best_rows(swept.rows)
+    table = curves_table(json.loads((swept.folder / "scores.json").read_text()))
+    (line,) = [line for line in table if "`mcbn+tta`" in line]
+    assert [cell.strip() for cell in line.split("|")][2] == ""
+
+
+def test_a_sweep_without_a_multiple_of_the_views_is_refused() -> None:
+    methods = replace(SWEPT, methods=("tta", "mcbn+tta+temperature"))
+    with pytest.raises(WrongUse, match=r"'mcbn\+tta\+temperature' deals .* 2 views, and none of --draws 1, 3 is"):
+        SweepPlan(grid=Grid(batches=(4,), draws=(1, 3)), methods=methods)
+    alone = replace(methods, views=(View(),))  # the image itself deals nothing out
+    assert not SweepPlan(grid=Grid(batches=(4,), draws=(1, 3)), methods=alone).left_out
+    assert not SweepPlan(grid=Grid(batches=(4,), draws=(1, 3)), methods=replace(methods, methods=("tta",))).left_out
+
+
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory: pytest.TempPathFactory) -> Labels:
     return written(tmp_path_factory.mktemp("validation"), VALIDATION[:2])
@@ -204,7 +249,7 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> Labels:
 def test_the_calibration_of_a_row_is_fitted_on_its_own_passes_as_evaluate_fits_it(
     network: Network, data: Labels, train: str, validation: Labels, tmp_path: Path
 ) -> None:
-    fitted = ("mcbn+temperature", "dropout+temperature", "mcbn+vector_scaling")
+    fitted = ("mcbn+temperature", "dropout+temperature", "mcbn+vector_scaling", "mcbn+tta+temperature")
     methods = replace(SWEPT, methods=(*fitted, "tta+temperature"), insert_dropout=0.3, measures=("variance",))
     plan = SweepPlan(grid=Grid(batches=(4,), draws=(1, 2, 4)), methods=methods)
     swept = sweep(network, data, train, tmp_path / "run", plan, validation=validation)
@@ -221,6 +266,8 @@ def test_the_calibration_of_a_row_is_fitted_on_its_own_passes_as_evaluate_fits_i
             validation=validation,
         )
         for name, expected in alone.validation.temperatures.items():
+            if draws == 1 and name == "mcbn+tta+temperature":
+                continue  # one pass is not dealt out to two views
             (row,) = [row for row in of(swept, method=name) if name not in fitted or row.draws == draws]
             assert of_method[name][str(row.draws)] == pytest.approx(expected, rel=1e-4), (name, draws)
             scores = alone.scores["methods"][name]["scores"]
@@ -230,7 +277,9 @@ def test_the_calibration_of_a_row_is_fitted_on_its_own_passes_as_evaluate_fits_i
                     draws,
                 )
     for name in fitted:
-        assert len(set(of_method[name].values())) == 3, "the temperature of one pass is not that of four"
+        counts = ["2", "4"] if "tta" in name else ["1", "2", "4"]
+        assert list(of_method[name]) == counts
+        assert len(set(of_method[name].values())) == len(counts), "the temperature of one pass is not that of four"
 
 
 def test_kept_temperatures_that_were_of_the_largest_t_alone_are_refused(

@@ -53,7 +53,7 @@ class Combination:
 
     @property
     def prefixed(self) -> bool:
-        """Whether its first T passes are a run of their own; dealt out to views, they are so in turn."""
+        """Whether its first T passes are a run of their own; dealt out to views, they are so for multiples of these."""
         return self.passes in ("mcbn", "dropout")
 
 

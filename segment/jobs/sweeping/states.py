@@ -61,9 +61,30 @@ class SweepPlan:
             raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
         if any(combination(name).passes == "ensemble" for name in self.methods.methods):
             raise WrongUse("A sweep has no ensemble: score it by `segment evaluate --ensemble FILE`.")
+        for name in self.methods.methods:
+            if not self.draws_of(name):
+                raise WrongUse(
+                    f"Method {name!r} deals its passes out to {len(self.methods.views)} views, and none of --draws "
+                    f"{', '.join(map(str, self.grid.draws))} is a multiple of that: add one, or leave the method out."
+                )
         for name in self.shifts:
             for severity in self.severities:
                 corruption(name, severity)
+
+    def draws_of(self, method: str) -> tuple[int, ...]:
+        """The T that have a row of that method, in the grid's order; all, where its passes are not dealt out to views.
+
+        Where they are, its first T passes are a run of their own only for multiples of the number of views.
+        """
+        wanted = combination(method)
+        views = len(self.methods.views) if wanted.augmented and wanted.prefixed else 1
+        return tuple(draws for draws in self.grid.draws if draws % views == 0)
+
+    @property
+    def left_out(self) -> dict[str, tuple[int, ...]]:
+        """Method -> the T of the grid that have no row of it; only methods with such."""
+        left = {name: set(self.grid.draws) - set(self.draws_of(name)) for name in self.methods.methods}
+        return {name: tuple(sorted(draws)) for name, draws in left.items() if draws}
 
     def _named(self, name: str) -> int:
         return sum(Path(path).stem == name for path in self.banks)
@@ -86,7 +107,7 @@ class Place:
 class Swept:
     """Everything that a sweep scores, made anew for each condition of the test images.
 
-    made: the methods of the condition by setting and seed, whose passes know whether their fast path may be used
+    made: the methods of the condition by setting, seed and T, whose passes know whether their fast path may be used
     """
 
     network: Network
@@ -96,7 +117,7 @@ class Swept:
     held_out: Sequence[Source]
     temperatures: Path
     progress: Progress
-    made: dict[tuple[Setting | None, int], ComparedMethods] = field(default_factory=dict)
+    made: dict[tuple[Setting | None, int, int | None], ComparedMethods] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
         card = self.network.card
@@ -114,47 +135,40 @@ class Swept:
         settings = self.plan.grid.settings() + (
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
-        draw_counts = self.plan.grid.draws if clean else (max(self.plan.grid.draws),)
         read_outs: dict[Place, ReadOut] = {}
         whole = drawable(self.network)
         for setting in settings:
             for seed in self.plan.grid.seeds:
                 bank = self.banks.bank(setting, seed, worse)
                 if not read_outs:
-                    read_outs |= self._read(None, seed, bank, draw_counts)
+                    read_outs |= self._read(None, seed, bank, clean=clean)
                 stochastic_bank = blended(bank, chosen_layers(whole, setting.layers), setting.alpha)
-                read_outs |= self._read(setting, seed, stochastic_bank, draw_counts)
+                read_outs |= self._read(setting, seed, stochastic_bank, clean=clean)
         for name, bank in self.given.items():
             setting = Setting(batch=int(bank.provenance.get("batch") or 0), file=name)
-            read_outs |= self._read(setting, 0, bank, ())
+            read_outs |= self._read(setting, 0, bank, clean=clean)
         return read_outs
 
-    def _read(
-        self, setting: Setting | None, seed: int, bank: Bank, draw_counts: tuple[int, ...]
-    ) -> dict[Place, ReadOut]:
+    def _read(self, setting: Setting | None, seed: int, bank: Bank, *, clean: bool) -> dict[Place, ReadOut]:
         plan = self.plan.methods
         names = tuple(name for name in plan.methods if combination(name).banked == (setting is not None))
         if setting is not None and setting.adapted:
             names = tuple(
                 name for name in names if not combination(name).fitted
             )  # what could be fitted on is not corrupted
-        if not names:
-            return {}
-        if (setting, seed) not in self.made:
-            own_plan = replace(plan, methods=names)
-            self.made[setting, seed] = build_methods(self.network, [bank], own_plan, validated=True)
-        compared = self.made[setting, seed]
-        all_counts = self.plan.grid.draws if draw_counts else ()
-        temperatures = self._fitted(compared, _prefixes(compared, all_counts), setting, seed)
-        read_outs = {}
-        for name, counts in _prefixes(compared, draw_counts).items():
+        read_outs: dict[Place, ReadOut] = {}
+        for name in names:
+            counts = self._counts(name, setting)
+            same = tuple(other for other in names if self._most(other, setting) == self._most(name, setting))
+            compared = self._compared(setting, seed, bank, same, self._most(name, setting))
+            calibrations = self._fitted(compared, setting, seed).get(name, {})
             (method, *_) = compared.methods[name]
-            for draws in counts:
+            for draws in (counts if clean else (max(counts),)) if counts else (method.draws,):
                 read_outs[Place(name, setting, draws, seed)] = ReadOut(
                     method=method,
                     measures=plan.measures if draws > 1 else plan.measures[:1],
                     draws=draws,
-                    temperature=temperatures[name][draws] if name in temperatures else 1.0,
+                    temperature=calibrations.get(draws, 1.0),
                 )
         return read_outs
 
@@ -169,8 +183,28 @@ class Swept:
             return _Kept()
         return read_json(self.temperatures, _Kept, advice="Remove it to fit the temperatures again.")
 
+    def _counts(self, name: str, setting: Setting | None) -> tuple[int, ...]:
+        """The T of a method's rows; empty where it has one row, with all of its passes."""
+        given = setting is not None and setting.file
+        return () if given or not combination(name).prefixed else self.plan.draws_of(name)
+
+    def _most(self, name: str, setting: Setting | None) -> int | None:
+        """The draws that are divided among views, where these are not all of the bank's; else None."""
+        most = max(self._counts(name, setting), default=None)
+        return None if most == max(self.plan.grid.draws) else most
+
+    def _compared(
+        self, setting: Setting | None, seed: int, bank: Bank, names: tuple[str, ...], most: int | None
+    ) -> ComparedMethods:
+        """The methods of these names with so many draws, made once in a condition."""
+        if (setting, seed, most) not in self.made:
+            plan = replace(self.plan.methods, methods=names)
+            plan = plan if most is None else replace(plan, draws=most)
+            self.made[setting, seed, most] = build_methods(self.network, [bank], plan, validated=True)
+        return self.made[setting, seed, most]
+
     def _fitted(
-        self, compared: ComparedMethods, prefixes: Mapping[str, Sequence[int]], setting: Setting | None, seed: int
+        self, compared: ComparedMethods, setting: Setting | None, seed: int
     ) -> dict[str, dict[int, Calibration]]:
         """Method -> T -> the calibration of its first T passes, fitted once on the clean validation images and kept."""
         fitted = [name for name in compared.names if combination(name).fitted]
@@ -178,8 +212,9 @@ class Swept:
             return {}
         stored = self._stored()
         of_place = stored.calibrations.setdefault(f"{setting}, seed={seed}", {})
-        if any(set(prefixes[name]) - set(of_place.get(name, ())) for name in fitted):
-            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress, draws=prefixes)
+        wanted = {name: self._counts(name, setting) or (compared.methods[name][0].draws,) for name in fitted}
+        if any(set(counts) - set(of_place.get(name, ())) for name, counts in wanted.items()):
+            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress, draws=wanted)
             of_place |= {name: {T: as_json(fit) for T, fit in of.items()} for name, of in fits.by_draws.items()}
             kept = _Kept(stored.calibrations, {**fits.left_out, **stored.left_out})
             write_json(self.temperatures, asdict(kept))
@@ -194,11 +229,3 @@ class _Kept:
 
     calibrations: dict[str, dict[str, dict[int, Any]]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-
-
-def _prefixes(compared: ComparedMethods, draw_counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Method -> the T that it is scored at: those asked for where its first passes are a run of their own, or all."""
-    return {
-        name: tuple(draw_counts if combination(name).prefixed else ()) or (method.draws,)
-        for name, (method, *_) in compared.methods.items()
-    }
