@@ -23,6 +23,7 @@ from segment.estimation.image_bytes import GENEROUS, OUTSIDE
 from segment.estimation.memory_budget import FIXED, SCRATCH
 from segment.images.prepare import Normalised, pad, padding
 from segment.tracing.batch_independence import mixing_call
+from segment.tracing.pass_memory import ran_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Together:
     def __init__(self, estimator: Estimator, images: Batch = 1, area: int = 0) -> None:
         self.estimator, self.images, self.area = estimator, images, area
         self._most: dict[tuple[int, int], int] = {}
+        self._ran_out = False
 
     @property
     def decided(self) -> dict[str, int]:
@@ -140,14 +142,48 @@ class Together:
     def __call__(
         self, images: Sequence[Tensor | Normalised], identities: Sequence[str]
     ) -> list[dict[str, Estimate[Any]]]:
-        """The estimates of each image (1 C H W), in order. Errors: as the estimator's; of any image, where several."""
-        count = self.most(*images[0].shape[-2:])
-        if count == 1:
-            return [self.estimator(image, id) for image, id in zip(images, identities, strict=True)]
+        """The estimates of each image (1 C H W), in order; half as many go together from then on where memory runs out.
+
+        images: of one size. Errors: as the estimator's; of any image, where several.
+        """
+        made: list[dict[str, Estimate[Any]]] = []
+        while len(made) < len(images):
+            to_redo = self.estimator.to_redo
+            further = self._first_of(images[len(made) :], identities[len(made) :])
+            if made and self.estimator.to_redo > to_redo:  # those before are wrong too; passes are plain from now on
+                made = []
+            else:
+                made += further
+        return made
+
+    def _first_of(
+        self, images: Sequence[Tensor | Normalised], identities: Sequence[str]
+    ) -> list[dict[str, Estimate[Any]]]:
+        """The estimates of the first of the images, as many as go together."""
+        height, width = images[0].shape[-2:]
+        while (count := self.most(height, width)) > 1:
+            try:
+                return self._in_one_pass(images[:count], count)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+            self._halve(height, width)  # after the error, whose frames hold tensors, is gone
+        return [self.estimator(images[0], identities[0])]
+
+    def _in_one_pass(self, images: Sequence[Tensor | Normalised], count: int) -> list[dict[str, Estimate[Any]]]:
         stacked = torch.cat([image[..., :, :] for image in images])
         filled = torch.cat([stacked, stacked[-1:].expand(count - len(images), -1, -1, -1)])
         made = self.estimator.whole(filled)
         return [_of_image(made, number, len(images)) for number in range(len(images))]
+
+    def _halve(self, height: int, width: int) -> None:
+        """Half as many images of that size in a pass from now on."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._most[height, width] //= 2
+        level, self._ran_out = logging.INFO if self._ran_out else logging.WARNING, True
+        message = "Out of memory: images of %d x %d pixels go through the network %d at a time from now on."
+        log.log(level, message, height, width, self._most[height, width])
 
     def _why_alone(self, height: int, width: int) -> str:
         estimator = self.estimator
@@ -163,7 +199,12 @@ class Together:
             return "they do not fit in memory"
         network = estimator.network
         pair = pad(torch.randn(2, network.channels, height, width, generator=torch.Generator()), network.input)
-        mixing = mixing_call(network.module, network.module, pair.to(network.device))
+        try:
+            mixing = mixing_call(network.module, network.module, pair.to(network.device))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            return "two of them do not fit in memory"
         return f"{mixing} may mix the images of a batch" if mixing else ""
 
     def _fits(self, height: int, width: int, images: int) -> bool:
@@ -178,19 +219,25 @@ class Together:
         return area * a_pixel + FIXED <= budget.free
 
     def _fastest(self, height: int, width: int) -> int:
-        """Images in a pass: doubled as long as an image then takes clearly less time."""
+        """Images in a pass: doubled as long as they fit and an image then takes clearly less time."""
         estimator = self.estimator
         draws = {name: min(MEASURED_DRAWS, read_out.passes) for name, read_out in estimator.read_outs.items()}
         few = {name: replace(read_out, draws=draws[name]) for name, read_out in estimator.read_outs.items()}
         timed = Estimator(estimator.network, few, estimator.plan)
         noise = torch.randn(MOST, estimator.network.channels, height, width, generator=torch.Generator())
-        noise = noise.to(estimator.network.device)
-        best, least = 1, _seconds(timed, noise[:1])
-        while 2 * best <= MOST and self._fits(height, width, 2 * best):
-            seconds = _seconds(timed, noise[: 2 * best]) / (2 * best)
-            if seconds > GAIN * least:
-                break
-            best, least = 2 * best, seconds
+        best = 1
+        try:
+            noise = noise.to(estimator.network.device)
+            least = _seconds(timed, noise[:1])
+            while 2 * best <= MOST and self._fits(height, width, 2 * best):
+                seconds = _seconds(timed, noise[: 2 * best]) / (2 * best)
+                if seconds > GAIN * least:
+                    break
+                best, least = 2 * best, seconds
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            log.info("%d images of %d x %d pixels in a pass run out of memory.", 2 * best, height, width)
         estimator.to_redo = max(estimator.to_redo, timed.to_redo)
         estimator.why = estimator.why or timed.why
         return best

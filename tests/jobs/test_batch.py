@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,70 @@ def test_fewer_images_go_together_where_memory_is_short() -> None:
     assert fitting[0] == 8
     assert fitting == sorted(fitting, reverse=True)
     assert fitting[-1] < 8
+
+
+class Limited(Small):
+    """Runs out of memory, as a CPU does, on more images than fit; sizes: of the batches of its passes."""
+
+    fits, sizes = 8, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.fits:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+        return super().forward(x)
+
+
+def limited(fits: int) -> tuple[Network, Bank, Limited]:
+    network, bank = network_of(Limited)
+    module = network.module
+    assert isinstance(module, Limited)
+    module.fits, module.sizes = fits, []
+    return network, bank, module
+
+
+@pytest.mark.parametrize(("fits", "batch"), [(2, 8), (3, 4), (1, 4), (1, "auto"), (2, "auto")])
+def test_a_device_that_runs_out_gets_half_of_the_images_and_none_is_lost(
+    fits: int, batch: Batch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, bank, module = limited(fits)
+    images = photographs(tmp_path / "images", 6, 32, 40)
+    plan = PredictPlan(batch=batch, formats=("npz",), maps=MAPS, precision="fp32")
+    summary = predict(network, images, bank, tmp_path / "run", plan)
+    assert (summary.done, summary.failed) == (6, {})
+    told = [record.levelname for record in caplog.records if record.message.startswith("Out of memory: images of 32 x")]
+    if isinstance(batch, int):
+        assert told == (["WARNING", "INFO"][: len(told)] if fits > 1 else []), "two are tried before the first group"
+        assert bool(told) == (fits > 1)
+        tried = [size for size in module.sizes if size > fits]
+        assert len(tried) <= 4, "what ran out of memory is not tried again"
+    module.fits = 8
+    predict(network, images, bank, tmp_path / "alone", replace(plan, batch=1))
+    alone = maps_of(tmp_path / "alone")
+    for id, maps in maps_of(tmp_path / "run").items():
+        for name, values in maps.items():
+            if name != "prediction":
+                np.testing.assert_allclose(values, alone[id][name], atol=1e-5, err_msg=f"{id} {name}")
+
+
+def test_half_of_a_group_is_made_again_where_a_fast_path_of_the_other_half_differs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, bank = network_of(Small)
+    calls = together(network, mcbn(drawable(network), bank), 4)
+    calls._most[32, 40] = 2  # as after memory ran out
+    images = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    whole, made = calls.estimator.whole, list[int]()
+
+    def counted(some: Tensor, identity: str = "") -> Any:
+        made.append(len(some))
+        calls.estimator.to_redo = len(made) - 1 if len(made) == 2 else calls.estimator.to_redo
+        return whole(some, identity)
+
+    monkeypatch.setattr(calls.estimator, "whole", counted)
+    estimates = calls([image[None] for image in images], ["a"] * 4)
+    assert made == [2, 2, 2, 2]
+    assert len(estimates) == 4
 
 
 def test_auto_measures_once_and_a_run_that_goes_on_keeps_it(
