@@ -167,7 +167,18 @@ def trace(
     keep_arguments: functions whose arguments the trace keeps
     """
     states = random_states()
-    traced = _trace(module, forward, image, keep_arguments)
+    try:
+        traced = _confirmed(module, forward, image, _trace(module, forward, image, keep_arguments))
+    except BaseException:  # whether it drew is not known
+        restore_random_states(states)
+        raise
+    if may_draw(traced):
+        restore_random_states(states)
+    return traced
+
+
+def _confirmed(module: nn.Module, forward: Callable[[Tensor], Any], image: Tensor, traced: Trace) -> Trace:
+    """The trace, those of its calls random that are so in further passes too."""
     for _ in range(CONFIRMING):
         if not any(call.random for call in traced.calls):
             break
@@ -179,8 +190,6 @@ def trace(
             random = call.random and other.random
             calls.append(replace(call, random=random, origin=_origin(calls, call.sources, random=random)))
         traced = replace(traced, calls=tuple(calls))
-    if may_draw(traced):
-        restore_random_states(states)
     return traced
 
 

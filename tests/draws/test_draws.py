@@ -174,17 +174,24 @@ def test_recording_gives_the_network_back_between_its_draws(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt])
-def test_recording_that_ends_halfway_restores_the_network(toy: Toy, raised: type[BaseException]) -> None:
-    def failing(x: Tensor) -> Tensor:
-        toy.bn1(toy.conv1(x))
-        torch.rand(3)
-        raise raised
+def test_recording_that_ends_halfway_restores_the_network(raised: type[BaseException]) -> None:
+    fails: list[type[BaseException]] = []
 
-    toy.train()
-    before = state_of(toy)
+    class Failing(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x + torch.rand(1))
+            for each in fails:
+                raise each
+            return y
+
+    module = seeded(Failing).train()
+    network, before = surveyed(module), state_of(module)
+    fails.append(raised)
     with pytest.raises(raised):
-        list(recorded_with(toy, failing))
-    assert_same_state(before, state_of(toy))
+        list(record(network, [noise(3, 3, 16, 16)]))
+    with pytest.raises(raised):
+        surveyed(module)
+    assert_same_state(before, state_of(module))
 
 
 # --- mini-batches (law 1, law 4) ---

@@ -174,10 +174,10 @@ def test_the_calibration_of_the_first_passes_is_that_of_a_run_of_their_own() -> 
     logits = [3 * truth + 3 * each for each in noise]
     images, prefixes = torch.zeros(1, 3, 24, 24), (1, 3, 4)
     temperature, scaling = TemperatureFit("softmax", prefixes), PrefixScalings("softmax", 1, prefixes)
-    update([temperature, scaling], Weighted(*logits), images, label, known)
+    update([(Weighted(*logits), [temperature, scaling])], images, label, known)
     for draws in prefixes:
         one, other = TemperatureFit("softmax"), VectorScalingFit("softmax", 1)
-        update([one, other], Weighted(*logits[:draws]), images, label, known)
+        update([(Weighted(*logits[:draws]), [one, other])], images, label, known)
         assert temperature.best(draws) == pytest.approx(one.best(), rel=1e-6)
         assert scaling.best(draws) == pytest.approx(other.best(), rel=1e-4)
     assert temperature.best() == temperature.best(4)
