@@ -208,6 +208,19 @@ def test_the_commands_take_a_tuned_folder_in_place_of_a_bank(tuning: Tuning, tmp
     assert "--tuned" in str(neither.exception)
 
 
+def test_the_command_ends_with_1_and_names_validation_images_that_failed(train: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "validation", VALIDATION[:4])
+    broken = sorted((tmp_path / "validation" / "labels").iterdir())[0]
+    broken.write_bytes(b"not a png")
+    ended = run(
+        *("tune", "scenes", "--train", train, "--images", data.images, "--labels", data.labels, "--passes", 2),
+        *("--batches", 2, "-o", tmp_path / "out", "--json"),
+    )
+    assert ended.exit_code == 1, ended.output
+    assert set(json.loads(ended.stdout)["failed"]) == {broken.stem}
+    assert "tuned.json" in ended.stderr
+
+
 def test_a_scaling_that_moves_masks_is_chosen_only_where_it_was_asked_for() -> None:
     assert TunePlan().scalings == ("temperature",)
     with pytest.raises(WrongUse, match="No scaling is called 'platt'"):
