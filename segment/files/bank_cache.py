@@ -164,6 +164,9 @@ def bank_of_recipe(path: Path, recipe: str) -> Bank | None:
     except (BankRefused, OSError) as error:
         log.info("%s is not used: %s", path, error)
         return None
-    if bank.distilled or bank.provenance.get(RECIPE) != {"sha256": recipe, "draws": bank_fingerprint(bank)}:
-        return None
-    return bank
+    return bank if is_of_recipe(bank, recipe) else None
+
+
+def is_of_recipe(bank: Bank, recipe: str) -> bool:
+    """Whether a bank is as it was recorded by this recipe."""
+    return not bank.distilled and bank.provenance.get(RECIPE) == {"sha256": recipe, "draws": bank_fingerprint(bank)}

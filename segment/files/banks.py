@@ -32,6 +32,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 
 
+class NotABank(BankRefused):
+    """A file holds tensors of something else."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -143,7 +147,7 @@ def load_bank(path: str | Path) -> Bank:
             metadata = file.metadata() or {}
             tensors = {} if metadata.get("format") != FORMAT else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         if metadata.get("format") != FORMAT:
-            raise BankRefused(f"{str(path)!r} is no bank: perhaps a weights file? `segment fit` records a bank.")
+            raise NotABank(f"{str(path)!r} is no bank: perhaps a weights file? `segment fit` records a bank.")
         if metadata.get("version") != str(VERSION):
             raise BankRefused(
                 f"{str(path)!r} is a bank of format {metadata.get('version')!r}, this version reads {VERSION}; "

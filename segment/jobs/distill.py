@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +24,7 @@ from segment.draws.image_pool import ImagePool, Images
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
+from segment.files.bank_output import refuse_other_bank
 from segment.files.banks import save_bank
 from segment.files.partial_banks import PartialTensors
 from segment.files.versions import versions
@@ -68,7 +71,8 @@ def distill_bank(
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
     size, listing: as the bank was recorded with; size None: the bank's own
-    output: where it is written too. Until then what was reached is kept beside it, and the same call goes on
+    output: where it is written too; one that holds another bank is refused. Until then what was reached is kept beside
+    it, and the same call goes on
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse, also where its draws have no spread;
     ImageUnreadable; PredictionFailed, which names the image, where an output under the bank is not finite.
@@ -91,6 +95,9 @@ def distill_bank(
     content = content_of(pool)
     numbers = {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
+    asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
+    if output is not None:
+        refuse_other_bank(output, lambda there: _is_distilled_so(there, asked), asked)
     kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head
     observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
@@ -125,6 +132,13 @@ def distill_bank(
         save_bank(made, output)
     kept.remove()
     return made
+
+
+def _is_distilled_so(there: Bank, asked: Mapping[str, Any]) -> bool:
+    known = {**there.provenance, **there.provenance.get("distillation", {})}
+    return known.get("versions") == versions() and all(
+        known.get(key) == value for key, value in json.loads(json.dumps(dict(asked))).items()
+    )
 
 
 def observe_in_parts(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from segment.draws.bank import Bank
-from segment.draws.identity import identified
+from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.probe_passes import probe_side
@@ -21,7 +21,8 @@ from segment.errors import SegmentError, WrongUse, error_message, imported
 from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.memory_budget import memory_budget
 from segment.estimation.precision import audit, audit_key
-from segment.files.bank_cache import MARKS, BankCache, content_of, marks_of, recipe_of, signed
+from segment.files.bank_cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
+from segment.files.bank_output import refuse_other_bank
 from segment.files.banks import save_bank
 from segment.files.partial_banks import PartialBank
 from segment.files.versions import versions
@@ -123,7 +124,8 @@ def fit(
     """As `fit_bank`; and the file in which the bank was there already, None where it had to be recorded.
 
     output: where it is written, before half precision is audited and again after it, so that nothing the audit runs
-    into costs the draws. Until then the draws so far are kept beside it, and the same call goes on with them
+    into costs the draws. Until then the draws so far are kept beside it, and the same call goes on with them. One that
+    holds another bank is refused
     cache: where the bank is looked for besides, and kept; None: it is recorded anew
     listing: which frames of videos and slices of volumes are taken. runner: where the draws are recorded
     """
@@ -140,18 +142,23 @@ def fit(
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None
     content = content_of(pool)
-    recipe = recipe_of(
-        network,
-        content,
-        {
-            "batch": plan.batch,
-            "draws": plan.draws,
-            "seed": plan.seed,
-            "layers": layers,
-            "size": pool.size,
-            "precision": precision,
-        },
-    )
+    asked = {
+        "batch": plan.batch,
+        "draws": plan.draws,
+        "seed": plan.seed,
+        "layers": layers,
+        "size": pool.size,
+        "precision": precision,
+    }
+    recipe = recipe_of(network, content, asked)
+    if output is not None:
+        refuse_other_bank(
+            output,
+            lambda there: (
+                is_of_recipe(there, recipe) and there.probe is not None and computes_the_same(network, there.probe)
+            ),
+            {"fingerprint": network.fingerprint, "images_sha256": content, **asked},
+        )
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier

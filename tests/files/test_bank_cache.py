@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.draws.bank import Bank
+from segment.errors import WrongUse
 from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
 from segment.files.banks import load_bank, save_bank
 from segment.images.specs import TrainingSpec
@@ -229,6 +230,9 @@ def test_a_distilled_bank_is_never_taken_for_a_recorded_one(images: Path, tmp_pa
     for other in (small, replace(small, provenance={**small.provenance, "recipe": bank.provenance["recipe"]})):
         shutil.rmtree(user_folder())
         save_bank(other, output)
+        with pytest.raises(WrongUse, match="another bank already"):
+            asked(network, images, output, draws=4)
+        output.unlink()
         again, path = asked(network, images, output, draws=4)
         assert path is None
         assert not again.distilled
@@ -252,6 +256,9 @@ def test_a_bank_that_was_changed_after_it_was_recorded_is_another_one(
     bank, _ = asked(network, images, output)
     shutil.rmtree(user_folder())
     save_bank(change(bank), output)
+    with pytest.raises(WrongUse, match="another bank already"):
+        asked(network, images, output)
+    output.unlink()
     assert asked(network, images, output)[1] is None
     assert len(recorded) == 2
 
@@ -397,4 +404,4 @@ def test_fit_says_that_a_bank_was_recorded_before_and_records_anew_when_asked(im
     assert "it was there already" in printed("a")
     assert "copied from" in printed("b")
     assert "recorded of the very same" not in printed("c", "--no-cache")
-    assert "recorded of the very same" not in printed("a", "--seed", 1)
+    assert "recorded of the very same" not in printed("d", "--seed", 1)

@@ -85,6 +85,7 @@ def fit(
     from segment.draws.reference import sentence
     from segment.estimation.mcbn import resolve_precision
     from segment.files.bank_cache import BankCache
+    from segment.files.bank_output import refuse_other_bank
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
     from segment.jobs.distill import distill_bank
@@ -98,6 +99,11 @@ def fit(
         raise WrongUse(f"--distill {distill} of --draws {draws}: distilling leaves fewer draws, 1 or more.")
     place = place_of(runner, ray_address, actors, actor_gpus, "cpu" if engine == "openvino" else device)
     check_writable(output)
+    if distill is not None:  # the draws take long: what is there is looked at before as well
+        count = distill
+        refuse_other_bank(
+            output, lambda there: there.distilled and len(there) == count, {"distilled": True, "draws": count}
+        )
     whole = output if distill is None else output.with_suffix(WHOLE)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)

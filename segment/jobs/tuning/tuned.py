@@ -5,6 +5,7 @@ Must not know how it was chosen.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, WrongUse
 from segment.files.bank_cache import MARK, marks_in
+from segment.files.bank_output import SHOWN, bank_there
 from segment.files.banks import load_bank, save_bank
 from segment.files.reading import file_bytes, json_values
 from segment.files.writing import write_json
@@ -25,6 +27,8 @@ from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.stores.copies import folder_here
 from segment.uncertainty.scaling import Calibration, as_json, of_json
+
+log = logging.getLogger(__name__)
 
 BANK, SETTINGS, FORMAT = "bank.safetensors", "tuned.json", 1
 
@@ -84,6 +88,14 @@ class Tuned:
 
 def write_tuned(tuned: Tuned, folder: Path, more: dict[str, Any]) -> None:
     """bank.safetensors, then tuned.json, which stands only beside a whole bank. more: for a reader."""
+    there = bank_there(folder / BANK)
+    if there is not None and bank_fingerprint(there) != bank_fingerprint(tuned.bank):
+        log.warning(
+            "%s held another tuned bank, of fingerprint %s, which is replaced: runs that were made with it can no "
+            "longer be resumed.",
+            folder,
+            bank_fingerprint(there)[:SHOWN],
+        )
     (folder / SETTINGS).unlink(missing_ok=True)
     save_bank(tuned.bank, folder / BANK)
     settings = {
