@@ -20,10 +20,11 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.draws.minibatches import MiniBatch
 from segment.errors import ImageUnreadable, WrongUse
-from segment.images.find import Source, find_images
+from segment.images.find import Source
 from segment.images.listing.ids import unique
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples, images_in, is_lazy
+from segment.images.outside_runs import images_outside_runs
 from segment.images.read import read_source
 from segment.images.transforms.augment import Pipeline
 from segment.images.transforms.resize import shorter_side_and_centre
@@ -175,10 +176,10 @@ class ImagePool:
 def _sources(images: Images, listing: Listing) -> tuple[Source, ...]:
     """The files of a SRC, or of each path of a list."""
     if isinstance(images, str | Path):
-        return find_images(images, listing)
+        return images_outside_runs(images, listing)
     if not isinstance(images, list | tuple) or not images or not all(isinstance(path, str | Path) for path in images):
         return ()
-    sources = [source for path in images for source in find_images(path, listing)]
+    sources = [source for path in images for source in images_outside_runs(path, listing)]
     ids = unique(source.id for source in sources)
     return tuple(replace(source, id=id) for id, source in zip(ids, sources, strict=True))
 

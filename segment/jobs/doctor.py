@@ -21,7 +21,7 @@ from segment.errors import PredictionFailed
 from segment.estimation.precision import choose
 from segment.files.versions import versions
 from segment.images.display import picture_of
-from segment.images.find import find_images
+from segment.images.outside_runs import images_outside_runs
 from segment.images.prepare import normalise, pad
 from segment.images.read import read_source
 from segment.jobs.fit import fit_bank
@@ -121,7 +121,7 @@ def compare_passes(
     Errors: WrongUse, ImageUnreadable; BankRefused where the bank is not this network's; PredictionFailed where an
     output is not finite; what `fit_bank` raises.
     """
-    sources = find_images(images)[:COMPARED_IMAGES]
+    sources = images_outside_runs(images)[:COMPARED_IMAGES]
     network.log_preprocessing()
     pixels = [read_source(source, network.input).pixels for source in sources]
     compared = []

@@ -16,12 +16,13 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
-from segment.files.runs.run import Run, images_outside_runs
+from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_known_labels, with_masks
 from segment.images.listing.parts import Listing
+from segment.images.outside_runs import images_outside_runs
 from segment.images.read import few_pixels
 from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.plan import Execution, PredictPlan

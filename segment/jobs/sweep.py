@@ -19,7 +19,8 @@ from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
-from segment.images.find import Source, find_images, in_text
+from segment.images.find import Source, in_text
+from segment.images.outside_runs import images_outside_runs
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels
@@ -90,7 +91,7 @@ def sweep(
         rows: list[Row] = []
         failed: dict[str, str] = {}
         marks = {mark for bank in given_banks.values() for mark in marks_in(bank.provenance)}
-        warnings = seen_before(network, sources, held_out, marks, find_images(train))
+        warnings = seen_before(network, sources, held_out, marks, images_outside_runs(train, warn=False))
         for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
             path = folder / f"condition_{condition}_{severity}.json"
             if not (resume and path.exists()):

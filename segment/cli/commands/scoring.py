@@ -106,8 +106,8 @@ def evaluate(
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
-    from segment.images.find import find_images
     from segment.images.listing.parts import Listing
+    from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluate import EvaluatePlan, Labels
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
@@ -145,7 +145,7 @@ def evaluate(
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
     listing, section_name = Listing(every=every, axis=axis), title or network.name
-    image_key = "" if report is None else images_key(find_images(images, listing), shift_of(shift))
+    image_key = "" if report is None else images_key(images_outside_runs(images, listing, warn=False), shift_of(shift))
     if report is not None:
         check_page(report, section_name, image_key)
     members = [loaded(model, file, place.device, prefix, extra_keys, trust=trust) for file in ensemble or []]

@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from segment.errors import WrongUse
 from segment.files.reading import file_bytes, first_error
 from segment.files.writing import unwritable
+from segment.images import outside_runs
 from segment.images.find import in_text
 from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.jsonl"
+MANIFEST = outside_runs.MANIFEST
 SHARDS = ".shards"
 """Folder of the manifests of other processes, while they make images of the run."""
 

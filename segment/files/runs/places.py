@@ -13,9 +13,10 @@ from segment.errors import WrongUse
 from segment.files.runs.delivery import Delivery
 from segment.files.runs.lock import LOCK
 from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, Lines
+from segment.images import outside_runs
 from segment.images.find import Source
 
-RECORD = "run.json"
+RECORD = outside_runs.RECORD
 STOP = "stop.watch"
 """A file that ends the watching of a folder."""
 WINDOWS = ".windows"

@@ -22,9 +22,7 @@ from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
 from segment.images.contents.hashes import sha256_of, sha256_of_mask, version_of_source
-from segment.images.find import Source, find_images, images_by_id, in_text, keep_ids
-from segment.images.listing.parts import Listing
-from segment.stores.requests import files_below
+from segment.images.find import Source, images_by_id, in_text, keep_ids
 from segment.stores.scratch import remove_scratch
 from segment.stores.urls import is_url
 
@@ -198,46 +196,6 @@ def _is_of(line: Mapping[str, Any], source: Source) -> bool:
     if source.mask is not None and not mask:
         log.warning("The region mask of %s cannot be read now: what was made by it before stays.", source.id)
     return same and mask in ("", line.get("mask_sha256", mask))
-
-
-def images_outside_runs(source: str | Path, listing: Listing | None = None) -> tuple[Source, ...]:
-    """The images of a SRC, less the pictures of runs in a folder's sub-folders, as `predict MODEL . -o run` makes.
-
-    Errors: WrongUse where nothing is left.
-    """
-    images, top = find_images(source, listing or Listing()), Path(source)
-    if not (is_url(top) or top.is_dir()):
-        return images
-    outside = set(paths_outside_runs([image.path for image in images], top))
-    kept = tuple(image for image in images if image.path in outside)
-    if len(kept) < len(images):
-        left_out = len({image.path for image in images} - outside)
-        log.warning("%d files of runs below %r are left out.", left_out, str(source))
-    if not kept:
-        raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
-    return kept
-
-
-def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
-    """Those without the files of runs below `top`, or in a folder that a link leads to."""
-    folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
-    folders = frozenset[Path]().union(*folders_of.values())
-    if is_url(top):
-        there = files_below(top)
-        runs = {folder for folder in folders if folder / MANIFEST in there and folder / RECORD in there}
-    else:
-        runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
-    return [path for path in paths if runs.isdisjoint(folders_of[path.parent])]
-
-
-def _folders_of(folder: Path, top: Path) -> frozenset[Path]:
-    """The folders that an image lies in below SRC; through a link, all that it leads to."""
-    below = {each for each in (folder, *folder.parents) if top in each.parents}
-    if is_url(folder):
-        return frozenset(below)
-    real = folder.resolve()
-    outside = set() if real.is_relative_to(top.resolve()) else {real, *real.parents}
-    return frozenset(below | outside)
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -21,13 +21,14 @@ from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.overlap import LARGE, WORKERS, ahead
 from segment.images.contents.hashes import sha256_of
-from segment.images.find import Source, find_images, find_pairs
+from segment.images.find import Source, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
+from segment.images.outside_runs import images_outside_runs
 from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, size_of
 from segment.networks.load import Network
@@ -71,7 +72,7 @@ def labelled(
     Errors: WrongUse where no image has a label.
     """
     listing = listing or Listing()
-    sources = find_images(images, listing)
+    sources = images_outside_runs(images, listing)
     if labels is not None:
         sources = with_labels(sources, labels, suffix, listing)
     if all(source.label is None for source in sources):
@@ -93,7 +94,7 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
         )
     return tuple(
         replace(source, label=Path(labels), masks=tuple(Path(labels) / name / f"{source.id}.png" for name in classes))
-        for source in find_images(images)
+        for source in images_outside_runs(images)
     )
 
 

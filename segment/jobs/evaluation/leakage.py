@@ -8,7 +8,8 @@ from pathlib import Path
 from segment.errors import WrongUse, first_of
 from segment.files.bank_cache import MARK
 from segment.images.contents.hashes import sha256_of
-from segment.images.find import Source, find_images
+from segment.images.find import Source
+from segment.images.outside_runs import images_outside_runs
 from segment.networks.load import Network
 from segment.scores.scoreboard import Scoreboard
 from segment.significance.paired import LEAST
@@ -147,7 +148,7 @@ def _training_images(network: Network) -> Sequence[Source]:
     if network.card.images is None:
         return ()
     try:
-        return find_images(network.card.images)
+        return images_outside_runs(network.card.images, warn=False)
     except WrongUse:  # words, as in "CamVid street scenes"
         return ()
 

@@ -14,9 +14,10 @@ from stat import S_ISREG
 
 from segment.errors import WrongUse
 from segment.files.runs.places import STOP
-from segment.files.runs.run import Run, paths_outside_runs
+from segment.files.runs.run import Run
 from segment.images.find import Source, image_files, images_among
 from segment.images.listing.parts import Listing
+from segment.images.outside_runs import paths_outside_runs
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,63 @@
+"""The images of a SRC without the pictures of runs below it, as `predict MODEL . -o run` makes them.
+
+One way for every command that lists images; label maps and region masks may well be files of a run.
+Must not know what a run holds besides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from segment.errors import WrongUse
+from segment.images.find import Source, find_images
+from segment.images.listing.parts import Listing
+from segment.stores.requests import files_below
+from segment.stores.urls import is_url
+
+log = logging.getLogger(__name__)
+
+MANIFEST, RECORD = "manifest.jsonl", "run.json"
+"""The two files that make a folder a run."""
+
+
+def images_outside_runs(source: str | Path, listing: Listing | None = None, *, warn: bool = True) -> tuple[Source, ...]:
+    """The images of a SRC, less the pictures of runs in a folder's sub-folders; a warning counts the files.
+
+    warn: False where the same SRC is listed once more
+    Errors: WrongUse where nothing is left.
+    """
+    images, top = find_images(source, listing or Listing()), Path(source)
+    if not (is_url(top) or top.is_dir()):
+        return images
+    outside = set(paths_outside_runs([image.path for image in images], top))
+    kept = tuple(image for image in images if image.path in outside)
+    if warn and len(kept) < len(images):
+        left_out = len({image.path for image in images} - outside)
+        log.warning("%d files of runs below %r are left out.", left_out, str(source))
+    if not kept:
+        raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
+    return kept
+
+
+def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:
+    """Those without the files of runs below `top`, or in a folder that a link leads to."""
+    folders_of = {folder: _folders_of(folder, top) for folder in {path.parent for path in paths}}
+    folders = frozenset[Path]().union(*folders_of.values())
+    if is_url(top):
+        there = files_below(top)
+        runs = {folder for folder in folders if folder / MANIFEST in there and folder / RECORD in there}
+    else:
+        runs = {folder for folder in folders if (folder / MANIFEST).is_file() and (folder / RECORD).is_file()}
+    return [path for path in paths if runs.isdisjoint(folders_of[path.parent])]
+
+
+def _folders_of(folder: Path, top: Path) -> frozenset[Path]:
+    """The folders that an image lies in below SRC; through a link, all that it leads to."""
+    below = {each for each in (folder, *folder.parents) if top in each.parents}
+    if is_url(folder):
+        return frozenset(below)
+    real = folder.resolve()
+    outside = set() if real.is_relative_to(top.resolve()) else {real, *real.parents}
+    return frozenset(below | outside)

@@ -1,0 +1,75 @@
+"""Every command that lists images leaves out the pictures of runs below the folder, and says so."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segment.draws.image_pool import ImagePool
+from segment.errors import WrongUse
+from segment.files.writing import write_png
+from segment.images.find import find_images
+from segment.images.outside_runs import images_outside_runs
+from segment.jobs.doctor import compare_passes
+from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.sweeping.inputs import input_hashes
+from segment.networks.load import Network, load_network
+from segment.scenes.scene import TEST, scene
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("scenes")
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Labels:
+    """Three labelled images, and below their folder a run with a picture of its own."""
+    made = Labels(tmp_path / "images", tmp_path / "labels")
+    for seed in TEST[:3]:
+        write_png(tmp_path / "images" / f"{seed}.png", scene(seed).image)
+        write_png(tmp_path / "labels" / f"{seed}.png", scene(seed).label)
+    run = Path(made.images) / "run"
+    write_png(run / "a" / "overlay.png", scene(TEST[0]).image)
+    for name in ("manifest.jsonl", "run.json"):
+        (run / name).write_text("{}")
+    return made
+
+
+LISTED: dict[str, Callable[[Network, Labels], Any]] = {
+    "fit, distill, sweep --train, tune --train": lambda network, labels: (
+        ImagePool(network, labels.images, None, None).sources
+    ),
+    "fit of several folders": lambda network, labels: ImagePool(network, [labels.images], None, None).sources,
+    "evaluate, sweep, tune": lambda network, labels: labels.sources(network),
+    "doctor": lambda network, labels: compare_passes(network, labels.images).images,
+}
+
+
+@pytest.mark.parametrize("command", LISTED)
+def test_the_pictures_of_a_run_below_the_folder_are_no_images(
+    network: Network, labels: Labels, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(find_images(labels.images)) == 4
+    with caplog.at_level(logging.WARNING, logger="segment"):
+        assert len(LISTED[command](network, labels)) == 3
+    assert caplog.text.count("1 files of runs below") == 1
+
+
+def test_a_sweep_is_of_the_same_images_after_a_run_was_made_among_them(network: Network, labels: Labels) -> None:
+    before = input_hashes((), str(labels.images), (), {})
+    shutil.rmtree(Path(labels.images) / "run")
+    assert input_hashes((), str(labels.images), (), {}) == before
+
+
+def test_a_run_itself_is_a_folder_of_images_and_one_of_runs_alone_is_refused(labels: Labels) -> None:
+    run = Path(labels.images) / "run"
+    assert len(images_outside_runs(run)) == 1
+    shutil.copytree(run, run.parent.parent / "runs" / "run")
+    with pytest.raises(WrongUse, match="holds the pictures of runs and no other image"):
+        images_outside_runs(run.parent.parent / "runs")
