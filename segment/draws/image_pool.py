@@ -65,8 +65,8 @@ class ImagePool:
         if self.sources:
             network.log_preprocessing()
         first = self.given[0] if len(self.given) else None
-        normalised = isinstance(first, Tensor) and first.is_floating_point()
-        if normalised and (augmentation is not None or size is not None):
+        self.normalised = isinstance(first, Tensor) and first.is_floating_point()
+        if self.normalised and (augmentation is not None or size is not None):
             log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
         self._kept: dict[int, NDArray[Any]] = {}
         self._bytes = 0

@@ -24,7 +24,7 @@ NAMED = 3
 
 
 def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | None:
-    """The bank's mean statistics against the trained ones, as JSON values; logs a warning where they are far off.
+    """The bank's mean statistics against the trained ones, as JSON values.
 
     variance_ratio: median over channels of (mean of the draws' variances) / (running variance); low, high: 5 and 95 %
     of the channels. mean_shift: mean over channels of |mean of the draws' means - running mean|, in trained standard
@@ -58,13 +58,17 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
         "worst": sorted(layers, key=lambda name: -abs(math.log(max(layers[name]["variance_ratio"], 1e-30))))[:NAMED],
         "layers": layers,
     }
-    if not LEAST <= comparison["variance_ratio"] <= MOST:
+    return comparison
+
+
+def warn_if_unlike_training(comparison: dict[str, Any] | None) -> None:
+    """Log a warning where a bank's statistics are far from the trained ones: for each use of it, recorded or kept."""
+    if comparison is not None and not LEAST <= comparison["variance_ratio"] <= MOST:
         log.warning(
             "%s. The statistics images are not like those of training: check size, crop, scaling, mean and std, and "
-            "the card's `training:` entry.",
+            "the `training:` entry of the card, where there is one.",
             sentence(comparison),
         )
-    return comparison
 
 
 def sentence(measured: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.probe_passes import probe_side
-from segment.draws.reference import against_trained
+from segment.draws.reference import against_trained, warn_if_unlike_training
 from segment.errors import SegmentError, WrongUse, error_message, imported
 from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.memory_budget import memory_budget
@@ -159,6 +159,7 @@ def fit(
             ),
             {"fingerprint": network.fingerprint, "images_sha256": content, **asked},
         )
+    _warn_of_plain_images(network, pool)
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
@@ -167,17 +168,12 @@ def fit(
             _write(bank, output, cache)
         elif output is not None and path != output:
             save_bank(bank, output)
+        warn_if_unlike_training(bank.provenance.get("reference"))
         return bank, path
     drawn = drawable(network, layers)
     if few := little_batchnorm(drawn):
         log.warning("%s: %s", network.name, few)
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
-    if spec is None:
-        log.warning(
-            "The card of %s says nothing of its training, so plain images are used. A bank from mini-batches "
-            "transformed as in training is usually better: add `training: {batch, transforms}` to the card.",
-            network.name,
-        )
     picks = choices(plan, len(pool))
     pool.check({index for pick in picks for index in pick.images})
     partial = None if output is None or isinstance(pool.given, Samples) else PartialBank(output, recipe)
@@ -197,6 +193,7 @@ def fit(
         "audit": {},
         "reference": against_trained(bank, drawn),
     }
+    warn_if_unlike_training(provenance["reference"])
     bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
     _write(bank, output, cache)
     if partial is not None:
@@ -204,6 +201,23 @@ def fit(
     bank = _completed(network, bank, pool, engine)
     _write(bank, output, cache)
     return bank, None
+
+
+def _warn_of_plain_images(network: Network, pool: ImagePool) -> None:
+    """Nothing of images that the caller prepared: tensors, and samples of a Dataset, which transforms them."""
+    if network.card.training is not None or pool.normalised or isinstance(pool.given, Samples):
+        return
+    if network.card.folder is not None:
+        what = f"The card of {network.name} says nothing of its training"
+        way = "add `training: {batch, transforms}` to the card"
+    else:
+        what = f"Nothing says how the images of {network.name} were transformed in training"
+        way = "give a card with `training:`, or from Python a DataLoader or tensors, transformed as in training"
+    log.warning(
+        "%s, so plain images are used. A bank from mini-batches transformed as in training is usually better: %s.",
+        what,
+        way,
+    )
 
 
 def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine]:

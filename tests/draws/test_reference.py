@@ -15,7 +15,7 @@ from torch import nn
 
 from segment.draws.bank import Bank
 from segment.draws.recording import record
-from segment.draws.reference import against_trained
+from segment.draws.reference import against_trained, warn_if_unlike_training
 
 
 def test_the_trained_statistics_are_as_large_as_themselves(toy: Toy) -> None:
@@ -73,8 +73,10 @@ def test_images_as_in_training_give_a_ratio_near_one_and_darker_ones_a_warning(
     toy.eval()
     with caplog.at_level(logging.WARNING, logger="segment"):
         alike = against_trained(Bank.of_draws(list(record(network, batches))), network)
+        warn_if_unlike_training(alike)
         assert not caplog.records
         darker = against_trained(Bank.of_draws(list(record(network, [0.3 * batch for batch in batches]))), network)
+        warn_if_unlike_training(darker)
     assert alike is not None
     assert darker is not None
     assert alike["variance_ratio"] == pytest.approx(1, abs=1e-3)

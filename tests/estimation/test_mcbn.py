@@ -31,6 +31,7 @@ from plain import (
     state_of,
 )
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import segment
 from segment.draws.bank import Bank
@@ -431,12 +432,28 @@ def test_a_size_is_the_shorter_side_to_fit_and_the_middle() -> None:
 
 
 def test_without_a_training_entry_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    network, images = network_of(), [pixels(seed=seed) for seed in range(3)]
     with caplog.at_level(logging.WARNING):
-        segment.fit_bank(network_of(), noise(4, 3, 16, 16), batch=2, draws=1)
+        segment.fit_bank(replace(network, card=replace(network.card, folder=Path())), images, batch=2, draws=1)
+    assert "The card of" in caplog.text
     assert "says nothing of its training" in caplog.text
     caplog.clear()
-    segment.fit_bank(trained(), [pixels(seed=seed) for seed in range(3)], draws=1)
-    assert "says nothing" not in caplog.text
+    segment.fit_bank(trained(), images, draws=1)
+    assert "plain images are used" not in caplog.text
+
+
+def test_a_module_without_a_card_is_told_of_no_card_and_of_tensors_nothing_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images, tensors = [pixels(seed=seed) for seed in range(3)], noise(4, 3, 16, 16)
+    with caplog.at_level(logging.WARNING):
+        segment.fit_bank(network_of().module, images, batch=2, draws=1)
+    assert "Nothing says how the images of Toy were transformed in training, so plain images are used" in caplog.text
+    assert "The card of" not in caplog.text
+    caplog.clear()
+    segment.fit_bank(network_of().module, tensors, batch=2, draws=1)
+    segment.fit_bank(network_of().module, TensorDataset(tensors), batch=2, draws=1)
+    assert "plain images" not in caplog.text
 
 
 def test_fewer_images_than_a_mini_batch_are_refused() -> None:

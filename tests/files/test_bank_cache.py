@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -405,3 +406,17 @@ def test_fit_says_that_a_bank_was_recorded_before_and_records_anew_when_asked(im
     assert "copied from" in printed("b")
     assert "recorded of the very same" not in printed("c", "--no-cache")
     assert "recorded of the very same" not in printed("d", "--seed", 1)
+
+
+def test_a_bank_of_other_images_than_training_is_warned_of_each_time(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = network_of()
+    for layer in network.module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var *= 100
+    for name in ("a", "a", "b"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="segment"):
+            asked(network, images, tmp_path / f"{name}.safetensors")
+        assert caplog.text.count("The statistics images are not like those of training") == 1, name
