@@ -40,6 +40,17 @@ class MiniBatch:
     seeds: tuple[int, ...]
 
 
+def check_enough(batch: int, images: int) -> None:
+    """Errors: WrongUse where a mini-batch is of more images than there are, or there are none."""
+    if images < 1:
+        raise WrongUse("There are no statistics images: give some training images.")
+    if batch > images:
+        raise WrongUse(
+            f"A mini-batch of {batch} images was asked of {images}; no image is used twice in a mini-batch. "
+            f"Give at least {batch} images, or ask for mini-batches of {images} or fewer."
+        )
+
+
 def choices(plan: DrawPlan, images: int) -> tuple[MiniBatch, ...]:
     """T mini-batches of M among N images, without replacement within one; draw t does not depend on T.
 
@@ -48,13 +59,7 @@ def choices(plan: DrawPlan, images: int) -> tuple[MiniBatch, ...]:
     >>> [choice.images for choice in choices(DrawPlan(draws=2, batch=3, seed=0), 5)]
     [(2, 4, 3), (1, 4, 3)]
     """
-    if images < 1:
-        raise WrongUse("There are no statistics images: give some training images.")
-    if plan.batch > images:
-        raise WrongUse(
-            f"A mini-batch of {plan.batch} images was asked of {images}; no image is used twice in a mini-batch. "
-            f"Give at least {plan.batch} images, or --batch {images} or less."
-        )
+    check_enough(plan.batch, images)
     minibatches = []
     for draw in range(plan.draws):
         rng = np.random.default_rng([plan.seed, draw])

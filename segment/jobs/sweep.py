@@ -29,7 +29,7 @@ from segment.jobs.evaluation.results_files import SCORES, decided_before, note_d
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import left_out_words
 from segment.jobs.progress import Progress, silent
-from segment.jobs.sweeping.grid import Banks
+from segment.jobs.sweeping.grid import Banks, check_grid
 from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.jobs.sweeping.tables import sweep_csv
@@ -76,6 +76,7 @@ def sweep(
             f"{name} has no row at T = {', '.join(map(str, left))}" for name, left in plan.left_out.items()
         )
         log.warning("Passes are dealt out to %d views in turn: %s.", len(plan.methods.views), words)
+    check_grid(network, train, plan.grid)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()

@@ -358,7 +358,7 @@ def test_a_wrong_option_of_predict_is_one_line_and_makes_no_run(
         (["--draws", "abc"], 2, "--draws"),
         (["--draws", "0"], 2, "draws"),
         (["--batch", "0"], 2, "batch"),
-        (["--batch", "100"], 2, "--batch 4 or less"),
+        (["--batch", "100"], 2, "mini-batches of 4 or fewer"),
         (["--seed", "-1"], 2, "seed"),
         (["--size", "10"], 2, "360x480"),
         (["--size", "64x96"], 2, "leave --size out"),

@@ -205,7 +205,7 @@ def test_no_image_comes_twice_within_a_mini_batch(batch: int, more: int, seed: i
 
 
 def test_more_images_than_there_are_cannot_be_a_mini_batch() -> None:
-    with pytest.raises(WrongUse, match=r"mini-batch of 9 images was asked of 8.*--batch 8 or less"):
+    with pytest.raises(WrongUse, match=r"mini-batch of 9 images was asked of 8.*mini-batches of 8 or fewer"):
         choices(DrawPlan(batch=9), 8)
     with pytest.raises(WrongUse, match="There are no statistics images"):
         choices(DrawPlan(batch=1), 0)

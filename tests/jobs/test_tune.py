@@ -15,6 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
+from segment.draws.bank import bank_fingerprint
 from segment.errors import BankRefused, WrongUse
 from segment.files.writing import write_png
 from segment.images.listing.groups import group_table, groups_by_id
@@ -24,7 +25,9 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
+from segment.jobs.sweeping.states import SweepPlan
 from segment.jobs.tuning.tune import TunePlan, Tuning, tune
 from segment.jobs.tuning.tuned import read_tuned, write_tuned
 from segment.networks.load import Network, load_network
@@ -188,6 +191,28 @@ def test_validation_images_that_a_setting_cannot_use_are_named_and_the_others_ar
     content = json.loads((tmp_path / "out" / "tuned.json").read_text(), parse_constant=pytest.fail)
     assert content["failed"] == tuned.failed
     assert "48 columns" in (tmp_path / "out" / "tuned.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["tune", "sweep"])
+def test_mini_batches_of_more_images_than_there_are_are_refused_before_a_folder_is_made(
+    command: str, network: Network, train: Path, tmp_path: Path
+) -> None:
+    data, grid = written(tmp_path / "data", VALIDATION[:2]), Grid(batches=(2, 16), draws=(1,))
+    plan = {"tune": TunePlan(passes=4, grid=grid), "sweep": SweepPlan(grid=grid)}[command]
+    job: Any = {"tune": tune, "sweep": sweep}[command]
+    with pytest.raises(WrongUse, match="at least 16 images, or ask for mini-batches of 8 or fewer"):
+        job(network, data, str(train), tmp_path / "out", plan)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tuned_bank_that_is_replaced_by_another_is_named(
+    tuning: Tuning, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned = tuning.tuned
+    for kept, warnings in ((tuned, 0), (tuned, 0), (replace(tuned, bank=tuned.bank.average()), 1)):
+        caplog.clear()
+        write_tuned(kept, tmp_path, {})
+        assert caplog.text.count(f"of fingerprint {bank_fingerprint(tuned.bank)[:12]}, which is replaced") == warnings
 
 
 def run(*arguments: object) -> Any:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from segment.draws.bank import Bank
+from segment.draws.minibatches import check_enough
 from segment.errors import WrongUse
 from segment.files.bank_cache import BankCache
+from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import TrainingSpec
 from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
@@ -102,10 +104,7 @@ class Banks:
     def bank(self, setting: Setting, seed: int, worse: Mapping[str, Any] | None = None) -> Bank:
         """With every layer stochastic. worse: a corruption that adapted statistics images go through."""
         card = self.network.card
-        if setting.transform == TRAINING_TRANSFORM and card.training is None:
-            raise WrongUse(
-                f"The card of {self.network.name!r} has no `training:`; add it, or give --transforms plain or crop:HxW."
-            )
+        _check_pipeline(self.network, setting.transform)
         steps = (
             card.training.transforms if card.training is not None and setting.transform == TRAINING_TRANSFORM else ()
         )
@@ -131,6 +130,23 @@ class Banks:
             runner=self.runner,
         )
         return bank
+
+
+def check_grid(network: Network, train: str, grid: Grid) -> None:
+    """Refuse a grid with a bank that cannot be recorded, before a folder is made and the first one is recorded.
+
+    Errors: WrongUse for fewer training images than a mini-batch has, or a card that states no training pipeline.
+    """
+    for transform in grid.transforms:
+        _check_pipeline(network, transform)
+    check_enough(max(grid.batches), len(images_outside_runs(train, warn=False)))
+
+
+def _check_pipeline(network: Network, transform: str) -> None:
+    if transform == TRAINING_TRANSFORM and network.card.training is None:
+        raise WrongUse(
+            f"The card of {network.name!r} has no `training:`; add it, or give --transforms plain or crop:HxW."
+        )
 
 
 def chosen_layers(network: BatchNormNetwork, layers: str) -> BatchNormNetwork:

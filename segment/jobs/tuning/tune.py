@@ -22,7 +22,7 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.progress import Progress, silent
-from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
+from segment.jobs.sweeping.grid import Banks, Grid, blended, check_grid, chosen_layers
 from segment.jobs.tuning.search import Arm, Search, SearchPlan, unfit
 from segment.jobs.tuning.tuned import Tuned, write_tuned
 from segment.methods.augmentation import View
@@ -113,11 +113,14 @@ def tune(
         The tuning; all of it is in the folder too.
 
     Raises:
-        WrongUse: Fewer than two images can be used, some are training images, or another process writes to the folder.
+        WrongUse: A mini-batch has more images than there are, fewer than two validation images can be used, some are
+            training images, or another process writes to the folder.
 
     """
+    plan = plan or TunePlan()
+    check_grid(network, train, plan.grid)
     with sole_writer(folder := Path(folder)):
-        return _tune(network, data, train, folder, plan or TunePlan(), memory, progress)
+        return _tune(network, data, train, folder, plan, memory, progress)
 
 
 def _tune(
