@@ -44,7 +44,27 @@ def read_yaml(path: Path, what: str, loader: type[yaml.SafeLoader] | type[yaml.B
     except FileNotFoundError:
         raise
     except (OSError, *_BROKEN) as error:
-        raise WrongUse(f"{what} is not a readable YAML file: {one_line(error, 160)}.") from None
+        raise WrongUse(f"{what} is not a readable YAML file: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    """Where a file stops being YAML, counted from 1, and why.
+
+    >>> try:
+    ...     yaml.safe_load("network: [a, b")
+    ... except yaml.YAMLError as error:
+    ...     print(_reason(error))
+    line 1, column 15: expected ',' or ']', but the file ends, while parsing a flow sequence from line 1, column 10 on
+    """
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        problem = str(error.problem).replace("got '<stream end>'", "the file ends")
+        problem = problem.replace("unexpected end of stream", "the end of the file")
+        begun, mark = "", error.context_mark
+        if error.context and mark is not None:
+            begun = f", {error.context} from line {mark.line + 1}, column {mark.column + 1} on"
+        place = error.problem_mark
+        return one_line(f"line {place.line + 1}, column {place.column + 1}: {problem}{begun}", 240)
+    return one_line(error, 160)
 
 
 def _check_size(text: str, what: str) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from segment.axes import size_text
 from segment.errors import WeightsRefused, first_of, one_line
+from segment.networks.pickles import not_weights
 from segment.stores.copies import here
 from segment.stores.requests import is_there
 from segment.stores.urls import is_url, url_of
@@ -217,13 +218,7 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the file is not trusted: any failure is a refusal
-        reason = one_line(str(error).split("\n")[0], 160) or type(error).__name__
-        raise WeightsRefused(
-            f"Weights {str(path)!r} cannot be read without running code from the file, or are damaged ({reason}). "
-            "If you trust where they come from, save the state dict alone, once, where the network's own code is: "
-            f"`import torch; saved = torch.load({str(path)!r}, weights_only=False)`, then "
-            "`torch.save(saved['state_dict'], 'weights.pt')`, or saved.state_dict() where it is a whole network."
-        ) from None
+        raise not_weights(path, error) from None
 
 
 def _unwrapped(contents: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -53,6 +53,24 @@ def test_a_careless_or_hostile_yaml_is_one_clear_line_as_a_card_and_as_settings(
             read_options(path, ["network"])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network: a\nclasses: [sky, road", "line 2, column 20: expected ',' or ']', but the file ends, while parsing"),
+        ("network: a: b", "line 1, column 11: mapping values are not allowed here."),
+        ("network: 'a", "line 1, column 12: found the end of the file, while scanning a quoted scalar from line 1"),
+        ("network: a\nhead:\n\t- b", "line 3, column 1: found character '\\t' that cannot start any token"),
+    ],
+)
+def test_a_broken_yaml_is_reported_with_its_line_and_column(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(text)
+    for read in (read_card, lambda path: read_options(path, ["network"])):
+        with pytest.raises(WrongUse, match=re.escape(message)) as refused:
+            read(path)
+        assert "<" not in str(refused.value)
+
+
 def test_an_alias_that_a_person_writes_is_read(tmp_path: Path) -> None:
     (tmp_path / "made.yaml").write_text(
         "network: segment:tiny?classes=2\nclasses: &names [sky, road]\ninput: {mean: &m [0.5, 0.5, 0.5], std: *m}\n"

@@ -120,7 +120,22 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(state: State, 
 
 def test_a_whole_pickled_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(Small(), tmp_path / "w.pt")
-    assert "saved.state_dict() where it is a whole network" in refusal(tmp_path / "w.pt")
+    message = refusal(tmp_path / "w.pt")
+    assert "holds a whole pickled module, not weights: reading it runs its code (" in message
+    assert f"{Small.__module__}.Small" in message
+    assert "save its state_dict, once" in message
+    assert "torch.save(saved.state_dict(), 'weights.pt')" in message
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_pickled_is_named_in_our_own_words(state: State, tmp_path: Path, *, zipped: bool) -> None:
+    contents = {"state_dict": state, "model": Small()}
+    torch.save(contents, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    message = refusal(tmp_path / "w.pt")
+    assert "it holds objects of " in message
+    assert f"{Small.__module__}.Small" in message
+    assert "\x1b" not in message
+    assert "two options" not in message
 
 
 def test_differences_are_counted_and_the_first_are_named(state: State, tmp_path: Path) -> None:
