@@ -124,7 +124,9 @@ def train(network: Network, images: NDArray[np.uint16], labels: NDArray[np.uint8
     optimiser = torch.optim.AdamW(module.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=STEPS)
     spec = network.card.input
-    x = torch.stack([segment.images.prepare.normalise(network.accept.image(image), spec) for image in images])
+    x = torch.stack(
+        [segment.images.prepare.normalise(np.asarray(network.accept.image(image)), spec) for image in images]
+    )
     y = torch.from_numpy(labels.astype(np.int64))
     for _ in range(STEPS):
         chosen = rng.integers(0, len(x), BATCH)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -178,7 +178,7 @@ def fit(
     pool.check({index for pick in picks for index in pick.images})
     partial = None if output is None or isinstance(pool.given, Samples) else PartialBank(output, recipe)
     bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress, runner)
-    provenance = {
+    provenance: dict[str, Any] = {
         "layers": layers,
         "batch": plan.batch,
         "draws": plan.draws,
