@@ -24,6 +24,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
 from segment.images.transforms.corrupt import corrupted, corruption
+from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels as Labels
 from segment.jobs.evaluation.labels import contents_of
@@ -97,13 +98,15 @@ def evaluate(
     members: further networks of an ensemble. validation: images that are not the test images, for temperatures,
     thresholds and the constant uncertainty; without it the scores that need them are null and say why
     triage: also what it accepts of the images, and what is wrong in that
-    tuned: a setting of `segment tune`, scored as the method `tuned`; its bank is taken where none is given
+    tuned: a setting of `segment tune`, scored as the method `tuned`, named or not; its bank is taken where no other is
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; an image that does not fit is tiled
     runner: where the images are scored: here, or in processes that may be on other machines
     Errors: as `build_methods`; OutOfMemory with the number needed; WrongUse for a folder that holds a run;
     ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
+    if tuned is None and TUNED in plan.methods.methods:
+        raise WrongUse(f"Method {TUNED!r} is the setting that `segment tune` chose: give its folder by --tuned.")
     if tuned is not None:
         tuned.check(network)
         banks = banks or (tuned.bank,)

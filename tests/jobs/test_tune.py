@@ -82,6 +82,14 @@ def test_evaluate_scores_the_tuned_setting_as_its_parts_would(network: Network, 
     assert methods["tuned"]["passes_per_image"] == tuning.choice.chosen.passes
     with pytest.raises(WrongUse, match="other settings"):
         evaluate(network, data, tmp_path / "run", plan=plan, resume=True)
+    for names in (("tuned",), ("tuned", "deterministic")):
+        named = replace(plan, methods=replace(plan.methods, methods=names))
+        folder = tmp_path / "_".join(names)
+        again = evaluate(network, data, folder, plan=named, tuned=tuned, validation=validation).scores["methods"]
+        assert set(again) == set(names)
+        assert again["tuned"]["scores"] == methods["tuned"]["scores"]
+        with pytest.raises(WrongUse, match="give its folder by --tuned"):
+            evaluate(network, data, tmp_path / "none", plan=named)
 
 
 def test_predict_takes_the_tuned_setting(network: Network, tuning: Tuning, tmp_path: Path) -> None:

@@ -201,6 +201,24 @@ def test_the_sheet_holds_the_images_in_order_with_their_ground_truth(tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
+def test_what_was_asked_for_and_is_left_out_is_one_warning_each(
+    tmp_path: Path, images: Path, bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = photographs(tmp_path / "labels", 3, 40, 64)
+    Image.new("L", (32, 20)).save(labels / "001.png")
+    for id in ("000", "002"):
+        Image.new("L", (64, 40)).save(labels / f"{id}.png")
+    plan = PredictPlan(draws=1, maps=("prediction", "standard_error"))
+    with caplog.at_level("WARNING", logger="segment"):
+        predict(NETWORK, str(images), bank, tmp_path / "run", plan, labels=str(labels))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in told if "standard_error is left out of 3 of 3 images ('000'" in line]) == 1
+    (label,) = [line for line in told if line.startswith("The labels of 1 of 3 images are not shown ('001'): ")]
+    assert "The label map is 20x32, its image 40x64" in label
+    assert "label" in lines_of(tmp_path / "run")["001"]["notes"]
+    assert "label" not in lines_of(tmp_path / "run")["000"]["notes"]
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_sheet_made_again_from_files_is_the_same(*, alone: bool, tmp_path: Path, images: Path, bank: Bank) -> None:
     source = str(images / "000.png") if alone else str(images)

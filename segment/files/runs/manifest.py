@@ -27,6 +27,8 @@ from segment.uncertainty.measures import MEASURES
 log = logging.getLogger(__name__)
 
 MANIFEST = outside_runs.MANIFEST
+LABEL = "label"
+"""Key of a line's notes: why the label that was given for an image is not shown."""
 SHARDS = ".shards"
 """Folder of the manifests of other processes, while they make images of the run."""
 
@@ -42,7 +44,7 @@ class Entry:
     blending: how far the maps of blended tiles are from exact ones; no key elsewhere
     measures: name -> {"mean", "p95", "interior", "patch"} over its pixels, each a key of its own on the line
     expected: how right the mask is by its own probabilities: "expected_accuracy", "soft_dice", "soft_dice.CLASS", ...
-    notes: measure or file -> why it was not written
+    notes: measure or file -> why it was not written; LABEL -> why the image's label is not shown
     triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
     where no triage was asked for
     """

@@ -13,7 +13,7 @@ from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.estimation.estimate import ReadOut
 from segment.estimation.mcbn import known_precision, resolve_precision
 from segment.files.bank_cache import marks_in
-from segment.jobs.evaluation.combinations import Combination, combination
+from segment.jobs.evaluation.combinations import TUNED, Combination, combination
 from segment.methods.augmentation import View, augmented, dropout_augmented, mcbn_augmented
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, dropouts, inserted
@@ -54,7 +54,8 @@ ONE_DRAW = ("predictive_entropy", "one_minus_max", "margin")
 class MethodPlan:
     """Which methods, and how their passes are made.
 
-    methods: combinations; empty: all of METHODS that can be. draws: T, the first of each bank; None: all
+    methods: combinations, and TUNED for a tuned setting; empty: all of METHODS that can be
+    draws: T, the first of each bank; None: all
     views: of test-time augmentation. insert_dropout: None, or p for a network without dropout
     seed: of the dropout masks. measures: scored for methods of several draws
     """
@@ -68,7 +69,7 @@ class MethodPlan:
     measures: tuple[str, ...] = SCORED
 
     def __post_init__(self) -> None:
-        names = [combination(name).name for name in self.methods]
+        names = [name if name == TUNED else combination(name).name for name in self.methods]
         object.__setattr__(self, "methods", tuple(names))  # one name for one method, in whatever order its parts stand
         if twice := {name for name in names if names.count(name) > 1}:
             raise WrongUse(f"Method {min(twice)!r} is named twice.")
@@ -140,7 +141,8 @@ def build_methods(
     network without it.
     """
     drawn, calls = _traced(network, banks)
-    names = plan.methods or _possible(network, banks, plan, calls, members=members, validated=validated)
+    possible = plan.methods or _possible(network, banks, plan, calls, members=members, validated=validated)
+    names = tuple(name for name in possible if name != TUNED)  # added by `with_tuned`
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
     passes = PassPlan(precision=precision, channels_last=True, fuse=True)

@@ -22,7 +22,7 @@ from segment.errors import error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
 from segment.estimation.together import IMAGE_ERRORS, Together, estimates_or_reasons
-from segment.files.runs.manifest import Entry
+from segment.files.runs.manifest import LABEL, Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
 from segment.images.contents.copied import by_ranges, image_here
@@ -171,7 +171,8 @@ class ImagePredictor:
             triaged = None if self.triage is None else self.triage.of_image(estimate, image.valid)
             files, measures = render(self.run, result, self.formats, triaged)
             alone = len(self.run.sources) == 1 if self.single is None else self.single
-            row = thumbnails(result, self.truth(image.source), alone=alone) if "png" in self.formats else None
+            truth, unlike = self._label(image.source) if "png" in self.formats else (None, "")
+            row = thumbnails(result, truth, alone=alone) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
             return failed(image.source, f"its pictures: {error_message(error)}", image.sha256, seconds)
         entry = Entry(
@@ -186,7 +187,7 @@ class ImagePredictor:
             reached_error=estimate.reached_error,
             blending=None if estimate.blending is None else estimate.blending.record(),
             measures=measures,
-            notes=dict(estimate.withheld),
+            notes={**estimate.withheld, **({LABEL: unlike} if unlike else {})},
             triage=None if triaged is None else triaged[0].line(),
             expected=self._expected(estimate, image.valid),
         )
@@ -228,10 +229,14 @@ class ImagePredictor:
 
     def truth(self, source: Source) -> NDArray[np.int64] | None:
         """The label ids of a source (H W), to be shown; None without a label that can be."""
+        return self._label(source)[0]
+
+    def _label(self, source: Source) -> tuple[NDArray[np.int64] | None, str]:
+        """The same, and why a label that there is cannot be shown."""
         if source.label is None or self.network.card.head == "multilabel":
-            return None
+            return None, ""
         labelled = read_labelled_image(source, self.network)
-        return None if labelled.error else labelled.label
+        return (None, labelled.error) if labelled.error else (labelled.label, "")
 
     def redo(self, sources: Sequence[Source]) -> None:
         """Write images again whose fast passes were wrong; until then their lines say "failed", for a resume."""

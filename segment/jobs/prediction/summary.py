@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segment.errors import first_of
 from segment.estimation.tiling.blending import in_words, worst_of
+from segment.files.runs.manifest import LABEL
 from segment.files.runs.run import Run
 from segment.jobs.prediction.plan import Execution
 from segment.ranking.columns import ranks_none
@@ -44,11 +46,27 @@ class Summary:
     missed: int = 0
 
 
+def _warn_of_left_out(lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """One warning for each thing that was asked for and is missing, with the first image and its reason."""
+    noted: dict[str, list[str]] = {}
+    for id, line in lines.items():
+        for name in line.get("notes", {}):
+            noted.setdefault(name, []).append(id)
+    for name, ids in noted.items():
+        why = lines[ids[0]]["notes"][name]
+        named = first_of(map(repr, ids))
+        if name == LABEL:
+            log.warning("The labels of %d of %d images are not shown (%s): %s", len(ids), len(lines), named, why)
+        else:
+            log.warning("%s is left out of %d of %d images (%s): %s", name, len(ids), len(lines), named, why)
+
+
 def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Summary:
     entries = run.entries()
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     if len(lines) < len(run.sources):
         log.warning("%d images are left; --resume does them.", len(run.sources) - len(lines))
+    _warn_of_left_out(lines)
     failed = {id: str(line["error"]) for id, line in lines.items() if line["status"] == "failed"}
     draws = [line["draws"] for id, line in lines.items() if id not in failed]
     mean = sum(draws) / len(draws) if draws else 0.0
