@@ -247,16 +247,8 @@ def _values(rows: Rows, ids: Sequence[str], column: str) -> Floats:
 
 
 PAIRED_COLUMNS = (
-    "number",
-    "images",
-    "A",
-    "B",
-    "B - A (95 %)",
-    "B higher / lower",
-    "p sign",
-    "p flip",
-    "Holm",
-    "verdict",
+    *("number", "images", "A", "B", "B - A (95 %)", "B higher / lower"),
+    *("p sign", "p flip", "Holm", "verdict"),
 )
 UNPAIRED_COLUMNS = ("number", "A", "B", "B / A", "AUROC (95 %)", "KS", "p", "Holm", "verdict")
 
