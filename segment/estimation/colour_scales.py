@@ -40,21 +40,23 @@ def colour_scales(network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor
 
     images: each (1 C H W), prepared
     `standard_error` is that of `predicted_std` over sqrt(T_eff - 1), for the whole bank. A measure that is 0 nearly
-    everywhere has no scale; nor has any where the network fails on the images, which is logged.
+    everywhere has no scale. An image that the network fails on is left out with a warning; without any, there is none.
     """
     used = bank if bank.distilled else bank.first(min(DRAWS, len(bank)))
     if len(used) < 2 or not images:
         return {}
     values: dict[str, list[np.ndarray]] = {name: [] for name in SPREADS}
     method = mcbn(network, used, PassPlan(channels_last=True, fuse=True))
-    try:
-        for image in images:
+    for number, image in enumerate(images):
+        try:
             maps = estimate(method, image, head=head, measures=SPREADS).maps
-            for name in SPREADS:
-                flat = maps[name].reshape(-1)
-                values[name].append(flat[:: -(-len(flat) // PIXELS)].cpu().numpy())
-    except Exception as error:  # whatever an unknown network raises
-        log.info("No colour scales: %s", error_message(error))
+        except Exception as error:  # whatever an unknown network raises
+            log.warning("Colour scales are measured without statistics image %d: %s", number, error_message(error))
+            continue
+        for name in SPREADS:
+            flat = maps[name].reshape(-1)
+            values[name].append(flat[:: -(-len(flat) // PIXELS)].cpu().numpy())
+    if not values[SPREADS[0]]:
         return {}
     scales = {name: rounded_up(float(np.quantile(np.concatenate(parts), SHARE))) for name, parts in values.items()}
     if bank.effective_draws > 1 and not bank.distilled:

@@ -5,6 +5,7 @@ Must not know how either is fitted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ class VectorScaling:
     def __post_init__(self) -> None:
         if len(self.factors) != len(self.offsets) or not self.factors:
             raise WrongUse(f"{len(self.factors)} factors and {len(self.offsets)} offsets: one of each a channel.")
+        if not all(map(math.isfinite, (*self.factors, *self.offsets))):
+            raise WrongUse("A scaling has a factor or an offset that is not finite.")
 
 
 Calibration = float | VectorScaling
@@ -71,12 +74,22 @@ def as_json(calibration: Calibration) -> float | dict[str, list[float]]:
 def of_json(value: float | Mapping[str, Sequence[float]]) -> Calibration:
     """The calibration that `as_json` wrote.
 
+    Args:
+        value: A temperature, or factors and offsets.
+
+    Raises:
+        WrongUse: A number is not finite, or the temperature not above 0.
+
     >>> of_json({"factors": [1.0], "offsets": [0.5]}), of_json(1.25)
     (VectorScaling(factors=(1.0,), offsets=(0.5,)), 1.25)
+
     """
     if isinstance(value, Mapping):
         return VectorScaling(tuple(map(float, value["factors"])), tuple(map(float, value["offsets"])))
-    return float(value)
+    temperature = float(value)
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise WrongUse(f"A temperature is a finite number above 0, not {temperature:g}.")
+    return temperature
 
 
 def in_words(calibration: Calibration) -> str:

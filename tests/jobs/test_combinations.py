@@ -174,10 +174,10 @@ def test_the_calibration_of_the_first_passes_is_that_of_a_run_of_their_own() -> 
     logits = [3 * truth + 3 * each for each in noise]
     images, prefixes = torch.zeros(1, 3, 24, 24), (1, 3, 4)
     temperature, scaling = TemperatureFit("softmax", prefixes), PrefixScalings("softmax", 1, prefixes)
-    update([(Weighted(*logits), [temperature, scaling])], images, label, known)
+    assert update([(Weighted(*logits), [temperature, scaling])], images, label, known)
     for draws in prefixes:
         one, other = TemperatureFit("softmax"), VectorScalingFit("softmax", 1)
-        update([(Weighted(*logits[:draws]), [one, other])], images, label, known)
+        assert update([(Weighted(*logits[:draws]), [one, other])], images, label, known)
         assert temperature.best(draws) == pytest.approx(one.best(), rel=1e-6)
         assert scaling.best(draws) == pytest.approx(other.best(), rel=1e-4)
     assert temperature.best() == temperature.best(4)
@@ -197,6 +197,14 @@ def test_read_outs_at_several_temperatures_and_draws_are_those_of_runs_of_their_
         torch.testing.assert_close(together[name].probability, alone.probability)
         torch.testing.assert_close(together[name].variance, alone.variance)
         assert together[name].draws == read_out.draws
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), 0.0, -1.0, float("inf"), {"factors": [1.0, float("nan")], "offsets": [0.0, 0.0]}]
+)
+def test_a_calibration_that_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(WrongUse, match="finite"):
+        of_json(value)
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "multilabel"])

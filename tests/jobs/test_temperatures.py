@@ -134,6 +134,16 @@ def test_a_fit_that_no_image_reaches_is_refused(network: Network, bank: Bank, tm
             fit.best()
 
 
+def test_an_image_whose_label_scores_refuse_is_in_no_fit(network: Network, bank: Bank, tmp_path: Path) -> None:
+    validation = made(tmp_path / "validation", 3)
+    label = np.random.default_rng(0).integers(0, 4, (32, 40)).astype(np.uint8)
+    label[0, 0] = 77
+    write_png(tmp_path / "validation" / "labels" / "i1.png", label)
+    evaluation = scored(network, bank, tmp_path, validation)
+    assert set(evaluation.validation.left_out) == set(evaluation.validation.failed) == {"i1"}
+    assert "holds 77" in evaluation.validation.left_out["i1"]
+
+
 @pytest.fixture
 def limited() -> Network:
     return load_network(calibrated(seeded(Limited), (32, 32)))

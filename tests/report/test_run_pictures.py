@@ -72,6 +72,15 @@ def test_a_scale_is_what_the_statistics_images_reach_by_a_plain_loop_over_the_dr
     assert scales["standard_error"] == rounded_up(scales["predicted_std"] / (bank.effective_draws - 1) ** 0.5)
 
 
+def test_an_image_that_the_network_fails_on_takes_no_scale_of_the_others_away(caplog: pytest.LogCaptureFixture) -> None:
+    network = drawable(NETWORK)
+    bank, image = random_bank(network, draws=3), noise(1, 3, 32, 32)
+    alone = colour_scales(network, bank, [image], "softmax")
+    assert colour_scales(network, bank, [image * float("nan"), image], "softmax") == alone != {}
+    assert "without statistics image 0: The network's output is not finite" in caplog.text
+    assert colour_scales(network, bank, [image * float("nan")], "softmax") == {}
+
+
 def test_a_bank_of_one_draw_has_no_scales() -> None:
     network = drawable(NETWORK)
     assert colour_scales(network, random_bank(network, draws=1), [noise(1, 3, 32, 32)], "softmax") == {}

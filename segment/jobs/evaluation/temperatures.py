@@ -26,7 +26,7 @@ from segment.methods.method import Method
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import PrefixScalings
 from segment.networks.load import Network
-from segment.scores.arrays import known_pixels
+from segment.scores.arrays import checked_known
 from segment.scores.plan import ScorePlan
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.uncertainty.scaling import Calibration
@@ -85,8 +85,9 @@ def temperatures(
     """Fit the temperature or scaling of every method that has one.
 
     All of them are fitted on the same images. An image that one method cannot pass, or has outputs for that are not
-    finite, is in no fit; a warning names it. An image whose label is void everywhere has nothing to fit. Where memory
-    runs out, passes hold fewer draws from now on, as when images are scored; but no image is fitted on in tiles.
+    finite, or whose label scores refuse, is in no fit; a warning names it. An image whose label is void everywhere has
+    nothing to fit. Where memory runs out, passes hold fewer draws from now on, as when images are scored; but no image
+    is fitted on in tiles.
 
     Args:
         network: Whose outputs they are.
@@ -170,7 +171,7 @@ def _added(
     height, width = item.size
     while True:
         try:
-            known = known_pixels(plan, item.label)
+            known = checked_known(item.source.id, plan, item.label)
             if not known.any():
                 return ""
             images = item.normalised(network)[None]
