@@ -228,18 +228,18 @@ def _shown_progress() -> Iterator[Progress]:
         yield ProgressBars(bar)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = ()) -> None:
-    """A table: numbers right; the first column and those named in `words` left.
+def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = (), keys: int = 1) -> None:
+    """A table: numbers right; the first columns, so many as `keys` says, and those named in `words` left.
 
-    One that is wider than the screen goes on in further tables, whose first column is the same.
+    One that is wider than the screen goes on in further tables, which repeat those first columns: they name a row.
     """
     if _quiet:
         return
-    for part, chosen in enumerate(_parts(columns, rows, words, out.width - EDGES)):
+    for part, chosen in enumerate(_parts(columns, rows, words, out.width - EDGES, keys)):
         heading = Text(title) if part == 0 else None
         shown = Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for number in chosen:
-            left = number == 0 or columns[number] in words
+            left = number < keys or columns[number] in words
             how: Any = {} if left else {"justify": "right", "no_wrap": True}
             shown.add_column(Text(columns[number]), overflow="fold", **how)
         for row in rows:
@@ -247,8 +247,10 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, words: Colle
         out.print(shown)
 
 
-def _parts(columns: Sequence[str], rows: list[list[str]], words: Collection[str], width: int) -> list[list[int]]:
-    r"""Which columns stand side by side, each part within the width; the first column is in each.
+def _parts(
+    columns: Sequence[str], rows: list[list[str]], words: Collection[str], width: int, keys: int = 1
+) -> list[list[int]]:
+    r"""Which columns stand side by side, each part within the width; the first `keys` columns are in each.
 
     >>> _parts(["name", "a", "b"], [["x" * 10, "1" * 6, "2" * 6]], (), 25), _parts(["name", "a"], [], (), 80)
     ([[0, 1], [0, 2]], [[0, 1]])
@@ -258,12 +260,13 @@ def _parts(columns: Sequence[str], rows: list[list[str]], words: Collection[str]
     needed = []
     for number, column in enumerate(columns):
         longest = max(len(line) for cell in (column, *(row[number] for row in rows)) for line in cell.split("\n"))
-        needed.append(min(longest, NARROW) if column in words or number == 0 else longest)
-    parts, used = [[0]], needed[0]
-    for number in range(1, len(columns)):
-        if len(parts[-1]) > 1 and used + GAP + needed[number] > width:
-            parts.append([0])
-            used = needed[0]
+        needed.append(min(longest, NARROW) if column in words or number < keys else longest)
+    first = sum(needed[:keys]) + GAP * (keys - 1)
+    parts, used = [list(range(keys))], first
+    for number in range(keys, len(columns)):
+        if len(parts[-1]) > keys and used + GAP + needed[number] > width:
+            parts.append(list(range(keys)))
+            used = first
         parts[-1].append(number)
         used += GAP + needed[number]
     return parts

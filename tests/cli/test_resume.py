@@ -126,11 +126,11 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "drop_outputs": ({"drop_outputs": [5], "classes": 5}, "card.drop_outputs is [] there, [5] asked"),
     "classes": ({"classes": {0: "air"}}, "card.classes is ['sky', "),
     "palette": ({"palette": {0: [1, 2, 3]}}, "card.palette is [["),
-    "white": ({"input": {"white": 4095}}, "card.input.white is None there, 4095.0 asked"),
+    "white": ({"input": {"white": 4095}}, "card.input.white is none given there, 4095.0 asked"),
     "pad": ({"input": {"pad": "edge"}}, "card.input.pad is 'reflect' there, 'edge' asked"),
     "stride": ({"input": {"stride": 32}}, "card.input.stride is "),
-    "eps": ({"batchnorm_eps": {"*": 0.1}}, "card.batchnorm_eps.* is None there, 0.1 asked"),
-    "labels": ({"labels": {7: 1}}, "card.labels.7 is None there, 1 asked"),
+    "eps": ({"batchnorm_eps": {"*": 0.1}}, "card.batchnorm_eps.* is none given there, 0.1 asked"),
+    "labels": ({"labels": {7: 1}}, "card.labels.7 is none given there, 1 asked"),
 }
 
 

@@ -414,7 +414,7 @@ def test_a_bank_of_other_images_than_training_is_warned_of_each_time(
     network = network_of()
     for layer in network.module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.register_buffer("running_var", torch.full((layer.num_features,), 100.0))
+            layer.get_buffer("running_var").mul_(100)
     for name in ("a", "a", "b"):
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="segment"):

@@ -252,7 +252,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) -> 
 
 def test_resuming_with_other_settings_is_refused_and_says_which(tmp_path: Path) -> None:
     a_run(tmp_path / "run").close()
-    with pytest.raises(WrongUse, match=r"draws is 8 there, 16 asked; heat is None there, 'variance' asked"):
+    with pytest.raises(WrongUse, match=r"draws is 8 there, 16 asked; heat is none given there, 'variance' asked"):
         Run.create(tmp_path / "run", {"draws": 16, "maps": ["variance"], "heat": "variance"}, resume=True)
 
 

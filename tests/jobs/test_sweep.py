@@ -301,7 +301,7 @@ def test_kept_temperatures_that_were_of_the_largest_t_alone_are_refused(
     content = json.loads(record.read_text())
     del content["settings"]["calibrations"]  # as in a folder of a version that fitted one for all
     record.write_text(json.dumps(content))
-    with pytest.raises(WrongUse, match="calibrations is None there"):
+    with pytest.raises(WrongUse, match="calibrations is none given there"):
         sweep(network, data, train, kept.parent, plan, validation=validation, resume=True)
 
 
@@ -514,6 +514,23 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
     assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
     for name in ("pll_vs_draws", "quality_vs_batch_nll"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
+
+
+def test_every_part_of_a_sweeps_table_names_setting_and_shift(data: Labels, train: Path, tmp_path: Path) -> None:
+    commands._load_commands()
+    asked: list[object] = ["sweep", "scenes", "--images", data.images, "--labels", data.labels, "--train", train]
+    asked += ["--batches", "2", "--draws", "1,2", "--shift", "noise,blur", "--severities", "3", "-o", tmp_path / "run"]
+    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    assert ended.exit_code == 0, ended.exception
+    lines = ended.stdout.splitlines()
+    assert any("best NLL first within each shift, " in line for line in lines)
+    heads = [line for line in lines if line.split()[:1] == ["setting"]]
+    assert len(heads) > 1
+    assert all(line.split()[1] == "shift" for line in heads)
+    for shift in ("noise 3", "blur 3"):
+        of_shift = [line for line in lines if shift in line]
+        assert sum(line.split()[0] == "deterministic" for line in of_shift) == len(heads)
+        assert max(map(len, of_shift)) <= 80
 
 
 def test_a_sweep_warns_of_images_that_it_was_made_of_and_scores_shifts_at_the_largest_t(

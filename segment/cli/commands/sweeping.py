@@ -177,6 +177,9 @@ def sweep(
         for line in result.warnings:
             screen.print_text(f"Warning: {line}")
         columns, cells = best_rows(result.rows)
-        screen.table(f"{network.name}: best NLL first, {len(cells)} of {len(result.rows)} settings", columns, cells)
+        shifted = "shift" in columns  # then setting and shift name a row
+        order = "best NLL first within each shift" if shifted else "best NLL first"
+        heading = f"{network.name}: {order}, {len(cells)} of {len(result.rows)} settings"
+        screen.table(heading, columns, cells, keys=2 if shifted else 1)
         screen.print_text(f"All scores: {url_of(result.folder / 'sweep.csv')} and scores.json. Plots: {len(pictures)}.")
     end_with_failures(result.failed, output)
