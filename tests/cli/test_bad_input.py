@@ -455,7 +455,7 @@ def test_a_run_that_is_there_is_refused_without_resume_and_left_as_it_is(photos:
     assert "--resume" in ended.error
     other = segment(*predicting(photos, bank, whole), "--resume", "--draws", 2, "--heat", "variance")
     assert other.code == 2
-    assert "draws is None there, 2 asked" in other.error
+    assert "draws is all there, 2 asked" in other.error
     assert "heat is 'predictive_entropy' there, 'variance' asked" in other.error
     assert contents(whole) == before
 
