@@ -169,6 +169,7 @@ def test_a_line_is_counted_before_anybody_sees_it_in_the_file(tmp_path: Path, mo
 
 def test_a_line_that_the_disk_does_not_take_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = Lines(tmp_path / MANIFEST)
+    lines.add_lines([])
     lines.add(_entry("a"))
     before = lines["a"]
 

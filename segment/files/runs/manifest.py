@@ -153,7 +153,9 @@ class Lines(Mapping[str, dict[str, Any]]):
         self.add_lines([entry.line()])
 
     def add_lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """The same for several, each as `Entry.line` gives it."""
+        """The same for several or none, each as `Entry.line` gives it."""
+        if not lines:
+            return
         texts = [encoded(line) for line in lines]
         before = {line["id"]: self._places.get(line["id"]) for line in lines}
         try:
