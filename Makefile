@@ -77,6 +77,7 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 	$$measure passes --file outputs/bench/passes.json -- python -m benchmarks outputs/bench --rounds 3
 	$$measure distill_k16 --file outputs/bench/distill/distill.json -- python -m benchmarks.distill --train $(CAMVID)/train \
 		--test $(CAMVID)/test --draws 16,8 --views 256 --count 20 --sizes 8,16 --threads 2
+	$$measure small_l2 -- python -m benchmarks.small_l2 ../shared/data
 	$$measure head --file outputs/bench/head/head.json -- python -m benchmarks.head
 	$$measure head_told --file outputs/bench/head/head.json -- python -m benchmarks.head --told 4
 	cifar=outputs/measured/cifar
