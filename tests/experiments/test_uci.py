@@ -221,6 +221,17 @@ def test_a_smaller_search_sees_one_fold_and_tau_is_fitted_on_all(data: Path, mon
     assert [len(each.folds) for each in drawn] == [protocol.folds] * len(METHODS)
 
 
+def test_splits_that_are_kept_with_the_project_are_of_the_papers_plan(tmp_path: Path) -> None:
+    kept = sorted((Path(__file__).parents[2] / "docs" / "measured" / "uci").glob("*.json"))
+    assert kept
+    for path in kept:
+        name, split = path.stem.split("-")
+        plan = replace(PLANS["paper"], sets=(name,), splits=(int(split),))
+        said: list[str] = []
+        ((found,),) = run_splits(plan, data=tmp_path, kept=path.parent, seed=0, say=said.append).values()
+        assert (found.name, found.split, said) == (name, int(split), [])
+
+
 def test_the_page_says_whose_search_is_smaller() -> None:
     assert smaller_searches(replace(PLANS["paper"], sets=("yacht", "wine"))) == ""
     said = " ".join(smaller_searches(PLANS["paper"]).split())
