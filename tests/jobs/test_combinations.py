@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from given_passes import Given
 from labelled_scenes import written
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -26,7 +27,6 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.fit import fit_bank
 from segment.methods.dropout import Dropout
-from segment.methods.method import OnePass
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import LEAST_IMAGES, PrefixScalings, VectorScalingFit
 from segment.networks.load import Network, load_network
@@ -46,23 +46,6 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
     return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=4)
-
-
-class Given(OnePass):
-    """A method whose passes give these logits."""
-
-    name, random, note = "given", False, ""
-
-    def __init__(self, *logits: Tensor) -> None:
-        self.logits = logits
-
-    @property
-    def draws(self) -> int:
-        return len(self.logits)
-
-    def __call__(self, images: Tensor) -> Any:
-        for logits in self.logits:
-            yield 1 / len(self.logits), logits
 
 
 def test_a_method_has_one_name_whatever_the_order_of_its_parts_and_wrong_ones_are_refused() -> None:

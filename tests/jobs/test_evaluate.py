@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from given_passes import Given
 from labelled_scenes import SIZE, written
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -41,7 +42,6 @@ from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, Inserted
 from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
-from segment.methods.method import OnePass
 from segment.methods.temperature import TemperatureFit, update
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
@@ -383,23 +383,6 @@ def test_read_outs_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, 
         )
     warm = moments_of(method, images, head="softmax", keep=(), temperature=2.0)
     torch.testing.assert_close(estimated["warm"].probability[0], warm.mean[0], rtol=0, atol=1e-6)
-
-
-class Given(OnePass):
-    """A method that says the logits it was made with."""
-
-    name, random, note = "given", False, ""
-
-    def __init__(self, *logits: Tensor) -> None:
-        self.logits = logits
-
-    @property
-    def draws(self) -> int:
-        return len(self.logits)
-
-    def __call__(self, images: Tensor) -> Any:
-        for logits in self.logits:
-            yield 1 / len(self.logits), logits
 
 
 @pytest.mark.parametrize("draws", [1, 3])

@@ -6,11 +6,11 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from given_passes import Given
 from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.states import SweepPlan
 from segment.methods.mcbn import BankMethod
-from segment.methods.method import OnePass
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import LEAST_IMAGES, VectorScalingFit
 from segment.networks.load import Network, load_network
@@ -54,23 +53,6 @@ class Limited(Toy):
         if x.shape[0] * x.shape[-1] * x.shape[-2] > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(x)
-
-
-class Given(OnePass):
-    """A method whose passes give these logits."""
-
-    name, random, note = "given", False, ""
-
-    def __init__(self, *logits: Tensor) -> None:
-        self.logits = logits
-
-    @property
-    def draws(self) -> int:
-        return len(self.logits)
-
-    def __call__(self, images: Tensor) -> Any:
-        for logits in self.logits:
-            yield 1 / len(self.logits), logits
 
 
 @pytest.fixture(scope="module")
