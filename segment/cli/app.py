@@ -135,7 +135,7 @@ def run() -> None:
             if code == INTERRUPTED:
                 code = TERMINATED if received else INTERRUPTED
                 word = "Terminated" if received else "Interrupted"
-                screen.refuse(f"{word}. What was finished is whole; a run goes on with --resume.")
+                screen.refuse(f"{word}. What is done is kept: run it again to go on, with --resume if it has it.")
     finally:
         _end_reading()
         event_log.finish(code, screen.last_error)

@@ -43,6 +43,8 @@ NOT_AUDITED = "half precision was not audited: the processor that recorded the b
 
 ONE_DRAW = "one draw has no variance map, so half precision was not audited; record two draws or more"
 
+NOT_IN_FP32 = "half precision was not audited, because this network does not work in fp32 here either"
+
 Audited = dict[str, dict[str, Any]]
 """Precision -> `variance_error`, and `speed`, `speed_low` and `speed_high`; or the `reason` why it does not work."""
 
@@ -75,11 +77,21 @@ def audit(
     for precision in candidates:
         try:
             audited[precision] = _compared(network, bank, images, head, precision, engine)
+        except _FailedInFp32 as failed:
+            audited[precision] = {"reason": f"{NOT_IN_FP32}: {failed}"}
         except Exception as error:  # whatever an unknown network raises
-            message = f"{type(error).__name__}: {one_line(error, 200)}"
+            message = _named(error)
             log.info("Precision audit, %s: %s", precision, message)
             audited[precision] = {"reason": f"this network does not work in {precision}: {message}"}
     return audited
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 200)}"
+
+
+class _FailedInFp32(PredictionFailed):
+    """What the audit compares with cannot be computed."""
 
 
 def _compared(
@@ -94,7 +106,12 @@ def _compared(
     plans = [PassPlan(precision=of, channels_last=True, fuse=True, engine=engine) for of in ("fp32", precision)]
     methods = [mcbn(network, bank, plan) for plan in plans]
     for method in methods:  # the first call compares with plain passes: not timed
-        from_the_first_draw((method,), partial(moments_of, method, images[0], head=head, keep=("square",)))
+        try:
+            from_the_first_draw((method,), partial(moments_of, method, images[0], head=head, keep=("square",)))
+        except Exception as raised:
+            if method is methods[0]:
+                raise _FailedInFp32(_named(raised)) from raised
+            raise
     error = signal = 0.0
     ratios: list[float] = []
     rounds = max(len(images), -(-PAIRS // (len(bank) - 1)))

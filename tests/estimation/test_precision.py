@@ -13,7 +13,7 @@ from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
 from torch import Tensor
 
 import segment.estimation.precision as precision_module
-from segment.estimation.precision import LIMIT, NOT_AUDITED, ONE_DRAW, audit, choose
+from segment.estimation.precision import LIMIT, NOT_AUDITED, NOT_IN_FP32, ONE_DRAW, audit, choose
 from segment.passes import onednn
 from segment.tracing.bn_layers import BatchNormNetwork
 
@@ -56,6 +56,23 @@ def test_whatever_a_network_raises_in_half_precision_is_the_reason() -> None:
     reason = audited["bf16"]["reason"]
     assert reason.startswith("this network does not work in bf16: TypeError: ")
     assert "BFloat16" in reason
+    assert choose(audited) == ("fp32", reason)
+
+
+class Overflowing(Toy):
+    """Its outputs are NaN in every precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 0 * 0
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_an_output_that_is_not_finite_in_fp32_is_not_blamed_on_half_precision() -> None:
+    network = network_of(Overflowing)
+    audited = audit(network, random_bank(network), [noise(1, 3, 32, 32)], "softmax")
+    reason = audited["bf16"]["reason"]
+    assert reason.startswith(NOT_IN_FP32)
+    assert "not finite" in reason
     assert choose(audited) == ("fp32", reason)
 
 
