@@ -12,14 +12,14 @@ from sklearn.metrics import accuracy_score, log_loss
 from segment.errors import WeightsRefused, WrongUse
 from segment.experiments.cifar import experiment as cifar
 from segment.experiments.cifar import network as cifar_network
-from segment.experiments.cifar.curve import Curve, curve_of, interval, share_by
+from segment.experiments.cifar.curve import Curve, curve_of, interval, joined, share_by
 from segment.experiments.cifar.experiment import CifarPlan
 from segment.experiments.cifar.network import all_passes, drawn_network, normalised, read_images
 from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.weights import load_weights
 
-SMALL = CifarPlan(draws=8, batches=(16,), images=20)
+SMALL = CifarPlan(draws=8, banks=2, batches=(16,), images=20)
 
 
 def likelihoods(draws: int, images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -66,16 +66,16 @@ def test_the_curve_is_that_of_a_plain_loop_over_subsets() -> None:
     curve = curve_of(passes, labels, seed=0)
     assert curve.draws == (1, 2, 4, 8)
     whole = np.log(passes.mean(axis=0)[np.arange(12), labels])
-    np.testing.assert_allclose(curve.likelihood[-1], whole)
+    np.testing.assert_allclose(curve.likelihood[0, -1], whole)
     each = np.log(passes[:, np.arange(12), labels])
-    assert curve.likelihood[0].mean() == pytest.approx(each.mean(), abs=0.05)
+    assert curve.likelihood[0, 0].mean() == pytest.approx(each.mean(), abs=0.05)
     pairs = [np.log(passes[[a, b]].mean(axis=0)[np.arange(12), labels]).mean() for a in range(8) for b in range(a)]
-    assert curve.likelihood[1].mean() == pytest.approx(np.mean(pairs), abs=0.05)
+    assert curve.likelihood[0, 1].mean() == pytest.approx(np.mean(pairs), abs=0.05)
 
 
 def test_more_draws_never_lower_the_expected_log_likelihood() -> None:
     passes, labels = likelihoods(draws=32, images=40)
-    assert (np.diff(curve_of(passes, labels, seed=0).likelihood.mean(axis=1)) > 0).all()  # Jensen
+    assert (np.diff(curve_of(passes, labels, seed=0).likelihood.mean(axis=(0, 2))) > 0).all()  # Jensen
 
 
 def test_the_spread_between_banks_is_that_of_independent_banks() -> None:
@@ -89,18 +89,41 @@ def test_the_spread_between_banks_is_that_of_independent_banks() -> None:
         place = curves[0].draws.index(count)
         assert np.mean([curve.bank_sd[place] for curve in curves]) == pytest.approx(truth, rel=0.15)
     assert np.isnan(curves[0].bank_sd[-1])
+    whole = joined([curve_of(bank, labels, seed=1) for bank in banks[:60]]).bank_sd[-1]
+    assert whole == pytest.approx(np.log(banks.mean(axis=1)[:, np.arange(30), labels]).mean(axis=1).std(), rel=0.3)
 
 
 def test_the_interval_is_that_of_a_normal_mean() -> None:
     values = np.random.default_rng(2).normal(size=400)
-    low, high = interval(values, seed=0)
+    low, high = interval(values[None], seed=0)
     half = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - half, abs=0.02)
     assert high == pytest.approx(values.mean() + half, abs=0.02)
 
 
+def test_the_interval_is_over_banks_too() -> None:
+    banks, images = 40, 50
+    rng = np.random.default_rng(2)
+    of_bank, of_image = rng.normal(size=(banks, 1)), rng.normal(size=(1, images))
+    low, high = interval(of_bank + of_image, seed=0)
+    sd = np.sqrt(of_bank.var() / banks + of_image.var() / images)
+    assert high - low == pytest.approx(2 * 1.96 * sd, rel=0.1)
+    few, many = interval(0 * of_bank + of_image, seed=0), interval(of_image, seed=0)
+    assert few == pytest.approx(many)  # banks that are alike add nothing
+
+
+def test_banks_are_joined_by_their_mean() -> None:
+    labels = np.zeros(12, dtype=int)
+    curves = [curve_of(likelihoods(8, 12, seed)[0], labels, seed=0) for seed in range(3)]
+    both = joined(curves)
+    np.testing.assert_array_equal(both.likelihood[1:2], curves[1].likelihood)
+    np.testing.assert_array_equal(both.hits[2:], curves[2].hits)
+    np.testing.assert_array_equal(joined(curves[:1]).likelihood, curves[0].likelihood)
+    assert np.isnan(joined(curves[:1]).bank_sd[-1])
+
+
 def test_the_share_of_the_gain_is_read_off_the_curve() -> None:
-    likelihood = np.array([[-1.0, -2.0], [-0.9, -1.8], [-0.8, -1.5]])
+    likelihood = np.array([[[-1.0, -2.0], [-0.9, -1.8], [-0.8, -1.5]]])
     curve = Curve(draws=(1, 8, 64), likelihood=likelihood, hits=likelihood, bank_sd=np.zeros(3))
     share, low, high = share_by(curve, 8, seed=0)
     assert share == pytest.approx(0.15 / 0.35)

@@ -1,10 +1,11 @@
-"""Log-likelihood and accuracy by the number of draws, with intervals over images.
+"""Log-likelihood and accuracy by the number of draws, with intervals over images and banks.
 
 Must not know a network: it takes class probabilities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,10 @@ ORDERS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Per image, for each number of draws: log of the mean p of the true class, nats; and its mean hits.
+    """For each of B banks, number of draws and image: log of the mean p of the true class, nats; and the mean hits.
 
-    draws: (S); likelihood, hits: (S, N), means over orders of the bank; bank_sd: (S), of the mean likelihood between
-    banks, nan for the whole bank
+    draws: (S); likelihood, hits: (B, S, N), means over orders of a bank's draws; bank_sd: (S), of the mean likelihood
+    between banks, nan for the whole of a single bank
     """
 
     draws: tuple[int, ...]
@@ -34,7 +35,7 @@ class Curve:
 
 
 def curve_of(passes: Array, labels: NDArray[np.integer], *, seed: int) -> Curve:  # T N K, N
-    """Likelihood and accuracy of the first 1, 2, 4 ... T draws, each the mean over random orders of the draws."""
+    """Likelihood and accuracy of the first 1, 2, 4 ... T draws of a bank, each the mean over orders of the draws."""
     draws = len(passes)
     counts = tuple(2**power for power in range(draws.bit_length()) if 2**power <= draws)
     rng = np.random.default_rng([seed, 8])
@@ -51,27 +52,36 @@ def curve_of(passes: Array, labels: NDArray[np.integer], *, seed: int) -> Curve:
     with np.errstate(divide="ignore", invalid="ignore"):
         # subsets of one bank share draws: S out of T vary by the factor (1 - S/T) less than independent banks would
         bank_sd = means.std(axis=0) / np.sqrt(1 - np.array(counts) / draws)
-    return Curve(
-        draws=counts, likelihood=likelihood, hits=hits, bank_sd=np.where(np.isfinite(bank_sd), bank_sd, np.nan)
-    )
+    bank_sd[~np.isfinite(bank_sd)] = np.nan
+    return Curve(draws=counts, likelihood=likelihood[None], hits=hits[None], bank_sd=bank_sd)
 
 
-def interval(values: Array, *, seed: int) -> tuple[float, float]:  # N -> low, high
-    """95 % interval of a mean over images, by a bootstrap over them (the same images for every call of one seed)."""
-    return middle_95(_replicates(values[None], seed)[0])
+def joined(curves: Sequence[Curve]) -> Curve:
+    """One curve of all banks, which have the same number of draws; they give the spread of the whole bank."""
+    likelihood = np.concatenate([curve.likelihood for curve in curves])
+    bank_sd = np.sqrt(np.mean([curve.bank_sd**2 for curve in curves], axis=0))
+    if len(likelihood) > 1:
+        bank_sd[-1] = likelihood[:, -1].mean(axis=1).std(ddof=1)
+    hits = np.concatenate([curve.hits for curve in curves])
+    return Curve(draws=curves[0].draws, likelihood=likelihood, hits=hits, bank_sd=bank_sd)
 
 
-def _replicates(values: Array, seed: int) -> Array:  # X N -> X R
+def interval(values: Array, *, seed: int) -> tuple[float, float]:  # B N -> low, high
+    """95 % interval of a mean by a bootstrap over images and banks (the same ones for every call of one seed)."""
+    return middle_95(_replicates(values, seed))
+
+
+def _replicates(values: Array, seed: int) -> Array:  # B N -> R
     rng = np.random.default_rng([seed, 9])
-    drawn = rng.multinomial(values.shape[1], np.full(values.shape[1], 1 / values.shape[1]), size=REPLICATES)
-    means: Array = values @ drawn.T / values.shape[1]
+    banks, images = values.shape
+    of_images = rng.multinomial(images, np.full(images, 1 / images), size=REPLICATES) / images
+    of_banks = rng.multinomial(banks, np.full(banks, 1 / banks), size=REPLICATES) / banks
+    means: Array = ((of_images @ values.T) * of_banks).sum(axis=1)
     return means
 
 
 def share_by(curve: Curve, draws: int, *, seed: int) -> tuple[float, float, float]:
-    """Share of the gain from one draw to the whole bank that that many draws have, and its 95 % interval."""
-    place = curve.draws.index(draws)
-    gains = curve.likelihood[[place, -1]] - curve.likelihood[0]
-    part, whole = gains.mean(axis=1)
-    replicates = _replicates(gains, seed)
-    return float(part / whole), *middle_95(replicates[0] / replicates[1])
+    """Share of the gain from one draw to a whole bank that that many draws have, and its 95 % interval."""
+    part, whole = (curve.likelihood[:, place] - curve.likelihood[:, 0] for place in (curve.draws.index(draws), -1))
+    shares = _replicates(part, seed) / _replicates(whole, seed)
+    return float(part.mean() / whole.mean()), *middle_95(shares)

@@ -26,12 +26,12 @@ def draw_curves(out: Path, curves: Mapping[int, Curve], single: Mapping[str, Cur
     left, right = figure.subplots(1, 2)
     colours = (COLOURS["mcbn"], COLOURS["mnf"], COLOURS["ensemble"])
     for (batch, curve), colour in zip(curves.items(), colours, strict=False):
-        for axes, values in ((left, curve.likelihood), (right, curve.likelihood - curve.likelihood[0])):
-            ends = np.array([interval(value, seed=seed) for value in values])
+        for axes, values in ((left, curve.likelihood), (right, curve.likelihood - curve.likelihood[:, :1])):
+            ends = np.array([interval(values[:, place], seed=seed) for place in range(len(curve.draws))])
             axes.fill_between(curve.draws, ends[:, 0], ends[:, 1], color=colour, alpha=0.18, linewidth=0)
             axes.plot(
                 curve.draws,
-                values.mean(axis=1),
+                values.mean(axis=(0, 2)),
                 "o-",
                 color=colour,
                 linewidth=1.8,
@@ -46,7 +46,7 @@ def draw_curves(out: Path, curves: Mapping[int, Curve], single: Mapping[str, Cur
         color=COLOURS["trained statistics"],
         linewidth=1.4,
         linestyle=(0, (1, 1.5)),
-        label=f"the bank's mean statistics, M = {next(iter(curves))}",
+        label=f"mean statistics of a bank, M = {next(iter(curves))}",
     )
     right.axvline(flat, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
     last = max(curve.draws[-1] for curve in curves.values())
