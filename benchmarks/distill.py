@@ -26,13 +26,14 @@ from segment.distilling.distill import DistillPlan, Observed, distill
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
+from segment.draws.image_pool import ImagePool
 from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
 from segment.files.partial_banks import PartialTensors
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
 from segment.images.read import read_source
-from segment.jobs.distill import cut_views, observe_in_parts, training_pool
+from segment.jobs.distill import cut_views, observe_in_parts
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
@@ -175,7 +176,7 @@ def plain_errors(
 
 def observed(network: Network, bank: Bank, images: str, views: int, kept: Path) -> tuple[Observed, Observed]:
     """What the bank gives on views of these images, and on held-out ones; parts of it are kept beside a file."""
-    own, others = cut_views(training_pool(network, images), views, DECIDING, seed=0)
+    own, others = cut_views(ImagePool(network, images), views, DECIDING, seed=0)
     drawn, head = fitted(network, bank), network.card.head
     files = PartialTensors(kept, f"{views} views")
     return observe_in_parts(drawn, bank, (own, others), head, files, progress=report)

@@ -24,7 +24,6 @@ from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.estimation.memory_budget import KeptPages
-from segment.images.transforms.augment import pipeline
 from segment.networks.load import load_network
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.tracing.bn_network import drawable
@@ -109,10 +108,7 @@ def main() -> None:
     ratios = {title: print_ratios(title, turns(runs, arguments.rounds), "draws recorded")}
     if arguments.images:
         network = load_network(arguments.model)
-        spec = network.card.training
-        pool = ImagePool(
-            network, arguments.images, pipeline(spec.transforms) if spec and spec.transforms else None, None
-        )
+        pool = ImagePool(network, arguments.images)
         picks = choices(DrawPlan(draws=arguments.draws, batch=M, seed=0), len(pool))
         prepared = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
         fitted = drawable(network, "all")

@@ -6,7 +6,7 @@ Must not know what a job does with a value.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,10 +15,12 @@ from segment.stores.urls import is_url, url_of
 
 if TYPE_CHECKING:
     from segment.estimation.mcbn import Draws
-    from segment.estimation.tiling.tiler import TileMode, Tiling
+    from segment.estimation.tiling.tiler import Tiling
     from segment.estimation.together import Batch
     from segment.networks.load import Network
-    from segment.passes.passes import Engine
+
+
+Name = TypeVar("Name", bound=str)
 
 
 def here_only(path: Path | None) -> Path | None:
@@ -36,29 +38,33 @@ Model = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
-Every = Annotated[int, typer.Option(help="Of videos: every N-th frame.")]
-Axis = Annotated[int, typer.Option(help="Of volumes: the voxel axis (0, 1, 2) that slices lie along.")]
-Mask = Annotated[str | None, typer.Option("--mask", help="Region masks: outside (0) nothing is shown or counted.")]
-LabelSuffix = Annotated[str, typer.Option(help="After an image's name in that of its label map, as _manual1.")]
+Every = Annotated[int, typer.Option(help="Take every N-th frame of a video.")]
+Axis = Annotated[int, typer.Option(help="Cut a volume into slices along this voxel axis (0, 1, 2).")]
+Mask = Annotated[
+    str | None, typer.Option("--mask", help="Region masks; where they are 0, nothing is shown or counted.")
+]
+LabelSuffix = Annotated[str, typer.Option(help="What a label map's name adds to its image's, as _manual1.")]
 Prefix = Annotated[
-    str | None, typer.Option(help="Of the weights' names, as ema_model.; default: the one that fits most of them.")
+    str | None,
+    typer.Option(help="Prefix of the weights' names, as ema_model.; default: the one that fits most of them."),
 ]
 ExtraKeys = Annotated[
-    str, typer.Option(help="refuse, or ignore: weights under the prefix that the network does not have.")
+    str, typer.Option(help="Weights under the prefix that the network does not have: refuse, or ignore.")
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="A card's file may name code, as py:package.module:factory, which then runs.")
+    bool, typer.Option("--trust", help="Run code that a card's file names, as py:package.module:factory.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Memory = Annotated[
-    str | None, typer.Option(help="Most memory of this process, as 4GiB; default: 80 % of what is free.")
+    str | None, typer.Option(help="Memory that this process may take, as 4GiB; default: 80 % of what is free.")
 ]
 EngineName = Annotated[
     str,
     typer.Option("--engine", help="What runs the passes: torch; or openvino, on a processor (docs/how-to/deploy.md)."),
 ]
 Workers = Annotated[
-    int, typer.Option(help="Threads that decode images, and that write results, beside the network; 0: all in turn.")
+    int,
+    typer.Option(help="Threads that decode images and write results beside the network; 0: one step after the other."),
 ]
 Together = Annotated[
     str,
@@ -68,13 +74,16 @@ Together = Annotated[
         help="Images of one size in a pass; auto: as many as are measured to be fastest. Small images gain most.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--output", "-o", help="Where it goes: a path, or a URL as s3://bucket/run.")]
-OutHere = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.", callback=here_only)]
+Out = Annotated[Path, typer.Option("--output", "-o", help="Where to write: a path, or a URL as s3://bucket/run.")]
+OutHere = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", callback=here_only)]
 
-Images = Annotated[str, typer.Option(help="Test images: folder, glob or text list (image, or image and label a line).")]
-LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, by the same names; not needed with a list.")]
+Images = Annotated[
+    str,
+    typer.Option(help="Test images: a folder, a glob, or a text list with an image, or an image and a label, a line."),
+]
+LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, of the same names; not needed with a list.")]
 ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
-ValidationLabels = Annotated[str | None, typer.Option(help="Their label maps.")]
+ValidationLabels = Annotated[str | None, typer.Option(help="Label maps of the validation images.")]
 Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]
 InsertDropout = Annotated[
     float | None,
@@ -82,7 +91,7 @@ InsertDropout = Annotated[
         help="MC dropout for a network without: Dropout2d(P) after each decoder stage, else before the last layer.",
     ),
 ]
-Unseen = Annotated[str, typer.Option(help="Label ids of things of no trained class, with commas.")]
+Unseen = Annotated[str, typer.Option(help="Label ids of objects of no trained class, with commas.")]
 TunedFolder = Annotated[
     Path | None, typer.Option("--tuned", help="Folder of `segment tune`: its setting, in place of --bank.")
 ]
@@ -108,8 +117,6 @@ def loaded(
     from segment.estimation.memory_budget import keep_freed_pages
     from segment.networks.load import load_network
 
-    if extra_keys not in ("refuse", "ignore"):
-        raise WrongUse(f"--extra-keys is refuse or ignore, not {extra_keys!r}.")
     keep_freed_pages()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,7 +125,7 @@ def loaded(
         weights=weights,
         device=device,
         prefix=prefix,
-        extra_keys="ignore" if extra_keys == "ignore" else "refuse",
+        extra_keys=choice("--extra-keys", extra_keys, ("refuse", "ignore")),
         trust=trust,
     )
 
@@ -135,6 +142,18 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise WrongUse(f"--size {text!r} is not HxW; write rows x columns, as 360x480.")
     return int(parts[0]), int(parts[1])
+
+
+def choice(option: str, text: str, known: tuple[Name, ...]) -> Name:
+    """The known name that an option gives. Errors: WrongUse.
+
+    >>> choice("--engine", "openvino", ("torch", "openvino"))
+    'openvino'
+    """
+    for name in known:
+        if name == text:
+            return name
+    raise WrongUse(f"{option} is {' or '.join(known)}, not {text!r}.{near(text, known)}")
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -157,28 +176,6 @@ def tiling_of(text: str) -> Tiling:
     if text not in ("auto", "off"):
         raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {text!r}.")
     return "off" if text == "off" else "auto"
-
-
-def tile_mode_of(text: str) -> TileMode:
-    """Exact or blended.
-
-    >>> tile_mode_of("blended")
-    'blended'
-    """
-    if text not in ("exact", "blended"):
-        raise WrongUse(f"--tile-mode is exact or blended, not {text!r}.{near(text, ('exact', 'blended'))}")
-    return "blended" if text == "blended" else "exact"
-
-
-def engine_of(text: str) -> Engine:
-    """Torch, or openvino.
-
-    >>> engine_of("openvino")
-    'openvino'
-    """
-    if text not in ("torch", "openvino"):
-        raise WrongUse(f"--engine is torch or openvino, not {text!r}.{near(text, ('torch', 'openvino'))}")
-    return "openvino" if text == "openvino" else "torch"
 
 
 def batch_of(text: str) -> Batch:

@@ -28,10 +28,12 @@ RunnerName = Annotated[
     ),
 ]
 RayAddress = Annotated[
-    str, typer.Option(help="Of a Ray cluster, as HOST:6379, or auto; default: a Ray on this machine alone.")
+    str, typer.Option(help="Address of a Ray cluster, as HOST:6379, or auto; default: a Ray on this machine alone.")
 ]
-Actors = Annotated[int | None, typer.Option(help="Processes of Ray; default: all cores, by the threads.")]
-ActorGpus = Annotated[float | None, typer.Option(help="GPUs of each, which may be a part of one.")]
+Actors = Annotated[
+    int | None, typer.Option(help="Processes of Ray; default: the cores divided by the threads of each.")
+]
+ActorGpus = Annotated[float | None, typer.Option(help="GPUs of each Ray process, which may be a part of one.")]
 Devices = Annotated[
     str,
     typer.Option("--device", help="auto, cpu, cuda, cuda:N, or GPUs of this machine as cuda:0,cuda:1, a process each."),

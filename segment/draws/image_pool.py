@@ -26,7 +26,7 @@ from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples, images_in, is_lazy
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import read_source
-from segment.images.transforms.augment import Pipeline
+from segment.images.transforms.augment import Pipeline, pipeline
 from segment.images.transforms.resize import shorter_side_and_centre
 from segment.networks.load import Network
 from segment.networks.resized import resized
@@ -41,22 +41,27 @@ Images = Any
 or any iterable of those, alone, as (image, label), or as a dictionary with `image`."""
 
 
+def training_pipeline(network: Network) -> Pipeline | None:
+    """The `training:` transforms of the network's card; None where it has none. Errors: WrongUse."""
+    training = network.card.training
+    return pipeline(training.transforms) if training is not None and training.transforms else None
+
+
 class ImagePool:
-    """Statistics images, decoded once where memory allows; `augmentation` transforms each with its own seed."""
+    """Statistics images, decoded once where memory allows; the card's training pipeline transforms each by its seed."""
 
     def __init__(
         self,
         network: Network,
         images: Images,
-        augmentation: Pipeline | None,
-        size: tuple[int, int] | None,
+        size: tuple[int, int] | None = None,
         *,
         cache_bytes: int = CACHE_BYTES,
         listing: Listing | None = None,
     ) -> None:
         self.network = network
         self.cache_bytes = cache_bytes
-        self.augmentation = augmentation
+        self.augmentation = training_pipeline(network)
         self.size = list(size) if size else None
         self.sources = _sources(images, listing or Listing())
         self.given: Sequence[Any] = ()
@@ -66,7 +71,7 @@ class ImagePool:
             network.log_preprocessing()
         first = self.given[0] if len(self.given) else None
         self.normalised = isinstance(first, Tensor) and first.is_floating_point()
-        if self.normalised and (augmentation is not None or size is not None):
+        if self.normalised and (self.augmentation is not None or size is not None):
             log.warning("Normalised tensors are used as they are: neither --size nor the card's training pipeline.")
         self._kept: dict[int, NDArray[Any]] = {}
         self._bytes = 0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import Head
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, count_of, near
 from segment.images.display import shown_bands
 from segment.images.specs import InputSpec, numbers_of
 from segment.pictures.heatmaps import Scale, heatmap, scale_of
@@ -170,7 +170,7 @@ def sheet_of(estimate: Any, tall: int = 220) -> Picture:
     count = 1 if estimate.single else len(estimate.prediction)
     some = f"{len(rows)} of {count} images, " if len(rows) < count else ""
     key = dict(zip(view.classes, view.palette.tolist(), strict=True))
-    subtitle = f"{some}{_draws(estimate)}"
+    subtitle = f"{some}{count_of(estimate.draws, 'draw')}"
     return contact_sheet(rows, title=view.name, subtitle=subtitle, classes=key, scales=[scale] if scale else [])
 
 
@@ -242,7 +242,3 @@ def _class_key(figure: Figure, view: View, present: set[int]) -> None:
     ]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
-
-
-def _draws(estimate: Any) -> str:
-    return "1 draw" if estimate.draws == 1 else f"{estimate.draws} draws"

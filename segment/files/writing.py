@@ -39,23 +39,8 @@ def fresh(path: Path) -> Iterator[BinaryIO]:
 
     Its bytes are on the disk before its name is. A URL's file is made here and then put on its store.
     """
-    part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        if is_url(path):
-            with outgoing(path) as place, place.open("wb") as stream:
-                yield stream
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        _discard(part)
+    with fresh_path(path) as place, place.open("wb") as stream:
+        yield stream
 
 
 def _sync(path: Path) -> None:

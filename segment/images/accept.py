@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.find import Source
 from segment.images.formats.pictures import planes_of_pillow
@@ -172,7 +172,7 @@ class Accept:
         shape = "H W or H W 1" if count == 1 else f"H W {count}"
         shape += " (RGB)" if self._takes_rgb and count == 3 else ""
         usual = (
-            f"{self.name!r} takes {count} channel{'s' * (count != 1)}: give a uint8 {shape} array, or a normalised "
+            f"{self.name!r} takes {count_of(count, 'channel')}: give a uint8 {shape} array, or a normalised "
             f"float tensor (C H W) or (N C H W) with C = {count}."
         )
         return WrongUse(f"This image is {_type_and_shape(given)}, and {reason or usual}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable
+from segment.errors import ImageUnreadable, count_of
 from segment.images.formats.raster import Raster
 from segment.images.specs import Channels, PerChannel, numbers_of, planes_of
 
@@ -40,7 +40,7 @@ def channels_in(raster: Raster, channels: Channels, name: str) -> NDArray[Any]: 
         return raw
     if wanted == 3 and len(opaque) == 1:
         return np.repeat(raw[..., opaque], 3, axis=2)
-    held = f"{len(opaque)} band{'s' * (len(opaque) != 1)}" + (" and alpha" if raster.alpha is not None else "")
+    held = count_of(len(opaque), "band") + (" and alpha" if raster.alpha is not None else "")
     if raster.bands:
         held += f" ({', '.join(raster.bands)})"
     if channels == 1 and len(opaque) == 3:

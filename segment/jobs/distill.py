@@ -30,7 +30,6 @@ from segment.files.partial_banks import PartialTensors
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
-from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.passes.passes import Passes
@@ -87,7 +86,7 @@ def distill_bank(
     if size is not None and recorded and list(size) != list(recorded):
         raise WrongUse(f"The bank was recorded at {tuple(recorded)}, not at {size}: views are of its own size.")
     size = (int(recorded[0]), int(recorded[1])) if recorded else size
-    pool = training_pool(network, images, size, listing)
+    pool = ImagePool(network, images, size, listing=listing)
     start = time.perf_counter()
     own_views, other_views = cut_views(pool, views, held_out, seed)
     indices = _images_of_views(pool, views, held_out, seed)[:2]
@@ -198,15 +197,6 @@ def _observed(
 
 def _show(progress: Progress, stage: str, before: int, total: int, done: int) -> None:
     progress(stage, before + done, total)
-
-
-def training_pool(
-    network: Network, images: Images, size: tuple[int, int] | None = None, listing: Listing | None = None
-) -> ImagePool:
-    """Images as the network sees them in training: through the card's `training:` pipeline, where it has one."""
-    spec = network.card.training
-    steps = pipeline(spec.transforms) if spec is not None and spec.transforms else None
-    return ImagePool(network, images, steps, size, listing=listing)
 
 
 def cut_views(pool: ImagePool, views: int, held_out: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:

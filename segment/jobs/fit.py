@@ -29,7 +29,6 @@ from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
-from segment.images.transforms.augment import pipeline
 from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.bank import recorded
 from segment.networks.given import network_of
@@ -135,9 +134,8 @@ def fit(
     plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
     if size is not None and spec is not None and spec.transforms:
         raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
-    transform = pipeline(spec.transforms) if spec is not None and spec.transforms else None
     kept = min(CACHE_BYTES, memory_budget(memory, torch.device("cpu")).free // 4)
-    pool = ImagePool(network, images, transform, size, cache_bytes=kept, listing=listing)
+    pool = ImagePool(network, images, size, cache_bytes=kept, listing=listing)
     if isinstance(pool.given, Samples) and cache is not None:
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None

@@ -204,17 +204,12 @@ class Passes:
                 fast = self._fast_passes(placed, self.plan.precision)
                 output = fast(0)
             elif self.plan.fuse and self._drawn.fused:
-                log.warning(
-                    "This network's convolutions are not fused: %s. It takes longer and changes no map.", difference
-                )
+                log.warning("This network's convolutions are not fused: %s. %s", difference, SLOWER)
                 self.plan = replace(self.plan, fuse=False)
                 fast = self._fast_passes(placed, self.plan.precision)
                 output = fast(0)
             else:
-                log.warning(
-                    "This network's draws share no work, each runs in full: %s. It takes longer and changes no map.",
-                    difference,
-                )
+                log.warning("This network's draws share no work, each runs in full: %s. %s", difference, SLOWER)
                 self.take_plain()
                 return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_text
 from segment.images.find import Source
@@ -135,7 +135,7 @@ def _how_made(evaluation: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str
         parts.append(drawn + (", training pipeline" if bank.get("pipeline") else ", plain images"))
     if record["settings"]["draws"]:
         parts.append(f"T = {record['settings']['draws']}")
-    parts.append(f"{plan['precision']} on {plan['device']}, {plan['threads']} thread{'s' * (plan['threads'] != 1)}")
+    parts.append(f"{plan['precision']} on {plan['device']}, {count_of(plan['threads'], 'thread')}")
     methods = evaluation.scores["methods"]
     name = max(methods, key=lambda name: (methods[name]["passes_per_image"], name == "mcbn"))
     spent = methods[name]["seconds"] * evaluation.scores["images"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from segment.errors import count_of
 from segment.report.comparison import BEST, COMMON, Comparison, Gain, best_entry, lower_is_better
 from segment.significance.corrections import LEVEL, NOT_SIGNIFICANT, SIGNIFICANT
 from segment.significance.paired import LEAST
@@ -111,7 +112,7 @@ def counted(content: Mapping[str, Any]) -> str:
     >>> counted({"images": 1, "pixels": 172800})
     '1 image, 172,800 labelled pixels'
     """
-    return f"{content['images']} image{'s' * (content['images'] != 1)}, {content['pixels']:,} labelled pixels"
+    return f"{count_of(content['images'], 'image')}, {content['pixels']:,} labelled pixels"
 
 
 BEST_TWO = ("score", "best", "value", "next", "value", "difference", "significant against the next")

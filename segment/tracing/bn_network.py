@@ -10,7 +10,7 @@ from collections import Counter
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from segment.errors import ModelRefused, SegmentError, one_line
+from segment.errors import ModelRefused, SegmentError, count_of, one_line
 from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
@@ -32,7 +32,7 @@ def little_batchnorm(network: BatchNormNetwork) -> str:
     if sum(others.values()) < FEW * len(stochastic):
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(2))
-    layers = f"{len(stochastic)} BN layer" + ("s" if len(stochastic) != 1 else "")
+    layers = count_of(len(stochastic), "BN layer")
     return (
         f"Only {layers} is drawn, beside {kinds}: the draws vary little, and so do the maps of their spread. Compare "
         "with MC dropout or flips by `segment evaluate`."

@@ -42,10 +42,8 @@ def labels(tmp_path: Path) -> Labels:
 
 
 LISTED: dict[str, Callable[[Network, Labels], Any]] = {
-    "fit, distill, sweep --train, tune --train": lambda network, labels: (
-        ImagePool(network, labels.images, None, None).sources
-    ),
-    "fit of several folders": lambda network, labels: ImagePool(network, [labels.images], None, None).sources,
+    "fit, distill, sweep --train, tune --train": lambda network, labels: ImagePool(network, labels.images).sources,
+    "fit of several folders": lambda network, labels: ImagePool(network, [labels.images]).sources,
     "evaluate, sweep, tune": lambda network, labels: labels.sources(network),
     "doctor": lambda network, labels: compare_passes(network, labels.images).images,
 }

@@ -84,7 +84,7 @@ def test_images_of_any_form_enter_a_mini_batch_as_the_same_numbers(module: Toy, 
     network = network_of(module, mean=MEAN, std=STD)
     count = 0
     for form, images in every_form(files):
-        pool = ImagePool(network, images, None, None)
+        pool = ImagePool(network, images)
         assert len(pool) == len(PIXELS), form
         for index, pixels in enumerate(PIXELS):
             assert torch.equal(pool.prepared(index, seed=7), normalised(pixels)), form

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,7 @@ from segment.cli.options import (
     Prefix,
     Trust,
     Weights,
-    engine_of,
+    choice,
     loaded,
     size_of,
 )
@@ -32,6 +32,7 @@ from segment.errors import WrongUse, count_of
 
 if TYPE_CHECKING:
     from segment.draws.bank import Bank
+    from segment.passes.passes import Engine
 
 WHOLE = ".all.safetensors"
 """Of all T draws, beside the bank that is distilled from them."""
@@ -50,19 +51,25 @@ def fit(
             help="K: then distil them to K draws, as `segment distill`; all T stay in OUTPUT.all.safetensors."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
-    layers: Annotated[str, typer.Option(help="all, or globs with commas, as decoder.*")] = "all",
-    size: Annotated[str | None, typer.Option(help="HxW, where the card has no training pipeline.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of mini-batches.")] = 0,
+    layers: Annotated[
+        str, typer.Option(help="BN layers that are drawn: all, or globs with commas, as decoder.*")
+    ] = "all",
+    size: Annotated[
+        str | None, typer.Option(help="Size HxW of the images, where the card has no training pipeline.")
+    ] = None,
     every: Every = 1,
     axis: Axis = 2,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16; statistics of bf16 are off by about 4e-3.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precision of recording: fp32 or bf16; statistics of bf16 are off by about 4e-3.")
+    ] = "fp32",
     memory: Memory = None,
     engine: EngineName = "torch",
     cache: Annotated[
         bool,
         typer.Option(
             "--cache/--no-cache",
-            help="Reuse a bank that was recorded of the very same before; --no-cache: record anew.",
+            help="Reuse a bank that was recorded of the same network, images and options; --no-cache: record anew.",
         ),
     ] = True,
     weights: Weights = None,
@@ -91,8 +98,8 @@ def fit(
     from segment.jobs.distill import distill_bank
     from segment.jobs.fit import fit as run_fit
 
-    if precision not in ("fp32", "bf16"):
-        raise WrongUse(f"--precision {precision!r}: a bank is recorded in fp32 or bf16.")
+    recorded_in: Literal["fp32", "bf16"] = choice("--precision of a bank", precision, ("fp32", "bf16"))
+    engine_name: Engine = choice("--engine", engine, ("torch", "openvino"))
     if output.suffix != ".safetensors":
         raise WrongUse(f"A bank is written as .safetensors; add the suffix: -o {output}.safetensors")
     if distill is not None and not 1 <= distill < draws:
@@ -123,9 +130,9 @@ def fit(
             seed=seed,
             layers=layers,
             size=size_of(size),
-            precision="bf16" if precision == "bf16" else "fp32",
+            precision=recorded_in,
             memory=memory,
-            engine=engine_of(engine),
+            engine=engine_name,
             cache=BankCache.of_user() if cache else None,
             listing=listing,
             progress=shown,
@@ -138,7 +145,7 @@ def fit(
                 network, bank, images, draws=distill, size=size_of(size), listing=listing, output=output, progress=shown
             )
     provenance = bank.provenance
-    chosen, why = resolve_precision("auto", bank, network.device, engine_of(engine))
+    chosen, why = resolve_precision("auto", bank, network.device, engine_name)
     if json:
         keys = ("network", "batch", "draws", "seed", "images", "layers", "audit")
         screen.as_json(
@@ -204,12 +211,12 @@ def distill(
     bank: Annotated[Path, typer.Argument(help="Bank that `segment fit` recorded for MODEL.")],
     model: Model,
     images: Annotated[str, typer.Option(help="Training images: folder, glob, image or text list.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The distilled bank.")],
-    draws: Annotated[int, typer.Option(help="K, draws that are left.")] = 8,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The distilled bank to write.")],
+    draws: Annotated[int, typer.Option(help="K, the number of distilled draws.")] = 8,
     views: Annotated[int, typer.Option(help="Training views to choose and refine by; more are better.")] = 128,
-    held_out: Annotated[int, typer.Option(help="Views of other images, which decide when to stop.")] = 16,
-    steps: Annotated[int, typer.Option(help="Of refinement at most; 0: choose only.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    held_out: Annotated[int, typer.Option(help="Views of other training images, which decide when to stop.")] = 16,
+    steps: Annotated[int, typer.Option(help="Most steps of refinement; 0: choose draws only.")] = 400,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     every: Every = 1,
     axis: Axis = 2,
     weights: Weights = None,

@@ -15,9 +15,9 @@ from segment.cli.options import Json, here_only
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="RUN that `segment evaluate` or `segment predict` wrote.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another: other images, another bank or method.")],
-    method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
-    other_method: Annotated[str | None, typer.Option(help="Of B, where it is another than A's.")] = None,
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another RUN: of other images, another bank or method.")],
+    method: Annotated[str | None, typer.Option(help="Method of an evaluation; default: mcbn.")] = None,
+    other_method: Annotated[str | None, typer.Option(help="Method of B, where it is another than A's.")] = None,
     pair: Annotated[
         bool, typer.Option("--pair/--no-pair", help="Compare images of the same id; --no-pair: the sets as wholes.")
     ] = True,
@@ -27,7 +27,10 @@ def compare(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for a page, a picture and JSON; default: none.", callback=here_only
+            "--output",
+            "-o",
+            help="Folder for a page, a picture and JSON; default: nothing is written.",
+            callback=here_only,
         ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="The picture (extra `plots`).")] = True,

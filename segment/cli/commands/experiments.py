@@ -11,8 +11,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Json, here_only
-from segment.errors import WrongUse
+from segment.cli.options import Json, counts, here_only, listed
 
 if TYPE_CHECKING:
     from segment.experiments.reporting import Verdict
@@ -67,8 +66,8 @@ def _add(name: str) -> None:
             data=data,
             seed=seed,
             progress=log.info,
-            splits=_seeds(splits),
-            sets=tuple(sets.split(",")) if sets else None,
+            splits=counts(splits, "--splits") if splits else None,
+            sets=listed(sets) if sets else None,
         )
         _show(verdicts, output / "page.md", json)
 
@@ -110,13 +109,6 @@ def report(
         screen.print_text(f"{output}: {', '.join(names)}")
 
 
-def _seeds(text: str) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else None
-    except ValueError:
-        raise WrongUse(f"--splits takes seeds as 1,2,5, not {text!r}.") from None
-
-
 def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT001 - the option itself
     if json:
         keys = ("experiment", "claim", "outcome", "numbers")
@@ -133,9 +125,9 @@ def _show(verdicts: list[Verdict], page: Path, json: bool) -> None:  # noqa: FBT
 @experiment.command("train-scenes")
 def train_scenes(
     output: Out,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     steps: Annotated[int, typer.Option(help="Mini-batches of 4 scenes.")] = 2400,
-    threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

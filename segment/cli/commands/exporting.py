@@ -21,7 +21,7 @@ def export(
         Path,
         typer.Option("--output", "-o", help="FILE.onnx; or FILE.xml, with FILE.bin, for OpenVINO.", callback=here_only),
     ],
-    draws: Annotated[int | None, typer.Option(help="The first N of the bank; default: all.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Take the first N draws of the bank; default: all.")] = None,
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",

@@ -31,8 +31,8 @@ def mebibytes(count: int) -> str:
 @app.command()
 def inspect(
     model: Model,
-    layers: Annotated[str, typer.Option(help="all, or globs with commas.")] = "all",
-    size: Annotated[str, typer.Option(help="HxW of the pass whose memory is counted.")] = "480x640",
+    layers: Annotated[str, typer.Option(help="BN layers that are drawn: all, or globs with commas.")] = "all",
+    size: Annotated[str, typer.Option(help="Image size HxW of the pass whose memory is counted.")] = "480x640",
     weights: Weights = None,
     prefix: Prefix = None,
     extra_keys: ExtraKeys = "refuse",

@@ -29,11 +29,10 @@ from segment.cli.options import (
     Weights,
     Workers,
     batch_of,
+    choice,
     draws_of,
-    engine_of,
     listed,
     loaded,
-    tile_mode_of,
     tiling_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
@@ -60,23 +59,30 @@ def predict(
     tuned: TunedFolder = None,
     draws: Annotated[
         str | None,
-        typer.Option(metavar="N|auto", help="The first N of the bank; auto: as many as an image needs; default: all."),
+        typer.Option(
+            metavar="N|auto", help="Take the first N draws of the bank; auto: as many as an image needs; default: all."
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="With --draws auto: the Monte Carlo standard error of a probability that is enough.")
+        float,
+        typer.Option(help="With --draws auto: the Monte Carlo standard error of a probability at which it stops."),
     ] = 0.02,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    maps: Annotated[str, typer.Option(help="With commas: prediction, probability or any measure.")] = (
+    precision: Annotated[str, typer.Option(help="Precision of the passes: auto, fp32, bf16 or fp16.")] = "auto",
+    maps: Annotated[str, typer.Option(help="Maps to write, with commas: prediction, probability or any measure.")] = (
         "prediction,variance,predictive_entropy,mutual_information"
     ),
     heat: Annotated[str, typer.Option(help="Measure of overlay_uncertainty.png; the sheet is ordered by it.")] = (
         "predictive_entropy"
     ),
-    heat_max: Annotated[float | None, typer.Option(help="Its last colour; one scale for the run.")] = None,
+    heat_max: Annotated[
+        float | None, typer.Option(help="Value of the last colour of its scale; one scale for the run.")
+    ] = None,
     border: Annotated[
         int, typer.Option(help="Pixels at each side of an image where no uncertainty is shown or counted.")
     ] = 0,
-    format: Annotated[str, typer.Option(help=f"With commas: {', '.join(FORMATS)} (docs/outputs.md).")] = "png,npz",
+    format: Annotated[
+        str, typer.Option(help=f"Formats to write, with commas: {', '.join(FORMATS)} (docs/outputs.md).")
+    ] = "png,npz",
     fold: Annotated[int, typer.Option(help="Draws in one pass.")] = 1,
     engine: EngineName = "torch",
     memory: Memory = None,
@@ -139,9 +145,9 @@ def predict(
         border=border,
         formats=listed(format),
         fold=fold,
-        engine=engine_of(engine),
+        engine=choice("--engine", engine, ("torch", "openvino")),
         tile=tiling_of(tile),
-        tile_mode=tile_mode_of(tile_mode),
+        tile_mode=choice("--tile-mode", tile_mode, ("exact", "blended")),
         memory=memory,
         triage=None if triage is None else load_triage(triage),
         tuned=setting,

@@ -22,8 +22,8 @@ def report(
             help="A run of predict; beside it folders of evaluate and sweep, and JSON files of triages or comparisons.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Heading; default: the run's folder and network.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Heading of the report; default: the run's folder and network.")] = "",
     labels: Annotated[
         str | None, typer.Option(help="Label maps of the run's images; default: those of an evaluation given.")
     ] = None,

@@ -55,7 +55,9 @@ def evaluate(
     labels: LabelMaps = None,
     bank: Annotated[list[Path] | None, typer.Option(help="Bank of this network; several: also their spread.")] = None,
     draws: Annotated[int | None, typer.Option(help="T, the first N of each bank; default: all.")] = None,
-    methods: Annotated[str, typer.Option(help="With commas; default: all that can be. See docs.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Methods, with commas; default: all that are possible. See docs/scores.md.")
+    ] = "",
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
     void: Void = None,
@@ -67,7 +69,9 @@ def evaluate(
         float | None, typer.Option(help="Dice below which a mask has failed; default: validation's lower quartile.")
     ] = None,
     measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
-    views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
+    views: Annotated[
+        str, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales.")
+    ] = "flip",
     insert_dropout: InsertDropout = None,
     triage: TriageFile = None,
     tuned: TunedFolder = None,
@@ -76,7 +80,7 @@ def evaluate(
     memory: Memory = None,
     batch: Together = "1",
     workers: Workers = 4,
-    seed: Annotated[int, typer.Option(help="Of the dropout masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the dropout masks.")] = 0,
     report: Report = None,
     title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
     plots: Annotated[bool, typer.Option("--plots", help="Also curves as PNG (extra `plots`).")] = False,
@@ -229,26 +233,30 @@ def evaluate(
 @app.command()
 def select(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="What `segment predict` or `segment evaluate` wrote.")],
-    top: Annotated[int, typer.Option(help="How many images, or windows.")] = 50,
+    top: Annotated[int, typer.Option(help="Number of images, or windows, to list.")] = 50,
     by: Annotated[str | None, typer.Option(help="Column that ranks, as mean.predictive_entropy.")] = None,
-    method: Annotated[str | None, typer.Option(help="Of an evaluation; default: mcbn.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of an evaluation; default: mcbn.")] = None,
     ranking: Annotated[
         Path | None, typer.Option(help="Evaluation whose best ranking of validation images a predict run is ranked by.")
     ] = None,
-    diverse: Annotated[bool, typer.Option("--diverse", help="Unlike one another, of four times as many.")] = False,
+    diverse: Annotated[
+        bool, typer.Option("--diverse", help="Choose images unlike one another among four times as many.")
+    ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="With --diverse: unlike in the features of this network, the run's; else in colours."),
+        typer.Option(
+            help="With --diverse: compare images by the features of this network, the run's; else by colours."
+        ),
     ] = None,
     weights: Weights = None,
     trust: Trust = False,
     device: Device = "auto",
     regions: Annotated[
-        bool, typer.Option("--regions", help="Windows of a predict run, with their boxes and crops.")
+        bool, typer.Option("--regions", help="List windows of a predict run, with their boxes and crops.")
     ] = False,
-    side: Annotated[int | None, typer.Option(help="Of a window of --regions, in pixels; default: 128.")] = None,
+    side: Annotated[int | None, typer.Option(help="Side of a window of --regions, in pixels; default: 128.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV; with --regions a folder; default: in RUN.")
+        Path | None, typer.Option("--output", "-o", help="CSV file to write; with --regions a folder; default: in RUN.")
     ] = None,
     json: Json = False,
     config: Config = None,

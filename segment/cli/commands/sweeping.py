@@ -48,26 +48,34 @@ def sweep(
     model: Model,
     images: Images,
     output: Out,
-    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
+    train: Annotated[str, typer.Option(help="Training images that the draws come from.")],
     labels: LabelMaps = None,
-    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
-    draws: Annotated[str, typer.Option(help="T, with commas: prefixes of one run at the largest.")] = "1,2,4,8,16",
+    batches: Annotated[str, typer.Option(help="Values of M, with commas.")] = "4,8,16,32",
+    draws: Annotated[
+        str, typer.Option(help="Values of T, with commas; the smaller ones are the first draws of the largest.")
+    ] = "1,2,4,8,16",
     layers: Annotated[
         str,
         typer.Option(
-            help="With commas: all, encoder, decoder, first, last, or globs joined by +.",
+            help="Layers that are drawn, with commas: all, encoder, decoder, first, last, or globs joined by +.",
         ),
     ] = "all",
-    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
-    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
-    seeds: Annotated[str, typer.Option(help="One bank each; several: also their spread.")] = "0",
+    transforms: Annotated[
+        str, typer.Option(help="How statistics images are transformed: training, plain, crop:HxW.")
+    ] = "training",
+    alphas: Annotated[
+        str, typer.Option(help="Share of the draw in the statistics; the rest are the trained ones.")
+    ] = "1",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas: a bank each; several: also their spread.")] = "0",
     methods: Annotated[
         str,
         typer.Option(
-            help="As of evaluate, but ensemble; default: deterministic,mcbn,mean_statistics.",
+            help="Methods as of evaluate, without ensemble; default: deterministic,mcbn,mean_statistics.",
         ),
     ] = "",
-    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps: all of its draws.")] = None,
+    bank: Annotated[
+        list[Path] | None, typer.Option(help="A further bank, such as a distilled one, with all of its draws.")
+    ] = None,
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
     insert_dropout: InsertDropout = None,
@@ -75,9 +83,9 @@ def sweep(
         str,
         typer.Option(help="Corruptions: ImageNet-C's, as fog,snow; and noise,blur,jpeg."),
     ] = "",
-    severities: Annotated[str, typer.Option(help="Of each, from 1 to 5.")] = "1,2,3,4,5",
+    severities: Annotated[str, typer.Option(help="Severities of each corruption, from 1 to 5.")] = "1,2,3,4,5",
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision of the passes: auto, fp32, bf16 or fp16.")] = "auto",
     memory: Memory = None,
     batch: Together = "1",
     void: Void = None,

@@ -18,7 +18,7 @@ def triage(
         Path, typer.Argument(metavar="SCORES", help="What `segment evaluate` wrote for labelled validation images.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The triage, for predict and evaluate --triage.")
+        Path, typer.Option("--output", "-o", help="The JSON file to write, for predict and evaluate --triage.")
     ] = Path("triage.json"),
     max_error: Annotated[float, typer.Option(help="Limit of the loss, a share: 0.02 is 2 % of the pixels.")] = 0.02,
     guarantee: Annotated[
@@ -28,24 +28,29 @@ def triage(
             "all images, with confidence (takes many).",
         ),
     ] = "expectation",
-    confidence: Annotated[float, typer.Option(help="Of the guarantees `images` and `mean`.")] = 0.95,
-    share: Annotated[float, typer.Option(help="Of images, for the guarantee `images`.")] = 0.9,
+    confidence: Annotated[float, typer.Option(help="Confidence of the guarantees `images` and `mean`.")] = 0.95,
+    share: Annotated[float, typer.Option(help="Share of images that the guarantee `images` holds for.")] = 0.9,
     unit: Annotated[str, typer.Option(help="What is accepted as a whole: pixel, segment or image.")] = "pixel",
     loss: Annotated[str, typer.Option(help="error: wrong pixels; dice: 1 - Dice (unit image).")] = "error",
-    protect: Annotated[str | None, typer.Option(help="A class: its missed pixels are the loss.")] = None,
+    protect: Annotated[str | None, typer.Option(help="Class whose missed pixels are the loss.")] = None,
     measure: Annotated[
-        str | None, typer.Option(help="What ranks; default: chosen on half of the images where they are enough.")
+        str | None,
+        typer.Option(help="Measure that ranks; default: chosen on half of the images where they are enough."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Of the evaluation; default: mcbn.")] = None,
-    coverage: Annotated[float | None, typer.Option(help="Also prediction sets: share of pixels they cover.")] = None,
-    sets: Annotated[str, typer.Option(help="aps, or raps, which makes large sets rarer.")] = "aps",
-    penalty: Annotated[float, typer.Option(help="Of raps, for each rank.")] = 0.05,
+    method: Annotated[str | None, typer.Option(help="Method of the evaluation; default: mcbn.")] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Also make prediction sets that cover this share of the pixels.")
+    ] = None,
+    sets: Annotated[
+        str, typer.Option(help="Kind of prediction sets: aps, or raps, which makes large sets rarer.")
+    ] = "aps",
+    penalty: Annotated[float, typer.Option(help="Penalty of raps for each rank.")] = 0.05,
     groups: Annotated[
         str | None,
         typer.Option(help="Images that belong together: folder, sequence, or a column of --groups-table."),
     ] = None,
     groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the halves.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the division into halves.")] = 0,
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

@@ -28,7 +28,7 @@ from segment.cli.options import (
 @app.command()
 def tune(
     model: Model,
-    train: Annotated[str, typer.Option(help="Training images, that draws come from.")],
+    train: Annotated[str, typer.Option(help="Training images that the draws come from.")],
     images: Annotated[str, typer.Option(help="Validation images, which training never saw; not the test images.")],
     output: OutHere,
     labels: Annotated[str | None, typer.Option(help="Their label maps; not needed with a list.")] = None,
@@ -36,24 +36,35 @@ def tune(
     rule: Annotated[
         str,
         typer.Option(
-            help="best: the lowest NLL, unless one pass is as good; cheapest: not significantly worse than it."
+            help="best: the lowest NLL, unless one pass is as good; cheapest: the fewest passes that are as good."
         ),
     ] = "best",
-    batches: Annotated[str, typer.Option(help="M, with commas.")] = "4,8,16,32",
-    transforms: Annotated[str, typer.Option(help="Of statistics images: training, plain, crop:HxW.")] = "training",
-    layers: Annotated[str, typer.Option(help="With commas: all, encoder, decoder, first, last, or globs.")] = "all",
-    alphas: Annotated[str, typer.Option(help="Share of the draw in the statistics, the rest trained.")] = "1",
-    bank: Annotated[list[Path] | None, typer.Option(help="Further bank, distilled perhaps.")] = None,
-    views: Annotated[str, typer.Option(help="Of test-time augmentation: flip, and scales, with commas.")] = "flip",
+    batches: Annotated[str, typer.Option(help="Values of M, with commas.")] = "4,8,16,32",
+    transforms: Annotated[
+        str, typer.Option(help="How statistics images are transformed: training, plain, crop:HxW.")
+    ] = "training",
+    layers: Annotated[
+        str, typer.Option(help="Layers that are drawn, with commas: all, encoder, decoder, first, last, or globs.")
+    ] = "all",
+    alphas: Annotated[
+        str, typer.Option(help="Share of the draw in the statistics; the rest are the trained ones.")
+    ] = "1",
+    bank: Annotated[list[Path] | None, typer.Option(help="A further bank, such as a distilled one.")] = None,
+    views: Annotated[
+        str, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales.")
+    ] = "flip",
     scalings: Annotated[
-        str, typer.Option(help="temperature, vector_scaling, with commas; the latter may lose rare classes.")
+        str,
+        typer.Option(
+            help="Scalings to try, with commas: temperature, vector_scaling; the latter may lose rare classes."
+        ),
     ] = "temperature",
     groups: Annotated[
         Path | None,
         typer.Option(help="CSV of id, group: none is divided, and tests are over groups; default: by the ids."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Picks the mini-batches.")] = 0,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    seed: Annotated[int, typer.Option(help="Seed of the choice of mini-batches.")] = 0,
+    precision: Annotated[str, typer.Option(help="Precision of the passes: fp32, bf16 or fp16.")] = "fp32",
     memory: Memory = None,
     void: Void = None,
     weights: Weights = None,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from segment.axes import Plane, Store
+from segment.errors import count_of
 from segment.estimation.tiling.tiles import Span, Tile
 
 
@@ -144,7 +145,7 @@ def worst_of(records: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 def in_words(worst: Mapping[str, Any]) -> str:
     """What `worst_of` found, for people."""
     count = worst["windows"]
-    where = f"in {count} window{'s' if count > 1 else ''} where tiles meet"
+    where = f"in {count_of(count, 'window')} where tiles meet"
     against = "exact ones" if worst["exact"] else "larger ones, which are not exact either: the network sees further"
     parts = [
         f"{name} by {each['largest']:.2g} at most, {each['mean']:.2g} on average"

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank
+from segment.draws.image_pool import training_pipeline
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, MiniBatch, choices
 from segment.images.find import find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
-from segment.images.transforms.augment import pipeline
 from segment.networks.cards import read_card
 from segment.networks.load import Network, load_network
 from segment.scenes import scene as scenes
@@ -59,8 +59,7 @@ class Case:
 
 def bank_of(case: Case, drawn: BatchNormNetwork, plan: DrawPlan) -> Bank:
     """Draws from mini-batches augmented as in training; of one seed, a smaller M has the first images of a larger."""
-    training = case.network.card.training
-    augment = pipeline(training.transforms) if training is not None and training.transforms else None
+    augment = training_pipeline(case.network)
 
     def seen(index: int, own: int) -> NDArray[Any]:
         image = case.train_image(index)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, count_of
 from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_json, write_text
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
@@ -92,10 +92,11 @@ def write_comparison(compared: RunComparison, folder: Path, runs: tuple[str, str
 def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> str:
     """The Markdown page: the result in sentences, the picture, the table, how to read it."""
     a, b = compared.names
+    images = [count_of(number, "image") for number in compared.images]
     lines = [
         f"# {a} and {b}",
         "",
-        f"A: `{runs[0]}`, {_count(compared.images[0])}. B: `{runs[1]}`, {_count(compared.images[1])}.",
+        f"A: `{runs[0]}`, {images[0]}. B: `{runs[1]}`, {images[1]}.",
     ]
     lines += ["", *(f"- {line}" for line in in_words(compared)), ""]
     lines += [f"![What moved]({PICTURE})", ""] if picture else []
@@ -103,10 +104,6 @@ def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> st
     if rows:
         lines += [*markdown(columns, rows), "", PAIRED if compared.paired else UNPAIRED, ""]
     return "\n".join(lines)
-
-
-def _count(images: int) -> str:
-    return f"{images} image{'s' * (images != 1)}"
 
 
 PAIRED = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segment.errors import count_of
 from segment.ranking.columns import ranks_none
 from segment.report.html.details import Sums, decimals_of
 from segment.report.run_files.saved_run import SavedRun
@@ -21,7 +22,7 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     """What a person needs first: how right or how uncertain the images are, and where to begin."""
     known = [row for row in rows if measure is not None and measure["name"] in row.get("means", {})]
     if measure is None or not known:
-        return [f"The report holds {_count(len(rows), 'image')} without uncertainty maps."]
+        return [f"The report holds {count_of(len(rows), 'image')} without uncertainty maps."]
     name, unit = measure["title"], f" {measure['unit']}" if measure["unit"] else ""
     means = np.array([row["means"][measure["name"]] for row in known])
     digits = measure["decimals"]
@@ -29,7 +30,7 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
     high = int((means > 2 * middle).sum())
     counts = sums.levels.get(measure["name"])
     if equal := ranks_none(name, means.tolist()):
-        return [f"The report holds {_count(len(known), 'image')}. {equal[0].upper()}{equal[1:]}."]
+        return [f"The report holds {count_of(len(known), 'image')}. {equal[0].upper()}{equal[1:]}."]
     if counts is not None and counts.sum():
         right = counts[:, 0].sum() / counts.sum()
         at = int(np.searchsorted(np.cumsum(counts.sum(axis=1)), (1 - SET_ASIDE) * counts.sum()))
@@ -37,13 +38,13 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
         share = 1 - kept.sum() / counts.sum()
         threshold = f"{(at + 0.5) / 10 ** decimals_of(measure['name']):.{digits + 1}f}{unit}"
         first = (
-            f"Of the labelled pixels of {_count(sums.images, 'image')}, {_percent(right)} are right; without the "
+            f"Of the labelled pixels of {count_of(sums.images, 'image')}, {_percent(right)} are right; without the "
             f"{_percent(share, 0)} whose {name} is above {threshold}, {_percent(kept[:, 0].sum() / kept.sum())} are."
         )
     else:
-        first = f"Half of the {_count(len(known), 'image')} have a mean {name} below {middle:.{digits}f}{unit}."
+        first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {middle:.{digits}f}{unit}."
     worst = known[int(np.argmax(means))]["id"]
-    many = _count(high, "image") if high else "no image"
+    many = count_of(high, "image") if high else "no image"
     more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {middle:.{digits}f}{unit}"
     second = f"Begin with {worst!r}, whose mean {name} is the largest: {means.max():.{digits}f}{unit}; {more}."
     return [first, second]
@@ -96,7 +97,3 @@ def settings(run: SavedRun) -> list[tuple[str, str]]:
 
 def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from segment.axes import Plane
-from segment.errors import SegmentError
+from segment.errors import SegmentError, count_of
 from segment.files.runs.run import Run
 from segment.files.windows import Made
 from segment.files.writing import read_map_png, write_png
@@ -206,7 +206,7 @@ def _subtitle(shown: int, total: int, measure: str, draws: int) -> str:
     >>> _subtitle(1, 1, "variance", 8)
     '1 image, 8 draws.'
     """
-    passes = f"{draws} draw" + ("s" if draws != 1 else "")
+    passes = count_of(draws, "draw")
     if total == 1:
         return f"1 image, {passes}."
     if shown == total:
