@@ -214,6 +214,20 @@ def test_a_pillow_image_of_any_mode_is_the_file_it_would_be_saved_as(mode: str, 
     assert torch.equal(mcbn(given).probability, mcbn(tmp_path / "a.tif").probability)
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_pillow_image_is_turned_once(suffix: str, loaded: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    path, tags = tmp_path / f"a{suffix}", Image.Exif()
+    tags[274] = 6
+    Image.fromarray(pixels(3)).save(path, **({"tiffinfo": {274: 6}} if suffix == ".tif" else {"exif": tags}))
+    network = network_of()
+    mcbn = segment.MCBN(network, bank_of(network, noise(3, 3, *SIZE)), precision="fp32")
+    with Image.open(path) as given:
+        if loaded:
+            given.load()
+        assert torch.equal(mcbn(given).probability, mcbn(path).probability)
+
+
 def test_bytes_of_a_tensor_are_those_of_an_array() -> None:
     network = network_of()
     mcbn = segment.MCBN(network, bank_of(network, noise(3, 3, *SIZE)), precision="fp32")

@@ -27,6 +27,7 @@ from segment.images.bands import valid_in
 from segment.images.find import Source, find_images
 from segment.images.formats import volumes
 from segment.images.formats.raster import Raster
+from segment.images.formats.tiff import read_tiff
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label, read_source, size_of
@@ -186,6 +187,58 @@ def test_a_pyramid_is_one_image_and_a_stack_several(tmp_path: Path) -> None:
     for source, page in zip(sources, stack, strict=True):
         image = read_source(source, InputSpec(channels=1, white=255)).pixels
         np.testing.assert_array_equal(image[..., 0], page)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("writer", ["pillow", "tifffile", "compressed", "imagej"])
+def test_each_page_of_a_stack_in_8_bits_has_its_own_pixels(tmp_path: Path, bands: int, writer: str) -> None:
+    stack = RNG.integers(0, 256, (3, 32, 40, bands)).astype(np.uint8)
+    stack = stack[..., 0] if bands == 1 else stack
+    path, photometric = tmp_path / "s.tif", "minisblack" if bands == 1 else "rgb"
+    if writer == "pillow":
+        first, *others = map(Image.fromarray, stack)
+        first.save(path, save_all=True, append_images=others)
+    elif writer == "imagej":
+        axes = {"axes": "TYX" if bands == 1 else "TYXS"}
+        tifffile.imwrite(path, stack, imagej=True, photometric=photometric, metadata=axes)
+    else:
+        tifffile.imwrite(path, stack, photometric=photometric, compression="zlib" if writer == "compressed" else None)
+    sources = find_images(path)
+    assert len(sources) == 3
+    for source, page in zip(sources, stack, strict=True):
+        image = read_source(source, InputSpec(channels=bands)).pixels
+        np.testing.assert_array_equal(image, page.reshape(32, 40, bands))
+
+
+def test_each_page_has_its_own_mask_and_orientation(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 4096, (3, 20, 26)).astype(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "m.tif") as file:
+        for hidden, page in enumerate(stack):
+            inside = np.arange(20)[:, None].repeat(26, 1) >= hidden
+            file.write(page, photometric="minisblack", metadata=None, contiguous=False)
+            file.write(inside, photometric="mask", subfiletype=4, metadata=None, contiguous=False)
+    with tifffile.TiffWriter(tmp_path / "o.tif") as file:
+        for page, orientation in zip(stack, (1, 3, 6), strict=True):
+            tag = (274, "H", 1, orientation, True)
+            file.write(page, photometric="minisblack", metadata=None, contiguous=False, extratags=[tag])
+    for number, page in enumerate(stack):
+        raster = read_tiff(tmp_path / "m.tif", number)
+        np.testing.assert_array_equal(raster.raw[..., 0], page)
+        assert raster.mask is None or (~raster.mask).all(axis=1).sum() == number
+    assert raster.mask is not None
+    turned = (stack[0], stack[1][::-1, ::-1], np.rot90(stack[2], -1))
+    for number, page in enumerate(turned):
+        np.testing.assert_array_equal(read_tiff(tmp_path / "o.tif", number).raw[..., 0], page)
+
+
+def test_an_index_of_a_gif_does_not_hang_on_the_other_classes_in_it(tmp_path: Path) -> None:
+    colours = [(255, 255, 255), (0, 0, 255), (128, 128, 128)]  # class 0 is white, class 2 grey
+    for classes in ((0,), (0, 2), (0, 1, 2)):
+        label = np.resize(np.array(classes, np.uint8), (512, 512))  # Pillow leaves colours out of smaller ones
+        picture = Image.fromarray(label, "P")
+        picture.putpalette([value for colour in colours for value in colour] + [0] * (768 - 9))
+        picture.save(tmp_path / "a.gif")
+        np.testing.assert_array_equal(read_label(tmp_path / "a.gif"), label)
 
 
 def test_frames_of_a_gif_are_images(tmp_path: Path) -> None:

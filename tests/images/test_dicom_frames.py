@@ -74,6 +74,32 @@ def test_frames_lie_where_their_functional_groups_say(tmp_path: Path) -> None:
         )
 
 
+def test_slices_that_are_unevenly_spaced_have_no_affine_and_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enhanced(tmp_path / "a.dcm", [0.0, 2.5, 5.0, 10.0])
+    sources = find_images(tmp_path)
+    assert [geometry_of(source).affine for source in sources] == [None] * 4
+    assert "2.5 to 5 mm apart" in caplog.text
+    enhanced(tmp_path / "a.dcm", [0.0, 0.62, 1.25, 1.87])  # .625 mm, rounded
+    assert geometry_of(find_images(tmp_path)[0]).affine is not None
+
+
+def test_slices_of_another_size_are_a_volume_of_their_own(tmp_path: Path) -> None:
+    series = generate_uid()
+    for number in range(4):
+        pixels = FRAMES[number] if number else FRAMES[0][:5, :6]
+        place: dict[str, Any] = {
+            "ImagePositionPatient": [0.0, 0.0, float(number)],
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        }
+        dicom(tmp_path / f"{number}.dcm", pixels, SeriesInstanceUID=series, PixelSpacing=[1, 1], **place)
+    found = {source.path.stem: geometry_of(source) for source in find_images(tmp_path)}
+    assert {found[name].volume for name in "123"} == {series}
+    assert [found[name].count for name in "0123"] == [1, 3, 3, 3]
+    assert found["0"].volume == f"{series} 5x6"
+
+
 @pytest.mark.parametrize("heights", [[0, 0, 0], [0, 1, 1]])
 def test_frames_that_lie_upon_each_other_keep_their_order_and_have_no_affine(
     heights: list[float], tmp_path: Path

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import pytest
 import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
@@ -35,6 +36,19 @@ def test_a_plain_picture_has_no_geometry(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
         assert geometry_of(Source("a", tmp_path / name)) == Geometry()
+
+
+@pytest.mark.parametrize(("unit", "millimetres"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
+def test_an_affine_is_in_millimetres_whatever_the_unit_of_the_file(
+    tmp_path: Path, unit: str, millimetres: float
+) -> None:
+    affine = np.array([[-1, 0, 0, 9], [0, 2, 0, -8], [0, 0, 3, 7], [0, 0, 0, 1.0]])
+    volume = nibabel.Nifti1Image(np.zeros((3, 4, 2), np.uint8), affine)
+    volume.header.set_xyzt_units(unit)
+    nibabel.save(volume, tmp_path / "a.nii")
+    found = np.array(geometry_of(Source("a", tmp_path / "a.nii", part=0, axis=2)).affine)
+    np.testing.assert_allclose(found[:3], millimetres * affine[:3])
+    np.testing.assert_array_equal(found[3], affine[3])
 
 
 def test_a_nifti_slice_knows_its_volume_and_affine(tmp_path: Path) -> None:

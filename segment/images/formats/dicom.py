@@ -5,8 +5,9 @@ Must not know what the slices are used for.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.axes import size_text
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.pictures import several
 from segment.images.formats.raster import Raster
@@ -21,25 +23,29 @@ from segment.images.geometry import Affine, Geometry
 from segment.images.limits import check_is_file, is_file
 from segment.stores.copies import here
 
+log = logging.getLogger(__name__)
+
 Slice = tuple[Path, int | None, Geometry]
 """A file, the number of a frame where it has several, and where the slice lies."""
 
 _MAGIC = b"DICM"
 _UNITS = "PixelValueTransformationSequence"
 
-PARALLEL, APART = 1e-3, 1e-6
-"""How far the axes of parallel slices may differ, in parts of their length; millimetres between slices at least."""
+PARALLEL, APART, EVEN = 1e-3, 1e-6, 0.1
+"""How far the axes of parallel slices may differ, in parts of their length; millimetres between slices at least; how
+far an evenly spaced slice may lie from its place, in parts of the mean step."""
 
 
 @dataclass(frozen=True)
 class _Frame:
     """A slice by its header. position, axes: NaN where it does not say them.
 
-    number: of the frame in its file, None of its only one; order: in a series without positions
+    size: rows and columns; number: of the frame in its file, None of its only one; order: in a series without positions
     """
 
     path: Path
     number: int | None
+    size: tuple[int, int]
     order: int
     position: NDArray[np.float64]
     axes: NDArray[np.float64]
@@ -61,7 +67,8 @@ def is_dicom(path: Path) -> bool:
 def slices_of(paths: Iterable[Path]) -> list[Slice]:
     """Slices by series, each in the order of its positions along the series' normal; a damaged file comes last.
 
-    A file with several frames is a volume of its own. Errors: MissingExtra without pydicom.
+    A file with several frames is a volume of its own, and so are the slices of a series of another size than most.
+    Errors: MissingExtra without pydicom.
     """
     volumes: dict[str, list[_Frame]] = defaultdict(list)
     damaged: list[Slice] = []
@@ -73,7 +80,15 @@ def slices_of(paths: Iterable[Path]) -> list[Slice]:
             damaged.append((path, None, Geometry()))
             continue
         volumes[series if len(frames) == 1 else str(path)] += frames
-    return [slice for volume, frames in volumes.items() for slice in _ordered(volume, frames)] + damaged
+    parts = [part for volume, frames in volumes.items() for part in _by_size(volume, frames)]
+    return [slice for volume, frames in parts for slice in _ordered(volume, frames)] + damaged
+
+
+def _by_size(volume: str, frames: Sequence[_Frame]) -> Iterator[tuple[str, list[_Frame]]]:
+    """The slices of each size; the most frequent one keeps the name of the volume."""
+    for place, (size, _) in enumerate(Counter(frame.size for frame in frames).most_common()):
+        name = f"{volume} {size_text(size)}" if place else volume
+        yield name, [frame for frame in frames if frame.size == size]
 
 
 def read_dicom(path: Path, frame: int | None = None, *, stored: bool = False) -> Raster:
@@ -181,25 +196,41 @@ def _frames_of(path: Path, header: Any) -> tuple[str, list[_Frame]]:
         spacing = numbers(frame, "PixelMeasuresSequence", "PixelSpacing", [1.0, 1.0])
         thickness = float(_value(header, frame, "PixelMeasuresSequence", "SliceThickness") or 1)
         order = frame if count > 1 else int(header.get("InstanceNumber", 0) or 0)
-        return _Frame(path, frame if count > 1 else None, order, position, axes, spacing, thickness)
+        return _Frame(path, frame if count > 1 else None, size, order, position, axes, spacing, thickness)
 
     try:
         count = int(header.get("NumberOfFrames", 1) or 1)
+        size = int(header.get("Rows", 0) or 0), int(header.get("Columns", 0) or 0)
         return str(header.get("SeriesInstanceUID", path.parent)), [frame_of(frame) for frame in range(count)]
     except Exception as error:
         raise ImageUnreadable(f"{str(path)!r} does not open as DICOM: {one_line(error, 200)}.") from None
 
 
 def _ordered(volume: str, frames: Sequence[_Frame]) -> list[Slice]:
-    """The slices of a volume in order; without an affine where they are not parallel, or lie upon each other."""
+    """The slices of a volume in order; without an affine where no single one places them all.
+
+    That is where they are not parallel, lie upon each other, or are unevenly spaced, which a warning says.
+    """
     frames = sorted(frames, key=lambda frame: (frame.order, str(frame.path)))
     axes, affine = frames[0].axes, None
     if np.allclose([frame.axes for frame in frames], axes, rtol=0, atol=PARALLEL):
         normal = np.cross(*axes.reshape(2, 3))
         placed = sorted(frames, key=lambda frame: float(normal @ frame.position))
-        steps = np.diff([normal @ frame.position for frame in placed])
+        places = np.array([normal @ frame.position for frame in placed])
+        steps = np.diff(places)
         if (steps > APART).all() and np.isfinite(placed[0].position).all():
-            frames, affine = placed, _affine(placed)
+            frames = placed
+            even = np.linspace(places[0], places[-1], len(places))
+            if np.abs(places - even).max() <= EVEN * (places[-1] - places[0]) / max(1, len(steps)):
+                affine = _affine(placed)
+            else:
+                log.warning(
+                    "The slices of volume %s are %.3g to %.3g mm apart, perhaps because some are missing: no affine "
+                    "gives the places of all, so that a volume of them has none.",
+                    volume,
+                    steps.min(),
+                    steps.max(),
+                )
     return [
         (frame.path, frame.number, Geometry(volume=volume, affine=affine, axis=2, index=index, count=len(frames)))
         for index, frame in enumerate(frames)

@@ -71,6 +71,7 @@ def read_picture(path: Path, frame: int | None = None) -> Raster:
 
 def planes_of_pillow(image: Image.Image) -> Raster:
     """The planes of an image that a caller opened, as `read_picture` gives those of its file."""
+    image.load()  # which turns a TIFF, and takes its tag away
     deep = image.mode.startswith("I;16")
     orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     picture = Picture(Path("a Pillow image"), b"", image, 16 if deep else 8, orientation)
@@ -220,9 +221,8 @@ def _eight_bit(picture: Picture) -> NDArray[np.uint8]:  # H W B
 
 
 def _is_grey(image: Image.Image) -> bool:
-    """Whether every colour of the palette that is used is a grey."""
-    used = image.convert("RGB").getcolors(256) or []
-    return all(isinstance(colour, tuple) and len(set(colour)) == 1 for _, colour in used)
+    """Whether every colour of the palette is a grey, used or not."""
+    return all(len(set(colour)) == 1 for colour in np.reshape(image.getpalette("RGB") or [], (-1, 3)).tolist())
 
 
 def _sixteen_bit(picture: Picture) -> NDArray[np.uint16]:  # H W B

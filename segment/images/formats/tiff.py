@@ -93,7 +93,7 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
             if len(images) > 1 and number is None:
                 raise several(path, len(images))
             image = images[number or 0]
-            page: Any = image.series.keyframe
+            page: Any = image.series.pages[image.pages[0]].aspage()  # its own tags, not those of the first
             orientation = _orientation(page)
             mask = None if stored else _mask(path, file, page)
             if not stored and _is_picture(path, file, page, images):

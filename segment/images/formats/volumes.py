@@ -24,6 +24,9 @@ KEPT = 512 * 2**20
 DEFLATED = 1032
 """Bytes that one byte of gzip stands for at most."""
 
+MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+"""Of each unit that a file may name."""
+
 _kept: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 _lock = Lock()
 
@@ -57,7 +60,10 @@ def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
 
 
 def volume_geometry(path: Path, index: int, axis: int) -> Geometry:
-    affine = tuple(tuple(float(value) for value in row) for row in _opened(path).affine)
+    """Where a slice lies; a file that names no unit is in millimetres."""
+    image = _opened(path)
+    in_mm = np.diag([MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)] * 3 + [1.0])
+    affine = tuple(tuple(float(value) for value in row) for row in in_mm @ image.affine)
     return Geometry(volume=str(path), affine=affine, axis=axis, index=index, count=volume_shape(path)[axis])
 
 
