@@ -85,7 +85,7 @@ def predict(
     if labels is not None:
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
-        images, source_text = with_masks(images, masks, listing), f"{source_text}, region masks {in_text(masks)}"
+        images = with_masks(images, masks, listing)
     drawn = fitted(network, bank)
     execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
@@ -94,6 +94,7 @@ def predict(
         refuse_other_run(plan.triage, network, bank, draws=draws, precision=execution.precision, tuned=plan.tuned)
     taken = listing or (Listing() if watch is None else watch.listing)
     settings = plan.settings(network, bank, source_text) | taken.settings()
+    settings |= {} if masks is None else {"masks": in_text(masks)}
     with Run.create(Path(folder), settings, images, resume=resume, same={"draws": (None, len(bank))}) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(

@@ -19,10 +19,12 @@ from small_networks import network_of
 
 from segment.files.runs.places import STOP
 from segment.images.find import find_images
+from segment.images.listing.parts import Listing
 from segment.jobs.predict import predict
 from segment.jobs.prediction import watch
 from segment.jobs.prediction.plan import PredictPlan
 from segment.report.run_files import exported_files
+from segment.report.run_files.saved_run import load_run
 from segment.tracing.bn_network import drawable
 
 NETWORK = network_of()
@@ -61,6 +63,30 @@ def test_a_series_in_two_folders_is_one_volume_above_them(tmp_path: Path) -> Non
     predict(NETWORK, str(tmp_path / "in"), BANK, run, PLAN)
     np.testing.assert_array_equal(volume(run / "variance.nii.gz"), of_images(run, ["a/0", "a/1", "b/2", "b/3"]))
     assert not list(run.glob("[ab]/*.nii.gz"))
+
+
+def scan(path: Path, voxels: NDArray[Any]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize(("axis", "masked"), [(0, False), (0, True), (2, True)])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_saved_run_reads_the_slices_that_it_was_made_of(axis: int, depth: int, tmp_path: Path, masked: bool) -> None:  # noqa: FBT001
+    shape = [40, 64]
+    shape.insert(axis, depth)
+    voxels = np.random.default_rng(axis).integers(0, 255, shape).astype(np.uint8)
+    scan(tmp_path / "in" / "p.nii", voxels)
+    masks = scan(tmp_path / "masks" / "p.nii", (voxels > 9).astype(np.uint8)).parent if masked else None
+    listing = Listing(axis=axis)
+    plan = PredictPlan(formats=("npz",))
+    predict(NETWORK, str(tmp_path / "in"), BANK, tmp_path / "run", plan, masks=masks, listing=listing)
+    run = load_run(tmp_path / "run")
+    assert len(run) == depth
+    for index, image in enumerate(run.values()):
+        expected = np.take(voxels, index, axis).T
+        np.testing.assert_array_equal(image.image, expected[..., None].repeat(3, axis=2))
 
 
 def test_two_series_of_one_folder_do_not_share_a_file(tmp_path: Path) -> None:

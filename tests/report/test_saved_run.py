@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from console import photographs
-from plain import noise
+from plain import Toy, calibrated, noise, seeded
 from small_networks import network_of
+from torch import nn
 
 import segment
 from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.images.read import read_image
-from segment.networks.load import Network
+from segment.images.specs import InputSpec
+from segment.jobs.report import report
+from segment.networks.load import Network, load_network
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,34 @@ def test_a_run_is_a_mapping_of_images_with_their_maps(folder: Path, network: Net
     rows = {row["id"]: row for row in run.table()}
     assert rows["a"]["mean.variance"] == pytest.approx(float(run["a"].maps["variance"].mean()), abs=1e-6)
     assert run._repr_png_() == (folder / "sheet.png").read_bytes()
+
+
+class Banded(Toy):
+    """A network of images of another number of bands."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(bands, 8, 3, padding=1)
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_an_image_of_a_run_without_pictures_is_shown_as_one_with_them(bands: int, tmp_path: Path) -> None:
+    spec = InputSpec(channels=bands, white=10_200)
+    network = load_network(calibrated(seeded(lambda: Banded(bands)), (64, 64), channels=bands))
+    network = replace(network, card=replace(network.card, input=spec))
+    bank = segment.fit_bank(network, noise(6, bands, 32, 48, seed=3), batch=2, draws=3)
+    pixels = np.random.default_rng(0).integers(0, 10_200, (32, 48, bands)).astype(np.uint16)
+    planes = None if bands == 1 else "contig"
+    tifffile.imwrite(tmp_path / "a.tif", pixels.squeeze(), photometric="minisblack", planarconfig=planes)
+    found = []
+    for formats in (("png", "npz"), ("npz",)):
+        plan = segment.PredictPlan(formats=formats, precision="fp32")
+        segment.predict(network, tmp_path / "a.tif", bank, tmp_path / str(len(formats)), plan)
+        found.append(segment.load_run(tmp_path / str(len(formats)))["a"])
+    np.testing.assert_array_equal(found[0].image, found[1].image)
+    assert found[1].image.shape == (32, 48, 3)
+    np.testing.assert_array_equal(found[0].estimate().overlay(), found[1].estimate().overlay())
+    report([found[1].run.folder], tmp_path / "report.html")
 
 
 def test_nothing_but_the_manifest_is_read_before_it_is_asked_for(folder: Path, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.files.writing import FULL
-from segment.images.display import Display, picture_of
+from segment.images.display import Display, display_of, picture_of
 from segment.images.find import Source, find_images, in_text
 from segment.images.listing.parts import Listing
-from segment.images.read import read_image, read_source
+from segment.images.read import few_pixels, read_image, read_source
 from segment.images.specs import InputSpec
 from segment.pictures.palettes import Picture, palette
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, Maps
@@ -85,7 +85,9 @@ class SavedImage:
     @property
     def image(self) -> Picture:
         """The source image, uint8 (H, W, 3)."""
-        return picture_of(read_source(self.run.source_of(self.entry), self.run.input).pixels, self.run.display)
+        source, spec = self.run.source_of(self.entry), self.run.input
+        display = self.run.display or display_of((few_pixels(one, spec) for one in (source,)), spec)
+        return picture_of(read_source(source, spec).pixels, display)
 
     def picture(self, name: str) -> Picture:
         """A picture of the run by its file's name without suffix, as `overlay` or `variance`, uint8 (H, W, 3)."""
@@ -148,13 +150,13 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def display(self) -> Display | None:
-        """How bands became pictures; None for RGB."""
+        """How bands became pictures; None for RGB, and for a run without pictures."""
         record = self.record.get("display")
         return Display.of(record) if record else None
 
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
-        alone = self._of_path[entry["source"]] == 1
+        alone = self._of_path[entry["source"]] == 1 and "listing" not in self.settings
         return Source(entry["id"], Path(entry["source"])) if alone else self._parts[entry["id"]]
 
     @cached_property
