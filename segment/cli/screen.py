@@ -229,7 +229,7 @@ def _shown_progress() -> Iterator[Progress]:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], *, words: Collection[str] = (), keys: int = 1) -> None:
-    """A table: numbers right; the first columns, so many as `keys` says, and those named in `words` left.
+    """A table: numbers right; the first `keys` columns and those named in `words` left.
 
     One that is wider than the screen goes on in further tables, which repeat those first columns: they name a row.
     """

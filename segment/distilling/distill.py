@@ -150,7 +150,7 @@ def _refuse_not_finite(target: Target, image: str) -> None:
 
 
 def _of_one_size(views: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
-    """Views that follow each other and have one size, at most so many."""
+    """Views that follow each other and have one size, at most `most` together."""
     for _, same in groupby(views, key=lambda view: view.shape):
         several = list(same)
         yield from (several[start : start + most] for start in range(0, len(several), most))

@@ -182,7 +182,7 @@ class MemoryBudget:
     held: int = 0
 
     def without(self, taken: int) -> MemoryBudget:
-        """What is left where so many bytes are held besides."""
+        """What is left where `taken` more bytes are held."""
         return MemoryBudget(self.free - taken, self.held + taken)
 
     def too_small(self, needed: float, advice: str) -> OutOfMemory:

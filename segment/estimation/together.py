@@ -208,7 +208,7 @@ class Together:
         return f"{mixing} may mix the images of a batch" if mixing else ""
 
     def _fits(self, height: int, width: int, images: int) -> bool:
-        """Whether so many fit in memory side by side."""
+        """Whether `images` images fit in memory side by side."""
         estimator, budget = self.estimator, self.estimator.plan.budget
         bottom, right = padding(height, width, estimator.network.input.stride)
         area = images * (height + bottom) * (width + right)

@@ -1,4 +1,4 @@
-"""What a fit or a distilling that has not ended has reached, in a file beside its output: the same command goes on.
+"""Checkpoints of an unfinished fit or distilling, in a file beside its output, with which the same command goes on.
 
 Must not know how a draw is recorded or refined.
 """

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from segment.axes import Plane
 
 ROWS, PIXELS = 256, 2**20
-"""At most so many rows and pixels of an array in work at a time."""
+"""The most rows and pixels of an array that are in work at a time."""
 
 
 class Windowed:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 SCENES = 24
 EVERY = 3
-"""One scene in so many holds an unseen object."""
+"""One scene in this many holds an unseen object."""
 DRAWS = 32
 TRAINING_SCENES = 300
 MEASURES = ("predictive_entropy", "mutual_information", "variance")

@@ -28,7 +28,7 @@ SEEDS = 1_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """flip: mirrored left to right; scale: factor on height and width, above 0."""
+    """One view of test-time augmentation. flip: mirrored left to right; scale: factor on height and width, above 0."""
 
     flip: bool = False
     scale: float = 1.0

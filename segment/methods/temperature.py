@@ -22,7 +22,7 @@ from segment.uncertainty.scaling import Calibration
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
 PIXELS = 20_000
-"""At most so many of an image are used, on a regular grid: enough to fit one number."""
+"""The most pixels of an image that are used, on a regular grid: enough to fit one number."""
 
 
 class Fit(Protocol):
@@ -80,7 +80,7 @@ class TemperatureFit:
     """The NLL at every temperature of a grid, streamed over images; the best lies between its points.
 
     head: what the logits mean
-    prefixes: numbers of passes, from 1 up; the first so many of each image have a temperature of their own
+    prefixes: numbers of passes, from 1 up; the first passes of each image, that many, have a temperature of their own
     nll: nats summed over pixels, a row for each prefix and a last one for all passes, by the temperatures of the grid
     """
 
@@ -126,7 +126,7 @@ class TemperatureFit:
     def best(self, draws: int | None = None) -> float:
         """The temperature of the smallest NLL: the vertex of the parabola in log T through the three lowest points.
 
-        draws: of the first so many passes, one of the prefixes; None: of all
+        draws: of the first `draws` passes, one of the prefixes; None: of all
         An end of the grid where the NLL still falls there. Errors: WrongUse where no image was added.
         """
         if self.pixels == 0:

@@ -155,5 +155,5 @@ class PrefixScalings:
             fit.end()
 
     def best(self, draws: int | None = None) -> Calibration:
-        """The scaling of the first so many passes, one of the prefixes; None: of the most."""
+        """The scaling of the first `draws` passes, one of the prefixes; None: of the most."""
         return self.fits[max(self.fits) if draws is None else draws].best()

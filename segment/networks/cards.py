@@ -147,7 +147,7 @@ def default_card(uri: str) -> Card:
 
 
 def with_channels(uri: str, count: int, where: str) -> str:
-    """An smp URI whose network takes so many channels; any other as it is.
+    """An smp URI whose network takes `count` channels; any other as it is.
 
     >>> with_channels("smp:Unet?classes=2", 4, ""), with_channels("py:net:make", 4, "")
     ('smp:Unet?classes=2&in_channels=4', 'py:net:make')

@@ -26,7 +26,7 @@ _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
 def takes(module: nn.Module, channels: int, stride: int) -> bool:
-    """Whether a pass over an image of so many channels succeeds at any of the trial sizes."""
+    """Whether a pass over an image of `channels` channels succeeds at any of the trial sizes."""
     return any(_accepts(module, channels, side) for side in _sides(stride))
 
 

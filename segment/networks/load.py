@@ -90,7 +90,7 @@ class Network:
         return channels_of(self.module, self.card.input.planes, self.card.input.stride)
 
     def takes(self, channels: int) -> bool:
-        """Whether it takes images of so many channels."""
+        """Whether it takes images of `channels` channels."""
         if channels not in self._taken:
             self._taken[channels] = takes(self.module, channels, self.card.input.stride)
         return self._taken[channels]

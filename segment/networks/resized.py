@@ -16,7 +16,10 @@ MAP_KEYS = ("out", "logits", "masks")
 
 
 class Resized(nn.Module):
-    """size: (H, W) that the network sees. Bilinear, with antialiasing on the way down, and plainly on the way back."""
+    """A network that sees every image at `size`, (H, W), and whose logits come back at the image's size.
+
+    Both resizings are bilinear, the one to a smaller size with antialiasing.
+    """
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()

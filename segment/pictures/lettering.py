@@ -30,7 +30,7 @@ def width_of(text: str, size: int, weight: int = REGULAR) -> int:
 
 
 def shortened(text: str, size: int, width: int, weight: int = REGULAR) -> str:
-    """The text, or its beginning and end around an ellipsis, so that it fits in so many pixels.
+    """The text, or its beginning and end around an ellipsis, so that it fits in `width` pixels.
 
     >>> shortened("city/0001TP_008550", 14, 90)
     'city/…08550'
@@ -43,7 +43,7 @@ def shortened(text: str, size: int, width: int, weight: int = REGULAR) -> str:
 
 
 def wrapped(text: str, size: int, width: int, weight: int = REGULAR) -> list[str]:
-    """The text in lines of at most so many pixels, broken at spaces, or within a word that is too long for a line.
+    """The text in lines of at most `width` pixels, broken at spaces, or within a word that is too long for a line.
 
     >>> wrapped("the 8 most uncertain images", 14, 120)
     ['the 8 most', 'uncertain images']
@@ -65,7 +65,7 @@ def wrapped(text: str, size: int, width: int, weight: int = REGULAR) -> list[str
 
 
 def fitting(text: str, sizes: Iterable[int], width: int, weight: int = REGULAR) -> int:
-    """The first of the sizes at which the text fits in so many pixels, else the last."""
+    """The first of the sizes at which the text fits in `width` pixels, else the last."""
     size = 1
     for size in sizes:
         if width_of(text, size, weight) <= width:

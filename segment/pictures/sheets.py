@@ -89,7 +89,7 @@ def contact_sheet(
 
 
 def _lines_of(row: SheetRow, across: int) -> Iterator[SheetRow]:
-    """One image's pictures in lines of so many; its name stands under the last."""
+    """One image's pictures in lines of `across`; its name stands under the last."""
     pictures = list(row.pictures.items())
     for start in range(0, len(pictures), across):
         last = start + across >= len(pictures)

@@ -17,7 +17,7 @@ from segment.scores.functional.binning import Floats
 from segment.scores.functional.image_level import spearman
 
 LEAST_IMAGES = 20
-"""Below so many validation images nothing is fitted."""
+"""Below this number of validation images nothing is fitted."""
 FOLDS = 5
 PENALTIES = np.logspace(-1, 4, 21)
 

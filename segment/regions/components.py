@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from segment.axes import Plane
 
 ROWS, PIXELS = 256, 2**20
-"""At most so many rows and pixels of a strip."""
+"""The most rows and pixels of a strip."""
 
 SMALL = 1e-4
 """Share of an image below which a region is too small to outline or to annotate."""

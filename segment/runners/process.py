@@ -1,4 +1,4 @@
-"""What is set for a whole process, so that another one reads and computes as this one does.
+"""Settings of a whole process, copied to worker processes so that they read and compute as this one does.
 
 Must not know what it computes.
 """

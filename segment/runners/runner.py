@@ -58,7 +58,7 @@ class Runner(Protocol):
 
     def __call__(self, worker: Worker[U, P], units: Sequence[U], /) -> None: ...
     def threads(self, here: int, /) -> int:
-        """Threads of torch in each process, where this one has so many."""
+        """Threads of torch in each process, where this one has `here`."""
         ...
 
     @property

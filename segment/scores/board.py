@@ -89,7 +89,7 @@ class Score:
     held_by: int | None = None
 
     def images(self, every: int) -> int:
-        """Of so many images those that hold what the score needs: the others tell nothing of it."""
+        """How many of `every` images hold what the score needs: the others tell nothing of it."""
         return every if self.held_by is None else min(every, self.held_by)
 
     def minus(self, other: Score) -> Score:
@@ -98,7 +98,7 @@ class Score:
         return Score(*pairs, self.why or other.why, held_by=_fewest((self.held_by, other.held_by)))
 
     def p_value(self, images: int) -> float | None:
-        """Two-sided p of a difference over so many images being 0, by a t test with the replicates' standard deviation.
+        """Two-sided p of a mean difference of 0 over the images, by a t test with the replicates' standard deviation.
 
         That has the divisor n, which is made n - 1 for the test; n counts the images that hold what the score needs.
         None where it is not defined; 1 where value and replicates are all 0, as for a method and itself. Where they are

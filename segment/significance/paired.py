@@ -17,7 +17,7 @@ from segment.significance.corrections import LEVEL, Interval
 RESAMPLES = 9999
 """Of the bootstrap, and of the permutation test where not all signs can be tried: its p is then 1e-4 at least."""
 FEW = 30
-"""Below so many images a page says how little can be known."""
+"""Below this number of images a page says how little can be known."""
 LEAST = 6
 """Images below which no sign-flip test can reach .05, two-sided: 2 / 2^5 is .06."""
 
@@ -90,7 +90,7 @@ def mean_interval(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mea
 def sign_flip_p(differences: Floats, *, seed: int = 0) -> float:  # N
     """Two-sided p-value of the mean difference if the sign of each image's difference were chance.
 
-    Exact where all 2^N choices of signs are at most RESAMPLES, else by so many random ones, one added to each count.
+    Exact where all 2^N choices of signs are at most RESAMPLES, else by RESAMPLES random ones, one added to each count.
     """
     result = stats.permutation_test(
         (differences,),
@@ -105,7 +105,7 @@ def sign_flip_p(differences: Floats, *, seed: int = 0) -> float:  # N
 
 
 def smallest_p(images: int) -> float:
-    """The smallest p-value that `sign_flip_p` can give of so many images.
+    """The smallest p-value that `sign_flip_p` can give for this number of images.
 
     >>> smallest_p(5), smallest_p(6), smallest_p(40)
     (0.0625, 0.03125, 0.0002)
@@ -114,7 +114,7 @@ def smallest_p(images: int) -> float:
 
 
 def least_images(tests: int) -> int | None:
-    """Images below which none of so many sign-flip tests can reach .05 after Holm's correction; None: no number does.
+    """Images below which none of `tests` sign-flip tests can reach .05 after Holm's correction; None: no number does.
 
     >>> least_images(1), least_images(12), least_images(1000)
     (6, 9, None)
@@ -127,7 +127,7 @@ def seen_deviations(images: int, tests: int = 1) -> float | None:
     """The true mean difference, in its standard deviations over images, that would be missed one time in five.
 
     (z_(1 - .025 / m) + z_.80) / sqrt(n): Holm's correction tests the smallest p of m at .05 / m. None where no
-    difference of so many images can be significant in so many tests.
+    difference over that many images can be significant in that many tests.
 
     >>> round(seen_deviations(100), 3), round(seen_deviations(100, tests=12), 3), seen_deviations(8, tests=12)
     (0.28, 0.371, None)
@@ -138,7 +138,7 @@ def seen_deviations(images: int, tests: int = 1) -> float | None:
 
 
 def smallest_difference(differences: Floats, *, tests: int = 1) -> float | None:  # N
-    """The true mean difference that the first of so many tests would miss one time in five, in the numbers' unit.
+    """The true mean difference that the first of `tests` tests would miss one time in five, in the numbers' unit.
 
     `seen_deviations` times the standard deviation of the differences (divisor n - 1); None where it is.
 

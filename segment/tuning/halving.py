@@ -16,7 +16,7 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class Rung:
-    """So many arms, each on so many images with so many draws."""
+    """A number of arms, each on a number of images with a number of draws."""
 
     arms: int
     images: int
@@ -57,7 +57,7 @@ def rungs(arms: int, images: int, passes: int, reserved: int) -> tuple[Rung, ...
 
 
 def _rung(arms: int, images: int, draws: int, passes: float) -> Rung:
-    """A rung of at most so many passes: fewer images first, then fewer draws."""
+    """A rung of at most `passes` passes: fewer images first, then fewer draws."""
     least = min(LEAST, images)
     draws = min(draws, max(1, int(passes / (arms * least)) - (passes <= 0)))
     return Rung(arms, min(images, max(least, int(passes / (arms * draws)))), max(1, draws))

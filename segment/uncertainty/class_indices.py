@@ -30,7 +30,7 @@ def index_type(count: int) -> np.dtype[Any]:
 
 
 def mask_type(classes: int) -> np.dtype[Any]:
-    """The type of a mask of so many classes, which always has room for `no_class`. Errors: WrongUse above 65535.
+    """The type of a mask of `classes` classes, which always has room for `no_class`. Errors: WrongUse above 65535.
 
     >>> mask_type(255), mask_type(256)
     (dtype('uint8'), dtype('uint16'))
@@ -39,7 +39,7 @@ def mask_type(classes: int) -> np.dtype[Any]:
 
 
 def no_class(classes: int) -> int:
-    """The index of a pixel without data in a mask of so many classes: the largest of its type, never a class.
+    """The index of a pixel without data in a mask of `classes` classes: the largest of its type, never a class.
 
     >>> no_class(255), no_class(256)
     (255, 65535)

@@ -181,7 +181,7 @@ def _reused(file: Path | None, output: Path) -> str:
 
 
 def _distilled(small: Bank, draws: int, output: Path) -> dict[str, Any]:
-    """What is shown of a bank that was distilled from so many draws."""
+    """What is shown of a bank that was distilled from `draws` draws."""
     distillation = small.provenance["distillation"]
     return {
         "bank": str(output),

@@ -254,7 +254,7 @@ def _fill_statistics(network: nn.Sequential, rows: Tensor) -> None:
 
 
 def error_of_mean(drawn: Tensor, y: Tensor, of: int | None = None) -> Tensor:  # ... T V, ... V -> ...
-    """RMSE of the mean over the draws; of: that of the mean over so many draws, estimated from the T given.
+    """RMSE of the mean over the draws; of: that of the mean over `of` draws, estimated from the T given.
 
     The squared error of a mean over T independent draws is on average that of the expectation plus variance / T.
     """

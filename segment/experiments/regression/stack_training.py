@@ -116,7 +116,7 @@ class Training:
     def held_out_rmse(self, draws: int, of: int | None = None) -> Tensor:  # R
         """Error of the mean over that many draws on each network's held-out rows, in standardised units.
 
-        of: an estimate, without bias, of the error of the mean over so many draws; see `error_of_mean`
+        of: an estimate, without bias, of the error of the mean over that many draws; see `error_of_mean`
         """
         drawn = self._held_out(draws)
         return torch.stack(

@@ -73,7 +73,7 @@ class GroupFiles:
         write_json(self.folder / PLAN, plan)
 
     def write(self, number: int, draws: int | None, made: GroupEstimate[Any]) -> None:
-        """The estimate of one group by one read-out, in a round of so many draws; None: of all."""
+        """The estimate of one group by one read-out, in a round of `draws` draws; None: of all."""
         ((_, estimate),) = made.estimates.items()
         (sums,) = made.class_sums.values()
         arrays: dict[str, Plane] = {f"{SUMS}{tile}": _array(values) for tile, values in sums.items()}

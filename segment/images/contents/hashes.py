@@ -1,4 +1,4 @@
-"""What tells an image file's content from any other: the SHA-256 of its bytes, or its version on a store."""
+"""Identifies the content of an image file: the SHA-256 of its bytes, or its version on a store."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def read_dicom(path: Path, frame: int | None = None, *, stored: bool = False) ->
 
 
 def _inverted(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Stored values of so many bits, the largest for the smallest."""
+    """Stored values of `bits` bits, the largest for the smallest."""
     if pixels.dtype.kind not in "iu":
         raise ValueError(f"MONOCHROME1 of {pixels.dtype} is not read")
     top = pixels.dtype.type(2**bits - 1 if pixels.dtype.kind == "u" else -1)

@@ -1,4 +1,4 @@
-"""Labelled images past every read-out, once: the loop that evaluate and sweep share.
+"""Scores every read-out on labelled images, reading each image once: the loop that evaluate and sweep share.
 
 An image counts for all read-outs or for none. Scoring runs beside the next image's passes.
 """
@@ -153,7 +153,7 @@ class Scoring(Counted):
         return sum(read_out.passes for read_out in self.read_outs.values())
 
     def _show(self, images: int) -> None:
-        """Report that so many more images are tried."""
+        """Report that `images` more images are tried."""
         task = self.task
         task.number += images
         task.progress(task.stage, task.number, task.total, task.passes)

@@ -145,7 +145,7 @@ class PredictLoop:
         return pending
 
     def show(self, images: int) -> None:
-        """Report that so many more images are estimated."""
+        """Report that `images` more images are estimated."""
         self._number += images
         self._progress("predicting", self._number, len(self.predictor.run.sources), self._draws)
 

@@ -173,7 +173,7 @@ class Execution:
 
     @classmethod
     def of(cls, plan: PredictPlan, bank: Bank, device: torch.device, runner: Runner = LOCAL) -> Execution:
-        """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory not to be had."""
+        """As asked, in each process of the runner. Errors: WrongUse for draws, precision or memory that it lacks."""
         used, stop = resolve_draws(plan.draws, bank, StopPlan(tolerance=plan.tolerance))
         if plan.engine == "openvino" and device.type != "cpu":
             raise WrongUse("--engine openvino runs on the processor: add --device cpu.")

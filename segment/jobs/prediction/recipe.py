@@ -1,4 +1,4 @@
-"""What makes the images of a predict run, put together: the same in every process that makes some of them.
+"""Builds the ImagePredictor of a predict run; it can be pickled, so that every process builds the same one.
 
 Must not know which process it is in.
 """

@@ -30,7 +30,10 @@ Signature = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class WatchPlan:
-    """every: seconds between two looks; a file is whole when two of them see the same size and time of change."""
+    """How a folder is watched. A file is whole when two looks see the same size and time of change.
+
+    every: seconds between two looks; listing: which frames and slices of its files are taken
+    """
 
     every: float = EVERY
     listing: Listing = field(default_factory=Listing)

@@ -1,4 +1,4 @@
-"""What does a large raster by its windows in one process: groups of them first, and then the whole image.
+"""Estimates groups of a large raster's windows in one process, then puts the image together.
 
 An image has the bytes that it has in one piece of work: its tiles are the same ones, and what is summed over them is
 summed in their order. Must not know which process it is in.
@@ -55,7 +55,7 @@ class Raster:
 
 @dataclass(frozen=True)
 class Unit:
-    """A group of a raster's windows, by its number, in a round of so many draws (None: of all).
+    """A group of a raster's windows, by its number, in a round of `draws` draws (None: of all).
 
     number: None: all groups are there, and the image is put together from them
     """

@@ -35,7 +35,7 @@ DISK = 0.25
 def predict_images(loop: PredictLoop, pending: Sequence[Source], runner: Runner) -> None:
     """Have the images made by the workers of a runner: one by one, and large rasters by their windows.
 
-    A raster of which a run with more workers has made windows is gone on with by its windows.
+    A raster that an earlier run began by windows is continued by windows.
     Errors: as the loop's.
     """
     pending = loop.begin(pending)
@@ -91,7 +91,7 @@ def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int,
 
 
 def _at_a_time(loop: PredictLoop, rasters: Sequence[Raster]) -> Iterator[list[Raster]]:
-    """The rasters in order, so many at a time as may take room on the disk before they are put together."""
+    """The rasters in order, in groups that may take room on the disk before they are put together."""
     folder, some, taken = loop.predictor.run.folder, list[Raster](), 0
     for raster in rasters:
         free, needed = shutil.disk_usage(folder).free, _bytes(loop, raster.size)

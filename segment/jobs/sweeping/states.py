@@ -196,7 +196,7 @@ class Swept:
     def _compared(
         self, setting: Setting | None, seed: int, bank: Bank, names: tuple[str, ...], most: int | None
     ) -> ComparedMethods:
-        """The methods of these names with so many draws, made once in a condition."""
+        """The methods of these names with at most `most` draws (None: all), made once in a condition."""
         if (setting, seed, most) not in self.made:
             plan = replace(self.plan.methods, methods=names)
             plan = plan if most is None else replace(plan, draws=most)
