@@ -160,6 +160,15 @@ def load_bank(path: str | Path) -> Bank:
         ) from None
 
 
+def bank_of(given: Bank | str | Path) -> Bank:
+    """A bank as a caller gives it: itself, or its file. Errors: as `load_bank`; WrongUse for anything else."""
+    if isinstance(given, Bank):
+        return given
+    if not isinstance(given, str | Path):
+        raise WrongUse(f"A bank is what fit_bank or load_bank gave, or its file, not a {type(given).__name__}.")
+    return load_bank(given)
+
+
 def _bank_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Bank:
     layers = _json(metadata["layers"])
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):

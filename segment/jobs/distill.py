@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.axes import Head
 from segment.distilling.choose import Moments
@@ -25,12 +25,14 @@ from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
 from segment.files.bank_output import refuse_other_bank
-from segment.files.banks import save_bank
+from segment.files.banks import bank_of, save_bank
 from segment.files.partial_banks import PartialTensors
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
+from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Passes
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -50,8 +52,8 @@ REDONE = "Fast passes gave other numbers than plain ones (%s): the views are pas
 
 
 def distill_bank(
-    network: Network,
-    bank: Bank,
+    network: Network | nn.Module | str | Path,
+    bank: Bank | str | Path,
     images: Images,
     *,
     draws: int = 8,
@@ -61,17 +63,22 @@ def distill_bank(
     steps: int = 400,
     size: tuple[int, int] | None = None,
     listing: Listing | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     progress: Progress = silent,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
 ) -> Bank:
     """K weighted draws whose passes have the moments of all of the bank's; a map then takes K passes.
 
+    network: what `load_network` gave, a URI, a card, or any torch module with BN. bank: its bank, or the file of it
     images: training images, seen through the card's `training:` pipeline where it has one
     views: to choose and refine by; held_out: views of other images (an eighth of them), which decide when to stop
     steps: of refinement at most; 0: the draws are chosen, none is moved
     size, listing: as the bank was recorded with; size None: the bank's own
     output: where it is written too; one that holds another bank is refused. Until then what was reached is kept beside
     it, and the same call goes on
+    mean, std, channels: as `MCBN` takes them
     The provenance says, under "distillation", how near they come on the held-out views (relative L1 of the variance).
     Errors: BankRefused where the bank is not this network's; WrongUse, also where its draws have no spread;
     ImageUnreadable; PredictionFailed, which names the image, where an output under the bank is not finite.
@@ -80,6 +87,9 @@ def distill_bank(
     for name, value in (("views", views), ("held_out", held_out)):
         if value < 1:
             raise WrongUse(f"{name} = {value}, but it is a count from 1 up.")
+    network = network_of(network, mean=mean, std=std, channels=channels)
+    bank = bank_of(bank)
+    output = None if output is None else Path(output)
     drawn = fitted(network, bank)
     check_bank(bank, draws)
     recorded = bank.provenance.get("size")

@@ -18,7 +18,7 @@ from segment.errors import WrongUse
 from segment.estimation.mcbn import MCBN as EngineMCBN
 from segment.estimation.mcbn import Draws
 from segment.estimation.memory_budget import Memory
-from segment.files.banks import load_bank
+from segment.files.banks import bank_of
 from segment.images.find import Source
 from segment.images.listing.samples import labelled_samples
 from segment.images.specs import Channels
@@ -66,7 +66,7 @@ class MCBN(EngineMCBN):
     ) -> None:
         super().__init__(
             network_of(network, mean=mean, std=std, channels=channels),
-            load_bank(Path(bank)) if isinstance(bank, str | Path) else bank,
+            bank_of(bank),
             draws=draws,
             tolerance=tolerance,
             precision=precision,
@@ -121,7 +121,7 @@ def evaluate(
     """
     loaded = network_of(network, mean=mean, std=std, channels=channels)
     given = [] if bank is None else [bank] if isinstance(bank, Bank | str | Path) else bank
-    banks = [load_bank(Path(each)) if isinstance(each, str | Path) else each for each in given]
+    banks = [bank_of(each) for each in given]
     if plan is None:
         plan = EvaluatePlan(methods=MethodPlan(methods=tuple(methods), draws=draws))
     elif methods or draws is not None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import fitted
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
+from segment.files.banks import bank_of
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of
@@ -24,6 +26,7 @@ from segment.images.labels.pairs import with_known_labels, with_masks
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import few_pixels
+from segment.images.specs import Channels
 from segment.jobs.prediction.loop import PredictLoop
 from segment.jobs.prediction.plan import Execution, PredictPlan
 from segment.jobs.prediction.recipe import PredictRecipe
@@ -32,6 +35,7 @@ from segment.jobs.prediction.watch import WatchPlan, watched
 from segment.jobs.prediction.windows import predict_images
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.predicting import refuse_other_run, write_triaged_run
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.run_files.exported_files import write_run_exports
 from segment.report.run_files.sheet import write_sheet
@@ -46,9 +50,9 @@ DISPLAY_IMAGES = 4
 
 
 def predict(
-    network: Network,
+    network: Network | nn.Module | str | Path,
     source: str | Path | Sequence[Source],
-    bank: Bank,
+    bank: Bank | str | Path,
     folder: str | Path,
     plan: PredictPlan | None = None,
     *,
@@ -60,17 +64,24 @@ def predict(
     resume: bool = False,
     progress: Progress = silent,
     runner: Runner = LOCAL,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
 ) -> Summary:
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
+    network: what `load_network` gave, a URI, a card, or any torch module with BN. bank: its bank, or the file of it
     masks: a SRC of region masks: outside (0) nothing is shown, counted or written
     labels: a SRC of label maps, shown beside predictions; label_suffix: what they have after the image's name
     listing: which frames of videos and slices of volumes are taken
     watch: `source` is a folder whose images are taken as they are dropped, until a file `stop.watch` in RUN, SIGTERM or
     Ctrl-C ends that; a file that is replaced is done again
     runner: where the images are made: here, or in processes that may be on other machines
+    mean, std, channels: as `MCBN` takes them
     Errors: BankRefused where the bank is not this network's; WrongUse for the folder or the source.
     """
+    network = network_of(network, mean=mean, std=std, channels=channels)
+    bank = bank_of(bank)
     plan = plan or PredictPlan()
     if watch is not None:
         if masks is not None or labels is not None or not isinstance(source, str | Path):

@@ -18,6 +18,7 @@ from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import SegmentError, WrongUse, first_of, near
 from segment.estimation.mcbn import MCBN
+from segment.files.banks import bank_of
 from segment.files.reading import file_bytes, json_values
 from segment.files.versions import versions
 from segment.files.writing import check_writable
@@ -27,6 +28,7 @@ from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.jobs.evaluation.labels import labelled
 from segment.jobs.progress import Progress, silent
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.html.build import Sources, Written, write_report
 from segment.report.html.details import Labels
@@ -46,8 +48,8 @@ def report(
     title: str = "",
     labels: str | Path | None = None,
     flip_book: Sequence[str] = (),
-    network: Network | None = None,
-    bank: Bank | None = None,
+    network: Network | str | Path | None = None,
+    bank: Bank | str | Path | None = None,
     progress: Progress = silent,
 ) -> Written:
     """Write one self-contained HTML file about a run.
@@ -59,8 +61,8 @@ def report(
         title: of the page; default: the run's folder and network.
         labels: label maps of the run's images; default: those of an evaluation among the paths.
         flip_book: ids of images whose single draws are shown, as many as the run took; needs the network and the bank.
-        network: that of the run.
-        bank: that of the run.
+        network: that of the run, or its URI or card.
+        bank: that of the run, or its file.
         progress: called after each image.
 
     Returns:
@@ -95,7 +97,12 @@ def report(
         others=others,
         label_of=label_of,
         void=void,
-        draws=_draws(run, flip_book, network, bank),
+        draws=_draws(
+            run,
+            flip_book,
+            None if network is None else network_of(network),
+            None if bank is None else bank_of(bank),
+        ),
         warnings=warnings,
     )
     version = versions().get("mcbn-segment", "")

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.bank_cache import marks_in
@@ -21,6 +23,7 @@ from segment.files.versions import versions
 from segment.files.writing import write_json, write_text
 from segment.images.find import Source, in_text
 from segment.images.outside_runs import images_outside_runs
+from segment.images.specs import Channels
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels
@@ -33,6 +36,7 @@ from segment.jobs.sweeping.grid import Banks, check_grid
 from segment.jobs.sweeping.inputs import input_hashes
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.jobs.sweeping.tables import sweep_csv
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onednn import computes_bfloat16
 from segment.report.comparison import MethodBoards, differences, scores
@@ -49,7 +53,7 @@ OVER = "over_deterministic"
 
 
 def sweep(
-    network: Network,
+    network: Network | nn.Module | str | Path,
     data: Labels,
     train: str,
     folder: str | Path,
@@ -60,14 +64,20 @@ def sweep(
     resume: bool = False,
     progress: Progress = silent,
     runner: Runner = LOCAL,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
 ) -> Sweep:
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
+    network: what `load_network` gave, a URI, a card, or any torch module with BN
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded within it too
     runner: where banks are recorded and images scored
     train: images that statistics come from. validation: clean images that temperatures are fitted on
+    mean, std, channels: as `MCBN` takes them
     Errors: as `fit_bank` and `evaluate`.
     """
+    network = network_of(network, mean=mean, std=std, channels=channels)
     fitting = [name for name in plan.methods.methods if combination(name).fitted]
     if validation is None and fitting:
         raise WrongUse(f"Method {min(fitting)!r} is fitted: give --validation-images, not the test images.")

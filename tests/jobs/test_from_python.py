@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled_scenes import written
 from numpy.typing import NDArray
 from PIL import Image
 from plain import Toy, calibrated, seeded
@@ -18,10 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import segment
 from segment.draws.image_pool import ImagePool
-from segment.errors import WrongUse
+from segment.errors import BankRefused, WrongUse
 from segment.images.specs import InputSpec
+from segment.jobs.report import report
+from segment.jobs.sweeping.grid import Grid
 from segment.networks import load
 from segment.networks.given import network_of
+from segment.scenes.scene import TRAIN, VALIDATION, scene
 
 SIZE, MEAN, STD = (32, 40), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 SPEC = InputSpec(mean=MEAN, std=STD)
@@ -190,3 +194,45 @@ def test_the_public_names_of_jobs_are_there(files: Path, module: Toy) -> None:
     listed.write_text(segment.select(files / "run", top=2).csv())
     again = segment.predict(segment.load_network(module), listed, bank, files / "again")
     assert (again.done, len(again.failed)) == (2, 0)
+
+
+def test_predict_takes_a_module_with_its_preprocessing_and_the_banks_file(module: Toy, files: Path) -> None:
+    stated: dict[str, Any] = {"mean": MEAN, "std": STD}
+    bank = segment.fit_bank(module, PIXELS, batch=2, draws=2, **stated)
+    segment.save_bank(bank, files / "bank.safetensors")
+    plan = segment.PredictPlan(precision="fp32")
+    of_file = segment.predict(module, files / "images", files / "bank.safetensors", files / "of_file", plan, **stated)
+    segment.predict(network_of(module, **stated), files / "images", bank, files / "loaded", plan)
+    assert of_file.done == 5
+    expected = segment.load_run(files / "loaded")
+    for name, image in segment.load_run(files / "of_file").items():
+        np.testing.assert_array_equal(image.prediction, expected[name].prediction)
+    with pytest.raises(BankRefused, match="another preprocessing"):
+        segment.predict(module, files / "images", str(files / "bank.safetensors"), files / "unstated", plan)
+
+
+def test_jobs_take_a_uri_and_the_banks_file(tmp_path: Path) -> None:
+    uri, path = "scenes", str(tmp_path / "bank.safetensors")
+    pixels = [scene(seed).image for seed in TRAIN[:8]]
+    segment.save_bank(segment.fit_bank(uri, pixels, batch=4, draws=3), path)
+    small = tmp_path / "small.safetensors"
+    segment.distill_bank(uri, path, pixels, draws=2, views=2, held_out=1, steps=0, output=str(small))
+    assert len(segment.load_bank(small)) == 2
+    labels = written(tmp_path, VALIDATION[:4])
+    plan = segment.SweepPlan(grid=Grid(batches=(2,), draws=(2,), transforms=("plain",)), banks=(path,))
+    swept = segment.sweep(uri, labels, str(labels.images), tmp_path / "sweep", plan)
+    assert {row.method for row in swept.rows} == {"deterministic", "mcbn", "mean_statistics"}
+    segment.predict(uri, labels.images, path, tmp_path / "run")
+    assert len(segment.select(tmp_path / "run", top=2, unlike=True, network=uri).images) == 2
+    first = next(iter(segment.load_run(tmp_path / "run")))
+    report([tmp_path / "run"], tmp_path / "run.html", flip_book=[first], network=uri, bank=path)
+    with pytest.raises(WrongUse, match="or its file, not a list"):
+        segment.predict(uri, labels.images, [path], tmp_path / "listed")  # type: ignore[arg-type]
+
+
+def test_export_takes_a_module_with_its_preprocessing_and_the_banks_file(module: Toy, files: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    stated: dict[str, Any] = {"mean": MEAN, "std": STD}
+    path = files / "bank.safetensors"
+    segment.save_bank(segment.fit_bank(module, PIXELS, batch=2, draws=2, **stated), path)
+    assert segment.export(module, path, files / "mcbn.onnx", **stated).draws == 2

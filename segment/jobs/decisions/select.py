@@ -19,6 +19,7 @@ from segment.images.read import read_source
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.ranking.columns import grows_with_quality, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse
@@ -60,7 +61,7 @@ def select(
     method: str | None = None,
     unlike: bool = False,
     ranking: str | Path | None = None,
-    network: Network | None = None,
+    network: Network | str | Path | None = None,
 ) -> Selection:
     """Rank the images of a predict or an evaluate RUN, the most uncertain first.
 
@@ -72,8 +73,8 @@ def select(
         method: Whose numbers, in an evaluation; None: mcbn where it was run.
         ranking: An evaluation, whose validation images say what ranks by Dice best: a predict run is ranked by that.
         unlike: Choose the wanted ones unlike one another (k-centre) among the POOL times as many most uncertain.
-        network: That of the run: images are unlike in its features at the smallest map, averaged over the image; they
-            are computed here. None: in their colours, pooled over SIDE x SIDE cells.
+        network: That of the run, or its URI or card: images are unlike in its features at the smallest map, averaged
+            over the image; they are computed here. None: in their colours, pooled over SIDE x SIDE cells.
 
     Returns:
         The wanted images and, after them, all others.
@@ -108,9 +109,10 @@ def select(
     sign = 1 if quality else -1
     known.sort(key=lambda image: (sign * image[2], image[0]))
     selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))
-    if network is not None:
-        _refuse_other_network(table, network)
-    return _unlike(selection, top, network) if unlike else selection
+    given = None if network is None else network_of(network)
+    if given is not None:
+        _refuse_other_network(table, given)
+    return _unlike(selection, top, given) if unlike else selection
 
 
 def _column(table: RunTable, by: str | None) -> tuple[str, str]:

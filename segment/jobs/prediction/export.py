@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from segment.axes import size_text
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
 from segment.errors import ModelRefused, WrongUse, imported, one_line
 from segment.estimation.estimate import estimate
+from segment.files.banks import bank_of
 from segment.files.graphs import write_onnx, write_openvino
 from segment.files.versions import versions
 from segment.files.writing import check_writable
@@ -23,7 +25,9 @@ from segment.graphs.deployed import deployed, metadata, takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.graphs.running import Run, in_onnxruntime, in_openvino
 from segment.images.prepare import normalise
+from segment.images.specs import Channels
 from segment.methods.mcbn import mcbn
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onnx_pass import pass_graph
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -56,13 +60,24 @@ class Exported:
     differences: dict[str, float]
 
 
-def export(network: Network, bank: Bank, output: str | Path) -> Exported:
+def export(
+    network: Network | nn.Module | str | Path,
+    bank: Bank | str | Path,
+    output: str | Path,
+    *,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    channels: Channels | Sequence[str] | None = None,
+) -> Exported:
     """Write a network under the draws of a bank as one graph, after comparing it with the engine at several sizes.
 
     Args:
-        network: What `load_network` gave, on the CPU.
-        bank: Its bank; a pass is made for each draw, so a distilled one is fastest.
+        network: What `load_network` gave, on the CPU; a URI, a card, or any torch module with BN.
+        bank: Its bank, or the file of it; a pass is made for each draw, so a distilled one is fastest.
         output: A file .onnx; or .xml, for OpenVINO, beside which the weights are written as .bin.
+        mean: As `MCBN` takes it.
+        std: As `MCBN` takes it.
+        channels: As `MCBN` takes them.
 
     Returns:
         What was written, and how far it is from the engine.
@@ -81,6 +96,8 @@ def export(network: Network, bank: Bank, output: str | Path) -> Exported:
     openvino = path.suffix == ".xml"
     runtime, extra = ("openvino", "openvino") if openvino else ("onnxruntime", "onnx")
     imported(runtime, extra=extra, what="Exported graphs")
+    network = network_of(network, mean=mean, std=std, channels=channels)
+    bank = bank_of(bank)
     drawn = fitted(network, bank)
     stride = network.input.stride
     rows, columns = (-(-side // stride) * stride for side in SIDES)

@@ -26,6 +26,7 @@ from segment.jobs.sweeping.grid import Banks, Grid, blended, check_grid, chosen_
 from segment.jobs.tuning.search import Arm, Search, SearchPlan, unfit
 from segment.jobs.tuning.tuned import Tuned, write_tuned
 from segment.methods.augmentation import View
+from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
@@ -89,7 +90,7 @@ class Tuning:
 
 
 def tune(
-    network: Network,
+    network: Network | str | Path,
     data: Labels,
     train: str,
     folder: str | Path,
@@ -101,7 +102,7 @@ def tune(
     """Choose M, transforms, layers, alpha, T, views and scaling by cross-validation over validation images.
 
     Args:
-        network: The trained network.
+        network: The trained network: what `load_network` gave, a URI or a card.
         data: Validation images and labels, on which the network was not trained. Test images are no business here.
         train: Training images, that banks are recorded of; their passes do not count as cost.
         folder: Where the setting, its bank, a page and a picture go; banks are kept in its `banks`.
@@ -117,6 +118,7 @@ def tune(
             training images, or another process writes to the folder.
 
     """
+    network = network_of(network)
     plan = plan or TunePlan()
     check_grid(network, train, plan.grid)
     with sole_writer(folder := Path(folder)):
