@@ -71,7 +71,8 @@ def sweep(
     """Score every setting on labelled images, T by prefixes of one run, and banks kept for the next sweep.
 
     network: what `load_network` gave, a URI, a card, or any torch module with BN
-    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded within it too
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded and
+    temperatures fitted within it too
     runner: where banks are recorded and images scored
     train: images that statistics come from. validation: clean images that temperatures are fitted on
     mean, std, channels: as `MCBN` takes them
@@ -98,7 +99,7 @@ def sweep(
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         for bank in given_banks.values():
             fitted(network, bank)  # refused now, not after the others were recorded
-        swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress)
+        swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress, memory)
         rows: list[Row] = []
         failed: dict[str, str] = {}
         marks = {mark for bank in given_banks.values() for mark in marks_in(bank.provenance)}
@@ -106,7 +107,7 @@ def sweep(
         for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
             path = folder / f"condition_{condition}_{severity}.json"
             if not (resume and path.exists()):
-                made = _condition(swept, run, condition, severity, memory, progress, runner)
+                made = _condition(swept, run, condition, severity, progress, runner)
                 write_json(path, asdict(made))
                 run.deliver()
             content = read_json(path, _Condition, advice="Remove it to score its images again.")
@@ -170,7 +171,6 @@ def _condition(
     run: Run,
     condition: str,
     severity: int,
-    memory: int | str | None,
     progress: Progress,
     runner: Runner,
 ) -> _Condition:
@@ -188,7 +188,7 @@ def _condition(
             boards = {name: Scoreboard(replace(scored, measures=read_out.measures)) for name, read_out in named.items()}
             together = decided_before(run)
             batch, area = together.get("images", swept.plan.batch), together.get("images_measured_at", 0)
-            budget = memory_for(runner, memory, swept.network.device)
+            budget = memory_for(runner, swept.memory, swept.network.device)
             scoring = Scoring(swept.network, named, boards, budget, batch=batch, batch_area=area)
             if state.exists():
                 scoring.load(state)

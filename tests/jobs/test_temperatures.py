@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, PredictionFailed, WrongUse
+from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
@@ -190,6 +191,18 @@ def test_a_sweep_names_the_images_that_its_temperatures_leave_out(network: Netwo
         == sweep(network, data, str(train.images), tmp_path / "run", plan, validation=validation, resume=True).warnings
     )
     assert line in json.loads((tmp_path / "run" / "scores.json").read_text())["warnings"]
+
+
+def test_a_sweep_fits_its_temperatures_within_the_memory_that_is_asked(limited: Network, tmp_path: Path) -> None:
+    plan = SweepPlan(
+        grid=Grid(batches=(2,), draws=(2,), transforms=("plain",)),
+        methods=MethodPlan(methods=("mcbn+temperature",), measures=("predictive_entropy",), precision="fp32"),
+    )
+    train, data = made(tmp_path / "train", 5), made(tmp_path / "test", 2)
+    validation = made(tmp_path / "validation", 1, size=(2000, 2000))
+    memory = resident() + 400 * 2**20
+    with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
+        sweep(limited, data, str(train.images), tmp_path / "run", plan, validation=validation, memory=memory)
 
 
 @pytest.mark.parametrize("broken", ["elsewhere", "second pass", "overflow"])

@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
+from segment.estimation.memory_budget import Memory
 from segment.estimation.together import Batch, checked_batch
 from segment.files.reading import read_json
 from segment.files.writing import write_json
@@ -107,6 +108,7 @@ class Place:
 class Swept:
     """Everything that a sweep scores, made anew for each condition of the test images.
 
+    memory: a budget for the process, bytes or "4GiB", that temperatures are fitted within; None: 80 % of what is free
     made: the methods of the condition by setting, seed and T, whose passes know whether their fast path may be used
     """
 
@@ -117,6 +119,7 @@ class Swept:
     held_out: Sequence[Source]
     temperatures: Path
     progress: Progress
+    memory: Memory = None
     made: dict[tuple[Setting | None, int, int | None], ComparedMethods] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
@@ -214,7 +217,15 @@ class Swept:
         of_place = stored.calibrations.setdefault(f"{setting}, seed={seed}", {})
         wanted = {name: self._counts(name, setting) or (compared.methods[name][0].draws,) for name in fitted}
         if any(set(counts) - set(of_place.get(name, ())) for name, counts in wanted.items()):
-            fits = temperatures(self.network, self.held_out, compared, self.scored(), self.progress, draws=wanted)
+            fits = temperatures(
+                self.network,
+                self.held_out,
+                compared,
+                self.scored(),
+                self.progress,
+                draws=wanted,
+                memory=self.memory,
+            )
             of_place |= {name: {T: as_json(fit) for T, fit in of.items()} for name, of in fits.by_draws.items()}
             kept = _Kept(stored.calibrations, {**fits.left_out, **stored.left_out})
             write_json(self.temperatures, asdict(kept))
