@@ -5,7 +5,6 @@ Must not know how a bank is recorded or distilled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, WrongUse
 from segment.files.banks import NotABank, load_bank
+from segment.files.reading import as_json_values
 from segment.stores.requests import is_there
 from segment.stores.urls import url_of
 
@@ -40,7 +40,7 @@ def refuse_other_bank(output: Path, same: Callable[[Bank], bool], asked: Mapping
     known = {"distilled": False, "size": None, **there.provenance, **there.provenance.get("distillation", {})}
     differences = [
         IN_WORDS.get(key, f"{key} is {known.get(key)!r} there, {value!r} asked")
-        for key, value in json.loads(json.dumps(dict(asked))).items()
+        for key, value in as_json_values(dict(asked)).items()
         if known.get(key) != value
     ]
     why = "; ".join(differences) or "it was changed, or the network's code, the card, the device or a version differs"

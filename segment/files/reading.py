@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,18 @@ def json_values(data: bytes) -> Any:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def as_json_values(content: Any, *, default: Callable[[Any], Any] | None = None) -> Any:
+    """The content as it is read back from a JSON file: a tuple is a list, and a key a text.
+
+    default: what stands in place of a value that JSON does not have
+    Errors: TypeError for such a value without it; ValueError for a number that is not finite.
+
+    >>> as_json_values({1: (2, 3)})
+    {'1': [2, 3]}
+    """
+    return json.loads(json.dumps(content, allow_nan=False, default=default))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from segment.files.bank_cache import RECIPE, content_of, recipe_of
 from segment.files.bank_output import refuse_other_bank
 from segment.files.banks import bank_of, save_bank
 from segment.files.partial_banks import PartialTensors
+from segment.files.reading import as_json_values
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
@@ -146,7 +146,7 @@ def distill_bank(
 def _is_distilled_so(there: Bank, asked: Mapping[str, Any]) -> bool:
     known = {**there.provenance, **there.provenance.get("distillation", {})}
     return known.get("versions") == versions() and all(
-        known.get(key) == value for key, value in json.loads(json.dumps(dict(asked))).items()
+        known.get(key) == value for key, value in as_json_values(dict(asked)).items()
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from segment.draws.identity import fitted
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.bank_cache import marks_in
 from segment.files.banks import load_bank
-from segment.files.reading import read_json
+from segment.files.reading import as_json_values, read_json
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
@@ -147,7 +146,7 @@ class _Condition:
 
 
 def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
-    plan_values = json.loads(json.dumps(asdict(plan)))
+    plan_values = as_json_values(asdict(plan))
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
     images, labels, *more = data.in_text()

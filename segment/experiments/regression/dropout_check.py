@@ -28,7 +28,7 @@ from segment.experiments.regression.stack import Architecture, Stack, TrainingDa
 from segment.experiments.regression.stack_training import Fit, Training
 from segment.experiments.reporting import Row, Verdict, judged, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
-from segment.files.reading import file_bytes
+from segment.files.reading import as_json_values, file_bytes
 from segment.files.writing import write_text
 
 RATES = (0.005, 0.01, 0.05, 0.1)
@@ -86,7 +86,7 @@ def check(
     scores = {}
     for name in plan.sets:
         path = kept / f"dropout-{name}.json"
-        settings = json.loads(json.dumps({**asdict(plan), "sets": name, "seed": seed}))
+        settings = as_json_values({**asdict(plan), "sets": name, "seed": seed})
         held = _held(path) if path.is_file() else {}
         if held.get("settings") != settings:
             say(f"{name}, dropout on the standard splits")

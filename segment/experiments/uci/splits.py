@@ -21,7 +21,7 @@ from segment.experiments.regression.search import Race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.reporting import Budget
 from segment.experiments.uci.data import random_split, read_table
-from segment.files.reading import file_bytes
+from segment.files.reading import as_json_values, file_bytes
 from segment.files.writing import write_text
 
 SETS = ("yacht", "boston", "energy", "wine", "concrete", "kin8nm", "power", "protein")
@@ -113,7 +113,7 @@ def run_splits(
         for name in plan.sets:
             path = kept / f"{name}-{split}.json"
             protocol = protocol_of(plan, name)
-            settings = {"seed": seed, **json.loads(json.dumps(asdict(protocol)))}
+            settings = {"seed": seed, **as_json_values(asdict(protocol))}
             result = _read(path, settings)
             if result is None:
                 result = _run_split(name, split, protocol, data, seed, say)

@@ -5,7 +5,6 @@ Must not know how an image is predicted.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from segment.errors import SegmentError, WrongUse
-from segment.files.reading import read_json
+from segment.files.reading import as_json_values, read_json
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
@@ -71,7 +70,7 @@ class Run(RunPlaces):
         sources: the images; they may be others
         Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
         """
-        asked = json.loads(json.dumps(settings, allow_nan=False, default=str))
+        asked = as_json_values(settings, default=str)
         place, delivery = folder, None
         if is_url(place):
             delivery = Delivery(place, writer_name())
