@@ -225,14 +225,17 @@ def end_with_failures(
     output: Path,
     file: str = "manifest.jsonl",
     *,
+    held_out: Mapping[str, str] | None = None,
     total: int | None = None,
     uncertain: Mapping[str, float] | None = None,
 ) -> None:
     """How many images of a run failed, the most frequent reasons, and exit code 1, where there are any.
 
-    file: in the output folder, that names them; validation images are in validation.json
+    file: in the output folder, that names them. held_out: validation images that failed, named in validation.json
     total: images that are done or failed. uncertain: those with the largest mean uncertainty, for `--log-json`
     """
+    files = [name for name, of_file in ((file, failed), ("validation.json", held_out)) if of_file]
+    failed = {**{f"validation image {name}": why for name, why in (held_out or {}).items()}, **failed}
     groups: dict[str, list[str]] = {}
     for name, why in failed.items():
         groups.setdefault(_NAMES_AND_NUMBERS.sub("...", why), []).append(name)
@@ -246,7 +249,7 @@ def end_with_failures(
         )
     if not failed:
         return
-    path = output / ("validation.json" if next(iter(failed)).startswith("validation image") else file)
+    paths = " and ".join(url_of(output / name) for name in files)
     images = f"{len(failed)} of {total} images" if total else f"{len(failed)} image{'s' if len(failed) > 1 else ''}"
     reasons = []
     for names in by_reason[:REASONS]:
@@ -254,7 +257,7 @@ def end_with_failures(
         reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
     if (left := len(by_reason) - REASONS) > 0:
         reasons.append(f"{left} other reason{'s' if left > 1 else ''}.")
-    screen.refuse(f"{images} failed, named in {url_of(path)}; the others are done. {' '.join(reasons)}")
+    screen.refuse(f"{images} failed, named in {paths}; the others are done. {' '.join(reasons)}")
     raise typer.Exit(1)
 
 

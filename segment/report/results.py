@@ -76,6 +76,7 @@ class Validation:
 class Evaluation:
     """The result of an evaluation; all of it is in its folder too.
 
+    failed: id of a test image -> why; validation images that failed are in `validation.failed`
     warnings: what makes the scores misleading, to be read before them
     triaged: what a triage accepts of the images, and what is wrong in that; None where none was asked for
     ranking: how well each number of an image ranks the images, as in ranking.json
@@ -101,6 +102,7 @@ class Evaluation:
         methods = self.scores["methods"]
         lines = [f"Evaluation of {self.record.get('settings', {}).get('model', 'a network')}: "]
         lines[0] += f"{count_of(self.scores['images'], 'image')}, {len(self.failed)} failed, in {self.folder}"
+        lines[0] += f"; {count_of(len(other), 'validation image')} failed" if (other := self.validation.failed) else ""
         for name in list(methods)[:SHOWN_ROWS]:
             lines.append(f"  {name}: {_in_words(methods[name]['scores'])}")
         more = len(methods) - SHOWN_ROWS

@@ -50,10 +50,9 @@ def evaluation_section(evaluation: Evaluation, *, banks: Sequence[Mapping[str, A
         images = evaluation.validation.given - len(evaluation.validation.left_out)
         lines.append(f"- Temperatures fitted on {images} validation images: {fitted}.")
     lines += image_ranking_sentences(evaluation.ranking)
-    if evaluation.failed:
-        lines.append(
-            f"- Failed: {', '.join(sorted(evaluation.failed)[:5])}{', and more' * (len(evaluation.failed) > 5)}."
-        )
+    failed = sorted([*evaluation.failed, *(f"validation image {name}" for name in evaluation.validation.failed)])
+    if failed:
+        lines.append(f"- Failed: {', '.join(failed[:5])}{', and more' * (len(failed) > 5)}.")
     if evaluation.comparisons:
         folded = "<details><summary>The best two methods in each score</summary>"
         lines += ["", folded, "", *_table(BEST_TWO, best_two(evaluation.comparisons)), "", COMPARED, "", "</details>"]

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from console import photographs, segment, training
 from rich.console import Console
 
 import segment as package
 from segment import errors
 from segment.cli import screen
-from segment.cli.app import app
+from segment.cli.app import app, end_with_failures
 
 
 @pytest.fixture
@@ -174,3 +175,19 @@ def test_the_version_and_shell_completion(monkeypatch: pytest.MonkeyPatch) -> No
     code = "import sys; sys.argv = ['segment']; from segment.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert ended.stdout.split() == ["predict"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "held_out", "said"),
+    [
+        ({"validation image 1": "It is dark."}, {}, "1 image failed, named in out/manifest.jsonl;"),
+        ({}, {"a": "It is dark."}, "1 image failed, named in out/validation.json; .* validation image a: It is dark."),
+        ({"a": "It is dark."}, {"a": "Torn."}, "2 images failed, named in out/manifest.jsonl and out/validation.json;"),
+    ],
+)
+def test_failures_name_the_file_that_lists_them(
+    failed: dict[str, str], held_out: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit):
+        end_with_failures(failed, Path("out"), held_out=held_out)
+    assert re.search(said, " ".join(capsys.readouterr().err.split()))

@@ -227,7 +227,7 @@ def evaluate(
             first = ", ".join(f"{name} {value:.3g}" for name, value in evaluation.uncertain.items())
             screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
         screen.print_text(f"All scores, curves and classes: {url_of(evaluation.folder / 'scores.json')}")
-    end_with_failures(evaluation.failed, output, uncertain=evaluation.uncertain)
+    end_with_failures(evaluation.failed, output, held_out=evaluation.validation.failed, uncertain=evaluation.uncertain)
 
 
 @app.command()

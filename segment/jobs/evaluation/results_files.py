@@ -94,14 +94,13 @@ def write_results(
             "scoring_seconds": {name: round(spent, 3) for name, spent in scoring.scoring.items()},
         }
     )
-    failed = {**{f"validation image {name}": why for name, why in validated.failed.items()}, **scoring.failed}
     return Evaluation(
         run.place,
         content,
         compared,
         gained,
         validated,
-        failed,
+        scoring.failed,
         methods.notes,
         run.record,
         tuple(warnings),
