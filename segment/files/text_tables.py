@@ -8,7 +8,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from segment.errors import WrongUse, one_line
+from segment.files.reading import file_bytes
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> str:
@@ -28,6 +32,21 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str,
             raise ValueError(f"A row does not fit the columns {', '.join(columns)}: {row!r}.")
         writer.writerow([row.get(column) for column in columns] if isinstance(row, Mapping) else row)
     return stream.getvalue()
+
+
+def read_csv(path: Path, *, advice: str) -> list[dict[str, str]]:
+    """The rows of a file that `csv_text` wrote, column -> cell.
+
+    advice: what to do about a file that is damaged. Errors: WrongUse where it does not read, or a row is cut short.
+    """
+    try:
+        text = file_bytes(path).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        if not text.endswith("\n") or any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row is cut short or has too many cells")
+    except (OSError, ValueError, csv.Error) as error:
+        raise WrongUse(f"{str(path)!r} does not read: {one_line(error, 120)}. {advice}") from None
+    return rows
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segment.files.text_tables import csv_text
+from segment.errors import WrongUse
+from segment.files.text_tables import csv_text, read_csv
 
 COLUMNS = ["id", "mean.variance", "a column, quoted"]
 CELLS = st.one_of(
@@ -41,3 +43,19 @@ def test_rows_by_column_are_written_as_the_dict_writer_does(rows: list[dict[str,
 def test_a_row_that_does_not_fit_is_refused(row: Any) -> None:
     with pytest.raises(ValueError, match="does not fit the columns"):
         csv_text(COLUMNS, [row])
+
+
+def test_a_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(csv_text(COLUMNS, [["a", 0.5, 'x, "y"\nz'], ["b", None, ""]]), encoding="utf-8", newline="")
+    cells = [["a", "0.5", 'x, "y"\nz'], ["b", "", ""]]
+    assert read_csv(path, advice="") == [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+
+
+@pytest.mark.parametrize("data", [b"id,dice\na,0.5", b"id,dice\na\n", b"id,dice\na,1,2\n", b"id,dice\na,\xff\n", None])
+def test_a_table_that_is_damaged_is_one_refusal(tmp_path: Path, data: bytes | None) -> None:
+    if data is not None:
+        (tmp_path / "table.csv").write_bytes(data)
+    with pytest.raises(WrongUse, match=r"table.csv' does not read: .*\. Make it again\.$") as refusal:
+        read_csv(tmp_path / "table.csv", advice="Make it again.")
+    assert "\n" not in str(refusal.value)

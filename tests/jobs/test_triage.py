@@ -511,6 +511,7 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
     [
         ("per_image.csv", "[" * 9999),
         ("per_image.csv", "method,id\nmcbn,x\n"),
+        ("per_image.csv", "method,id,dice\nmcbn,x\n"),
         ("run.json", '{"settings": {}, "plan": {}}'),
         ("run.json", "[" * 100_000),
         ("scores.json", '{"methods": {}}'),
@@ -521,7 +522,7 @@ def test_the_commands_go_from_scores_to_a_triaged_run(
 def test_an_evaluation_that_lacks_a_part_gives_no_triage(scores: Path, tmp_path: Path, name: str, content: str) -> None:
     folder = shutil.copytree(scores, tmp_path / "scores")
     (folder / name).write_text(content)
-    with pytest.raises(WrongUse, match=r"no whole evaluation|is damaged") as refusal:
+    with pytest.raises(WrongUse, match=r"no whole evaluation|is damaged|does not read: a row is cut short") as refusal:
         calibrate_triage(folder)
     assert "\n" not in str(refusal.value)
 

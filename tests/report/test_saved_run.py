@@ -140,6 +140,9 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, fo
     with pytest.raises(WrongUse, match="does not read as JSON"):
         segment.load_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "per_image.csv").write_bytes(b"id,dice\na,\xff\n")
+    with pytest.raises(WrongUse, match=r"per_image.csv' does not read: .* Run the evaluation again"):
+        _ = segment.load_run(tmp_path).per_image
     (tmp_path / "manifest.jsonl").write_text("no json\n")
     with pytest.raises(WrongUse, match="is damaged in line 1"):
         segment.load_run(tmp_path)

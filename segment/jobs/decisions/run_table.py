@@ -5,8 +5,6 @@ Must not know what is done with them.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +17,7 @@ from segment.errors import WrongUse, near
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
+from segment.files.text_tables import read_csv
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.scores.functional.binning import BINS, Ints, bin_of
@@ -147,12 +146,9 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]) -> RunTable:
+    again = "Run the evaluation again."
+    table = read_csv(folder / PER_IMAGE, advice=again)
     try:
-        with (folder / PER_IMAGE).open(encoding="utf-8", newline="") as stream:
-            text = stream.read()
-        table = list(csv.DictReader(io.StringIO(text, newline="")))
-        if not text.endswith("\n") or any(None in line or None in line.values() for line in table):
-            raise ValueError("a row is cut short or has too many cells")
         methods = tuple(dict.fromkeys(line["method"] for line in table))
         chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
         if chosen not in methods:
@@ -165,8 +161,8 @@ def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], rec
             for line in table
             if line["method"] == chosen
         }
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise WrongUse(f"{str(folder / PER_IMAGE)!r} does not read: {error}. Run the evaluation again.") from None
+    except (ValueError, KeyError) as error:
+        raise WrongUse(f"{str(folder / PER_IMAGE)!r} does not read: {error}. {again}") from None
     return RunTable(folder, chosen, methods, rows, sources, labelled=True, record=record)
 
 

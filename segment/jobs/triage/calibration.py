@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from segment.files.reading import file_bytes, json_values
 from segment.files.runs.image_counts import read_image_counts
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
+from segment.files.text_tables import read_csv
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.groups import BUILT_IN, frames, group_of
@@ -22,6 +22,7 @@ from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.triage.source import settings_of_method
 from segment.stores.copies import folder_here
 
+FINISH = "Finish `segment evaluate`."
 SHA_DIGITS = 16
 """Of the SHA-256 of an image that calibrated a triage, which tell whether a run has it again."""
 
@@ -47,10 +48,9 @@ class Scores:
         folder = folder_here(folder)
         counts = read_image_counts(folder)
         try:
-            with (folder / "per_image.csv").open(encoding="utf-8", newline="") as stream:
-                rows: dict[str, dict[str, dict[str, str]]] = {}
-                for line in csv.DictReader(stream):
-                    rows.setdefault(line["method"], {})[line["id"]] = line
+            rows: dict[str, dict[str, dict[str, str]]] = {}
+            for line in read_csv(folder / "per_image.csv", advice=FINISH):
+                rows.setdefault(line["method"], {})[line["id"]] = line
             record = json_values(file_bytes(folder / RECORD))
             content = json_values(file_bytes(folder / "scores.json"))
             passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
@@ -70,7 +70,7 @@ class Scores:
                 read.source(method)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise WrongUse(
-                f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. Finish `segment evaluate`."
+                f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. {FINISH}"
             ) from error
         return read
 

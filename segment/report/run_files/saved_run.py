@@ -5,7 +5,6 @@ Of `segment predict`, `evaluate` and `sweep`; writes nothing.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from segment.estimation.view import View
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
+from segment.files.text_tables import read_csv
 from segment.files.writing import FULL
 from segment.images.display import Display, display_of, picture_of
 from segment.images.find import Source, find_images, in_text
@@ -217,10 +217,7 @@ class SavedRun(Mapping[str, SavedImage]):
     def per_image(self) -> tuple[Mapping[str, str], ...]:
         """The rows of per_image.csv, one for each image and method; empty for a run of `predict`."""
         path = self.folder / "per_image.csv"
-        if not path.is_file():
-            return ()
-        with path.open(encoding="utf-8", newline="") as stream:
-            return tuple(csv.DictReader(stream))
+        return tuple(read_csv(path, advice="Run the evaluation again.")) if os.path.lexists(path) else ()
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each image, for `pandas.DataFrame`: id, source, status, draws, seconds, and each measure's mean."""
