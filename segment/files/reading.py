@@ -63,7 +63,7 @@ def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
     Args:
         path: the file
         content: a dataclass, a TypedDict or a type such as `dict[str, float]`
-        advice: what to do about a file that is damaged, as "Remove it to begin anew."
+        advice: what to do about a file that is damaged or not there, as "Remove it to begin anew."
 
     Raises:
         WrongUse: the file cannot be read, is no JSON, or lacks a part; in one line
@@ -75,7 +75,7 @@ def read_json(path: Path, content: type[Content], *, advice: str) -> Content:
         json_values(data)  # refuses NaN, which pydantic takes
         return TypeAdapter(content).validate_json(data)
     except OSError as error:
-        raise WrongUse(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
+        raise WrongUse(f"{str(path)!r} cannot be read: {error.strerror or error}. {advice}") from None
     except ValidationError as error:
         raise WrongUse(f"{str(path)!r} is damaged or of another version: {first_error(error)}. {advice}") from None
     except ValueError as error:

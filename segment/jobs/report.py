@@ -19,7 +19,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import SegmentError, WrongUse, first_of, near
 from segment.estimation.mcbn import MCBN
 from segment.files.banks import bank_of
-from segment.files.reading import file_bytes, json_values
+from segment.files.reading import read_json
 from segment.files.versions import versions
 from segment.files.writing import check_writable
 from segment.images.find import Source
@@ -135,13 +135,7 @@ def _sorted(paths: Sequence[str | Path]) -> Sorted:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json_values(file_bytes(path))
-    except (OSError, ValueError) as error:
-        raise WrongUse(f"{str(path)!r} does not read as JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise WrongUse(f"{str(path)!r} holds no JSON object, so there is nothing to show of it.")
-    return content
+    return read_json(path, dict[str, Any], advice="Leave it out of the report, or write it again.")
 
 
 def _labels(

@@ -153,7 +153,7 @@ def test_training_images_another_network_and_what_is_no_tuned_folder_are_refused
     other = load_network("segment:tiny?classes=6")
     with pytest.raises(BankRefused, match="another network"):
         read_tuned(tuning.folder).check(other)
-    with pytest.raises(WrongUse, match="no folder that `segment tune` wrote"):
+    with pytest.raises(WrongUse, match="Give --tuned a folder that `segment tune` wrote"):
         read_tuned(tmp_path)
     with pytest.raises(WrongUse, match="1 of 1 validation images can be used"):
         tune(network, written(tmp_path / "one", VALIDATION[:1]), str(train), tmp_path / "one_out", PLAN)

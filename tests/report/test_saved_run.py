@@ -137,7 +137,7 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_refused(tmp_path: Path, fo
     with pytest.raises(WrongUse, match="give the folder that holds it"):
         segment.load_run(folder / "run.json")
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(WrongUse, match="does not read as JSON"):
+    with pytest.raises(WrongUse, match=r"run.json' is damaged or of another version: .*Run the command again"):
         segment.load_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "per_image.csv").write_bytes(b"id,dice\na,\xff\n")

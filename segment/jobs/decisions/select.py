@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, error_message, near
 from segment.estimation.together import IMAGE_ERRORS
-from segment.files.reading import file_bytes, json_values
+from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
 from segment.images.read import read_source
@@ -29,6 +29,8 @@ from segment.report.results import DICE_RANK
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.json"
+BY = "Name a column by --by."
+"""Advice where a file that would choose the column does not read."""
 SIDE = 8
 """Cells a side over which an image's colours are pooled, to tell how unlike two images are."""
 
@@ -123,10 +125,10 @@ def _column(table: RunTable, by: str | None) -> tuple[str, str]:
         heat = str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
         return f"mean.{heat}", "the mean of the measure that the run shows as heat"
     try:
-        best = _methods(table.folder / RANKING)[table.method]["best"]["dice"]
+        best = _methods(table.folder / RANKING, BY)[table.method]["best"]["dice"]
         if best is not None and best["column"] in table.columns:
             return str(best["column"]), f"of {table.method}, {best['why']}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (WrongUse, KeyError, TypeError) as error:
         log.info("%s is not used: %s", table.folder / RANKING, error)
     return _by_scores(table)
 
@@ -151,7 +153,7 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     name = method or ("tuned" if "tuned" in table.record.get("settings", {}) else "mcbn")
     path = evaluation / RANKING
     try:
-        methods = _methods(path)
+        methods = _methods(path, "Give --ranking a folder of `segment evaluate`.")
         if name not in methods:
             raise WrongUse(f"{str(path)!r} has no method {name!r}.{near(name, methods)} It has {', '.join(methods)}.")
         best, predictors = methods[name]["best"]["dice"], methods[name]["predictors"]
@@ -161,7 +163,7 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
         if column != predicted("dice"):
             return table, column, why
         predictor = Predictor.of(predictors["dice"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WrongUse(
             f"--ranking {str(evaluation)!r} holds no ranking ({type(error).__name__}). It is a folder of `evaluate`."
         ) from None
@@ -176,25 +178,23 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     return replace(table, rows=rows), column, why
 
 
-def _methods(path: Path) -> Any:
-    """What a file of an evaluation says of each method."""
-    return json_values(file_bytes(path))["methods"]
+def _methods(path: Path, advice: str) -> Any:
+    """What a file of an evaluation says of each method. Errors: as `read_json`; KeyError."""
+    return read_json(path, dict[str, Any], advice=advice)["methods"]
 
 
 def _by_scores(table: RunTable) -> tuple[str, str]:
     """Of an evaluation without `ranking.json`: what ranked its own images best."""
     try:
-        methods = _methods(table.folder / "scores.json")
+        methods = _methods(table.folder / "scores.json", BY)
         scores = methods[table.method.partition("#")[0]]["scores"]
         ranks = {
             name.removeprefix(DICE_RANK): float(entry["value"])
             for name, entry in scores.items()
             if name.startswith(DICE_RANK) and entry["value"] is not None
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WrongUse(
-            f"{str(table.folder / 'scores.json')!r} does not read: {error}. Name a column by --by."
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WrongUse(f"{str(table.folder / 'scores.json')!r} does not read: {error}. {BY}") from None
     if not ranks:
         return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
     best = max(ranks, key=lambda name: ranks[name])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import WrongUse, near
-from segment.files.reading import file_bytes, json_values
+from segment.files.reading import read_json
 from segment.files.runs.image_counts import read_image_counts
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
@@ -51,8 +51,8 @@ class Scores:
             rows: dict[str, dict[str, dict[str, str]]] = {}
             for line in read_csv(folder / "per_image.csv", advice=FINISH):
                 rows.setdefault(line["method"], {})[line["id"]] = line
-            record = json_values(file_bytes(folder / RECORD))
-            content = json_values(file_bytes(folder / "scores.json"))
+            record = read_json(folder / RECORD, dict[str, Any], advice=FINISH)
+            content = read_json(folder / "scores.json", dict[str, Any], advice=FINISH)
             passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
             lines = read_entries(folder / MANIFEST)
             sha256 = {id: line["sha256"] for id, line in lines.items() if line["status"] == "done"}
@@ -68,7 +68,7 @@ class Scores:
             for method in counts:  # a part that is missing is refused here, whichever method is asked for
                 read.images_of(method, None)
                 read.source(method)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise WrongUse(
                 f"{str(folder)!r} is no whole evaluation: {type(error).__name__}: {error}. {FINISH}"
             ) from error

@@ -16,7 +16,7 @@ from segment.errors import BankRefused, WrongUse
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.bank_output import SHOWN, bank_there
 from segment.files.banks import load_bank, save_bank
-from segment.files.reading import file_bytes, json_values
+from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
@@ -125,7 +125,7 @@ def read_tuned(folder: str | Path) -> Tuned:
     """
     path = folder_here(Path(folder)) / SETTINGS
     try:
-        content = json_values(file_bytes(path))
+        content = read_json(path, dict[str, Any], advice="Give --tuned a folder that `segment tune` wrote.")
         if content["format"] != FORMAT:
             raise WrongUse(f"{str(path)!r} is of format {content['format']}; this version reads {FORMAT}. Tune again.")
         views: Sequence[Any] = content["views"]
@@ -139,7 +139,7 @@ def read_tuned(folder: str | Path) -> Tuned:
             int(content["validation_images"]),
             str(content["why"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise WrongUse(
             f"--tuned {str(folder)!r} is no folder that `segment tune` wrote: {type(error).__name__} in {SETTINGS}."
         ) from None

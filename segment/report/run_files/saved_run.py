@@ -19,7 +19,7 @@ from segment.axes import Head
 from segment.errors import WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import View
-from segment.files.reading import file_bytes, json_values
+from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.files.text_tables import read_csv
@@ -280,12 +280,4 @@ def load_run(folder: str | Path) -> SavedRun:
 
 def _json(path: Path) -> Mapping[str, Any] | None:
     """Errors: WrongUse where it is damaged; None where it is not there."""
-    try:
-        content = json_values(file_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise WrongUse(f"{str(path)!r} does not read as JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise WrongUse(f"{str(path)!r} does not hold what a run writes; run the command again.")
-    return content
+    return read_json(path, dict[str, Any], advice="Run the command again.") if os.path.lexists(path) else None
