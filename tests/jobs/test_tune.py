@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.draws.bank import bank_fingerprint
-from segment.errors import BankRefused, WrongUse
+from segment.errors import BankRefused, OutOfMemory, WrongUse
+from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
 from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
@@ -199,6 +200,24 @@ def test_validation_images_that_a_setting_cannot_use_are_named_and_the_others_ar
     content = json.loads((tmp_path / "out" / "tuned.json").read_text(), parse_constant=pytest.fail)
     assert content["failed"] == tuned.failed
     assert "48 columns" in (tmp_path / "out" / "tuned.md").read_text()
+
+
+def test_passes_over_validation_images_stay_within_the_memory_that_is_asked(tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 32)))
+    train = random_images(tmp_path / "train", 4, black=-1, size=(32, 36))
+    plan = TunePlan(passes=2, grid=Grid(batches=(2,), transforms=("plain",)))
+    data, large = random_images(tmp_path / "data", 5, black=-1), random_images(tmp_path / "large", 2, black=-1)
+    for folder, numbers in (("data", (4,)), ("large", (0, 1))):
+        for number in numbers:
+            write_png(tmp_path / folder / "images" / f"i{number}.png", np.full((2000, 2000, 3), 9, np.uint8))
+            write_png(tmp_path / folder / "labels" / f"i{number}.png", np.zeros((2000, 2000), np.uint8))
+    memory = resident() + 400 * 2**20
+    tuned = tune(network, data, str(train.images), tmp_path / "out", plan, memory=memory)
+    assert list(tuned.failed) == ["i4"]
+    assert "2000 x 2000 image: a pass over the whole of it takes about" in tuned.failed["i4"]
+    assert tuned.tuned.images == 4
+    with pytest.raises(OutOfMemory, match=r"0 of 2 validation images can be used: .* give more --memory"):
+        tune(network, large, str(train.images), tmp_path / "none", plan, memory=memory)
 
 
 @pytest.mark.parametrize("command", ["tune", "sweep"])

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from segment.draws.bank import Bank
-from segment.errors import FastPathDiffers, error_message
+from segment.errors import FastPathDiffers, OutOfMemory, error_message
+from segment.estimation.estimate import ReadOut
+from segment.estimation.estimator import Estimator
+from segment.estimation.image_bytes import OUTSIDE
+from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget, release_freed_pages
+from segment.estimation.overlap import pixel_limit
+from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method
@@ -26,19 +33,29 @@ from segment.scores.plan import ScorePlan
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
-from segment.tuning.samples import Samples, in_common
+from segment.tuning.samples import PIXELS, Samples, in_common
 
 log = logging.getLogger(__name__)
+
+PLANNED = ("predictive_entropy",)
+"""A measure, for plans of passes whose outputs are read pixel by pixel."""
+
+FLOAT = 4
+"""Bytes of a logit."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How passes are made: the most of a map, the views, the precision; void: the label id that does not count."""
+    """How passes are made: the most of a map, the views, the precision; void: the label id that does not count.
+
+    memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free
+    """
 
     passes: int
     views: tuple[View, ...]
     precision: str
     void: int | None
+    memory: Memory = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,10 @@ class Arm:
 
 
 class Search:
-    """Makes the samples of arms, and counts their passes. failed: id -> why an image cannot be used."""
+    """Makes the samples of arms, and counts their passes.
+
+    failed: id -> why an image cannot be used. needed: bytes of the largest pass for which there was no memory, or 0
+    """
 
     def __init__(self, network: Network, sources: Sequence[Source], plan: SearchPlan, progress: Progress) -> None:
         self.network, self.sources, self.plan, self.progress = network, sources, plan, progress
@@ -61,6 +81,7 @@ class Search:
         self.scored = ScorePlan(classes=network.class_names, head=card.head, void=void, unseen=card.unseen)
         self.passes = 0
         self.failed: dict[str, str] = {}
+        self.needed = 0.0
 
     def method(self, arm: Arm, draws: int | None) -> Method:
         """Its passes, of the first draws of its bank."""
@@ -83,30 +104,58 @@ class Search:
         prefixes = _prefixes(method.draws, len(self.plan.views) if arm.augmented else 1) if banked else (method.draws,)
         made = Samples(self.network.card.head, prefixes)
         usable = [source for source in sources if source.id not in self.failed]
-        for number, item in enumerate(read_labelled(usable, self.network), start=1):
+        plan = self._estimate_plan(len(usable) * method.draws if keep else 0)
+        planned = Estimator(self.network, {arm.name: ReadOut(method=method, measures=PLANNED)}, plan)
+        waiting_pixels = pixel_limit(plan.budget, OUTSIDE + SCORING)
+        for number, item in enumerate(read_labelled(usable, self.network, waiting_pixels=waiting_pixels), start=1):
             if item.error:
                 self._fail(item.source.id, item.error)
             else:
-                why = self._add(made, item, method, keep=keep)
+                planned, why = self._add(made, item, method, planned, keep=keep)
                 if why:
                     made.failed[item.source.id] = why
                 self.passes += method.draws
             self.progress(f"trying {arm.name}", number, len(usable))
         return made
 
-    def _add(self, made: Samples, item: Labelled, method: Method, *, keep: bool) -> str:
-        """Add an image's passes, with fewer draws in a pass where memory runs out; or why that cannot be done."""
+    def _estimate_plan(self, kept: int) -> EstimatePlan:
+        """The memory that passes may take now. kept: passes of an image whose logits are going to be kept."""
+        release_freed_pages()  # those of the passes before, which would count as held
+        budget = memory_budget(self.plan.memory, self.network.device)
+        if self.network.device.type == "cpu":  # they are kept there, also where passes are made on a GPU
+            budget = budget.without(min(budget.free, kept * self.network.classes * PIXELS * FLOAT))
+        return EstimatePlan(tile="off", budget=budget, beside=SCORING)
+
+    def _add(
+        self, made: Samples, item: Labelled, method: Method, planned: Estimator, *, keep: bool
+    ) -> tuple[Estimator, str]:
+        """Add an image's passes, with fewer draws in a pass where memory is short; or why that cannot be done.
+
+        Returns:
+            What plans the next image's passes; why, or "".
+
+        """
+        height, width = item.size
         while True:
             try:
+                if not _goes_whole(planned, height, width):
+                    if method.halve():  # what a pass takes is measured anew
+                        planned = Estimator(planned.network, planned.read_outs, planned.plan)
+                        continue
+                    needed = height * width * SCRATCH * planned.pixel
+                    self.needed = max(self.needed, needed)
+                    return planned, (
+                        f"{height} x {width} image: a pass over the whole of it takes about {in_words(needed)}, for "
+                        "which there is no memory, and settings are compared on whole images."
+                    )
                 known = checked_known(item.source.id, self.scored, item.label)
                 image = item.normalised(self.network)[None]
                 made.add(item.source.id, method, image, item.label, known, keep=keep)
             except IMAGE_ERRORS as error:
                 if ran_out_of_memory(error) and method.halve():
                     continue
-                height, width = item.size
-                return f"{height} x {width} image: {error_message(error)}"
-            return ""
+                return planned, f"{height} x {width} image: {error_message(error)}"
+            return planned, ""
 
     def _fail(self, identity: str, why: str) -> None:
         log.warning("%s: no setting is compared on it. %s", identity, why)
@@ -146,6 +195,15 @@ class Search:
                 dropped.append({"arm": arm.name, **place, "nll": losses[arm.name]})
             left = ordered[:following] or left[:following]
         return (left[0] if left else None), dropped
+
+
+def _goes_whole(planned: Estimator, height: int, width: int) -> bool:
+    """Whether an image of that size goes through within the budget in one piece."""
+    try:
+        planned.side_for(height, width)
+    except OutOfMemory:  # what it advises is for those who may choose tiles
+        return False
+    return True
 
 
 def unfit(name: str, samples: Samples, place: Mapping[str, int]) -> dict[str, Any]:

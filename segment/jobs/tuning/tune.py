@@ -10,7 +10,8 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.draws.identity import fitted
-from segment.errors import WrongUse, near
+from segment.errors import OutOfMemory, WrongUse, near
+from segment.estimation.memory_budget import in_words
 from segment.files.bank_cache import MARK, marks_in
 from segment.files.banks import load_bank
 from segment.files.runs.lock import sole_writer
@@ -107,7 +108,8 @@ def tune(
         train: Training images, that banks are recorded of; their passes do not count as cost.
         folder: Where the setting, its bank, a page and a picture go; banks are kept in its `banks`.
         plan: What may be chosen.
-        memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free.
+        memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free. Passes hold fewer draws where it
+            is short; a validation image that does not go through whole is left out, and named.
         progress: Called as work is done.
 
     Returns:
@@ -116,6 +118,7 @@ def tune(
     Raises:
         WrongUse: A mini-batch has more images than there are, fewer than two validation images can be used, some are
             training images, or another process writes to the folder.
+        OutOfMemory: Fewer than two validation images go through whole within the budget.
 
     """
     network = network_of(network)
@@ -142,7 +145,7 @@ def _tune(
     arms = _arms(network, train, folder, plan, memory, progress)
     seen = frozenset(mark for arm in arms if arm.bank is not None for mark in marks_in(arm.bank.provenance))
     refuse_seen(network, sources, seen, "a setting")
-    search_plan = SearchPlan(plan.passes, plan.views, plan.precision, plan.void)
+    search_plan = SearchPlan(plan.passes, plan.views, plan.precision, plan.void, memory)
     search = Search(network, sources, search_plan, progress)
     simple = [
         Arm("deterministic", "deterministic", arms[0].bank, augmented=False),
@@ -200,8 +203,13 @@ def _tune(
 
 
 def _usable(kept: Mapping[str, Samples], search: Search) -> int:
-    """How many images all settings are compared on. Errors: WrongUse where they are too few."""
+    """How many images all settings are compared on. Errors: WrongUse, or OutOfMemory, where they are too few."""
     usable = len(kept["deterministic"].images) if "deterministic" in kept else 0
+    if usable < LEAST_IMAGES and search.needed:
+        raise OutOfMemory(
+            f"{usable} of {len(search.sources)} validation images can be used: a pass over a whole one takes about "
+            f"{in_words(search.needed)}. Free some memory, give more --memory, or smaller images."
+        )
     if usable < LEAST_IMAGES:
         raise WrongUse(
             f"{usable} of {len(search.sources)} validation images can be used; a choice needs {LEAST_IMAGES}, and is "
