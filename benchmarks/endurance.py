@@ -28,8 +28,8 @@ import torch
 
 from benchmarks.memory import make_bank
 from segment.draws.bank import Bank
+from segment.estimation.background import WORKERS
 from segment.estimation.memory_budget import keep_freed_pages, resident
-from segment.estimation.overlap import WORKERS
 from segment.files.banks import load_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from segment.jobs.decisions.select import select as select
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
-    from segment.jobs.evaluate import Labels as Labels
+    from segment.jobs.evaluation.labelled_images import Labels as Labels
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
@@ -54,14 +54,13 @@ if TYPE_CHECKING:
     from segment.report.run_files.saved_run import load_run as load_run
 
 
-_HOMES = {
-    "compare": "segment.jobs.decisions.compare",
+_MODULE_OF = {
     "Bank": "segment.draws.bank",
     "Card": "segment.networks.cards",
     "Estimate": "segment.estimation.estimate",
     "EvaluatePlan": "segment.jobs.evaluate",
     "Evaluation": "segment.report.results",
-    "Labels": "segment.jobs.evaluate",
+    "Labels": "segment.jobs.evaluation.labelled_images",
     "MCBN": "segment.jobs.from_python",
     "MCBNScores": "segment.integrations.lightning",
     "Network": "segment.networks.load",
@@ -75,6 +74,7 @@ _HOMES = {
     "UncertaintyScores": "segment.integrations.metrics",
     "calibrate_triage": "segment.jobs.triage.calibration",
     "check_triage": "segment.jobs.triage.checking",
+    "compare": "segment.jobs.decisions.compare",
     "distill_bank": "segment.jobs.distill",
     "evaluate": "segment.jobs.from_python",
     "export": "segment.jobs.prediction.export",
@@ -92,13 +92,13 @@ _HOMES = {
     "select": "segment.jobs.decisions.select",
     "sweep": "segment.jobs.sweep",
 }
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'segment' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

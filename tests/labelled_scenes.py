@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segment.files.writing import write_png
-from segment.jobs.evaluate import Labels
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.scenes.scene import scene
 
 SIZE = (64, 96)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segment.axes import Head, Plane
 from segment.errors import FastPathDiffers
-from segment.estimation.in_hand import InHand
+from segment.estimation.estimate_display import EstimateDisplay
 from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import View
 from segment.methods.method import Method
@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, repr=False)
-class Estimate(InHand, Generic[A]):
+class Estimate(EstimateDisplay, Generic[A]):
     """The result of T draws for N images; measures are also attributes: `estimate.variance`.
 
     prediction: (N H W) class indices; multi-label: (N K H W) of 0 and 1

@@ -12,8 +12,8 @@ from typing import Any
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
+from segment.estimation.background import WORKERS, checked_workers
 from segment.estimation.memory_budget import Memory
-from segment.estimation.overlap import WORKERS, checked_workers
 from segment.estimation.together import Batch, checked_batch
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import Entry
@@ -26,7 +26,7 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels as Labels
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results

@@ -22,9 +22,10 @@ from segment.files.banks import bank_of
 from segment.images.find import Source
 from segment.images.listing.samples import labelled_samples
 from segment.images.specs import Channels
-from segment.jobs.evaluate import EvaluatePlan, Labels
+from segment.jobs.evaluate import EvaluatePlan
 from segment.jobs.evaluate import evaluate as evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network

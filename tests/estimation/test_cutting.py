@@ -22,8 +22,9 @@ from segment.estimation.memory_budget import FIXED, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
 from segment.methods.augmentation import View, augmented, mcbn_augmented

@@ -27,8 +27,9 @@ from segment.estimation.memory_budget import MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.dropout import Dropout

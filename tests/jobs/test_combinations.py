@@ -22,9 +22,10 @@ from segment.files.bank_cache import marks_in
 from segment.files.writing import write_png
 from segment.images.prepare import prepare
 from segment.images.read import read_image
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
 from segment.methods.dropout import Dropout
 from segment.methods.temperature import Fit, TemperatureFit, update

@@ -33,8 +33,9 @@ from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.select import select
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
 from segment.methods.augmentation import View, augmented, mcbn_augmented, views

@@ -20,8 +20,9 @@ from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST

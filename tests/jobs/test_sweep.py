@@ -25,8 +25,9 @@ from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
 from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.sweep import OVER, sweep
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.sweeping.states import SWEPT, SweepPlan

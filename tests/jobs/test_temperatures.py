@@ -18,8 +18,9 @@ from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, PredictionFailed, WrongUse
 from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.fit import fit_bank
 from segment.jobs.progress import silent

@@ -30,9 +30,10 @@ from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
 from segment.images.read import read_label
 from segment.jobs.decisions.run_table import run_table
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan

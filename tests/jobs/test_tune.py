@@ -20,9 +20,10 @@ from segment.errors import BankRefused, OutOfMemory, WrongUse
 from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
 from segment.images.listing.groups import group_table, groups_by_id
-from segment.jobs.evaluate import EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan

@@ -15,9 +15,10 @@ from pickling import Pickling
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.jobs.evaluate import STATE, EvaluatePlan, Labels, evaluate
+from segment.jobs.evaluate import STATE, EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.counted import PackedCounts
+from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network

@@ -112,9 +112,10 @@ def evaluate(
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.listing.parts import Listing
     from segment.images.outside_runs import images_outside_runs
-    from segment.jobs.evaluate import EvaluatePlan, Labels
+    from segment.jobs.evaluate import EvaluatePlan
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
+    from segment.jobs.evaluation.labelled_images import Labels
     from segment.jobs.triage.checking import outcome_rows
     from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of

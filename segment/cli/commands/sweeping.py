@@ -116,7 +116,7 @@ def sweep(
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
-    from segment.jobs.evaluate import Labels
+    from segment.jobs.evaluation.labelled_images import Labels
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.sweeping.states import SWEPT, SweepPlan

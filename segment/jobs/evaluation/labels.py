@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
-from segment.estimation.overlap import LARGE, WORKERS, ahead
+from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
@@ -111,12 +111,12 @@ def contents_of(source: Source) -> tuple[str, ...]:
 def read_labelled(
     sources: Sequence[Source], network: Network, *, workers: int = WORKERS, waiting_pixels: int = LARGE
 ) -> Generator[Labelled]:
-    """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `overlap.ahead`."""
+    """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `prefetch`."""
 
     def pixels(source: Source) -> int:
         return math.prod(size_of(source) or ())
 
-    return ahead(
+    return prefetch(
         sources,
         partial(read_labelled_image, network=network),
         workers=workers,

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from segment.errors import FastPathDiffers, ImageUnreadable
+from segment.estimation.background import WORKERS, BackgroundWork, Stopwatch, checked_workers, pixel_limit
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.memory_budget import Memory, memory_budget
-from segment.estimation.overlap import WORKERS, Behind, Laps, checked_workers, pixel_limit
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together, estimates_or_reasons
 from segment.guarantees.counts import ImageCounts
@@ -120,11 +120,11 @@ class Scoring(Counted):
         task = self.task
         waiting_pixels = pixel_limit(self.estimator.plan.budget, OUTSIDE + self.estimator.kept + SCORING)
         images = read_labelled(pending, self.network, workers=self.workers, waiting_pixels=waiting_pixels)
-        spent = Laps(*self.waiting)
+        spent = Stopwatch(*self.waiting)
         try:
             with (
                 closing(images),
-                Behind(_counted, workers=min(1, self.workers), waiting_pixels=waiting_pixels) as scoring,
+                BackgroundWork[None](workers=min(1, self.workers), waiting_pixels=waiting_pixels) as scoring,
             ):
                 for group in self.together.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
@@ -276,10 +276,6 @@ REDONE = (
     "A fast way to make passes gave other numbers than plain passes (%s); plain ones are made from now on, and all "
     "images are scored again."
 )
-
-
-def _counted(_: None) -> None:
-    """Nothing is left to do with an image that is counted."""
 
 
 def _elsewhere(scoring: Callable[[], Scoring], task: Task, process: ProcessSettings) -> Scoring:

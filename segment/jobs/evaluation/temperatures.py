@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segment.errors import OutOfMemory, WrongUse, error_message, first_of
+from segment.estimation.background import WORKERS
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget
-from segment.estimation.overlap import WORKERS
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source

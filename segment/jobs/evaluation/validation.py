@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from segment.errors import WrongUse
+from segment.estimation.background import WORKERS
 from segment.estimation.memory_budget import Memory
-from segment.estimation.overlap import WORKERS
 from segment.estimation.together import Batch
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import ComparedMethods

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from segment.errors import OutOfMemory, WrongUse, error_message
+from segment.estimation.background import BackgroundWork, Stopwatch, pixel_limit, prefetch
 from segment.estimation.estimate import Estimate
 from segment.estimation.image_bytes import OUTSIDE
-from segment.estimation.overlap import Behind, Laps, ahead, pixel_limit
 from segment.files.runs.shards import begin_shards, open_shard
 from segment.images.display import Display
 from segment.images.find import Source
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class PredictPart:
     """What a loop in another process has done: images that have their lines, and what it counted of them.
 
-    images, draws: how many; seconds: of its laps. plan: as it is now, where that is not what it began with
+    images, draws: how many; seconds: by what was done. plan: as it is now, where that is not what it began with
     """
 
     written: list[Written] = field(default_factory=list)
@@ -73,7 +73,7 @@ class PredictLoop:
         self._calls: list[list[Source]] = []  # the images of each call of the network so far
         self.sizes: dict[str, tuple[int, int]] = {}
         self._kept: list[Written] = []
-        self.spent = Laps("waiting_for_images", "network", "waiting_for_files")
+        self.spent = Stopwatch("waiting_for_images", "network", "waiting_for_files")
 
     @property
     def group(self) -> int:
@@ -95,10 +95,13 @@ class PredictLoop:
         def pixels(source: Source) -> int:
             return math.prod(self.sizes.get(source.id, ()))
 
-        images = ahead(pending, predictor.read, workers=workers, waiting_pixels=waiting_pixels, pixels=pixels)
+        images = prefetch(pending, predictor.read, workers=workers, waiting_pixels=waiting_pixels, pixels=pixels)
         spent.start()
         try:
-            with closing(images), Behind(predictor.add, workers=workers, waiting_pixels=waiting_pixels) as writing:
+            with (
+                closing(images),
+                BackgroundWork(predictor.add, workers=workers, waiting_pixels=waiting_pixels) as writing,
+            ):
                 for group in predictor.together.groups(images):  # not enumerated, which would hold one too long
                     spent.end("waiting_for_images")
                     estimates = predictor.estimate(group)
@@ -178,7 +181,7 @@ class PredictLoop:
         plan = self.execution.record()
         changed = plan if plan != self.recipe.execution.record() else None
         part = PredictPart(self._kept, self._images, self._draws, self.spent.seconds, changed)
-        self._kept, self._images, self._draws, self.spent = [], 0, 0, Laps(*part.seconds)
+        self._kept, self._images, self._draws, self.spent = [], 0, 0, Stopwatch(*part.seconds)
         return part
 
     def keep(self, written: Written) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from segment.draws.bank import Bank
 from segment.errors import FastPathDiffers, OutOfMemory, error_message
+from segment.estimation.background import pixel_limit
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.image_bytes import OUTSIDE
 from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget, release_freed_pages
-from segment.estimation.overlap import pixel_limit
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source

@@ -46,7 +46,7 @@ def pixel_limit(budget: MemoryBudget | None, bytes_a_pixel: int) -> int:
     return LARGE if budget is None else min(LARGE, budget.free // SHARE // bytes_a_pixel)
 
 
-def ahead(
+def prefetch(
     items: Iterable[A],
     work: Callable[[A], B],
     *,
@@ -85,18 +85,20 @@ def ahead(
         pool.shutdown(cancel_futures=True)
 
 
-class Behind(Generic[B]):
+class BackgroundWork(Generic[B]):
     """Work done while the caller goes on; its results are taken in the order in which it was given.
 
     At the end of the block every result is taken, also those behind one that failed, and after Ctrl-C too. The first
     error is raised, unless another one ended the block.
 
-    take: called with each result, in the caller's thread
+    take: called with each result, in the caller's thread; None: they are not wanted
     workers: threads; 0: all is done in line. waiting_pixels: pixels of what is not done, beyond which the caller waits
     """
 
-    def __init__(self, take: Callable[[B], object], *, workers: int = WORKERS, waiting_pixels: int = LARGE) -> None:
-        self._take, self._workers, self._waiting_pixels = take, workers, waiting_pixels
+    def __init__(
+        self, take: Callable[[B], object] | None = None, *, workers: int = WORKERS, waiting_pixels: int = LARGE
+    ) -> None:
+        self._take, self._workers, self._waiting_pixels = take or (lambda _: None), workers, waiting_pixels
         self._waiting: deque[tuple[int, Future[B]]] = deque()
         self._pool = ThreadPoolExecutor(max(1, workers))
 
@@ -148,7 +150,7 @@ class Behind(Generic[B]):
             self._pool.shutdown()
 
 
-class Laps:
+class Stopwatch:
     """Seconds of one thread, by what it did."""
 
     def __init__(self, *names: str) -> None:

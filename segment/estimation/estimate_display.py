@@ -1,4 +1,4 @@
-"""What a person does with an estimate in hand: look at it, convert it, save it.
+"""How an estimate is looked at, converted and saved: the methods of `Estimate` for a prompt and a notebook.
 
 Must not know how it was made.
 """
@@ -20,7 +20,7 @@ FILES = "segment.report.run_files.estimates"
 """The module that writes; it lies above this one and is imported when something is saved."""
 
 
-class InHand:
+class EstimateDisplay:
     """The methods of an Estimate that serve a person at a prompt or in a notebook.
 
     The attributes are those of `segment.Estimate`.

@@ -18,7 +18,7 @@ from small_networks import Small
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.estimation.overlap import WORKERS, Behind, ahead
+from segment.estimation.background import WORKERS, BackgroundWork, prefetch
 from segment.files.runs.manifest import MANIFEST
 from segment.files.writing import write_npz
 from segment.jobs.predict import predict
@@ -47,7 +47,7 @@ class Counted:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_results_come_in_order_and_no_more_are_made_ahead_than_asked_for(workers: int) -> None:
     work, results = Counted(), []
-    for result in ahead(range(20), work, workers=workers):
+    for result in prefetch(range(20), work, workers=workers):
         time.sleep(0.005)  # long enough for the threads to run ahead as far as they may
         results.append(result)
         work.used()
@@ -57,14 +57,14 @@ def test_results_come_in_order_and_no_more_are_made_ahead_than_asked_for(workers
 
 def test_items_that_do_not_fit_beside_each_other_are_made_one_at_a_time() -> None:
     work = Counted()
-    for _ in ahead([60, 60, 10, 10, 200], work, workers=4, waiting_pixels=100, pixels=lambda item: item):
+    for _ in prefetch([60, 60, 10, 10, 200], work, workers=4, waiting_pixels=100, pixels=lambda item: item):
         time.sleep(0.005)
         work.used()
     assert work.most == 3  # 60 and 10 and 10
 
 
 def test_an_error_ahead_is_raised_in_its_turn() -> None:
-    results = ahead([1, 2, 0, 4], lambda item: 1 // item, workers=2)
+    results = prefetch([1, 2, 0, 4], lambda item: 1 // item, workers=2)
     assert [next(results), next(results)] == [1, 0]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -73,7 +73,7 @@ def test_an_error_ahead_is_raised_in_its_turn() -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_results_are_taken_in_the_order_of_the_work_however_long_each_takes(workers: int) -> None:
     taken: list[int] = []
-    with Behind(taken.append, workers=workers) as behind:
+    with BackgroundWork(taken.append, workers=workers) as behind:
         for number in range(12):
             behind.add(_later(number, seconds=0.01 if number % 3 == 0 else 0.0))
     assert taken == list(range(12))
@@ -94,7 +94,7 @@ def test_the_caller_waits_while_more_pixels_wait_than_there_is_room_for() -> Non
         assert open_gate.wait(10)
         return 0
 
-    with Behind(taken.append, workers=1, waiting_pixels=100) as behind:
+    with BackgroundWork(taken.append, workers=1, waiting_pixels=100) as behind:
         behind.add(gated, 60)
         assert not taken
         threading.Timer(0.05, open_gate.set).start()
@@ -110,7 +110,7 @@ def test_what_is_whole_is_taken_behind_work_that_failed_and_after_an_interrupt(i
         raise OSError("no space left")
 
     def run() -> None:
-        with Behind(taken.append, workers=2) as behind:
+        with BackgroundWork(taken.append, workers=2) as behind:
             behind.add(_later(0, seconds=0.05))
             behind.add(broken)
             behind.add(_later(2, seconds=0))
