@@ -25,7 +25,7 @@ from torch import Tensor
 from segment.distilling.distill import DistillPlan, Observed, distill
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.draws.image_pool import ImagePool
 from segment.estimation.estimate import moments_of
 from segment.files.banks import load_bank, save_bank
@@ -64,7 +64,7 @@ def counts(text: str) -> list[int]:
 def moments(network: Network, bank: Bank, sources: Sequence[Source], kept: Path) -> Moments:
     """Moments of whole images under a bank, in fp32; one file an image."""
     kept.mkdir(parents=True, exist_ok=True)
-    method = mcbn(fitted(network, bank), bank, FAST, network.card.input)
+    method = mcbn(network_of_bank(network, bank), bank, FAST, network.card.input)
     moments_of_images = []
     for source in sources:
         file = kept / f"{source.id.replace('/', '_')}.pt"
@@ -177,7 +177,7 @@ def plain_errors(
 def observed(network: Network, bank: Bank, images: str, views: int, kept: Path) -> tuple[Observed, Observed]:
     """What the bank gives on views of these images, and on held-out ones; parts of it are kept beside a file."""
     own, others = cut_views(ImagePool(network, images), views, DECIDING, seed=0)
-    drawn, head = fitted(network, bank), network.card.head
+    drawn, head = network_of_bank(network, bank), network.card.head
     files = PartialTensors(kept, f"{views} views")
     return observe_in_parts(drawn, bank, (own, others), head, files, progress=report)
 
@@ -196,7 +196,7 @@ def distilled(
         learnt, others = learn()
         kept = PartialTensors(file, f"{arguments.views} views, {arguments.steps} x {arguments.together}")
         plan = DistillPlan(draws=draws, refine=RefinePlan(steps=arguments.steps, together=arguments.together))
-        drawn, start, begun = fitted(network, bank), time.perf_counter(), kept.load()
+        drawn, start, begun = network_of_bank(network, bank), time.perf_counter(), kept.load()
         made = distill(drawn, bank, learnt, others.targets, network.card.head, plan, report, begun, kept.keep)
         row = {
             "the bank's passes over views, seconds": learnt.seconds + others.seconds,

@@ -26,7 +26,7 @@ from segment.draws.recording import record
 from segment.estimation.memory_budget import KeptPages
 from segment.networks.load import load_network
 from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 M, SIZE = 8, (384, 480)
 
@@ -111,7 +111,7 @@ def main() -> None:
         pool = ImagePool(network, arguments.images)
         picks = choices(DrawPlan(draws=arguments.draws, batch=M, seed=0), len(pool))
         prepared = list(pool.batches(picks))  # decoded from here on, as in a fit of many draws
-        fitted = drawable(network, "all")
+        fitted = bn_network_of(network, "all")
         inner = network.module.to(memory_format=torch.channels_last)
         runs = {
             "images prepared and draws recorded": recorded(fitted, lambda: list(pool.batches(picks))),

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import Estimate, estimate, from_the_first_draw
 from segment.estimation.memory_budget import keep_freed_pages
@@ -43,7 +43,7 @@ from segment.networks.load import Network, load_network
 from segment.passes.onednn import has_bfloat16
 from segment.passes.passes import Engine, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 NETWORKS = (
     "unet_lite0_camvid",
@@ -145,14 +145,14 @@ def recorded(network: Network, train: str) -> Bank:
         pixels = [read_source(next(sources), network.input).pixels for _ in range(BATCH)]
         return torch.stack([prepare(image, network.input) for image in pixels])
 
-    return Bank.of_draws(list(record(drawable(network), (batch() for _ in range(DRAWS)))))
+    return Bank.of_draws(list(record(bn_network_of(network), (batch() for _ in range(DRAWS)))))
 
 
 def measured(name: str, banks: Sequence[Bank], train: str, image: Pixels, rounds: int, folder: Path) -> dict[str, Any]:
     network = load_network(name)
     bank = next((bank for bank in banks if bank.provenance["network"] == network.name), None)
     bank = recorded(network, train) if bank is None else bank.first(DRAWS)
-    drawn = fitted(network, bank)
+    drawn = network_of_bank(network, bank)
     runs: dict[str, Run] = {
         "torch fp32": ours(network, drawn, bank, "fp32", "torch"),
         "openvino fp32": ours(network, drawn, bank, "fp32", "openvino"),

@@ -31,7 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from benchmarks.distill import FAST, load_or_make_bank, part
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.estimation.estimate import estimate
 from segment.images.prepare import normalise, prepare
 from segment.jobs.distill import distill_bank
@@ -159,7 +159,7 @@ class Items:
 
     def __init__(self, network: Network, bank: Bank, few: Bank | None, draws: int, out: Path) -> None:
         self._network = network
-        drawn, spec = fitted(network, bank), network.card.input
+        drawn, spec = network_of_bank(network, bank), network.card.input
         self._methods = [mcbn(drawn, part(bank, at, at + draws), FAST, spec) for at in range(0, len(bank), draws)]
         self._few = None if few is None else (len(few), mcbn(drawn, few, FAST, spec))
         self.features = Features(load_network(network.name))  # a copy, whose BN modules are listened to

@@ -23,7 +23,7 @@ from segment.draws.identity import identified
 from segment.estimation.memory_budget import bytes_of
 from segment.files.banks import save_bank
 from segment.networks.load import load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SIZES = ((360, 480), (4096, 4096))
 BUDGETS = ("1GiB", "2GiB", "4GiB")
@@ -42,7 +42,7 @@ def make_image(folder: Path, height: int, width: int) -> Path:
 def make_bank(folder: Path, name: str, draws: int) -> Path:
     """A bank of `draws` scaled copies of the trained statistics: memory depends on their number, not their values."""
     network = load_network(name)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     trained = Bank.of_trained(drawn)
     factors = 1 + 0.01 * np.arange(draws)
     path = folder / f"{name}_{draws}.safetensors"

@@ -35,7 +35,7 @@ from segment.files.writing import write_json
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 ALLOWED, TIMES_NOISE = 1e-4, 4.0
 """Largest difference in probability that counts as none; or so many times what float32 costs, where that is more."""
@@ -111,7 +111,7 @@ def _build(uri: str) -> Network:
 
 def compare(network: Network) -> Row:
     """Fast passes and a plain loop over the same images and draws."""
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank = random_bank(drawn)
     images = noise_images()
     passes = Passes(drawn, bank, PassPlan(channels_last=True, fuse=True))

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.estimation.estimate import ReadOut
 from segment.estimation.memory_budget import keep_freed_pages
 from segment.images.find import Source
@@ -87,7 +87,7 @@ def light(folder: Path, images: int) -> tuple[Network, tuple[Source, ...]]:
 
 def measure(network: Network, train: str, sources: tuple[Source, ...], draws: int, void: int) -> dict[str, Any]:
     bank = fit_bank(network, train, draws=draws, batch=4)
-    read_out = ReadOut(method=mcbn(fitted(network, bank), bank, FAST), measures=tuple(MEASURES))
+    read_out = ReadOut(method=mcbn(network_of_bank(network, bank), bank, FAST), measures=tuple(MEASURES))
     plan = ScorePlan(classes=network.class_names, measures=tuple(MEASURES), void=void)
     scoring = Scoring(network, {"mcbn": read_out}, {"mcbn": Scoreboard(plan)}, workers=0)
     scoring.run(sources[:STARTING])

@@ -20,7 +20,7 @@ from segment.draws.recording import layers_in_order
 from segment.errors import BankRefused, one_line
 from segment.networks.load import Network
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def identified(network: Network, drawn: BatchNormNetwork, bank: Bank) -> Bank:
     return replace(bank, provenance={**bank.provenance, **identity}, probe=probe_of(network, drawn, next(iter(bank))))
 
 
-def fitted(network: Network, bank: Bank) -> BatchNormNetwork:
+def network_of_bank(network: Network, bank: Bank) -> BatchNormNetwork:
     """The network with the bank's layers stochastic. Errors: BankRefused where the bank is not this network's."""
     check_provenance(network, bank)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank.check_layers(drawn)
     drawn = drawn.select(bank.layers)
     if bank.probe is not None:

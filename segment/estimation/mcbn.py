@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
 from segment.errors import WrongUse, count_of
 from segment.estimation.colour_scales import scales_of
@@ -128,7 +128,7 @@ class MCBN:
             network = replace(network, module=copy.deepcopy(network.module).to(name))
         self.network = network
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
-        self.drawn = fitted(network, bank)
+        self.drawn = network_of_bank(network, bank)
         plan = plan or PassPlan(channels_last=True, fuse=True)
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device, plan.engine)
         spec = network.input

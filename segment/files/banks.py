@@ -102,7 +102,7 @@ def save_bank(bank: Bank, path: str | Path) -> None:
     if bank.probe is None:
         raise WrongUse(
             "A bank is written with the probe of its network, and this one has none: add it by "
-            "`segment.draws.identity.identified(network, drawable(network), bank)`."
+            "`segment.draws.identity.identified(network, bn_network_of(network), bank)`."
         )
     try:
         _Provenance.model_validate(dict(bank.provenance))

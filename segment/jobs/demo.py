@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import estimate
 from segment.files.banks import save_bank
@@ -83,7 +83,7 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     summary = predict(network, sources, bank, run, PredictPlan(), progress=progress)
     if summary.failed:
         raise WrongUse(f"The demo's own images failed: {dict(summary.failed)}")
-    drawn = fitted(network, bank)
+    drawn = network_of_bank(network, bank)
     plain, spec = PassPlan(channels_last=True, fuse=True), network.card.input
     boards = {
         "deterministic": _scoreboard(network, deterministic(drawn, bank, plain, spec), shown, progress),

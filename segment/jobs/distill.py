@@ -18,7 +18,7 @@ from segment.distilling.choose import Moments
 from segment.distilling.distill import FAST, PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.draws.identity import fitted, identified
+from segment.draws.identity import identified, network_of_bank
 from segment.draws.image_pool import ImagePool, Images
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
@@ -90,7 +90,7 @@ def distill_bank(
     network = network_of(network, mean=mean, std=std, channels=channels)
     bank = bank_of(bank)
     output = None if output is None else Path(output)
-    drawn = fitted(network, bank)
+    drawn = network_of_bank(network, bank)
     check_bank(bank, draws)
     recorded = bank.provenance.get("size")
     if size is not None and recorded and list(size) != list(recorded):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import PredictionFailed
 from segment.estimation.precision import choose
 from segment.files.versions import versions
@@ -129,7 +129,7 @@ def compare_passes(
         if bank is None:
             bank = _recorded(network, pixels, progress)
         bank = bank.take(range(min(COMPARED_DRAWS, len(bank))))
-        drawn = fitted(network, bank)
+        drawn = network_of_bank(network, bank)
         fast = Passes(drawn, bank, PassPlan(channels_last=True, fuse=True))
         plain = Passes(drawn, bank, PassPlan(share=False))
         for number, (source, values) in enumerate(zip(sources, pixels, strict=True), start=1):

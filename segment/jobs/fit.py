@@ -35,7 +35,7 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Engine
 from segment.runners.runner import LOCAL, Runner
-from segment.tracing.bn_network import drawable, little_batchnorm
+from segment.tracing.bn_network import bn_network_of, little_batchnorm
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def fit(
             save_bank(bank, output)
         warn_if_unlike_training(bank.provenance.get("reference"))
         return bank, path
-    drawn = drawable(network, layers)
+    drawn = bn_network_of(network, layers)
     if few := little_batchnorm(drawn):
         log.warning("%s: %s", network.name, few)
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
@@ -233,7 +233,7 @@ def _completed(network: Network, bank: Bank, pool: ImagePool, engine: Engine) ->
 
 
 def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
-    drawn = drawable(network).select(bank.layers)
+    drawn = bn_network_of(network).select(bank.layers)
     audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head, engine=engine)
     kept = {**bank.provenance.get("audit", {}), audit_key(network.device, engine): audited}
     return replace(bank, provenance={**bank.provenance, "audit": kept})
@@ -241,7 +241,7 @@ def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> B
 
 def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
     """The bank with the colour scales of its spread measures, from some statistics images, evenly chosen."""
-    drawn = drawable(network).select(bank.layers)
+    drawn = bn_network_of(network).select(bank.layers)
     try:
         images = [pool.prepared(index, index)[None] for index in range(0, len(pool), -(-len(pool) // IMAGES))]
         scales = colour_scales(drawn, bank, images, network.card.head)

@@ -9,7 +9,7 @@ import torch
 from segment.networks.load import Network
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.bn_layers import Layer
-from segment.tracing.bn_network import drawable, little_batchnorm
+from segment.tracing.bn_network import bn_network_of, little_batchnorm
 from segment.tracing.pass_memory import peak_bytes
 
 
@@ -40,7 +40,7 @@ class Inspection:
 
 def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, int] = (480, 640)) -> Inspection:
     """List the BN layers and count the memory of one fp32 pass over an image of `size`, padded to the stride."""
-    drawn = drawable(network, layers)
+    drawn = bn_network_of(network, layers)
     stride = network.card.input.stride
     height, width = (-(-side // stride) * stride for side in size)
     image = torch.zeros(1, network.channels, height, width, device=drawn.device)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
 from segment.files.banks import bank_of
@@ -97,7 +97,7 @@ def predict(
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
         images = with_masks(images, masks, listing)
-    drawn = fitted(network, bank)
+    drawn = network_of_bank(network, bank)
     execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
     if plan.triage is not None:

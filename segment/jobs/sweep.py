@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.bank_cache import marks_in
 from segment.files.banks import load_bank
@@ -97,7 +97,7 @@ def sweep(
         run.note(plan=_plan(run, network, plan), versions=versions())
         banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
         for bank in given_banks.values():
-            fitted(network, bank)  # refused now, not after the others were recorded
+            network_of_bank(network, bank)  # refused now, not after the others were recorded
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress, memory)
         rows: list[Row] = []
         failed: dict[str, str] = {}

@@ -57,7 +57,7 @@ def calls_of(network: Network) -> tuple[Call, ...]:
     return trace(network.module, network, image.to(next(parameters_and_buffers(network.module), image))).calls
 
 
-def drawable(network: Network, layers: str = "all") -> BatchNormNetwork:
+def bn_network_of(network: Network, layers: str = "all") -> BatchNormNetwork:
     """The BN layers of a network, those that match `layers` stochastic.
 
     Errors: NoBatchNorm, ModelRefused, WrongUse as in `BatchNormNetwork.select`; ModelRefused where it accepts no size,

@@ -23,7 +23,7 @@ from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 STEPS, EVERY = 9, 2
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8) for seed in range(5)]
@@ -232,5 +232,5 @@ def test_an_image_with_outputs_that_are_not_finite_is_named_before_its_views_are
         assert all(bool(value.isfinite().all()) for value in load_file(path).values())
     with pytest.raises(PredictionFailed, match="pixels of image 1"):
         observe_views(
-            Passes(drawable(network), bank, FAST), [noise(1, 3, 32, 40), torch.zeros(1, 3, 32, 40)], "softmax"
+            Passes(bn_network_of(network), bank, FAST), [noise(1, 3, 32, 40), torch.zeros(1, 3, 32, 40)], "softmax"
         )

@@ -30,7 +30,7 @@ from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.files.banks import load_bank, save_bank
 from segment.networks.load import load_network
 from segment.passes.passes import passes
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 def by_hand(toy: Toy, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -261,7 +261,7 @@ def test_chosen_mini_batches_spread_as_a_finite_population_does(toy: Toy) -> Non
 def bank_of_toy(draws: int = 3, build: type[Toy] = Toy) -> Bank:
     """With everything that says whose it is."""
     network = load_network(seeded(build).eval())
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     return identified(network, drawn, random_bank(drawn, draws=draws))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.draws.bank import Bank
-from segment.draws.identity import computes_the_same, fitted, identified, preprocessing_of
+from segment.draws.identity import computes_the_same, identified, network_of_bank, preprocessing_of
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs
 from segment.errors import BankRefused
@@ -24,7 +24,7 @@ from segment.estimation.mcbn import MCBN
 from segment.images.prepare import crop
 from segment.images.specs import InputSpec
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class Doubling(Toy):
@@ -56,7 +56,7 @@ def weighted(build: Callable[..., nn.Module] = Doubling, **arguments: Any) -> nn
 
 
 def owned(network: Network, draws: int = 2) -> Bank:
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     return identified(network, drawn, random_bank(drawn, draws=draws))
 
 
@@ -127,9 +127,9 @@ def test_whatever_changes_what_is_computed_is_refused_with_what_differs(
 def test_the_network_of_a_bank_is_taken_and_comes_back_as_it_was(network: Network, bank: Bank) -> None:
     same = network_of(weighted(), **CARD)
     before = state_of(network.module)
-    assert fitted(network, bank).module is network.module
-    fitted(same, bank.first(1))
-    identified(network, drawable(network), bank)
+    assert network_of_bank(network, bank).module is network.module
+    network_of_bank(same, bank.first(1))
+    identified(network, bn_network_of(network), bank)
     assert_same_state(before, state_of(network.module))
 
 
@@ -139,7 +139,7 @@ def test_the_refusal_states_the_largest_difference_on_the_probe(network: Network
     outputs = probabilities_under(other, probe_inputs(other, bank.probe.side, bank.probe.seed))
     largest = float((outputs.flatten()[bank.probe.places] - bank.probe.trained).abs().max())
     with pytest.raises(BankRefused, match=rf"up to {largest:.2g} in probability on the probe"):
-        fitted(other, bank)
+        network_of_bank(other, bank)
 
 
 class Capped(Doubling):
@@ -160,11 +160,11 @@ def test_a_network_that_differs_only_under_a_draw_is_refused(network: Network, b
     )
     probabilities_under(watched, probe_inputs(network, probe.side, probe.seed))
     narrow = bank.with_draws(bank.weights, bank.mean, {name: value / 9 for name, value in bank.var.items()})
-    narrow = identified(network, drawable(network), narrow)
+    narrow = identified(network, bn_network_of(network), narrow)
     capped = network_of(weighted(lambda: Capped(float(torch.stack(largest).amax()) + 1e-3)), **CARD)
     assert computes_the_same(capped, probe)
     with pytest.raises(BankRefused, match="under the bank's first draw"):
-        fitted(capped, narrow)
+        network_of_bank(capped, narrow)
 
 
 def test_the_probe_is_what_a_plain_loop_computes(network: Network, bank: Bank) -> None:
@@ -175,7 +175,7 @@ def test_the_probe_is_what_a_plain_loop_computes(network: Network, bank: Bank) -
     assert len(inputs) == 3, "two of 8 bits and one of 16"
     length = probe.side - 4
     images = torch.cat(inputs)
-    for statistics, values in ((Bank.of_trained(drawable(network)), probe.trained), (bank.first(1), probe.drawn)):
+    for statistics, values in ((Bank.of_trained(bn_network_of(network)), probe.trained), (bank.first(1), probe.drawn)):
         (logits,) = plain_loop(network.module, statistics, images)
         p = probabilities_of(crop(logits, length, length)[None].numpy())[0]
         expected = torch.from_numpy(p).float().flatten()[probe.places]
@@ -210,10 +210,10 @@ class WithFloat32Constant(Toy):
 def test_a_network_that_cannot_run_in_float64_has_a_probe_too() -> None:
     network = network_of(calibrated(seeded(WithFloat32Constant)))
     bank = owned(network)
-    fitted(network, bank)
+    network_of_bank(network, bank)
     with_eps(network.module, 1e-2)
     with pytest.raises(BankRefused, match="another output"):
-        fitted(network, bank)
+        network_of_bank(network, bank)
 
 
 class Noisy(Toy):
@@ -227,7 +227,7 @@ def test_a_network_with_an_operation_at_random_gives_the_same_probe_twice() -> N
     network = network_of(calibrated(seeded(Noisy)))
     bank = owned(network)
     torch.randn(7)
-    fitted(network, bank)
+    network_of_bank(network, bank)
 
 
 class NanWhereDark(Toy):
@@ -242,11 +242,11 @@ def test_values_that_are_not_finite_are_compared_too() -> None:
     bank = owned(network)
     assert bank.probe is not None
     assert bank.probe.trained.isnan().any()
-    fitted(network, bank)
+    network_of_bank(network, bank)
     without = network_of(calibrated(seeded(Toy)))
     without.module.load_state_dict(network.module.state_dict())
     with pytest.raises(BankRefused, match="up to inf in probability"):
-        fitted(without, bank)
+        network_of_bank(without, bank)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan, math.inf, -math.inf]), min_size=1, max_size=6), st.data())
@@ -262,24 +262,24 @@ def test_two_probes_are_equal_only_where_every_value_is(values: list[float], dat
 
 def test_a_bank_without_a_probe_is_refused_unless_it_was_made_by_hand(network: Network, bank: Bank) -> None:
     with pytest.raises(BankRefused, match=r"has no probe .* record it again"):
-        fitted(network, replace(bank, probe=None))
-    fitted(network, Bank(bank.weights, bank.mean, bank.var))
+        network_of_bank(network, replace(bank, probe=None))
+    network_of_bank(network, Bank(bank.weights, bank.mean, bank.var))
 
 
 def test_banks_of_other_draws_keep_what_is_known_of_the_network(network: Network, bank: Bank) -> None:
     bilinear = network_of(weighted(mode="bilinear"), **CARD)
     for other in (bank.average(), bank.layers_only(["bn2"]), bank.first(1)):
-        fitted(network, other)
+        network_of_bank(network, other)
         with pytest.raises(BankRefused, match="another output"):
-            fitted(bilinear, other)
+            network_of_bank(bilinear, other)
 
 
 def test_a_network_trained_further_has_another_fingerprint(network: Network, bank: Bank) -> None:
     mine = network_of(weighted(), **CARD)
-    fitted(mine, bank)
+    network_of_bank(mine, bank)
     with_other_weights(mine.module)
     with pytest.raises(BankRefused, match="other weights or layers"):
-        fitted(mine, bank)
+        network_of_bank(mine, bank)
 
 
 def test_a_network_that_raises_on_the_probe_is_refused_in_one_line(bank: Bank) -> None:
@@ -290,7 +290,7 @@ def test_a_network_that_raises_on_the_probe_is_refused_in_one_line(bank: Bank) -
 
     module = weighted(Raising)
     with pytest.raises(BankRefused, match=r"does not accept the probe's 128x128 inputs .*a range was left") as refusal:
-        fitted(network_of(module, **CARD), bank)
+        network_of_bank(network_of(module, **CARD), bank)
     assert "\n" not in str(refusal.value)
 
 
@@ -310,7 +310,7 @@ def test_a_grey_network_and_a_sigmoid_head_have_probes() -> None:
 
     module = calibrated(seeded(Grey), (32, 32), channels=1)
     network = network_of(module, head="sigmoid", input=InputSpec(channels="grey"))
-    fitted(network, owned(network))
+    network_of_bank(network, owned(network))
 
 
 @settings(max_examples=30)
@@ -330,7 +330,7 @@ def test_no_change_beyond_the_tolerance_is_missed(share: float, where: str) -> N
     module = Scaled()
     module.load_state_dict(TOY.module.state_dict())
     with pytest.raises(BankRefused, match="another output"):
-        fitted(network_of(module), bank)
+        network_of_bank(network_of(module), bank)
 
 
 TOY = network_of(calibrated(seeded(Toy)))

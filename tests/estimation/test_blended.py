@@ -32,7 +32,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 DRAWS = 3
@@ -40,7 +40,7 @@ SIZE = (228, 292)
 
 
 def estimator_of(network: Network, temperature: float = 1.0, **plan: Any) -> Estimator:
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn, DRAWS), spec=network.card.input)
     read_out = ReadOut(method=method, measures=tuple(MEASURES), temperature=temperature)
     return Estimator(network, {"": read_out}, EstimatePlan(**plan))
@@ -48,7 +48,7 @@ def estimator_of(network: Network, temperature: float = 1.0, **plan: Any) -> Est
 
 def blended_by_hand(network: Network, images: torch.Tensor, cut: Cut) -> NDArray[np.float64]:  # T 1 K H W
     """Weights of every tile over the whole image, all draws at hand, NumPy in float64."""
-    bank = random_bank(drawable(network), DRAWS)
+    bank = random_bank(bn_network_of(network), DRAWS)
     height, width = images.shape[-2:]
     total = np.zeros((DRAWS, 1, 4, height, width))
     rise = ramp(cut.halo).numpy().astype(np.float64)
@@ -81,7 +81,7 @@ def test_the_maps_are_those_of_draws_blended_as_probabilities(
     made = estimator(images)[""]
     draws = blended_by_hand(network, images, cut)
     np.testing.assert_allclose(draws.sum(axis=2), 1, atol=1e-6)
-    expected = plain_measures(draws, random_bank(drawable(network), DRAWS).weights.tolist())
+    expected = plain_measures(draws, random_bank(bn_network_of(network), DRAWS).weights.tolist())
     assert set(made.maps) == set(expected)
     for name, values in expected.items():
         tolerance = 1e-3 if name in ("predicted_std", "standard_error") else 1e-5  # a root of what is nearly 0

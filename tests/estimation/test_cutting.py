@@ -33,7 +33,7 @@ from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.scenes.scene import TEST, TRAIN, scene
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SIZE = (509, 573)
 
@@ -41,7 +41,7 @@ MEASURES = ("variance", "predictive_entropy", "mutual_information")
 
 
 def read_outs_of(network: Network) -> dict[str, ReadOut]:
-    drawn, plan, spec = drawable(network), PassPlan(channels_last=True, fuse=True), network.card.input
+    drawn, plan, spec = bn_network_of(network), PassPlan(channels_last=True, fuse=True), network.card.input
     sampled = mcbn(drawn, random_bank(drawn), plan, spec)
     single = deterministic(drawn, plan=plan, spec=spec)
     return {
@@ -78,7 +78,7 @@ def test_read_outs_in_tiles_are_those_of_the_whole_image() -> None:
 
 def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_needed() -> None:
     network = network_of()
-    single = deterministic(drawable(network), spec=network.card.input)
+    single = deterministic(bn_network_of(network), spec=network.card.input)
     mirrored = augmented(single, (View(), View(flip=True)))
     read_outs = {"tta": ReadOut(method=mirrored, measures=MEASURES[:1])}
     estimator = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
@@ -89,7 +89,7 @@ def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_ne
 @pytest.mark.parametrize("mode", TILE_MODES)
 def test_tiles_of_a_size_are_refused_to_methods_that_a_tile_would_change(mode: TileMode) -> None:
     network = network_of()
-    drawn, images = drawable(network), noise(1, 3, *SIZE)
+    drawn, images = bn_network_of(network), noise(1, 3, *SIZE)
     bank, spec = random_bank(drawn), network.card.input
     mirrored = mcbn_augmented(drawn, bank, (View(), View(flip=True)), spec=spec)
     scaled = mcbn_augmented(drawn, bank, (View(), View(scale=0.75)), spec=spec)
@@ -128,7 +128,7 @@ def labelled_noise(folder: Path, count: int) -> Labels:
 
 def test_an_evaluation_in_tiles_has_the_scores_of_one_of_whole_images(tmp_path: Path) -> None:
     network = network_of()
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank = identified(network, drawn, random_bank(drawn))
     data = labelled_noise(tmp_path, 2)
     plan = EvaluatePlan(
@@ -163,7 +163,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(tmp_p
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int) -> None:
     network = network_of()
-    bank: Bank = random_bank(drawable(network))
+    bank: Bank = random_bank(bn_network_of(network))
     images = noise(number, 3, *SIZE, seed=6)
     expected = MCBN(network, bank, precision="fp32")(images, MEASURES)
     model = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 180))

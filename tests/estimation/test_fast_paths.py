@@ -28,7 +28,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.passes.passes import Passes
 from segment.scenes.scene import TEST, VALIDATION
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy")
 MESSAGE = "0.2 at a pixel"
@@ -66,7 +66,7 @@ def test_an_image_is_begun_anew_and_the_images_before_it_are_counted(
     tile: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_of()
-    bank, images = random_bank(drawable(network)), noise(1, 3, 200, 200, seed=7)
+    bank, images = random_bank(bn_network_of(network)), noise(1, 3, 200, 200, seed=7)
     method = MCBN(network, bank).method
     expected = estimate(method, images, head="softmax", measures=MEASURES).image(0)
     estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)}, EstimatePlan(tile=tile))
@@ -84,7 +84,7 @@ def test_where_one_method_differs_all_are_plain_so_that_no_other_costs_all_image
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = network_of()
-    banks, images = [random_bank(drawable(network), seed=seed) for seed in (0, 1)], noise(1, 3, 64, 64, seed=7)
+    banks, images = [random_bank(bn_network_of(network), seed=seed) for seed in (0, 1)], noise(1, 3, 64, 64, seed=7)
     read_outs = {str(n): ReadOut(method=MCBN(network, bank).method, measures=MEASURES) for n, bank in enumerate(banks)}
     estimator = Estimator(network, read_outs, EstimatePlan())
     spoiled = Spoiled(monkeypatch, at=3)
@@ -97,7 +97,7 @@ def test_a_caller_gets_plain_passes_and_the_images_to_estimate_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = network_of()
-    bank, images = random_bank(drawable(network)), noise(2, 3, 64, 64, seed=8)
+    bank, images = random_bank(bn_network_of(network)), noise(2, 3, 64, 64, seed=8)
     expected = MCBN(network, bank)(images)
     Spoiled(monkeypatch, at=2)
     model = MCBN(network, bank)
@@ -112,7 +112,7 @@ def test_a_run_writes_the_spoiled_images_again_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = load_network("scenes")
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     images = str(written(tmp_path, TEST[:4]).images)
     plan = PredictPlan(precision="fp32")
     whole = predict(network, images, bank, tmp_path / "whole", plan)
@@ -137,7 +137,7 @@ def test_an_evaluation_counts_every_image_anew(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = load_network("scenes")
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     data, validation = written(tmp_path, TEST[:4]), written(tmp_path / "validation", VALIDATION[:2])
     methods = MethodPlan(methods=("mcbn", "mcbn+temperature"), measures=MEASURES, precision="fp32")
     plan = EvaluatePlan(methods=methods)

@@ -44,7 +44,7 @@ from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 Pixels = NDArray[np.uint8]
@@ -66,7 +66,7 @@ def network_of(module: nn.Module | None = None, **card: Any) -> Network:
 
 
 def bank_of(network: Network, draws: int = 3) -> Bank:
-    return random_bank(drawable(network), draws=draws)
+    return random_bank(bn_network_of(network), draws=draws)
 
 
 def pixels(height: int = 40, width: int = 48, seed: int = 0) -> Pixels:
@@ -314,7 +314,7 @@ def test_a_device_is_taken_by_name() -> None:
 def recorded(network: Network, seen: Sequence[Tensor], plan: DrawPlan) -> Bank:
     """What fitting should give, from choices and tensors alone."""
     batches = [torch.stack([seen[index] for index in pick.images]) for pick in choices(plan, len(seen))]
-    return Bank.of_draws(list(record(drawable(network), batches)))
+    return Bank.of_draws(list(record(bn_network_of(network), batches)))
 
 
 def test_float_tensors_are_the_mini_batches_as_they_are() -> None:

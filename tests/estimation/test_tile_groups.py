@@ -24,7 +24,7 @@ from segment.estimation.tiling.tiles import Cut
 from segment.files.runs.window_groups import GroupFiles
 from segment.files.windows import Windowed
 from segment.methods.mcbn import mcbn
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 
@@ -33,7 +33,7 @@ SIZE = (228, 292)
 
 def estimator_of(folder: Path, build: type[Small] = Small, **plan: Any) -> Estimator:
     network = network_of(build)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn, 4), spec=network.card.input)
     read_out = ReadOut(method=method, measures=tuple(MEASURES), probability=True, sums=True)
     return Estimator(network, {"": read_out}, EstimatePlan(tile=160, blank=lambda *a: Windowed(folder, *a), **plan))
@@ -137,7 +137,7 @@ def test_an_error_tells_the_window(tmp_path: Path) -> None:
 def test_a_multi_label_estimate_keeps_a_mask_for_each_label(tmp_path: Path) -> None:
     network = network_of()
     network = replace(network, card=replace(network.card, head="multilabel"))
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn, 2), spec=network.card.input)
     read_out = ReadOut(method=method, measures=("variance",), sums=True)
     plan = EstimatePlan(tile=160, blank=lambda *a: Windowed(tmp_path, *a))

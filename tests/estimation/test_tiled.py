@@ -34,7 +34,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.tracing.pass_memory import peak_bytes
 from segment.tracing.receptive_field import measure_tiling
 
@@ -44,7 +44,7 @@ MEASURES = ("variance", "predictive_entropy", "mutual_information")
 def in_tiles(
     network: Network, bank: Bank | None = None, fold: int = 1, *, probability: bool = False, **plan: Any
 ) -> Estimator:
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     passes = PassPlan(fold=fold, channels_last=True, fuse=True)
     method = mcbn(drawn, bank or random_bank(drawn), passes, network.card.input)
     read_out = ReadOut(method=method, measures=MEASURES, probability=probability)
@@ -52,7 +52,7 @@ def in_tiles(
 
 
 def whole(network: Network, images: Tensor) -> Estimate[Tensor]:
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn), spec=network.card.input)
     return estimate(method, images, head="softmax", measures=MEASURES).image(0)
 
@@ -114,7 +114,7 @@ def default_card(stride: int, *, cropped: bool = False) -> Network:
 
 def test_the_sums_by_class_of_tiles_are_those_of_the_whole() -> None:
     network = default_card(2)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn), spec=network.card.input)
     read_outs = {"": ReadOut(method=method, measures=("variance",), probability=False, sums=True)}
     images = noise(1, 3, 256, 320, seed=3)
@@ -292,7 +292,7 @@ def test_another_failure_of_the_network_is_not_taken_for_a_lack_of_memory() -> N
 
 def test_peak_memory_does_not_grow_with_the_number_of_draws() -> None:
     network = load_network("scenes")
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank = random_bank(drawn, draws=64)
     images = noise(1, 3, 64, 96)
 
@@ -333,7 +333,7 @@ def test_a_cuda_device_that_runs_out_gets_half() -> None:
     network = network_of()
     network = replace(network, module=network.module.cuda())
     images = noise(1, 3, 2048, 2048)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn), PassPlan(channels_last=True))
     estimator = Estimator(network, {"": ReadOut(method=method, measures=MEASURES)})
     expected = estimator(images)[""]

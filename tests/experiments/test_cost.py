@@ -20,7 +20,7 @@ from segment.experiments.segmentation.cases import bank_of, scenes_case
 from segment.images.prepare import prepare
 from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SMALL = CostPlan(draws=3, repeats=1, steps=1)
 
@@ -28,7 +28,7 @@ SMALL = CostPlan(draws=3, repeats=1, steps=1)
 @pytest.fixture(scope="module")
 def methods_and_image() -> tuple[dict[str, Method], Tensor]:
     case = scenes_case(Path())
-    bank = bank_of(case, drawable(case.network), DrawPlan(draws=3, batch=2, seed=0))
+    bank = bank_of(case, bn_network_of(case.network), DrawPlan(draws=3, batch=2, seed=0))
     flows = flow_network(TinyUNet(6), torch.Generator().manual_seed(0)).eval()
     methods = methods_of(case.network, bank, flows, SMALL.draws, seed=0)
     return methods, prepare(case.test_image(0).image, case.network.card.input)[None]

@@ -26,7 +26,7 @@ from segment.images.prepare import prepare
 from segment.passes.passes import passes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 EFFORT = Effort(batches=(1, 4, 8), draws=2, images=2)
 
@@ -58,7 +58,7 @@ def test_the_same_seed_writes_the_same_bytes(once: Path, tmp_path: Path) -> None
 
 
 def test_the_demonstrations_way_is_train_mode_with_the_image_in_the_batch(case: Case) -> None:
-    drawn = drawable(case.network)
+    drawn = bn_network_of(case.network)
     images = prepare(case.test_image(0).image, case.network.card.input)[None]
     plan = DrawPlan(draws=1, batch=3, seed=0)
     bank = bank_with_the_image(case, drawn, images, plan)

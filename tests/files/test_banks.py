@@ -21,7 +21,7 @@ from segment.estimation.mcbn import MCBN
 from segment.estimation.precision import choose
 from segment.files.banks import load_bank, save_bank
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -34,7 +34,7 @@ AUDIT = {"cpu": {"bf16": {"variance_error": 0.01, "speed": 1.5, "speed_low": 1.4
 @cache
 def written() -> tuple[Network, bytes]:
     network = load_network(calibrated(seeded(Toy)))
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank = random_bank(drawn)
     provenance = {
         "audit": AUDIT,
@@ -121,7 +121,7 @@ def test_a_probe_of_any_shape_is_taken_or_refused_in_one_line(key: str, value: A
 @given(JSON)
 def test_what_cannot_be_read_back_is_not_written(value: Any) -> None:
     network, _ = written()
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     bank = identified(network, drawn, random_bank(drawn))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.safetensors"

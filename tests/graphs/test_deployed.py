@@ -39,7 +39,7 @@ from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
 from segment.jobs.prediction.export import export
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SIZES = ((64, 48), (41, 75))
 COLOURS = InputSpec(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), stride=8)
@@ -74,7 +74,7 @@ def network_of(
 
 
 def bank_of(network: Network, layers: str = "all", draws: int = 3) -> Bank:
-    return random_bank(drawable(network, layers), draws)
+    return random_bank(bn_network_of(network, layers), draws)
 
 
 def pixels(size: tuple[int, int], network: Network) -> NDArray[Any]:  # H W C
@@ -162,7 +162,7 @@ def test_equal_draws_have_exactly_no_variance_and_small_variances_keep_their_dig
     export(network, equal, tmp_path / "equal.onnx")
     image = pixels(SIZES[0], network)
     assert (in_onnxruntime(tmp_path / "equal.onnx", image)["variance"] == 0).all()
-    near = random_bank(drawable(network), 32, spread=1e-4)
+    near = random_bank(bn_network_of(network), 32, spread=1e-4)
     export(network, near, tmp_path / "near.onnx")
     made = in_onnxruntime(tmp_path / "near.onnx", image)["variance"]
     logits = plain_loop(network.module, near, prepare(image, network.input)[None], dtype=torch.float64).numpy()

@@ -24,7 +24,7 @@ from segment.files.writing import write_npz
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class Counted:
@@ -125,7 +125,7 @@ def test_what_is_whole_is_taken_behind_work_that_failed_and_after_an_interrupt(i
 @pytest.fixture(scope="module")
 def small() -> tuple[Network, Bank]:
     network = load_network(calibrated(seeded(Small), (32, 32)))
-    return network, random_bank(drawable(network))
+    return network, random_bank(bn_network_of(network))
 
 
 def test_a_run_is_the_same_whatever_the_number_of_workers(small: tuple[Network, Bank], tmp_path: Path) -> None:

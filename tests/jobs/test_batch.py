@@ -36,7 +36,7 @@ from segment.methods.dropout import Dropout
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.stopping import StopPlan
 
 MAPS = ("prediction", "variance", "predictive_entropy", "probability")
@@ -58,7 +58,7 @@ class NanOnBlack(Small):
 
 def network_of(module: type[Small]) -> tuple[Network, Bank]:
     network = load_network(calibrated(seeded(module), (32, 32)))
-    return network, random_bank(drawable(network))
+    return network, random_bank(bn_network_of(network))
 
 
 def together(network: Network, method: Method, batch: int, plan: EstimatePlan | None = None) -> Together:
@@ -133,7 +133,7 @@ def test_no_tile_batch_worker_or_order_changes_the_results(folder: Path, tmp_pat
 def test_an_image_in_a_batch_does_not_depend_on_its_neighbours() -> None:
     network, bank = network_of(Small)
     images = torch.randn(7, 3, 32, 40, generator=torch.Generator().manual_seed(0))
-    calls = together(network, mcbn(drawable(network), bank), 4)
+    calls = together(network, mcbn(bn_network_of(network), bank), 4)
     groups = [images[:4], images[4:7], images[2:3], images[[6, 0, 5, 3]]]
     made: dict[int, Tensor] = {}
     for indices, group in zip(([0, 1, 2, 3], [4, 5, 6], [2], [6, 0, 5, 3]), groups, strict=True):
@@ -162,7 +162,7 @@ def load_black(path: Path) -> np.ndarray:
 
 def test_images_go_alone_where_they_cannot_go_together() -> None:
     network, bank = network_of(Small)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     method = mcbn(drawn, bank)
     assert together(network, method, 4).most(32, 40) == 4
     assert together(network, method, 4, EstimatePlan(stop=StopPlan())).most(32, 40) == 1
@@ -170,12 +170,12 @@ def test_images_go_alone_where_they_cannot_go_together() -> None:
     assert together(network, method, 4, EstimatePlan(tile=160)).most(168, 40) == 1
     assert together(network, Dropout(method, 2), 4).most(32, 40) == 1
     mixing, its_bank = network_of(Mixing)
-    assert together(mixing, mcbn(drawable(mixing), its_bank), 4).most(32, 40) == 1
+    assert together(mixing, mcbn(bn_network_of(mixing), its_bank), 4).most(32, 40) == 1
 
 
 def test_fewer_images_go_together_where_memory_is_short() -> None:
     network, bank = network_of(Small)
-    method = mcbn(drawable(network), bank)
+    method = mcbn(bn_network_of(network), bank)
     fitting = [
         together(network, method, 8, EstimatePlan(budget=MemoryBudget(free))).most(256, 256)
         for free in (10 * 2**30, 2**28, 2**27 + 2**26)
@@ -233,7 +233,7 @@ def test_half_of_a_group_is_made_again_where_a_fast_path_of_the_other_half_diffe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network, bank = network_of(Small)
-    calls = together(network, mcbn(drawable(network), bank), 4)
+    calls = together(network, mcbn(bn_network_of(network), bank), 4)
     calls._most[32, 40] = 2  # as after memory ran out
     images = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0))
     whole, made = calls.estimator.whole, list[int]()

@@ -53,7 +53,7 @@ from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("predictive_entropy", "variance")
 QUICK = MethodPlan(measures=MEASURES, precision="fp32")
@@ -138,7 +138,7 @@ def test_the_scores_are_those_that_scikit_learn_and_torchmetrics_compute_on_stac
 ) -> None:
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn",)), unseen=(UNSEEN,))
     scores = evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan).scores["methods"]["mcbn"]["scores"]
-    method = mcbn(drawable(network), bank, PassPlan(channels_last=True), network.card.input)
+    method = mcbn(bn_network_of(network), bank, PassPlan(channels_last=True), network.card.input)
     p, label, variance = [], [], []
     for path in sorted(Path(data.images).iterdir()):
         images = prepare(read_image(path), replace(network.card.input, stride=1))[None]
@@ -369,7 +369,7 @@ def test_what_a_method_gains_is_it_minus_its_rival_with_the_interval_and_the_spr
 
 
 def test_read_outs_at_fewer_draws_are_those_of_a_smaller_bank(network: Network, bank: Bank, data: Labels) -> None:
-    drawn, images = drawable(network), one_image(network, data)
+    drawn, images = bn_network_of(network), one_image(network, data)
     method = mcbn(drawn, bank, spec=network.card.input)
     wanted = {str(t): ReadOut(method=method, measures=MEASURES, draws=t) for t in (1, 2, 4)}
     estimated = estimates(
@@ -413,7 +413,7 @@ def test_the_fitted_temperature_is_the_one_that_a_plain_optimiser_finds(draws: i
 
 def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(network: Network, data: Labels) -> None:
     images = one_image(network, data)[..., :-3]  # a width that is padded
-    plain = deterministic(drawable(network), spec=network.card.input)
+    plain = deterministic(bn_network_of(network), spec=network.card.input)
     method = augmented(plain, views("flip,0.75"))
     assert method.draws == 4
     mean, mirrored = (moments_of(method, batch, head="softmax", keep=()).mean for batch in (images, images.flip(-1)))
@@ -424,7 +424,7 @@ def test_a_mirrored_image_gets_the_mirrored_estimate_from_flip_augmentation(netw
 
 
 def test_mcbn_with_views_deals_its_draws_out_so_that_it_costs_what_mcbn_costs(network: Network, bank: Bank) -> None:
-    drawn, spec = drawable(network), network.card.input
+    drawn, spec = bn_network_of(network), network.card.input
     images = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(3))
     method = mcbn_augmented(drawn, bank, views("flip"), spec=spec)
     assert method.draws == len(bank)

@@ -27,7 +27,7 @@ from segment.jobs.predict import predict
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST
 from segment.scores.board import Board
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_an_update_that_was_interrupted_is_counted_once(
 def test_a_run_goes_on_with_the_masks_and_images_that_are_there_now(
     network: Network, data: Labels, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     images = Path(str(data.images))
     mask = np.zeros(SIZE, np.uint8)
     mask[:32] = 255
@@ -137,7 +137,7 @@ def test_a_run_goes_on_with_the_masks_and_images_that_are_there_now(
 
 def test_other_slices_are_other_settings(tmp_path: Path) -> None:
     network = load_network(calibrated(seeded(Toy), (32, 40)))
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     grey = replace(network, card=replace(network.card, input=replace(network.card.input, white=255.0)))
     nibabel.save(
         nibabel.Nifti1Image(np.arange(8 * 32 * 40, dtype=np.int32).reshape(8, 32, 40) % 255, np.eye(4)),

@@ -15,7 +15,7 @@ from torch import Tensor
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class Asserting(Small):
@@ -31,7 +31,7 @@ def test_an_image_that_the_network_asserts_against_fails_alone(tmp_path: Path) -
     images = photographs(tmp_path / "images", 2, 64, 64)
     photographs(tmp_path / "more", 1, 40, 64)
     (tmp_path / "more" / "000.png").rename(images / "low.png")
-    summary = predict(network, str(images), random_bank(drawable(network)), tmp_path / "run")
+    summary = predict(network, str(images), random_bank(bn_network_of(network)), tmp_path / "run")
     assert summary.done == 2
     assert list(summary.failed) == ["low"]
     assert "40 x 64 image" in summary.failed["low"]
@@ -51,4 +51,4 @@ def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
     monkeypatch.setattr("segment.jobs.prediction.images.render", mistaken)
     images = photographs(tmp_path / "images", 1, 64, 64)
     with pytest.raises(mistake, match="of our own"):
-        predict(network, str(images), random_bank(drawable(network)), tmp_path / "run", PredictPlan())
+        predict(network, str(images), random_bank(bn_network_of(network)), tmp_path / "run", PredictPlan())

@@ -39,7 +39,7 @@ from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_an_object_of_a_class_that_the_card_calls_unseen_is_scored_and_fails_no_
 
 def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, train: str, tmp_path: Path) -> None:
     bank = Banks(network, train, tmp_path, 2).bank(Setting(batch=4), 0)
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     nothing, half, everything = (blended(bank, drawn, alpha) for alpha in (0.0, 0.5, 1.0))
     for layer in drawn.stochastic:
         assert layer.trained is not None
@@ -142,7 +142,7 @@ def test_without_any_of_a_draw_the_network_is_the_trained_one(network: Network, 
 
 
 def test_encoder_and_decoder_part_the_layers_and_first_and_last_are_one_each(network: Network) -> None:
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     names = {
         part: [layer.name for layer in chosen_layers(drawn, part).stochastic]
         for part in ("all", "encoder", "decoder", "first", "last", "up?.*+bottom.*")
@@ -152,7 +152,7 @@ def test_encoder_and_decoder_part_the_layers_and_first_and_last_are_one_each(net
     assert names["first"] == names["all"][:1]
     assert names["last"] == names["all"][-1:]
     assert names["up?.*+bottom.*"] == [name for name in names["all"] if name.startswith(("up", "bottom"))]
-    unet = drawable(load_network("smp:Unet?encoder=mobilenet_v2&classes=2"))
+    unet = bn_network_of(load_network("smp:Unet?encoder=mobilenet_v2&classes=2"))
     assert all(layer.name.startswith("encoder.") for layer in chosen_layers(unet, "encoder").stochastic)
 
 

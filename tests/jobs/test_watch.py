@@ -31,7 +31,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.prediction.summary import Summary
 from segment.jobs.prediction.watch import WatchPlan, arrivals
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 EVERY = 0.03
 PLAN = PredictPlan(formats=("npz",))
@@ -40,7 +40,7 @@ PLAN = PredictPlan(formats=("npz",))
 @pytest.fixture(scope="module")
 def small() -> tuple[Network, Bank]:
     network = load_network(calibrated(seeded(Small), (32, 32)))
-    return network, random_bank(drawable(network))
+    return network, random_bank(bn_network_of(network))
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def test_what_cannot_be_watched_is_refused(small: tuple[Network, Bank], tmp_path
 def test_sigterm_ends_a_watch_of_the_command_line_with_its_summary(tmp_path: Path) -> None:
     inbox, run, bank = photographs(tmp_path / "inbox", 1, 32, 48), tmp_path / "run", tmp_path / "bank.safetensors"
     network = load_network("scenes")
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     save_bank(identified(network, drawn, random_bank(drawn)), bank)
     words = ["predict", "scenes", "--watch", str(inbox), "--bank", str(bank), "-o", str(run), "--draws", "1"]
     command = [sys.executable, "-m", "segment", *words]

@@ -38,7 +38,7 @@ from segment.methods.mcbn import mcbn, mean_statistics
 from segment.networks.load import load_network
 from segment.passes.passes import Passes, PassPlan, passes
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]
@@ -63,7 +63,7 @@ def test_a_bank_of_the_trained_statistics_reproduces_eval_mode_bit_for_bit(
 def test_a_real_networks_trained_statistics_reproduce_its_eval_mode_bit_for_bit(uri: str) -> None:
     network = load_network(uri)
     calibrated(seeded(lambda: network.module))
-    drawn, image = drawable(network), noise(1, 3, 64, 96)
+    drawn, image = bn_network_of(network), noise(1, 3, 64, 96)
     with torch.no_grad():
         wanted = network(image)
     for share in (False, True):

@@ -16,7 +16,7 @@ from benchmarks.measured_files import measured
 from benchmarks.networks import Row, examine, survey_networks
 from benchmarks.plain_loop import largest_difference, noise_images, plain, random_bank, settle
 from segment.networks.load import load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 FEW = (
     "smp:Unet?encoder=mobilenet_v2&classes=5",
@@ -55,7 +55,7 @@ def test_a_network_without_batch_normalisation_is_refused_and_what_no_library_bu
 def test_the_plain_loop_of_the_survey_is_the_one_of_the_tests() -> None:
     network = load_network("segment:tiny?classes=4")
     settle(network)
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     for image in noise_images():
         torch.testing.assert_close(
             torch.stack(list(plain(network, bank, image))), plain_loop(network.module, bank, image), rtol=0, atol=0

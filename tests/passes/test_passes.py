@@ -38,7 +38,7 @@ from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan, passes
 from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.tracing.pass_memory import peak_bytes
 from segment.tracing.replay import OtherShapes, Recording
 from segment.uncertainty.measures import MEASURES
@@ -85,7 +85,7 @@ def reference(
 ) -> tuple[BatchNormNetwork, Bank, Tensor, dict[str, Floats], dict[str, float], dict[str, Any]]:
     """Network, bank, images, the plain loop's maps, the error allowed in each, and where each may be compared."""
     network = network_of(uri)
-    drawn = drawable(network, globs)
+    drawn = bn_network_of(network, globs)
     draws = record(drawn, [uneven(2, size, seed=10 * t) for t in range(3)])
     equal = Bank.of_draws(list(draws))
     bank = replace(equal, weights=torch.tensor([0.5, 0.3, 0.2]))

@@ -31,7 +31,7 @@ from segment.passes import fused_convolutions
 from segment.passes.comparison import within_noise
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.bn_layers import survey
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 FUSED = PassPlan(channels_last=True, fuse=True)
 
@@ -345,5 +345,5 @@ def test_a_layer_of_a_module_that_only_a_hook_holds_is_refused() -> None:
     module.conv2.register_forward_hook(lambda _, given, output: module.extra(output))
     network = load_network(module.eval())  # a copy, whose hook still holds the first one
     with pytest.raises(ModelRefused, match=r"'conv2'.*that a hook or a closure holds"):
-        drawable(network)
+        bn_network_of(network)
     assert {layer.name for layer in survey(module, module, noise(1, 3, 32, 32)).stochastic} == {"bn1", "extra", "bn2"}

@@ -25,7 +25,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
 from segment.report.html.build import Sources
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 PALETTE = ((0, 0, 0), (200, 10, 10), (10, 200, 10), (9, 9, 200))
 SIZE = (32, 40)
@@ -35,7 +35,7 @@ SIZE = (32, 40)
 def fitted() -> tuple[Network, Bank]:
     network = load_network(calibrated(seeded(Small), SIZE))
     network = replace(network, card=replace(network.card, palette=PALETTE, labels={7: 2}))
-    return network, random_bank(drawable(network))
+    return network, random_bank(bn_network_of(network))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_flip_book_shows_the_draws_that_the_run_took_and_refuses_others(
     with pytest.raises(WrongUse, match=r"'Small' is not the network of this run"):
         made(flip_book=["a"], network=other, bank=bank)
     with pytest.raises(WrongUse, match="--bank is not the bank of this run"):
-        made(flip_book=["a"], network=network, bank=random_bank(drawable(network), seed=1))
+        made(flip_book=["a"], network=network, bank=random_bank(bn_network_of(network), seed=1))
     with pytest.raises(WrongUse, match="name its images"):
         made(network=network, bank=bank)
 

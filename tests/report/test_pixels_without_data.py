@@ -24,7 +24,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network
 from segment.pictures.heatmaps import ABSENT
 from segment.pictures.palettes import NO_CLASS
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SIZE = (64, 80)
 FORMATS = ("png", "npz", "tif", "zarr", "csv")
@@ -59,7 +59,7 @@ def test_the_corners_of_a_fundus_image_are_void_in_every_file_and_in_no_mean(hea
     network = headed(head)
     plan = PredictPlan(formats=FORMATS, maps=("prediction", "probability", "variance", "predictive_entropy"))
     run = tmp_path / "run"
-    summary = predict(network, str(images), random_bank(drawable(network)), run, plan, masks=masks)
+    summary = predict(network, str(images), random_bank(bn_network_of(network)), run, plan, masks=masks)
     assert (summary.done, dict(summary.failed)) == (1, {})
     folder = run / "eye"
     maps = dict(np.load(folder / "maps.npz"))

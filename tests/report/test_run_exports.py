@@ -25,10 +25,10 @@ from segment.files.exports.formats import FORMATS, checked
 from segment.images.read import read_image, read_label
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
-BANK = random_bank(drawable(NETWORK))
+BANK = random_bank(bn_network_of(NETWORK))
 IMAGE_FORMATS = ("npz", "tif", "zarr", "csv", "parquet", "coco", "labelstudio", "geojson")
 
 

@@ -30,7 +30,7 @@ from segment.pictures.palettes import palette
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.sheet import EACH, KEPT, SheetCandidates, chosen
 from segment.report.run_files.style import PictureStyle
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
 
@@ -58,7 +58,7 @@ def picture(path: Path) -> NDArray[np.uint8]:
 
 
 def test_a_scale_is_what_the_statistics_images_reach_by_a_plain_loop_over_the_draws() -> None:
-    network = drawable(NETWORK)
+    network = bn_network_of(NETWORK)
     bank = random_bank(network, draws=3)
     examples = [noise(1, 3, 32, 32, seed=seed) for seed in range(2)]
     scales = colour_scales(network, bank, examples, "softmax")
@@ -73,7 +73,7 @@ def test_a_scale_is_what_the_statistics_images_reach_by_a_plain_loop_over_the_dr
 
 
 def test_an_image_that_the_network_fails_on_takes_no_scale_of_the_others_away(caplog: pytest.LogCaptureFixture) -> None:
-    network = drawable(NETWORK)
+    network = bn_network_of(NETWORK)
     bank, image = random_bank(network, draws=3), noise(1, 3, 32, 32)
     alone = colour_scales(network, bank, [image], "softmax")
     assert colour_scales(network, bank, [image * float("nan"), image], "softmax") == alone != {}
@@ -82,7 +82,7 @@ def test_an_image_that_the_network_fails_on_takes_no_scale_of_the_others_away(ca
 
 
 def test_a_bank_of_one_draw_has_no_scales() -> None:
-    network = drawable(NETWORK)
+    network = bn_network_of(NETWORK)
     assert colour_scales(network, random_bank(network, draws=1), [noise(1, 3, 32, 32)], "softmax") == {}
 
 

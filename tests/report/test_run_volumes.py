@@ -25,10 +25,10 @@ from segment.jobs.prediction import watch
 from segment.jobs.prediction.plan import PredictPlan
 from segment.report.run_files import exported_files
 from segment.report.run_files.saved_run import load_run
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
-BANK = random_bank(drawable(NETWORK))
+BANK = random_bank(bn_network_of(NETWORK))
 PLAN = PredictPlan(formats=("nii",), maps=("prediction", "variance"))
 FRAMES = np.random.default_rng(0).integers(0, 255, (6, 40, 64)).astype(np.uint8)
 

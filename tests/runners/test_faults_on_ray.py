@@ -27,7 +27,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.quiet import QUIET
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class Unhurried(Small):
@@ -96,7 +96,7 @@ def test_twenty_random_kills_and_a_machine_removed_in_a_run_of_500_images(
 ) -> None:
     network = load_network(calibrated(seeded(Unhurried), (64, 64)))
     network = replace(network, card=replace(network.card, input=replace(network.card.input, stride=4)))
-    bank = random_bank(drawable(network))
+    bank = random_bank(bn_network_of(network))
     images = photographs(tmp_path / "images", 500, 64, 64)
     plan = PredictPlan(formats=("npz",))
     predict(network, str(images), bank, tmp_path / "here", plan)

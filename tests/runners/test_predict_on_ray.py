@@ -26,7 +26,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class Slow(Small):
@@ -84,7 +84,7 @@ def test_the_sheet_of_a_single_image_is_large_on_ray_too(ray: Any, tmp_path: Pat
 def test_a_killed_actor_loses_no_image(ray: Any, tmp_path: Path) -> None:
     network = load_network(calibrated(seeded(Slow), (64, 64)))
     network = replace(network, card=replace(network.card, input=replace(network.card.input, stride=4)))
-    used = random_bank(drawable(network))
+    used = random_bank(bn_network_of(network))
     images = noise(tmp_path / "images", 40, 64, 64)
     plan = PredictPlan(formats=("npz",))
     predict(network, str(images), used, tmp_path / "here", plan)

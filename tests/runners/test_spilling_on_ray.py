@@ -23,7 +23,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.quiet import QUIET
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 STORE = 80 * 2**20
 """Bytes; Ray takes no fewer."""
@@ -124,7 +124,7 @@ def test_a_bank_larger_than_the_store_gives_the_bytes_of_a_run_here(
     small_store: Callable[[], int], tmp_path: Path
 ) -> None:
     network = load_network(calibrated(seeded(Wide), (32, 32)))
-    bank = random_bank(drawable(network), draws=48)
+    bank = random_bank(bn_network_of(network), draws=48)
     assert sum(each.nbytes for of in (bank.mean, bank.var) for each in of.values()) > STORE
     images, plan = str(photographs(tmp_path / "images", 12, 32, 32)), PredictPlan(formats=("npz",))
     predict(network, images, bank, tmp_path / "here", plan)

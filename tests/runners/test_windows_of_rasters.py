@@ -34,7 +34,7 @@ from segment.jobs.prediction.window_worker import Unit
 from segment.networks.load import Network, load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.runner import LOCAL
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 LIMIT = 100_000
 """Bytes of pixels from which a raster is large here."""
@@ -79,7 +79,7 @@ def made(**attributes: str) -> tuple[Network, Bank]:
     network = load_network(module)
     spec = replace(network.card.input, stride=4, mean=(0.5,) * 3, std=(0.25,) * 3)
     network = replace(network, card=replace(network.card, input=spec))
-    return network, random_bank(drawable(network), 4)
+    return network, random_bank(bn_network_of(network), 4)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_windows_in_any_order_leave_the_files_of_one_worker(
     model, bank = network
     masked = "masked" in more
     if "draws" in more:
-        bank = random_bank(drawable(model), 16)
+        bank = random_bank(bn_network_of(model), 16)
     masks = tmp_path / "masks"
     if masked:
         for path in images.iterdir():

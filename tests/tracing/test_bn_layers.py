@@ -34,7 +34,7 @@ from segment.methods.deterministic import deterministic
 from segment.networks.load import load_network
 from segment.passes.passes import PassPlan, passes
 from segment.tracing.bn_layers import survey
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]
 
@@ -465,7 +465,7 @@ def test_no_bn_like_module_is_left_out_of_the_list() -> None:
         "torchvision:lraspp_mobilenet_v3_large?num_classes=4",
     ):
         network = load_network(uri)
-        listed = {layer.name for layer in drawable(network).layers}
+        listed = {layer.name for layer in bn_network_of(network).layers}
         like = {name for name, part in network.module.named_modules() if "batchnorm" in type(part).__name__.lower()}
         assert listed == like
         assert len(listed) > 30

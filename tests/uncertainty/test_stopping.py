@@ -32,7 +32,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.stopping import CELLS, StoppingRule, StopPlan, check_counts, error_quantile, grid, on_grid
 
 
@@ -160,7 +160,7 @@ def test_a_plan_out_of_range_is_refused(wrong: dict[str, float]) -> None:
 
 
 def equal_bank(network: Network, draws: int) -> Bank:
-    bank = random_bank(drawable(network), draws=draws)
+    bank = random_bank(bn_network_of(network), draws=draws)
     return replace(bank, weights=torch.full((draws,), 1 / draws))
 
 
@@ -191,7 +191,7 @@ def test_an_image_in_tiles_has_the_draws_the_error_and_the_maps_of_the_whole_ima
     between = error_quantile(MCBN(network, bank, draws=12)(images[0]).standard_error)
     for tolerance, draws in ((0.5, 8), (between, 16), (1e-6, 40)):
         plan = StopPlan(tolerance=tolerance)
-        method = mcbn(drawable(network), bank, spec=network.card.input)
+        method = mcbn(bn_network_of(network), bank, spec=network.card.input)
         read_out = ReadOut(method=method, measures=measures, probability=keep)
         tiled, whole = (
             Estimator(network, {"": read_out}, EstimatePlan(tile=tile, stop=plan))(images)[""] for tile in tilings
@@ -233,7 +233,7 @@ def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_recor
     photos, out = photographs(tmp_path / "photos"), tmp_path / "run"
     network = load_network("scenes")
     bank = equal_bank(network, 20)
-    save_bank(identified(network, drawable(network), bank), tmp_path / "bank.safetensors")
+    save_bank(identified(network, bn_network_of(network), bank), tmp_path / "bank.safetensors")
     errors = {}
     for name in ("flat", "busy"):
         pixels = np.asarray(Image.open(photos / f"{name}.png"))  # 48 x 64: every pixel is on the grid

@@ -44,7 +44,7 @@ from segment.images.prepare import prepare
 from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
 from segment.scenes import scene as scenes
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 SLACK = 1.1
 """A pass that costs at most this many plain ones counts as one."""
@@ -88,7 +88,7 @@ def run(
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
     with one_thread():
         say("cost: recording the bank")
-        drawn = drawable(network)
+        drawn = bn_network_of(network)
         drawing = DrawPlan(draws=plan.draws, batch=BATCH, seed=seed)
         for index in {index for pick in choices(drawing, case.train) for index in pick.images}:
             case.train_image(index)  # kept: a training has its images too

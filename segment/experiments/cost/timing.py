@@ -27,7 +27,7 @@ from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.scenes import scene as scenes
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy")
 
@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 def methods_of(network: Network, bank: Bank, flows: nn.Module, draws: int, seed: int) -> dict[str, Method]:
     """The plain single pass, and each method as the engine runs it."""
-    drawn = drawable(network)
+    drawn = bn_network_of(network)
     dropout = inserted(drawn.calls, network.module, RATE)
     single = Plain(network.module, network, PassPlan(channels_last=True))
     one_flow = Plain(flows, flows, PassPlan())

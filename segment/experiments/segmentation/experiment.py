@@ -41,7 +41,7 @@ from segment.passes.passes import PassPlan
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
 JUDGED = {"nll": ("PLL", -1, 1), "error_auroc.variance": ("error AUROC", 1, 1), "ause.variance": ("AUSE", 1, -1)}
@@ -145,7 +145,7 @@ def run(
 
 def scored(case: Case, effort: Effort, seed: int, say: Callable[[str], None]) -> CaseScores:
     """Every M, the trained statistics, and the original demonstration's way, on the same images."""
-    drawn, card = drawable(case.network), case.network.card
+    drawn, card = bn_network_of(case.network), case.network.card
     methods: dict[str, Method] = {}
     for batch in effort.batches:
         say(f"{effort.draws} draws of M = {batch}")

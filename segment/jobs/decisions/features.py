@@ -18,7 +18,7 @@ from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
 from segment.scores.functional.binning import Floats
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 
 class BottleneckFeatures:
@@ -28,8 +28,8 @@ class BottleneckFeatures:
     """
 
     def __init__(self, network: Network) -> None:
-        """Errors: NoBatchNorm, ModelRefused as in `drawable`."""
-        layers = drawable(network).stochastic
+        """Errors: NoBatchNorm, ModelRefused as in `bn_network_of`."""
+        layers = bn_network_of(network).stochastic
         smallest = min(layer.values for layer in layers)
         self.network = network
         self.layer = [layer.name for layer in layers if layer.values == smallest][-1].partition("#")[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.estimation.estimate import ReadOut
@@ -23,7 +23,7 @@ from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import calls_of, drawable
+from segment.tracing.bn_network import bn_network_of, calls_of
 from segment.tracing.trace import Call
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.scaling import Calibration
@@ -212,12 +212,12 @@ class _Maker:
 def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork | None, tuple[Call, ...]]:
     """The network with its BN layers, None where it has none; and the calls of a pass."""
     if banks:
-        networks = [fitted(network, bank) for bank in banks]
+        networks = [network_of_bank(network, bank) for bank in banks]
         if len({bank.layers for bank in banks}) > 1:
             raise WrongUse("The banks hold draws of different layers; compare such by `segment sweep --layers`.")
         return networks[0], networks[0].calls
     try:
-        drawn = drawable(network)
+        drawn = bn_network_of(network)
     except NoBatchNorm:
         return None, calls_of(network)
     if any(layer.trained is None for layer in drawn.stochastic):
@@ -267,7 +267,7 @@ def _precision(plan: MethodPlan, banks: Sequence[Bank], network: Network) -> tup
 def _member(network: Network, bank: Bank | None, passes: PassPlan) -> Method:
     """Each member with its own trained statistics, and so without a bank."""
     try:
-        return deterministic(drawable(network), bank, passes, network.card.input)
+        return deterministic(bn_network_of(network), bank, passes, network.card.input)
     except NoBatchNorm:
         return Plain(network.module, network, passes, network.card.input)
 

@@ -38,7 +38,7 @@ MISSED = "none of the pixels that a fit takes, on a regular grid, has a known la
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCalibrations:
     """What was fitted, and on what.
 
     by_draws: `compared_methods.key`, of each method that is fitted -> T -> the calibration of its first T passes
@@ -81,7 +81,7 @@ def temperatures(
     draws: Mapping[str, Sequence[int]] | None = None,
     memory: Memory = None,
     workers: int = WORKERS,
-) -> Fitted:
+) -> FittedCalibrations:
     """Fit the temperature or scaling of every method that has one.
 
     All of them are fitted on the same images. An image that one method cannot pass, or has outputs for that are not
@@ -121,7 +121,7 @@ def temperatures(
             )
             of_method.setdefault(id(method), (method, []))[1].append(fits[fit_key])
     if not fits:
-        return Fitted()
+        return FittedCalibrations()
     refuse_seen(network, sources, methods.seen, "a temperature or a scaling")
     budget = memory_budget(memory, network.device)
     planned = Estimator(network, methods.read_outs({}), EstimatePlan(budget=budget, beside=SCORING))
@@ -154,7 +154,7 @@ def temperatures(
         log.warning("%s", line)
     best = {name: {count: fit.best(count) for count in wanted[name]} for name, fit in fits.items()}
     log.info("Temperatures: %s", best)
-    return Fitted(best, left_out)
+    return FittedCalibrations(best, left_out)
 
 
 def _added(

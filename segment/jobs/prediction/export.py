@@ -14,7 +14,7 @@ from torch import nn
 
 from segment.axes import size_text
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import ModelRefused, WrongUse, imported, one_line
 from segment.estimation.estimate import estimate
 from segment.files.banks import bank_of
@@ -98,7 +98,7 @@ def export(
     imported(runtime, extra=extra, what="Exported graphs")
     network = network_of(network, mean=mean, std=std, channels=channels)
     bank = bank_of(bank)
-    drawn = fitted(network, bank)
+    drawn = network_of_bank(network, bank)
     stride = network.input.stride
     rows, columns = (-(-side // stride) * stride for side in SIDES)
     image = torch.randn((1, network.channels, rows, columns), generator=torch.Generator().manual_seed(0))

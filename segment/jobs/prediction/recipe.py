@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.plan import EstimatePlan
@@ -53,7 +53,7 @@ class PredictRecipe:
         passes = PassPlan(fold=execution.fold, precision=precision, channels_last=True, fuse=True, engine=engine)
         likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
         if plan.tuned is None:
-            drawn = drawn or fitted(network, execution.bank)
+            drawn = drawn or network_of_bank(network, execution.bank)
             method: Method = mcbn(drawn, execution.bank, passes, network.input)
         else:
             method, _ = method_of(plan.tuned, network, precision)

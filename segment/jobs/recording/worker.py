@@ -22,7 +22,7 @@ from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 
 EVERY = 60.0
 """Seconds between two times that the draws so far are kept."""
@@ -121,4 +121,4 @@ def _elsewhere(
     made: Callable[[BatchNormNetwork], Recorder], network: Network, layers: Sequence[str], process: ProcessSettings
 ) -> Recorder:
     process.apply()
-    return made(drawable(network).select(layers))
+    return made(bn_network_of(network).select(layers))

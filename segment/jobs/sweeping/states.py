@@ -29,7 +29,7 @@ from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.networks.load import Network
 from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 MEASURES = ("predictive_entropy", "mutual_information", "variance")
@@ -139,7 +139,7 @@ class Swept:
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
         read_outs: dict[Place, ReadOut] = {}
-        whole = drawable(self.network)
+        whole = bn_network_of(self.network)
         for setting in settings:
             for seed in self.plan.grid.seeds:
                 bank = self.banks.bank(setting, seed, worse)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segment.draws.bank import Bank
-from segment.draws.identity import fitted
+from segment.draws.identity import network_of_bank
 from segment.errors import OutOfMemory, WrongUse, near
 from segment.estimation.memory_budget import in_words
 from segment.files.bank_cache import MARK, marks_in
@@ -31,7 +31,7 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
-from segment.tracing.bn_network import drawable
+from segment.tracing.bn_network import bn_network_of
 from segment.tuning.choice import RULES, SCALINGS, Candidate, Choice, Rule, candidate, choose, fit, folds
 from segment.tuning.samples import Samples
 
@@ -224,14 +224,14 @@ def _arms(
     """Every bank, under plain images and under views."""
     banks = Banks(network, train, folder / "banks", plan.passes, progress, memory=memory)
     named: dict[str, Bank] = {}
-    whole = drawable(network)
+    whole = bn_network_of(network)
     for setting in plan.grid.settings():
         recorded = banks.bank(setting, plan.grid.seeds[0])
         layers = chosen_layers(whole, setting.layers)
         named[_short(setting)] = blended(recorded, layers, setting.alpha)
     for path in plan.banks:
         bank = load_bank(Path(path))
-        fitted(network, bank)
+        network_of_bank(network, bank)
         if len(bank) > plan.passes:
             bank = bank if bank.distilled else bank.first(plan.passes)
         if len(bank) > plan.passes:
