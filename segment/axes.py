@@ -30,7 +30,7 @@ class Plane(Protocol):
     def __getitem__(self, window: Any, /) -> Any: ...
 
 
-class Store(Plane, Protocol):
+class WritablePlane(Plane, Protocol):
     """A plane that is written a window at a time: [..., rows, columns], or [planes, rows, columns] of a K H W."""
 
     def __setitem__(self, window: Any, values: Any, /) -> None: ...

@@ -19,7 +19,7 @@ from segment.axes import Head, Plane
 from segment.errors import FastPathDiffers
 from segment.estimation.estimate_display import EstimateDisplay
 from segment.estimation.tiling.blending import BlendingError, Overlaps
-from segment.estimation.view import View
+from segment.estimation.view import PictureContext
 from segment.methods.method import Method
 from segment.uncertainty.class_indices import mask_type
 from segment.uncertainty.class_sums import class_sums
@@ -58,7 +58,7 @@ class Estimate(EstimateDisplay, Generic[A]):
     class_sums: Tensor | None = None
     seconds: float = 0.0
     blending: BlendingError | None = None
-    view: View | None = field(default=None, repr=False, compare=False)
+    view: PictureContext | None = field(default=None, repr=False, compare=False)
 
     @property
     def probability(self) -> A:
@@ -130,7 +130,7 @@ class ReadOut:
         return self.draws or self.method.draws
 
 
-class Sums:
+class MomentsAtTemperature:
     """The moments of a method's probabilities at one temperature, and their seconds.
 
     p: the probabilities (N K H W) of the last pass; passes: how many were added; overlaps: of blended tiles
@@ -151,15 +151,15 @@ class Sums:
         self.seconds += _now(logits) - start if timed else 0.0
 
 
-def sums_of(read_outs: Iterable[ReadOut], head: Head) -> list[Sums]:
+def moments_by_temperature(read_outs: Iterable[ReadOut], head: Head) -> list[MomentsAtTemperature]:
     """One for each temperature, with every moment that the measures need."""
     kept: dict[Calibration, frozenset[str]] = {}
     for read_out in read_outs:
         kept[read_out.temperature] = kept.get(read_out.temperature, frozenset()) | needed(read_out.measures)
-    return [Sums(head, keep, temperature) for temperature, keep in kept.items()]
+    return [MomentsAtTemperature(head, keep, temperature) for temperature, keep in kept.items()]
 
 
-def accumulate(method: Method, images: Tensor, sums: Sequence[Sums]) -> Iterator[float]:
+def accumulate(method: Method, images: Tensor, sums: Sequence[MomentsAtTemperature]) -> Iterator[float]:
     """Add every pass over images (N C H W) to the sums, fewer perhaps from pass to pass; yields its weight. Lazy."""
     for weight, logits in method(images):
         for at_temperature in sums:
@@ -182,7 +182,7 @@ def moments_of(
     temperature: divides the logits; stop: called after each draw, ends the passes when it returns True
     Errors: PredictionFailed where an output is not finite.
     """
-    sums = Sums(head, keep, temperature)
+    sums = MomentsAtTemperature(head, keep, temperature)
     for weight in accumulate(method, images, (sums,)):
         if stop is not None and stop(sums.p, weight):
             break
@@ -209,15 +209,19 @@ def estimates(
     results: dict[str, Estimate[Tensor]] = {}
     for key, method in methods.items():
         of_method = {name: read_out for name, read_out in read_outs.items() if id(read_out.method) == key}
-        sums = sums_of(of_method.values(), head)
+        sums = moments_by_temperature(of_method.values(), head)
         for each in sums:
             each.overlaps = None if overlaps is None else overlaps(key, each.temperature)
-        results |= _shared(method.of(identity), of_method, images, sums, stop)
+        results |= _estimates_of(method.of(identity), of_method, images, sums, stop)
     return {name: results[name] for name in read_outs}
 
 
-def _shared(
-    method: Method, read_outs: Mapping[str, ReadOut], images: Tensor, sums: Sequence[Sums], stop: StoppingRule | None
+def _estimates_of(
+    method: Method,
+    read_outs: Mapping[str, ReadOut],
+    images: Tensor,
+    sums: Sequence[MomentsAtTemperature],
+    stop: StoppingRule | None,
 ) -> dict[str, Estimate[Tensor]]:
     by_temperature = {each.temperature: each for each in sums}
     last = max(read_out.passes for read_out in read_outs.values())

@@ -30,7 +30,7 @@ class EstimateDisplay:
     mean: Any
     maps: Mapping[str, Any]
     draws: int
-    view: views.View | None
+    view: views.PictureContext | None
     arrays: Callable[..., Any]
     image: Callable[[int], Any]
 

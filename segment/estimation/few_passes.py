@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from segment.axes import Head
-from segment.estimation.estimate import ReadOut, accumulate, sums_of
+from segment.estimation.estimate import ReadOut, accumulate, moments_by_temperature
 
 
 def seconds_a_pixel(read_outs: Sequence[ReadOut], images: Tensor, head: Head) -> float:  # N C H W
@@ -16,7 +16,7 @@ def seconds_a_pixel(read_outs: Sequence[ReadOut], images: Tensor, head: Head) ->
     kept, seconds = [], 0.0
     for method in {id(read_out.method): read_out.method for read_out in read_outs}.values():
         of_method = [read_out for read_out in read_outs if read_out.method is method]
-        kept.append(sums_of(of_method, head))
+        kept.append(moments_by_temperature(of_method, head))
         few = method.few_passes()
         for _ in accumulate(few, images, kept[-1]):
             continue

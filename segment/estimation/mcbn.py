@@ -25,7 +25,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.precision import NO_BFLOAT16, audit_key, choose
-from segment.estimation.view import View, pixels_of
+from segment.estimation.view import PictureContext, pixels_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
@@ -171,9 +171,9 @@ class MCBN:
             f"  input: {self.network.card.input.sentence}"
         )
 
-    def _view(self, images: Tensor) -> View:  # N C H W
+    def _view(self, images: Tensor) -> PictureContext:  # N C H W
         card = self.network.card
-        return View(
+        return PictureContext(
             name=self.network.name,
             classes=self.network.class_names,
             palette=palette(self.network.classes, card.palette),

@@ -37,7 +37,7 @@ SHOWN = ("predictive_entropy", "variance")
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class PictureContext:
     """What the pictures of an estimate need besides its numbers.
 
     name: of the network. classes: K names; palette: K 3
@@ -56,7 +56,7 @@ class View:
         """The colours of a measure; high: in place of its own last value."""
         return scale_of(measure, len(self.classes), self.head, self.highs.get(measure) if high is None else high)
 
-    def image(self, index: int) -> View:
+    def image(self, index: int) -> PictureContext:
         return replace(self, images=self.images[index : index + 1] if index >= 0 else (self.images[index],))
 
 
@@ -101,22 +101,22 @@ class Shown:
     maps: dict[str, NDArray[Any]]  # H W each
 
 
-def view_of(estimate: Any) -> View:
+def view_of(estimate: Any) -> PictureContext:
     """The estimate's own view, or one with numbered classes and generated colours."""
     if estimate.view is not None:
-        own: View = estimate.view
+        own: PictureContext = estimate.view
         return own
     single = estimate.single
     if estimate.mean is not None:
         count = int(estimate.mean.shape[0 if single else 1])
     else:
         count = int(estimate.arrays().prediction[...].max()) + 1
-    return View(
+    return PictureContext(
         name="network", classes=tuple(f"class {k}" for k in range(count)), palette=palette(count), head="softmax"
     )
 
 
-def each_shown(estimate: Any, view: View, most: int = MOST) -> Iterator[Shown]:
+def each_shown(estimate: Any, view: PictureContext, most: int = MOST) -> Iterator[Shown]:
     """The first images of an estimate, one after the other."""
     arrays = estimate.arrays()
     singles = [arrays] if arrays.single else [arrays.image(n) for n in range(min(most, len(arrays.prediction)))]
@@ -232,7 +232,7 @@ def figure_of(estimate: Any, maps: Sequence[str] | None, high: Mapping[str, floa
     return figure
 
 
-def _class_key(figure: Figure, view: View, present: set[int]) -> None:
+def _class_key(figure: Figure, view: PictureContext, present: set[int]) -> None:
     from matplotlib.patches import Patch
 
     patches = [

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.files.windows import blocks
+from segment.files.lazy_arrays import blocks
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3

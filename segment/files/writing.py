@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files import png
-from segment.files.windows import Made, blocks
+from segment.files.lazy_arrays import ComputedRows, blocks
 from segment.stores.outgoing import outgoing
 from segment.stores.requests import remove
 from segment.stores.urls import is_url, url_of
@@ -180,7 +180,7 @@ def write_palette_png(
     palette: NDArray[np.uint8],  # K 3
 ) -> None:
     """Class indices as pixel values, shown in their colours; above 256 classes a 16-bit grey PNG of the indices."""
-    indices = Made(labels.shape, index_type(len(palette)), lambda rows: as_indices(labels[rows], len(palette)))
+    indices = ComputedRows(labels.shape, index_type(len(palette)), lambda rows: as_indices(labels[rows], len(palette)))
     with fresh(path) as stream:
         stream.writelines(png.encoded(indices, palette=palette if len(palette) <= 256 else None))
 
@@ -237,7 +237,7 @@ def write_map_png(
     if absent:
         notes["nodata"] = str(FULL)
     with fresh(path) as stream:
-        stream.writelines(png.encoded(Made(values.shape, np.dtype(np.uint16), grey), text=notes))
+        stream.writelines(png.encoded(ComputedRows(values.shape, np.dtype(np.uint16), grey), text=notes))
 
 
 def read_map_png(path: str | Path) -> tuple[NDArray[np.float32], dict[str, str]]:  # -> H W

@@ -25,7 +25,7 @@ from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.blending import ramp
 from segment.estimation.tiling.tiler import duration
 from segment.estimation.tiling.tiles import Cut
-from segment.files.windows import Windowed
+from segment.files.lazy_arrays import FileArray
 from segment.images.formats.georeference import GDAL_CACHE
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
@@ -74,7 +74,7 @@ def test_the_maps_are_those_of_draws_blended_as_probabilities(
     build: type[Small], tmp_path: Path, *, in_files: bool
 ) -> None:
     network, images = network_of(build), noise(1, 3, *SIZE, seed=2)
-    blank = partial(Windowed, tmp_path) if in_files else None
+    blank = partial(FileArray, tmp_path) if in_files else None
     estimator = estimator_of(network, tile=128, mode="blended", blank=blank)
     cut = estimator.tiler.cut(128, "blended")
     assert (cut.side, cut.halo) == (128, 32)
@@ -147,7 +147,7 @@ def test_an_image_that_fits_is_unchanged() -> None:
 
 def test_the_cost_is_told_with_the_memory_and_the_mode_that_would_do(tmp_path: Path) -> None:
     network, size = network_of(), (1600, 1600)
-    blank = partial(Windowed, tmp_path)
+    blank = partial(FileArray, tmp_path)
     pixel = estimator_of(network, budget=MemoryBudget(2**40)).pixel
     free = FIXED + WRITING + GDAL_CACHE + size[0] * size[1] // 8 + int(2 * pixel * 224**2 + 2**20)
 

@@ -21,8 +21,8 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.groups import TileGroup, split
 from segment.estimation.tiling.tiles import Cut
+from segment.files.lazy_arrays import FileArray
 from segment.files.runs.window_groups import GroupFiles
-from segment.files.windows import Windowed
 from segment.methods.mcbn import mcbn
 from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
@@ -36,7 +36,7 @@ def estimator_of(folder: Path, build: type[Small] = Small, **plan: Any) -> Estim
     drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn, 4), spec=network.card.input)
     read_out = ReadOut(method=method, measures=tuple(MEASURES), probability=True, sums=True)
-    return Estimator(network, {"": read_out}, EstimatePlan(tile=160, blank=lambda *a: Windowed(folder, *a), **plan))
+    return Estimator(network, {"": read_out}, EstimatePlan(tile=160, blank=lambda *a: FileArray(folder, *a), **plan))
 
 
 def by_groups(
@@ -140,7 +140,7 @@ def test_a_multi_label_estimate_keeps_a_mask_for_each_label(tmp_path: Path) -> N
     drawn = bn_network_of(network)
     method = mcbn(drawn, random_bank(drawn, 2), spec=network.card.input)
     read_out = ReadOut(method=method, measures=("variance",), sums=True)
-    plan = EstimatePlan(tile=160, blank=lambda *a: Windowed(tmp_path, *a))
+    plan = EstimatePlan(tile=160, blank=lambda *a: FileArray(tmp_path, *a))
     estimator, image = Estimator(network, {"": read_out}, plan), noise(1, 3, *SIZE, seed=2)
     groups = split(estimator.tiler.cut(160, "exact"), SIZE, 1)
     whole = estimator(image, "a")[""]

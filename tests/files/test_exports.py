@@ -32,7 +32,7 @@ from segment.files.exports.rle import brush, coco_counts, coco_text
 from segment.files.exports.videos import rate_of, write_videos
 from segment.files.exports.volumes import Part, write_volumes
 from segment.files.exports.zarr_group import write_group
-from segment.files.windows import Windowed
+from segment.files.lazy_arrays import FileArray
 from segment.files.writing import write_npz, write_png
 from segment.images.geometry import Geometry, slice_of
 from segment.pictures.palettes import palette
@@ -85,7 +85,7 @@ def segments_by_rasterio(image: ExportedImage) -> list[NDArray[np.bool_]]:
 def test_geotiffs_are_cloud_optimised_and_lie_where_the_source_does(tmp_path: Path, *, in_file: bool) -> None:
     image = exported(PLACED, hidden=3, side=1400)
     if in_file:
-        kept = Windowed(tmp_path, image.shape, np.float32)
+        kept = FileArray(tmp_path, image.shape, np.float32)
         kept[..., slice(0, image.shape[0]), slice(0, image.shape[1])] = np.asarray(image.maps["variance"])
         image.maps["variance"] = kept  # type: ignore[index]
     write_tifs(into(tmp_path), image)

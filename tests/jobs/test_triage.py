@@ -22,9 +22,9 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.banks import save_bank
+from segment.files.lazy_arrays import FileArray
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts
 from segment.files.triages import digest_of, load_triage, save_triage
-from segment.files.windows import Windowed
 from segment.files.writing import write_png
 from segment.guarantees.levels import thresholds
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan, Unit
@@ -570,7 +570,7 @@ def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_p
     rng = np.random.default_rng(0)
     values, mask = rng.random((300, 11)).astype(np.float32), rng.integers(0, 3, (300, 11))
     p = rng.dirichlet(np.ones(3), (300, 11)).transpose(2, 0, 1).astype(np.float32)
-    on_disk = Windowed(tmp_path, p.shape, np.float32)
+    on_disk = FileArray(tmp_path, p.shape, np.float32)
     on_disk[..., slice(0, 300), slice(0, 11)] = p
     sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, found=0.9)
     triage = asked_of(unit, 0.5, sets=sets)

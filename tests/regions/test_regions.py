@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segment.files.windows import Windowed
+from segment.files.lazy_arrays import FileArray
 from segment.regions import components, statistics
 from segment.regions.components import NONE, Regions, regions_of
 from segment.regions.ranks import quantile
@@ -72,9 +72,9 @@ def test_the_numbers_of_a_region_are_numpys_over_its_pixels(
 
 def test_regions_of_a_mask_in_a_file_are_those_of_one_in_memory(tmp_path: Path) -> None:
     labels = np.kron(np.random.default_rng(0).integers(0, 4, (60, 5)), np.ones((10, 8), int)).astype(np.uint8)
-    kept = Windowed(tmp_path, labels.shape, np.uint8)
+    kept = FileArray(tmp_path, labels.shape, np.uint8)
     kept[..., slice(0, 600), slice(0, 40)] = labels
-    windowed = regions_of(kept, lambda shape, kind: Windowed(tmp_path, shape, kind))
+    windowed = regions_of(kept, lambda shape, kind: FileArray(tmp_path, shape, kind))
     plain = regions_of(labels)
     np.testing.assert_array_equal(np.asarray(windowed.numbers[0:600]), np.asarray(plain.numbers[:]))
     for name in ("classes", "areas", "boxes"):

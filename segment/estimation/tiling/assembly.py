@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segment.axes import Head, Store
+from segment.axes import Head, WritablePlane
 from segment.estimation.estimate import Estimate, ReadOut, estimates
 from segment.estimation.tiling.blending import BlendingError, Overlaps, error_of, windows
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup
@@ -20,7 +20,7 @@ from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.scaling import Calibration
 from segment.uncertainty.stopping import on_grid
 
-Blank = Callable[[tuple[int, ...], Any], Store]
+Blank = Callable[[tuple[int, ...], Any], WritablePlane]
 """Shape and NumPy dtype -> an array to write into."""
 
 STANDARD_ERROR = "standard_error"
@@ -121,7 +121,7 @@ def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | No
     blank: makes its arrays; None: tensors in memory
     """
 
-    def empty(values: Tensor) -> Tensor | Store:
+    def empty(values: Tensor) -> Tensor | WritablePlane:
         shape = (*values.shape[:-2], *size)
         if blank is None:
             return torch.empty(shape, dtype=values.dtype)

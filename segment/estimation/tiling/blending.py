@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segment.axes import Plane, Store
+from segment.axes import Plane, WritablePlane
 from segment.errors import count_of
 from segment.estimation.tiling.tiles import Span, Tile
 
@@ -41,14 +41,14 @@ class Overlaps:
     blank: makes the arrays that the overlaps are kept in; draws: at most so many
     """
 
-    def __init__(self, tiles: tuple[Tile, ...], overlap: int, draws: int, blank: Callable[..., Store]) -> None:
+    def __init__(self, tiles: tuple[Tile, ...], overlap: int, draws: int, blank: Callable[..., WritablePlane]) -> None:
         self._height = max(tile.rows[1] for tile in tiles)
         self._width = max(tile.columns[1] for tile in tiles)
         self._side = max(tile.rows[1] - tile.rows[0] for tile in tiles)
         self._overlap, self._draws, self._blank = overlap, draws, blank
         self._ramp = ramp(overlap)
-        self._below: Store | None = None
-        self._right: Store | None = None
+        self._below: WritablePlane | None = None
+        self._right: WritablePlane | None = None
         self.tile = tiles[0]
 
     def finished(self, p: Tensor, draw: int) -> Tensor:  # 1 K h w -> 1 K h' w'

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
-from segment.files.windows import Made
+from segment.files.lazy_arrays import ComputedRows
 from segment.images.geometry import Geometry
 from segment.regions.components import Blank, Regions, regions_of
 from segment.regions.statistics import RegionStatistics, statistics_of
@@ -118,10 +118,10 @@ class ExportedImage:
                 yield segment, block == index
 
 
-def _alone(mask: Plane, label: int) -> Made:
+def _alone(mask: Plane, label: int) -> ComputedRows:
     """A label's own mask: its index where it is claimed, no class elsewhere."""
 
     def of(rows: slice) -> NDArray[Any]:
         return np.where(np.asarray(mask[rows]) == 1, label, -1)
 
-    return Made(tuple(mask.shape), np.dtype(np.int64), of)
+    return ComputedRows(tuple(mask.shape), np.dtype(np.int64), of)

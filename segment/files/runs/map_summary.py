@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from segment.axes import Plane
-from segment.files.windows import blocks
+from segment.files.lazy_arrays import blocks
 from segment.regions.ranks import quantile
 
 

@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segment.axes import Plane, Store
+from segment.axes import Plane, WritablePlane
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
 from segment.estimation.tiling.assembly import Blank
 from segment.estimation.tiling.groups import GroupEstimate
 from segment.estimation.tiling.tiles import Span
+from segment.files.lazy_arrays import PIXELS, blocks
 from segment.files.reading import file_bytes, json_values
 from segment.files.runs.places import WINDOWS
-from segment.files.windows import PIXELS, blocks
 from segment.files.writing import fresh, write_json
 from segment.stores.copies import here
 from segment.stores.requests import files_below, is_there, remove
@@ -97,13 +97,13 @@ class GroupFiles:
 
     def joined(
         self, windows: Sequence[tuple[Span, Span]], draws: int | None, size: tuple[int, int], blank: Blank
-    ) -> GroupEstimate[Store]:
+    ) -> GroupEstimate[WritablePlane]:
         """All groups as one estimate of the image (H, W), in arrays that `blank` makes.
 
         windows: rows and columns of each group
         Errors: PredictionFailed where a file is not there; OSError where the disk is full.
         """
-        whole: dict[str, Store] = {}
+        whole: dict[str, WritablePlane] = {}
         sums, errors, notes, seconds = dict[int, Tensor](), dict[int, Tensor](), dict[str, Any](), 0.0
         for number, ((top, _), (left, right)) in enumerate(windows):
             if not self.has(number, draws):

@@ -15,8 +15,8 @@ from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Together
+from segment.files.lazy_arrays import FileArray
 from segment.files.runs.places import RunPlaces
-from segment.files.windows import Windowed
 from segment.jobs.prediction.images import ImagePredictor
 from segment.jobs.prediction.plan import Execution, PredictPlan
 from segment.jobs.triage.predicting import TriageOfRun
@@ -72,7 +72,7 @@ class PredictRecipe:
                 mode=execution.tile_mode,
                 budget=execution.budget.without(0 if engine == "torch" else copied_bytes(network.module)),
                 held_passes=held_passes(passes),
-                blank=partial(Windowed, run.folder),
+                blank=partial(FileArray, run.folder),
                 stop=execution.stop,
             ),
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from segment.errors import MissingExtra
 from segment.estimation.estimate import Estimate
-from segment.estimation.view import View, each_shown, measure_of, view_of
+from segment.estimation.view import PictureContext, each_shown, measure_of, view_of
 from segment.files.exports.formats import checked
 from segment.files.writing import check_writable
 from segment.images.find import Source
@@ -69,7 +69,7 @@ def _written(
     run: Below,
     name: str,
     style: PictureStyle,
-    view: View,
+    view: PictureContext,
     maps: tuple[str, ...],
     formats: tuple[str, ...],
 ) -> list[Path]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate
-from segment.files.windows import ROWS, Made
+from segment.files.lazy_arrays import ROWS, ComputedRows
 
 
 def with_hidden(estimate: Estimate[Plane], border: int, valid: Plane | None) -> Estimate[Plane]:
@@ -29,7 +29,7 @@ def with_hidden(estimate: Estimate[Plane], border: int, valid: Plane | None) -> 
     return replace(estimate, maps={name: hidden(values, border, valid) for name, values in estimate.maps.items()})
 
 
-def hidden(values: Plane, border: int, valid: Plane | None) -> Made:
+def hidden(values: Plane, border: int, valid: Plane | None) -> ComputedRows:
     """Some values (H W) with NaN in the outer `border` pixels, and where `valid` is False."""
     height, width = values.shape
 
@@ -42,13 +42,13 @@ def hidden(values: Plane, border: int, valid: Plane | None) -> Made:
             block[~valid[rows.start : rows.start + len(block)]] = np.nan
         return block
 
-    return Made((height, width), np.dtype(np.float32), of)
+    return ComputedRows((height, width), np.dtype(np.float32), of)
 
 
-def labels_or_none(labels: Plane, valid: Plane, none: int) -> Made:
+def labels_or_none(labels: Plane, valid: Plane, none: int) -> ComputedRows:
     """Labels (H W), `none` where the image is not valid."""
 
     def of(rows: slice) -> NDArray[Any]:
         return np.where(valid[rows], np.asarray(labels[rows]), none)
 
-    return Made(tuple(labels.shape), np.dtype(np.uint8 if none <= 255 else np.uint16), of)
+    return ComputedRows(tuple(labels.shape), np.dtype(np.uint8 if none <= 255 else np.uint16), of)

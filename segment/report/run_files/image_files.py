@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.estimation.estimate import Estimate
 from segment.files.exports.image import UNCLAIMED, ExportedImage
+from segment.files.lazy_arrays import ComputedPlanes, ComputedRows, FileArray
 from segment.files.runs.map_summary import summary
-from segment.files.windows import Made, Planes, Windowed
 from segment.files.writing import discard, write_map_png, write_npz, write_palette_png, write_png
 from segment.guarantees.triage import Triage
 from segment.images.find import Source, in_text
@@ -65,7 +65,7 @@ class ImageResult:
         """An array of zeros; in a file where the estimate is in files."""
         if self.folder is None or isinstance(self.estimate.prediction, np.ndarray):
             return np.zeros(shape, kind)
-        return Windowed(self.folder, shape, kind)
+        return FileArray(self.folder, shape, kind)
 
     @property
     def prediction(self) -> Plane:
@@ -74,7 +74,7 @@ class ImageResult:
         if valid is None:
             return labels
         if len(labels.shape) == 3:
-            return Planes(tuple(labels_or_none(labels[k], valid, UNCLAIMED) for k in range(labels.shape[0])))
+            return ComputedPlanes(tuple(labels_or_none(labels[k], valid, UNCLAIMED) for k in range(labels.shape[0])))
         return labels_or_none(labels, valid, no_class(len(self.style.classes)))
 
     @property
@@ -83,13 +83,15 @@ class ImageResult:
         mean, valid = self.estimate.mean, self.valid
         if mean is None or valid is None:
             return mean
-        return Planes(tuple(hidden(mean[k], 0, valid) for k in range(mean.shape[0])))
+        return ComputedPlanes(tuple(hidden(mean[k], 0, valid) for k in range(mean.shape[0])))
 
     @cached_property
     def heat(self) -> Plane:
         """The measure that overlays show; NaN where it is withheld, with its reason in the manifest."""
         shape = self.image.shape[:2]
-        nothing = Made(shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan))
+        nothing = ComputedRows(
+            shape, np.dtype(np.float32), lambda rows: np.full((rows.stop - rows.start, shape[1]), np.nan)
+        )
         return self.shown.maps.get(self.style.heat, nothing)
 
     @cached_property
@@ -106,7 +108,7 @@ class ImageResult:
         def of(rows: slice) -> NDArray[np.int64]:
             return np.where(valid[rows], np.asarray(labels[rows]).astype(np.int64), -1)
 
-        return Made(tuple(labels.shape), np.dtype(np.int64), of)
+        return ComputedRows(tuple(labels.shape), np.dtype(np.int64), of)
 
     def exported(self) -> ExportedImage:
         """What other programs' files are written from."""
@@ -118,7 +120,7 @@ class ImageResult:
             if "one_minus_max" not in estimate.maps:
                 return None
             rest = estimate.maps["one_minus_max"]
-            return Made(tuple(rest.shape), np.dtype(np.float32), lambda rows: 1 - np.asarray(rest[rows]))
+            return ComputedRows(tuple(rest.shape), np.dtype(np.float32), lambda rows: 1 - np.asarray(rest[rows]))
 
         return ExportedImage(
             id=self.source.id,
@@ -223,18 +225,18 @@ def _write_overlays(path: Callable[[str], Path], result: ImageResult) -> None:
     def over_classes(rows: slice) -> Picture:
         return class_overlay_rows(image, regions, rows, palette=style.palette, classes=classes, bare=style.bare)
 
-    write_png(path("overlay.png"), Made(image.shape, image.dtype, over_classes))
-    warm = Made(image.shape, image.dtype, lambda rows: uncertainty_overlay_rows(image, heat, rows, high=high))
+    write_png(path("overlay.png"), ComputedRows(image.shape, image.dtype, over_classes))
+    warm = ComputedRows(image.shape, image.dtype, lambda rows: uncertainty_overlay_rows(image, heat, rows, high=high))
     write_png(path("overlay_uncertainty.png"), warm, {"measure": style.heat, "high": repr(high)})
 
 
 def _write_heat_map(path: Path, image: Picture, values: Plane, style: PictureStyle, measure: str) -> None:
     """The heat map with its legend, some rows at a time."""
     scale = style.scales[measure]
-    warm = Made(image.shape, image.dtype, lambda rows: heatmap(values[rows], high=scale.high))
+    warm = ComputedRows(image.shape, image.dtype, lambda rows: heatmap(values[rows], high=scale.high))
     strip = legend_beside(image.shape[0], image.shape[1], scale)
     canvas = (max(image.shape[0], strip.shape[0]), image.shape[1] + strip.shape[1], 3)
-    picture = Made(canvas, image.dtype, lambda rows: beside(warm, strip, rows))
+    picture = ComputedRows(canvas, image.dtype, lambda rows: beside(warm, strip, rows))
     write_png(path, picture, {"measure": measure, "unit": scale.unit, "high": repr(scale.high)})
 
 
@@ -270,4 +272,4 @@ def likeliest(estimate: Estimate[Plane], style: PictureStyle) -> Plane:  # -> H 
         some = p[..., rows, :]
         return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(style.classes)).astype(np.int64)
 
-    return Made(p.shape[-2:], np.dtype(np.int64), of)
+    return ComputedRows(p.shape[-2:], np.dtype(np.int64), of)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segment.axes import Head
 from segment.errors import WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
-from segment.estimation.view import View
+from segment.estimation.view import PictureContext
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
@@ -189,11 +189,11 @@ class SavedRun(Mapping[str, SavedImage]):
         """Measure -> the value of its last colour in the run's pictures."""
         return {name: float(entry["high"]) for name, entry in self.record.get("colours", {}).items()}
 
-    def view(self, images: list[Any]) -> View:
+    def view(self, images: list[Any]) -> PictureContext:
         """What the pictures of this run share."""
         colours = palette(len(self.classes), self.card.get("palette") or ())
         name = str(self.settings.get("model", "network"))
-        return View(
+        return PictureContext(
             name=name, classes=self.classes, palette=colours, head=self.head, images=tuple(images), highs=self.highs
         )
 

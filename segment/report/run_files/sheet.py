@@ -16,8 +16,8 @@ import numpy as np
 
 from segment.axes import Plane
 from segment.errors import SegmentError, count_of
+from segment.files.lazy_arrays import ComputedRows
 from segment.files.runs.run import Run
-from segment.files.windows import Made
 from segment.files.writing import read_map_png, write_png
 from segment.images.display import WindowedPicture
 from segment.images.find import Source
@@ -127,7 +127,7 @@ def _row(
     return row | {"overlay": uncertainty_overlay(small, shown[style.heat], high=style.scale.high)}
 
 
-def _coloured(labels: Plane, style: PictureStyle) -> Made:
+def _coloured(labels: Plane, style: PictureStyle) -> ComputedRows:
     """Class colours, and one grey for any other label: no class, void, or no data."""
     colours, count = (
         np.vstack([style.palette, np.array([no_class_colour(style.palette)], np.uint8)]),
@@ -138,7 +138,7 @@ def _coloured(labels: Plane, style: PictureStyle) -> Made:
         block = np.asarray(labels[rows]).astype(np.int64)
         return colour_mask(np.where((block < 0) | (block > count), count, block), colours)
 
-    return Made((*labels.shape[-2:], 3), np.dtype(np.uint8), of)
+    return ComputedRows((*labels.shape[-2:], 3), np.dtype(np.uint8), of)
 
 
 def write_sheet(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
-from segment.files.windows import Made, blocks
+from segment.files.lazy_arrays import ComputedRows, blocks
 from segment.files.writing import write_palette_png, write_png
 from segment.guarantees.segments import mean_over, segments_of
 from segment.guarantees.triage import Triage
@@ -57,14 +57,14 @@ def triaged_image(estimate: Estimate[Plane], triage: Triage, valid: Plane | None
     passes = bool(of_image.accepts(_mean(_map(estimate, of_image.measure), valid)))
     shape = tuple(estimate.prediction.shape[-2:])
     if decision.unit == "image":
-        review: Plane = Made(shape, np.dtype(np.uint8), lambda rows: _filled(rows, shape, review=not passes))
+        review: Plane = ComputedRows(shape, np.dtype(np.uint8), lambda rows: _filled(rows, shape, review=not passes))
     elif decision.unit == "segment":
         whole = np.asarray(values[:], dtype=np.float32)
         counted = None if valid is None else valid[:]
         segments = segments_of(np.asarray(estimate.prediction[:], dtype=np.int64), counted)
         review = _to_review(decision.accepts(mean_over(segments, whole)))
     else:
-        review = Made(shape, np.dtype(np.uint8), lambda rows: _to_review(decision.accepts(values[rows])))
+        review = ComputedRows(shape, np.dtype(np.uint8), lambda rows: _to_review(decision.accepts(values[rows])))
     review = _within(review, valid, NO_DATA)
     kept = sum(int((block == 0).sum()) for block in blocks(review))
     none = sum(int((block == NO_DATA).sum()) for block in blocks(review))
@@ -103,7 +103,9 @@ def _within(values: Plane, valid: Plane | None, elsewhere: int) -> Plane:
     if valid is None:
         return values
     kind = values.dtype
-    return Made(tuple(values.shape), kind, lambda rows: np.where(valid[rows], values[rows], kind.type(elsewhere)))
+    return ComputedRows(
+        tuple(values.shape), kind, lambda rows: np.where(valid[rows], values[rows], kind.type(elsewhere))
+    )
 
 
 def _set_size(estimate: Estimate[Plane], triage: Triage) -> Plane | None:
@@ -112,7 +114,7 @@ def _set_size(estimate: Estimate[Plane], triage: Triage) -> Plane | None:
     sets, probability = triage.sets, estimate.mean
     kind = np.dtype(np.uint8 if probability.shape[0] < 256 else np.uint16)
     shape = tuple(probability.shape[-2:])
-    return Made(shape, kind, lambda rows: sets.sizes(np.asarray(probability[..., rows, :])).astype(kind))
+    return ComputedRows(shape, kind, lambda rows: sets.sizes(np.asarray(probability[..., rows, :])).astype(kind))
 
 
 def _to_review(accepted: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ ROWS, PIXELS = 256, 2**20
 """The most rows and pixels of an array that are in work at a time."""
 
 
-class Windowed:
+class FileArray:
     """An array (H W or K H W), zeros at first, whose file is gone when it is let go or the process ends, however.
 
     Written and read as [..., rows, columns] or [planes, rows, columns]; [rows] and [k] read too.
@@ -47,7 +47,7 @@ class Windowed:
 
     def __getitem__(self, window: Any, /) -> Any:
         if isinstance(window, int):
-            return Made(self.shape[-2:], self.dtype, lambda rows: self._read(window, rows, slice(None)))
+            return ComputedRows(self.shape[-2:], self.dtype, lambda rows: self._read(window, rows, slice(None)))
         parts = list(window) if isinstance(window, tuple) else [window]
         which = parts.pop(0) if len(parts) == 3 or parts[0] is Ellipsis else ...
         rows, columns = (*parts, slice(None))[:2]
@@ -75,7 +75,7 @@ class Windowed:
 
 
 @dataclass(frozen=True)
-class Made:
+class ComputedRows:
     """An H W array or H W 3 picture that is made when it is read: of(rows) gives those rows."""
 
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Planes:
+class ComputedPlanes:
     """A K H W array whose planes are made when they are read: [k]."""
 
     planes: tuple[Plane, ...]

@@ -20,7 +20,7 @@ import segment
 from segment.axes import Head
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.estimate import Estimate
-from segment.estimation.view import View, pixels_of
+from segment.estimation.view import PictureContext, pixels_of
 from segment.files.writing import read_map_png
 from segment.images.prepare import normalise
 from segment.images.specs import Channels, InputSpec
@@ -96,7 +96,7 @@ def test_a_notebook_shows_the_image_and_the_numbers(estimate: Estimate[Tensor], 
 
 
 def test_names_are_escaped_in_a_notebook(estimate: Estimate[Tensor]) -> None:
-    view = View(name="<b>x</b>", classes=("<i>", "b", "c", "d"), palette=palette(4), head="softmax")
+    view = PictureContext(name="<b>x</b>", classes=("<i>", "b", "c", "d"), palette=palette(4), head="softmax")
     named = Estimate(estimate.prediction, None, estimate.maps, 3, view=view)
     assert "<i>" not in named._repr_html_()
 
@@ -169,7 +169,11 @@ def test_the_overlay_is_that_of_a_run(mcbn: segment.MCBN, picture: np.ndarray, t
 def test_an_estimate_without_a_view_is_shown_too(head: Head) -> None:
     maps: dict[str, Any] = {"variance": torch.rand(8, 8) * 0.01}
     labels = torch.randint(0, 2, (3, 8, 8) if head == "multilabel" else (8, 8))
-    view = View(name="n", classes=("a", "b", "c"), palette=palette(3), head=head) if head == "multilabel" else None
+    view = (
+        PictureContext(name="n", classes=("a", "b", "c"), palette=palette(3), head=head)
+        if head == "multilabel"
+        else None
+    )
     made = Estimate(labels, None, maps, 2, view=view)
     assert made.single
     assert opened(made._repr_png_()).ndim == 3

@@ -18,8 +18,8 @@ from processes import photographs
 
 from segment.axes import Plane
 from segment.errors import SegmentError, WrongUse
+from segment.files.lazy_arrays import ComputedRows, FileArray, blocks
 from segment.files.runs.map_summary import summary
-from segment.files.windows import Made, Windowed, blocks
 from segment.files.writing import write_map_png, write_npz, write_palette_png, write_png
 from segment.images.find import Source
 from segment.images.prepare import Normalised, normalise
@@ -42,7 +42,7 @@ from segment.regions.components import regions_of
 
 def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
     expected = np.random.default_rng(0).random((3, 300, 70)).astype(np.float32)
-    written = Windowed(tmp_path, expected.shape, np.float32)
+    written = FileArray(tmp_path, expected.shape, np.float32)
     for rows in (slice(0, 100), slice(100, 300)):
         for columns in (slice(0, 33), slice(33, 70)):
             written[..., rows, columns] = expected[..., rows, columns]
@@ -54,10 +54,10 @@ def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
 
 def test_an_array_in_a_file_leaves_nothing_in_its_folder(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    array = Windowed(tmp_path, (4, 5), np.uint8)
+    array = FileArray(tmp_path, (4, 5), np.uint8)
     array[..., 1:3, 2:4] = np.ones((2, 2))
     assert int(array[0:4].sum()) == 4
-    plane = Windowed(tmp_path, (2, 4, 5), np.uint8)[1]  # a plane keeps its file
+    plane = FileArray(tmp_path, (2, 4, 5), np.uint8)[1]  # a plane keeps its file
     assert int(plane[0:4].sum()) == 0
     del array, plane
     gc.collect()
@@ -81,8 +81,8 @@ def test_files_of_an_array_that_is_not_in_memory_are_those_of_one_that_is(tmp_pa
         assert path.read_bytes() == (tmp_path / "file" / path.name).read_bytes(), path.name
 
 
-def _kept(folder: Path, array: np.ndarray[Any, Any]) -> Windowed:
-    windowed = Windowed(folder, array.shape, array.dtype)
+def _kept(folder: Path, array: np.ndarray[Any, Any]) -> FileArray:
+    windowed = FileArray(folder, array.shape, array.dtype)
     windowed[..., :, :] = array
     return windowed
 
@@ -117,7 +117,7 @@ def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
 def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
     heat = heatmap(np.random.default_rng(3).random((700, 40)), high=1.0)
     picture = with_legend(heat, scale_of("margin", 4))
-    write_png(tmp_path / "made.png", Made(picture.shape, picture.dtype, lambda rows: picture[rows]))
+    write_png(tmp_path / "made.png", ComputedRows(picture.shape, picture.dtype, lambda rows: picture[rows]))
     np.testing.assert_array_equal(read_image(tmp_path / "made.png"), picture)
 
 
@@ -159,7 +159,7 @@ def test_a_disk_that_fills_up_under_the_maps_of_tiles_is_reported_and_leaves_not
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Windowed, "_seek", full)
+        patched.setattr(FileArray, "_seek", full)
         with pytest.raises(WrongUse, match="No space left") as refusal:
             predict(network, str(images), bank, tmp_path / "run", plan)
     assert isinstance(refusal.value, SegmentError)
