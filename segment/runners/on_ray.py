@@ -110,7 +110,7 @@ class RowActor:
                 pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
                 self._worker = pickle.loads(ray.get(self._made[0]))()
             self._worker(units)
-            outcome.part = self._worker.part()
+            outcome.part = self._worker.take_part()
         except Exception as error:  # whatever ends the job there ends it here
             error.add_note(traceback.format_exc())
             outcome.error = _without_causes(error)
@@ -214,7 +214,7 @@ class RayRunner:
             return
         pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
         try:
-            made = pickle.dumps(worker.maker(units))
+            made = pickle.dumps(worker.factory(units))
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             raise WrongUse(
                 f"The network cannot be sent to another process ({one_line(error, 160)}). Name a factory that makes "
@@ -222,13 +222,13 @@ class RayRunner:
             ) from error
         reference = self._ray.put(made)
         step = max(1, min(ROW, len(units) // (ROWS * self.actors)))
-        step = -(-step // worker.group) * worker.group
+        step = -(-step // worker.units_together) * worker.units_together
         rows = [units[start : start + step] for start in range(0, len(units), step)]
         lost = [unit for row in self._missing(worker, rows, reference) for unit in row]
         if lost:  # each alone: most of them only shared a process with the one that ended it
             log.warning("%d units are given out again, each alone: their processes ended.", len(lost))
         for (unit,) in self._missing(worker, [[unit] for unit in lost], reference):
-            worker.lost(unit, "the process that did it ended, each time it was tried")
+            worker.count_failed(unit, "the process that did it ended, each time it was tried")
 
     def _missing(self, worker: Worker[U, Any], rows: Sequence[Sequence[U]], reference: Any) -> list[Sequence[U]]:
         """Does the rows; those of which nothing came back."""

@@ -26,13 +26,13 @@ P = TypeVar("P", bound=Part)
 class Worker(Protocol[U, P]):
     """Called with units, does them in this process, and counts what it did; or another like it does them elsewhere.
 
-    group: units that gain when one worker does them one after the other
+    units_together: how many units one worker should get together, because it is faster with them one after the other
     """
 
     @property
-    def group(self) -> int: ...
+    def units_together(self) -> int: ...
     def __call__(self, units: Sequence[U], /) -> None: ...
-    def maker(self, units: Sequence[U], /) -> Callable[[], Worker[U, P]]:
+    def factory(self, units: Sequence[U], /) -> Callable[[], Worker[U, P]]:
         """What makes a worker for these units in another process, as a value that can be pickled.
 
         What is decided once for all units is decided here, so that it does not depend on who does them. Raises what
@@ -40,15 +40,15 @@ class Worker(Protocol[U, P]):
         """
         ...
 
-    def part(self) -> P:
-        """What was done since this was last called."""
+    def take_part(self) -> P:
+        """What was done since this was last called; it is then counted here no more."""
         ...
 
     def merge(self, part: P, /) -> None:
         """Count what a worker elsewhere has done."""
         ...
 
-    def lost(self, unit: U, why: str, /) -> None:
+    def count_failed(self, unit: U, why: str, /) -> None:
         """Count a unit as failed: whatever process did it has ended."""
         ...
 

@@ -179,7 +179,7 @@ def test_two_shards_merged_are_one_pass_over_both(network: Network, bank: Bank, 
         return scoring
 
     whole, first, second = scored(sources), scored(sources[2:][::-1]), scored(sources[:2])
-    first.merge(second.part())
+    first.merge(second.take_part())
     for name, board in whole.boards.items():
         state, merged = board.state(), first.boards[name].state()
         for key, value in state.items():

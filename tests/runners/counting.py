@@ -40,7 +40,7 @@ class Counting:
     """Counts units by their names."""
 
     def __init__(self, folder: Path, group: int = 1) -> None:
-        self.folder, self.group = folder, group
+        self.folder, self.units_together = folder, group
         self.counts, self.failed = Counts(), dict[str, str]()
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -69,15 +69,15 @@ class Counting:
         while len(list(self.folder.glob("process *"))) < processes and time.monotonic() < last:
             time.sleep(0.05)
 
-    def maker(self, units: Sequence[Unit]) -> Callable[[], Counting]:
-        return partial(Counting, self.folder, self.group)
+    def factory(self, units: Sequence[Unit]) -> Callable[[], Counting]:
+        return partial(Counting, self.folder, self.units_together)
 
-    def part(self) -> Counts:
+    def take_part(self) -> Counts:
         part, self.counts = self.counts, Counts()
         return part
 
     def merge(self, part: Counts) -> None:
         self.counts.merge(part)
 
-    def lost(self, unit: Unit, why: str) -> None:
+    def count_failed(self, unit: Unit, why: str) -> None:
         self.failed[unit[1]] = why

@@ -23,7 +23,7 @@ class Pickling:
         return here
 
     def __call__(self, worker: Any, units: Sequence[Any]) -> None:
-        made = cloudpickle.dumps(worker.maker(units))
+        made = cloudpickle.dumps(worker.factory(units))
         others = [cloudpickle.loads(made)() for _ in range(self.workers)]
         parts = []
         if self._random is not None:
@@ -31,7 +31,7 @@ class Pickling:
         for number, start in enumerate(range(0, len(units), self._units)):
             other = others[number % len(others)]
             other(cloudpickle.loads(cloudpickle.dumps(units[start : start + self._units])))
-            parts.append(copied(other.part()))
+            parts.append(copied(other.take_part()))
         while len(parts) > 1:  # as a tree
             first, second, *parts = parts
             first.merge(second)

@@ -126,13 +126,13 @@ def test_a_shifted_evaluation_that_goes_on_elsewhere_counts_the_rest(
 def test_a_fast_path_that_is_wrong_elsewhere_is_given_up_here_too(
     network: Network, bank: Bank, data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part, differs, ways = Scoring.part, ["other numbers"], list[str]()
+    part, differs, ways = Scoring.take_part, ["other numbers"], list[str]()
 
     def once(scoring: Scoring) -> PackedCounts:
         ways.extend({read_out.method.passes.way for read_out in scoring.read_outs.values()})  # type: ignore[attr-defined]
         return PackedCounts(differs=differs.pop()) if differs else part(scoring)
 
-    monkeypatch.setattr(Scoring, "part", once)
+    monkeypatch.setattr(Scoring, "take_part", once)
     plan = replace(QUICK, methods=replace(QUICK.methods, methods=("mcbn",), insert_dropout=None))
     there = evaluate(network, data, tmp_path / "there", banks=[bank], plan=plan, runner=Pickling(1, units=5))
     assert ways == ["fused", "plain"]

@@ -64,7 +64,7 @@ def test_a_bank_recorded_on_ray_has_the_same_bits(ray: Any, network: Network) ->
 def test_a_draw_that_ends_its_process_is_no_bank(network: Network) -> None:
     class Lossy(Pickling):
         def __call__(self, worker: Any, units: Any) -> None:
-            worker.lost(units[1], "the process that did it ended")
+            worker.count_failed(units[1], "the process that did it ended")
 
     with pytest.raises((PredictionFailed, ModelRefused), match="Draw 1 is not recorded: the process"):
         bank_of(network, Lossy())

@@ -30,7 +30,7 @@ class Seen:
 class Looking:
     """Notes what its process sees."""
 
-    group = 1
+    units_together = 1
 
     def __init__(self) -> None:
         self.seen = Seen()
@@ -39,17 +39,17 @@ class Looking:
         time.sleep(0.1)
         self.seen.gpus[os.environ.get("CUDA_VISIBLE_DEVICES", "")] += len(units)
 
-    def maker(self, units: Sequence[int]) -> Callable[[], Looking]:
+    def factory(self, units: Sequence[int]) -> Callable[[], Looking]:
         return Looking
 
-    def part(self) -> Seen:
+    def take_part(self) -> Seen:
         part, self.seen = self.seen, Seen()
         return part
 
     def merge(self, part: Seen) -> None:
         self.seen.merge(part)
 
-    def lost(self, unit: int, why: str) -> None:
+    def count_failed(self, unit: int, why: str) -> None:
         raise AssertionError(why)
 
 

@@ -81,7 +81,7 @@ def test_no_unit_starts_no_process(runner: Runner, tmp_path: Path) -> None:
 def test_a_worker_that_cannot_be_sent_is_refused(runner: Runner, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as stream:
         worker = Counting(tmp_path)
-        worker.maker = lambda units: lambda: stream  # type: ignore[assignment, return-value]
+        worker.factory = lambda units: lambda: stream  # type: ignore[assignment, return-value]
         with pytest.raises(WrongUse, match="cannot be sent to another process"):
             runner(worker, names(1))
 

@@ -70,7 +70,7 @@ class Heaps:
 class Heaping:
     """Makes much of each unit."""
 
-    group = 1
+    units_together = 1
 
     def __init__(self) -> None:
         self.heaps, self.digests = Heaps(), dict[int, str]()
@@ -79,10 +79,10 @@ class Heaping:
         for unit in units:
             self.heaps.made[unit] = np.random.default_rng(unit).bytes(PART)
 
-    def maker(self, units: Sequence[int]) -> Callable[[], Heaping]:
+    def factory(self, units: Sequence[int]) -> Callable[[], Heaping]:
         return Heaping
 
-    def part(self) -> Heaps:
+    def take_part(self) -> Heaps:
         part, self.heaps = self.heaps, Heaps()
         return part
 
@@ -91,7 +91,7 @@ class Heaping:
             assert unit not in self.digests
             self.digests[unit] = hashlib.sha256(made).hexdigest()
 
-    def lost(self, unit: int, why: str) -> None:
+    def count_failed(self, unit: int, why: str) -> None:
         raise AssertionError(why)
 
 

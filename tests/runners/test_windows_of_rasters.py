@@ -253,7 +253,7 @@ def test_a_window_whose_process_always_ends_is_told(
             ]
             super().__call__(worker, [unit for unit in units if unit not in lost])
             for unit in lost:
-                worker.lost(unit, "the process that did it ended, each time it was tried")
+                worker.count_failed(unit, "the process that did it ended, each time it was tried")
 
     summary = predict(*network_and(network, images), tmp_path / "run", PLAN, runner=Lossy())
     assert summary.done == 3

@@ -87,7 +87,7 @@ class Scoring(Counted):
         return sum(longest.values())
 
     @property
-    def group(self) -> int:
+    def units_together(self) -> int:
         return 1 if self.together.images == "auto" else self.together.images
 
     def run(
@@ -164,7 +164,7 @@ class Scoring(Counted):
             self.task.save()
             self.task.saved = time.monotonic()
 
-    def maker(self, pending: Sequence[Source]) -> Callable[[], Scoring]:
+    def factory(self, pending: Sequence[Source]) -> Callable[[], Scoring]:
         """What scores images in another process, nothing counted there yet; how many go together is decided here."""
         for source in pending:
             if self.together.images == "auto" and (size := size_of(source)):
@@ -183,9 +183,9 @@ class Scoring(Counted):
         )
         paths = [path for source in pending for path in (source.path, source.label) if path is not None]
         task = Task(self.task.change, self.task.stage, elsewhere=True)
-        return partial(_elsewhere, scoring, task, ProcessSettings.here(self.task.threads, paths))
+        return partial(_start_in_process, scoring, task, ProcessSettings.here(self.task.threads, paths))
 
-    def part(self) -> PackedCounts:
+    def take_part(self) -> PackedCounts:
         """What was counted since this was last called; only why nothing counts, where a fast path was wrong."""
         task, self.task = self.task, replace(self.task, number=0, passes=0, spent={})
         if self.estimator.to_redo:
@@ -210,7 +210,7 @@ class Scoring(Counted):
         self._show(part.images)
         self._save_at_times(lambda: None)
 
-    def lost(self, source: Source, why: str) -> None:
+    def count_failed(self, source: Source, why: str) -> None:
         self._fail(source, why)
         self._show(1)
 
@@ -278,7 +278,7 @@ REDONE = (
 )
 
 
-def _elsewhere(scoring: Callable[[], Scoring], task: Task, process: ProcessSettings) -> Scoring:
+def _start_in_process(scoring: Callable[[], Scoring], task: Task, process: ProcessSettings) -> Scoring:
     process.apply()
     made = scoring()
     made.task = task

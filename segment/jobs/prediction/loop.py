@@ -76,7 +76,7 @@ class PredictLoop:
         self.spent = Stopwatch("waiting_for_images", "network", "waiting_for_files")
 
     @property
-    def group(self) -> int:
+    def units_together(self) -> int:
         return 1 if self.execution.batch == "auto" else self.execution.batch
 
     def __call__(self, pending: Sequence[Source]) -> None:
@@ -158,7 +158,7 @@ class PredictLoop:
         self._images += 1
         self.show(1)
 
-    def maker(self, pending: Sequence[Source]) -> Callable[[], PredictLoop]:
+    def factory(self, pending: Sequence[Source]) -> Callable[[], PredictLoop]:
         """What makes a loop for these images in another process, under one plan."""
         for source in pending:
             if self.execution.batch == "auto" and source.id in self.sizes:
@@ -173,9 +173,9 @@ class PredictLoop:
             *(path for source in run.sources for path in (source.path, source.mask, source.label) if path),
         ]
         process = ProcessSettings.here(self.execution.threads, paths)
-        return partial(_elsewhere, recipe, process, run.place, display, single=single)
+        return partial(_start_in_process, recipe, process, run.place, display, single=single)
 
-    def part(self) -> PredictPart:
+    def take_part(self) -> PredictPart:
         """What was done since this was last called, of a loop in another process."""
         self.predictor.run.settle()
         plan = self.execution.record()
@@ -202,7 +202,7 @@ class PredictLoop:
             self.predictor.run.note(plan=part.plan)
         self.show(part.images)
 
-    def lost(self, source: Source, why: str) -> None:
+    def count_failed(self, source: Source, why: str) -> None:
         self.predictor.add(failed(source, why))
         self.show(1)
 
@@ -247,7 +247,7 @@ class PredictLoop:
         self.execution = kept
 
 
-def _elsewhere(
+def _start_in_process(
     recipe: PredictRecipe, process: ProcessSettings, place: Path, display: Display | None, *, single: bool
 ) -> PredictLoop:
     """A loop in another process, which puts its lines into a shard of its own and keeps what it has written."""

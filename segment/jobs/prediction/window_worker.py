@@ -83,7 +83,7 @@ class WindowLoop:
     loop: what makes other images in the same process. failed: why groups have failed, by image and number
     """
 
-    group = 1
+    units_together = 1
 
     def __init__(self, loop: PredictLoop) -> None:
         self.loop = loop
@@ -179,25 +179,25 @@ class WindowLoop:
         self.loop.predictor.add(failed(raster.source, why, raster.content[0]))
         self.loop.count(why)
 
-    def maker(self, units: Sequence[Unit]) -> Callable[[], WindowLoop]:
-        return partial(_elsewhere, self.loop.maker(()))
+    def factory(self, units: Sequence[Unit]) -> Callable[[], WindowLoop]:
+        return partial(_start_in_process, self.loop.factory(()))
 
-    def part(self) -> WindowPart:
-        part, self.failed = WindowPart(self.loop.part(), self.failed), {}
+    def take_part(self) -> WindowPart:
+        part, self.failed = WindowPart(self.loop.take_part(), self.failed), {}
         return part
 
     def merge(self, part: WindowPart) -> None:
         self.loop.merge(part.images)
         self.failed |= part.failed
 
-    def lost(self, unit: Unit, why: str) -> None:
+    def count_failed(self, unit: Unit, why: str) -> None:
         raster = unit.raster
         if unit.number is None:
-            self.loop.lost(raster.source, why)
+            self.loop.count_failed(raster.source, why)
             return
         place = place_of(*raster.groups[unit.number].window(raster.cut, raster.size))
         self.failed[raster.source.id, unit.number] = f"{raster.size[0]} x {raster.size[1]} image: {why}, {place}"
 
 
-def _elsewhere(make: Callable[[], PredictLoop]) -> WindowLoop:
+def _start_in_process(make: Callable[[], PredictLoop]) -> WindowLoop:
     return WindowLoop(make())

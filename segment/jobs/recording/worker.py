@@ -62,7 +62,7 @@ class Recorder:
     draws: Draws = field(default_factory=Draws)
     kept: float = field(default_factory=time.monotonic)
 
-    group = 1
+    units_together = 1
 
     @property
     def first_draws(self) -> list[Statistics]:
@@ -87,7 +87,7 @@ class Recorder:
             pages.settle()
             self._show()
 
-    def maker(self, picks: Sequence[Numbered]) -> Callable[[], Recorder]:
+    def factory(self, picks: Sequence[Numbered]) -> Callable[[], Recorder]:
         """What records in another process; whether images stay together is decided here, from the first mini-batch."""
         (first,) = self.pool.batches([picks[0][1]])
         whole = why_whole(self.network, first[:2]) if len(first) > self.parts.at_once else ""
@@ -96,9 +96,9 @@ class Recorder:
             Recorder, pool=self.pool.without_images(), parts=self.parts, precision=self.precision, whole=whole
         )
         process = ProcessSettings.here(self.threads, [source.path for source in self.pool.sources])
-        return partial(_elsewhere, made, self.pool.network, layers, process)
+        return partial(_start_in_process, made, self.pool.network, layers, process)
 
-    def part(self) -> Draws:
+    def take_part(self) -> Draws:
         draws, self.draws = self.draws, Draws()
         return draws
 
@@ -106,7 +106,7 @@ class Recorder:
         self.draws.merge(part)
         self._show()
 
-    def lost(self, pick: Numbered, why: str) -> None:
+    def count_failed(self, pick: Numbered, why: str) -> None:
         raise PredictionFailed(f"Draw {pick[0]} is not recorded: {why}.")
 
     def _show(self) -> None:
@@ -117,7 +117,7 @@ class Recorder:
             self.kept = time.monotonic()
 
 
-def _elsewhere(
+def _start_in_process(
     made: Callable[[BatchNormNetwork], Recorder], network: Network, layers: Sequence[str], process: ProcessSettings
 ) -> Recorder:
     process.apply()
