@@ -30,6 +30,7 @@ class Geometry:
     bands: names of the bands, in the file's order
     volume: what all slices of one volume share, a path or a DICOM series' UID; "" for a plain image or a video
     affine: of a volume: voxel (i, j, k) -> (x, y, z) in mm, right-anterior-superior as nibabel has it
+    affine_said: False where the file does not say the affine, which is then nibabel's guess or the identity
     axis: the voxel axis (0, 1, 2) that the slices lie along
     video: the video's path; "" for no video
     frame_rate: frames a second of a video; `index` counts all of its frames, also with `--every N`
@@ -43,6 +44,7 @@ class Geometry:
     bands: tuple[str, ...] = ()
     volume: str = ""
     affine: Affine | None = None
+    affine_said: bool = True
     axis: int = 0
     video: str = ""
     frame_rate: float = 0.0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
+from segment.images.alignment import check_same_place
 from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
@@ -61,6 +62,7 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
         if source.mask is None:
             return Pixels(image, image.valid())
         region = _large_mask_of(source.mask, image.shape[:2], source.path)
+        check_same_place(source, source.mask, source.mask_part, image.shape[:2], "region mask")
         if (bits := image.valid()) is not None:
             region.keep(bits)
         return Pixels(image, region)
@@ -74,7 +76,9 @@ def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     raster = decode(source.path, source.part, source.axis)
     valid = valid_in(raster)
     if source.mask is not None:
-        inside = _mask_of(source.mask, raster.raw.shape[:2], source.path, source.mask_part, source.axis)
+        size = raster.raw.shape[0], raster.raw.shape[1]
+        inside = _mask_of(source.mask, size, source.path, source.mask_part, source.axis)
+        check_same_place(source, source.mask, source.mask_part, size, "region mask")
         valid = inside if valid is None else valid & inside
     raw = channels_in(raster, spec.channels, str(source.path))
     data = valid_in(raster)

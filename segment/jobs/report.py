@@ -154,7 +154,7 @@ def _labels(
         if found is None or found.label is None:
             return None
         height, width = run[id].prediction.shape[-2:]
-        return read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme)
+        return read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme, image=own)
 
     return label_of, void
 

@@ -61,10 +61,12 @@ def read_slice(path: Path, index: int, axis: int) -> NDArray[Any]:  # -> H W C
 
 def volume_geometry(path: Path, index: int, axis: int) -> Geometry:
     """Where a slice lies; a file that names no unit is in millimetres."""
-    image = _opened(path)
+    image, count = _opened(path), volume_shape(path)[axis]
     in_mm = np.diag([MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)] * 3 + [1.0])
     affine = tuple(tuple(float(value) for value in row) for row in in_mm @ image.affine)
-    return Geometry(volume=str(path), affine=affine, axis=axis, index=index, count=volume_shape(path)[axis])
+    said = any(int(image.header[code]) > 0 for code in ("qform_code", "sform_code"))
+    said = said and not np.array_equal(image.affine, np.eye(4))
+    return Geometry(volume=str(path), affine=affine, affine_said=said, axis=axis, index=index, count=count)
 
 
 def _opened(path: Path) -> Any:

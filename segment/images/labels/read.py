@@ -11,18 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
+from segment.images.alignment import check_same_place
 from segment.images.bands import channels_in
+from segment.images.find import Source
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, drawn
 from segment.images.labels.scheme import LabelScheme
 from segment.images.read import decode, read_plane
 
 
 def read_label_ids(
-    path: Path, part: int | str | None, axis: int, size: tuple[int, int], scheme: LabelScheme
+    path: Path,
+    part: int | str | None,
+    axis: int,
+    size: tuple[int, int],
+    scheme: LabelScheme,
+    *,
+    image: Source | None = None,
 ) -> NDArray[np.int64]:  # H W
     """The ids of an image of that size (H, W). Errors: ImageUnreadable, MissingExtra.
 
     part: which image of the file; of a file of annotations the annotated image's name
+    image: refuses a label map that lies elsewhere, by what both files say
     """
     if path.suffix.lower() in ANNOTATION_SUFFIXES:
         images = annotations_in(path)
@@ -31,6 +40,13 @@ def read_label_ids(
             raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {part!r}.")
         ids = scheme.of_names({shape.name: shape.category for shape in annotation.shapes}, str(path))
         return drawn(annotation, size, ids, scheme.background(str(path)), str(path))
+    index = _ids_of_map(path, part, axis, scheme)
+    if image is not None and index.shape == size:
+        check_same_place(image, path, part, size, "label map")
+    return index
+
+
+def _ids_of_map(path: Path, part: int | str | None, axis: int, scheme: LabelScheme) -> NDArray[np.int64]:  # H W
     plane = read_plane(path, part, axis)
     if plane is not None:
         return scheme.ids(plane)

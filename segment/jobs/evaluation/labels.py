@@ -20,6 +20,7 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.background import LARGE, WORKERS, prefetch
+from segment.images.alignment import check_same_place
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
@@ -137,9 +138,12 @@ def read_labelled_image(source: Source, network: Network) -> Labelled:
         size = (image.shape[0], image.shape[1])
         if source.masks:
             labels = [scheme.ids(_stacked(source))]
+            if labels[0].shape[1:] == size:
+                for path in source.masks:
+                    check_same_place(source, path, None, size, "label map")
         else:
             files = ((source.label, source.label_part), *annotated(source))
-            labels = [read_label_ids(path, part, source.axis, size, scheme) for path, part in files]
+            labels = [read_label_ids(path, part, source.axis, size, scheme, image=source) for path, part in files]
     except (ImageUnreadable, OSError, MemoryError) as error:
         return Labelled(source, *nothing, error=error_message(error))
     for label in labels:
