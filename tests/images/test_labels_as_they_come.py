@@ -22,6 +22,7 @@ from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.images.labels.shapes import Shape
 from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.evaluation.labels import scheme_of
 from segment.networks.load import load_network
 
 SIZE = (32, 40)
@@ -148,6 +149,54 @@ def test_names_that_are_no_classes_are_listed_unless_the_card_says_what_they_are
         read_label_ids(source.label, source.label_part, 2, SIZE, LabelScheme(classes=CLASSES[1:]))
     with pytest.raises(ImageUnreadable, match="at 32x40, and the image is 16x40"):
         read_label_ids(source.label, source.label_part, 2, (16, 40), SCHEME)
+
+
+def categories(path: Path, names: dict[int, str]) -> Path:
+    """COCO's JSON of one image: its left half is of the first category, of the others nothing."""
+    content = json.loads(coco(path, ["a"]).read_text())
+    left = [[0, 0, 20, 0, 20, 32, 0, 32]]
+    content["categories"] = [{"id": id, "name": name} for id, name in names.items()]
+    content["annotations"] = [{"image_id": 0, "category_id": next(iter(names)), "segmentation": left}]
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "void", "covered", "bare"),
+    [
+        ({1: "car", 2: "road"}, None, 1, 0),
+        ({0: "car", 1: "road"}, 255, 0, 255),
+        ({0: "car", 1: "Background"}, 255, 0, 1),
+        ({1: "car", 0: "_background_"}, None, 1, 0),
+        ({2: "class 1", 1: "class 0"}, 255, 1, 255),
+        ({0: "car", 1: "road"}, None, 0, None),
+        ({1: "car", 0: "road"}, None, 1, None),
+        ({2: "class 1", 1: "class 0"}, None, 1, None),
+    ],
+)
+def test_pixels_that_no_shape_covers_are_0_only_where_that_is_no_class(
+    names: dict[int, str], void: int | None, covered: int, bare: int | None, tmp_path: Path
+) -> None:
+    path, scheme = categories(tmp_path / "coco.json", names), LabelScheme(void=void)
+    if bare is None:
+        with pytest.raises(ImageUnreadable, match=r"is one of the classes from 0.*`background`.*`void:`"):
+            read_label_ids(path, "a.png", 2, SIZE, scheme)
+    else:
+        ids = read_label_ids(path, "a.png", 2, SIZE, scheme)
+        np.testing.assert_array_equal(ids, np.repeat([[covered, bare]], 32, axis=0).repeat(20, axis=1))
+
+
+def test_the_coco_file_of_a_run_read_back_is_its_prediction(images: Path, tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 40)))
+    bank = segment.fit_bank(network, images, batch=2, draws=2)
+    plan = segment.PredictPlan(precision="fp32", formats=("npz", "coco"))
+    segment.predict(network, images, bank, tmp_path / "run", plan=plan)
+    run = segment.load_run(tmp_path / "run")
+    labelled = with_labels(find_images(images), tmp_path / "run" / "coco.json")
+    for source in labelled:
+        assert source.label is not None
+        ids = read_label_ids(source.label, source.label_part, 2, SIZE, scheme_of(network))
+        np.testing.assert_array_equal(ids, run[source.id].prediction)
 
 
 def test_colours_of_the_palette_are_ids_and_others_are_named_with_their_counts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,11 +42,15 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Annotation:
-    """The shapes of one image. name: its file, as the tool wrote it; size: None where the file does not say."""
+    """The shapes of one image. name: its file, as the tool wrote it; size: None where the file does not say.
+
+    categories: name -> id of all that the file has shapes of, or might have; COCO says them, else those of `shapes`
+    """
 
     name: str
     size: Size | None
     shapes: tuple[Shape, ...]
+    categories: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def annotations_in(path: Path) -> Mapping[str, Annotation]:
@@ -64,16 +68,24 @@ def _annotations_in(path: Path) -> Mapping[str, Annotation]:
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
-def drawn(annotation: Annotation, size: Size, ids: Mapping[str, int], background: int, name: str) -> NDArray[np.int64]:
-    """The index map of an image of that size (H, W). Errors: ImageUnreadable for shapes of another size."""
+def drawn(
+    annotation: Annotation, size: Size, ids: Mapping[str, int], background: Callable[[], int], name: str
+) -> NDArray[np.int64]:  # H W
+    """The index map of an image of that size (H, W). Errors: ImageUnreadable for shapes of another size.
+
+    background: the id of pixels that no shape covers; asked for where there are such
+    """
     if annotation.size is not None and annotation.size != size:
         raise ImageUnreadable(
             f"{name!r} annotates {annotation.name!r} at {annotation.size[0]}x{annotation.size[1]}, and the image is "
             f"{size[0]}x{size[1]}."
         )
-    index = np.full(size, background, np.int64)
+    index, bare = np.zeros(size, np.int64), np.ones(size, np.bool_)
     for shape in annotation.shapes:
-        index[shape.mask(size)] = ids[shape.name]
+        mask = shape.mask(size)
+        index[mask], bare[mask] = ids[shape.name], False
+    if bare.any():
+        index[bare] = background()
     return index
 
 
@@ -119,8 +131,10 @@ def _coco(content: Mapping[str, Any]) -> list[Annotation]:
             continue
         kind = "rle" if isinstance(segmentation, dict) else "polygons"
         shapes[int(entry["image_id"])].append(Shape(names.get(category, str(category)), category, kind, segmentation))
+    used = {shape.name: shape.category for of_image in shapes.values() for shape in of_image}
+    categories = {name: id for id, name in names.items()} | used
     return [
-        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[int(image["id"])]))
+        Annotation(str(image["file_name"]), _size_of(image), tuple(shapes[int(image["id"])]), categories)
         for image in content["images"]
     ]
 

@@ -38,8 +38,9 @@ def read_label_ids(
         annotation = images.get(str(part)) if part is not None else next(iter(images.values()), None)
         if annotation is None:
             raise ImageUnreadable(f"{str(path)!r} annotates no image of the name {part!r}.")
-        ids = scheme.of_names({shape.name: shape.category for shape in annotation.shapes}, str(path))
-        return drawn(annotation, size, ids, scheme.background(str(path)), str(path))
+        shapes = {shape.name: shape.category for shape in annotation.shapes}
+        ids, categories = scheme.of_names(shapes, str(path)), annotation.categories or shapes
+        return drawn(annotation, size, ids, lambda: scheme.background(str(path), categories), str(path))
     index = _ids_of_map(path, part, axis, scheme)
     if image is not None and index.shape == size:
         check_same_place(image, path, part, size, "label map")

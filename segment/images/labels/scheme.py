@@ -5,6 +5,7 @@ Must not know a file.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from segment.errors import ImageUnreadable, near
 
 BACKGROUND = frozenset({"background", "_background_", "unlabeled", "unlabelled"})
 """Names of the class of pixels that no shape covers."""
+
+_NUMBERED = re.compile(r"class (\d+)")
+"""Names of classes that a card does not name: `Network.class_names`."""
 
 _SHOWN = 5
 
@@ -72,33 +76,47 @@ class LabelScheme:
             )
         return table[places].reshape(codes.shape)
 
-    def background(self, name: str) -> int:
-        """The id of pixels that no shape covers. Errors: ImageUnreadable where there is none."""
+    def background(self, name: str, categories: Mapping[str, int | None]) -> int:
+        """The id of pixels that no shape covers.
+
+        categories: as `of_names` takes them; where the card names no classes, 0 is free only if none of them is a class
+        Errors: ImageUnreadable where there is none.
+
+        >>> LabelScheme().background("a.json", {"road": 1, "car": 2})
+        0
+        >>> LabelScheme(void=255).background("a.json", {"road": 1, "background": 2})
+        2
+        """
         for id, known in enumerate(self.classes):
             if known.lower() in BACKGROUND:
                 return id
+        if not self.classes:
+            for shape, category in categories.items():
+                id_of_shape = self._id_of(shape, category)
+                if shape.lower() in BACKGROUND and id_of_shape is not None:
+                    return id_of_shape
         if self.void is not None:
             return self.void
-        if not self.classes:
+        taken = [s for s, id in categories.items() if self._id_of(s, id) == 0 or _NUMBERED.fullmatch(s)]
+        if not self.classes and not taken:
             return 0
+        why = "" if self.classes else f" ({taken[0]!r} is one of the classes from 0)"
         raise ImageUnreadable(
-            f"Pixels of {name!r} that no shape covers have no class: name a class `background` in the card, or set "
-            "`void:`."
+            f"Pixels of {name!r} that no shape covers have no class{why}: name a class `background` in the card, or "
+            "set `void:`."
         )
 
     def of_names(self, shapes: Mapping[str, int | None], name: str) -> dict[str, int]:
-        """The id of each name; category ids where the card names no classes. shapes: name -> category id, or None.
+        """The id of each name. shapes: name -> category id, or None.
 
+        Where the card names no classes: N of "class N", as the files of a run name it, else the category id.
         Errors: ImageUnreadable for names that stand for nothing.
+
+        >>> LabelScheme().of_names({"class 0": 1, "class 1": 2, "road": 3}, "coco.json")
+        {'class 0': 0, 'class 1': 1, 'road': 3}
         """
-        ids: dict[str, int] = {}
-        for shape, category in shapes.items():
-            if shape in self.labels:
-                ids[shape] = self.labels[shape]
-            elif shape in self.classes:
-                ids[shape] = self.classes.index(shape)
-            elif not self.classes and category is not None:
-                ids[shape] = category
+        found = {shape: self._id_of(shape, category) for shape, category in shapes.items()}
+        ids = {shape: id for shape, id in found.items() if id is not None}
         if unknown := Counter(shape for shape in shapes if shape not in ids):
             first = next(iter(unknown))
             shown = ", ".join(map(repr, list(unknown)[:_SHOWN]))
@@ -107,6 +125,14 @@ class LabelScheme:
                 f"them in `classes:`, or say what they stand for: `labels: {{{first}: ID}}`."
             )
         return ids
+
+    def _id_of(self, shape: str, category: int | None) -> int | None:
+        if shape in self.labels:
+            return self.labels[shape]
+        if self.classes:
+            return self.classes.index(shape) if shape in self.classes else None
+        numbered = _NUMBERED.fullmatch(shape)
+        return category if numbered is None else int(numbered[1])
 
 
 def _rgb(text: str) -> tuple[int, int, int]:
