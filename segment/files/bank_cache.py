@@ -21,7 +21,7 @@ from segment.draws.identity import computes_the_same, preprocessing_of
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
-from segment.files.file_hashes import sha256_of_files
+from segment.files.file_hashes import hashes_beside, sha256_of_files
 from segment.files.versions import versions
 from segment.images.listing.samples import Samples, as_array
 from segment.networks.load import Network
@@ -54,13 +54,18 @@ def user_folder() -> Path:
 
 
 def content_of(pool: ImagePool) -> str:
-    """SHA-256 over the bytes of the images in their order, wherever they lie and whatever they are called."""
+    """SHA-256 over the bytes of the images, and of what belongs to them, in their order.
+
+    Wherever they lie and whatever they are called.
+    """
     digest = hashlib.sha256()
-    hashes = sha256_of_files([source.path for source in pool.sources], user_folder().with_name(HASHES))
-    for source, file_hash in zip(pool.sources, hashes, strict=True):
+    paths, memory = [source.path for source in pool.sources], user_folder().with_name(HASHES)
+    for source, file_hash in zip(pool.sources, sha256_of_files(paths, memory), strict=True):
         digest.update(file_hash.encode())
         if source.part is not None:
             digest.update(f"{source.part} of axis {source.axis}".encode())
+    for text in hashes_beside(paths, memory):
+        digest.update(text.encode())
     given: Iterable[Any] = pool.given
     if isinstance(pool.given, Samples):  # reading all of it would take as long as training on it
         digest.update(f"{type(pool.given.dataset).__qualname__} of {len(pool.given)}".encode())

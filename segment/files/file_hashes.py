@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segment.errors import SegmentError
 from segment.files.writing import write_text
+from segment.images.formats.belonging import files_of
 from segment.stores.copies import here
 from segment.stores.urls import is_url
 
@@ -58,6 +59,16 @@ def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     if fresh:
         _write(memory, known, fresh)
     return hashes
+
+
+def hashes_beside(paths: Sequence[Path], memory: Path) -> list[str]:
+    """SHA-256 of the files that belong to image files, as world files and the sources of a `.vrt`, and to which each.
+
+    paths, memory: as `sha256_of_files` takes them
+    """
+    beside = [(number, file) for number, path in enumerate(dict.fromkeys(paths)) for file in files_of(path)]
+    hashes = sha256_of_files([file for _, file in beside], memory) if beside else []
+    return [f"{file_hash} of {number}" for (number, _), file_hash in zip(beside, hashes, strict=True)]
 
 
 def _of_url(path: Path) -> str:

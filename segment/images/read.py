@@ -23,10 +23,11 @@ from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
-from segment.images.formats.georeference import picture_geometry, raster_size, read_raster
+from segment.images.formats.georeference import picture_geometry, raster_size
 from segment.images.formats.kinds import Kind, kind_of, suffix_of
 from segment.images.formats.pictures import picture_size, read_indices, read_picture, several
 from segment.images.formats.raster import Raster
+from segment.images.formats.raster_windows import read_raster
 from segment.images.formats.tiff import read_tiff, tiff_size
 from segment.images.formats.video import frame_count, frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size, volume_shape

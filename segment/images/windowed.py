@@ -16,16 +16,10 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
 from segment.images.bands import channels_in, filled, in_255, valid_in
-from segment.images.formats.georeference import (
-    Described,
-    described,
-    mask_of,
-    mask_overview_of,
-    overview_of,
-    window_of,
-)
+from segment.images.formats.georeference import Described, described
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster
+from segment.images.formats.raster_windows import mask_of, mask_overview_of, overview_of, window_of
 from segment.images.formats.samples import Samples
 from segment.images.formats.tiff import samples_by_windows
 from segment.images.specs import InputSpec

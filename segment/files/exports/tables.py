@@ -16,7 +16,8 @@ from segment.files.text_tables import csv_text
 from segment.files.writing import fresh, fresh_path, write_text
 
 SEGMENTS, IMAGES = "segments", "images"
-_NOT_MEASURES = ("sha256", "mask_sha256", "status", "error", "files", "triage", "notes", "blending", "expected")
+_SUMS = ("sha256", "mask_sha256", "beside_sha256")
+_NOT_MEASURES = (*_SUMS, "status", "error", "files", "triage", "notes", "blending", "expected")
 
 
 def segment_rows(image: ExportedImage) -> tuple[list[str], list[dict[str, Any]]]:

@@ -38,7 +38,8 @@ class Entry:
     """One line of the manifest.
 
     id: the image's path below SRC without suffix; source: where it was read; sha256: of its bytes ("" if unread, or
-    read by ranges); version: of a file on a store, no key elsewhere; mask_sha256: of its region mask, no key without
+    read by ranges); version: of a file on a store, no key elsewhere; mask_sha256: of its region mask, no key without;
+    beside_sha256: over the files that belong to it or to its region mask, as a world file, no key without
     files: written for it, relative to the run folder; seconds: wall time; draws: T used
     reached_error: the standard error that was reached where it decided the draws; no key elsewhere
     blending: how far the maps of blended tiles are from exact ones; no key elsewhere
@@ -65,6 +66,7 @@ class Entry:
     expected: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
     mask_sha256: str = ""
+    beside_sha256: str = ""
 
     def line(self) -> dict[str, Any]:
         """The keys of the manifest, in its order.
@@ -78,6 +80,7 @@ class Entry:
         line["error"] = None if self.error is None else _writable(self.error)
         line |= {"version": self.version} if self.version else {}
         line |= {"mask_sha256": self.mask_sha256} if self.mask_sha256 else {}
+        line |= {"beside_sha256": self.beside_sha256} if self.beside_sha256 else {}
         if self.reached_error is not None:
             line["reached_error"] = round(self.reached_error, 6)
         line |= {} if self.blending is None else {"blending": dict(self.blending)}
@@ -101,6 +104,7 @@ class _Line(BaseModel):
     draws: Annotated[int, Field(ge=0)]
     version: str = ""
     mask_sha256: str = ""
+    beside_sha256: str = ""
     reached_error: float | None = None
     blending: dict[str, Any] | None = None
     expected: dict[str, float] = {}

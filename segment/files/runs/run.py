@@ -20,8 +20,15 @@ from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
 from segment.files.runs.places import RECORD, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
-from segment.images.contents.hashes import sha256_of, sha256_of_mask, version_of_source
+from segment.images.contents.hashes import (
+    files_beside,
+    sha256_of,
+    sha256_of_beside,
+    sha256_of_mask,
+    version_of_source,
+)
 from segment.images.find import Source, images_by_id, in_text, keep_ids
+from segment.images.limits import is_file
 from segment.stores.scratch import remove_scratch
 from segment.stores.urls import is_url
 
@@ -183,7 +190,7 @@ class Run(RunPlaces):
 
 def _is_of(line: Mapping[str, Any], source: Source) -> bool:
     """Whether a line is of the image's present content; it stays where that cannot be read now."""
-    version = version_of_source(source)
+    version, content = version_of_source(source), None
     if version:
         same = line.get("version") == version
     else:
@@ -194,7 +201,15 @@ def _is_of(line: Mapping[str, Any], source: Source) -> bool:
     mask = sha256_of_mask(source)
     if source.mask is not None and not mask:
         log.warning("The region mask of %s cannot be read now: what was made by it before stays.", source.id)
-    return same and mask in ("", line.get("mask_sha256", mask))
+    same = same and mask in ("", line.get("mask_sha256", mask))
+    if not same or content == "" or (source.mask is not None and not mask):
+        return same
+    if sha256_of_beside(source.path, source.mask) == line.get("beside_sha256", ""):
+        return True
+    missing = [file for file in files_beside(source.path, source.mask) if not is_file(file)]
+    if missing:
+        log.warning("%s: %s cannot be read now: what was made of it before stays.", source.id, missing[0])
+    return bool(missing)
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

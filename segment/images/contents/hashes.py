@@ -10,6 +10,7 @@ from pathlib import Path
 from segment.errors import ImageUnreadable
 from segment.images.contents.copied import by_ranges, image_here
 from segment.images.find import Source
+from segment.images.formats.belonging import files_of
 from segment.images.limits import is_file
 from segment.stores.requests import version_of
 from segment.stores.urls import is_url
@@ -45,6 +46,18 @@ def sha256_of_mask(source: Source) -> str:
     return "" if source.mask is None else sha256_of(source.mask)
 
 
+def files_beside(*files: Path | None) -> tuple[Path, ...]:
+    """What belongs to image files, label maps or region masks: `belonging.files_of` each."""
+    return tuple(other for file in files if file is not None for other in files_of(file))
+
+
+def sha256_of_beside(*files: Path | None) -> str:
+    """SHA-256 over the names and bytes of `files_beside`; "" without any."""
+    beside = files_beside(*files)
+    text = "".join(f"{sha256_of(file)} {file.name}\n" for file in beside)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest() if beside else ""
+
+
 def content_of(source: Source) -> tuple[str, str]:
     """What tells the image's content from any other: SHA-256, "" where it is read by ranges; version on a store."""
     if by_ranges(source):  # asked now: it may have changed since it was listed
@@ -58,6 +71,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _kept_sha256(path: Path, _size: int, _changed: int, _inode: int) -> str:
     return _sha256(path)

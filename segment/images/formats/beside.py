@@ -19,7 +19,12 @@ def placed_beside(path: Path) -> bool:
     """
     if is_url(path):
         return False
-    return any(map(is_file, [path.with_name(f"{path.name}.aux.xml"), *_world_files(path)]))
+    return any(map(is_file, places_beside(path)))
+
+
+def places_beside(path: Path) -> list[Path]:
+    """The files beside a file that may say where it lies, whether there or not."""
+    return [path.with_name(f"{path.name}.aux.xml"), *_world_files(path)]
 
 
 def _world_files(path: Path) -> list[Path]:

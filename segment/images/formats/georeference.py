@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from segment.errors import ImageUnreadable, SegmentError, imported, one_line
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.pictures import orientation_and_size
-from segment.images.formats.raster import Raster
 from segment.images.formats.samples import Samples
 from segment.images.geometry import Geometry, upright_geometry
 from segment.images.isolation import contained
@@ -38,7 +36,7 @@ GDAL_CACHE = 96 * 2**20
 """Bytes of decoded blocks that GDAL keeps, in place of a twentieth of the machine's memory: a row of blocks of 512 of a
 raster of 20,000 columns and 4 bands of 16 bits."""
 
-_BROKEN = (ValueError, OverflowError, SystemError)
+BROKEN = (ValueError, OverflowError, SystemError)
 """What damaged names and numbers make rasterio raise, beside its own errors: letters that are not UTF-8, say."""
 BLOCK = 2**30
 """Bytes of the largest piece of a raster that is decoded at once, a value counted as `_ITEM` bytes."""
@@ -70,8 +68,8 @@ def open_raster(path: Path) -> Any:
     with quiet_gdal() as rasterio:
         try:
             raster = rasterio.open(url_of(path), opener=opened_by_ranges) if is_url(path) else rasterio.open(path)
-        except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise _unreadable(path, "does not open", error) from None
+        except (rasterio.errors.RasterioError, *BROKEN) as error:
+            raise unreadable_raster(path, "does not open", error) from None
     together = raster.count if raster.profile.get("interleave") == "pixel" else 1
     rows, columns = max(raster.block_shapes, key=math.prod, default=(0, 0))
     if rows * columns * together * _ITEM > BLOCK:
@@ -89,11 +87,11 @@ def opened(path: Path) -> Iterator[Any]:
     with quiet_gdal() as rasterio, open_raster(path) as raster:
         try:
             yield raster
-        except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise _unreadable(path, "does not decode", error) from None
+        except (rasterio.errors.RasterioError, *BROKEN) as error:
+            raise unreadable_raster(path, "does not decode", error) from None
 
 
-def _unreadable(path: Path, how: str, error: Exception) -> Exception:
+def unreadable_raster(path: Path, how: str, error: Exception) -> Exception:
     """What is wrong with a raster; with its store, where that has failed."""
     failed = failure() if is_url(path) else None
     if isinstance(failed, SegmentError):
@@ -197,82 +195,13 @@ def _palette(raster: Any) -> NDArray[np.uint8] | None:  # -> P 3
 
 
 @contained
-def window_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:  # -> h w C
-    """The bands of a window. Errors: ImageUnreadable where its data are damaged."""
-    # on a store each window is opened anew: rasterio's open files of Python do not outlive the thread that opened them
-    with opened(path) if is_url(path) else _reading(path) as raster:
-        return np.moveaxis(read_window(raster, path, rows, columns), 0, -1)
+def raster_files(path: Path) -> tuple[str, ...]:
+    """The files that GDAL reads for a raster, itself among them: what lies beside it, and the sources of a `.vrt`.
 
-
-@contained
-def mask_of(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.bool_]:  # -> h w
-    """Where a window holds data by the mask of the raster. Errors: as `window_of`."""
-    with opened(path) if is_url(path) else _reading(path) as raster:
-        return read_window(raster, path, rows, columns, of_mask=True) != 0
-
-
-@contained
-def overview_of(path: Path, size: tuple[int, int]) -> NDArray[Any]:  # -> h w C
-    """The bands at another size, from overviews where the raster has them."""
-    with opened(path) as raster:
-        return np.moveaxis(raster.read(out_shape=(raster.count, *size)), 0, -1)
-
-
-@contained
-def mask_overview_of(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:  # -> h w
-    """The mask of the raster at another size."""
-    with opened(path) as raster:
-        return raster.read_masks(1, out_shape=size) != 0
-
-
-class _Reading:
-    """The raster that windows were last read of stays open: what GDAL has decoded of it goes when it is closed."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._file: Any = None
-        self._key: tuple[Any, ...] = ()
-
-    @contextmanager
-    def __call__(self, path: Path) -> Iterator[Any]:
-        with self._lock, quiet_gdal():
-            status = path.stat() if path.exists() else None
-            key = () if status is None else (path, status.st_ino, status.st_size, status.st_mtime_ns)
-            if not key or key != self._key:
-                if self._file is not None:
-                    self._file.close()
-                self._file, self._key = None, ()
-                self._file, self._key = open_raster(path), key
-            yield self._file
-
-
-_reading = _Reading()
-
-
-def read_window(
-    raster: Any, path: Path, rows: tuple[int, int], columns: tuple[int, int], *, of_mask: bool = False
-) -> NDArray[Any]:
-    """The bands of a window of an open raster (C h w), or its mask (h w). Errors: ImageUnreadable for damaged data."""
-    window = (rows, columns)
-    with quiet_gdal() as rasterio:
-        try:
-            read: NDArray[Any] = raster.read_masks(1, window=window) if of_mask else raster.read(window=window)
-        except (rasterio.errors.RasterioError, *_BROKEN) as error:
-            raise _unreadable(path, "does not decode", error) from None
-    return read
-
-
-def read_raster(path: Path, *, stored: bool = False) -> Raster:
-    """A raster that GDAL opens and tifffile does not (.jp2, .vrt, .img). Errors: MissingExtra, ImageUnreadable.
-
-    stored: the samples as they are, an index in place of its colour
+    Of a source that is a `.vrt` its own are not among them. Errors: MissingExtra, ImageUnreadable.
     """
-    file = described(path)
-    whole = (0, file.height), (0, file.width)
-    raw = np.ascontiguousarray(window_of(path, *whole))
-    if stored:
-        return file.samples.stored().raster(raw)
-    return file.samples.raster(raw, mask_of(path, *whole) if file.masked else None)
+    with opened(path) as raster:
+        return tuple(raster.files)
 
 
 def raster_size(path: Path) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.images.alignment import check_same_place
-from segment.images.contents.hashes import sha256_of
+from segment.images.contents.hashes import sha256_of, sha256_of_beside
 from segment.images.find import Source, find_pairs
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
@@ -100,13 +100,16 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
 
 
 def contents_of(source: Source) -> tuple[str, ...]:
-    """SHA-256 of the image's file and of its label maps'."""
+    """SHA-256 of the image's file, of its label maps' and region mask's, and of what belongs to these where it does."""
     if source.sample is not None:
         return (source.id,)
     labels = source.masks or ((source.label,) if source.label is not None else ())
     labels += tuple(label[0] for label in source.annotators if label is not None)
     regions = () if source.mask is None else (source.mask,)
-    return tuple(sha256_of(path) for path in (source.path, *labels, *regions))
+    files = (source.path, *labels, *regions)
+    sums = tuple(map(sha256_of, files))
+    beside = sha256_of_beside(*files)
+    return (*sums, beside) if beside else sums
 
 
 def read_labelled(

@@ -26,7 +26,7 @@ from segment.files.runs.manifest import LABEL, Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
 from segment.images.contents.copied import by_ranges, image_here
-from segment.images.contents.hashes import content_of, sha256_of_mask
+from segment.images.contents.hashes import content_of, sha256_of_beside, sha256_of_mask
 from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
@@ -50,7 +50,7 @@ class ImageRead:
     """An image file that was read: its pixels (H W C), or the error in one line; and the SHA-256 of its bytes.
 
     valid: H W, where it holds data; None: everywhere
-    version: of a file on a store; mask_sha256: of its region mask, "" without
+    version: of a file on a store; mask_sha256: of its region mask, beside_sha256: of what belongs to both, "" without
     """
 
     source: Source
@@ -59,6 +59,7 @@ class ImageRead:
     valid: Plane | None = None
     version: str = ""
     mask_sha256: str = ""
+    beside_sha256: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,8 +116,9 @@ class ImagePredictor:
                 nullcontext() if source.mask is None else image_here(source.mask),
             ):
                 sha256, version = content_of(source)
+                beside = sha256_of_beside(source.path, source.mask)
                 image, mask = read_source(source, self.network.input), sha256_of_mask(source)
-            return ImageRead(source, image.pixels, sha256, image.valid, version, mask)
+            return ImageRead(source, image.pixels, sha256, image.valid, version, mask, beside)
         except (*IMAGE_ERRORS, OSError) as error:
             return ImageRead(source, error_message(error), sha256)
 
@@ -181,6 +183,7 @@ class ImagePredictor:
             sha256=image.sha256,
             version=image.version,
             mask_sha256=image.mask_sha256,
+            beside_sha256=image.beside_sha256,
             files=files,
             seconds=round(seconds, 4),
             draws=estimate.draws,

@@ -44,9 +44,9 @@ class Raster:
     plan: Mapping[str, Any] = field(hash=False)
 
     @property
-    def content(self) -> tuple[str, str]:
-        """As `read.content_of` gives it."""
-        return str(self.plan["sha256"]), str(self.plan["version"])
+    def content(self) -> tuple[str, str, str]:
+        """SHA-256 of its bytes, its version on a store, SHA-256 of the files that belong to it."""
+        return str(self.plan["sha256"]), str(self.plan["version"]), str(self.plan["beside_sha256"])
 
     @cached_property
     def groups(self) -> tuple[TileGroup, ...]:
@@ -148,7 +148,7 @@ class WindowLoop:
         estimate: Estimate[Plane] | str
         if isinstance(image.pixels, str):
             estimate = image.pixels
-        elif (image.sha256, image.version) != raster.content:
+        elif (image.sha256, image.version, image.beside_sha256) != raster.content:
             estimate = "it was changed while its windows were estimated; --resume begins it again"
         else:
             (estimate,) = estimates_or_reasons([raster], make)

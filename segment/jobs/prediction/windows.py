@@ -16,7 +16,7 @@ from segment.estimation.tiling.groups import split
 from segment.files.runs.places import WINDOWS
 from segment.files.runs.window_groups import GroupFiles, forget_others
 from segment.files.versions import versions
-from segment.images.contents.hashes import content_of
+from segment.images.contents.hashes import content_of, sha256_of_beside
 from segment.images.find import Source
 from segment.images.read import is_large, read_source
 from segment.images.windowed import windowed
@@ -81,8 +81,9 @@ def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int,
     estimator, files = loop.predictor.estimator, GroupFiles(loop.predictor.run.place, source.id)
     sha256, version = content_of(source)
     cut = estimator.tiler.cut(side, estimator.plan.mode)
-    asked = {"sha256": sha256, "version": version, "size": list(size), "cut": asdict(cut), "versions": versions()}
-    earlier = files.plan() or {}
+    content = {"sha256": sha256, "version": version, "beside_sha256": sha256_of_beside(source.path, source.mask)}
+    asked = {**content, "size": list(size), "cut": asdict(cut), "versions": versions()}
+    earlier = {"beside_sha256": "", **(files.plan() or {})}
     if any(earlier.get(key) != value for key, value in asked.items()):
         files.forget()
         spans = [[*group.rows, *group.columns] for group in split(cut, size, workers)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.files.bank_cache import HASHES, user_folder
-from segment.files.file_hashes import sha256_of_files
+from segment.files.file_hashes import hashes_beside, sha256_of_files
 from segment.images.find import Source
 from segment.images.outside_runs import images_outside_runs
 from segment.jobs.evaluation.labels import contents_of
@@ -23,10 +23,11 @@ def input_hashes(
 
     sources: test images; train: statistics images; held_out: validation images; banks: those that were given
     """
-    paths = [source.path for source in images_outside_runs(train, warn=False)]
+    paths, memory = [source.path for source in images_outside_runs(train, warn=False)], user_folder().with_name(HASHES)
+    statistics = [*sha256_of_files(paths, memory), *hashes_beside(paths, memory)]
     hashes = {
         "images_and_labels_sha256": _joined(" ".join(contents_of(source)) for source in sources),
-        "statistics_images_sha256": _joined(sha256_of_files(paths, user_folder().with_name(HASHES))),
+        "statistics_images_sha256": _joined(statistics),
     }
     if held_out:
         hashes["validation_sha256"] = _joined(" ".join(contents_of(source)) for source in held_out)
