@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from plain import Toy, calibrated, seeded
 import segment
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source, find_images
+from segment.images.labels.annotations import matching
 from segment.images.labels.pairs import partners, with_labels, with_masks
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
@@ -307,3 +309,48 @@ def test_one_annotation_is_of_one_image_only(images: Path, tmp_path: Path) -> No
     both = (Source("21_training", images / "a.png"), Source("21_test", images / "b.png"))
     with pytest.raises(WrongUse, match=r"'21_manual1' would belong to two images"):
         with_labels(both, tmp_path / "manual", "_manual1")
+
+
+def grey(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
+    return path
+
+
+def test_an_annotation_belongs_to_no_image_of_another_folder() -> None:
+    assert matching(["day/a.jpg"], "night/a") is None
+    for name, id in (("a.jpg", "night/a"), ("night/a.jpg", "a"), ("x/night/a.jpg", "night/a"), ("a.jpg", "x/night/a")):
+        assert matching([name, "b.jpg"], id) == name
+
+
+def test_images_of_one_name_but_for_the_suffix_have_the_label_maps_of_their_whole_names(tmp_path: Path) -> None:
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for name in ("x.jpg", "x.png", "y.png"):
+        grey(images / name)
+    for name in ("x.png", "x.tif", "y.tif"):
+        grey(labels / name)
+    for with_some, what in ((with_labels, "label"), (with_masks, "mask")):
+        with pytest.raises(WrongUse, match=r"'x\.png' could belong to 'x\.jpg' or to 'x\.png'"):
+            with_some(find_images(images), labels)
+        grey(labels / "x.jpg")
+        found = [getattr(source, what) for source in with_some(find_images(images), labels)]
+        assert [path.name for path in found] == ["x.jpg", "x.png", "y.tif"]
+        (labels / "x.jpg").unlink()
+    for name in ("x.png", "x.tif"):
+        (labels / name).unlink()
+    assert [source.label and source.label.name for source in with_labels(find_images(images), labels)] == [
+        None,
+        None,
+        "y.tif",
+    ]
+
+
+def test_a_folder_of_label_maps_and_json_files_is_refused(images: Path, tmp_path: Path) -> None:
+    labels = labelme(tmp_path / "labels", ["b"])
+    assert [source.label is not None for source in with_labels(find_images(images), labels)] == [False, True, False]
+    for name in "abc":  # as LabelMe has its files beside the images
+        shutil.copy(images / f"{name}.png", labels)
+    assert [source.label is not None for source in with_labels(find_images(images), labels)] == [False, True, False]
+    grey(labels / "a.png", 1)
+    with pytest.raises(WrongUse, match=r"for 1 of 3 images and label maps for others: 'a'"):
+        with_labels(find_images(images), labels)

@@ -224,21 +224,22 @@ def _size_of(image: Mapping[str, Any]) -> Size | None:
 
 
 def matching(names: Sequence[str], id: str) -> str | None:
-    """The annotated file that an image's id stands for: the same path without suffix, or its end, else the same name.
+    """The annotated file that an image's id stands for: the same path without suffix, or one is the end of the other.
 
-    Label Studio puts eight letters and a dash before the names of uploads.
+    Label Studio puts eight letters and a dash before the names of uploads, which have no folders of the images.
 
     >>> matching(["day/a.jpg", "3f2a9c1d-b.png"], "day/a"), matching(["3f2a9c1d-b.png"], "x/b")
     ('day/a.jpg', '3f2a9c1d-b.png')
-    >>> matching(["set/day/a.jpg", "set/night/a.jpg"], "day/a")
-    'set/day/a.jpg'
+    >>> matching(["set/day/a.jpg", "set/night/a.jpg"], "day/a"), matching(["a.jpg"], "day/a")
+    ('set/day/a.jpg', 'a.jpg')
+    >>> matching(["day/a.jpg"], "night/a")
     """
     stems = {name: PurePosixPath(name.replace("\\", "/")).with_suffix("") for name in names}
     last = PurePosixPath(id).name
     rules: tuple[Callable[[PurePosixPath], bool], ...] = (
         lambda stem: stem.as_posix() == id,
         lambda stem: stem.as_posix().endswith(f"/{id}"),
-        lambda stem: stem.name == last,
+        lambda stem: id.endswith(f"/{stem.as_posix()}"),
         lambda stem: len(stem.name) > 9 and stem.name[8] == "-" and stem.name[9:] == last,
     )
     for fits in rules:

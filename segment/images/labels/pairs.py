@@ -6,13 +6,16 @@ Must not know what a label map holds; of a file of annotations only the names of
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from segment.errors import WrongUse, first_of
+from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
+from segment.images.listing.ids import folded, safe
 from segment.images.listing.parts import Listing
 from segment.stores.requests import files_below, is_file_there
 from segment.stores.urls import is_url
@@ -45,11 +48,15 @@ def with_labels(
     if drawn := sorted(file for file in below if file.suffix == ".json"):
         by_id = {file.relative_to(path).with_suffix("").as_posix(): file for file in drawn}
         if any(source.id in by_id for source in sources):
+            _refuse_two_kinds([source for source in sources if source.id not in by_id], len(sources), labels, listing)
             return tuple(replace(source, label=by_id.get(source.id), label_part=None) for source in sources)
     maps_found = find_images(labels, listing or Listing())
     listed = {_place(source): source for source in maps_found if source.label is not None}  # ids may have another root
-    maps = partners([source.id for source in sources], maps_found, suffix)
-    _refuse_shared({id: label.id for id, label in maps.items()}, str(labels))
+    maps = {
+        **partners([source.id for source in sources], maps_found, suffix),
+        **_of_alike([source for source in sources if _place(source) not in listed], maps_found, suffix, str(labels)),
+    }
+    _refuse_shared({id: label.id for id, label in maps.items() if label is not None}, str(labels))
     return tuple(_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources)
 
 
@@ -98,6 +105,7 @@ def with_masks(sources: Sequence[Source], masks: str | Path, listing: Listing | 
             chosen[source.id] = of[name, part]
         elif len(longer) == 1:
             chosen[source.id] = longer[0]
+    chosen |= {id: mask for id, mask in _of_alike(sources, found, "", str(masks)).items() if mask is not None}
     if missing := [source.id for source in sources if source.id not in chosen]:
         raise WrongUse(
             f"{len(missing)} of {len(sources)} images have no region mask below {str(masks)!r}: "
@@ -142,6 +150,60 @@ def partners(ids: Sequence[str], found: Sequence[Source], suffix: str = "") -> M
         if candidate in of:
             matched[id] = of[candidate]
     return matched
+
+
+def _of_alike(
+    sources: Sequence[Source], found: Sequence[Source], suffix: str, labels: str
+) -> Mapping[str, Source | None]:
+    """What belongs to images of one name but for its suffix, as x.jpg and x.png: the files of just their names.
+
+    Their ids do not say which is which: the second got another. Errors: WrongUse where a file could belong to either.
+    """
+    groups = [
+        (name, alike)
+        for name, alike in _by_name(sources).items()
+        if len({source.id for source in alike}) == len(alike) and len({source.path for source in alike}) > 1
+    ]
+    of_name = _by_name(found) if groups else {}
+    matched: dict[str, Source | None] = {}
+    for (name, part), alike in groups:
+        files = of_name.get((folded(f"{name}{suffix}"), part), [])
+        own = {source.id: next((f for f in files if f.path.name == source.path.name), None) for source in alike}
+        if files and None in own.values():
+            raise WrongUse(
+                f"In {labels!r}, {files[0].path.name!r} could belong to {alike[0].path.name!r} or to "
+                f"{alike[1].path.name!r}: without suffix and case of letters, they have one name. Rename one, or "
+                "name each image and what belongs to it in a CSV."
+            )
+        matched |= own
+    return matched
+
+
+def _by_name(sources: Sequence[Source]) -> Mapping[tuple[str, str], list[Source]]:
+    """By the id of a file before it was made unique, in one case of letters, and "/0003" of an image in it."""
+    groups: dict[tuple[str, str], list[Source]] = defaultdict(list)
+    for source in sources:
+        name, part = _split(source)
+        folder, slash, last = name.rpartition("/")
+        own = safe(source.path.name)
+        renamed = last.startswith(f"{own}-") and last.removeprefix(f"{own}-").isdecimal()
+        groups[folded(f"{folder}{slash}{own}" if renamed else name), part].append(source)
+    return groups
+
+
+def _refuse_two_kinds(without: Sequence[Source], count: int, labels: str | Path, listing: Listing | None) -> None:
+    """Errors: WrongUse where images without a JSON file have a label map in the folder. without: those of `count`."""
+    try:
+        maps = partners([source.id for source in without], find_images(labels, listing or Listing()))
+    except WrongUse:  # there are none
+        return
+    paths = {source.id: source.path for source in without}
+    # a file of LabelMe may lie beside its image, or beside a copy of it
+    if others := [id for id, label in maps.items() if sha256_of(paths[id]) not in ("", sha256_of(label.path))]:
+        raise WrongUse(
+            f"{str(labels)!r} holds JSON files, as LabelMe's, for {count - len(without)} of {count} images and label "
+            f"maps for others: {first_of(map(repr, others), _SHOWN)}. Keep one kind of labels in the folder."
+        )
 
 
 def _place(source: Source) -> tuple[str, int | str | None]:
