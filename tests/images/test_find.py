@@ -133,6 +133,38 @@ def test_the_ids_of_a_list_of_absolute_paths_are_relative_to_the_common_folder_o
     assert ids("set.txt") == ["day/b", "day/a"]
 
 
+@pytest.mark.parametrize("kind", ["txt", "csv"])
+def test_paths_of_a_list_are_relative_to_its_folder_else_to_the_working_folder(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, "images/a.png", "images/b c.png", "labels/a.png", "labels/b c.png", "lists/images/a.png")
+    monkeypatch.chdir(tmp_path)
+    comma, path = {"txt": "\t", "csv": ","}[kind], tmp_path / "lists" / f"set.{kind}"
+    path.write_text(f"images/a.png{comma}labels/a.png\nimages/b c.png{comma}labels/b c.png\n")
+    found = [(source.path, source.label) for source in find_images(path)]
+    assert found == [
+        (tmp_path / "lists/images/a.png", Path("labels/a.png")),
+        (Path("images/b c.png"), Path("labels/b c.png")),
+    ]
+
+
+def test_a_line_of_white_space_is_split_where_both_parts_are_files_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, "images/b c.png", "labels/b c.png", "lists/.keep")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists" / "set.txt").write_text("images/b c.png labels/b c.png\nimages/b c.png\n")
+    first, second = find_images(tmp_path / "lists" / "set.txt")
+    assert (first.path, first.label) == (Path("images/b c.png"), Path("labels/b c.png"))
+    assert (second.path, second.label) == (Path("images/b c.png"), None)
+
+
+def test_a_number_sign_begins_a_comment_and_after_a_dot_and_a_slash_a_name(tmp_path: Path) -> None:
+    filled(tmp_path, "#1.png", "a.png")
+    (tmp_path / "set.txt").write_text("#1.png\n./#1.png\na.png\n")
+    assert ids(tmp_path / "set.txt") == ["#1", "a"]
+
+
 def test_an_image_finds_its_label_in_a_list_whose_ids_have_another_root(tmp_path: Path) -> None:
     filled(tmp_path, "data/day/a.png", "data/night/a.png", "maps/1.png", "maps/2.png", "lists/.keep")
     images, pairs = tmp_path / "lists" / "images.txt", tmp_path / "lists" / "pairs.txt"

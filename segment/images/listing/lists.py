@@ -62,7 +62,7 @@ def read_list(path: Path) -> list[Row]:
     if not any(is_url(row.image) or _is_there(row.image) for row in rows):
         raise WrongUse(
             f"None of the {len(rows)} images in the list {str(path)!r} is there, first {str(rows[0].image)!r}. "
-            "Paths are relative to the list's folder."
+            "Paths are relative to the list's folder, else to the working folder."
         )
     return rows
 
@@ -164,25 +164,25 @@ def _of_text(path: Path, text: str) -> list[Row]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        fields = _fields(line.strip(), path.parent)
+        fields = _fields(line.strip(), path)
         if len(fields) > 2:
             raise WrongUse(
                 f"Line {number} of the list {str(path)!r} has {len(fields)} fields. Write an image, or an image and "
                 "its label map with a tab between them."
             )
         image, label = fields[0], fields[1] if len(fields) > 1 else None
-        rows.append(Row(beside(path.parent, image), None if label is None else beside(path.parent, label)))
+        rows.append(Row(_beside(path, image), None if label is None else _beside(path, label)))
     return rows
 
 
-def _fields(line: str, folder: Path) -> list[str]:
+def _fields(line: str, path: Path) -> list[str]:
     """Split at a tab; else keep a line that is a file; else split where both parts are files; else at white space."""
     if "\t" in line:
         return [field.strip() for field in line.split("\t") if field.strip()]
-    if len(line.split()) == 1 or _is_there(folder / line):
+    if len(line.split()) == 1 or _is_there(_beside(path, line)):
         return [line]
     for gap in re.finditer(r"\s+", line):
         image, label = line[: gap.start()], line[gap.end() :]
-        if _is_there(folder / image) and _is_there(folder / label):
+        if _is_there(_beside(path, image)) and _is_there(_beside(path, label)):
             return [image, label]
     return line.split()
