@@ -280,10 +280,10 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
     )
 
 
-def reference_of(images: ValidationImages, name: str) -> Reference:
+def reference_of(images: ValidationImages, name: str, *, table: bool = False) -> Reference:
     """The mean of a measure over each image or group: mutual information where there are several draws.
 
-    name: how the images are grouped, for the run that is compared
+    name, table: how the images are grouped, as in `Reference`, for the run that is compared
     """
     measures = images.counts.plan.measures
     measure = SHIFT_MEASURE if SHIFT_MEASURE in measures else measures[0]
@@ -291,4 +291,4 @@ def reference_of(images: ValidationImages, name: str) -> Reference:
     values: Floats = np.array([images.means[measure][i] for i in ids])
     groups = numbered(ids, images.groups)
     means = np.bincount(groups, weights=values) / np.bincount(groups)
-    return Reference(measure=measure, values=tuple(float(value) for value in means), groups=name)
+    return Reference(measure=measure, values=tuple(float(value) for value in means), groups=name, table=table)

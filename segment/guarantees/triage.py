@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segment.errors import WrongUse, near
 from segment.guarantees import control
+from segment.guarantees.groups import BUILT_IN
 from segment.guarantees.sets import Penalty, set_sizes
 
 Unit = Literal["pixel", "segment", "image"]
@@ -149,11 +150,18 @@ class Reference:
     """One number of each validation image (or group), to which those of a run are compared.
 
     measure: whose mean over an image it is. groups: how images were grouped: "", "folder", "sequence" or a column
+    table: whether the groups are those of a table, whose column may be called as a rule is
     """
 
     measure: str
     values: tuple[float, ...]
     groups: str = ""
+    table: bool = False
+
+    @property
+    def by_id(self) -> bool:
+        """Whether an image's id says its group."""
+        return self.groups in BUILT_IN and not self.table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -322,25 +322,32 @@ def content_ids(scores: Path) -> list[str]:
     return read_image_counts(scores)["mcbn"].ids
 
 
+@pytest.mark.parametrize("column", ["patient", "sequence"])
 def test_the_list_of_a_run_names_the_groups_of_its_shift_test(
-    network: Network, bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
+    network: Network, bank: Bank, scores: Path, test_images: Labels, tmp_path: Path, column: str
 ) -> None:
     table = tmp_path / "patients.csv"
-    table.write_text("\n".join(["id,patient", *(f"s{seed},p{seed % 21}" for seed in VALIDATION[:IMAGES])]))
-    triage = calibrate_triage(scores, TriagePlan(max_error=0.1), groups="patient", table=table)
+    table.write_text("\n".join([f"id,{column}", *(f"s{seed},p{seed % 21}" for seed in VALIDATION[:IMAGES])]))
+    save_triage(calibrate_triage(scores, TriagePlan(max_error=0.1), groups=column, table=table), tmp_path / "t.json")
+    triage = load_triage(tmp_path / "t.json")
     images = sorted(Path(test_images.images).iterdir())
     listed = tmp_path / "list.csv"
-    listed.write_text("\n".join(["image,patient", *(f"{path},q{n // 3}" for n, path in enumerate(images))]))
+    listed.write_text("\n".join([f"image,{column}", *(f"{path},q{n // 3}" for n, path in enumerate(images))]))
     plan = PredictPlan(precision="fp32", triage=triage)
     triaged = predict(network, listed, bank, tmp_path / "run", plan).triaged
     assert triaged is not None
     assert triaged["shift"]["images"] == 2, "six images of two patients"
     assert "not known" not in triaged["shift"].get("why", "")
-    listed.write_text("\n".join(["image,patient", f"{images[0]},q0", f"{images[1]},"]))
+    listed.write_text("\n".join([f"image,{column}", f"{images[0]},q0", f"{images[1]},"]))
     incomplete = predict(network, listed, bank, tmp_path / "incomplete", plan).triaged
     assert incomplete is not None
     assert incomplete["shift"]["p"] is None
-    assert incomplete["shift"]["why"] == "the patient of these images is not known"
+    assert incomplete["shift"]["why"] == f"the {column} of these images is not known"
+    checked = check_triage(scores, triage)
+    assert checked["shift"]["why"] == f"the {column} of these images is not known"
+    of_two = {identity: f"p{number // 2}" for number, identity in enumerate(content_ids(scores))}
+    units = check_triage(scores, triage, of_two)["units"]
+    assert units["pixel"]["groups"] == 12, "groups of a table are not those of the ids"
 
 
 def test_other_views_ensembles_and_corruptions_are_other_uncertainties(

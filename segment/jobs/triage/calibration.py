@@ -153,7 +153,7 @@ def calibrate_triage(
     return Triage(
         plan=plan,
         decisions=decisions,
-        reference=reference_of(images, groups or ""),
+        reference=reference_of(images, groups or "", table=table is not None),
         source=source,
         sets=None if plan.coverage is None else calibrate_sets(images, plan),
         warnings=tuple(warnings),

@@ -13,7 +13,7 @@ from segment.errors import WrongUse, near
 from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
-from segment.guarantees.groups import BUILT_IN, group_of
+from segment.guarantees.groups import group_of
 from segment.guarantees.outcome import ImageOutcome, coverage_of, images_outcomes, outcome_of, verdict_of
 from segment.guarantees.sentences import promise
 from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
@@ -78,7 +78,7 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     scores = Scores.read(Path(folder))
     name = _method_of(scores, triage)
     ids = scores.counts[name].ids
-    if triage.reference.groups in BUILT_IN:
+    if triage.reference.by_id:
         groups = {i: group_of(triage.reference.groups, i) for i in ids}
     elif groups is not None and not groups.keys() >= set(ids):
         groups = None
@@ -140,7 +140,7 @@ def shift_of(
     means: id -> the mean of the reference's measure over the image. groups: id -> group; by the ids where these say it
     """
     name = triage.reference.groups
-    if name in BUILT_IN:
+    if triage.reference.by_id:
         groups = {identity: group_of(name, identity) for identity in means}
     by_group: dict[str, list[float]] = {}
     for identity, mean in means.items():
