@@ -219,6 +219,44 @@ def test_a_shifted_run_is_called_void_at_once(
     assert "After 8 images: SHIFTED" in caplog.text
 
 
+def test_a_shift_that_a_check_during_the_run_saw_voids_the_promise_also_after_a_resume(
+    network: Network, bank: Bank, triage: Triage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, seed in enumerate(TEST[:24]):  # eight at night, then usual ones
+        picture = scene(seed, size=SIZE).image
+        write_png(tmp_path / "images" / f"n{number:02}.png", picture // 5 if number < 8 else picture)
+
+    def stop(stage: str, done: int, total: int, draws: int = 0) -> None:
+        if stage == "predicting" and done == 14:
+            raise KeyboardInterrupt
+
+    plan = PredictPlan(precision="fp32", triage=triage)
+    with pytest.raises(KeyboardInterrupt):
+        predict(network, tmp_path / "images", bank, tmp_path / "run", plan, progress=stop)
+    assert caplog.text.count("After 8 images: SHIFTED") == 1
+    triaged = predict(network, tmp_path / "images", bank, tmp_path / "run", plan, resume=True).triaged
+    assert triaged is not None
+    assert caplog.text.count("SHIFTED") == 1
+    assert triaged["shift"]["p"] > triaged["shift"]["level"], "all images together are not unlike enough"
+    assert triaged["shift"]["shifted"]
+    assert triaged["shift"]["during"]["images"] == 8
+    assert triaged["promise"] == "void: the images are shifted"
+    assert any(line.startswith("After 8 images: SHIFTED") for line in triaged["text"])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["shift_checks"]  # as of a run that was killed before it was noted
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    again = predict(network, tmp_path / "images", bank, tmp_path / "run", plan, resume=True).triaged
+    assert again == triaged
+
+
+def test_evaluate_makes_no_promise_of_shifted_images(scores: Path, triage: Triage) -> None:
+    assert check_triage(scores, triage)["promise"].startswith("in expectation")
+    far = replace(triage.reference, values=tuple(value + 1 for value in triage.reference.values))
+    content = check_triage(scores, replace(triage, reference=far))
+    assert content["shift"]["shifted"]
+    assert content["promise"] == "void: the images are shifted"
+
+
 def test_evaluate_says_what_was_kept_and_what_was_wrong_in_it(
     network: Network, bank: Bank, test_images: Labels, triage: Triage, tmp_path: Path
 ) -> None:

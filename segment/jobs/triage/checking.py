@@ -96,10 +96,9 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     again = {sha[:SHA_DIGITS] for sha in scores.sha256.values()} & set(triage.source["sha256"])
     if again:
         text.append(seen_sentence(len(again), len(ids)))
-    kind = "groups" if triage.reference.groups else "images"
     content = {
         "method": name,
-        "promise": promise(triage.plan, triage.plan.unit, kind),
+        "promise": promise_or_void(triage, shifted=shift.shifted),
         "units": {unit: outcome.as_dict() for unit, outcome in outcomes.items()},
         **({} if covered is None else {"sets": covered.as_dict()}),
         "shift": shift_dict(shift, triage),
@@ -108,6 +107,12 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
     write_json(scores.folder / TRIAGED, content)
     write_text(scores.folder / TRIAGED_TABLE, _table(images_outcomes(images, triage.plan, dict(triage.decisions))))
     return content
+
+
+def promise_or_void(triage: Triage, *, shifted: bool) -> str:
+    """The promise, or that it is void. shifted: whether a shift test of the images found them to be others."""
+    kind = "groups" if triage.reference.groups else "images"
+    return "void: the images are shifted" if shifted else promise(triage.plan, triage.plan.unit, kind)
 
 
 def _method_of(scores: Scores, triage: Triage) -> str:

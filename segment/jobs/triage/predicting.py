@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,18 @@ from segment.files.runs.run import Run
 from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
 from segment.files.writing import write_json, write_text
-from segment.guarantees.sentences import promise
-from segment.guarantees.shift import AT_THE_END, check_level, shift_test
+from segment.guarantees.shift import AT_THE_END, ShiftTest, check_level, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS
-from segment.jobs.triage.checking import groups_of_sources, seen_sentence, shift_dict, shift_of, shift_sentence
+from segment.jobs.triage.checking import (
+    groups_of_sources,
+    promise_or_void,
+    seen_sentence,
+    shift_dict,
+    shift_of,
+    shift_sentence,
+)
 from segment.jobs.triage.source import refuse_other_source
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
@@ -31,6 +38,8 @@ from segment.report.run_files.triaged_files import TriagedImage, triaged_image
 log = logging.getLogger(__name__)
 
 DONE = "done"
+CHECKS = "shift_checks"
+"""Section of the record. images: at the last check during the run; shift: of the check that called the run shifted."""
 
 
 def refuse_other_run(
@@ -73,14 +82,19 @@ def refuse_other_run(
 
 
 class TriageOfRun:
-    """The decisions on each image of a run, and a watch for shift that warns while the run goes on."""
+    """The decisions on each image of a run, and a watch for shift that warns while the run goes on.
+
+    What the checks saw is in the record under CHECKS, so that a run that goes on makes each once and forgets none.
+    """
 
     def __init__(self, triage: Triage, run: RunPlaces) -> None:
-        self.triage = triage
+        self.triage, self._run = triage, run
         self._reference = np.array(triage.reference.values)
-        lines = run.entries().values()
-        self._means = [_mean_of(line, triage) for line in lines if line["status"] == DONE]
-        self._warned = False
+        self._means: list[float] = []
+        self._checked = int(run.record.get(CHECKS, {}).get("images", 0))
+        for line in run.entries().values():
+            if line["status"] == DONE:
+                self._take(_mean_of(line, triage))  # checks that a kill, or another process, left out are made now
 
     def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
         """The decisions on an image, with the triage, as `render` takes them. valid: as in `triaged_image`."""
@@ -88,15 +102,29 @@ class TriageOfRun:
 
     def watch(self, measures: Mapping[str, Mapping[str, float]]) -> None:
         """Take in an image's means; warn once, at the first check that finds the run so far shifted."""
-        measure = self.triage.reference.measure
-        self._means.append(measures[measure]["mean"])
-        level = None if self.triage.reference.groups else check_level(len(self._means))
-        if level is None or self._warned:
+        self._take(measures[self.triage.reference.measure]["mean"])
+
+    def _take(self, mean: float) -> None:
+        self._means.append(mean)
+        images = len(self._means)
+        level = None if self.triage.reference.groups else check_level(images)
+        if level is None or images <= self._checked or _found(self._run) is not None:
             return
+        self._checked = images
         test = shift_test(self._reference, np.array(self._means), level=level)
         if test.shifted:
-            self._warned = True
-            log.warning("After %d images: %s", len(self._means), shift_sentence(test, self.triage))
+            log.warning("%s", during(test, self.triage))
+        self._run.note(**{CHECKS: {"images": images, **({"shift": asdict(test)} if test.shifted else {})}})
+
+
+def _found(run: RunPlaces) -> ShiftTest | None:
+    """The check during the run that called it shifted; None where none did."""
+    shift = run.record.get(CHECKS, {}).get("shift")
+    return None if shift is None else ShiftTest(**shift)
+
+
+def during(test: ShiftTest, triage: Triage) -> str:
+    return f"After {test.images} images: {shift_sentence(test, triage)}"
 
 
 def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
@@ -105,6 +133,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
     means = {id: _mean_of(line, triage) for id, line in done.items()}
+    early = _found(run)
     shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)
     image = triage.decisions["image"]
     accepted = [float(line["triage"]["accepted"]) for line in done.values()]
@@ -116,18 +145,23 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
             f"{len(passing)} of {len(done)} images are accepted whole, {len(done) - len(passing)} are for review; "
             f"{percent(mean)} of the pixels of an image are accepted on average (by {triage.plan.unit})."
         )
-    kind = "groups" if triage.reference.groups else "images"
-    text = [sentence, shift_sentence(shift, triage)]
+    at_the_end = shift_sentence(shift, triage)
+    text = [sentence, *([at_the_end] if early is None else [during(early, triage), f"All images: {at_the_end}"])]
     again = {str(line["sha256"])[:SHA_DIGITS] for line in done.values()} & set(triage.source["sha256"])
     if again:
         text.append(seen_sentence(len(again), len(done)))
     text += triage.warnings
+    shifted = shift.shifted or early is not None  # the levels of all checks together are that of one test
     content = {
-        "promise": "void: the run is shifted" if shift.shifted else promise(triage.plan, triage.plan.unit, kind),
+        "promise": promise_or_void(triage, shifted=shifted),
         "images": len(done),
         "accepted_images": len(passing),
         "accepted_pixels": mean,
-        "shift": shift_dict(shift, triage),
+        "shift": {
+            **shift_dict(shift, triage),
+            "shifted": shifted,
+            **({} if early is None else {"during": shift_dict(early, triage)}),
+        },
         "text": text,
     }
     write_json(run.folder / TRIAGED, content)
