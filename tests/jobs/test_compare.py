@@ -73,6 +73,20 @@ def test_pixels_without_data_have_no_confidence(tmp_path: Path) -> None:
     assert counts[bin_of(np.array([0.25, 0.5], np.float32)), 0].tolist() == [1, 1]
 
 
+def test_the_mean_over_labels_is_no_confidence_of_a_label(runs: Path, tmp_path: Path) -> None:
+    for name in ("clean", "predicted"):
+        record = json.loads((shutil.copytree(runs / name, tmp_path / name) / "run.json").read_text())
+        record["settings"]["card"]["head"] = "multilabel"
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    compared = compare(tmp_path / "clean", tmp_path / "predicted")
+    assert compared.estimated is not None
+    assert compared.estimated.atc is None
+    assert any("ATC cannot be estimated: it takes the confidence of each label" in line for line in in_words(compared))
+    scored = compare(tmp_path / "clean", tmp_path / "clean").estimated
+    assert scored is not None
+    assert scored.atc is not None, "an evaluation keeps those of each label"
+
+
 def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_right_sign(runs: Path) -> None:
     same = compare(runs / "clean", runs / "clean")
     assert same.significant == []

@@ -59,6 +59,8 @@ def compare(
         if known:
             raise WrongUse("--known checks the accuracy of B that A's labels estimate, and A keeps none of its pixels.")
         return compared
+    if b.multilabel and not b.labelled:
+        compared = replace(compared, notes=(*compared.notes, OF_LABELS))
     estimated = _estimated(a, confidences, b)
     checked = [_estimated(a, confidences, _known(Path(folder), a.method)) for folder in known]
     errors = {name: mean_error(checked, name) for name in ("atc", "doc")} if checked else None
@@ -106,6 +108,10 @@ def page(compared: RunComparison, runs: tuple[str, str], *, picture: bool) -> st
     return "\n".join(lines)
 
 
+OF_LABELS = (
+    "ATC cannot be estimated: it takes the confidence of each label, and a prediction of a multi-label head keeps "
+    "their mean."
+)
 PAIRED = (
     "Means over the images that both runs have. The interval is a bootstrap over images. *p sign*: exact sign test; "
     "*p flip*: sign-flip permutation test of the mean, exact where all signs can be tried. *Holm*: p flip corrected "

@@ -51,14 +51,25 @@ class RunTable:
         """Every column that some image has, in the file's order."""
         return tuple(dict.fromkeys(column for row in self.rows.values() for column in row))
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether a pixel has a yes or no for each label."""
+        card = self.record.get("settings", {}).get("card")
+        return isinstance(card, Mapping) and card.get("head") == "multilabel"
+
     def confidences(self) -> Ints | None:  # B 2
         """Pixels by the fine bin of 1 - max p: right and wrong ones, or all in the first column without labels.
 
+        Of a multi-label head each label of a pixel counts as one.
+
         Returns:
-            None where the run has not kept them: a prediction without the map one_minus_max.
+            None where the run has not kept them: a prediction without the map one_minus_max, or of a multi-label head,
+            whose map is the mean over labels.
 
         """
-        return self._scored_confidences() if self.labelled else self._predicted_confidences()
+        if self.labelled:
+            return self._scored_confidences()
+        return None if self.multilabel else self._predicted_confidences()
 
     def _scored_confidences(self) -> Ints | None:
         try:
