@@ -13,6 +13,7 @@ import numpy as np
 
 from segment.errors import count_of
 from segment.report.comparison import lower_is_better
+from segment.report.estimate_words import estimate_words
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
@@ -163,7 +164,9 @@ def in_words(compared: RunComparison) -> list[str]:
         lines.append(f"Not significant: {', '.join(open_)}.")
     if all(test.why == "equal on every image" for test in compared.paired.values()) and compared.paired:
         lines = [f"{a} and {b} are equal on every image, in all {tested} columns: not significant."]
-    return [*lines, *_estimates(compared), *compared.notes]
+    e = compared.estimated
+    estimates = [] if e is None else estimate_words(b, e, compared.errors, compared.checked_on)
+    return [*lines, *estimates, *compared.notes]
 
 
 def _change(compared: RunComparison, column: str) -> str:
@@ -176,24 +179,6 @@ def _change(compared: RunComparison, column: str) -> str:
     apart = compared.unpaired[column]
     way = better(column, apart.second - apart.first)
     return f"{way} (AUROC {apart.auroc.value:.3f}, {apart.auroc.low:.3f}..{apart.auroc.high:.3f})"
-
-
-def _estimates(compared: RunComparison) -> list[str]:
-    if compared.estimated is None:
-        return []
-    e = compared.estimated
-    parts = [f"{name} {value:.3f}" for name, value in (("ATC", e.atc), ("DoC", e.doc)) if value is not None]
-    if not parts:
-        return []
-    line = f"Estimated accuracy of {compared.names[1]}: {', '.join(parts)}"
-    line += "" if e.truth is None else f"; it is {e.truth:.3f}"
-    if compared.errors is not None and compared.checked_on:
-        errors = [f"{name.upper() if name == 'atc' else 'DoC'} {v:.3f}" for name, v in compared.errors.items() if v]
-        runs = "run" if compared.checked_on == 1 else "runs"
-        line += f". Their mean error on {compared.checked_on} labelled {runs} was {', '.join(errors) or '0'}"
-    else:
-        line += ". How wrong these estimates are under such a shift is not known: give labelled runs by --known"
-    return [line + "."]
 
 
 def _paired_notes(counts: tuple[int, int, int], tests: int) -> tuple[str, ...]:

@@ -14,14 +14,22 @@ from segment.scores.functional.binning import Ints
 
 @dataclass(frozen=True)
 class Estimates:
-    """Accuracy of unlabelled pixels by two methods, within 0..1; truth where it is known.
+    """Accuracy of unlabelled images by two methods, within 0..1; the truth where it is known.
 
-    atc: average thresholded confidence; doc: difference of confidences; None where the confidences are not at hand
+    atc: average thresholded confidence, of all pixels. doc: difference of confidences, the mean over images; None where
+    the confidences are not at hand
+    truth: what `atc` estimates; mean_truth: what `doc` does. They differ where images have other numbers of pixels
     """
 
     atc: float | None
     doc: float | None
     truth: float | None = None
+    mean_truth: float | None = None
+
+    def error(self, name: str) -> float | None:
+        """Absolute error of a method; None where its estimate or the truth is not known."""
+        value, truth = (self.atc, self.truth) if name == "atc" else (self.doc, self.mean_truth)
+        return None if value is None or truth is None else abs(value - truth)
 
 
 def threshold_bin(labelled: Ints) -> int:  # B 2
@@ -63,6 +71,7 @@ def atc(labelled: Ints, unlabelled: Ints) -> float | None:  # B 2, B
 def doc(accuracy: float, confidence: float, unlabelled_confidence: float) -> float:
     """Difference of confidences: the labelled accuracy less the fall of the mean max p, within 0..1.
 
+    All three are means of one kind: over pixels, or over images.
     Source: Guillory et al. 2021, arXiv:2107.03315.
 
     >>> round(doc(0.9, 0.85, 0.75), 3)
@@ -72,14 +81,10 @@ def doc(accuracy: float, confidence: float, unlabelled_confidence: float) -> flo
 
 
 def mean_error(known: list[Estimates], name: str) -> float | None:
-    """Mean absolute error of a method on sets whose accuracy is known; None without such sets.
+    """Mean absolute error of a method ("atc", "doc") on sets whose accuracy is known; None without such sets.
 
     >>> mean_error([Estimates(0.8, 0.7, 0.75), Estimates(0.6, 0.5, 0.5)], "atc")
     0.075
     """
-    errors = [
-        abs(value - each.truth)
-        for each in known
-        if each.truth is not None and (value := getattr(each, name)) is not None
-    ]
+    errors = [error for each in known if (error := each.error(name)) is not None]
     return round(sum(errors) / len(errors), 12) if errors else None

@@ -19,7 +19,7 @@ from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.writing import write_png
-from segment.jobs.decisions.compare import compare, write_comparison
+from segment.jobs.decisions.compare import _estimated, compare, write_comparison
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
@@ -29,9 +29,11 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
+from segment.report.estimate_words import estimate_words
 from segment.report.run_comparison import compare_rows, in_words
 from segment.scenes.scene import TEST, TRAIN, scene
-from segment.scores.functional.binning import bin_of
+from segment.scores.functional.binning import BINS, bin_of
+from segment.significance.estimated_accuracy import Estimates
 
 PLAN = EvaluatePlan(
     methods=MethodPlan(
@@ -71,6 +73,29 @@ def test_pixels_without_data_have_no_confidence(tmp_path: Path) -> None:
     assert counts is not None
     assert counts.sum() == 2
     assert counts[bin_of(np.array([0.25, 0.5], np.float32)), 0].tolist() == [1, 1]
+
+
+def test_images_of_several_sizes_have_an_estimate_of_the_mean_over_images() -> None:
+    def table(sizes: list[int]) -> RunTable:
+        accuracy = [0.6] * 10 + [0.9] * 10
+        rows = {
+            str(number): {"pixels": size, "accuracy": a, "expected_accuracy": a}
+            for number, (a, size) in enumerate(zip(accuracy, sizes, strict=True))
+        }
+        return RunTable(Path(), "mcbn", ("mcbn",), rows, {}, labelled=True)
+
+    labelled = np.zeros((BINS, 2), dtype=np.int64)
+    labelled[0] = (9060, 1040)
+    estimated = _estimated(table([100] * 10 + [10000] * 10), labelled, table([10000] * 10 + [100] * 10))
+    assert estimated.doc == pytest.approx(0.75)
+    assert estimated.mean_truth == pytest.approx(0.75)
+    assert estimated.error("doc") == pytest.approx(0, abs=1e-12)
+
+
+def test_an_error_of_an_estimate_that_is_0_is_printed() -> None:
+    (line,) = estimate_words("B", Estimates(0.8, 0.7, 0.75, 0.7), {"atc": 0.05, "doc": 0.0}, 2)
+    assert "ATC 0.800 of its pixels (it is 0.750), DoC 0.700 as the mean over its images (it is 0.700)" in line
+    assert line.endswith("The mean error on 2 labelled runs was ATC 0.050, DoC 0.000.")
 
 
 def test_the_mean_over_labels_is_no_confidence_of_a_label(runs: Path, tmp_path: Path) -> None:

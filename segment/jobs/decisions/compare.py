@@ -172,17 +172,22 @@ def _estimated(a: RunTable, labelled: Ints, b: RunTable) -> Estimates:
     if b.labelled and found is not None and found.sum():
         truth = float(found[:, 0].sum() / found.sum())
     by_threshold = None if found is None else atc(labelled, found.sum(axis=1))
-    return Estimates(by_threshold, _by_difference(a, labelled, b), truth)
+    return Estimates(by_threshold, _by_difference(a, b), truth, _mean(b, "accuracy") if b.labelled else None)
 
 
-def _by_difference(a: RunTable, labelled: Ints, b: RunTable) -> float | None:
-    means = [
-        [row["expected_accuracy"] for row in table.rows.values() if "expected_accuracy" in row] for table in (a, b)
-    ]
-    if not all(means) or not labelled.sum():
+def _by_difference(a: RunTable, b: RunTable) -> float | None:
+    """B's mean accuracy over its images. A prediction keeps no number of pixels, so that none can be weighted by it."""
+    means = (_mean(a, "accuracy"), _mean(a, "expected_accuracy", "accuracy"), _mean(b, "expected_accuracy"))
+    if None in means:
         return None
-    accuracy = float(labelled[:, 0].sum() / labelled.sum())
-    return doc(accuracy, float(np.mean(means[0])), float(np.mean(means[1])))
+    return doc(*(mean for mean in means if mean is not None))
+
+
+def _mean(table: RunTable, column: str, *beside: str) -> float | None:
+    """The mean of a column over the images that have it, and the columns beside it; None without any."""
+    wanted = (column, *beside)
+    numbers = [row[column] for row in table.rows.values() if all(np.isfinite(row.get(name, np.nan)) for name in wanted)]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def _picture(compared: RunComparison) -> bytes | None:
