@@ -55,6 +55,7 @@ class RunComparison:
     smallest: column -> the paired difference that would be missed one time in five after Holm's correction
     spreads: column -> its standard deviation
     values: column -> the images' numbers in both runs. notes: sentences
+    other_labels: where quality is measured by other labels in B than in A, what differs
     estimated: B's accuracy; errors: of the estimates on `checked_on` labelled runs
     """
 
@@ -70,6 +71,7 @@ class RunComparison:
     errors: Mapping[str, float | None] | None = None
     checked_on: int = 0
     notes: tuple[str, ...] = ()
+    other_labels: str = ""
 
     @property
     def significant(self) -> list[str]:
@@ -92,6 +94,7 @@ class RunComparison:
             "significant": self.significant,
             "estimated_accuracy": None if self.estimated is None else asdict(self.estimated),
             "estimate_errors": None if self.errors is None else dict(self.errors) | {"checked_on": self.checked_on},
+            "other_labels": self.other_labels or None,
             "sentences": in_words(self),
         }
 
@@ -140,9 +143,12 @@ def words(column: str) -> str:
     return WORDS.get(column, column.replace(".", " ").replace("_", " "))
 
 
-def better(column: str, difference: float) -> str:
-    """Whether B's number is better than A's, for the columns where more or less is; else which way it went."""
-    if column in QUALITY:
+def better(column: str, difference: float, *, comparable: bool = True) -> str:
+    """Whether B's number is better than A's, for the columns where more or less is; else which way it went.
+
+    comparable: whether A and B have the same labels
+    """
+    if column in QUALITY and comparable:
         return "better" if (difference < 0) == lower_is_better(column) else "worse"
     return "higher" if difference > 0 else "lower"
 
@@ -166,7 +172,8 @@ def in_words(compared: RunComparison) -> list[str]:
         lines = [f"{a} and {b} are equal on every image, in all {tested} columns: not significant."]
     e = compared.estimated
     estimates = [] if e is None else estimate_words(b, e, compared.errors, compared.checked_on)
-    return [*lines, *estimates, *compared.notes]
+    first = [compared.other_labels] if compared.other_labels else []
+    return [*first, *lines, *estimates, *compared.notes]
 
 
 def _change(compared: RunComparison, column: str) -> str:
@@ -175,9 +182,9 @@ def _change(compared: RunComparison, column: str) -> str:
         d = test.difference
         ends = [end if d.value > 0 else -end for end in (d.low, d.high) if end is not None]
         span = f" ({min(ends):.4g}..{max(ends):.4g})" if ends else ""
-        return f"{better(column, d.value)} by {abs(d.value):.4g}{span}"
+        return f"{better(column, d.value, comparable=not compared.other_labels)} by {abs(d.value):.4g}{span}"
     apart = compared.unpaired[column]
-    way = better(column, apart.second - apart.first)
+    way = better(column, apart.second - apart.first, comparable=not compared.other_labels)
     return f"{way} (AUROC {apart.auroc.value:.3f}, {apart.auroc.low:.3f}..{apart.auroc.high:.3f})"
 
 

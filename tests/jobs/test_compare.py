@@ -19,6 +19,7 @@ from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.writing import write_png
+from segment.images.read import read_label
 from segment.jobs.decisions.compare import _estimated, compare, write_comparison
 from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.decisions.select import select
@@ -138,6 +139,23 @@ def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_t
     auroc = alone.unpaired["mean.mutual_information"].auroc.value
     assert auroc is not None
     assert auroc > 0.5
+
+
+def test_other_labels_are_no_improvement(network: Network, bank: Bank, runs: Path, tmp_path: Path) -> None:
+    assert compare(runs / "clean", runs / "noisy").other_labels == ""
+    data = written(tmp_path / "data", TEST[:10])  # the same images
+    easier = replace(PLAN, void=1)
+    evaluate(network, data, tmp_path / "void", banks=[bank], plan=easier)
+    compared = compare(runs / "clean", tmp_path / "void")
+    assert in_words(compared)[0].startswith(
+        "THE LABELS DIFFER: void is none in A and 1 in B; 10 of 10 pairs have another number of scored pixels."
+    )
+    assert not any(re.search("better|worse", line) for line in in_words(compared)[1:])
+    assert compare(runs / "clean", tmp_path / "void", pair=False).other_labels.startswith("THE LABELS DIFFER: void is")
+    for path in Path(str(data.labels)).iterdir():
+        write_png(path, (read_label(path) // 2).astype(np.uint8))
+    evaluate(network, data, tmp_path / "halved", banks=[bank], plan=PLAN)
+    assert "10 of 10 pairs have other label files" in compare(runs / "clean", tmp_path / "halved").other_labels
 
 
 def test_two_methods_of_one_run_are_compared_image_by_image(runs: Path) -> None:

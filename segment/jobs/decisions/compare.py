@@ -11,6 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of
 from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_json, write_text
+from segment.jobs.decisions.other_labels import other_labels
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture
 from segment.report.run_comparison import RunComparison, compare_rows, in_words, table_of, words
@@ -53,7 +54,9 @@ def compare(
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
-    compared = replace(compared, notes=(*_other_pixels(a, b, compared.images[2]), *compared.notes))
+    notes = (*_other_pixels(a, b, compared.images[2]), *compared.notes)
+    pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
+    compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
         if known:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segment.errors import WrongUse, near
-from segment.files.reading import read_json
+from segment.files.reading import json_values, read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD
 from segment.files.text_tables import read_csv
@@ -70,6 +70,15 @@ class RunTable:
         if self.labelled:
             return self._scored_confidences()
         return None if self.multilabel else self._predicted_confidences()
+
+    def label_files(self) -> dict[str, tuple[str, ...]]:
+        """Id -> SHA-256 of the label maps (and region mask) that the image was scored by; empty where none was kept."""
+        try:
+            with np.load(self.folder / STATE, allow_pickle=False) as archive:
+                contents = json_values(str(archive["progress"]).encode())["contents"]
+            return {name: tuple(sums[1:]) for name, sums in contents.items()}  # the image's own comes first
+        except (*ARRAY_ERRORS, LookupError, TypeError, AttributeError):
+            return {}
 
     def _scored_confidences(self) -> Ints | None:
         try:
