@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ class Outcome:
     """One decision on labelled images; every share within 0..1.
 
     images, groups: that have what the loss is of. accepted: share of an image's labelled pixels, or of the images
-    loss: mean over groups, with its 95 % interval over them (None: too few). error: wrong among all that is accepted;
-    None where nothing is. bad: groups with more than the limit wrong among what is accepted, with the exact 95 %
-    interval of their share
+    loss: mean over groups, with its 95 % interval over them (None: too few). error: wrong pixels among all that is
+    accepted, whatever the loss is (of whole images, the mean share of them); None where nothing is accepted
+    bad: groups with more than the limit lost among what is accepted, with the exact 95 % interval of their share
     """
 
     unit: str
@@ -107,7 +107,8 @@ def outcome_of(images: ValidationImages, plan: TriagePlan, decision: Decision) -
     count = int(groups.max(initial=-1)) + 1
     loss = losses.mean_losses(groups)[:, 0] if count else np.zeros(0)
     bad = int(losses.bad(plan.max_error, groups)[:, 0].sum()) if count else 0
-    kept = float(losses.kept.sum())
+    wrong = _wrong(images, plan, decision, losses)
+    kept = float(wrong.kept.sum())
     interval = binomtest(bad, count).proportion_ci(0.95, method="exact") if count else None
     return Outcome(
         unit=decision.unit,
@@ -119,7 +120,7 @@ def outcome_of(images: ValidationImages, plan: TriagePlan, decision: Decision) -
         accepted=float(losses.accepted.mean()) if count else 0.0,
         loss=float(loss.mean()) if count else 0.0,
         loss_interval=_interval(loss),
-        error=float(losses.lost.sum()) / kept if kept else None,
+        error=float(wrong.lost.sum()) / kept if kept else None,
         bad=bad,
         bad_interval=None if interval is None else (float(interval.low), float(interval.high)),
     )
@@ -147,6 +148,12 @@ def _at_threshold(images: ValidationImages, plan: TriagePlan, decision: Decision
     )
 
 
+def _wrong(images: ValidationImages, plan: TriagePlan, decision: Decision, losses: Losses) -> Losses:
+    """The wrong pixels among what is accepted, also where the loss is another: missed pixels of a class, or Dice."""
+    plain = replace(plan, protect=None, loss="error")
+    return losses if plan == plain else _at_threshold(images, plain, decision)
+
+
 def _interval(loss: Floats) -> tuple[float, float] | None:
     if len(loss) < 2:
         return None
@@ -159,14 +166,16 @@ def _interval(loss: Floats) -> tuple[float, float] | None:
 def images_outcomes(images: ValidationImages, plan: TriagePlan, decisions: dict[str, Decision]) -> list[ImageOutcome]:
     """Every image with what is accepted of it, in the order of the ids, by the asked unit and the images' decision."""
     asked = _at_threshold(images, plan, decisions[plan.unit])
+    wrong = _wrong(images, plan, decisions[plan.unit], asked)
     passing = decisions["image"]
-    row_of = {identity: row for row, identity in enumerate(asked.ids)}
+    row_of, wrong_row = ({id: row for row, id in enumerate(losses.ids)} for losses in (asked, wrong))
     rows = []
     for identity in images.counts.ids:
         row, accepted, error = row_of.get(identity), None, None
         if row is not None:
-            kept, accepted = float(asked.kept[row, 0]), float(asked.accepted[row, 0])
-            error = float(asked.lost[row, 0]) / kept if kept and accepted else None
+            accepted, of = float(asked.accepted[row, 0]), wrong_row.get(identity)
+            kept = 0.0 if of is None else float(wrong.kept[of, 0])
+            error = float(wrong.lost[of, 0]) / kept if kept else None
         verdict = "accept" if passing.accepts(images.means[passing.measure][identity]) else "review"
         rows.append(ImageOutcome(identity, accepted, error, verdict))
     return rows
@@ -179,7 +188,8 @@ def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
     if plan.guarantee == "images":
         assert outcome.bad_interval is not None
         limit, value, low = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval[0]
-        seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} wrong"
+        lost = "wrong" if plan.protect is None else f"of their {plan.protect} pixels accepted as another class"
+        seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} {lost}"
     else:
         limit, value = plan.max_error, outcome.loss
         low = value if outcome.loss_interval is None else outcome.loss_interval[0]

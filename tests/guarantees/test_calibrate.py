@@ -194,6 +194,23 @@ def test_a_protected_class_counts_its_missed_pixels_in_the_images_that_hold_it()
         calibrate_unit(images, replace(plan, protect="cat"), "pixel")
 
 
+@pytest.mark.parametrize("unit", ["pixel", "image"])
+def test_what_is_wrong_in_the_accepted_does_not_depend_on_the_loss(unit: Unit) -> None:
+    images = images_of(np.random.default_rng(3).uniform(0, 0.3, 60))
+    decision = Decision(
+        unit=unit, measure="one_minus_max", threshold=0.8, why="", images=60, groups=60, loss=0.0, accepted=0.0
+    )
+    plain = TriagePlan(unit=unit, max_error=0.1)
+    protected = replace(plain, protect="car", guarantee="images")
+    first, second = (outcome_of(images, plan, decision) for plan in (plain, protected))
+    assert first.error == second.error
+    assert first.loss != second.loss
+    assert "of their car pixels accepted as another class" in verdict_of(second, protected)
+    decisions = {"pixel": decision, "image": replace(decision, unit="image")}
+    errors = [[row.error for row in images_outcomes(images, plan, decisions)] for plan in (plain, protected)]
+    assert errors[0] == errors[1]
+
+
 def test_images_without_the_protected_class_do_not_count_as_safe() -> None:
     images = images_of(np.random.default_rng(4).beta(1, 8, 60))
     for identity in images.counts.ids[:20]:
