@@ -38,6 +38,7 @@ from segment.pictures.overlays import (
 )
 from segment.pictures.palettes import palette
 from segment.regions.components import regions_of
+from segment.scores.functional.image_level import aggregate
 
 
 def test_what_is_written_window_by_window_is_read_back(tmp_path: Path) -> None:
@@ -93,9 +94,16 @@ def test_a_summary_has_the_mean_and_percentile_that_numpy_gives(values: list[flo
     numbers = summary(np.array([[*values, *([math.nan] * absent)]], np.float32))
     scale = float(np.abs(array).max())
     assert numbers["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-9, abs=1e-9 * scale)
-    assert numbers["p95"] == pytest.approx(
-        np.percentile(array.astype(np.float64), 95), rel=1e-9, abs=1e-6 + 1e-9 * scale
-    )
+    assert numbers["p95"] == pytest.approx(np.percentile(array.astype(np.float64), 95), rel=1e-9, abs=1e-9 * scale)
+
+
+def test_small_values_keep_their_order_and_are_those_of_an_evaluation() -> None:
+    values = np.random.default_rng(0).exponential(size=(64, 64)).astype(np.float32)
+    maps = [values * np.float32(scale) for scale in (4e-9, 5e-9, 1.5e-7)]
+    numbers = [summary(each)["p95"] for each in maps]
+    assert numbers == sorted(set(numbers))
+    for each, number in zip(maps, numbers, strict=True):
+        assert number == aggregate(each, np.ones(each.shape, bool), None)[1]
 
 
 def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:

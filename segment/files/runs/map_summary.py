@@ -26,4 +26,4 @@ def summary(values: Plane) -> dict[str, float]:  # H W, float32
         total += float(np.nansum(block, dtype=np.float64))
     if not count:
         return {}
-    return {"mean": total / count, "p95": round(quantile(lambda: blocks(values), count, 0.95), 6)}
+    return {"mean": total / count, "p95": quantile(lambda: blocks(values), count, 0.95)}
