@@ -28,7 +28,7 @@ class Rung:
         return self.arms * self.images * self.draws
 
 
-def rungs(arms: int, images: int, passes: int, reserved: int) -> tuple[Rung, ...]:
+def rungs(arms: int, images: int, passes: int, reserved: int, fewest: int = 1) -> tuple[Rung, ...]:
     """The rungs of a search whose last one has one arm on all images with all passes.
 
     Args:
@@ -36,10 +36,11 @@ def rungs(arms: int, images: int, passes: int, reserved: int) -> tuple[Rung, ...
         images: N, validation images.
         passes: T, the most passes that a chosen setting may take.
         reserved: Passes over every image that are needed besides (a deterministic pass, and its views).
+        fewest: Draws of a rung at least: as many as views, where an arm has a pass for each.
 
     Returns:
         One to three rungs that cost less than BUDGET / FOR * passes passes over every image, with `reserved`, where
-        that is possible at all with LEAST images and one draw in a rung.
+        that is possible at all with LEAST images and the fewest draws in a rung.
 
     >>> [(rung.arms, rung.images, rung.draws) for rung in rungs(8, 101, 16, 3)]
     [(8, 13, 4), (3, 28, 8), (1, 101, 16)]
@@ -51,13 +52,13 @@ def rungs(arms: int, images: int, passes: int, reserved: int) -> tuple[Rung, ...
     left = images * (BUDGET * passes / FOR - reserved) - last.cost
     kept = max(1, -(-arms // 3))
     if kept == 1:
-        return _rung(arms, images, max(1, passes // 4), left), last
-    first = _rung(arms, images, max(1, passes // 4), 0.4 * left)
-    return first, _rung(kept, images, max(1, passes // 2), left - first.cost), last
+        return _rung(arms, images, passes // 4, left, fewest), last
+    first = _rung(arms, images, passes // 4, 0.4 * left, fewest)
+    return first, _rung(kept, images, passes // 2, left - first.cost, fewest), last
 
 
-def _rung(arms: int, images: int, draws: int, passes: float) -> Rung:
+def _rung(arms: int, images: int, draws: int, passes: float, fewest: int) -> Rung:
     """A rung of at most `passes` passes: fewer images first, then fewer draws."""
     least = min(LEAST, images)
-    draws = min(draws, max(1, int(passes / (arms * least)) - (passes <= 0)))
-    return Rung(arms, min(images, max(least, int(passes / (arms * draws)))), max(1, draws))
+    draws = max(fewest, min(draws, int(passes / (arms * least))))
+    return Rung(arms, min(images, max(least, int(passes / (arms * draws)))), draws)

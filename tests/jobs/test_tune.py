@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segment.draws.bank import bank_fingerprint
 from segment.errors import BankRefused, OutOfMemory, WrongUse
 from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
+from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
@@ -30,12 +32,14 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.states import SweepPlan
+from segment.jobs.tuning.search import Arm, Search
 from segment.jobs.tuning.tune import TunePlan, Tuning, tune
 from segment.jobs.tuning.tuned import read_tuned, write_tuned
 from segment.networks.load import Network, load_network
 from segment.report.html.words import settings
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.tuning.samples import Samples
 
 PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "vector_scaling"))
 
@@ -69,6 +73,26 @@ def test_the_search_stays_in_its_budget_and_writes_its_folder(tuning: Tuning) ->
     assert "Pareto" in (tuning.folder / "tuned.md").read_text()
     assert (tuning.folder / "pareto.png").read_bytes()[:4] == b"\x89PNG"
     assert "12 images are few" in content["why"]
+
+
+def test_arms_of_a_rung_make_as_many_passes_and_these_are_recorded(
+    network: Network, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, int] = {}
+    samples = Search.samples
+
+    def kept(self: Search, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
+        result = samples(self, arm, sources, draws, keep=keep)
+        if not keep:
+            made[arm.name] = result.prefixes[-1]
+        return result
+
+    monkeypatch.setattr(Search, "samples", kept)
+    tuning = tune(network, written(tmp_path / "validation", VALIDATION[:6]), str(train), tmp_path / "out", PLAN)
+    first = [each for each in tuning.dropped if each["draws"] == made[each["arm"]]]
+    assert first == list(tuning.dropped)
+    assert len({each["draws"] for each in tuning.dropped}) == 1, "plain images and views alike"
+    assert {each["arm"].startswith("mcbn+tta") for each in tuning.dropped} == {True, False}
 
 
 def test_evaluate_scores_the_tuned_setting_as_its_parts_would(network: Network, tuning: Tuning, tmp_path: Path) -> None:

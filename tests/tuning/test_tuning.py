@@ -175,6 +175,13 @@ def test_a_search_costs_less_than_thirty_passes_over_every_image(arms: int, imag
     assert steps[-1].draws == 16
 
 
+def test_a_rung_has_a_pass_for_each_view_and_its_cost_counts_them() -> None:
+    for views in (1, 2, 3):
+        steps = rungs(8, 200, 8, 3, views)
+        assert all(rung.draws >= views for rung in steps)
+        assert sum(rung.cost for rung in steps) / 200 + 3 <= BUDGET * 8 / FOR
+
+
 def of(name: str, passes: int, values: list[float]) -> Candidate:
     masks = {f"s{i}": np.array([[90, 8], [100, 10], [92, 8]]) for i in range(len(values))}
     return Candidate(name, passes, "", {f"s{i}": value for i, value in enumerate(values)}, 0.1, 0.1, masks)

@@ -171,28 +171,32 @@ class Search:
         return common
 
     def halve(self, arms: Sequence[Arm], reserved: int) -> tuple[Arm | None, list[dict[str, Any]]]:
-        """The arm that is left, and those that fell out, `nll` None where too many images failed under one."""
+        """The arm that is left, and those that fell out, `nll` None where too many images failed under one.
+
+        All arms of a rung make as many passes, but for those whose banks have fewer draws, and for distilled banks,
+        whose draws belong together.
+        """
         left, dropped = list(arms), []
         usable = [source for source in self.sources if source.id not in self.failed]
-        steps = rungs(len(left), len(usable), self.plan.passes, reserved)
+        fewest = len(self.plan.views) if any(arm.augmented for arm in left) else 1
+        steps = rungs(len(left), len(usable), self.plan.passes, reserved, fewest)
         for number, rung in enumerate(steps[:-1]):
             stride = max(1, len(usable) // rung.images)
             some = usable[stride // 2 :: stride][: rung.images]
             made = {}
             for arm in left:
-                draws = None if distilled(arm) else max(rung.draws, len(self.plan.views) if arm.augmented else 1)
-                made[arm.name] = self.samples(arm, some, draws, keep=False)
+                made[arm.name] = self.samples(arm, some, None if distilled(arm) else rung.draws, keep=False)
             common = self.compared(made)
             losses = {
                 name: halving_loss(samples, samples.prefixes[-1]) for name, samples in common.items() if samples.images
             }
-            place = {"images": len(some), "draws": rung.draws}
+            places = {name: {"images": len(some), "draws": samples.prefixes[-1]} for name, samples in made.items()}
             if common:
-                dropped += [unfit(name, made[name], place) for name in made if name not in common]
+                dropped += [unfit(name, made[name], places[name]) for name in made if name not in common]
             ordered = sorted((arm for arm in left if arm.name in losses), key=lambda arm: losses[arm.name])
             following = steps[number + 1].arms
             for arm in ordered[following:]:
-                dropped.append({"arm": arm.name, **place, "nll": losses[arm.name]})
+                dropped.append({"arm": arm.name, **places[arm.name], "nll": losses[arm.name]})
             left = ordered[:following] or left[:following]
         return (left[0] if left else None), dropped
 

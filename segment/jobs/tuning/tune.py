@@ -158,7 +158,7 @@ def _tune(
         made = search.samples(winner, sources, None, keep=True)
         kept = search.compared({**kept, winner.name: made})
         if winner.name not in kept:
-            dropped.append(unfit(winner.name, made, {"images": len(sources), "draws": plan.passes}))
+            dropped.append(unfit(winner.name, made, {"images": len(sources), "draws": made.prefixes[-1]}))
     usable = _usable(kept, search)
     ids = sorted(kept["deterministic"].images)
     parts = folds(ids, {name: sequence_of(name) for name in ids} if given is None else given, whole=given is not None)
