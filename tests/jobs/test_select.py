@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from labelled_scenes import SIZE, written
 from PIL import Image
+from plain import seeded
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -22,6 +24,7 @@ from segment.errors import WrongUse
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
+from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
@@ -31,6 +34,7 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.ranking.diversity import diverse
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
@@ -217,11 +221,51 @@ def test_windows_have_boxes_inside_their_images_and_crops_of_them(runs: Path, tm
     assert (crop == whole[top : top + 32, left : left + 32]).all()
 
 
+def of_bands(channels: Any) -> Network:
+    """A network of random weights with this input, `white` given."""
+    spec = InputSpec(channels=channels, white=4095.0, mean=(), std=())
+    module = seeded(lambda: nn.Sequential(nn.Conv2d(spec.planes, 3, 3, padding=1), nn.BatchNorm2d(3)).eval())
+    card = Card(name="bands", network="py:given:module", classes=("a", "b", "c"), input=spec)
+    return load_network(module, card=card)
+
+
+@pytest.mark.parametrize("channels", ["RGB", ("a", "b", "c", "d")])
+def test_images_of_deep_bands_are_read_as_the_run_read_them(
+    channels: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng, planes = np.random.default_rng(0), 3 if channels == "RGB" else 4
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        values = rng.integers(0, 4095, (24, 5 if number == 5 else 32, planes)).astype(np.uint16)
+        kind = "rgb" if planes == 3 else "minisblack"
+        tifffile.imwrite(tmp_path / "images" / f"i{number}.tif", values, photometric=kind, planarconfig="contig")
+    deep = of_bands(channels)
+    bank = fit_bank(deep, sorted((tmp_path / "images").iterdir())[:5], batch=2, draws=2)
+    plan = PredictPlan(maps=("predictive_entropy",), precision="fp32", formats=("npz",))
+    predict(deep, tmp_path / "images", bank, tmp_path / "run", plan)
+    found = select_regions(tmp_path / "run", 4, side=16)
+    listed = write_regions(found, tmp_path / "windows", tmp_path / "run")
+    rows = list(csv.DictReader(listed.read_text().splitlines()))
+    assert all(read_image(tmp_path / "windows" / row["crop"]).shape[2] == 3 for row in rows)
+    assert "could not be made" not in caplog.text
+    unlike = select(tmp_path / "run", 2, unlike=True)
+    assert "in colours among the 6 most uncertain" in unlike.why, "the narrow one too"
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"no image")
+    write_regions(found, tmp_path / "windows", tmp_path / "run")
+    assert "4 of 4 crops could not be made. i" in caplog.text
+    with pytest.raises(WrongUse, match=r"No image of this run can be read.*does not decode"):
+        select(tmp_path / "run", 2, unlike=True)
+
+
 def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> None:
     with pytest.raises(WrongUse, match="needs maps"):
         select_regions(runs / "scores", 3)
     with pytest.raises(WrongUse, match="has no map 'variance'"):
         select_regions(runs / "maps", 3, measure="variance")
+    for name in ("prediction", "probability", "p95.variance"):
+        with pytest.raises(WrongUse, match=f"ranked by a measure's mean, and '{name}' is none"):
+            select_regions(runs / "maps", 3, measure=name)
     with pytest.raises(WrongUse, match="1 or more"):
         select(runs / "maps", 0)
 
@@ -246,12 +290,12 @@ def test_an_option_that_would_be_ignored_is_refused(runs: Path, options: tuple[o
 
 def test_windows_written_anew_leave_no_crop_of_the_earlier_ones(runs: Path, tmp_path: Path) -> None:
     found = select_regions(runs / "maps", 4, side=32)
-    write_regions(found, tmp_path)
+    write_regions(found, tmp_path, runs / "maps")
     (tmp_path / "mine.png").touch()
     listed = tmp_path / "regions.csv"
     listed.write_text(listed.read_text() + "9,x,,0,0,1,1,0,../outside.png\n")
     (tmp_path.parent / "outside.png").touch()
-    write_regions(found[:1], tmp_path)
+    write_regions(found[:1], tmp_path, runs / "maps")
     assert {path.name for path in tmp_path.iterdir()} == {
         "regions.csv",
         "mine.png",

@@ -300,7 +300,7 @@ def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path
     from segment.jobs.decisions.regions import select_regions, write_regions
 
     found = select_regions(run, top, measure=by.removeprefix("mean.") if by else None, side=side)
-    path = write_regions(found, output or run / "regions")
+    path = write_regions(found, output or run / "regions", run)
     if json:
         screen.as_json({"regions": [asdict(region) for region in found], "file": str(path)})
         return

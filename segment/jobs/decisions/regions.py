@@ -6,7 +6,9 @@ Must not know how a map was made.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse
+from segment.errors import SegmentError, WrongUse, error_message, near
+from segment.estimation.together import IMAGE_ERRORS
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
+from segment.images.display import Display, display_of, picture_of
 from segment.images.formats.arrays import ARRAY_ERRORS
-from segment.images.read import read_source
+from segment.images.read import few_pixels, read_source
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
 from segment.ranking.columns import ranks_none
+from segment.uncertainty.measures import MEASURES
 
+log = logging.getLogger(__name__)
+
+UNREADABLE = (SegmentError, OSError, *IMAGE_ERRORS)
+DISPLAY_IMAGES = 8
 OF_AN_IMAGE = 3
 """Windows of one image at most: a labeller sees more by going on to another."""
 
@@ -54,9 +63,14 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
         The windows, highest mean first.
 
     Raises:
-        WrongUse: The folder is an evaluation or has no such map, or a number is out of range.
+        WrongUse: The folder is an evaluation or has no such map, the map is no measure, or a number is out of range.
 
     """
+    if measure is not None and measure not in MEASURES:
+        raise WrongUse(
+            f"Windows are ranked by a measure's mean, and {measure!r} is none.{near(measure, MEASURES)} "
+            f"Known: {', '.join(MEASURES)}."
+        )
     if top < 1 or side < 8:
         raise WrongUse(f"{top} windows of {side} pixels were asked for: 1 or more of 8 pixels or more.")
     table = run_table(folder)
@@ -122,28 +136,46 @@ def _map(path: Path, name: str) -> NDArray[np.float32]:
     raise WrongUse(f"{str(path)!r} has no map {name!r}; it has {known}.")
 
 
-def write_regions(regions: Sequence[Region], folder: Path) -> Path:
-    """regions.csv, and the crop of each window as PNG, into a folder; an image that is gone has no crop.
+def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
+    """regions.csv, and the crop of each window as PNG, into a folder; an image that does not read has none.
 
-    The crops that an earlier regions.csv there names are removed.
+    The crops that an earlier regions.csv there names are removed. A warning counts the crops that cannot be made.
+    run: of the windows, which says how its images are read and shown
     """
     _remove_crops(folder / "regions.csv")
-    rows: list[tuple[object, ...]] = []
+    saved = run_table(run).saved
+    display = saved.display or _display(regions, saved.input)
+    rows, missing = list[tuple[object, ...]](), list[str]()
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            image = read_source(source_of(region.id, region.source), InputSpec()).pixels
-            eight_bits = image if image.dtype == np.uint8 else np.rint(image.clip(0, 255)).astype(np.uint8)
-            window = eight_bits[region.top : region.top + region.height, region.left : region.left + region.width]
+            pixels = read_source(source_of(region.id, region.source), saved.input).pixels
+            inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
+            window = np.ascontiguousarray(picture_of(pixels, display)[inside])
+        except UNREADABLE as error:
+            missing.append(f"{region.id}: {error_message(error)}")
+        else:
             crop = f"{rank:03d}_{region.id.replace('/', '_')}.png"
-            write_png(folder / crop, np.ascontiguousarray(window))
-        except (SegmentError, OSError):
-            crop = ""
+            write_png(folder / crop, window)
         box = (region.top, region.left, region.height, region.width)
         rows.append((rank, region.id, region.source, *box, f"{region.value:.6g}", crop))
     columns = ("rank", "id", "source", "top", "left", "height", "width", "mean", "crop")
     write_text(folder / "regions.csv", csv_text(columns, rows))
+    if missing:
+        log.warning("%d of %d crops could not be made. %s", len(missing), len(regions), missing[0])
     return folder / "regions.csv"
+
+
+def _display(regions: Sequence[Region], spec: InputSpec) -> Display | None:
+    """How bands are shown where the run has no pictures, from the first images that read; None for RGB."""
+
+    def pixels() -> Iterator[tuple[NDArray[Any], NDArray[np.bool_] | None]]:
+        sources = {region.id: region.source for region in regions}
+        for name, path in list(sources.items())[:DISPLAY_IMAGES]:
+            with suppress(*UNREADABLE):  # its crop is reported as missing
+                yield few_pixels(source_of(name, path), spec)
+
+    return display_of(pixels(), spec)
 
 
 def _remove_crops(listed: Path) -> None:

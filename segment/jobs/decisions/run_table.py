@@ -20,6 +20,7 @@ from segment.files.runs.places import RECORD
 from segment.files.text_tables import read_csv
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
+from segment.report.run_files.saved_run import SavedRun
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.stores.copies import folder_here
 from segment.uncertainty.measures import MEASURES
@@ -50,6 +51,11 @@ class RunTable:
     def columns(self) -> tuple[str, ...]:
         """Every column that some image has, in the file's order."""
         return tuple(dict.fromkeys(column for row in self.rows.values() for column in row))
+
+    @property
+    def saved(self) -> SavedRun:
+        """How its images are read and shown; it knows no image."""
+        return SavedRun(self.folder, self.record, {})
 
     @property
     def multilabel(self) -> bool:

@@ -15,7 +15,7 @@ from segment.estimation.together import IMAGE_ERRORS
 from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
-from segment.images.read import read_source
+from segment.images.read import few_pixels
 from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -114,7 +114,7 @@ def select(
     given = None if network is None else network_of(network)
     if given is not None:
         _refuse_other_network(table, given)
-    return _unlike(selection, top, given) if unlike else selection
+    return _unlike(selection, top, table.saved.input, given) if unlike else selection
 
 
 def _column(table: RunTable, by: str | None) -> tuple[str, str]:
@@ -211,10 +211,10 @@ def _refuse_other_network(table: RunTable, network: Network) -> None:
         )
 
 
-def _unlike(selection: Selection, top: int, network: Network | None) -> Selection:
-    """The selection with its first images chosen unlike one another."""
+def _unlike(selection: Selection, top: int, spec: InputSpec, network: Network | None) -> Selection:
+    """The selection with its first images chosen unlike one another. spec: how the run read its images."""
     ranked = (*selection.images, *selection.rest)
-    pool, features = [], []
+    pool, features, why = [], [], ""
     of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
@@ -222,13 +222,14 @@ def _unlike(selection: Selection, top: int, network: Network | None) -> Selectio
             if of_network is not None:
                 features.append(of_network(source))
             else:
-                features.append(pooled_colours(read_source(source, InputSpec()).pixels))
+                features.append(pooled_colours(few_pixels(source, spec)[0]))
             pool.append(image)
         except (SegmentError, OSError, *IMAGE_ERRORS) as error:
+            why = why or f"{image[0]}: {error_message(error)}"
             log.warning("%s is left out of the choice: %s", image[0], error_message(error))
     if not pool:
         raise WrongUse(
-            "No image of this run is where it was, so none can be compared with another: leave --diverse out."
+            f"No image of this run can be read, so none can be compared with another: leave --diverse out. {why}"
         )
     chosen = [pool[index] for index in diverse(np.stack(features), top)]
     rest = tuple(image for image in ranked if image not in chosen)
@@ -238,12 +239,19 @@ def _unlike(selection: Selection, top: int, network: Network | None) -> Selectio
 
 
 def pooled_colours(image: NDArray[Any]) -> NDArray[np.float64]:  # H W 3 -> D
-    """Mean colour of SIDE x SIDE cells of an image."""
-    rows, columns = (np.array_split(np.arange(length), SIDE) for length in image.shape[:2])
-    cells = [
-        image[r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(0, 1)) for r in rows for c in columns if r.size and c.size
-    ]
+    """Mean colour of SIDE x SIDE cells of an image; a smaller one repeats pixels.
+
+    >>> pooled_colours(np.zeros((1, 20, 3))).shape
+    (192,)
+    """
+    rows, columns = (_cells(length) for length in image.shape[:2])
+    cells = [image[r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(0, 1)) for r in rows for c in columns]
     return np.asarray(cells, dtype=np.float64).ravel()
+
+
+def _cells(length: int) -> list[NDArray[np.int64]]:
+    places = np.arange(length) if length >= SIDE else np.arange(SIDE) * length // SIDE
+    return np.array_split(places, SIDE)
 
 
 def write_selection(selection: Selection, path: Path) -> Path:
