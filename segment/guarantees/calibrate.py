@@ -94,7 +94,7 @@ def refuse_too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> N
     more = ""
     if plan.guarantee == "mean":
         likely = control.images_for_mean(plan.max_error / 2, plan.max_error, plan.confidence)
-        more = f" At a mean of half the limit it takes about {likely}."
+        more = f" At a mean of half the limit it takes about {likely}." if likely and likely > plan.needed else ""
     raise WrongUse(
         f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
         f"{reach}{more} Evaluate more labelled validation images, or ask for another --guarantee."

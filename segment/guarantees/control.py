@@ -16,6 +16,7 @@ from scipy.stats import binom
 from segment.scores.functional.binning import Floats
 
 MOST_IMAGES = 10_000_000
+"""No number of images that something takes is larger than one more: beyond it, it only says "too many"."""
 FROM_START = 0.95
 ROUNDING = 1e-12
 """Of p-values: 1 - 0.95 is a little above 0.05 or below it."""
@@ -87,6 +88,8 @@ def needed_in_expectation(limit: float) -> int:
     >>> needed_in_expectation(0.02), needed_in_expectation(0.05)
     (49, 19)
     """
+    if limit * (MOST_IMAGES + 1) < 1:
+        return MOST_IMAGES + 1
     images = max(math.ceil(1 / limit) - 2, 1)
     while 1 / (images + 1) > limit:
         images += 1
@@ -99,7 +102,9 @@ def needed_for_most(share: float, confidence: float) -> int:
     >>> needed_for_most(0.9, 0.95), needed_for_most(0.8, 0.95)
     (29, 14)
     """
-    images = max(math.floor(math.log(1 - confidence) / math.log(share)) - 1, 1)
+    images = max(math.floor(min(math.log(1 - confidence) / math.log(share), MOST_IMAGES + 2)) - 1, 1)
+    if images > MOST_IMAGES:
+        return images
     while binom.cdf(0, images, 1 - share) > 1 - confidence + ROUNDING:
         images += 1
     return images
@@ -111,7 +116,7 @@ def needed_for_mean(limit: float, confidence: float) -> int:
     >>> needed_for_mean(0.02, 0.95)
     149
     """
-    return math.ceil(math.log(1 - confidence) / math.log(1 - limit))
+    return math.ceil(min(math.log(1 - confidence) / math.log1p(-limit), MOST_IMAGES + 1))
 
 
 def images_for_mean(mean: float, limit: float, confidence: float) -> int | None:
@@ -125,6 +130,8 @@ def images_for_mean(mean: float, limit: float, confidence: float) -> int | None:
     if mean >= limit:
         return None
     few, many = 0, needed_for_mean(limit, confidence)
+    if many > MOST_IMAGES:
+        return MOST_IMAGES
     while _hoeffding_bentkus(mean, many, limit) > 1 - confidence:
         few, many = many, 2 * many
         if many > MOST_IMAGES:
@@ -137,7 +144,7 @@ def images_for_mean(mean: float, limit: float, confidence: float) -> int | None:
 
 def _hoeffding_bentkus(mean: float, images: int, limit: float) -> float:
     """P-value of "the mean is above the limit" for images whose mean loss, below the limit, is this."""
-    divergence = (1 - mean) * math.log((1 - mean) / (1 - limit))
+    divergence = (1 - mean) * (math.log1p(-mean) - math.log1p(-limit))
     divergence += mean * math.log(mean / limit) if mean else 0.0
     bentkus = math.e * float(binom.cdf(math.ceil(images * mean - 1e-9), images, limit))
     return min(math.exp(-images * divergence), bentkus, 1.0)

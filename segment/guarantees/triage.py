@@ -75,6 +75,8 @@ class TriagePlan:
                 raise WrongUse(f"{option} is a share between 0 and 1, as 0.02 for 2 %, not {value}.")
         if not 0 <= self.penalty < math.inf:
             raise WrongUse(f"--penalty is a mass from 0 up, not {self.penalty}.")
+        if self.seed < 0:
+            raise WrongUse(f"--seed is an integer from 0 up, not {self.seed}.")
         if self.loss == "dice" and self.unit != "image":
             raise WrongUse("Dice belongs to whole images: give --unit image with --loss dice.")
         if self.loss == "dice" and self.protect is not None:

@@ -166,6 +166,18 @@ def test_a_run_like_validation_is_called_shifted_as_rarely_as_promised() -> None
     assert called <= binom.ppf(0.999, SPLITS, LEVEL)
 
 
+@pytest.mark.parametrize("share", [0.02, 0.05])
+def test_heavily_tied_values_are_called_shifted_as_rarely_as_promised(share: float) -> None:
+    rng = np.random.default_rng(8)
+
+    def values(count: int) -> NDArray[np.float64]:  # almost all are 0
+        return rng.gamma(2, 1, count) * (rng.random(count) < share)
+
+    called = sum(shift_test(values(100), values(8)).shifted for _ in range(SPLITS))
+    assert called <= binom.ppf(0.999, SPLITS, LEVEL)
+    assert shift_test(values(100), 1 + values(8)).shifted
+
+
 def test_a_shifted_run_is_called_so_and_the_p_value_is_that_of_an_exact_rank_test() -> None:
     rng = np.random.default_rng(5)
     reference, values = rng.gamma(2, 1, 60), rng.gamma(2, 2.5, 30)
@@ -188,6 +200,15 @@ def test_a_shift_that_cannot_be_tested_has_no_p_value_but_a_reason(values: NDArr
     assert test.p is None
     assert test.why
     assert not test.shifted
+
+
+@pytest.mark.parametrize("tiny", [5e-324, 1e-300, 1e-17])
+def test_a_limit_that_no_number_of_images_keeps_takes_more_than_the_most(tiny: float) -> None:
+    most = control.MOST_IMAGES + 1
+    assert control.needed_in_expectation(tiny) == most
+    assert control.needed_for_mean(tiny, 0.95) == most
+    assert control.images_for_mean(tiny / 2, tiny, 0.95) in (control.MOST_IMAGES, None)
+    assert control.needed_for_most(math.nextafter(1, 0), 0.95) == most
 
 
 def test_the_checks_during_a_run_keep_to_the_level_together() -> None:

@@ -319,6 +319,8 @@ def test_a_triage_survives_its_file_and_a_damaged_one_is_refused(triage: Triage,
         (TriagePlan(max_error=0.02), "24 images cannot carry.*takes 49 images at least.*least --max-error is 0.04"),
         (TriagePlan(guarantee="images"), "takes 29 images at least"),
         (TriagePlan(guarantee="mean"), "takes 149 images at least"),
+        (TriagePlan(max_error=1e-300), "it takes 10000001 images at least, even without a single error. With so many"),
+        (TriagePlan(guarantee="mean", max_error=1e-17), "it takes 10000001 images at least, even .* error. Evaluate"),
         (TriagePlan(max_error=0.05, protect="unicorn"), "No class is called 'unicorn'"),
         (TriagePlan(max_error=0.05, measure="margin"), "No measure 'margin' was scored"),
         (TriagePlan(max_error=0.3, coverage=0.99), "cannot carry a coverage of 0.99"),
@@ -329,6 +331,11 @@ def test_what_the_images_cannot_carry_is_refused_with_the_number_they_would_take
 ) -> None:
     with pytest.raises(WrongUse, match=message):
         calibrate_triage(scores, plan)
+
+
+def test_a_seed_below_0_is_refused() -> None:
+    with pytest.raises(WrongUse, match="--seed is an integer from 0 up, not -1"):
+        TriagePlan(seed=-1)
 
 
 def test_groups_are_the_unit_where_they_are_named(scores: Path, tmp_path: Path) -> None:
