@@ -41,4 +41,4 @@ def estimate_words(name: str, e: Estimates, errors: Mapping[str, float | None] |
         return [f"{line}. {unknown}"]
     known = ((method, errors.get(method.lower())) for method, *_ in estimates)
     wrong = ", ".join(f"{method} {error:.3f}" for method, error in known if error is not None)
-    return [f"{line}. The mean error on {count_of(checked_on, 'labelled run')} was {wrong or 'not found'}."]
+    return [f"{line}. The mean error on {count_of(checked_on, 'labelled run')} was {wrong or 'not known'}."]
