@@ -67,7 +67,8 @@ def _apart(image: Geometry, other: Geometry, size: Size) -> float | None:
     far = [np.abs(voxels - pixels) for voxels in in_units]
     if other.count == 1 < image.count:  # one slice for all of a volume lies in the place of one of them
         far = [np.delete(each, image.axis, axis=0) for each in far]
-    return float(min(each.max() for each in far))
+    apart = [float(each.max()) for each in far]
+    return min(apart) if min(apart) <= APART else apart[0]
 
 
 def _matrix(geometry: Geometry) -> NDArray[np.float64] | None:
