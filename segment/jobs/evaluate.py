@@ -27,7 +27,7 @@ from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.evaluation.labels import contents_of
+from segment.jobs.evaluation.labels import contents_of, score_plan
 from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
@@ -128,7 +128,7 @@ def evaluate(
         )
     memory = memory_for(runner, memory, network.device)
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
-    scored, others = _score_plan(network, plan), len(data.annotators)
+    scored, others = score_plan(network, plan.void, plan.unseen), len(data.annotators)
     network.log_preprocessing()
     lengths = {len(bank) for bank in banks}
     same = {"draws": (None, *lengths)} if len(lengths) == 1 else {}
@@ -193,15 +193,16 @@ def _scoring(
     }
     counts = {name: ImageCounts(board.plan) for name, board in boards.items()}
     batch, area = together.get("images", plan.batch), together.get("images_measured_at", 0)
-    return Scoring(network, read_outs, boards, memory, counts, plan.workers, annotators, batch, area)
-
-
-def _score_plan(network: Network, plan: EvaluatePlan) -> ScorePlan:
-    return ScorePlan(
-        classes=network.class_names,
-        head=network.card.head,
-        void=network.card.void if plan.void is None else plan.void,
-        unseen=plan.unseen or network.card.unseen,
+    return Scoring(
+        network,
+        read_outs,
+        boards,
+        memory=memory,
+        counts=counts,
+        workers=plan.workers,
+        annotators=annotators,
+        batch=batch,
+        batch_area=area,
     )
 
 

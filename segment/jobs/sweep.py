@@ -188,7 +188,7 @@ def _condition(
             together = decided_before(run)
             batch, area = together.get("images", swept.plan.batch), together.get("images_measured_at", 0)
             budget = memory_for(runner, swept.memory, swept.network.device)
-            scoring = Scoring(swept.network, named, boards, budget, batch=batch, batch_area=area)
+            scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area)
             if state.exists():
                 scoring.load(state)
             save = partial(_save, run, scoring, state)

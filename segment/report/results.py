@@ -72,7 +72,7 @@ class Validation:
         return asdict(self) | {"temperatures": {name: as_json(value) for name, value in self.temperatures.items()}}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Evaluation:
     """The result of an evaluation; all of it is in its folder too.
 

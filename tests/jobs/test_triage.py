@@ -442,9 +442,16 @@ def test_another_fitted_temperature_is_another_uncertainty(
 def test_a_tuned_setting_is_triaged_as_it_was_evaluated_and_under_no_other(
     network: Network, bank: Bank, validation: Labels, test_images: Labels, triage: Triage, tmp_path: Path
 ) -> None:
-    views = (View(), View(flip=True))
-    made = ("mcbn+tta+temperature", bank, views, 1.5, network.fingerprint, frozenset[str](), IMAGES, "why")
-    tuned = Tuned(combination(made[0]), *made[1:])
+    tuned = Tuned(
+        method=combination("mcbn+tta+temperature"),
+        bank=bank,
+        views=(View(), View(flip=True)),
+        calibration=1.5,
+        network=network.fingerprint,
+        seen=frozenset(),
+        images=IMAGES,
+        why="why",
+    )
     plain = replace(METHODS, methods=replace(METHODS.methods, methods=("deterministic",)))
     evaluate(network, validation, tmp_path / "validation", plan=plain, tuned=tuned)
     own = calibrate_triage(tmp_path / "validation", TriagePlan(max_error=0.05))

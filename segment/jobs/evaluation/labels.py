@@ -33,7 +33,7 @@ from segment.images.outside_runs import images_outside_runs
 from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, size_of
 from segment.networks.load import Network
-from segment.scores.plan import OUTSIDE
+from segment.scores.plan import OUTSIDE, ScorePlan
 
 Pixels = NDArray[Any]
 
@@ -62,6 +62,17 @@ class Labelled:
     def normalised(self, network: Network) -> Tensor:  # -> C H W
         """The image as the network's input, not padded."""
         return self.image if isinstance(self.image, Tensor) else normalise(self.image, network.input)
+
+
+def score_plan(network: Network, void: int | None = None, unseen: Sequence[int] = ()) -> ScorePlan:
+    """What counts when the network is scored. void, unseen: labels in place of the card's."""
+    card = network.card
+    return ScorePlan(
+        classes=network.class_names,
+        head=card.head,
+        void=card.void if void is None else void,
+        unseen=tuple(unseen) or card.unseen,
+    )
 
 
 def labelled(

@@ -61,6 +61,7 @@ class Scoring(Counted):
         network: Network,
         read_outs: Mapping[str, ReadOut],
         boards: Mapping[str, Scoreboard],
+        *,
         memory: Memory = None,
         counts: Mapping[str, ImageCounts] | None = None,
         workers: int = WORKERS,
@@ -174,12 +175,12 @@ class Scoring(Counted):
             self.network,
             self.read_outs,
             {name: Scoreboard(board.plan) for name, board in self.boards.items()},
-            self.estimator.plan.budget,
-            {name: ImageCounts(counts.plan) for name, counts in self.counts.items()},
-            self.workers,
-            self.annotators,
-            self.together.images,
-            self.together.area,
+            memory=self.estimator.plan.budget,
+            counts={name: ImageCounts(counts.plan) for name, counts in self.counts.items()},
+            workers=self.workers,
+            annotators=self.annotators,
+            batch=self.together.images,
+            batch_area=self.together.area,
         )
         paths = [path for source in pending for path in (source.path, source.label) if path is not None]
         task = Task(self.task.change, self.task.stage, elsewhere=True)

@@ -41,7 +41,7 @@ def validate(
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted.calibrations)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
-    scoring = Scoring(network, read_outs, boards, memory, workers=workers, batch=batch)
+    scoring = Scoring(network, read_outs, boards, memory=memory, workers=workers, batch=batch)
     scoring.run(sources, progress=progress, stage="validating", runner=runner)
     if not scoring.done:
         first = next(iter(scoring.failed.values()), "no image")

@@ -20,7 +20,7 @@ from segment.ranking.columns import ranks_none
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """How a run ended: its folder, images done and failed (id -> why), seconds, draws at most and on average.
 
@@ -80,16 +80,16 @@ def summary_of(run: Run, seconds: float, execution: Execution, heat: str) -> Sum
     if worst is not None:
         run.note(blending=worst)
     return Summary(
-        run.place,
-        done,
-        failed,
-        seconds,
-        execution.precision,
-        execution.draws,
-        mean,
-        heat,
-        uncertain,
-        "" if worst is None else in_words(worst),
-        equal,
+        folder=run.place,
+        done=done,
+        failed=failed,
+        seconds=seconds,
+        precision=execution.precision,
+        draws=execution.draws,
+        mean_draws=mean,
+        heat=heat,
+        uncertain=uncertain,
+        tiling="" if worst is None else in_words(worst),
+        equal=equal,
         missed=missed,
     )

@@ -23,6 +23,7 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
+from segment.jobs.evaluation.labels import score_plan
 from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.progress import Progress
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
@@ -123,13 +124,7 @@ class Swept:
     made: dict[tuple[Setting | None, int, int | None], ComparedMethods] = field(default_factory=dict)
 
     def scored(self) -> ScorePlan:
-        card = self.network.card
-        return ScorePlan(
-            classes=self.network.class_names,
-            head=card.head,
-            void=card.void if self.plan.void is None else self.plan.void,
-            unseen=card.unseen,
-        )
+        return score_plan(self.network, self.plan.void)
 
     def read_outs(self, condition: str, severity: int) -> dict[Place, ReadOut]:
         """On the test images as they are, or as one corruption leaves them."""

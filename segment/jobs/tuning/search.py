@@ -22,14 +22,13 @@ from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labels import Labelled, read_labelled
+from segment.jobs.evaluation.labels import Labelled, read_labelled, score_plan
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.scores.arrays import checked_known
-from segment.scores.plan import ScorePlan
 from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
@@ -76,9 +75,7 @@ class Search:
 
     def __init__(self, network: Network, sources: Sequence[Source], plan: SearchPlan, progress: Progress) -> None:
         self.network, self.sources, self.plan, self.progress = network, sources, plan, progress
-        card = network.card
-        void = card.void if plan.void is None else plan.void
-        self.scored = ScorePlan(classes=network.class_names, head=card.head, void=void, unseen=card.unseen)
+        self.scored = score_plan(network, plan.void)
         self.passes = 0
         self.failed: dict[str, str] = {}
         self.needed = 0.0

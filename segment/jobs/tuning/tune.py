@@ -175,14 +175,14 @@ def _tune(
     marks = frozenset(sha256_of(source.path)[:MARK] for source in sources)
     cost = search.passes / max(1, len(sources))
     tuned = Tuned(
-        replace(combination(chosen_arm.method), scaling=choice.chosen.scaling),
-        bank.first(draws) if draws < len(bank) else bank,
-        plan.views,
-        calibration,
-        network.fingerprint,
-        marks,
-        usable,
-        tuned_words(choice, usable, cost),
+        method=replace(combination(chosen_arm.method), scaling=choice.chosen.scaling),
+        bank=bank.first(draws) if draws < len(bank) else bank,
+        views=plan.views,
+        calibration=calibration,
+        network=network.fingerprint,
+        seen=marks,
+        images=usable,
+        why=tuned_words(choice, usable, cost),
     )
     tuning = Tuning(folder, tuned, choice, tuple(candidates), tuple(dropped), cost, search.failed)
     more = {

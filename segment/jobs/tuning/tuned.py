@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 BANK, SETTINGS, FORMAT = "bank.safetensors", "tuned.json", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """A setting to run.
 
@@ -130,14 +130,14 @@ def read_tuned(folder: str | Path) -> Tuned:
             raise WrongUse(f"{str(path)!r} is of format {content['format']}; this version reads {FORMAT}. Tune again.")
         views: Sequence[Any] = content["views"]
         return Tuned(
-            combination(content["method"]),
-            load_bank(path.with_name(BANK)),
-            tuple(View(flip=bool(flip), scale=float(scale)) for flip, scale in views),
-            of_json(content["calibration"]),
-            str(content["network"]),
-            frozenset(content["image_marks"]),
-            int(content["validation_images"]),
-            str(content["why"]),
+            method=combination(content["method"]),
+            bank=load_bank(path.with_name(BANK)),
+            views=tuple(View(flip=bool(flip), scale=float(scale)) for flip, scale in views),
+            calibration=of_json(content["calibration"]),
+            network=str(content["network"]),
+            seen=frozenset(content["image_marks"]),
+            images=int(content["validation_images"]),
+            why=str(content["why"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise WrongUse(
