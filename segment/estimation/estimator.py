@@ -16,12 +16,12 @@ from torch import Tensor
 from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
 from segment.estimation.few_passes import seconds_a_pixel
-from segment.estimation.image_bytes import DECODED, GENEROUS, OUTSIDE, WRITING
-from segment.estimation.memory_budget import FIXED, SCRATCH, in_words, release_freed_pages
+from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES, BYTES_DECODED, BYTES_OF_WRITING
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, in_words, release_freed_pages
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.assembly import STANDARD_ERROR, assembled, compared
 from segment.estimation.tiling.groups import GroupEstimate, TileGroup, reached
-from segment.estimation.tiling.tiler import Needs, Tiler, TilingCost, total_cost
+from segment.estimation.tiling.tiler import MemoryNeeds, Tiler, TilingCost, total_cost
 from segment.estimation.tiling.tiles import Cut
 from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
@@ -122,17 +122,17 @@ class Estimator:
         plan, area = self.plan, height * width
         if isinstance(plan.tile, int):
             return None if max(height, width) <= plan.tile else self.tiler.asked(plan.tile, plan.mode, self._fixed)
-        if plan.budget is None or area * GENEROUS * len(self.read_outs) <= plan.budget.free:
+        if plan.budget is None or area * BYTES_ANY_NETWORK_TAKES * len(self.read_outs) <= plan.budget.free:
             return None
         self.planned = True
         needs = self._needs(area, in_memory=in_memory)
-        if needs.whole <= plan.budget.free:
+        if needs.untiled <= plan.budget.free:
             return None
         if plan.tile == "off":
-            raise plan.budget.too_small(needs.whole, "Give more --memory, or remove --tile off.")
+            raise plan.budget.too_small(needs.untiled, "Give more --memory, or remove --tile off.")
         if self._fixed:
             ways = f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(self._fixed)}."
-            raise plan.budget.too_small(needs.whole, ways)
+            raise plan.budget.too_small(needs.untiled, ways)
         return self.tiler.within(plan.budget, area, needs, plan.mode)
 
     @property
@@ -144,16 +144,18 @@ class Estimator:
         bottom, right = padding(height, width, self.network.card.input.stride)
         return height + bottom, width + right
 
-    def _needs(self, area: int, *, in_memory: bool) -> Needs:
+    def _needs(self, area: int, *, in_memory: bool) -> MemoryNeeds:
         held = 1 + bytes_held(self.network.input)  # and whether it holds data
-        beside = area * (OUTSIDE + 4 * (held - DECODED) + self.plan.beside + self.kept) + FIXED
+        beside = (
+            area * (BYTES_BESIDE_PASSES + 4 * (held - BYTES_DECODED) + self.plan.beside + self.kept) + FIRST_PASS_BYTES
+        )
         in_files = self.plan.blank is not None
-        read = FIXED if in_memory else FIXED + WRITING + GDAL_CACHE + area // 8
-        return Needs(
-            pixel=SCRATCH * self.pixel,
-            whole=beside + area * SCRATCH * self.pixel,
-            around=area * held * in_memory + read if in_files else beside,
-            before=3 * area * held * in_memory + read if in_files else beside,
+        read = FIRST_PASS_BYTES if in_memory else FIRST_PASS_BYTES + BYTES_OF_WRITING + GDAL_CACHE + area // 8
+        return MemoryNeeds(
+            per_pixel=KERNEL_FACTOR * self.pixel,
+            untiled=beside + area * KERNEL_FACTOR * self.pixel,
+            during_tiles=area * held * in_memory + read if in_files else beside,
+            before_tiles=3 * area * held * in_memory + read if in_files else beside,
         )
 
     def cost(self, sizes: Iterable[tuple[int, int]], in_windows: Callable[[int, int], bool]) -> TilingCost | None:
@@ -272,7 +274,7 @@ class Estimator:
     def _too_large(self, side: int) -> OutOfMemory:
         return OutOfMemory(
             f"Out of memory at the smallest plan, {side} x {side} pixels at once, which takes about "
-            f"{in_words(side**2 * SCRATCH * self.pixel)}: free some memory, or take --device cpu."
+            f"{in_words(side**2 * KERNEL_FACTOR * self.pixel)}: free some memory, or take --device cpu."
         )
 
     def _smaller(self, image: Tensor | Normalised, side: int | None, error: Exception) -> int | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-GENEROUS = 4096
+BYTES_ANY_NETWORK_TAKES = 4096
 """Bytes a pixel and read-out above what any network takes: where they are free, an image is not tiled nor measured."""
 
-OUTSIDE = 48
+BYTES_BESIDE_PASSES = 48
 """Bytes a pixel beside the passes: this image and the next as read and as floats, and its pictures."""
 
-DECODED = 4
+BYTES_DECODED = 4
 """Those of them that an image of three 8-bit channels takes, and where it holds data: before the tiles three times."""
 
-WRITING = 192 * 2**20
+BYTES_OF_WRITING = 192 * 2**20
 """Bytes beside the passes that the pictures and the cloud-optimised copy of an image in windows take."""

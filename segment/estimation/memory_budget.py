@@ -28,10 +28,10 @@ UNITS = {"B": 1} | {
 FREE_SHARE = 0.8
 """Share of the free memory that is the budget where none is given."""
 
-SCRATCH = 2.0
+KERNEL_FACTOR = 2.0
 """Memory of a pass over the bytes of its tensors: work memory of kernels, and gaps between blocks."""
 
-FIXED = 96 * 2**20
+FIRST_PASS_BYTES = 96 * 2**20
 """Bytes that the first passes add once: compiled kernels, threads, a picture that is being written."""
 
 
@@ -248,14 +248,14 @@ def parts_of(batch: int, image_bytes: int, pass_bytes: int, budget: MemoryBudget
     (Parts(at_once=64, keep_bytes=0, whole_fits=True), 5)
     """
     images = 3 * batch * image_bytes  # the current ones, the next ones, and these before they are stacked
-    left = budget.free - images - FIXED
-    per_image = SCRATCH * pass_bytes
+    left = budget.free - images - FIRST_PASS_BYTES
+    per_image = KERNEL_FACTOR * pass_bytes
     whole_fits = batch * per_image <= left
     if whole_fits and (batch == 1 or not one_by_one):
         return Parts(batch, 0, whole_fits)
     if left < 2 * per_image:
         raise budget.too_small(
-            images + FIXED + 2 * per_image, "Give more --memory, smaller images or a smaller --batch."
+            images + FIRST_PASS_BYTES + 2 * per_image, "Give more --memory, smaller images or a smaller --batch."
         )
     at_once = 1 if one_by_one else max(1, int(left / 2 // per_image))
     keep_bytes = int(0.8 * (left - at_once * per_image))  # blocks that stay leave gaps between them

@@ -19,8 +19,8 @@ from torch import Tensor
 from segment.errors import ImageUnreadable, OutOfMemory, PredictionFailed, WrongUse, error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import GENEROUS, OUTSIDE
-from segment.estimation.memory_budget import FIXED, SCRATCH
+from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR
 from segment.images.prepare import Normalised, pad, padding
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.pass_memory import ran_out_of_memory
@@ -212,11 +212,11 @@ class Together:
         estimator, budget = self.estimator, self.estimator.plan.budget
         bottom, right = padding(height, width, estimator.network.input.stride)
         area = images * (height + bottom) * (width + right)
-        if budget is None or area * GENEROUS * len(estimator.read_outs) <= budget.free:
+        if budget is None or area * BYTES_ANY_NETWORK_TAKES * len(estimator.read_outs) <= budget.free:
             return True
         estimator.planned = True
-        a_pixel = OUTSIDE + estimator.plan.beside + estimator.kept + SCRATCH * estimator.pixel
-        return area * a_pixel + FIXED <= budget.free
+        a_pixel = BYTES_BESIDE_PASSES + estimator.plan.beside + estimator.kept + KERNEL_FACTOR * estimator.pixel
+        return area * a_pixel + FIRST_PASS_BYTES <= budget.free
 
     def _fastest(self, height: int, width: int) -> int:
         """Images in a pass: doubled as long as they fit and an image then takes clearly less time."""

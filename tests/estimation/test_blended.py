@@ -19,8 +19,8 @@ from small_networks import Pooling, Small, network_of
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import WRITING
-from segment.estimation.memory_budget import FIXED, MemoryBudget, bytes_of
+from segment.estimation.image_bytes import BYTES_OF_WRITING
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, bytes_of
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.blending import ramp
 from segment.estimation.tiling.tiler import duration
@@ -120,7 +120,7 @@ def test_the_told_error_is_that_of_its_windows_and_no_tile_is_left_out() -> None
 def test_no_border_shows_in_a_network_that_sees_the_whole_image() -> None:
     network, images = network_of(Pooling), noise(1, 3, *SIZE, seed=2).cumsum(dim=-1) / 40
     with pytest.raises(OutOfMemory, match="--tile-mode blended, or --tile N"):
-        estimator_of(network, budget=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 100))(noise(1, 3, 640, 640))
+        estimator_of(network, budget=MemoryBudget(FIRST_PASS_BYTES + SIZE[0] * SIZE[1] * 100))(noise(1, 3, 640, 640))
     made = estimator_of(network, tile=128, mode="blended")(images)[""]
     hard = estimator_of(network, tile=128)(images)[""]
     whole = exact(network, images)
@@ -149,7 +149,7 @@ def test_the_cost_is_told_with_the_memory_and_the_mode_that_would_do(tmp_path: P
     network, size = network_of(), (1600, 1600)
     blank = partial(FileArray, tmp_path)
     pixel = estimator_of(network, budget=MemoryBudget(2**40)).pixel
-    free = FIXED + WRITING + GDAL_CACHE + size[0] * size[1] // 8 + int(2 * pixel * 224**2 + 2**20)
+    free = FIRST_PASS_BYTES + BYTES_OF_WRITING + GDAL_CACHE + size[0] * size[1] // 8 + int(2 * pixel * 224**2 + 2**20)
 
     def windows(height: int, width: int) -> bool:
         return height * width > 1000 * 1000

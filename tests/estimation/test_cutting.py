@@ -16,9 +16,9 @@ from segment.draws.identity import identified
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import OUTSIDE
+from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.estimation.mcbn import MCBN
-from segment.estimation.memory_budget import FIXED, MemoryBudget
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png
@@ -53,7 +53,9 @@ def read_outs_of(network: Network) -> dict[str, ReadOut]:
 
 def tight(estimator: Estimator) -> EstimatePlan:
     """Less than the image takes in one piece, by more than half of its passes."""
-    bytes_ = FIXED + int(SIZE[0] * SIZE[1] * (OUTSIDE + SCORING + estimator.kept + 0.8 * estimator.pixel))
+    bytes_ = FIRST_PASS_BYTES + int(
+        SIZE[0] * SIZE[1] * (BYTES_BESIDE_PASSES + SCORING + estimator.kept + 0.8 * estimator.pixel)
+    )
     return EstimatePlan(budget=MemoryBudget(bytes_), beside=SCORING)
 
 
@@ -81,7 +83,7 @@ def test_a_view_that_a_tile_would_change_is_not_cut_but_named_with_the_number_ne
     single = deterministic(bn_network_of(network), spec=network.card.input)
     mirrored = augmented(single, (View(), View(flip=True)))
     read_outs = {"tta": ReadOut(method=mirrored, measures=MEASURES[:1])}
-    estimator = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIXED)))
+    estimator = Estimator(network, read_outs, EstimatePlan(budget=MemoryBudget(FIRST_PASS_BYTES)))
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB .* cannot be tiled: tta"):
         estimator(noise(1, 3, *SIZE))
 
@@ -157,7 +159,9 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_number_needed(tmp_p
     network = load_network("scenes")
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:4]], batch=4, draws=2)
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
-        evaluate(network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=MemoryBudget(FIXED))
+        evaluate(
+            network, written(tmp_path, TEST[:2]), tmp_path / "run", banks=[bank], memory=MemoryBudget(FIRST_PASS_BYTES)
+        )
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -166,7 +170,7 @@ def test_a_program_s_estimate_within_a_budget_is_the_estimate(number: int) -> No
     bank: Bank = random_bank(bn_network_of(network))
     images = noise(number, 3, *SIZE, seed=6)
     expected = MCBN(network, bank, precision="fp32")(images, MEASURES)
-    model = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIXED + SIZE[0] * SIZE[1] * 180))
+    model = MCBN(network, bank, precision="fp32", memory=MemoryBudget(FIRST_PASS_BYTES + SIZE[0] * SIZE[1] * 180))
     made = model(images, MEASURES)
     assert model._estimator(MEASURES).side_for(512, 576) is not None
     assert made.draws == expected.draws

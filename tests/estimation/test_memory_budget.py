@@ -20,8 +20,8 @@ from segment.draws.large_batches import record_in_parts
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation import memory_budget as memory
 from segment.estimation.memory_budget import (
-    FIXED,
-    SCRATCH,
+    FIRST_PASS_BYTES,
+    KERNEL_FACTOR,
     MemoryBudget,
     bytes_of,
     free_bytes,
@@ -93,20 +93,20 @@ def test_a_budget_below_what_the_process_holds_is_refused_with_that_number() -> 
 def test_parts_fit_the_budget_or_are_refused_with_the_number_needed(
     batch: int, image: int, pass_bytes: int, free: int, *, one_by_one: bool
 ) -> None:
-    if 3 * batch * image + min(2, batch) * SCRATCH * pass_bytes + FIXED > free:
+    if 3 * batch * image + min(2, batch) * KERNEL_FACTOR * pass_bytes + FIRST_PASS_BYTES > free:
         with pytest.raises(OutOfMemory, match="Even the smallest plan needs"):
             parts_of(batch, image, pass_bytes, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
         return
     parts = parts_of(batch, image, pass_bytes, MemoryBudget(free, held=MIB), one_by_one=one_by_one)
     assert 1 <= parts.at_once <= (1 if one_by_one else batch)
-    assert 3 * batch * image + parts.at_once * SCRATCH * pass_bytes + parts.keep_bytes + FIXED <= free
-    assert parts.whole_fits == (3 * batch * image + batch * SCRATCH * pass_bytes + FIXED <= free)
+    assert 3 * batch * image + parts.at_once * KERNEL_FACTOR * pass_bytes + parts.keep_bytes + FIRST_PASS_BYTES <= free
+    assert parts.whole_fits == (3 * batch * image + batch * KERNEL_FACTOR * pass_bytes + FIRST_PASS_BYTES <= free)
     if parts.at_once < batch and not one_by_one:  # only where it must
-        assert 3 * batch * image + batch * SCRATCH * pass_bytes + FIXED > free
+        assert 3 * batch * image + batch * KERNEL_FACTOR * pass_bytes + FIRST_PASS_BYTES > free
 
 
 def test_one_image_alone_needs_enough_for_one() -> None:
-    enough_for_one = MemoryBudget(3 * MIB + math.ceil(SCRATCH * MIB) + FIXED)
+    enough_for_one = MemoryBudget(3 * MIB + math.ceil(KERNEL_FACTOR * MIB) + FIRST_PASS_BYTES)
     assert parts_of(1, MIB, MIB, enough_for_one, one_by_one=True).at_once == 1
 
 
@@ -123,7 +123,7 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
     much = fit_bank(network, images, batch=6, draws=2)
 
     def little(memory: int | str | None, device: torch.device) -> MemoryBudget:
-        return MemoryBudget(FIXED + 3 * 6 * images[0].nbytes + 3 * MIB)
+        return MemoryBudget(FIRST_PASS_BYTES + 3 * 6 * images[0].nbytes + 3 * MIB)
 
     monkeypatch.setattr("segment.jobs.recording.bank.memory_budget", little)
     little_kept = fit_bank(network, images, batch=6, draws=2)
@@ -136,7 +136,9 @@ def test_a_bank_fitted_in_little_memory_is_the_bank_fitted_in_much(monkeypatch: 
 
 def test_images_too_large_for_the_budget_are_refused_before_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_network("segment:tiny?classes=4")
-    monkeypatch.setattr("segment.jobs.recording.bank.memory_budget", lambda memory, device: MemoryBudget(FIXED))
+    monkeypatch.setattr(
+        "segment.jobs.recording.bank.memory_budget", lambda memory, device: MemoryBudget(FIRST_PASS_BYTES)
+    )
     with pytest.raises(OutOfMemory, match=r"needs \d+ MiB of memory; 96 MiB may be taken. Give more --memory"):
         fit_bank(network, noise(4, 3, 64, 64), batch=4, draws=2)
 

@@ -23,8 +23,8 @@ from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut, estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import OUTSIDE
-from segment.estimation.memory_budget import FIXED, SCRATCH, MemoryBudget
+from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiles import Cut
 from segment.files.banks import save_bank
@@ -137,7 +137,11 @@ def test_tiles_have_the_maps_of_the_whole_whatever_stride_the_card_says(
     if tile == "memory":
         measured = in_tiles(network, budget=MemoryBudget(2**40)).pixel
         least = 2 * (measure_tiling(network, network.module, channels=3).halo or 0) + 64
-        budget = FIXED + size[0] * size[1] * (OUTSIDE + 80) + int(max(224, least) ** 2 * SCRATCH * measured * 1.2)
+        budget = (
+            FIRST_PASS_BYTES
+            + size[0] * size[1] * (BYTES_BESIDE_PASSES + 80)
+            + int(max(224, least) ** 2 * KERNEL_FACTOR * measured * 1.2)
+        )
         estimator = in_tiles(network, budget=MemoryBudget(budget))
     else:
         estimator = in_tiles(network, tile=tile)
@@ -201,9 +205,9 @@ def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() 
     network = network_of()
     images = noise(1, 3, 640, 640, seed=3)
     measured = in_tiles(network, budget=MemoryBudget(2**40)).pixel
-    roomy = in_tiles(network, budget=MemoryBudget(FIXED + int(640 * 640 * (100 + 2 * measured))))
+    roomy = in_tiles(network, budget=MemoryBudget(FIRST_PASS_BYTES + int(640 * 640 * (100 + 2 * measured))))
     assert roomy.side_for(640, 640) is None
-    tight = in_tiles(network, budget=MemoryBudget(FIXED + 640 * 640 * 100 + int(200 * 200 * 2 * measured)))
+    tight = in_tiles(network, budget=MemoryBudget(FIRST_PASS_BYTES + 640 * 640 * 100 + int(200 * 200 * 2 * measured)))
     side = tight.side_for(640, 640)
     assert side is not None
     assert 160 <= side <= 320
@@ -212,10 +216,10 @@ def test_an_image_goes_whole_where_it_fits_and_in_the_largest_tiles_where_not() 
 
 
 def test_what_does_not_fit_in_the_smallest_tiles_is_refused_with_the_number_needed() -> None:
-    estimator = in_tiles(network_of(), budget=MemoryBudget(FIXED + 1000))
+    estimator = in_tiles(network_of(), budget=MemoryBudget(FIRST_PASS_BYTES + 1000))
     with pytest.raises(OutOfMemory, match=r"smallest plan needs \d+ MiB"):
         estimator(noise(1, 3, 512, 512))
-    estimator = in_tiles(network_of(), tile="off", budget=MemoryBudget(FIXED + 512 * 512 * 100))
+    estimator = in_tiles(network_of(), tile="off", budget=MemoryBudget(FIRST_PASS_BYTES + 512 * 512 * 100))
     with pytest.raises(OutOfMemory, match="remove --tile off"):
         estimator(noise(1, 3, 512, 512))
 
@@ -226,7 +230,7 @@ def test_a_network_that_depends_on_the_whole_image_is_tiled_only_when_asked_with
     network = network_of(Pooling)
     images = noise(1, 3, 640, 640)
     with pytest.raises(OutOfMemory, match=r"or --tile N: .* depends on the whole image"):
-        in_tiles(network, budget=MemoryBudget(FIXED + 640 * 640 * 100))(images)[""]
+        in_tiles(network, budget=MemoryBudget(FIRST_PASS_BYTES + 640 * 640 * 100))(images)[""]
     with caplog.at_level(logging.WARNING):
         made = in_tiles(network, tile=256)(images)[""]
     assert made.maps["variance"].shape == (640, 640)

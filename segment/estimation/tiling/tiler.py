@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from segment.errors import WrongUse
-from segment.estimation.memory_budget import FIXED, MemoryBudget, in_words
+from segment.estimation.memory_budget import FIRST_PASS_BYTES, MemoryBudget, in_words
 from segment.estimation.tiling.tiles import Cut
 from segment.images.prepare import padding
 from segment.networks.load import Network
@@ -25,32 +25,32 @@ Tiling = int | Literal["auto", "off"]
 TileMode = Literal["exact", "blended"]
 TILE_MODES: tuple[TileMode, ...] = ("exact", "blended")
 
-SMALL = 2 * 64 * 2304
+UNTILED_PIXELS = 2 * 64 * 2304
 """Images up to this many pixels are not tiled where half as many do not fit: the halo is measured on that many."""
 
-DEAR = 2.0
+WARN_ABOVE_WORK = 2.0
 """Times the work of a pass over the whole image, above which a cheaper way is named."""
 
 
-SOON = 5.0
+WARN_ABOVE_SECONDS = 5.0
 """Seconds that are not worth a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class MemoryNeeds:
     """Bytes that an image takes.
 
-    pixel: a pixel of a pass; whole: the image in one pass; around: beside the passes over its tiles; before: before
-    they begin
+    per_pixel: of a pass; untiled: the image in one pass; during_tiles: beside the passes over its tiles;
+    before_tiles: before they begin
     """
 
-    pixel: float
-    whole: float
-    around: float
-    before: float
+    per_pixel: float
+    untiled: float
+    during_tiles: float
+    before_tiles: float
 
     def in_tiles(self, side: int) -> float:
-        return min(self.whole, max(self.before, self.around + side**2 * self.pixel))
+        return min(self.untiled, max(self.before_tiles, self.during_tiles + side**2 * self.per_pixel))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class TilingCost:
 
     images: how many are tiled; size: H, W of the largest. cut: of that one
     work: pixels of all tiles over those of their images. seconds: about how long their passes take, at most
-    enough: bytes of memory with which the largest takes at most `DEAR` times its work; None: there is no such
+    enough: bytes of memory with which the largest takes at most `WARN_ABOVE_WORK` times its work; None: none do
     blended: the work of the largest in blended tiles; None where they are blended
     """
 
@@ -74,7 +74,7 @@ class TilingCost:
     @property
     def dear(self) -> bool:
         """Whether a person wants to know before it starts: not of a few seconds."""
-        return self.work > DEAR and self.seconds > SOON
+        return self.work > WARN_ABOVE_WORK and self.seconds > WARN_ABOVE_SECONDS
 
     def sentence(self) -> str:
         """What a person decides by."""
@@ -82,7 +82,7 @@ class TilingCost:
         kind = "blended tiles" if self.cut.blended else "tiles"
         said = f"{many} through in {kind} of {self.cut.side} pixels: {self.work:.3g} times the work of whole images, "
         said += f"about {duration(self.seconds)}."
-        if self.work <= DEAR:
+        if self.work <= WARN_ABOVE_WORK:
             return said
         ways = [f"--memory {in_words(self.enough).replace(' ', '')} takes at most twice"] if self.enough else []
         if self.blended is not None and self.blended < self.work:
@@ -173,17 +173,17 @@ class Tiler:
             )
         return side
 
-    def within(self, budget: MemoryBudget, area: int, needs: Needs, mode: TileMode) -> int:
+    def within(self, budget: MemoryBudget, area: int, needs: MemoryNeeds, mode: TileMode) -> int:
         """The side of the largest tiles that fit, for an image of that many pixels which does not fit whole.
 
         Errors: OutOfMemory where the smallest tiles do not fit, or the network depends on the whole image.
         """
-        if area <= SMALL and SMALL / 2 * needs.pixel + FIXED > budget.free:
-            raise budget.too_small(needs.whole, "Give more --memory.")
+        if area <= UNTILED_PIXELS and UNTILED_PIXELS / 2 * needs.per_pixel + FIRST_PASS_BYTES > budget.free:
+            raise budget.too_small(needs.untiled, "Give more --memory.")
         least = self.least(mode)
         if least is None:
             raise budget.too_small(
-                needs.whole,
+                needs.untiled,
                 f"Give more --memory, or --tile-mode blended, or --tile N: {self.network.name!r} depends on the whole "
                 f"image, so its maps change where it is cut: {self.geometry.reason}.",
             )
@@ -192,19 +192,19 @@ class Tiler:
             way = ", or --tile-mode blended" if mode == "exact" and needs.in_tiles(smaller) <= budget.free else ""
             raise budget.too_small(needs.in_tiles(least), f"Give more --memory{way}.")
         align = self.geometry.align
-        return max(least, math.isqrt(int((budget.free - needs.around) / needs.pixel)) // align * align)
+        return max(least, math.isqrt(int((budget.free - needs.during_tiles) / needs.per_pixel)) // align * align)
 
-    def around(self, cut: Cut, needs: Needs | None, free: int) -> int:
+    def around(self, cut: Cut, needs: MemoryNeeds | None, free: int) -> int:
         """Pixels around a window in which blended tiles are compared: the halo of exact tiles, or as many as fit."""
-        fits = cut.side if needs is None else math.isqrt(max(0, int((free - needs.around) / needs.pixel)))
+        fits = cut.side if needs is None else math.isqrt(max(0, int((free - needs.during_tiles) / needs.per_pixel)))
         fitting = (max(fits, cut.side) - cut.halo) // 2 // cut.align * cut.align
         halo = self.geometry.halo
         return fitting if halo is None else halo if needs is None else min(halo, fitting)
 
-    def enough(self, height: int, width: int, needs: Needs, mode: TileMode) -> float:
-        """Bytes with which the tiles of an image take at most `DEAR` times its work."""
+    def enough(self, height: int, width: int, needs: MemoryNeeds, mode: TileMode) -> float:
+        """Bytes with which the tiles of an image take at most `WARN_ABOVE_WORK` times its work."""
         side = self.least(mode) or 3 * self.geometry.align
-        while side < max(height, width) and self.cut(side, mode).work(height, width) > DEAR:
+        while side < max(height, width) and self.cut(side, mode).work(height, width) > WARN_ABOVE_WORK:
             side += self.geometry.align
         return needs.in_tiles(side)
 
@@ -230,7 +230,7 @@ def total_cost(
     sides: Sequence[tuple[tuple[int, int], int | None]],
     *,
     mode: TileMode,
-    needs: Needs | None,
+    needs: MemoryNeeds | None,
     held: int,
     pixel_seconds: float,
 ) -> TilingCost | None:
@@ -245,7 +245,7 @@ def total_cost(
     size, side = max(tiled, key=lambda each: math.prod(each[0]))
     pixels = sum(math.prod(each) for each, _ in tiled)
     done = sum(tiler.cut(side, mode).work(*each) * math.prod(each) for each, side in tiled)
-    dear = done > DEAR * pixels
+    dear = done > WARN_ABOVE_WORK * pixels
     return TilingCost(
         images=len(tiled),
         size=size,

@@ -20,7 +20,7 @@ from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.background import WORKERS, BackgroundWork, Stopwatch, checked_workers, pixel_limit
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import OUTSIDE
+from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together, estimates_or_reasons
@@ -119,7 +119,7 @@ class Scoring(Counted):
 
     def __call__(self, pending: Sequence[Source]) -> None:
         task = self.task
-        waiting_pixels = pixel_limit(self.estimator.plan.budget, OUTSIDE + self.estimator.kept + SCORING)
+        waiting_pixels = pixel_limit(self.estimator.plan.budget, BYTES_BESIDE_PASSES + self.estimator.kept + SCORING)
         images = read_labelled(pending, self.network, workers=self.workers, waiting_pixels=waiting_pixels)
         spent = Stopwatch(*self.waiting)
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from segment.errors import OutOfMemory, WrongUse, error_message, first_of
 from segment.estimation.background import WORKERS
 from segment.estimation.estimator import Estimator
-from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget
+from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
@@ -143,7 +143,7 @@ def temperatures(
             left_out[item.source.id] = why
         progress("fitting temperatures", number, len(sources))
     if not used and too_large:
-        needed = in_words(too_large * SCRATCH * planned.pixel)
+        needed = in_words(too_large * KERNEL_FACTOR * planned.pixel)
         raise OutOfMemory(
             f"{_none_usable(left_out, len(sources))} A pass takes about {needed}: free some memory, give smaller "
             "images, or leave out the methods that are fitted."

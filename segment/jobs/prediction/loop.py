@@ -19,7 +19,7 @@ import torch
 from segment.errors import OutOfMemory, WrongUse, error_message
 from segment.estimation.background import BackgroundWork, Stopwatch, pixel_limit, prefetch
 from segment.estimation.estimate import Estimate
-from segment.estimation.image_bytes import OUTSIDE
+from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.files.runs.shards import begin_shards, open_shard
 from segment.images.display import Display
 from segment.images.find import Source
@@ -90,7 +90,7 @@ class PredictLoop:
         self._look_at(pending)
         predictor, estimator, spent = self.predictor, self.predictor.estimator, self.spent
         workers = self.execution.workers
-        waiting_pixels = pixel_limit(self.execution.budget, OUTSIDE + estimator.kept)
+        waiting_pixels = pixel_limit(self.execution.budget, BYTES_BESIDE_PASSES + estimator.kept)
 
         def pixels(source: Source) -> int:
             return math.prod(self.sizes.get(source.id, ()))

@@ -15,8 +15,8 @@ from segment.errors import FastPathDiffers, OutOfMemory, error_message
 from segment.estimation.background import pixel_limit
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import OUTSIDE
-from segment.estimation.memory_budget import SCRATCH, Memory, in_words, memory_budget, release_freed_pages
+from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
+from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget, release_freed_pages
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
@@ -103,7 +103,7 @@ class Search:
         usable = [source for source in sources if source.id not in self.failed]
         plan = self._estimate_plan(len(usable) * method.draws if keep else 0)
         planned = Estimator(self.network, {arm.name: ReadOut(method=method, measures=PLANNED)}, plan)
-        waiting_pixels = pixel_limit(plan.budget, OUTSIDE + SCORING)
+        waiting_pixels = pixel_limit(plan.budget, BYTES_BESIDE_PASSES + SCORING)
         for number, item in enumerate(read_labelled(usable, self.network, waiting_pixels=waiting_pixels), start=1):
             if item.error:
                 self._fail(item.source.id, item.error)
@@ -139,7 +139,7 @@ class Search:
                     if method.halve():  # what a pass takes is measured anew
                         planned = Estimator(planned.network, planned.read_outs, planned.plan)
                         continue
-                    needed = height * width * SCRATCH * planned.pixel
+                    needed = height * width * KERNEL_FACTOR * planned.pixel
                     self.needed = max(self.needed, needed)
                     return planned, (
                         f"{height} x {width} image: a pass over the whole of it takes about {in_words(needed)}, for "
