@@ -262,7 +262,7 @@ def end_with_failures(
 
 
 def _load_commands() -> None:
-    decisions = ("triaging", "comparing", "tuning")
+    decisions = ("selecting", "triaging", "comparing", "tuning")
     reports = ("sweeping", "reporting", "exporting", "experiments")
     for module in ("inspecting", "banks", "predicting", "scoring", *decisions, *reports):
         import_module(f"segment.cli.commands.{module}")  # each adds its commands to `app`

@@ -1,4 +1,4 @@
-"""evaluate, select: options to one job each, and what is shown of it."""
+"""evaluate: options to the job, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.event_log import LogJson
 from segment.cli.options import (
     Axis,
-    Device,
     Every,
     ExtraKeys,
     Images,
@@ -229,81 +228,3 @@ def evaluate(
             screen.print_text(f"Most uncertain, by mean predictive_entropy: {first}.")
         screen.print_text(f"All scores, curves and classes: {url_of(evaluation.folder / 'scores.json')}")
     end_with_failures(evaluation.failed, output, held_out=evaluation.validation.failed, uncertain=evaluation.uncertain)
-
-
-@app.command()
-def select(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `segment predict` or `segment evaluate` wrote.")],
-    top: Annotated[int, typer.Option(help="Number of images, or windows, to list.")] = 50,
-    by: Annotated[str | None, typer.Option(help="Column that ranks, as mean.predictive_entropy.")] = None,
-    method: Annotated[str | None, typer.Option(help="Method of an evaluation; default: mcbn.")] = None,
-    ranking: Annotated[
-        Path | None, typer.Option(help="Evaluation whose best ranking of validation images a predict run is ranked by.")
-    ] = None,
-    diverse: Annotated[
-        bool, typer.Option("--diverse", help="Choose images unlike one another among four times as many.")
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="With --diverse: compare images by the features of this network, the run's; else by colours."
-        ),
-    ] = None,
-    weights: Weights = None,
-    trust: Trust = False,
-    device: Device = "auto",
-    regions: Annotated[
-        bool, typer.Option("--regions", help="List windows of a predict run, with their boxes and crops.")
-    ] = False,
-    side: Annotated[int | None, typer.Option(help="Side of a window of --regions, in pixels; default: 128.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV file to write; with --regions a folder; default: in RUN.")
-    ] = None,
-    json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """List the images to review or label first, most uncertain first, or the windows; all of them go into a CSV."""
-    of_images = {"--method": method, "--ranking": ranking, "--diverse": diverse or None, "--model": model}
-    unused = [name for name, value in of_images.items() if value is not None] if regions else []
-    if unused:
-        raise WrongUse(f"--regions takes windows by --by; {', '.join(unused)} only chooses whole images: leave it out.")
-    if regions:
-        _select_regions(run, top, by, 128 if side is None else side, output, json=json)
-        return
-    if side is not None:
-        raise WrongUse("--side is that of the windows of --regions: add --regions.")
-    from segment.jobs.decisions.select import select as run_select
-    from segment.jobs.decisions.select import write_selection
-
-    if model is not None and not diverse:
-        raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
-    if weights is not None and model is None:
-        raise WrongUse("--weights are those of --model, which is not given.")
-    network = None if model is None else loaded(model, weights, device, trust=trust)
-    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
-    path = output or run / "select.csv"
-    everything = write_selection(selection, path)
-    if json:
-        listed_ = [{"id": name, "source": source, selection.by: value} for name, source, value in selection.images]
-        screen.as_json({"by": selection.by, "why": selection.why, "images": listed_})
-        return
-    rows = [[name, f"{value:.5g}"] for name, _, value in selection.images]
-    total = len(selection.images) + len(selection.rest)
-    screen.table(f"The first {len(rows)} of {total} by {selection.by}", ["image", selection.by], rows)
-    screen.print_text(f"{selection.by}: {selection.why}.\nThese: {path}. All images: {everything}")
-
-
-def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path | None, *, json: bool) -> None:
-    from dataclasses import asdict
-
-    from segment.jobs.decisions.regions import select_regions, write_regions
-
-    found = select_regions(run, top, measure=by.removeprefix("mean.") if by else None, side=side)
-    path = write_regions(found, output or run / "regions", run)
-    if json:
-        screen.as_json({"regions": [asdict(region) for region in found], "file": str(path)})
-        return
-    rows = [[r.id, f"{r.left}, {r.top}", f"{r.width} x {r.height}", f"{r.value:.5g}"] for r in found]
-    screen.table(f"The {len(rows)} windows to label first", ["image", "x, y", "size", "mean"], rows)
-    screen.print_text(f"Their boxes and crops: {path.parent}")

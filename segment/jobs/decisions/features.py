@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segment.errors import ImageUnreadable
 from segment.images.find import Source, find_images
+from segment.images.listing.parts import Listing
 from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
@@ -51,12 +52,13 @@ class BottleneckFeatures:
         return np.asarray(outputs[-1][0].flatten(1).double().mean(dim=1).cpu())
 
 
-def source_of(id: str, path: str) -> Source:
+def source_of(id: str, path: str, listing: Listing) -> Source:
     """The image of a run: that file, or the frame, page or slice of it that the id ends in.
 
+    listing: of the run, for slices are numbered along its axis
     Errors: WrongUse where the file is not there; ImageUnreadable where it has no such image.
     """
-    found = find_images(Path(path))
+    found = find_images(Path(path), listing)
     last = id.rpartition("/")[2]
     same = [source for source in found if len(found) == 1 or source.id.rpartition("/")[2] == last]
     if not same:

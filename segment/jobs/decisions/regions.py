@@ -23,10 +23,10 @@ from segment.files.writing import write_png, write_text
 from segment.images.display import Display, display_of, picture_of
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.images.read import few_pixels, read_source
-from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
 from segment.ranking.columns import ranks_none
+from segment.report.run_files.saved_run import SavedRun
 from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     """
     _remove_crops(folder / "regions.csv")
     saved = run_table(run).saved
-    display = saved.display or _display(regions, saved.input)
+    display = saved.display or _display(regions, saved)
     rows, missing = list[tuple[object, ...]](), list[str]()
     for rank, region in enumerate(regions, start=1):
         crop = ""
         try:
-            pixels = read_source(source_of(region.id, region.source), saved.input).pixels
+            pixels = read_source(source_of(region.id, region.source, saved.listing), saved.input).pixels
             inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
             window = np.ascontiguousarray(picture_of(pixels, display)[inside])
         except UNREADABLE as error:
@@ -166,16 +166,16 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     return folder / "regions.csv"
 
 
-def _display(regions: Sequence[Region], spec: InputSpec) -> Display | None:
+def _display(regions: Sequence[Region], run: SavedRun) -> Display | None:
     """How bands are shown where the run has no pictures, from the first images that read; None for RGB."""
 
     def pixels() -> Iterator[tuple[NDArray[Any], NDArray[np.bool_] | None]]:
         sources = {region.id: region.source for region in regions}
         for name, path in list(sources.items())[:DISPLAY_IMAGES]:
             with suppress(*UNREADABLE):  # its crop is reported as missing
-                yield few_pixels(source_of(name, path), spec)
+                yield few_pixels(source_of(name, path, run.listing), run.input)
 
-    return display_of(pixels(), spec)
+    return display_of(pixels(), run.input)
 
 
 def _remove_crops(listed: Path) -> None:

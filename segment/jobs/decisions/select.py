@@ -16,7 +16,6 @@ from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
 from segment.images.read import few_pixels
-from segment.images.specs import InputSpec
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.networks.given import network_of
@@ -25,6 +24,7 @@ from segment.ranking.columns import grows_with_quality, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
+from segment.report.run_files.saved_run import SavedRun
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def select(
     given = None if network is None else network_of(network)
     if given is not None:
         _refuse_other_network(table, given)
-    return _unlike(selection, top, table.saved.input, given) if unlike else selection
+    return _unlike(selection, top, table.saved, given) if unlike else selection
 
 
 def _column(table: RunTable, by: str | None) -> tuple[str, str]:
@@ -211,18 +211,18 @@ def _refuse_other_network(table: RunTable, network: Network) -> None:
         )
 
 
-def _unlike(selection: Selection, top: int, spec: InputSpec, network: Network | None) -> Selection:
-    """The selection with its first images chosen unlike one another. spec: how the run read its images."""
+def _unlike(selection: Selection, top: int, run: SavedRun, network: Network | None) -> Selection:
+    """The selection with its first images chosen unlike one another. run: how its images were read."""
     ranked = (*selection.images, *selection.rest)
     pool, features, why = [], [], ""
     of_network = None if network is None else BottleneckFeatures(network)
     for image in ranked[: POOL * top]:
         try:
-            source = source_of(image[0], image[1])
+            source = source_of(image[0], image[1], run.listing)
             if of_network is not None:
                 features.append(of_network(source))
             else:
-                features.append(pooled_colours(few_pixels(source, spec)[0]))
+                features.append(pooled_colours(few_pixels(source, run.input)[0]))
             pool.append(image)
         except (SegmentError, OSError, *IMAGE_ERRORS) as error:
             why = why or f"{image[0]}: {error_message(error)}"

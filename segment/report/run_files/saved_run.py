@@ -154,6 +154,11 @@ class SavedRun(Mapping[str, SavedImage]):
         record = self.record.get("display")
         return Display.of(record) if record else None
 
+    @property
+    def listing(self) -> Listing:
+        """Which frames and slices of its files it has."""
+        return Listing.of_settings(self.settings)
+
     def source_of(self, entry: Mapping[str, Any]) -> Source:
         """An image's file, and which part of it where the file holds several."""
         alone = self._of_path[entry["source"]] == 1 and "listing" not in self.settings
@@ -165,10 +170,7 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def _parts(self) -> dict[str, Source]:
-        return {
-            source.id: source
-            for source in find_images(str(self.settings.get("source", "")), Listing.of_settings(self.settings))
-        }
+        return {source.id: source for source in find_images(str(self.settings.get("source", "")), self.listing)}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
