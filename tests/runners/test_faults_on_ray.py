@@ -105,7 +105,7 @@ def test_twenty_random_kills_and_a_machine_removed_in_a_run_of_500_images(
     def disturb() -> None:
         removed = False
         while len(killed) < 20 and not over.is_set():
-            time.sleep(generator.uniform(0.5, 3))
+            time.sleep(generator.uniform(0.2, 1.5))
             alive = [int(shard.stem.split("-")[-2]) for shard in (run / SHARDS).glob("*.jsonl")]
             alive = [number for number in alive if number not in killed and Path(f"/proc/{number}").exists()]
             if alive:
