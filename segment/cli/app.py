@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import event_log, screen
-from segment.errors import NotTrusted, SegmentError, WrongUse, one_line
+from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line
 from segment.stores.urls import url_of
 from segment.version import __version__
 
@@ -250,13 +250,13 @@ def end_with_failures(
     if not failed:
         return
     paths = " and ".join(url_of(output / name) for name in files)
-    images = f"{len(failed)} of {total} images" if total else f"{len(failed)} image{'s' if len(failed) > 1 else ''}"
+    images = f"{len(failed)} of {total} images" if total else count_of(len(failed), "image")
     reasons = []
     for names in by_reason[:REASONS]:
         more = f" and {len(names) - 1} more for the same reason" if len(names) > 1 else ""
         reasons.append(f"{names[0]}{more}: {failed[names[0]].rstrip('.')}.")
     if (left := len(by_reason) - REASONS) > 0:
-        reasons.append(f"{left} other reason{'s' if left > 1 else ''}.")
+        reasons.append(f"{count_of(left, 'other reason')}.")
     screen.refuse(f"{images} failed, named in {paths}; the others are done. {' '.join(reasons)}")
     raise typer.Exit(1)
 

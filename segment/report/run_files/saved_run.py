@@ -86,7 +86,8 @@ class SavedImage:
     def image(self) -> Picture:
         """The source image, uint8 (H, W, 3)."""
         source, spec = self.run.source_of(self.entry), self.run.input
-        display = self.run.display or display_of((few_pixels(one, spec) for one in (source,)), spec)
+        few = (few_pixels(one, spec) for one in (source,))  # not read for RGB, which is shown as it is
+        display = self.run.display or display_of(few, spec)
         return picture_of(read_source(source, spec).pixels, display)
 
     def picture(self, name: str) -> Picture:
