@@ -14,13 +14,11 @@ from torch import nn
 from segment.draws.bank import Bank
 from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
-from segment.draws.minibatches import DrawPlan, choices
+from segment.draws.minibatches import choices
 from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained, warn_if_unlike_training
-from segment.errors import SegmentError, WrongUse, error_message, imported
-from segment.estimation.colour_scales import IMAGES, colour_scales
+from segment.errors import imported
 from segment.estimation.memory_budget import memory_budget
-from segment.estimation.precision import audit, audit_key
 from segment.files.bank_cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
 from segment.files.bank_output import refuse_other_bank
 from segment.files.banks import save_bank
@@ -31,6 +29,8 @@ from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.bank import recorded
+from segment.jobs.recording.completion import completed, is_complete
+from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Engine
@@ -38,11 +38,6 @@ from segment.runners.runner import LOCAL, Runner
 from segment.tracing.bn_network import bn_network_of, little_batchnorm
 
 log = logging.getLogger(__name__)
-
-AUDIT_IMAGES = 2
-
-SCALES = "colour_scales"
-"""Key of a bank's provenance: the last colours of heat maps, so that all runs with it have the same."""
 
 
 def fit_bank(
@@ -83,10 +78,8 @@ def fit_bank(
     Errors: WrongUse, ModelRefused, NoBatchNorm; ImageUnreadable naming every statistics image that does not read;
     OutOfMemory where two images do not fit.
     """
-    bank, _ = fit(
-        network_of(network, mean=mean, std=std, channels=channels),
-        images,
-        None,
+    network = network_of(network, mean=mean, std=std, channels=channels)
+    plan = FitPlan(
         batch=batch,
         draws=draws,
         seed=seed,
@@ -94,11 +87,10 @@ def fit_bank(
         size=size,
         precision=precision,
         memory=memory,
-        cache=BankCache.of_user() if cache else None,
-        listing=Listing(every=every, axis=axis),
         engine=engine,
-        progress=progress,
     )
+    known = BankCache.of_user() if cache else None
+    bank, _ = fit(network, images, None, plan, cache=known, listing=Listing(every=every, axis=axis), progress=progress)
     return bank
 
 
@@ -106,17 +98,10 @@ def fit(
     network: Network,
     images: Images,
     output: Path | None,
+    plan: FitPlan,
     *,
-    batch: int | None,
-    draws: int,
-    seed: int = 0,
-    layers: str = "all",
-    size: tuple[int, int] | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    memory: int | str | None = None,
     cache: BankCache | None = None,
     listing: Listing | None = None,
-    engine: Engine = "torch",
     progress: Progress = silent,
     runner: Runner = LOCAL,
 ) -> tuple[Bank, Path | None]:
@@ -128,77 +113,74 @@ def fit(
     cache: where the bank is looked for besides, and kept; None: it is recorded anew
     listing: which frames of videos and slices of volumes are taken. runner: where the draws are recorded
     """
-    if engine == "openvino":
+    if plan.engine == "openvino":
         imported("openvino", extra="openvino", what="Passes by OpenVINO")
-    spec = network.card.training
-    plan = DrawPlan(draws=draws, batch=batch if batch is not None else spec.batch if spec else 32, seed=seed)
-    if size is not None and spec is not None and spec.transforms:
-        raise WrongUse(f"The card of {network.name!r} has a training pipeline, which sets the size; leave --size out.")
-    kept = min(CACHE_BYTES, memory_budget(memory, torch.device("cpu")).free // 4)
-    pool = ImagePool(network, images, size, cache_bytes=kept, listing=listing)
-    if isinstance(pool.given, Samples) and cache is not None:
+    plan.draw_plan(network)  # refuses what is out of range before the images are read
+    kept = min(CACHE_BYTES, memory_budget(plan.memory, torch.device("cpu")).free // 4)
+    pool = ImagePool(network, images, plan.size, cache_bytes=kept, listing=listing)
+    random = isinstance(pool.given, Samples)
+    if random and cache is not None:
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None
-    content = content_of(pool)
-    asked = {
-        "batch": plan.batch,
-        "draws": plan.draws,
-        "seed": plan.seed,
-        "layers": layers,
-        "size": pool.size,
-        "precision": precision,
-    }
-    recipe = recipe_of(network, content, asked)
+    content, settings = content_of(pool), plan.settings(network, pool)
+    recipe = recipe_of(network, content, settings)
     if output is not None:
         refuse_other_bank(
             output,
             lambda there: (
                 is_of_recipe(there, recipe) and there.probe is not None and computes_the_same(network, there.probe)
             ),
-            {"fingerprint": network.fingerprint, "images_sha256": content, **asked},
+            {"fingerprint": network.fingerprint, "images_sha256": content, **settings},
         )
     _warn_of_plain_images(network, pool)
     earlier = None if cache is None else cache.find(network, recipe, output)
     if earlier is not None:
         bank, path = earlier
-        if _audits_missing(network, bank, engine) or SCALES not in bank.provenance:
-            bank = _completed(network, bank, pool, engine)
+        if not is_complete(network, bank, plan.engine):
+            bank = completed(network, bank, pool, plan.engine)
             _write(bank, output, cache)
         elif output is not None and path != output:
             save_bank(bank, output)
         warn_if_unlike_training(bank.provenance.get("reference"))
         return bank, path
-    drawn = bn_network_of(network, layers)
-    if few := little_batchnorm(drawn):
-        log.warning("%s: %s", network.name, few)
-    probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
-    picks = choices(plan, len(pool))
-    pool.check({index for pick in picks for index in pick.images})
-    partial = None if output is None or isinstance(pool.given, Samples) else PartialBank(output, recipe)
-    bank = recorded(network, drawn, pool, picks, precision, memory, partial, progress, runner)
-    provenance: dict[str, Any] = {
-        "layers": layers,
-        "batch": plan.batch,
-        "draws": plan.draws,
-        "seed": plan.seed,
-        "images": len(pool),
-        "images_sha256": content,
-        MARKS: marks_of(pool),
-        "size": pool.size,
-        "pipeline": [dict(transform) for transform in spec.transforms] if spec else None,
-        "precision": precision,
-        "versions": versions(),
-        "audit": {},
-        "reference": against_trained(bank, drawn),
-    }
-    warn_if_unlike_training(provenance["reference"])
-    bank = signed(identified(network, drawn, replace(bank, provenance=provenance)), recipe)
+    partial = None if output is None or random else PartialBank(output, recipe)
+    bank = _recorded(network, pool, plan, partial, progress, runner)
+    bank = signed(replace(bank, provenance={**bank.provenance, **settings, "images_sha256": content}), recipe)
     _write(bank, output, cache)
     if partial is not None:
         partial.remove()
-    bank = _completed(network, bank, pool, engine)
+    bank = completed(network, bank, pool, plan.engine)
     _write(bank, output, cache)
     return bank, None
+
+
+def _recorded(
+    network: Network,
+    pool: ImagePool,
+    plan: FitPlan,
+    partial: PartialBank | None,
+    progress: Progress,
+    runner: Runner,
+) -> Bank:
+    """The draws, with what identifies the network and what is known of the images."""
+    drawn = bn_network_of(network, plan.layers)
+    if few := little_batchnorm(drawn):
+        log.warning("%s: %s", network.name, few)
+    probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
+    picks = choices(plan.draw_plan(network), len(pool))
+    pool.check({index for pick in picks for index in pick.images})
+    bank = recorded(network, drawn, pool, picks, plan.precision, plan.memory, partial, progress, runner)
+    training, reference = network.card.training, against_trained(bank, drawn)
+    warn_if_unlike_training(reference)
+    provenance: dict[str, Any] = {
+        "images": len(pool),
+        MARKS: marks_of(pool),
+        "pipeline": [dict(transform) for transform in training.transforms] if training else None,
+        "versions": versions(),
+        "audit": {},
+        "reference": reference,
+    }
+    return identified(network, drawn, replace(bank, provenance=provenance))
 
 
 def _warn_of_plain_images(network: Network, pool: ImagePool) -> None:
@@ -216,39 +198,6 @@ def _warn_of_plain_images(network: Network, pool: ImagePool) -> None:
         what,
         way,
     )
-
-
-def _audits_missing(network: Network, bank: Bank, engine: Engine) -> list[Engine]:
-    """The engines that half precision was not audited for: the fit that recorded it was ended before, or another."""
-    known = bank.provenance.get("audit", {})
-    engines: tuple[Engine, ...] = ("torch",) if engine == "torch" else ("torch", engine)
-    return [each for each in engines if audit_key(network.device, each) not in known]
-
-
-def _completed(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
-    """The bank with its audits and colour scales, where it has none."""
-    for missing in _audits_missing(network, bank, engine):
-        bank = _audited(network, bank, pool, missing)
-    return bank if SCALES in bank.provenance else _with_scales(network, bank, pool)
-
-
-def _audited(network: Network, bank: Bank, pool: ImagePool, engine: Engine) -> Bank:
-    drawn = bn_network_of(network).select(bank.layers)
-    audited = audit(drawn, bank, pool.examples(AUDIT_IMAGES), network.card.head, engine=engine)
-    kept = {**bank.provenance.get("audit", {}), audit_key(network.device, engine): audited}
-    return replace(bank, provenance={**bank.provenance, "audit": kept})
-
-
-def _with_scales(network: Network, bank: Bank, pool: ImagePool) -> Bank:
-    """The bank with the colour scales of its spread measures, from some statistics images, evenly chosen."""
-    drawn = bn_network_of(network).select(bank.layers)
-    try:
-        images = [pool.prepared(index, index)[None] for index in range(0, len(pool), -(-len(pool) // IMAGES))]
-        scales = colour_scales(drawn, bank, images, network.card.head)
-    except SegmentError as error:  # a statistics image that no mini-batch holds need not be readable
-        log.info("No colour scales: %s", error_message(error))
-        scales = {}
-    return replace(bank, provenance={**bank.provenance, SCALES: scales})
 
 
 def _write(bank: Bank, output: Path | None, cache: BankCache | None) -> None:

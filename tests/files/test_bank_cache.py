@@ -27,6 +27,7 @@ from segment.images.specs import TrainingSpec
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit, fit_bank
 from segment.jobs.recording import bank as recording
+from segment.jobs.recording.plan import FitPlan
 from segment.jobs.sweeping.grid import Banks
 from segment.networks.load import Network, load_network
 from segment.report.results import Setting
@@ -72,7 +73,7 @@ def network_of(**card: Any) -> Network:
 
 
 def asked(network: Network, images: Path, output: Path | None = None, **plan: Any) -> tuple[Bank, Path | None]:
-    return fit(network, str(images), output, **{"batch": 2, "draws": 2} | plan, cache=BankCache.of_user())
+    return fit(network, str(images), output, FitPlan(**{"batch": 2, "draws": 2} | plan), cache=BankCache.of_user())
 
 
 def test_a_bank_is_recorded_once_and_found_in_its_file_or_in_the_cache_within_a_second(
@@ -318,7 +319,7 @@ def test_a_bank_whose_audit_was_cut_off_is_found_and_audited(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("segment.jobs.fit.audit", stopped)
+        patch.setattr("segment.jobs.recording.completion.audit", stopped)
         with pytest.raises(KeyboardInterrupt):
             asked(network_of(), images, output)
     assert load_bank(output).provenance["audit"] == {}, "the draws are there"

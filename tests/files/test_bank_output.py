@@ -18,6 +18,7 @@ from segment.errors import WrongUse
 from segment.files.banks import load_bank, save_bank
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit
+from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import Network, load_network
 
 
@@ -33,23 +34,23 @@ def images(tmp_path: Path) -> Path:
 
 def test_a_fit_of_other_settings_leaves_the_bank_that_is_there(network: Network, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "bank.safetensors"
-    bank, _ = fit(network, str(images), output, batch=2, draws=2)
+    bank, _ = fit(network, str(images), output, FitPlan(batch=2, draws=2))
     before = output.read_bytes()
     with pytest.raises(
         WrongUse, match=r"another bank already, of fingerprint .*draws is 2 there, 3 asked.*cannot be resumed"
     ) as e:
-        fit(network, str(images), output, batch=2, draws=3)
+        fit(network, str(images), output, FitPlan(batch=2, draws=3))
     assert bank_fingerprint(bank)[:12] in str(e.value)
     next(iter(sorted(images.iterdir()))).unlink()
     with pytest.raises(WrongUse, match="its statistics images are others"):
-        fit(network, str(images), output, batch=2, draws=2)
+        fit(network, str(images), output, FitPlan(batch=2, draws=2))
     assert output.read_bytes() == before
 
 
 def test_the_same_fit_may_be_asked_again(network: Network, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "bank.safetensors"
-    first, _ = fit(network, str(images), output, batch=2, draws=2)
-    again, _ = fit(network, str(images), output, batch=2, draws=2)  # without a cache: recorded anew
+    first, _ = fit(network, str(images), output, FitPlan(batch=2, draws=2))
+    again, _ = fit(network, str(images), output, FitPlan(batch=2, draws=2))  # without a cache: recorded anew
     assert bank_fingerprint(first) == bank_fingerprint(again) == bank_fingerprint(load_bank(output))
 
 
@@ -57,15 +58,15 @@ def test_weights_are_not_overwritten_and_a_damaged_bank_is(network: Network, ima
     output = tmp_path / "bank.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2)}, output)
     with pytest.raises(WrongUse, match="is no bank, perhaps weights"):
-        fit(network, str(images), output, batch=2, draws=2)
+        fit(network, str(images), output, FitPlan(batch=2, draws=2))
     output.write_bytes(output.read_bytes()[:20])
-    fit(network, str(images), output, batch=2, draws=2)
+    fit(network, str(images), output, FitPlan(batch=2, draws=2))
     assert len(load_bank(output)) == 2
 
 
 def test_a_distilled_bank_does_not_replace_another(network: Network, images: Path, tmp_path: Path) -> None:
     whole, output = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
-    bank, _ = fit(network, str(images), whole, batch=2, draws=4)
+    bank, _ = fit(network, str(images), whole, FitPlan(batch=2, draws=4))
     few: dict[str, Any] = {"views": 4, "held_out": 2, "steps": 2}
     with pytest.raises(WrongUse, match="distilled is False there, True asked"):
         distill_bank(network, bank, str(images), draws=2, output=whole, **few)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ImageUnreadable, WrongUse
 from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
+from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import load_network
 
 DRAWS = 6
-DEFAULT = {"batch": 2, "draws": DRAWS, "seed": 1}
+DEFAULT = FitPlan(batch=2, draws=DRAWS, seed=1)
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8) for seed in range(5)]
 
 
@@ -46,7 +48,7 @@ class Fit:
     def partial(self) -> Path:
         return self.output.with_suffix(".partial.safetensors")
 
-    def __call__(self, progress: Progress = silent, *, output: bool = True, plan: Mapping[str, int] = DEFAULT) -> Bank:
+    def __call__(self, progress: Progress = silent, *, output: bool = True, plan: FitPlan = DEFAULT) -> Bank:
         self.recorded = []
 
         def told(stage: str, done: int, total: int, draws: int = 0) -> None:
@@ -55,8 +57,7 @@ class Fit:
             progress(stage, done, total, draws)
 
         place = self.output if output else None
-        batch, draws, seed = plan["batch"], plan["draws"], plan["seed"]
-        return fit(self.network, IMAGES, place, batch=batch, draws=draws, seed=seed, progress=told)[0]
+        return fit(self.network, IMAGES, place, plan, progress=told)[0]
 
     def end_after(self, count: int) -> None:
         with pytest.raises(Ended):
@@ -109,12 +110,15 @@ def test_a_whole_bank_of_the_same_name_is_no_part_of_one(fits: Fit, whole: str) 
     assert fits.recorded[0] == 0
 
 
-@pytest.mark.parametrize("other", [{"seed": 2}, {"draws": 5}, {"batch": 3}])
-def test_another_call_begins_anew(fits: Fit, other: dict[str, int]) -> None:
+OTHERS = (replace(DEFAULT, seed=2), replace(DEFAULT, draws=5), replace(DEFAULT, batch=3))
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=("seed", "draws", "batch"))
+def test_another_call_begins_anew(fits: Fit, other: FitPlan) -> None:
     fits.end_after(3)
-    made = fits(plan=DEFAULT | other)
+    made = fits(plan=other)
     assert fits.recorded[0] == 0
-    assert bank_fingerprint(made) == bank_fingerprint(fits(plan=DEFAULT | other, output=False))
+    assert bank_fingerprint(made) == bank_fingerprint(fits(plan=other, output=False))
 
 
 def test_another_network_begins_anew(fits: Fit) -> None:

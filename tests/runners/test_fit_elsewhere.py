@@ -17,6 +17,7 @@ from small_networks import Small
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ModelRefused, PredictionFailed
 from segment.jobs.fit import fit
+from segment.jobs.recording.plan import FitPlan
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
 from segment.jobs.sweeping.states import SweepPlan
@@ -40,7 +41,7 @@ def network() -> Network:
 
 def bank_of(network: Network, runner: Runner, **more: Any) -> Bank:
     images = [scene(seed).image for seed in TRAIN[:6]]
-    bank, _ = fit(network, images, None, batch=more.pop("batch", 3), draws=5, runner=runner, **more)
+    bank, _ = fit(network, images, None, FitPlan(**{"batch": 3, "draws": 5} | more), runner=runner)
     return bank
 
 

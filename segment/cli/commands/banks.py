@@ -97,6 +97,7 @@ def fit(
     from segment.images.listing.parts import Listing
     from segment.jobs.distill import distill_bank
     from segment.jobs.fit import fit as run_fit
+    from segment.jobs.recording.plan import FitPlan
 
     recorded_in: Literal["fp32", "bf16"] = choice("--precision of a bank", precision, ("fp32", "bf16"))
     engine_name: Engine = choice("--engine", engine, ("torch", "openvino"))
@@ -125,14 +126,16 @@ def fit(
             network,
             images,
             whole,
-            batch=batch,
-            draws=draws,
-            seed=seed,
-            layers=layers,
-            size=size_of(size),
-            precision=recorded_in,
-            memory=memory,
-            engine=engine_name,
+            FitPlan(
+                batch=batch,
+                draws=draws,
+                seed=seed,
+                layers=layers,
+                size=size_of(size),
+                precision=recorded_in,
+                memory=memory,
+                engine=engine_name,
+            ),
             cache=BankCache.of_user() if cache else None,
             listing=listing,
             progress=shown,

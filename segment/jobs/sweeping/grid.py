@@ -20,6 +20,7 @@ from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import TrainingSpec
 from segment.jobs.fit import fit
 from segment.jobs.progress import Progress, silent
+from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import Network
 from segment.report.results import TRAINING_TRANSFORM, Setting
 from segment.runners.runner import LOCAL, Runner
@@ -120,11 +121,7 @@ class Banks:
             network,
             self.train,
             None,
-            batch=setting.batch,
-            draws=self.draws,
-            seed=seed,
-            size=size,
-            memory=self.memory,
+            FitPlan(batch=setting.batch, draws=self.draws, seed=seed, size=size, memory=self.memory),
             cache=self.cache,
             progress=self.progress,
             runner=self.runner,
