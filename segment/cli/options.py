@@ -84,6 +84,7 @@ Images = Annotated[
 LabelMaps = Annotated[str | None, typer.Option(help="Their label maps, of the same names; not needed with a list.")]
 ValidationImages = Annotated[str | None, typer.Option(help="Images to fit temperatures and thresholds on.")]
 ValidationLabels = Annotated[str | None, typer.Option(help="Label maps of the validation images.")]
+ValidationMask = Annotated[str | None, typer.Option(help="Region masks of the validation images, as --mask.")]
 Void = Annotated[int | None, typer.Option(help="Label id that no score counts; default: the card's.")]
 InsertDropout = Annotated[
     float | None,

@@ -118,7 +118,7 @@ def _sources(rows: Sequence[Row], root: Path, listing: Listing) -> tuple[Source,
 
 def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
     """The images of a row's file; one of them, where the row's id names it as `file/000123`."""
-    path = row.image
+    path, listing = row.image, listing if row.axis is None else replace(listing, axis=row.axis)
     id = given_id(row.id) if row.id else safe(os.path.relpath(path, root))
     parts = parts_in(path, listing)
     label_parts, mask_parts = (_parts_beside(other, parts, listing) for other in (row.label, row.mask))

@@ -77,13 +77,23 @@ def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     raster = decode(source.path, source.part, source.axis)
     valid = valid_in(raster)
     if source.mask is not None:
-        size = raster.raw.shape[0], raster.raw.shape[1]
-        inside = _mask_of(source.mask, size, source.path, source.mask_part, source.axis)
-        check_same_place(source, source.mask, source.mask_part, size, "region mask")
+        inside = _region_mask(source, source.mask, (raster.raw.shape[0], raster.raw.shape[1]))
         valid = inside if valid is None else valid & inside
     raw = channels_in(raster, spec.channels, str(source.path))
     data = valid_in(raster)
     return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
+
+
+@contained
+def region_mask(source: Source, size: tuple[int, int]) -> NDArray[np.bool_] | None:  # H W
+    """What lies inside a source's region mask; None where it has none. size: its image's. Errors: ImageUnreadable."""
+    return None if source.mask is None else _region_mask(source, source.mask, size)
+
+
+def _region_mask(source: Source, mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    inside = _mask_of(mask, size, source.path, source.mask_part, source.axis)
+    check_same_place(source, mask, source.mask_part, size, "region mask")
+    return inside
 
 
 def few_pixels(source: Source, spec: InputSpec) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

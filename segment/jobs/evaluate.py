@@ -26,12 +26,12 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
 from segment.jobs.evaluation.labels import contents_of, score_plan
 from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
-from segment.jobs.evaluation.temperatures import left_out_words
+from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.evaluation.validation import validate
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
@@ -105,6 +105,7 @@ def evaluate(
     ImageUnreadable where no image can be scored.
     """
     plan = plan or EvaluatePlan()
+    refuse_unmasked(data, validation)
     if tuned is None and TUNED in plan.methods.methods:
         raise WrongUse(f"Method {TUNED!r} is the setting that `segment tune` chose: give its folder by --tuned.")
     if tuned is not None:
@@ -161,7 +162,7 @@ def evaluate(
         scored_sources = [source for source in sources if source.id in scoring.done]
         warnings = seen_before(network, scored_sources, held_out, methods.seen)
         warnings += [] if tuned is None else tuned.chosen_on(scored_sources)
-        warnings += left_out_words(validated.left_out, validated.given)
+        warnings += left_out_words(validated.left_out, validated.given) + at_an_end_words(validated.temperatures)
         warnings += absent_classes(next(iter(scoring.boards.values())), scoring.pixels) + few_hold(scoring.boards)
         evaluation = write_results(run, scoring, methods, validated, start, warnings, plan.fails_below)
         triaged = None if triage is None else check_triage(run.folder, triage, groups_of_sources(sources, triage))
@@ -217,14 +218,11 @@ def _settings(
     tuned: Tuned | None,
 ) -> dict[str, Any]:
     method_plan = plan.methods
-    images, labels, *more = data.in_text()
     return {
         "model": network.name,
         "card": network.card.settings(),
         "network": network.fingerprint,
-        "images": images,
-        "labels": labels,
-        **({"label_options": more} if more else {}),
+        **data.settings(),
         "banks": [bank_fingerprint(bank) for bank in banks],
         "methods": list(methods.names),
         "draws": method_plan.draws,
@@ -235,7 +233,7 @@ def _settings(
         "seed": method_plan.seed,
         "void": plan.void,
         "unseen": list(plan.unseen),
-        "validation": None if validation is None else validation.in_text(),
+        "validation": None if validation is None else validation.settings(),
         **({} if plan.shift is None else {"shift": list(plan.shift)}),
         **({} if plan.batch == 1 else {"batch": plan.batch}),
         **({} if tuned is None else {"tuned": tuned.settings()}),

@@ -83,8 +83,8 @@ class SampleLabels(Labels):
 
     samples: Any = None
 
-    def in_text(self) -> list[str | None]:
-        return [str(self.images), None]
+    def settings(self) -> dict[str, Any]:
+        return {"images": str(self.images), "labels": None}
 
     def sources(self, network: Network) -> tuple[Source, ...]:
         held = labelled_samples(self.samples)

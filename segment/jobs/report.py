@@ -23,9 +23,11 @@ from segment.files.reading import read_json
 from segment.files.versions import versions
 from segment.files.writing import check_writable
 from segment.images.find import Source
-from segment.images.labels.pairs import with_labels
+from segment.images.labels.pairs import with_labels, with_masks
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
+from segment.images.listing.parts import Listing
+from segment.images.read import region_mask
 from segment.jobs.evaluation.labels import labelled
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
@@ -34,6 +36,7 @@ from segment.report.html.build import Sources, Written, write_report
 from segment.report.html.details import Labels
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
+from segment.scores.plan import OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -141,20 +144,27 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _labels(
     run: SavedRun, evaluations: Sequence[SavedRun], labels: str | Path | None
 ) -> tuple[Callable[[str], Labels | None], int | None]:
-    """The label ids of an image, by the file that it was read from; the id that is not scored."""
+    """The label ids of an image, by the file that it was read from; the id that is not scored.
+
+    OUTSIDE where an evaluation scores nothing: beyond its region masks, and of objects of no trained class.
+    """
     voids = [each.settings.get("void") for each in evaluations]
     void = next((value for value in voids if value is not None), run.card.get("void"))
+    unseen = next((ids for each in evaluations if (ids := each.settings.get("unseen"))), run.card.get("unseen", ()))
     sources = _named(run, labels) if labels is not None else _evaluated(run, evaluations)
-    by_part = {(source.path.resolve(), source.part): source for source in sources}
+    by_part = {(source.path.resolve(), source.part, source.axis): source for source in sources}
     scheme = _scheme(run, evaluations)
 
     def label_of(id: str) -> Labels | None:
         own = run.source_of(run.entries[id])
-        found = by_part.get((own.path.resolve(), own.part))
+        found = by_part.get((own.path.resolve(), own.part, own.axis))
         if found is None or found.label is None:
             return None
         height, width = run[id].prediction.shape[-2:]
-        return read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme, image=own)
+        ids = read_label_ids(found.label, found.label_part, found.axis, (height, width), scheme, image=own)
+        scored = ~np.isin(ids, unseen)
+        inside = region_mask(found, (height, width))
+        return np.where(scored if inside is None else scored & inside, ids, OUTSIDE)
 
     return label_of, void
 
@@ -164,14 +174,14 @@ def _evaluated(run: SavedRun, evaluations: Sequence[SavedRun]) -> list[Source]:
     if run.head == "multilabel":
         return []
     source = str(run.settings.get("source", ""))
-    given: list[tuple[str, str | None, str]] = [(source, None, "")] if source.endswith(".txt") else []
-    for each in evaluations:
-        suffix, *_ = each.settings.get("label_options") or [None]
-        given.append((str(each.settings["images"]), each.settings.get("labels"), suffix or ""))
+    given = [{"images": source}] if source.endswith(".txt") else list[dict[str, Any]]()
+    given += [dict(each.settings) for each in evaluations]
     sources: list[Source] = []
-    for images, folder, suffix in given:
+    for settings in given:
+        images, masks, listing = settings["images"], settings.get("masks"), Listing.of_settings(settings)
         try:
-            sources += labelled(images, folder, suffix)
+            found = labelled(images, settings.get("labels"), settings.get("label_suffix", ""), listing)
+            sources += found if masks is None else with_masks(found, masks, listing)
         except SegmentError as error:
             log.info("No labels from %s: %s", images, error)
     return sources

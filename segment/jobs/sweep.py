@@ -25,11 +25,11 @@ from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import Channels
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
-from segment.jobs.evaluation.temperatures import left_out_words
+from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks, check_grid
 from segment.jobs.sweeping.inputs import input_hashes
@@ -73,7 +73,8 @@ def sweep(
     memory: a budget for the process, bytes or "4GiB"; None: 80 % of what is free; banks are recorded and
     temperatures fitted within it too
     runner: where banks are recorded and images scored
-    train: images that statistics come from. validation: clean images that temperatures are fitted on
+    train: images that statistics come from; of files with several those that `data` takes of its files
+    validation: clean images that temperatures are fitted on
     mean, std, channels: as `MCBN` takes them
     Errors: as `fit_bank` and `evaluate`.
     """
@@ -86,7 +87,8 @@ def sweep(
             f"{name} has no row at T = {', '.join(map(str, left))}" for name, left in plan.left_out.items()
         )
         log.warning("Passes are dealt out to %d views in turn: %s.", len(plan.methods.views), words)
-    check_grid(network, train, plan.grid)
+    refuse_unmasked(data, validation)
+    check_grid(network, train, plan.grid, data.listing)
     sources = data.sources(network)
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
@@ -95,7 +97,16 @@ def sweep(
     with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
         sources, folder = run.sources, run.folder
         run.note(plan=_plan(run, network, plan), versions=versions())
-        banks = Banks(network, train, folder / "banks", max(plan.grid.draws), progress, memory=memory, runner=runner)
+        banks = Banks(
+            network,
+            train,
+            folder / "banks",
+            max(plan.grid.draws),
+            progress,
+            listing=data.listing,
+            memory=memory,
+            runner=runner,
+        )
         for bank in given_banks.values():
             network_of_bank(network, bank)  # refused now, not after the others were recorded
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress, memory)
@@ -113,7 +124,7 @@ def sweep(
             rows += content.rows
             failed |= content.failed
             warnings += content.warnings
-        warnings += left_out_words(swept.left_out, len(held_out))
+        warnings += left_out_words(swept.left_out, len(held_out)) + at_an_end_words(swept.calibrations)
         _finish(run, sources, rows, failed, warnings)
         return Sweep(run.place, rows, failed, tuple(warnings))
 
@@ -149,16 +160,13 @@ def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, valid
     plan_values = as_json_values(asdict(plan))
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting
-    images, labels, *more = data.in_text()
     return {
         "model": network.name,
         "network": network.fingerprint,
         "card": network.card.settings(),
-        "images": images,
-        "labels": labels,
-        **({"label_options": more} if more else {}),
+        **data.settings(),
         "train": in_text(train),
-        "validation": None if validation is None else validation.in_text(),
+        "validation": None if validation is None else validation.settings(),
         **({"calibrations": "of each T"} if any(combination(name).fitted for name in plan.methods.methods) else {}),
         **({"left_out": {name: list(draws) for name, draws in plan.left_out.items()}} if plan.left_out else {}),
         **plan_values,

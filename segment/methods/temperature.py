@@ -21,6 +21,8 @@ from segment.uncertainty.heads import of_truth, probabilities, refuse_not_finite
 from segment.uncertainty.scaling import Calibration
 
 GRID = 2.0 ** (np.arange(-8, 13) / 4)  # 1/4 to 8, four an octave
+ENDS = float(GRID[0]), float(GRID[-1])
+"""A temperature that is one of these was not found: the NLL falls still where the grid ends."""
 PIXELS = 20_000
 """The most pixels of an image that are used, on a regular grid: enough to fit one number."""
 

@@ -31,7 +31,7 @@ class Validation:
     """What was chosen on validation images, by method and bank (`compared_methods.key`); empty where none were given.
 
     temperatures: key -> what divides the logits, or the scaling of each
-    accuracies: key -> share of right pixels of the mask, one number, or one a label
+    accuracies: key -> share of right pixels of the mask, one number, or one a label; None without a known pixel
     thresholds: key -> measure -> above them a patch of each size is uncertain
     images: how many were used; failed: id -> why
     per_image: key -> their rows, as `Scoreboard.per_image` gives them
@@ -39,7 +39,7 @@ class Validation:
     """
 
     temperatures: Mapping[str, Calibration]
-    accuracies: Mapping[str, float | tuple[float, ...]]
+    accuracies: Mapping[str, float | tuple[float | None, ...] | None]
     thresholds: Mapping[str, Mapping[str, tuple[float, ...]]]
     images: int
     failed: Mapping[str, str]

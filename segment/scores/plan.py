@@ -27,7 +27,8 @@ class ScorePlan:
     unseen: label ids of objects of no trained class: left out of mask, probability and error scores
     thresholds: per measure the value above which a patch of 1, 4 and 16 pixels a side is uncertain (PAvPU; the first
         also for `area`), from validation images
-    validation_accuracy: of the mask on validation images, within [0, 1]; per label for multilabel, or one for all
+    validation_accuracy: of the mask on validation images, within [0, 1]; per label for multilabel, or one for all; None
+    of a label that they say nothing of
     replicates: of the bootstrap, from 2 up
     """
 
@@ -37,7 +38,7 @@ class ScorePlan:
     void: int | None = None
     unseen: tuple[int, ...] = ()
     thresholds: Mapping[str, tuple[float, ...]] | None = None
-    validation_accuracy: float | tuple[float, ...] | None = None
+    validation_accuracy: float | tuple[float | None, ...] | None = None
     replicates: int = REPLICATES
 
     def __post_init__(self) -> None:

@@ -16,7 +16,16 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from segment.errors import MissingExtra, StoreRefuses, StoreUnreachable, WrongUse, imported, one_line
+from segment.errors import (
+    MissingExtra,
+    StoreRefuses,
+    StoreUnreachable,
+    WrongUse,
+    count_of,
+    first_of,
+    imported,
+    one_line,
+)
 from segment.stores.urls import is_url, scheme_of, url_of
 
 log = logging.getLogger(__name__)
@@ -184,11 +193,16 @@ def files_below(folder: Path) -> dict[Path, str]:
     except FileNotFoundError:
         return {}
     above = name_of(folder).rstrip("/") + "/"
-    return {
-        folder / name.removeprefix(above): _version(info)
-        for name, info in found.items()
-        if name.startswith(above) and not {"", ".", ".."} & set(name.removeprefix(above).split("/"))
-    }
+    below = {name.removeprefix(above): info for name, info in found.items() if name.startswith(above)}
+    keys = [key for key in below if key and not key.endswith("/")]  # others mark folders
+    if strange := {key for key in keys if {"", ".", ".."} & set(key.split("/"))}:
+        log.warning(
+            "Left out below %s: %s whose keys have an empty part, . or .. in them, as no path has (%s).",
+            url_of(folder),
+            count_of(len(strange), "file"),
+            first_of(map(repr, sorted(strange)), 3),
+        )
+    return {folder / key: _version(below[key]) for key in keys if key not in strange}
 
 
 def matching(pattern: Path) -> list[Path]:

@@ -116,7 +116,7 @@ def test_an_evaluation_by_several_that_goes_on_is_that_of_one_run(
         evaluate(network, data, tmp_path / "cut", plan=PLAN, progress=stop)
     again = evaluate(network, data, tmp_path / "cut", plan=PLAN, resume=True)
     assert again.annotators == whole.annotators
-    with pytest.raises(WrongUse, match="label_options"):
+    with pytest.raises(WrongUse, match="annotators"):
         evaluate(
             network,
             replace(data, annotators=data.annotators[:1], annotator_suffixes=("_third",)),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from plain import Toy, calibrated, seeded
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, WeightedRandomSampler
 
 import segment
 from segment.draws.image_pool import ImagePool
@@ -103,6 +103,50 @@ def test_a_bank_of_a_loader_is_that_of_the_files(module: Toy, files: Path) -> No
     )
     for name in of_files.layers:
         assert torch.equal(of_files.mean[name], of_loader.mean[name])
+
+
+def samplers() -> dict[str, DataLoader[Any]]:
+    """Loaders of samples 1, 2 and 4 alone, and of some twice."""
+    scans, own = Scans("pair"), torch.Generator().manual_seed(0)
+    few = (1, 4, 2)
+    return {
+        "subset": DataLoader(scans, batch_size=2, sampler=SubsetRandomSampler(few, generator=own)),
+        "list": DataLoader(scans, batch_size=2, sampler=few),
+        "batches": DataLoader(scans, batch_sampler=[[1, 4], [2]]),
+        "weights": DataLoader(scans, batch_size=2, sampler=WeightedRandomSampler([0, 1, 1, 0, 1], 6)),
+    }
+
+
+@pytest.mark.parametrize("name", list(samplers()))
+def test_of_a_loader_only_what_its_sampler_gives_is_taken(module: Toy, name: str) -> None:
+    loader = samplers()[name]
+    told: dict[str, Any] = {"mean": MEAN, "std": STD}
+    own: torch.Generator | None = getattr(loader.sampler, "generator", None)
+    before = torch.empty(0) if own is None else own.get_state()
+    bank = segment.fit_bank(module, loader, batch=2, draws=2, **told)
+    scores = segment.evaluate(module, loader, bank=bank, methods=("deterministic",), **told)
+    taken = {"weights": 6}.get(name, 3)
+    assert bank.provenance["images"] == scores.scores["images"] == taken
+    pool = ImagePool(network_of(module, **told), loader)
+    found = {
+        next(at for at, pixels in enumerate(PIXELS) if torch.equal(image, normalised(pixels)))
+        for image in (pool.prepared(index, 0) for index in range(len(pool)))
+    }
+    assert found <= {1, 2, 4}
+    if own is not None:
+        assert torch.equal(own.get_state(), before)
+
+
+def test_a_loader_that_drops_its_last_batch_or_shuffles_is_its_whole_dataset(module: Toy) -> None:
+    network = network_of(module, mean=MEAN, std=STD)
+    for loader in (
+        DataLoader(Scans("pair"), batch_size=3, drop_last=True),
+        DataLoader(Scans("pair"), batch_size=2, shuffle=True),
+        DataLoader(Scans("pair"), batch_size=None),
+    ):
+        pool = ImagePool(network, loader)
+        assert len(pool) == len(PIXELS)
+        assert all(torch.equal(pool.prepared(at, 0), normalised(pixels)) for at, pixels in enumerate(PIXELS))
 
 
 def test_mcbn_takes_the_banks_file_and_images_of_any_form(module: Toy, files: Path) -> None:

@@ -44,6 +44,16 @@ def test_what_was_put_is_listed_read_and_taken_away(server: S3Server, tmp_path: 
     assert requests.files_below(Path("s3://bucket/nothing")) == {}
 
 
+def test_keys_that_no_path_names_are_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = ("a", "/b", "deeper/../c", "marked/", "")
+    found = {f"bucket/folder/{key}": {"size": 1, "ETag": "x"} for key in keys}
+    monkeypatch.setattr(requests, "asked", lambda *_: found)
+    assert set(requests.files_below(FOLDER)) == {FOLDER / "a"}
+    assert "2 files whose keys have an empty part, . or .. in them, as no path has ('/b', 'deeper/../c')" in caplog.text
+
+
 def test_a_store_that_fails_now_and_then_is_asked_again(server: S3Server, tmp_path: Path) -> None:
     server.failing = 0.4
     try:

@@ -32,6 +32,7 @@ from segment.cli.options import (
     Unseen,
     ValidationImages,
     ValidationLabels,
+    ValidationMask,
     Void,
     Weights,
     Workers,
@@ -42,7 +43,6 @@ from segment.cli.options import (
     shift_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
-from segment.errors import WrongUse
 from segment.stores.urls import url_of
 
 
@@ -59,6 +59,7 @@ def evaluate(
     ] = "",
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
+    validation_mask: ValidationMask = None,
     void: Void = None,
     unseen: Unseen = "",
     shift: Annotated[
@@ -114,7 +115,7 @@ def evaluate(
     from segment.jobs.evaluate import EvaluatePlan
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
-    from segment.jobs.evaluation.labelled_images import Labels
+    from segment.jobs.evaluation.labelled_images import Labels, validation_of
     from segment.jobs.triage.checking import outcome_rows
     from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of
@@ -134,8 +135,8 @@ def evaluate(
         needs_matplotlib()
     if report is not None:
         check_page(report)
-    if validation_labels is not None and validation_images is None:
-        raise WrongUse("--validation-labels needs --validation-images.")
+    listing = Listing(every=every, axis=axis)
+    validation = validation_of(validation_images, validation_labels, label_suffix, validation_mask, listing)
     method_plan = MethodPlan(
         methods=listed(methods),
         draws=draws,
@@ -148,7 +149,7 @@ def evaluate(
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
-    listing, section_name = Listing(every=every, axis=axis), title or network.name
+    section_name = title or network.name
     image_key = "" if report is None else images_key(images_outside_runs(images, listing, warn=False), shift_of(shift))
     if report is not None:
         check_page(report, section_name, image_key)
@@ -186,7 +187,7 @@ def evaluate(
                 workers=workers,
                 batch=batch_of(batch),
             ),
-            validation=Labels(validation_images, validation_labels, label_suffix) if validation_images else None,
+            validation=validation,
             triage=asked_triage,
             tuned=None if tuned is None else read_tuned(tuned),
         )

@@ -31,6 +31,7 @@ from segment.cli.options import (
     Trust,
     ValidationImages,
     ValidationLabels,
+    ValidationMask,
     Void,
     Weights,
     batch_of,
@@ -78,6 +79,7 @@ def sweep(
     ] = None,
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
+    validation_mask: ValidationMask = None,
     insert_dropout: InsertDropout = None,
     shift: Annotated[
         str,
@@ -116,7 +118,7 @@ def sweep(
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
-    from segment.jobs.evaluation.labelled_images import Labels
+    from segment.jobs.evaluation.labelled_images import Labels, validation_of
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.sweeping.states import SWEPT, SweepPlan
@@ -131,6 +133,8 @@ def sweep(
         plots = find_spec("matplotlib") is not None
     if report is not None:
         check_page(report)
+    listing = Listing(every=every, axis=axis)
+    validation = validation_of(validation_images, validation_labels, label_suffix, validation_mask, listing)
     grid = Grid(
         batches=counts(batches, "--batches"),
         draws=tuple(sorted(counts(draws, "--draws"))),
@@ -160,7 +164,7 @@ def sweep(
     ):
         result = run_sweep(
             network,
-            Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis)),
+            Labels(images, labels, label_suffix, mask, listing),
             train,
             output,
             plan,
@@ -168,7 +172,7 @@ def sweep(
             resume=resume,
             progress=shown,
             runner=where,
-            validation=Labels(validation_images, validation_labels, label_suffix) if validation_images else None,
+            validation=validation,
         )
     pictures = plot_sweep(result.rows, result.folder) if plots else []
     if report is not None:

@@ -10,8 +10,12 @@ import typer
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app, end_with_failures
 from segment.cli.options import (
+    Axis,
     Device,
+    Every,
     Json,
+    LabelSuffix,
+    Mask,
     Memory,
     Model,
     OutHere,
@@ -67,6 +71,10 @@ def tune(
     precision: Annotated[str, typer.Option(help="Precision of the passes: fp32, bf16 or fp16.")] = "fp32",
     memory: Memory = None,
     void: Void = None,
+    label_suffix: LabelSuffix = "",
+    mask: Mask = None,
+    every: Every = 1,
+    axis: Axis = 2,
     weights: Weights = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -76,6 +84,7 @@ def tune(
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
     from segment.images.listing.groups import group_table
+    from segment.images.listing.parts import Listing
     from segment.jobs.evaluation.labelled_images import Labels
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.tuning.tune import TunePlan
@@ -101,8 +110,9 @@ def tune(
         groups=None if groups is None else group_table(groups, "group"),
     )
     network = loaded(model, weights, device, trust=trust)
+    data = Labels(images, labels, label_suffix, mask, Listing(every=every, axis=axis))
     with screen.progress() as shown:
-        tuning = run_tune(network, Labels(images, labels), train, output, plan, memory=memory, progress=shown)
+        tuning = run_tune(network, data, train, output, plan, memory=memory, progress=shown)
     if json:
         screen.as_json(
             {

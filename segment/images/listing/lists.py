@@ -26,14 +26,16 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "label": ("label",),
     "id": ("id",),
     "mask": ("mask",),
+    "axis": ("axis",),
 }
-"""What a row holds, and the headings under which it is looked for; `segment select` writes `id` and `source`."""
+"""What a row holds, and the headings that it is looked for under; `segment select` writes `id`, `source` and `axis`."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of a list. id: as written; "": none. more: cells of the other columns, by their headings.
 
+    axis: that slices of the file lie along; None: as the listing says
     version: of the image on its store, where a listing has told it
     """
 
@@ -43,6 +45,7 @@ class Row:
     mask: Path | None = None
     more: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
+    axis: int | None = None
 
 
 def read_list(path: Path) -> list[Row]:
@@ -85,7 +88,7 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
         close = near("image", headings)
         raise WrongUse(
             f"The list {str(path)!r} has no column `image`.{close} It has {', '.join(table[0]) or 'none'}. Known: "
-            "image (or source, path, file), label, id, mask."
+            "image (or source, path, file), label, id, mask, axis."
         )
     rows = []
     others = [heading for heading in table[0] if heading not in named.values()]
@@ -102,9 +105,16 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
                 cells["id"],
                 _beside(path, cells["mask"]) if cells["mask"] else None,
                 {heading: line[heading].strip() for heading in others},
+                axis=_axis(cells["axis"], f"Line {number} of the list {str(path)!r}"),
             )
         )
     return rows
+
+
+def _axis(cell: str, where: str) -> int | None:
+    if cell not in ("", "0", "1", "2"):
+        raise WrongUse(f"{where} has axis {cell!r}: slices of a volume lie along axis 0, 1 or 2 of its voxels.")
+    return int(cell) if cell else None
 
 
 def _beside(path: Path, name: str) -> Path:

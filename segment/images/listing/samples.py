@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_convert
 from torch.utils.data import default_collate as collate
 
 from segment.errors import WrongUse
@@ -103,34 +103,97 @@ def is_lazy(given: Any) -> bool:
 def images_in(given: Any) -> Sequence[Any]:
     """The images of a Dataset, a DataLoader or an iterable, by number.
 
-    A map-style Dataset, also behind a DataLoader that collates as usual, is read when an image is needed. Anything else
-    is read once, into memory.
+    A map-style Dataset, also behind a DataLoader that collates as usual, is read when an image is needed: of a
+    DataLoader the samples that its sampler gives. Anything else is read once, into memory.
+    """
+    dataset = _map_style(given)
+    if dataset is not None:
+        return Samples(dataset)
+    sample = _gives_samples(given)
+    return _held(image for item in given for image in images_of_item(item, sample=sample))
+
+
+def _gives_samples(given: Any) -> bool:
+    """Whether it is a DataLoader that does not batch: torch makes a list of a sample that is a tuple."""
+    return isinstance(given, DataLoader) and given.batch_size is None and given.batch_sampler is None
+
+
+def _map_style(given: Any) -> Any:
+    """The map-style Dataset that is given or lies behind a DataLoader; None where there is none.
+
+    Of a DataLoader only what one pass over it holds, where that is not every sample once.
     """
     if isinstance(given, DataLoader):
-        if given.collate_fn is collate and not isinstance(given.dataset, IterableDataset):
-            return Samples(given.dataset)
-        return _held(image for batch in given for image in images_of_item(batch))
-    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
-        return Samples(given)
-    return _held(image for item in given for image in images_of_item(item))
+        if given.collate_fn not in (collate, default_convert) or isinstance(given.dataset, IterableDataset):
+            return None
+        dataset: Any = given.dataset
+        numbers = _sampled(given)
+        if not all(isinstance(number, int) for number in numbers):  # keys, or whole batches
+            return None
+        return dataset if sorted(numbers) == list(range(len(dataset))) else Subset(dataset, numbers)
+    return given if isinstance(given, Dataset) and not isinstance(given, IterableDataset) else None
 
 
-def images_of_item(item: Any) -> Iterator[Any]:
-    """Each image of what an iterable yields: a sample, a batch (N C H W, N H W C) of them, or a list of samples."""
-    if isinstance(item, list) and item and not _is_pair(item):
+def _sampled(loader: DataLoader[Any]) -> list[int]:
+    """The numbers that a pass over it takes, the last, smaller batch too; its generator stays as it was."""
+    batches = loader.batch_sampler if loader.batch_size is None else None  # given in place of a sampler
+    generator: torch.Generator | None = getattr(loader.sampler, "generator", None)
+    state = None if generator is None else generator.get_state()
+    with seeded(0):
+        numbers = list(loader.sampler) if batches is None else [number for batch in batches for number in batch]
+    if generator is not None and state is not None:
+        generator.set_state(state)
+    if not numbers:
+        raise WrongUse("There are no images: the DataLoader's sampler gives none. Give one image at least.")
+    return numbers
+
+
+def images_of_item(item: Any, *, sample: bool = False) -> Iterator[Any]:
+    """Each image of what an iterable yields: a sample, a batch of them, or a list of samples.
+
+    A batch is N C H W or N H W C, or a sequence of images, alone or before the sequence of their labels.
+    sample: a list is one sample. Errors: WrongUse where a list may be either.
+    """
+    if isinstance(item, list) and item and not sample and not _is_pair(item):
         yield from map(image_of, item)
         return
-    image = image_of(item)
-    if isinstance(image, list) or (isinstance(image, Tensor | np.ndarray) and image.ndim == 4):
+    image = _images_of(item)
+    if isinstance(image, list | tuple) or (isinstance(image, Tensor | np.ndarray) and image.ndim == 4):
         yield from image
     else:
         yield image
 
 
+def _images_of(item: Any) -> Any:
+    """What a batch or a sample has in the place of its image; images that were not stacked stay a sequence."""
+    first = item[0] if isinstance(item, tuple | list) and item else item
+    return first if isinstance(first, tuple | list) and all(map(_is_array, first)) else image_of(item)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or isinstance(value, Tensor)
+
+
 def _is_pair(item: Sequence[Any]) -> bool:
-    """Whether a list is (images, labels), as torch collates tuples, and not a list of samples."""
+    """Whether a list is (images, labels) and not a list of samples. Errors: WrongUse where it may be either."""
+    if all(isinstance(part, list | tuple) and part and all(map(_is_array, part)) for part in item) and len(item) > 1:
+        first, second = ([_kind(value) for value in part] for part in item[:2])
+        if len(set(first)) == 1 and first[0] != second[0]:
+            return True
+        if len(set(first)) > 1 or len(first) == 1:
+            return False
+        raise WrongUse(
+            f"A batch is a list of {len(item)} lists of {len(first)} arrays, which are all alike: it may be images and "
+            "labels, or samples. Give a collate_fn that makes tuples, (images, labels), or dictionaries."
+        )
     axes = [getattr(part, "ndim", None) for part in item]
     return axes[0] == 4 or (len(axes) > 1 and axes[0] is not None and axes[0] != axes[1])
+
+
+def _kind(value: Any) -> tuple[int, bool, int]:
+    """What tells images from label maps: axes, whether the numbers are floats, and how many channels there are."""
+    array = as_array(value)
+    return array.ndim, array.dtype.kind == "f", min(array.shape) if array.ndim == 3 else 0
 
 
 def _held(images: Iterable[Any]) -> Sequence[Any]:
@@ -152,19 +215,18 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
 
     given: as `images_in` takes it, with a label beside each image. Errors: WrongUse where there are none.
     """
-    if isinstance(given, DataLoader) and given.collate_fn is collate and not isinstance(given.dataset, IterableDataset):
-        given = given.dataset
-    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
-        dataset: Any = given
+    dataset = _map_style(given)
+    if dataset is not None:
         return [partial(_pair_of, dataset, number) for number in range(len(dataset))]
     pairs: list[Callable[[], tuple[Any, Any]]] = []
+    sample = _gives_samples(given)
     for item in given:
-        if isinstance(item, list) and item and not _is_pair(item):
-            pairs += [partial(lambda *pair: pair, image_of(sample), label_of(sample)) for sample in item]
+        if isinstance(item, list) and item and not sample and not _is_pair(item):
+            pairs += [partial(lambda *pair: pair, image_of(each), label_of(each)) for each in item]
             continue
-        image, label = image_of(item), label_of(item)
-        batched = getattr(label, "ndim", 2) == 3 and getattr(image, "ndim", 3) == 4
-        several = zip(image, label, strict=True) if batched or isinstance(label, list) else [(image, label)]
+        image, label = _images_of(item), label_of(item)
+        batched = isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
+        several = zip(image, label, strict=True) if batched else [(image, label)]
         pairs += [partial(lambda *pair: pair, *pair) for pair in several]
     if not pairs:
         raise WrongUse("There are no labelled images: what was given yields none. Give one at least.")

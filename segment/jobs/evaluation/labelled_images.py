@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from segment.errors import WrongUse
 from segment.images.find import Source, in_text
@@ -37,12 +38,17 @@ class Labels:
                 "each, or one for all."
             )
 
-    def in_text(self) -> list[str | None]:
-        given = [in_text(self.images), None if self.labels is None else in_text(self.labels)]
-        others = [self.suffix or None, None if self.masks is None else in_text(self.masks)]
-        listed = None if self.listing == Listing() else f"every {self.listing.every}, axis {self.listing.axis}"
-        more = [in_text(root) for root in self.annotators] + list(self.annotator_suffixes)
-        return given + ([*others, listed, *more] if any((*others, listed, *more)) else [])
+    def settings(self) -> dict[str, Any]:
+        """The keys of a run's settings; those beside images and labels where they are given."""
+        return {
+            "images": in_text(self.images),
+            "labels": None if self.labels is None else in_text(self.labels),
+            **({"label_suffix": self.suffix} if self.suffix else {}),
+            **({} if self.masks is None else {"masks": in_text(self.masks)}),
+            **self.listing.settings(),
+            **({"annotators": [in_text(root) for root in self.annotators]} if self.annotators else {}),
+            **({"annotator_suffixes": list(self.annotator_suffixes)} if self.annotator_suffixes else {}),
+        }
 
     def sources(self, network: Network) -> tuple[Source, ...]:
         if network.card.head == "multilabel":
@@ -52,10 +58,30 @@ class Labels:
                 )
             if self.labels is None:
                 raise WrongUse("A multi-label head needs --labels: a folder with one folder of label maps a label.")
-            sources = multilabels(self.images, self.labels, network.class_names)
+            sources = multilabels(self.images, self.labels, network.class_names, self.listing)
         else:
             sources = labelled(self.images, self.labels, self.suffix, self.listing)
             suffixes = self.annotator_suffixes or (self.suffix,)
             suffixes = suffixes * len(self.annotators) if len(suffixes) == 1 else suffixes
             sources = with_annotators(sources, self.annotators, suffixes, self.listing)
         return sources if self.masks is None else with_masks(sources, self.masks, self.listing)
+
+
+def validation_of(
+    images: str | None, labels: str | None, suffix: str, masks: str | None, listing: Listing
+) -> Labels | None:
+    """The validation images of a command, None without. Errors: WrongUse for labels or masks of none."""
+    for option, given in (("--validation-labels", labels), ("--validation-mask", masks)):
+        if given is not None and images is None:
+            raise WrongUse(f"{option} needs --validation-images.")
+    return None if images is None else Labels(images, labels, suffix, masks, listing)
+
+
+def refuse_unmasked(data: Labels, validation: Labels | None) -> None:
+    """Errors: WrongUse where only the test images have masks: what is fitted would be of pixels that are not scored."""
+    if data.masks is not None and validation is not None and validation.masks is None:
+        raise WrongUse(
+            "The test images have region masks and the validation images have none: temperatures and thresholds would "
+            "be fitted on pixels that are not scored. Give --validation-mask, a SRC of masks of their names or one for "
+            "all."
+        )

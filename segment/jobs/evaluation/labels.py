@@ -96,7 +96,9 @@ def labelled(
     return sources
 
 
-def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) -> tuple[Source, ...]:
+def multilabels(
+    images: str | Path, labels: str | Path, classes: Sequence[str], listing: Listing | None = None
+) -> tuple[Source, ...]:
     """The images of a multi-label head, whose label maps lie in a folder a label: LABELS/<label>/<id>.png, 0 and 1."""
     missing = [name for name in classes if not (Path(labels) / name).is_dir()]
     if missing:
@@ -106,7 +108,7 @@ def multilabels(images: str | Path, labels: str | Path, classes: Sequence[str]) 
         )
     return tuple(
         replace(source, label=Path(labels), masks=tuple(Path(labels) / name / f"{source.id}.png" for name in classes))
-        for source in images_outside_runs(images)
+        for source in images_outside_runs(images, listing)
     )
 
 
@@ -126,7 +128,12 @@ def contents_of(source: Source) -> tuple[str, ...]:
 def read_labelled(
     sources: Sequence[Source], network: Network, *, workers: int = WORKERS, waiting_pixels: int = LARGE
 ) -> Generator[Labelled]:
-    """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `prefetch`."""
+    """Labelled images in order, read while those before are in use. workers, waiting_pixels: as in `prefetch`.
+
+    Samples of a caller are read one after the other: a Dataset that augments draws from the process's generators.
+    """
+    if any(source.sample is not None for source in sources):
+        workers = 0
 
     def pixels(source: Source) -> int:
         return math.prod(size_of(source) or ())

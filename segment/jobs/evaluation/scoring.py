@@ -227,6 +227,10 @@ class Scoring(Counted):
 
     def _input(self, item: Labelled, change: Change | None) -> Tensor | Normalised:  # 1 C H W
         if isinstance(item.image, Tensor):
+            if change is not None:
+                raise ImageUnreadable(
+                    "A corruption changes pixels, and this image is a normalised tensor: give uint8 images (H W C)."
+                )
             return item.image[None].to(self.network.device)
         image = item.image if change is None else change(item.image, item.source.id)
         return Normalised(image, self.network.input)

@@ -23,7 +23,7 @@ from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.progress import Progress
 from segment.methods.method import Method
-from segment.methods.temperature import Fit, TemperatureFit, update
+from segment.methods.temperature import ENDS, Fit, TemperatureFit, update
 from segment.methods.vector_scaling import PrefixScalings
 from segment.networks.load import Network
 from segment.scores.arrays import checked_known
@@ -69,6 +69,23 @@ def left_out_words(left_out: Mapping[str, str], images: int) -> list[str]:
         f"{len(left_out)} of {images} validation {are} left out of every temperature and scaling "
         f"({first_of(left_out, 5)}): {first}{why}."
     ]
+
+
+def at_an_end_words(calibrations: Mapping[str, Calibration], ends: tuple[float, float] = ENDS) -> list[str]:
+    """A line for temperatures that are the least or the greatest of the grid.
+
+    >>> at_an_end_words({"temperature": 8.0, "mcbn+temperature": 1.2})
+    ["The temperature of 'temperature' is 8, the largest that is tried; the best is larger still."]
+    """
+    lines = []
+    for end, most, still in ((ends[0], "smallest", "smaller"), (ends[1], "largest", "larger")):
+        if names := sorted(repr(name) for name, value in calibrations.items() if value == end):
+            one = "temperature of" if len(names) == 1 else "temperatures of"
+            verb = "is" if len(names) == 1 else "are"
+            lines.append(
+                f"The {one} {first_of(names, 5)} {verb} {end:g}, the {most} that is tried; the best is {still} still."
+            )
+    return lines
 
 
 def temperatures(

@@ -65,8 +65,8 @@ def _blind(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:
     )
 
 
-def _accuracy(board: Scoreboard) -> float | tuple[float, ...]:
+def _accuracy(board: Scoreboard) -> float | tuple[float | None, ...] | None:
     counts = board.confusion()
     tables = counts if counts.ndim == 3 else counts[None]
-    accuracies = tuple(float(np.trace(table) / table.sum()) if table.sum() else 0.0 for table in tables)
+    accuracies = tuple(float(np.trace(table) / table.sum()) if table.sum() else None for table in tables)
     return accuracies if counts.ndim == 3 else accuracies[0]

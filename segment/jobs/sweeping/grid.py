@@ -16,6 +16,7 @@ from segment.draws.bank import Bank
 from segment.draws.minibatches import check_enough
 from segment.errors import WrongUse
 from segment.files.bank_cache import BankCache
+from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import TrainingSpec
 from segment.jobs.fit import fit
@@ -81,7 +82,7 @@ def size_of_crop(transform: str) -> tuple[int, int] | None:
 
 
 class Banks:
-    """Banks of a sweep, recorded once and kept in a folder."""
+    """Banks of a sweep, recorded once and kept in a folder. listing: which slices and frames of `train` are taken."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Banks:
         draws: int,
         progress: Progress = silent,
         *,
+        listing: Listing | None = None,
         memory: int | str | None = None,
         runner: Runner = LOCAL,
     ) -> None:
@@ -98,6 +100,7 @@ class Banks:
         self.train = train
         self.draws = draws
         self.progress = progress
+        self.listing = listing
         self.memory = memory
         self.runner = runner
         self.cache = BankCache(folder, most=None)
@@ -123,20 +126,21 @@ class Banks:
             None,
             FitPlan(batch=setting.batch, draws=self.draws, seed=seed, size=size, memory=self.memory),
             cache=self.cache,
+            listing=self.listing,
             progress=self.progress,
             runner=self.runner,
         )
         return bank
 
 
-def check_grid(network: Network, train: str, grid: Grid) -> None:
+def check_grid(network: Network, train: str, grid: Grid, listing: Listing | None = None) -> None:
     """Refuse a grid with a bank that cannot be recorded, before a folder is made and the first one is recorded.
 
     Errors: WrongUse for fewer training images than a mini-batch has, or a card that states no training pipeline.
     """
     for transform in grid.transforms:
         _check_pipeline(network, transform)
-    check_enough(max(grid.batches), len(images_outside_runs(train, warn=False)))
+    check_enough(max(grid.batches), len(images_outside_runs(train, listing, warn=False)))
 
 
 def _check_pipeline(network: Network, transform: str) -> None:

@@ -175,6 +175,16 @@ class Swept:
         """Validation images that are in none of the fits of some setting so far: id -> why, in the first of them."""
         return self._stored().left_out
 
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """All that were fitted so far: method, setting, seed and T -> the calibration."""
+        return {
+            f"{name}, {place}, T = {draws}": of_json(value)
+            for place, of_place in self._stored().calibrations.items()
+            for name, of_method in of_place.items()
+            for draws, value in of_method.items()
+        }
+
     def _stored(self) -> _Kept:
         """The calibrations of each setting, and what was left out of them, as they were kept."""
         if not self.temperatures.exists():

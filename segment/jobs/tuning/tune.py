@@ -22,6 +22,7 @@ from segment.images.listing.groups import groups_by_id
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.leakage import refuse_seen
+from segment.jobs.evaluation.temperatures import at_an_end_words
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks, Grid, blended, check_grid, chosen_layers
 from segment.jobs.tuning.search import Arm, Search, SearchPlan, unfit
@@ -33,7 +34,7 @@ from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
 from segment.tracing.bn_network import bn_network_of
 from segment.tuning.choice import RULES, SCALINGS, Candidate, Choice, Rule, candidate, choose, fit, folds
-from segment.tuning.samples import Samples
+from segment.tuning.samples import GRID, Samples
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ def tune(
     Args:
         network: The trained network: what `load_network` gave, a URI or a card.
         data: Validation images and labels, on which the network was not trained. Test images are no business here.
-        train: Training images, that banks are recorded of; their passes do not count as cost.
+        train: Training images, that banks are recorded of, of files with several those that `data` takes of its
+            files; their passes do not count as cost.
         folder: Where the setting, its bank, a page and a picture go; banks are kept in its `banks`.
         plan: What may be chosen.
         memory: A budget for the process, bytes or "4GiB"; None: 80 % of what is free. Passes hold fewer draws where it
@@ -123,7 +125,7 @@ def tune(
     """
     network = network_of(network)
     plan = plan or TunePlan()
-    check_grid(network, train, plan.grid)
+    check_grid(network, train, plan.grid, data.listing)
     with sole_writer(folder := Path(folder)):
         return _tune(network, data, train, folder, plan, memory, progress)
 
@@ -142,7 +144,8 @@ def _tune(
     if given is not None and len(set(given.values())) < LEAST_IMAGES:
         raise WrongUse("--groups names one group for all images; scores are cross-validated over groups, so give two.")
     network.log_preprocessing()
-    arms = _arms(network, train, folder, plan, memory, progress)
+    banks = Banks(network, train, folder / "banks", plan.passes, progress, listing=data.listing, memory=memory)
+    arms = _arms(network, banks, plan)
     seen = frozenset(mark for arm in arms if arm.bank is not None for mark in marks_in(arm.bank.provenance))
     refuse_seen(network, sources, seen, "a setting")
     search_plan = SearchPlan(plan.passes, plan.views, plan.precision, plan.void, memory)
@@ -169,6 +172,8 @@ def _tune(
     choice = choose(candidates, plan.rule, given)
     chosen_arm = next(arm for arm in (*simple, *arms) if arm.name == choice.chosen.arm)
     calibration = fit(kept[chosen_arm.name], choice.chosen.passes, choice.chosen.scaling, ids)
+    for line in at_an_end_words({chosen_arm.name: calibration}, (float(GRID[0]), float(GRID[-1]))):
+        log.warning("%s", line)
     bank = chosen_arm.bank
     assert bank is not None
     draws = choice.chosen.passes if chosen_arm.method.startswith("mcbn") and not bank.distilled else len(bank)
@@ -218,11 +223,8 @@ def _usable(kept: Mapping[str, Samples], search: Search) -> int:
     return usable
 
 
-def _arms(
-    network: Network, train: str, folder: Path, plan: TunePlan, memory: int | str | None, progress: Progress
-) -> list[Arm]:
+def _arms(network: Network, banks: Banks, plan: TunePlan) -> list[Arm]:
     """Every bank, under plain images and under views."""
-    banks = Banks(network, train, folder / "banks", plan.passes, progress, memory=memory)
     named: dict[str, Bank] = {}
     whole = bn_network_of(network)
     for setting in plan.grid.settings():

@@ -34,6 +34,8 @@ def _settings(run: SavedRun, evaluation: SavedRun) -> Iterator[str]:
         yield f"another network, {scored.get('model')!r}"
     if run.card.get("input") != evaluation.card.get("input"):
         yield "another preprocessing"
+    if asked.get("masks") != scored.get("masks"):
+        yield "other region masks" if scored.get("masks") else "without the run's region masks"
     if scored.get("shift"):
         yield f"images corrupted by {':'.join(map(str, scored['shift']))}"
     if scored.get("banks") and scored["banks"] != [asked.get("bank")]:

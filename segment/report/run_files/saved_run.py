@@ -169,9 +169,13 @@ class SavedRun(Mapping[str, SavedImage]):
     def _of_path(self) -> Counter[str]:
         return Counter(entry["source"] for entry in self.entries.values())
 
+    @property
+    def _images_asked(self) -> str:
+        return str(self.settings.get("source") or self.settings.get("images") or "")
+
     @cached_property
     def _parts(self) -> dict[str, Source]:
-        return {source.id: source for source in find_images(str(self.settings.get("source", "")), self.listing)}
+        return {source.id: source for source in find_images(self._images_asked, self.listing)}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -1,0 +1,154 @@
+"""Every batch that a DataLoader may give is taken apart into its images and their labels, or refused."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain import calibrated, noise, seeded
+from small_networks import Small
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import segment
+from segment.errors import WrongUse
+from segment.images.listing.samples import images_in, labelled_samples
+from segment.networks.load import load_network
+
+IMAGES = noise(6, 3, 16, 16, seed=0)
+LABELS = torch.randint(0, 4, (6, 16, 16), generator=torch.Generator().manual_seed(0))
+
+
+class Pairs(Dataset[Any]):
+    """What `make` gives for a number."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(index)
+
+
+class Stream(IterableDataset[Any]):
+    """The same pairs, one after the other."""
+
+    def __iter__(self) -> Any:
+        return ((IMAGES[index], LABELS[index]) for index in range(len(IMAGES)))
+
+
+def pair(index: int) -> tuple[Tensor, Tensor]:
+    return IMAGES[index], LABELS[index]
+
+
+def grey_pair(index: int) -> tuple[Tensor, Tensor]:
+    return IMAGES[index, :1], LABELS[index][None].float()
+
+
+def one_hot_pair(index: int) -> tuple[Tensor, Tensor]:
+    return IMAGES[index], functional.one_hot(LABELS[index], 4).permute(2, 0, 1)
+
+
+def columns(batch: list[Any]) -> Any:
+    return [list(column) for column in zip(*batch, strict=True)]
+
+
+LOADERS: dict[str, tuple[Any, Callable[[int], tuple[Tensor, Tensor]]]] = {
+    "tuples": (DataLoader(Pairs(pair), 4, collate_fn=lambda batch: tuple(zip(*batch, strict=True))), pair),
+    "lists": (DataLoader(Pairs(pair), 4, collate_fn=columns), pair),
+    "lists of two": (DataLoader(Pairs(pair), 2, collate_fn=columns), pair),
+    "lists of one hot": (DataLoader(Pairs(one_hot_pair), 4, collate_fn=columns), one_hot_pair),
+    "samples": (DataLoader(Pairs(pair), 4, collate_fn=list), pair),
+    "samples by two": (DataLoader(Pairs(pair), 2, collate_fn=list), pair),
+    "dictionaries of lists": (
+        DataLoader(
+            Pairs(pair), 4, collate_fn=lambda batch: {"image": [i for i, _ in batch], "mask": [m for _, m in batch]}
+        ),
+        pair,
+    ),
+    "no batches": (DataLoader(Pairs(pair), batch_size=None), pair),
+    "no batches of grey images": (DataLoader(Pairs(grey_pair), batch_size=None), grey_pair),
+    "a stream": (DataLoader(Stream(), 4), pair),
+    "a stream without batches": (DataLoader(Stream(), batch_size=None), pair),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_batch_of_any_form_is_its_images_and_labels(name: str) -> None:
+    loader, made = LOADERS[name]
+    images, samples = images_in(loader), labelled_samples(loader)
+    assert len(images) == len(samples) == len(IMAGES)
+    for index, (image, sample) in enumerate(zip(images, samples, strict=True)):
+        expected = made(index)
+        assert torch.equal(image, expected[0])
+        assert torch.equal(sample()[0], expected[0])
+        assert torch.equal(torch.as_tensor(sample()[1]), expected[1])
+
+
+def test_what_may_be_images_or_samples_is_refused() -> None:
+    loader = DataLoader(Pairs(grey_pair), 2, collate_fn=columns)
+    with pytest.raises(WrongUse, match="2 lists of 2 arrays, which are all alike: it may be images and labels, or"):
+        images_in(loader)
+    with pytest.raises(WrongUse, match="Give a collate_fn that makes tuples"):
+        labelled_samples(loader)
+
+
+class Cropped(Pairs):
+    """One seed for an image and its mask, as is usual, with some time in between."""
+
+    def __getitem__(self, index: int) -> Any:
+        seed, parts = int(torch.randint(0, 2**31, (1,))), []
+        for part in (IMAGES[index], LABELS[index][None]):
+            time.sleep(0.002)
+            torch.manual_seed(seed)  # noqa: TID251 - as data sets do
+            at = int(torch.randint(0, 8, (1,)))
+            parts.append(part[..., at : at + 8])
+        return parts[0], parts[1][0]
+
+
+def test_an_image_and_its_mask_are_cropped_alike_and_the_callers_generator_stays() -> None:
+    network = load_network(calibrated(seeded(Pointwise), (8, 8)))
+    with torch.no_grad():
+        LABELS.copy_(network.module(IMAGES).argmax(dim=1))
+    before = torch.get_rng_state()
+    scores = [
+        segment.evaluate(network, Cropped(pair), methods=("deterministic",)).scores["methods"]["deterministic"]
+        for _ in range(3)
+    ]
+    assert [each["scores"]["accuracy"]["value"] for each in scores] == [1.0, 1.0, 1.0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Pointwise(Small):
+    """The mask of a crop is the crop of the mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(functional.conv2d(x, self.conv1.weight[..., 1:2, 1:2], self.conv1.bias)).relu()
+        x = self.bn2(functional.conv2d(x, self.conv2.weight[..., 1:2, 1:2], self.conv2.bias)).relu()
+        return self.head(x)
+
+
+class OwnGenerator(Pairs):
+    """Augmented by no global generator."""
+
+    random = np.random.default_rng(0)
+
+    def __getitem__(self, index: int) -> Any:
+        return IMAGES[index] + float(self.random.normal())
+
+
+def test_a_dataset_with_a_generator_of_its_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    network = load_network(calibrated(seeded(Small), (16, 16)))
+    with caplog.at_level(logging.WARNING):
+        segment.fit_bank(network, Pairs(pair), batch=2, draws=2)
+        assert "own generator" not in caplog.text
+        segment.fit_bank(network, OwnGenerator(pair), batch=2, draws=2)
+    assert "it augments by its own generator" in caplog.text
