@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,7 +24,7 @@ from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source
 from segment.images.listing.ids import unique
 from segment.images.listing.parts import Listing
-from segment.images.listing.samples import Samples, images_in, is_lazy
+from segment.images.listing.samples import Samples, as_array, images_in, is_lazy
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import read_source
 from segment.images.transforms.augment import Pipeline, pipeline
@@ -67,6 +68,9 @@ class ImagePool:
         self.given: Sequence[Any] = ()
         if not self.sources:
             self.given = images_in(images) if is_lazy(images) else network.accept.images(images)
+            held = not isinstance(self.given, Samples | Tensor | np.ndarray)
+            if held and all(isinstance(each, str | Path) for each in self.given):
+                self.sources, self.given = _sources(list(self.given), listing or Listing()), ()
         if self.sources:
             network.log_preprocessing()
         first = self.given[0] if len(self.given) else None
@@ -88,8 +92,15 @@ class ImagePool:
 
     def check(self, indices: set[int]) -> None:
         """Read every image that will be used, so that all that fail are named before the first draw."""
+        if isinstance(self.given, Samples):
+            first, again = (as_array(self.given.drawn(min(indices), 0)) for _ in "ab")
+            if not np.array_equal(first, again):
+                log.warning(
+                    "A sample of the Dataset differs from itself under one seed: it augments by its own generator, as "
+                    "albumentations does, and a bank of the same seed will be another one."
+                )
         for index in sorted(indices) if not self.sources else ():
-            self._decoded(index)
+            self.decoded(index)
         with ThreadPoolExecutor(2) as threads:
             messages = list(threads.map(self._error_message, sorted(indices) if self.sources else ()))
         if errors := [message for message in messages if message]:
@@ -101,12 +112,13 @@ class ImagePool:
 
     def _error_message(self, index: int) -> str:
         try:
-            self._decoded(index)
+            self.decoded(index)
         except ImageUnreadable as error:
             return str(error)
         return ""
 
-    def _decoded(self, index: int, seed: int = 0) -> NDArray[Any] | Tensor:
+    def decoded(self, index: int, seed: int = 0) -> NDArray[Any] | Tensor:
+        """An image before it is augmented: pixels H W C, or a normalised tensor C H W. seed: of a Dataset's sample."""
         if not self.sources:
             drawn = self.given.drawn(index, seed) if isinstance(self.given, Samples) else self.given[index]
             try:
@@ -124,7 +136,7 @@ class ImagePool:
 
     def prepared(self, index: int, seed: int) -> Tensor:  # C H W
         """An image as a mini-batch holds it: augmented or resized, then preprocessed."""
-        image = self._decoded(index, seed)
+        image = self.decoded(index, seed)
         if isinstance(image, Tensor):
             return self._at_size(self.network.accept.prepared(image))
         if self.augmentation is not None:

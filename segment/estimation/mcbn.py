@@ -26,11 +26,13 @@ from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.precision import NO_BFLOAT16, audit_key, choose
 from segment.estimation.view import PictureContext, pixels_of
+from segment.images.prepare import pad
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
 from segment.pictures.palettes import palette
+from segment.tracing.batch_independence import mixing_call
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan, check_single_image
@@ -135,6 +137,7 @@ class MCBN:
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)
         self.memory = memory
         self._estimators: dict[tuple[str, ...], Estimator] = {}
+        self._apart: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
         """Prediction, mean probability and maps of one image or several.
@@ -147,7 +150,7 @@ class MCBN:
         if self.stop is not None:
             check_single_image(len(images))
         estimator = self._estimator(tuple(measures))
-        if self.memory is None:
+        if self.memory is None and self._keeps_apart(images):
             estimate = estimator.whole(images)[""]
         else:
             estimate = stacked([estimator(images[index : index + 1])[""] for index in range(len(images))])
@@ -161,6 +164,17 @@ class MCBN:
             estimator.to_redo = 0
         estimate = replace(estimate, view=self._view(images))
         return estimate.image(0) if single else estimate
+
+    def _keeps_apart(self, images: Tensor) -> bool:  # N C H W
+        """Whether an image's estimate does not depend on those beside it; decided once for each size of images."""
+        size = tuple(images.shape[1:])
+        if len(images) > 1 and size not in self._apart:
+            pair = pad(images[:2], self.network.input)
+            mixing = mixing_call(self.network.module, self.network.module, pair.to(self.network.device))
+            self._apart[size] = not mixing
+            if mixing:
+                log.info("Images go through the network one by one: %s may mix those of a batch.", mixing)
+        return len(images) == 1 or self._apart[size]
 
     def __repr__(self) -> str:
         stochastic, layers = len(self.drawn.stochastic), len(self.drawn.layers)
@@ -196,9 +210,12 @@ class MCBN:
     def draws(self, image: Image) -> Iterator[Tensor]:
         """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order.
 
-        Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again.
+        Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again; WrongUse for
+        several images where the network may mix them.
         """
         images, single = self.network.accept.batch(image)
+        if not self._keeps_apart(images):
+            raise WrongUse("The network may mix the images of a batch: ask for the draws of one image after the other.")
         for _, logits in self.method(images):
             p = probabilities(logits, self.network.card.head)
             yield p[0] if single else p

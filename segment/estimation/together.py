@@ -22,6 +22,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES
 from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR
 from segment.images.prepare import Normalised, pad, padding
+from segment.methods.deterministic import runs_in_eval_mode
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.pass_memory import ran_out_of_memory
 
@@ -200,7 +201,8 @@ class Together:
         network = estimator.network
         pair = pad(torch.randn(2, network.channels, height, width, generator=torch.Generator()), network.input)
         try:
-            mixing = mixing_call(network.module, network.module, pair.to(network.device))
+            given = not any(map(runs_in_eval_mode, methods))
+            mixing = mixing_call(network.module, network.module, pair.to(network.device), given_statistics=given)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise

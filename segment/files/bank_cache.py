@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,12 @@ def content_of(pool: ImagePool) -> str:
             digest.update(f"{source.part} of axis {source.axis}".encode())
     for text in hashes_beside(paths, memory):
         digest.update(text.encode())
-    given: Iterable[Any] = pool.given
+    step = 1
     if isinstance(pool.given, Samples):  # reading all of it would take as long as training on it
         digest.update(f"{type(pool.given.dataset).__qualname__} of {len(pool.given)}".encode())
-        given = (pool.given[index] for index in range(0, len(pool.given), max(1, len(pool.given) // SAMPLED)))
-    for image in given:
-        values = np.ascontiguousarray(as_array(image))
+        step = max(1, len(pool.given) // SAMPLED)
+    for index in range(0, len(pool.given), step):
+        values = np.ascontiguousarray(as_array(pool.decoded(index, index)))  # as the network sees it: palettes and all
         digest.update(f"{values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
 

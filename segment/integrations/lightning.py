@@ -5,6 +5,7 @@ Must not know a file. The module that is trained keeps its weights, buffers and 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.mcbn import MCBN
@@ -110,7 +112,16 @@ def _each(loaders: Any) -> Iterator[Any]:
     """The batches of a loader, or of a list of loaders one after the other."""
     several: Iterable[Any] = loaders if isinstance(loaders, list | tuple) else [loaders]
     for loader in several:
-        yield from loader if loader is not None else ()
+        yield from _with_own_workers(loader) if loader is not None else ()
+
+
+def _with_own_workers(loader: Any) -> Any:
+    """The same loader with persistent workers of its own: to iterate the trainer's would begin its epoch again."""
+    if not isinstance(loader, DataLoader):
+        return loader
+    other = copy.copy(loader)
+    other._iterator = None
+    return other
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from segment.draws.recording import in_precision
 from segment.images.prepare import in_padding
 from segment.images.specs import InputSpec
 from segment.methods.mcbn import UNPADDED, BankMethod
-from segment.methods.method import OnePass
+from segment.methods.method import Method, OnePass
 from segment.networks.modules import device_of
 from segment.networks.preserve_state import StateKeeper
 from segment.passes.passes import Passes, PassPlan
@@ -31,7 +31,7 @@ def deterministic(
     A layer without running statistics, which in eval mode would use the test image's own, gets the bank's mean ones.
     Errors: BankRefused where there is such a layer and no bank.
     """
-    untracked = [layer.name for layer in network.stochastic if layer.trained is None]
+    untracked = network.untracked
     trained = Bank.of_trained(network, mean_of=bank)
     note = ""
     if untracked:
@@ -39,6 +39,12 @@ def deterministic(
             f"{len(untracked)} layers keep no running statistics and have the bank's mean: {', '.join(untracked[:3])}"
         )
     return BankMethod("deterministic", Passes(network, trained, plan), random=False, note=note, spec=spec)
+
+
+def runs_in_eval_mode(method: Method) -> bool:
+    """Whether any of its passes is the plain module's, whose BN may take the statistics of the batch at hand."""
+    parts = (*getattr(method, "members", ()), *([method.inner] if hasattr(method, "inner") else []))
+    return isinstance(method, Plain) or any(map(runs_in_eval_mode, parts))
 
 
 @dataclass(frozen=True)

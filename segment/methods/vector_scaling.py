@@ -59,7 +59,9 @@ class VectorScalingFit:
         height, width = logits.shape[-2:]
         pixels = max(1, self.values // (self.images * draws * logits.shape[1]))
         step = max(1, round((height * width / pixels) ** 0.5)) if height > 1 else max(1, width // pixels)
-        self._window = (..., slice(step // 2 if height > 1 else 0, None, step), slice(step // 2, None, step))
+        # of a thin image the step is larger than its side
+        rows, columns = (slice(min(step, side) // 2, None, step) for side in (height, width))
+        self._window = (..., rows, columns)
         sampled = logits[0][self._window].float().cpu()
         refuse_unusable(sampled[None], self.head)
         self._passes.append((weight, torch.nan_to_num(sampled, posinf=LARGE, neginf=-LARGE)))

@@ -71,13 +71,17 @@ class MixesImages(BaseException):
     """A call is not known to treat the batch axis as independent; no Exception, for a network may catch those."""
 
 
-def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> str:
+def mixing_call(
+    module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor, *, given_statistics: bool = True
+) -> str:
     """The first call that may mix images (N C ..., N >= 2), by name; "" where each is known to keep them apart.
 
-    Batch normalisation is the exception: it is not checked.
+    given_statistics: BN will have statistics of a draw; else one that takes those of the batch at hand mixes
     """
     try:
-        several, alone = (_proof(module, forward, some) for some in (images, images[:1]))
+        several, alone = (
+            _proof(module, forward, some, given_statistics=given_statistics) for some in (images, images[:1])
+        )
     except MixesImages as error:
         return str(error)
     except Exception as error:  # a network may take one image only
@@ -92,13 +96,15 @@ def mixing_call(module: torch.nn.Module, forward: Callable[[Tensor], Any], image
     return ""
 
 
-def _proof(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor) -> list[tuple[str, Any]]:
+def _proof(
+    module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Tensor, *, given_statistics: bool
+) -> list[tuple[str, Any]]:
     """The name of each call, and its literal arguments unless it reshapes. Errors: MixesImages."""
     sources = Sources(constants_of(module))
     with torch.inference_mode(mode=False), torch.no_grad(), preserve_state(module):
         images = images.clone()
         sources.note([images], IMAGE)
-        with _Proof(sources, len(images)) as proof:
+        with _Proof(sources, len(images), given_statistics=given_statistics) as proof:
             output = forward(images)
     with torch._C.DisableTorchFunction():
         outputs = list(tensors_in(output))
@@ -110,8 +116,9 @@ def _proof(module: torch.nn.Module, forward: Callable[[Tensor], Any], images: Te
 class _Proof(TorchFunctionMode):
     """Follows which tensors have the batch as their first axis; errors: MixesImages at a call that may mix it."""
 
-    def __init__(self, sources: Sources, batch: int) -> None:
+    def __init__(self, sources: Sources, batch: int, *, given_statistics: bool) -> None:
         super().__init__()
+        self._given_statistics = given_statistics
         self._sources = sources
         self._batch = batch
         self.calls: list[tuple[str, Any]] = []
@@ -162,6 +169,8 @@ class _Proof(TorchFunctionMode):
     ) -> bool:
         first = args[0] if args else next(iter(kwargs.values()))
         axes = tensors[0].ndim
+        if func is functional.batch_norm and not self._given_statistics and _of_batch(args, kwargs):
+            return False
         if func is functional.batch_norm or name in CONVOLUTIONS:
             return depends[0] and not any(depends[1:]) and axes >= 2 and _whole_axes(name, args, kwargs, axes)
         if name in BY_IMAGE:
@@ -205,6 +214,11 @@ class _Proof(TorchFunctionMode):
         place = 1 if name in ("unbind", "narrow", "select", "index_select") else 2
         dim = kwargs.get("dim", args[place] if len(args) > place else 0)
         return isinstance(dim, int) and dim % axes != 0
+
+
+def _of_batch(args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a batch norm takes the statistics of the batch at hand: torch's sixth argument."""
+    return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
 
 
 def _batched(tensor: Tensor, batch: int) -> bool:

@@ -7,7 +7,6 @@ Must not know how statistics are recorded or replayed.
 from __future__ import annotations
 
 import fnmatch
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.axes import Head, size_text
-from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near, one_line
+from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
 from segment.tracing.batch_norm_call import batch_norm_of
 from segment.tracing.bn_modules import check_traceable, is_lower_batch_norm, looks_like_bn
 from segment.tracing.call_kinds import reads_values
+from segment.tracing.memory_layout import traced_in_a_layout
 from segment.tracing.sources import UNKNOWN, tensors_in
 from segment.tracing.trace import Call, Trace, trace
-
-log = logging.getLogger(__name__)
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
     functional.batch_norm, functional.relu, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
@@ -75,7 +73,8 @@ class BatchNormNetwork:
 
     module: the network itself; forward: images N C H W -> outputs N K ..., which runs it
     trace: the calls of one pass; layers: the BN layers in data order
-    channels_last: it accepts images with channels innermost; head: what its outputs mean, None where unknown
+    channels_last: it gives the same numbers for images with channels innermost
+    head: what its outputs mean, None where unknown
     """
 
     module: nn.Module
@@ -92,6 +91,11 @@ class BatchNormNetwork:
     @property
     def stochastic(self) -> tuple[Layer, ...]:
         return tuple(layer for layer in self.layers if layer.status == "stochastic")
+
+    @property
+    def untracked(self) -> list[str]:
+        """Names of the stochastic layers that have no running statistics."""
+        return [layer.name for layer in self.stochastic if layer.trained is None]
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +170,7 @@ def survey(
     compiled.
     """
     check_traceable(module)
-    traced, channels_last = _traced(module, forward, image)
+    traced, channels_last = traced_in_a_layout(module, forward, image, ARGUMENTS_KEPT)
     readers = _readers_of_registered(traced.calls)
     layers = [_refused_where_read(layer, readers) for layer in _layers_of(module, traced.calls)]
     reached = {layer.name for layer in layers}
@@ -178,17 +182,6 @@ def survey(
         if (name or "(root)") not in reached and (looks_like_bn(child) or name in lower)
     ]
     return _drawable(BatchNormNetwork(module, forward, traced, tuple(layers), channels_last, head))
-
-
-def _traced(module: nn.Module, forward: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Trace, bool]:
-    """The trace of a pass, with channels innermost if the network accepts that, and whether it does."""
-    if image.ndim == 4:
-        try:
-            innermost = image.contiguous(memory_format=torch.channels_last)
-            return trace(module, forward, innermost, keep_arguments=ARGUMENTS_KEPT), True
-        except RuntimeError as error:  # a view that merges channels and pixels
-            log.info("The network accepts contiguous images only: %s", one_line(error, 200))
-    return trace(module, forward, image.contiguous(), keep_arguments=ARGUMENTS_KEPT), image.ndim != 4
 
 
 def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:

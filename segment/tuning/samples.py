@@ -90,7 +90,8 @@ class Samples:
 
         """
         step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
-        window = (..., slice(step // 2, None, step), slice(step // 2, None, step))
+        rows, columns = (slice(min(step, side) // 2, None, step) for side in label.shape[-2:])
+        window = (..., rows, columns)
         truth = torch.from_numpy(np.where(known, label, 0)[window].copy()).flatten(-2)
         counted = torch.from_numpy(known[window].copy()).flatten(-2)
         if not bool(counted.any()):

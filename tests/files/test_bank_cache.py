@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from console import segment
+from PIL import Image
 from plain import Toy, calibrated, noise, seeded
 from processes import photographs
 from torch import Tensor, nn
@@ -421,3 +422,27 @@ def test_a_bank_of_other_images_than_training_is_warned_of_each_time(
         with caplog.at_level(logging.WARNING, logger="segment"):
             asked(network, images, tmp_path / f"{name}.safetensors")
         assert caplog.text.count("The statistics images are not like those of training") == 1, name
+
+
+GIVEN: dict[str, Callable[[Path], Any]] = {
+    "a generator of paths": lambda folder: folder.glob("*.png"),
+    "a generator of texts": lambda folder: (str(path) for path in folder.glob("*.png")),
+    "palettes": lambda folder: [Image.open(path).quantize(16) for path in sorted(folder.glob("*.png"))],
+}
+
+
+@pytest.mark.parametrize("form", GIVEN)
+def test_images_of_any_form_are_told_apart_by_their_pixels(
+    form: str, images: Path, recorded: list[int], tmp_path: Path
+) -> None:
+    network = network_of()
+    banks = [fit_bank(network, GIVEN[form](images), batch=2, draws=2, cache=True) for _ in range(2)]
+    assert len(recorded) == 1
+    for path in images.glob("*.png"):
+        Image.open(path).point(lambda value: 255 - value).save(path)
+    banks.append(fit_bank(network, GIVEN[form](images), batch=2, draws=2, cache=True))
+    assert len(recorded) == 2
+    assert banks[0].provenance["images_sha256"] == banks[1].provenance["images_sha256"]
+    assert banks[1].provenance["images_sha256"] != banks[2].provenance["images_sha256"]
+    if form != "palettes":
+        assert len(banks[2].provenance["image_marks"]) == 4

@@ -230,6 +230,15 @@ class ByWide(Small):
         return super().forward(x) * (1.0 if x.shape[-1] < 300 else 3.0)
 
 
+class HalvesLarge(Small):
+    """Passes large images at half of their size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        x = functional.interpolate(x, scale_factor=0.5, mode="bilinear") if max(size) > 512 else x
+        return functional.interpolate(super().forward(x), size, mode="bilinear")
+
+
 class OnlyLarge(Small):
     """Takes no image below 96 columns, but for the 64 that it is calibrated on."""
 
@@ -268,6 +277,7 @@ class ByImage(Small):
         (BySize, "computes another probability at 150x131 .*by the size of its image"),
         (ByNarrow, "computes another probability at 41x67"),
         (ByWide, "computes another probability at 270x333"),
+        (HalvesLarge, "At 640x768 the network makes other calls than at 128x160: it decides by the size of its image"),
         (Random, "draws random numbers"),
         (Pyramid, "ONNX cannot express this network: .*adaptive_avg_pool2d"),
         (ByImage, "the weight of BN layer '.root.' depends on the image"),

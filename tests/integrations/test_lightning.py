@@ -76,6 +76,36 @@ class Logged(lightning.Callback):  # type: ignore[misc, name-defined]
         self.by_epoch[trainer.current_epoch] = values
 
 
+class Counting(Module):
+    """Notes the images that it is trained on."""
+
+    def on_train_start(self) -> None:
+        self.trained: list[float] = []
+
+    def training_step(self, batch: list[Tensor], number: int) -> Tensor:
+        self.trained += batch[0].sum(dim=(1, 2, 3)).tolist()
+        return super().training_step(batch, number)
+
+
+def test_the_trainers_own_workers_go_on_with_their_epoch(tmp_path: Path) -> None:
+    module, images = Counting(), loader(1, images=12).dataset
+    workers: dict[str, Any] = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "fork"}
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[MCBNScores("network", CLASSES, every=1, draws=2, batch=2, images=4)],
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, DataLoader(images, 2, shuffle=True, **workers), loader(2))
+    assert len(module.trained) == len(set(module.trained)) == 12
+
+
 def test_scores_are_logged_every_n_epochs_and_are_those_of_mcbn(tmp_path: Path) -> None:
     callback, logged = MCBNScores("network", CLASSES, every=2, draws=3, batch=4, images=8), Logged()
     module, _ = trained(tmp_path, [callback, logged])

@@ -17,10 +17,11 @@ from PIL import Image
 from plain import calibrated, random_bank, seeded
 from processes import photographs
 from small_networks import Small
-from torch import Tensor
+from torch import Tensor, nn
 
+import segment
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import ModelRefused, WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import MemoryBudget
@@ -28,14 +29,17 @@ from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
 from segment.jobs.evaluate import EvaluatePlan, evaluate
-from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
+from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network, load_network
+from segment.passes.passes import PassPlan
 from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.stopping import StopPlan
 
@@ -54,6 +58,14 @@ class NanOnBlack(Small):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) / x.amax(dim=(1, 2, 3), keepdim=True)
+
+
+class Untracked(Small):
+    """A BN without running statistics takes those of the batch at hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2 = nn.BatchNorm2d(8, track_running_stats=False)
 
 
 def network_of(module: type[Small]) -> tuple[Network, Bank]:
@@ -171,6 +183,44 @@ def test_images_go_alone_where_they_cannot_go_together() -> None:
     assert together(network, Dropout(method, 2), 4).most(32, 40) == 1
     mixing, its_bank = network_of(Mixing)
     assert together(mixing, mcbn(bn_network_of(mixing), its_bank), 4).most(32, 40) == 1
+
+
+def test_a_batch_norm_of_the_batch_at_hand_mixes_images_and_under_a_bank_it_does_not(tmp_path: Path) -> None:
+    network, bank = network_of(Untracked)
+    assert together(network, mcbn(bn_network_of(network), bank), 4).most(32, 40) == 4
+    plain = Plain(network.module, network, PassPlan())
+    for method in (plain, Dropout(plain, 2), Ensemble((plain, plain))):
+        assert together(network, method, 4).most(32, 40) == 1
+    images = torch.randn(4, 3, 32, 40, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 5).view(4, 1, 1, 1)
+    samples = [(image, network.module(image[None]).argmax(dim=1)[0]) for image in images]
+    plan = EvaluatePlan(methods=MethodPlan(methods=("deterministic",)), batch=4)
+    assert segment.evaluate(network, samples, plan=plan).scores["methods"]["deterministic"]["scores"]["accuracy"][
+        "value"
+    ] == pytest.approx(1.0)
+
+
+def test_several_images_of_a_network_that_mixes_them_have_the_estimates_of_each_alone() -> None:
+    network, bank = network_of(Mixing)
+    images = torch.randn(3, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    estimator = segment.MCBN(network, bank)
+    for image, estimate in zip(images, (estimator(images).image(index) for index in range(3)), strict=True):
+        assert torch.equal(estimate.probability, estimator(image).probability)
+    with pytest.raises(WrongUse, match="may mix the images of a batch: ask for the draws of one image"):
+        next(iter(estimator.draws(images)))
+    assert len(list(estimator.draws(images[0]))) == len(bank)
+
+
+def test_a_member_without_running_statistics_is_refused_where_a_bank_is_anothers() -> None:
+    network, bank = network_of(Untracked)
+    plan = MethodPlan(methods=("ensemble",))
+    with pytest.raises(ModelRefused, match="keeps no running statistics in bn2, and the bank holds those of another"):
+        build_methods(network, [bank], plan, members=[network], validated=False)
+    (ensemble,) = build_methods(network, [], plan, members=[network], validated=False).methods["ensemble"]
+    image = torch.randn(1, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.module(image)
+    for _, output in ensemble(image):
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fewer_images_go_together_where_memory_is_short() -> None:

@@ -245,3 +245,13 @@ def test_the_first_passes_dealt_out_to_views_are_those_of_a_smaller_bank(network
         first = [output for _, output in whole[name][0].of("a")(images)][:2]
         for mine, alone in zip(first, (output for _, output in few.of("a")(images)), strict=True):
             torch.testing.assert_close(mine, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 4096), (4096, 4), (1, 4096), (64, 64)])
+def test_a_thin_image_is_in_a_vector_scaling_too(size: tuple[int, int]) -> None:
+    fit = VectorScalingFit("softmax", 300, values=20_000)
+    label = np.zeros(size, np.int64)
+    assert fit.begin(label, label == 0)
+    fit.add(1.0, torch.zeros(1, 3, *size), 4)
+    fit.end()
+    assert isinstance(fit.best(), float)  # it is refused where no pixel was added

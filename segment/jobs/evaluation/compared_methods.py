@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
-from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
+from segment.errors import ModelRefused, NoBatchNorm, WrongUse, first_of, near
 from segment.estimation.estimate import ReadOut
 from segment.estimation.mcbn import known_precision, resolve_precision
 from segment.files.bank_cache import marks_in
@@ -183,14 +183,13 @@ class _Maker:
             make = mcbn if wanted.passes == "mcbn" else mean_statistics
             return tuple(make(self.drawn, bank, self.passes, spec) for bank in self._used_banks)
         if wanted.passes == "dropout":
-            used = self._used_banks
-            return (_dropout(self.network, self.drawn, self.calls, first, self.plan, self.passes, used),)
+            return (self._dropout(first),)
         if self.drawn is not None:
             single: Method = deterministic(self.drawn, first, self.passes, spec)
         else:
             single = Plain(self.network.module, self.network, self.passes, spec)
         if wanted.passes == "ensemble":
-            return (Ensemble((single, *(_member(member, first, self.passes) for member in self.members))),)
+            return (Ensemble((single, *(self._member(member) for member in self.members))),)
         return (single,)
 
     def _augmented(self, plain: Combination) -> tuple[Method, ...]:
@@ -202,6 +201,40 @@ class _Maker:
             return (dropout_augmented(methods[0], views),)
         name = replace(plain, augmented=True).name
         return tuple(augmented(method, views, name) for method in methods)
+
+    def _member(self, network: Network) -> Method:
+        """With its own trained statistics, and so without a bank. Errors: ModelRefused where it has none."""
+        plain = Plain(network.module, network, self.passes, network.card.input)
+        try:
+            drawn = bn_network_of(network)
+        except NoBatchNorm:
+            return plain
+        if drawn.untracked and self.banks:
+            raise ModelRefused(
+                f"A member of the ensemble keeps no running statistics in {first_of(drawn.untracked, 3)}, and the bank "
+                "holds those of another network: leave `ensemble` out."
+            )
+        return plain if drawn.untracked else deterministic(drawn, None, self.passes, network.card.input)
+
+    def _dropout(self, bank: Bank | None) -> Dropout:
+        network, asked, layers = self.network, self.plan.insert_dropout, dropouts(self.calls, self.network.module)
+        if not layers and asked is None:
+            raise ModelRefused(
+                f"{network.name!r} has no dropout, so MC dropout is refused: leave `dropout` out of --methods, or give "
+                "--insert-dropout P, which drops channels after each decoder stage (or before the last layer) of a "
+                "network that was not trained with it."
+            )
+        if layers and asked is not None:
+            raise WrongUse(f"{network.name!r} has {len(layers)} dropout layers of its own; leave --insert-dropout out.")
+        alone = replace(self.passes, share=False, fold=1)  # two passes differ by their masks: nothing can be shared
+        spec, used = network.card.input, self._used_banks
+        if self.drawn is not None:
+            inner: Method = deterministic(self.drawn, bank, alone, spec)
+        else:
+            inner = Plain(network.module, network, alone, spec)
+        insert = None if asked is None else inserted(self.calls, network.module, asked)
+        draws = self.plan.draws or (len(used[0]) if used else WITHOUT_BANK)
+        return Dropout(inner, draws, seed=self.plan.seed, insert=insert)
 
     @property
     def _used_banks(self) -> list[Bank]:
@@ -220,9 +253,7 @@ def _traced(network: Network, banks: Sequence[Bank]) -> tuple[BatchNormNetwork |
         drawn = bn_network_of(network)
     except NoBatchNorm:
         return None, calls_of(network)
-    if any(layer.trained is None for layer in drawn.stochastic):
-        return None, drawn.calls  # eval mode as it is: no bank has statistics for these layers
-    return drawn, drawn.calls
+    return None if drawn.untracked else drawn, drawn.calls  # else eval mode as it is: nothing has their statistics
 
 
 def _possible(
@@ -262,37 +293,3 @@ def _precision(plan: MethodPlan, banks: Sequence[Bank], network: Network) -> tup
     if plan.precision == "auto":
         return "fp32", "without a bank there is no audit"
     return known_precision(plan.precision), "asked for"
-
-
-def _member(network: Network, bank: Bank | None, passes: PassPlan) -> Method:
-    """Each member with its own trained statistics, and so without a bank."""
-    try:
-        return deterministic(bn_network_of(network), bank, passes, network.card.input)
-    except NoBatchNorm:
-        return Plain(network.module, network, passes, network.card.input)
-
-
-def _dropout(
-    network: Network,
-    drawn: BatchNormNetwork | None,
-    calls: Sequence[Call],
-    bank: Bank | None,
-    plan: MethodPlan,
-    passes: PassPlan,
-    used_banks: Sequence[Bank],
-) -> Dropout:
-    layers = dropouts(calls, network.module)
-    if not layers and plan.insert_dropout is None:
-        raise ModelRefused(
-            f"{network.name!r} has no dropout, so MC dropout is refused: leave `dropout` out of --methods, or give "
-            "--insert-dropout P, which drops channels after each decoder stage (or before the last layer) of a network "
-            "that was not trained with it."
-        )
-    if layers and plan.insert_dropout is not None:
-        raise WrongUse(f"{network.name!r} has {len(layers)} dropout layers of its own; leave --insert-dropout out.")
-    alone = replace(passes, share=False, fold=1)  # two passes differ by their masks, so nothing can be shared
-    spec = network.card.input
-    inner = deterministic(drawn, bank, alone, spec) if drawn else Plain(network.module, network, alone, spec)
-    insert = None if plan.insert_dropout is None else inserted(calls, network.module, plan.insert_dropout)
-    draws = plan.draws or (len(used_banks[0]) if used_banks else WITHOUT_BANK)
-    return Dropout(inner, draws, seed=plan.seed, insert=insert)

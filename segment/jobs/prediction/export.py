@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from segment.axes import size_text
 from segment.draws.bank import Bank
@@ -31,6 +32,10 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onnx_pass import pass_graph
 from segment.tracing.bn_layers import BatchNormNetwork
+from segment.tracing.pass_memory import ran_out_of_memory
+from segment.tracing.trace import trace
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
 """Largest difference from the engine, of any value of any output."""
@@ -40,6 +45,9 @@ SIDES = (128, 160)
 
 COMPARED = ((150, 131), (97, 202), (270, 333))
 """Rows and columns of the images that are compared with the engine; no stride divides them."""
+
+LARGE = ((640, 768), (1152, 1408))
+"""Those of images at which the network must make the calls that were traced; what usual strides divide."""
 
 SMALL = (41, 67)
 """Those of one more, where the network takes so small an image."""
@@ -103,6 +111,7 @@ def export(
     rows, columns = (-(-side // stride) * stride for side in SIDES)
     image = torch.randn((1, network.channels, rows, columns), generator=torch.Generator().manual_seed(0))
     traced = drawn.retraced(image)
+    _refuse_other_calls(traced, image)
     model = deployed(network, bank, pass_graph(traced, bank, image))
     differences = _compared(network, traced, bank, (in_openvino if openvino else in_onnxruntime), model)
     notes = metadata(network, bank, versions(), differences)
@@ -110,6 +119,25 @@ def export(
     files = [path, path.with_suffix(".bin")] if openvino else [path]
     size = sum(file.stat().st_size for file in files)
     return Exported(path, "OpenVINO" if openvino else "ONNX Runtime", len(bank), size, differences)
+
+
+def _refuse_other_calls(traced: BatchNormNetwork, image: Tensor) -> None:
+    """Errors: ModelRefused where a pass over a larger image makes other calls than that over the traced one."""
+    functions = [call.function for call in traced.calls]
+    for rows, columns in LARGE:
+        larger = torch.randn((*image.shape[:2], rows, columns), generator=torch.Generator().manual_seed(0))
+        try:
+            calls = trace(traced.module, traced.forward, larger).calls
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            log.warning("A pass at %s runs out of memory: the graph is not checked at that size.", f"{rows}x{columns}")
+            return
+        if [call.function for call in calls] != functions:
+            raise ModelRefused(
+                f"At {rows}x{columns} the network makes other calls than at {size_text(image.shape[-2:])}: it decides "
+                "by the size of its image, which a graph cannot express."
+            )
 
 
 def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: Any, model: Any) -> dict[str, float]:
