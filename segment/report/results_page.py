@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from segment.ranking.quality import finding
 from segment.report.comparison import COMMON
 from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Row, Sweep
 from segment.report.tables import BEST_TWO, COLUMNS, best_two, counted, in_short, number, table
+from segment.stores.copies import here
+from segment.stores.requests import size_of_file
+from segment.stores.urls import is_url, url_of
 from segment.uncertainty.scaling import in_words
 
 HEADING = """# Results
@@ -151,8 +155,17 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def images_key(sources: Iterable[Source], shift: object = None) -> str:
     """The same for the same images, on any machine: a hash of their ids, their files' sizes and their corruption."""
-    sizes = [f"{source.id} {source.path.stat().st_size if source.path.is_file() else ''}" for source in sources]
+    listed = list(sources)
+    bytes_of = {path: _bytes_of(path) for path in {source.path for source in listed}}
+    sizes = [f"{source.id} {bytes_of[source.path]}" for source in listed]
     return hashlib.sha256("\n".join([str(shift), *sorted(sizes)]).encode()).hexdigest()[:16]
+
+
+def _bytes_of(path: Path) -> str:
+    """Of an image's file, here or on its store; "" where there is none, as of an image that a caller holds."""
+    with suppress(FileNotFoundError):
+        return str(size_of_file(path)) if is_url(path) or path.is_file() else ""
+    return ""
 
 
 def check_page(path: Path, name: str = "", key: str = "") -> None:
@@ -162,20 +175,24 @@ def check_page(path: Path, name: str = "", key: str = "") -> None:
     Errors: WrongUse, also where the page has a section of that name of other images, which would be lost.
     """
     if path.is_dir():
-        raise WrongUse(f"--report {str(path)!r} is a folder; name a file in it, as {str(path / 'results.md')!r}.")
+        raise WrongUse(f"--report {url_of(path)!r} is a folder; name a file in it, as {url_of(path / 'results.md')!r}.")
     _, begun, rest = _page(path).partition(f"<!-- {name} -->\n<!-- images ")
     if key and begun and not rest.startswith(f"{key} -->"):
         raise WrongUse(
-            f"--report {str(path)!r} has a section {name!r} of other images, which would be lost: give this one "
+            f"--report {url_of(path)!r} has a section {name!r} of other images, which would be lost: give this one "
             "another name by --title."
         )
 
 
 def _page(path: Path) -> str:
+    """What the page holds, here or on its store; the heading where it is not there."""
     try:
-        return path.read_text(encoding="utf-8") if path.exists() else HEADING
+        with here(path) as copy:
+            return copy.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return HEADING
     except (OSError, UnicodeDecodeError) as error:
-        raise WrongUse(f"--report {str(path)!r} cannot be read: {error}.") from None
+        raise WrongUse(f"--report {url_of(path)!r} cannot be read: {error}.") from None
 
 
 def put_section(path: Path, name: str, section: str, key: str = "") -> None:
@@ -193,5 +210,5 @@ def put_section(path: Path, name: str, section: str, key: str = "") -> None:
         return
     _, closed, tail = rest.partition(f"{end}\n")
     if not closed:
-        raise WrongUse(f"--report {str(path)!r}: the section {name!r} has no end; remove it by hand.")
+        raise WrongUse(f"--report {url_of(path)!r}: the section {name!r} has no end; remove it by hand.")
     write_text(path, head + block + tail)

@@ -28,7 +28,7 @@ from segment.errors import ImageUnreadable, ModelRefused, WrongUse
 from segment.estimation.estimate import ReadOut, estimates, moments_of
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
-from segment.images.find import find_images
+from segment.images.find import Source, find_images
 from segment.images.prepare import prepare
 from segment.images.read import read_image, read_label
 from segment.images.specs import InputSpec
@@ -53,6 +53,8 @@ from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
+from segment.stores.copies import here
+from segment.stores.requests import put
 from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("predictive_entropy", "variance")
@@ -678,15 +680,32 @@ def test_selecting_from_a_predict_run_goes_by_the_mean_of_its_heat_measure(
     assert len(lines) == 4
 
 
-def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
-    page = tmp_path / "results.md"
+def a_page(folder: Path, place: str) -> Path:
+    return folder / "results.md" if place == "here" else Path(f"memory://{folder.name}/results.md")
+
+
+@pytest.mark.parametrize("place", ["here", "on a store"])
+def test_a_section_of_the_report_is_replaced_and_the_others_stay(tmp_path: Path, place: str) -> None:
+    page = a_page(tmp_path, place)
     put_section(page, "one", "## One\n\nold\n")
     put_section(page, "two", "## Two\n")
-    put_section(page, "one", "## One\n\nnew\n")
-    text = page.read_text()
+    put_section(page, "one", "## One\n\nnew\n", "some images")
+    with here(page) as copy:
+        text = copy.read_text()
     assert "old" not in text
     assert text.index("new") < text.index("## Two")
     assert text.count("## One") == 1
+    with pytest.raises(WrongUse, match=r"section 'one' of other images"):
+        check_page(page, "one", "other images")
+
+
+def test_images_on_a_store_have_the_key_of_the_same_files_here(tmp_path: Path) -> None:
+    keys = []
+    for length in (1, 2):
+        (tmp_path / "a.png").write_bytes(bytes(length))
+        put([(tmp_path / "a.png", there := Path(f"memory://{tmp_path.name}/a.png"))])
+        keys += [images_key([Source("a", there)]), images_key([Source("a", tmp_path / "a.png")])]
+    assert keys[0] == keys[1] != keys[2] == keys[3]
 
 
 def test_a_section_of_other_images_is_not_overwritten_and_its_own_is(tmp_path: Path) -> None:
