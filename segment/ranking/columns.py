@@ -5,7 +5,7 @@ Must not know where a row came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,28 @@ def grows_with_quality(column: str) -> bool | None:
     if kind in GROW_WITH_QUALITY or kind in QUALITIES:
         return True
     return False if kind in (*AGGREGATIONS, "area", "nll", "brier") else None
+
+
+def lacks_interior(row: Row, column: str) -> bool:
+    """Whether a row lacks an `interior` column because no region of its mask has an interior: the mask is fragmented.
+
+    An image that was too large for memory has neither the interior nor the highest patch.
+
+    >>> lacks_interior({"patch.variance": 0.1}, "interior.variance"), lacks_interior({}, "interior.variance")
+    (True, False)
+    """
+    kind, _, measure = column.partition(".")
+    return kind == "interior" and row.get(column) is None and row.get(f"patch.{measure}") is not None
+
+
+def on_most_images(columns: Iterable[str], rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns that the most rows have.
+
+    >>> on_most_images(("a", "b", "c"), [{"a": 1, "b": 2}, {"a": 3, "c": 4}])
+    ('a',)
+    """
+    counts = {column: int(np.isfinite(values(rows, column)).sum()) for column in columns}
+    return tuple(column for column, count in counts.items() if count == max(counts.values()))
 
 
 def ranks_none(name: str, numbers: Sequence[float], draws: float = 0) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_an_evaluation_with_validation_images_is_ranked_by_what_ranked_those_bes
     assert "22 validation images" in selection.why
     rows = list(csv.DictReader((runs / "scores" / "per_image.csv").read_text().splitlines()))
     assert "predicted_dice" in rows[0]
-    values = [image[2] for image in (*selection.images, *selection.rest)]
+    values = [image[2] for image in (*selection.images, *selection.rest) if image[2] is not None]
     assert len(values) == 8
     grows = best["column"] in ("predicted_dice", "soft_dice", "expected_miou", "expected_accuracy")
     assert values == sorted(values, reverse=not grows)
@@ -126,13 +127,37 @@ def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_
         select(runs / "maps", 3, ranking=runs)
 
 
+def test_images_without_the_column_are_listed_and_named(runs: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(runs / "maps", copied)
+    lines = [json.loads(line) for line in (copied / "manifest.jsonl").read_text().splitlines()]
+    names = sorted({line["id"] for line in lines})
+    for line in lines:
+        if line["id"] == names[4]:  # as of a mask whose regions are all narrower than 5 pixels
+            del line["predictive_entropy"]["interior"]
+        if line["id"] == names[2]:  # as of an image that was too large for memory
+            del line["predictive_entropy"]["interior"], line["predictive_entropy"]["patch"]
+    (copied / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = select(copied, 2, by="interior.predictive_entropy")
+    order = [name for name, *_ in (*found.images, *found.rest)]
+    assert sorted(order) == names
+    assert (order[0], order[-1]) == (names[4], names[2])
+    ended = run("select", copied, "--by", "interior.predictive_entropy", "--top", 2)
+    said = " ".join(ended.stdout.split())
+    assert "The first 2 of 8" in said
+    assert f"no region of the mask has an interior, listed as the most uncertain: {names[4]}." in said
+    assert f"1 image without interior.predictive_entropy, listed as the least uncertain: {names[2]}." in said
+    rows = list(csv.DictReader((copied / "select_all.csv").read_text().splitlines()))
+    assert [row["interior.predictive_entropy"] == "" for row in rows] == [True, *[False] * 6, True]
+
+
 @pytest.mark.parametrize(("column", "worst_is_large"), [("accuracy", False), ("soft_dice", False), ("nll", True)])
 def test_the_worst_images_come_first_by_every_column(runs: Path, column: str, worst_is_large: bool) -> None:  # noqa: FBT001
     lines = run_table(runs / "scores").rows
     names = [column, *(name for name in next(iter(lines.values())) if name.startswith(f"{column}."))]
     for name in names:
         found = select(runs / "scores", 3, by=name)
-        numbers = [value for *_, value in (*found.images, *found.rest)]
+        numbers = [value for *_, value in (*found.images, *found.rest) if value is not None]
         assert numbers == sorted(numbers, reverse=worst_is_large), name
     with pytest.raises(WrongUse, match="ranks none"):
         select(runs / "scores", 3, by="pixels")

@@ -139,6 +139,15 @@ def test_without_a_predictor_the_column_is_chosen_on_validation_images_all_the_s
     assert "these very images" in alone["why"]
 
 
+def test_a_column_that_some_images_lack_is_not_chosen_where_another_has_all_of_them() -> None:
+    rows = [row | {"interior.variance": -row["dice"]} for row in images(40)]
+    of_method = rank_images({"mcbn": rows}, Validation.none())["methods"]["mcbn"]
+    assert of_method["best"]["dice"]["column"] == "interior.variance"
+    del rows[7]["interior.variance"]
+    of_method = rank_images({"mcbn": rows}, Validation.none())["methods"]["mcbn"]
+    assert of_method["best"]["dice"]["column"] != of_method["hindsight"]["dice"] == "interior.variance"
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 4))
 @settings(deadline=None, max_examples=40)
 def test_a_diverse_choice_leaves_no_image_twice_as_far_as_the_best_choice_does(seed: int, images: int, k: int) -> None:

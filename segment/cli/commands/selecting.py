@@ -68,12 +68,14 @@ def select(
     everything = write_selection(selection, path)
     if json:
         listed_ = [{"id": name, "source": source, selection.by: value} for name, source, value in selection.images]
-        screen.as_json({"by": selection.by, "why": selection.why, "images": listed_})
+        said = {"by": selection.by, "why": selection.why, "missing": selection.missing}
+        screen.as_json(said | {"images": listed_})
         return
-    rows = [[name, f"{value:.5g}"] for name, _, value in selection.images]
+    rows = [[name, "–" if value is None else f"{value:.5g}"] for name, _, value in selection.images]
     total = len(selection.images) + len(selection.rest)
     screen.table(f"The first {len(rows)} of {total} by {selection.by}", ["image", selection.by], rows)
-    screen.print_text(f"{selection.by}: {selection.why}.\nThese: {path}. All images: {everything}")
+    missing = f"\n{selection.missing}" if selection.missing else ""
+    screen.print_text(f"{selection.by}: {selection.why}.{missing}\nThese: {path}. All images: {everything}")
 
 
 def _select_regions(run: Path, top: int, by: str | None, side: int, output: Path | None, *, json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse, error_message, near
+from segment.errors import SegmentError, WrongUse, count_of, error_message, first_of, near
 from segment.estimation.together import IMAGE_ERRORS
 from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
@@ -20,7 +20,7 @@ from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.ranking.columns import grows_with_quality, predicted, ranks_none
+from segment.ranking.columns import grows_with_quality, lacks_interior, on_most_images, predicted, ranks_none
 from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
@@ -34,18 +34,22 @@ BY = "Name a column by --by."
 SIDE = 8
 """Cells a side over which an image's colours are pooled, to tell how unlike two images are."""
 
+Ranked = tuple[str, str, float | None]
+
 
 @dataclass(frozen=True)
 class Selection:
     """The images from most to least uncertain. by: the column that ranks them; why: how that was chosen.
 
-    images: as many as were asked, (id, source, value) each; rest: all others, in the same order
+    images: as many as were asked, (id, source, value) each; rest: all others, in the same order. A value is None where
+    the image has none; missing: a sentence on these images, "" where there are none
     """
 
     by: str
     why: str
-    images: tuple[tuple[str, str, float], ...]
-    rest: tuple[tuple[str, str, float], ...] = ()
+    images: tuple[Ranked, ...]
+    rest: tuple[Ranked, ...] = ()
+    missing: str = ""
 
     def csv(self, *, everything: bool = False) -> str:
         """The images that were asked for, as a SRC that other commands take; `everything`: then all others too."""
@@ -100,21 +104,38 @@ def select(
     columns = table.columns
     if chosen not in columns:
         raise WrongUse(f"No column is called {chosen!r}.{near(chosen, columns)} Known: {', '.join(sorted(columns))}.")
-    known = [(name, table.sources.get(name, ""), row[chosen]) for name, row in table.rows.items() if chosen in row]
     if (quality := grows_with_quality(chosen)) is None:
         raise WrongUse(
             f"Column {chosen!r} says neither how uncertain an image is nor how good its mask: it ranks none."
         )
     draws = table.record.get("plan", {}).get("draws", 0) if not table.labelled else 0
-    if equal := ranks_none(chosen, [value for *_, value in known], draws):
+    if equal := ranks_none(chosen, [row[chosen] for row in table.rows.values() if chosen in row], draws):
         raise WrongUse(f"{equal}. Name another column by --by, or predict with more draws.")
-    sign = 1 if quality else -1
-    known.sort(key=lambda image: (sign * image[2], image[0]))
-    selection = Selection(chosen, why, tuple(known[:top]), tuple(known[top:]))
+    ranked, missing = _ranked(table, chosen, -1 if quality else 1)
+    selection = Selection(chosen, why, ranked[:top], ranked[top:], missing)
     given = None if network is None else network_of(network)
     if given is not None:
         _refuse_other_network(table, given)
     return _unlike(selection, top, table.saved, given) if unlike else selection
+
+
+def _ranked(table: RunTable, column: str, sign: int) -> tuple[tuple[Ranked, ...], str]:
+    """All images, the most uncertain first, and a sentence on those that lack the column. sign: -1 of a quality.
+
+    An image whose mask has no interior comes first, for such a mask is the most fragmented. Any other that lacks the
+    column comes last: a class that the image does not show, say, gives no reason to look at it.
+    """
+    first = [name for name, row in table.rows.items() if lacks_interior(row, column)]
+    last = [name for name, row in table.rows.items() if column not in row and name not in first]
+    known = sorted((-sign * row[column], name) for name, row in table.rows.items() if column in row)
+    order = (*sorted(first), *(name for _, name in known), *sorted(last))
+    sentences = []
+    for names, reason, place in ((first, ", for no region of the mask has an interior", "most"), (last, "", "least")):
+        if names:
+            count, shown = count_of(len(names), "image"), first_of(sorted(names))
+            sentences.append(f"{count} without {column}{reason}, listed as the {place} uncertain: {shown}.")
+    images = tuple((name, table.sources.get(name, ""), table.rows[name].get(column)) for name in order)
+    return images, " ".join(sentences)
 
 
 def _column(table: RunTable, by: str | None) -> tuple[str, str]:
@@ -197,7 +218,7 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
         raise WrongUse(f"{str(table.folder / 'scores.json')!r} does not read: {error}. {BY}") from None
     if not ranks:
         return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
-    best = max(ranks, key=lambda name: ranks[name])
+    best = max(on_most_images(ranks, list(table.rows.values())), key=lambda name: ranks[name])
     return best, f"of {table.method}, it ranks images by their Dice best (Spearman {ranks[best]:.2f})"
 
 

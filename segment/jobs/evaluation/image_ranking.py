@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segment.errors import SegmentError
-from segment.ranking.columns import TARGETS, Row, predicted, ranking_columns, uncertainty_of, values
+from segment.ranking.columns import TARGETS, Row, on_most_images, predicted, ranking_columns, uncertainty_of, values
 from segment.ranking.predictor import Predictor, fit_predictor
 from segment.ranking.quality import ranking_scores
 from segment.report.results import Validation
@@ -38,8 +38,8 @@ def rank_images(
 
     Returns:
         For each method the scores of every column that ranks, by accuracy and by Dice; the predictors or why there are
-        none; the column that ranks best, chosen on validation images where there are any; and `hindsight`, the one that
-        ranks these very images best: no choice of a single number does better.
+        none; the column that ranks best, of those that the most images have, chosen on validation images where there
+        are any; and `hindsight`, the one that ranks these very images best: no choice of a single number does better.
 
     """
     content: dict[str, Any] = {}
@@ -60,9 +60,10 @@ def rank_images(
             }
             for column in ranking_columns(own)
         }
+        whole = {column: columns[column] for column in on_most_images(columns, [*own, *held_out])}
         content[name] = {
             "fails_below": limits,
-            "best": {target: _best(target, predictors.get(target), columns, held_out) for target in TARGETS},
+            "best": {target: _best(target, predictors.get(target), whole, held_out) for target in TARGETS},
             "hindsight": {target: _largest(target, columns) for target in TARGETS},
             "predictors": {target: predictor.as_dict() for target, predictor in predictors.items()},
             "without_predictor": why,
@@ -94,7 +95,7 @@ def _limit(rows: Sequence[Row], target: str) -> float:
 def _best(
     target: str, predictor: Predictor | None, columns: Mapping[str, Any], held_out: Sequence[Row]
 ) -> dict[str, str] | None:
-    """The column that ranks best, and why it was taken; None where none ranks."""
+    """The column that ranks best, and why it was taken; None where none ranks. columns: those to choose from."""
     if predictor is not None and predictor.better:
         rho = f"{predictor.spearman:.2f}, the best single number {predictor.single_spearman:.2f}"
         why = f"cross-validated on {predictor.images} validation images: Spearman {rho}"
