@@ -35,6 +35,7 @@ from segment.report.run_comparison import compare_rows, in_words
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.scores.functional.binning import BINS, bin_of
 from segment.significance.estimated_accuracy import Estimates
+from segment.stores.requests import put
 
 PLAN = EvaluatePlan(
     methods=MethodPlan(
@@ -204,6 +205,18 @@ def test_what_is_no_run_and_an_unknown_method_are_refused(runs: Path, tmp_path: 
         compare(runs / "clean", runs / "noisy", method="mcbnn")
     with pytest.raises(WrongUse, match="no method"):
         compare(runs / "predicted", runs / "clean", other_method="dropout")
+
+
+def test_a_run_on_a_store_is_compared_as_the_same_run_here(runs: Path, tmp_path: Path) -> None:
+    there = Path(f"memory://{tmp_path.name}")
+    files = [path for name in ("noisy", "predicted") for path in (runs / name).rglob("*") if path.is_file()]
+    put([(path, there / path.relative_to(runs)) for path in files])
+    predicted = compare(runs / "clean", there / "predicted")
+    assert predicted.estimated == compare(runs / "clean", runs / "predicted").estimated
+    assert predicted.names == ("clean (mcbn)", "predicted (predicted)")
+    assert compare(there / "noisy", there / "noisy", other_method="deterministic").names == ("mcbn", "deterministic")
+    with pytest.raises(WrongUse, match=r"The evaluation 'memory:.*no method 'mcbnn'\. Near: 'mcbn'"):
+        compare(there / "predicted", there / "noisy", other_method="mcbnn")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from segment.report.run_comparison import RunComparison, compare_rows, in_words,
 from segment.scores.functional.binning import Ints
 from segment.significance.corrections import SIGNIFICANT, verdict
 from segment.significance.estimated_accuracy import Estimates, atc, doc, mean_error
+from segment.stores.requests import is_there
+from segment.stores.urls import url_of
 
 PAGE, PICTURE, RESULT = "comparison.md", "comparison.png", "comparison.json"
 SHOWN = ("nll", "mean.mutual_information", "mean.predictive_entropy", "expected_accuracy")
@@ -133,7 +135,7 @@ def _other(folder: Path, method: str | None) -> RunTable:
     try:
         return run_table(folder, method)
     except WrongUse:
-        if (folder / PER_IMAGE).is_file():
+        if is_there(folder / PER_IMAGE):
             raise
         return run_table(folder)
 
@@ -143,7 +145,7 @@ def _known(folder: Path, method: str) -> RunTable:
     table = _other(folder, method)
     confidences = table.confidences() if table.labelled else None
     if confidences is None or not confidences.sum():
-        raise WrongUse(f"--known {str(folder)!r} is no evaluation with labelled pixels: it can check no accuracy.")
+        raise WrongUse(f"--known {url_of(folder)!r} is no evaluation with labelled pixels: it can check no accuracy.")
     return table
 
 
@@ -158,11 +160,11 @@ def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
 
 def _names(a: RunTable, b: RunTable) -> tuple[str, str]:
     """As short as they differ: the folders' names, the methods where these are equal."""
-    if a.folder.resolve() == b.folder.resolve() and a.method != b.method:
+    if a.place.resolve() == b.place.resolve() and a.method != b.method:
         return a.method, b.method
-    names = [table.folder.resolve().name for table in (a, b)]
+    names = [table.place.resolve().name for table in (a, b)]
     if names[0] == names[1]:
-        names = [str(table.folder) for table in (a, b)]
+        names = [url_of(table.place) for table in (a, b)]
     if a.method != b.method:
         names = [f"{name} ({table.method or 'predicted'})" for name, table in zip(names, (a, b), strict=True)]
     return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")

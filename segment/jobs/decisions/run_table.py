@@ -22,7 +22,7 @@ from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.report.run_files.saved_run import SavedRun
 from segment.scores.functional.binning import BINS, Ints, bin_of
-from segment.stores.copies import folder_here
+from segment.stores.copies import folder_here, here
 from segment.uncertainty.measures import MEASURES
 
 PER_IMAGE, STATE = "per_image.csv", "state.npz"
@@ -33,7 +33,9 @@ CONFIDENCE = "one_minus_max"
 class RunTable:
     """One method's numbers of a run.
 
-    folder: of the run; method: "" for what predict wrote; methods: all that the run has
+    folder: of the run; of one on a store, a copy of the files that are in no folder of it; given: where it lies, the
+    same or a URL; None: `folder`
+    method: "" for what predict wrote; methods: all that the run has
     rows: id -> column -> number; sources: id -> path; record: run.json. labelled: whether the masks were scored
     contents: id -> SHA-256 of the image's file, where it was read whole
     """
@@ -46,6 +48,12 @@ class RunTable:
     labelled: bool
     record: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
+    given: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where the run lies, here or on a store."""
+        return self.folder if self.given is None else self.given
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -101,9 +109,8 @@ class RunTable:
     def _predicted_confidences(self) -> Ints | None:
         counts = np.zeros((BINS, 2), dtype=np.int64)
         for name in self.rows:
-            path = self.folder / name / "maps.npz"
             try:
-                with np.load(path, allow_pickle=False) as archive:
+                with here(self.place / name / "maps.npz") as path, np.load(path, allow_pickle=False) as archive:
                     if CONFIDENCE not in archive.files:
                         return None
                     values = archive[CONFIDENCE]
@@ -137,20 +144,20 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     record = _record(folder)
     contents = {name: str(line["sha256"]) for name, line in lines.items() if line.get("sha256")}
     if (folder / PER_IMAGE).is_file():
-        table = _evaluated(folder, method, sources, record)
+        table = _evaluated(folder, in_text(named), method, sources, record)
         missing = [name for name, line in lines.items() if line["status"] == "done" and name not in table.rows]
         if missing:
             raise WrongUse(
                 f"{str(folder / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
                 f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
             )
-        return replace(table, contents=contents)
+        return replace(table, contents=contents, given=named)
     if method is not None:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
     rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
     if not any(rows.values()):
         raise WrongUse(f"{str(folder)!r} has no numbers of images: finish the run first, with --resume.")
-    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents)
+    return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents, given=named)
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
@@ -171,7 +178,9 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     return found | {name: float(value) for name, value in numbers if isinstance(value, int | float)}
 
 
-def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]) -> RunTable:
+def _evaluated(
+    folder: Path, name: str, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]
+) -> RunTable:
     again = "Run the evaluation again."
     table = read_csv(folder / PER_IMAGE, advice=again)
     try:
@@ -179,7 +188,7 @@ def _evaluated(folder: Path, method: str | None, sources: Mapping[str, str], rec
         chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
         if chosen not in methods:
             raise WrongUse(
-                f"The evaluation {str(folder)!r} has no method {chosen!r}.{near(chosen, methods)} "
+                f"The evaluation {name!r} has no method {chosen!r}.{near(chosen, methods)} "
                 f"It has {', '.join(methods) or 'none'}."
             )
         rows = {
