@@ -6,14 +6,13 @@ Must not know how a method was run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
+from segment.report.over_banks import deviation, mean_entry, mean_of_classes, of_first_bank
 from segment.scores.board import Entry, Score, mean_of
 from segment.scores.scoreboard import Scoreboard
 from segment.scores.summary import limits
@@ -93,6 +92,8 @@ def scores(
 ) -> dict[str, Any]:
     """The content of `scores.json`; several banks: the mean over them, and `bank_sd` beside it.
 
+    Curves and thresholds of several banks are those of the first, and hold its number.
+
     progress: called after each method with how many are done, and how many there are
     """
     first = next(iter(methods.values())).boards[0]
@@ -108,20 +109,17 @@ def scores(
 
 
 def _content(method_boards: MethodBoards) -> dict[str, Any]:
-    every = method_boards.estimates
-    content = method_boards.boards[0].compute(every[0])
+    every, boards = method_boards.estimates, method_boards.boards
+    content = boards[0].compute(every[0])
     if len(every) > 1:
-        images = method_boards.boards[0].images
         for name, mean in mean_of(every).items():
-            entry = mean.entry(limits(name), images)
-            content["scores"][name] = entry | {"bank_sd": _spread([estimates[name].value for estimates in every])}
+            entry = mean.entry(limits(name), boards[0].images)
+            content["scores"][name] = entry | {"bank_sd": deviation([estimates[name].value for estimates in every])}
+        ranks = [board.image_ranks() for board in boards]
+        content["scores"] |= {name: mean_entry([of_bank[name] for of_bank in ranks]) for name in ranks[0]}
+        content["per_class"] = mean_of_classes([board.per_class() for board in boards])
+        content |= {part: of_first_bank(content[part]) for part in ("curves", "thresholds")}
     return {"passes_per_image": method_boards.passes, "seconds": round(method_boards.seconds, 4), **content}
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    """Standard deviation over banks (divisor n - 1)."""
-    deviation = float(np.std(values, ddof=1))
-    return None if math.isnan(deviation) else round(deviation, 12)
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ class _AllMethods:
     def entry(self, method: str, name: str) -> Entry:
         entry = self.mean[method][name].entry(limits(name), self.images)
         banks = [estimates[name].value for estimates in self.every[method]]
-        return entry | ({"bank_sd": _spread(banks)} if len(banks) > 1 else {})
+        return entry | ({"bank_sd": deviation(banks)} if len(banks) > 1 else {})
 
     def difference(self, title: str, method: str, other: str) -> Entry | None:
         """`method` minus `other`, bank by bank; None where either lacks the score."""
@@ -261,7 +259,9 @@ class _AllMethods:
         entry = difference.entry(UNBOUNDED, self.images) | {"p": self.p_value(title, method, other)}
         a, b = self.every[method], self.every[other]
         if (banks := max(len(a), len(b))) > 1:
-            entry["bank_sd"] = _spread([a[i % len(a)][first].value - b[i % len(b)][second].value for i in range(banks)])
+            entry["bank_sd"] = deviation(
+                [a[i % len(a)][first].value - b[i % len(b)][second].value for i in range(banks)]
+            )
         return entry
 
     def p_value(self, title: str, method: str, other: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from segment.files.writing import fresh
 from segment.pictures.plots import Line, line_of, plot
 from segment.report.comparison import best_entry
+from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, DETERMINISTIC, Row, Setting
 
 MOST = 8
@@ -20,7 +21,7 @@ def plot_evaluation(scores: Mapping[str, Any], folder: Path) -> list[Path]:
     """reliability.png, risk_coverage.png and sparsification.png of an evaluation; the files that were written."""
     methods = scores["methods"]
     reliability = [
-        line_of(name, _common(method["curves"]["reliability"]))
+        line_of(curve_name(name, method["curves"]["reliability"]), _common(method["curves"]["reliability"]))
         for name, method in methods.items()
         if "reliability" in method["curves"]
     ]
@@ -83,6 +84,7 @@ def _risks(methods: Mapping[str, Any]) -> tuple[list[Line], list[Line]]:
         measure = best_entry("ause", method["scores"]).partition(".")[2]
         curves = method["curves"]
         if f"risk_coverage.{measure}" in curves:
+            name = curve_name(name, curves[f"risk_coverage.{measure}"])
             risk.append(line_of(f"{name}, {_words(measure)}", curves[f"risk_coverage.{measure}"]))
             best = curves["risk_coverage.oracle"]
             oracle = oracle or [line_of(f"oracle of {name}", {"x": best["x"], "y": best["y"]}, dashed=True)]

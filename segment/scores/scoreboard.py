@@ -123,8 +123,8 @@ class Scoreboard:
         known = self.estimates() if estimated is None else estimated
         entries = {name: score.entry(summary.limits(name), self.images) for name, score in known.items()}
         return {
-            "scores": entries | self._image_ranks(),
-            "per_class": self._per_class(),
+            "scores": entries | self.image_ranks(),
+            "per_class": self.per_class(),
             "curves": self._curves(),
             "thresholds": self._thresholds(),
         }
@@ -172,7 +172,7 @@ class Scoreboard:
             numbers += [np.atleast_1d(auroc), image_level.aggregate(values, inside, threshold, counted)]
         return np.concatenate(numbers)
 
-    def _image_ranks(self) -> Entry:
+    def image_ranks(self) -> Entry:
         order = sorted(self._rows)
         column = {name: np.array([self._rows[i][at] for i in order]) for at, name in enumerate(self.columns)}
         entries: Entry = {}
@@ -192,7 +192,7 @@ class Scoreboard:
         names = [f"pavpu_{size}" for size in patches.SIZES]
         return {measure: dict(zip(names, values, strict=True)) for measure, values in given.items()}
 
-    def _per_class(self) -> Entry:
+    def per_class(self) -> Entry:
         entries: Entry = {}
         for (board, k), name in zip(self._places(), self.plan.classes, strict=True):
             counts = confusion.class_counts(board.counts["confusion"])

@@ -48,6 +48,8 @@ from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.report.comparison import MethodBoards, compare, gains, scores
+from segment.report.html.charts import reliability
+from segment.report.html.details import Sums
 from segment.report.results_page import check_page, images_key, put_section
 from segment.report.tables import in_short
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
@@ -308,15 +310,29 @@ def test_several_banks_give_their_mean_and_their_spread(
     ]
     plan = EvaluatePlan(methods=replace(QUICK, methods=("mcbn", "deterministic")), unseen=(UNSEEN,))
     both = evaluate(network, data, tmp_path / "both", banks=halves, plan=plan)
-    alone = [
-        evaluate(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]["scores"]
+    single = [
+        evaluate(network, data, tmp_path / f"{i}", banks=[half], plan=plan).scores["methods"]["mcbn"]
         for i, half in enumerate(halves)
     ]
-    averaged = both.scores["methods"]["mcbn"]["scores"]
-    for name in ("nll", "miou", "error_auroc.variance"):
+    alone, of_both = [method["scores"] for method in single], both.scores["methods"]["mcbn"]
+    averaged = of_both["scores"]
+    for name in ("nll", "miou", "error_auroc.variance", "accuracy_rank_mean.variance"):
         values = [scores[name]["value"] for scores in alone]
         assert averaged[name]["value"] == pytest.approx(np.mean(values))
         assert averaged[name]["bank_sd"] == pytest.approx(np.std(values, ddof=1))
+    for name, of_class in of_both["per_class"].items():
+        for number in ("iou", "dice", "ece"):
+            values = [method["per_class"][name][number] for method in single]
+            known = [value for value in values if value is not None]
+            assert of_class[number] == (pytest.approx(np.mean(known)) if known else None)
+    assert {curve["bank"] for curve in of_both["curves"].values()} == {1}
+    assert {**of_both["curves"]["reliability"]} == {**single[0]["curves"]["reliability"], "bank": 1}
+    assert all("bank" not in curve for curve in single[0]["curves"].values())
+    (chart,) = reliability(Sums(), [both.scores])
+    assert [line["legend"].partition(", ECE")[0] for line in chart["lines"]] == [
+        "mcbn (curve of the first bank)",
+        "deterministic",
+    ]
     assert "bank_sd" not in both.scores["methods"]["deterministic"]["scores"]["nll"]
     nll = next(scores for scores in both.comparisons if scores.score == "nll")
     assert nll.differences[next(iter(nll.differences))]["bank_sd"] > 0

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.report.html.details import Sums, decimals_of
+from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN
 
 POINTS = 160
@@ -43,7 +44,8 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
             curve = method.get("curves", {}).get("reliability")
             if curve and len(lines) < 7:
                 value = (method["scores"].get("ece") or {}).get("value")
-                legend = name if value is None else f"{name}, ECE {value:.4f}"
+                shown = curve_name(name, curve)
+                legend = shown if value is None else f"{shown}, ECE {value:.4f}"
                 points = {key: curve[key] for key in ("x", "y", "low", "high") if key in curve}
                 line = {"name": name, "legend": legend, **points}
                 if "pixels" in curve:  # scores of older versions have none
