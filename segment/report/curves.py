@@ -122,16 +122,19 @@ def _along_draws(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _along_batches(rows: Sequence[Row], folder: Path) -> list[Path]:
-    most = max((row.draws for row in rows), default=1)
-    shown = [row for row in rows if row.setting and row.draws == (most if row.method == "mcbn" else 1)]
-    ticks = sorted({row.setting.batch for row in shown if row.setting})
+    most: dict[tuple[str, str], int] = {}  # of each method and setting: T is one number along a line
+    for row in rows:
+        if row.setting is not None:
+            kind = (row.method, _without_batch(row.setting))
+            most[kind] = max(most.get(kind, 1), row.draws)
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.setting is not None and row.draws == (draws := most[row.method, _without_batch(row.setting)]):
+            name = f"{row.method}, {_without_batch(row.setting)}" + (f", T={draws}" if draws > 1 else "")
+            kinds.setdefault(name, []).append(row)
+    ticks = sorted({row.setting.batch for kind_rows in kinds.values() for row in kind_rows if row.setting})
     if len(ticks) < 2:
         return []
-    kinds: dict[str, list[Row]] = {}
-    for row in shown:
-        assert row.setting is not None
-        name = f"{row.method}, {_without_batch(row.setting)}" + (f", T={most}" if row.method == "mcbn" else "")
-        kinds.setdefault(name, []).append(row)
     written = []
     for score, words in (("nll", "NLL, nats a pixel"), ("error_auroc.predictive_entropy", "error AUROC, entropy")):
         lines = [_line(name, kind_rows, _batch, score) for name, kind_rows in kinds.items()][: MOST - 1]

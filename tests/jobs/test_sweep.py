@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.sweep import OVER, sweep
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.sweeping.states import SWEPT, SweepPlan
-from segment.jobs.sweeping.tables import best_rows
+from segment.jobs.sweeping.tables import best_rows, sweep_csv
 from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
 from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
-from segment.report.results import Row, Setting, Sweep
+from segment.report.results import CLEAN, Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.tracing.bn_network import bn_network_of
 
@@ -349,6 +349,62 @@ def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_
     assert line["x"] == charts[0]["ticks"] == [1, 2, 4, 8]
     (last,) = of(swept, method="mcbn", draws=8)
     assert line["y"][-1] == last.result[OVER]["nll"]["value"]
+
+
+def a_row(setting: Setting | None, draws: int, nll: float, method: str = "mcbn", severity: int = 0) -> Row:
+    condition = "fog" if severity else CLEAN
+    scores = {"nll": {"value": nll, "low": nll - 0.01, "high": nll + 0.01}}
+    result = {"seconds": 1.0, "scores": scores, OVER: {"nll": scores["nll"]}}
+    return Row(condition=condition, severity=severity, method=method, setting=setting, draws=draws, result=result)
+
+
+def test_a_line_of_the_report_is_one_setting() -> None:
+    settings = [
+        Setting(batch=8),
+        Setting(batch=8, layers="encoder"),
+        Setting(batch=8, transform="plain"),
+        Setting(batch=8, alpha=0.5),
+        Setting(batch=8, file="given"),
+    ]
+    rows = [a_row(setting, draws, 0.5 / draws) for setting in settings for draws in (1, 4)]
+    rows += [a_row(setting, 4, 0.9, severity=2) for setting in (*settings, Setting(batch=8, adapted=True))]
+    charts = sweep_charts([asdict(row) for row in rows])
+    assert [len(chart["lines"]) for chart in charts] == [5, 6]
+    names = [line["name"] for line in charts[1]["lines"]]
+    assert names == [row.name for row in rows[10:]]
+    assert [line["x"] for line in charts[1]["lines"]] == [[0, 2]] * 5 + [[2]]
+
+
+def test_a_bank_that_was_given_has_its_name_in_the_table_and_no_axes_of_recording() -> None:
+    rows = [a_row(Setting(batch=8), 4, 0.4), a_row(Setting(batch=8, file="given"), 4, 0.5)]
+    lines = list(csv.DictReader(sweep_csv(rows).splitlines()))
+    shown = [[line[key] for key in ("M", "transform", "layers", "alpha", "adapted", "bank")] for line in lines]
+    assert shown == [["8", "training", "all", "1.0", "False", ""], ["8", "", "", "", "", "given"]]
+
+
+def test_each_method_is_drawn_against_the_mini_batch_at_its_largest_number_of_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Line] = []
+
+    def kept(lines: list[Line], **_: object) -> bytes:
+        drawn.extend(lines)
+        return b""
+
+    monkeypatch.setattr("segment.report.curves.plot", kept)
+    rows = [
+        a_row(Setting(batch=batch), draws, 1 / draws, method)
+        for batch in (4, 8)
+        for method, counts in (("mcbn", (1, 16)), ("mcbn+temperature", (1, 16)), ("mean_statistics", (1,)))
+        for draws in counts
+    ]
+    plot_sweep(rows, tmp_path)
+    of_batch = {line.name: list(line.y) for line in drawn if list(line.x) == [4, 8]}
+    assert of_batch == {
+        "mcbn, training, all, T=16": [1 / 16] * 2,
+        "mcbn+temperature, training, all, T=16": [1 / 16] * 2,
+        "mean_statistics, training, all": [1.0] * 2,
+    }
 
 
 def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:

@@ -26,15 +26,20 @@ SHOWN = (
 
 
 def sweep_csv(rows: Sequence[Row]) -> str:
-    """CSV: one line a row, the axes first, then passes, seconds, and each score with its interval and bank_sd."""
-    axes = ("condition", "severity", "method", "T", "M", "transform", "layers", "alpha", "adapted", "seconds")
+    """CSV: one line a row, the axes first, then passes, seconds, and each score with its interval and bank_sd.
+
+    bank: the name of one that was given; how it was recorded is no axis of the sweep, and left empty
+    """
+    axes = ("condition", "severity", "method", "T", "M", "transform", "layers", "alpha", "adapted", "bank", "seconds")
     ends = ("value", "low", "high", "bank_sd")
     columns = [*axes, *(name if end == "value" else f"{name}.{end}" for name in SHOWN for end in ends)]
     lines = []
     for row in rows:
         s = row.setting
-        drawn = (None,) * 5 if s is None else (s.batch, s.transform, s.layers, s.alpha, s.adapted)
-        axis_values = (row.condition, row.severity, row.method, row.draws, *drawn, row.result["seconds"])
+        batch, bank = (None, None) if s is None else (s.batch, s.file or None)
+        recorded = (None,) * 4 if s is None or s.file else (s.transform, s.layers, s.alpha, s.adapted)
+        drawn = (row.draws, batch, *recorded, bank)
+        axis_values = (row.condition, row.severity, row.method, *drawn, row.result["seconds"])
         entries = [row.result["scores"].get(name, {}) for name in SHOWN]
         lines.append([*axis_values, *(entry.get(end) for entry in entries for end in ends)])
     return csv_text(columns, lines)

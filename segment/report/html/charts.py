@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segment.report.html.details import Sums, decimals_of
 from segment.report.over_banks import curve_name
-from segment.report.results import CLEAN
+from segment.report.results import CLEAN, Row, Setting
 
 POINTS = 160
 """Of a line at most."""
@@ -157,11 +157,10 @@ def _along(rows: Sequence[Mapping[str, Any]], axis: str, score: str) -> list[dic
         return float(row["draws"] if axis == "draws" else row["setting"]["batch"])
 
     def rest(row: Mapping[str, Any]) -> str:
-        setting = row["setting"]
-        parts = [row["method"], setting["transform"], setting["layers"], setting.get("file", "")]
-        parts.append(f"M = {setting['batch']}" if axis == "draws" else f"T = {row['draws']}")
-        parts += [f"alpha {setting['alpha']:g}"] if setting["alpha"] != 1 else []
-        return ", ".join(part for part in parts if part)
+        setting = str(Setting(**row["setting"]))
+        if axis == "draws":
+            return f"{row['method']}, {setting}"
+        return f"{row['method']}, {setting.partition(', ')[2]}, T={row['draws']}"  # M comes first
 
     lines = []
     for name in dict.fromkeys(rest(row) for row in rows):
@@ -182,8 +181,9 @@ def _line(name: str, points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    setting = row["setting"]
-    return str(row["method"]) if setting is None else f"{row['method']}, M = {setting['batch']}, T = {row['draws']}"
+    """As `Row.name`: every value on an axis, so that a line holds one setting."""
+    setting = None if row["setting"] is None else Setting(**row["setting"])
+    return Row(**{**row, "setting": setting}).name
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
