@@ -122,7 +122,7 @@ def _along(swept: Sweep, condition: str) -> list[str]:
 
 def _value(scores: Mapping[str, Any], name: str) -> str:
     value = (scores.get(name) or {}).get("value")
-    return "–" if value is None else f"{value:.3f}"
+    return number({"value": value})
 
 
 def _nll(row: Row) -> float:

@@ -5,6 +5,7 @@ Must not know how a score was made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,18 +30,36 @@ WORDS = {
     "pavpu_4": "PAvPU 4",
     "unseen_auroc": "unseen AUROC",
 }
+MOST = 8
+"""Decimals of a number at the most; a smaller one is that of rounding."""
 GAIN_SCORES = ("nll", "miou", "error_auroc" + BEST)
 """Scores that the sentence of a gain states."""
+
+
+def decimals(value: float, least: int = 3) -> int:
+    """Decimals that show two significant digits of a value at the least: `least` of a large one, `MOST` of none.
+
+    >>> decimals(0.5123), decimals(0.00043), decimals(0.0), decimals(-0.012)
+    (3, 5, 3, 3)
+    """
+    if abs(value) < 10**-MOST:
+        return least
+    return max(least, min(MOST, 1 - math.floor(math.log10(abs(value)))))
 
 
 def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """A score with its interval over images, and the spread over banks where there are several.
 
+    digits: decimals at the least; a small score has more, as `decimals` counts them
+
     >>> number({"value": 0.5123, "low": 0.5, "high": 0.53}), number({"value": None})
     ('0.512 (0.500..0.530)', '–')
+    >>> number({"value": 0.00043, "low": 0.00031, "high": 0.00049})
+    '0.00043 (0.00031..0.00049)'
     """
     if entry is None or entry["value"] is None:
         return "–"
+    digits = decimals(entry["value"], digits)
     text = f"{entry['value']:.{digits}f}"
     if entry.get("low") is not None:
         text += f" ({entry['low']:.{digits}f}..{entry['high']:.{digits}f})"
@@ -57,11 +76,12 @@ def compact(entry: Mapping[str, Any] | None) -> str:
     """
     if entry is None or entry["value"] is None:
         return "–"
-    lines = [f"{entry['value']:.3f}"]
+    digits = decimals(entry["value"])
+    lines = [f"{entry['value']:.{digits}f}"]
     if entry.get("low") is not None:
-        lines.append(f"{_short(entry['low'], 3)}-{_short(entry['high'], 3)}")
+        lines.append(f"{_short(entry['low'], digits)}-{_short(entry['high'], digits)}")
     if entry.get("bank_sd") is not None:
-        lines.append(f"±{_short(entry['bank_sd'], 4)}")
+        lines.append(f"±{_short(entry['bank_sd'], digits + 1)}")
     return "\n".join(lines)
 
 

@@ -17,8 +17,11 @@ from segment.report.tables import (
     UNCERTAINTY_COLUMNS,
     best_two,
     best_two_lines,
+    compact,
     in_short,
+    number,
     screen_tables,
+    signed,
 )
 from segment.scores.board import Entry
 
@@ -51,6 +54,25 @@ def test_the_best_is_significantly_best_only_where_it_is_so_against_every_other_
     (row,) = best_two([compared(tta=clear, dropout=open_)])
     assert row[-1] == "significant"
     assert BEST_TWO[-1] == "significant against the next"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text", "narrow"),
+    [
+        (0.00043, 0.00031, 0.00049, "0.00043 (0.00031..0.00049)", "0.00043 .00031-.00049"),
+        (0.0099, 0.0, 0.012, "0.0099 (0.0000..0.0120)", "0.0099 .0000-.0120"),
+        (0.0123, 0.0004, 0.03, "0.012 (0.000..0.030)", "0.012 .000-.030"),
+        (0.0, 0.0, 0.0004, "0.000 (0.000..0.000)", "0.000 .000-.000"),
+        (-1.5, -2.0, 0.5, "-1.500 (-2.000..0.500)", "-1.500 -2.000-.500"),
+    ],
+)
+def test_small_scores_have_two_significant_digits_and_large_ones_three_decimals(
+    value: float, low: float, high: float, text: str, narrow: str
+) -> None:
+    entry = {"value": value, "low": low, "high": high}
+    assert number(entry) == text
+    assert compact(entry).split() == narrow.split()
+    assert signed(entry) == (text if value < 0 else f"+{text}")
 
 
 def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segment.report.html.details import Sums, decimals_of
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, Row, Setting
+from segment.report.tables import decimals
 
 POINTS = 160
 """Of a line at most."""
@@ -33,7 +34,7 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
         lines.append(
             {
                 "name": "this run",
-                "legend": f"this run, ECE {ece:.4f}",
+                "legend": f"this run, ECE {_score(ece)}",
                 "x": _rounded(confidence[there] / count[there]),
                 "y": _rounded(right[there] / count[there]),
                 "notes": [f"{int(pixels):,} pixels" for pixels in count[there]],
@@ -45,7 +46,7 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
             if curve and len(lines) < 7:
                 value = (method["scores"].get("ece") or {}).get("value")
                 shown = curve_name(name, curve)
-                legend = shown if value is None else f"{shown}, ECE {value:.4f}"
+                legend = shown if value is None else f"{shown}, ECE {_score(value)}"
                 points = {key: curve[key] for key in ("x", "y", "low", "high") if key in curve}
                 line = {"name": name, "legend": legend, **points}
                 if "pixels" in curve:  # scores of older versions have none
@@ -80,7 +81,7 @@ def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, An
         lines.append(
             {
                 "name": titles[name],
-                "legend": f"{titles[name]}, AURC {values['aurc']:.4f}, AUSE {values['ause']:.4f}",
+                "legend": f"{titles[name]}, AURC {_score(values['aurc'])}, AUSE {_score(values['ause'])}",
                 "x": _rounded(kept[there] / kept[-1]),
                 "y": _rounded(errors[there] / kept[there]),
                 "notes": [f"threshold {(level + 0.5) / 10**digits:.{digits + 1}f}" for level in there],
@@ -184,6 +185,10 @@ def _name(row: Mapping[str, Any]) -> str:
     """As `Row.name`: every value on an axis, so that a line holds one setting."""
     setting = None if row["setting"] is None else Setting(**row["setting"])
     return Row(**{**row, "setting": setting}).name
+
+
+def _score(value: float) -> str:
+    return f"{value:.{decimals(value, 4)}f}"
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

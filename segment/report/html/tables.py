@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.guarantees.triage import percent
 from segment.report.run_comparison import words as words_of_column
-from segment.report.tables import verdict, words
+from segment.report.tables import decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
@@ -42,7 +42,7 @@ def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
     tables = []
     for gain in comparisons.get("gains", []):
         rows = [
-            [words(score), f"{entry['value']:+.4f}", f"{entry['low']:+.4f} to {entry['high']:+.4f}", in_short(entry)]
+            [words(score), *signed_with_interval(entry), in_short(entry)]
             for score, entry in gain["differences"].items()
             if entry.get("value") is not None and entry.get("low") is not None
         ]
@@ -51,6 +51,17 @@ def gain_tables(comparisons: Mapping[str, Any]) -> list[Table]:
         if rows:
             tables.append({"title": title, "text": [MEANING], "columns": columns, "rows": rows})
     return tables
+
+
+def signed_with_interval(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A difference and its interval, in two texts.
+
+    >>> signed_with_interval({"value": -0.00043, "low": -0.0006, "high": -0.0002})
+    ('-0.00043', '-0.00060 to -0.00020')
+    """
+    digits = decimals(entry["value"], 4)
+    value, low, high = (f"{entry[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return value, f"{low} to {high}"
 
 
 def in_short(entry: Mapping[str, Any]) -> str:
@@ -130,4 +141,6 @@ def _with_interval(entry: Mapping[str, Any]) -> str:
     value, low, high = (entry.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "none"
-    return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} to {high:.4f})"
+    digits = decimals(value, 4)
+    shown = f"{value:.{digits}f}"
+    return shown if low is None or high is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})"

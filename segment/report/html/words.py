@@ -10,6 +10,7 @@ import numpy as np
 from segment.errors import count_of
 from segment.ranking.columns import ranks_none
 from segment.report.html.details import Sums, decimals_of
+from segment.report.html.tables import signed_with_interval
 from segment.report.run_files.saved_run import SavedRun
 from segment.report.tables import verdict
 from segment.significance.corrections import SIGNIFICANT
@@ -59,9 +60,8 @@ def gains(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
             entry = gain["differences"].get(score) or {}
             if entry.get("low") is not None:
                 sure = "" if verdict(entry) == SIGNIFICANT else ", not significant"
-                differences.append(
-                    f"{name} by {entry['value']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f}{sure})"
-                )
+                value, interval = signed_with_interval(entry)
+                differences.append(f"{name} by {value} ({interval}{sure})")
         if differences:
             sentences.append(f"{gain['method']} differs from {gain['rival']} in {' and in '.join(differences)}.")
     return sentences or ["The report holds scores, and no images."]
