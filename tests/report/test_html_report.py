@@ -27,7 +27,6 @@ from segment.files.writing import write_png
 from segment.guarantees.triage import Decision, Reference
 from segment.jobs.report import report
 from segment.report.html import build, details
-from segment.report.html.charts import aurc, oracle
 from segment.report.html.page import in_script
 from segment.report.html.streams import packed
 from segment.report.html.tables import in_short
@@ -605,20 +604,6 @@ def test_planes_are_packed_without_loss() -> None:
                     got[y + 1, x + 1] = (residual[y, x] + guess) % 256
             out += got[1:, 1:] << 8 * part
         assert (out == plane).all()
-
-
-def test_the_area_under_the_risk_curve_is_that_of_every_pixel_in_turn() -> None:
-    generator = np.random.default_rng(2)
-    counts = generator.integers(0, 400, (50, 2))
-    risks, seen, wrong = [], 0, 0.0
-    for right, bad in counts.tolist():
-        for _ in range(right + bad):
-            seen, wrong = seen + 1, wrong + bad / (right + bad)
-            risks.append(wrong / seen)
-    assert aurc(counts) == pytest.approx(float(np.mean(risks)), abs=2e-4)
-    right, bad = counts.sum(axis=0).tolist()
-    best = np.concatenate([np.zeros(right), np.arange(1, bad + 1) / (right + np.arange(1, bad + 1))])
-    assert oracle(right, bad) == pytest.approx(float(best.mean()), abs=2e-4)
 
 
 def test_the_file_asks_for_nothing(made: Made) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from segment.cli import screen
 from segment.report.comparison import Comparison, Gain
+from segment.report.html.charts import risk_coverage
 from segment.report.html.details import Sums
 from segment.report.html.words import finding
 from segment.report.tables import (
@@ -73,6 +75,30 @@ def test_small_scores_have_two_significant_digits_and_large_ones_three_decimals(
     assert number(entry) == text
     assert compact(entry).split() == narrow.split()
     assert signed(entry) == (text if value < 0 else f"+{text}")
+
+
+def test_numbers_of_values_too_small_to_be_shown_are_those_of_every_pixel_in_turn() -> None:
+    generator = np.random.default_rng(2)
+    values = generator.uniform(1e-7, 4e-5, 4000).astype(np.float32)  # 0.0000 with the decimals of a variance
+    wrong = generator.random(4000) < values / 4e-5
+    sums = Sums(images=1)
+    for part in (slice(1000), slice(1000, None)):
+        sums.add_ranked("variance", values[part], wrong[part])
+    (chart,) = risk_coverage(sums, {"variance": "variance"}, {})
+    (line,) = chart["lines"]
+    risks = np.cumsum(wrong[np.argsort(values)]) / np.arange(1, 4001)
+    best = np.cumsum(np.sort(wrong)) / np.arange(1, 4001)
+    area, oracle = float(risks.mean()), float(best.mean())
+    assert line["legend"] == f"variance, AURC {area:.4f}, AUSE {area - oracle:.4f}"
+    for at in (0, 50, len(line["x"]) - 1):
+        kept = values <= float(line["notes"][at].split()[1])
+        assert (line["x"][at], line["y"][at]) == pytest.approx((kept.mean(), wrong[kept].mean()), abs=1e-6)
+    rows = [{"id": name, "means": {"variance": mean}} for name, mean in (("a", 2e-6), ("b", 3.2e-5))]
+    measure = {"name": "variance", "title": "variance", "unit": "", "decimals": 4}
+    first, second = finding(rows, measure, sums)
+    threshold = float(first.split("is above ")[1].split(",")[0])
+    assert (values > threshold).mean() == pytest.approx(0.1, abs=0.002)
+    assert "the largest: 0.000032; no image lies above twice the median of 0.000017" in second
 
 
 def test_of_fewer_than_six_images_no_count_of_significant_scores_is_given() -> None:

@@ -218,7 +218,7 @@ def _scored(sources: Sources, sums: Sums) -> Mapping[str, Any]:
         accuracy = (scores.get("accuracy") or {}).get("value")
         same = all(
             counts.sum() == content["pixels"] and abs(counts[:, 0].sum() / counts.sum() - accuracy) < ROUNDED
-            for counts in sums.levels.values()
+            for counts in sums.ranked.values()
             if accuracy is not None
         )
         if accuracy is not None and same and not differences(sources.run, evaluation):

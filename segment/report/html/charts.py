@@ -5,17 +5,17 @@ Must not know HTML.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.report.html.details import Sums, decimals_of
+from segment.report.html.details import Sums, upper_edges
 from segment.report.over_banks import curve_name
 from segment.report.results import CLEAN, Row, Setting
 from segment.report.tables import decimals
+from segment.scores.functional.rejection import aurc, ause
 
 POINTS = 160
 """Of a line at most."""
@@ -62,29 +62,27 @@ def reliability(sums: Sums, evaluations: Sequence[Mapping[str, Any]]) -> list[Ch
 def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, Any]) -> list[Chart]:
     """The error rate of the pixels below each threshold, one line a measure.
 
-    scored: scores.json's entry of the same pixels, whose exact AURC and AUSE are taken; else those of the line itself
+    scored: scores.json's entry of the same pixels, whose AURC and AUSE are taken; else those of the line itself
     """
     lines = []
-    for name, counts in sums.levels.items():
-        right, wrong = counts.T.astype(np.float64)
-        if not (right.sum() and wrong.sum()):
+    for name, counts in sums.ranked.items():
+        right, wrong = counts.sum(axis=0)
+        if not (right and wrong):
             continue
-        kept, errors = np.cumsum(right + wrong), np.cumsum(wrong)
-        there = np.flatnonzero(right + wrong)
-        there = there[np.unique(np.linspace(0, len(there) - 1, min(POINTS, len(there))).round().astype(int))]
-        own_aurc, own_oracle = aurc(counts), oracle(float(right.sum()), float(wrong.sum()))
-        values = {"aurc": own_aurc, "ause": own_aurc - own_oracle}
+        there = np.flatnonzero(counts.any(axis=1))
+        kept, errors = np.cumsum(counts[there].sum(axis=1)), np.cumsum(counts[there, 1])
+        at = np.unique(np.searchsorted(kept, np.linspace(kept[0], kept[-1], POINTS)))
+        values = {"aurc": float(aurc(counts[None])[0]), "ause": float(ause(counts[None])[0])}
         for score in values:
             known = (scored.get(f"{score}.{name}") or {}).get("value")
             values[score] = values[score] if known is None else known
-        digits = decimals_of(name)
         lines.append(
             {
                 "name": titles[name],
                 "legend": f"{titles[name]}, AURC {_score(values['aurc'])}, AUSE {_score(values['ause'])}",
-                "x": _rounded(kept[there] / kept[-1]),
-                "y": _rounded(errors[there] / kept[there]),
-                "notes": [f"threshold {(level + 0.5) / 10**digits:.{digits + 1}f}" for level in there],
+                "x": _rounded(kept[at] / kept[-1]),
+                "y": _rounded(errors[at] / kept[at]),
+                "notes": [f"threshold {threshold:.7g}" for threshold in upper_edges()[there[at]]],
             }
         )
     if not lines:
@@ -92,33 +90,6 @@ def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, An
     words = {"x": "share of pixels that is kept", "y": "share of them that is wrong"}
     more = {"shares": True, "xWord": "kept", "yWord": "of them wrong", "hint": "Point at a line to read its threshold."}
     return [{"title": "Risk and coverage: errors below a threshold", "lines": lines, **words, **more}]
-
-
-def aurc(counts: NDArray[np.int64]) -> float:  # levels 2
-    """Mean error rate over all coverages; pixels of one level share their mean error, so a coverage may split a level.
-
-    The sum over pixels is replaced by its integral. Error: under 1e-4 from a million pixels on.
-
-    >>> round(aurc(np.array([[500000, 0], [0, 500000]])), 4)
-    0.1534
-    """
-    pixels = counts.sum(axis=1).astype(np.float64)
-    wrong = counts[:, 1].astype(np.float64)
-    before, errors = np.cumsum(pixels) - pixels, np.cumsum(wrong) - wrong
-    total = 0.0
-    for n, w, start, error in zip(pixels, wrong, before, errors, strict=True):
-        if n and start:
-            total += w + (error - w * start / n) * math.log((start + n) / start)
-        elif n:
-            total += w
-    return float(total / pixels.sum())
-
-
-def oracle(right: float, wrong: float) -> float:
-    """The area where all wrong pixels come last."""
-    if not (right and wrong):
-        return wrong / max(right + wrong, 1.0)
-    return (wrong - right * math.log((right + wrong) / right)) / (right + wrong)
 
 
 def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:

@@ -24,6 +24,8 @@ from segment.pictures.palettes import Picture
 from segment.report.html.streams import Block
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
+from segment.scores.functional import binning
+from segment.scores.functional.binning import Span, bin_of
 from segment.uncertainty.class_indices import no_class
 from segment.uncertainty.measures import MEASURES
 
@@ -57,29 +59,39 @@ class Shape:
 
 @dataclass
 class Sums:
-    """What is summed over the images with labels: pixels by level of each measure, and by confidence.
+    """What is summed over the images: pixels by each measure, and with labels by confidence too.
 
-    levels: measure -> (levels, 2), right and wrong pixels; pixels: measure -> (levels, 1), all of them
-    confidence: (BINS, 3), pixels, right ones, sum of max p
+    ranked: measure -> (binning.BINS, 2), labelled right and wrong pixels, in bins as fine as those of `scores.json`
+    pixels: measure -> (levels), all pixels by the value that is shown
+    confidence: (BINS, 3), labelled pixels, right ones, sum of max p
     """
 
-    levels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    ranked: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     pixels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 3)))
     images: int = 0
 
-    def add(self, name: str, counts: NDArray[np.int64]) -> None:  # levels 3: all, right, wrong
-        for sums, columns in ((self.pixels, counts[:, :1]), (self.levels, counts[:, 1:])):
-            known = sums.get(name, np.zeros((0, columns.shape[1]), np.int64))
-            total = np.zeros((max(len(known), len(columns)), columns.shape[1]), np.int64)
-            total[: len(known)] += known
-            total[: len(columns)] += columns
-            sums[name] = total
+    def add_levels(self, name: str, counts: NDArray[np.int64]) -> None:  # levels
+        known = self.pixels.get(name, np.zeros(0, np.int64))
+        total = np.zeros(max(len(known), len(counts)), np.int64)
+        total[: len(known)] += known
+        total[: len(counts)] += counts
+        self.pixels[name] = total
+
+    def add_ranked(self, name: str, values: NDArray[np.floating], wrong: NDArray[np.bool_]) -> None:  # P, P
+        bins = bin_of(np.maximum(values, 0).astype(np.float32))
+        counts = self.ranked.setdefault(name, np.zeros((binning.BINS, 2), np.int64))
+        Span.of(bins, wrong.astype(np.int32), 2).add_to(counts)
 
     def level_above(self, name: str, share: float) -> int:
         """The level that at most that share of all pixels lies above."""
-        counts = self.pixels[name][:, 0] if name in self.pixels else np.ones(1, np.int64)
+        counts = self.pixels.get(name, np.ones(1, np.int64))
         return int(np.searchsorted(np.cumsum(counts), (1 - share) * counts.sum()))
+
+
+def upper_edges() -> NDArray[np.float64]:
+    """The threshold that each bin of `Sums.ranked` lies below; 0 for the pixels of exactly 0."""
+    return np.append(0.0, binning.edges(binning.BINS)[2:])
 
 
 def decimals_of(measure: str) -> int:
@@ -131,7 +143,10 @@ def detail(
             block.plane(f"measure {name}", levels[every])
             counts = _counts(levels, known, right)
             block.data(f"counts {name}", zlib.compress(counts.astype("<u4").tobytes(), 9), len(counts))
-            sums.add(name, counts)
+            sums.add_levels(name, counts[:, 0])
+            if known is not None and right is not None:
+                counted = known & (levels != HIDDEN)
+                sums.add_ranked(name, maps[name][counted], ~right[counted])
     if PROBABILITY in maps:
         p = maps[PROBABILITY]
         _top_classes(block, np.nan_to_num(p[(slice(None), *every)], nan=0.0))

@@ -9,10 +9,10 @@ import numpy as np
 
 from segment.errors import count_of
 from segment.ranking.columns import ranks_none
-from segment.report.html.details import Sums, decimals_of
+from segment.report.html.details import Sums, upper_edges
 from segment.report.html.tables import signed_with_interval
 from segment.report.run_files.saved_run import SavedRun
-from segment.report.tables import verdict
+from segment.report.tables import decimals, verdict
 from segment.significance.corrections import SIGNIFICANT
 
 SET_ASIDE = 0.1
@@ -26,10 +26,13 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
         return [f"The report holds {count_of(len(rows), 'image')} without uncertainty maps."]
     name, unit = measure["title"], f" {measure['unit']}" if measure["unit"] else ""
     means = np.array([row["means"][measure["name"]] for row in known])
-    digits = measure["decimals"]
     middle = float(np.median(means))
+
+    def shown(value: float) -> str:
+        return f"{value:.{decimals(value, measure['decimals'])}f}{unit}"
+
     high = int((means > 2 * middle).sum())
-    counts = sums.levels.get(measure["name"])
+    counts = sums.ranked.get(measure["name"])
     if equal := ranks_none(name, means.tolist()):
         return [f"The report holds {count_of(len(known), 'image')}. {equal[0].upper()}{equal[1:]}."]
     if counts is not None and counts.sum():
@@ -37,17 +40,17 @@ def finding(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any] | None
         at = int(np.searchsorted(np.cumsum(counts.sum(axis=1)), (1 - SET_ASIDE) * counts.sum()))
         kept = counts[: at + 1]
         share = 1 - kept.sum() / counts.sum()
-        threshold = f"{(at + 0.5) / 10 ** decimals_of(measure['name']):.{digits + 1}f}{unit}"
+        threshold = f"{upper_edges()[at]:.3g}{unit}"
         first = (
             f"Of the labelled pixels of {count_of(sums.images, 'image')}, {_percent(right)} are right; without the "
             f"{_percent(share, 0)} whose {name} is above {threshold}, {_percent(kept[:, 0].sum() / kept.sum())} are."
         )
     else:
-        first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {middle:.{digits}f}{unit}."
+        first = f"Half of the {count_of(len(known), 'image')} have a mean {name} below {shown(middle)}."
     worst = known[int(np.argmax(means))]["id"]
     many = count_of(high, "image") if high else "no image"
-    more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {middle:.{digits}f}{unit}"
-    second = f"Begin with {worst!r}, whose mean {name} is the largest: {means.max():.{digits}f}{unit}; {more}."
+    more = f"{many} {'lies' if high < 2 else 'lie'} above twice the median of {shown(middle)}"
+    second = f"Begin with {worst!r}, whose mean {name} is the largest: {shown(float(means.max()))}; {more}."
     return [first, second]
 
 
