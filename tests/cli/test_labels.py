@@ -75,6 +75,11 @@ def test_a_class_that_void_swallows_is_said_in_the_first_lines() -> None:
     assert ended.code == 0
     first = ended.out.splitlines()[0]
     assert first.startswith("Warning: No label holds the class 'vessel' (id 1)")
+    assert "Where a method predicts such a class, its IoU and Dice are 0 and count in mIoU and Dice" in first
+    (method,) = scored("run")["methods"].values()
+    ious = [of_class["iou"] for of_class in method["per_class"].values()]
+    assert ious[1] == 0, "no label holds a vessel, and the network predicts some"
+    assert method["scores"]["miou"]["value"] == pytest.approx(np.mean(ious))
     share = np.mean([np.asarray(Image.open(path)) == 255 for path in Path("labels").iterdir()])
     assert f"{share:.1%} of the label pixels are void (255)" in first
     assert "`labels: {255: 1}`" in first

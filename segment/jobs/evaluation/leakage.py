@@ -105,7 +105,10 @@ def seen_before(
 
 
 def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
-    """A line for classes that no label holds, with the share of void, which may be one of them under another id."""
+    """A line for classes that no label holds, with the share of void, which may be one of them under another id.
+
+    Whether a method predicts them differs from method to method; the line holds for all.
+    """
     counts = board.confusion()
     plan = board.plan
     labelled = counts[:, 1].sum(axis=-1) if plan.head == "multilabel" else counts.sum(axis=-1)
@@ -114,8 +117,10 @@ def absent_classes(board: Scoreboard, pixels: Mapping[str, int]) -> list[str]:
         return []
     names = [repr(plan.classes[k]) if plan.head == "multilabel" else f"{plan.classes[k]!r} (id {k})" for k in absent]
     what = "class" if len(names) == 1 else "classes"
-    them = "it" if len(names) == 1 else "them"
-    line = f"No label holds the {what} {first_of(names, _SHOWN)}: the scores say nothing of {them}."
+    line = (
+        f"No label holds the {what} {first_of(names, _SHOWN)}: the scores do not say how well such pixels are found. "
+        "Where a method predicts such a class, its IoU and Dice are 0 and count in mIoU and Dice (`per_class`)."
+    )
     if pixels["void"]:
         id = 1 if plan.head == "multilabel" else absent[0]
         line += (
