@@ -75,6 +75,29 @@ def test_the_uci_experiment_leaves_tables_a_figure_and_verdicts(once: Path) -> N
     assert not any(name.startswith(".") for name in names)
 
 
+def test_a_difference_of_one_split_has_no_interval_and_no_verdict(data: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, splits=(1,))
+    verdicts = uci.run(tmp_path, budget="quick", data=data, seed=3, plan=plan, checks=CHECKS)
+    beside = [verdict for verdict in verdicts if "on a par" in verdict.claim]
+    assert [verdict.outcome for verdict in beside] == ["inconclusive"] * 2
+    assert all("no interval, for one split of yacht has no variance" in verdict.numbers for verdict in beside)
+
+
+@pytest.mark.parametrize(("spreads", "splits"), [((10.0,), 5), ((60.0, 5.0, 5.0), 5), ((60.0, 5.0), 3)])
+def test_the_interval_of_a_difference_holds_the_truth_in_95_of_100_cases(
+    spreads: tuple[float, ...], splits: int
+) -> None:
+    """Splits that share rows: a share of .2 of the variance, that of test parts a quarter of the training parts."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(2000):
+        shared, own = rng.normal(size=(len(spreads), 1)), rng.normal(size=(len(spreads), splits))
+        by_set = np.array(spreads)[:, None] * (math.sqrt(0.2) * shared + math.sqrt(0.8) * own)
+        low, high = uci.difference_interval(list(by_set), [0.25] * len(spreads))
+        held.append(low <= 0 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+
+
 def test_the_papers_scores_stand_beside_ours_for_the_methods_that_both_have(once: Path) -> None:
     section = (once / "page.md").read_text().split("### Beside the paper's table")[1].split("###")[0]
     rows = [line for line in section.splitlines() if line.startswith("| yacht")]

@@ -5,14 +5,16 @@ Must not know how a method is trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import stdtrit
 
 from segment.experiments.regression.dropout_check import CheckPlan, check, check_rows, check_verdict
 from segment.experiments.regression.methods import METHODS
-from segment.experiments.regression.predictive import better_by_splits
+from segment.experiments.regression.predictive import Array, better_by_splits
 from segment.experiments.reporting import (
     COLOURS,
     INK,
@@ -138,20 +140,45 @@ def _against(results: Results, other: str) -> Verdict:
         columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
         for splits in results.values()
     ]
+    low, high = difference_interval(by_set, [overlap(splits) for splits in results.values()])
     mean = float(np.mean([values.mean() for values in by_set]))
-    variances = [
-        values.var(ddof=1) * (1 / len(values) + overlap(splits)) if len(values) > 1 else 0.0
-        for values, splits in zip(by_set, results.values(), strict=True)
-    ]
-    half = 1.96 * float(np.sqrt(np.sum(variances))) / len(by_set)
+    few = [name for name, values in zip(results, by_set, strict=True) if len(values) < 2]
+    interval = f"no interval, for one split of {', '.join(few)} has no variance"
+    if not few:
+        interval = f"95 % interval {low:.2f} to {high:.2f}"
     return Verdict(
         experiment="uci",
         claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",
-        outcome=on_a_par(mean - half, mean + half),
-        numbers=f"difference of normalised CRPS, mean over {len(by_set)} sets: {mean:+.2f}, 95 % interval "
-        f"{mean - half:.2f} to {mean + half:.2f} (on a par: wholly above -{PAR:g}; not: wholly below 0; else too wide "
-        "to tell)",
+        outcome=on_a_par(low, high),
+        numbers=f"difference of normalised CRPS, mean over {len(by_set)} sets: {mean:+.2f}, {interval} "
+        f"(on a par: wholly above -{PAR:g}; not: wholly below 0; else too wide to tell)",
     )
+
+
+def difference_interval(by_set: Sequence[Array], overlaps: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean over sets of a difference, by Student's t; nan where a set has one split.
+
+    The variance of a set's mean is that of Nadeau & Bengio 2003: (1/n + test/train) of the sample variance. The degrees
+    of freedom are those of Welch and Satterthwaite, of variances that differ between sets.
+
+    Args:
+        by_set: Of each set the difference in each split.
+        overlaps: Of each set, rows of a test part divided by rows of a training part.
+
+    >>> [round(end, 2) for end in difference_interval([np.array([1.0, 2.0, 3.0])], [0.0])]
+    [-0.48, 4.48]
+
+    """
+    if any(len(values) < 2 for values in by_set):
+        return math.nan, math.nan
+    mean = float(np.mean([values.mean() for values in by_set]))
+    parts = zip(by_set, overlaps, strict=True)
+    variances = np.array([values.var(ddof=1) * (1 / len(values) + share) for values, share in parts])
+    if not variances.any():
+        return mean, mean
+    freedom = variances.sum() ** 2 / (variances**2 / [len(values) - 1 for values in by_set]).sum()
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(variances.sum())) / len(by_set)
+    return mean - half, mean + half
 
 
 def by_p(p: float) -> Outcome:
@@ -166,7 +193,7 @@ def by_p(p: float) -> Outcome:
 
 
 def on_a_par(low: float, high: float) -> Outcome:
-    """The outcome by an interval of a difference; one that holds both 0 and less than -PAR is inconclusive.
+    """The outcome by an interval of a difference; one that holds both 0 and less than -PAR is inconclusive, as is nan.
 
     >>> on_a_par(-2.0, 9.0), on_a_par(-9.0, -2.0), on_a_par(-40.0, 20.0)
     ('reproduced', 'not reproduced', 'inconclusive')
