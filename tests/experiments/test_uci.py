@@ -24,7 +24,7 @@ from segment.experiments.regression.uncertainty_error import rank_correlation, r
 from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES, random_split, read_table
-from segment.experiments.uci.protocol_words import reductions, smaller_searches
+from segment.experiments.uci.protocol_words import check_note, reductions, smaller_searches
 from segment.experiments.uci.splits import PLANS, SETS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
 
@@ -262,6 +262,18 @@ def test_the_page_says_whose_search_is_smaller() -> None:
         "The search of kin8nm and power and protein is smaller. L2 takes 6 of its 15 values, none below 1e-06" in said
     )
     assert "every few epochs (4 on kin8nm, 4 on power, 1 on protein), at most 400 on kin8nm" in said
+
+
+def test_the_check_trains_as_long_as_its_page_says_and_keeps_what_it_was_made_with(once: Path) -> None:
+    lengths = {name: reference.epochs for name, reference in dropout_check.REFERENCES.items()}
+    assert {name for name, length in lengths.items() if length != 4000} == {"protein"}
+    assert lengths["protein"] == 2000
+    whole = check_note(CheckPlan())
+    assert "4000 epochs (protein 2000; the reference's figures are of these, ten times the 400" in whole
+    assert "all standard splits (20; protein 5)" in whole
+    assert "5 epochs (the reference's figures are of 4000, protein 2000)" in (once / "page.md").read_text()
+    kept = json.loads((once / "kept" / "dropout-yacht.json").read_text())
+    assert kept["settings"]["reference"]["epochs"] == 4000
 
 
 def test_the_check_calls_two_standard_errors_within() -> None:

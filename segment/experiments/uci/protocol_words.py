@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segment.experiments.regression.dropout_check import REFERENCES, CheckPlan
+from segment.experiments.regression.dropout_check import BATCH, REFERENCES, CheckPlan
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import Budget
 from segment.experiments.uci.splits import PLANS, SETS, Plan
@@ -94,12 +94,21 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def check_note(checks: CheckPlan) -> str:
-    splits = "all standard splits (20; protein 5)" if checks.splits is None else f"the first {checks.splits} splits"
+    usual, protein = REFERENCES["yacht"], REFERENCES["protein"]
+    epochs = (
+        f"{usual.epochs} epochs (protein {protein.epochs}; the reference's figures are of these, ten times the "
+        f"{usual.epochs // 10} of its paper's table)"
+    )
+    if checks.epochs is not None:
+        epochs = f"{checks.epochs} epochs (the reference's figures are of {usual.epochs}, protein {protein.epochs})"
+    splits = f"all standard splits ({usual.splits}; protein {protein.splits})"
+    if checks.splits is not None:
+        splits = f"the first {checks.splits} splits"
     missing = [name for name in REFERENCES if name not in checks.sets]
     return (
-        "One hidden layer of 50 (protein 100), 4000 epochs (protein 2000; the reference's figures are of these, ten "
-        "times the 400 of its paper's table), mini-batches of 128, grid over dropout rate and tau on the last fifth of "
-        f"the training part, then a network retrained on all of it; {splits}; T = {checks.draws} "
+        f"One hidden layer of {usual.width} (protein {protein.width}), {epochs}, mini-batches of {BATCH}, grid over "
+        "dropout rate and tau on the last fifth of the training part, then a network retrained on all of it; "
+        f"{splits}; T = {checks.draws} "
         f"({checks.choice_draws} for the choice, where the reference uses 10000, and where one network a rate serves "
         "its three taus: they enter training by an L2 of 1e-4 / (N tau) only). "
         "Within: two standard errors of the reference, and half a unit of its last printed digit."
