@@ -17,6 +17,7 @@ from segment.errors import WrongUse
 from segment.experiments.regression import dropout_check, methods, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
 from segment.experiments.regression.methods import FLOW_BATCH, METHODS, Protocol, drawn_methods, folded
+from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race, SearchResult, race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.regression.toy import ToyPlan
@@ -24,7 +25,7 @@ from segment.experiments.regression.uncertainty_error import rank_correlation, r
 from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES, random_split, read_table
-from segment.experiments.uci.protocol_words import check_note, reductions, smaller_searches
+from segment.experiments.uci.protocol_words import check_note, smaller_searches
 from segment.experiments.uci.splits import PLANS, SETS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
 
@@ -198,8 +199,17 @@ def test_the_paper_plan_is_the_papers_grid() -> None:
 
 def test_a_page_says_what_was_reduced_against_the_paper_and_nothing_where_nothing_was(once: Path) -> None:
     assert "Reduced against the paper's protocol: L2 takes 1 of its 15 values" in (once / "page.md").read_text()
-    assert reductions(PLANS["paper"]) == ""
-    assert "successive halving" in reductions(PLANS["quick"])
+    assert reductions(PLANS["paper"].protocol) == ""
+    assert "successive halving" in reductions(PLANS["quick"].protocol)
+
+
+def test_the_toy_experiment_names_all_that_it_reduces() -> None:
+    whole = reductions(toy.PLANS["paper"].protocol)
+    assert "L2 takes 3 of its 15 values; the mini-batch takes 2 of its 6 values" in whole
+    assert "at most 1000 epochs instead of 2000" in whole
+    assert "dropped at epochs 100, 300 (successive halving)" in whole
+    assert "that of 20 draws instead of 500" in whole
+    assert "MNF is trained faster and shorter (0.003, at most 2000 steps)" in whole
 
 
 @pytest.mark.parametrize("name", ["kin8nm", "power", "protein"])
@@ -329,6 +339,8 @@ def test_the_toy_experiment_measures_coverage_inside_and_outside(tmp_path: Path)
     plan = ToyPlan(repeats=2, rows=60, points=101, protocol=SMALL)
     verdicts = toy.run(tmp_path, budget="quick", data=tmp_path, plan=plan)
     assert len(verdicts) == 3
+    (said,) = (line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("Reduced against"))
+    assert "2 folds instead of 5; at most 20 epochs instead of 2000; patience 2 instead of 10" in said
     table = (tmp_path / "toy.csv").read_text().splitlines()
     assert len(table) == 1 + len(METHODS) + 1  # the constant too
     cells = dict(zip(table[0].split(","), table[1].split(","), strict=True))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segment.experiments.regression.methods import Protocol, drawn_methods, folded, scored
 from segment.experiments.regression.predictive import Array, moments
+from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race
 from segment.experiments.regression.stack import TrainingData, standardised
 from segment.experiments.reporting import (
@@ -265,6 +266,7 @@ def _opening(plan: ToyPlan, budget: Budget, seed: int) -> str:
     return f"""
 Budget `{budget}`, seed {seed}. {plan.rows} training points of sin 1.8x + 0.35x with noise of sd {NOISE} on
 {", ".join(f"[{low}, {high}]" for low, high in PIECES)}; {plan.points} new noisy points evenly over
-[{SPAN[0]}, {SPAN[1]}]; {plan.repeats} data sets, networks and cross-validation as for the UCI sets. A band is the
-predictive mean ± 1.96 sd, the variance of the draws plus 1/tau. Mean ± standard error over the data sets.
+[{SPAN[0]}, {SPAN[1]}]; {plan.repeats} data sets. Networks and cross-validation as the paper has them for the UCI sets.
+{reductions(plan.protocol)}
+A band is the predictive mean ± 1.96 sd, the variance of the draws plus 1/tau. Mean ± standard error over the data sets.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segment.experiments.regression.dropout_check import BATCH, REFERENCES, CheckPlan
+from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import Budget
 from segment.experiments.uci.splits import PLANS, SETS, Plan
@@ -33,27 +34,9 @@ dropout rate {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF
 networks with MCBN's hyper-parameters.
 
 In the search the candidates of a fold start from the same weights and see the same mini-batches and dropout noise.
-{reductions(plan)}{smaller_searches(plan)}MNF's precision is chosen, where the authors have 1; a final network is
+{reductions(protocol)}{smaller_searches(plan)}MNF's precision is chosen, where the authors have 1; a final network is
 trained once a split. Left out of the paper's sets and splits: {_left_out(plan)}.
 """
-
-
-def reductions(plan: Plan) -> str:
-    protocol, whole = plan.protocol, PLANS["paper"].protocol
-    race, parts = protocol.race, []
-    if len(protocol.l2) < len(whole.l2):
-        parts.append(f"L2 takes {len(protocol.l2)} of its {len(whole.l2)} values")
-    if race.rungs:
-        rungs = ", ".join(f"{epoch}" for epoch in race.rungs)
-        parts.append(
-            "within each batch size, dropout rate or MNF the worse half of the candidates is dropped at "
-            f"epochs {rungs} (successive halving)"
-        )
-    if race.of is None and race.draws < protocol.draws:
-        parts.append(f"the error that the search looks at is that of {race.draws} draws instead of {whole.draws}")
-    if protocol.flow_steps is not None:
-        parts.append("MNF is trained faster and shorter than the authors did (1e-3, 2000 epochs)")
-    return f"Reduced against the paper's protocol: {'; '.join(parts)}. " if parts else ""
 
 
 def smaller_searches(plan: Plan) -> str:
