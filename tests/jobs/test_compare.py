@@ -215,7 +215,7 @@ def test_a_run_on_a_store_is_compared_as_the_same_run_here(runs: Path, tmp_path:
     assert predicted.estimated == compare(runs / "clean", runs / "predicted").estimated
     assert predicted.names == ("clean (mcbn)", "predicted (predicted)")
     assert compare(there / "noisy", there / "noisy", other_method="deterministic").names == ("mcbn", "deterministic")
-    with pytest.raises(WrongUse, match=r"The evaluation 'memory:.*no method 'mcbnn'\. Near: 'mcbn'"):
+    with pytest.raises(WrongUse, match=r"The evaluation 'memory://.*no method 'mcbnn'\. Near: 'mcbn'"):
         compare(there / "predicted", there / "noisy", other_method="mcbnn")
 
 

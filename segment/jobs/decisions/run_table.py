@@ -23,6 +23,7 @@ from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.report.run_files.saved_run import SavedRun
 from segment.scores.functional.binning import BINS, Ints, bin_of
 from segment.stores.copies import folder_here, here
+from segment.stores.urls import url_of
 from segment.uncertainty.measures import MEASURES
 
 PER_IMAGE, STATE = "per_image.csv", "state.npz"
@@ -144,11 +145,11 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     record = _record(folder)
     contents = {name: str(line["sha256"]) for name, line in lines.items() if line.get("sha256")}
     if (folder / PER_IMAGE).is_file():
-        table = _evaluated(folder, in_text(named), method, sources, record)
+        table = _evaluated(folder, named, method, sources, record)
         missing = [name for name, line in lines.items() if line["status"] == "done" and name not in table.rows]
         if missing:
             raise WrongUse(
-                f"{str(folder / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
+                f"{url_of(named / PER_IMAGE)!r} is cut short: {len(missing)} images that are done have no row of "
                 f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
             )
         return replace(table, contents=contents, given=named)
@@ -156,7 +157,7 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
     rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
     if not any(rows.values()):
-        raise WrongUse(f"{str(folder)!r} has no numbers of images: finish the run first, with --resume.")
+        raise WrongUse(f"{url_of(named)!r} has no numbers of images: finish the run first, with --resume.")
     return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents, given=named)
 
 
@@ -179,7 +180,7 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _evaluated(
-    folder: Path, name: str, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]
+    folder: Path, named: Path, method: str | None, sources: Mapping[str, str], record: Mapping[str, Any]
 ) -> RunTable:
     again = "Run the evaluation again."
     table = read_csv(folder / PER_IMAGE, advice=again)
@@ -188,7 +189,7 @@ def _evaluated(
         chosen = method or ("mcbn" if "mcbn" in methods else next(iter(methods), ""))
         if chosen not in methods:
             raise WrongUse(
-                f"The evaluation {name!r} has no method {chosen!r}.{near(chosen, methods)} "
+                f"The evaluation {url_of(named)!r} has no method {chosen!r}.{near(chosen, methods)} "
                 f"It has {', '.join(methods) or 'none'}."
             )
         rows = {
@@ -197,7 +198,7 @@ def _evaluated(
             if line["method"] == chosen
         }
     except (ValueError, KeyError) as error:
-        raise WrongUse(f"{str(folder / PER_IMAGE)!r} does not read: {error}. {again}") from None
+        raise WrongUse(f"{url_of(named / PER_IMAGE)!r} does not read: {error}. {again}") from None
     return RunTable(folder, chosen, methods, rows, sources, labelled=True, record=record)
 
 

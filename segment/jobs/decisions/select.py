@@ -25,6 +25,7 @@ from segment.ranking.diversity import POOL, diverse
 from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
 from segment.report.run_files.saved_run import SavedRun
+from segment.stores.urls import url_of
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ SIDE = 8
 """Cells a side over which an image's colours are pooled, to tell how unlike two images are."""
 
 Ranked = tuple[str, str, float | None]
+"""Id, source and value of an image."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
             if name.startswith(DICE_RANK) and entry["value"] is not None
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WrongUse(f"{str(table.folder / 'scores.json')!r} does not read: {error}. {BY}") from None
+        raise WrongUse(f"{url_of(table.place / 'scores.json')!r} does not read: {error}. {BY}") from None
     if not ranks:
         return "mean.predictive_entropy", f"of {table.method}; too few images to find which column ranks them best"
     best = max(on_most_images(ranks, list(table.rows.values())), key=lambda name: ranks[name])
