@@ -287,3 +287,17 @@ def test_a_row_of_a_list_may_say_its_axis(tmp_path: Path) -> None:
     listed.write_text("id,source,axis\nv/0001,v.nii,3\n")
     with pytest.raises(WrongUse, match=r"Line 2 .* has axis '3': slices of a volume lie along axis 0, 1 or 2"):
         find_images(listed)
+
+
+def test_what_select_writes_of_a_volume_names_its_slices(network: Network, bank: Bank, tmp_path: Path) -> None:
+    cube(tmp_path)
+    for axis in (2, 0):
+        run = predict(
+            network, tmp_path / "images", bank, tmp_path / f"run{axis}", PredictPlan(), listing=Listing(axis=axis)
+        ).folder
+        chosen = segment.select(run, 3)
+        (tmp_path / "select.csv").write_text(chosen.csv())
+        found = find_images(tmp_path / "select.csv")
+        assert [source.id for source in found] == [id for id, *_ in chosen.images]
+        assert {source.axis for source in found} == {axis}
+        assert "axis" not in chosen.csv() or axis == 0

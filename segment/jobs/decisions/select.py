@@ -15,6 +15,7 @@ from segment.estimation.together import IMAGE_ERRORS
 from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
+from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.run_table import RunTable, run_table
@@ -45,6 +46,7 @@ class Selection:
 
     images: as many as were asked, (id, source, value) each; rest: all others, in the same order. A value is None where
     the image has none; missing: a sentence on these images, "" where there are none
+    axis: of volumes, that the run's slices lie along
     """
 
     by: str
@@ -52,13 +54,14 @@ class Selection:
     images: tuple[Ranked, ...]
     rest: tuple[Ranked, ...] = ()
     missing: str = ""
+    axis: int = Listing.axis
 
     def csv(self, *, everything: bool = False) -> str:
         """The images that were asked for, as a SRC that other commands take; `everything`: then all others too."""
         images = (*self.images, *self.rest) if everything else self.images
-        return csv_text(
-            ["rank", "id", "source", self.by], ([rank, *image] for rank, image in enumerate(images, start=1))
-        )
+        axis = {} if self.axis == Listing.axis else {"axis": self.axis}
+        rows = ([rank, id, source, *axis.values(), value] for rank, (id, source, value) in enumerate(images, start=1))
+        return csv_text(["rank", "id", "source", *axis, self.by], rows)
 
 
 def select(
@@ -114,7 +117,8 @@ def select(
     if equal := ranks_none(chosen, [row[chosen] for row in table.rows.values() if chosen in row], draws):
         raise WrongUse(f"{equal}. Name another column by --by, or predict with more draws.")
     ranked, missing = _ranked(table, chosen, -1 if quality else 1)
-    selection = Selection(chosen, why, ranked[:top], ranked[top:], missing)
+    axis = Listing.of_settings(table.record.get("settings", {})).axis
+    selection = Selection(chosen, why, ranked[:top], ranked[top:], missing, axis)
     given = None if network is None else network_of(network)
     if given is not None:
         _refuse_other_network(table, given)
