@@ -47,10 +47,22 @@ def decimals(value: float, least: int = 3) -> int:
     return max(least, min(MOST, 1 - math.floor(math.log10(abs(value)))))
 
 
+def entry_decimals(entry: Mapping[str, Any], least: int = 3) -> int:
+    """Decimals of a score: two significant digits, but no more than its interval's width has: further ones are noise.
+
+    >>> entry_decimals({"value": 0.00043, "low": 0.00031, "high": 0.00049}), entry_decimals({"value": 0.00043})
+    (5, 5)
+    >>> entry_decimals({"value": -0.00007, "low": -0.00153, "high": 0.00202})
+    4
+    """
+    wanted = decimals(entry["value"], least)
+    return wanted if entry.get("low") is None else min(wanted, decimals(entry["high"] - entry["low"], least))
+
+
 def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """A score with its interval over images, and the spread over banks where there are several.
 
-    digits: decimals at the least; a small score has more, as `decimals` counts them
+    digits: decimals at the least; `entry_decimals` says when there are more
 
     >>> number({"value": 0.5123, "low": 0.5, "high": 0.53}), number({"value": None})
     ('0.512 (0.500..0.530)', '–')
@@ -59,7 +71,7 @@ def number(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """
     if entry is None or entry["value"] is None:
         return "–"
-    digits = decimals(entry["value"], digits)
+    digits = entry_decimals(entry, digits)
     text = f"{entry['value']:.{digits}f}"
     if entry.get("low") is not None:
         text += f" ({entry['low']:.{digits}f}..{entry['high']:.{digits}f})"
@@ -76,7 +88,7 @@ def compact(entry: Mapping[str, Any] | None) -> str:
     """
     if entry is None or entry["value"] is None:
         return "–"
-    digits = decimals(entry["value"])
+    digits = entry_decimals(entry)
     lines = [f"{entry['value']:.{digits}f}"]
     if entry.get("low") is not None:
         lines.append(f"{_short(entry['low'], digits)}-{_short(entry['high'], digits)}")

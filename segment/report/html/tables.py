@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.guarantees.triage import percent
 from segment.report.run_comparison import words as words_of_column
-from segment.report.tables import decimals, verdict, words
+from segment.report.tables import decimals, entry_decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
@@ -59,7 +59,7 @@ def signed_with_interval(entry: Mapping[str, Any]) -> tuple[str, str]:
     >>> signed_with_interval({"value": -0.00043, "low": -0.0006, "high": -0.0002})
     ('-0.00043', '-0.00060 to -0.00020')
     """
-    digits = decimals(entry["value"], 4)
+    digits = entry_decimals(entry, 4)
     value, low, high = (f"{entry[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return value, f"{low} to {high}"
 
