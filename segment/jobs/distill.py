@@ -237,9 +237,10 @@ def _in_turn(indices: Sequence[int], count: int) -> list[int]:
 
 
 def _views(pool: ImagePool, indices: Sequence[int], rng: np.random.Generator) -> list[Tensor]:  # each 1 C H W
-    return [
-        _cut(pool.prepared(index, int(rng.integers(2**31))), pool.network.card.input.stride, rng) for index in indices
-    ]
+    spec = pool.network.card.input
+    images = (pool.prepared(index, int(rng.integers(2**31))) for index in indices)
+    # a part of an image that the card gives a size would be magnified to that size
+    return [_cut(image, spec.stride, rng) if spec.size is None else image[None] for image in images]
 
 
 def _cut(image: Tensor, stride: int, rng: np.random.Generator) -> Tensor:  # C H W -> 1 C h w

@@ -240,10 +240,12 @@ class RayRunner:
                 logging.getLogger(name).log(level, "%s", message)
             if outcome.error is not None:
                 raise outcome.error
-            if outcome.part is not None and left.keys() >= set(outcome.rows):
+            if not left.keys() >= set(outcome.rows):  # one of them was counted; the others are done again
+                continue
+            if outcome.part is not None:
                 worker.merge(outcome.part)
             for number in outcome.rows:
-                left.pop(number, None)
+                del left[number]
         return list(left.values())
 
     def _outcomes(self, rows: Sequence[Sequence[Any]], reference: Any) -> Iterator[Outcome]:

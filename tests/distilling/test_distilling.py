@@ -36,10 +36,11 @@ from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
 from segment.distilling.distill import FAST, Distilled, DistillPlan, Observed, distill, observe, observe_views
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
 from segment.draws.bank import Bank, bank_fingerprint
+from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.images.specs import TrainingSpec
-from segment.jobs.distill import distill_bank
+from segment.jobs.distill import cut_views, distill_bank
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
 from segment.tracing.bn_layers import BatchNormNetwork, survey
@@ -512,3 +513,12 @@ def test_a_view_under_which_all_draws_are_equal_does_not_end_the_refinement() ->
     assert torch.isfinite(loss)
     assert draws.moved.grad is not None
     assert torch.isfinite(draws.moved.grad).all()
+
+
+def test_views_of_images_that_the_card_resizes_are_whole() -> None:
+    network = toy_model()
+    sized = replace(network, card=replace(network.card, input=replace(network.card.input, size=(224, 256))))
+    for given, expected in ((sized, (224, 256)), (network, (192, 192))):
+        large = [image.repeat(8, axis=0).repeat(8, axis=1) for image in photographs(9)]
+        views, held_out = cut_views(ImagePool(given, large), 3, 1, 0)
+        assert {tuple(view.shape[-2:]) for view in (*views, *held_out)} == {expected}

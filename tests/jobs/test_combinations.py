@@ -27,6 +27,7 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
+from segment.methods.augmentation import View
 from segment.methods.dropout import Dropout
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import LEAST_IMAGES, PrefixScalings, VectorScalingFit
@@ -255,3 +256,11 @@ def test_a_thin_image_is_in_a_vector_scaling_too(size: tuple[int, int]) -> None:
     fit.add(1.0, torch.zeros(1, 3, *size), 4)
     fit.end()
     assert isinstance(fit.best(), float)  # it is refused where no pixel was added
+
+
+def test_a_rescaled_view_is_refused_where_the_card_resizes_every_image(network: Network, bank: Bank) -> None:
+    sized = replace(network, card=replace(network.card, input=replace(network.card.input, size=(64, 96))))
+    plan = MethodPlan(methods=("tta",), views=(View(), View(scale=0.5)))
+    with pytest.raises(WrongUse, match=r"resizes every image to 64x96, .* leave the scales out of --views"):
+        build_methods(sized, [], plan)
+    assert build_methods(sized, [], replace(plan, views=(View(), View(flip=True)))).names == ("tta",)

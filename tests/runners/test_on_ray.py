@@ -7,14 +7,14 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from counting import Counting, Unit
 
 import segment
 from segment.errors import MissingExtra, OutOfMemory, WrongUse
-from segment.runners.on_ray import RayRunner
+from segment.runners.on_ray import Outcome, RayRunner
 from segment.runners.runner import LOCAL, Runner
 
 
@@ -112,3 +112,22 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'mcbn-segment\[ray\]'"), RayRunner():
         pass
+
+
+def test_rows_that_come_back_beside_one_that_was_counted_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part(list[int]):
+        def merge(self, other: list[int]) -> None:
+            self.extend(other)
+
+    class Merging:
+        counted: ClassVar[list[int]] = []
+
+        def merge(self, part: Part) -> None:
+            self.counted.extend(part)
+
+    runner = RayRunner.__new__(RayRunner)
+    outcomes = [Outcome([0], Part([0])), Outcome([0, 1], Part([0, 1])), Outcome([2], Part([2]))]
+    monkeypatch.setattr(RayRunner, "_outcomes", lambda *_: iter(outcomes))
+    worker: Any = Merging()
+    assert runner._missing(worker, [[0], [1], [2]], None) == [[1]]
+    assert worker.counted == [0, 2]

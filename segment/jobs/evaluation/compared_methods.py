@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from segment.axes import size_text
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
@@ -194,6 +195,11 @@ class _Maker:
 
     def _augmented(self, plain: Combination) -> tuple[Method, ...]:
         views, spec = self.plan.views, self.network.card.input
+        if spec.size is not None and any(view.scale != 1 for view in views):
+            raise WrongUse(
+                f"The card resizes every image to {size_text(spec.size)}, so that a view at another scale is the same "
+                "image: leave the scales out of --views."
+            )
         if plain.passes == "mcbn" and self.drawn is not None:
             return tuple(mcbn_augmented(self.drawn, bank, views, self.passes, spec) for bank in self._used_banks)
         methods = self.methods(plain)
@@ -227,11 +233,8 @@ class _Maker:
         if layers and asked is not None:
             raise WrongUse(f"{network.name!r} has {len(layers)} dropout layers of its own; leave --insert-dropout out.")
         alone = replace(self.passes, share=False, fold=1)  # two passes differ by their masks: nothing can be shared
-        spec, used = network.card.input, self._used_banks
-        if self.drawn is not None:
-            inner: Method = deterministic(self.drawn, bank, alone, spec)
-        else:
-            inner = Plain(network.module, network, alone, spec)
+        spec, used, drawn = network.card.input, self._used_banks, self.drawn
+        inner = deterministic(drawn, bank, alone, spec) if drawn else Plain(network.module, network, alone, spec)
         insert = None if asked is None else inserted(self.calls, network.module, asked)
         draws = self.plan.draws or (len(used[0]) if used else WITHOUT_BANK)
         return Dropout(inner, draws, seed=self.plan.seed, insert=insert)
