@@ -13,7 +13,7 @@ from torch import nn
 
 from segment.errors import ModelRefused, imported, one_line
 from segment.networks.resized import Upsampled
-from segment.networks.uris import Uri
+from segment.networks.uris import REMOTE_CODE, Uri
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -28,7 +28,7 @@ def hf_network(parsed: Uri) -> nn.Module:
         network = automatic.from_pretrained(
             str(folder) if local else parsed.target,
             local_files_only=local,
-            **{"trust_remote_code": False, **parsed.arguments},  # unsaid, transformers asks on the terminal
+            **{REMOTE_CODE: False, **parsed.arguments},  # unsaid, transformers asks on the terminal
         )
     except (OSError, ValueError) as error:
         kind = "a folder that save_pretrained wrote" if local else "a network of the hub"

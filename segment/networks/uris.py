@@ -24,6 +24,9 @@ SCHEMES = {
     "segment": "segment:enet?classes=12",
 }
 
+REMOTE_CODE = "trust_remote_code"
+"""The argument of transformers that lets code of a folder or of the hub run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uri:
@@ -32,7 +35,8 @@ class Uri:
     scheme: one of SCHEMES
     target: what the scheme builds: an architecture, a folder, module:factory
     head: what the output channels are, where the URI says so
-    arguments: for the builder, values as Python literals (11, 1e-3, (64, 32), None), anything else as text
+    arguments: for the builder, values as Python literals (11, 1e-3, (64, 32)), true, false, none and null in any case
+        as Python's, anything else as text
     """
 
     scheme: str
@@ -47,7 +51,10 @@ def is_uri(text: str) -> bool:
 
 
 def parse_uri(text: str) -> Uri:
-    """Parse a URI. Errors: UnknownNetwork for an unknown scheme or no target, WrongUse for arguments that do not parse.
+    """Parse a URI.
+
+    Errors: UnknownNetwork for an unknown scheme or no target; WrongUse for arguments that do not parse, or a
+    trust_remote_code that is neither true nor false.
 
     >>> parse_uri("smp:Unet?encoder=resnet34&classes=11&decoder_channels=(64,32,16)").arguments
     {'encoder': 'resnet34', 'classes': 11, 'decoder_channels': (64, 32, 16)}
@@ -67,6 +74,8 @@ def parse_uri(text: str) -> Uri:
         if not equals or not key.isidentifier() or key in arguments:
             raise WrongUse(f"{text!r}: {pair!r} is not key=value, or its key was there before.")
         arguments[key] = _literal(unquote(value))
+    if not isinstance(arguments.get(REMOTE_CODE, False), bool):
+        raise WrongUse(f"{text!r}: {REMOTE_CODE}={arguments[REMOTE_CODE]} is neither true nor false.")
     head = arguments.pop("head", None)
     if head not in (None, *HEADS):
         raise WrongUse(f"{text!r}: head={head} is not a head.{near(str(head), HEADS)} Known: {', '.join(HEADS)}.")
@@ -80,10 +89,16 @@ def runs_code(text: str) -> bool:
     (True, True, False)
     """
     parsed = parse_uri(text)
-    return parsed.scheme == "py" or (parsed.scheme == "hf" and bool(parsed.arguments.get("trust_remote_code")))
+    return parsed.scheme == "py" or (parsed.scheme == "hf" and parsed.arguments.get(REMOTE_CODE, False))
+
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+"""Written in any case, as other programs write them: the text "false" would count as true."""
 
 
 def _literal(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,13 @@ def test_the_values_of_a_uri_are_literals_where_they_can_be() -> None:
     values = {"a": 1, "b": 0.001, "c": (64, 32), "d": None, "e": "resnet34", "f": True, "g": {"type": "batchnorm"}}
     assert asked.arguments == values | {"h": "a&b", "i": ""}
     assert asked.head == "sigmoid"
+
+
+@pytest.mark.parametrize("write", [str, str.lower, str.upper])
+def test_the_words_for_true_false_and_none_are_read_in_any_case(write: Callable[[str], str]) -> None:
+    words = "&".join(f"{key}={write(word)}" for key, word in {"a": "True", "b": "False", "c": "None"}.items())
+    asked = parse_uri(f"py:nets:make?{words}&d={write('null')}")
+    assert asked.arguments == {"a": True, "b": False, "c": None, "d": None}
 
 
 def test_without_a_connection_pretrained_weights_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

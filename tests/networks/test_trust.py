@@ -18,7 +18,7 @@ from segment.files.banks import load_bank
 from segment.networks.cards import read_card
 from segment.networks.hf import hf_network
 from segment.networks.load import load_network
-from segment.networks.uris import parse_uri
+from segment.networks.uris import parse_uri, runs_code
 from segment.networks.weights import load_weights
 from segment.settings import read_options
 
@@ -122,7 +122,16 @@ def test_a_hub_network_brings_no_code_unless_the_caller_says_so(
     monkeypatch.setattr(transformers.AutoModelForSemanticSegmentation, "from_pretrained", from_pretrained)
     hf_network(parse_uri("hf:someone/net"))
     hf_network(parse_uri("hf:someone/net?trust_remote_code=True"))
-    assert asked == [False, True]
+    hf_network(parse_uri("hf:someone/net?trust_remote_code=false"))
+    assert asked == [False, True, False]
+
+
+def test_remote_code_is_asked_for_by_true_alone(tmp_path: Path) -> None:
+    assert not runs_code("hf:someone/net?trust_remote_code=false")
+    assert runs_code("hf:someone/net?trust_remote_code=true")
+    for word in ("no", "0", "None", "off"):
+        with pytest.raises(WrongUse, match=f"trust_remote_code={word} is neither true nor false"):
+            load_network(f"hf:{tmp_path}?trust_remote_code={word}")
 
 
 def header(text: str, length: int | None = None) -> bytes:
