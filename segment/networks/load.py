@@ -191,7 +191,8 @@ def load_network(
 ) -> Network:
     """The network that a URI, a card (its file or its name) or a module stands for.
 
-    A module is copied, so that the caller's keeps its flags, its device and its weights.
+    A module is copied, so that the caller's keeps its flags, its device and its weights. The copy has those weights,
+    or those of the file `weights`; a file that its card names is not read.
 
     weights: a file that replaces the card's; a warning says so where its bytes are others than the card names
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
@@ -203,6 +204,8 @@ def load_network(
     if isinstance(model, nn.Module):
         name = type(model).__name__
         card = card or replace(default_card("py:given:module"), name=name, network=name)
+        if weights is None:  # its own may have been trained further since the card's file was written
+            card = replace(card, weights=None, sha256=None)
         module = copied(model)
     else:
         card = _card_of(model, card)

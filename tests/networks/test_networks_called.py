@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def image(side: int = 64, channels: int = 3) -> Tensor:  # N C H W
     return torch.rand(2, channels, side, side + 32, generator=torch.Generator().manual_seed(1))
 
 
-def logits(network: Network, x: Tensor) -> Tensor:
+def logits(network: Network | nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return network(x)
 
@@ -63,6 +64,19 @@ def test_one_output_is_never_guessed_to_be_a_sigmoid() -> None:
     network = load_network("smp:Unet?encoder=resnet18&classes=1&head=sigmoid")
     assert logits(network, image()).shape[1] == 1
     assert network.classes == 2
+
+
+def test_a_module_keeps_its_weights_where_its_card_names_a_file(tmp_path: Path) -> None:
+    module, older, file = Tiny().eval(), Tiny().eval(), tmp_path / "old.pt"
+    with torch.no_grad():
+        module.layer.weight += 1
+    torch.save(older.state_dict(), file)
+    card = Card(name="made", network="py:made:here", weights=file, sha256="0" * 64)
+    network, x = load_network(module, card=card), image()
+    assert torch.equal(logits(network, x), logits(module, x))
+    assert network.card.weights is None
+    replaced = load_network(module, card=replace(card, sha256=None), weights=file)
+    assert torch.equal(logits(replaced, x), logits(older, x))
 
 
 def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
