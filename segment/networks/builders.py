@@ -9,9 +9,7 @@ import importlib
 import inspect
 import json
 import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import nn
 from segment.errors import MissingExtra, ModelRefused, UnknownNetwork, near, one_line
 from segment.networks.architectures.enet import ENet
 from segment.networks.hf import hf_network
+from segment.networks.own_code import imports_from, loaded, own_file
 from segment.networks.uris import SCHEMES, Uri, parse_uri
 from segment.networks.weights import load_weights
 
@@ -155,20 +154,26 @@ def _factory(parsed: Uri, beside: Path | None = None) -> nn.Module:
     name, _, attribute = parsed.target.partition(":")
     if not attribute:
         raise UnknownNetwork(f"'py:{parsed.target}' names no factory. As in {SCHEMES['py']!r}.")
-    with _importable_from(beside, Path.cwd()):
+    folders = [folder for folder in (beside, Path.cwd()) if folder is not None]
+    with imports_from(folders):
+        file = own_file(name, folders)
         try:
-            factory: Any = importlib.import_module(name)
-            for part in attribute.split("."):
-                factory = getattr(factory, part)
-        except (ImportError, AttributeError) as error:
-            searched = ", ".join(str(folder) for folder in (beside, Path.cwd()) if folder is not None)
-            raise UnknownNetwork(
-                f"'py:{parsed.target}' is not to be found: {_error_message(error)}. Searched: {searched}."
-            ) from None
+            factory: Any = importlib.import_module(name) if file is None else loaded(file)
+        except ImportError as error:
+            raise _no_factory(parsed, _error_message(error), folders) from None
+        for part in attribute.split("."):
+            if not hasattr(factory, part):
+                raise _no_factory(parsed, f"{file or name} has no attribute {part!r}", folders)
+            factory = getattr(factory, part)
         module = factory(**parsed.arguments)
     if not isinstance(module, nn.Module):
         raise ModelRefused(f"'py:{parsed.target}' gave {type(module).__name__}; a torch.nn.Module is needed.")
     return module
+
+
+def _no_factory(parsed: Uri, why: str, folders: Iterable[Path]) -> UnknownNetwork:
+    searched = ", ".join(map(str, folders))
+    return UnknownNetwork(f"'py:{parsed.target}' is not to be found: {why}. Searched: {searched}.")
 
 
 def _own(parsed: Uri) -> nn.Module:
@@ -181,18 +186,6 @@ def _own(parsed: Uri) -> nn.Module:
     from segment.networks.architectures.tiny import TinyUNet
 
     return TinyUNet(**parsed.arguments)
-
-
-@contextmanager
-def _importable_from(*folders: Path | None) -> Iterator[None]:
-    added = [str(folder.resolve()) for folder in folders if folder is not None]
-    sys.path[:0] = added
-    try:
-        yield
-    finally:
-        for folder in added:
-            with suppress(ValueError):  # the caller's module may have removed it
-                sys.path.remove(folder)
 
 
 def _error_message(error: BaseException) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,7 +98,86 @@ def test_a_factory_is_found_beside_its_card_too(tmp_path: Path, monkeypatch: pyt
     before = list(sys.path)
     assert load_network(card, trust=True).classes == 2
     assert sys.path == before
-    del sys.modules["own_factory_beside"]
+
+
+NAMESAKE = """
+import torch
+from torch import nn
+from own_activation import activated
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        for value in self.first.parameters():
+            nn.init.constant_(value, 0.5)
+
+    def forward(self, x):
+        return activated(self.norm(self.first(x))) * FACTOR
+"""
+ACTIVATION = "import torch\n\ndef activated(x):\n    return torch.{}(x)\n"
+
+
+def namesake(folder: Path, function: str = "tanh", factor: int = 1) -> Path:
+    """A card with its factory, whose file has the same name in every folder, and so has the file that it imports."""
+    folder.mkdir(exist_ok=True)
+    (folder / "own_namesake.py").write_text(NAMESAKE.replace("FACTOR", str(factor)))
+    (folder / "own_activation.py").write_text(ACTIVATION.format(function))
+    (folder / "own.yaml").write_text("network: py:own_namesake:Net\nclasses: [a, b, c]\n")
+    return folder / "own.yaml"
+
+
+def of_ones(card: Path) -> float:
+    with torch.no_grad():
+        return float(load_network(card, trust=True)(torch.ones(1, 3, 8, 8))[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("change", [{"factor": 2}, {"function": "sigmoid"}])
+def test_two_cards_whose_files_have_the_same_names_run_their_own_code(tmp_path: Path, change: dict[str, Any]) -> None:
+    one, other = namesake(tmp_path / "one"), namesake(tmp_path / "other", **change)
+    first, second = of_ones(one), of_ones(other)
+    assert abs(first - second) > 0.01
+    assert (of_ones(one), of_ones(other)) == (first, second)
+    assert "own_namesake" not in sys.modules
+
+
+@pytest.mark.parametrize("change", [{"factor": 20}, {"function": "sigmoid"}])
+def test_an_edited_file_is_loaded_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    before = of_ones(namesake(tmp_path))
+    edited = of_ones(namesake(tmp_path, **change))
+    assert abs(edited - before) > 0.01
+    assert of_ones(namesake(tmp_path, **change)) == edited
+
+
+def test_a_module_of_the_callers_own_is_neither_run_nor_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = namesake(tmp_path / "mine", function="sigmoid").parent
+    monkeypatch.delitem(sys.modules, "own_activation", raising=False)
+    monkeypatch.syspath_prepend(mine)
+    own = importlib.import_module("own_activation")
+    alone = of_ones(namesake(tmp_path / "other"))
+    assert sys.modules["own_activation"] is own
+    assert alone == pytest.approx(math.tanh(2.0), abs=1e-4)
+
+
+def test_a_network_of_a_file_is_unpickled_in_another_process(tmp_path: Path) -> None:
+    card = namesake(tmp_path / "there", factor=3)
+    network = load_network(card, trust=True)
+    assert load_network(card, trust=True).module.__class__ is network.module.__class__
+    (tmp_path / "pickled").write_bytes(pickle.dumps(network))
+    code = (
+        "import pickle, sys, torch\nnetwork = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print(float(network(torch.ones(1, 3, 8, 8))[0, 0, 0, 0]))"
+    )
+
+    def elsewhere() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert float(elsewhere().stdout) == pytest.approx(of_ones(card), abs=1e-5)
+    namesake(tmp_path / "there", factor=4)
+    assert "edited after the network was made" in elsewhere().stderr
 
 
 @pytest.fixture

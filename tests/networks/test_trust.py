@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,6 @@ def test_code_that_a_card_names_runs_only_where_the_command_line_trusts_it(card:
     assert Path("ran").exists()
     assert segment("inspect", "py:trusted_networks:plain").code == 0, "named by the person who runs it"
     assert load_network(card, trust=True).classes == 3
-    del sys.modules["trusted_networks"]
 
 
 def test_a_hub_network_brings_no_code_unless_the_caller_says_so(
