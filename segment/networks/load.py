@@ -24,7 +24,7 @@ from segment.images.specs import InputSpec
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
-from segment.networks.modules import copied, device_of, named_modules
+from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
 from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import MAP_KEYS, Resized, logits_in
 from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
@@ -227,8 +227,7 @@ def load_network(
     _set_epsilons(module, card)
     if card.input.size is not None:
         module = Resized(module, card.input.size)
-    for part in module.modules():
-        part.training = False  # not .eval(): a network may override train() to skip a frozen encoder
+    to_eval_mode(module)
     return Network(module=_moved(module, device), card=card)
 
 

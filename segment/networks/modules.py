@@ -7,12 +7,15 @@ cannot be called then. Must not know batch normalisation.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from segment.errors import ModelRefused, one_line
+
+logger = logging.getLogger(__name__)
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -58,3 +61,23 @@ def copied(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
             "changed; name a factory that makes another: py:package.module:factory."
         ) from error
+
+
+def to_eval_mode(module: nn.Module) -> None:
+    """Eval mode for a module that is nobody else's, every part of it.
+
+    `eval()` first: a network may override `train` to merge weights or to harden gates. Then each flag: another skips a
+    frozen encoder.
+    """
+    try:
+        module.eval()
+    except Exception as error:  # whatever the override raises
+        logger.warning(
+            "eval() of %s fails (%s: %s): its parts are set to eval mode one by one, and what its `train` does besides "
+            "is not done.",
+            type(module).__name__,
+            type(error).__name__,
+            one_line(error, 160),
+        )
+    for _, part in named_modules(module):
+        part.training = False

@@ -79,6 +79,37 @@ def test_a_module_keeps_its_weights_where_its_card_names_a_file(tmp_path: Path) 
     assert torch.equal(logits(replaced, x), logits(older, x))
 
 
+class Merging(Tiny):
+    """As a network that merges branches where its training ends: the output depends on it."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Merging:  # noqa: FBT001, FBT002
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * (1 if self.merged else 2)
+
+
+def test_what_a_network_does_in_its_own_train_is_done_in_the_copy_alone() -> None:
+    module, wanted, x = Merging().train(), Merging().eval(), image()
+    wanted.load_state_dict(module.state_dict())
+    assert torch.equal(logits(load_network(module), x), logits(wanted, x))
+    assert module.training
+    assert not module.merged
+
+
+def test_a_network_whose_own_train_fails_is_set_to_eval_mode_part_by_part(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Tiny):
+        def train(self, mode: bool = True) -> Failing:  # noqa: FBT001, FBT002
+            raise ValueError("an optimiser is needed")
+
+    network = load_network(Failing())
+    assert not any(part.training for part in network.module.modules())
+    assert "eval() of Failing fails (ValueError: an optimiser is needed)" in caplog.text
+
+
 def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
     with pytest.raises(ModelRefused, match="3 outputs; a sigmoid head has one"):
         carded(Tiny(3), head="sigmoid")(image())
