@@ -18,6 +18,7 @@ from segment.errors import UnknownNetwork, WrongUse, near
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
 from segment.networks.hf import hf_input
+from segment.networks.smp import trained_head
 from segment.networks.uris import parse_uri
 from segment.safe_yaml import read_yaml
 
@@ -128,7 +129,8 @@ def card_schema() -> dict[str, Any]:
 def default_card(uri: str) -> Card:
     """The card of a network that has none: RGB / 255, and the usual mean and std of its library.
 
-    The head is softmax unless the URI says `head=sigmoid` or `head=multilabel`.
+    The head is what the URI says (`head=sigmoid`, `head=multilabel`), else that of the activation that an smp network
+    is made with, else softmax.
 
     >>> default_card("smp:Unet?classes=11").input.stride, default_card("py:net:make?head=sigmoid").head
     (32, 'sigmoid')
@@ -143,7 +145,8 @@ def default_card(uri: str) -> Card:
     assumed = parsed.scheme == "py"
     if parsed.scheme == "hf":
         spec = replace(spec, **hf_input(parsed.target))
-    return Card(name=uri, network=uri, head=parsed.head or "softmax", input=spec, assumed=assumed)
+    head = parsed.head or (trained_head(parsed) if parsed.scheme in ("smp", "smp-dir") else None) or "softmax"
+    return Card(name=uri, network=uri, head=head, input=spec, assumed=assumed)
 
 
 def with_channels(uri: str, count: int, where: str) -> str:
@@ -212,14 +215,16 @@ def _card_of(file: CardFile, path: Path) -> Card:
     network = file.network
     if "channels" in given:
         network = with_channels(network, planes_of(given["channels"]), f"Card {str(path)!r}")
+    network = relative_to(path.parent, network)
     usual = default_card(network)
     if "channels" in given and not (isinstance(given["channels"], str) and given["channels"] != "grey"):
         given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
     if usual.head != "softmax" and file.head not in (None, usual.head):
-        raise WrongUse(f"Card {str(path)!r}: head is {file.head}, and {usual.head} in the network's URI.")
+        where = "in the network's URI" if parse_uri(network).head else "by the activation that the network is made with"
+        raise WrongUse(f"Card {str(path)!r}: head is {file.head}, and {usual.head} {where}.")
     return Card(
         name=path.stem,
-        network=relative_to(path.parent, network),
+        network=network,
         weights=None if file.weights is None else path.parent / file.weights.file,
         sha256=None if file.weights is None else file.weights.sha256,
         head=file.head or usual.head,

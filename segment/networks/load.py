@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,9 @@ from segment.networks.builders import build
 from segment.networks.cards import Card, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
+from segment.networks.outputs import logits_of
 from segment.networks.preserve_state import preserve_state
-from segment.networks.resized import MAP_KEYS, Resized, logits_in
+from segment.networks.resized import Resized
 from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
 from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 
@@ -130,7 +130,7 @@ class Network:
             output = self.module(x)
         except AssertionError as error:
             raise ValueError(f"the network asserts {one_line(error) or 'another input'}") from error
-        logits = self._without_dropped(_logits_of(output, self.name))
+        logits = self._without_dropped(logits_of(output, self.name))
         if logits.shape[-2:] != x.shape[-2:]:
             raise PredictionFailed(
                 f"{self.name!r} gave {size_text(logits.shape)} for an input of {size_text(x.shape)}; say its `input: "
@@ -176,7 +176,7 @@ class Network:
         except Exception as error:  # whatever an unknown network raises
             why = f"it does not take a {side}x{side} image ({one_line(error, 160)}). Name the `classes:` in a card."
             raise ModelRefused(f"How many classes {self.name!r} has is not known: {why}") from error
-        return self._without_dropped(_logits_of(output, self.name)).shape[1]
+        return self._without_dropped(logits_of(output, self.name)).shape[1]
 
 
 def load_network(
@@ -283,15 +283,3 @@ def _moved(module: nn.Module, device: str | None) -> nn.Module:
         return module if device is None else module.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None
-
-
-def _logits_of(output: Any, name: str) -> Tensor:  # N K H W
-    """The logits in the output of a network. Errors: ModelRefused where there are none."""
-    logits = logits_in(output)
-    if logits is None or logits.ndim != 4:
-        given = size_text(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise ModelRefused(
-            f"{name!r} gave {given}, not logits N x K x H x W (nor these under {', '.join(MAP_KEYS)}, or first in a "
-            "tuple); let a py: factory wrap it."
-        )
-    return logits

@@ -94,8 +94,8 @@ def _found(name: str, folders: Sequence[Path]) -> Path | None:
 
 def _sources() -> dict[str, Path]:
     """Name and file of every module but those of Python, of installed libraries, of this one, and loaded here."""
-    sources = {}
-    for name, module in list(sys.modules.items()):
+    sources, modules = {}, dict[str, object](sys.modules)  # not every value there is a module
+    for name, module in modules.items():
         file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
         if file is None or name == "__main__" or _top(name) == _top(__name__):
             continue

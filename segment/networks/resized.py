@@ -5,14 +5,10 @@ Must not know a card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-MAP_KEYS = ("out", "logits", "masks")
-"""Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
+from segment.networks.outputs import logits_in
 
 
 class Resized(nn.Module):
@@ -54,16 +50,3 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:  # N C H W -> N C 
     if tuple(images.shape[-2:]) == size:
         return images
     return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def logits_in(output: Any) -> Tensor | None:
-    """The logits in the output of a network: a tensor, or an item of a dictionary, a tuple or an object."""
-    if isinstance(output, Mapping):
-        found = next((output[key] for key in MAP_KEYS if key in output), None)
-    elif isinstance(output, (tuple, list)):
-        found = output[0] if output else None  # smp with aux_params: mask, then label
-    elif isinstance(output, Tensor):
-        found = output
-    else:
-        found = next((getattr(output, key) for key in MAP_KEYS if hasattr(output, key)), None)
-    return found if isinstance(found, Tensor) else None

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
 
 from segment.axes import HEADS, Head
-from segment.errors import UnknownNetwork, WrongUse, near
+from segment.errors import ModelRefused, UnknownNetwork, WrongUse, near
 
 SCHEMES = {
     "smp": "smp:Unet?encoder=resnet34&classes=11",
@@ -103,3 +103,11 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def check_arguments(name: str, arguments: Iterable[str], known: Iterable[str]) -> None:
+    """Errors: ModelRefused for an argument that a builder does not know."""
+    known = sorted(set(known) - {"kwargs"})
+    for key in arguments:
+        if key not in known:
+            raise ModelRefused(f"{name} has no argument {key!r}.{near(key, known)} Known: {', '.join(known)}.")

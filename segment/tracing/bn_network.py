@@ -15,6 +15,7 @@ from segment.networks.channels import SIDES
 from segment.networks.load import Network
 from segment.networks.modules import parameters_and_buffers
 from segment.tracing.bn_layers import BatchNormNetwork, survey
+from segment.tracing.probabilities import warn_of_probabilities
 from segment.tracing.trace import Call, trace
 
 FEW = 4
@@ -53,8 +54,11 @@ def calls_of(network: Network) -> tuple[Call, ...]:
     """The calls of a pass of a network, also of one without BN. Errors: ModelRefused for one in float64."""
     check_single_precision(network)
     side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
-    image = torch.zeros(1, network.channels, side, side)
-    return trace(network.module, network, image.to(next(parameters_and_buffers(network.module), image))).calls
+    image = torch.rand((1, network.channels, side, side), generator=torch.Generator().manual_seed(0))
+    image = image.to(next(parameters_and_buffers(network.module), image))
+    traced = trace(network.module, network, image)
+    warn_of_probabilities(network, traced, image)
+    return traced.calls
 
 
 def bn_network_of(network: Network, layers: str = "all") -> BatchNormNetwork:
@@ -71,7 +75,9 @@ def bn_network_of(network: Network, layers: str = "all") -> BatchNormNetwork:
         side = -(-least // network.card.input.stride) * network.card.input.stride
         image = torch.rand((1, network.channels, side, side), generator=generator).to(like)
         try:
-            return survey(network.module, network, image, network.card.head).select(layers)
+            listed = survey(network.module, network, image, network.card.head)
+            warn_of_probabilities(network, listed.trace, image)
+            return listed.select(layers)
         except SegmentError:
             raise
         except Exception as error:  # whatever an unknown network raises, it does not accept this size

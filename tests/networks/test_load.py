@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import ModelRefused, UnknownNetwork, WrongUse
+from segment.networks.cards import default_card, read_card
 from segment.networks.load import Network, load_network
 from segment.networks.uris import parse_uri
 
@@ -90,6 +91,32 @@ def test_a_folder_that_smp_saved_comes_back_value_for_value(tmp_path: Path) -> N
     with torch.no_grad():
         assert torch.equal(logits(network, image()), saved(image()))
     assert network.card.input.stride == 32
+
+
+@pytest.mark.parametrize(
+    ("activation", "classes", "head"),
+    [(None, 3, "softmax"), ("sigmoid", 3, "multilabel"), ("sigmoid", 1, "sigmoid"), ("softmax2d", 3, "softmax")],
+)
+def test_the_activation_that_smp_was_made_with_says_the_head(
+    tmp_path: Path, activation: str | None, classes: int, head: str
+) -> None:
+    sizes = {"decoder_channels": (8, 8, 4, 4, 4), "classes": classes, "activation": activation}
+    with torch.random.fork_rng(devices=[]):
+        saved = smp.Unet("resnet18", encoder_weights=None, **sizes)
+    saved.save_pretrained(tmp_path / "saved")
+    uri = f"smp-dir:{tmp_path / 'saved'}"
+    assert load_network(uri).card.head == head
+    assert default_card(f"smp:Unet?classes={classes}&activation={activation}").head == head
+    assert default_card(f"{uri}?head=softmax").head == "softmax"
+    (tmp_path / "own.yaml").write_text("network: smp-dir:saved\nhead: multilabel\n", encoding="utf-8")
+    if head == "sigmoid":
+        with pytest.raises(WrongUse, match="and sigmoid by the activation that the network is made with"):
+            read_card(tmp_path / "own.yaml")
+
+
+def test_an_activation_that_is_no_head_is_refused() -> None:
+    with pytest.raises(ModelRefused, match="activation=tanh, whose outputs are neither those of a softmax"):
+        load_network("smp:Unet?encoder=resnet18&activation=tanh")
 
 
 def test_a_folder_that_smp_did_not_save_is_refused(tmp_path: Path) -> None:

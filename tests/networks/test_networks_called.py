@@ -14,11 +14,13 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card
 from segment.networks.load import Network, load_network
+from segment.tracing.bn_network import bn_network_of, calls_of
 
 
 class Tiny(nn.Module):
@@ -108,6 +110,51 @@ def test_a_network_whose_own_train_fails_is_set_to_eval_mode_part_by_part(caplog
     network = load_network(Failing())
     assert not any(part.training for part in network.module.modules())
     assert "eval() of Failing fails (ValueError: an optimiser is needed)" in caplog.text
+
+
+def upsampled(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+class Attending(nn.Module):
+    """Logits, after weights that a softmax and a sigmoid have made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.softmax(dim=1) * x.sigmoid()
+
+
+def by_hand(x: Tensor) -> Tensor:
+    return x.exp() / x.exp().sum(dim=1, keepdim=True)
+
+
+ENDINGS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "softmax": (nn.Softmax(dim=1), "sum to 1 at every pixel.*torch.log of its outputs"),
+    "softmax by hand": (by_hand, "sum to 1 at every pixel"),
+    "softmax upsampled in a dictionary": (lambda x: {"out": upsampled(x.softmax(1))}, "sum to 1 at every pixel"),
+    "sigmoid": (torch.sigmoid, "its last call is a sigmoid.*torch.logit of its outputs"),
+    "sigmoid upsampled": (lambda x: upsampled(x.sigmoid_()), "its last call is a sigmoid"),
+    "smp": (smp.base.modules.Activation("sigmoid"), "its last call is a sigmoid"),
+    "logits": (nn.Identity(), ""),
+    "log of softmax": (nn.LogSoftmax(dim=1), ""),
+    "attention": (Attending(), ""),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_outputs_that_are_probabilities_already_are_warned_of(ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    dress, message = ENDINGS[ending]
+    stride = 2 if "upsampled" in ending else 1
+    bn_network_of(load_network(Tiny(3, dress, stride), card=Card(name=f"ends in {ending}", network="py:made:here")))
+    if message:
+        assert re.search(f"outputs of ends in {ending} are probabilities already: .*{message}", caplog.text)
+    else:
+        assert "probabilities already" not in caplog.text
+
+
+def test_a_network_without_bn_is_warned_of_too(caplog: pytest.LogCaptureFixture) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Softmax2d())
+    calls_of(load_network(module, card=Card(name="without BN", network="py:made:here")))
+    assert "The outputs of without BN are probabilities already" in caplog.text
 
 
 def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
