@@ -131,7 +131,9 @@ class _InParts:
         self.keep_bytes = keep_bytes
         self.precision = precision
         layers = layers_in_order(network)
-        self.layer_of = {layer.call: layer for layer in layers if layer.call is not None and not layer.of_weights}
+        self.layer_of = {
+            layer.call: layer for layer in layers if layer.call is not None and not layer.constant_in_training
+        }
         self._recordings: dict[torch.Size, Recording] = {}
         self._state = state_keeper(network.module, network.trace)
 

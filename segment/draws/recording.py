@@ -127,7 +127,7 @@ def expected_layer(layer: Layer | None, call: BatchNormCall) -> Layer:
 
 
 class BatchNormMode(TorchFunctionMode):
-    """A pass whose BN layers, in the order listed, are computed by `normalise`; those of weights are not changed."""
+    """A pass whose BN layers, in the order listed, are computed by `normalise`; those constant in training stay."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class BatchNormMode(TorchFunctionMode):
         except ModelRefused as refusal:  # kept for `end`, for a network may catch it
             self._refusal = refusal
             raise
-        return call.unchanged() if layer.of_weights else self.normalise(layer, call)
+        return call.unchanged() if layer.constant_in_training else self.normalise(layer, call)
 
     def normalise(self, layer: Layer, call: BatchNormCall) -> Tensor:
         """The result of a call that this layer has made."""
@@ -165,7 +165,7 @@ class BatchNormMode(TorchFunctionMode):
 
 
 def layers_in_order(network: BatchNormNetwork) -> list[Layer]:
-    """The BN layers that a pass reaches, in the order of its calls, also those of weights."""
+    """The BN layers that a pass reaches, in the order of its calls, also those that are constant."""
     reached = [layer for layer in network.layers if layer.call is not None]
     return sorted(reached, key=lambda layer: layer.call or 0)
 
@@ -206,8 +206,9 @@ def record(
 ) -> Iterator[Statistics]:
     """One draw for each mini-batch (M C H W): every BN layer normalises with that batch's own statistics.
 
-    A draw holds the stochastic layers only, on the CPU, as float32; the biased variance, as train mode uses it. Random
-    calls of the network itself are seeded by the number of the draw, which begins at `first`.
+    Those that were constant in training keep theirs. A draw holds the stochastic layers only, on the CPU, as float32;
+    the biased variance, as train mode uses it. Random calls of the network itself are seeded by the number of the draw,
+    which begins at `first`.
     Errors: WrongUse where a layer sees one value a channel; PredictionFailed where statistics are not finite;
     ModelRefused where the network takes another way than when its layers were listed.
     """

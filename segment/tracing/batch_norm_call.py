@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segment.tracing.sources import UNKNOWN, tensors_in
 from segment.tracing.trace import Call
 
 
@@ -58,3 +59,13 @@ def batch_norm_of(call: Call) -> BatchNormCall:
     if "input" in named:
         return BatchNormCall(*positional, **{**named, "input": torch.empty(0)})
     return BatchNormCall(torch.empty(0), *positional, **named)
+
+
+def is_of_another_module(call: Call) -> bool:
+    """Whether the running mean of a batch norm call is none of the network's tensors, as with a module in a closure."""
+    assert call.arguments is not None
+    mean = batch_norm_of(call).running_mean
+    if mean is None or "input" in call.arguments[1]:
+        return False
+    read = zip(tensors_in(call.arguments), call.sources[1:], strict=False)  # the first is the input
+    return any(tensor is mean and source == UNKNOWN for tensor, source in read)

@@ -19,11 +19,10 @@ from torch.nn import functional
 from segment.axes import Head, size_text
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
-from segment.tracing.batch_norm_call import batch_norm_of
-from segment.tracing.bn_modules import check_traceable, is_lower_batch_norm, looks_like_bn
+from segment.tracing.batch_norm_call import batch_norm_of, is_of_another_module
+from segment.tracing.bn_modules import check_traceable, is_frozen, is_lower_batch_norm, looks_like_bn, statistics_in
 from segment.tracing.call_kinds import reads_values
 from segment.tracing.memory_layout import traced_in_a_layout
-from segment.tracing.sources import UNKNOWN, tensors_in
 from segment.tracing.trace import Call, Trace, trace
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
@@ -35,6 +34,7 @@ ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
 Status = Literal["stochastic", "fixed", "refused"]
 
 OF_WEIGHTS = "it normalises weights, not data"
+FROZEN = "frozen: its statistics were constants in training, no mini-batch's"
 FOREIGN = "it belongs to no module of the network, but to one that a hook or a closure holds: make that a submodule"
 
 
@@ -62,9 +62,9 @@ class Layer:
     call: int | None = None
 
     @property
-    def of_weights(self) -> bool:
-        """Whether it normalises a weight, which no image changes."""
-        return self.reason == OF_WEIGHTS
+    def constant_in_training(self) -> bool:
+        """Whether no mini-batch of training changed its statistics: a frozen one, or one that normalises a weight."""
+        return self.reason in (OF_WEIGHTS, FROZEN)
 
 
 @dataclass(frozen=True)
@@ -198,19 +198,15 @@ def _layers_of(module: nn.Module, calls: Sequence[Call]) -> list[Layer]:
             continue
         seen[call.module] += 1
         name = call.module if seen[call.module] == 1 else f"{call.module}#{seen[call.module]}"
-        status: Status = "refused" if _of_another_module(call) else "stochastic"
-        layers.append(_named(name, module_of_call, index, call, status, FOREIGN if status == "refused" else ""))
+        status, reason = _status_of(module_of_call, call)
+        layers.append(_named(name, module_of_call, index, call, status, reason))
     return layers
 
 
-def _of_another_module(call: Call) -> bool:
-    """Whether the running mean of a batch norm call is none of the network's tensors, as with a module in a closure."""
-    assert call.arguments is not None
-    mean = batch_norm_of(call).running_mean
-    if mean is None or "input" in call.arguments[1]:
-        return False
-    read = zip(tensors_in(call.arguments), call.sources[1:], strict=False)  # the first is the input
-    return any(tensor is mean and source == UNKNOWN for tensor, source in read)
+def _status_of(module_of_call: nn.Module, call: Call) -> tuple[Status, str]:
+    if is_of_another_module(call):
+        return "refused", FOREIGN
+    return ("fixed", FROZEN) if is_frozen(module_of_call) else ("stochastic", "")
 
 
 def _readers_of_registered(calls: Sequence[Call]) -> dict[int, str]:
@@ -234,7 +230,7 @@ def _refused_where_read(layer: Layer, readers: Mapping[int, str]) -> Layer:
 
 
 def _is_read(child: nn.Module, readers: Mapping[int, str]) -> bool:
-    return any(id(getattr(child, name, None)) in readers for name in ("running_mean", "running_var"))
+    return any(id(value) in readers for value in statistics_in(child))
 
 
 def _drawable(network: BatchNormNetwork) -> BatchNormNetwork:
@@ -264,19 +260,17 @@ def _named(name: str, module_of_call: nn.Module, index: int, call: Call, status:
 
 
 def _unreached(name: str, child: nn.Module, *, run: bool) -> Layer:
-    kind = type(child).__name__
-    mean = getattr(child, "running_mean", None)
-    frozen = "frozen" in kind.lower()
+    frozen = is_frozen(child)
     if frozen:
-        reason = "frozen: its statistics were constants in training, no mini-batch's"
+        reason = FROZEN
     elif not run:
         reason = "an image does not reach it in eval mode"
     else:
         reason = "it does not call torch.nn.functional.batch_norm; replace it by torch.nn.BatchNorm2d"
     return Layer(
         name=name,
-        kind=kind,
-        channels=0 if mean is None else len(mean),
+        kind=type(child).__name__,
+        channels=next((len(value) for value in statistics_in(child) if isinstance(value, Tensor) and value.ndim), 0),
         values=0,
         status="refused" if run and not frozen else "fixed",
         reason=reason,

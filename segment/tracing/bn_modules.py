@@ -14,6 +14,10 @@ from torch.nn import functional
 from segment.errors import ModelRefused
 from segment.networks.modules import named_modules, parameters_and_buffers
 
+MEANS = ("running_mean", "moving_mean")
+VARIANCES = ("running_var", "running_variance", "moving_var", "moving_variance")
+"""Names of the statistics of batch normalisations in torch, in Keras, and in ports of Keras layers."""
+
 
 def check_traceable(module: nn.Module) -> None:
     """Errors: ModelRefused where a part was never initialised, or is compiled, or all of it is in half precision."""
@@ -46,6 +50,17 @@ def looks_like_bn(child: nn.Module) -> bool:
     """Whether a module keeps statistics of mini-batches, by its class, its name or its buffers."""
     if isinstance(child, nn.modules.instancenorm._InstanceNorm):  # statistics of an image, which no mini-batch changes
         return False
-    named = "batchnorm" in type(child).__name__.lower().replace("_", "") and hasattr(child, "running_var")
-    kept = not {"running_mean", "running_var"}.isdisjoint(child._buffers)
+    called_so = "batchnorm" in type(child).__name__.lower().replace("_", "")
+    named = called_so and any(hasattr(child, name) for name in VARIANCES)
+    kept = not {*MEANS, *VARIANCES}.isdisjoint(child._buffers)
     return isinstance(child, nn.modules.batchnorm._BatchNorm) or named or kept
+
+
+def is_frozen(child: nn.Module) -> bool:
+    """Whether a module is a BN whose statistics were constants in training, by its class's name."""
+    return "frozen" in type(child).__name__.lower()
+
+
+def statistics_in(child: nn.Module) -> list[object]:
+    """What a module keeps under the names of statistics."""
+    return [getattr(child, name) for name in (*MEANS, *VARIANCES) if hasattr(child, name)]

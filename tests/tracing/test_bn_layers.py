@@ -28,6 +28,7 @@ from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
 from segment.draws.bank import Bank
+from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
 from segment.errors import BankRefused, ModelRefused, NoBatchNorm, WrongUse
 from segment.methods.deterministic import deterministic
@@ -227,6 +228,34 @@ def test_a_frozen_bn_is_kept_fixed_with_its_reason() -> None:
     assert two.reason.startswith("frozen")
 
 
+class FrozenCalling(FrozenBatchNorm2d):
+    """As Detectron2's: without gradients it calls torch's batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def test_a_frozen_bn_that_calls_torchs_function_is_fixed_and_keeps_its_statistics_while_draws_are_recorded() -> None:
+    networks = []
+    for kind in (FrozenBatchNorm2d, FrozenCalling):
+        module: Any = seeded(Toy)
+        module.bn1 = kind(8)
+        module.bn1.running_mean += 0.2
+        module.bn1.running_var *= 3
+        networks.append(surveyed(calibrated(module, (32, 32))))
+    layer = networks[1].layers[0]
+    assert (layer.name, layer.kind, layer.status) == ("bn1", "FrozenCalling", "fixed")
+    assert layer.reason.startswith("frozen")
+    batches = [noise(6, 3, 32, 32, seed=3)]
+    (wanted,) = record(networks[0], batches)
+    for draws in (record(networks[1], batches), record_in_parts(networks[1], batches, at_once=2)):
+        (draw,) = draws
+        assert list(draw) == ["bn2"]
+        torch.testing.assert_close(draw["bn2"], wanted["bn2"], rtol=1e-4, atol=1e-4)
+    with pytest.raises(NoBatchNorm, match="bn1: frozen"):
+        networks[1].select("bn1")
+
+
 def test_a_network_with_only_frozen_bn_is_refused_with_its_reason() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4))
     with pytest.raises(NoBatchNorm, match=r"None of the 1 BN layers can be drawn \(1: frozen.*MC dropout"):
@@ -376,6 +405,28 @@ def test_a_bn_with_its_own_arithmetic_is_refused_by_name() -> None:
     with pytest.raises(ModelRefused, match=r"'bn2' \(OwnBatchNorm\) cannot be drawn: .*torch.nn.BatchNorm2d"):
         network.select("all")
     assert [layer.name for layer in network.select("bn1").stochastic] == ["bn1"]
+
+
+def test_a_bn_with_the_names_of_keras_is_refused_by_name() -> None:
+    class BatchNormalization(nn.Module):
+        moving_mean: Tensor
+        moving_variance: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("moving_mean", torch.zeros(8))
+            self.register_buffer("moving_variance", torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return normalised(x, self.moving_mean, self.moving_variance, 1e-3)
+
+    module: Any = Toy()
+    module.bn1 = BatchNormalization()
+    network = surveyed(module.eval())
+    layer = next(layer for layer in network.layers if layer.name == "bn1")
+    assert (layer.kind, layer.channels, layer.status) == ("BatchNormalization", 8, "refused")
+    with pytest.raises(ModelRefused, match=r"'bn1' \(BatchNormalization\) cannot be drawn"):
+        network.select("all")
 
 
 def test_a_subclass_of_torchs_bn_with_its_own_arithmetic_is_refused_not_called_unreached() -> None:
