@@ -228,7 +228,7 @@ def test_a_frozen_bn_is_kept_fixed_with_its_reason() -> None:
     assert two.reason.startswith("frozen")
 
 
-class FrozenCalling(FrozenBatchNorm2d):
+class FrozenCalling(FrozenBatchNorm2d):  # type: ignore[misc]
     """As Detectron2's: without gradients it calls torch's batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
