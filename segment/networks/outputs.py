@@ -5,7 +5,9 @@ Must not know a card.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -13,16 +15,24 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.errors import ModelRefused
 
+logger = logging.getLogger(__name__)
+
 MAP_KEYS = ("out", "logits", "masks")
 """Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
 
 
-def logits_in(output: Any) -> Tensor | None:
-    """The logits in the output of a network: a tensor, or an item of a dictionary, a tuple or an object."""
+def logits_in(output: Any, name: str) -> Tensor | None:
+    """The logits in the output of the network of that name: a tensor, or an item of a dictionary, a tuple or an object.
+
+    Of a tuple or a list it is the first; a warning says so where others may be the prediction just as well.
+    """
     if isinstance(output, Mapping):
         found = next((output[key] for key in MAP_KEYS if key in output), None)
     elif isinstance(output, (tuple, list)):
         found = output[0] if output else None  # smp with aux_params: mask, then label
+        channels = [item.shape[1] for item in output if isinstance(item, Tensor) and item.ndim == 4]
+        if len(channels) > 1 and len(set(channels)) == 1:
+            _warn_once(name, len(channels), channels[0])
     elif isinstance(output, Tensor):
         found = output
     else:
@@ -32,7 +42,7 @@ def logits_in(output: Any) -> Tensor | None:
 
 def logits_of(output: Any, name: str) -> Tensor:  # N K H W
     """The logits in the output of the network of that name. Errors: ModelRefused where there are none."""
-    logits = logits_in(output)
+    logits = logits_in(output, name)
     if logits is None or logits.ndim != 4:
         given = size_text(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelRefused(
@@ -40,3 +50,14 @@ def logits_of(output: Any, name: str) -> Tensor:  # N K H W
             "tuple); let a py: factory wrap it."
         )
     return logits
+
+
+@lru_cache(maxsize=256)
+def _warn_once(name: str, maps: int, channels: int) -> None:
+    logger.warning(
+        "%s gives %d maps of %d channels, and the first is taken. Where another is the prediction (some networks give "
+        "an auxiliary map first), give a module, or a py: factory of one, whose forward returns that map alone.",
+        name,
+        maps,
+        channels,
+    )

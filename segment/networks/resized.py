@@ -22,7 +22,7 @@ class Resized(nn.Module):
         self.network, self.size = network, size
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
-        logits = logits_in(self.network(resized(x, self.size)))
+        logits = logits_in(self.network(resized(x, self.size)), type(self.network).__name__)
         if logits is None:
             raise TypeError("its output holds no logits")
         return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)

@@ -112,6 +112,23 @@ def test_a_network_whose_own_train_fails_is_set_to_eval_mode_part_by_part(caplog
     assert "eval() of Failing fails (ValueError: an optimiser is needed)" in caplog.text
 
 
+SEVERAL: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
+    "an auxiliary map first": (lambda x: [x, 2 * x], True),
+    "supervised at three depths": (lambda x: (x, x, x[..., ::2, ::2]), True),
+    "a map and features": (lambda x: (x, x[:, :1]), False),
+    "a map and a label": (lambda x: (x, x.mean(dim=(2, 3))), False),
+}
+
+
+@pytest.mark.parametrize("dress", SEVERAL)
+def test_of_several_maps_the_first_is_taken_with_a_warning(dress: str, caplog: pytest.LogCaptureFixture) -> None:
+    module = Tiny(3, SEVERAL[dress][0]).eval()
+    network = load_network(module, card=Card(name=dress, network="py:made:here"))
+    with torch.no_grad():
+        assert torch.equal(logits(network, image()), module(image())[0])
+    assert (f"{dress} gives" in caplog.text and "and the first is taken" in caplog.text) == SEVERAL[dress][1]
+
+
 def upsampled(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=2, mode="bilinear")
 
