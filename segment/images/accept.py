@@ -5,8 +5,10 @@ Must not know a network.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,11 @@ from segment.images.formats.raster import Raster
 from segment.images.prepare import normalise, pad
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
+
+logger = logging.getLogger(__name__)
+
+CONTRAST = 0.5
+"""Of an image in 0..1: normalised ones that lie within [0, 1] have less, unless they are bright and flat."""
 
 
 def _nothing() -> None: ...
@@ -162,6 +169,8 @@ class Accept:
         if not bool(torch.isfinite(given).all()):
             count = int((~torch.isfinite(given)).sum())
             raise self._refused(given, f"{count} of its values are not finite (NaN or infinity). Mend the image.")
+        if (self.spec.mean or self.spec.std) and _looks_scaled(given):
+            _warn_once(self.name, self.spec.sentence)
         return given
 
     def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W
@@ -185,3 +194,19 @@ def _is_stack(given: Any) -> bool:
 def _type_and_shape(given: NDArray[Any] | Tensor) -> str:
     kind = "a tensor of" if isinstance(given, Tensor) else "an array of"
     return f"{kind} {str(given.dtype).removeprefix('torch.')}, shape {size_text(given.shape) or '()'}"
+
+
+def _looks_scaled(given: Tensor) -> bool:
+    """Whether it is an image in 0..1 that nobody has normalised; one of little contrast may be either."""
+    low, high = float(given.min()), float(given.max())
+    return low >= 0 and high <= 1 and high - low > CONTRAST
+
+
+@lru_cache(maxsize=256)
+def _warn_once(name: str, sentence: str) -> None:
+    logger.warning(
+        "%s was given a float tensor whose values all lie within [0, 1], and its input has mean and std: normalised "
+        "tensors are expected. Give uint8 pixels, or normalise them: %s.",
+        name,
+        sentence,
+    )

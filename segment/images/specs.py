@@ -13,6 +13,8 @@ Colours = Literal["RGB", "BGR", "grey"]
 Channels = Colours | int | tuple[str, ...]
 PerChannel = float | tuple[float, ...]
 """One number for all channels, or one a channel, in the order of `channels`."""
+LARGEST = 255
+"""The largest pixel value where no `white` says another."""
 CHANNEL_ORDERS: tuple[Colours, ...] = ("RGB", "BGR", "grey")
 
 
@@ -98,6 +100,22 @@ class InputSpec:
         parts += [f"resized to {self.size[0]}x{self.size[1]} and its maps back"] if self.size is not None else []
         parts += [f"padded to multiples of {self.stride} ({self.pad})"] if self.stride > 1 else []
         return ", ".join(parts)
+
+    @property
+    def contradiction(self) -> str:
+        """Why no pixel can be normalised as it says; "" where one can.
+
+        >>> InputSpec(mean=(124.0, 116.0, 104.0)).contradiction[:50]
+        'mean (124, 116, 104) is in pixel values, which are'
+        """
+        scales = numbers_of(self.scale, len(self.mean))
+        values = [mean * scale for mean, scale in zip(self.mean, scales, strict=False)]
+        if self.white is not None or not any(abs(value) > 2 * LARGEST for value in values):
+            return ""
+        return (
+            f"mean {_in_words(self.mean)} is in pixel values, which are divided by {_in_words(self.scale)} before it "
+            "is subtracted. Divide mean and std by 255, or keep pixel values by `scale: 1` of a card's input."
+        )
 
     @property
     def pixel_planes(self) -> int:

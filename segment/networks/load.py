@@ -43,6 +43,10 @@ class Network:
     module: nn.Module
     card: Card
 
+    def __post_init__(self) -> None:
+        if why := self.card.input.contradiction:
+            raise WrongUse(f"The input of {self.name!r} cannot be meant: {why}")
+
     def __repr__(self) -> str:
         layers = sum(isinstance(part, BatchNorm) for _, part in named_modules(self.module))
         classes = f"{len(self.card.classes)} classes, " if self.card.classes else ""

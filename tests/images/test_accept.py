@@ -18,6 +18,7 @@ import segment
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.images.specs import InputSpec
+from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 
 SIZE = (32, 40)
@@ -310,3 +311,46 @@ def test_image_files_of_a_network_that_takes_other_channels_are_refused_with_the
     with pytest.raises(ImageUnreadable, match=r"holds 3 bands, where one is asked for.*channels: grey"):
         bank_of(network_of(1), str(tmp_path))
     assert len(bank_of(network_of(1, channels="grey"), str(tmp_path))) == 3
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def named(name: str, spec: InputSpec) -> Network:
+    return load_network(Toy(), card=Card(name=name, network="py:made:here", input=spec))
+
+
+FLOATS: dict[str, tuple[InputSpec, Tensor, bool]] = {
+    "scaled": (InputSpec(mean=MEAN, std=STD), noise(3, 8, 8).sigmoid(), True),
+    "several": (InputSpec(std=STD), noise(2, 3, 8, 8).sigmoid(), True),
+    "normalised": (InputSpec(mean=MEAN, std=STD), noise(3, 8, 8), False),
+    "of little contrast": (InputSpec(mean=MEAN, std=STD), noise(3, 8, 8).sigmoid() / 2, False),
+    "neither mean nor std": (InputSpec(), noise(3, 8, 8).sigmoid(), False),
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_floats_of_zero_to_one_are_warned_of_where_normalised_ones_are_expected(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, images, warned = FLOATS[name]
+    network = named(name, spec)
+    for _ in range(2):
+        assert torch.equal(network.accept.batch(images)[0].reshape(images.shape), images)
+    said = f"{name} was given a float tensor whose values all lie within [0, 1], and its input has mean and std"
+    assert caplog.text.count(said) == int(warned)
+
+
+@pytest.mark.parametrize("scale", [255.0, (255.0, 255.0, 255.0)])
+def test_a_mean_in_pixel_values_is_refused_where_pixels_are_divided_first(scale: Any) -> None:
+    pixel_mean, pixel_std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    with pytest.raises(WrongUse, match=r"'own' cannot be meant: mean \(123\.675, .* is in pixel values.*`scale: 1`"):
+        named("own", InputSpec(scale=scale, mean=pixel_mean, std=pixel_std))
+    with pytest.raises(WrongUse, match="Divide mean and std by 255"):
+        segment.fit_bank(Toy(), [np.zeros((8, 8, 3), np.uint8)], batch=1, draws=1, mean=pixel_mean, std=pixel_std)
+    for fits in (
+        InputSpec(scale=1.0, mean=pixel_mean, std=pixel_std),
+        InputSpec(mean=pixel_mean, white=100.0),  # heights, of which many are above white
+        InputSpec(scale=scale),
+    ):
+        assert named("own", fits).card.input == fits
