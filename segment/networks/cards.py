@@ -31,6 +31,9 @@ IN_CHANNELS = "in_channels"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+UNSTATED = InputSpec()
+"""The input of a card that states none; known by its identity, for another card may state the same values."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Card:
@@ -61,7 +64,7 @@ class Card:
     weights: Path | None = None
     sha256: str | None = None
     head: Head = "softmax"
-    input: InputSpec = field(default_factory=InputSpec)
+    input: InputSpec = UNSTATED
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     void: int | None = None
@@ -147,6 +150,23 @@ def default_card(uri: str) -> Card:
         spec = replace(spec, **hf_input(parsed.target))
     head = parsed.head or (trained_head(parsed) if parsed.scheme in ("smp", "smp-dir") else None) or "softmax"
     return Card(name=uri, network=uri, head=head, input=spec, assumed=assumed)
+
+
+def completed(card: Card, uri: str) -> Card:
+    """A card that is given beside a URI: where it states no input or no head, it has those of `default_card`.
+
+    Errors: WrongUse where both state a head, or a number of channels, and they differ.
+    """
+    usual, stated, head = default_card(uri), card.input is not UNSTATED, card.head
+    if head != usual.head and (usual.head != "softmax" or parse_uri(uri).head):
+        if head != "softmax" or card.folder is not None:  # a card's file says it, or is about another network
+            raise WrongUse(f"The head is {head} in the card {card.name!r}, and {usual.head} by {uri!r}: correct one.")
+        head = usual.head
+    if not stated:
+        return replace(card, network=uri, head=head, input=usual.input, assumed=usual.assumed)
+    if card.input.channels not in ("RGB", "BGR"):
+        uri = with_channels(uri, card.input.planes, f"Card {card.name!r}")
+    return replace(card, network=uri, head=head)
 
 
 def with_channels(uri: str, count: int, where: str) -> str:

@@ -21,7 +21,7 @@ from segment.errors import ModelRefused, NotTrusted, PredictionFailed, UnknownNe
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
 from segment.networks.builders import build
-from segment.networks.cards import Card, default_card, known_cards, read_card
+from segment.networks.cards import Card, completed, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
 from segment.networks.outputs import logits_of
@@ -199,7 +199,8 @@ def load_network(
     or those of the file `weights`; a file that its card names is not read.
 
     weights: a file that replaces the card's; a warning says so where its bytes are others than the card names
-    card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`
+    card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`, which also says
+        what the card of a URI leaves out: its input, or its head
     prefix, extra_keys: of the weights' names, see `weights.load_weights`
     device: as torch names it; None: the CPU, or the device of a module given directly
     trust: whether a card's file may name code (`py:`, or `hf:` with remote code), which then runs
@@ -238,7 +239,7 @@ def load_network(
 def _card_of(model: str | Path, card: Card | None) -> Card:
     text = str(model)
     if is_uri(text) and not Path(text).is_file():
-        return replace(card, network=text) if card is not None else default_card(text)
+        return completed(card, text) if card is not None else default_card(text)
     if card is not None:
         raise WrongUse(f"{text!r} is a card already; another card was given beside it.")
     if Path(text).suffix not in (".yaml", ".yml") and text not in known_cards():

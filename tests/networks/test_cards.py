@@ -12,6 +12,7 @@ from segment.errors import UnknownNetwork, WrongUse
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.images.transforms.augment import pipeline
 from segment.networks.cards import SHIPPED, Card, card_folders, default_card, known_cards, read_card
+from segment.networks.load import load_network
 from segment.networks.uris import parse_uri
 
 CAMVID = ("enet_camvid", "unet_lite0_camvid")
@@ -220,3 +221,24 @@ def test_a_uri_of_other_channels_has_a_card_of_them_without_imagenets_numbers() 
     card = default_card("smp:Unet?in_channels=4")
     assert (card.input.channels, card.input.mean) == (4, ())
     assert default_card("smp:Unet").input.channels == "RGB"
+
+
+def test_a_card_beside_a_uri_has_the_head_and_the_usual_input_that_it_does_not_state() -> None:
+    uri = "smp:Unet?encoder=resnet18&classes=3&head=multilabel"
+    named = load_network(uri, card=Card(name="own", network="", classes=("a", "b", "c"))).card
+    usual = default_card(uri)
+    assert (named.name, named.network, named.head, named.input) == ("own", uri, "multilabel", usual.input)
+    stated = load_network(uri, card=Card(name="own", network="", input=InputSpec())).card
+    assert (stated.head, stated.input) == ("multilabel", InputSpec())
+    assert load_network("segment:tiny?classes=3", card=Card(name="own", network="")).card.input.stride == 8
+    bands = Card(name="own", network="", input=InputSpec(channels=4, stride=32))
+    assert load_network("smp:Unet?encoder=resnet18&classes=3", card=bands).channels == 4
+
+
+def test_a_card_that_states_another_head_than_the_uri_beside_it_is_refused(tmp_path: Path) -> None:
+    read = read_card(written(tmp_path, {"network": "segment:tiny?classes=3"}))
+    for card, head in ((Card(name="own", network="", head="sigmoid"), "multilabel"), (read, "multilabel")):
+        with pytest.raises(WrongUse, match=f"The head is {card.head} in the card .*, and {head} by 'segment:tiny"):
+            load_network(f"segment:tiny?classes=3&head={head}", card=card)
+    with pytest.raises(WrongUse, match="The head is sigmoid in the card 'own', and softmax by"):
+        load_network("segment:tiny?head=softmax", card=Card(name="own", network="", head="sigmoid"))
