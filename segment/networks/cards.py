@@ -147,7 +147,8 @@ def default_card(uri: str) -> Card:
     spec = InputSpec(mean=mean, std=std, stride=stride, channels=channels)
     assumed = parsed.scheme == "py"
     if parsed.scheme == "hf":
-        spec = replace(spec, **hf_input(parsed.target))
+        settings, assumed = hf_input(parsed)
+        spec = replace(spec, **settings)
     head = parsed.head or (trained_head(parsed) if parsed.scheme in ("smp", "smp-dir") else None) or "softmax"
     return Card(name=uri, network=uri, head=head, input=spec, assumed=assumed)
 

@@ -6,7 +6,9 @@ Must not know a card.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -15,6 +17,13 @@ from segment.errors import ModelRefused, imported, one_line
 from segment.networks.resized import Upsampled
 from segment.networks.uris import REMOTE_CODE, Uri
 
+logger = logging.getLogger(__name__)
+
+CONFIG = "preprocessor_config.json"
+WHERE = ("cache_dir", "revision", "subfolder", "token")
+"""Arguments that say where files of a network are, for its image processor too."""
+INEXPRESSIBLE = ("do_binarize", "do_color_quantize", "do_grayscale", "do_offset", "offset", "rescale_offset")
+"""Steps of image processors that change values in a way that no InputSpec says."""
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -35,24 +44,76 @@ def hf_network(parsed: Uri) -> nn.Module:
         raise ModelRefused(
             f"'hf:{parsed.target}' is not {kind} with semantic segmentation: {one_line(error, 200)}"
         ) from None
+    if not local and _processor(parsed, ask_hub=False) is None:
+        _processor(parsed, ask_hub=True)  # it is kept beside the network then, where `hf_input` reads it
     return Upsampled(network)
 
 
-def hf_input(target: str) -> dict[str, Any]:
-    """Mean and std by the folder's preprocessor_config.json; ImageNet's where it has none. Networks take strides of 32.
+def hf_input(parsed: Uri) -> tuple[dict[str, Any], bool]:
+    """How images become the input, as values of an InputSpec, and whether that is assumed; it asks no hub.
 
-    >>> hf_input("nowhere")["stride"]
-    32
+    By the image processor of the folder, or of the hub where the network has been loaded before. Its resizing is left
+    out: images keep their size. Assumed, with ImageNet's numbers, where there is none or it does what no InputSpec
+    says. Networks take strides of 32.
+
+    >>> hf_input(Uri(scheme="hf", target="./nowhere"))[1]
+    True
     """
-    path = Path(target).expanduser() / "preprocessor_config.json"
-    usual: dict[str, Any] = {**IMAGENET, "stride": 32}
+    steps = _processor(parsed, ask_hub=False) or _steps_in(Path(parsed.target).expanduser() / CONFIG)
+    settings = None if steps is None else _as_input(steps)
+    return {"stride": 32, **(IMAGENET if settings is None else settings)}, settings is None
+
+
+def _processor(parsed: Uri, *, ask_hub: bool) -> Any:
+    """The image processor beside the network; None where there is none that runs without code of its own."""
+    try:
+        automatic: Any = imported("transformers", extra="hf", what="hf: networks").AutoImageProcessor
+        folder = Path(parsed.target).expanduser()
+        return automatic.from_pretrained(
+            str(folder) if folder.is_dir() else parsed.target,
+            local_files_only=not ask_hub,
+            trust_remote_code=False,
+            **{key: value for key, value in parsed.arguments.items() if key in WHERE},
+        )
+    except Exception as error:  # what it raises depends on the library's version, and on the file
+        logger.info("'hf:%s' has no image processor that can be read: %s", parsed.target, one_line(error, 200))
+        return None
+
+
+def _steps_in(path: Path) -> Any:
+    """What the file states, where no class of transformers reads it; None where there is no such file."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return usual
-    if not config.get("do_normalize", True):
-        return {"mean": (), "std": (), "stride": 32}
-    mean, std = config.get("image_mean"), config.get("image_std")
-    if not isinstance(mean, list) or not isinstance(std, list):
-        return usual
-    return {"mean": tuple(map(float, mean)), "std": tuple(map(float, std)), "stride": 32}
+        return None
+    if not isinstance(config, dict):
+        return None
+    usual = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": "image_mean" in config}
+    return SimpleNamespace(**usual | config)
+
+
+def _as_input(steps: Any) -> dict[str, Any] | None:
+    """What an image processor does, as values of an InputSpec; None where they cannot say it."""
+    if not hasattr(steps, "do_rescale") or any(getattr(steps, name, None) for name in INEXPRESSIBLE):
+        return None
+    mean, std = _three(()), _three(())
+    if getattr(steps, "do_normalize", None):
+        mean, std = (_three(getattr(steps, name, None)) for name in ("image_mean", "image_std"))
+        if not mean or not std:
+            return None
+    flipped = bool(getattr(steps, "do_flip_channel_order", None))
+    if flipped and len({*zip(mean, std, strict=True)}) > 1:  # transformers' processors differ in which comes first
+        return None
+    try:
+        scale = round(1 / float(steps.rescale_factor), 6) if steps.do_rescale else 1.0
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return {"scale": scale, "mean": mean, "std": std, "channels": "BGR" if flipped else "RGB"}
+
+
+def _three(numbers: Any) -> tuple[float, ...]:
+    """One number for each of three channels; none where it is something else."""
+    values = [numbers] * 3 if isinstance(numbers, int | float) else numbers
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return ()
+    return tuple(map(float, values)) if all(isinstance(value, int | float) for value in values) else ()

@@ -213,13 +213,15 @@ def load_network(
             card = replace(card, weights=None, sha256=None)
         module = copied(model)
     else:
-        card = _card_of(model, card)
+        given, card = card, _card_of(model, card)
         if card.folder is not None and not trust and runs_code(card.network):
             raise NotTrusted(
                 f"The card {str(model)!r} names {card.network!r}, which runs code. Where you trust it, say --trust "
                 f"(from Python: load_network(..., trust=True)), or name the code yourself in place of the card."
             )
         module = build(card.network, beside=card.folder)
+        if parse_uri(card.network).scheme == "hf":
+            card = _card_of(model, given)  # what was loaded with the network may say how its images are prepared
     if weights is not None:
         load_weights(module, weights, prefix=prefix, extra_keys=extra_keys)
         if card.sha256 is not None and (difference := differs_from_card(Path(weights), card.sha256)):

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from torch.nn import functional
 
 import segment
 from segment.errors import ModelRefused, WrongUse
+from segment.images.prepare import prepare
 from segment.jobs.inspect import inspect_network
-from segment.networks.cards import read_card
+from segment.networks.cards import default_card, read_card
 from segment.networks.load import load_network
 
 FACTORY = """
@@ -68,6 +70,82 @@ def test_a_folder_of_transformers_gives_its_logits_at_the_images_size(segformer:
         expected = functional.interpolate(small, (64, 96), mode="bilinear", align_corners=False)
         assert small.shape[-2:] == (16, 24)
         torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+
+
+PREPROCESSORS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "flipped": (
+        {"image_processor_type": "MobileViTImageProcessor", "do_rescale": True, "do_flip_channel_order": True},
+        {"scale": 255, "channels": "BGR", "mean": ()},
+    ),
+    "another factor": (
+        {"do_normalize": True, "rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
+        {"scale": 127.5, "mean": (1, 1, 1)},
+    ),
+    "not rescaled": (
+        {"do_normalize": True, "do_rescale": False, "image_mean": [123, 116, 103], "image_std": [58, 57, 57]},
+        {"scale": 1, "mean": (123, 116, 103), "std": (58, 57, 57)},
+    ),
+    "one number": ({"do_normalize": True, "image_mean": 0.5, "image_std": 0.25}, {"mean": (0.5,) * 3}),
+    "not normalised": ({"do_normalize": False, "image_mean": [0.5] * 3}, {"scale": 255, "mean": (), "std": ()}),
+    "nothing said of mean and std": ({"do_rescale": True}, {"scale": 255, "mean": ()}),
+    "flipped and normalised": (
+        {"do_flip_channel_order": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]},
+        None,
+    ),
+    "grey": ({"do_grayscale": True}, None),
+    "two means": ({"image_mean": [0.1, 0.2], "image_std": [1, 1]}, None),
+    "no factor": ({"rescale_factor": 0}, None),
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSORS)
+def test_the_preprocessing_of_transformers_is_taken_or_said_to_be_assumed(tmp_path: Path, name: str) -> None:
+    config, wanted = PREPROCESSORS[name]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    card = default_card(f"hf:{tmp_path}")
+    assert card.assumed == (wanted is None)
+    for key, value in ({"mean": (0.485, 0.456, 0.406), "scale": 255} if wanted is None else wanted).items():
+        assert getattr(card.input, key) == value, key
+
+
+@pytest.mark.parametrize("kind", ["SegformerImageProcessor", "MobileViTImageProcessor"])
+def test_the_input_is_that_of_the_image_processor_beside_the_network(tmp_path: Path, kind: str) -> None:
+    sizes = {"do_resize": False, "do_center_crop": False}
+    processor = getattr(transformers, kind)(**sizes)
+    processor.save_pretrained(tmp_path)
+    spec = default_card(f"hf:{tmp_path}").input
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
+    wanted = processor(pixels, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(prepare(pixels, spec), wanted, rtol=0, atol=1e-6)
+
+
+def test_a_network_of_the_hub_is_prepared_as_its_image_processor_there_says(
+    segformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    asked: list[Any] = []
+    load: Any = transformers.AutoModelForSemanticSegmentation.from_pretrained
+
+    def network(_: str, **arguments: Any) -> Any:
+        return load(str(segformer), **arguments | {"local_files_only": True, "revision": None})
+
+    def processor(target: str, **arguments: Any) -> Any:
+        asked.append((target, arguments["trust_remote_code"], arguments["revision"]))
+        if arguments["local_files_only"] and not kept:
+            raise OSError("it is not in the cache")
+        kept.append(target)
+        return SimpleNamespace(do_rescale=True, rescale_factor=1 / 255, do_normalize=None, do_flip_channel_order=True)
+
+    monkeypatch.setattr(transformers.AutoModelForSemanticSegmentation, "from_pretrained", network)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", processor)
+    uri = "hf:someone/net?revision=v1"
+    assert default_card(uri).assumed, "nothing is downloaded to read a card"
+    (tmp_path / "own.yaml").write_text(f"network: {uri}\nclasses: [a, b, c]\n")
+    for model in (uri, tmp_path / "own.yaml"):
+        kept.clear()
+        card = load_network(model).card
+        assert (card.input.channels, card.input.mean, card.assumed) == ("BGR", (), False)
+    assert set(asked) == {("someone/net", False, "v1")}
 
 
 def test_a_network_with_little_batch_norm_is_fitted_and_says_so(

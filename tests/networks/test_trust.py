@@ -118,6 +118,7 @@ def test_a_hub_network_brings_no_code_unless_the_caller_says_so(
         return nn.Identity()
 
     monkeypatch.setattr(transformers.AutoModelForSemanticSegmentation, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda *_, **arguments: arguments)
     hf_network(parse_uri("hf:someone/net"))
     hf_network(parse_uri("hf:someone/net?trust_remote_code=True"))
     hf_network(parse_uri("hf:someone/net?trust_remote_code=false"))
