@@ -122,8 +122,8 @@ def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
     id = given_id(row.id) if row.id else safe(os.path.relpath(path, root))
     parts = parts_in(path, listing)
     label_parts, mask_parts = (_parts_beside(other, parts, listing) for other in (row.label, row.mask))
-    wanted = row.id.rpartition("/")[2]
-    single = wanted in {part_name(path, part) for part in parts if part is not None}
+    of_file, _, wanted = row.id.rpartition("/")
+    single = bool(of_file) and wanted in {part_name(path, part) for part in parts if part is not None}
     for part, label_part, mask_part in zip(parts, label_parts, mask_parts, strict=True):
         name = "" if part is None else part_name(path, part)
         if single and name != wanted:
@@ -257,16 +257,17 @@ def keep_ids(sources: Sequence[Source], known: Mapping[str, str]) -> tuple[Sourc
     >>> keep_ids([Source("x", Path("x.bmp")), Source("x-2", Path("x.png"))], {"x": "x.png"})[0].id
     'x-2'
     """
+    # runs of before did not say which part
+    same = {one.id for one in sources if known.get(one.id) in (_image_in_text(one), in_text(one.path))}
     earlier_ids: dict[str, list[str]] = {}
     for id, image in known.items():
-        earlier_ids.setdefault(image, []).append(id)
+        if id not in same:
+            earlier_ids.setdefault(image, []).append(id)
     given = {folded(id) for id in known}
     kept = []
     for source in sources:
-        earlier = earlier_ids.get(_image_in_text(source))
-        if earlier is None and known.get(source.id) == in_text(source.path):  # runs of before did not say which part
-            earlier = [source.id]
-        id = earlier.pop(0) if earlier else free_id(source.id, given, ())
+        earlier = earlier_ids.get(_image_in_text(source), [])
+        id = source.id if source.id in same else earlier.pop(0) if earlier else free_id(source.id, given, ())
         given.add(folded(id))
         kept.append(replace(source, id=id))
     return tuple(kept)
@@ -278,9 +279,8 @@ def images_by_id(sources: Sequence[Source]) -> dict[str, str]:
 
 
 def _image_in_text(source: Source) -> str:
-    path = in_text(source.path)
     along = f" along axis {source.axis}" if source.axis != Listing().axis else ""
-    return path if source.part is None else f"{path}::{source.part}{along}"
+    return in_text(source.path) + ("" if source.part is None else f"::{source.part}{along}")
 
 
 def _kinds(files: Sequence[Path]) -> str:

@@ -89,7 +89,8 @@ def _measured(strips: _Strips, card_stride: int) -> TileGeometry | None:
     if align is None or distances[0] is None or distances[1] is None:
         return None
     halo = -(-(max(distances[0], distances[1]) + MARGIN) // align) * align
-    return TileGeometry(align, halo, _stride(strips, align, halo, card_stride))
+    stride = _stride(strips, align, halo, card_stride)
+    return None if stride is None else TileGeometry(align, halo, stride)
 
 
 def _align(strips: _Strips, card_stride: int) -> int | None:
@@ -108,14 +109,18 @@ def _align(strips: _Strips, card_stride: int) -> int | None:
     return next(part for part in smaller if part == align or strips.accepts(part))
 
 
-def _stride(strips: _Strips, align: int, halo: int, card_stride: int) -> int:
-    """The smallest multiple of the card's stride so that images whose sides are multiples of it can be cut."""
+def _stride(strips: _Strips, align: int, halo: int, card_stride: int) -> int | None:
+    """The smallest multiple of the card's stride so that images whose sides are multiples of it can be cut.
+
+    None where no image can be, as where the network pads one side with pixels of the other.
+    """
     for stride in _divisors(align):
-        if stride == align or (
-            stride % card_stride == 0 and all(strips.ends(align, halo, rest) for rest in {stride, align - stride})
+        rests = {stride, align - stride} - {0}
+        if stride % card_stride == 0 and all(
+            strips.ends(align, halo, rest, upright=upright) for rest in rests for upright in (False, True)
         ):
             return stride
-    raise AssertionError("a number divides itself")
+    return None
 
 
 class _Strips:
@@ -163,20 +168,22 @@ class _Strips:
         self.rounding = not bool(_differs(first, second, 3, ROUNDING).any())
         return not bool(_differs(first, second, 3).any())
 
-    def ends(self, align: int, halo: int, rest: int) -> bool:
+    def ends(self, align: int, halo: int, rest: int, *, upright: bool) -> bool:
         """Whether an image whose length is a multiple of `align` and `rest` can be cut."""
         stop = _odd_multiple(2 * halo + align, align)
-        strip = self._noise(stop + align + rest, align, upright=False)
-        length = strip.shape[3]
+        strip = self._noise(stop + align + rest, align, upright=upright)
+        axis = 2 if upright else 3
+        length = strip.shape[axis]
+        first, last = stop - halo, length - align - halo
         try:
             whole = self._forward(strip.clone())
-            left = self._forward(strip.narrow(3, 0, stop).contiguous())
-            right = self._forward(strip.narrow(3, align, length - align).contiguous())
+            begin = self._forward(strip.narrow(axis, 0, stop).contiguous())
+            end = self._forward(strip.narrow(axis, align, length - align).contiguous())
             pairs = (
-                (whole.narrow(3, 0, stop - halo), left.narrow(3, 0, stop - halo)),
-                (whole.narrow(3, align + halo, length - align - halo), right.narrow(3, halo, length - align - halo)),
+                (whole.narrow(axis, 0, first), begin.narrow(axis, 0, first)),
+                (whole.narrow(axis, align + halo, last), end.narrow(axis, halo, last)),
             )
-            return not any(bool(_differs(part, other, 3).any()) for part, other in pairs)
+            return not any(bool(_differs(part, other, axis).any()) for part, other in pairs)
         except Exception as error:  # as in `accepts`
             log.debug("No side of %d pixels: %s", length, error)
             return False

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,23 @@ def refusal(src: str | Path) -> str:
         find_images(src)
     assert "\n" not in str(refused.value)
     return str(refused.value)
+
+
+def test_an_image_that_is_listed_twice_keeps_both_ids_in_any_order() -> None:
+    left, right = (Source(id, Path("a.png"), mask=Path(f"{id}.png")) for id in ("left", "right"))
+    known = images_by_id([left, right])
+    for sources in ([left, right], [right, left], [right]):
+        assert keep_ids(sources, known) == tuple(sources)
+    renamed = Source("top", Path("a.png"))
+    assert [source.id for source in keep_ids([renamed, right], known)] == ["left", "right"]
+
+
+def test_an_id_without_a_folder_names_a_whole_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", np.zeros((10, 4, 5), np.uint8))
+    (tmp_path / "list.csv").write_text("id,image\n0003,scan.npy\n")
+    assert len(find_images(tmp_path / "list.csv")) == 10
+    (tmp_path / "list.csv").write_text("id,image\nscan/0003,scan.npy\n")
+    assert [source.part for source in find_images(tmp_path / "list.csv")] == [3]
 
 
 def test_a_folder_gives_its_images_of_all_levels_sorted_by_posix_path(tmp_path: Path) -> None:

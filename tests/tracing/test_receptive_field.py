@@ -150,3 +150,37 @@ def test_values_that_are_not_finite_in_other_places_count_as_another_output() ->
             return torch.where(x[:, :1] > x.mean(), y, -torch.inf)
 
     assert geometry_of(calibrated(seeded(Masked), (64, 64))).halo is None
+
+
+class Ring(nn.Module):
+    """One side of the image lies beside the other, as in a panorama; upright: the upper beside the lower."""
+
+    def __init__(self, *, upright: bool) -> None:
+        super().__init__()
+        self.conv, self.upright = nn.Conv2d(3, 4, 3), upright
+
+    def forward(self, x: Tensor) -> Tensor:
+        along, across = ((0, 0, 1, 1), (1, 1, 0, 0)) if self.upright else ((1, 1, 0, 0), (0, 0, 1, 1))
+        made: Tensor = self.conv(functional.pad(functional.pad(x, along, mode="circular"), across))
+        return made
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_network_that_joins_the_sides_of_its_image_has_no_halo(upright: bool) -> None:  # noqa: FBT001
+    assert geometry_of(seeded(lambda: Ring(upright=upright)).eval()).halo is None
+
+
+class OneWay(nn.Module):
+    """A stride along one axis, and back to the image's size."""
+
+    def __init__(self, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.interpolate(self.conv(x), x.shape[-2:], mode="bilinear")
+
+
+@pytest.mark.parametrize("stride", [(8, 1), (1, 8)])
+def test_a_stride_along_either_axis_is_seen(stride: tuple[int, int]) -> None:
+    assert geometry_of(seeded(lambda: OneWay(stride)).eval()).stride == 8
