@@ -18,7 +18,7 @@ from segment.errors import UnknownNetwork, WrongUse, near
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
 from segment.networks.hf import hf_input
-from segment.networks.smp import trained_head
+from segment.networks.smp import timm_numbers, trained_head
 from segment.networks.uris import parse_uri
 from segment.safe_yaml import read_yaml
 
@@ -142,10 +142,14 @@ def default_card(uri: str) -> Card:
     usual = parsed.scheme in ("smp", "smp-dir", "torchvision")
     bands = parsed.arguments.get(IN_CHANNELS, 3) if parsed.scheme == "smp" else 3
     channels: Channels = bands if isinstance(bands, int) and bands > 0 and bands != 3 else "RGB"
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual and channels == "RGB" else ((), ())
+    mean: tuple[float, ...] = IMAGENET_MEAN if usual and channels == "RGB" else ()
+    std: tuple[float, ...] = IMAGENET_STD if mean else ()
+    assumed = parsed.scheme == "py"
+    numbers = timm_numbers(parsed) if mean and parsed.scheme != "torchvision" else None
+    if numbers is not None and numbers != (mean, std):
+        (mean, std), assumed = numbers, True  # whoever trained it may have taken ImageNet's numbers all the same
     stride = {"smp": 32, "smp-dir": 32, "segment": 8}.get(parsed.scheme, 1)
     spec = InputSpec(mean=mean, std=std, stride=stride, channels=channels)
-    assumed = parsed.scheme == "py"
     if parsed.scheme == "hf":
         settings, assumed = hf_input(parsed)
         spec = replace(spec, **settings)

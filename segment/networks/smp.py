@@ -52,6 +52,20 @@ def trained_head(parsed: Uri) -> Head | None:
     return "softmax" if activation in MULTICLASS else None
 
 
+def timm_numbers(parsed: Uri) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that timm trained the encoder with; None for an encoder of smp's own, or an unknown one."""
+    encoder = str(arguments_of(parsed).get("encoder_name", ""))
+    if not encoder.startswith("tu-"):
+        return None
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+    except (RuntimeError, ValueError):  # building it says which are known
+        return None
+    return None if config is None else (tuple(map(float, config.mean)), tuple(map(float, config.std)))
+
+
 def _by_name(parsed: Uri) -> nn.Module:
     import segmentation_models_pytorch as smp
 

@@ -242,3 +242,13 @@ def test_a_card_that_states_another_head_than_the_uri_beside_it_is_refused(tmp_p
             load_network(f"segment:tiny?classes=3&head={head}", card=card)
     with pytest.raises(WrongUse, match="The head is sigmoid in the card 'own', and softmax by"):
         load_network("segment:tiny?head=softmax", card=Card(name="own", network="", head="sigmoid"))
+
+
+@pytest.mark.parametrize(("encoder", "mean"), [("tu-xception65", 0.5), ("tu-resnet18", 0.485), ("tu-nowhere", 0.485)])
+def test_an_encoder_of_timm_has_timms_numbers_with_a_warning_where_they_are_not_imagenets(
+    encoder: str, mean: float, tmp_path: Path
+) -> None:
+    card = default_card(f"smp:Unet?encoder={encoder}&classes=2")
+    assert (card.input.mean[0], card.assumed) == (mean, mean == 0.5)
+    stated = read_card(written(tmp_path, {"network": card.network, "input": {"mean": [0.1] * 3, "std": [0.2] * 3}}))
+    assert (stated.input.mean, stated.assumed) == ((0.1,) * 3, False)
