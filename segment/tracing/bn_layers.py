@@ -23,6 +23,7 @@ from segment.tracing.batch_norm_call import batch_norm_of, is_of_another_module
 from segment.tracing.bn_modules import check_traceable, is_frozen, is_lower_batch_norm, looks_like_bn, statistics_in
 from segment.tracing.call_kinds import reads_values
 from segment.tracing.memory_layout import traced_in_a_layout
+from segment.tracing.per_image import normalising_each_image
 from segment.tracing.trace import Call, Trace, trace
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
@@ -34,6 +35,7 @@ ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (
 Status = Literal["stochastic", "fixed", "refused"]
 
 OF_WEIGHTS = "it normalises weights, not data"
+PER_IMAGE = "it normalises each image by its own statistics: replace it by torch.nn.InstanceNorm2d"
 FROZEN = "frozen: its statistics were constants in training, no mini-batch's"
 FOREIGN = "it belongs to no module of the network, but to one that a hook or a closure holds: make that a submodule"
 
@@ -173,6 +175,9 @@ def survey(
     traced, channels_last = traced_in_a_layout(module, forward, image, ARGUMENTS_KEPT)
     readers = _readers_of_registered(traced.calls)
     layers = [_refused_where_read(layer, readers) for layer in _layers_of(module, traced.calls)]
+    untracked = {layer.call for layer in layers if layer.trained is None and layer.call is not None}
+    alone = normalising_each_image(module, forward, image, traced.calls, untracked)
+    layers = [replace(layer, status="refused", reason=PER_IMAGE) if layer.call in alone else layer for layer in layers]
     reached = {layer.name for layer in layers}
     run = {call.module for call in traced.calls if call.origin != "constant"}
     lower = {call.module for call in traced.calls if call.origin != "constant" and is_lower_batch_norm(call.function)}

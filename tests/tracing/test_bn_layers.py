@@ -429,6 +429,21 @@ def test_a_bn_with_the_names_of_keras_is_refused_by_name() -> None:
         network.select("all")
 
 
+def test_instance_normalisation_by_torchs_batch_norm_is_refused() -> None:
+    class ByBatchNorm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            as_channels = x.reshape(1, -1, *x.shape[2:])
+            return functional.batch_norm(as_channels, None, None, training=True).reshape(x.shape)
+
+    module: Any = Toy()
+    module.dropout = ByBatchNorm()
+    network = surveyed(module.eval())
+    layer = next(layer for layer in network.layers if layer.name == "dropout")
+    assert layer.status == "refused"
+    with pytest.raises(ModelRefused, match=r"'dropout' .*normalises each image by its own.*InstanceNorm2d"):
+        network.select("all")
+
+
 def test_a_subclass_of_torchs_bn_with_its_own_arithmetic_is_refused_not_called_unreached() -> None:
     class Unfused(nn.BatchNorm2d):
         def forward(self, input: Tensor) -> Tensor:  # torch's own argument name
