@@ -47,7 +47,7 @@ def test_an_image_that_is_listed_twice_keeps_both_ids_in_any_order() -> None:
 
 
 def test_an_id_without_a_folder_names_a_whole_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "scan.npy", np.zeros((10, 4, 5), np.uint8))
+    np.save(tmp_path / "scan.npy", np.zeros((10, 4, 5, 3), np.uint8))
     (tmp_path / "list.csv").write_text("id,image\n0003,scan.npy\n")
     assert len(find_images(tmp_path / "list.csv")) == 10
     (tmp_path / "list.csv").write_text("id,image\nscan/0003,scan.npy\n")
