@@ -102,7 +102,15 @@ def predict(
     network.log_preprocessing()
     if plan.triage is not None:
         draws = len(execution.bank) if execution.stop is None else None
-        refuse_other_run(plan.triage, network, bank, draws=draws, precision=execution.precision, tuned=plan.tuned)
+        refuse_other_run(
+            plan.triage,
+            network,
+            bank,
+            draws=draws,
+            precision=execution.precision,
+            tuned=plan.tuned,
+            masked=masks is not None,
+        )
     taken = listing or (Listing() if watch is None else watch.listing)
     settings = plan.settings(network, bank, source_text) | taken.settings()
     settings |= {} if masks is None else {"masks": in_text(masks)}

@@ -699,5 +699,5 @@ def test_masks_of_several_labels_make_segments_together() -> None:
 
 def test_nothing_is_accepted_where_no_threshold_would_do() -> None:
     image = triaged_image(estimate_of(np.zeros((2, 3), int), np.zeros((2, 3), np.float32)), asked_of("pixel", None))
-    assert image.line() == {"decision": "review", "accepted": 0.0}
+    assert image.line() == {"decision": "review", "accepted": 0.0, "means": {"margin": 0.0}}
     assert (image.review[:] == 255).all()

@@ -46,8 +46,8 @@ class Entry:
     measures: name -> {"mean", "p95", "interior", "patch"} over its pixels, each a key of its own on the line
     expected: how right the mask is by its own probabilities: "expected_accuracy", "soft_dice", "soft_dice.CLASS", ...
     notes: measure or file -> why it was not written; LABEL -> why the image's label is not shown
-    triage: "decision" (accept or review), "accepted" (share of pixels) and with sets "set_size" (their mean); no key
-    where no triage was asked for
+    triage: "decision" (accept or review), "accepted" (share of pixels), "means" (of the measures that decide of images,
+    with the border) and with sets "set_size" (their mean); no key where no triage was asked for
     """
 
     id: str
@@ -62,7 +62,7 @@ class Entry:
     blending: Mapping[str, Any] | None = None
     measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
-    triage: Mapping[str, str | float] | None = None
+    triage: Mapping[str, Any] | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
     mask_sha256: str = ""
@@ -108,7 +108,7 @@ class _Line(BaseModel):
     reached_error: float | None = None
     blending: dict[str, Any] | None = None
     expected: dict[str, float] = {}
-    triage: dict[str, str | float] | None = None
+    triage: dict[str, str | float | dict[str, float]] | None = None
     notes: dict[str, str] = {}
 
     @model_validator(mode="after")

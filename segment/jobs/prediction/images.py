@@ -208,7 +208,7 @@ class ImagePredictor:
         if written.row is not None:
             self.candidates.add(entry.id, entry.measures.get(self.style.heat, {}).get("mean", 0.0), written.row)
         if self.triage is not None and entry.status == "done":
-            self.triage.watch(entry.measures)
+            self.triage.watch(entry.line())
 
     def _expected(self, estimate: Estimate[Plane], valid: Plane | None) -> dict[str, float]:
         """How right the mask is by its own probabilities, under the columns that per_image.csv has for it.

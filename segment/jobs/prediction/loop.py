@@ -140,6 +140,12 @@ class PredictLoop:
             pending = [source for source in pending if source.id not in sizes or self._fits(source, *sizes[source.id])]
         in_file_windows = partial(in_windows, spec=self.predictor.network.input)
         cost = estimator.cost((sizes[source.id] for source in pending if source.id in sizes), in_file_windows)
+        geometry = None if cost is None else estimator.tiler.geometry
+        if self.predictor.triage is not None and geometry is not None and geometry.halo is None:
+            raise WrongUse(
+                f"Images go in tiles, and this network cannot be tiled exactly ({geometry.reason}): the triage's "
+                "thresholds were chosen on whole images. Give more --memory, or leave --tile or --triage out."
+            )
         if cost is not None:  # and now what would be refused after hours
             log.log(logging.WARNING if cost.dear else logging.INFO, "%s", cost.sentence())
             self.predictor.run.note(tiling=cost.record())

@@ -96,6 +96,8 @@ class PredictPlan:
             raise WrongUse(f"probability is written by {', '.join(HOLDS_PROBABILITY)} only; add one to --format.")
         if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
             raise WrongUse(f"--tile is auto, off or a number of pixels from 1 up, not {self.tile}.")
+        if self.triage is not None and self.tile_mode != "exact":
+            raise WrongUse("--triage needs exact maps, as its thresholds were chosen on: leave --tile-mode out.")
         if self.tile_mode not in TILE_MODES:
             raise WrongUse(f"--tile-mode is {' or '.join(TILE_MODES)}, not {self.tile_mode!r}.")
 

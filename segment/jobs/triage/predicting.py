@@ -50,10 +50,11 @@ def refuse_other_run(
     draws: int | None,
     precision: str,
     tuned: Tuned | None = None,
+    masked: bool = False,
 ) -> None:
     """Refuse a run whose uncertainty is not made as the triage's was.
 
-    draws: of the bank; None: each image has another number
+    draws: of the bank; None: each image has another number. masked: whether its images have region masks
     Errors: WrongUse, with the options to give.
     """
     method = triage.source["method"]
@@ -77,6 +78,7 @@ def refuse_other_run(
             **({} if tuned is None else {"tuned": tuned.settings()}),
             "precision": precision,
             "classes": list(network.class_names),
+            **({"masks": True} if masked else {}),
         },
     )
 
@@ -94,15 +96,17 @@ class TriageOfRun:
         self._checked = int(run.record.get(CHECKS, {}).get("images", 0))
         for line in run.entries().values():
             if line["status"] == DONE:
-                self._take(_mean_of(line, triage))  # checks that a kill, or another process, left out are made now
+                self._take(
+                    _mean_of(line, triage.reference.measure)
+                )  # checks that a kill, or another process, left out are made now
 
     def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
         """The decisions on an image, with the triage, as `render` takes them. valid: as in `triaged_image`."""
         return triaged_image(estimate, self.triage, valid), self.triage
 
-    def watch(self, measures: Mapping[str, Mapping[str, float]]) -> None:
-        """Take in an image's means; warn once, at the first check that finds the run so far shifted."""
-        self._take(measures[self.triage.reference.measure]["mean"])
+    def watch(self, line: Mapping[str, Any]) -> None:
+        """Take in an image's line; warn once, at the first check that finds the run so far shifted."""
+        self._take(_mean_of(line, self.triage.reference.measure))
 
     def _take(self, mean: float) -> None:
         self._means.append(mean)
@@ -132,7 +136,7 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     entries = run.entries()
     lines = {source.id: entries[source.id] for source in run.sources if source.id in entries}
     done = {id: line for id, line in lines.items() if line["status"] == DONE and "triage" in line}
-    means = {id: _mean_of(line, triage) for id, line in done.items()}
+    means = {id: _mean_of(line, triage.reference.measure) for id, line in done.items()}
     early = _found(run)
     shift = shift_of(means, triage, groups_of_sources(run.sources, triage), level=AT_THE_END)
     image = triage.decisions["image"]
@@ -169,11 +173,13 @@ def write_triaged_run(run: Run, triage: Triage) -> dict[str, Any]:
     sets = [] if triage.sets is None else ["set_size"]
     for id, line in done.items():
         row = [id, line["source"], line["triage"]["decision"], line["triage"]["accepted"]]
-        rows.append([*row, line[image.measure]["mean"], *(line["triage"][key] for key in sets)])
+        rows.append([*row, _mean_of(line, image.measure), *(line["triage"][key] for key in sets)])
     columns = ["id", "source", "decision", "accepted", f"mean.{image.measure}", *sets]
     write_text(run.folder / TRIAGED_TABLE, csv_text(columns, rows))
     return content
 
 
-def _mean_of(line: Mapping[str, Any], triage: Triage) -> float:
-    return float(line[triage.reference.measure]["mean"])
+def _mean_of(line: Mapping[str, Any], measure: str) -> float:
+    """Over all pixels with data, as the triage's own; the line's mean leaves a border out."""
+    means = line["triage"].get("means", {})  # runs of before had none
+    return float(means.get(measure, line[measure]["mean"]))

@@ -25,6 +25,7 @@ MEANT = {
     "ensemble": "the members of the ensemble",
     "calibration": "the fitted temperature or scaling",
     "shift": "the corruption of the images",
+    "masks": "whether images have region masks",
 }
 """What a threshold depends on, in words."""
 FIT = 0.01
@@ -39,7 +40,7 @@ def settings_of_method(method: str, settings: Mapping[str, Any]) -> dict[str, An
     used += ["insert_dropout", "seed"] if of.passes == "dropout" else []
     used += ["ensemble"] if of.passes == "ensemble" else []
     used += ["shift"] if settings.get("shift") else []
-    return {name: settings.get(name) for name in used}
+    return {name: settings.get(name) for name in used} | ({"masks": True} if settings.get("masks") else {})
 
 
 def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:

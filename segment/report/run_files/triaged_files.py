@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class TriagedImage:
     review: H W uint8, 255 where a person has to look, 0 where the prediction is accepted, 128 where there are no data
     accepted: share of the pixels with data. passes: whether the whole image is accepted
     set_size: H W, classes in each pixel's prediction set, 0 where there are no data; or None. sets: their mean
+    means: of each measure that decides of images, over all pixels with data, those of a border too
     """
 
     review: Plane
@@ -38,11 +40,15 @@ class TriagedImage:
     passes: bool
     set_size: Plane | None
     sets: float | None = None
+    means: Mapping[str, float] = field(default_factory=dict)
 
-    def line(self) -> dict[str, str | float]:
+    def line(self) -> dict[str, Any]:
         """What the manifest keeps."""
-        line: dict[str, str | float] = {"decision": "accept" if self.passes else "review"}
-        line["accepted"] = round(self.accepted, 6)
+        line: dict[str, Any] = {"decision": "accept" if self.passes else "review"}
+        line |= {
+            "accepted": round(self.accepted, 6),
+            "means": {name: mean for name, mean in self.means.items() if math.isfinite(mean)},
+        }
         return line if self.sets is None else {**line, "set_size": round(self.sets, 6)}
 
 
@@ -54,7 +60,8 @@ def triaged_image(estimate: Estimate[Plane], triage: Triage, valid: Plane | None
     """
     decision, of_image = triage.decision, triage.decisions["image"]
     values = _map(estimate, decision.measure)
-    passes = bool(of_image.accepts(_mean(_map(estimate, of_image.measure), valid)))
+    means = {name: _mean(_map(estimate, name), valid) for name in {of_image.measure, triage.reference.measure}}
+    passes = bool(of_image.accepts(means[of_image.measure]))
     shape = tuple(estimate.prediction.shape[-2:])
     if decision.unit == "image":
         review: Plane = ComputedRows(shape, np.dtype(np.uint8), lambda rows: _filled(rows, shape, review=not passes))
@@ -71,7 +78,7 @@ def triaged_image(estimate: Estimate[Plane], triage: Triage, valid: Plane | None
     sizes = _set_size(estimate, triage)
     mean = None if sizes is None else _mean(sizes, valid)
     shown = None if sizes is None else _within(sizes, valid, 0)
-    return TriagedImage(review, kept / max(1, shape[0] * shape[1] - none), passes, shown, mean)
+    return TriagedImage(review, kept / max(1, shape[0] * shape[1] - none), passes, shown, mean, means)
 
 
 def write_triaged(path: Callable[[str], Path], image: TriagedImage, triage: Triage, formats: Sequence[str]) -> None:
