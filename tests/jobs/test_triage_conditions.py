@@ -75,9 +75,9 @@ def test_a_network_that_needs_the_whole_image_is_not_tiled_under_a_triage(
     validation, test = data
     network, bank, triage = calibrated_on(Pooling, validation, tmp_path)
     write_png(tmp_path / "large" / "a.png", scene(TEST[0], size=(160, 192)).image)
+    tiled = PredictPlan(precision="fp32", triage=triage, tile=96)
     with pytest.raises(WrongUse, match=r"cannot be tiled exactly .*thresholds were chosen on whole images"):
-        plan = PredictPlan(precision="fp32", triage=triage, tile=96)
-        predict(network, tmp_path / "large", bank, tmp_path / "run", plan)
+        predict(network, tmp_path / "large", bank, tmp_path / "run", tiled)
     plan = PredictPlan(precision="fp32", triage=triage, formats=("npz",))
     assert predict(network, test.images, bank, tmp_path / "whole", plan).done == 10
     with pytest.raises(WrongUse, match="--triage needs exact maps"):
