@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,14 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy, so that the caller's stays as it is. Errors: ModelRefused."""
+    """A copy, so that the caller's stays as it is; warns of hooks that hold the original. Errors: ModelRefused."""
+    if held := _hooks_that_hold(module):
+        logger.warning(
+            "A hook of %r holds the %s that you gave, and not the copy that is used: what it keeps is of other images. "
+            "Let it use the module that it is called with, or name a factory: py:package.module:factory.",
+            held[0],
+            type(module).__name__,
+        )
     try:
         return copy.deepcopy(module)
     except Exception as error:
@@ -61,6 +70,25 @@ def copied(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
             "changed; name a factory that makes another: py:package.module:factory."
         ) from error
+
+
+def _hooks_that_hold(module: nn.Module) -> list[str]:
+    """Names of the parts with a hook whose closure, which no copy reaches, holds a part or what a part keeps."""
+    parts = dict(named_modules(module))
+    own = {id(part) for part in parts.values()}
+    own |= {id(value) for part in parts.values() for value in vars(part).values() if isinstance(value, dict | list)}
+    return [
+        name or "(root)"
+        for name, part in parts.items()
+        for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        if any(id(value) in own for value in _closed_over(hook))
+    ]
+
+
+def _closed_over(function: Any) -> Iterator[Any]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # an empty cell
+            yield cell.cell_contents
 
 
 def to_eval_mode(module: nn.Module) -> None:

@@ -261,3 +261,26 @@ def test_the_networks_kept_here_go_by_uri_too(uri: str, classes: int) -> None:
     network = load_network(uri)
     assert logits(network, image()).shape == (2, classes, 64, 96)
     assert network.card.input.mean == ()
+
+
+class Hooked(nn.Module):
+    """Keeps a feature by a hook whose closure holds the module, or by one that is called with it."""
+
+    def __init__(self, *, held: bool) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.Conv2d(4, 2, 1)
+        self.kept: dict[str, Tensor] = {}
+        if held:
+            self.stem.register_forward_hook(lambda _module, _inputs, output: self.kept.update(stem=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        made: Tensor = self.head(self.kept.get("stem", y))
+        return made
+
+
+def test_a_hook_that_holds_the_module_that_was_given_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_network(Hooked(held=False))
+    assert "holds the Hooked" not in caplog.text
+    load_network(Hooked(held=True))
+    assert "A hook of 'stem' holds the Hooked that you gave, and not the copy that is used" in caplog.text
