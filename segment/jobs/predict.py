@@ -97,6 +97,11 @@ def predict(
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
         images = with_masks(images, masks, listing)
+        if plan.draws == "auto":
+            log.warning(
+                "--draws auto decides by all pixels of an image, also those beyond its region mask: within it the "
+                "standard error may be larger than the tolerance. The map standard_error says it."
+            )
     drawn = network_of_bank(network, bank)
     execution = Execution.of(plan, bank, drawn.device, runner)
     network.log_preprocessing()
