@@ -244,6 +244,8 @@ def _card_of(file: CardFile, path: Path) -> Card:
     usual = default_card(network)
     if "channels" in given and not (isinstance(given["channels"], str) and given["channels"] != "grey"):
         given = {"mean": (), "std": ()} | given  # the usual three numbers are for RGB
+    if given.get("channels") == "BGR" and usual.input.channels == "RGB":
+        given = {"mean": usual.input.mean[::-1], "std": usual.input.std[::-1]} | given
     if usual.head != "softmax" and file.head not in (None, usual.head):
         where = "in the network's URI" if parse_uri(network).head else "by the activation that the network is made with"
         raise WrongUse(f"Card {str(path)!r}: head is {file.head}, and {usual.head} {where}.")

@@ -81,6 +81,16 @@ def test_a_grey_network_does_not_inherit_three_numbers_of_rgb(tmp_path: Path) ->
     assert (card.input.mean, card.input.std) == ((), ())
 
 
+def test_the_usual_numbers_follow_the_order_of_the_channels(tmp_path: Path) -> None:
+    usual = default_card("smp:Unet?classes=3").input
+    read = read_card(written(tmp_path, {"network": "smp:Unet?classes=3", "input": {"channels": "BGR"}})).input
+    assert read.mean == usual.mean[::-1] != usual.mean
+    assert read.std == usual.std[::-1]
+    stated = {"channels": "BGR", "mean": [0.1, 0.2, 0.3]}
+    read = read_card(written(tmp_path, {"network": "smp:Unet?classes=3", "input": stated})).input
+    assert (read.mean, read.std) == ((0.1, 0.2, 0.3), usual.std[::-1])
+
+
 def test_a_saved_folder_in_a_card_is_searched_beside_the_card(tmp_path: Path) -> None:
     assert read_card(written(tmp_path, {"network": "smp-dir:saved"})).network == f"smp-dir:{tmp_path / 'saved'}"
 
