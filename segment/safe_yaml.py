@@ -30,7 +30,8 @@ def read_yaml(path: Path, what: str, loader: type[yaml.SafeLoader] | type[yaml.B
 
     Raises:
         FileNotFoundError: it is not there
-        WrongUse: it does not read as YAML, or is larger than `MOST_BYTES`, `MOST_VALUES` or `MOST_LEVELS`
+        WrongUse: it does not read as YAML, is larger than `MOST_BYTES`, `MOST_VALUES` or `MOST_LEVELS`, or has a key
+            twice
 
     """
     try:
@@ -40,7 +41,12 @@ def read_yaml(path: Path, what: str, loader: type[yaml.SafeLoader] | type[yaml.B
             raise _too_much(what, f"more than {MOST_BYTES} bytes")
         text = data.decode("utf-8-sig")
         _check_size(text, what)
-        return yaml.load(text, Loader=loader)
+        reader = loader(text)
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        _refuse_repeated_keys(node, what)
+        return reader.construct_document(node)
     except FileNotFoundError:
         raise
     except (OSError, *_BROKEN) as error:
@@ -94,6 +100,24 @@ def _check_size(text: str, what: str) -> None:
             open_ones.append((above, within + values))
             if within + values > MOST_VALUES:
                 raise _too_much(what, f"more than {MOST_VALUES} values, counted where *aliases repeat them")
+
+
+def _refuse_repeated_keys(node: yaml.Node, what: str) -> None:
+    """YAML's reader takes the last of two values, without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item, what)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    line_of: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        _refuse_repeated_keys(value, what)
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in line_of:
+            raise WrongUse(f"{what} has {key.value!r} in line {line_of[name]} and in line {line}. Keep one of them.")
+        line_of[name] = line
 
 
 def _too_much(what: str, size: str) -> WrongUse:

@@ -25,7 +25,8 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
     """The options in a YAML file, by their long names (`heat-max` or `heat_max`), each as its text on a command line.
 
     several: options that may be given more than once, and so stay lists; any other list is joined with commas
-    Errors: WrongUse where the file does not read, is no mapping of plain values, or names an option that is unknown.
+    Errors: WrongUse where the file does not read, is no mapping of plain values, names an option that is unknown, or
+    one twice.
     """
     try:
         # all scalars as text: `tile: off` is no boolean here, nor `draws: 1.5` the number 1
@@ -39,6 +40,7 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
             f"--config {str(path)!r} should hold `option: value` lines with plain values or lists of them."
         ) from None
     options_read: dict[str, str | list[str]] = {}
+    spelled: dict[str, str] = {}
     for key, value in options.items():
         name = key.replace("-", "_")
         if name not in known:
@@ -46,6 +48,8 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
                 f"--config {str(path)!r}: this command has no option {key!r}.{near(name, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
+        if (other := spelled.setdefault(name, key)) != key:
+            raise WrongUse(f"--config {str(path)!r} has {other!r} and {key!r}, the same option. Keep one of them.")
         if value in UNSET:
             continue
         listed = value if isinstance(value, list) else [value]

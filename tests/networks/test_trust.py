@@ -70,6 +70,29 @@ def test_a_broken_yaml_is_reported_with_its_line_and_column(text: str, message: 
         assert "<" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network: a\nhead: softmax\nnetwork: b", "has 'network' in line 1 and in line 3. Keep one of them."),
+        ("network: {a: 1, a: 2}", "has 'a' in line 1 and in line 1."),
+        ("network: [{a: 1}, {b: 1,\n b: 2}]", "has 'b' in line 1 and in line 2."),
+    ],
+)
+def test_a_key_that_a_yaml_has_twice_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(text)
+    for read in (read_card, lambda path: read_options(path, ["network"])):
+        with pytest.raises(WrongUse, match=re.escape(message)):
+            read(path)
+
+
+def test_an_option_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text("heat-max: 1.5\nheat_max: 0.1\n")
+    with pytest.raises(WrongUse, match="has 'heat-max' and 'heat_max', the same option"):
+        read_options(path, ["heat_max"])
+
+
 def test_an_alias_that_a_person_writes_is_read(tmp_path: Path) -> None:
     (tmp_path / "made.yaml").write_text(
         "network: segment:tiny?classes=2\nclasses: &names [sky, road]\ninput: {mean: &m [0.5, 0.5, 0.5], std: *m}\n"
