@@ -5,6 +5,7 @@ Must not know what a job does with a value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -155,6 +156,17 @@ def choice(option: str, text: str, known: tuple[Name, ...]) -> Name:
         if name == text:
             return name
     raise WrongUse(f"{option} is {' or '.join(known)}, not {text!r}.{near(text, known)}")
+
+
+def refuse_unused(given: Mapping[str, object], add: str) -> None:
+    """Errors: WrongUse where an option is given that changes nothing without another.
+
+    given: options by their names, None or "" where they are not given. add: what they need, as it is written
+    """
+    unused = [option for option, value in given.items() if value is not None and value != ""]
+    if unused:
+        them = "it" if len(unused) == 1 else "them"
+        raise WrongUse(f"{' and '.join(unused)} would change nothing here: add {add}, or leave {them} out.")
 
 
 def listed(text: str) -> tuple[str, ...]:

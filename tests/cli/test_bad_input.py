@@ -340,6 +340,9 @@ def predicting(photos: Path, bank: Path, folder: Path) -> list[object]:
         (["--device", "tpu0"], 2, "tpu0"),
         (["--weights"], 2, "--weights"),
         (["--mops", "variance"], 2, "--maps"),
+        (["--tolerance", "0.01"], 2, "--tolerance would change nothing here: add --draws auto, or leave it out."),
+        (["--label-suffix", "_x"], 2, "--label-suffix would change nothing here: add --labels, or leave it out."),
+        (["--format", "npz", "--heat-max", "1"], 2, "--heat-max would change nothing here: add --format png"),
         (["more"], 2, "more"),
     ],
 )
@@ -376,6 +379,10 @@ def test_a_wrong_option_of_fit_is_one_line_and_writes_no_bank(
     assert not list(tmp_path.iterdir())
 
 
+SCORING = ["evaluate", "scenes", "--images", "images", "-o", "run"]
+SWEEPING = ["sweep", "scenes", "--images", "images", "--train", "train", "-o", "run"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -384,6 +391,28 @@ def test_a_wrong_option_of_fit_is_one_line_and_writes_no_bank(
         (["frobnicate"], "frobnicate"),
         (["inspect", "scenes", "--size", "0x10"], "0x10"),
         (["experiment", "nothing"], "nothing"),
+        (
+            ["triage", "scores", "--confidence", ".95"],
+            "--confidence would change nothing here: add --guarantee images or --guarantee mean, or leave it out.",
+        ),
+        (["triage", "scores", "--guarantee", "mean", "--share", ".5"], "--share would change nothing here: add --guar"),
+        (["triage", "scores", "--sets", "raps", "--penalty", ".2"], "--sets and --penalty would change nothing here"),
+        (["triage", "scores", "--coverage", ".9", "--penalty", ".2"], "add --sets raps"),
+        ([*SCORING, "--methods", "mcbn", "--views", "flip"], "add tta to --methods"),
+        ([*SCORING, "--methods", "mcbn", "--insert-dropout", ".2"], "add dropout to --methods"),
+        ([*SCORING, "--label-suffix", "_x"], "add --labels"),
+        ([*SCORING, "--annotator-suffix", "_x"], "add --annotator"),
+        ([*SCORING, "--title", "x"], "add --report"),
+        (
+            [*SWEEPING, "--severities", "1", "--adapt"],
+            "--severities and --adapt would change nothing here: add --sh",
+        ),
+        ([*SWEEPING, "--insert-dropout", "0"], "add dropout to --methods"),
+        ([*SWEEPING, "--label-suffix", "_x"], "add --labels"),
+        ([*SWEEPING, "--title", "x"], "add --report"),
+        (["tune", *SWEEPING[1:], "--label-suffix", "_x"], "add --labels"),
+        (["report", "run", "--weights", "w.safetensors"], "add --model"),
+        (["compare", "a", "b", "--plots"], "add --output"),
     ],
 )
 def test_a_command_that_cannot_be_is_one_line_that_names_the_help(arguments: list[str], message: str) -> None:

@@ -526,7 +526,7 @@ def test_options_come_from_a_settings_file_and_the_command_line_wins(tmp_path: P
         "output": str(tmp_path / "run"),
         "draws": 3,
         "maps": ["prediction", "margin"],
-        "heat-max": 0.5,
+        "tile-mode": "blended",
         "heat": "margin",
         "format": "npz",
         "json": True,
@@ -539,7 +539,7 @@ def test_options_come_from_a_settings_file_and_the_command_line_wins(tmp_path: P
     assert ended.json["draws"] == 2
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert settings["maps"] == ["prediction", "margin"]
-    assert (settings["heat"], settings["heat_max"], settings["formats"]) == ("margin", 0.5, ["npz"])
+    assert (settings["heat"], settings["tile_mode"], settings["formats"]) == ("margin", "blended", ["npz"])
     assert set(maps_of(tmp_path / "run", "a")) == {"prediction", "margin"}
     assert set(contents(tmp_path / "run")) == {"run.json", "manifest.jsonl", "a/maps.npz"}
 

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Json, here_only
+from segment.cli.options import Json, here_only, refuse_unused
 
 
 @app.command()
@@ -33,7 +33,10 @@ def compare(
             callback=here_only,
         ),
     ] = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="The picture (extra `plots`).")] = True,
+    plots: Annotated[
+        bool | None,
+        typer.Option("--plots/--no-plots", help="With --output: the picture (extra `plots`); default: --plots."),
+    ] = None,
     json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -44,12 +47,15 @@ def compare(
     from segment.pictures.plots import needs_matplotlib
     from segment.report.run_comparison import in_words, table_of
 
-    if plots and output is not None:
+    if output is None:
+        refuse_unused({"--plots": plots or None}, "--output FOLDER")
+    picture = plots is not False
+    if picture and output is not None:
         needs_matplotlib()
     compared = run_compare(first, second, method=method, other_method=other_method, pair=pair, known=known or ())
     page = None
     if output is not None:
-        page = write_comparison(compared, output, (str(first), str(second)), picture=plots)
+        page = write_comparison(compared, output, (str(first), str(second)), picture=picture)
     if json:
         screen.as_json(compared.as_dict())
         return

@@ -33,6 +33,7 @@ from segment.cli.options import (
     draws_of,
     listed,
     loaded,
+    refuse_unused,
     tiling_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
@@ -64,9 +65,11 @@ def predict(
         ),
     ] = None,
     tolerance: Annotated[
-        float,
-        typer.Option(help="With --draws auto: the Monte Carlo standard error of a probability at which it stops."),
-    ] = 0.02,
+        float | None,
+        typer.Option(
+            help="With --draws auto: the Monte Carlo standard error of a probability at which it stops; default: 0.02."
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Precision of the passes: auto, fp32, bf16 or fp16.")] = "auto",
     maps: Annotated[str, typer.Option(help="Maps to write, with commas: prediction, probability or any measure.")] = (
         "prediction,variance,predictive_entropy,mutual_information"
@@ -75,7 +78,7 @@ def predict(
         "predictive_entropy"
     ),
     heat_max: Annotated[
-        float | None, typer.Option(help="Value of the last colour of its scale; one scale for the run.")
+        float | None, typer.Option(help="With png: value of the last colour of its scale; one scale for the run.")
     ] = None,
     border: Annotated[
         int, typer.Option(help="Pixels at each side of an image where no uncertainty is shown or counted.")
@@ -129,6 +132,12 @@ def predict(
         raise WrongUse("Give either SRC, the images there are, or --watch FOLDER, where they will be dropped.")
     if (bank is None) == (tuned is None):
         raise WrongUse("Give either --bank, which `segment fit` records, or --tuned, which `segment tune` writes.")
+    if draws != "auto":
+        refuse_unused({"--tolerance": tolerance}, "--draws auto")
+    if labels is None:
+        refuse_unused({"--label-suffix": label_suffix}, "--labels")
+    if "png" not in listed(format):
+        refuse_unused({"--heat-max": heat_max}, "--format png")
     on = "cpu" if engine == "openvino" and device == "auto" else device
     place = place_of(runner, ray_address, actors, actor_gpus, on)
     if watch and place.runner != "local":
@@ -137,7 +146,7 @@ def predict(
     setting = None if tuned is None else read_tuned(tuned)
     plan = PredictPlan(
         draws=draws_of(draws),
-        tolerance=tolerance,
+        tolerance=PredictPlan.tolerance if tolerance is None else tolerance,
         precision=precision,
         maps=listed(maps),
         heat=heat,
@@ -206,8 +215,8 @@ def predict(
         if summary.missed:
             images = "the image" if summary.done == 1 else f"{summary.missed} of {summary.done} images"
             screen.print_text(
-                f"In {images} all {summary.draws} draws do not reach the tolerance of {tolerance:g} (--tolerance); "
-                "the manifest has the error that they reach."
+                f"In {images} all {summary.draws} draws do not reach the tolerance of {plan.tolerance:g} "
+                "(--tolerance); the manifest has the error that they reach."
             )
         if summary.uncertain:
             first = ", ".join(f"{name} {value:.3g}" for name, value in summary.uncertain.items())

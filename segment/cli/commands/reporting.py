@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Device, Json, Trust, Weights, loaded
+from segment.cli.options import Device, Json, Trust, Weights, loaded, refuse_unused
 from segment.errors import count_of
 
 
@@ -43,6 +43,8 @@ def report(
     from segment.files.banks import load_bank
     from segment.jobs.report import report as write_report
 
+    if model is None:
+        refuse_unused({"--weights": weights}, "--model")
     network = loaded(model, weights, device, trust=trust) if model is not None else None
     with screen.progress() as shown:
         written = write_report(

@@ -40,6 +40,7 @@ from segment.cli.options import (
     ids,
     listed,
     loaded,
+    refuse_unused,
     shift_of,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
@@ -70,8 +71,8 @@ def evaluate(
     ] = None,
     measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
     views: Annotated[
-        str, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales.")
-    ] = "flip",
+        str | None, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales; default: flip.")
+    ] = None,
     insert_dropout: InsertDropout = None,
     triage: TriageFile = None,
     tuned: TunedFolder = None,
@@ -114,6 +115,7 @@ def evaluate(
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluate import EvaluatePlan
     from segment.jobs.evaluate import evaluate as run_evaluate
+    from segment.jobs.evaluation.combinations import combination
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
     from segment.jobs.evaluation.labelled_images import Labels, validation_of
     from segment.jobs.triage.checking import outcome_rows
@@ -131,6 +133,17 @@ def evaluate(
         screen_tables,
     )
 
+    names = listed(methods)
+    if names and not any(combination(name).augmented for name in names):
+        refuse_unused({"--views": views}, "tta to --methods")
+    if names and not any(combination(name).passes == "dropout" for name in names):
+        refuse_unused({"--insert-dropout": insert_dropout}, "dropout to --methods")
+    if labels is None and not annotator and validation_labels is None:
+        refuse_unused({"--label-suffix": label_suffix}, "--labels")
+    if not annotator:
+        refuse_unused({"--annotator-suffix": annotator_suffix}, "--annotator")
+    if report is None:
+        refuse_unused({"--title": title}, "--report")
     if plots:
         needs_matplotlib()
     if report is not None:
@@ -138,10 +151,10 @@ def evaluate(
     listing = Listing(every=every, axis=axis)
     validation = validation_of(validation_images, validation_labels, label_suffix, validation_mask, listing)
     method_plan = MethodPlan(
-        methods=listed(methods),
+        methods=names,
         draws=draws,
         precision=precision,
-        views=views_of(views),
+        views=MethodPlan.views if views is None else views_of(views),
         insert_dropout=insert_dropout,
         seed=seed,
         measures=listed(measures) or SCORED,

@@ -38,6 +38,7 @@ from segment.cli.options import (
     counts,
     listed,
     loaded,
+    refuse_unused,
     shares,
 )
 from segment.cli.running import ActorGpus, Actors, Devices, RayAddress, RunnerName, place_of, runner_at, see_alone
@@ -85,7 +86,9 @@ def sweep(
         str,
         typer.Option(help="Corruptions: ImageNet-C's, as fog,snow; and noise,blur,jpeg."),
     ] = "",
-    severities: Annotated[str, typer.Option(help="Severities of each corruption, from 1 to 5.")] = "1,2,3,4,5",
+    severities: Annotated[
+        str | None, typer.Option(help="Severities of each corruption of --shift; default: 1,2,3,4,5.")
+    ] = None,
     adapt: Annotated[bool, typer.Option("--adapt", help="Also record banks on corrupted training images.")] = False,
     precision: Annotated[str, typer.Option(help="Precision of the passes: auto, fp32, bf16 or fp16.")] = "auto",
     memory: Memory = None,
@@ -118,6 +121,7 @@ def sweep(
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
+    from segment.jobs.evaluation.combinations import combination
     from segment.jobs.evaluation.labelled_images import Labels, validation_of
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.sweeping.grid import Grid
@@ -127,6 +131,15 @@ def sweep(
     from segment.report.curves import plot_sweep
     from segment.report.results_page import check_page, put_section, sweep_section
 
+    names = listed(methods) or SWEPT.methods
+    if not any(combination(name).passes == "dropout" for name in names):
+        refuse_unused({"--insert-dropout": insert_dropout}, "dropout to --methods")
+    if not listed(shift):
+        refuse_unused({"--severities": severities, "--adapt": adapt or None}, "--shift")
+    if labels is None and validation_labels is None:
+        refuse_unused({"--label-suffix": label_suffix}, "--labels")
+    if report is None:
+        refuse_unused({"--title": title}, "--report")
     if plots:
         needs_matplotlib()
     elif plots is None:
@@ -146,12 +159,10 @@ def sweep(
     plan = SweepPlan(
         grid=grid,
         shifts=listed(shift),
-        severities=counts(severities, "--severities"),
+        severities=SweepPlan.severities if severities is None else counts(severities, "--severities"),
         adapt=adapt,
         void=void,
-        methods=replace(
-            SWEPT, methods=listed(methods) or SWEPT.methods, precision=precision, insert_dropout=insert_dropout
-        ),
+        methods=replace(SWEPT, methods=names, precision=precision, insert_dropout=insert_dropout),
         banks=tuple(str(path) for path in bank or []),
         batch=batch_of(batch),
     )

@@ -9,7 +9,7 @@ import typer
 
 from segment.cli import screen
 from segment.cli.app import Config, Verbose, app
-from segment.cli.options import Json
+from segment.cli.options import Json, refuse_unused
 
 
 @app.command()
@@ -28,8 +28,12 @@ def triage(
             "all images, with confidence (takes many).",
         ),
     ] = "expectation",
-    confidence: Annotated[float, typer.Option(help="Confidence of the guarantees `images` and `mean`.")] = 0.95,
-    share: Annotated[float, typer.Option(help="Share of images that the guarantee `images` holds for.")] = 0.9,
+    confidence: Annotated[
+        float | None, typer.Option(help="Confidence of the guarantees `images` and `mean`; default: 0.95.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Share of images that the guarantee `images` holds for; default: 0.9.")
+    ] = None,
     unit: Annotated[str, typer.Option(help="What is accepted as a whole: pixel, segment or image.")] = "pixel",
     loss: Annotated[str, typer.Option(help="error: wrong pixels; dice: 1 - Dice (unit image).")] = "error",
     protect: Annotated[str | None, typer.Option(help="Class whose missed pixels are the loss.")] = None,
@@ -42,9 +46,12 @@ def triage(
         float | None, typer.Option(help="Also make prediction sets that cover this share of the pixels.")
     ] = None,
     sets: Annotated[
-        str, typer.Option(help="Kind of prediction sets: aps, or raps, which makes large sets rarer.")
-    ] = "aps",
-    penalty: Annotated[float, typer.Option(help="Penalty of raps for each rank.")] = 0.05,
+        str | None,
+        typer.Option(help="With --coverage: kind of sets, aps, or raps, which makes large sets rarer; default: aps."),
+    ] = None,
+    penalty: Annotated[
+        float | None, typer.Option(help="With --sets raps: penalty for each rank; default: 0.05.")
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(help="Images that belong together: folder, sequence, or a column of --groups-table."),
@@ -62,19 +69,27 @@ def triage(
     from segment.guarantees.triage import Guarantee, TriagePlan, Unit, percent
     from segment.jobs.triage.calibration import calibrate_triage
 
+    if guarantee == "expectation":
+        refuse_unused({"--confidence": confidence}, "--guarantee images or --guarantee mean")
+    if guarantee != "images":
+        refuse_unused({"--share": share}, "--guarantee images")
+    if coverage is None:
+        refuse_unused({"--sets": sets, "--penalty": penalty}, "--coverage")
+    if sets != "raps":
+        refuse_unused({"--penalty": penalty}, "--sets raps")
     check_writable(output)
     plan = TriagePlan(
         max_error=max_error,
         guarantee=cast(Guarantee, guarantee),
-        confidence=confidence,
-        share=share,
+        confidence=TriagePlan.confidence if confidence is None else confidence,
+        share=TriagePlan.share if share is None else share,
         unit=cast(Unit, unit),
         loss=loss,
         protect=protect,
         measure=measure,
         coverage=coverage,
-        sets=sets,
-        penalty=penalty,
+        sets=TriagePlan.sets if sets is None else sets,
+        penalty=TriagePlan.penalty if penalty is None else penalty,
         seed=seed,
     )
     made = calibrate_triage(scores, plan, method=method, groups=groups, table=groups_table)

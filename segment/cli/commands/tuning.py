@@ -25,6 +25,7 @@ from segment.cli.options import (
     counts,
     listed,
     loaded,
+    refuse_unused,
     shares,
 )
 
@@ -92,6 +93,8 @@ def tune(
     from segment.methods.augmentation import views as views_of
     from segment.report.tuned_page import COLUMNS, candidate_rows
 
+    if labels is None:
+        refuse_unused({"--label-suffix": label_suffix}, "--labels")
     plan = TunePlan(
         passes=passes,
         rule=rule,  # type: ignore[arg-type]  # the plan refuses others
