@@ -318,7 +318,7 @@ def test_slices_become_the_volume_that_they_were_cut_from(tmp_path: Path, axis: 
         )
         geometry = Geometry(volume="scan.nii", affine=affine, axis=axis, index=index, count=count)
         parts.append(Part(f"scan/{index}", folder, geometry))
-    write_volumes(tmp_path / "scan", parts, no_class=255)
+    write_volumes(tmp_path / "scan", parts, classes=("a", "b", "c"))
     inside = [slice(None)] * 3
     inside[axis] = slice(0, count - 1)
     for name, expected, none in (("variance", volume, np.nan), ("prediction", mask, 255)):
@@ -329,6 +329,24 @@ def test_slices_become_the_volume_that_they_were_cut_from(tmp_path: Path, axis: 
         np.testing.assert_array_equal(values[tuple(inside)], expected[tuple(inside)])
         last = np.take(values, count - 1, axis=axis)
         np.testing.assert_array_equal(last, np.full_like(last, none))
+
+
+def test_maps_of_several_classes_become_a_volume_a_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    masks, p = rng.integers(0, 2, (2, 2, 5, 6)).astype(np.uint8), rng.random((2, 2, 5, 6)).astype(np.float32)
+    parts = []
+    for index in range(2):  # of three
+        write_npz(tmp_path / str(index) / "maps.npz", {"prediction": masks[index], "probability": p[index]})
+        parts.append(Part(str(index), tmp_path / str(index), Geometry(volume="scan", axis=2, index=index, count=3)))
+    written = write_volumes(tmp_path, parts, classes=("vein", "a/b"))
+    stems = ["prediction_0_vein", "prediction_1_a_b", "probability_0_vein", "probability_1_a_b"]
+    assert [path.name for path in written] == [f"{stem}.nii.gz" for stem in stems]
+    expected: list[NDArray[Any]] = [masks[:, 0], masks[:, 1], p[:, 0], p[:, 1]]
+    for stem, of_class in zip(stems, expected, strict=True):
+        values = np.asanyarray(nibabel.load(tmp_path / f"{stem}.nii.gz").dataobj)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(values[..., :2], np.moveaxis(of_class, 0, -1).swapaxes(0, 1))
+        missing = np.nan if "probability" in stem else 255
+        np.testing.assert_array_equal(values[..., 2], np.full((6, 5), missing))
 
 
 def test_a_video_has_the_frames_at_the_source_s_speed(tmp_path: Path) -> None:

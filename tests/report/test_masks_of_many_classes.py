@@ -102,7 +102,7 @@ def test_a_slice_that_is_missing_from_a_volume_is_of_no_class(classes: int, tmp_
     labels, written = result(classes, None)
     render(Below(tmp_path), written, ("npz",))
     there = Geometry(volume="scan.nii", axis=2, index=0, count=2)
-    write_volumes(tmp_path, [Part("image", tmp_path / "image", there)], no_class=no_class(classes))
+    write_volumes(tmp_path, [Part("image", tmp_path / "image", there)], classes=[f"class {k}" for k in range(classes)])
     volume = np.asanyarray(nibabel.load(tmp_path / "prediction.nii.gz").dataobj)  # type: ignore[attr-defined]
     expected = stacked([labels, np.full_like(labels, no_class(classes))], 2)
     np.testing.assert_array_equal(volume, expected)

@@ -35,7 +35,12 @@ FORMATS: dict[str, Format] = {
     "coco": Format("coco.json: the regions as RLE, with class, area and uncertainty", regions=True),
     "labelstudio": Format("labelstudio.json: the regions as pre-annotations with scores", regions=True),
     "geojson": Format("the regions as polygons in the source's CRS", "rasterio", "geo", regions=True),
-    "nii": Format("a NIfTI volume a map, with the source's affine", "nibabel", "medical", implies=("npz",)),
+    "nii": Format(
+        "a NIfTI volume a map or class, with the source's affine",
+        "nibabel",
+        "medical",
+        implies=("npz",),
+    ),
     "video": Format("overlays and heat maps as .mp4 at the source's frame rate", implies=("png",)),
 }
 

@@ -118,6 +118,16 @@ class ExportedImage:
                 yield segment, block == index
 
 
+def file_of_class(map_name: str, index: int, class_name: str) -> str:
+    """The stem of the file that holds a map of one class: the index keeps names apart that differ in signs alone.
+
+    >>> file_of_class("prediction", 2, "vein/left")
+    'prediction_2_vein_left'
+    """
+    safe = "".join(letter if letter.isalnum() else "_" for letter in class_name)
+    return f"{map_name}_{index}_{safe}"
+
+
 def _alone(mask: Plane, label: int) -> ComputedRows:
     """A label's own mask: its index where it is claimed, no class elsewhere."""
 

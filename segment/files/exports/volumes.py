@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import WrongUse, imported
+from segment.files.exports.image import UNCLAIMED, file_of_class
 from segment.files.writing import fresh
 from segment.images.geometry import Geometry, stacked
+from segment.uncertainty.class_indices import no_class
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,11 @@ class Part:
     geometry: Geometry
 
 
-def write_volumes(folder: Path, parts: Sequence[Part], *, no_class: int, prefix: str = "") -> list[Path]:
+def write_volumes(folder: Path, parts: Sequence[Part], *, classes: Sequence[str], prefix: str = "") -> list[Path]:
     """<map>.nii.gz in `folder` for each map that the slices have, in the voxel order of the source.
 
-    A slice that was not done is NaN, and `no_class` in the prediction. prefix: of the files' names
+    A map of several classes (the masks of a multi-label head, `probability`) is a volume a class. A slice that was not
+    done is NaN, and in a mask what a pixel without data is. classes: K names; prefix: of the files' names
     Errors: WrongUse for two slices in one place.
     """
     of_index: dict[int, Part] = {}
@@ -40,30 +43,37 @@ def write_volumes(folder: Path, parts: Sequence[Part], *, no_class: int, prefix:
         if of_index.setdefault(index, part) is not part:
             ids = f"{of_index[index].id!r} and {part.id!r}"
             raise WrongUse(f"Images {ids} are both slice {index} of one volume. It is not written.")
-    nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
-    geometry = parts[0].geometry
-    affine = np.eye(4) if geometry.affine is None else np.array(geometry.affine)
     with np.load(parts[0].folder / "maps.npz") as archive:
-        names = [name for name in archive.files if archive[name].ndim == 2]
+        shapes = {name: archive[name].shape for name in archive.files}
     written = []
-    for name in names:
-        volume = _volume(parts, name, no_class)
-        path = folder / f"{prefix}{name}.nii.gz"
-        image = nibabel.Nifti1Image(volume, affine)
-        image.header.set_xyzt_units("mm")
-        with fresh(path) as stream, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=4, mtime=0) as packed:
-            packed.write(image.to_bytes())
-        written.append(path)
+    for name, shape in shapes.items():
+        if len(shape) == 2:
+            planes: dict[str, int | None] = {name: None}
+        else:
+            planes = {file_of_class(name, k, classes[k]): k for k in range(shape[0])}
+        for stem, plane in planes.items():
+            written.append(folder / f"{prefix}{stem}.nii.gz")
+            missing = no_class(len(classes)) if plane is None else UNCLAIMED
+            _write(written[-1], _volume(parts, name, plane, missing), parts[0].geometry)
     return written
 
 
-def _volume(parts: Sequence[Part], name: str, no_class: int) -> NDArray[Any]:  # -> i j k
+def _write(path: Path, volume: NDArray[Any], geometry: Geometry) -> None:
+    nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
+    image = nibabel.Nifti1Image(volume, np.eye(4) if geometry.affine is None else np.array(geometry.affine))
+    image.header.set_xyzt_units("mm")
+    with fresh(path) as stream, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=4, mtime=0) as packed:
+        packed.write(image.to_bytes())
+
+
+def _volume(parts: Sequence[Part], name: str, plane: int | None, missing: int) -> NDArray[Any]:  # -> i j k
+    """One map of the slices, or one class of it. missing: of a mask's slice that was not done."""
     slices: dict[int, NDArray[Any]] = {}
     for part in parts:
         with np.load(part.folder / "maps.npz") as archive:
-            slices[part.geometry.index] = archive[name]
+            slices[part.geometry.index] = archive[name] if plane is None else archive[name][plane].copy()
     one = next(iter(slices.values()))
     real = np.issubdtype(one.dtype, np.floating)
-    nothing = np.full(one.shape, np.nan if real else no_class, one.dtype)
+    nothing = np.full(one.shape, np.nan if real else missing, one.dtype)
     count = max(parts[0].geometry.count, max(slices) + 1)
     return stacked([slices.get(index, nothing) for index in range(count)], parts[0].geometry.axis)

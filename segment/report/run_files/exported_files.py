@@ -26,7 +26,6 @@ from segment.images.geometry import Geometry
 from segment.images.where import geometry_of
 from segment.networks.load import Network
 from segment.report.run_files.style import PictureStyle
-from segment.uncertainty.class_indices import no_class
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,6 @@ def _of_sequences(
             volumes[geometry.volume].append(part)
         else:
             frames[geometry.video or source.id.rpartition("/")[0]].append(part)
-    none = no_class(network.classes)
     if "nii" in formats:
         if not volumes:
             log.warning("No image is a slice of a volume, so --format nii has written none.")
@@ -118,7 +116,7 @@ def _of_sequences(
         for parts in volumes.values():
             parts.sort(key=lambda part: part.geometry.index)
             prefix = f"{parts[0].id.replace('/', '_')}_" if folders[_folder_of(parts)] > 1 else ""
-            write = partial(write_volumes, no_class=none, prefix=prefix)
+            write = partial(write_volumes, classes=network.class_names, prefix=prefix)
             yield from _written(parts, write)
     if "video" in formats:
         names = ["overlay", "overlay_uncertainty", *style.scales]

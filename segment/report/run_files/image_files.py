@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.estimation.estimate import Estimate
-from segment.files.exports.image import UNCLAIMED, ExportedImage
+from segment.files.exports.image import UNCLAIMED, ExportedImage, file_of_class
 from segment.files.lazy_arrays import ComputedPlanes, ComputedRows, FileArray
 from segment.files.runs.map_summary import summary
 from segment.files.writing import discard, write_map_png, write_npz, write_palette_png, write_png
@@ -258,8 +258,7 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
         colours = np.array([no_class_colour(style.palette), style.palette[index]], np.uint8)
         if gaps:
             colours = np.vstack([colours, np.tile(np.array([ABSENT], np.uint8), (UNCLAIMED - 1, 1))])
-        safe = "".join(letter if letter.isalnum() else "_" for letter in name)
-        write_palette_png(path(f"prediction_{index}_{safe}.png"), labels[index], colours)
+        write_palette_png(path(f"{file_of_class('prediction', index, name)}.png"), labels[index], colours)
 
 
 def likeliest(estimate: Estimate[Plane], style: PictureStyle) -> Plane:  # -> H W
