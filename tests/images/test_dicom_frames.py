@@ -102,12 +102,23 @@ def test_slices_of_another_size_are_a_volume_of_their_own(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("heights", [[0, 0, 0], [0, 1, 1]])
 def test_frames_that_lie_upon_each_other_keep_their_order_and_have_no_affine(
-    heights: list[float], tmp_path: Path
+    heights: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     enhanced(tmp_path / "a.dcm", heights)
     sources = find_images(tmp_path)
     assert [source.part for source in sources] == [0, 1, 2]
     assert {geometry_of(source).affine for source in sources} == {None}
+    assert "lie upon each other, as the phases of a series do" in caplog.text
+
+
+def test_slices_that_are_not_parallel_have_no_affine_and_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, axes in enumerate(([1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1])):
+        place: dict[str, Any] = {"ImagePositionPatient": [0, 0, number], "ImageOrientationPatient": axes}
+        dicom(tmp_path / f"{number}.dcm", FRAMES[0], SeriesInstanceUID="1.7", PixelSpacing=[1, 1], **place)
+    assert {geometry_of(source).affine for source in find_images(tmp_path)} == {None}
+    assert "The slices of volume 1.7 are not parallel: no affine gives" in caplog.text
 
 
 @pytest.mark.parametrize(("kind", "bits", "top"), [(np.uint8, 0, 255), (np.uint16, 12, 4095), (np.int16, 0, -1)])

@@ -130,3 +130,28 @@ def test_slices_in_one_place_are_a_warning_in_place_of_a_volume(
         predict(NETWORK, sources, BANK, run, PLAN)
     assert "Images 'a' and 'b' are both slice 0 of one volume. It is not written." in caplog.text
     assert not list(run.glob("*.nii.gz"))
+
+
+def test_a_series_whose_slices_lie_upon_each_other_claims_no_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for phase in range(2):
+        for height in range(2):
+            slice_at(tmp_path / "in" / f"{phase}{height}.dcm", height)
+    with caplog.at_level(logging.WARNING):
+        predict(NETWORK, str(tmp_path / "in"), BANK, tmp_path / "run", PLAN)
+    header = nibabel.load(tmp_path / "run" / "variance.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (0, 0)  # type: ignore[index]
+    assert header.get_xyzt_units()[0] == "unknown"  # type: ignore[attr-defined]
+    assert "No affine says where the voxels of 1 volume lie (the first is 1.8)" in caplog.text
+
+
+def test_a_volume_that_does_not_say_where_it_lies_keeps_the_codes_and_sizes_of_its_file(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(FRAMES, None)
+    image.header.set_zooms((2, 3, 4))
+    (tmp_path / "in").mkdir()
+    nibabel.save(image, tmp_path / "in" / "scan.nii")
+    predict(NETWORK, str(tmp_path / "in"), BANK, tmp_path / "run", PLAN)
+    header = nibabel.load(tmp_path / "run" / "scan" / "variance.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (0, 0)  # type: ignore[index]
+    assert header.get_zooms() == (2, 3, 4)  # type: ignore[attr-defined]

@@ -34,7 +34,8 @@ def write_volumes(folder: Path, parts: Sequence[Part], *, classes: Sequence[str]
     """<map>.nii.gz in `folder` for each map that the slices have, in the voxel order of the source.
 
     A map of several classes (the masks of a multi-label head, `probability`) is a volume a class. A slice that was not
-    done is NaN, and in a mask what a pixel without data is. classes: K names; prefix: of the files' names
+    done is NaN, and in a mask what a pixel without data is. Codes of sform and qform are 0 where the source does not
+    say where it lies. classes: K names; prefix: of the files' names
     Errors: WrongUse for two slices in one place.
     """
     of_index: dict[int, Part] = {}
@@ -60,8 +61,12 @@ def write_volumes(folder: Path, parts: Sequence[Part], *, classes: Sequence[str]
 
 def _write(path: Path, volume: NDArray[Any], geometry: Geometry) -> None:
     nibabel = imported("nibabel", extra="medical", what="NIfTI volumes")
-    image = nibabel.Nifti1Image(volume, np.eye(4) if geometry.affine is None else np.array(geometry.affine))
-    image.header.set_xyzt_units("mm")
+    affine = None if geometry.affine is None else np.array(geometry.affine)
+    said = affine is not None and (geometry.affine_said or np.array_equal(affine, np.eye(4)))  # by a file, with a code
+    image = nibabel.Nifti1Image(volume, affine if said else None)
+    if affine is not None:
+        image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+        image.header.set_xyzt_units("mm")
     with fresh(path) as stream, gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=4, mtime=0) as packed:
         packed.write(image.to_bytes())
 

@@ -209,28 +209,35 @@ def _frames_of(path: Path, header: Any) -> tuple[str, list[_Frame]]:
 def _ordered(volume: str, frames: Sequence[_Frame]) -> list[Slice]:
     """The slices of a volume in order; without an affine where no single one places them all.
 
-    That is where they are not parallel, lie upon each other, or are unevenly spaced, which a warning says.
+    That is where they are not parallel, lie upon each other, or are unevenly spaced, which a warning says; and where
+    the files say no places.
     """
     frames = sorted(frames, key=lambda frame: (frame.order, str(frame.path)))
-    axes, affine = frames[0].axes, None
-    if np.allclose([frame.axes for frame in frames], axes, rtol=0, atol=PARALLEL):
-        normal = np.cross(*axes.reshape(2, 3))
-        placed = sorted(frames, key=lambda frame: float(normal @ frame.position))
-        places = np.array([normal @ frame.position for frame in placed])
-        steps = np.diff(places)
-        if (steps > APART).all() and np.isfinite(placed[0].position).all():
-            frames = placed
-            even = np.linspace(places[0], places[-1], len(places))
-            if np.abs(places - even).max() <= EVEN * (places[-1] - places[0]) / max(1, len(steps)):
-                affine = _affine(placed)
-            else:
-                log.warning(
-                    "The slices of volume %s are %.3g to %.3g mm apart, perhaps because some are missing: no affine "
-                    "gives the places of all, so that a volume of them has none.",
-                    volume,
-                    steps.min(),
-                    steps.max(),
-                )
+    known = all(np.isfinite([*frame.axes, *frame.position]).all() for frame in frames)
+    normal = np.cross(*frames[0].axes.reshape(2, 3))
+    placed = sorted(frames, key=lambda frame: float(normal @ frame.position)) if known else []
+    places = np.array([normal @ frame.position for frame in placed])
+    steps = np.diff(places)
+    affine, why = None, ""
+    if not known:
+        pass
+    elif not np.allclose([frame.axes for frame in frames], frames[0].axes, rtol=0, atol=PARALLEL):
+        why = "are not parallel"
+    elif not (steps > APART).all():
+        why = "lie upon each other, as the phases of a series do, and keep the order of their numbers"
+    else:
+        frames = placed
+        even = np.linspace(places[0], places[-1], len(places))
+        if np.abs(places - even).max() <= EVEN * (places[-1] - places[0]) / max(1, len(steps)):
+            affine = _affine(placed)
+        else:
+            why = f"are {steps.min():.3g} to {steps.max():.3g} mm apart, perhaps because some are missing"
+    if why:
+        log.warning(
+            "The slices of volume %s %s: no affine gives the places of all, so that a volume of them has none.",
+            volume,
+            why,
+        )
     return [
         (frame.path, frame.number, Geometry(volume=volume, affine=affine, axis=2, index=index, count=len(frames)))
         for index, frame in enumerate(frames)

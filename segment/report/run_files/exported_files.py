@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from segment.errors import SegmentError, WrongUse, error_message
+from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.files.exports import coco, geojson, labelstudio, tables
 from segment.files.exports.geotiff import write_tifs
 from segment.files.exports.image import ExportedImage
@@ -112,6 +112,13 @@ def _of_sequences(
     if "nii" in formats:
         if not volumes:
             log.warning("No image is a slice of a volume, so --format nii has written none.")
+        if unplaced := [name for name, parts in volumes.items() if parts[0].geometry.affine is None]:
+            log.warning(
+                "No affine says where the voxels of %s lie (the first is %s): codes of sform and qform are 0 in what "
+                "--format nii writes of them, and a voxel has no size in millimetres.",
+                count_of(len(unplaced), "volume"),
+                unplaced[0],
+            )
         folders = Counter(map(_folder_of, volumes.values()))
         for parts in volumes.values():
             parts.sort(key=lambda part: part.geometry.index)
