@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -39,6 +40,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
 from segment.jobs.triage.checking import check_triage, shift_of, shift_sentence
+from segment.jobs.triage.predicting import TriageOfRun
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
@@ -247,6 +249,19 @@ def test_a_shift_that_a_check_during_the_run_saw_voids_the_promise_also_after_a_
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     again = predict(network, tmp_path / "images", bank, tmp_path / "run", plan, resume=True).triaged
     assert again == triaged
+
+
+def test_an_image_that_is_made_again_counts_once_in_the_watch_for_shift(triage: Triage) -> None:
+    record: dict[str, Any] = {}
+    run = SimpleNamespace(record=record, entries=dict, note=record.update)
+    line: dict[str, Any] = {"triage": {}, triage.reference.measure: {"mean": 5.0}}
+    of_run = TriageOfRun(triage, run)  # type: ignore[arg-type]
+    for _ in range(8):
+        of_run.watch({"id": "replaced", **line})
+    assert not record
+    for number in range(7):
+        of_run.watch({"id": f"other {number}", **line})
+    assert record["shift_checks"]["shift"]["images"] == 8
 
 
 def test_evaluate_makes_no_promise_of_shifted_images(scores: Path, triage: Triage) -> None:

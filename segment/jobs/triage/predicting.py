@@ -92,13 +92,11 @@ class TriageOfRun:
     def __init__(self, triage: Triage, run: RunPlaces) -> None:
         self.triage, self._run = triage, run
         self._reference = np.array(triage.reference.values)
-        self._means: list[float] = []
+        self._means: dict[str, float] = {}  # by id: an image that is replaced is made again
         self._checked = int(run.record.get(CHECKS, {}).get("images", 0))
         for line in run.entries().values():
             if line["status"] == DONE:
-                self._take(
-                    _mean_of(line, triage.reference.measure)
-                )  # checks that a kill, or another process, left out are made now
+                self.watch(line)  # checks that a kill, or another process, left out are made now
 
     def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
         """The decisions on an image, with the triage, as `render` takes them. valid: as in `triaged_image`."""
@@ -106,16 +104,13 @@ class TriageOfRun:
 
     def watch(self, line: Mapping[str, Any]) -> None:
         """Take in an image's line; warn once, at the first check that finds the run so far shifted."""
-        self._take(_mean_of(line, self.triage.reference.measure))
-
-    def _take(self, mean: float) -> None:
-        self._means.append(mean)
+        self._means[line["id"]] = _mean_of(line, self.triage.reference.measure)
         images = len(self._means)
         level = None if self.triage.reference.groups else check_level(images)
         if level is None or images <= self._checked or _found(self._run) is not None:
             return
         self._checked = images
-        test = shift_test(self._reference, np.array(self._means), level=level)
+        test = shift_test(self._reference, np.array(list(self._means.values())), level=level)
         if test.shifted:
             log.warning("%s", during(test, self.triage))
         self._run.note(**{CHECKS: {"images": images, **({"shift": asdict(test)} if test.shifted else {})}})
