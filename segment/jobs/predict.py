@@ -23,6 +23,7 @@ from segment.files.versions import versions
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_known_labels, with_masks
+from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import few_pixels
@@ -147,7 +148,8 @@ def predict(
         if "png" in plan.formats:
             kept = predictor.candidates.thumbnails
             write_sheet(run, style, network, kept, plan.maps, predictor.picture, predictor.truth)
-        run.note(files=write_run_exports(run, style, network, plan.formats))
+        in_order = not isinstance(source, str | Path) or Path(source).suffix.lower() in LIST_SUFFIXES
+        run.note(files=write_run_exports(run, style, network, plan.formats, in_order=in_order))
         summary = summary_of(run, seconds, execution, plan.heat)
         return summary if plan.triage is None else replace(summary, triaged=write_triaged_run(run, plan.triage))
 

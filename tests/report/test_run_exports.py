@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,12 @@ from small_networks import network_of
 
 from segment.errors import MissingExtra, WrongUse
 from segment.files.exports.formats import FORMATS, checked
+from segment.files.exports.volumes import Part
+from segment.files.writing import write_png
 from segment.images.read import read_image, read_label
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.report.run_files import exported_files
 from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
@@ -143,6 +147,28 @@ def test_a_volume_and_a_video_come_out_as_such(tmp_path: Path) -> None:
     for k, id in enumerate(sorted(ids)):
         mask = read_label(tmp_path / "n" / id / "prediction.png")
         np.testing.assert_array_equal(np.asarray(volume.dataobj)[..., k].T, mask)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_images_of_a_folder_become_a_video_in_the_order_of_their_numbers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listed: bool,  # noqa: FBT001
+) -> None:
+    kept: list[list[str]] = []
+
+    def noted(folder: Path, parts: Sequence[Part], names: Sequence[str]) -> list[Path]:
+        kept.append([part.id for part in parts])
+        return []
+
+    monkeypatch.setattr(exported_files, "write_videos", noted)
+    names = ["f10", "f2", "f1"]
+    for name in names:
+        write_png(tmp_path / "in" / f"{name}.png", np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "in.txt").write_text("".join(f"in/{name}.png\n" for name in names))
+    plan = PredictPlan(formats=("video",))
+    predict(NETWORK, str(tmp_path / ("in.txt" if listed else "in")), BANK, tmp_path / "run", plan)
+    assert kept == [[f"in/{name}" for name in names] if listed else ["f1", "f2", "f10"]]
 
 
 def test_the_documentation_lists_every_format_as_it_is() -> None:

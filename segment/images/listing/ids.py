@@ -112,5 +112,15 @@ def free_id(id: str, given: Collection[str], reserved: Collection[str]) -> str:
     return free
 
 
+def natural_order(id: str) -> tuple[str | int, ...]:
+    """What sorts ids by the numbers in them: `frame10` after `frame2`.
+
+    >>> sorted(["frame10", "frame2", "frame1b"], key=natural_order)
+    ['frame1b', 'frame2', 'frame10']
+    """
+    parts = re.split(r"([0-9]+)", id)  # a text and a number by turns
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts))
+
+
 def folded(id: str) -> str:
     return unicodedata.normalize("NFC", id).casefold()

@@ -23,6 +23,7 @@ from segment.files.runs.run import Run
 from segment.images.find import Source
 from segment.images.formats.dicom import slices_of
 from segment.images.geometry import Geometry
+from segment.images.listing.ids import natural_order
 from segment.images.where import geometry_of
 from segment.networks.load import Network
 from segment.report.run_files.style import PictureStyle
@@ -68,9 +69,12 @@ def write_exports(path: Named, image: ExportedImage, formats: Sequence[str], mod
             EXPORTS[name](path, image, model)
 
 
-def write_run_exports(run: Run, style: PictureStyle, network: Network, formats: Sequence[str]) -> list[str]:
+def write_run_exports(
+    run: Run, style: PictureStyle, network: Network, formats: Sequence[str], *, in_order: bool = True
+) -> list[str]:
     """The files of the whole run, relative to its folder; a resume writes them again, of all images.
 
+    in_order: whether somebody put the images in order, as a list does; the names of files in a folder are only sorted
     A volume or video that cannot be put together is reported in a warning; the others are written.
     """
     done = run.done()
@@ -91,12 +95,18 @@ def write_run_exports(run: Run, style: PictureStyle, network: Network, formats: 
             written.append(run.folder / labelstudio.INTERFACE)
             labelstudio.write_interface(written[-1], style.classes, style.palette)
     if "nii" in formats or "video" in formats:
-        written += _of_sequences(run, sources, style, network, formats)
+        written += _of_sequences(run, sources, style, network, formats, in_order=in_order)
     return [run.relative(path) for path in written]
 
 
 def _of_sequences(
-    run: Run, sources: Sequence[Source], style: PictureStyle, network: Network, formats: Sequence[str]
+    run: Run,
+    sources: Sequence[Source],
+    style: PictureStyle,
+    network: Network,
+    formats: Sequence[str],
+    *,
+    in_order: bool,
 ) -> Iterator[Path]:
     volumes: dict[str, list[Part]] = defaultdict(list)
     in_series = _places_in_series(run.sources) if "nii" in formats else {}
@@ -127,9 +137,12 @@ def _of_sequences(
             yield from _written(parts, write)
     if "video" in formats:
         names = ["overlay", "overlay_uncertainty", *style.scales]
+        files = {source.id for source in sources if source.part is None}
         for parts in frames.values():
             if parts[0].geometry.video:
                 parts.sort(key=lambda part: part.geometry.index)
+            elif not in_order and files.issuperset(part.id for part in parts):
+                parts.sort(key=lambda part: natural_order(part.id))
             yield from _written(parts, lambda folder, some: write_videos(folder, some, names))
 
 
