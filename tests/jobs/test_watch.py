@@ -126,6 +126,24 @@ def test_images_are_made_as_they_are_dropped_once_they_are_whole(small: tuple[Ne
         assert same, id
 
 
+def test_an_image_is_made_again_when_its_world_file_arrives(small: tuple[Network, Bank], tmp_path: Path) -> None:
+    inbox, run = photographs(tmp_path / "inbox", 2, 32, 40), tmp_path / "run"
+    (inbox / "000.pgw").symlink_to("nowhere")
+
+    def drop() -> None:
+        until(lambda: status(run, "001") == "done")
+        (inbox / "001.pgw").write_text("0.5\n0\n0\n-0.5\n500000\n5000000\n")
+        until(lambda: (run / "manifest.jsonl").read_text().count("\n") == 3)
+        (run / STOP).touch()
+
+    with dropping(drop):
+        assert watch(small, inbox, run).done == 2
+    lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["000", "001", "001"]
+    assert "beside_sha256" in lines[2]
+    assert "beside_sha256" not in lines[1]
+
+
 def test_a_watch_that_goes_on_makes_only_what_is_new_or_changed(small: tuple[Network, Bank], tmp_path: Path) -> None:
     photos, inbox, run = photographs(tmp_path / "photos", 3, 32, 40), tmp_path / "inbox", tmp_path / "run"
     inbox.mkdir()

@@ -6,8 +6,10 @@ The folder is listed again and again, which works on network file systems too. M
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
@@ -16,6 +18,7 @@ from segment.errors import WrongUse
 from segment.files.runs.places import STOP
 from segment.files.runs.run import Run
 from segment.images.find import Source, image_files, images_among
+from segment.images.formats.belonging import may_belong
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import paths_outside_runs
 
@@ -24,8 +27,8 @@ log = logging.getLogger(__name__)
 EVERY = 1.0
 """Seconds between two looks at a folder."""
 
-Signature = tuple[int, int]
-"""Bytes of a file, and when it was changed last, ns."""
+Signature = tuple[tuple[str, int, int], ...]
+"""Name of a file, its bytes, and when it was changed last, ns; the same of the files beside it that belong to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
     """The images of files that are whole and new, or were replaced, as a look finds them; those there already first.
 
     Ends when there is a file `stop`, which goes then; whole files that were dropped before it are given first. An empty
-    file is not whole. Runs below the folder are left out.
+    file is not whole. An image is given again where a file that belongs to it, as a world file, came or changed. Runs
+    below the folder are left out.
     """
     before: dict[Path, Signature] = {}
     given: dict[Path, Signature] = {}
@@ -81,14 +85,28 @@ def arrivals(folder: Path, stop: Path, plan: WatchPlan) -> Iterator[tuple[Source
 def _signatures(folder: Path) -> dict[Path, Signature]:
     """Of the files below a folder that are named as images and are not empty, in the order of their names."""
     found: dict[Path, Signature] = {}
+    names: dict[Path, set[str]] = {}  # of each folder, so that few of the files that may belong are asked for
     for path in paths_outside_runs(image_files(folder), folder):
         try:
             status = path.stat()
+            if path.parent not in names:
+                names[path.parent] = set(os.listdir(path.parent))  # noqa: PTH208 (of names alone)
         except FileNotFoundError:  # renamed or taken away in this moment
             continue
         except OSError:  # it fails by its name
-            found[path] = (0, 0)
+            found[path] = ((path.name, 0, 0),)
             continue
         if status.st_size or not S_ISREG(status.st_mode):  # a pipe, too, fails by its name
-            found[path] = (status.st_size, status.st_mtime_ns)
+            beside = (other for other in may_belong(path) if other.name in names[path.parent])
+            found[path] = (_state(path.name, status), *_states(beside))
     return found
+
+
+def _states(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    for path in paths:
+        with suppress(OSError):  # taken away in this moment, or a link to nothing
+            yield _state(path.name, path.stat())
+
+
+def _state(name: str, status: os.stat_result) -> tuple[str, int, int]:
+    return name, status.st_size, status.st_mtime_ns
