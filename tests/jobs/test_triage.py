@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from labelled_scenes import SIZE, written
+from PIL import Image
 from typer.testing import CliRunner
 
 from segment.axes import Plane
@@ -44,7 +45,7 @@ from segment.jobs.triage.predicting import TriageOfRun
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network, load_network
-from segment.report.run_files.triaged_files import triaged_image
+from segment.report.run_files.triaged_files import triaged_image, write_triaged
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.scores.functional.expected import EXPECTED
 
@@ -658,7 +659,7 @@ def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_p
 
 
 @pytest.mark.parametrize("unit", ["pixel", "segment", "image"])
-def test_pixels_without_data_decide_nothing_and_are_neither_accepted_nor_for_review(unit: Unit) -> None:
+def test_pixels_without_data_decide_nothing_and_are_neither_accepted_nor_for_review(unit: Unit, tmp_path: Path) -> None:
     values = np.array([[0.1, 0.1, 0.9, 0.9], [0.1, 0.4, 0.9, 0.9]], np.float32)
     mask = np.zeros((2, 4), int)
     valid = np.array([[True, True, False, False], [True, True, True, False]])
@@ -675,6 +676,11 @@ def test_pixels_without_data_decide_nothing_and_are_neither_accepted_nor_for_rev
     assert image.set_size is not None
     assert (image.set_size[:][~valid] == 0).all()
     assert image.sets == pytest.approx(image.set_size[:][valid].mean())
+    source = {"classes": ["a", "b"]}
+    write_triaged(lambda name: tmp_path / name, image, replace(triage, source=source), ("png",))
+    colours = np.asarray(Image.open(tmp_path / "set_size.png").convert("RGB"))
+    assert (colours[~valid] == 128).all()
+    assert not (colours[valid] == 128).all(axis=-1).any()
 
 
 def test_a_triage_under_region_masks_is_that_of_the_pixels_within(

@@ -82,11 +82,15 @@ def triaged_image(estimate: Estimate[Plane], triage: Triage, valid: Plane | None
 
 
 def write_triaged(path: Callable[[str], Path], image: TriagedImage, triage: Triage, formats: Sequence[str]) -> None:
-    """accepted.png, and with prediction sets set_size.png: the pixel is the size, its colour that of a heat map."""
+    """accepted.png, and with prediction sets set_size.png.
+
+    The pixel is the size of its set, its colour that of a heat map; grey where the size is 0, without data.
+    """
     write_png(path(ACCEPTED), image.review)
     if image.set_size is not None and "png" in formats:
         classes = len(triage.source["classes"])
-        colours = heatmap(np.arange(classes + 1, dtype=np.float32)[None] - 1, high=max(classes - 1, 1))[0]
+        sizes = np.array([[np.nan, *range(classes)]], np.float32)  # above the one class that every set has
+        colours = heatmap(sizes, high=max(classes - 1, 1))[0]
         write_palette_png(path("set_size.png"), image.set_size, colours)
 
 
