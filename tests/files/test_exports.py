@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,21 @@ def test_label_studio_tasks_have_the_segments_as_brushes_with_scores(tmp_path: P
         painted[mask] = CLASSES.index(result["value"]["brushlabels"][0])
     np.testing.assert_array_equal(painted, image.labels)
     assert prediction["score"] == pytest.approx(float(np.asarray(image.confidence(0)).mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "url"),
+    [
+        ("/data/a b.png", "/data/local-files/?d=data/a%20b.png"),
+        ("s3://bucket/a.png", "s3://bucket/a.png"),
+        ("s3:/bucket/a.png", "s3://bucket/a.png"),
+    ],
+)
+def test_a_label_studio_task_names_a_local_file_and_the_url_of_an_image_on_a_store(
+    source: str, url: str, tmp_path: Path
+) -> None:
+    labelstudio.write_task(tmp_path / "one.json", replace(exported(), source=source), "my network")
+    assert json.loads((tmp_path / "one.json").read_text())[0]["data"]["image"] == url
 
 
 @pytest.mark.parametrize("geometry", [PLACED, Geometry()])

@@ -21,6 +21,7 @@ from segment.files.exports.image import ExportedImage, Segment
 from segment.files.exports.rle import brush
 from segment.files.writing import fresh, write_json, write_text
 from segment.regions.components import SMALL
+from segment.stores.urls import is_url, url_of
 
 FILE, INTERFACE = "labelstudio.json", "labelstudio.xml"
 TAG, IMAGE = "segments", "image"
@@ -30,13 +31,15 @@ TAG, IMAGE = "segments", "image"
 def write_task(path: Path, image: ExportedImage, version: str) -> None:
     """A list of one task: the image, its segments, and the mean expected accuracy as the prediction's score.
 
-    version: the model's name. The image is named as Label Studio's local storage serves it: /data/local-files/?d=PATH
+    version: the model's name. The image is named as Label Studio's local storage serves it, /data/local-files/?d=PATH;
+    one on a store by its URL
     """
     least = SMALL * image.shape[0] * image.shape[1]
     kept = [(segment, mask) for segment, mask in image.masks() if segment.area >= least]
     results = [_result(segment, brush(mask, *segment.box[:2], image.shape), image.shape) for segment, mask in kept]
     known = [(segment.accuracy, segment.area) for segment, _ in kept if not math.isnan(segment.accuracy)]
-    url = f"/data/local-files/?d={quote(image.source.lstrip('/'))}"
+    local = f"/data/local-files/?d={quote(image.source.lstrip('/'))}"
+    url = url_of(image.source) if is_url(image.source) else local
     prediction = {"model_version": version, "score": _weighted(known), "result": results}
     write_json(path, [{"data": {IMAGE: url, "id": image.id}, "predictions": [prediction]}])
 
