@@ -15,7 +15,9 @@ from console import Ended, contents, fitted, lines, photographs, segment, traini
 from PIL import Image
 
 from segment.files.writing import write_png
+from segment.jobs.decisions.select import select
 from segment.networks.cards import SHIPPED
+from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, scene
 
 
@@ -79,6 +81,22 @@ def test_the_id_of_a_file_that_is_gone_is_not_given_away(tmp_path: Path, photos:
     count = len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines())
     assert predicted(photos, bank, "--resume").code == 0
     assert len((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()) == count, "both were done before"
+
+
+def test_an_image_that_was_taken_away_is_in_no_list_of_the_run_until_it_is_back(
+    tmp_path: Path, photos: Path, bank: Path
+) -> None:
+    assert predicted(photos, bank).code == 0
+    run = tmp_path / "run"
+    assert "removed" not in json.loads((run / "run.json").read_text())
+    (photos / "a.png").rename(tmp_path / "a.png")
+    assert predicted(photos, bank, "--resume").code == 0
+    assert list(load_run(run)) == ["b"]
+    assert [name for name, *_ in select(run, 3).images] == ["b"]
+    (tmp_path / "a.png").rename(photos / "a.png")
+    assert predicted(photos, bank, "--resume").code == 0
+    assert list(load_run(run)) == ["a", "b"]
+    assert {name for name, *_ in select(run, 3).images} == {"a", "b"}
 
 
 def test_a_source_that_changed_is_done_again_and_no_other(tmp_path: Path, photos: Path, bank: Path) -> None:

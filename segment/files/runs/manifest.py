@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -207,15 +207,17 @@ def read_manifest(manifest: Path) -> Lines:
     return Lines(manifest, places)
 
 
-def read_entries(manifest: Path) -> dict[str, dict[str, Any]]:
+def read_entries(manifest: Path, removed: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """The newest line of each image, by id, of a run that is not written to here; half a last line is being written.
 
+    removed: ids that are left out, as `places.removed_images` gives them
     Raises:
         WrongUse: as for `read_manifest`
 
     """
     data = _bytes(manifest)
-    return {id: json.loads(text) for id, text in _checked(manifest, data[: data.rfind(b"\n") + 1])}
+    lines = _checked(manifest, data[: data.rfind(b"\n") + 1])
+    return {id: json.loads(text) for id, text in lines if id not in removed}
 
 
 def _bytes(manifest: Path) -> bytes:

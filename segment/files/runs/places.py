@@ -5,7 +5,7 @@ Must not know how an image is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +17,8 @@ from segment.images import outside_runs
 from segment.images.find import Source
 
 RECORD = outside_runs.RECORD
+REMOVED = "removed"
+"""Section of the record: ids of images that the run has had, and that are not among its images now."""
 STOP = "stop.watch"
 """A file that ends the watching of a folder."""
 WINDOWS = ".windows"
@@ -26,6 +28,16 @@ ANNOTATIONS = ("coco.json", "labelstudio.json", "labelstudio.xml")
 RESULTS = ("scores.json", "per_image.csv", "sheet.png", "triaged.json", "triaged.csv")
 TAKEN = frozenset((RECORD, MANIFEST, SHARDS, WINDOWS, LOCK, STOP, *RESULTS, *TABLES, *ANNOTATIONS))
 """Names of the run itself in its folder: no image may be called so."""
+
+
+def removed_images(record: Mapping[str, Any]) -> frozenset[str]:
+    """Ids under REMOVED; none where the record is damaged there.
+
+    >>> sorted(removed_images({"removed": ["a"]})), sorted(removed_images({}))
+    (['a'], [])
+    """
+    removed = record.get(REMOVED)
+    return frozenset(id for id in removed if isinstance(id, str)) if isinstance(removed, list) else frozenset()
 
 
 class RunPlaces:

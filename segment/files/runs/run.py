@@ -17,7 +17,7 @@ from segment.files.reading import as_json_values, read_json
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
-from segment.files.runs.places import RECORD, RunPlaces
+from segment.files.runs.places import RECORD, REMOVED, RunPlaces
 from segment.files.runs.shards import merge_shards
 from segment.files.writing import discard, write_json
 from segment.images.contents.hashes import (
@@ -112,6 +112,11 @@ class Run(RunPlaces):
         known: dict[str, str] = self.record.get(SOURCES, {})
         kept = keep_ids(sources, known)
         self.sources = tuple({source.id: source for source in (*self.sources, *kept)}.values())
+        if sources:  # none yet of a folder that is watched
+            listed = {source.id for source in self.sources}
+            removed = [id for id in known if id not in listed]
+            if removed or REMOVED in self.record:
+                self.record[REMOVED] = removed
         self.note(**{SOURCES: known | images_by_id(kept)})
         return kept
 

@@ -16,7 +16,7 @@ import numpy as np
 from segment.errors import WrongUse, near
 from segment.files.reading import json_values, read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD
+from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.images.find import in_text
 from segment.images.formats.arrays import ARRAY_ERRORS
@@ -140,9 +140,9 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
         raise WrongUse(
             f"{in_text(named)!r} holds no run: no {MANIFEST}. Give what `segment predict` or `evaluate` wrote."
         )
-    lines = read_entries(folder / MANIFEST)
-    sources = {name: str(line["source"]) for name, line in lines.items()}
     record = _record(folder)
+    lines = read_entries(folder / MANIFEST, removed_images(record))
+    sources = {name: str(line["source"]) for name, line in lines.items()}
     contents = {name: str(line["sha256"]) for name, line in lines.items() if line.get("sha256")}
     if (folder / PER_IMAGE).is_file():
         table = _evaluated(folder, named, method, sources, record)

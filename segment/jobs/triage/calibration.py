@@ -11,7 +11,7 @@ from segment.errors import WrongUse, near
 from segment.files.reading import read_json
 from segment.files.runs.image_counts import read_image_counts
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD
+from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
@@ -54,7 +54,7 @@ class Scores:
             record = read_json(folder / RECORD, dict[str, Any], advice=FINISH)
             content = read_json(folder / "scores.json", dict[str, Any], advice=FINISH)
             passes = {name: int(of["passes_per_image"]) for name, of in content["methods"].items()}
-            lines = read_entries(folder / MANIFEST)
+            lines = read_entries(folder / MANIFEST, removed_images(record))
             sha256 = {id: line["sha256"] for id, line in lines.items() if line["status"] == "done"}
             read = cls(
                 folder=folder,

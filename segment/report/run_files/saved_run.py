@@ -21,7 +21,7 @@ from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
 from segment.files.reading import read_json
 from segment.files.runs.manifest import MANIFEST, read_entries
-from segment.files.runs.places import RECORD
+from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.files.writing import FULL
 from segment.images.display import Display, display_of, picture_of
@@ -282,7 +282,8 @@ def load_run(folder: str | Path) -> SavedRun:
         hint = " It is a file; give the folder that holds it." if folder.is_file() else ""
         raise WrongUse(f"{in_text(named)!r} holds no run: {RECORD} is not there.{hint}")
     manifest = folder / MANIFEST
-    return SavedRun(folder, record, read_entries(manifest) if os.path.lexists(manifest) else {})
+    there = os.path.lexists(manifest)
+    return SavedRun(folder, record, read_entries(manifest, removed_images(record)) if there else {})
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:
