@@ -25,10 +25,14 @@ MANIFEST, RECORD = "manifest.jsonl", "run.json"
 def images_outside_runs(source: str | Path, listing: Listing | None = None, *, warn: bool = True) -> tuple[Source, ...]:
     """The images of a SRC, less the pictures of runs in a folder's sub-folders; a warning counts the files.
 
+    Region masks that a list names are reported as well.
     warn: False where the same SRC is listed once more
     Errors: WrongUse where nothing is left.
     """
-    images, top = find_images(source, listing or Listing()), Path(source)
+    listing, top = listing or Listing(), Path(source)
+    images = find_images(source, listing)
+    if warn:
+        _note_masks(images, source)
     if not (is_url(top) or top.is_dir()):
         return images
     outside = set(paths_outside_runs([image.path for image in images], top))
@@ -39,6 +43,19 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None, *, w
     if not kept:
         raise WrongUse(f"{str(source)!r} holds the pictures of runs and no other image. Give a folder of images.")
     return kept
+
+
+def _note_masks(images: Sequence[Source], source: str | Path) -> None:
+    """Report the region masks that a list names: other programs' lists call label maps so."""
+    if masks := sum(image.mask is not None for image in images):
+        log.log(
+            logging.INFO if any(image.label is not None for image in images) else logging.WARNING,
+            "%d of %d images have a region mask in the column `mask` of %r: outside it (0) nothing is shown or "
+            "counted. Label maps belong into a column `label`.",
+            masks,
+            len(images),
+            str(source),
+        )
 
 
 def paths_outside_runs(paths: Sequence[Path], top: Path) -> list[Path]:

@@ -41,6 +41,21 @@ def labels(tmp_path: Path) -> Labels:
     return made
 
 
+@pytest.mark.parametrize("column", ["", "label"])
+def test_region_masks_of_a_list_are_reported_and_warned_of_where_they_may_be_label_maps(
+    labels: Labels, column: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = f"labels/{TEST[0]}.png"
+    rows = [["image", "mask", "label"], [f"images/{TEST[0]}.png", label, label], [f"images/{TEST[1]}.png", "", ""]]
+    (tmp_path / "list.csv").write_text("".join(",".join(row[: 3 if column else 2]) + "\n" for row in rows))
+    with caplog.at_level(logging.INFO, logger="segment"):
+        images_outside_runs(tmp_path / "list.csv")
+        images_outside_runs(tmp_path / "list.csv", warn=False)
+    (record,) = caplog.records
+    assert record.levelno == (logging.INFO if column else logging.WARNING)
+    assert "1 of 2 images have a region mask in the column `mask` of" in record.getMessage()
+
+
 LISTED: dict[str, Callable[[Network, Labels], Any]] = {
     "fit, distill, sweep --train, tune --train": lambda network, labels: ImagePool(network, labels.images).sources,
     "fit of several folders": lambda network, labels: ImagePool(network, [labels.images]).sources,
