@@ -40,7 +40,7 @@ Model = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict (never unpickled).")]
 Every = Annotated[int, typer.Option(help="Take every N-th frame of a video.")]
-Axis = Annotated[int, typer.Option(help="Cut a volume into slices along this voxel axis (0, 1, 2).")]
+Axis = Annotated[int, typer.Option(help="Cut a NIfTI volume into slices along this voxel axis (0, 1, 2).")]
 Mask = Annotated[
     str | None, typer.Option("--mask", help="Region masks; where they are 0, nothing is shown or counted.")
 ]

@@ -25,7 +25,7 @@ MANIFEST, RECORD = "manifest.jsonl", "run.json"
 def images_outside_runs(source: str | Path, listing: Listing | None = None, *, warn: bool = True) -> tuple[Source, ...]:
     """The images of a SRC, less the pictures of runs in a folder's sub-folders; a warning counts the files.
 
-    Region masks that a list names are reported as well.
+    Region masks that a list names are reported as well, and an axis that DICOM files are not cut along.
     warn: False where the same SRC is listed once more
     Errors: WrongUse where nothing is left.
     """
@@ -33,6 +33,7 @@ def images_outside_runs(source: str | Path, listing: Listing | None = None, *, w
     images = find_images(source, listing)
     if warn:
         _note_masks(images, source)
+        _warn_of_axis(images, listing)
     if not (is_url(top) or top.is_dir()):
         return images
     outside = set(paths_outside_runs([image.path for image in images], top))
@@ -55,6 +56,18 @@ def _note_masks(images: Sequence[Source], source: str | Path) -> None:
             masks,
             len(images),
             str(source),
+        )
+
+
+def _warn_of_axis(images: Sequence[Source], listing: Listing) -> None:
+    """Files of DICOM hold slices, along one axis only; images that `find_images` places are theirs."""
+    slices = sum(image.geometry is not None and bool(image.geometry.volume) for image in images)
+    if slices and listing.axis != Listing().axis:
+        log.warning(
+            "--axis %d cuts volumes of NIfTI: %d images of DICOM files stay the slices that the files hold. Convert a "
+            "series to NIfTI to cut it along another axis.",
+            listing.axis,
+            slices,
         )
 
 

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from dicom_files import dicom
 
 from segment.draws.image_pool import ImagePool
 from segment.errors import WrongUse
 from segment.files.writing import write_png
 from segment.images.find import find_images
+from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.jobs.doctor import compare_passes
 from segment.jobs.evaluation.labelled_images import Labels
@@ -54,6 +57,19 @@ def test_region_masks_of_a_list_are_reported_and_warned_of_where_they_may_be_lab
     (record,) = caplog.records
     assert record.levelno == (logging.INFO if column else logging.WARNING)
     assert "1 of 2 images have a region mask in the column `mask` of" in record.getMessage()
+
+
+def test_an_axis_that_dicom_slices_are_not_cut_along_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for height in range(2):
+        place: dict[str, Any] = {"ImagePositionPatient": [0, 0, height], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        dicom(tmp_path / f"{height}.dcm", np.zeros((8, 10), np.uint8), PixelSpacing=[1, 1], **place)
+    assert len(images_outside_runs(tmp_path, Listing(axis=0))) == 2
+    assert caplog.text.count("--axis 0 cuts volumes of NIfTI: 2 images of DICOM files stay the slices") == 1
+    caplog.clear()
+    images_outside_runs(tmp_path)
+    assert not caplog.records
 
 
 LISTED: dict[str, Callable[[Network, Labels], Any]] = {
