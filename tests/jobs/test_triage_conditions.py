@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
+from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, VALIDATION, scene
 from segment.tracing.bn_network import bn_network_of
@@ -93,3 +95,25 @@ def test_a_triage_without_region_masks_is_refused_for_a_run_with_them(
     plan = PredictPlan(precision="fp32", triage=triage)
     with pytest.raises(WrongUse, match="whether images have region masks differs: None there, True here"):
         predict(network, test.images, bank, tmp_path / "run", plan, masks=tmp_path / "mask.png")
+
+
+def test_images_that_a_run_no_longer_has_are_in_no_check_of_it(
+    data: tuple[Labels, Labels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches: list[TriageOfRun] = []
+
+    def kept(*given: Any) -> TriageOfRun:
+        watches.append(TriageOfRun(*given))
+        return watches[-1]
+
+    monkeypatch.setattr("segment.jobs.prediction.recipe.TriageOfRun", kept)
+    validation, test = data
+    network, bank, triage = calibrated_on(Small, validation, tmp_path)
+    images = sorted(Path(test.images).iterdir())
+    plan = PredictPlan(precision="fp32", triage=triage, formats=("npz",))
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(map(str, images)))
+    predict(network, listed, bank, tmp_path / "run", plan)
+    listed.write_text("\n".join(map(str, images[:7])))
+    predict(network, listed, bank, tmp_path / "run", plan, resume=True)
+    assert [len(each._means) for each in watches] == [10, 7]

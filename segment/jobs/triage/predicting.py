@@ -13,7 +13,7 @@ from segment.axes import Plane
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
-from segment.files.runs.places import RunPlaces
+from segment.files.runs.places import RunPlaces, removed_images
 from segment.files.runs.run import Run
 from segment.files.text_tables import csv_text
 from segment.files.triages import TRIAGED, TRIAGED_TABLE
@@ -94,8 +94,9 @@ class TriageOfRun:
         self._reference = np.array(triage.reference.values)
         self._means: dict[str, float] = {}  # by id: an image that is replaced is made again
         self._checked = int(run.record.get(CHECKS, {}).get("images", 0))
-        for line in run.entries().values():
-            if line["status"] == DONE:
+        removed = removed_images(run.record)
+        for id, line in run.entries().items():
+            if line["status"] == DONE and id not in removed:
                 self.watch(line)  # checks that a kill, or another process, left out are made now
 
     def of_image(self, estimate: Estimate[Plane], valid: Plane | None = None) -> tuple[TriagedImage, Triage]:
