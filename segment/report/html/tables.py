@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.guarantees.triage import percent
 from segment.report.run_comparison import words as words_of_column
-from segment.report.tables import decimals, entry_decimals, verdict, words
+from segment.report.tables import entry_decimals, verdict, words
 from segment.significance.corrections import SIGNIFICANT
 
 SHOWN = ("nll", "miou", "accuracy", "brier", "ece")
@@ -141,6 +141,6 @@ def _with_interval(entry: Mapping[str, Any]) -> str:
     value, low, high = (entry.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "none"
-    digits = decimals(value, 4)
+    digits = entry_decimals(entry, 4)
     shown = f"{value:.{digits}f}"
     return shown if low is None or high is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})"
