@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import import_module
+from logging import Logger
 from typing import Any
 
 
@@ -117,6 +119,12 @@ def first_of(names: Iterable[str], most: int = 3) -> str:
     """
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+@lru_cache(maxsize=1024)
+def warn_once(log: Logger, message: str, *arguments: object) -> None:
+    """A warning that is logged once a process for the same arguments, which can be hashed."""
+    log.warning(message, *arguments)
 
 
 def near(asked: str, known: Iterable[str]) -> str:

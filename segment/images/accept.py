@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.errors import WrongUse, count_of
+from segment.errors import WrongUse, count_of, warn_once
 from segment.images.bands import channels_in, filled, in_255, valid_in
 from segment.images.find import Source
 from segment.images.formats.pictures import planes_of_pillow
@@ -30,6 +29,10 @@ from segment.images.specs import InputSpec
 
 logger = logging.getLogger(__name__)
 
+SCALED = (
+    "%s was given a float tensor whose values all lie within [0, 1], and its input has mean and std: normalised "
+    "tensors are expected. Give uint8 pixels, or normalise them: %s."
+)
 CONTRAST = 0.5
 """Of an image in 0..1: normalised ones that lie within [0, 1] have less, unless they are bright and flat."""
 
@@ -170,7 +173,7 @@ class Accept:
             count = int((~torch.isfinite(given)).sum())
             raise self._refused(given, f"{count} of its values are not finite (NaN or infinity). Mend the image.")
         if (self.spec.mean or self.spec.std) and _looks_scaled(given):
-            _warn_once(self.name, self.spec.sentence)
+            warn_once(logger, SCALED, self.name, self.spec.sentence)
         return given
 
     def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W
@@ -200,13 +203,3 @@ def _looks_scaled(given: Tensor) -> bool:
     """Whether it is an image in 0..1 that nobody has normalised; one of little contrast may be either."""
     low, high = float(given.min()), float(given.max())
     return low >= 0 and high <= 1 and high - low > CONTRAST
-
-
-@lru_cache(maxsize=256)
-def _warn_once(name: str, sentence: str) -> None:
-    logger.warning(
-        "%s was given a float tensor whose values all lie within [0, 1], and its input has mean and std: normalised "
-        "tensors are expected. Give uint8 pixels, or normalise them: %s.",
-        name,
-        sentence,
-    )

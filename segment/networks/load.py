@@ -9,7 +9,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from segment.axes import classes_of, size_text
-from segment.errors import ModelRefused, NotTrusted, PredictionFailed, UnknownNetwork, WrongUse, near, one_line
+from segment.errors import (
+    ModelRefused,
+    NotTrusted,
+    PredictionFailed,
+    UnknownNetwork,
+    WrongUse,
+    near,
+    one_line,
+    warn_once,
+)
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
 from segment.networks.builders import build
@@ -122,7 +131,13 @@ class Network:
     def log_preprocessing(self) -> None:
         """Warn, once a process, where pixels go through a preprocessing that nobody has stated."""
         if self.card.assumed:
-            _warn_once(self.name, self.input.sentence)
+            warn_once(
+                logger,
+                "Nothing says how the images of %s were prepared in training. They are taken as %s. If it was trained "
+                "with others, its maps are wrong: give mean=, std= and channels= from Python, or a card with `input:`.",
+                self.name,
+                self.input.sentence,
+            )
 
     def __call__(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
         """Logits of the input's size.
@@ -273,16 +288,6 @@ def _set_epsilons(module: nn.Module, card: Card) -> None:
             )
         for layer in matching:
             layer.eps = epsilon
-
-
-@lru_cache(maxsize=256)
-def _warn_once(name: str, sentence: str) -> None:
-    logger.warning(
-        "Nothing says how the images of %s were prepared in training. They are taken as %s. If it was trained with "
-        "others, its maps are wrong: give mean=, std= and channels= from Python, or a card with `input:`.",
-        name,
-        sentence,
-    )
 
 
 def _moved(module: nn.Module, device: str | None) -> nn.Module:

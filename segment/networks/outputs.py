@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.errors import ModelRefused
+from segment.errors import ModelRefused, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,15 @@ def logits_in(output: Any, name: str) -> Tensor | None:
         found = output[0] if output else None  # smp with aux_params: mask, then label
         channels = [item.shape[1] for item in output if isinstance(item, Tensor) and item.ndim == 4]
         if len(channels) > 1 and len(set(channels)) == 1:
-            _warn_once(name, len(channels), channels[0])
+            warn_once(
+                logger,
+                "%s gives %d maps of %d channels, and the first is taken. Where another is the prediction (some "
+                "networks give an auxiliary map first), give a module, or a py: factory of one, whose forward returns "
+                "that map alone.",
+                name,
+                len(channels),
+                channels[0],
+            )
     elif isinstance(output, Tensor):
         found = output
     else:
@@ -50,14 +57,3 @@ def logits_of(output: Any, name: str) -> Tensor:  # N K H W
             "tuple); let a py: factory wrap it."
         )
     return logits
-
-
-@lru_cache(maxsize=256)
-def _warn_once(name: str, maps: int, channels: int) -> None:
-    logger.warning(
-        "%s gives %d maps of %d channels, and the first is taken. Where another is the prediction (some networks give "
-        "an auxiliary map first), give a module, or a py: factory of one, whose forward returns that map alone.",
-        name,
-        maps,
-        channels,
-    )

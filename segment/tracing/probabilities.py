@@ -6,11 +6,11 @@ Must not know a bank.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from segment.errors import warn_once
 from segment.networks.load import Network
 from segment.networks.outputs import logits_in
 from segment.networks.preserve_state import preserve_state
@@ -18,6 +18,11 @@ from segment.tracing.trace import Trace
 
 log = logging.getLogger(__name__)
 
+ALREADY = (
+    "The outputs of %s are probabilities already: %s. Logits are expected, and a softmax or sigmoid is applied to them "
+    "once more, so that probabilities and maps are wrong. Leave that last layer out (activation=None in smp), or give "
+    "a module that returns %s of its outputs."
+)
 ROUNDING = 1e-4
 """How far from 1 the probabilities of a pixel may sum to."""
 
@@ -31,11 +36,12 @@ def warn_of_probabilities(network: Network, traced: Trace, image: Tensor) -> Non
     traced: a pass of the network
     """
     if _last_function(traced) in ("sigmoid", "sigmoid_"):
-        _warn_once(network.name, "its last call is a sigmoid", "torch.logit")
+        warn_once(log, ALREADY, network.name, "its last call is a sigmoid", "torch.logit")
     elif any(_name(call.function) in ("softmax", "exp", "exp_") for call in traced.calls) and _sums_to_one(
         network, image
     ):
-        _warn_once(network.name, "for noise they lie within [0, 1] and sum to 1 at every pixel", "torch.log")
+        why = "for noise they lie within [0, 1] and sum to 1 at every pixel"
+        warn_once(log, ALREADY, network.name, why, "torch.log")
 
 
 def _sums_to_one(network: Network, image: Tensor) -> bool:
@@ -57,15 +63,3 @@ def _last_function(traced: Trace) -> str:
 
 def _name(function: object) -> str:
     return getattr(function, "__name__", "")
-
-
-@lru_cache(maxsize=256)
-def _warn_once(name: str, why: str, inverse: str) -> None:
-    log.warning(
-        "The outputs of %s are probabilities already: %s. Logits are expected, and a softmax or sigmoid is applied to "
-        "them once more, so that probabilities and maps are wrong. Leave that last layer out (activation=None in smp), "
-        "or give a module that returns %s of its outputs.",
-        name,
-        why,
-        inverse,
-    )

@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, WeightedR
 
 import segment
 from segment.draws.image_pool import ImagePool
-from segment.errors import BankRefused, WrongUse
+from segment.errors import BankRefused, WrongUse, warn_once
 from segment.images.specs import InputSpec
 from segment.jobs.report import report
 from segment.jobs.sweeping.grid import Grid
-from segment.networks import load
 from segment.networks.given import network_of
 from segment.scenes.scene import TRAIN, VALIDATION, scene
 
@@ -196,14 +195,14 @@ def test_a_dataset_that_augments_gives_one_bank_by_its_seed_and_leaves_the_gener
 def test_a_bare_module_given_pixels_is_told_once_what_happens_to_them(
     module: Toy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load._warn_once.cache_clear()
+    warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         bank = segment.fit_bank(module, PIXELS, batch=2, draws=2)
         segment.MCBN(module, bank)(PIXELS[0])
     told = [message for message in caplog.messages if "how the images of Toy were prepared" in message]
     assert len(told) == 1
     assert "RGB pixels divided by 255, neither mean nor std" in told[0]
-    load._warn_once.cache_clear()
+    warn_once.cache_clear()
     caplog.clear()
     segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD)
     segment.fit_bank(module, torch.stack([normalised(pixels) for pixels in PIXELS]), batch=2, draws=2)
