@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from segment.errors import WrongUse
 from segment.experiments.regression import dropout_check, methods, toy, uncertainty_error
@@ -104,6 +105,18 @@ def test_the_papers_scores_stand_beside_ours_for_the_methods_that_both_have(once
     rows = [line for line in section.splitlines() if line.startswith("| yacht")]
     assert [row.split(" | ")[1] for row in rows] == ["mcbn", "mcdo"]
     assert [row.split(" | ")[3] for row in rows] == ["-56.39", "21.42"]
+
+
+def test_the_papers_t_test_of_our_scores_is_scipys_and_stands_beside_the_corrected_one(once: Path) -> None:
+    splits = pd.read_csv(once / "uci_splits.csv")
+    section = (once / "page.md").read_text().split("### Beside the paper's table")[1].split("###")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| yacht")]
+    for row in rows:
+        own = splits[splits["method"] == row[1]]
+        for column, place in (("normalised_crps", 4), ("normalised_pll", 8)):
+            p = ttest_1samp(own[column], 0, alternative="greater").pvalue
+            assert row[place] == f"{p:.3f}", (row[1], column)
+            assert row[place] != row[place + 1], "the corrected test takes the shared rows into account"
 
 
 def test_the_same_seed_writes_the_same_tables_bit_for_bit(once: Path, data: Path, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def score_rows(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, A
             row |= {
                 "p_pll": p_pll,
                 "p_crps": p_crps,
+                "t_test_pll": _t_test(column.normalised_pll),
+                "t_test_crps": _t_test(column.normalised_crps),
                 "rank_pll": ranks["PLL"][method],
                 "rank_crps": ranks["CRPS"][method],
             }
@@ -86,6 +88,14 @@ def score_rows(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, A
             numbers.append(row)
             shown.append(text)
     return numbers, shown
+
+
+def _t_test(values: Array) -> float | None:
+    """p-value of the paper's one-sample t-test that a normalised score is above 0; None where no value differs from 0.
+
+    It takes splits as independent.
+    """
+    return better_by_splits(values, test_to_train=0.0) if values.any() else None
 
 
 def _ranks(losses: Mapping[str, float]) -> dict[str, int]:
