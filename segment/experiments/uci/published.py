@@ -30,7 +30,7 @@ constant.
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Normalised scores measured here (rows of the table of scores) and the paper's, with the p-values of both tests."""
+    """Normalised scores here (rows of the table of scores) and in the paper, with the p-values of both tests."""
     return [
         {
             "set": row["set"],
