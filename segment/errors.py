@@ -97,6 +97,26 @@ def error_message(error: BaseException, *, most: int = 300) -> str:
     return one_line(error) if isinstance(error, SegmentError) else f"{type(error).__name__}: {one_line(error, most)}"
 
 
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",  # cuBLAS and cuDNN
+    "failed to map segment",
+)
+"""In the messages of torch, of CUDA's libraries and of the system where memory could not be had."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this was raised because memory could not be had, on a CPU or a GPU.
+
+    >>> ran_out_of_memory(RuntimeError("CUDA out of memory.")), ran_out_of_memory(RuntimeError("sizes do not match"))
+    (True, False)
+    """
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in message for words in NO_MEMORY)
+
+
 def one_line(error: object, most: int | None = None) -> str:
     """The message of an error in one line of at most `most` letters."""
     return " ".join(str(error).split())[:most]

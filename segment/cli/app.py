@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import event_log, screen
-from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line
+from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line, ran_out_of_memory
 from segment.stores.urls import url_of
 from segment.version import __version__
 
@@ -185,7 +185,7 @@ def _exit_code() -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's; its class is click's or typer's own, by typer's version
             return _report_parser_error(error)
-        if _out_of_memory(error):
+        if ran_out_of_memory(error):
             return _refuse(f"Out of memory: {one_line(error, 160)}. Try smaller images or batches.", 4)
         raise
     return code if isinstance(code, int) else 0
@@ -204,15 +204,6 @@ def _report_parser_error(error: Any) -> int:
         hint = "" if context is None else f" See `{context.command_path} --help`."
         screen.refuse(message.rstrip(".") + "." + hint)
     return 2
-
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
-"""What torch says, and what the system says of a library that does not fit."""
-
-
-def _out_of_memory(error: Exception) -> bool:
-    message = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in message for words in _NO_MEMORY)
 
 
 _NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\d+")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segment.errors import FastPathDiffers, OutOfMemory, WrongUse
+from segment.errors import FastPathDiffers, OutOfMemory, WrongUse, ran_out_of_memory
 from segment.estimation.estimate import Estimate, R, ReadOut, estimates, from_the_first_draw
 from segment.estimation.few_passes import seconds_a_pixel
 from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES, BYTES_DECODED, BYTES_OF_WRITING
@@ -27,7 +27,7 @@ from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
 from segment.images.windowed import bytes_held
 from segment.networks.load import Network
-from segment.tracing.pass_memory import PROBED, bytes_a_pixel, ran_out_of_memory
+from segment.tracing.pass_memory import PROBED, bytes_a_pixel
 from segment.uncertainty.stopping import StoppingRule, check_counts
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Estimator:
                     whole = self.whole(image[..., :, :], identity)
                     return {name: made.image(0) for name, made in whole.items()}
                 return self._verified(lambda side=side: self._in_tiles(image, side, identity))  # type: ignore[misc]
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not ran_out_of_memory(error):
                     raise
                 side = self._smaller(image, side, error)
@@ -122,18 +122,23 @@ class Estimator:
         plan, area = self.plan, height * width
         if isinstance(plan.tile, int):
             return None if max(height, width) <= plan.tile else self.tiler.asked(plan.tile, plan.mode, self._fixed)
-        if plan.budget is None or area * BYTES_ANY_NETWORK_TAKES * len(self.read_outs) <= plan.budget.free:
+        if plan.budget is None or self.fits_whole(area, in_memory=in_memory):
             return None
-        self.planned = True
         needs = self._needs(area, in_memory=in_memory)
-        if needs.untiled <= plan.budget.free:
-            return None
         if plan.tile == "off":
             raise plan.budget.too_small(needs.untiled, "Give more --memory, or remove --tile off.")
         if self._fixed:
             ways = f"Give more --memory, or leave out the methods that cannot be tiled: {', '.join(self._fixed)}."
             raise plan.budget.too_small(needs.untiled, ways)
         return self.tiler.within(plan.budget, area, needs, plan.mode)
+
+    def fits_whole(self, area: int, *, in_memory: bool = True) -> bool:
+        """Whether whole images of so many pixels in all, their padding counted, fit in memory in one pass."""
+        budget = self.plan.budget
+        if budget is None or area * BYTES_ANY_NETWORK_TAKES * len(self.read_outs) <= budget.free:
+            return True
+        self.planned = True
+        return self._needs(area, in_memory=in_memory).untiled <= budget.free
 
     @property
     def _fixed(self) -> list[str]:
@@ -207,7 +212,7 @@ class Estimator:
         while True:
             try:
                 return self._verified(lambda: self._of_group(image, cut, group, draws, identity))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not ran_out_of_memory(error):
                     raise
                 if not self.fewer_draws():  # the tiles are those of other processes too

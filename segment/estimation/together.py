@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
-import cv2
 import torch
 from torch import Tensor
 
-from segment.errors import ImageUnreadable, OutOfMemory, PredictionFailed, WrongUse, error_message
+from segment.errors import OutOfMemory, WrongUse, ran_out_of_memory
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.image_bytes import BYTES_ANY_NETWORK_TAKES, BYTES_BESIDE_PASSES
-from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR
+from segment.estimation.failures import Sized
 from segment.images.prepare import Normalised, pad, padding
 from segment.methods.deterministic import runs_in_eval_mode
 from segment.tracing.batch_independence import mixing_call
-from segment.tracing.pass_memory import ran_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -42,44 +39,7 @@ MEASURED_DRAWS = 2
 DECIDED = ("images", "images_measured_at")
 """Keys of `Together.decided`."""
 
-
-IMAGE_ERRORS = (
-    ImageUnreadable,
-    PredictionFailed,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    cv2.error,
-)
-"""What an image may raise (a network that does not take its size raises one of these); the others go on."""
-
-
-class Sized(Protocol):
-    """What has the size of an image."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """H and W; 0 where there is no image."""
-        ...
-
-
 S = TypeVar("S", bound=Sized)
-E = TypeVar("E")
-
-
-def estimates_or_reasons(images: Sequence[S], make: Callable[[Sequence[S]], list[E]]) -> list[E | str]:
-    """What `make` gives for images of one size, or of each that fails why there is nothing."""
-    try:
-        return [*make(images)]
-    except IMAGE_ERRORS as error:
-        if len(images) > 1:  # which of them it was
-            return [made for image in images for made in estimates_or_reasons([image], make)]
-        height, width = images[0].size
-        places = getattr(error, "__notes__", [])[:1]  # of a tile
-        return [", ".join([f"{height} x {width} image: {error_message(error)}", *places])]
 
 
 def checked_batch(batch: Batch) -> Batch:
@@ -165,7 +125,7 @@ class Together:
         while (count := self.most(height, width)) > 1:
             try:
                 return self._in_one_pass(images[:count], count)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not ran_out_of_memory(error):
                     raise
             self._halve(height, width)  # after the error, whose frames hold tensors, is gone
@@ -203,7 +163,7 @@ class Together:
         try:
             given = not any(map(runs_in_eval_mode, methods))
             mixing = mixing_call(network.module, network.module, pair.to(network.device), given_statistics=given)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
             return "two of them do not fit in memory"
@@ -211,14 +171,8 @@ class Together:
 
     def _fits(self, height: int, width: int, images: int) -> bool:
         """Whether `images` images fit in memory side by side."""
-        estimator, budget = self.estimator, self.estimator.plan.budget
-        bottom, right = padding(height, width, estimator.network.input.stride)
-        area = images * (height + bottom) * (width + right)
-        if budget is None or area * BYTES_ANY_NETWORK_TAKES * len(estimator.read_outs) <= budget.free:
-            return True
-        estimator.planned = True
-        a_pixel = BYTES_BESIDE_PASSES + estimator.plan.beside + estimator.kept + KERNEL_FACTOR * estimator.pixel
-        return area * a_pixel + FIRST_PASS_BYTES <= budget.free
+        bottom, right = padding(height, width, self.estimator.network.input.stride)
+        return self.estimator.fits_whole(images * (height + bottom) * (width + right))
 
     def _fastest(self, height: int, width: int) -> int:
         """Images in a pass: doubled as long as they fit and an image then takes clearly less time."""
@@ -236,7 +190,7 @@ class Together:
                 if seconds > GAIN * least:
                     break
                 best, least = 2 * best, seconds
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
             log.info("%d images of %d x %d pixels in a pass run out of memory.", 2 * best, height, width)

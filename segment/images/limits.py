@@ -1,7 +1,8 @@
 """What is not read: devices and pipes, and images of more pixels than somebody allowed.
 
 Must not know how any format is decoded. Pillow's own limit, which it takes from `PIL.Image.MAX_IMAGE_PIXELS`, is the
-usual one for every format; `--max-pixels` or a card's `input: {max_pixels: N}` replaces it.
+usual one for every image that is read whole; `--max-pixels` or a card's `input: {max_pixels: N}` replaces it, and holds
+for rasters that are read a window at a time too.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def most_pixels(card: int | None = None) -> tuple[int, str]:
     if card is not None:
         return _allowed(card), "that the card's `input: {max_pixels}` allows"
     return _usual(), "that are read by default"
+
+
+def states_pixels(card: int | None) -> bool:
+    """Whether somebody said how many pixels an image may have. card: what its `input:` says."""
+    return _asked is not None or card is not None
 
 
 def _usual() -> int:

@@ -22,6 +22,7 @@ from segment.images.formats.raster import Raster
 from segment.images.formats.raster_windows import mask_of, mask_overview_of, overview_of, window_of
 from segment.images.formats.samples import Samples
 from segment.images.formats.tiff import samples_by_windows
+from segment.images.limits import check_pixels, states_pixels
 from segment.images.specs import InputSpec
 
 log = logging.getLogger(__name__)
@@ -160,10 +161,13 @@ def region_in_windows(path: Path) -> Bits:  # H W
 def windowed(path: Path, spec: InputSpec) -> WindowedImage:
     """A raster by its windows, which `by_windows` allows.
 
-    Errors: MissingExtra without rasterio; ImageUnreadable for other bands or no white.
+    Errors: MissingExtra without rasterio; ImageUnreadable for other bands or no white, and for more pixels than
+    `--max-pixels` or the card says; what is read by default has no limit here, since windows take little memory.
     """
     file = _described(path)
     height, width = file.height, file.width
+    if states_pixels(spec.max_pixels):
+        check_pixels(path, (height, width), spec.max_pixels)
     image = WindowedImage(path, (height, width, spec.pixel_planes), spec, file.samples, file.kind, file.masked)
     image[0:1, 0:1]  # what its bands or values would be refused for
     log.info("%s is read a window at a time: %d x %d pixels.", path, height, width)

@@ -60,9 +60,6 @@ EXTRAS = {
 COMPARED_IMAGES = 3
 COMPARED_DRAWS = 4
 
-GIVEN_UP = "other numbers than a plain pass"
-"""In the warning of a network whose fast passes were compared with plain ones by the engine, and given up."""
-
 
 @dataclass(frozen=True)
 class ImageComparison:
@@ -90,17 +87,19 @@ class PassComparison:
     """Fast passes compared with plain passes, image by image.
 
     reasons: calls that keep the draws from sharing their work or from fused calls, one sentence each
-    agree: every image is within its tolerance, and the engine has given up no fast way for other numbers
+    given_up: differences for which the engine itself gave up a fast way
+    agree: every image is within its tolerance, and nothing was given up
     """
 
     network: str
     draws: int
     images: tuple[ImageComparison, ...]
     reasons: tuple[str, ...]
+    given_up: tuple[str, ...] = ()
 
     @property
     def agree(self) -> bool:
-        return all(image.within for image in self.images) and not any(GIVEN_UP in reason for reason in self.reasons)
+        return all(image.within for image in self.images) and not self.given_up
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -137,7 +136,7 @@ def compare_passes(
             compared.append(_compared(source.id, image, fast, plain, network.card.head))
             progress("comparing passes", number, len(sources))
     reasons = dict.fromkeys([*_reasons(drawn), *warnings])
-    return PassComparison(network.name, len(bank), tuple(compared), tuple(reasons))
+    return PassComparison(network.name, len(bank), tuple(compared), tuple(reasons), tuple(fast.given_up))
 
 
 def _recorded(network: Network, pixels: Sequence[NDArray[Any]], progress: Progress) -> Bank:

@@ -83,7 +83,7 @@ class Passes:
     """A network under a bank's draws. Called with images (N C H W), gives T outputs (N K ...), one at a time.
 
     The network is as it was before each output is yielded. plan: may be changed between images
-    differed: the difference in the last comparison with plain passes, in words; "" where there was none
+    given_up: for each fast way that gave other numbers than plain passes, and is used no more, the difference in words
     unverified: calls since the last comparison without a difference
     """
 
@@ -93,7 +93,7 @@ class Passes:
         self.plan = plan or PassPlan()
         if self.plan.precision == "bf16" and not onednn.computes_bfloat16(network.device):
             self.plan = replace(self.plan, fuse=False)  # oneDNN packs no weights for what it cannot compute
-        self.differed, self.unverified, self._comparisons = "", 0, 0
+        self.unverified, self._comparisons, self.given_up = 0, 0, list[str]()
         self._foldable: dict[torch.Size, bool] = {}
         self._layers = layers_in_order(network)
         self._drawn = DrawnNetwork(network, bank)
@@ -196,6 +196,7 @@ class Passes:
                 if not difference:
                     self.unverified = 0
                     return fast, outputs
+                self.given_up.append(difference)
             if self.plan.engine == "openvino":
                 log.warning("OpenVINO does not run this network's passes, torch does: %s.", difference)
                 self.plan, self._compiled = replace(self.plan, engine="torch"), None
@@ -218,9 +219,8 @@ class Passes:
         difference = self._difference(images, placed, t, output)
         if not difference:
             self.unverified = 0
-            self.differed = ""
             return
-        self.differed = difference
+        self.given_up.append(difference)
         self.unverified -= 1  # this one is begun again
         self.take_plain()
         raise FastPathDiffers(f"A fast pass under draw {t} gave {difference}; passes are plain from now on.")

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from segment.errors import error_message
+from segment.errors import error_message, ran_out_of_memory
 from segment.networks.preserve_state import moved_since, preserve_state, random_states
 from segment.tracing.call_kinds import READS_METADATA, names_in
-from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, constants_of, tensors_in
 from segment.tracing.trace_cursor import literals_in
 

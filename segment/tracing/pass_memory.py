@@ -6,8 +6,7 @@ Must not know what the pass is for. Memory that a call takes for its own work an
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,21 +56,9 @@ def _storage_id(tensor: Tensor) -> int:
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
 
 
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether torch raised this because it could not allocate memory, on a CPU or a GPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def counted() -> Iterator[Counted]:
-    """Count the tensors made in this block."""
-    with Counted() as counter:
-        yield counter
-
-
 def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:
     """Most bytes of tensors alive at once in one pass over images (N C H W), these not counted."""
-    with torch.no_grad(), counted() as counter:
+    with torch.no_grad(), Counted() as counter:
         forward(images)
     return counter.peak
 

@@ -53,7 +53,7 @@ class Spoiled:
             self.images += 1
             for number, output in enumerate(passed(passes, images)):
                 if not self.plain and self.images == at and number == 1:
-                    self.plain, passes.unverified, passes.differed = True, at - 1, MESSAGE
+                    self.plain, passes.unverified = True, at - 1
                     raise FastPathDiffers(MESSAGE)
                 yield output if self.plain else -output
 

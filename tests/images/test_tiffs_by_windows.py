@@ -19,6 +19,7 @@ from PIL import Image
 from segment.errors import ImageUnreadable
 from segment.images import windowed
 from segment.images.find import Source, find_images
+from segment.images.limits import set_most_pixels
 from segment.images.read import few_pixels, is_large, read_label, read_source
 from segment.images.specs import InputSpec
 
@@ -250,3 +251,24 @@ def test_a_palette_of_numbers_that_are_no_indices_is_none(tmp_path: Path) -> Non
     path = tmp_path / "a.tif"
     plain(path, GREY.astype(np.float16), extratags=[(320, "H", 3 * 2**16, b"\1\2" * (3 * 2**16), True)])
     np.testing.assert_array_equal(read_source(Source("a", path), SPECS["1"]).pixels[..., 0], GREY)
+
+
+def test_a_number_of_pixels_that_was_said_holds_by_windows_too_and_none_does_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windowed, "LARGEST", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = tmp_path / "a.tif"
+    raster(path, COLOURS)
+    source = Source("a", path)
+    assert read_source(source, InputSpec()).pixels.shape == (300, 280, 3)
+    assert read_source(source, InputSpec(max_pixels=84_000)).pixels.shape == (300, 280, 3)
+    for read in (read_source, few_pixels):
+        with pytest.raises(ImageUnreadable, match="300x280 pixels, more than the 83999 pixels that the card's"):
+            read(source, InputSpec(max_pixels=83_999))
+    set_most_pixels(83_999)
+    try:
+        with pytest.raises(ImageUnreadable, match="83999 pixels that --max-pixels allows"):
+            read_source(source, InputSpec())
+    finally:
+        set_most_pixels(None)

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 import segment
 from segment.draws.bank import Bank
-from segment.errors import ModelRefused, WrongUse
+from segment.errors import ModelRefused, OutOfMemory, WrongUse
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
 from segment.estimation.memory_budget import MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.together import Batch, Together
 from segment.images.find import Source, find_images
+from segment.images.specs import InputSpec
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels
@@ -38,6 +39,7 @@ from segment.methods.dropout import Dropout
 from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
+from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_network import bn_network_of
@@ -93,6 +95,21 @@ def mixed_images(place: Path, size: tuple[int, int], other: tuple[int, int]) -> 
     (place / "more" / "000.png").rename(images / "002b.png")
     (images / "004.png").write_bytes(b"no image")
     return images
+
+
+@pytest.mark.parametrize("megabytes", [90, 120, 160, 240, 400])
+def test_images_go_together_by_the_same_memory_as_an_image_goes_whole(megabytes: int) -> None:
+    bands = InputSpec(channels=12, white=10_000.0)  # whose pixels, in float32, count too
+    card = Card(name="bands", network="py:given:module", classes=("a", "b", "c", "d"), input=bands)
+    network = load_network(nn.Sequential(nn.Conv2d(12, 4, 3, padding=1), nn.BatchNorm2d(4)), card=card)
+    method = mcbn(bn_network_of(network), random_bank(bn_network_of(network)), PassPlan(), network.card.input)
+    many = together(network, method, 1, EstimatePlan(budget=MemoryBudget(megabytes * 2**20)))
+    for side in range(64, 1024, 64):
+        try:
+            whole = many.estimator.side_for(side, side) is None
+        except OutOfMemory:
+            whole = False
+        assert many._fits(side, side, 1) == whole, side
 
 
 @pytest.fixture

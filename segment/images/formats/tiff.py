@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from segment.errors import ImageUnreadable, SegmentError, one_line
+from segment.errors import SegmentError, one_line
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.georeference import tiff_geometry
 from segment.images.formats.pictures import (
@@ -103,10 +103,8 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
             raw = _planes(file, image)
             geometry = tiff_geometry(path)
             samples = _samples(page, raw.shape[2], geometry.placed or file.is_geotiff)
-    except (ImageUnreadable, OSError) as error:
-        if isinstance(error, ImageUnreadable):
-            raise
-        raise undecodable(path, contents(path), error) from None
+    except SegmentError:
+        raise
     except _ERRORS as error:
         raise undecodable(path, contents(path), error) from None
     if raw.ndim != 3 or 0 in raw.shape:

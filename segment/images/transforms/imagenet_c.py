@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import MissingExtra
+from segment.errors import imported
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for its latest version
 import albumentations as A
@@ -57,20 +57,10 @@ class ImageNetC(A.ImageOnlyTransform):  # type: ignore[misc]
         return {"seed": self.py_random.getrandbits(32)}
 
     def apply(self, img: NDArray[np.uint8], seed: int, **params: Any) -> NDArray[np.uint8]:  # H W 3 -> H W 3
-        module = _package()
+        module = imported("corrupt_tta.corruptions", extra="corruptions", what="ImageNet-C's corruptions")
         with _GLOBAL_RANDOM, _seeded(module, seed):
             made = getattr(module, self.corruption)(img, self.severity)
         return np.asarray(made).clip(0, 255).astype(np.uint8)  # cut to whole levels, as ImageNet-C does
-
-
-def _package() -> Any:
-    try:
-        from corrupt_tta import corruptions
-    except ImportError:
-        raise MissingExtra(
-            "ImageNet-C's corruptions need corrupt-tta: pip install 'mcbn-segment[corruptions]'."
-        ) from None
-    return corruptions
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse, error_message, near
-from segment.estimation.together import IMAGE_ERRORS
+from segment.errors import SegmentError, WrongUse, near
+from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
 from segment.images.display import Display, display_of, picture_of
@@ -153,7 +153,7 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
             inside = (slice(region.top, region.top + region.height), slice(region.left, region.left + region.width))
             window = np.ascontiguousarray(picture_of(pixels, display)[inside])
         except UNREADABLE as error:
-            missing.append(f"{region.id}: {error_message(error)}")
+            missing.append(f"{region.id}: {reason_of(error)}")
         else:
             crop = f"{rank:03d}_{region.id.replace('/', '_')}.png"
             write_png(folder / crop, window)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import SegmentError, WrongUse, count_of, error_message, first_of, near
-from segment.estimation.together import IMAGE_ERRORS
+from segment.errors import SegmentError, WrongUse, count_of, first_of, near
+from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_text
@@ -252,8 +252,9 @@ def _unlike(selection: Selection, top: int, run: SavedRun, network: Network | No
                 features.append(pooled_colours(few_pixels(source, run.input)[0]))
             pool.append(image)
         except (SegmentError, OSError, *IMAGE_ERRORS) as error:
-            why = why or f"{image[0]}: {error_message(error)}"
-            log.warning("%s is left out of the choice: %s", image[0], error_message(error))
+            reason = reason_of(error)
+            why = why or f"{image[0]}: {reason}"
+            log.warning("%s is left out of the choice: %s", image[0], reason)
     if not pool:
         raise WrongUse(
             f"No image of this run can be read, so none can be compared with another: leave --diverse out. {why}"

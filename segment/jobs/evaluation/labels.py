@@ -20,6 +20,7 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
 from segment.estimation.background import LARGE, WORKERS, prefetch
+from segment.estimation.failures import reason_of
 from segment.images.alignment import check_same_place
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
 from segment.images.find import Source, find_pairs
@@ -207,7 +208,7 @@ def _sampled(source: Source, sample: Callable[[], tuple[Any, Any]], network: Net
         image = network.accept.image(given_image)
         label = index_map(given_label)
     except (SegmentError, TypeError, ValueError, LookupError, OSError) as error:
-        return Labelled(source, *nothing, error=error_message(error))
+        return Labelled(source, *nothing, error=reason_of(error))
     size = tuple(image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2])
     if label.shape[-2:] != size:
         why = f"The label map is {size_text(label.shape)}, its image {size_text(size)}."

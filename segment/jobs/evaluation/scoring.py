@@ -20,10 +20,11 @@ from segment.errors import FastPathDiffers, ImageUnreadable
 from segment.estimation.background import WORKERS, BackgroundWork, Stopwatch, checked_workers, pixel_limit
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
+from segment.estimation.failures import estimates_or_reasons
 from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.estimation.memory_budget import Memory, memory_budget
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import Batch, Together, estimates_or_reasons
+from segment.estimation.together import Batch, Together
 from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.prepare import Normalised

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segment.errors import OutOfMemory, WrongUse, error_message, first_of
+from segment.errors import OutOfMemory, WrongUse, first_of, ran_out_of_memory
 from segment.estimation.background import WORKERS
 from segment.estimation.estimator import Estimator
+from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
@@ -28,7 +28,6 @@ from segment.methods.vector_scaling import PrefixScalings
 from segment.networks.load import Network
 from segment.scores.arrays import checked_known
 from segment.scores.plan import ScorePlan
-from segment.tracing.pass_memory import ran_out_of_memory
 from segment.uncertainty.scaling import Calibration
 
 log = logging.getLogger(__name__)
@@ -196,7 +195,7 @@ def _added(
             return None if update(own, images, item.label, known) else MISSED
         except IMAGE_ERRORS as error:
             if not ran_out_of_memory(error):
-                return f"{height} x {width} image: {error_message(error)}"
+                return f"{height} x {width} image: {reason_of(error)}"
             if not planned.fewer_draws():
                 raise OutOfMemory(
                     f"{height} x {width} image: memory runs out in a pass over the whole of it, and fits take no tiles."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segment.axes import size_text
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
-from segment.errors import ModelRefused, WrongUse, imported, one_line
+from segment.errors import ModelRefused, WrongUse, imported, one_line, ran_out_of_memory
 from segment.estimation.estimate import estimate
 from segment.files.banks import bank_of
 from segment.files.graphs import write_onnx, write_openvino
@@ -32,7 +32,6 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onnx_pass import pass_graph
 from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tracing.trace import trace
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from segment.axes import Plane
-from segment.errors import error_message
 from segment.estimation.estimate import Estimate
 from segment.estimation.estimator import Estimator
-from segment.estimation.together import IMAGE_ERRORS, Together, estimates_or_reasons
+from segment.estimation.failures import IMAGE_ERRORS, estimates_or_reasons, reason_of
+from segment.estimation.together import Together
 from segment.files.runs.manifest import LABEL, Entry
 from segment.files.runs.places import RunPlaces
 from segment.files.writing import unwritable
@@ -120,7 +120,7 @@ class ImagePredictor:
                 image, mask = read_source(source, self.network.input), sha256_of_mask(source)
             return ImageRead(source, image.pixels, sha256, image.valid, version, mask, beside)
         except (*IMAGE_ERRORS, OSError) as error:
-            return ImageRead(source, error_message(error), sha256)
+            return ImageRead(source, reason_of(error), sha256)
 
     def estimate(self, images: Sequence[ImageRead]) -> list[Estimate[Plane] | str]:
         """The estimates of images of one size, or the reason why there is none.
@@ -176,7 +176,7 @@ class ImagePredictor:
             truth, unlike = self._label(image.source) if "png" in self.formats else (None, "")
             row = thumbnails(result, truth, alone=alone) if "png" in self.formats else None
         except IMAGE_ERRORS as error:
-            return failed(image.source, f"its pictures: {error_message(error)}", image.sha256, seconds)
+            return failed(image.source, f"its pictures: {reason_of(error)}", image.sha256, seconds)
         entry = Entry(
             id=id,
             source=str(image.source.path),

@@ -15,10 +15,10 @@ from typing import Any
 
 from segment.axes import Plane
 from segment.estimation.estimate import Estimate
+from segment.estimation.failures import estimates_or_reasons
 from segment.estimation.tiling.assembly import place_of
 from segment.estimation.tiling.groups import TileGroup
 from segment.estimation.tiling.tiles import Cut
-from segment.estimation.together import estimates_or_reasons
 from segment.files.runs.window_groups import GroupFiles
 from segment.files.writing import unwritable
 from segment.images.find import Source

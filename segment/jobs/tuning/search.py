@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from segment.draws.bank import Bank
-from segment.errors import FastPathDiffers, OutOfMemory, error_message
+from segment.errors import FastPathDiffers, OutOfMemory, ran_out_of_memory
 from segment.estimation.background import pixel_limit
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
+from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.estimation.memory_budget import KERNEL_FACTOR, Memory, in_words, memory_budget, release_freed_pages
 from segment.estimation.plan import EstimatePlan
-from segment.estimation.together import IMAGE_ERRORS
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
@@ -29,7 +29,6 @@ from segment.methods.augmentation import View
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.scores.arrays import checked_known
-from segment.tracing.pass_memory import ran_out_of_memory
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
 from segment.tuning.samples import PIXELS, Samples, in_common
@@ -151,7 +150,7 @@ class Search:
             except IMAGE_ERRORS as error:
                 if ran_out_of_memory(error) and method.halve():
                     continue
-                return planned, f"{height} x {width} image: {error_message(error)}"
+                return planned, f"{height} x {width} image: {reason_of(error)}"
             return planned, ""
 
     def _fail(self, identity: str, why: str) -> None:

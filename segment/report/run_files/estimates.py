@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segment.errors import MissingExtra
+from segment.errors import imported
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext, each_shown, measure_of, view_of
 from segment.files.exports.formats import checked
@@ -89,10 +89,7 @@ def to_xarray(estimate: Estimate[Any]) -> Any:
         MissingExtra: xarray is not installed.
 
     """
-    try:
-        import xarray
-    except ImportError:
-        raise MissingExtra("A Dataset needs xarray: pip install 'mcbn-segment[xarray]'.") from None
+    xarray = imported("xarray", extra="xarray", what="Datasets")
     view, arrays = view_of(estimate), estimate.numpy()
     images = () if estimate.single else ("image",)
     label = ("class",) if view.head == "multilabel" else ()
