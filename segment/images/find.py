@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segment.errors import WrongUse, first_of, near
+from segment.errors import WrongUse, near
 from segment.images.formats.dicom import is_dicom, slices_of
 from segment.images.formats.kinds import IMAGE_SUFFIXES, kind_of, suffix_of
 from segment.images.geometry import Geometry
@@ -174,34 +174,6 @@ def _in_series(sources: Sequence[Source]) -> list[Source]:
 
 def _is_dicom(path: Path) -> bool:
     return kind_of(path) == "dicom" or (not suffix_of(path) and is_dicom(path))
-
-
-def find_pairs(images: str | Path, labels: str | Path | None = None) -> tuple[Source, ...]:
-    """The images, each with its label map: the file of the same id below `labels`.
-
-    Either may be a list. A list with labels needs no `labels`; passed as `labels`, its second column is used.
-    """
-    sources = find_images(images)
-    if labels is not None:
-        maps = {source.id: source for source in find_images(labels)}
-        sources = tuple(_labelled(source, maps.get(source.id)) for source in sources)
-    missing = [source.id for source in sources if source.label is None]
-    if missing:
-        where = f"below {str(labels)!r}" if labels is not None else f"in {str(images)!r}"
-        raise WrongUse(
-            f"{len(missing)} of {len(sources)} images have no label map {where}: "
-            f"{first_of(map(repr, missing), _SHOWN)}. A label map has its image's name, with any suffix, in the same "
-            "sub-folder; or give a text list with image and label a line."
-        )
-    return sources
-
-
-def _labelled(source: Source, label: Source | None) -> Source:
-    if label is None:
-        return replace(source, label=None)
-    if label.label is not None:
-        return replace(source, label=label.label, label_part=label.label_part)
-    return replace(source, label=label.path, label_part=label.part)
 
 
 def _images_below(folder: Path) -> list[Path]:

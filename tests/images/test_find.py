@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment.errors import WrongUse
-from segment.images.find import Source, find_images, find_pairs, images_by_id, in_text, keep_ids
+from segment.images.find import Source, find_images, images_by_id, in_text, keep_ids
 from segment.images.labels.pairs import with_labels
 from segment.images.listing.ids import safe, unique
 
@@ -241,19 +241,10 @@ def test_an_id_is_a_relative_path_that_every_system_takes(name: str) -> None:
 def test_images_and_labels_pair_by_id_whatever_their_suffix(tmp_path: Path) -> None:
     images = filled(tmp_path / "images", "s/a.webp", "b.jpg")
     labels = filled(tmp_path / "labels", "b.png", "s/a.png", "unused.png")
-    assert find_pairs(images, labels) == (
+    assert with_labels(find_images(images), labels) == (
         Source("b", images / "b.jpg", labels / "b.png"),
         Source("s/a", images / "s/a.webp", labels / "s/a.png"),
     )
-
-
-def test_missing_labels_are_named_together(tmp_path: Path) -> None:
-    images = filled(tmp_path / "images", *(f"{number}.png" for number in range(9)))
-    labels = filled(tmp_path / "labels", "3.png")
-    with pytest.raises(WrongUse, match=r"8 of 9 images .* '0', '1', '2', '4', '5' and 3 more"):
-        find_pairs(images, labels)
-    with pytest.raises(WrongUse, match="9 of 9 images have no label map in"):
-        find_pairs(images)
 
 
 def test_a_list_with_both_columns_is_enough(tmp_path: Path) -> None:
@@ -261,16 +252,16 @@ def test_a_list_with_both_columns_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "set.txt"
     path.write_text("x/a.png y/a.png\n")
     expected = (Source("x/a", tmp_path / "x/a.png", tmp_path / "y/a.png"),)
-    assert find_pairs(path) == expected
-    assert find_pairs(path, path) == expected
+    assert find_images(path) == expected
+    assert with_labels(find_images(path), path) == expected
 
 
 @pytest.mark.parametrize(("part", "count"), [("train", 367), ("val", 101), ("test", 233)])
 def test_camvid_is_found_by_list_and_by_folder(part: str, count: int) -> None:
     if not CAMVID.is_dir():
         pytest.skip(f"the CamVid folder {CAMVID} is not there")
-    listed = find_pairs(CAMVID / f"{part}.txt")
-    paired = find_pairs(CAMVID / part, CAMVID / f"{part}annot")
+    listed = find_images(CAMVID / f"{part}.txt")
+    paired = with_labels(find_images(CAMVID / part), CAMVID / f"{part}annot")
     assert len(listed) == len(paired) == count
     assert {(source.path, source.label) for source in listed} == {(source.path, source.label) for source in paired}
     assert listed[0].id == f"{part}/{listed[0].path.stem}"

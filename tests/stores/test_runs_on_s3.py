@@ -18,7 +18,7 @@ from console import Ended, contents, fitted, lines, photographs, segment, traini
 from s3_server import S3Server
 
 from segment.files.runs.manifest import MANIFEST, SHARDS
-from segment.images.find import find_images, find_pairs
+from segment.images.find import find_images
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.stores import requests
@@ -175,7 +175,7 @@ def test_lists_name_urls_and_lie_on_stores(server: S3Server, tmp_path: Path) -> 
     uploaded(server, photos, "listed")
     server.put("bucket", "listed/list.txt", b"a.png\tb.png\n../listed/b.png\ta.png\n")
     server.put("bucket", "listed/table.csv", b"image,label,id\nb.png,a.png,second\n")
-    pairs = find_pairs("s3://bucket/listed/list.txt")
+    pairs = find_images("s3://bucket/listed/list.txt")
     assert [pair.id for pair in pairs] == ["a", "b"]
     assert pairs[0].path == Path("s3://bucket/listed/a.png")
     assert pairs[0].label == Path("s3://bucket/listed/b.png")

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import size_text
-from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message
+from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message, first_of
 from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.estimation.failures import reason_of
 from segment.images.alignment import check_same_place
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
-from segment.images.find import Source, find_pairs
+from segment.images.find import Source
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
 from segment.images.labels.read import read_label_ids
@@ -89,11 +89,15 @@ def labelled(
     if labels is not None:
         sources = with_labels(sources, labels, suffix, listing)
     if all(source.label is None for source in sources):
-        if suffix or (labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES):
-            first = ", ".join(repr(source.id) for source in sources[:3])
-            what = f"label map that ends in {suffix!r}" if suffix else "annotations"
-            raise WrongUse(f"None of the {len(sources)} images ({first}, ...) has {what} in {str(labels)!r}.")
-        find_pairs(images, labels)  # its refusal names where label maps were expected
+        none = f"None of the {len(sources)} images ({first_of(repr(source.id) for source in sources)}) has"
+        if suffix:
+            raise WrongUse(f"{none} a label map that ends in {suffix!r} in {str(labels)!r}.")
+        if labels is not None and Path(labels).suffix.lower() in ANNOTATION_SUFFIXES:
+            raise WrongUse(f"{none} annotations in {str(labels)!r}.")
+        raise WrongUse(
+            f"{none} a label map in {str(images if labels is None else labels)!r}. A label map has its image's name, "
+            "with any suffix, in the same sub-folder; or give a text list with image and label a line."
+        )
     return sources
 
 
