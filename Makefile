@@ -74,6 +74,9 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			--batches 8 --draws 1,2,4,8,16,32 --seeds 0,1,2 --methods $$some,dropout $$([ $$name = enet ] || echo --insert-dropout 0.1) \
 			--precision fp32 -o outputs/measured/sweep_$$name
 	done
+	$$measure crops_unet_lite0 --file outputs/measured/crops_unet_lite0/scores.json -- segment sweep unet_lite0_camvid \
+		--images outputs/measured/twelfth_test.txt --train $(CAMVID)/train --transforms training,crop:320x320 --batches 8 --draws 8 \
+		--methods deterministic,mcbn --precision fp32 -o outputs/measured/crops_unet_lite0
 	$$measure passes --file outputs/bench/passes.json -- python -m benchmarks outputs/bench --rounds 3
 	$$measure distill_k16 --file outputs/bench/distill/distill.json -- python -m benchmarks.distill --train $(CAMVID)/train \
 		--test $(CAMVID)/test --draws 16,8 --views 256 --count 20 --sizes 8,16 --threads 2
@@ -130,9 +133,9 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			--methods mcbn --measures $$measures $$([ $$run = fog ] && echo --shift fog:3) -o $$compared/$$run
 	done
 	$$measure compare_again -- segment compare $$compared/clean $$compared/again --json
-	$$measure compare_fog -- segment compare $$compared/clean $$compared/fog --json
+	$$measure compare_fog -- segment compare $$compared/clean $$compared/fog --json -o $$compared/page_fog
 	$$measure compare_scenes -- segment compare $$compared/scenes_test $$compared/scenes_unseen --json
-	$$measure compare_unpaired -- segment compare $$compared/scenes_test $$compared/scenes_unseen --no-pair --json
+	$$measure compare_unpaired -- segment compare $$compared/scenes_test $$compared/scenes_unseen --no-pair --json -o $$compared/page_unpaired
 	cat $(CAMVID)/val.txt $(CAMVID)/test.txt | awk '{print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' > outputs/measured/pooled.txt
 	for name in unet_lite0 enet; do
 		$(PY) -m segment evaluate $${name}_camvid --images outputs/measured/pooled.txt --bank outputs/measured/$$name.safetensors \
@@ -153,10 +156,10 @@ measured: $(STAMP)  ## measure what README and docs state, and write their table
 			--images outputs/measured/all_test.txt --validation-images outputs/measured/all_val.txt --bank outputs/measured/$$name.safetensors \
 			--draws 16 --methods deterministic,mcbn --measures predictive_entropy,one_minus_max,mutual_information,variance -o $$scores
 	done
-	for set in test val; do awk -v step=$$([ $$set = val ] && echo 2 || echo 1) 'NR % step == 0 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/one_pass_$$set.txt; done
+	for set in test val; do awk -v step=$$([ $$set = val ] && echo 2 || echo 1) 'NR % step == 0 {print "../../$(CAMVID)/" $$1, "../../$(CAMVID)/" $$2}' $(CAMVID)/$$set.txt > outputs/measured/$$set.txt; done
 	$$measure decisions_unet --file outputs/measured/one_pass/scores.json --file outputs/measured/one_pass/comparisons.json \
-		--file outputs/measured/one_pass/ranking.json -- segment evaluate unet_lite0_camvid --images outputs/measured/one_pass_test.txt \
-		--validation-images outputs/measured/one_pass_val.txt --precision fp32 --measures predictive_entropy,one_minus_max \
+		--file outputs/measured/one_pass/ranking.json -- segment evaluate unet_lite0_camvid --images outputs/measured/test.txt \
+		--validation-images outputs/measured/val.txt --precision fp32 --measures predictive_entropy,one_minus_max \
 		--methods deterministic,temperature,vector_scaling -o outputs/measured/one_pass
 	$$measure triage_scenes -- python -m benchmarks.triage --scenes 2000 --calibration 500
 	$$measure fuzz -- python -m benchmarks.fuzz --cases 10000
