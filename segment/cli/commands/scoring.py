@@ -56,7 +56,7 @@ def evaluate(
     bank: Annotated[list[Path] | None, typer.Option(help="Bank of this network; several: also their spread.")] = None,
     draws: Annotated[int | None, typer.Option(help="T, the first N of each bank; default: all.")] = None,
     methods: Annotated[
-        str, typer.Option(help="Methods, with commas; default: all that are possible. See docs/scores.md.")
+        str, typer.Option(help="Methods, with commas; default: the common ones that are possible. See docs/guide.md.")
     ] = "",
     validation_images: ValidationImages = None,
     validation_labels: ValidationLabels = None,
@@ -69,7 +69,9 @@ def evaluate(
     fails_below: Annotated[
         float | None, typer.Option(help="Dice below which a mask has failed; default: validation's lower quartile.")
     ] = None,
-    measures: Annotated[str, typer.Option(help="Measures to score, with commas; default: all.")] = "",
+    measures: Annotated[
+        str, typer.Option(help="Measures to score, with commas; default: all but standard_error, which is not scored.")
+    ] = "",
     views: Annotated[
         str | None, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales; default: flip.")
     ] = None,

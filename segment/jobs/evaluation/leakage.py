@@ -73,8 +73,8 @@ def refuse_seen(network: Network, sources: Sequence[Source], seen: Collection[st
     if trained := training_images(network, sources, seen):
         raise WrongUse(
             f"{len(trained)} of {len(sources)} validation images are training images ({first_of(trained, _SHOWN)}), on "
-            f"which the network is surer than on new ones: {what} fitted on them makes new images worse. Give images "
-            "that neither the training nor the bank has seen."
+            f"which the network is more confident than on new ones: {what} fitted on them makes new images worse. Give "
+            "images that neither the training nor the bank has seen."
         )
 
 
