@@ -35,6 +35,7 @@ ALLOWED = {
         "the pixel value that becomes 1.0 before mean and std": "a definition",
         '"HorizontalFlip", "p": 0.5': "an example",
     },
+    "docs/glossary.md": {"the 95 % interval of the paired difference": "the level of every interval"},
     "docs/guide.md": {
         "the default is 80 % of what is free": "a setting: FREE_SHARE",
         "less than 5 % to the variance map": "a setting of --precision auto",
