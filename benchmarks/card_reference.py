@@ -17,14 +17,32 @@ ROOT = Path(__file__).parents[1]
 PAGE, SCHEMA = ROOT / "docs" / "cards.md", ROOT / "segment" / "networks" / "shipped" / "card.schema.json"
 HEAD = """# Model card reference
 
-Written from the schema that cards are checked by; a key that is not here is refused. The package ships the same as JSON
-schema (`segment/networks/shipped/card.schema.json`). An editor with YAML support completes a card that begins with
+A card is a YAML file that states what a network expects and what its outputs mean. Only `network` is needed:
+
+```yaml
+network: smp:Unet?encoder=resnet34&classes=3
+weights: {file: unet.safetensors}
+head: softmax
+input: {scale: 255, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], stride: 32}
+classes: [background, road, car]
+void: 255
+training:
+  batch: 8
+  transforms:
+    - {name: RandomCrop, height: 320, width: 320}
+    - {name: HorizontalFlip, p: 0.5}
+```
+
+The tables are written from the schema that cards are checked by; a key that is not here is refused. The package ships
+the same as JSON schema (`segment/networks/shipped/card.schema.json`). Copy it beside your card, and an editor with YAML
+support completes a card that begins with
 
 ```yaml
 # yaml-language-server: $schema=card.schema.json
 ```
 
-[The guide](guide.md#cards) shows whole cards.
+## Keys
+
 """
 
 
@@ -49,7 +67,7 @@ def meanings(docstring: str | None) -> dict[str, str]:
 def kind(schema: dict[str, Any]) -> str:
     """What a key holds, in words."""
     if "anyOf" in schema:
-        return kind(next(part for part in schema["anyOf"] if part.get("type") != "null"))
+        return " or a ".join(kind(part) for part in schema["anyOf"] if part.get("type") != "null")
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "$ref" in schema:
@@ -75,8 +93,8 @@ def rows(properties: dict[str, Any], required: list[str], words: dict[str, str])
 def page() -> str:
     """docs/cards.md."""
     schema = card_schema()
-    top = meanings(Card.__doc__)
-    text = HEAD + "\n" + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n"
+    top = meanings(Card.__doc__) | {"network": "a URI, as [the guide](guide.md#models) describes"}
+    text = HEAD + "\n".join(rows(schema["properties"], schema["required"], top)) + "\n"
     weights = {"file": "relative to the card, or its name in a folder of `SEGMENT_WEIGHTS`", "sha256": top["sha256"]}
     inner = {"weights": weights, "input": meanings(InputSpec.__doc__), "training": meanings(TrainingSpec.__doc__)}
     for key, words in inner.items():

@@ -43,6 +43,8 @@ ALLOWED = {
     },
     "docs/inputs.md": {
         "take more than 192 MiB (67 million in RGB, 12.6 million of four 16-bit bands": "a setting and its consequence",
+        "may take 4 GiB of memory": "a setting: isolation.MEMORY",
+        "60 seconds for a file": "a setting: isolation.SECONDS",
     },
     "docs/method.md": {
         "A median ratio outside 0.8 to 1.25 is warned about": "a setting: reference.LEAST and MOST",

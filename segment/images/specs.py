@@ -55,7 +55,8 @@ class InputSpec:
         normalising, as a convolution pads)
     white: the raw value of a file of more than 8 bits that means 255 (65535; 4095 for 12-bit data; 255 keeps the values
         as they are), or one a channel; None refuses such files
-    size: (H, W) that the network sees every image at: resized there, and its logits back; None: never resized
+    size: rows and columns of every image as the network sees it, `HxW` in a card (512x1024): images are resized to it,
+        and the logits back; None: never resized
     max_pixels: how many pixels an image may have; None: as many as Pillow opens
     display: the bands that pictures show as red, green and blue, from 1, or their names; one: grey; empty: the first
         three of several bands
