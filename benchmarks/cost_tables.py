@@ -160,6 +160,6 @@ def trained_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
 
 
 def beside_others(result: Mapping[str, Any]) -> Lines:
-    """A row a contender: its median seconds, and over those of the first of ours."""
+    """A row an implementation: its median seconds, and over those of the first of ours."""
     rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
-    return markdown(("contender", "median, s", "over segment"), rows, right=[False, True, True])
+    return markdown(("implementation", "median, s", "over segment"), rows, right=[False, True, True])
