@@ -385,3 +385,25 @@ def test_a_video_has_the_frames_at_the_source_s_speed(tmp_path: Path) -> None:
     assert not capture.read()[0]
     capture.release()
     assert not list((tmp_path / "film").glob(".*"))
+
+
+def test_a_row_of_images_holds_numbers_and_words_alone() -> None:
+    line = {
+        "id": "a/b",
+        "source": "a/b.png",
+        "status": "done",
+        "variance": {"mean": 0.1, "p95": 0.3},
+        "expected": {"expected_accuracy": 0.9},
+        "triage": {"accepted": 0.7, "decision": "review", "means": {"variance": 0.1}},
+    }
+    columns, (row,) = tables.image_rows([line])
+    assert row == {
+        "image": "a/b",
+        "source": "a/b.png",
+        "mean_variance": 0.1,
+        "p95_variance": 0.3,
+        "expected_accuracy": 0.9,
+        "accepted": 0.7,
+        "decision": "review",
+    }
+    assert columns == list(row)

@@ -47,7 +47,8 @@ def image_rows(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict
                 row |= {f"{what}_{key}": number for what, number in value.items()}
             elif key not in _NOT_MEASURES:
                 row["image" if key == "id" else key] = value
-        row |= {**line.get("expected", {}), **line.get("triage", {})}
+        triaged = {key: value for key, value in line.get("triage", {}).items() if not isinstance(value, Mapping)}
+        row |= {**line.get("expected", {}), **triaged}
         columns |= dict.fromkeys(row)
         rows.append(row)
     return list(columns), rows
