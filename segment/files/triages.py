@@ -22,10 +22,13 @@ FORMAT = 2
 AGAIN = "Make it again by `segment triage`."
 
 
-def save_triage(triage: Triage, path: Path, *, text: str = "") -> None:
-    """text: what it holds for, in sentences, for people who open the file."""
+def save_triage(triage: Triage, path: str | Path, *, text: str = "") -> None:
+    """Write triage.json, whole or not at all. Errors: WrongUse where it cannot be written.
+
+    text: what it holds for, in sentences, for people who open the file
+    """
     content = {"format": FORMAT, "text": text, **triage.as_dict()}
-    write_json(path, content | {"digest": digest_of(content)})
+    write_json(Path(path), content | {"digest": digest_of(content)})
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ OVER = "over_deterministic"
 def sweep(
     network: Network | nn.Module | str | Path,
     data: Labels,
-    train: str,
+    train: str | Path,
     folder: str | Path,
     plan: SweepPlan,
     *,
@@ -156,7 +156,9 @@ class _Condition:
     warnings: list[str] = field(default_factory=list)
 
 
-def _settings(network: Network, data: Labels, train: str, plan: SweepPlan, validation: Labels | None) -> dict[str, Any]:
+def _settings(
+    network: Network, data: Labels, train: str | Path, plan: SweepPlan, validation: Labels | None
+) -> dict[str, Any]:
     plan_values = as_json_values(asdict(plan))
     if plan.batch == 1:
         del plan_values["batch"]  # as in folders of sweeps without this setting

@@ -61,7 +61,7 @@ class Card:
 
     name: str
     network: str
-    weights: Path | None = None
+    weights: str | Path | None = None
     sha256: str | None = None
     head: Head = "softmax"
     input: InputSpec = UNSTATED

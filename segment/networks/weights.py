@@ -65,8 +65,9 @@ FOLDERS = "SEGMENT_WEIGHTS"
 """Environment variable: folders with weights files, as PATH lists folders."""
 
 
-def find_weights(path: Path) -> Path:
+def find_weights(path: str | Path) -> Path:
     """The file that a card names; where it is not there, the file of its name in a folder of SEGMENT_WEIGHTS."""
+    path = Path(path)
     folders = [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
     places = [path, *(Path(folder) / path.name for folder in folders)]
     return next((place for place in places if is_there(place)), path)

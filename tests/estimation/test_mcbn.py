@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import subprocess
@@ -536,6 +537,15 @@ def test_every_public_name_loads() -> None:
         assert getattr(segment, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = segment.nothing
+
+
+def test_every_public_function_takes_a_path_as_text_too() -> None:
+    made_by_a_job = {"SavedRun", "Evaluation", "Sweep"}
+    for name in set(segment.__all__) - {"__version__", "SegmentError"} - made_by_a_job:
+        for parameter in inspect.signature(getattr(segment, name)).parameters.values():
+            taken = str(parameter.annotation)
+            by_reading = (name, parameter.name) == ("Card", "folder")
+            assert "Path" not in taken or "str" in taken or by_reading, f"{name}({parameter})"
 
 
 def test_importing_segment_does_not_import_torch() -> None:

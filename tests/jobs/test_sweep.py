@@ -314,8 +314,8 @@ def test_a_distilled_bank_is_swept_beside_the_others_with_all_of_its_draws(
         whole.first(2), weights=torch.tensor([0.75, 0.25]), provenance=dict(whole.provenance) | {"distilled": True}
     )
     save_bank(kept, tmp_path / "two.safetensors")
-    plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 4)), banks=(str(tmp_path / "two.safetensors"),))
-    swept = sweep(network, data, train, tmp_path / "run", plan)
+    plan = SweepPlan(grid=Grid(batches=(8,), draws=(1, 4)), banks=(tmp_path / "two.safetensors",))
+    swept = sweep(network, data, Path(train), tmp_path / "run", plan)
     names = [row.name for row in swept.rows]
     assert "mcbn, M=8, two, T=2" in names
     evaluated = evaluate(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WeightsRefused
+from segment.networks.cards import Card
 from segment.networks.load import load_network
 from segment.networks.weights import load_weights
 
@@ -231,6 +232,8 @@ def test_a_cards_weights_are_found_by_name_in_a_folder_of_the_environment(
         load_network(card)
     monkeypatch.setenv("SEGMENT_WEIGHTS", f"/nowhere{os.pathsep}{path.parent}")
     assert load_network(card).fingerprint == network.fingerprint
+    made = Card(name="made", network="", weights="gone/enet.safetensors")
+    assert load_network("segment:enet?classes=2", card=made).fingerprint == network.fingerprint
     card.write_text(shape.format("0" * 64), encoding="utf-8")
     with pytest.raises(WeightsRefused, match=re.escape(f"SHA-256 {right[:12]}")):
         load_network(card)

@@ -87,7 +87,7 @@ class Banks:
     def __init__(
         self,
         network: Network,
-        train: str,
+        train: str | Path,
         folder: Path,
         draws: int,
         progress: Progress = silent,
@@ -133,7 +133,7 @@ class Banks:
         return bank
 
 
-def check_grid(network: Network, train: str, grid: Grid, listing: Listing | None = None) -> None:
+def check_grid(network: Network, train: str | Path, grid: Grid, listing: Listing | None = None) -> None:
     """Refuse a grid with a bank that cannot be recorded, before a folder is made and the first one is recorded.
 
     Errors: WrongUse for fewer training images than a mini-batch has, or a card that states no training pipeline.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.files.bank_cache import HASHES, user_folder
@@ -17,7 +18,7 @@ from segment.jobs.evaluation.labels import contents_of
 
 
 def input_hashes(
-    sources: Sequence[Source], train: str, held_out: Sequence[Source], banks: Mapping[str, Bank]
+    sources: Sequence[Source], train: str | Path, held_out: Sequence[Source], banks: Mapping[str, Bank]
 ) -> dict[str, str]:
     """A hash for each kind of input that there is.
 

@@ -30,6 +30,7 @@ from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.networks.load import Network
 from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
+from segment.stores.urls import url_of
 from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
@@ -50,7 +51,7 @@ class SweepPlan:
 
     grid: Grid
     methods: MethodPlan = SWEPT
-    banks: tuple[str, ...] = ()
+    banks: tuple[str | Path, ...] = ()
     shifts: tuple[str, ...] = ()
     severities: tuple[int, ...] = SEVERITIES
     adapt: bool = False
@@ -59,6 +60,7 @@ class SweepPlan:
 
     def __post_init__(self) -> None:
         checked_batch(self.batch)
+        object.__setattr__(self, "banks", tuple(map(url_of, self.banks)))  # a resume compares their texts
         if twice := {name for name in (Path(path).stem for path in self.banks) if self._named(name) > 1}:
             raise WrongUse(f"Several of --bank are called {min(twice)!r}; rows are named by the file's name.")
         if any(combination(name).passes == "ensemble" for name in self.methods.methods):
