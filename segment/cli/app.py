@@ -9,9 +9,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -26,33 +26,60 @@ from segment.stores.urls import url_of
 from segment.version import __version__
 
 
+def _from_config(context: typer.Context, value: Path | None) -> Path | None:
+    if value is not None:
+        from segment.networks.uris import is_uri, runs_code
+        from segment.settings import read_options
+
+        known = {parameter.name or "": parameter for parameter in context.command.params}
+        names = [name for name in known if name not in ("config", "help", "trust")]
+        several = [name for name in names if getattr(known[name], "multiple", False)]
+        options = read_options(value, names, several)
+        model = options.get("model", "")
+        if isinstance(model, str) and is_uri(model) and runs_code(model):
+            raise NotTrusted(f"--config {str(value)!r} names {model!r}, which runs code. Name it on the command line.")
+        context.default_map = {**(context.default_map or {}), **options}
+    return value
+
+
+def _set_verbosity(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    screen.set_up(verbose=value)
+
+
 def _set_quiet(value: bool) -> None:  # noqa: FBT001 - typer calls it
     if value:
         screen.set_quiet(quiet=True)
 
 
+def _set_isolation(context: typer.Context, value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        from segment.images.isolation import end_isolation, isolate
+
+        isolate()
+        context.find_root().call_on_close(end_isolation)
+
+
+def _set_most_pixels(context: typer.Context, value: int | None) -> None:
+    if value is not None:
+        from segment.images.limits import set_most_pixels
+
+        set_most_pixels(value)
+        context.find_root().call_on_close(partial(set_most_pixels, None))
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", callback=_from_config, is_eager=True, help="YAML with any of these options; the command line wins."
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbosity, help="Print more on stderr.")]
 Quiet = Annotated[
     bool,
     typer.Option(
         "--quiet", "-q", callback=_set_quiet, help="No progress and no text; --json, warnings and errors stay."
     ),
 ]
-
-
-def _set_isolation(value: bool) -> None:  # noqa: FBT001 - typer calls it
-    if value:
-        from segment.images.isolation import isolate
-
-        isolate()
-
-
-def _set_most_pixels(value: int | None) -> None:
-    if value is not None:
-        from segment.images.limits import set_most_pixels
-
-        set_most_pixels(value)
-
-
 Isolate = Annotated[
     bool,
     typer.Option(
@@ -68,35 +95,45 @@ MaxPixels = Annotated[
 
 
 class App(typer.Typer):
-    """Commands with `--quiet`, which all of them have, and options of those that take MODEL on how images are read."""
+    """Commands with the options that callbacks obey, so that no command declares them.
+
+    All have `--config`, `--verbose` and `--quiet`; those with a runner `--log-json`; those that take MODEL the options
+    on how images are read.
+    """
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         register = super().command(name, **options)
 
         def add(function: Any) -> Any:
+            own = signature(function, eval_str=True)
+            added = _shared_options(own.parameters)
+
             @wraps(function)
-            def call(*arguments: Any, **values: Any) -> Any:
+            def call(**values: Any) -> Any:
                 try:
-                    return function(*arguments, **{name: value for name, value in values.items() if name not in added})
+                    return function(**{name: value for name, value in values.items() if name not in added})
                 except EOFError as error:  # of a damaged file; the parser would take it for Ctrl-D
                     raise WrongUse(f"A file ends before its content does: {one_line(error, 120)}.") from error
 
-            own = signature(function, eval_str=True)
-            added: dict[str, Any] = {"quiet": Quiet}
-            if "model" in own.parameters:
-                added |= {"isolate": Isolate, "max_pixels": MaxPixels}
             more = [
-                Parameter(
-                    name, Parameter.KEYWORD_ONLY, default=None if name == "max_pixels" else False, annotation=kind
-                )
-                for name, kind in added.items()
+                Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                for name, (kind, default) in added.items()
             ]
             call.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-            call.__annotations__ = {**function.__annotations__, **added}
+            call.__annotations__ = {**function.__annotations__, **{option.name: option.annotation for option in more}}
             register(call)
             return function
 
         return add
+
+
+def _shared_options(own: Collection[str]) -> dict[str, tuple[Any, Any]]:
+    """Annotation and default of what `App` adds to a command of these parameters, in the order of its `--help`."""
+    added: dict[str, tuple[Any, Any]] = {"log_json": (event_log.LogJson, "")} if "runner" in own else {}
+    added |= {"config": (Config, None), "verbose": (Verbose, False), "quiet": (Quiet, False)}
+    if "model" in own:
+        added |= {"isolate": (Isolate, False), "max_pixels": (MaxPixels, None)}
+    return added
 
 
 app = App(
@@ -137,17 +174,8 @@ def run() -> None:
                 word = "Terminated" if received else "Interrupted"
                 screen.refuse(f"{word}. What is done is kept: run it again to go on, with --resume if it has it.")
     finally:
-        _end_reading()
         event_log.finish(code, screen.last_error)
     sys.exit(code)
-
-
-def _end_reading() -> None:
-    """What options on reading images set up ends with the command that they were given to."""
-    if (isolation := sys.modules.get("segment.images.isolation")) is not None:
-        isolation.end_isolation()
-    if (limits := sys.modules.get("segment.images.limits")) is not None:
-        limits.set_most_pixels(None)
 
 
 @contextmanager
@@ -257,32 +285,3 @@ def _load_commands() -> None:
     reports = ("sweeping", "reporting", "exporting", "experiments")
     for module in ("inspecting", "banks", "predicting", "scoring", *decisions, *reports):
         import_module(f"segment.cli.commands.{module}")  # each adds its commands to `app`
-
-
-def _from_config(context: typer.Context, value: Path | None) -> Path | None:
-    if value is not None:
-        from segment.networks.uris import is_uri, runs_code
-        from segment.settings import read_options
-
-        known = {parameter.name or "": parameter for parameter in context.command.params}
-        names = [name for name in known if name not in ("config", "help", "trust")]
-        several = [name for name in names if getattr(known[name], "multiple", False)]
-        options = read_options(value, names, several)
-        model = options.get("model", "")
-        if isinstance(model, str) and is_uri(model) and runs_code(model):
-            raise NotTrusted(f"--config {str(value)!r} names {model!r}, which runs code. Name it on the command line.")
-        context.default_map = {**(context.default_map or {}), **options}
-    return value
-
-
-def _set_verbosity(value: bool) -> None:  # noqa: FBT001 - typer calls it
-    screen.set_up(verbose=value)
-
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", callback=_from_config, is_eager=True, help="YAML with any of these options; the command line wins."
-    ),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbosity, help="Print more on stderr.")]

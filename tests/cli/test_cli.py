@@ -27,6 +27,8 @@ from segment.cli import screen
 from segment.cli.app import _load_commands, app
 from segment.files.banks import load_bank
 from segment.files.writing import write_png
+from segment.images.isolation import isolating
+from segment.images.limits import asked
 from segment.networks.cards import SHIPPED, read_card
 from segment.passes import onednn
 from segment.scenes.scene import TEST, scene
@@ -555,16 +557,28 @@ def test_an_option_that_may_be_repeated_is_a_list_in_a_settings_file(tmp_path: P
 
 def commands() -> list[str]:
     _load_commands()
-    return sorted(command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands)
+    registered = [("", command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        registered += [(f"{group.name} ", command) for command in group.typer_instance.registered_commands]
+    return [before + (command.name or str(getattr(command.callback, "__name__", ""))) for before, command in registered]
 
 
-def test_every_command_that_reports_has_json_and_takes_a_settings_file() -> None:
-    assert {"inspect", "fit", "predict", "demo", "doctor", "evaluate", "sweep", "select"} <= set(commands())
+def test_every_command_has_the_shared_options_and_a_log_of_events_where_it_has_a_runner() -> None:
+    assert {"inspect", "fit", "predict", "evaluate", "sweep", "experiment uci", "experiment report"} <= set(commands())
     for command in commands():
-        ended = segment(command, "--help")
+        ended = segment(*command.split(), "--help")
         assert (ended.code, ended.err) == (0, "")
-        assert "--json" in ended.out
-        assert "--config" in ended.out
+        for option in ("--json", "--config", "--verbose", "--quiet"):
+            assert option in ended.out, command
+        assert ("--log-json" in ended.out) == ("--runner" in ended.out), command
+        assert ("--isolate" in ended.out) == ("--trust" in ended.out), command
+
+
+def test_options_on_reading_end_with_their_command_also_where_a_later_argument_is_refused() -> None:
+    assert "Missing option" in segment("fit", "scenes", "--isolate", "--max-pixels", 5).error
+    assert not isolating()
+    assert asked() is None
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:

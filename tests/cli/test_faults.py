@@ -122,9 +122,11 @@ def test_a_file_that_ends_too_early_is_not_taken_for_an_interruption(
         raise EOFError("No data left in file")
 
     monkeypatch.setattr("segment.jobs.decisions.select.select", ends)
-    ended = segment("select", files / "run")
-    assert ended.code == 2
-    assert "No data left in file" in ended.error
+    monkeypatch.setattr("segment.experiments.reproduction.report", ends)
+    for command in (("select", files / "run"), ("experiment", "report", files / "run", "-o", files / "page.md")):
+        ended = segment(*command)
+        assert ended.code == 2
+        assert "No data left in file" in ended.error
 
 
 def test_a_clock_that_goes_backwards_changes_no_result(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
-from segment.cli.event_log import LogJson
+from segment.cli.app import app
 from segment.cli.options import (
     Axis,
     Device,
@@ -81,10 +80,7 @@ def fit(
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
-    log_json: LogJson = "",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Record a bank of T draws from mini-batches of M images, transformed as in training."""
     import time
@@ -228,8 +224,6 @@ def distill(
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
     from segment.files.banks import load_bank

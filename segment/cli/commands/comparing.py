@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import Json, here_only, refuse_unused
 
 
@@ -38,8 +38,6 @@ def compare(
         typer.Option("--plots/--no-plots", help="With --output: the picture (extra `plots`); default: --plots."),
     ] = None,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Compare two runs: which numbers differ, whether that is significant, and what accuracy to expect."""
     from segment.jobs.decisions.compare import compare as run_compare

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import App, app
 from segment.cli.options import Json, counts, here_only, listed
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-experiment = typer.Typer(help="Rebuild a result of the paper, or the shipped network.", no_args_is_help=True)
+experiment = App(help="Rebuild a result of the paper, or the shipped network.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.", callback=here_only)]
@@ -54,8 +54,6 @@ def _add(name: str) -> None:
         splits: Splits = "",
         sets: Sets = "",
         json: Json = False,
-        config: Config = None,
-        verbose: Verbose = False,
     ) -> None:
         from segment.experiments.reproduction import run_experiment
 
@@ -83,8 +81,6 @@ def run_every(
     data: Data = DATA,
     seed: Seed = 0,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Every experiment above, and index.md with all verdicts, tables and figures. --verbose says what is under way."""
     from segment.experiments.reproduction import INDEX, run_all
@@ -97,7 +93,6 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold experiments' folders; the first one wins.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Markdown file to write.")],
     json: Json = False,
-    config: Config = None,
 ) -> None:
     """Put what experiments left together in one document, with small copies of their figures beside it."""
     from segment.experiments.reproduction import report as written
@@ -129,8 +124,6 @@ def train_scenes(
     steps: Annotated[int, typer.Option(help="Mini-batches of 4 scenes.")] = 2400,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Train the shipped network from nothing on generated scenes (about four minutes of processor time)."""
     from segment.experiments.segmentation.scenes_training import train_scenes as train

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import ExtraKeys, Json, Model, Prefix, Trust, Weights, here_only, loaded
 from segment.errors import count_of
 
@@ -27,8 +27,6 @@ def export(
     extra_keys: ExtraKeys = "refuse",
     trust: Trust = False,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Write MODEL under the draws of a bank as one graph: pixels in, probability and maps of uncertainty out."""
     from segment.files.banks import load_bank

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import (
     Device,
     ExtraKeys,
@@ -39,8 +39,6 @@ def inspect(
     trust: Trust = False,
     device: Device = "cpu",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """List the BN layers of MODEL: stochastic, fixed and why; and the memory of one pass."""
     from segment.jobs.inspect import inspect_network
@@ -102,8 +100,6 @@ def demo(
         Path, typer.Option("--output", "-o", help="Folder for the demo's images, bank and run.", callback=here_only)
     ] = Path("outputs/demo"),
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Run the whole way on generated street scenes and the shipped network, offline."""
     from segment.jobs.demo import demo as run_demo
@@ -132,8 +128,6 @@ def doctor(
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """List versions, devices and what is missing and how to get it; with MODEL, compare fast passes with plain ones.
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app, end_with_failures
-from segment.cli.event_log import LogJson
+from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
     Axis,
     EngineName,
@@ -113,10 +112,7 @@ def predict(
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
-    log_json: LogJson = "",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
     from segment.files.banks import load_bank

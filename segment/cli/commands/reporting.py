@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import Device, Json, Trust, Weights, loaded, refuse_unused
 from segment.errors import count_of
 
@@ -36,8 +36,6 @@ def report(
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Write one self-contained HTML file to decide by: which images, and which pixels, to trust."""
     from segment.files.banks import load_bank

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app, end_with_failures
-from segment.cli.event_log import LogJson
+from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
     Axis,
     Every,
@@ -105,10 +104,7 @@ def evaluate(
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
-    log_json: LogJson = "",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
     from segment.files.banks import load_bank

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import Device, Json, Trust, Weights, loaded
 from segment.errors import WrongUse
 
@@ -42,8 +42,6 @@ def select(
         Path | None, typer.Option("--output", "-o", help="CSV file to write; with --regions a folder; default: in RUN.")
     ] = None,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """List the images to review or label first, most uncertain first, or the windows; all of them go into a CSV."""
     of_images = {"--method": method, "--ranking": ranking, "--diverse": diverse or None, "--model": model}

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app, end_with_failures
-from segment.cli.event_log import LogJson
+from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
     Axis,
     Every,
@@ -114,10 +113,7 @@ def sweep(
     ray_address: RayAddress = "",
     actors: Actors = None,
     actor_gpus: ActorGpus = None,
-    log_json: LogJson = "",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app
+from segment.cli.app import app
 from segment.cli.options import Json, refuse_unused
 
 
@@ -59,8 +59,6 @@ def triage(
     groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division into halves.")] = 0,
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Choose which pixels or images may be accepted, so that their error on new images is bounded."""
     from segment.files.triages import save_triage

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segment.cli import screen
-from segment.cli.app import Config, Verbose, app, end_with_failures
+from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
     Axis,
     Device,
@@ -80,8 +80,6 @@ def tune(
     trust: Trust = False,
     device: Device = "auto",
     json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
     from segment.images.listing.groups import group_table
