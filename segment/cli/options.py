@@ -114,14 +114,10 @@ def loaded(
     trust: bool,
 ) -> Network:
     """The network of a command line, on its device."""
-    import torch
-
     from segment.estimation.memory_budget import keep_freed_pages
     from segment.networks.load import load_network
 
     keep_freed_pages()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_network(
         model,
         weights=weights,

@@ -5,7 +5,6 @@ Must not know a file.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -28,6 +27,8 @@ from segment.estimation.precision import NO_BFLOAT16, audit_key, choose
 from segment.estimation.view import PictureContext, pixels_of
 from segment.images.prepare import pad
 from segment.methods.mcbn import BankMethod, mcbn
+from segment.networks.devices import device_named
+from segment.networks.given import on_device
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
@@ -106,7 +107,7 @@ class MCBN:
     network: what `load_network` gave, or any torch module with BN (it is copied, so the caller's stays as it is)
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call (`segment.uncertainty.stopping`)
-    precision: "auto", "fp32", "bf16", "fp16". device: None: where the network is
+    precision: "auto", "fp32", "bf16", "fp16". device: as `load_network` takes it; None: where the network is
     memory: a budget for the process, bytes or "4GiB": images go one after the other, in
     tiles where one does not fit; None: no memory plan
     """
@@ -124,10 +125,9 @@ class MCBN:
         memory: Memory = None,
     ) -> None:
         if isinstance(network, nn.Module):
-            network = load_network(network)
-        if device is not None:
-            name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-            network = replace(network, module=copy.deepcopy(network.module).to(name))
+            network = load_network(network, device=device)
+        elif device is not None:
+            network = on_device(network, device_named(device))
         self.network = network
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
         self.drawn = network_of_bank(network, bank)

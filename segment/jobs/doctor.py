@@ -227,14 +227,13 @@ def examine() -> dict[str, Any]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         findings[f"extra {extra}"] = f"missing: pip install 'mcbn-segment[{extra}]'" if missing else "installed"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    findings[f"precision on {device}"] = _precision(device)
+    network = load_network("scenes", device="auto")
+    findings[f"precision on {network.device.type}"] = _precision(network)
     return findings
 
 
-def _precision(device: str) -> str:
+def _precision(network: Network) -> str:
     """What `--precision auto` takes for the shipped network here, and why; another network may differ."""
-    network = load_network("scenes", device=device)
     bank = fit_bank(network, [scene(seed).image for seed in TRAIN[:AUDITED]], batch=AUDITED, draws=AUDITED)
-    chosen, why = choose(bank.provenance["audit"].get(device, {}))
+    chosen, why = choose(bank.provenance["audit"].get(network.device.type, {}))
     return f"{chosen} for the shipped network: {why}"

@@ -43,7 +43,7 @@ class MCBN(EngineMCBN):
     bank: a bank, or its file
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call
-    precision: "auto", "fp32", "bf16", "fp16". device: None: where the network is
+    precision: "auto", "fp32", "bf16", "fp16". device: as `load_network` takes it; None: where the network is
     memory: a budget for the process, bytes or "4GiB"; None: no memory plan
     mean, std, channels: how the images of a module were prepared in training, where no card says so
 

@@ -32,6 +32,7 @@ from segment.images.specs import InputSpec
 from segment.networks.builders import build
 from segment.networks.cards import Card, completed, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
+from segment.networks.devices import device_named
 from segment.networks.modules import copied, device_of, named_modules, to_eval_mode
 from segment.networks.outputs import logits_of
 from segment.networks.preserve_state import preserve_state
@@ -217,7 +218,7 @@ def load_network(
     card: for a URI or a module: what it expects and what its outputs mean; None: `cards.default_card`, which also says
         what the card of a URI leaves out: its input, or its head
     prefix, extra_keys: of the weights' names, see `weights.load_weights`
-    device: as torch names it; None: the CPU, or the device of a module given directly
+    device: as torch names it, or "auto": CUDA where there is one; None: the CPU, or where a module given directly is
     trust: whether a card's file may name code (`py:`, or `hf:` with remote code), which then runs
     Errors: UnknownNetwork, WeightsRefused, NotTrusted, ModelRefused or WrongUse, in one line
     """
@@ -250,7 +251,7 @@ def load_network(
     if card.input.size is not None:
         module = Resized(module, card.input.size)
     to_eval_mode(module)
-    return Network(module=_moved(module, device), card=card)
+    return Network(module=module if device is None else module.to(device_named(device)), card=card)
 
 
 def _card_of(model: str | Path, card: Card | None) -> Card:
@@ -288,10 +289,3 @@ def _set_epsilons(module: nn.Module, card: Card) -> None:
             )
         for layer in matching:
             layer.eps = epsilon
-
-
-def _moved(module: nn.Module, device: str | None) -> nn.Module:
-    try:
-        return module if device is None else module.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise WrongUse(f"Device {device!r} cannot be used: {one_line(error, 160)}.") from None

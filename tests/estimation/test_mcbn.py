@@ -306,7 +306,22 @@ def test_a_device_is_taken_by_name() -> None:
     bank, image = bank_of(network), noise(3, 32, 32)
     there = MCBN(network, bank, device="cpu")
     assert torch.equal(there(image).probability, MCBN(network, bank)(image).probability)
-    assert there.network.module is not network.module
+    assert there.network.module is network.module, "it is there already"
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    assert MCBN(network, bank, device="auto").network.device.type == automatic
+    assert load_network("scenes", device="auto").device.type == automatic
+
+
+def test_a_device_that_is_not_there_is_refused_in_the_same_words_everywhere() -> None:
+    network = network_of()
+    refusals = []
+    for given in (network, network.module):
+        with pytest.raises(WrongUse, match=r"Device 'cuda:99' cannot be used: .*'auto' takes \w+ here\.$") as refused:
+            MCBN(given, bank_of(network), device="cuda:99")
+        refusals.append(str(refused.value))
+    with pytest.raises(WrongUse) as refused:
+        load_network("scenes", device="cuda:99")
+    assert {*refusals, str(refused.value)} == {refusals[0]}
 
 
 # --- fitting ---
