@@ -20,14 +20,14 @@ from segment.draws.bank import Statistics
 from segment.draws.float64_copy import in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, in_precision, layers_in_order
-from segment.errors import ModelRefused, SegmentError, one_line
+from segment.errors import one_line
 from segment.images.bands import from_raw
 from segment.images.prepare import crop
 from segment.images.specs import numbers_of
-from segment.networks.channels import SIDES
 from segment.networks.load import Network
-from segment.networks.modules import parameters_and_buffers
+from segment.networks.modules import first_tensor
 from segment.networks.preserve_state import preserve_state
+from segment.networks.trial_images import at_smallest_side
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
@@ -48,17 +48,12 @@ SMALL_ROUNDING = 1e-4
 
 def probe_side(network: Network) -> int:
     """Rows and columns of the smallest inputs that the network accepts. Errors: ModelRefused where it accepts none."""
-    errors: list[str] = []
-    for side in (-(-least // network.card.input.stride) * network.card.input.stride for least in SIDES):
-        try:
-            probabilities_under(network, probe_inputs(network, side, 0))
-        except SegmentError:
-            raise
-        except Exception as error:  # whatever an unknown network raises, it does not accept this size
-            errors.append(f"{side}x{side}: {type(error).__name__}: {one_line(error, 160)}")
-        else:
-            return side
-    raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs ({'; '.join(errors)}).")
+
+    def accepted(side: int) -> int:
+        probabilities_under(network, probe_inputs(network, side, 0))
+        return side
+
+    return at_smallest_side(network.name, network.card.input.stride, accepted)
 
 
 def probe_of(network: Network, drawn: BatchNormNetwork, draw: Statistics) -> Probe:
@@ -145,7 +140,7 @@ def probe_inputs(network: Network, side: int, seed: int) -> list[Tensor]:  # eac
     if spec.white is not None:
         low, high = pixels(2)
         images.append(from_raw(high.astype(np.uint16) * 256 + low, numbers_of(spec.white, planes)))
-    like = next(parameters_and_buffers(network.module), torch.zeros(()))
+    like = first_tensor(network.module)
     return [network.accept.prepared(image)[None].to(like) for image in images]
 
 
@@ -186,7 +181,7 @@ def probabilities_under(
 ) -> Tensor:  # -> I K' H W, on the CPU
     """The network's probabilities for each input alone, in its own precision; draw None: in eval mode."""
     outputs = []
-    like = next(parameters_and_buffers(network.module), torch.zeros(()))
+    like = first_tensor(network.module)
     spec = network.card.input
     for image in inputs:
         length = image.shape[-1] - spec.stride // 2

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
-
-SIDES = (128, 256, 512)
-"""Sides of the trial images, in pixels; the first that the network takes is used."""
+from segment.networks.trial_images import trial_image, trial_sides
 
 TRIED = (1, 3, 4, 2, *range(5, 17))
 """Numbers of channels to try, in order, where no convolution or BN states how many it expects."""
@@ -27,7 +24,7 @@ _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 def takes(module: nn.Module, channels: int, stride: int) -> bool:
     """Whether a pass over an image of `channels` channels succeeds at any of the trial sizes."""
-    return any(_accepts(module, channels, side) for side in _sides(stride))
+    return any(_accepts(module, channels, side) for side in trial_sides(stride))
 
 
 def channels_of(module: nn.Module, stated: int, stride: int) -> int:
@@ -37,7 +34,8 @@ def channels_of(module: nn.Module, stated: int, stride: int) -> int:
     Otherwise: the number that the last convolution (or BN) before the failure expects, else the first of TRIED that
     succeeds.
     """
-    for side in _sides(stride):
+    sides = trial_sides(stride)
+    for side in sides:
         channels, tried = stated, set[int]()
         while channels not in tried:
             tried.add(channels)
@@ -45,12 +43,7 @@ def channels_of(module: nn.Module, stated: int, stride: int) -> int:
             if _accepts(module, channels, side, wanted):
                 return channels
             channels = max(channels + wanted.missing, 1)
-    first = _sides(stride)[0]
-    return next((count for count in TRIED if _accepts(module, count, first)), stated)
-
-
-def _sides(stride: int) -> Sequence[int]:
-    return [-(-side // stride) * stride for side in SIDES]
+    return next((count for count in TRIED if _accepts(module, count, sides[0])), stated)  # larger ones take seconds
 
 
 class _LastChannels(TorchFunctionMode):
@@ -72,8 +65,7 @@ class _LastChannels(TorchFunctionMode):
 
 
 def _accepts(module: nn.Module, channels: int, side: int, within: TorchFunctionMode | None = None) -> bool:
-    like = next(parameters_and_buffers(module), torch.zeros(()))
-    image = torch.rand((1, channels, side, side), generator=torch.Generator().manual_seed(0)).to(like)
+    image = trial_image(module, channels, side)
     try:
         with torch.no_grad(), preserve_state(module), within or _LastChannels():
             module(image)

@@ -37,6 +37,7 @@ from segment.networks.modules import copied, device_of, named_modules, to_eval_m
 from segment.networks.outputs import logits_of
 from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import Resized
+from segment.networks.trial_images import at_smallest_side, trial_image
 from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
 from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 
@@ -94,7 +95,7 @@ class Network:
 
     @cached_property
     def classes(self) -> int:
-        """K: two for a sigmoid head; else the number of the card's classes, or of outputs for a small black image."""
+        """K: two for a sigmoid head; else the number of the card's classes, or of outputs for a small image."""
         outputs = 1 if self.card.head == "sigmoid" else len(self.card.classes) or self._outputs()
         return classes_of(self.card.head, outputs)
 
@@ -188,15 +189,13 @@ class Network:
             )
 
     def _outputs(self) -> int:
-        side = -(-128 // self.card.input.stride) * self.card.input.stride  # smp's PAN takes nothing smaller
-        image = torch.zeros(1, self.channels, side, side).to(next(self.module.parameters(), torch.zeros(())))
-        try:
+        def outputs(side: int) -> int:
             with torch.no_grad(), preserve_state(self.module):
-                output = self.module(image)
-        except Exception as error:  # whatever an unknown network raises
-            why = f"it does not take a {side}x{side} image ({one_line(error, 160)}). Name the `classes:` in a card."
-            raise ModelRefused(f"How many classes {self.name!r} has is not known: {why}") from error
-        return self._without_dropped(logits_of(output, self.name)).shape[1]
+                output = self.module(trial_image(self.module, self.channels, side))
+            return self._without_dropped(logits_of(output, self.name)).shape[1]
+
+        advice = "Name the `classes:` in a card: how many it has is not known."
+        return at_smallest_side(self.name, self.card.input.stride, outputs, advice)
 
 
 def load_network(
@@ -279,7 +278,7 @@ def _is_random(uri: str) -> bool:
 
 
 def _set_epsilons(module: nn.Module, card: Card) -> None:
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, BatchNorm)}
+    layers = {name: layer for name, layer in named_modules(module) if isinstance(layer, BatchNorm)}
     for glob, epsilon in card.batchnorm_eps.items():
         matching = [layer for name, layer in layers.items() if fnmatchcase(name, glob)]
         if not matching:

@@ -36,22 +36,31 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         waiting.extend(reversed(children))
 
 
+def parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter of all modules, each once."""
+    seen: set[int] = set()
+    for _, part in named_modules(module):
+        for value in part._parameters.values():
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                yield value
+
+
 def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
     """Every parameter, then every buffer, of all modules."""
-    parts = [part for _, part in named_modules(module)]
-    for part in parts:
-        yield from (value for value in part._parameters.values() if value is not None)
-    for part in parts:
+    yield from parameters(module)
+    for _, part in named_modules(module):
         yield from (value for value in part._buffers.values() if value is not None)
+
+
+def first_tensor(module: nn.Module) -> Tensor:
+    """The first parameter, else the first buffer, else a float32 on the CPU: images have its device and its type."""
+    return next(parameters_and_buffers(module), torch.zeros(()))
 
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the first parameter or buffer is; the CPU for a module that has none."""
-    for _, part in named_modules(module):
-        for value in (*part._parameters.values(), *part._buffers.values()):
-            if value is not None:
-                return value.device
-    return torch.device("cpu")
+    return next((value.device for value in parameters_and_buffers(module)), torch.device("cpu"))
 
 
 def copied(module: nn.Module) -> nn.Module:

@@ -10,10 +10,10 @@ from collections import Counter
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from segment.errors import ModelRefused, SegmentError, count_of, one_line
-from segment.networks.channels import SIDES
+from segment.errors import ModelRefused, count_of
 from segment.networks.load import Network
-from segment.networks.modules import parameters_and_buffers
+from segment.networks.modules import named_modules, parameters
+from segment.networks.trial_images import at_smallest_side, trial_image
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.tracing.probabilities import warn_of_probabilities
 from segment.tracing.trace import Call, trace
@@ -27,7 +27,7 @@ def little_batchnorm(network: BatchNormNetwork) -> str:
     stochastic = [layer for layer in network.layers if layer.status == "stochastic"]
     others = Counter(
         type(part).__name__
-        for part in network.module.modules()
+        for _, part in named_modules(network.module)
         if "Norm" in type(part).__name__ and not isinstance(part, BatchNorm) and "BatchNorm" not in type(part).__name__
     )
     if sum(others.values()) < FEW * len(stochastic):
@@ -42,7 +42,7 @@ def little_batchnorm(network: BatchNormNetwork) -> str:
 
 def check_single_precision(network: Network) -> None:
     """Errors: ModelRefused where its parameters are in float64, which images are not."""
-    types = {value.dtype for value in network.module.parameters() if value.is_floating_point()}
+    types = {value.dtype for value in parameters(network.module) if value.is_floating_point()}
     if types == {torch.float64}:
         raise ModelRefused(
             f"The parameters of {network.name!r} are in float64, and images are in float32: give it in float32 "
@@ -51,14 +51,19 @@ def check_single_precision(network: Network) -> None:
 
 
 def calls_of(network: Network) -> tuple[Call, ...]:
-    """The calls of a pass of a network, also of one without BN. Errors: ModelRefused for one in float64."""
+    """The calls of a pass of a network, also of one without BN.
+
+    Errors: ModelRefused where it accepts no size, or is in float64.
+    """
     check_single_precision(network)
-    side = -(-SIDES[1] // network.card.input.stride) * network.card.input.stride
-    image = torch.rand((1, network.channels, side, side), generator=torch.Generator().manual_seed(0))
-    image = image.to(next(parameters_and_buffers(network.module), image))
-    traced = trace(network.module, network, image)
-    warn_of_probabilities(network, traced, image)
-    return traced.calls
+
+    def calls(side: int) -> tuple[Call, ...]:
+        image = trial_image(network.module, network.channels, side)
+        traced = trace(network.module, network, image)
+        warn_of_probabilities(network, traced, image)
+        return traced.calls
+
+    return at_smallest_side(network.name, network.card.input.stride, calls)
 
 
 def bn_network_of(network: Network, layers: str = "all") -> BatchNormNetwork:
@@ -68,19 +73,11 @@ def bn_network_of(network: Network, layers: str = "all") -> BatchNormNetwork:
     or is in float64.
     """
     check_single_precision(network)
-    like = next(parameters_and_buffers(network.module), torch.zeros(()))
-    generator = torch.Generator().manual_seed(0)
-    failure: Exception | None = None
-    for least in SIDES:
-        side = -(-least // network.card.input.stride) * network.card.input.stride
-        image = torch.rand((1, network.channels, side, side), generator=generator).to(like)
-        try:
-            listed = survey(network.module, network, image, network.card.head)
-            warn_of_probabilities(network, listed.trace, image)
-            return listed.select(layers)
-        except SegmentError:
-            raise
-        except Exception as error:  # whatever an unknown network raises, it does not accept this size
-            failure = error
-    message = one_line(failure, 200)
-    raise ModelRefused(f"{network.name!r} does not take a {side}x{side} image: {type(failure).__name__}: {message}")
+
+    def listed(side: int) -> BatchNormNetwork:
+        image = trial_image(network.module, network.channels, side)
+        surveyed = survey(network.module, network, image, network.card.head)
+        warn_of_probabilities(network, surveyed.trace, image)
+        return surveyed.select(layers)
+
+    return at_smallest_side(network.name, network.card.input.stride, listed)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.draws.probe_passes import probe_side
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.builders import build
 from segment.networks.cards import Card, default_card
 from segment.networks.load import Network, load_network
+from segment.networks.trial_images import trial_sides
 from segment.tracing.bn_network import bn_network_of, calls_of
 
 
@@ -295,14 +297,29 @@ def test_a_fingerprint_changes_with_the_weights_and_with_nothing_else() -> None:
 def test_the_number_of_classes_is_measured_where_no_card_names_them() -> None:
     assert load_network("smp:PAN?encoder=resnet18&classes=9").classes == 9
 
-    def of_one_size(y: Tensor) -> Tensor:
-        if y.shape[-1] != 224:
-            raise ValueError("224 only")
+    with pytest.raises(ModelRefused, match=r"128x128, 256x256, 512x512: .*224 only.*Name the `classes:` in a card"):
+        assert load_network(Tiny(3, of_one_size(224))).classes
+    assert carded(Tiny(3, of_one_size(224)), classes=("a", "b", "c")).classes == 3
+
+
+def of_one_size(side: int) -> Callable[[Tensor], Tensor]:
+    """What fails for an output of another size."""
+
+    def checked(y: Tensor) -> Tensor:
+        if y.shape[-1] != side:
+            raise ValueError(f"{side} only")
         return y
 
-    with pytest.raises(ModelRefused, match=r"224 only.*Name the `classes:` in a card"):
-        assert load_network(Tiny(3, of_one_size)).classes
-    assert carded(Tiny(3, of_one_size), classes=("a", "b", "c")).classes == 3
+    return checked
+
+
+@pytest.mark.parametrize("side", trial_sides(1))
+def test_a_network_of_one_size_is_tried_at_that_size_whatever_is_asked_of_it(side: int) -> None:
+    network = load_network(Tiny(3, of_one_size(side)))
+    assert (network.classes, network.channels) == (3, 3)
+    assert "batch_norm in 'norm'" in {call.name for call in calls_of(network)}
+    assert len(bn_network_of(network).layers) == 1
+    assert probe_side(network) == side
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
