@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -178,6 +179,15 @@ def test_type_checkers_see_every_public_name() -> None:
     (seen,) = (node.body for node in tree.body if isinstance(node, ast.If))
     homes = {node.names[0].name: node.module for node in seen if isinstance(node, ast.ImportFrom)}
     assert homes == segment._MODULE_OF
+
+
+def test_the_parts_of_a_network_are_asked_for_in_one_module() -> None:
+    """A network may have attributes named like torch's methods: `networks.modules` reads torch's dictionaries."""
+    asked = re.compile(r"\.(named_)?(modules|parameters|buffers|children)\(")
+    ours = ("networks.architectures.", "experiments.")  # whose networks have no such attributes
+    for module, path in MODULES.items():
+        if module != "networks.modules" and not module.startswith(ours):
+            assert not asked.findall(path.read_text(encoding="utf-8")), f"segment.{module}"
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:

@@ -19,6 +19,7 @@ from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
+from segment.networks.modules import parameters
 from segment.tracing.batch_norm_call import BatchNormCall
 from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.trace import state_keeper
@@ -279,7 +280,7 @@ def _affine(mean: Tensor, var: Tensor, call: BatchNormCall) -> Tensor:
 @contextmanager
 def _without_gradients(module: nn.Module) -> Iterator[None]:
     """Parameters need no gradient within a block, so that torch keeps none of their inputs."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in parameters(module) if parameter.requires_grad]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature

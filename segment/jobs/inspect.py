@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from segment.networks.load import Network
+from segment.networks.modules import parameters
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.bn_layers import Layer
 from segment.tracing.bn_network import bn_network_of, little_batchnorm
@@ -46,11 +47,10 @@ def inspect_network(network: Network, *, layers: str = "all", size: tuple[int, i
     image = torch.zeros(1, network.channels, height, width, device=drawn.device)
     with preserve_state(network.module):
         taken = peak_bytes(network, image)
-    parameters = sum(parameter.numel() for parameter in network.module.parameters())
     pooled = any(layer.values == 1 for layer in drawn.layers)
     return Inspection(
         network.name,
-        parameters,
+        sum(parameter.numel() for parameter in parameters(network.module)),
         network.classes,
         network.card.head,
         drawn.layers,

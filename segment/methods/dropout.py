@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from segment.errors import ModelRefused, WrongUse
 from segment.methods.method import Method
+from segment.networks.modules import named_modules
 from segment.tracing.trace import Call
 
 CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
@@ -62,7 +63,7 @@ class _Masks(TorchFunctionMode):
 
 def dropouts(calls: Sequence[Call], module: nn.Module) -> list[str]:
     """The names of the modules whose dropout a pass calls, without those of p = 0."""
-    modules = dict(module.named_modules())
+    modules = dict(named_modules(module))
     calling = [call.module for call in calls if call.function in (functional.dropout, *CHANNELS, *UNSUPPORTED)]
     return [name for name in calling if getattr(modules[name], "p", 1) != 0]
 
@@ -110,10 +111,10 @@ def inserted(calls: Sequence[Call], module: nn.Module, p: float) -> Inserted:
     """
     if not 0 < p < 1:
         raise WrongUse(f"--insert-dropout {p:g}: a probability above 0 and below 1.")
-    modules = dict(module.named_modules())
+    modules = dict(named_modules(module))
     called = [call.module for call in calls]
     blocks = "decoder.blocks"
-    stages = [f"{blocks}.{name}" for name, _ in modules[blocks].named_children()] if blocks in modules else []
+    stages = [name for name in modules if name.rpartition(".")[0] == blocks]
     after = tuple(stage for stage in stages if any(name.startswith(f"{stage}.") for name in called))
     if after:
         return Inserted(module, p, after=after)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
 from segment.tracing.sources import tensors_in
 
@@ -73,7 +74,7 @@ def bytes_a_pixel(forward: Callable[[Tensor], Any], module: nn.Module, image: Te
     A part of the image is measured, or all of it where the network does not accept the part: activations grow with the
     area, and what does not grow makes the figure too large.
     """
-    device = next((tensor.device for tensor in module.parameters()), image.device)
+    device = next(parameters_and_buffers(module), image).device
     for part in (image[..., :PROBED, :PROBED], image):
         try:
             with preserve_state(module):

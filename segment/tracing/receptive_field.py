@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import one_line
+from segment.networks.modules import first_tensor, parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class _Strips:
     def _noise(self, length: int, align: int, *, upright: bool) -> Tensor:
         width = -(-self._width // align) * align
         noise = torch.randn((1, self._channels, width, length), generator=torch.Generator().manual_seed(0))
-        return (noise.transpose(2, 3).contiguous() if upright else noise).to(next(self._module.parameters(), noise))
+        return (noise.transpose(2, 3).contiguous() if upright else noise).to(first_tensor(self._module))
 
 
 def _brighten(noise: Tensor) -> None:
@@ -202,7 +203,7 @@ def _brighten(noise: Tensor) -> None:
 @contextmanager
 def _parameters_in_float64(module: nn.Module) -> Iterator[None]:
     """Parameters and buffers in float64 within a block: differences are not rounding then."""
-    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    tensors = [tensor for tensor in parameters_and_buffers(module) if tensor.is_floating_point()]
     values = [tensor.data for tensor in tensors]
     try:
         for tensor in tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ import segment
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, WrongUse, warn_once
 from segment.images.specs import InputSpec
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.jobs.inspect import inspect_network
 from segment.jobs.report import report
 from segment.jobs.sweeping.grid import Grid
 from segment.networks.given import network_of
@@ -271,6 +274,30 @@ def test_jobs_take_a_uri_and_the_banks_file(tmp_path: Path) -> None:
     report([tmp_path / "run"], tmp_path / "run.html", flip_book=[first], network=uri, bank=path)
     with pytest.raises(WrongUse, match="or its file, not a list"):
         segment.predict(uri, labels.images, [path], tmp_path / "listed")  # type: ignore[arg-type]
+
+
+def test_attributes_named_like_methods_of_torchs_change_no_number(module: Toy, tmp_path: Path) -> None:
+    named = copy.deepcopy(module)
+    for name in ("modules", "parameters", "buffers", "named_modules", "named_parameters"):
+        setattr(named, name, ["conv1", "bn1"])
+    labels = list(zip(PIXELS, LABELS, strict=True))
+    plan = segment.EvaluatePlan(methods=MethodPlan(methods=("deterministic", "dropout"), draws=2, precision="fp32"))
+    found: list[Any] = []
+    for network in (segment.load_network(module), segment.load_network(named)):
+        bank = segment.fit_bank(network, PIXELS, batch=2, draws=2)
+        segment.distill_bank(network, bank, PIXELS, draws=1, views=2, held_out=1, steps=1)
+        folder = tmp_path / str(len(found))
+        written_by = segment.PredictPlan(tile=160, precision="fp32", formats=("npz",))
+        segment.predict(network, written(folder / "images", VALIDATION[:1]).images, bank, folder / "run", written_by)
+        found.append(
+            (
+                inspect_network(network, size=SIZE).parameters,
+                segment.MCBN(network, bank, memory="4GiB")(PIXELS[0]).probability.tolist(),
+                segment.load_run(folder / "run").table()[0]["mean.variance"],
+                segment.evaluate(network, labels, plan=plan).scores["methods"]["dropout"]["scores"],
+            )
+        )
+    assert found[0] == found[1]
 
 
 def test_export_takes_a_module_with_its_preprocessing_and_the_banks_file(module: Toy, files: Path) -> None:
