@@ -190,6 +190,13 @@ def test_the_parts_of_a_network_are_asked_for_in_one_module() -> None:
             assert not asked.findall(path.read_text(encoding="utf-8")), f"segment.{module}"
 
 
+def test_what_threads_run_sets_no_filters_of_warnings_back() -> None:
+    """Filters are the process's: one thread would set back what another has set meanwhile."""
+    for module, path in MODULES.items():
+        if package_of(module) in ("images", "files"):
+            assert "catch_warnings" not in path.read_text(encoding="utf-8"), f"segment.{module}"
+
+
 def test_the_light_modules_import_nothing_heavy() -> None:
     for module in ("errors", "axes", "version", "images.specs", "__init__", "__main__"):
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))

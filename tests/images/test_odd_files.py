@@ -145,6 +145,17 @@ def test_a_header_that_claims_more_than_the_memory_is_refused_before_anything_is
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
 
 
+def test_an_image_that_pillow_warns_of_is_refused_alone_where_warnings_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (12, 12)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    large, small = find_images(tmp_path)
+    assert "more than the 200 pixels" in refusal(large.path)
+    assert size_of(small) == (8, 8)
+
+
 def test_tiff_pages_that_lead_back_to_one_another_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 8), np.uint16), photometric="minisblack")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:

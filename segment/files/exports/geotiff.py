@@ -6,7 +6,6 @@ Must not know a network. A map is read and written some rows at a time, so that 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from segment.axes import Plane
 from segment.errors import imported, one_line
 from segment.files.exports.image import UNCLAIMED, ExportedImage
 from segment.files.writing import fresh_path, unwritable
-from segment.images.formats.georeference import GDAL_CACHE
+from segment.images.formats.georeference import quiet_gdal
 from segment.uncertainty.class_indices import mask_type, no_class
 
 TILE, SIDE = 512, 256
@@ -99,11 +98,9 @@ def _write_geotiff(
     with (
         fresh_path(path) as place,
         fresh_path(path.with_suffix(".tiled.tif")) as tiled,
-        warnings.catch_warnings(),
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
+        quiet_gdal(),
         _refusing(path),
     ):
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tiled, "w", **profile) as raster:
             raster.descriptions = names
             for number, band in enumerate(bands, start=1):

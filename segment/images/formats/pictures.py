@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -97,35 +97,43 @@ def read_indices(path: Path, frame: int | None = None) -> NDArray[np.int64] | No
 def frames_in(path: Path) -> int:
     """How many frames an animation has; 1 for what does not open, for that is reported where it is read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-    except (*BROKEN, Image.DecompressionBombError):
+        with _header(path) as image:
+            return _frames(image)
+    except ImageUnreadable:
         return 1
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Height and width by the file's header, before any EXIF rotation; None where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                return image.height, image.width
-    except (*BROKEN, Image.DecompressionBombError):
+        with _header(path) as image:
+            return image.height, image.width
+    except ImageUnreadable:
         return None
 
 
 def orientation_and_size(path: Path) -> tuple[int, tuple[int, int]]:
     """EXIF orientation, and height and width once it is undone, by the header. Errors: ImageUnreadable."""
+    with _header(path) as image:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return orientation, image.size if orientation > 4 else image.size[::-1]
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """A picture within a block, its pixels not decoded. Errors: ImageUnreadable, also for what the block asks of it.
+
+    Pillow's warnings are left alone: decoding repeats them, and filters are not safely set back where threads read.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-                return orientation, image.size if orientation > 4 else image.size[::-1]
-    except (*BROKEN, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except (*BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise undecodable(path, b"", error) from None
+
+
+def _frames(image: ImageFile.ImageFile) -> int:
+    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
 
 
 def decoded(path: Path, frame: int | None = None) -> Picture:
@@ -135,7 +143,7 @@ def decoded(path: Path, frame: int | None = None) -> Picture:
         if data.startswith(_PNG):
             Image.open(BytesIO(data), formats=FORMATS).verify()  # .08 ms: checksums and the end, which load() skips
         image = Image.open(BytesIO(data), formats=FORMATS)
-        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+        frames = _frames(image)
         depth = _depth(image, data)
         if frames == 1 or frame is not None:
             image.seek(frame or 0)
