@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from segment.guarantees.triage import Triage as Triage
     from segment.guarantees.triage import TriagePlan as TriagePlan
     from segment.images.isolation import isolated as isolated
+    from segment.images.listing.parts import Listing as Listing
     from segment.integrations.lightning import MCBNScores as MCBNScores
     from segment.integrations.metrics import UncertaintyScores as UncertaintyScores
     from segment.jobs.decisions.compare import compare as compare
     from segment.jobs.decisions.select import select as select
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
+    from segment.jobs.evaluation.compared_methods import MethodPlan as MethodPlan
     from segment.jobs.evaluation.labelled_images import Labels as Labels
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.from_python import MCBN as MCBN
@@ -40,10 +42,14 @@ if TYPE_CHECKING:
     from segment.jobs.predict import predict as predict
     from segment.jobs.prediction.export import export as export
     from segment.jobs.prediction.plan import PredictPlan as PredictPlan
+    from segment.jobs.prediction.watch import WatchPlan as WatchPlan
     from segment.jobs.sweep import sweep as sweep
+    from segment.jobs.sweeping.grid import Grid as Grid
     from segment.jobs.sweeping.states import SweepPlan as SweepPlan
     from segment.jobs.triage.calibration import calibrate_triage as calibrate_triage
     from segment.jobs.triage.checking import check_triage as check_triage
+    from segment.jobs.tuning.tuned import read_tuned as read_tuned
+    from segment.methods.augmentation import View as View
     from segment.networks.cards import Card as Card
     from segment.networks.cards import read_card as read_card
     from segment.networks.load import Network as Network
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
     from segment.report.results import Sweep as Sweep
     from segment.report.run_files.saved_run import SavedRun as SavedRun
     from segment.report.run_files.saved_run import load_run as load_run
+    from segment.runners.on_ray import RayRunner as RayRunner
 
 
 _MODULE_OF = {
@@ -60,11 +67,15 @@ _MODULE_OF = {
     "Estimate": "segment.estimation.estimate",
     "EvaluatePlan": "segment.jobs.evaluate",
     "Evaluation": "segment.report.results",
+    "Grid": "segment.jobs.sweeping.grid",
     "Labels": "segment.jobs.evaluation.labelled_images",
+    "Listing": "segment.images.listing.parts",
     "MCBN": "segment.jobs.from_python",
     "MCBNScores": "segment.integrations.lightning",
+    "MethodPlan": "segment.jobs.evaluation.compared_methods",
     "Network": "segment.networks.load",
     "PredictPlan": "segment.jobs.prediction.plan",
+    "RayRunner": "segment.runners.on_ray",
     "SavedRun": "segment.report.run_files.saved_run",
     "SegmentError": "segment.errors",
     "Sweep": "segment.report.results",
@@ -72,6 +83,8 @@ _MODULE_OF = {
     "Triage": "segment.guarantees.triage",
     "TriagePlan": "segment.guarantees.triage",
     "UncertaintyScores": "segment.integrations.metrics",
+    "View": "segment.methods.augmentation",
+    "WatchPlan": "segment.jobs.prediction.watch",
     "calibrate_triage": "segment.jobs.triage.calibration",
     "check_triage": "segment.jobs.triage.checking",
     "compare": "segment.jobs.decisions.compare",
@@ -87,6 +100,7 @@ _MODULE_OF = {
     "predict": "segment.jobs.predict",
     "progress": "segment.cli.screen",
     "read_card": "segment.networks.cards",
+    "read_tuned": "segment.jobs.tuning.tuned",
     "save_bank": "segment.files.banks",
     "save_triage": "segment.files.triages",
     "select": "segment.jobs.decisions.select",

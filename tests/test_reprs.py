@@ -10,8 +10,6 @@ from labelled_scenes import written
 
 import segment
 from segment.jobs.evaluate import evaluate  # on files; the public one takes what is held in Python
-from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.sweeping.grid import Grid
 from segment.scenes.scene import TRAIN, VALIDATION, scene
 
 LINES, CHARACTERS = 10, 1000
@@ -26,15 +24,19 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     bank = segment.fit_bank(network, pixels, batch=4, draws=2)
     mcbn = segment.MCBN(network, bank, precision="fp32")
     labels = written(top, VALIDATION[:24])
-    methods = MethodPlan(methods=("mcbn",), measures=("one_minus_max", "mutual_information"), precision="fp32")
+    methods = segment.MethodPlan(methods=("mcbn",), measures=("one_minus_max", "mutual_information"), precision="fp32")
     plan = segment.EvaluatePlan(methods=methods)
 
     evaluation = evaluate(network, labels, top / "scores", banks=[bank], plan=plan)
-    sweep_plan = segment.SweepPlan(grid=Grid(batches=(2,), draws=(1, 2), transforms=("plain",)), methods=methods)
+    sweep_plan = segment.SweepPlan(
+        grid=segment.Grid(batches=(2,), draws=(1, 2), transforms=("plain",)), methods=methods
+    )
     swept = segment.sweep(network, labels, str(labels.images), top / "sweep", sweep_plan)
     segment.predict(network, str(labels.images), bank, top / "run", segment.PredictPlan(precision="fp32"))
     asked = segment.TriagePlan(max_error=0.05)
+    parts = [sweep_plan.grid, methods, segment.View(), segment.Listing(), segment.WatchPlan(), segment.RayRunner(2)]
     return [
+        *parts,
         network, network.card, bank, mcbn, mcbn(pixels[0]), labels, plan, evaluation, sweep_plan, swept, asked,
         segment.PredictPlan(), segment.load_run(top / "run"), segment.calibrate_triage(top / "scores", asked),
         segment.UncertaintyScores(network.classes), segment.MCBNScores("network", network.classes),

@@ -108,8 +108,8 @@ class MCBN:
     draws: the first N of the bank; None: all; "auto": as many as an image needs for a standard error of `tolerance`,
     one image a call (`segment.uncertainty.stopping`)
     precision: "auto", "fp32", "bf16", "fp16". device: as `load_network` takes it; None: where the network is
-    memory: a budget for the process, bytes or "4GiB": images go one after the other, in
-    tiles where one does not fit; None: no memory plan
+    memory: a budget for the process, bytes or "4GiB": images go one after the other, in tiles where one does not fit.
+    None: no plan at all, where jobs take 80 % of what is free: images go through whole, those of a call together
     """
 
     def __init__(

@@ -158,6 +158,10 @@ class RayRunner:
         self.actors, self._cpus, self._cores, self._started = actors or 1, 1.0, [1], False
         self._actor = ACTOR
 
+    def __repr__(self) -> str:
+        named = f"address={self._address!r}, gpus={self._gpus}, device={self._device!r}"
+        return f"RayRunner(actors={self._asked}, {named})"
+
     def __enter__(self) -> Self:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
