@@ -304,6 +304,14 @@ def test_a_scaling_that_moves_masks_is_chosen_only_where_it_was_asked_for() -> N
         TunePlan(scalings=("platt",))
 
 
+@pytest.mark.parametrize("banks", [("a/bank.safetensors", "b/bank.safetensors"), ("M=4, plain.safetensors",)])
+def test_two_banks_of_one_name_are_refused_before_either_is_read(banks: tuple[str, ...]) -> None:
+    grid = Grid(batches=(4, 8), transforms=("plain",))
+    with pytest.raises(WrongUse, match=f"Several banks are called '{Path(banks[0]).stem}'"):
+        TunePlan(grid=grid, banks=banks)
+    assert TunePlan(grid=grid, banks=("a/bank.safetensors", "M=4.safetensors")).banks
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

@@ -71,6 +71,12 @@ class TunePlan:
         for name in self.scalings:
             if name not in SCALINGS[1:]:
                 raise WrongUse(f"No scaling is called {name!r}. Known: {', '.join(SCALINGS[1:])}.")
+        names = [*map(_short, self.grid.settings()), *(Path(path).stem for path in self.banks)]
+        if twice := {Path(path).stem for path in self.banks if names.count(Path(path).stem) > 1}:
+            raise WrongUse(
+                f"Several banks are called {min(twice)!r}: settings are named by the stem of a --bank, and by M, "
+                "transform, layers and alpha of a bank that is recorded. Rename the file."
+            )
 
 
 @dataclass(frozen=True)
