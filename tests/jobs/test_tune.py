@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from labelled_scenes import written
 from plain import Toy, calibrated, seeded
 from torch import Tensor
 from typer.testing import CliRunner
 
 from segment.cli import app as commands
-from segment.draws.bank import bank_fingerprint
+from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, OutOfMemory, WrongUse
 from segment.estimation.memory_budget import resident
+from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
@@ -26,19 +28,23 @@ from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.evaluation.labels import read_labelled
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
+from segment.jobs.progress import silent
 from segment.jobs.sweep import sweep
-from segment.jobs.sweeping.grid import Grid
+from segment.jobs.sweeping.grid import Banks, Grid
 from segment.jobs.sweeping.states import SweepPlan
-from segment.jobs.tuning.search import Arm, Search
-from segment.jobs.tuning.tune import TunePlan, Tuning, tune
-from segment.jobs.tuning.tuned import read_tuned, write_tuned
+from segment.jobs.tuning.search import Arm, Search, SearchPlan
+from segment.jobs.tuning.tune import TunePlan, Tuning, _arms, tune
+from segment.jobs.tuning.tuned import Tuned, method_of, read_tuned, write_tuned
+from segment.methods.augmentation import views
 from segment.networks.load import Network, load_network
 from segment.report.html.words import settings
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.tuning.choice import candidate
 from segment.tuning.samples import Samples
 
 PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "vector_scaling"))
@@ -194,6 +200,23 @@ class Contrast(Toy):
         return super().forward(x / x.amax((1, 2, 3), keepdim=True))
 
 
+SETTING = Tuned(
+    method=combination("mcbn"),
+    bank=Bank(torch.ones(1), {"a": torch.zeros(1, 1)}, {"a": torch.ones(1, 1)}),
+    views=(),
+    calibration=1.0,
+    network="",
+    seen=frozenset(),
+    images=2,
+    why="",
+)
+
+
+@pytest.fixture(scope="module")
+def network_of_views() -> Network:
+    return load_network(calibrated(seeded(Toy), (32, 32)))
+
+
 def random_images(folder: Path, count: int, *, black: int, size: tuple[int, int] = (32, 40)) -> Labels:
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -225,6 +248,49 @@ def test_validation_images_that_a_setting_cannot_use_are_named_and_the_others_ar
     content = json.loads((tmp_path / "out" / "tuned.json").read_text(), parse_constant=pytest.fail)
     assert content["failed"] == tuned.failed
     assert "48 columns" in (tmp_path / "out" / "tuned.md").read_text()
+
+
+@pytest.mark.parametrize(("passes", "asked"), [(4, "flip"), (5, "flip"), (7, "flip,0.75"), (8, "0.5,1.25")])
+@pytest.mark.parametrize("equal", [True, False])
+def test_every_number_of_passes_is_scored_as_the_setting_that_would_be_written_for_it(
+    passes: int, asked: str, tmp_path: Path, network_of_views: Network, *, equal: bool
+) -> None:
+    network = network_of_views
+    train = random_images(tmp_path / "train", 4, black=-1, size=(32, 36)).images
+    bank = fit_bank(network, train, batch=2, draws=passes)
+    if not equal:
+        weights = torch.arange(1, passes + 1) / sum(range(passes + 1))
+        bank = bank.with_draws(weights, bank.mean, bank.var)
+    save_bank(bank, tmp_path / "further.safetensors")
+    plan = TunePlan(
+        passes=passes,
+        grid=Grid(batches=(2,), transforms=("plain",)),
+        banks=(str(tmp_path / "further.safetensors"),),
+        views=views(asked),
+    )
+    sources = random_images(tmp_path / "data", 2, black=-1).sources(network)
+    search = Search(network, sources, SearchPlan(passes, plan.views, "fp32", None), silent)
+    arms = _arms(network, Banks(network, str(train), tmp_path / "banks", passes), plan)
+    assert [arm.method for arm in arms] == ["mcbn", "mcbn", "mcbn+tta", "mcbn+tta"]
+    for arm in arms:
+        assert arm.bank is not None
+        made = search.samples(arm, sources, None, keep=True)
+        for draws in made.prefixes:
+            written = replace(SETTING, method=combination(arm.method), bank=arm.bank.first(draws), views=plan.views)
+            method, _ = method_of(replace(written, network=network.fingerprint), network, "fp32")
+            assert method.draws == written.draws == draws
+            expected = Samples("softmax", (draws,))
+            for item in read_labelled(sources, network):
+                known = np.ones(item.size, np.bool_)
+                expected.add(item.source.id, method, item.normalised(network)[None], item.label, known, keep=True)
+            of_written, on_page = (
+                candidate(samples, arm.name, draws, "", [[source.id] for source in sources])
+                for samples in (expected, made)
+            )
+            for name, sample in expected.images.items():
+                assert on_page.nll[name] == pytest.approx(of_written.nll[name], abs=1e-5)
+                at = made.prefixes.index(draws)
+                np.testing.assert_allclose(made.images[name].nll[at], sample.nll[0], atol=1e-5)
 
 
 def test_passes_over_validation_images_stay_within_the_memory_that_is_asked(tmp_path: Path) -> None:

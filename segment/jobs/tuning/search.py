@@ -96,8 +96,8 @@ class Search:
                 log.warning("%s is tried again on all images: %s", arm.name, error)
 
     def _samples(self, arm: Arm, method: Method, sources: Sequence[Source], *, keep: bool) -> Samples:
-        banked = keep and combination(arm.method).banked and not distilled(arm)
-        prefixes = _prefixes(method.draws, len(self.plan.views) if arm.augmented else 1) if banked else (method.draws,)
+        views = len(self.plan.views) if arm.augmented else 1
+        prefixes = _prefixes(method.draws, views) if keep and _of_first_draws(arm) else (method.draws,)
         made = Samples(self.network.card.head, prefixes)
         usable = [source for source in sources if source.id not in self.failed]
         plan = self._estimate_plan(len(usable) * method.draws if keep else 0)
@@ -215,6 +215,16 @@ def unfit(name: str, samples: Samples, place: Mapping[str, int]) -> dict[str, An
 
 def distilled(arm: Arm) -> bool:
     return arm.bank is not None and arm.bank.distilled
+
+
+def _of_first_draws(arm: Arm) -> bool:
+    """Whether the first passes weigh as those of a bank of the first draws alone, so that they are scored too.
+
+    Views have one total weight, whatever the draws that they share out: with unequal draws first ones weigh otherwise.
+    """
+    if arm.bank is None or arm.bank.distilled or not combination(arm.method).banked:
+        return False
+    return not arm.augmented or bool((arm.bank.weights == arm.bank.weights[0]).all())
 
 
 def _prefixes(draws: int, views: int) -> tuple[int, ...]:

@@ -246,11 +246,11 @@ def _arms(network: Network, banks: Banks, plan: TunePlan) -> list[Arm]:
             raise WrongUse(f"--bank {path!r} has {len(bank)} draws, which belong together; --passes is {plan.passes}.")
         named[Path(path).stem] = bank
     arms = [Arm(f"mcbn {name}", "mcbn", bank, augmented=False) for name, bank in named.items()]
-    if 1 < len(plan.views) <= plan.passes:
+    if 1 < (views := len(plan.views)) <= plan.passes:  # as many draws a view: first ones weigh as on their own
         arms += [
-            Arm(f"mcbn+tta {name}", "mcbn+tta", bank, augmented=True)
+            Arm(f"mcbn+tta {name}", "mcbn+tta", bank.first(len(bank) // views * views), augmented=True)
             for name, bank in named.items()
-            if not bank.distilled and len(bank) >= len(plan.views)
+            if not bank.distilled and len(bank) >= views
         ]
     return arms
 
