@@ -74,8 +74,8 @@ class Samples:
         known: NDArray[np.bool_],
         *,
         keep: bool,
-    ) -> None:
-        """One image's passes, up to the largest prefix; an image without a known pixel is no sample.
+    ) -> bool:
+        """One image's passes, up to the largest prefix; an image without a known pixel on the grid is no sample.
 
         Args:
             identity: Its id, which seeds random passes.
@@ -84,6 +84,9 @@ class Samples:
             label: H W class indices; multi-label K H W of 0 and 1.
             known: Which of them count.
             keep: Whether the logits are kept, for vector scaling and the scores of the table.
+
+        Returns:
+            Whether it is a sample.
 
         Raises:
             PredictionFailed: An output is not finite, or not at some temperature; the image is not added.
@@ -95,7 +98,7 @@ class Samples:
         truth = torch.from_numpy(np.where(known, label, 0)[window].copy()).flatten(-2)
         counted = torch.from_numpy(known[window].copy()).flatten(-2)
         if not bool(counted.any()):
-            return
+            return False
         kept: list[Tensor] = []
         weights: list[float] = []
         sums = torch.zeros((len(GRID), *truth.shape))
@@ -118,6 +121,7 @@ class Samples:
                 break
         stacked = torch.stack(kept) if kept else None
         self.images[identity] = ImageSample(nll, int(counted.sum()), stacked, truth, counted, tuple(weights))
+        return True
 
 
 def in_common(arms: Mapping[str, Samples]) -> dict[str, Samples]:

@@ -29,6 +29,7 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.labels import read_labelled
+from segment.jobs.evaluation.temperatures import MISSED
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
@@ -198,6 +199,28 @@ class Contrast(Toy):
         if x.shape[-1] == 48:
             raise RuntimeError("48 columns")
         return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+def test_validation_images_without_a_known_pixel_on_the_grid_are_named(tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 32)))
+    train = random_images(tmp_path / "train", 4, black=-1, size=(32, 36)).images
+    data = random_images(tmp_path / "validation", 5, black=-1, size=(96, 96))  # every second row and column is taken
+    between = np.full((96, 96), 255, np.uint8)
+    between[::2, ::2] = 1
+    write_png(tmp_path / "validation" / "labels" / "i3.png", between)
+    write_png(tmp_path / "validation" / "labels" / "i4.png", np.full((96, 96), 255, np.uint8))
+    plan = TunePlan(passes=2, grid=Grid(batches=(2,), transforms=("plain",)), void=255)
+    tuned = tune(network, data, str(train), tmp_path / "out", plan)
+    assert tuned.tuned.images == 3
+    assert set(tuned.failed) == {"i3", "i4"}
+    assert MISSED in tuned.failed["i3"]
+    assert "all of them are void" in tuned.failed["i4"]
+    page = (tmp_path / "out" / "tuned.md").read_text()
+    assert MISSED in page
+    for number in range(5):
+        write_png(tmp_path / "validation" / "labels" / f"i{number}.png", np.full((96, 96), 255, np.uint8))
+    with pytest.raises(WrongUse, match=r"0 of 5 validation images can be used.* all of them are void"):
+        tune(network, data, str(train), tmp_path / "none", plan)
 
 
 SETTING = Tuned(

@@ -24,6 +24,7 @@ from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
 from segment.jobs.evaluation.labels import Labelled, read_labelled, score_plan
 from segment.jobs.evaluation.scoring import SCORING
+from segment.jobs.evaluation.temperatures import MISSED
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 PLANNED = ("predictive_entropy",)
 """A measure, for plans of passes whose outputs are read pixel by pixel."""
 
+VOID = "none of its pixels has a known label: all of them are void"
 FLOAT = 4
 """Bytes of a logit."""
 
@@ -146,7 +148,8 @@ class Search:
                     )
                 known = checked_known(item.source.id, self.scored, item.label)
                 image = item.normalised(self.network)[None]
-                made.add(item.source.id, method, image, item.label, known, keep=keep)
+                if not made.add(item.source.id, method, image, item.label, known, keep=keep):
+                    return planned, f"{height} x {width} image: {MISSED if known.any() else VOID}."
             except IMAGE_ERRORS as error:
                 if ran_out_of_memory(error) and method.halve():
                     continue

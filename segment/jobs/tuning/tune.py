@@ -160,8 +160,9 @@ def _tune(
         Arm("deterministic", "deterministic", arms[0].bank, augmented=False),
         *([Arm("tta", "tta", arms[0].bank, augmented=True)] if plan.passes >= len(plan.views) > 1 else []),
     ]
-    kept = search.compared({arm.name: search.samples(arm, sources, None, keep=True) for arm in simple})
-    _usable(kept, search)
+    plain = {arm.name: search.samples(arm, sources, None, keep=True) for arm in simple}
+    kept = search.compared(plain)
+    _usable(kept, search, plain["deterministic"].failed)
     winner, dropped = search.halve(arms, sum(max(1, len(plan.views)) if arm.augmented else 1 for arm in simple))
     if winner is not None:
         made = search.samples(winner, sources, None, keep=True)
@@ -213,8 +214,11 @@ def _tune(
     return tuning
 
 
-def _usable(kept: Mapping[str, Samples], search: Search) -> int:
-    """How many images all settings are compared on. Errors: WrongUse, or OutOfMemory, where they are too few."""
+def _usable(kept: Mapping[str, Samples], search: Search, failed: Mapping[str, str] | None = None) -> int:
+    """How many images all settings are compared on. failed: id -> why, where that is not known to the search yet.
+
+    Errors: WrongUse, or OutOfMemory, where they are too few.
+    """
     usable = len(kept["deterministic"].images) if "deterministic" in kept else 0
     if usable < LEAST_IMAGES and search.needed:
         raise OutOfMemory(
@@ -224,7 +228,7 @@ def _usable(kept: Mapping[str, Samples], search: Search) -> int:
     if usable < LEAST_IMAGES:
         raise WrongUse(
             f"{usable} of {len(search.sources)} validation images can be used; a choice needs {LEAST_IMAGES}, and is "
-            f"worth little with fewer than 30. {next(iter(search.failed.values()), '')}"
+            f"worth little with fewer than 30. {next(iter({**search.failed, **(failed or {})}.values()), '')}"
         )
     return usable
 
