@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from segment.pictures.palettes import palette
 from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import write_page
+from segment.report.html.streams import Block
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.stores.requests import size_of_file
@@ -34,6 +36,8 @@ START = 0.1
 """Share of all pixels above the threshold that a page begins with."""
 TRIED = 5
 """Images that are packed to estimate the size of all."""
+UNSHOWN = (SegmentError, OSError, KeyError)
+"""What an image raises whose files are missing or damaged."""
 BASE64 = 4 / 3
 ROUNDED = 1e-5
 """By how much an accuracy that was written may differ from that of the same pixels."""
@@ -78,7 +82,7 @@ def write_report(
     done = [image for image in run.values() if image.status == "done"]
     if not done and run.entries:
         raise WrongUse(f"{str(run.folder)!r} has no image that is done; there is nothing to show.")
-    measures = measures_of(run, done[0]) if done else ()
+    measures = _measures(run, done)
     done.sort(key=lambda image: -float(image.measures.get(measures[0], {}).get("mean", 0.0)) if measures else 0.0)
     shape = _shape(sources, done, measures) if done else Shape(measures=(), stride=1)
     thumbs: list[bytes] = []
@@ -87,10 +91,11 @@ def write_report(
     top: dict[str, int] = {}
     for number, image in enumerate(done):
         try:
-            block, row = detail(run, image, shape, _label(sources, image), sources.void, sums)
-        except (SegmentError, OSError, KeyError) as error:
+            block, row, own = _packed(sources, image, shape)
+        except UNSHOWN as error:
             failed.append((image.id, error_message(error)))
             continue
+        sums.merge(own)
         if image.id in sources.draws:
             for t, mask in enumerate(sources.draws[image.id]):
                 block.plane(f"draw {t}", mask[:: row["factor"], :: row["factor"]])
@@ -101,6 +106,9 @@ def write_report(
         rows.append({"id": image.id, "source": image.source.name, "streams": block.streams, **row})
         blocks.append(block.bytes())
         progress(number + 1, len(done))
+    if done and not rows:
+        id, why = next(pair for pair in failed if run[pair[0]].status == "done")
+        raise WrongUse(f"{str(run.folder)!r} has no image that can be shown. {id}: {why}")
     pages = _pages(blocks, sum(map(len, thumbs)))
     for page, numbers in enumerate(pages):
         for index in numbers:
@@ -121,6 +129,21 @@ def write_report(
     return Written(tuple(files), total, len(rows), len(failed))
 
 
+def _measures(run: SavedRun, done: Sequence[SavedImage]) -> tuple[str, ...]:
+    """The maps of the first image whose files read."""
+    for image in done:
+        with suppress(*UNSHOWN):
+            return measures_of(run, image)
+    return ()
+
+
+def _packed(sources: Sources, image: SavedImage, shape: Shape) -> tuple[Block, dict[str, Any], Sums]:
+    """The streams of one image, its row, and what it adds to the sums; nothing is added where a map does not read."""
+    sums = Sums()
+    block, row = detail(sources.run, image, shape, _label(sources, image), sources.void, sums)
+    return block, row, sums
+
+
 def _label(sources: Sources, image: SavedImage) -> Labels | None:
     try:
         return sources.label_of(image.id)
@@ -136,9 +159,9 @@ def _shape(sources: Sources, done: Sequence[SavedImage], measures: Sequence[str]
         shape = Shape(measures=tuple(measures), stride=stride)
         sizes = []
         for image in tried:
-            block, _ = detail(sources.run, image, shape, _label(sources, image), sources.void, Sums())
-            sizes.append(block.size)
-        mean = float(np.mean(sizes)) + 3500
+            with suppress(*UNSHOWN):  # it is named when its turn comes
+                sizes.append(_packed(sources, image, shape)[0].size)
+        mean = float(np.mean(sizes or [0])) + 3500
         if mean * len(done) * BASE64 / 1e6 <= COMFORTABLE:
             break
     quality = shape.quality if mean * len(done) * BASE64 / 1e6 <= MOST else 55

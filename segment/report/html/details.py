@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segment.errors import SegmentError
+from segment.errors import SegmentError, WrongUse
 from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
@@ -83,6 +83,15 @@ class Sums:
         counts = self.ranked.setdefault(name, np.zeros((binning.BINS, 2), np.int64))
         Span.of(bins, wrong.astype(np.int32), 2).add_to(counts)
 
+    def merge(self, other: Sums) -> None:
+        """Add what is summed over other images."""
+        for name, levels in other.pixels.items():
+            self.add_levels(name, levels)
+        for name, counts in other.ranked.items():
+            self.ranked[name] = self.ranked.get(name, 0) + counts
+        self.confidence += other.confidence
+        self.images += other.images
+
     def level_above(self, name: str, share: float) -> int:
         """The level that at most that share of all pixels lies above."""
         counts = self.pixels.get(name, np.ones(1, np.int64))
@@ -110,6 +119,10 @@ def detail(
 ) -> tuple[Block, dict[str, Any]]:
     """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
     block, maps = Block(), image.maps
+    if PREDICTION not in maps:
+        raise WrongUse(
+            "It has no mask, which a report shows: predict with prediction among --maps, and npz or png among --format."
+        )
     mask = _mask(run, maps)
     factor = -(-max(mask.shape) // LONGEST)
     coarse = (slice(None, None, factor), slice(None, None, factor))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segment.axes import Head
-from segment.errors import WrongUse, count_of, near
+from segment.errors import SegmentError, WrongUse, count_of, near
 from segment.estimation.estimate import Estimate
 from segment.estimation.view import PictureContext
 from segment.files.reading import read_json
@@ -179,17 +180,18 @@ class SavedRun(Mapping[str, SavedImage]):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the K classes; numbered by the first image where the card names none."""
+        """Names of the K classes; numbered by the first image that reads where the card names none."""
         names = tuple(self.record.get("classes") or self.card.get("classes") or ())
         if self.head == "sigmoid" and len(names) != 2:
             return ("background", "foreground")
         if names:
             return names
-        done = next((image for image in self.values() if image.status == "done" and PREDICTION in image.maps), None)
-        if done is None:
-            return ()
-        count = len(done.probability) if PROBABILITY in done.maps else int(done.prediction.max()) + 1
-        return tuple(f"class {k}" for k in range(count))
+        for image in self.values():
+            with suppress(SegmentError):  # one whose files are missing or damaged
+                if image.status == "done" and PREDICTION in image.maps:
+                    count = len(image.probability) if PROBABILITY in image.maps else int(image.prediction.max()) + 1
+                    return tuple(f"class {k}" for k in range(count))
+        return ()
 
     @property
     def highs(self) -> dict[str, float]:
