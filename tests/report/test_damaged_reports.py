@@ -19,6 +19,7 @@ from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.writing import write_npz, write_png
 from segment.jobs.report import report
+from segment.report.html import build
 
 SIZE = (32, 48)
 
@@ -97,3 +98,30 @@ def test_a_run_without_masks_is_refused_in_a_sentence(
     with pytest.raises(WrongUse, match=r"no image that can be shown. v\d: It has no mask.*prediction among --maps"):
         report([tmp_path / "run"], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_report_that_shrinks_takes_its_own_further_pages_away_and_no_other_file(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "r.html"
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "MOST", 1e-6)
+        assert len(report([made], page).files) == 4
+        report([made], tmp_path / "other.html")
+    others = {
+        "r-5.html": "<html>a user's</html>",  # after the pages of the report
+        "r-2-2.html": (tmp_path / "other-2.html").read_text(),
+        "s-2.html": (tmp_path / "r-2.html").read_text(),  # a copy
+    }
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    assert len(report([made], page).files) == 1
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"r.html", *others, "other.html", "other-2.html", "other-3.html", "other-4.html"}
+    for name in ("r-2-2.html", "s-2.html"):  # pages of another name than theirs
+        shutil.copy(tmp_path / name, tmp_path / "r-2.html")
+        text = (tmp_path / "r-2.html").read_text()
+        if name == "s-2.html":
+            (tmp_path / "r-2.html").write_text(text.replace('"pages":["r.html"', '"pages":["s.html"'))
+        report([made], page)
+        assert (tmp_path / "r-2.html").exists(), name

@@ -21,7 +21,7 @@ from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import palette
 from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
-from segment.report.html.page import write_page
+from segment.report.html.page import page_name, remove_further_pages, write_page
 from segment.report.html.streams import Block
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedImage, SavedRun
@@ -113,7 +113,7 @@ def write_report(
     for page, numbers in enumerate(pages):
         for index in numbers:
             rows[index]["page"] = page
-    names = [output.name] + [f"{output.stem}-{page + 1}{output.suffix}" for page in range(1, len(pages))]
+    names = [page_name(output, page) for page in range(1, len(pages) + 1)]
     content = _content(sources, rows, failed, shape, sums, top) | {"pages": names}
     files, total = [], 0
     for page, numbers in enumerate(pages):
@@ -126,6 +126,7 @@ def write_report(
         write_page(path, content | {"page": page, "size": size}, shown, {i: blocks[i] for i in numbers}, version)
         files.append(path)
         total += size_of_file(path)
+    remove_further_pages(output, len(pages) + 1)
     return Written(tuple(files), total, len(rows), len(failed))
 
 

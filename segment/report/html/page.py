@@ -8,13 +8,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segment.files.writing import fresh
+from segment.stores.copies import here
+from segment.stores.requests import is_there, remove
+from segment.stores.urls import is_url
 
 ASSETS = Path(__file__).parent / "assets"
+CONTENT = rb'<script id="content" type="application/json">(.*?)</script>'
 SCRIPTS = ("data.js", "charts.js", "gallery.js", "layers.js", "viewer.js", "app.js")
 
 
@@ -28,6 +33,38 @@ def write_page(
     with fresh(path) as stream:
         for part in _page(content, thumbs, blocks, version):
             stream.write(part.encode("utf-8"))
+
+
+def page_name(output: Path, page: int) -> str:
+    """What the nth page of a report is called, from 1 up.
+
+    >>> page_name(Path("out/report.html"), 1), page_name(Path("out/report.html"), 2)
+    ('report.html', 'report-2.html')
+    """
+    return output.name if page == 1 else f"{output.stem}-{page}{output.suffix}"
+
+
+def remove_further_pages(output: Path, first: int) -> None:
+    """Take away the pages from `first` up that an earlier, larger version of this report has left.
+
+    A file counts as one by what its content says: that it is that page of the report of this name.
+    """
+    page = first
+    while is_there(path := output.with_name(page_name(output, page))) and _is_page(path, output.name, page):
+        remove([path]) if is_url(path) else path.unlink()
+        page += 1
+
+
+def _is_page(path: Path, report: str, page: int) -> bool:
+    with here(path) as copy:
+        data = copy.read_bytes()
+    content = re.search(CONTENT, data, re.DOTALL)
+    try:
+        values = json.loads(content[1]) if content else {}
+        names = values["pages"]
+        return bool(names[0] == report and names[page - 1] == path.name and values["page"] == page - 1)
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _page(
