@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from segment.files.writing import write_png
 from segment.images.listing.parts import Listing
 from segment.images.read import read_image, read_source
 from segment.images.specs import InputSpec
+from segment.jobs.decisions import regions
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
 from segment.jobs.decisions.regions import select_regions, write_regions
 from segment.jobs.decisions.run_table import run_table
@@ -41,6 +43,7 @@ from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.ranking.diversity import diverse
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.stores.requests import files_below, put, remove
 
 PLAN = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("predictive_entropy",), precision="fp32"))
 
@@ -245,9 +248,9 @@ def test_images_are_unlike_in_the_features_of_the_runs_own_network(
 def test_windows_have_boxes_inside_their_images_and_crops_of_them(runs: Path, tmp_path: Path) -> None:
     ended = run("select", runs / "maps", "--regions", "--side", 32, "--top", 5, "-o", tmp_path / "windows", "--json")
     assert ended.exit_code == 0, ended.output
-    regions = json.loads(ended.stdout)["regions"]
-    assert len(regions) == 5
-    for region in regions:
+    found = json.loads(ended.stdout)["regions"]
+    assert len(found) == 5
+    for region in found:
         assert 0 <= region["top"] <= SIZE[0] - 32
         assert 0 <= region["left"] <= SIZE[1] - 32
     first = next(csv.DictReader((tmp_path / "windows" / "regions.csv").read_text().splitlines()))
@@ -338,6 +341,61 @@ def test_windows_written_anew_leave_no_crop_of_the_earlier_ones(runs: Path, tmp_
         f"001_{found[0].id}.png",
     }
     assert (tmp_path.parent / "outside.png").exists()
+
+
+def test_crops_of_an_interrupted_call_are_cleared_by_the_next_one_and_other_files_stay(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (select_regions(runs / "maps", count, side=side) for count, side in ((3, 32), (5, 48)))
+    write_regions(first, tmp_path, runs / "maps")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(regions, "write_png", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_regions(second, tmp_path, runs / "maps")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with monkeypatch.context() as patched:
+        patched.setattr(regions, "write_text", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_regions(second, tmp_path, runs / "maps")
+    assert len(list(tmp_path.iterdir())) > 4
+    write_png(tmp_path / "009_mine.png", np.zeros((4, 4), np.uint8), {"title": "mine"})
+    (tmp_path / "010_damaged.png").write_bytes(b"\x89PNG")
+    write_regions(first[:2], tmp_path, runs / "maps")
+    names = {path.name for path in tmp_path.iterdir()}
+    kept = {f"{rank:03d}_{region.id}.png" for rank, region in enumerate(first[:2], start=1)}
+    assert names == {"regions.csv", "009_mine.png", "010_damaged.png", *kept}
+
+
+def test_crops_of_deep_ids_have_short_names_that_are_unique_and_stay(runs: Path, tmp_path: Path) -> None:
+    region, *_ = select_regions(runs / "maps", 1, side=32)
+    deep = [replace(region, id=f"{'straße/' * 60}{end}") for end in ("x", "y", "道" * 80, "道" * 81)]
+    (listed, again) = (write_regions(deep, tmp_path / name, runs / "maps") for name in ("windows", "again"))
+    rows = list(csv.DictReader(listed.read_text().splitlines()))
+    crops = [row["crop"] for row in rows]
+    assert crops == [row["crop"] for row in csv.DictReader(again.read_text().splitlines())]
+    assert len({crop.partition("_")[2] for crop in crops}) == 4
+    assert all(len(crop.encode()) <= 160 and (tmp_path / "windows" / crop).is_file() for crop in crops)
+    assert [row["id"] for row in rows] == [each.id for each in deep]
+
+
+def test_windows_of_a_run_on_a_store_are_those_of_the_same_run_here(runs: Path, tmp_path: Path) -> None:
+    there = Path(f"memory://{tmp_path.name}")
+    put([(path, there / path.relative_to(runs)) for path in (runs / "maps").rglob("*") if path.is_file()])
+    found = select_regions(there / "maps", 3, side=32)
+    assert found == select_regions(runs / "maps", 3, side=32)
+    local = write_regions(found, tmp_path, runs / "maps").parent
+    for count in (3, 2):
+        folder = write_regions(found[:count], there / "maps" / "regions", there / "maps").parent
+    crops = {path.name for path in files_below(folder)}
+    assert crops == {path.name for path in local.iterdir() if not path.name.startswith("003_")}
+    remove([there / "maps" / found[0].id / "maps.npz"])
+    with pytest.raises(WrongUse, match=r"'memory://.*maps.npz' does not read"):
+        select_regions(there / "maps", 3)
 
 
 def test_a_measure_that_is_equal_in_all_images_ranks_none(runs: Path, bank: Bank, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from segment.errors import SegmentError, WrongUse, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
+from segment.files import png
 from segment.files.text_tables import csv_text
 from segment.files.writing import write_png, write_text
 from segment.images.display import Display, display_of, picture_of
@@ -27,12 +30,19 @@ from segment.jobs.decisions.features import source_of
 from segment.jobs.decisions.run_table import run_table
 from segment.ranking.columns import ranks_none
 from segment.report.run_files.saved_run import SavedRun
+from segment.stores.copies import here
+from segment.stores.requests import files_below, is_there, remove
+from segment.stores.urls import is_url, url_of
 from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
 UNREADABLE = (SegmentError, OSError, *IMAGE_ERRORS)
 DISPLAY_IMAGES = 8
+LONGEST, DIGITS = 150, 12
+"""Bytes of an id in a file's name, and digits of the checksum of one that is longer."""
+CROP, MARK = re.compile(r"\d{3,}_.*\.png"), "window"
+"""A crop's name, and the keyword of its text chunk, by which crops are told from other files."""
 OF_AN_IMAGE = 3
 """Windows of one image at most: a labeller sees more by going on to another."""
 
@@ -79,7 +89,7 @@ def select_regions(folder: Path, top: int, *, measure: str | None = None, side: 
     name = measure or str(table.record.get("settings", {}).get("heat", "predictive_entropy"))
     found = []
     for image in table.rows:
-        values = _map(folder / image / "maps.npz", name)
+        values = _map(table.place / image / "maps.npz", name)
         boxes = best_windows(values, side, OF_AN_IMAGE)
         source = table.sources.get(image, "")
         found += [Region(image, source, top_, left, h, w, value) for top_, left, h, w, value in boxes]
@@ -125,24 +135,24 @@ def _starts(length: int, size: int) -> NDArray[np.int64]:
 
 def _map(path: Path, name: str) -> NDArray[np.float32]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with here(path) as copy, np.load(copy, allow_pickle=False) as archive:
             if name in archive.files:
                 return np.asarray(archive[name], dtype=np.float32)
             known = ", ".join(archive.files)
     except ARRAY_ERRORS:
         raise WrongUse(
-            f"{str(path)!r} does not read; --regions needs the maps of `segment predict --format npz`."
+            f"{url_of(path)!r} does not read; --regions needs the maps of `segment predict --format npz`."
         ) from None
-    raise WrongUse(f"{str(path)!r} has no map {name!r}; it has {known}.")
+    raise WrongUse(f"{url_of(path)!r} has no map {name!r}; it has {known}.")
 
 
 def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
     """regions.csv, and the crop of each window as PNG, into a folder; an image that does not read has none.
 
-    The crops that an earlier regions.csv there names are removed. A warning counts the crops that cannot be made.
+    The crops of earlier calls there are removed when these are written. A warning counts the crops that cannot be made.
     run: of the windows, which says how its images are read and shown
     """
-    _remove_crops(folder / "regions.csv")
+    earlier = _listed_crops(folder / "regions.csv")
     saved = run_table(run).saved
     display = saved.display or _display(regions, saved)
     rows, missing = list[tuple[object, ...]](), list[str]()
@@ -155,12 +165,16 @@ def write_regions(regions: Sequence[Region], folder: Path, run: Path) -> Path:
         except UNREADABLE as error:
             missing.append(f"{region.id}: {reason_of(error)}")
         else:
-            crop = f"{rank:03d}_{region.id.replace('/', '_')}.png"
-            write_png(folder / crop, window)
+            crop = crop_name(rank, region.id)
+            write_png(folder / crop, window, {MARK: f"top {region.top}, left {region.left}"})
         box = (region.top, region.left, region.height, region.width)
         rows.append((rank, region.id, region.source, *box, f"{region.value:.6g}", crop))
     columns = ("rank", "id", "source", "top", "left", "height", "width", "mean", "crop")
     write_text(folder / "regions.csv", csv_text(columns, rows))
+    written = {str(row[-1]) for row in rows}
+    for path in {*earlier, *_marked_crops(folder)}:
+        if path.name not in written:
+            remove([path]) if is_url(path) else path.unlink(missing_ok=True)
     if missing:
         log.warning("%d of %d crops could not be made. %s", len(missing), len(regions), missing[0])
     return folder / "regions.csv"
@@ -178,14 +192,39 @@ def _display(regions: Sequence[Region], run: SavedRun) -> Display | None:
     return display_of(pixels(), run.input)
 
 
-def _remove_crops(listed: Path) -> None:
-    if not listed.is_file():
-        return
+def crop_name(rank: int, id: str) -> str:
+    """The file of a crop; of a long id, which may exceed what a file's name can hold, the end and a checksum.
+
+    >>> crop_name(3, "town/a"), len(crop_name(3, "deep/" * 60))
+    ('003_town_a.png', 158)
+    """
+    name, data = id.replace("/", "_"), id.encode(errors="surrogateescape")
+    if len(data) > LONGEST:
+        digest = sha256(data).hexdigest()[:DIGITS]
+        name = f"{digest}_{name.encode(errors='surrogateescape')[DIGITS + 1 - LONGEST :].decode(errors='ignore')}"
+    return f"{rank:03d}_{name}.png"
+
+
+def _listed_crops(listed: Path) -> list[Path]:
+    """The crops that the list of an earlier call names. Errors: WrongUse where it is damaged."""
+    if not is_there(listed):
+        return []
     try:
-        with listed.open(encoding="utf-8", newline="") as stream:
-            crops = [str(row.get("crop") or "") for row in csv.DictReader(stream)]
+        with here(listed) as copy, copy.open(encoding="utf-8", newline="") as stream:
+            names = [str(row.get("crop") or "") for row in csv.DictReader(stream)]
     except (OSError, ValueError, csv.Error) as error:
-        raise WrongUse(f"{str(listed)!r} does not read ({error}), so that its crops stay: remove it.") from None
-    for name in crops:
-        if name.endswith(".png") and Path(name).name == name:  # a file that this program wrote, in this folder
-            (listed.parent / name).unlink(missing_ok=True)
+        raise WrongUse(f"{url_of(listed)!r} does not read ({error}), so that its crops stay: remove it.") from None
+    return [listed.with_name(name) for name in names if name.endswith(".png") and Path(name).name == name]
+
+
+def _marked_crops(folder: Path) -> list[Path]:
+    """The crops that calls wrote there, also one that was interrupted before its list."""
+    files = files_below(folder) if is_url(folder) else folder.iterdir()
+    return [path for path in files if path.parent == folder and CROP.fullmatch(path.name) and _is_marked(path)]
+
+
+def _is_marked(path: Path) -> bool:
+    with suppress(OSError, ValueError), here(path) as copy:
+        data = copy.read_bytes()
+        return data.startswith(png.SIGNATURE) and MARK in png.text_of(data)
+    return False
