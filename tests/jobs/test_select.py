@@ -111,6 +111,7 @@ def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_
     of = content["methods"]["mcbn"]
     of["best"]["dice"] = {"column": "predicted_dice", "why": "it was fitted"}
     (tmp_path / "ranking.json").write_text(json.dumps(content))
+    shutil.copy(runs / "scores" / "run.json", tmp_path)
     selection = select(runs / "maps", 3, ranking=tmp_path)
     assert selection.by == "predicted_dice"
     for name, _, value in (*selection.images, *selection.rest):
@@ -128,6 +129,46 @@ def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_
         WrongUse, match=r"ranking.json' cannot be read: .* Give --ranking a folder of `segment evaluate`"
     ):
         select(runs / "maps", 3, ranking=runs)
+
+
+def test_an_evaluation_of_another_network_ranks_no_run_and_one_by_another_bank_does(runs: Path, tmp_path: Path) -> None:
+    shutil.copy(runs / "scores" / "ranking.json", tmp_path)
+    record = json.loads((runs / "scores" / "run.json").read_text())
+    settings = record["settings"]
+    (tmp_path / "run.json").write_text(json.dumps(record | {"settings": settings | {"banks": ["another"]}}))
+    assert select(runs / "maps", 3, ranking=tmp_path).images == select(runs / "maps", 3, ranking=runs / "scores").images
+    (tmp_path / "run.json").write_text(json.dumps(record | {"settings": settings | {"network": "0" * 64}}))
+    with pytest.raises(WrongUse, match=r"is of another network, 'scenes', whose ranking says nothing of this run's"):
+        select(runs / "maps", 3, ranking=tmp_path)
+
+
+def test_the_maps_of_a_column_that_the_run_lacks_are_named(runs: Path, tmp_path: Path) -> None:
+    content = json.loads((runs / "scores" / "ranking.json").read_text())
+    shutil.copy(runs / "scores" / "run.json", tmp_path)
+    for column, advice in (("interior.variance", " Predict with these among --maps: variance."), ("soft_dice.x", "")):
+        content["methods"]["mcbn"]["best"]["dice"] = {"column": column, "why": "it ranks"}
+        (tmp_path / "ranking.json").write_text(json.dumps(content))
+        with pytest.raises(WrongUse, match=rf"that rank its images, as '{column}'\.{advice}$"):
+            select(runs / "maps", 3, ranking=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "regions.csv", "mine.csv", "empty.csv"])
+def test_a_selection_replaces_only_a_selection(runs: Path, tmp_path: Path, name: str) -> None:
+    texts = {"regions.csv": "rank,id,source,top,left,height,width,mean,crop\n", "mine.csv": "id\n", "empty.csv": ""}
+    text = texts.get(name, '{"id": "a"}\n')
+    path = tmp_path / name
+    path.write_text(text)
+    for output in (path, path.with_name(f"{path.stem.removesuffix('_all')}x{path.suffix}")):
+        if output != path:  # the file of all images would replace one
+            path = path.replace(output.with_name(f"{output.stem}_all{output.suffix}"))
+        ended = run("select", runs / "maps", "--top", 2, "-o", output)
+        assert isinstance(ended.exception, WrongUse), ended.output
+        assert "is no selection of images" in str(ended.exception)
+        assert [file.read_text() for file in tmp_path.iterdir()] == [text]
+    path.unlink()
+    for top in (2, 3):
+        assert run("select", runs / "maps", "--top", top, "-o", tmp_path / "s.csv").exit_code == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 4
 
 
 def test_images_without_the_column_are_listed_and_named(runs: Path, tmp_path: Path) -> None:

@@ -54,15 +54,16 @@ def select(
     if side is not None:
         raise WrongUse("--side is that of the windows of --regions: add --regions.")
     from segment.jobs.decisions.select import select as run_select
-    from segment.jobs.decisions.select import write_selection
+    from segment.jobs.decisions.selection_files import refuse_other_file, write_selection
 
     if model is not None and not diverse:
         raise WrongUse("--model gives the features that --diverse compares images in; add --diverse.")
     if weights is not None and model is None:
         raise WrongUse("--weights are those of --model, which is not given.")
     network = None if model is None else loaded(model, weights, device, trust=trust)
-    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
     path = output or run / "select.csv"
+    refuse_other_file(path)
+    selection = run_select(run, top, by=by, method=method, unlike=diverse, ranking=ranking, network=network)
     everything = write_selection(selection, path)
     if json:
         listed_ = [{"id": name, "source": source, selection.by: value} for name, source, value in selection.images]

@@ -72,6 +72,11 @@ class RunTable:
         card = self.record.get("settings", {}).get("card")
         return isinstance(card, Mapping) and card.get("head") == "multilabel"
 
+    @property
+    def network(self) -> str | None:
+        """Fingerprint of the network that made it; None where none was recorded."""
+        return network_in(self.record)
+
     def confidences(self) -> Ints | None:  # B 2
         """Pixels by the fine bin of 1 - max p: right and wrong ones, or all in the first column without labels.
 
@@ -159,6 +164,12 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
     if not any(rows.values()):
         raise WrongUse(f"{url_of(named)!r} has no numbers of images: finish the run first, with --resume.")
     return RunTable(folder, "", (), rows, sources, labelled=False, record=record, contents=contents, given=named)
+
+
+def network_in(record: Mapping[str, Any]) -> str | None:
+    """Fingerprint of the network in a run.json: `predict` and `evaluate` keep it in two places."""
+    kept: str | None = record.get("fingerprints", {}).get("network") or record.get("settings", {}).get("network")
+    return kept
 
 
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:

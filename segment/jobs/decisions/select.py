@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from segment.errors import SegmentError, WrongUse, count_of, first_of, near
 from segment.estimation.failures import IMAGE_ERRORS, reason_of
 from segment.files.reading import read_json
+from segment.files.runs.places import RECORD
 from segment.files.text_tables import csv_text
-from segment.files.writing import write_text
 from segment.images.listing.parts import Listing
 from segment.images.read import few_pixels
 from segment.jobs.decisions.features import BottleneckFeatures, source_of
-from segment.jobs.decisions.run_table import RunTable, run_table
+from segment.jobs.decisions.run_table import RunTable, network_in, run_table
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.ranking.columns import grows_with_quality, lacks_interior, on_most_images, predicted, ranks_none
@@ -27,10 +27,12 @@ from segment.ranking.predictor import Predictor
 from segment.report.results import DICE_RANK
 from segment.report.run_files.saved_run import SavedRun
 from segment.stores.urls import url_of
+from segment.uncertainty.measures import MEASURES
 
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.json"
+OF_EVALUATE = "Give --ranking a folder of `segment evaluate`."
 BY = "Name a column by --by."
 """Advice where a file that would choose the column does not read."""
 SIDE = 8
@@ -180,25 +182,32 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
     name = method or ("tuned" if "tuned" in table.record.get("settings", {}) else "mcbn")
     path = evaluation / RANKING
     try:
-        methods = _methods(path, "Give --ranking a folder of `segment evaluate`.")
+        methods = _methods(path, OF_EVALUATE)
+        of_network = network_in(record := read_json(evaluation / RECORD, dict[str, Any], advice=OF_EVALUATE))
+        if None not in (of_network, table.network) and of_network != table.network:
+            raise WrongUse(
+                f"--ranking {str(evaluation)!r} is of another network, {record['settings']['model']!r}, whose ranking "
+                "says nothing of this run's. Evaluate the run's network on labelled images."
+            )
         if name not in methods:
             raise WrongUse(f"{str(path)!r} has no method {name!r}.{near(name, methods)} It has {', '.join(methods)}.")
         best, predictors = methods[name]["best"]["dice"], methods[name]["predictors"]
         if best is None:
             raise WrongUse(f"{str(path)!r} found no number that ranks images.")
         column, why = str(best["column"]), f"of {name}, {best['why']}"
-        if column != predicted("dice"):
-            return table, column, why
-        predictor = Predictor.of(predictors["dice"])
-    except (ValueError, KeyError, TypeError) as error:
+        predictor = Predictor.of(predictors["dice"]) if column == predicted("dice") else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(
             f"--ranking {str(evaluation)!r} holds no ranking ({type(error).__name__}). It is a folder of `evaluate`."
         ) from None
-    missing = [feature for feature in predictor.features if feature not in table.columns]
+    needed = [column] if predictor is None else predictor.features
+    missing = [feature for feature in needed if feature not in table.columns]
     if missing:
-        measures = dict.fromkeys(feature.partition(".")[2] for feature in missing if "." in feature)
+        measures = dict.fromkeys(name for feature in missing if (name := feature.partition(".")[2]) in MEASURES)
         give = f" Predict with these among --maps: {', '.join(measures)}." if measures else ""
         raise WrongUse(f"The run lacks {len(missing)} numbers that rank its images, as {missing[0]!r}.{give}")
+    if predictor is None:
+        return table, column, why
     rows = {name: dict(row) for name, row in table.rows.items()}
     for row, value in zip(rows.values(), predictor(list(rows.values())), strict=True):
         row[column] = float(value)
@@ -229,12 +238,11 @@ def _by_scores(table: RunTable) -> tuple[str, str]:
 
 
 def _refuse_other_network(table: RunTable, network: Network) -> None:
-    record = table.record
-    made_by = record.get("fingerprints", {}).get("network") or record.get("settings", {}).get("network")
-    if made_by != network.fingerprint:
+    if table.network != network.fingerprint:
+        model = table.record.get("settings", {}).get("model")
         raise WrongUse(
-            f"{network.name!r} is not the network of this run, which is {record.get('settings', {}).get('model')!r}: "
-            "name that, with its weights, or leave the model out to compare colours."
+            f"{network.name!r} is not the network of this run, which is {model!r}: name that, with its weights, or "
+            "leave the model out to compare colours."
         )
 
 
@@ -280,11 +288,3 @@ def pooled_colours(image: NDArray[Any]) -> NDArray[np.float64]:  # H W 3 -> D
 def _cells(length: int) -> list[NDArray[np.int64]]:
     places = np.arange(length) if length >= SIDE else np.arange(SIDE) * length // SIDE
     return np.array_split(places, SIDE)
-
-
-def write_selection(selection: Selection, path: Path) -> Path:
-    """The images that were asked for, and beside them all others in their order, as NAME_all.csv, which is returned."""
-    everything = path.with_name(f"{path.stem}_all{path.suffix}")
-    write_text(path, selection.csv())
-    write_text(everything, selection.csv(everything=True))
-    return everything
