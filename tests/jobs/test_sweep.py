@@ -25,6 +25,8 @@ from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
 from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
+from segment.jobs.decisions.compare import compare
+from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
@@ -405,6 +407,14 @@ def test_each_method_is_drawn_against_the_mini_batch_at_its_largest_number_of_dr
         "mcbn+temperature, training, all, T=16": [1 / 16] * 2,
         "mean_statistics, training, all": [1.0] * 2,
     }
+
+
+def test_a_sweep_given_to_select_or_compare_is_called_one(swept: Sweep) -> None:
+    for call in (lambda: select(swept.folder), lambda: compare(swept.folder, swept.folder, method="mcbn")):
+        with pytest.raises(
+            WrongUse, match=r"is a sweep, which keeps no numbers of single images"
+        ):
+            call()
 
 
 def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:

@@ -158,6 +158,11 @@ def run_table(folder: Path, method: str | None = None) -> RunTable:
                 f"{table.method}, as {missing[0]!r}. Run the evaluation again, with --resume."
             )
         return replace(table, contents=contents, given=named)
+    if "grid" in record.get("settings", {}):
+        raise WrongUse(
+            f"{in_text(named)!r} is a sweep, which keeps no numbers of single images: give what `segment evaluate` or "
+            "`predict` wrote, with the setting that is wanted."
+        )
     if method is not None:
         raise WrongUse("--method picks a method of an evaluation; this run has one only. Leave it out.")
     rows = {name: numbers_of(line) for name, line in lines.items() if line["status"] == "done"}
