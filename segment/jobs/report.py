@@ -34,8 +34,10 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.html.build import Sources, Written, write_report
 from segment.report.html.details import Labels
+from segment.report.results import Condition, Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
+from segment.report.run_files.score_shapes import MethodScores, checked
 from segment.scores.plan import OUTSIDE
 
 log = logging.getLogger(__name__)
@@ -112,15 +114,14 @@ def report(
     return write_report(sources, output, version, lambda done, total: progress("packing images", done, total))
 
 
-Rows = list[Mapping[str, Any]]
-Sorted = tuple[list[SavedRun], list[SavedRun], list[tuple[SavedRun, Rows]], list[tuple[str, Mapping[str, Any]]]]
+Sorted = tuple[list[SavedRun], list[SavedRun], list[tuple[SavedRun, list[Row]]], list[tuple[str, Mapping[str, Any]]]]
 
 
 def _sorted(paths: Sequence[str | Path]) -> Sorted:
     """Runs with maps, evaluations, sweeps with their rows, and other JSON files."""
     runs: list[SavedRun] = []
     evaluations: list[SavedRun] = []
-    sweeps: list[tuple[SavedRun, Rows]] = []
+    sweeps: list[tuple[SavedRun, list[Row]]] = []
     others: list[tuple[str, Mapping[str, Any]]] = []
     for path in map(Path, paths):
         if path.is_file() and path.suffix == ".json" and path.name not in ("run.json", "scores.json"):
@@ -129,12 +130,20 @@ def _sorted(paths: Sequence[str | Path]) -> Sorted:
         run = load_run(path.parent if path.name in ("run.json", "scores.json") else path)
         conditions = sorted(run.folder.glob(CONDITIONS))
         if conditions:
-            sweeps.append((run, [row for condition in conditions for row in _read(condition).get("rows", [])]))
+            sweeps.append((run, [row for condition in conditions for row in _rows(condition)]))
         elif run.scores is not None:
             evaluations.append(run)
         else:
             runs.append(run)
     return runs, evaluations, sweeps, others
+
+
+def _rows(condition: Path) -> list[Row]:
+    """The rows that a sweep scored. Errors: WrongUse where the file is damaged, or of another version."""
+    rows = read_json(condition, Condition, advice="Remove it and resume the sweep, or leave that out.").rows
+    for row in rows:
+        checked(row.result, MethodScores, condition)
+    return rows
 
 
 def _read(path: Path) -> Mapping[str, Any]:

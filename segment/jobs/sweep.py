@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onednn import computes_bfloat16
 from segment.report.comparison import MethodBoards, differences, scores
-from segment.report.results import CLEAN, DETERMINISTIC, Row, Sweep
+from segment.report.results import CLEAN, DETERMINISTIC, OVER, Condition, Row, Sweep
 from segment.runners.process import memory_for
 from segment.runners.runner import LOCAL, Runner
 from segment.scores.scoreboard import Scoreboard
@@ -47,8 +47,6 @@ from segment.scores.scoreboard import Scoreboard
 log = logging.getLogger(__name__)
 
 TEMPERATURES = "temperatures.json"
-OVER = "over_deterministic"
-"""Key of a row's result: score -> its paired difference from the plain network on the same images."""
 
 
 def sweep(
@@ -120,7 +118,7 @@ def sweep(
                 made = _condition(swept, run, condition, severity, progress, runner)
                 write_json(path, asdict(made))
                 run.deliver()
-            content = read_json(path, _Condition, advice="Remove it to score its images again.")
+            content = read_json(path, Condition, advice="Remove it to score its images again.")
             rows += content.rows
             failed |= content.failed
             warnings += content.warnings
@@ -142,18 +140,6 @@ def _plan(run: Run, network: Network, plan: SweepPlan) -> dict[str, Any]:
             "may take another one here. Go on there, or choose another folder."
         )
     return begun | {"device": device}
-
-
-@dataclass(frozen=True)
-class _Condition:
-    """What was scored on the test images as they are, or as one corruption leaves them.
-
-    failed: image -> why; warnings: what makes the scores misleading, of the images as they are
-    """
-
-    rows: list[Row]
-    failed: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
 
 def _settings(
@@ -182,7 +168,7 @@ def _condition(
     severity: int,
     progress: Progress,
     runner: Runner,
-) -> _Condition:
+) -> Condition:
     """Everything on the test images as they are, or as one corruption leaves them."""
     clean = condition == CLEAN
     scored = swept.scored()
@@ -212,7 +198,7 @@ def _condition(
     rows = _rows(scoring, list(read_outs), condition, severity, partial(progress, f"intervals of {stage}"))
     run.discard(state.name)  # its numbers are in the condition's file now
     warnings = absent_classes(next(iter(scoring.boards.values())), scoring.pixels) if clean else []
-    return _Condition(rows, scoring.failed, warnings)
+    return Condition(rows, scoring.failed, warnings)
 
 
 def _save(run: Run, scoring: Scoring, state: Path) -> None:

@@ -22,6 +22,9 @@ DETERMINISTIC = "deterministic"
 DICE_RANK = "dice_rank_"
 """Prefix in scores.json: how well a column of per_image.csv ranks images by their Dice, worst first."""
 
+OVER = "over_deterministic"
+"""Key of a row's result: score -> its paired difference from the plain network on the same images."""
+
 TRAINING_TRANSFORM = "training"
 """The transform of statistics images that the card's `training:` names."""
 
@@ -150,6 +153,18 @@ class Row:
         if self.setting is None:
             return self.method if self.draws == 1 else f"{self.method}, T={self.draws}"
         return f"{self.method}, {self.setting}, T={self.draws}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sweep scored on the test images as they are, or as one corruption leaves them.
+
+    failed: image -> why; warnings: what makes the scores misleading, of the images as they are
+    """
+
+    rows: list[Row]
+    failed: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.sweep import OVER, sweep
+from segment.jobs.report import _rows, report
+from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.jobs.sweeping.states import SWEPT, SweepPlan
 from segment.jobs.sweeping.tables import best_rows, sweep_csv
@@ -39,7 +41,7 @@ from segment.networks.load import Network, load_network
 from segment.pictures.plots import Line, plot
 from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
-from segment.report.results import CLEAN, Row, Setting, Sweep
+from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.tracing.bn_network import bn_network_of
 
@@ -343,7 +345,7 @@ def test_every_setting_has_its_paired_difference_from_the_plain_network_and_the_
         alone = score(row, "nll")
         assert entry["high"] - entry["low"] < alone["high"] - alone["low"], "pairing removes what images share"
     paths = sorted(swept.folder.glob("condition_*.json"))
-    charts = sweep_charts([row for path in paths for row in json.loads(path.read_text())["rows"]])
+    charts = sweep_charts([row for path in paths for row in _rows(path)])
     titles = [chart["title"] for chart in charts]
     assert titles[0] == "NLL minus that of the plain network, by T, draws"
     assert "NLL under noise" in titles
@@ -370,7 +372,7 @@ def test_a_line_of_the_report_is_one_setting() -> None:
     ]
     rows = [a_row(setting, draws, 0.5 / draws) for setting in settings for draws in (1, 4)]
     rows += [a_row(setting, 4, 0.9, severity=2) for setting in (*settings, Setting(batch=8, adapted=True))]
-    charts = sweep_charts([asdict(row) for row in rows])
+    charts = sweep_charts(rows)
     assert [len(chart["lines"]) for chart in charts] == [5, 6]
     names = [line["name"] for line in charts[1]["lines"]]
     assert names == [row.name for row in rows[10:]]
@@ -411,10 +413,34 @@ def test_each_method_is_drawn_against_the_mini_batch_at_its_largest_number_of_dr
 
 def test_a_sweep_given_to_select_or_compare_is_called_one(swept: Sweep) -> None:
     for call in (lambda: select(swept.folder), lambda: compare(swept.folder, swept.folder, method="mcbn")):
-        with pytest.raises(
-            WrongUse, match=r"is a sweep, which keeps no numbers of single images"
-        ):
+        with pytest.raises(WrongUse, match=r"is a sweep, which keeps no numbers of single images"):
             call()
+
+
+def test_conditions_of_another_version_and_damaged_ones_are_refused_by_a_report_in_a_sentence(
+    swept: Sweep, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(swept.folder, folder, ignore=shutil.ignore_patterns("banks"))
+    path = folder / "condition_noise_5.json"
+    text = path.read_text()
+    assert report([folder], tmp_path / "r.html").files
+    content = json.loads(text)
+    row = content["rows"][0]
+    damaged = [
+        text[:200],
+        "[]",
+        json.dumps({"rows": content["rows"]}),  # without `failed`
+        json.dumps(content | {"rows": [{key: value for key, value in row.items() if key != "condition"}]}),
+        json.dumps(content | {"rows": [row | {"setting": {"layers": "all"}}]}),
+        json.dumps(content | {"rows": [row | {"result": {}}]}),
+        json.dumps(content | {"rows": [row | {"result": row["result"] | {"scores": {"nll": 3}}}]}),
+        json.dumps(content | {"rows": [row | {"result": row["result"] | {OVER: {"nll": {"value": "low"}}}}]}),
+    ]
+    for other in damaged:
+        path.write_text(other)
+        with pytest.raises(WrongUse, match=r"condition_noise_5\.json"):
+            report([folder], tmp_path / "r.html")
 
 
 def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:

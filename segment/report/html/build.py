@@ -23,6 +23,7 @@ from segment.report.html import charts, tables, words
 from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import page_name, remove_further_pages, write_page
 from segment.report.html.streams import Block
+from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.stores.requests import size_of_file
@@ -56,7 +57,7 @@ class Sources:
     run: SavedRun
     title: str
     evaluations: Sequence[SavedRun] = ()
-    sweeps: Sequence[Sequence[Mapping[str, Any]]] = ()
+    sweeps: Sequence[Sequence[Row]] = ()
     others: Sequence[tuple[str, Mapping[str, Any]]] = ()
     label_of: Callable[[str], Labels | None] = lambda _: None
     void: int | None = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segment.report.html.details import Sums, upper_edges
 from segment.report.over_banks import curve_name
-from segment.report.results import CLEAN, Row, Setting
+from segment.report.results import CLEAN, OVER, Row
 from segment.report.tables import decimals
 from segment.scores.functional.rejection import aurc, ause
 
@@ -92,10 +92,10 @@ def risk_coverage(sums: Sums, titles: Mapping[str, str], scored: Mapping[str, An
     return [{"title": "Risk and coverage: errors below a threshold", "lines": lines, **words, **more}]
 
 
-def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def sweep_charts(rows: Sequence[Row]) -> list[Chart]:
     """Paired differences from the plain network against T and M, and NLL under each corruption."""
     charts = []
-    clean = [row for row in rows if row["condition"] == CLEAN and row["setting"]]
+    clean = [row for row in rows if row.condition == CLEAN and row.setting]
     for axis, title in (("draws", "T, draws"), ("batch", "M, images behind a draw")):
         for score, (name, label) in DIFFERENCES.items():
             lines = _along(clean, axis, score)
@@ -111,12 +111,12 @@ def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
                         **more,
                     }
                 )
-    for condition in dict.fromkeys(row["condition"] for row in rows if row["condition"] != CLEAN):
+    for condition in dict.fromkeys(row.condition for row in rows if row.condition != CLEAN):
         lines = []
-        shifted = [row for row in rows if row["condition"] == condition]
-        for name in list(dict.fromkeys(_name(row) for row in shifted))[:8]:
-            of_name = [row for row in rows if _name(row) == name and row["condition"] in (CLEAN, condition)]
-            points = [(row["severity"], row["result"]["scores"].get("nll") or {}) for row in of_name]
+        shifted = [row for row in rows if row.condition == condition]
+        for name in list(dict.fromkeys(row.name for row in shifted))[:8]:
+            of_name = [row for row in rows if row.name == name and row.condition in (CLEAN, condition)]
+            points = [(row.severity, row.result["scores"].get("nll") or {}) for row in of_name]
             lines.append(_line(name, points))
         at = sorted({x for line in lines for x in line["x"]})
         words = {"x": "severity, 0 where there is none", "y": "NLL, nats"}
@@ -124,23 +124,19 @@ def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return charts
 
 
-def _along(rows: Sequence[Mapping[str, Any]], axis: str, score: str) -> list[dict[str, Any]]:
-    def place(row: Mapping[str, Any]) -> float:
-        return float(row["draws"] if axis == "draws" else row["setting"]["batch"])
+def _along(rows: Sequence[Row], axis: str, score: str) -> list[dict[str, Any]]:
+    def place(row: Row) -> float:
+        return float(row.draws if axis == "draws" or row.setting is None else row.setting.batch)
 
-    def rest(row: Mapping[str, Any]) -> str:
-        setting = str(Setting(**row["setting"]))
+    def rest(row: Row) -> str:
+        setting = str(row.setting)
         if axis == "draws":
-            return f"{row['method']}, {setting}"
-        return f"{row['method']}, {setting.partition(', ')[2]}, T={row['draws']}"  # M comes first
+            return f"{row.method}, {setting}"
+        return f"{row.method}, {setting.partition(', ')[2]}, T={row.draws}"  # M comes first
 
     lines = []
     for name in dict.fromkeys(rest(row) for row in rows):
-        points = [
-            (place(row), (row["result"].get("over_deterministic") or {}).get(score) or {})
-            for row in rows
-            if rest(row) == name
-        ]
+        points = [(place(row), (row.result.get(OVER) or {}).get(score) or {}) for row in rows if rest(row) == name]
         if len({x for x, entry in points if entry}) > 1:
             lines.append(_line(name, points))
     return lines[:8]
@@ -150,12 +146,6 @@ def _line(name: str, points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[
     known = sorted(((x, e) for x, e in points if e.get("value") is not None), key=lambda point: point[0])
     ends = {end: [e.get(end) for _, e in known] for end in ("low", "high")}
     return {"name": name, "x": [x for x, _ in known], "y": [e["value"] for _, e in known], **ends}
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    """As `Row.name`: every value on an axis, so that a line holds one setting."""
-    setting = None if row["setting"] is None else Setting(**row["setting"])
-    return Row(**{**row, "setting": setting}).name
 
 
 def _score(value: float) -> str:

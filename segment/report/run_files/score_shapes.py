@@ -40,10 +40,13 @@ class _Curve(BaseModel):
     pixels: list[int] = []
 
 
-class _Method(BaseModel):
+class MethodScores(BaseModel):
+    """Of a method in scores.json, or of a row of a sweep."""
+
     passes_per_image: int
     scores: dict[str, _Entry]
     curves: dict[str, _Curve] = {}
+    over_deterministic: dict[str, _Entry] = {}
 
 
 class Scores(BaseModel):
@@ -51,7 +54,7 @@ class Scores(BaseModel):
 
     images: int
     pixels: int
-    methods: dict[str, _Method]
+    methods: dict[str, MethodScores]
     warnings: list[str] = []
 
 
