@@ -169,11 +169,13 @@ def in_words(compared: RunComparison) -> list[str]:
     if open_:
         lines.append(f"Not significant: {', '.join(open_)}.")
     if all(test.why == "equal on every image" for test in compared.paired.values()) and compared.paired:
-        lines = [f"{a} and {b} are equal on every image, in all {tested} columns: not significant."]
+        first, second, both = compared.images
+        where = f"the {count_of(both, 'image')} that both have" if both < max(first, second) else "every image"
+        lines = [f"{a} and {b} are equal on {where}, in all {tested} columns: not significant."]
     e = compared.estimated
     estimates = [] if e is None else estimate_words(b, e, compared.errors, compared.checked_on)
-    first = [compared.other_labels] if compared.other_labels else []
-    return [*first, *lines, *estimates, *compared.notes]
+    labels = [compared.other_labels] if compared.other_labels else []
+    return [*labels, *lines, *estimates, *compared.notes]
 
 
 def _change(compared: RunComparison, column: str) -> str:

@@ -293,3 +293,17 @@ def test_without_a_picture_none_of_an_earlier_comparison_stays_and_one_image_is_
     assert not (tmp_path / "comparison.png").exists()
     assert "A: `x`, 1 image. B: `y`, 2 images." in page.read_text()
     assert "1 image is in both runs and compared; A has 1, B 2." in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("abcdefgh", "abcx", "are equal on the 3 images that both have, in all 2 columns"),
+        ("abc", "a", "are equal on the 1 image that both have, in all 2 columns"),
+        ("abc", "abc", "are equal on every image, in all 2 columns"),
+    ],
+)
+def test_runs_that_are_equal_are_so_on_the_images_that_both_have(first: str, second: str, words: str) -> None:
+    rows = {name: {"accuracy": 0.5, "nll": 0.25 + number} for number, name in enumerate("abcdefghx")}
+    compared = compare_rows(("ev1", "ev_half"), *({name: rows[name] for name in names} for names in (first, second)))
+    assert words in in_words(compared)[0]
