@@ -299,7 +299,7 @@ def test_without_a_picture_none_of_an_earlier_comparison_stays_and_one_image_is_
     ("first", "second", "words"),
     [
         ("abcdefgh", "abcx", "are equal on the 3 images that both have, in all 2 columns"),
-        ("abc", "a", "are equal on the 1 image that both have, in all 2 columns"),
+        ("ab", "abcd", "are equal on the 2 images that both have, in all 2 columns"),
         ("abc", "abc", "are equal on every image, in all 2 columns"),
     ],
 )
