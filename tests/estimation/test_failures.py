@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_refusal_stands_as_it_is_and_leaves_no_traceback(caplog: pytest.LogCap
 
 
 def test_any_other_error_names_its_class_and_the_log_says_where_it_was_raised(caplog: pytest.LogCaptureFixture) -> None:
-    def not_four_wide(images: list[Image]) -> list[int]:
+    def not_four_wide(images: Sequence[Image]) -> list[int]:
         widths = [image.size[1] for image in images]
         return [len(str(width)[width - 4]) for width in widths]
 
