@@ -30,7 +30,7 @@ FORMATS: dict[str, Format] = {
     "npz": Format("the maps as float32, for NumPy"),
     "tif": Format("the maps as float32 TIFFs; cloud-optimised GeoTIFFs where the source has a georeference"),
     "zarr": Format("the maps as one Zarr v3 group, in chunks", "zarr", "zarr"),
-    "csv": Format("segments.csv, a row a region of the mask, and images.csv", regions=True),
+    "csv": Format("segments.csv, a row a region of the mask, and images.csv, a row an image", regions=True),
     "parquet": Format("the same tables as Parquet", "pyarrow", "tables", regions=True),
     "coco": Format("coco.json: the regions as RLE, with class, area and uncertainty", regions=True),
     "labelstudio": Format("labelstudio.json: the regions as pre-annotations with scores", regions=True),
