@@ -32,8 +32,13 @@ FORMATS: dict[str, Format] = {
     "zarr": Format("the maps as one Zarr v3 group, in chunks", "zarr", "zarr"),
     "csv": Format("segments.csv, a row a region of the mask, and images.csv, a row an image", regions=True),
     "parquet": Format("the same tables as Parquet", "pyarrow", "tables", regions=True),
-    "coco": Format("coco.json: the regions as RLE, with class, area and uncertainty", regions=True),
-    "labelstudio": Format("labelstudio.json: the regions as pre-annotations with scores", regions=True),
+    "coco": Format(
+        "coco.json, of the run and in each `<id>/`: the regions as RLE, with class, area and uncertainty", regions=True
+    ),
+    "labelstudio": Format(
+        "labelstudio.json, of the run and in each `<id>/`: the regions as pre-annotations with scores; labelstudio.xml",
+        regions=True,
+    ),
     "geojson": Format("the regions as polygons in the source's CRS", "rasterio", "geo", regions=True),
     "nii": Format(
         "a NIfTI volume a map or class, with the source's affine",
