@@ -5,6 +5,7 @@ Must not know how a network is run, nor where a bank is stored.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,12 @@ class Probe:
     def tolerance(self) -> float:
         """Largest difference in probability that two ways of computing the same network may have."""
         return max(LEAST_TOLERANCE, 4 * self.noise)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its numbers: what has a network's numbers and no tolerance is of one digest."""
+        drawn = b"" if self.drawn is None else self.drawn.numpy().tobytes()
+        return hashlib.sha256(self.trained.numpy().tobytes() + drawn).hexdigest()
 
     def of_trained(self) -> Probe:
         """The probe under the trained statistics alone, for a bank with other draws."""

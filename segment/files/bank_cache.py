@@ -40,6 +40,9 @@ HASHES = "image_hashes.json"
 SAMPLED = 16
 """Samples of a Dataset that stand for its content."""
 
+DIGITS = 12
+"""Of a probe's digest, in a bank's file name."""
+
 MARKS, MARK = "image_marks", 12
 """Key in a bank's provenance: which images it was recorded of, by so many digits of their SHA-256."""
 
@@ -143,7 +146,8 @@ class BankCache:
         """Write the bank for the next time; a folder that cannot be written costs nothing else."""
         marks = bank.provenance[RECIPE]
         try:
-            save_bank(bank, self.folder / f"{marks['sha256']}-{_digest_of(bank)}.safetensors")
+            assert bank.probe is not None  # networks of the same weights that compute something else lie side by side
+            save_bank(bank, self.folder / f"{marks['sha256']}-{bank.probe.digest[:DIGITS]}.safetensors")
             self._prune()
         except (SegmentError, OSError) as error:
             log.info("Not kept for the next time: %s", error)
@@ -152,12 +156,6 @@ class BankCache:
         by_time = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in by_time[self.most :] if self.most is not None else ():
             path.unlink(missing_ok=True)
-
-
-def _digest_of(bank: Bank) -> str:
-    """Of the probe: networks of the same weights that compute something else lie side by side."""
-    assert bank.probe is not None
-    return hashlib.sha256(bank.probe.trained.numpy().tobytes()).hexdigest()[:12]
 
 
 def bank_of_recipe(path: Path, recipe: str) -> Bank | None:

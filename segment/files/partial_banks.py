@@ -80,8 +80,9 @@ class PartialBank:
 
 
 class PartialTensors:
-    """Files of tensors that a distilling has reached, until its bank is written; `recipe` is all that decides them.
+    """Files of tensors that a distilling has reached, until its bank is written.
 
+    recipe: of all that decides them, also of what the network computes, which neither its weights nor its draws say
     `BANK.partial.safetensors`: the state of refining; `BANK.partial.PART.safetensors`: the bank's passes over some
     views. output: the bank; None: nothing is kept. found: whether any was loaded
     """

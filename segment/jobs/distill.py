@@ -18,8 +18,9 @@ from segment.distilling.choose import Moments
 from segment.distilling.distill import FAST, PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.draws.identity import identified, network_of_bank
+from segment.draws.identity import computes_the_same, identified, network_of_bank
 from segment.draws.image_pool import ImagePool, Images
+from segment.draws.probe_passes import probe_of
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
@@ -103,10 +104,11 @@ def distill_bank(
     names = [[repr(pool.name(index)) if pool.sources else pool.name(index) for index in part] for part in indices]
     content = content_of(pool)
     numbers = {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
-    recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), **numbers})
+    probe = bank.probe or probe_of(network, drawn, next(iter(bank)))
+    recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), "probe": probe.digest, **numbers})
     asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
     if output is not None:
-        refuse_other_bank(output, lambda there: _is_distilled_so(there, asked), asked)
+        refuse_other_bank(output, lambda there: _is_distilled_so(there, network, asked), asked)
     kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
     head = network.card.head
     observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
@@ -143,11 +145,10 @@ def distill_bank(
     return made
 
 
-def _is_distilled_so(there: Bank, asked: Mapping[str, Any]) -> bool:
+def _is_distilled_so(there: Bank, network: Network, asked: Mapping[str, Any]) -> bool:
     known = {**there.provenance, **there.provenance.get("distillation", {})}
-    return known.get("versions") == versions() and all(
-        known.get(key) == value for key, value in as_json_values(dict(asked)).items()
-    )
+    alike = all(known.get(key) == value for key, value in as_json_values({**asked, "versions": versions()}).items())
+    return alike and there.probe is not None and computes_the_same(network, there.probe)
 
 
 def observe_in_parts(

@@ -154,6 +154,37 @@ def test_another_call_begins_anew(distilling: Distilling) -> None:
     assert distilling.refined[0] == 1
 
 
+class Scaled(Toy):
+    """The same weights and draws, and other outputs: a factor behind the last BN layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_was_reached_on_a_network_of_the_same_weights_that_computes_something_else_is_not_used(
+    distilling: Distilling, *, by_hand: bool
+) -> None:
+    def of(toy: type[Toy]) -> Distilling:
+        network = load_network(calibrated(seeded(toy), (32, 32)))
+        bank = fit_bank(network, IMAGES, batch=2, draws=8)
+        bank = Bank(bank.weights, bank.mean, bank.var) if by_hand else bank
+        return Distilling(network, bank, distilling.output)
+
+    plain, scaled = of(Toy), of(Scaled)
+    assert plain.network.fingerprint == scaled.network.fingerprint
+    assert bank_fingerprint(plain.bank) == bank_fingerprint(scaled.bank)
+    expected = bank_fingerprint(scaled())
+    scaled.output.unlink()
+    plain.end_after(5)
+    assert bank_fingerprint(scaled()) == expected
+    assert scaled.refined[0] == 1
+    assert {stage for stage, *_ in scaled.passed} == {"views", "held-out-views"}
+    if not by_hand:
+        with pytest.raises(WrongUse, match="or the network's code"):
+            plain()  # whose bank would take the place of the other network's
+
+
 DAMAGES = [lambda content: content[:-9], lambda content: b"", lambda content: content[:-1] + bytes([content[-1] ^ 1])]
 
 
