@@ -550,6 +550,11 @@ def test_wrong_settings_of_a_sweep_are_refused_in_words(network: Network, train:
         Grid(batches=(4,), transforms=("crop",))
     with pytest.raises(WrongUse, match="none twice"):
         Grid(batches=(4, 4))
+    for twice in ({"shifts": ("blur", "fog", "blur")}, {"shifts": ("blur",), "severities": (1, 1)}):
+        with pytest.raises(WrongUse, match="none twice"):
+            SweepPlan(grid=GRID, **twice)
+    with pytest.raises(WrongUse, match="one value at least"):
+        SweepPlan(grid=GRID, shifts=("blur",), severities=())
     with pytest.raises(WrongUse, match="within 0"):
         Grid(batches=(4,), alphas=(1.5,))
     bare = replace(network, card=replace(network.card, training=None))

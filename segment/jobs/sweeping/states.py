@@ -71,6 +71,9 @@ class SweepPlan:
                     f"Method {name!r} deals its passes out to {len(self.methods.views)} views, and none of --draws "
                     f"{', '.join(map(str, self.grid.draws))} is a multiple of that: add one, or leave the method out."
                 )
+        for option, values in (("--shift", self.shifts), ("--severities", self.severities)):
+            if len(set(values)) != len(values) or (self.shifts and not values):
+                raise WrongUse(f"{option} needs one value at least, and none twice; given: {list(values)}.")
         for name in self.shifts:
             for severity in self.severities:
                 corruption(name, severity)
