@@ -610,6 +610,13 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
     assert ended.exit_code == 0, ended.exception
     assert "best NLL first" in ended.stdout
     assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
+    page = (tmp_path / "results.md").read_text()
+    key = page.partition("<!-- sweep of scenes -->\n<!-- images ")[2].partition(" -->")[0]
+    (tmp_path / "results.md").write_text(page.replace(key, "0" * len(key)))
+    asked[asked.index("-o") + 1] = tmp_path / "other"
+    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    assert "has a section 'sweep of scenes' of other images" in str(ended.exception)
+    assert not (tmp_path / "other").exists()
     for name in ("pll_vs_draws", "quality_vs_batch_nll"):
         assert read_image(tmp_path / "run" / f"{name}.png").shape[2] == 3
 

@@ -117,6 +117,7 @@ def sweep(
 ) -> None:
     """Score every combination of M, T, layers, statistics images and alpha, and how robust each is to corruptions."""
     from segment.images.listing.parts import Listing
+    from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluation.combinations import combination
     from segment.jobs.evaluation.labelled_images import Labels, validation_of
     from segment.jobs.sweep import sweep as run_sweep
@@ -125,7 +126,7 @@ def sweep(
     from segment.jobs.sweeping.tables import best_rows
     from segment.pictures.plots import needs_matplotlib
     from segment.report.curves import plot_sweep
-    from segment.report.results_page import check_page, put_section, sweep_section
+    from segment.report.results_page import check_page, images_key, put_section, sweep_section
 
     names = listed(methods) or SWEPT.methods
     if not any(combination(name).passes == "dropout" for name in names):
@@ -165,6 +166,10 @@ def sweep(
     place = place_of(runner, ray_address, actors, actor_gpus, device)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    section_name, image_key = f"sweep of {title or network.name}", ""
+    if report is not None:
+        image_key = images_key(images_outside_runs(images, listing, warn=False))
+        check_page(report, section_name, image_key)
     with (
         runner_at(place, network.device.type) as where,
         screen.progress() as shown,
@@ -183,7 +188,7 @@ def sweep(
         )
     pictures = plot_sweep(result.rows, result.folder) if plots else []
     if report is not None:
-        put_section(report, f"sweep of {title or network.name}", sweep_section(result, title or network.name))
+        put_section(report, section_name, sweep_section(result, title or network.name), image_key)
     if json:
         screen.as_json(
             {
