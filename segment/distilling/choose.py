@@ -29,7 +29,8 @@ class Chosen:
 class Moments:
     """The similarity of T draws in their contributions to the first two moments, summed over views.
 
-    A draw's features are p - mean and (p - mean)^2 less its mean: their weighted sums are the errors of the moments.
+    A draw's features are p - mean and (p - mean)^2 less its mean, both means by the weights that the draws have in the
+    bank: the sums of the features by other weights are the errors of the moments.
     The first get a third of the weight of the second, each in units of its own spread over the draws. Only products of
     draws are kept, so that memory does not grow with the number of views.
     """
@@ -37,10 +38,11 @@ class Moments:
     def __init__(self, draws: int) -> None:
         self._first, self._second = torch.zeros(2, draws, draws, dtype=torch.float64)
 
-    def add(self, probabilities: Tensor) -> None:  # T F
-        """Add the probabilities (F) of a view under each draw."""
-        first = probabilities.double() - probabilities.double().mean(dim=0)
-        second = first**2 - (first**2).mean(dim=0)
+    def add(self, probabilities: Tensor, weights: Tensor) -> None:  # T F, T
+        """Add the probabilities (F) of a view under each draw; the weights are the bank's."""
+        weights = weights.double() / weights.double().sum()
+        first = probabilities.double() - weights @ probabilities.double()
+        second = first**2 - weights @ first**2
         self._first += first @ first.T
         self._second += second @ second.T
 

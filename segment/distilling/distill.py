@@ -134,7 +134,7 @@ def observe_views(
         for number, target in enumerate(found, start=len(targets)):
             _refuse_not_finite(target, names[number] if names else f"image {number}")
         targets.extend(found)
-        moments.add(sampled)
+        moments.add(sampled, bank.weights)
         progress(len(targets))
     return Observed(targets, moments, time.perf_counter() - start)
 

@@ -111,13 +111,17 @@ def test_the_choice_is_as_good_as_the_best_of_all_choices() -> None:
     assert float(chosen.weights.sum()) == pytest.approx(1, abs=1e-6)
 
 
-def test_products_are_those_of_the_moments_that_draws_add() -> None:
+EQUAL, UNEQUAL = torch.full((6,), 1 / 6), torch.tensor([0.4, 0.05, 0.05, 0.4, 0.05, 0.05])
+
+
+@pytest.mark.parametrize("of_bank", [EQUAL, UNEQUAL])
+def test_products_are_those_of_the_moments_that_draws_add(of_bank: Tensor) -> None:
     views, moments = [noise(6, 20, seed=seed).double() * (1 + seed) for seed in range(3)], Moments(6)
     for view in views:
-        moments.add(view.float())
+        moments.add(view.float(), of_bank)
     p = torch.cat(views, dim=1)
-    first = p - p.mean(dim=0)
-    second = first**2 - (first**2).mean(dim=0)
+    first = p - of_bank.double() @ p
+    second = first**2 - of_bank.double() @ first**2
     features = torch.cat(
         [first / (3 * first.square().sum(dim=1).mean().sqrt()), second / second.square().sum(dim=1).mean().sqrt()],
         dim=1,
@@ -125,11 +129,20 @@ def test_products_are_those_of_the_moments_that_draws_add() -> None:
     torch.testing.assert_close(moments.products(), features @ features.T, rtol=1e-5, atol=1e-5)
     two, one = Moments(6), Moments(6)
     for part, view in zip((two, two, one), views, strict=True):
-        part.add(view.float())
+        part.add(view.float(), of_bank)
     torch.testing.assert_close((two + one).products(), moments.products())
     weights = torch.tensor([0.5, 0.3, 0.2, 0, 0, 0], dtype=torch.float64)
-    left = weights @ features - features.mean(dim=0)
+    left = weights @ features - of_bank.double() @ features
     torch.testing.assert_close(weights @ moments.products() @ weights, left @ left, rtol=1e-4, atol=1e-6)
+
+
+def test_draws_that_hold_nearly_all_of_the_banks_weight_are_chosen() -> None:
+    network = toy_network()
+    weights = torch.tensor([0.01, 0.01, 0.46, 0.01, 0.01, 0.48, 0.01, 0.01])
+    bank = replace(random_bank(network, draws=8), weights=weights)
+    small = distilled(network, bank, DistillPlan(draws=2, refine=RefinePlan(steps=0)))
+    assert small.chosen.draws == (2, 5)
+    assert float(small.chosen.weights[1]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_bank_that_repeats_four_draws_is_distilled_to_these_without_error() -> None:
