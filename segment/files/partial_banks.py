@@ -99,7 +99,6 @@ class PartialTensors:
         path = _beside(self.output, part)
         if not is_there(path):
             return None
-        self._kept.add(path)
         try:
             with here(path) as copy, safe_open(copy, framework="pt") as file:
                 metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -108,6 +107,7 @@ class PartialTensors:
             return None
         if metadata != self._metadata(state, part):
             return None
+        self._kept.add(path)
         self.found = True
         return state
 
@@ -125,15 +125,22 @@ class PartialTensors:
             self._kept.add(path)
 
     def remove(self) -> None:
-        """Called when the output is written: every part goes, also of calls with other settings that did not end."""
+        """Called when the output is written: its parts go, and no part of a call with other settings."""
         if self.output is None:
             return
         if is_url(self.output):
             remove(sorted(self._kept))
             return
-        for path in self.output.parent.iterdir():
-            if path.name.startswith(f"{self.output.stem}{PARTIAL}.") and path.suffix == self.output.suffix:
+        for path in self._kept:
+            if self._is_own(path):  # another call may have written its own in that place
                 path.unlink(missing_ok=True)
+
+    def _is_own(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt") as file:
+                return (file.metadata() or {}).get("recipe") == self.recipe
+        except (OSError, SafetensorError):
+            return False
 
     def _metadata(self, state: Mapping[str, Tensor], part: str) -> dict[str, str]:
         return {"recipe": self.recipe, "part": part, "content": _digest(state)}

@@ -18,6 +18,7 @@ from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, PredictionFailed, WrongUse
 from segment.files.banks import load_bank
+from segment.files.partial_banks import PartialTensors
 from segment.files.writing import write_png
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
@@ -129,7 +130,7 @@ def test_views_that_the_bank_was_passed_over_are_not_passed_again(
     assert made == bank_fingerprint(distilling())
 
 
-def test_parts_of_other_settings_are_taken_away_and_not_used(
+def test_parts_of_other_settings_are_neither_used_nor_taken_away(
     distilling: Distilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segment.jobs.distill.PART", 2)
@@ -139,7 +140,25 @@ def test_parts_of_other_settings_are_taken_away_and_not_used(
     distilling()
     assert distilling.passed[-1] == ("held-out-views", 2, 2)
     assert distilling.passed[0][2] == 4
+    assert distilling.parts == [f"small.partial.views{start}.safetensors" for start in (4, 6)]
+    distilling.output.unlink()
+    distilling(views=8)
     assert list(distilling.output.parent.iterdir()) == [distilling.output]
+
+
+def test_a_part_that_another_call_has_written_in_its_place_stays(tmp_path: Path) -> None:
+    mine, other = (PartialTensors(tmp_path / "small.safetensors", recipe) for recipe in ("mine", "other"))
+    for part in ("views0", "views16", ""):
+        mine.keep({"mean.0": torch.zeros(2)}, part)
+    other.keep({"mean.0": torch.ones(2)}, "views16")
+    mine.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.partial.views16.safetensors"]
+    assert mine.load("views16") is None
+    kept = other.load("views16")
+    assert kept is not None
+    assert kept["mean.0"].tolist() == [1, 1]
+    other.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_kept_before_the_first_evaluation(distilling: Distilling, whole: str) -> None:
