@@ -24,7 +24,7 @@ from segment.draws.probe_passes import probe_of
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
 from segment.files.bank_cache import RECIPE, content_of, recipe_of
-from segment.files.bank_output import refuse_other_bank
+from segment.files.bank_output import bank_there, refuse_other_bank
 from segment.files.banks import bank_of, save_bank
 from segment.files.partial_banks import PartialTensors
 from segment.files.reading import as_json_values
@@ -33,6 +33,7 @@ from segment.images.listing.parts import Listing
 from segment.images.listing.samples import Samples
 from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
+from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Passes
@@ -45,6 +46,9 @@ SIDE = 192
 
 PART = 16
 """Views that are passed, and kept, together."""
+VIEWS, HELD_OUT_VIEWS = 128, 16
+"""Views to choose and refine by, and to decide the step by, where a caller names none."""
+
 HELD_OUT = "held_out_views"
 """Name of the parts that decide the step."""
 
@@ -59,9 +63,9 @@ def distill_bank(
     *,
     draws: int = 8,
     seed: int = 0,
-    views: int = 128,
-    held_out: int = 16,
-    steps: int = 400,
+    views: int = VIEWS,
+    held_out: int = HELD_OUT_VIEWS,
+    steps: int = RefinePlan.steps,
     size: tuple[int, int] | None = None,
     listing: Listing | None = None,
     output: str | Path | None = None,
@@ -103,7 +107,7 @@ def distill_bank(
     indices = _images_of_views(pool, views, held_out, seed)[:2]
     names = [[repr(pool.name(index)) if pool.sources else pool.name(index) for index in part] for part in indices]
     content = content_of(pool)
-    numbers = {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
+    numbers = _numbers(pool, plan, views, held_out)
     probe = bank.probe or probe_of(network, drawn, next(iter(bank)))
     recipe = recipe_of(network, content, {"bank": bank_fingerprint(bank), "probe": probe.digest, **numbers})
     asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
@@ -143,6 +147,32 @@ def distill_bank(
         save_bank(made, output)
     kept.remove()
     return made
+
+
+def check_output(
+    output: Path, network: Network, images: Images, fitted: FitPlan, draws: int, listing: Listing | None = None
+) -> None:
+    """Refuse an output that `distill_bank` would refuse, before the bank is recorded that is distilled into it.
+
+    fitted: how that is going to be recorded, of the same images. Errors: WrongUse.
+    """
+    if bank_there(output) is None:
+        return
+    pool = ImagePool(network, images, fitted.size, listing=listing)
+    asked = {
+        **fitted.settings(network, pool),
+        "fingerprint": network.fingerprint,
+        "images_sha256": content_of(pool),
+        "distilled": True,
+        "draws": draws,
+        "bank_draws": fitted.draws,
+        **_numbers(pool, DistillPlan(draws=draws), VIEWS, HELD_OUT_VIEWS),
+    }
+    refuse_other_bank(output, lambda there: _is_distilled_so(there, network, asked), asked)
+
+
+def _numbers(pool: ImagePool, plan: DistillPlan, views: int, held_out: int) -> dict[str, Any]:
+    return {"views": views, "held_out": held_out, "size": pool.size, "plan": asdict(plan)}
 
 
 def _is_distilled_so(there: Bank, network: Network, asked: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from console import segment
 from plain import Toy, calibrated, seeded
 from processes import photographs
 
+from segment.distilling.distill import DistillPlan
 from segment.draws.bank import bank_fingerprint
 from segment.errors import WrongUse
 from segment.files.banks import load_bank, save_bank
-from segment.jobs.distill import distill_bank
+from segment.files.reading import as_json_values
+from segment.jobs.distill import check_output, distill_bank
 from segment.jobs.fit import fit
 from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import Network, load_network
@@ -80,3 +82,26 @@ def test_a_distilled_bank_does_not_replace_another(network: Network, images: Pat
     assert done.code == 2
     assert "another bank already" in done.err
     assert not (tmp_path / "small.all.safetensors").exists()  # before anything is recorded
+
+
+def test_a_distilled_bank_of_as_many_draws_is_compared_before_the_bank_behind_it_is_recorded(
+    network: Network, images: Path, tmp_path: Path
+) -> None:
+    output, plan = tmp_path / "small.safetensors", FitPlan(batch=2, draws=4)
+    check_output(output, network, str(images), plan, 2)  # nothing is there
+    bank, _ = fit(network, str(images), tmp_path / "small.all.safetensors", plan)
+    small = distill_bank(network, bank, str(images), draws=2, views=4, held_out=2, steps=2)
+    asked = {"views": 128, "held_out": 16, "plan": as_json_values(asdict(DistillPlan(draws=2)))}
+    distillation = small.provenance["distillation"] | asked  # as the command distils, which takes long
+    save_bank(replace(small, provenance={**small.provenance, "distillation": distillation}), output)
+    check_output(output, network, str(images), plan, 2)
+    for other, words in ((replace(plan, seed=1), "seed is 0"), (replace(plan, batch=3), "batch is 2")):
+        with pytest.raises(WrongUse, match=f"another bank already, .*{words} there"):
+            check_output(output, network, str(images), other, 2)
+    with pytest.raises(WrongUse, match="bank_draws is 4 there, 3 asked"):
+        check_output(output, network, str(images), replace(plan, draws=3), 2)
+    with pytest.raises(WrongUse, match="it is of another network"):
+        check_output(output, load_network(calibrated(seeded(Toy, seed=1), (64, 64))), str(images), plan, 2)
+    next(iter(sorted(images.iterdir()))).unlink()
+    with pytest.raises(WrongUse, match="its statistics images are others"):
+        check_output(output, network, str(images), plan, 2)

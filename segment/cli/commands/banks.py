@@ -88,10 +88,9 @@ def fit(
     from segment.draws.reference import sentence
     from segment.estimation.mcbn import resolve_precision
     from segment.files.bank_cache import BankCache
-    from segment.files.bank_output import refuse_other_bank
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
-    from segment.jobs.distill import distill_bank
+    from segment.jobs.distill import check_output, distill_bank
     from segment.jobs.fit import fit as run_fit
     from segment.jobs.recording.plan import FitPlan
 
@@ -103,35 +102,33 @@ def fit(
         raise WrongUse(f"--distill {distill} of --draws {draws}: distilling leaves fewer draws, 1 or more.")
     place = place_of(runner, ray_address, actors, actor_gpus, "cpu" if engine == "openvino" else device)
     check_writable(output)
-    if distill is not None:  # the draws take long: what is there is looked at before as well
-        count = distill
-        refuse_other_bank(
-            output, lambda there: there.distilled and len(there) == count, {"distilled": True, "draws": count}
-        )
     whole = output if distill is None else output.with_suffix(WHOLE)
     see_alone(place.gpus)
     network = loaded(model, weights, place.device, prefix, extra_keys, trust=trust)
+    listing = Listing(every=every, axis=axis)
+    plan = FitPlan(
+        batch=batch,
+        draws=draws,
+        seed=seed,
+        layers=layers,
+        size=size_of(size),
+        precision=recorded_in,
+        memory=memory,
+        engine=engine_name,
+    )
+    if distill is not None:  # the draws take long: what is there is looked at before as well
+        check_output(output, network, images, plan, distill, listing)
     start = time.perf_counter()
 
     with (
         runner_at(place, network.device.type) as where,
         screen.progress() as shown,
     ):
-        listing = Listing(every=every, axis=axis)
         bank, reused_file = run_fit(
             network,
             images,
             whole,
-            FitPlan(
-                batch=batch,
-                draws=draws,
-                seed=seed,
-                layers=layers,
-                size=size_of(size),
-                precision=recorded_in,
-                memory=memory,
-                engine=engine_name,
-            ),
+            plan,
             cache=BankCache.of_user() if cache else None,
             listing=listing,
             progress=shown,
