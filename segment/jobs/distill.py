@@ -245,8 +245,6 @@ def cut_views(pool: ImagePool, views: int, held_out: int, seed: int) -> tuple[li
 
     Errors: WrongUse for fewer than two images; ImageUnreadable.
     """
-    if len(pool) < 2:
-        raise WrongUse(f"Distilling learns from some images and is held against others; {len(pool)} is too few.")
     own, others, rng = _images_of_views(pool, views, held_out, seed)
     pool.check({*own, *others})
     return _views(pool, own, rng), _views(pool, others, rng)
@@ -258,8 +256,30 @@ def _images_of_views(
     """The indices of the images of views, of held-out views, and the generator that cuts them."""
     rng = np.random.default_rng([seed, len(pool)])
     order = [int(index) for index in rng.permutation(len(pool))]
-    apart = max(1, len(order) // 8)
-    return _in_turn(order[apart:], views), _in_turn(order[:apart], held_out), rng
+    apart = _held_out(pool, order)
+    own, others = ([index for index in order if (index in apart) == other] for other in (False, True))
+    return _in_turn(own, views), _in_turn(others, held_out), rng
+
+
+def _held_out(pool: ImagePool, order: Sequence[int]) -> set[int]:
+    """An eighth of the images, of files of their own: those of one video or volume, or file named twice, are alike.
+
+    Of one video or volume alone, others of its frames. Errors: WrongUse for fewer than two images.
+    """
+    groups: dict[Any, list[int]] = {}
+    for index in order:
+        groups.setdefault(pool.sources[index].path if pool.sources else index, []).append(index)
+    if len(groups) == 1 and pool.sources:
+        groups = {}
+        for index in order:
+            groups.setdefault(pool.sources[index].part, []).append(index)
+    if len(groups) < 2:
+        raise WrongUse(f"Distilling learns from some images and is held against others; {len(groups)} is too few.")
+    apart: set[int] = set()
+    for group in groups.values():
+        if len(apart) + len(group) <= max(1, len(order) // 8):
+            apart.update(group)
+    return apart or {*min(groups.values(), key=len)}
 
 
 def _in_turn(indices: Sequence[int], count: int) -> list[int]:

@@ -40,7 +40,7 @@ from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.images.specs import TrainingSpec
-from segment.jobs.distill import cut_views, distill_bank
+from segment.jobs.distill import _images_of_views, cut_views, distill_bank
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
 from segment.tracing.bn_layers import BatchNormNetwork, survey
@@ -439,6 +439,32 @@ def test_held_out_views_are_of_other_images_and_a_damaged_one_is_named(tmp_path:
         distill_bank(network, whole, photographs(1))
     with pytest.raises(BankRefused):
         distill_bank(load_network(calibrated(seeded(Toy, seed=1))), whole, photographs(4))
+
+
+def test_views_of_a_file_are_held_out_with_all_of_its_copies_and_frames(tmp_path: Path) -> None:
+    """A list may name a file more than once, and the frames of a video or slices of a volume are alike."""
+    network, _, _ = fitted_pair()
+    for number, image in enumerate(photographs(5)):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    files = sorted(tmp_path.iterdir())
+
+    def sides(*sources: tuple[Path, int | None]) -> tuple[list[int], list[int]]:
+        pool = ImagePool(network, files)
+        pool.sources = tuple(replace(pool.sources[0], path=path, part=part) for path, part in sources)
+        own, held_out, _ = _images_of_views(pool, len(sources), len(sources), 0)
+        assert set(own) | set(held_out) == set(range(len(sources)))
+        return own, held_out
+
+    thrice = [(path, None) for path in files for _ in range(3)]
+    video = [(files[0], frame) for frame in range(8)]
+    for given in (thrice, [*video, (files[1], None)], [*video, *((files[1], frame) for frame in range(3))]):
+        own, held_out = sides(*given)
+        assert not {given[index][0] for index in own} & {given[index][0] for index in held_out}
+        assert len(set(held_out)) <= 3  # not the video, where something smaller is there
+    own, held_out = sides(*video, *video)  # of one file alone, other frames are held out
+    assert not {video[index % 8] for index in own} & {video[index % 8] for index in held_out}
+    with pytest.raises(WrongUse, match="held against others; 1 is too few"):
+        sides(*thrice[:3])
 
 
 def test_the_command_writes_a_bank_that_predicts(
