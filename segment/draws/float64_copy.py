@@ -10,9 +10,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.tracing.bn_layers import BatchNormNetwork
+
+
+def module_in_float64(module: nn.Module) -> nn.Module | None:
+    """A copy in float64; None where it cannot be copied."""
+    try:
+        return copy.deepcopy(module).double()
+    except Exception:  # a module may hold what cannot be copied
+        return None
 
 
 def in_float64(network: BatchNormNetwork) -> BatchNormNetwork | None:
@@ -21,9 +29,8 @@ def in_float64(network: BatchNormNetwork) -> BatchNormNetwork | None:
     None where the module cannot be copied, or `forward` cannot be given another module. The copy may not run: a network
     may hold float32 constants.
     """
-    try:
-        module = copy.deepcopy(network.module).double()
-    except Exception:  # a module may hold what cannot be copied
+    module = module_in_float64(network.module)
+    if module is None:
         return None
     layers = tuple(dataclasses.replace(layer, trained=None, weight=None) for layer in network.layers)
     forward: Any = network.forward

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segment.draws.bank import Statistics
-from segment.draws.float64_copy import in_float64
+from segment.draws.float64_copy import in_float64, module_in_float64
 from segment.draws.probe import Probe
 from segment.draws.recording import BatchNormMode, in_precision, layers_in_order
 from segment.errors import one_line
@@ -56,33 +56,48 @@ def probe_side(network: Network) -> int:
     return at_smallest_side(network.name, network.card.input.stride, accepted)
 
 
-def probe_of(network: Network, drawn: BatchNormNetwork, draw: Statistics) -> Probe:
-    """The network's probe under its trained statistics and under a draw. Errors: ModelRefused as `probe_side`."""
-    side, exact = probe_side(network), in_float64(drawn)
+def probe_of(network: Network, drawn: BatchNormNetwork | None = None, draw: Statistics | None = None) -> Probe:
+    """The network's probe in eval mode, and where there is a draw under that. Errors: ModelRefused as `probe_side`.
+
+    drawn: the network with its BN layers, for a draw
+    """
+    side, layers, exact = probe_side(network), () if drawn is None else layers_in_order(drawn), _exact(network, drawn)
     best: Probe | None = None
     for seed in range(SEEDS):
         inputs = probe_inputs(network, side, seed)
         trained = probabilities_under(network, inputs)
-        under = probabilities_under(network, inputs, layers_in_order(drawn), draw)
-        noise = max(
-            _rounding(network, drawn, exact, inputs, trained, None),
-            _rounding(network, drawn, exact, inputs, under, draw),
-        )
+        noise, under = _rounding(network, layers, exact, inputs, trained, None), None
+        if draw is not None:
+            under = probabilities_under(network, inputs, layers, draw)
+            noise = max(noise, _rounding(network, layers, exact, inputs, under, draw))
         if best is None or noise < best.noise:
             images, outputs, height, width = trained.shape
             shape, places = (images, outputs, height, width), _places(trained, seed)
-            best = Probe(side, seed, shape, places, trained.flatten()[places], under.flatten()[places], noise)
+            at_places = None if under is None else under.flatten()[places]
+            best = Probe(side, seed, shape, places, trained.flatten()[places], at_places, noise)
         if best.noise <= SMALL_ROUNDING:
             break
     assert best is not None
-    log.info("Probe: %d numbers, rounding %.1e", 2 * len(best.trained), best.noise)
+    log.info("Probe: %d numbers, rounding %.1e", len(best.trained) * (1 if draw is None else 2), best.noise)
     return best
+
+
+Exact = tuple[nn.Module, Sequence[Layer]]
+"""A network in float64, and its BN layers."""
+
+
+def _exact(network: Network, drawn: BatchNormNetwork | None) -> Exact | None:
+    if drawn is not None:
+        copied = in_float64(drawn)
+        return None if copied is None else (copied.module, layers_in_order(copied))
+    module = module_in_float64(network.module)
+    return None if module is None else (module, ())
 
 
 def _rounding(
     network: Network,
-    drawn: BatchNormNetwork,
-    exact: BatchNormNetwork | None,
+    layers: Sequence[Layer],
+    exact: Exact | None,
     inputs: Sequence[Tensor],
     outputs: Tensor,
     draw: Statistics | None,
@@ -96,7 +111,6 @@ def _rounding(
     if references is None:
         rounded = [x * (1 + 2**-23) for x in inputs]
         innermost = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
-        layers = layers_in_order(drawn)
         references = [probabilities_under(network, changed, layers, draw) for changed in (rounded, innermost)]
     largest = 0.0
     for reference in references:
@@ -107,13 +121,13 @@ def _rounding(
 
 
 def _float64_outputs(
-    network: Network, exact: BatchNormNetwork | None, inputs: Sequence[Tensor], draw: Statistics | None
+    network: Network, exact: Exact | None, inputs: Sequence[Tensor], draw: Statistics | None
 ) -> list[Tensor] | None:
     if exact is None:
         return None
+    module, layers = exact
     try:
-        in_double = replace(network, module=exact.module)
-        return [probabilities_under(in_double, inputs, layers_in_order(exact), draw)]
+        return [probabilities_under(replace(network, module=module), inputs, layers, draw)]
     except Exception as error:  # whatever an unknown network raises in a type that it was not made for
         log.info("Rounding is measured in float32 alone: %s", one_line(error, 160))
         return None

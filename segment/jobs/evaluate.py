@@ -15,11 +15,9 @@ from segment.errors import FastPathDiffers, ImageUnreadable, WrongUse
 from segment.estimation.background import WORKERS, checked_workers
 from segment.estimation.memory_budget import Memory
 from segment.estimation.together import Batch, checked_batch
-from segment.files.reading import file_bytes, json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
-from segment.files.writing import write_json
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Triage
 from segment.images.find import Source
@@ -27,12 +25,12 @@ from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
 from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
-from segment.jobs.evaluation.labels import contents_of, score_plan
+from segment.jobs.evaluation.labels import score_plan
 from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
-from segment.jobs.evaluation.validation import validate
+from segment.jobs.evaluation.validation import VALIDATION, validation_of_run
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
 from segment.jobs.tuning.tuned import Tuned, with_tuned
@@ -46,7 +44,7 @@ from segment.uncertainty.scaling import as_json
 
 log = logging.getLogger(__name__)
 
-STATE, VALIDATION = "state.npz", "validation.json"
+STATE = "state.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,8 @@ def evaluate(
     network.log_preprocessing()
     lengths = {len(bank) for bank in banks}
     same = {"draws": (None, *lengths)} if len(lengths) == 1 else {}
-    with Run.create(Path(folder), settings, sources, resume=resume, same=same) as run:
+    probe, networks = next((bank.probe for bank in banks), None), (network, *members)
+    with Run.create(Path(folder), settings, sources, resume=resume, same=same, networks=networks, probe=probe) as run:
         sources = run.sources
         together = decided_before(run)
         begin = partial(_scoring, network, methods, scored, memory, plan, others, together)
@@ -141,7 +140,18 @@ def evaluate(
         start = time.perf_counter()
         while True:  # until no fast path differs, which each of the methods' passes may find once
             try:
-                validated = _validation(run, network, held_out, methods, scored, memory, progress, plan, runner)
+                validated = validation_of_run(
+                    run,
+                    network,
+                    held_out,
+                    methods,
+                    scored,
+                    progress,
+                    memory=memory,
+                    workers=plan.workers,
+                    batch=plan.batch,
+                    runner=runner,
+                )
                 run.note(calibrations={name: as_json(value) for name, value in validated.temperatures.items()})
                 scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
@@ -239,45 +249,6 @@ def _settings(
         **({} if tuned is None else {"tuned": tuned.settings()}),
         **({"ensemble": [member.fingerprint for member in members]} if members else {}),
     }
-
-
-def _validation(
-    run: Run,
-    network: Network,
-    sources: Sequence[Source],
-    methods: ComparedMethods,
-    scored: ScorePlan,
-    memory: Memory,
-    progress: Progress,
-    plan: EvaluatePlan,
-    runner: Runner,
-) -> Validation:
-    """What is estimated on validation images; read back where this very run has done so before."""
-    if not sources:
-        return Validation.none()
-    path = run.folder / VALIDATION
-    contents = [list(contents_of(source)) for source in sources]
-    if path.exists():
-        try:
-            stored = json_values(file_bytes(path))
-            if stored["settings"] == run.record["settings"] and stored["contents"] == contents:
-                return Validation.of(stored["validation"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.info("%s is not used: %s", path, error)
-    validated = validate(
-        network,
-        sources,
-        methods,
-        scored,
-        progress,
-        memory=memory,
-        workers=plan.workers,
-        batch=plan.batch,
-        runner=runner,
-    )
-    write_json(path, {"settings": run.record["settings"], "contents": contents, "validation": validated.as_dict()})
-    run.deliver()
-    return validated
 
 
 def _save(run: Run, scoring: Scoring, sources: Sequence[Source]) -> None:

@@ -120,7 +120,10 @@ def predict(
     taken = listing or (Listing() if watch is None else watch.listing)
     settings = plan.settings(network, bank, source_text) | taken.settings()
     settings |= {} if masks is None else {"masks": in_text(masks)}
-    with Run.create(Path(folder), settings, images, resume=resume, same={"draws": (None, len(bank))}) as run:
+    same = {"draws": (None, len(bank))}
+    with Run.create(
+        Path(folder), settings, images, resume=resume, same=same, networks=(network,), probe=bank.probe
+    ) as run:
         execution = execution.as_begun(run.record.get("plan", {}))
         run.note(
             plan=execution.record(),

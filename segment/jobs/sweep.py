@@ -92,7 +92,7 @@ def sweep(
     network.log_preprocessing()
     given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
     settings = _settings(network, data, train, plan, validation) | input_hashes(sources, train, held_out, given_banks)
-    with Run.create(Path(folder), settings, sources, resume=resume, whole=True) as run:
+    with Run.create(Path(folder), settings, sources, resume=resume, whole=True, networks=(network,)) as run:
         sources, folder = run.sources, run.folder
         run.note(plan=_plan(run, network, plan), versions=versions())
         banks = Banks(

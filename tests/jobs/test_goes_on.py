@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,26 @@ import torch
 from labelled_scenes import SIZE, written
 from plain import Toy, calibrated, random_bank, seeded
 
-from segment.errors import WrongUse
+from segment.draws.bank import Bank
+from segment.draws.identity import identified
+from segment.errors import ModelRefused, WrongUse
 from segment.files.runs.manifest import read_entries
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label
+from segment.jobs import sweep as sweeping
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
+from segment.jobs.sweep import sweep
+from segment.jobs.sweeping.grid import Grid
+from segment.jobs.sweeping.states import SweepPlan
 from segment.networks.load import Network, load_network
-from segment.scenes.scene import TEST
+from segment.report.results import CLEAN
+from segment.scenes.classes import CLASSES
+from segment.scenes.scene import TEST, VALIDATION
 from segment.scores.board import Board
 from segment.tracing.bn_network import bn_network_of
 
@@ -43,6 +52,14 @@ def data(tmp_path: Path) -> Labels:
 def plan(*methods: str, precision: str = "fp32", workers: int = 0) -> EvaluatePlan:
     how = MethodPlan(methods=methods, measures=("predictive_entropy",), precision=precision)
     return EvaluatePlan(methods=how, workers=workers)
+
+
+OF_ONE_METHOD = SweepPlan(
+    grid=Grid(batches=(2,), draws=(1,), transforms=("plain",)),
+    shifts=("noise",),
+    severities=(1,),
+    methods=MethodPlan(methods=("deterministic",), precision="fp32", measures=("predictive_entropy",)),
+)
 
 
 def test_other_members_of_an_ensemble_are_refused(network: Network, data: Labels, tmp_path: Path) -> None:
@@ -67,6 +84,112 @@ def test_the_precision_that_auto_took_stays(
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     evaluate(network, data, tmp_path / "run", plan=auto, resume=True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["precision"] == "bf16"
+
+
+class Scaled(Toy):
+    """The same weights, and by `factor` other outputs: an edit behind the last BN layer."""
+
+    factor = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.factor
+
+
+def edited(factor: float, *, normalised: bool = True) -> Network:
+    module = calibrated(seeded(partial(Scaled, len(CLASSES))), SIZE)
+    module.factor = factor
+    if not normalised:
+        for name in ("bn1", "bn2"):
+            setattr(module, name, torch.nn.Identity())
+    return load_network(module)
+
+
+def bank_of_toy(network: Network) -> Bank:
+    bank = random_bank(drawn := bn_network_of(network), draws=3)
+    return identified(network, drawn, bank)
+
+
+@pytest.mark.parametrize("job", ["predict", "evaluate", "evaluate without BN", "ensemble", "sweep", "begun sweep"])
+def test_a_network_of_the_same_weights_that_computes_something_else_does_not_go_on(
+    data: Labels, tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights, draws and settings are equal: an edit behind the last BN layer changes none of them."""
+
+    def run(factor: float, *, resume: bool) -> None:
+        network, folder = edited(factor, normalised="without" not in job), tmp_path / "run"
+        if job == "predict":
+            predict(network, data.images, bank_of_toy(network), folder, resume=resume)
+        elif "sweep" in job:
+            sweep(network, data, str(data.images), folder, OF_ONE_METHOD, resume=resume)
+        elif job == "ensemble":
+            methods = plan("deterministic", "ensemble")
+            evaluate(load_network("scenes"), data, folder, plan=methods, members=[network], resume=resume)
+        else:
+            evaluate(network, data, folder, plan=plan("deterministic"), resume=resume)
+
+    if job == "begun sweep":
+        real = sweeping._condition  # whose first is kept before there is a manifest
+
+        def interrupted(*arguments: Any) -> Any:
+            if arguments[2] != CLEAN:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(sweeping, "_condition", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(1.0, resume=False)
+        monkeypatch.setattr(sweeping, "_condition", real)
+    else:
+        run(1.0, resume=False)
+    record = tmp_path / "run" / "run.json"
+    before = record.read_bytes()
+    with pytest.raises(WrongUse, match=r"of the same weights as .* that computes something else"):
+        run(1.5, resume=True)
+    assert record.read_bytes() == before
+    run(1.0, resume=True)
+    assert "was begun by an earlier version" not in caplog.text
+    content = json.loads(record.read_text())
+    probes = content.pop("probes")
+    record.write_text(json.dumps(content))
+    run(1.0, resume=True)
+    assert caplog.text.count("was begun by an earlier version, which kept no probe") == 1
+    assert json.loads(record.read_text())["probes"] == probes
+    record.write_text(json.dumps(content | {"probes": [probes[0] | {"trained": "AAAA"}]}))
+    with pytest.raises(WrongUse, match=r"run\.json .* is damaged: probes: "):
+        run(1.0, resume=True)
+
+
+def test_a_network_that_takes_none_of_the_probes_inputs_goes_on(
+    data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(network: Network) -> None:
+        raise ModelRefused(f"{network.name!r} accepts none of the probe's inputs.")
+
+    monkeypatch.setattr("segment.files.runs.computation.probe_of", refused)
+    for resume in (False, True):
+        evaluate(edited(1.0), data, tmp_path / "run", plan=plan("deterministic"), resume=resume)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["probes"] == [None]
+
+
+def test_what_was_validated_on_a_network_that_computes_something_else_is_not_used(
+    data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first image is scored the folder holds no run yet, and may be begun anew."""
+    held_out = written(tmp_path / "validation", VALIDATION[:2])
+
+    def fitted(factor: float, folder: str) -> Any:
+        made = evaluate(edited(factor), data, tmp_path / folder, plan=plan("temperature"), validation=held_out)
+        return made.validation.as_dict()
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("segment.jobs.evaluate._scoring", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(1.0, "run")
+    assert (tmp_path / "run" / "validation.json").exists()
+    assert fitted(3.0, "run") == fitted(3.0, "fresh") != fitted(1.0, "other")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,8 +12,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from segment.draws.probe import Probe
 from segment.errors import SegmentError, WrongUse
 from segment.files.reading import as_json_values, read_json
+from segment.files.runs.computation import PROBES, probes_of, refuse_other_computation
 from segment.files.runs.delivery import Delivery, writer_name
 from segment.files.runs.lock import lock_folder, remove_parts
 from segment.files.runs.manifest import MANIFEST, Lines, read_manifest
@@ -29,6 +31,7 @@ from segment.images.contents.hashes import (
 )
 from segment.images.find import Source, images_by_id, in_text, keep_ids
 from segment.images.limits import is_file
+from segment.networks.load import Network
 from segment.stores.scratch import remove_scratch
 from segment.stores.urls import is_url
 
@@ -67,6 +70,8 @@ class Run(RunPlaces):
         resume: bool = False,
         whole: bool = False,
         same: Mapping[str, Sequence[Any]] | None = None,
+        networks: Sequence[Network] = (),
+        probe: Probe | None = None,
     ) -> Run:
         """A new run, or with `resume` the one that is there, which must have been asked the same.
 
@@ -74,8 +79,10 @@ class Run(RunPlaces):
         whole: of a run on a store that goes on, all files are brought here, and not those of images left there
         settings: JSON values; every one of them must be equal for a resume
         same: key -> values of it that come to the same, as None and the draws of the whole bank
+        networks: that it is made with, kept by what they compute; probe: of the first, where a bank of it has one
         sources: the images; they may be others
-        Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings.
+        Refused (WrongUse): a folder that cannot be written, one that holds a manifest unless resumed, other settings or
+        networks that compute something else, also where it was ended before its manifest.
         """
         asked = as_json_values(settings, default=str)
         place, delivery = folder, None
@@ -87,14 +94,18 @@ class Run(RunPlaces):
         try:
             record: dict[str, Any] = {"settings": asked}
             lines = Lines(manifest := folder / MANIFEST)
-            if manifest.exists():
-                if not resume:
-                    raise WrongUse(
-                        f"{in_text(place)!r} already holds a run. Go on with --resume, or choose another folder."
-                    )
+            if manifest.exists() and not resume:
+                raise WrongUse(
+                    f"{in_text(place)!r} already holds a run. Go on with --resume, or choose another folder."
+                )
+            if manifest.exists() or (resume and (folder / RECORD).exists()):
                 record = read_json(folder / RECORD, dict[str, Any], advice="Choose another folder.")
                 _refuse_other_settings(place, record.get("settings", {}), asked, same or {})
+                refuse_other_computation(place, record, networks)
+            if manifest.exists():
                 lines = merge_shards(folder, [source.id for source in sources]) or read_manifest(manifest)
+            if PROBES not in record and networks:
+                record[PROBES] = probes_of(networks, probe)
             run = cls(folder, record, lines, sources, lock, delivery)
             run.remove_parts()
             if delivery is not None:

@@ -5,6 +5,7 @@ Two rounds: temperatures are fitted first, then every method is scored under the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,13 @@ from segment.errors import WrongUse
 from segment.estimation.background import WORKERS
 from segment.estimation.memory_budget import Memory
 from segment.estimation.together import Batch
+from segment.files.reading import file_bytes, json_values
+from segment.files.runs.computation import PROBES
+from segment.files.runs.run import Run
+from segment.files.writing import write_json
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import ComparedMethods
+from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.temperatures import ALL_VOID, temperatures
 from segment.jobs.progress import Progress
@@ -23,6 +29,47 @@ from segment.report.results import Validation
 from segment.runners.runner import LOCAL, Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
+
+log = logging.getLogger(__name__)
+
+VALIDATION = "validation.json"
+
+
+def validation_of_run(
+    run: Run,
+    network: Network,
+    sources: Sequence[Source],
+    methods: ComparedMethods,
+    plan: ScorePlan,
+    progress: Progress,
+    *,
+    memory: Memory,
+    workers: int,
+    batch: Batch,
+    runner: Runner,
+) -> Validation:
+    """As `validate`; read back where this very run has done so before. Nothing without images."""
+    if not sources:
+        return Validation.none()
+    path = run.folder / VALIDATION
+    made_of = {
+        "settings": run.record["settings"],
+        PROBES: run.record[PROBES],
+        "contents": [list(contents_of(source)) for source in sources],
+    }
+    if path.exists():
+        try:
+            stored = {PROBES: made_of[PROBES], **json_values(file_bytes(path))}  # earlier versions kept none
+            if all(stored[key] == value for key, value in made_of.items()):
+                return Validation.of(stored["validation"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.info("%s is not used: %s", path, error)
+    validated = validate(
+        network, sources, methods, plan, progress, memory=memory, workers=workers, batch=batch, runner=runner
+    )
+    write_json(path, made_of | {"validation": validated.as_dict()})
+    run.deliver()
+    return validated
 
 
 def validate(
