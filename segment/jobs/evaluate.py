@@ -156,7 +156,7 @@ def evaluate(
                 scoring = begin(validated)
                 if resume and (run.folder / STATE).exists():
                     scoring.load(run.folder / STATE)
-                    if not scoring.counts_only(sources):  # no image can be taken out of a sum
+                    if scoring.changed(sources):  # no image can be taken out of a sum
                         log.warning("Images that are scored already have changed or are gone: all are scored again.")
                         scoring = begin(validated)
                 change = None if plan.shift is None else corrupted(*plan.shift)

@@ -15,7 +15,7 @@ from segment.draws.identity import network_of_bank
 from segment.errors import FastPathDiffers, WrongUse
 from segment.files.bank_cache import marks_in
 from segment.files.banks import load_bank
-from segment.files.reading import as_json_values, read_json
+from segment.files.reading import as_json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
 from segment.files.versions import versions
@@ -26,13 +26,23 @@ from segment.images.specs import Channels
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
+from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.progress import Progress, silent
+from segment.jobs.sweeping.conditions import (
+    condition_file,
+    earlier_conditions,
+    read_condition,
+    refuse_other_images,
+    state_file,
+    unequal_images,
+    write_condition,
+)
 from segment.jobs.sweeping.grid import Banks, check_grid
-from segment.jobs.sweeping.inputs import input_hashes
+from segment.jobs.sweeping.inputs import IMAGES, input_hashes, joined
 from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.jobs.sweeping.tables import sweep_csv
 from segment.networks.given import network_of
@@ -91,8 +101,10 @@ def sweep(
     held_out = validation.sources(network) if validation else ()
     network.log_preprocessing()
     given_banks = {Path(path).stem: load_bank(Path(path)) for path in plan.banks}
-    settings = _settings(network, data, train, plan, validation) | input_hashes(sources, train, held_out, given_banks)
-    with Run.create(Path(folder), settings, sources, resume=resume, whole=True, networks=(network,)) as run:
+    settings = _settings(network, data, train, plan, validation) | input_hashes(train, held_out, given_banks)
+    contents = [contents_of(source) for source in sources] if resume else []
+    same = {IMAGES: (None, joined(contents))}
+    with Run.create(Path(folder), settings, sources, resume=resume, whole=True, same=same, networks=(network,)) as run:
         sources, folder = run.sources, run.folder
         run.note(plan=_plan(run, network, plan), versions=versions())
         banks = Banks(
@@ -107,21 +119,29 @@ def sweep(
         )
         for bank in given_banks.values():
             network_of_bank(network, bank)  # refused now, not after the others were recorded
+        if not resume:
+            run.discard(TEMPERATURES)  # of a sweep that ended before it had a manifest
         swept = Swept(network, banks, given_banks, plan, held_out, folder / TEMPERATURES, progress, memory)
-        rows: list[Row] = []
-        failed: dict[str, str] = {}
         marks = {mark for bank in given_banks.values() for mark in marks_in(bank.provenance)}
         warnings = seen_before(network, sources, held_out, marks, images_outside_runs(train, warn=False))
-        for condition, severity in [(CLEAN, 0), *((name, s) for name in plan.shifts for s in plan.severities)]:
-            path = folder / f"condition_{condition}_{severity}.json"
-            if not (resume and path.exists()):
-                made = _condition(swept, run, condition, severity, progress, runner)
-                write_json(path, asdict(made))
+        conditions = [(CLEAN, 0), *((name, severity) for name in plan.shifts for severity in plan.severities)]
+        earlier = earlier_conditions(
+            run, conditions, dict(zip((source.id for source in sources), contents, strict=resume))
+        )
+        scored: list[Condition] = []
+        for condition, severity in conditions:
+            content = earlier.get((condition, severity))
+            if content is not None and content.failed and not state_file(folder, condition, severity).exists():
+                log.warning("No sums of %s %d were kept: all images are scored again.", condition, severity)
+            if content is None or content.failed:
+                path = condition_file(folder, condition, severity)
+                write_condition(path, _condition(swept, run, condition, severity, progress, runner))
                 run.deliver()
-            content = read_json(path, Condition, advice="Remove it to score its images again.")
-            rows += content.rows
-            failed |= content.failed
-            warnings += content.warnings
+                content = read_condition(path)
+            scored.append(content)
+        rows = [row for content in scored for row in content.rows]
+        failed = {id: why for content in scored for id, why in content.failed.items()}
+        warnings += [line for content in scored for line in content.warnings] + unequal_images(scored)
         warnings += left_out_words(swept.left_out, len(held_out)) + at_an_end_words(swept.calibrations)
         _finish(run, sources, rows, failed, warnings)
         return Sweep(run.place, rows, failed, tuple(warnings))
@@ -169,10 +189,10 @@ def _condition(
     progress: Progress,
     runner: Runner,
 ) -> Condition:
-    """Everything on the test images as they are, or as one corruption leaves them."""
+    """Everything on the test images as they are, or as one corruption leaves them; goes on from its state."""
     clean = condition == CLEAN
     scored = swept.scored()
-    sources, state = run.sources, run.folder / f"state_{condition}_{severity}.npz"
+    sources, state = run.sources, state_file(run.folder, condition, severity)
     change = None if clean else corrupted(condition, severity)
     stage = "clean images" if clean else f"{condition} {severity}"
     swept.made.clear()
@@ -187,6 +207,7 @@ def _condition(
             scoring = Scoring(swept.network, named, boards, memory=budget, batch=batch, batch_area=area)
             if state.exists():
                 scoring.load(state)
+                refuse_other_images(run.place, scoring.changed(sources))
             save = partial(_save, run, scoring, state)
             scoring.run(sources, change=change, save=save, progress=progress, stage=stage, runner=runner)
             break
@@ -196,14 +217,19 @@ def _condition(
     if not scoring.done:
         raise WrongUse(f"None of the {len(sources)} images can be scored: {next(iter(scoring.failed.values()))}")
     rows = _rows(scoring, list(read_outs), condition, severity, partial(progress, f"intervals of {stage}"))
-    run.discard(state.name)  # its numbers are in the condition's file now
+    images = {source.id for source in sources}
+    failed = {id: why for id, why in scoring.failed.items() if id in images}
+    if not failed:
+        run.discard(state.name)  # its numbers are in the condition's file now
     warnings = absent_classes(next(iter(scoring.boards.values())), scoring.pixels) if clean else []
-    return Condition(rows, scoring.failed, warnings)
+    return Condition(rows, failed, warnings, {id: list(of) for id, of in scoring.contents.items()})
 
 
 def _save(run: Run, scoring: Scoring, state: Path) -> None:
     note_decided(run, scoring)
     scoring.save(state)
+    if scoring.done:
+        run.mark()
     run.deliver()
 
 

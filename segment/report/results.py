@@ -160,11 +160,14 @@ class Condition:
     """What a sweep scored on the test images as they are, or as one corruption leaves them.
 
     failed: image -> why; warnings: what makes the scores misleading, of the images as they are
+    contents: image -> `labels.contents_of` it, of those that are scored; None in files of earlier versions, in whose
+    settings they were
     """
 
     rows: list[Row]
     failed: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    contents: dict[str, list[str]] | None = None
 
 
 @dataclass(frozen=True, repr=False)

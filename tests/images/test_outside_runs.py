@@ -91,9 +91,9 @@ def test_the_pictures_of_a_run_below_the_folder_are_no_images(
 
 
 def test_a_sweep_is_of_the_same_images_after_a_run_was_made_among_them(network: Network, labels: Labels) -> None:
-    before = input_hashes((), str(labels.images), (), {})
+    before = input_hashes(str(labels.images), (), {})
     shutil.rmtree(Path(labels.images) / "run")
-    assert input_hashes((), str(labels.images), (), {}) == before
+    assert input_hashes(str(labels.images), (), {}) == before
 
 
 def test_a_run_itself_is_a_folder_of_images_and_one_of_runs_alone_is_refused(labels: Labels) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,17 +23,19 @@ from segment.files.runs.manifest import read_entries
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.parts import Listing
-from segment.images.read import read_label
+from segment.images.read import read_label, read_source
 from segment.jobs import sweep as sweeping
 from segment.jobs.evaluate import EvaluatePlan, evaluate
+from segment.jobs.evaluation import labels
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid
+from segment.jobs.sweeping.inputs import IMAGES, joined
 from segment.jobs.sweeping.states import SweepPlan
 from segment.networks.load import Network, load_network
-from segment.report.results import CLEAN
+from segment.report.results import CLEAN, Sweep
 from segment.scenes.classes import CLASSES
 from segment.scenes.scene import TEST, VALIDATION
 from segment.scores.board import Board
@@ -157,6 +160,109 @@ def test_a_network_of_the_same_weights_that_computes_something_else_does_not_go_
     record.write_text(json.dumps(content | {"probes": [probes[0] | {"trained": "AAAA"}]}))
     with pytest.raises(WrongUse, match=r"run\.json .* is damaged: probes: "):
         run(1.0, resume=True)
+
+
+def swept(data: Labels, tmp_path: Path, *, resume: bool, plan: SweepPlan = OF_ONE_METHOD) -> Sweep:
+    train = tmp_path / "train"
+    if not train.exists():
+        shutil.copytree(data.images, train)
+    return sweep(edited(1.0), data, str(train), tmp_path / "run", plan, resume=resume)
+
+
+def images_of(made: Sweep) -> list[int]:
+    return [row.result["images"] for row in made.rows]
+
+
+def test_a_sweep_tries_again_the_images_that_failed_and_passes_no_other_one(
+    data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = read_source, list[str]()
+
+    def flaky(source: Source, spec: Any) -> Any:
+        read.append(source.id)
+        if read.count(source.id) == 1 and source.id == f"s{TEST[1]}":  # a disk that answers later
+            raise OSError(5, "Input/output error")
+        return real(source, spec)
+
+    monkeypatch.setattr(labels, "read_source", flaky)
+    made = swept(data, tmp_path, resume=False)
+    assert (list(made.failed), images_of(made)) == ([f"s{TEST[1]}"], [2, 3])
+    warning = f"1 image failed under some conditions only (s{TEST[1]})"
+    assert any(line.startswith(warning) for line in made.warnings)
+    assert read_entries(tmp_path / "run" / "manifest.jsonl")[f"s{TEST[1]}"]["status"] == "failed"
+    assert (tmp_path / "run" / "state_clean_0.npz").exists()
+    read[:] = [f"s{TEST[1]}"]
+    made = swept(data, tmp_path, resume=True)
+    assert read[1:] == [f"s{TEST[1]}"]
+    assert (made.failed, images_of(made)) == ({}, [3, 3])
+    assert not any("failed under" in line for line in made.warnings)
+    assert read_entries(tmp_path / "run" / "manifest.jsonl")[f"s{TEST[1]}"]["status"] == "done"
+    assert not (tmp_path / "run" / "state_clean_0.npz").exists()
+    shutil.rmtree(tmp_path / "run")
+    fresh = swept(data, tmp_path, resume=False)
+    assert [row.result["scores"] for row in fresh.rows] == [row.result["scores"] for row in made.rows]
+
+
+def test_a_sweep_goes_on_with_a_repaired_image_and_names_those_that_are_others(data: Labels, tmp_path: Path) -> None:
+    label = Path(str(data.labels)) / f"s{TEST[1]}.png"
+    whole = label.read_bytes()
+    label.unlink()
+    assert images_of(swept(data, tmp_path, resume=False)) == [2, 2]
+    label.write_bytes(whole)
+    made = swept(data, tmp_path, resume=True)
+    assert (made.failed, images_of(made)) == ({}, [3, 3])
+    for folder in (Path(str(data.images)), Path(str(data.labels))):
+        shutil.copy(folder / f"s{TEST[1]}.png", folder / "another.png")
+    write_png(label, 1 + 0 * read_label(label).astype(np.uint8))
+    others = rf"other images: 1 changed or gone \(s{TEST[1]}\); 1 new \(another\)\. Put them back"
+    with pytest.raises(WrongUse, match=others):
+        swept(data, tmp_path, resume=True)
+
+
+def test_a_sweep_of_an_earlier_version_goes_on_with_the_same_images_only(
+    data: Labels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It kept the content of all images as one setting, and no sums of a condition with images that failed."""
+    label = Path(str(data.labels)) / f"s{TEST[1]}.png"
+    whole = label.read_bytes()
+    label.unlink()
+    assert images_of(swept(data, tmp_path, resume=False)) == [2, 2]
+    folder = tmp_path / "run"
+    record = json.loads((folder / "run.json").read_text())
+    sources = data.sources(edited(1.0))
+    record["settings"][IMAGES] = joined(labels.contents_of(source) for source in sources)
+    (folder / "run.json").write_text(json.dumps(record))
+    for path in folder.glob("condition_*.json"):
+        content = json.loads(path.read_text())
+        assert len(content.pop("contents")) == 2
+        path.write_text(json.dumps(content))
+    for path in folder.glob("state_*.npz"):
+        path.unlink()
+    assert images_of(swept(data, tmp_path, resume=True)) == [2, 2]
+    assert caplog.text.count("were kept: all images are scored again") == 2
+    assert images_of(swept(data, tmp_path, resume=True)) == [2, 2]
+    assert caplog.text.count("were kept: all images are scored again") == 2
+    label.write_bytes(whole)
+    with pytest.raises(WrongUse, match="other settings: images and labels: other files"):
+        swept(data, tmp_path, resume=True)
+
+
+def test_a_sweep_that_was_ended_before_its_manifest_goes_on_with_the_same_settings_only(
+    data: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its conditions would be read as those of the other settings."""
+    monkeypatch.setattr(sweeping, "_finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        swept(data, tmp_path, resume=False)
+    monkeypatch.undo()
+    with pytest.raises(WrongUse, match="already holds a run"):
+        swept(data, tmp_path, resume=False)
+    (tmp_path / "run" / "manifest.jsonl").unlink()  # as earlier versions left it
+    with pytest.raises(WrongUse, match="void is none given there, 3 asked"):
+        swept(data, tmp_path, resume=True, plan=replace(OF_ONE_METHOD, void=3))
+    before = (tmp_path / "run" / "condition_clean_0.json").stat().st_mtime_ns
+    assert images_of(swept(data, tmp_path, resume=True)) == [3, 3]
+    assert (tmp_path / "run" / "condition_clean_0.json").stat().st_mtime_ns == before
 
 
 def test_a_network_that_takes_none_of_the_probes_inputs_goes_on(

@@ -517,12 +517,14 @@ def test_a_finished_sweep_is_resumed_without_a_pass(network: Network, data: Labe
     assert [row.name for row in again.rows] == [row.name for row in swept.rows]
     with pytest.raises(WrongUse, match="other settings"):
         sweep(network, data, train, swept.folder, replace(plan, adapt=False), resume=True)
-    for folder, key in ((data.labels, "images_and_labels_sha256"), (train, "statistics_images_sha256")):
+    name = min(Path(str(data.labels)).iterdir()).stem
+    others = rf"holds scores of other images: 1 changed or gone \({name}\)\. Put them back"
+    for folder, words in ((data.labels, others), (train, "statistics images: other files")):
         file = min(Path(str(folder)).iterdir())
         before = file.read_bytes()
         file.write_bytes(before + b"changed")
         try:
-            with pytest.raises(WrongUse, match=key):
+            with pytest.raises(WrongUse, match=words):
                 sweep(network, data, train, swept.folder, plan, resume=True)
         finally:
             file.write_bytes(before)

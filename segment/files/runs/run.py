@@ -37,6 +37,9 @@ from segment.stores.urls import is_url
 
 log = logging.getLogger(__name__)
 
+HASH = "_sha256"
+"""Suffix of settings that are hashes of files, which say nothing to a reader."""
+
 SOURCES = "sources"
 """Section of the record: id -> path of every image that the run has had."""
 
@@ -109,7 +112,7 @@ class Run(RunPlaces):
             run = cls(folder, record, lines, sources, lock, delivery)
             run.remove_parts()
             if delivery is not None:
-                manifest.touch()  # by which others know a run's folder
+                run.mark()
                 delivery.deliver_lines()
             return run
         except BaseException:
@@ -117,6 +120,10 @@ class Run(RunPlaces):
             if delivery is not None:
                 remove_scratch(folder)
             raise
+
+    def mark(self) -> None:
+        """Make the manifest, by which others know a run's folder, before an image has a line in it."""
+        (self.folder / MANIFEST).touch()
 
     def add_sources(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Further images of the run; the same under their ids in it."""
@@ -255,7 +262,10 @@ def _refuse_other_settings(
     }
     if pairs:
         differences = "; ".join(
-            f"{key} is {shown(key, old)} there, {shown(key, new)} asked" for key, (old, new) in pairs.items()
+            f"{key.removesuffix(HASH).replace('_', ' ')}: other files"
+            if key.endswith(HASH)
+            else f"{key} is {shown(key, old)} there, {shown(key, new)} asked"
+            for key, (old, new) in pairs.items()
         )
         raise WrongUse(
             f"{str(folder)!r} was made with other settings: {differences}. Ask the same, or choose another folder."

@@ -128,10 +128,10 @@ class Counted:
         """Ids of the images that are counted."""
         return frozenset(str(row["id"]) for row in next(iter(self.boards.values())).per_image())
 
-    def counts_only(self, sources: Sequence[Source]) -> bool:
-        """Whether every image that is counted is one of these, and its files hold what they did then."""
-        by_id = {source.id: source for source in sources}
-        return all(name in by_id and contents_of(by_id[name]) == self.contents.get(name) for name in sorted(self.done))
+    def changed(self, sources: Sequence[Source]) -> list[str]:
+        """Ids of the images that are counted and are none of these now, or whose files hold something else."""
+        now = {source.id: source for source in sources}
+        return [id for id in sorted(self.done) if id not in now or contents_of(now[id]) != self.contents.get(id)]
 
     def save(self, path: Path) -> None:
         """Everything that is counted, in one file that appears whole or not at all; nothing where it is torn."""
