@@ -14,9 +14,11 @@ import torch
 from labelled_scenes import written
 from plain import calibrated, random_bank, seeded
 from small_networks import Pooling, Small
+from torch import Tensor
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
+from segment.files.triages import load_triage, save_triage
 from segment.files.writing import write_png
 from segment.guarantees.triage import Triage, TriagePlan
 from segment.jobs.evaluate import EvaluatePlan, evaluate
@@ -25,6 +27,7 @@ from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
+from segment.jobs.triage.checking import check_triage
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, VALIDATION, scene
@@ -117,3 +120,43 @@ def test_images_that_a_run_no_longer_has_are_in_no_check_of_it(
     listed.write_text("\n".join(map(str, images[:7])))
     predict(network, listed, bank, tmp_path / "run", plan, resume=True)
     assert [len(each._means) for each in watches] == [10, 7]
+
+
+class Scaled(Small):
+    """Its logits have a factor behind the last BN layer, which neither its weights nor its draws show."""
+
+    factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * super().forward(x)
+
+
+def test_a_triage_is_refused_for_a_network_of_the_same_weights_that_computes_something_else(
+    data: tuple[Labels, Labels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation, test = data
+    network, bank, triage = calibrated_on(Scaled, validation, tmp_path)
+    save_triage(triage, tmp_path / "triage.json")
+    triage = load_triage(tmp_path / "triage.json")
+    plan, scored = PredictPlan(precision="fp32", triage=triage), replace(METHODS)
+    assert predict(network, test.images, bank, tmp_path / "run", plan).done == 10
+    evaluate(network, test, tmp_path / "same", banks=[bank], plan=scored)
+    assert check_triage(tmp_path / "same", triage)["text"]
+    monkeypatch.setattr(Scaled, "factor", 2.0)
+    with pytest.raises(WrongUse, match="of the same weights that computes something else"):
+        predict(network, test.images, bank, tmp_path / "other", plan)
+    with pytest.raises(WrongUse, match="of the same weights that computes something else"):
+        evaluate(network, test, tmp_path / "other", banks=[bank], plan=scored, triage=triage)
+    evaluate(network, test, tmp_path / "other", banks=[bank], plan=scored)
+    with pytest.raises(WrongUse, match="of the same weights that computes something else"):
+        check_triage(tmp_path / "other", triage)
+
+
+def test_a_damaged_probe_of_a_triage_is_a_sentence(data: tuple[Labels, Labels], tmp_path: Path) -> None:
+    validation, test = data
+    network, bank, triage = calibrated_on(Small, validation, tmp_path)
+    probe = triage.source["probe"]
+    for broken in ({**probe, "places": "?"}, {**probe, "side": "x"}, {**probe, "trained": ""}):
+        plan = PredictPlan(precision="fp32", triage=replace(triage, source={**triage.source, "probe": broken}))
+        with pytest.raises(WrongUse, match="`source: probe` is damaged"):
+            predict(network, test.images, bank, tmp_path / "run", plan)

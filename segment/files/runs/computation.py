@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from segment.draws.identity import computes_the_same
-from segment.draws.probe import Probe
+from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probe_of
 from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.reading import first_error
@@ -73,6 +73,25 @@ def refuse_other_computation(place: Path, record: Mapping[str, Any], networks: S
                 "something else: another interpolation, eps, argument or edited code. Go on with that one, or choose "
                 "another folder."
             )
+
+
+def kept_probe(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The probe of a run's first network as its record has it; None where it has none."""
+    kept: Mapping[str, Any] | None = next(iter(record.get(PROBES, ())), None)
+    return kept
+
+
+def gives(network: Network, kept: Mapping[str, Any]) -> bool:
+    """Whether a network gives the numbers of such a probe. Errors: BankRefused, ValueError for what is none."""
+    return computes_the_same(network, _as_probe(_Kept.model_validate(kept)))
+
+
+def alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two such probes are of networks that compute the same. Errors: as `gives`."""
+    one, other = (_as_probe(_Kept.model_validate(kept)) for kept in (first, second))
+    same = (one.side, one.seed, one.shape) == (other.side, other.seed, other.shape)
+    same = same and torch.equal(one.places, other.places)
+    return same and largest_difference(one.trained, other.trained) <= max(one.tolerance, other.tolerance)
 
 
 def _probe_of(network: Network) -> Probe | None:

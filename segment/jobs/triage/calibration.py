@@ -9,6 +9,7 @@ from typing import Any
 
 from segment.errors import WrongUse, near
 from segment.files.reading import read_json
+from segment.files.runs.computation import kept_probe
 from segment.files.runs.image_counts import read_image_counts
 from segment.files.runs.manifest import MANIFEST, read_entries
 from segment.files.runs.places import RECORD, removed_images
@@ -19,7 +20,7 @@ from segment.guarantees.groups import BUILT_IN, frames, group_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluation.combinations import TUNED, combination
-from segment.jobs.triage.source import settings_of_method
+from segment.jobs.triage.source import PROBE, settings_of_method
 from segment.stores.copies import folder_here
 
 FINISH = "Finish `segment evaluate`."
@@ -99,6 +100,7 @@ class Scores:
             "calibration": self.record.get("calibrations", {}).get(method),
             "classes": list(self.counts[method].plan.classes),
             "images": settings["images"],
+            **({} if (probe := kept_probe(self.record)) is None else {PROBE: probe}),
             "sha256": sorted(sha[:SHA_DIGITS] for sha in self.sha256.values()),
         }
 

@@ -21,7 +21,7 @@ from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.triage.calibration import SHA_DIGITS, Scores
-from segment.jobs.triage.source import refuse_other_source, settings_of_method
+from segment.jobs.triage.source import PROBE, refuse_other_probe, refuse_other_source, settings_of_method
 from segment.significance.paired import FEW
 
 
@@ -125,6 +125,7 @@ def _method_of(scores: Scores, triage: Triage) -> str:
     same = [name for name, source in sources.items() if source["bank"] == triage.source["bank"]]
     chosen = (same or names)[0]
     refuse_other_source(triage, sources[chosen])
+    refuse_other_probe(triage, sources[chosen].get(PROBE))
     for measure in triage.measures:
         if measure not in scores.counts[chosen].plan.measures:
             raise WrongUse(f"The triage needs the measure {measure!r}: add it to --measures.")

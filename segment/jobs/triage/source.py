@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from segment.errors import WrongUse
+from segment.errors import BankRefused, WrongUse, one_line
+from segment.files.runs.computation import alike, gives
 from segment.guarantees.triage import Triage
 from segment.jobs.evaluation.combinations import TUNED, Combination, combination
+from segment.networks.load import Network
 from segment.uncertainty.scaling import VectorScaling, of_json
 
 MEANT = {
@@ -28,6 +30,13 @@ MEANT = {
     "masks": "whether images have region masks",
 }
 """What a threshold depends on, in words."""
+PROBE = "probe"
+"""Key of a triage's source: what the network computed, as run.json has it."""
+OTHER_COMPUTATION = (
+    "This triage was calibrated with a network of the same weights that computes something else (another "
+    "interpolation, eps, argument or edited code), so that its guarantee does not hold here. Run that one, or "
+    "calibrate again."
+)
 FIT = 0.01
 """How far apart two fitted temperatures may be."""
 OPTIONS = {"draws": "--draws", "precision": "--precision"}
@@ -60,6 +69,30 @@ def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
             f"This triage was calibrated under other conditions, so that its guarantee does not hold here: "
             f"{'; '.join(differences)}. Run the same, or calibrate again."
         )
+
+
+def refuse_other_computation(triage: Triage, network: Network) -> None:
+    """Refuse a network of the triage's weights that computes something else. Errors: WrongUse.
+
+    A triage of an evaluation of an earlier version has no probe, and is taken.
+    """
+    kept = triage.source.get(PROBE)
+    if kept is not None and not _asked(gives, network, kept):
+        raise WrongUse(OTHER_COMPUTATION)
+
+
+def refuse_other_probe(triage: Triage, kept: Mapping[str, Any] | None) -> None:
+    """The same, of a network that a run's record has the probe of; None: it has none. Errors: WrongUse."""
+    theirs = triage.source.get(PROBE)
+    if theirs is not None and kept is not None and not _asked(alike, theirs, kept):
+        raise WrongUse(OTHER_COMPUTATION)
+
+
+def _asked(compared: Callable[..., bool], *given: Any) -> bool:
+    try:
+        return compared(*given)
+    except (BankRefused, ValueError) as error:
+        raise WrongUse(f"The triage's `source: {PROBE}` is damaged: {one_line(error, 160)}. Calibrate again.") from None
 
 
 def _near(theirs: Any, ours: Any) -> bool:
