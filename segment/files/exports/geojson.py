@@ -17,6 +17,7 @@ import numpy as np
 from segment.errors import imported
 from segment.files.exports.image import ExportedImage, Segment
 from segment.files.writing import fresh
+from segment.images.formats.georeference import quiet_gdal
 from segment.images.geometry import Geometry
 
 FILE = "segments.geojson"
@@ -25,7 +26,11 @@ FILE = "segments.geojson"
 def write_polygons(path: Path, image: ExportedImage) -> None:
     """A feature a segment, with holes. Coordinates without a transform are x = column, y = row, downwards."""
     features = imported("rasterio.features", extra="geo", what="GeoJSON files")
-    rasterio = imported("rasterio", extra="geo", what="GeoJSON files")
+    with quiet_gdal() as rasterio:  # it warns of polygons in pixels
+        _write_features(path, image, rasterio, features)
+
+
+def _write_features(path: Path, image: ExportedImage, rasterio: Any, features: Any) -> None:
     geometry = image.geometry
     transform = rasterio.Affine(*geometry.transform) if geometry.transform else rasterio.Affine.identity()
     head: dict[str, Any] = {"type": "FeatureCollection", "name": image.id}
