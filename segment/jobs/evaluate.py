@@ -33,7 +33,7 @@ from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.evaluation.validation import VALIDATION, validation_of_run
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
-from segment.jobs.triage.source import refuse_other_computation
+from segment.jobs.triage.source import refuse_edited_network
 from segment.jobs.tuning.tuned import Tuned, with_tuned
 from segment.networks.load import Network
 from segment.report.results import Evaluation, Validation
@@ -126,7 +126,7 @@ def evaluate(
             settings=settings,
             tuned=None if tuned is None else tuned.settings(),
         )
-        refuse_other_computation(triage, network)
+        refuse_edited_network(triage, network)
     memory = memory_for(runner, memory, network.device)
     sources, held_out = data.sources(network), validation.sources(network) if validation else ()
     scored, others = score_plan(network, plan.void, plan.unseen), len(data.annotators)

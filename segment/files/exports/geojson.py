@@ -26,17 +26,12 @@ FILE = "segments.geojson"
 def write_polygons(path: Path, image: ExportedImage) -> None:
     """A feature a segment, with holes. Coordinates without a transform are x = column, y = row, downwards."""
     features = imported("rasterio.features", extra="geo", what="GeoJSON files")
-    with quiet_gdal() as rasterio:  # it warns of polygons in pixels
-        _write_features(path, image, rasterio, features)
-
-
-def _write_features(path: Path, image: ExportedImage, rasterio: Any, features: Any) -> None:
     geometry = image.geometry
-    transform = rasterio.Affine(*geometry.transform) if geometry.transform else rasterio.Affine.identity()
-    head: dict[str, Any] = {"type": "FeatureCollection", "name": image.id}
-    if geometry.crs is not None and not geometry.gcps:  # coordinates are pixels then
-        head["crs"] = {"type": "name", "properties": {"name": _name_of(rasterio.crs.CRS, geometry)}}
-    with fresh(path) as stream:
+    with quiet_gdal() as rasterio, fresh(path) as stream:  # it warns of polygons in pixels
+        transform = rasterio.Affine(*geometry.transform) if geometry.transform else rasterio.Affine.identity()
+        head: dict[str, Any] = {"type": "FeatureCollection", "name": image.id}
+        if geometry.crs is not None and not geometry.gcps:  # coordinates are pixels then
+            head["crs"] = {"type": "name", "properties": {"name": _name_of(rasterio.crs.CRS, geometry)}}
         stream.write((json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [').encode())
         separator = "\n"
         for regions, segments in zip(image.regions, image.segments, strict=True):

@@ -30,7 +30,7 @@ from segment.jobs.triage.checking import (
     shift_of,
     shift_sentence,
 )
-from segment.jobs.triage.source import refuse_other_computation, refuse_other_source
+from segment.jobs.triage.source import refuse_edited_network, refuse_other_source
 from segment.jobs.tuning.tuned import Tuned
 from segment.networks.load import Network
 from segment.report.run_files.triaged_files import TriagedImage, triaged_image
@@ -81,7 +81,7 @@ def refuse_other_run(
             **({"masks": True} if masked else {}),
         },
     )
-    refuse_other_computation(triage, network)
+    refuse_edited_network(triage, network)
 
 
 class TriageOfRun:

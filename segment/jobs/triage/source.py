@@ -71,7 +71,7 @@ def refuse_other_source(triage: Triage, run: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_other_computation(triage: Triage, network: Network) -> None:
+def refuse_edited_network(triage: Triage, network: Network) -> None:
     """Refuse a network of the triage's weights that computes something else. Errors: WrongUse.
 
     A triage of an evaluation of an earlier version has no probe, and is taken.
