@@ -1,6 +1,6 @@
 """Which networks the engine runs, and how: fast passes beside a plain loop, architecture by architecture.
 
-    python -m benchmarks.measure networks --file outputs/measured/networks.json -- python -m benchmarks.networks
+    python -m benchmarks.measure networks
 
 writes docs/measured/networks.json; `python -m benchmarks.tables` writes the table of docs/networks.md. A row is kept
 after each network in outputs/measured/networks.json, so that a run that was stopped continues. Weights are random,

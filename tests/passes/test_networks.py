@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from plain import noise, plain_loop
 
 from benchmarks.architectures import NETWORKS, TIMM
-from benchmarks.measure import measure
+from benchmarks.measure import run_step
 from benchmarks.measured_files import measured
 from benchmarks.networks import Row, examine, survey_networks
 from benchmarks.plain_loop import largest_difference, noise_images, plain, random_bank, settle
@@ -101,8 +101,9 @@ def test_a_survey_that_was_stopped_continues_and_one_of_other_versions_begins_ag
 def test_a_survey_by_benchmarks_measure_says_how_it_was_made(tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     uri = "smp:FPN?encoder=mit_b0"  # refused at once: no batch normalisation
-    command = [sys.executable, "-m", "benchmarks.networks", "--only", uri, "-o", str(rows)]
-    measurement = json.loads(measure("networks", command, [rows], tmp_path).read_text(encoding="utf-8"))
+    command = shlex.join(["python", "-m", "benchmarks.networks", "--only", uri, "-o", str(rows)])
+    run_step("networks", {"run": command, "keep": [str(rows)], "measures": True}, tmp_path, tmp_path / "ran")
+    measurement = json.loads((tmp_path / "networks.json").read_text(encoding="utf-8"))
     assert list(measurement) == ["command", "date", "versions", "machine", "result"]
     assert measurement["command"].startswith("python -m benchmarks.networks")
     assert [row["outcome"] for row in measurement["result"]["networks"]] == ["refused"]
