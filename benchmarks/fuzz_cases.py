@@ -37,8 +37,8 @@ from segment.images.specs import InputSpec
 from segment.images.transforms.augment import pipeline
 from segment.images.where import geometry_of
 from segment.jobs.fit import fit_bank
+from segment.networks.building.weights import load_weights
 from segment.networks.cards import SHIPPED, read_card
-from segment.networks.weights import load_weights
 from segment.scenes.scene import TRAIN, scene
 from segment.scores.plan import ScorePlan
 from segment.settings import read_options

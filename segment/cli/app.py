@@ -28,7 +28,7 @@ from segment.version import __version__
 
 def _from_config(context: typer.Context, value: Path | None) -> Path | None:
     if value is not None:
-        from segment.networks.uris import is_uri, runs_code
+        from segment.networks.building.uris import is_uri, runs_code
         from segment.settings import read_options
 
         known = {parameter.name or "": parameter for parameter in context.command.params}

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 from segment.axes import Head
 from segment.errors import UnknownNetwork, WrongUse, near
 from segment.images.specs import Channels, InputSpec, TrainingSpec, planes_of
+from segment.networks.building.hf import hf_input
+from segment.networks.building.smp import timm_numbers, trained_head
+from segment.networks.building.uris import parse_uri
 from segment.networks.card_file import CardFile, InputEntry, TrainingEntry, WeightsEntry
-from segment.networks.hf import hf_input
-from segment.networks.smp import timm_numbers, trained_head
-from segment.networks.uris import parse_uri
 from segment.safe_yaml import read_yaml
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -40,7 +40,7 @@ class Card:
     """One network, ready to be built: how, from which weights, for which images, with which classes.
 
     name: the network's name in messages and files
-    network: a URI, see `segment.networks.builders`
+    network: a URI, see `segment.networks.building.builders`
     weights: the weights file; None: those of the URI, or random ones
     sha256: of the weights file, checked before loading; None: not checked
     head: what the output channels are; never guessed from their number

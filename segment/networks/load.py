@@ -29,7 +29,9 @@ from segment.errors import (
 )
 from segment.images.accept import Accept
 from segment.images.specs import InputSpec
-from segment.networks.builders import build
+from segment.networks.building.builders import build
+from segment.networks.building.uris import SCHEMES, is_uri, parse_uri, runs_code
+from segment.networks.building.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 from segment.networks.cards import Card, completed, default_card, known_cards, read_card
 from segment.networks.channels import channels_of, takes
 from segment.networks.devices import device_named
@@ -38,8 +40,6 @@ from segment.networks.outputs import logits_of
 from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import Resized
 from segment.networks.trial_images import at_smallest_side, trial_image
-from segment.networks.uris import SCHEMES, is_uri, parse_uri, runs_code
-from segment.networks.weights import ExtraKeys, differs_from_card, find_weights, load_weights
 
 logger = logging.getLogger(__name__)
 

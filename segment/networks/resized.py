@@ -28,23 +28,6 @@ class Resized(nn.Module):
         return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
 
 
-class Upsampled(nn.Module):
-    """A network of transformers, whose logits are smaller than the image: upsampled as its family does.
-
-    The names of its layers stay.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
-        logits: Tensor = self.network(pixel_values=x).logits
-        if logits.shape[-2:] == x.shape[-2:]:
-            return logits
-        return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
-
-
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:  # N C H W -> N C size
     """Images at that size; unchanged where they have it."""
     if tuple(images.shape[-2:]) == size:

@@ -17,7 +17,7 @@ from segment.experiments.cifar.experiment import CifarPlan
 from segment.experiments.cifar.network import all_passes, drawn_network, normalised, read_images
 from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
-from segment.networks.weights import load_weights
+from segment.networks.building.weights import load_weights
 
 SMALL = CifarPlan(draws=8, banks=2, batches=(16,), images=20)
 

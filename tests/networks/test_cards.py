@@ -11,9 +11,9 @@ import yaml
 from segment.errors import UnknownNetwork, WrongUse
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.images.transforms.augment import pipeline
+from segment.networks.building.uris import parse_uri
 from segment.networks.cards import SHIPPED, Card, card_folders, default_card, known_cards, read_card
 from segment.networks.load import load_network
-from segment.networks.uris import parse_uri
 
 CAMVID = ("enet_camvid", "unet_lite0_camvid")
 FULL = {

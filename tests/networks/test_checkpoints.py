@@ -14,7 +14,7 @@ from test_weights import Small, State, refusal
 from torch import nn
 
 from segment.errors import WeightsRefused
-from segment.networks.weights import load_weights
+from segment.networks.building.weights import load_weights
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import ModelRefused, UnknownNetwork, WrongUse
+from segment.networks.building.uris import parse_uri
 from segment.networks.cards import default_card, read_card
 from segment.networks.load import Network, load_network
-from segment.networks.uris import parse_uri
 
 SMP_WITH_BN = sorted(a.__name__ for a in smp.MODEL_ARCHITECTURES_MAPPING.values() if a.__name__ != "DPT")
 TORCHVISION_QUICK = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50")

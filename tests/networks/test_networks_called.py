@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from segment.draws.probe_passes import probe_side
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
-from segment.networks.builders import build
+from segment.networks.building.builders import build
 from segment.networks.cards import Card, default_card
 from segment.networks.load import Network, load_network
 from segment.networks.trial_images import trial_sides

@@ -14,11 +14,11 @@ from torch import nn
 
 from segment.errors import BankRefused, NotTrusted, WeightsRefused, WrongUse
 from segment.files.banks import load_bank
+from segment.networks.building.hf import hf_network
+from segment.networks.building.uris import parse_uri, runs_code
+from segment.networks.building.weights import load_weights
 from segment.networks.cards import read_card
-from segment.networks.hf import hf_network
 from segment.networks.load import load_network
-from segment.networks.uris import parse_uri, runs_code
-from segment.networks.weights import load_weights
 from segment.settings import read_options
 
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))

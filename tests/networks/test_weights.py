@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WeightsRefused
+from segment.networks.building.weights import load_weights
 from segment.networks.cards import Card
 from segment.networks.load import load_network
-from segment.networks.weights import load_weights
 
 State = dict[str, Tensor]
 

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from benchmarks.binning import worst_case
 from segment.networks.architectures.enet import ENet
-from segment.networks.weights import load_weights
+from segment.networks.building.weights import load_weights
 from segment.scores.functional import detection, rejection
 from segment.scores.functional.binning import BINS, bin_of, extremes
 from segment.scores.plan import ScorePlan

@@ -24,8 +24,8 @@ from segment.images.specs import InputSpec
 from segment.images.transforms.augment import pipeline
 from segment.methods.method import Method
 from segment.networks.architectures.resnet import ResNet32
+from segment.networks.building.weights import load_weights
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
-from segment.networks.weights import load_weights
 from segment.passes.passes import PassPlan
 from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.uncertainty.heads import probabilities

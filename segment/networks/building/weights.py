@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segment.axes import size_text
 from segment.errors import WeightsRefused, first_of, one_line
-from segment.networks.pickles import not_weights
+from segment.networks.building.pickles import not_weights
 from segment.stores.copies import here
 from segment.stores.requests import is_there
 from segment.stores.urls import is_url, url_of

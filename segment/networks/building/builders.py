@@ -17,10 +17,10 @@ from torch import nn
 
 from segment.errors import MissingExtra, ModelRefused, UnknownNetwork, near, one_line
 from segment.networks.architectures.enet import ENet
-from segment.networks.hf import hf_network
-from segment.networks.own_code import imports_from, loaded, own_file
-from segment.networks.smp import smp_network
-from segment.networks.uris import SCHEMES, Uri, check_arguments, parse_uri
+from segment.networks.building.hf import hf_network
+from segment.networks.building.own_code import imports_from, loaded, own_file
+from segment.networks.building.smp import smp_network
+from segment.networks.building.uris import SCHEMES, Uri, check_arguments, parse_uri
 
 OWN = ("enet", "tiny")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from segment.errors import ModelRefused, imported, one_line
-from segment.networks.resized import Upsampled
-from segment.networks.uris import REMOTE_CODE, Uri
+from segment.networks.building.uris import REMOTE_CODE, Uri
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,23 @@ WHERE = ("cache_dir", "revision", "subfolder", "token")
 INEXPRESSIBLE = ("do_binarize", "do_color_quantize", "do_grayscale", "do_offset", "offset", "rescale_offset")
 """Steps of image processors that change values in a way that no InputSpec says."""
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Upsampled(nn.Module):
+    """A network of transformers, whose logits are smaller than the image: upsampled as its family does.
+
+    The names of its layers stay.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N K' H W
+        logits: Tensor = self.network(pixel_values=x).logits
+        if logits.shape[-2:] == x.shape[-2:]:
+            return logits
+        return functional.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def hf_network(parsed: Uri) -> nn.Module:

@@ -15,8 +15,8 @@ from torch import nn
 
 from segment.axes import Head
 from segment.errors import ModelRefused, UnknownNetwork, error_message, near
-from segment.networks.uris import Uri, check_arguments
-from segment.networks.weights import load_weights
+from segment.networks.building.uris import Uri, check_arguments
+from segment.networks.building.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
