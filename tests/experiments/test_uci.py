@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr, ttest_1samp
 
+from benchmarks import uci_splits
 from segment.errors import WrongUse
 from segment.experiments.regression import dropout_check, methods, toy, uncertainty_error
 from segment.experiments.regression.dropout_check import CheckPlan
@@ -313,6 +314,17 @@ def test_sorted_errors_leave_a_figure_and_a_rank_correlation(once: Path, data: P
     assert [verdict.experiment for verdict in verdicts] == ["uncertainty-error"] * 3
     assert (tmp_path / "uncertainty_error.png").stat().st_size > 10_000
     assert len((tmp_path / "uncertainty_error.csv").read_text().splitlines()) == 4
+
+
+def test_splits_without_the_numbers_of_their_rows_serve_the_table_and_are_refused_for_sorted_errors(
+    once: Path, data: Path, tmp_path: Path
+) -> None:
+    for number in PLAN.splits:
+        uci_splits.slim(once / "kept" / f"yacht-{number}.json", tmp_path / "kept")
+    uci.run(tmp_path, budget="quick", data=data, seed=3, plan=PLAN, checks=CHECKS)
+    assert (tmp_path / "uci.csv").read_bytes() == (once / "uci.csv").read_bytes()
+    with pytest.raises(WrongUse, match=r"split yacht-1\.json has no errors of its \d+ test rows"):
+        uncertainty_error.run(tmp_path / "sorted", budget="quick", data=data, plan=PLAN, seed=3, kept=tmp_path / "kept")
 
 
 def test_the_rank_correlation_is_scipys_and_its_interval_holds_it() -> None:

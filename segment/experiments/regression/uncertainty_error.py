@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segment.errors import WrongUse
 from segment.experiments.regression.predictive import Array
 from segment.experiments.reporting import (
     COLOURS,
@@ -95,7 +96,16 @@ def run(
 
 
 def pooled(splits: Sequence[SplitResult], method: str) -> tuple[Array, Array, Array]:
-    """|error|, predictive sd (both in original units) and row number of every test point of every split."""
+    """|error|, predictive sd (both in original units) and row number of every test point of every split.
+
+    Error: WrongUse where a split was kept without the numbers of its rows.
+    """
+    for split in splits:
+        if len(split.methods[method].errors) != len(split.rows):
+            raise WrongUse(
+                f"The kept split {split.name}-{split.split}.json has no errors of its {len(split.rows)} test rows; "
+                "remove it to compute it again, or leave it out with --splits and --sets."
+            )
     errors = np.concatenate([np.array(split.methods[method].errors) for split in splits])
     spreads = np.concatenate([np.array(split.methods[method].spreads) for split in splits])
     return errors, spreads, np.concatenate([np.array(split.rows, dtype=np.float64) for split in splits])
