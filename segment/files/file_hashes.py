@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segment.errors import SegmentError
 from segment.files.writing import write_text
+from segment.images.contents.states import FileState, state_in, state_of
 from segment.images.formats.belonging import files_of
 from segment.stores.copies import here
 from segment.stores.urls import is_url
@@ -28,9 +29,6 @@ SETTLED = 2 * 10**9
 """Nanoseconds that a file must lie unchanged before its hash is kept: a file system's clock may be that coarse, and a
 second write within one tick leaves every time as it was."""
 
-State = list[int]
-"""Size, times of the last change of content and of the entry (ns), inode."""
-
 
 def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     """SHA-256 of each file's bytes, in order; a file that cannot be read has that of its name and the error.
@@ -39,7 +37,7 @@ def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
     it had when it was hashed.
     """
     known = _read(memory)
-    fresh: dict[str, tuple[State, str]] = {}
+    fresh: dict[str, tuple[FileState, str]] = {}
     hashes = []
     for path in paths:
         name = os.path.abspath(path)  # noqa: PTH100 - a link stays a link: its target's inode is in the state
@@ -47,12 +45,12 @@ def sha256_of_files(paths: Sequence[Path], memory: Path) -> list[str]:
             if is_url(path):
                 hashes.append(_of_url(path))
                 continue
-            state = _state(path)
+            state = state_in(path.stat())
             digest = known[name][1] if name in known and known[name][0] == state else ""
             if not digest:
-                digest, state = _hashed(path)
-                if time.time_ns() - max(state[1:3]) > SETTLED:
-                    fresh[name] = (state, digest)
+                digest, settled = _hashed(path)
+                if settled is not None:
+                    fresh[name] = (settled, digest)
         except OSError as error:  # the reader of the image says so
             digest = hashlib.sha256(f"{name}: {error}".encode(errors="surrogateescape")).hexdigest()
         hashes.append(digest)
@@ -76,26 +74,22 @@ def _of_url(path: Path) -> str:
         return _hashed(copy)[0]
 
 
-def _state(path: Path) -> State:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _hashed(path: Path) -> tuple[str, State]:
+def _hashed(path: Path) -> tuple[str, FileState | None]:
+    """The hash, and the state that it is of; None where the file is or may be being written to."""
     with path.open("rb") as stream:
-        before = _state(path)
+        state = state_in(path.stat())
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    # written to meanwhile: a time of now, so that it is not kept
-    return digest, before if _state(path) == before else [0, time.time_ns(), 0, 0]
+    settled = state_of(path) == state and time.time_ns() - max(state[1:3]) > SETTLED
+    return digest, state if settled else None
 
 
-def _read(memory: Path) -> dict[str, tuple[State, str]]:
+def _read(memory: Path) -> dict[str, tuple[FileState, str]]:
     try:
         content = json.loads(memory.read_bytes())
         return {
-            str(name): ([int(part) for part in state], str(digest))
-            for name, (state, digest) in content.items()
-            if len(state) == 4 and len(digest) == 64
+            str(name): ((int(size), int(content_time), int(entry_time), int(inode)), str(digest))
+            for name, ((size, content_time, entry_time, inode), digest) in content.items()
+            if len(digest) == 64
         }
     except FileNotFoundError:
         return {}
@@ -104,7 +98,7 @@ def _read(memory: Path) -> dict[str, tuple[State, str]]:
         return {}
 
 
-def _write(memory: Path, known: dict[str, tuple[State, str]], fresh: dict[str, tuple[State, str]]) -> None:
+def _write(memory: Path, known: dict[str, tuple[FileState, str]], fresh: dict[str, tuple[FileState, str]]) -> None:
     kept = {name: entry for name, entry in known.items() if name not in fresh} | fresh
     newest = dict(list(kept.items())[-MOST:])
     try:

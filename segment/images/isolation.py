@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
-from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from segment import errors
 from segment.errors import ImageUnreadable, SegmentError, error_message
+from segment.images.contents.states import FileState, state_of
 from segment.images.limits import asked, set_most_pixels
 from segment.stores.requests import PATIENCE
 from segment.stores.urls import is_url
@@ -133,11 +133,11 @@ class _Decoders:
     def __init__(self, memory: int, seconds: float) -> None:
         self.memory, self.seconds = memory, seconds
         self._idle: list[Decoder] = []
-        self._hung: dict[tuple[str, int, int], ImageUnreadable] = {}
+        self._hung: dict[tuple[str, FileState | None], ImageUnreadable] = {}
 
     def call(self, function: Callable[..., Any], arguments: Arguments, name: str) -> Any:
         """As `Decoder.call`. A file that took too long is refused from then on: a run asks for each several times."""
-        file = _state_of(name)
+        file = name, state_of(name)
         if file in self._hung:
             raise ImageUnreadable(str(self._hung[file]))
         try:
@@ -208,15 +208,6 @@ def contained(function: Callable[P, R]) -> Callable[P, R]:
         return answer
 
     return call
-
-
-def _state_of(name: str) -> tuple[str, int, int]:
-    """A file as it is now: one that was replaced is another."""
-    try:
-        stat = Path(name).stat()
-    except (OSError, ValueError):
-        return name, 0, 0
-    return name, stat.st_mtime_ns, stat.st_size
 
 
 def _name(first: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 import segment.files.file_hashes as file_hashes
 from segment.files.file_hashes import sha256_of_files
+from segment.images.contents.states import FileState
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def read_paths(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     read: list[Path] = []
     real = file_hashes._hashed
 
-    def watched(path: Path) -> tuple[str, list[int]]:
+    def watched(path: Path) -> tuple[str, FileState | None]:
         read.append(path)
         return real(path)
 

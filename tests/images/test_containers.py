@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from segment.images.find import Source, find_images
 from segment.images.formats import volumes
 from segment.images.formats.raster import Raster
 from segment.images.formats.tiff import read_tiff
+from segment.images.labels.annotations import annotations_in
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
 from segment.images.read import read_label, read_source, size_of
@@ -260,6 +263,30 @@ def test_a_volume_is_its_slices_along_the_axis(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image[..., 0], HOUNSFIELD[k])
         assert size_of(source) == (32, 40)
     assert len(find_images(tmp_path, Listing(axis=0))) == 40
+
+
+def test_files_that_are_written_again_with_the_same_size_and_time_are_read_again(tmp_path: Path) -> None:
+    def volume(values: NDArray[Any]) -> bytes:
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), tmp_path / "plain.nii")
+        return gzip.compress((tmp_path / "plain.nii").read_bytes(), compresslevel=0)
+
+    def write(path: Path, content: bytes) -> None:
+        status = path.stat() if path.exists() else None
+        path.write_bytes(content)
+        if status is not None:
+            assert path.stat().st_size == status.st_size
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    voxels, path = np.arange(60).reshape(5, 4, 3), tmp_path / "v.nii.gz"
+    shape = '{"shapes": [{"label": "%s", "points": [[0, 0], [5, 5]], "shape_type": "rectangle"}], "imagePath": "a.png"}'
+    for step, label in ((0, "road"), (7, "tree")):
+        write(path, volume(voxels + step))
+        source = find_images(path)[0]
+        image = read_source(source, InputSpec(channels=1, white=255, scale=1)).pixels
+        np.testing.assert_array_equal(image[..., 0], (voxels + step)[..., 0].T)
+        write(tmp_path / "a.json", (shape % label).encode())
+        (annotation,) = annotations_in(tmp_path / "a.json").values()
+        assert [shape.name for shape in annotation.shapes] == [label]
 
 
 def test_a_dicom_series_is_ordered_by_position_in_hounsfield_units_with_its_affine(tmp_path: Path) -> None:

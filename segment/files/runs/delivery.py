@@ -19,6 +19,7 @@ from pathlib import Path
 
 from segment.files.runs.manifest import MANIFEST, SHARDS, Entry, encoded
 from segment.files.writing import discard
+from segment.images.contents.states import FileState, state_of
 from segment.stores.requests import fetch, files_below, put, remove
 from segment.stores.scratch import remove_scratch, scratch_folder
 
@@ -45,7 +46,7 @@ class Delivery:
         self._writer, self._count = writer, 0
         self._there: set[str] = set()
         self._sent: list[str] = []  # shards
-        self._delivered: dict[str, tuple[int, int]] = {}  # bytes and time of change
+        self._delivered: dict[str, FileState | None] = {}
         self._queue: queue.Queue[Entry | None] = queue.Queue(TOGETHER)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -81,7 +82,7 @@ class Delivery:
         for name in wanted:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         fetch([(self.url / name, self.folder / name) for name in wanted])
-        self._delivered |= {name: self._state(name) for name in wanted}
+        self._delivered |= {name: state_of(self.folder / name) for name in wanted}
 
     def add(self, entry: Entry) -> None:
         """Have an image's files and then its line go to the store; waits while many do. Errors: of earlier ones."""
@@ -104,18 +105,17 @@ class Delivery:
 
     def deliver_changes(self) -> None:
         """Have all that is new in `folder`, but the manifest, on the store now. Errors: those of a store."""
-        changed: dict[str, tuple[int, int]] = {}
+        changed: dict[str, FileState | None] = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
             hidden = any(part.startswith(".") for part in name.split("/"))
-            if not hidden and name != MANIFEST and path.is_file() and self._delivered.get(name) != self._state(name):
-                changed[name] = self._state(name)
+            if hidden or name == MANIFEST or not path.is_file():
+                continue
+            state = state_of(path)
+            if self._delivered.get(name) != state:
+                changed[name] = state
         self.deliver(changed)
         self._delivered |= changed
-
-    def _state(self, name: str) -> tuple[int, int]:
-        status = (self.folder / name).stat()
-        return status.st_size, status.st_mtime_ns
 
     def deliver(self, names: Iterable[str]) -> None:
         """Have files of `folder` on the store now. Errors: those of a store."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segment.errors import ImageUnreadable
 from segment.images.contents.copied import by_ranges, image_here
+from segment.images.contents.states import FileState, state_in
 from segment.images.find import Source
 from segment.images.formats.belonging import files_of
 from segment.images.limits import is_file
@@ -29,9 +30,7 @@ def sha256_of(path: Path) -> str:
         return ""
     try:
         status = path.stat()
-        if status.st_size < _KEPT_HASHES:
-            return _sha256(path)
-        return _kept_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        return _sha256(path) if status.st_size < _KEPT_HASHES else _kept_sha256(path, state_in(status))
     except OSError:
         return ""
 
@@ -72,5 +71,5 @@ def _sha256(path: Path) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _kept_sha256(path: Path, _size: int, _changed: int, _inode: int) -> str:
+def _kept_sha256(path: Path, _state: FileState) -> str:
     return _sha256(path)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segment.images.contents.states import FileState, state_of
 from segment.images.formats.belonging import files_of, may_belong
 from segment.images.formats.georeference import (
     BROKEN,
@@ -26,8 +27,6 @@ from segment.images.formats.georeference import (
 from segment.images.formats.raster import Raster
 from segment.images.isolation import contained
 from segment.stores.urls import is_url
-
-State = tuple[int, int, int] | None
 
 
 @contained
@@ -69,28 +68,19 @@ class _Reading:
         self._lock = Lock()
         self._file: Any = None
         self._path: Path | None = None
-        self._states: dict[Path, State] = {}
+        self._states: dict[Path, FileState | None] = {}
 
     @contextmanager
     def __call__(self, path: Path) -> Iterator[Any]:
         with self._lock, quiet_gdal():
-            if path != self._path or any(_state_of(file) != state for file, state in self._states.items()):
+            if path != self._path or any(state_of(file) != state for file, state in self._states.items()):
                 if self._file is not None:
                     self._file.close()
                 self._file = self._path = None
                 files = (path, *may_belong(path), *files_of(path))
-                self._states = {file: _state_of(file) for file in files}  # first: it may change while it is opened
+                self._states = {file: state_of(file) for file in files}  # first: it may change while it is opened
                 self._file, self._path = open_raster(path), path
             yield self._file
-
-
-def _state_of(path: Path) -> State:
-    """What differs where a file has been written to; None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 _reading = _Reading()

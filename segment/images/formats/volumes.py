@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.contents.states import FileState, state_of
 from segment.images.geometry import Geometry, slice_of
 from segment.images.limits import check_bytes
 
@@ -27,7 +28,7 @@ DEFLATED = 1032
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 """Of each unit that a file may name."""
 
-_kept: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
+_kept: OrderedDict[tuple[str, FileState | None], NDArray[Any]] = OrderedDict()
 _lock = Lock()
 
 
@@ -81,8 +82,7 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
     """All voxels: mapped from a plain file, decoded once from a compressed one."""
     if path.suffix.lower() != ".gz":
         return np.asanyarray(image.dataobj)
-    status = path.stat()
-    key = (str(path), status.st_mtime_ns, status.st_size)
+    key = (str(path), state_of(path))
     with _lock:
         if key not in _kept:
             check_bytes(path, math.prod(image.shape) * image.get_data_dtype().itemsize)

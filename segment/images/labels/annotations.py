@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, one_line
 from segment.images.contents.copied import image_here
+from segment.images.contents.states import FileState, state_in
 from segment.images.labels.shapes import Shape, Size
 from segment.images.limits import check_is_file
 
@@ -65,7 +66,7 @@ def _annotations_in(path: Path) -> Mapping[str, Annotation]:
         status = path.stat()
     except OSError as error:
         raise ImageUnreadable(f"{str(path)!r} cannot be read: {error.strerror}. Correct the path.") from None
-    return _read(path, status.st_mtime_ns, status.st_size)
+    return _read(path, state_in(status))
 
 
 def drawn(
@@ -90,7 +91,7 @@ def drawn(
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, _changed: int, _size: int) -> Mapping[str, Annotation]:
+def _read(path: Path, _state: FileState) -> Mapping[str, Annotation]:
     try:
         if path.suffix.lower() == ".xml":
             found = _cvat(ElementTree.parse(path).getroot())
