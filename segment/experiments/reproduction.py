@@ -11,13 +11,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from segment.errors import WrongUse, near
 from segment.experiments.pages import assemble
 from segment.experiments.reporting import Budget, Progress, Verdict
 from segment.files.runs.lock import sole_writer
 from segment.files.writing import check_writable, write_text
+
+if TYPE_CHECKING:
+    from segment.experiments.regression.dropout_check import CheckPlan
+    from segment.experiments.uci.splits import Plan
 
 MODULES = {
     "uci": "uci.experiment",
@@ -44,23 +48,24 @@ def run_experiment(
     progress: Progress | None = None,
     splits: Sequence[int] | None = None,
     sets: Sequence[str] | None = None,
+    finished: bool = False,
 ) -> list[Verdict]:
     """The verdicts of one experiment, which leaves its files in `out`; its page says the command and what it took.
 
-    splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any; with
-    splits uci checks MC dropout on the sets whose check is finished, if some are. uncertainty-error reads finished
-    splits of a folder `uci` beside its own.
-    Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged, or
-    where another process writes to the folder.
+    splits, sets: seeds of the splits, and names of the sets, to run instead of the budget's, where there are any.
+    finished: compute none of them, and leave out those that are not finished, also checks of MC dropout.
+    uncertainty-error reads finished splits of a folder `uci` beside its own.
+    Errors: WrongUse for a budget not known, splits or sets where there are none, a finished split that is damaged, none
+    that is finished, or where another process writes to the folder.
     """
     if budget not in get_args(Budget):
         known = ", ".join(get_args(Budget))
         raise WrongUse(f"No budget is called {budget!r}.{near(budget, get_args(Budget))} Known: {known}.")
     more: dict[str, Any] = {}
-    if splits is not None or sets is not None:
-        more["plan"] = _plan(name, budget, splits, sets)
+    if splits is not None or sets is not None or finished:
+        more["plan"] = _plan(name, budget, splits, sets, finished=finished)
         if name == "uci":
-            more["checks"] = _checks(out / "kept", budget, splits, sets)
+            more["checks"] = _checks(budget, sets)
     if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
@@ -73,6 +78,7 @@ def run_experiment(
         wall, busy = time.monotonic() - wall, time.process_time() - busy
         chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
         chosen += "" if sets is None else f" --sets {','.join(sets)}"
+        chosen += " --finished" if finished else ""
         skipped = ", finished splits that it found not counted" if kept else ""
         _insert_sentence(
             out / "page.md",
@@ -82,26 +88,28 @@ def run_experiment(
     return verdicts
 
 
-def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
+def _plan(name: str, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None, *, finished: bool) -> Plan:
     from segment.experiments.uci.splits import PLANS, SETS
 
     if name not in BY_SPLITS:
-        raise WrongUse(f"{name} has no splits and no sets; --splits and --sets are for {' and '.join(BY_SPLITS)}.")
+        raise WrongUse(
+            f"{name} has no splits and no sets; --splits, --sets and --finished are for {' and '.join(BY_SPLITS)}."
+        )
     if splits is not None and (not splits or min(splits) < 1 or len(set(splits)) < len(splits)):
         raise WrongUse(f"--splits takes different seeds from 1 up, not {','.join(map(str, splits))!r}.")
     if sets is not None and (not sets or len(set(sets)) < len(sets) or not set(sets) <= set(SETS)):
         raise WrongUse(f"--sets takes different names of {', '.join(SETS)}, not {','.join(sets)!r}.")
     plan = PLANS[budget]  # type: ignore[index]
-    return replace(plan, splits=tuple(splits or plan.splits), sets=tuple(sets or plan.sets))
+    return replace(
+        plan, splits=tuple(splits or plan.splits), sets=tuple(sets or plan.sets), finished=finished or plan.finished
+    )
 
 
-def _checks(kept: Path, budget: str, splits: Sequence[int] | None, sets: Sequence[str] | None) -> Any:
+def _checks(budget: str, sets: Sequence[str] | None) -> CheckPlan:
     from segment.experiments.uci.experiment import CHECKS
 
     checks = CHECKS[budget]  # type: ignore[index]
-    wanted = tuple(sets or checks.sets)
-    finished = () if splits is None else tuple(name for name in wanted if (kept / f"dropout-{name}.json").is_file())
-    return replace(checks, sets=finished or wanted)
+    return replace(checks, sets=tuple(sets or checks.sets))
 
 
 def run_all(

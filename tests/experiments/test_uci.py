@@ -28,7 +28,7 @@ from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES, random_split, read_table
 from segment.experiments.uci.protocol_words import check_note, smaller_searches
-from segment.experiments.uci.splits import PLANS, SETS, Plan, Reduction, protocol_of, run_splits
+from segment.experiments.uci.splits import PLANS, SETS, TAUS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -194,7 +194,44 @@ def test_splits_can_be_chosen_and_finished_ones_serve_both_experiments(
     assert messages == []
     page = (tmp_path / "uci" / "page.md").read_text()
     assert "--splits 4,2`" in page
-    assert "boston, energy, wine, concrete, kin8nm, power, protein, split 1, 3, 5." in page
+    assert "boston, energy, wine, concrete, kin8nm, power, protein, splits 1, 3, 5." in page
+
+
+def test_finished_splits_alone_make_a_page_that_says_what_each_set_has(
+    once: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boston has the scores of yacht's first split: a set of one split, beside one of two and sets of none."""
+    monkeypatch.setitem(PLANS, "paper", replace(PLAN, sets=("yacht", "boston", "wine")))
+    monkeypatch.setattr(uci, "CHECKS", {"paper": replace(CHECKS, sets=SETS)})
+    kept = tmp_path / "uci" / "kept"
+    shutil.copytree(once / "kept", kept)
+    copied = json.loads((kept / "yacht-1.json").read_text())
+    copied["settings"]["taus"] = list(TAUS["boston"])
+    copied["result"]["name"] = "boston"
+    (kept / "boston-1.json").write_text(json.dumps(copied))
+    messages: list[str] = []
+    verdicts = run_experiment(
+        "uci", tmp_path / "uci", budget="paper", data=data, seed=3, finished=True, progress=messages.append
+    )
+    page = " ".join((tmp_path / "uci" / "page.md").read_text().split())
+    assert messages == []
+    assert "--seed 3 --finished`" in page
+    assert "sets yacht, boston; 80/20 splits with seeds 1, 2 (boston: 1);" in page
+    assert "energy, wine, concrete, kin8nm, power, protein, split 2 of boston." in page
+    beside = [verdict.numbers for verdict in verdicts if "on a par" in verdict.claim]
+    alone = [
+        verdict.numbers
+        for verdict in uci.run(tmp_path / "one", budget="paper", data=data, seed=3, plan=PLAN, checks=CHECKS, kept=kept)
+        if "on a par" in verdict.claim
+    ]
+    assert [numbers.replace(", without boston of one split", "") for numbers in beside] == alone
+
+    (kept / "dropout-yacht.json").unlink()
+    verdicts = run_experiment("uci", tmp_path / "uci", budget="paper", data=data, seed=3, finished=True)
+    assert len(verdicts) == 4
+    assert "MC dropout on the standard splits" not in (tmp_path / "uci" / "page.md").read_text()
+    with pytest.raises(WrongUse, match="holds no finished split of wine"):
+        run_experiment("uci", tmp_path / "uci", budget="paper", data=data, seed=3, sets=("wine",), finished=True)
 
 
 def test_the_paper_plan_is_the_papers_grid() -> None:
@@ -280,8 +317,8 @@ def test_splits_that_are_kept_with_the_project_are_of_the_papers_plan(tmp_path: 
 
 
 def test_the_page_says_whose_search_is_smaller() -> None:
-    assert smaller_searches(replace(PLANS["paper"], sets=("yacht", "wine"))) == ""
-    said = " ".join(smaller_searches(PLANS["paper"]).split())
+    assert smaller_searches(PLANS["paper"], ("yacht", "wine")) == ""
+    said = " ".join(smaller_searches(PLANS["paper"], SETS).split())
     assert (
         "The search of kin8nm and power and protein is smaller. L2 takes 6 of its 15 values, none below 1e-06" in said
     )

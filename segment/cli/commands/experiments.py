@@ -29,6 +29,10 @@ Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ an
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
 
 Splits = Annotated[str, typer.Option(help="uci and uncertainty-error: seeds of the splits, as 1,2,5.")]
+Finished = Annotated[
+    bool,
+    typer.Option("--finished", help="uci and uncertainty-error: compute nothing, take finished splits."),
+]
 Sets = Annotated[str, typer.Option(help="uci and uncertainty-error: data sets, as yacht,boston.")]
 
 DATA = Path("data")
@@ -53,6 +57,7 @@ def _add(name: str) -> None:
         seed: Seed = 0,
         splits: Splits = "",
         sets: Sets = "",
+        finished: Finished = False,
         json: Json = False,
     ) -> None:
         from segment.experiments.reproduction import run_experiment
@@ -66,6 +71,7 @@ def _add(name: str) -> None:
             progress=log.info,
             splits=counts(splits, "--splits") if splits else None,
             sets=listed(sets) if sets else None,
+            finished=finished,
         )
         _show(verdicts, output / "page.md", json)
 

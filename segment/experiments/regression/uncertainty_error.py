@@ -31,7 +31,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
-from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits
+from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits, seeds_in
 from segment.files.writing import check_writable
 from segment.scores.functional.image_level import rank_correlation as spearmans_rho
 from segment.scores.intervals import middle_95
@@ -56,9 +56,10 @@ def run(
     kept: where finished splits lie; the folder of the UCI experiment saves training the same networks again
     """
     check_writable(out / "page.md")
-    plan = plan or PLANS[budget]
-    if budget == "quick":
-        plan = replace(plan, splits=plan.splits[:2])
+    if plan is None:
+        plan = PLANS[budget]
+        if budget == "quick":
+            plan = replace(plan, splits=plan.splits[:2])
     splits_by_set = run_splits(plan, data=data, kept=kept or out / "kept", seed=seed, say=progress or (lambda _: None))
     rows: list[dict[str, Any]] = []
     for name, splits in splits_by_set.items():
@@ -85,7 +86,7 @@ def run(
     write_page(
         out,
         "Error against estimated uncertainty",
-        _opening(plan, budget, seed),
+        _opening(splits_by_set, budget, seed),
         verdicts,
         {
             "Rank correlation of |error| and estimated uncertainty": table,
@@ -226,9 +227,9 @@ def _legend(figure: Any) -> None:
     figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _opening(plan: Plan, budget: Budget, seed: int) -> str:
+def _opening(results: Mapping[str, Sequence[SplitResult]], budget: Budget, seed: int) -> str:
     return f"""
-Budget `{budget}`, seed {seed}; the networks of the UCI experiment, sets {", ".join(plan.sets)}, the test points of
-splits {", ".join(map(str, plan.splits))} pooled. Estimated uncertainty: the predictive sd, from the variance of the
+Budget `{budget}`, seed {seed}; the networks of the UCI experiment, sets {", ".join(results)}, the test points of
+splits {seeds_in(results)} pooled. Estimated uncertainty: the predictive sd, from the variance of the
 draws plus 1/tau. Intervals: {REPLICATES} bootstrap replicates over table rows. The expected |error| is sd sqrt(2 / pi).
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,28 +78,26 @@ def run(
     plan, checks = plan or PLANS[budget], checks or CHECKS[budget]
     kept = kept or out / "kept"
     results = run_splits(plan, data=data, kept=kept, seed=seed, say=say)
-    on_standard = check(checks, data=data, kept=kept, seed=seed, say=say)
     rows, shown = score_rows(results)
     table = write_table(out, "uci", rows, shown=shown)
     write_table(out, "uci_splits", split_rows(results))
     summary = write_table(out, "uci_summary", summary_rows(rows), digits=2)
-    checked_rows, checked_shown = check_rows(on_standard)
-    checked = write_table(out, "uci_dropout_check", checked_rows, shown=checked_shown)
     _figure(out, results)
-    verdicts = [*_verdicts(results), check_verdict(on_standard, complete=checks.splits is None)]
-    write_page(
-        out,
-        "UCI regression",
-        opening(plan, budget, seed, results),
-        verdicts,
-        {
-            "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
-            "Over all sets": summary,
-            "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
-            "Chosen by cross-validation": markdown_table(choice_rows(results), digits=4),
-            "MC dropout on the standard splits": f"{check_note(checks)}\n\n{checked}",
-        },
-    )
+    verdicts = _verdicts(results)
+    sections = {
+        "Scores on the test parts": f"{LEGEND}\n\n{table}\n![Normalised scores](uci.png)",
+        "Over all sets": summary,
+        "Beside the paper's table": f"{NOTE}\n\n{markdown_table(beside(rows), digits=2)}",
+        "Chosen by cross-validation": markdown_table(choice_rows(results), digits=4),
+    }
+    on_standard = check(checks, data=data, kept=kept, seed=seed, say=say, finished=plan.finished)
+    if on_standard:
+        checks = replace(checks, sets=tuple(on_standard))
+        checked_rows, checked_shown = check_rows(on_standard)
+        checked = write_table(out, "uci_dropout_check", checked_rows, shown=checked_shown)
+        verdicts.append(check_verdict(on_standard, complete=checks.splits is None))
+        sections["MC dropout on the standard splits"] = f"{check_note(checks)}\n\n{checked}"
+    write_page(out, "UCI regression", opening(plan, budget, seed, results), verdicts, sections)
     return verdicts
 
 
@@ -135,17 +134,23 @@ def _verdicts(results: Results) -> list[Verdict]:
 
 
 def _against(results: Results, other: str) -> Verdict:
-    """MCBN beside another method: the difference of normalised CRPS, averaged over sets, with its interval."""
+    """MCBN beside another method: the difference of normalised CRPS, averaged over sets, with its interval.
+
+    One split of a set has no variance: such a set is left out where others have more.
+    """
+    several = {name: splits for name, splits in results.items() if len(splits) > 1}
+    single = [name for name in results if name not in several]
+    compared = several or results
     by_set = [
         columns_of(splits, "mcbn").normalised_crps - columns_of(splits, other).normalised_crps
-        for splits in results.values()
+        for splits in compared.values()
     ]
-    low, high = difference_interval(by_set, [overlap(splits) for splits in results.values()])
+    low, high = difference_interval(by_set, [overlap(splits) for splits in compared.values()])
     mean = float(np.mean([values.mean() for values in by_set]))
-    few = [name for name, values in zip(results, by_set, strict=True) if len(values) < 2]
-    interval = f"no interval, for one split of {', '.join(few)} has no variance"
-    if not few:
-        interval = f"95 % interval {low:.2f} to {high:.2f}"
+    interval = f"no interval, for one split of {', '.join(single)} has no variance"
+    if several:
+        left_out = f", without {', '.join(single)} of one split" if single else ""
+        interval = f"95 % interval {low:.2f} to {high:.2f}{left_out}"
     return Verdict(
         experiment="uci",
         claim=f"MCBN's uncertainty is at least on a par with that of {other.upper()}",

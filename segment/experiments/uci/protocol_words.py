@@ -11,7 +11,7 @@ from segment.experiments.regression.dropout_check import BATCH, REFERENCES, Chec
 from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import Budget
-from segment.experiments.uci.splits import PLANS, SETS, Plan
+from segment.experiments.uci.splits import PLANS, SETS, Plan, seeds_in
 from segment.experiments.uci.tables import Results
 
 
@@ -20,7 +20,7 @@ def opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
     race = protocol.race
     trained = sum(split.seconds for splits in results.values() for split in splits)
     return f"""
-Budget `{budget}`, seed {seed}; sets {", ".join(plan.sets)}; 80/20 splits with seeds {", ".join(map(str, plan.splits))};
+Budget `{budget}`, seed {seed}; sets {", ".join(results)}; 80/20 splits with seeds {seeds_in(results)};
 {trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
 
 Protocol: two hidden layers of {protocol.hidden[0]} ReLU units, Adam at 1e-3, BN before the activation (eps 1e-10), half
@@ -34,13 +34,14 @@ dropout rate {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF
 networks with MCBN's hyper-parameters.
 
 In the search the candidates of a fold start from the same weights and see the same mini-batches and dropout noise.
-{reductions(protocol)}{smaller_searches(plan)}MNF's precision is chosen, where the authors have 1; a final network is
-trained once a split. Left out of the paper's sets and splits: {_left_out(plan)}.
+{reductions(protocol)}{smaller_searches(plan, tuple(results))}MNF's precision is chosen, where the authors have 1; a
+final network is trained once a split. Left out of the paper's sets and splits: {_left_out(results)}.
 """
 
 
-def smaller_searches(plan: Plan) -> str:
-    reduced = {name: plan.reduced[name] for name in plan.sets if name in plan.reduced}
+def smaller_searches(plan: Plan, sets: Sequence[str]) -> str:
+    """What is smaller of those sets' search; nothing where nothing is."""
+    reduced = {name: plan.reduced[name] for name in sets if name in plan.reduced}
     if not reduced:
         return ""
     first, whole = next(iter(reduced.values())), plan.protocol
@@ -61,11 +62,20 @@ def _estimated(race: Race) -> str:
     return "" if race.of is None else f", whose error the search estimates from {race.draws}, without bias"
 
 
-def _left_out(plan: Plan) -> str:
-    sets = [name for name in SETS if name not in plan.sets]
-    splits = [str(split) for split in PLANS["paper"].splits if split not in plan.splits]
-    missing = [*sets, *([f"split {', '.join(splits)}"] if splits else [])]
+def _left_out(results: Results) -> str:
+    """The sets that are missing, then the splits that all the others lack, then those that one lacks."""
+    missing = [name for name in SETS if name not in results]
+    by_set = {name: {split.split for split in splits} for name, splits in results.items()}
+    wanted = PLANS["paper"].splits
+    of_all = [split for split in wanted if not any(split in own for own in by_set.values())]
+    missing += _splits(of_all)
+    for name, own in by_set.items():
+        missing += [f"{words} of {name}" for words in _splits([each for each in wanted if each not in {*own, *of_all}])]
     return ", ".join(missing) or "nothing"
+
+
+def _splits(seeds: Sequence[int]) -> list[str]:
+    return [f"split{'s' if len(seeds) > 1 else ''} {_listed(seeds)}"] if seeds else []
 
 
 def _most(steps: int | None) -> str:

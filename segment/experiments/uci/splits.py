@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,16 @@ class Reduction:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which sets and split seeds, under which protocol; reduced: the sets whose search is smaller."""
+    """Which sets and split seeds, under which protocol.
+
+    reduced: the sets whose search is smaller; finished: whether splits that are not finished are left out, not computed
+    """
 
     sets: tuple[str, ...] = SETS
     splits: tuple[int, ...] = (1, 2, 3, 4, 5)
     protocol: Protocol = field(default_factory=Protocol)
     reduced: Mapping[str, Reduction] = field(default_factory=dict)
+    finished: bool = False
 
     def __post_init__(self) -> None:
         if not self.sets or not self.splits:
@@ -107,7 +111,11 @@ class SplitResult:
 def run_splits(
     plan: Plan, *, data: Path, kept: Path, seed: int, say: Callable[[str], None]
 ) -> dict[str, list[SplitResult]]:
-    """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept."""
+    """For each set its splits, read from `kept` where the same settings and seed wrote them, else computed and kept.
+
+    Where the plan takes finished splits only, a set without any is left out.
+    Error: WrongUse where a kept split is damaged, or none is finished.
+    """
     results: dict[str, list[SplitResult]] = {name: [] for name in plan.sets}
     for split in plan.splits:  # outermost: a run that is stopped early has some splits of every set
         for name in plan.sets:
@@ -115,11 +123,24 @@ def run_splits(
             protocol = protocol_of(plan, name)
             settings = {"seed": seed, **as_json_values(asdict(protocol))}
             result = _read(path, settings)
+            if result is None and plan.finished:
+                continue
             if result is None:
                 result = _run_split(name, split, protocol, data, seed, say)
                 write_text(path, json.dumps({"settings": settings, "result": asdict(result)}))
             results[name].append(result)
-    return results
+    finished = {name: splits for name, splits in results.items() if splits}
+    if not finished:
+        raise WrongUse(f"{str(kept)!r} holds no finished split of {', '.join(plan.sets)}. Run some without --finished.")
+    return finished
+
+
+def seeds_in(results: Mapping[str, Sequence[SplitResult]]) -> str:
+    """The splits' seeds in words: those of the set with the most, and of every set with others, which is named."""
+    words = {name: ", ".join(str(split.split) for split in splits) for name, splits in results.items()}
+    most = words[max(results, key=lambda name: len(results[name]))]
+    others = [f"{name}: {seeds}" for name, seeds in words.items() if seeds != most]
+    return f"{most} ({'; '.join(others)})" if others else most
 
 
 def protocol_of(plan: Plan, name: str) -> Protocol:
