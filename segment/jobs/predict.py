@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from segment.draws.bank import Bank, bank_fingerprint
@@ -41,6 +40,7 @@ from segment.networks.load import Network
 from segment.report.run_files.exported_files import write_run_exports
 from segment.report.run_files.sheet import write_sheet
 from segment.report.run_files.style import PictureStyle
+from segment.runners.process import torch_threads
 from segment.runners.runner import LOCAL, Runner
 from segment.stores.urls import is_url
 
@@ -140,7 +140,7 @@ def predict(
         # what ends a watch is no interruption: everything is whole, and the summary is written
         ends = nullcontext() if watch is None else suppress(KeyboardInterrupt)
         try:
-            with _torch_threads(execution.threads), ends:
+            with torch_threads(execution.threads), ends:
                 for pending in [run.pending()] if watch is None else watched(run, Path(str(source)), watch):
                     predictor.display = _display(run, network, plan)
                     predict_images(loop, pending, runner)
@@ -183,13 +183,3 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     if display is not None:
         run.note(display=display.as_dict())
     return display
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,7 +6,8 @@ Must not know what it computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,17 @@ class ProcessSettings:
         set_most_pixels(self.most_pixels)
         if self.isolate:
             isolate()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def memory_for(runner: Runner, memory: Memory, device: torch.device) -> Memory:

@@ -21,7 +21,6 @@ from segment.experiments.cost.timing import (
     RATE,
     kept_numbers,
     methods_of,
-    one_thread,
     ratio_interval,
     step_seconds,
     timed,
@@ -43,6 +42,7 @@ from segment.files.writing import check_writable
 from segment.images.prepare import prepare
 from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
+from segment.runners.process import torch_threads
 from segment.scenes import scene as scenes
 from segment.tracing.bn_network import bn_network_of
 
@@ -86,7 +86,7 @@ def run(
     case = scenes_case(data)
     network = case.network
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    with one_thread():
+    with torch_threads(1):  # processor seconds equal the wall clock's on an idle machine
         say("cost: recording the bank")
         drawn = bn_network_of(network)
         drawing = DrawPlan(draws=plan.draws, batch=BATCH, seed=seed)

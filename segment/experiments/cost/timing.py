@@ -6,8 +6,7 @@ Must not know what is claimed of the costs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -47,17 +46,6 @@ MEMBERS = 5
 
 
 REPLICATES = 1000
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, so that processor seconds equal the wall clock's on an idle machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def methods_of(network: Network, bank: Bank, flows: nn.Module, draws: int, seed: int) -> dict[str, Method]:

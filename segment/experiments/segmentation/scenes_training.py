@@ -27,6 +27,7 @@ from torch.nn import functional
 from segment.errors import WrongUse
 from segment.files.writing import check_writable, fresh
 from segment.networks.architectures.tiny import TinyUNet
+from segment.runners.process import torch_threads
 from segment.scenes.scene import CLASSES, PALETTE, SIZE, TEST, TRAIN, UNSEEN, Scene, scene
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def train_scenes(
             f"{len(TEST)} test scenes; got {steps} steps, batch {batch}, {scenes} scenes, {test} test scenes."
         )
     check_writable(out / "scenes.yaml")
-    with _threads(threads):
+    with torch_threads(threads), _opencv_threads(threads):
         shown = [scene(number) for number in TRAIN[:scenes]]
         mean, std = _colours(shown)
         network, loss = _trained(shown, mean, std, seed=seed, steps=steps, batch=batch, progress=progress)
@@ -111,15 +112,13 @@ def score(network: TinyUNet, scenes: Sequence[Scene], mean: Sequence[float], std
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before, opencv = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(count)
+def _opencv_threads(count: int) -> Iterator[None]:
+    before = cv2.getNumThreads()
     cv2.setNumThreads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-        cv2.setNumThreads(opencv)
+        cv2.setNumThreads(before)
 
 
 def _colours(scenes: Sequence[Scene]) -> tuple[tuple[float, ...], tuple[float, ...]]:
