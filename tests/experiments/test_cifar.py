@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,24 @@ def test_the_interval_is_over_banks_too() -> None:
     assert few == pytest.approx(many)  # banks that are alike add nothing
 
 
+def test_a_stopped_run_goes_on_from_the_banks_that_are_kept(once: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(once / "kept", tmp_path / "kept")
+    (tmp_path / "kept" / "M16-2.npz").unlink()
+    messages: list[str] = []
+    cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=SMALL, progress=messages.append)
+    assert messages == ["cifar: 8 draws of M = 16, bank 2 of 2"]
+    for name in ("cifar.csv", "page.md"):
+        assert (tmp_path / name).read_bytes() == (once / name).read_bytes()
+
+    messages.clear()
+    fewer = replace(SMALL, images=10, banks=1)  # other images: nothing that is kept serves
+    cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=fewer, progress=messages.append)
+    assert messages == ["cifar: 8 draws of M = 16, bank 1 of 1"]
+    (tmp_path / "kept" / "M16-1.npz").write_bytes(b"PK")
+    with pytest.raises(WrongUse, match=r"M16-1\.npz' is damaged"):
+        cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=fewer)
+
+
 def test_banks_are_joined_by_their_mean() -> None:
     labels = np.zeros(12, dtype=int)
     curves = [curve_of(likelihoods(8, 12, seed)[0], labels, seed=0) for seed in range(3)]
@@ -131,16 +151,17 @@ def test_the_share_of_the_gain_is_read_off_the_curve() -> None:
 
 
 def test_the_experiment_leaves_a_table_a_figure_and_verdicts(once: Path) -> None:
-    names = {path.name for path in once.iterdir()}
-    assert names == {"cifar.csv", "cifar.md", "cifar.png", "cifar.svg", "verdicts.csv", "verdicts.md", "page.md"}
+    names = {path.relative_to(once).as_posix() for path in once.rglob("*") if path.is_file()}
+    pages = {"cifar.csv", "cifar.md", "cifar.png", "cifar.svg", "verdicts.csv", "verdicts.md", "page.md"}
+    assert names == pages | {"kept/M16-1.npz", "kept/M16-2.npz"}
     assert len((once / "cifar.csv").read_text().splitlines()) == 1 + 4 + 2
     assert "lossy JPEG" in (once / "page.md").read_text()
 
 
 def test_the_same_seed_writes_the_same_bytes(once: Path, data: Path, tmp_path: Path) -> None:
     cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=SMALL)
-    for path in once.iterdir():
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    for path in (path for path in once.rglob("*") if path.is_file()):
+        assert (tmp_path / path.relative_to(once)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:

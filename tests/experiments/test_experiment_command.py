@@ -97,7 +97,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert "Near: 'paper'" in unknown.error
     splitless = segment("experiment", "toy", "-o", tmp_path, "--splits", "1,2")
     assert splitless.code == 2
-    assert "toy has no splits and no sets; --splits, --sets and --finished are for uci and uncertainty-error." in splitless.error
+    assert (
+        "toy has no splits and no sets; --splits, --sets and --finished are for uci and uncertainty-error."
+        in splitless.error
+    )
     for wrong in ("yatch", "yacht,yacht"):
         ended = segment("experiment", "uci", "-o", tmp_path, "--sets", wrong)
         assert ended.code == 2

@@ -5,17 +5,30 @@ Must not know how a pass is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from segment.draws.minibatches import DrawPlan
 from segment.experiments.cifar.curve import ORDERS, REPLICATES, Curve, curve_of, interval, joined, share_by
 from segment.experiments.cifar.figures import draw_curves
-from segment.experiments.cifar.network import PLAN, all_passes, bank_of, drawn_network, normalised, read_images
+from segment.experiments.cifar.kept import kept_curves
+from segment.experiments.cifar.network import (
+    PLAN,
+    all_passes,
+    bank_of,
+    drawn_network,
+    normalised,
+    read_images,
+    weights_in,
+)
 from segment.experiments.reporting import (
     Budget,
     Progress,
@@ -25,9 +38,11 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
+from segment.files.reading import file_bytes
 from segment.files.writing import check_writable
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn, mean_statistics
+from segment.tracing.bn_layers import BatchNormNetwork
 
 FLAT = 8
 """Draws after which the paper's curve is flat."""
@@ -65,7 +80,7 @@ def run(
     progress: Progress | None = None,
     plan: CifarPlan | None = None,
 ) -> list[Verdict]:
-    """Write the curve, its table and the page."""
+    """Write the curve, its table and the page; the curves of each bank are kept in `out/kept`, to go on from."""
     check_writable(out / "page.md")
     plan, say = plan or PLANS[budget], progress or (lambda _: None)
     network = drawn_network(data)
@@ -73,16 +88,24 @@ def run(
     pixels, labels = read_images(data, "test1000")
     chosen = np.arange(0, len(labels), len(labels) // plan.images)[: plan.images]  # the file is sorted by class
     images, labels = normalised(pixels[chosen]), labels[chosen]
+    inputs = hashlib.sha256(file_bytes(weights_in(data)))
+    for array in (train, pixels, chosen, labels):
+        inputs.update(np.ascontiguousarray(array).tobytes())
     curves: dict[int, Curve] = {}
     single: dict[str, Curve] = {}
     for batch in plan.batches:
         by_bank: list[Curve] = []
         by_mean: list[Curve] = []
         for number in range(plan.banks):
-            say(f"cifar: {plan.draws} draws of M = {batch}, bank {number + 1} of {plan.banks}")
-            bank = bank_of(network, train, DrawPlan(draws=plan.draws, batch=batch, seed=seed + number))
-            by_bank.append(curve_of(all_passes(mcbn(network, bank, PLAN), images), labels, seed=seed))
-            by_mean.append(curve_of(all_passes(mean_statistics(network, bank, PLAN), images), labels, seed=seed))
+            say_it = partial(say, f"cifar: {plan.draws} draws of M = {batch}, bank {number + 1} of {plan.banks}")
+            drawing = DrawPlan(draws=plan.draws, batch=batch, seed=seed + number)
+            kept = kept_curves(
+                out / "kept" / f"M{batch}-{number + 1}.npz",
+                {**asdict(drawing), "order": seed, "orders": ORDERS, "inputs": inputs.hexdigest()},
+                partial(_bank_curves, network, train, drawing, images, labels, seed, say_it),
+            )
+            by_bank.append(kept["mcbn"])
+            by_mean.append(kept["mean statistics"])
         curves[batch] = joined(by_bank)
         single[f"mean statistics, M = {batch}"] = joined(by_mean)
     single["trained statistics"] = curve_of(all_passes(deterministic(network, plan=PLAN), images), labels, seed=seed)
@@ -100,6 +123,22 @@ def run(
         },
     )
     return verdicts
+
+
+def _bank_curves(
+    network: BatchNormNetwork,
+    train: NDArray[np.uint8],
+    drawing: DrawPlan,
+    images: Tensor,
+    labels: NDArray[np.uint8],
+    seed: int,
+    say: Callable[[], None],
+) -> dict[str, Curve]:
+    """Of one bank: its draws, and one pass with their mean."""
+    say()
+    bank = bank_of(network, train, drawing)
+    methods = {"mcbn": mcbn(network, bank, PLAN), "mean statistics": mean_statistics(network, bank, PLAN)}
+    return {name: curve_of(all_passes(method, images), labels, seed=seed) for name, method in methods.items()}
 
 
 def _rows(curves: Mapping[int, Curve], single: Mapping[str, Curve], seed: int) -> list[dict[str, Any]]:

@@ -41,16 +41,21 @@ TRANSFORMS: tuple[Mapping[str, Any], ...] = (
 """What training did to an image, and so what a mini-batch of statistics repeats."""
 
 
-AT_ONCE = 250  # images in one pass
+AT_ONCE = 50
+"""Images in one pass: of more, what a layer gives does not stay in the processor's cache."""
 
 
 PLAN = PassPlan(channels_last=True, fuse=True)
 
 
+def weights_in(data: Path) -> Path:
+    return data / "weights" / "resnet32_cifar10.safetensors"
+
+
 def drawn_network(data: Path) -> BatchNormNetwork:
     """The trained ResNet32 with its 31 BN layers. Error: WeightsRefused where its file is not there or is another's."""
     module = ResNet32()
-    load_weights(module, data / "weights" / "resnet32_cifar10.safetensors")
+    load_weights(module, weights_in(data))
     module.eval()
     return survey(module, module, torch.zeros(2, 3, 32, 32))
 
