@@ -69,7 +69,7 @@ def run_experiment(
     if name == "uncertainty-error" and (out.parent / "uci" / "kept").is_dir():
         more["kept"] = out.parent / "uci" / "kept"
     module = import_module(f"segment.experiments.{MODULES[name]}")
-    kept = name in BY_SPLITS and (more.get("kept") or out / "kept").is_dir()
+    goes_on = (more.get("kept") or out / "kept").is_dir()
     with ExitStack() as locks:
         for folder in (out, more["kept"].parent) if "kept" in more else (out,):
             locks.enter_context(sole_writer(folder))
@@ -79,7 +79,7 @@ def run_experiment(
         chosen = "" if splits is None else f" --splits {','.join(map(str, splits))}"
         chosen += "" if sets is None else f" --sets {','.join(sets)}"
         chosen += " --finished" if finished else ""
-        skipped = ", finished splits that it found not counted" if kept else ""
+        skipped = ", finished parts that it found not counted" if goes_on else ""
         _insert_sentence(
             out / "page.md",
             f"`segment experiment {name} --budget {budget} --seed {seed}{chosen}`: {busy / 60:.1f} minutes of "

@@ -21,7 +21,7 @@ from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.building.weights import load_weights
 
-SMALL = CifarPlan(draws=8, banks=2, batches=(16,), images=20)
+SMALL = CifarPlan(draws=8, banks={16: 2}, images=20)
 
 
 def likelihoods(draws: int, images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_from_the_banks_that_are_kept(once: Path, data: Pa
         assert (tmp_path / name).read_bytes() == (once / name).read_bytes()
 
     messages.clear()
-    fewer = replace(SMALL, images=10, banks=1)  # other images: nothing that is kept serves
+    fewer = replace(SMALL, images=10, banks={16: 1})  # other images: nothing that is kept serves
     cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=fewer, progress=messages.append)
     assert messages == ["cifar: 8 draws of M = 16, bank 1 of 1"]
     (tmp_path / "kept" / "M16-1.npz").write_bytes(b"PK")
