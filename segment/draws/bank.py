@@ -144,7 +144,7 @@ class Bank:
         if not draws:
             raise WrongUse("A bank needs at least one draw.")
         return Bank(
-            torch.full((len(draws),), 1.0 / len(draws)),
+            torch.full((len(draws),), 1.0 / len(draws), dtype=torch.float32),
             {name: torch.stack([draw[name][0] for draw in draws]) for name in draws[0]},
             {name: torch.stack([draw[name][1] for draw in draws]) for name in draws[0]},
             dict(provenance or {}),

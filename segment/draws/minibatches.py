@@ -6,6 +6,7 @@ Must not know what an image is, nor a network.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
@@ -28,8 +29,13 @@ class DrawPlan:
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("batch", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value < least:
+            try:
+                number = index(value)  # also of NumPy's integers, which no JSON file takes
+            except TypeError:
+                number = least - 1
+            if number < least:
                 raise WrongUse(f"{name} = {value}, but it is an integer from {least} up.")
+            object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Estimate(EstimateDisplay, Generic[A]):
         return self.mean
 
     def __getattr__(self, name: str) -> A:
+        if name in self.__dataclass_fields__:  # of an estimate that copy or pickle has begun to make
+            raise AttributeError(name)
         if not name.startswith("_") and name in self.maps:
             return self.maps[name]
         if name == "probability":

@@ -30,6 +30,7 @@ from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.devices import device_named
 from segment.networks.given import on_device
 from segment.networks.load import Network, load_network
+from segment.networks.modules import parameters_state
 from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
 from segment.pictures.palettes import palette
@@ -138,14 +139,17 @@ class MCBN:
         self.memory = memory
         self._estimators: dict[tuple[str, ...], Estimator] = {}
         self._apart: dict[tuple[int, ...], bool] = {}
+        self._parameters = parameters_state(network.module)
 
     def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
         """Prediction, mean probability and maps of one image or several.
 
         image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which the card's preprocessing
         prepares; as `segment.images.accept` lists them, for `fit_bank` too.
-        Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite.
+        Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite; BankRefused where
+        the network's parameters were changed meanwhile.
         """
+        self._refuse_changed_parameters()
         images, single = self.network.accept.batch(image)
         if self.stop is not None:
             check_single_image(len(images))
@@ -164,6 +168,13 @@ class MCBN:
             estimator.to_redo = 0
         estimate = replace(estimate, view=self._view(images))
         return estimate.image(0) if single else estimate
+
+    def _refuse_changed_parameters(self) -> None:
+        """The caller may hold the network: other weights under the bank's draws would be neither's estimate."""
+        state = parameters_state(self.network.module)
+        if state != self._parameters:
+            network_of_bank(self.network, self.bank)
+            self._parameters = state
 
     def _keeps_apart(self, images: Tensor) -> bool:  # N C H W
         """Whether an image's estimate does not depend on those beside it; decided once for each size of images."""
@@ -211,8 +222,9 @@ class MCBN:
         """The class probabilities of each draw, (K H W) or (N K H W), one at a time, in the bank's order.
 
         Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again; WrongUse for
-        several images where the network may mix them.
+        several images where the network may mix them; BankRefused as a call.
         """
+        self._refuse_changed_parameters()
         images, single = self.network.accept.batch(image)
         if not self._keeps_apart(images):
             raise WrongUse("The network may mix the images of a batch: ask for the draws of one image after the other.")

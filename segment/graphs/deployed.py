@@ -28,8 +28,15 @@ IR_VERSION = 8
 
 
 def takes_bytes(network: Network) -> bool:
-    """Whether the graph takes uint8 pixels; floats (0..255) where files of other depths are prepared to that scale."""
+    """Whether the graph takes uint8 pixels; else floats, raw where the card has a `white`, or bands in 0..255."""
     return network.input.colours and network.input.white is None
+
+
+def _values(network: Network) -> str:
+    if takes_bytes(network):
+        return "uint8"
+    white = network.input.white
+    return "float32, 0..255" if white is None else f"float32, raw values of white {json.dumps(white)}"
 
 
 def deployed(network: Network, bank: Bank, graph: PassGraph) -> Any:
@@ -114,7 +121,7 @@ def metadata(network: Network, bank: Bank, versions: dict[str, str], checked: di
         "network_fingerprint": network.fingerprint,
         "head": card.head,
         "classes": list(network.class_names),
-        "input": f"image: {'uint8' if takes_bytes(network) else 'float32, 0..255'}, 1 x height x width x "
+        "input": f"image: {_values(network)}, 1 x height x width x "
         f"{network.input.pixel_planes}{', RGB' if network.input.colours else ''}; the graph does the rest: "
         f"{network.input.sentence}",
         "preprocessing": preprocessing_of(network),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.axes import Head
-from segment.images.specs import InputSpec, numbers_of
+from segment.images.specs import LARGEST, InputSpec, numbers_of
 
 SMALLEST = 1e-7
 """Where a logarithm begins: half precision holds nothing smaller. The error in an entropy is below 4e-8 K nats."""
@@ -35,7 +35,7 @@ class Nodes:
 
 
 def add_preparation(nodes: Nodes, spec: InputSpec, image: str) -> None:
-    """From `image` (1 H W C pixels) to normalised and padded ones (1 C H W) of the name given.
+    """From `image` (1 H W C pixels, raw ones where there is a `white`) to normalised and padded ones (1 C H W).
 
     `size`: H and W of the image, not padded.
     """
@@ -57,7 +57,8 @@ def add_preparation(nodes: Nodes, spec: InputSpec, image: str) -> None:
     else:
         nodes.add("wanted = Identity (planes)")
     channels = spec.planes
-    scale = np.array(numbers_of(spec.scale, channels))
+    in_255 = np.array(numbers_of(spec.white or LARGEST, channels)) / LARGEST
+    scale = np.array(numbers_of(spec.scale, channels)) * in_255
     nodes.constant("centre", (np.array(spec.mean or (0.0,) * channels) * scale).astype(floats).reshape(1, -1, 1, 1))
     nodes.constant("spread", (np.array(spec.std or (1.0,) * channels) * scale).astype(floats).reshape(1, -1, 1, 1))
     nodes.add("""

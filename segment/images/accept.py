@@ -33,6 +33,13 @@ SCALED = (
     "%s was given a float tensor whose values all lie within [0, 1], and its input has mean and std: normalised "
     "tensors are expected. Give uint8 pixels, or normalise them: %s."
 )
+PIXELS = (
+    "%s was given a float tensor without a negative value and up to %g, far above what a white pixel is once it is "
+    "normalised: it looks like pixel values, and normalised tensors are expected. Give uint8 pixels, or normalise "
+    "them: %s."
+)
+BEYOND = 4
+"""Times a white pixel: values of deeper files, and those that an augmentation has made brighter, lie below."""
 CONTRAST = 0.5
 """Of an image in 0..1: normalised ones that lie within [0, 1] have less, unless they are bright and flat."""
 
@@ -172,8 +179,12 @@ class Accept:
         if not bool(torch.isfinite(given).all()):
             count = int((~torch.isfinite(given)).sum())
             raise self._refused(given, f"{count} of its values are not finite (NaN or infinity). Mend the image.")
-        if (self.spec.mean or self.spec.std) and _looks_scaled(given):
+        given = given.detach().as_subclass(Tensor).float()
+        low, high = float(given.min()), float(given.max())
+        if (self.spec.mean or self.spec.std) and low >= 0 and high <= 1 and high - low > CONTRAST:
             warn_once(logger, SCALED, self.name, self.spec.sentence)
+        if low >= 0 and high > BEYOND * self.spec.normalised_white:
+            warn_once(logger, PIXELS, self.name, high, self.spec.sentence)
         return given
 
     def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W
@@ -197,9 +208,3 @@ def _is_stack(given: Any) -> bool:
 def _type_and_shape(given: NDArray[Any] | Tensor) -> str:
     kind = "a tensor of" if isinstance(given, Tensor) else "an array of"
     return f"{kind} {str(given.dtype).removeprefix('torch.')}, shape {size_text(given.shape) or '()'}"
-
-
-def _looks_scaled(given: Tensor) -> bool:
-    """Whether it is an image in 0..1 that nobody has normalised; one of little contrast may be either."""
-    low, high = float(given.min()), float(given.max())
-    return low >= 0 and high <= 1 and high - low > CONTRAST

@@ -119,6 +119,17 @@ class InputSpec:
         )
 
     @property
+    def normalised_white(self) -> float:
+        """What a pixel of 255 becomes, in the channel where that is most.
+
+        >>> InputSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.1)).normalised_white
+        7.0
+        """
+        scales = numbers_of(self.scale, self.planes)
+        parts = zip(scales, self.mean or (0.0,) * self.planes, self.std or (1.0,) * self.planes, strict=True)
+        return max((LARGEST / scale - mean) / std for scale, mean, std in parts)
+
+    @property
     def pixel_planes(self) -> int:
         """C of the pixels (H W C) that are normalised: 3 of RGB, whatever becomes of them."""
         return 3 if self.colours else self.planes

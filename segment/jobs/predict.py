@@ -52,7 +52,7 @@ DISPLAY_IMAGES = 4
 
 def predict(
     network: Network | nn.Module | str | Path,
-    source: str | Path | Sequence[Source],
+    source: str | Path | Sequence[Source | str | Path],
     bank: Bank | str | Path,
     folder: str | Path,
     plan: PredictPlan | None = None,
@@ -72,6 +72,7 @@ def predict(
     """Mask, maps and pictures of every image into RUN; one that fails is named in the manifest and the others go on.
 
     network: what `load_network` gave, a URI, a card, or any torch module with BN. bank: its bank, or the file of it
+    source: a folder, glob, list or file, or several of these, or what `find_images` gave
     masks: a SRC of region masks: outside (0) nothing is shown, counted or written
     labels: a SRC of label maps, shown beside predictions; label_suffix: what they have after the image's name
     listing: which frames of videos and slices of volumes are taken
@@ -93,7 +94,7 @@ def predict(
     elif isinstance(source, str | Path):
         images, source_text = images_outside_runs(source, listing), in_text(source)
     else:
-        images, source_text = tuple(source), f"{len(source)} images"
+        images, source_text = _listed(source, listing), f"{len(source)} images"
     if labels is not None:
         images = with_known_labels(images, labels, label_suffix, listing)
     if masks is not None:
@@ -183,3 +184,21 @@ def _display(run: Run, network: Network, plan: PredictPlan) -> Display | None:
     if display is not None:
         run.note(display=display.as_dict())
     return display
+
+
+def _listed(images: Sequence[Source | str | Path], listing: Listing | None) -> tuple[Source, ...]:
+    """Images that a caller names one by one. Errors: WrongUse for arrays, and where there is none."""
+    found: list[Source] = []
+    for image in images:
+        if isinstance(image, Source):
+            found.append(image)
+        elif isinstance(image, str | Path):
+            found += images_outside_runs(image, listing)
+        else:
+            raise WrongUse(
+                f"A run is made of image files, and this list holds a {type(image).__name__}: give paths, or call MCBN "
+                "with arrays and tensors."
+            )
+    if not found:
+        raise WrongUse("There are no images: the list is empty.")
+    return tuple(found)

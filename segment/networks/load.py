@@ -227,6 +227,11 @@ def load_network(
         if weights is None:  # its own may have been trained further since the card's file was written
             card = replace(card, weights=None, sha256=None)
         module = copied(model)
+    elif not isinstance(model, str | Path):
+        raise WrongUse(
+            f"A network is a torch module, a URI or a card, not a {type(model).__name__}. Give the module or its URI, "
+            "and a file of its weights by weights=FILE."
+        )
     else:
         given, card = card, _card_of(model, card)
         if card.folder is not None and not trust and runs_code(card.network):

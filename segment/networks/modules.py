@@ -53,6 +53,12 @@ def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in part._buffers.values() if value is not None)
 
 
+def parameters_state(module: nn.Module) -> list[tuple[int, int]]:
+    """Of every parameter its address and how often it was written to: what differs once one has another value."""
+    # under inference_mode nothing counts what is written to a tensor that was made there
+    return [(value.data_ptr(), 0 if value.is_inference() else value._version) for value in parameters(module)]
+
+
 def first_tensor(module: nn.Module) -> Tensor:
     """The first parameter, else the first buffer, else a float32 on the CPU: images have its device and its type."""
     return next(parameters_and_buffers(module), torch.zeros(()))

@@ -30,7 +30,8 @@ POINTWISE = names_in(
     __lt__ __le__ logical_and logical_or logical_not isnan isfinite nan_to_num masked_fill masked_fill_ contiguous
     clone detach to type float double half bfloat16 type_as dropout dropout2d dropout1d dropout3d alpha_dropout
     feature_alpha_dropout square cos log1p log2 expm1 exp2 rsub remainder fmod addcdiv logit silu_ hardswish_ sigmoid_
-    zeros_like ones_like full_like copy_ requires_grad_ threshold
+    zeros_like ones_like full_like copy_ requires_grad_ threshold __or__ __and__ __xor__ __invert__ __eq__ __ne__
+    bitwise_or bitwise_and bitwise_xor bitwise_not
     """
 )
 """Calls that work on each value alone; their tensors must have the same number of axes, so that images stay aligned."""
@@ -61,6 +62,12 @@ ALONG_AXES = names_in(
 )
 """Calls along named axes, which must not be the batch's."""
 
+
+BY_INDEX = names_in("gather take_along_dim scatter scatter_ scatter_add scatter_add_")
+"""Calls that read or write along one axis where a tensor of indices says, and position by position along the others."""
+
+NEW = frozenset(("new_zeros", "new_ones"))
+"""Calls that take no more of an image than how many there are."""
 
 RESHAPING = frozenset(("flatten", "view", "reshape", "unflatten", "expand", "expand_as"))
 """Calls whose arguments may hold the number of images, and whose result shows whether they keep the batch axis."""
@@ -150,7 +157,8 @@ class _Proof(TorchFunctionMode):
                 if not known or any(not _batched(tensor, self._batch) for tensor in results):
                     raise MixesImages(name)
             self._of_images.append(any(depends))
-            self.calls.append((name, None if name in RESHAPING and any(depends) else literals_in((args, kwargs))))
+            counts = name in RESHAPING or name in NEW
+            self.calls.append((name, None if counts and any(depends) else literals_in((args, kwargs))))
             self._sources.note(
                 (*results, *(tensors if name.endswith("_") or name == "__setitem__" else ())), len(self._of_images) - 1
             )
@@ -182,6 +190,14 @@ class _Proof(TorchFunctionMode):
                 tensor.ndim == most if image else tensor.ndim < most or tensor.shape[0] == 1
                 for tensor, image in zip(tensors, depends, strict=True)
             )
+        if name in NEW:
+            return True
+        if name in BY_INDEX:
+            return (
+                all(depends)
+                and all(tensor.ndim == axes for tensor in tensors)
+                and self._along(name, args, kwargs, axes)
+            )
         if name in ALONG_AXES:
             return depends[0] and not any(depends[1:]) and _axes_without_batch(args, kwargs, axes)
         if name in ("cat", "concat", "concatenate", "stack"):
@@ -205,12 +221,12 @@ class _Proof(TorchFunctionMode):
             return len(widths) // 2 < axes
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            return isinstance(first, Tensor) and len(tensors) == 1 and _keeps_first(index)
+            return isinstance(first, Tensor) and len(tensors) == 1 and _keeps_first(index, axes)
         return False
 
     @staticmethod
     def _along(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
-        place = 1 if name in ("unbind", "narrow", "select", "index_select") else 2
+        place = 2 if name in ("chunk", "split", "split_with_sizes", "tensor_split", "take_along_dim") else 1
         dim = kwargs.get("dim", args[place] if len(args) > place else 0)
         return isinstance(dim, int) and dim % axes != 0
 
@@ -255,9 +271,11 @@ def _first_axis_stays(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
     return axes[0] % total == 0 if name == "permute" else all(axis % total != 0 for axis in axes)
 
 
-def _keeps_first(index: Sequence[Any]) -> bool:
-    """Whether an index leaves the first axis as it is."""
+def _keeps_first(index: Sequence[Any], axes: int) -> bool:
+    """Whether an index of a tensor of so many axes leaves the first axis as it is."""
     if not index:
         return True
-    first = index[0]
-    return (first is Ellipsis and len(index) == 1) or (isinstance(first, slice) and first == slice(None))
+    first, others = index[0], index[1:]
+    if first is Ellipsis:
+        return len(others) < axes and all(type(each) is int or isinstance(each, slice) for each in others)
+    return isinstance(first, slice) and first == slice(None)

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segment.draws.large_batches import MergedStatistics, record_in_parts
 from segment.draws.recording import record
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
+from segment.networks.architectures.enet import ENet
+from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import peak_bytes
 
@@ -276,3 +278,37 @@ def test_the_network_is_restored(toy: Toy) -> None:
 def test_a_part_is_one_image_or_more(toy: Toy) -> None:
     with pytest.raises(WrongUse, match="from 1 up"):
         by_parts(surveyed(toy), noise(4, 3, 16, 16), 0)
+
+
+class Indexed(nn.Module):
+    """Values that are read and written by index, with the axis of the images, or along it."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis, self.norm = axis, nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        order = y.argsort(dim=3) % y.shape[self.axis]
+        sorted_values = torch.gather(y, self.axis, order)
+        return torch.scatter_add(y.new_zeros(y.shape), self.axis, order, sorted_values)[..., 1:, :]
+
+
+@pytest.mark.parametrize("by_index", [False, True])
+def test_enet_keeps_images_apart_on_every_device(by_index: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """by_index: as it unpools on a GPU."""
+    network = calibrated(seeded(lambda: ENet(5)), (32, 32))
+    if by_index:
+        monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
+    images = noise(3, 3, 32, 32)
+    assert mixing_call(network, network, images) == ""
+    with torch.no_grad():
+        torch.testing.assert_close(network(images)[1:2], network(images[1:2]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("axis", "named"), [(1, ""), (2, ""), (3, ""), (0, "gather")])
+def test_reading_and_writing_by_index_keeps_images_apart_but_along_their_axis(axis: int, named: str) -> None:
+    module, images = calibrated(Indexed(axis), (8, 8), 4), noise(2, 4, 8, 8)
+    assert mixing_call(module, module, images) == named
+    with torch.no_grad():
+        assert torch.equal(module(images)[:1], module(images[:1])) == (named == "")

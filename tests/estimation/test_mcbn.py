@@ -257,6 +257,47 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused() -> None:
         MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)
 
 
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data"])
+def test_weights_that_were_changed_meanwhile_are_refused(how: str) -> None:
+    network = network_of()
+    bank = segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2)
+    made = MCBN(network, bank)
+    before = made(noise(3, 32, 32))
+    assert torch.equal(made(noise(3, 32, 32)).probability, before.probability)
+    weights = {name: value.clone() for name, value in network.module.state_dict().items()}
+    if how == "in place":
+        with torch.no_grad():
+            network.module.get_parameter("head.bias").mul_(1.5)
+    elif how == "data":
+        network.module.get_parameter("head.bias").data = weights["head.bias"] * 1.5
+    else:
+        network.module.load_state_dict(weights | {"head.bias": weights["head.bias"] * 1.5})
+    for call in (lambda: made(noise(3, 32, 32)), lambda: list(made.draws(noise(3, 32, 32)))):
+        with pytest.raises(BankRefused, match="other weights"):
+            call()
+    network.module.load_state_dict(weights)
+    assert torch.equal(made(noise(3, 32, 32)).probability, before.probability)
+
+
+def test_an_estimate_is_copied_and_pickled(tmp_path: Path) -> None:
+    network = network_of()
+    estimate = MCBN(network, bank_of(network))(noise(3, 32, 32))
+    torch.save(estimate, tmp_path / "estimate.pt")
+    others = [copy.copy(estimate), copy.deepcopy(estimate), torch.load(tmp_path / "estimate.pt", weights_only=False)]
+    for other in others:
+        assert torch.equal(other.probability, estimate.probability)
+        assert torch.equal(other.variance, estimate.variance)
+
+
+@pytest.mark.parametrize(("key", "value"), [("draws", 2.0), ("batch", None), ("seed", "0"), ("draws", 0)])
+def test_counts_of_draws_are_integers_of_any_kind(key: str, value: Any) -> None:
+    given: dict[str, Any] = {"draws": np.int64(2), "batch": np.int32(3), "seed": np.uint8(1)}
+    assert DrawPlan(**given) == DrawPlan(draws=2, batch=3, seed=1)
+    assert all(type(number) is int for number in vars(DrawPlan(**given)).values())
+    with pytest.raises(WrongUse, match=f"{key} = {value}, but it is an integer"):
+        DrawPlan(**given | {key: value})
+
+
 def test_a_bank_of_some_layers_keeps_the_others_fixed() -> None:
     network = network_of()
     bank = segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=3, layers="bn2")

@@ -300,6 +300,17 @@ def test_a_label_studio_task_names_a_local_file_and_the_url_of_an_image_on_a_sto
     assert json.loads((tmp_path / "one.json").read_text())[0]["data"]["image"] == url
 
 
+@pytest.mark.parametrize(("proj", "code"), [("EPSG:32633", "32633"), ("+proj=utm +zone=33 +ellps=WGS84", None)])
+def test_geojson_names_the_sources_crs_and_no_code_of_another(proj: str, code: str | None, tmp_path: Path) -> None:
+    """The second has a datum shift, which the code that PROJ finds for it has not."""
+    crs = rasterio.crs.CRS.from_string(proj if code else f"{proj} +towgs84=100,200,300,0,0,0,0 +units=m")
+    image = exported(replace(PLACED, crs=crs.to_wkt()))
+    geojson.write_polygons(tmp_path / "segments.geojson", image)
+    name = json.loads((tmp_path / "segments.geojson").read_text())["crs"]["properties"]["name"]
+    assert rasterio.crs.CRS.from_user_input(name) == crs
+    assert name.startswith("urn:ogc:def:crs:EPSG") == (code is not None)
+
+
 @pytest.mark.parametrize("geometry", [PLACED, Geometry()])
 def test_geojson_polygons_rasterise_to_the_mask_in_the_source_s_crs(tmp_path: Path, geometry: Geometry) -> None:
     image = exported(geometry)

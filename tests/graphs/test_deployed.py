@@ -33,6 +33,7 @@ from torch.nn import functional
 from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ModelRefused, WrongUse
+from segment.estimation.mcbn import MCBN
 from segment.graphs.deployed import takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.images.prepare import prepare
@@ -132,6 +133,22 @@ def test_a_graph_gives_the_numbers_of_a_plain_loop_in_onnxruntime_and_openvino(c
             for output in OUTPUTS:
                 assert made[output].shape == expected[output].shape
                 np.testing.assert_allclose(made[output], expected[output], rtol=0, atol=1e-4, err_msg=output)
+
+
+@pytest.mark.parametrize(("channels", "white"), [("RGB", 4095.0), ("BGR", (1.0, 2000.0, 65535.0)), (3, 10000.0)])
+def test_a_graph_takes_the_raw_values_of_deeper_files(channels: Any, white: Any, tmp_path: Path) -> None:
+    spec = InputSpec(channels=channels, white=white, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), stride=8)
+    network = network_of(Small, spec=spec)
+    bank = bank_of(network)
+    exported = export(network, bank, tmp_path / "g.onnx")
+    assert max(exported.differences.values()) < 1e-4
+    whites = np.broadcast_to(white, 3)[:: -1 if channels == "BGR" else 1]
+    raw = (np.random.default_rng(0).random((24, 40, 3)) * whites).astype(np.float32)
+    expected = MCBN(network, bank, precision="fp32")(raw)
+    made = in_onnxruntime(tmp_path / "g.onnx", raw)
+    np.testing.assert_allclose(made["probability"][0], expected.probability.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(made["variance"][0], expected.variance.numpy(), rtol=0, atol=1e-5)
+    assert "raw values of white" in onnx.load(tmp_path / "g.onnx").SerializeToString().decode(errors="replace")
 
 
 def test_a_layer_used_twice_and_a_functional_one_are_drawn_as_in_the_engine(tmp_path: Path) -> None:

@@ -341,6 +341,24 @@ def test_floats_of_zero_to_one_are_warned_of_where_normalised_ones_are_expected(
     assert caplog.text.count(said) == int(warned)
 
 
+def test_floats_that_are_pixel_values_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    kept, spec = named("kept", InputSpec(scale=1)), InputSpec(mean=MEAN, std=STD)
+    assert torch.equal(kept.accept.batch(pixels)[0][0], pixels)  # 0..255 is what this network was trained on
+    named("bright", spec).accept.batch(torch.full((3, 8, 8), spec.normalised_white) * 1.5)
+    named("centred", spec).accept.batch(pixels - 128)
+    assert "looks like pixel values" not in caplog.text
+    named("pixels", spec).accept.batch(pixels)
+    assert "pixels was given a float tensor without a negative value and up to 25" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_other_floats_are_taken_in_float32(dtype: torch.dtype) -> None:
+    network = named("floats", InputSpec(mean=MEAN, std=STD))
+    images = noise(2, 3, 8, 8).to(dtype)
+    assert torch.equal(network.accept.batch(images.requires_grad_())[0], images.detach().float())
+
+
 @pytest.mark.parametrize("scale", [255.0, (255.0, 255.0, 255.0)])
 def test_a_mean_in_pixel_values_is_refused_where_pixels_are_divided_first(scale: Any) -> None:
     pixel_mean, pixel_std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -14,7 +14,7 @@ from plain import calibrated, noise, seeded
 from small_networks import Small
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import segment
 from segment.errors import WrongUse
@@ -99,6 +99,24 @@ def test_what_may_be_images_or_samples_is_refused() -> None:
         images_in(loader)
     with pytest.raises(WrongUse, match="Give a collate_fn that makes tuples"):
         labelled_samples(loader)
+
+
+def test_a_list_of_an_image_and_its_mask_is_a_pair_and_is_refused_where_it_may_be_two_images() -> None:
+    colour = [[torch.rand(3, 8, 8), torch.zeros(1, 8, 8)] for _ in range(4)]
+    assert [image.shape[0] for image in images_in(iter(colour))] == [3] * 4
+    grey = [[torch.rand(1, 8, 8), torch.zeros(1, 8, 8)] for _ in range(4)]
+    with pytest.raises(WrongUse, match="a list of two arrays, which are alike: an image and its label map, or two"):
+        images_in(iter(grey))
+    assert len(labelled_samples(iter(grey))) == 4  # labelled images have a label each
+    assert len(images_in(iter([[torch.rand(1, 8, 8) for _ in range(3)]]))) == 3
+    loader: DataLoader[Any] = DataLoader([image for image, _ in grey], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    assert len(images_in(loader)) == 4
+
+
+@pytest.mark.parametrize("given", [None, 3, TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0, 8, 8)), []])
+def test_no_labelled_images_are_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(WrongUse, match=r"abelled images"):
+        labelled_samples(given)
 
 
 class Cropped(Pairs):

@@ -257,6 +257,19 @@ def test_predict_takes_a_module_with_its_preprocessing_and_the_banks_file(module
         segment.predict(module, files / "images", str(files / "bank.safetensors"), files / "unstated", plan)
 
 
+def test_predict_takes_a_list_of_paths_and_refuses_arrays(module: Toy, files: Path, tmp_path: Path) -> None:
+    bank = segment.fit_bank(module, files / "images", batch=2, draws=2)
+    paths = sorted((files / "images").iterdir())
+    done = segment.predict(module, [paths[0], str(paths[1])], bank, tmp_path / "run", segment.PredictPlan(maps=()))
+    assert (done.done, done.failed) == (2, {})
+    with pytest.raises(WrongUse, match="this list holds a ndarray: give paths, or call MCBN"):
+        segment.predict(module, [np.zeros((8, 8, 3), np.uint8)], bank, tmp_path / "arrays")  # type: ignore[list-item]
+    with pytest.raises(WrongUse, match="the list is empty"):
+        segment.predict(module, [], bank, tmp_path / "nothing")
+    with pytest.raises(WrongUse, match=r"not a dict\. Give the module or its URI"):
+        segment.load_network(dict(module.state_dict()))  # type: ignore[arg-type]
+
+
 def test_jobs_take_a_uri_and_the_banks_file(tmp_path: Path) -> None:
     uri, path = "scenes", str(tmp_path / "bank.safetensors")
     pixels = [scene(seed).image for seed in TRAIN[:8]]

@@ -56,6 +56,9 @@ def _properties(segment: Segment) -> dict[str, Any]:
 
 
 def _name_of(crs: Any, geometry: Geometry) -> str:
-    """The CRS as a URN of its authority, else as WKT."""
-    authority = crs.from_wkt(geometry.crs).to_authority()
-    return f"urn:ogc:def:crs:{authority[0]}::{authority[1]}" if authority else str(geometry.crs)
+    """The CRS as a URN of its authority where that is the same CRS, else as WKT."""
+    own = crs.from_wkt(geometry.crs)
+    authority = own.to_authority()  # also of one that differs, as in its datum shift
+    if authority is None or crs.from_authority(*authority) != own:
+        return str(geometry.crs)
+    return f"urn:ogc:def:crs:{authority[0]}::{authority[1]}"

@@ -109,8 +109,8 @@ def images_in(given: Any) -> Sequence[Any]:
     dataset = _map_style(given)
     if dataset is not None:
         return Samples(dataset)
-    sample = _gives_samples(given)
-    return _held(image for item in given for image in images_of_item(item, sample=sample))
+    sample, batches = _gives_samples(given), isinstance(given, DataLoader)
+    return _held(image for item in given for image in images_of_item(item, sample=sample, batches=batches))
 
 
 def _gives_samples(given: Any) -> bool:
@@ -148,13 +148,14 @@ def _sampled(loader: DataLoader[Any]) -> list[int]:
     return numbers
 
 
-def images_of_item(item: Any, *, sample: bool = False) -> Iterator[Any]:
+def images_of_item(item: Any, *, sample: bool = False, batches: bool = False) -> Iterator[Any]:
     """Each image of what an iterable yields: a sample, a batch of them, or a list of samples.
 
     A batch is N C H W or N H W C, or a sequence of images, alone or before the sequence of their labels.
-    sample: a list is one sample. Errors: WrongUse where a list may be either.
+    sample: a list is one sample. batches: a list of images is a batch of them, as a DataLoader's collation makes it
+    Errors: WrongUse where a list may be either.
     """
-    if isinstance(item, list) and item and not sample and not _is_pair(item):
+    if isinstance(item, list) and item and not sample and not _is_pair(item, batches=batches):
         yield from map(image_of, item)
         return
     image = _images_of(item)
@@ -174,8 +175,11 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") or isinstance(value, Tensor)
 
 
-def _is_pair(item: Sequence[Any]) -> bool:
-    """Whether a list is (images, labels) and not a list of samples. Errors: WrongUse where it may be either."""
+def _is_pair(item: Sequence[Any], *, batches: bool) -> bool:
+    """Whether a list is (images, labels) and not a list of samples. Errors: WrongUse where it may be either.
+
+    batches: two arrays that are alike are two images
+    """
     if all(isinstance(part, list | tuple) and part and all(map(_is_array, part)) for part in item) and len(item) > 1:
         first, second = ([_kind(value) for value in part] for part in item[:2])
         if len(set(first)) == 1 and first[0] != second[0]:
@@ -185,6 +189,15 @@ def _is_pair(item: Sequence[Any]) -> bool:
         raise WrongUse(
             f"A batch is a list of {len(item)} lists of {len(first)} arrays, which are all alike: it may be images and "
             "labels, or samples. Give a collate_fn that makes tuples, (images, labels), or dictionaries."
+        )
+    if len(item) == 2 and all(map(_is_array, item)) and as_array(item[0]).ndim == 3:
+        if _kind(item[0]) != _kind(item[1]):
+            return True
+        if batches:
+            return False
+        raise WrongUse(
+            "An item is a list of two arrays, which are alike: an image and its label map, or two images. Give "
+            "(image, label) as a tuple or a dictionary, and a batch as one array, N C H W."
         )
     axes = [getattr(part, "ndim", None) for part in item]
     return axes[0] == 4 or (len(axes) > 1 and axes[0] is not None and axes[0] != axes[1])
@@ -216,12 +229,17 @@ def labelled_samples(given: Any) -> Sequence[Callable[[], tuple[Any, Any]]]:
     given: as `images_in` takes it, with a label beside each image. Errors: WrongUse where there are none.
     """
     dataset = _map_style(given)
-    if dataset is not None:
-        return [partial(_pair_of, dataset, number) for number in range(len(dataset))]
     pairs: list[Callable[[], tuple[Any, Any]]] = []
+    if dataset is not None:
+        pairs = [partial(_pair_of, dataset, number) for number in range(len(dataset))]
+    elif not isinstance(given, Iterable):
+        raise WrongUse(
+            f"Labelled images are a folder with labels=, a Dataset, a DataLoader or pairs of arrays, not {given!r}."
+        )
     sample = _gives_samples(given)
-    for item in given:
-        if isinstance(item, list) and item and not sample and not _is_pair(item):
+    for item in given if dataset is None else ():
+        arrays = isinstance(item, list) and all(map(_is_array, item))  # an image and its label, or many of both
+        if isinstance(item, list) and item and not sample and not arrays and not _is_pair(item, batches=True):
             pairs += [partial(lambda *pair: pair, image_of(each), label_of(each)) for each in item]
             continue
         image, label = _images_of(item), label_of(item)

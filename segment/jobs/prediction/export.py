@@ -26,7 +26,7 @@ from segment.graphs.deployed import deployed, metadata, takes_bytes
 from segment.graphs.parts import OUTPUTS
 from segment.graphs.running import Run, in_onnxruntime, in_openvino
 from segment.images.prepare import normalise
-from segment.images.specs import Channels
+from segment.images.specs import LARGEST, Channels, numbers_of
 from segment.methods.mcbn import mcbn
 from segment.networks.given import network_of
 from segment.networks.load import Network
@@ -159,7 +159,7 @@ def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: An
                 continue
             raise
         try:
-            made = run(image[None])
+            made = run(_raw(image, network)[None])
         except Exception as error:  # whatever the runtime raises
             raise ModelRefused(
                 f"The exported graph does not run at {size}, so it would not at other sizes than the traced one: "
@@ -176,6 +176,15 @@ def _compared(network: Network, drawn: BatchNormNetwork, bank: Bank, runtime: An
                 )
             worst[name] = max(worst[name], difference)
     return worst
+
+
+def _raw(image: NDArray[Any], network: Network) -> NDArray[Any]:  # H W C
+    """The raw pixels that are this image in 0..255."""
+    spec = network.input
+    if spec.white is None:
+        return image
+    white = np.array(numbers_of(spec.white, image.shape[2]))
+    return (image * ((white[::-1] if spec.channels == "BGR" else white) / LARGEST)).astype(np.float32)
 
 
 def _images(network: Network) -> Iterator[NDArray[Any]]:  # H W C
