@@ -60,7 +60,7 @@ class CifarPlan:
     """
 
     draws: int = 256
-    banks: Mapping[int, int] = field(default_factory=lambda: {32: 10, 128: 3})
+    banks: Mapping[int, int] = field(default_factory=lambda: {32: 10, 128: 1})
     images: int = 1000
 
     @property
