@@ -120,7 +120,8 @@ def _verdicts(results: Results) -> list[Verdict]:
             p = better_by_splits(getattr(column, gain), test_to_train=overlap(splits))
             wins += float(getattr(column, key).mean()) > 0
             outcomes.append(by_p(p))
-            parts.append(f"{name} {with_error(getattr(column, key).tolist(), digits=2)}, p = {p:.3f}")
+            score = with_error(getattr(column, key).tolist(), digits=2)
+            parts.append(f"{name} {score}, {'one split' if math.isnan(p) else f'p = {p:.3f}'}")
         verdicts.append(
             Verdict(
                 experiment="uci",

@@ -11,7 +11,7 @@ from segment.experiments.regression.dropout_check import BATCH, REFERENCES, Chec
 from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import Budget
-from segment.experiments.uci.splits import PLANS, SETS, Plan, seeds_in
+from segment.experiments.uci.splits import PLANS, SETS, WIDTHS, Plan, seeds_in
 from segment.experiments.uci.tables import Results
 
 
@@ -23,7 +23,7 @@ def opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
 Budget `{budget}`, seed {seed}; sets {", ".join(results)}; 80/20 splits with seeds {seeds_in(results)};
 {trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
 
-Protocol: two hidden layers of {protocol.hidden[0]} ReLU units, Adam at 1e-3, BN before the activation (eps 1e-10), half
+Protocol: two hidden layers of {_widths(plan, results)} ReLU units, Adam at 1e-3, BN before the activation (eps 1e-10), half
 the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the training part,
 looked at every {race.every} epochs, patience {race.patience}, at most {race.epochs} epochs; T = {protocol.draws}
 draws{_estimated(race)}; tau and the constant minimise CRPS on the folds, within the authors' range of tau for the set.
@@ -39,6 +39,11 @@ final network is trained once a split. Left out of the paper's sets and splits: 
 """
 
 
+def _widths(plan: Plan, results: Results) -> str:
+    others = [f"{WIDTHS[name][0]} on {name}" for name in results if name in WIDTHS]
+    return str(plan.protocol.hidden[0]) + (f" ({', '.join(others)})" if others else "")
+
+
 def smaller_searches(plan: Plan, sets: Sequence[str]) -> str:
     """What is smaller of those sets' search; nothing where nothing is."""
     reduced = {name: plan.reduced[name] for name in sets if name in plan.reduced}
@@ -48,7 +53,7 @@ def smaller_searches(plan: Plan, sets: Sequence[str]) -> str:
     looks = ", ".join(f"{each.every} on {name}" for name, each in reduced.items())
     ends = ", ".join(f"{each.epochs} on {name}" for name, each in reduced.items())
     return f"""
-The search of {" and ".join(reduced)} is smaller.
+The search of {", ".join(reduced)} is smaller.
 L2 takes {len(first.l2)} of its {len(whole.l2)} values, none below {first.l2[-1]:g}: less does not change how well these
 networks fit (docs/measured/small_l2.json). Candidates are compared on {first.search_folds} of the {whole.folds} folds,
 which holds out more rows than all folds of a small set together; tau is fitted on all. They are looked at every few
