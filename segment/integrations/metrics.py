@@ -79,14 +79,15 @@ class UncertaintyScores(Metric):
             labels: class ids (H, W) or (N, H, W); multi-label: (K, H, W) or (N, K, H, W).
 
         Raises:
-            WrongUse: a measure that is scored has no map.
+            WrongUse: another number of labels than of predictions, or a measure that is scored has no map.
             ImageUnreadable: labels of another size, or ids that are no class.
 
         """
         maps: dict[str, Any]
         if isinstance(estimate, Tensor):
             batch = estimate if estimate.ndim == 4 else estimate[None]
-            maps = {"predictive_entropy": predictive_entropy(batch, self.plan.head)}
+            exact = batch.detach().to(torch.promote_types(batch.dtype, torch.float32))  # in half, off by up to .01
+            maps = {"predictive_entropy": predictive_entropy(exact, self.plan.head)}
             masks: Any = [None] * len(batch)
         else:
             one = estimate.single
@@ -94,8 +95,14 @@ class UncertaintyScores(Metric):
             maps = {name: values[None] if one else values for name, values in estimate.maps.items()}
             masks = estimate.prediction[None] if one else estimate.prediction
         alone = labels.ndim == (3 if self.plan.head == "multilabel" else 2)
+        targets = labels[None] if alone else labels
+        if len(targets) != len(batch):
+            raise WrongUse(
+                f"There are {len(batch)} predictions, and label maps for {len(targets)}; give one for each. No image "
+                "was counted."
+            )
         rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        for index, label in enumerate(labels[None] if alone else labels):
+        for index, label in enumerate(targets):
             of_image = {name: maps[name][index] for name in self.plan.measures if name in maps}
             name = f"{rank}/{self._count}"
             self.board.update(name, batch[index].detach(), of_image, label, masks[index])

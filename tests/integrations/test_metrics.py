@@ -121,6 +121,30 @@ def test_an_unknown_measure_or_score_is_refused_in_one_line() -> None:
         metric.compute()
 
 
+@pytest.mark.parametrize(("predictions", "label_maps"), [(3, 2), (2, 3), (3, 1)])
+def test_another_number_of_labels_than_of_predictions_is_refused_before_any_is_counted(
+    predictions: int, label_maps: int
+) -> None:
+    p, labels = probabilities(3)
+    metric = UncertaintyScores(CLASSES)
+    wrong = labels[0] if label_maps == 1 else labels[:label_maps]
+    with pytest.raises(WrongUse, match=f"There are {predictions} predictions, and label maps for {label_maps}; give"):
+        metric.update(p[:predictions], wrong)
+    assert metric.board.images == 0
+    metric.update(p, labels)
+    torch.testing.assert_close(metric.compute()["nll"], _nll(p, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_entropy_of_half_precision_probabilities_is_computed_in_float32(dtype: torch.dtype) -> None:
+    p, labels = probabilities(4)
+    half, exact = (UncertaintyScores(CLASSES) for _ in range(2))
+    half.update(p.to(dtype), labels)
+    exact.update(p.to(dtype).float(), labels)
+    for name, value in exact.compute().items():
+        assert float(half.compute()[name]) == float(value), name
+
+
 def test_a_merge_after_a_score_counts_and_a_step_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     p, labels = probabilities(3)
     first, other = (UncertaintyScores(CLASSES, scores=("nll",)) for _ in range(2))
