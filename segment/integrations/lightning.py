@@ -1,22 +1,23 @@
-"""A Lightning callback: every few epochs, fit a bank on training batches and log the scores of MCBN.
+"""A Lightning callback: every few validations, fit a bank on training batches and log the scores of MCBN.
 
-Must not know a file. The module that is trained keeps its weights, buffers and flags: a copy is scored.
+Must not know a file. The module that is trained keeps its weights, buffers and flags: a copy is scored. The random
+generators keep their states.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from segment.axes import size_text
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.mcbn import MCBN
+from segment.integrations.loaders import flat, in_turn, one_after_the_other, preserve_generators
 from segment.integrations.metrics import UncertaintyScores
 from segment.jobs.fit import fit_bank
 from segment.networks.cards import Card
@@ -24,27 +25,35 @@ from segment.networks.load import load_network
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.trainer.states import TrainerFn
 except ImportError:
     raise MissingExtra("The callback needs Lightning: pip install 'mcbn-segment[lightning]'.") from None
 
+log = logging.getLogger(__name__)
+
 
 class MCBNScores(Callback):
-    """Fits a bank at the end of a validation, and logs `mcbn/nll`, `mcbn/miou` and so on.
+    """Fits a bank at the end of a validation of `Trainer.fit`, and logs `mcbn/nll`, `mcbn/miou` and so on.
+
+    The random generators of torch, NumPy and Python, and those that the loaders hold, have the same states after it.
 
     Args:
         network: the segmentation network inside the LightningModule: its attribute's name, or a function of it.
         classes: K, or the K names.
-        every: epochs between two banks; the first is fitted after that many.
-        draws: T. batch: M, the images behind a draw. images: training images that mini-batches are drawn from.
-        batches: validation batches that are scored; None: all of them.
-        unpack: a batch of the loaders to images (N, C, H, W), normalised as in training, and labels (N, H, W);
+        every: validations between two banks; the first is fitted after that many. The sanity check is not counted.
+            The count is kept in checkpoints.
+        draws: T. batch: M, the images behind a draw. images: training images that mini-batches are drawn from; of
+            several training loaders a batch each in turn.
+        batches: validation batches that are scored, one loader after the other; None: all of them.
+        unpack: a batch of one loader to images (N, C, H, W), normalised as in training, and labels (N, H, W);
             None: its first two items, or its keys "image" and "mask".
         card: head, classes and void of the network; None: softmax.
-        ignore_index: the label that is not scored.
+        ignore_index: the label that is not scored; None: the card's void.
         prefix: of the logged names.
 
     Raises:
-        WrongUse: the network or a batch is not what was said.
+        WrongUse: the card has another number of classes or another void, the network or a batch is not what was said,
+            or the training images have several sizes.
 
     """
 
@@ -66,22 +75,53 @@ class MCBNScores(Callback):
     ) -> None:
         if min(every, draws, batch, images) < 1 or batch > images:
             raise WrongUse("every, draws, batch and images are counts from 1 up, and batch is at most images.")
+        if card is not None:
+            _check_classes(card, classes if isinstance(classes, int) else len(classes))
+            ignore_index = _ignored(card, ignore_index)
         self.network, self.classes, self.every, self.draws, self.batch = network, classes, every, draws, batch
         self.images, self.batches, self.unpack, self.card = images, batches, unpack or _image_and_label, card
         self.ignore_index, self.measures, self.prefix = ignore_index, tuple(measures), prefix
         self.scores: dict[str, float] = {}
+        self.validations = 0
 
     def __repr__(self) -> str:
-        return f"MCBNScores(every {self.every} epochs, T = {self.draws}, M = {self.batch} of {self.images} images)"
+        return f"MCBNScores(every {self.every} validations, T = {self.draws}, M = {self.batch} of {self.images} images)"
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint; it differs between the callbacks of one trainer."""
+        network = self.network if isinstance(self.network, str) else getattr(self.network, "__qualname__", "a function")
+        return f"MCBNScores[network={network!r}, prefix={self.prefix!r}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.global_step == 0:  # not where a trainer goes on with a second `fit`
+            self.validations = 0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or (trainer.current_epoch + 1) % self.every:
+        if trainer.sanity_checking:
             return
+        if trainer.state.fn != TrainerFn.FITTING:
+            log.info("MCBNScores logs nothing outside `Trainer.fit`: a bank needs training batches.")
+            return
+        self.validations += 1
+        if self.validations % self.every:
+            return
+        training, validation = flat(trainer.train_dataloader), flat(trainer.val_dataloaders)
+        with preserve_generators([*training, *validation]):
+            self._score(pl_module, training, validation)
+
+    def _score(self, pl_module: LightningModule, training: list[Any], validation: list[Any]) -> None:
         module = getattr(pl_module, self.network, None) if isinstance(self.network, str) else self.network(pl_module)
         if not isinstance(module, nn.Module):
             raise WrongUse(f"{self.network!r} of {type(pl_module).__name__} is no torch module; name the network's.")
         network = load_network(module, card=self.card)
-        statistics = self._statistics(trainer.train_dataloader, network.device)
+        statistics = self._statistics(training, network.device)
         bank = fit_bank(network, statistics, batch=min(self.batch, len(statistics)), draws=self.draws, seed=0)
         mcbn = MCBN(network, bank, precision="fp32")
         metric = UncertaintyScores(
@@ -90,52 +130,44 @@ class MCBNScores(Callback):
             head=network.card.head,
             ignore_index=self.ignore_index,
         )
-        for loaded in itertools.islice(_each(trainer.val_dataloaders), self.batches):
+        for loaded in itertools.islice(one_after_the_other(validation), self.batches):
             images, labels = self.unpack(loaded)
             metric.update(mcbn(images.to(network.device), measures=self.measures), labels)
         self.scores = {f"{self.prefix}{name}": float(value) for name, value in metric.compute().items()}
         pl_module.log_dict(self.scores, sync_dist=False, rank_zero_only=True)
 
-    def _statistics(self, loader: Any, device: torch.device) -> Tensor:  # N C H W
+    def _statistics(self, loaders: list[Any], device: torch.device) -> Tensor:  # N C H W
         kept: list[Tensor] = []
-        with torch.random.fork_rng(), _same_shuffling(loader):
-            for loaded in _each(loader):
-                kept += self.unpack(loaded)[0].to(device).unbind()
-                if len(kept) >= self.images:
-                    break
+        for loaded in in_turn(loaders):
+            kept += self.unpack(loaded)[0].to(device).unbind()
+            if len(kept) >= self.images:
+                break
         if not kept:
             raise WrongUse("The trainer has no training batches, and a bank needs some.")
-        return torch.stack(kept[: self.images])
+        kept = kept[: self.images]
+        if len(sizes := sorted({tuple(image.shape) for image in kept})) > 1:
+            raise WrongUse(
+                f"The training images have several sizes, {' and '.join(map(size_text, sizes[:3]))}; a mini-batch has "
+                "one. Crop or resize them in training, or give MCBNScores an `unpack` that does."
+            )
+        return torch.stack(kept)
 
 
-def _each(loaders: Any) -> Iterator[Any]:
-    """The batches of a loader, or of a list of loaders one after the other."""
-    several: Iterable[Any] = loaders if isinstance(loaders, list | tuple) else [loaders]
-    for loader in several:
-        yield from _with_own_workers(loader) if loader is not None else ()
+def _check_classes(card: Card, count: int) -> None:
+    known = 2 if card.head == "sigmoid" else len(card.classes)
+    if known not in (0, count):
+        raise WrongUse(f"classes says {count}, and the card {card.name!r} has {known} classes; correct one of the two.")
 
 
-def _with_own_workers(loader: Any) -> Any:
-    """The same loader with persistent workers of its own: to iterate the trainer's would begin its epoch again."""
-    if not isinstance(loader, DataLoader):
-        return loader
-    other = copy.copy(loader)
-    other._iterator = None
-    return other
-
-
-@contextmanager
-def _same_shuffling(loaders: Any) -> Iterator[None]:
-    """What is iterated in this block leaves no trace in the generators that shuffle."""
-    several = loaders if isinstance(loaders, list | tuple) else [loaders]
-    parts = [part for loader in several for part in (loader, getattr(loader, "sampler", None))]
-    generators = [one for part in parts if isinstance(one := getattr(part, "generator", None), torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+def _ignored(card: Card, ignore_index: int | None) -> int | None:
+    if ignore_index is None or card.void is None:
+        return card.void if ignore_index is None else ignore_index
+    if ignore_index != card.void:
+        raise WrongUse(
+            f"ignore_index={ignore_index} was asked for, and the card {card.name!r} has the void {card.void}; leave "
+            "ignore_index out, or correct one of the two."
+        )
+    return ignore_index
 
 
 def _image_and_label(loaded: Any) -> tuple[Tensor, Tensor]:
