@@ -319,9 +319,7 @@ def test_splits_that_are_kept_with_the_project_are_of_the_papers_plan(tmp_path: 
 def test_the_page_says_whose_search_is_smaller() -> None:
     assert smaller_searches(PLANS["paper"], ("yacht", "wine")) == ""
     said = " ".join(smaller_searches(PLANS["paper"], SETS).split())
-    assert (
-        "The search of kin8nm, power, protein is smaller. L2 takes 6 of its 15 values, none below 1e-06" in said
-    )
+    assert "The search of kin8nm, power, protein is smaller. L2 takes 6 of its 15 values, none below 1e-06" in said
     assert "every few epochs (4 on kin8nm, 4 on power, 1 on protein), at most 400 on kin8nm" in said
 
 

@@ -23,10 +23,11 @@ def opening(plan: Plan, budget: Budget, seed: int, results: Results) -> str:
 Budget `{budget}`, seed {seed}; sets {", ".join(results)}; 80/20 splits with seeds {seeds_in(results)};
 {trained / 60:.0f} minutes by the clock for the splits on one thread of a busy machine, kept ones included.
 
-Protocol: two hidden layers of {_widths(plan, results)} ReLU units, Adam at 1e-3, BN before the activation
-(eps 1e-10), half the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the training part,
-looked at every {race.every} epochs, patience {race.patience}, at most {race.epochs} epochs; T = {protocol.draws}
-draws{_estimated(race)}; tau and the constant minimise CRPS on the folds, within the authors' range of tau for the set.
+Protocol: two hidden layers of {_widths(plan, results)} ReLU units, Adam at 1e-3, BN before the activation (eps
+1e-10), half the squared error plus L2; hyper-parameters by {protocol.folds}-fold cross-validation of the RMSE on the
+training part, looked at every {race.every} epochs, patience {race.patience}, at most {race.epochs} epochs; T =
+{protocol.draws} draws{_estimated(race)}; tau and the constant minimise CRPS on the folds, within the authors' range of
+tau for the set.
 Grid: L2 {_listed(protocol.l2)}; batch {_listed(protocol.batches)} (512 at most on energy; a batch is min(M, N));
 dropout rate {_listed(protocol.dropouts)} at batch {protocol.dropout_batch}; MNF: precision of the likelihood
 {_listed(protocol.precisions)}, batch 100, two flow steps of 50 hidden units for q and r, Adam at
