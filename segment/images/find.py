@@ -71,7 +71,7 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
 
     Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path; DICOM slices
     of a series by their place in it. A file with several images (a video, a stack, a volume) gives one source each, of
-    id "file/000123". List (.txt, .csv, .tsv, .parquet): `listing.lists` says what a row may hold; in a text list a tab
+    id "file/0123". List (.txt, .csv, .tsv, .parquet): `listing.lists` says what a row may hold; in a text list a tab
     separates image and label, or white space where the whole line is not a file; blank lines and "#" are skipped. Its
     ids are relative to its folder, where all its images are below that, else to their common folder.
     """
