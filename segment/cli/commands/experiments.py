@@ -22,9 +22,7 @@ experiment = App(help="Rebuild a result of the paper, or the shipped network.", 
 app.add_typer(experiment, name="experiment")
 
 Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.", callback=here_only)]
-Budget = Annotated[
-    str, typer.Option(help="quick: minutes for all; paper: the full protocol (uci: hours to a day).")
-]
+Budget = Annotated[str, typer.Option(help="quick: minutes for all; paper: the full protocol (uci: hours to a day).")]
 Data = Annotated[Path, typer.Option(help="Folder with uci/, cifar10/, camvid/ and weights/.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same tables.", min=0)]
 
