@@ -122,8 +122,8 @@ class InputSpec:
     def normalised_white(self) -> float:
         """What a pixel of 255 becomes, in the channel where that is most.
 
-        >>> InputSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.1)).normalised_white
-        7.0
+        >>> InputSpec(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5)).normalised_white
+        2.0
         """
         scales = numbers_of(self.scale, self.planes)
         parts = zip(scales, self.mean or (0.0,) * self.planes, self.std or (1.0,) * self.planes, strict=True)
