@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 FileState = tuple[int, int, int, int]
-"""Size, times of the last change of the content and of the entry (ns), inode."""
+"""Size, mtime and ctime (ns), inode."""
 
 
 def state_in(status: os.stat_result) -> FileState:
-    """The state that a file's status tells. The entry's time differs also where the content's was set back."""
+    """The state in what `stat` gave. The ctime differs even where the mtime was set back, as `cp -p` does."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
