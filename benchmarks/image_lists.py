@@ -15,6 +15,9 @@ from segment.files.writing import write_text
 
 Pair = tuple[str, str]
 
+MEASURED = 20
+"""Test images that distilled draws are measured on."""
+
 
 def write_list(path: Path, pairs: Iterable[Iterable[str]]) -> None:
     """Write one list; a line holds an image and, where there is one, its label map."""
@@ -25,6 +28,12 @@ def folder_pairs(folder: Path, part: str) -> list[Pair]:
     """Each image of FOLDER/PART/images with the label map of its name, relative to FOLDER, in the order of names."""
     names = sorted(path.name for path in (folder / part / "images").iterdir())
     return [(f"{part}/images/{name}", f"{part}/labels/{name}") for name in names]
+
+
+def unmeasured(images: Sequence[Pair], count: int) -> list[Pair]:
+    """All but the `count` evenly spaced images that `benchmarks.distill` measures on."""
+    measured = {index * len(images) // count for index in range(count)}
+    return [pair for index, pair in enumerate(images) if index not in measured]
 
 
 def main() -> None:
@@ -46,6 +55,7 @@ def main() -> None:
         "twelfth_test": test[::12],
         "sixth_test": (test[::2] + test[1::2])[::6],
         "first_test": [(image,) for image, _ in test[:30]],
+        "rest_of_test": [(image,) for image, _ in unmeasured(test, MEASURED)],
         "pooled": val + test,
         "held_pool": [pair for number, pair in enumerate(val) if number % 10] + test,
     }

@@ -53,10 +53,17 @@ def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in part._buffers.values() if value is not None)
 
 
-def parameters_state(module: nn.Module) -> list[tuple[int, int]]:
-    """Of every parameter its address and how often it was written to: what differs once one has another value."""
-    # under inference_mode nothing counts what is written to a tensor that was made there
-    return [(value.data_ptr(), 0 if value.is_inference() else value._version) for value in parameters(module)]
+def parameters_state(module: nn.Module) -> list[tuple[int, int, float]]:
+    """Of every parameter what differs once it has other values: its address, how often it was written to, its sum."""
+    # `.data` and NumPy write without counting, and under inference_mode nothing counts
+    return [
+        (
+            value.data_ptr(),
+            0 if value.is_inference() else value._version,
+            float(value.detach().sum(dtype=torch.float32)),
+        )
+        for value in parameters(module)
+    ]
 
 
 def first_tensor(module: nn.Module) -> Tensor:

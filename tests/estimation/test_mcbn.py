@@ -257,7 +257,7 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused() -> None:
         MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)
 
 
-@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data"])
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data", "in place of data"])
 def test_weights_that_were_changed_meanwhile_are_refused(how: str) -> None:
     network = network_of()
     bank = segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2)
@@ -268,6 +268,8 @@ def test_weights_that_were_changed_meanwhile_are_refused(how: str) -> None:
     if how == "in place":
         with torch.no_grad():
             network.module.get_parameter("head.bias").mul_(1.5)
+    elif how == "in place of data":
+        network.module.get_parameter("head.bias").data.mul_(1.5)
     elif how == "data":
         network.module.get_parameter("head.bias").data = weights["head.bias"] * 1.5
     else:
