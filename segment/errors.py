@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
 from logging import Logger
+from operator import index
 from typing import Any
 
 
@@ -129,6 +130,22 @@ def count_of(number: int, noun: str) -> str:
     ('1 pass', '2 passes', '0 images')
     """
     return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
+def integer(name: str, value: object, *, least: int = 0) -> int:
+    """An integer of any kind, NumPy's too, as Python's. Errors: WrongUse for another type, or below `least`.
+
+    >>> integer("draws", 2.0)
+    Traceback (most recent call last):
+    segment.errors.WrongUse: draws = 2.0, but it is an integer from 0 up.
+    """
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise WrongUse(f"{name} = {value}, but it is an integer from {least} up.")
+    return number
 
 
 def first_of(names: Iterable[str], most: int = 3) -> str:

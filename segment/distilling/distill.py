@@ -26,7 +26,7 @@ from segment.axes import Head
 from segment.distilling.choose import Chosen, Moments, choose
 from segment.distilling.refine import ROUNDING, Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
-from segment.errors import PredictionFailed, WrongUse
+from segment.errors import PredictionFailed, WrongUse, integer
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.bn_layers import BatchNormNetwork
@@ -52,10 +52,8 @@ class DistillPlan:
     refine: RefinePlan = field(default_factory=RefinePlan)
 
     def __post_init__(self) -> None:
-        least = {"draws": 1, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise WrongUse(f"{name} = {getattr(self, name)}, but it is an integer from {value} up.")
+        for name, least in (("draws", 1), ("seed", 0)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), least=least))
 
 
 @dataclass(frozen=True)

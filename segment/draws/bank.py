@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segment.draws.probe import Probe
-from segment.errors import BankRefused, WrongUse, count_of
+from segment.errors import BankRefused, WrongUse, count_of, integer
 from segment.tracing.bn_layers import BatchNormNetwork
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -92,6 +92,7 @@ class Bank:
 
     def first(self, draws: int) -> Bank:
         """The first N draws, weights renormalised. Errors: WrongUse above T, or below it in a distilled bank."""
+        draws = integer("draws", draws)
         if draws == len(self):
             return self
         if not 1 <= draws <= len(self):

@@ -6,11 +6,10 @@ Must not know what an image is, nor a network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
 
 import numpy as np
 
-from segment.errors import WrongUse
+from segment.errors import WrongUse, integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +27,7 @@ class DrawPlan:
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("batch", 1), ("seed", 0)):
-            value = getattr(self, name)
-            try:
-                number = index(value)  # also of NumPy's integers, which no JSON file takes
-            except TypeError:
-                number = least - 1
-            if number < least:
-                raise WrongUse(f"{name} = {value}, but it is an integer from {least} up.")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, integer(name, getattr(self, name), least=least))  # no JSON takes NumPy's
 
 
 @dataclass(frozen=True)

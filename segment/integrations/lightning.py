@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,8 @@ class MCBNScores(Callback):
             The count is kept in checkpoints.
         draws: T. batch: M, the images behind a draw. images: training images that mini-batches are drawn from; of
             several training loaders a batch each in turn.
-        batches: validation batches that are scored, one loader after the other; None: all of them.
+        batches: validation batches that are scored, one loader after the other; None: all that the trainer validates
+            on, so fewer under `limit_val_batches`.
         unpack: a batch of one loader to images (N, C, H, W), normalised as in training, and labels (N, H, W);
             None: its first two items, or its keys "image" and "mask".
         card: head, classes and void of the network; None: softmax.
@@ -114,9 +115,9 @@ class MCBNScores(Callback):
             return
         training, validation = flat(trainer.train_dataloader), flat(trainer.val_dataloaders)
         with preserve_generators([*training, *validation]):
-            self._score(pl_module, training, validation)
+            self._score(pl_module, training, one_after_the_other(validation, trainer.num_val_batches))
 
-    def _score(self, pl_module: LightningModule, training: list[Any], validation: list[Any]) -> None:
+    def _score(self, pl_module: LightningModule, training: list[Any], validation: Iterable[Any]) -> None:
         module = getattr(pl_module, self.network, None) if isinstance(self.network, str) else self.network(pl_module)
         if not isinstance(module, nn.Module):
             raise WrongUse(f"{self.network!r} of {type(pl_module).__name__} is no torch module; name the network's.")
@@ -130,7 +131,7 @@ class MCBNScores(Callback):
             head=network.card.head,
             ignore_index=self.ignore_index,
         )
-        for loaded in itertools.islice(one_after_the_other(validation), self.batches):
+        for loaded in itertools.islice(validation, self.batches):
             images, labels = self.unpack(loaded)
             metric.update(mcbn(images.to(network.device), measures=self.measures), labels)
         self.scores = {f"{self.prefix}{name}": float(value) for name, value in metric.compute().items()}

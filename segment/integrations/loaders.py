@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import MethodType, ModuleType
@@ -42,10 +43,13 @@ def flat(loaders: Any) -> list[Any]:
     return [loader for loader in combined.flattened if loader is not None]
 
 
-def one_after_the_other(loaders: Iterable[Any]) -> Iterator[Any]:
-    """All batches of the first loader, then those of the next."""
-    for loader in loaders:
-        yield from _with_own_workers(loader)
+def one_after_the_other(loaders: Sequence[Any], counts: Sequence[float]) -> Iterator[Any]:
+    """The batches of the first loader, at most so many as its count says, then those of the next.
+
+    counts: one for each loader, as a trainer gives them; infinite where a loader has no length and no limit
+    """
+    for loader, count in zip(loaders, counts, strict=True):
+        yield from itertools.islice(_with_own_workers(loader), None if math.isinf(count) else int(count))
 
 
 def in_turn(loaders: Iterable[Any]) -> Iterator[Any]:

@@ -236,6 +236,26 @@ def test_dictionaries_and_combined_loaders_are_read_as_lightning_reads_them(tmp_
     assert torch.equal(statistics, torch.cat(expected))
 
 
+@pytest.mark.parametrize("limit", [1, 0.5])
+def test_a_limit_of_the_validation_holds_for_the_scores_too(tmp_path: Path, limit: float) -> None:
+    limited, few = small(images=8), small(images=8)
+    trained(tmp_path, [limited], 1, limit_val_batches=limit)  # of two batches
+    module, trainer = Module(), trainer_of(tmp_path, [few], 1)
+    one = next(iter(loader(2)))
+    trainer.fit(module, loader(1, shuffle=True), DataLoader(TensorDataset(*one), 4))
+    assert limited.scores == few.scores != {}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "max_size", "min_size", "max_size_cycle"])
+def test_a_limit_holds_for_each_of_several_loaders(tmp_path: Path, mode: Any) -> None:
+    limited, few = small(images=8), small(images=8)
+    training, loaders = {"a": loader(1), "b": loader(3)}, [loader(2), loader(4, images=12)]
+    trainer_of(tmp_path, [limited], 1, limit_val_batches=1).fit(Several(), training, CombinedLoader(loaders, mode))
+    firsts = [DataLoader(TensorDataset(*next(iter(one))), 4) for one in loaders]
+    trainer_of(tmp_path, [few], 1).fit(Several(), training, firsts)
+    assert limited.scores == few.scores != {}
+
+
 def test_training_images_of_two_sizes_are_refused_by_their_sizes(tmp_path: Path) -> None:
     pairs = [(torch.rand(3, side, 32), torch.zeros(side, 32, dtype=torch.long)) for side in (32, 16) * 4]
     with pytest.raises(WrongUse, match=r"several sizes, 3x16x32 and 3x32x32; a mini-batch has one\. Crop") as refusal:

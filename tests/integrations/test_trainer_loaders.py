@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from functools import partial
 from pathlib import Path
@@ -139,5 +140,6 @@ def test_the_loaders_of_lists_dictionaries_and_combined_loaders_are_read_in_eith
     assert flat(None) == []
     assert flat([a, b]) == flat({"a": a, "b": b}) == flat({"a": [a], "b": b}) == [a, b]
     assert flat(CombinedLoader({"a": a, "b": b}, "max_size_cycle")) == [a, b]
-    read = [[batch[0].tolist() for batch in order([a, b])] for order in (one_after_the_other, in_turn)]
+    orders = one_after_the_other([a, b], [math.inf, math.inf]), in_turn([a, b])
+    read = [[batch[0].tolist() for batch in order] for order in orders]
     assert read == [[[0, 1], [2, 3], [4, 5], [10, 11]], [[0, 1], [10, 11], [2, 3], [4, 5]]]
