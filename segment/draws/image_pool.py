@@ -24,7 +24,7 @@ from segment.errors import ImageUnreadable, WrongUse
 from segment.images.find import Source
 from segment.images.listing.ids import unique
 from segment.images.listing.parts import Listing
-from segment.images.listing.samples import Samples, as_array, images_in, is_lazy
+from segment.images.listing.samples import DatasetImages, as_array, images_in, is_lazy
 from segment.images.outside_runs import images_outside_runs
 from segment.images.read import read_source
 from segment.images.transforms.augment import Pipeline, pipeline
@@ -68,7 +68,7 @@ class ImagePool:
         self.given: Sequence[Any] = ()
         if not self.sources:
             self.given = images_in(images) if is_lazy(images) else network.accept.images(images)
-            held = not isinstance(self.given, Samples | Tensor | np.ndarray)
+            held = not isinstance(self.given, DatasetImages | Tensor | np.ndarray)
             if held and all(isinstance(each, str | Path) for each in self.given):
                 self.sources, self.given = _sources(list(self.given), listing or Listing()), ()
         if self.sources:
@@ -92,7 +92,7 @@ class ImagePool:
 
     def check(self, indices: set[int]) -> None:
         """Read every image that will be used, so that all that fail are named before the first draw."""
-        if isinstance(self.given, Samples):
+        if isinstance(self.given, DatasetImages):
             first, again = (as_array(self.given.drawn(min(indices), 0)) for _ in "ab")
             if not np.array_equal(first, again):
                 log.warning(
@@ -120,7 +120,7 @@ class ImagePool:
     def decoded(self, index: int, seed: int = 0) -> NDArray[Any] | Tensor:
         """An image before it is augmented: pixels H W C, or a normalised tensor C H W. seed: of a Dataset's sample."""
         if not self.sources:
-            drawn = self.given.drawn(index, seed) if isinstance(self.given, Samples) else self.given[index]
+            drawn = self.given.drawn(index, seed) if isinstance(self.given, DatasetImages) else self.given[index]
             try:
                 return self.network.accept.image(drawn)
             except WrongUse as error:
@@ -174,7 +174,7 @@ class ImagePool:
 
     def batches(self, picks: Sequence[MiniBatch]) -> Iterator[Tensor]:
         """Mini-batches in order; the next one is made while the network works on this one."""
-        if isinstance(self.given, Samples):  # draws from generators that the network's passes use too
+        if isinstance(self.given, DatasetImages):  # draws from generators that the network's passes use too
             yield from map(self._batch, picks)
             return
         with ThreadPoolExecutor(1) as thread:

@@ -23,7 +23,7 @@ from segment.errors import BankRefused, SegmentError
 from segment.files.banks import load_bank, save_bank
 from segment.files.file_hashes import hashes_beside, sha256_of_files
 from segment.files.versions import versions
-from segment.images.listing.samples import Samples, as_array
+from segment.images.listing.samples import DatasetImages, as_array
 from segment.networks.load import Network
 from segment.stores.requests import is_there
 
@@ -70,7 +70,7 @@ def content_of(pool: ImagePool) -> str:
     for text in hashes_beside(paths, memory):
         digest.update(text.encode())
     step = 1
-    if isinstance(pool.given, Samples):  # reading all of it would take as long as training on it
+    if isinstance(pool.given, DatasetImages):  # reading all of it would take as long as training on it
         digest.update(f"{type(pool.given.dataset).__qualname__} of {len(pool.given)}".encode())
         step = max(1, len(pool.given) // SAMPLED)
     for index in range(0, len(pool.given), step):

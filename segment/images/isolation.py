@@ -44,7 +44,7 @@ _ANSWERED = {
     "segment.images.read": ("Pixels",),
     "segment.images.formats.raster": ("Raster",),
     "segment.images.formats.georeference": ("Described",),
-    "segment.images.formats.samples": ("Samples",),
+    "segment.images.formats.samples": ("SampleMeaning",),
     "segment.images.geometry": ("Geometry",),
     "pathlib": ("Path", "PosixPath", "WindowsPath"),
     "numpy": ("ndarray", "dtype"),

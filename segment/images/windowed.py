@@ -20,7 +20,7 @@ from segment.images.formats.georeference import Described, described
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.raster import Raster
 from segment.images.formats.raster_windows import mask_of, mask_overview_of, overview_of, window_of
-from segment.images.formats.samples import Samples
+from segment.images.formats.samples import SampleMeaning
 from segment.images.formats.tiff import samples_by_windows
 from segment.images.limits import check_pixels, states_pixels
 from segment.images.specs import InputSpec
@@ -78,7 +78,7 @@ class WindowedImage:
     path: Path
     shape: tuple[int, int, int]
     spec: InputSpec
-    samples: Samples
+    samples: SampleMeaning
     kind: str
     masked: bool
 

@@ -30,7 +30,7 @@ from segment.files.partial_banks import PartialTensors
 from segment.files.reading import as_json_values
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
-from segment.images.listing.samples import Samples
+from segment.images.listing.samples import DatasetImages
 from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.plan import FitPlan
@@ -113,7 +113,7 @@ def distill_bank(
     asked = {"distilled": True, "draws": draws, "bank": bank_fingerprint(bank), "images_sha256": content, **numbers}
     if output is not None:
         refuse_other_bank(output, lambda there: _is_distilled_so(there, network, asked), asked)
-    kept = PartialTensors(None if isinstance(pool.given, Samples) else output, recipe)
+    kept = PartialTensors(None if isinstance(pool.given, DatasetImages) else output, recipe)
     head = network.card.head
     observed, others = observe_in_parts(drawn, bank, (own_views, other_views), head, kept, seed, progress, names)
     begun = kept.load()

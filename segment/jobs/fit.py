@@ -25,7 +25,7 @@ from segment.files.banks import save_bank
 from segment.files.partial_banks import PartialBank
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
-from segment.images.listing.samples import Samples
+from segment.images.listing.samples import DatasetImages
 from segment.images.specs import Channels
 from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.bank import recorded
@@ -118,7 +118,7 @@ def fit(
     plan.draw_plan(network)  # refuses what is out of range before the images are read
     kept = min(CACHE_BYTES, memory_budget(plan.memory, torch.device("cpu")).free // 4)
     pool = ImagePool(network, images, plan.size, cache_bytes=kept, listing=listing)
-    random = isinstance(pool.given, Samples)
+    random = isinstance(pool.given, DatasetImages)
     if random and cache is not None:
         log.info("A Dataset may give other images each time: no earlier bank is looked for.")
         cache = None
@@ -185,7 +185,7 @@ def _recorded(
 
 def _warn_of_plain_images(network: Network, pool: ImagePool) -> None:
     """Nothing of images that the caller prepared: tensors, and samples of a Dataset, which transforms them."""
-    if network.card.training is not None or pool.normalised or isinstance(pool.given, Samples):
+    if network.card.training is not None or pool.normalised or isinstance(pool.given, DatasetImages):
         return
     if network.card.folder is not None:
         what = f"The card of {network.name} says nothing of its training"

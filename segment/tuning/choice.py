@@ -19,8 +19,8 @@ from segment.significance.corrections import LEVEL
 from segment.significance.paired import PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
+    MethodSamples,
     Pooled,
-    Samples,
     fitted_scaling,
     fitted_temperature,
     mean_probability,
@@ -132,7 +132,7 @@ def folds(ids: Sequence[str], groups: Mapping[str, str], *, whole: bool = False)
     return [part for part in parts if part]
 
 
-def candidate(samples: Samples, arm: str, passes: int, scaling: str, parts: Sequence[Sequence[str]]) -> Candidate:
+def candidate(samples: MethodSamples, arm: str, passes: int, scaling: str, parts: Sequence[Sequence[str]]) -> Candidate:
     """The cross-validated scores of one setting.
 
     Args:
@@ -156,7 +156,7 @@ def candidate(samples: Samples, arm: str, passes: int, scaling: str, parts: Sequ
     return Candidate(arm, passes, scaling, pooled.nll, pooled.ause, pooled.ece, pooled.masks)
 
 
-def fit(samples: Samples, passes: int, scaling: str, ids: Sequence[str]) -> Calibration:
+def fit(samples: MethodSamples, passes: int, scaling: str, ids: Sequence[str]) -> Calibration:
     """The scaling of that kind on some images; 1 for none, and without images."""
     if not scaling or not ids:
         return 1.0
@@ -165,7 +165,7 @@ def fit(samples: Samples, passes: int, scaling: str, ids: Sequence[str]) -> Cali
     return fitted_scaling(samples, passes, ids)
 
 
-def halving_loss(samples: Samples, draws: int) -> float:
+def halving_loss(samples: MethodSamples, draws: int) -> float:
     """What arms are compared by on a rung: the mean NLL at the temperature that suits these images best."""
     at = samples.prefixes.index(draws)
     best = fitted_temperature(samples, draws, samples.images)

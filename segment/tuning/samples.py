@@ -54,7 +54,7 @@ class ImageSample:
 
 
 @dataclass
-class Samples:
+class MethodSamples:
     """The images of one method.
 
     prefixes: numbers of draws, each a run of its own; failed: id -> why its passes give no sample
@@ -124,7 +124,7 @@ class Samples:
         return True
 
 
-def in_common(arms: Mapping[str, Samples]) -> dict[str, Samples]:
+def in_common(arms: Mapping[str, MethodSamples]) -> dict[str, MethodSamples]:
     """The samples of arms on the images that all of them have, so that their losses compare.
 
     Args:
@@ -150,14 +150,14 @@ def in_common(arms: Mapping[str, Samples]) -> dict[str, Samples]:
     }
 
 
-def fitted_temperature(samples: Samples, prefix: int, ids: Iterable[str]) -> int:
+def fitted_temperature(samples: MethodSamples, prefix: int, ids: Iterable[str]) -> int:
     """The index in GRID of the temperature with the smallest NLL over the pixels of some images."""
     at = samples.prefixes.index(prefix)
     total = sum((samples.images[name].nll[at] * samples.images[name].pixels for name in ids), np.zeros(len(GRID)))
     return int(np.argmin(total))
 
 
-def fitted_scaling(samples: Samples, prefix: int, ids: Sequence[str]) -> Calibration:
+def fitted_scaling(samples: MethodSamples, prefix: int, ids: Sequence[str]) -> Calibration:
     """The vector scaling of some images' pixels; a temperature where their labels do not allow more."""
     fit = VectorScalingFit(samples.head, len(ids), values=SCALING_VALUES)
     for name in ids:

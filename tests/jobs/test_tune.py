@@ -46,7 +46,7 @@ from segment.report.html.words import settings
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.tuning.choice import candidate
-from segment.tuning.samples import Samples
+from segment.tuning.samples import MethodSamples
 
 PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "vector_scaling"))
 
@@ -88,7 +88,7 @@ def test_arms_of_a_rung_make_as_many_passes_and_these_are_recorded(
     made: dict[str, int] = {}
     samples = Search.samples
 
-    def kept(self: Search, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
+    def kept(self: Search, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> MethodSamples:
         result = samples(self, arm, sources, draws, keep=keep)
         if not keep:
             made[arm.name] = result.prefixes[-1]
@@ -302,7 +302,7 @@ def test_every_number_of_passes_is_scored_as_the_setting_that_would_be_written_f
             written = replace(SETTING, method=combination(arm.method), bank=arm.bank.first(draws), views=plan.views)
             method, _ = method_of(replace(written, network=network.fingerprint), network, "fp32")
             assert method.draws == written.draws == draws
-            expected = Samples("softmax", (draws,))
+            expected = MethodSamples("softmax", (draws,))
             for item in read_labelled(sources, network):
                 known = np.ones(item.size, np.bool_)
                 expected.add(item.source.id, method, item.normalised(network)[None], item.label, known, keep=True)

@@ -24,7 +24,7 @@ from segment.tuning.choice import (
     pareto,
 )
 from segment.tuning.halving import BUDGET, FOR, rungs
-from segment.tuning.samples import GRID, ImageSample, Pooled, Samples, fitted_temperature, in_common
+from segment.tuning.samples import GRID, ImageSample, MethodSamples, Pooled, fitted_temperature, in_common
 
 
 class Sharpened(OnePass):
@@ -41,8 +41,8 @@ class Sharpened(OnePass):
             yield 1 / self.draws, self.factor * (images + self.noise * torch.randn(images.shape, generator=generator))
 
 
-def filled(method: Sharpened, count: int = 12, prefixes: tuple[int, ...] = (1,)) -> Samples:
-    samples = Samples("softmax", prefixes)
+def filled(method: Sharpened, count: int = 12, prefixes: tuple[int, ...] = (1,)) -> MethodSamples:
+    samples = MethodSamples("softmax", prefixes)
     for number in range(count):
         rng = np.random.default_rng(number)
         logits = torch.from_numpy(rng.normal(size=(1, 3, 24, 24)).astype(np.float32) * 2)
@@ -52,7 +52,7 @@ def filled(method: Sharpened, count: int = 12, prefixes: tuple[int, ...] = (1,))
     return samples
 
 
-def plain_loss(samples: Samples, draws: int) -> float:
+def plain_loss(samples: MethodSamples, draws: int) -> float:
     """The mean NLL without a scaling."""
     at, plain = samples.prefixes.index(draws), int(np.flatnonzero(GRID == 1.0)[0])
     return float(np.mean([sample.nll[at, plain] for sample in samples.images.values()]))
@@ -83,7 +83,7 @@ def test_an_image_with_outputs_that_are_not_finite_is_no_sample_and_arms_compare
                 yield weight, output
 
     known = np.ones((24, 24), dtype=np.bool_)
-    samples = Samples("softmax", (1,))
+    samples = MethodSamples("softmax", (1,))
     with pytest.raises(PredictionFailed, match="not finite"):
         samples.add("s", Broken(1.0), torch.zeros(1, 3, 24, 24), np.zeros((24, 24), np.int64), known, keep=False)
     assert samples.images == {}
@@ -93,7 +93,7 @@ def test_an_image_with_outputs_that_are_not_finite_is_no_sample_and_arms_compare
     assert {name: len(samples.images) for name, samples in common.items()} == {"whole": 11, "most": 11}
     assert "s03" not in common["whole"].images
     assert len(whole.images) == 12
-    assert in_common({"none": Samples("softmax", (1,))}) == {}
+    assert in_common({"none": MethodSamples("softmax", (1,))}) == {}
 
 
 def test_the_first_draws_are_a_run_of_their_own() -> None:
@@ -291,7 +291,7 @@ def test_mask_counts_are_those_of_the_scoreboard(head: Literal["softmax", "multi
 @pytest.mark.parametrize("count", [2, 6])
 @pytest.mark.parametrize("scaling", ["", "temperature", "vector_scaling"])
 def test_degenerate_images_are_chosen_on_with_a_sentence_and_without_nan(case: str, count: int, scaling: str) -> None:
-    samples = Samples("softmax", (1,))
+    samples = MethodSamples("softmax", (1,))
     side = 1 if case == "one pixel" else 8
     for number in range(count):
         logits = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(number))

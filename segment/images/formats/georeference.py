@@ -24,7 +24,7 @@ from segment.errors import ImageUnreadable, SegmentError, imported, one_line
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.pictures import orientation_and_size
-from segment.images.formats.samples import Samples
+from segment.images.formats.samples import SampleMeaning
 from segment.images.geometry import Geometry, upright_geometry
 from segment.images.isolation import contained
 from segment.stores.ranges import failure, opened_by_ranges
@@ -161,7 +161,7 @@ class Described:
     height: int
     width: int
     kind: str
-    samples: Samples
+    samples: SampleMeaning
     masked: bool
 
 
@@ -171,7 +171,7 @@ def described(path: Path) -> Described:
     geometry = raster_geometry(path)
     with opened(path) as raster:
         kinds = [interpretation.name for interpretation in raster.colorinterp]
-        samples = Samples(
+        samples = SampleMeaning(
             palette=_palette(raster) if kinds == ["palette"] else None,
             alpha=kinds.index("alpha") if "alpha" in kinds else None,
             bands=geometry.bands,

@@ -16,7 +16,7 @@ from segment.images.formats.raster import Raster
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleMeaning:
     """What a raster's header says of its samples.
 
     palette: the colours (P 3) that a sample is an index into; None: it is a value
@@ -38,7 +38,7 @@ class Samples:
         """Whether a pixel may hold no data by its own samples, be they finite."""
         return self.nodata is not None or (self.clear and self.alpha is not None)
 
-    def stored(self) -> Samples:
+    def stored(self) -> SampleMeaning:
         """The same samples taken as they are stored, as label maps are."""
         return replace(self, palette=None, black=None, bit=False)
 

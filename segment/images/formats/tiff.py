@@ -33,7 +33,7 @@ from segment.images.formats.pictures import (
     upright,
 )
 from segment.images.formats.raster import Raster
-from segment.images.formats.samples import Samples
+from segment.images.formats.samples import SampleMeaning
 from segment.images.isolation import contained
 from segment.images.limits import check_bytes, is_file
 from segment.stores.ranges import failure, opened_by_ranges
@@ -116,7 +116,7 @@ def read_tiff(path: Path, number: int | None = None, *, stored: bool = False) ->
 
 
 @contained
-def samples_by_windows(path: Path) -> Samples | None:
+def samples_by_windows(path: Path) -> SampleMeaning | None:
     """What the samples mean that rasterio reads of the first page, without its bands' names and nodata.
 
     None where they are not those of the image as `read_tiff` gives it: turned, of other colours, of several pages.
@@ -154,7 +154,7 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         yield file
 
 
-def _samples(page: Any, count: int, georeferenced: bool) -> Samples:  # noqa: FBT001
+def _samples(page: Any, count: int, georeferenced: bool) -> SampleMeaning:  # noqa: FBT001
     """What the samples of a page mean. count: how many planes its image has."""
     extra = [int(kind) for kind in page.extrasamples]
     photometric, bits = int(page.photometric), int(page.bitspersample)
@@ -163,7 +163,7 @@ def _samples(page: Any, count: int, georeferenced: bool) -> Samples:  # noqa: FB
     if alpha is None and photometric == 2 and count == 4:
         alpha = 3  # not said what it is: alpha for a colour card, a band for a card of four
     palette = _palette(page) if photometric in (1, 3) and count == 1 else None  # GDAL may write 1 beside a colour map
-    return Samples(
+    return SampleMeaning(
         palette=palette,
         black=2**bits - 1 if photometric == 0 and int(page.sampleformat) == 1 else None,
         bit=bits == 1 and count == 1 and palette is None,
@@ -280,7 +280,7 @@ def _is_picture(path: Path, file: tifffile.TiffFile, page: Any, images: list[_Im
 
 
 def _is_plain(page: Any) -> bool:
-    """Whether `Samples` say all of its colours: values or a palette, of whole bytes or, alone, one bit."""
+    """Whether a `SampleMeaning` says all of its colours: values or a palette, of whole bytes or, alone, one bit."""
     bits, alone = int(page.bitspersample), int(page.samplesperpixel) == 1
     colours = {0: alone, 1: True, 2: bits > 1, 3: alone}.get(int(page.photometric), False)
     return colours and (bits >= 8 or (bits == 1 and alone)) and page.dtype is not None and page.dtype.kind in "buif"

@@ -28,7 +28,7 @@ LABEL_KEYS = ("label", "labels", "mask", "masks", "target", "segmentation", "y")
 """Keys of a sample's image, and of its label map, where a sample is a dictionary."""
 
 
-class Samples(Sequence[Any]):
+class DatasetImages(Sequence[Any]):
     """The images of a map-style Dataset, drawn anew each time; a Dataset that augments does so by the seed given."""
 
     def __init__(self, dataset: Any) -> None:
@@ -108,7 +108,7 @@ def images_in(given: Any) -> Sequence[Any]:
     """
     dataset = _map_style(given)
     if dataset is not None:
-        return Samples(dataset)
+        return DatasetImages(dataset)
     sample, batches = _gives_samples(given), isinstance(given, DataLoader)
     return _held(image for item in given for image in images_of_item(item, sample=sample, batches=batches))
 

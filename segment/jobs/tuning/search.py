@@ -32,7 +32,7 @@ from segment.networks.load import Network
 from segment.scores.arrays import checked_known
 from segment.tuning.choice import halving_loss
 from segment.tuning.halving import rungs
-from segment.tuning.samples import PIXELS, Samples, in_common
+from segment.tuning.samples import PIXELS, MethodSamples, in_common
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Search:
         (method, *_) = build_methods(self.network, [bank] if bank is not None else [], plan).methods[arm.method]
         return method
 
-    def samples(self, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> Samples:
+    def samples(self, arm: Arm, sources: Sequence[Source], draws: int | None, *, keep: bool) -> MethodSamples:
         """The arm on some images, with some draws (None: all)."""
         method = self.method(arm, draws)
         while True:  # until no fast path differs, which each of the method's passes may find once
@@ -97,10 +97,10 @@ class Search:
             except FastPathDiffers as error:
                 log.warning("%s is tried again on all images: %s", arm.name, error)
 
-    def _samples(self, arm: Arm, method: Method, sources: Sequence[Source], *, keep: bool) -> Samples:
+    def _samples(self, arm: Arm, method: Method, sources: Sequence[Source], *, keep: bool) -> MethodSamples:
         views = len(self.plan.views) if arm.augmented else 1
         prefixes = _prefixes(method.draws, views) if keep and _of_first_draws(arm) else (method.draws,)
-        made = Samples(self.network.card.head, prefixes)
+        made = MethodSamples(self.network.card.head, prefixes)
         usable = [source for source in sources if source.id not in self.failed]
         plan = self._estimate_plan(len(usable) * method.draws if keep else 0)
         planned = Estimator(self.network, {arm.name: ReadOut(method=method, measures=PLANNED)}, plan)
@@ -125,7 +125,7 @@ class Search:
         return EstimatePlan(tile="off", budget=budget, beside=SCORING)
 
     def _add(
-        self, made: Samples, item: Labelled, method: Method, planned: Estimator, *, keep: bool
+        self, made: MethodSamples, item: Labelled, method: Method, planned: Estimator, *, keep: bool
     ) -> tuple[Estimator, str]:
         """Add an image's passes, with fewer draws in a pass where memory is short; or why that cannot be done.
 
@@ -160,7 +160,7 @@ class Search:
         log.warning("%s: no setting is compared on it. %s", identity, why)
         self.failed[identity] = why
 
-    def compared(self, arms: Mapping[str, Samples]) -> dict[str, Samples]:
+    def compared(self, arms: Mapping[str, MethodSamples]) -> dict[str, MethodSamples]:
         """The samples of arms on the images that all have; the others are failed. Without an arm that lacks half."""
         common = in_common(arms)
         for name, samples in common.items():
@@ -209,7 +209,7 @@ def _goes_whole(planned: Estimator, height: int, width: int) -> bool:
     return True
 
 
-def unfit(name: str, samples: Samples, place: Mapping[str, int]) -> dict[str, Any]:
+def unfit(name: str, samples: MethodSamples, place: Mapping[str, int]) -> dict[str, Any]:
     """An arm that falls out because images failed under it, as `halve` gives it; place: its images and draws."""
     why = f"{len(samples.failed)} images failed. {next(iter(samples.failed.values()), '')}"
     log.warning("%s falls out of the search: %s", name, why)

@@ -34,7 +34,7 @@ from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
 from segment.tracing.bn_network import bn_network_of
 from segment.tuning.choice import RULES, SCALINGS, Candidate, Choice, Rule, candidate, choose, fit, folds
-from segment.tuning.samples import GRID, Samples
+from segment.tuning.samples import GRID, MethodSamples
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _tune(
     return tuning
 
 
-def _usable(kept: Mapping[str, Samples], search: Search, failed: Mapping[str, str] | None = None) -> int:
+def _usable(kept: Mapping[str, MethodSamples], search: Search, failed: Mapping[str, str] | None = None) -> int:
     """How many images all settings are compared on. failed: id -> why, where that is not known to the search yet.
 
     Errors: WrongUse, or OutOfMemory, where they are too few.
@@ -265,7 +265,7 @@ def _short(setting: Setting) -> str:
 
 
 def _candidates(
-    name: str, samples: Samples, parts: Sequence[Sequence[str]], scalings: Sequence[str]
+    name: str, samples: MethodSamples, parts: Sequence[Sequence[str]], scalings: Sequence[str]
 ) -> list[Candidate]:
     """Every prefix plain and with a temperature; a vector scaling, which is slow, for the most draws only."""
     return [
