@@ -19,14 +19,14 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
+from segment.batch_norm.network import bn_network_of
 from segment.draws.image_pool import ImagePool
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.estimation.memory_budget import KeptPages
 from segment.networks.load import load_network
-from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import bn_network_of
 
 M, SIZE = 8, (384, 480)
 

@@ -27,6 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision, record
@@ -42,8 +44,6 @@ from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.onednn import has_bfloat16
 from segment.passes.passes import Engine, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of
 
 NETWORKS = (
     "unet_lite0_camvid",

@@ -18,12 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.estimation.memory_budget import bytes_of
 from segment.files.banks import save_bank
 from segment.networks.load import load_network
-from segment.tracing.bn_network import bn_network_of
 
 SIZES = ((360, 480), (4096, 4096))
 BUDGETS = ("1GiB", "2GiB", "4GiB")

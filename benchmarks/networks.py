@@ -28,14 +28,14 @@ from torch import Tensor
 
 from benchmarks.architectures import NETWORKS
 from benchmarks.plain_loop import DRAWS, SIZES, largest_difference, noise_images, plain, random_bank, settle
+from segment.batch_norm.layers import BatchNormNetwork, survey
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import SegmentError, one_line
 from segment.files.versions import versions
 from segment.files.writing import write_json
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import bn_network_of
 
 ALLOWED, TIMES_NOISE = 1e-4, 4.0
 """Largest difference in probability that counts as none; or so many times what float32 costs, where that is more."""

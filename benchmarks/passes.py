@@ -22,6 +22,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import survey
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
@@ -29,7 +30,6 @@ from segment.estimation.memory_budget import keep_freed_pages
 from segment.methods.mcbn import mcbn
 from segment.passes.onednn import has_bfloat16
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import survey
 
 SIZE, CLASSES, THREADS, M = (384, 480), 11, 2, 2
 MEASURES = ("variance", "predictive_entropy", "mutual_information")

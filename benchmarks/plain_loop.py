@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.networks.load import Network
-from segment.tracing.bn_layers import BatchNormNetwork
 
 DRAWS, SIZES = 2, ((128, 128), (128, 160))
 LEVELS = ((-1.0, 0.5), (1.5, 1.5))

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
-from segment.tracing.bn_layers import BatchNormNetwork, survey
 
 Floats = NDArray[np.float64]
 Forward = Callable[[nn.Module, Tensor], Tensor]

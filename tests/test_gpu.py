@@ -6,6 +6,8 @@ import pytest
 import torch
 from plain import Toy, calibrated, noise, seeded
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
+from segment.batch_norm.network import calls_of
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
@@ -13,8 +15,6 @@ from segment.estimation.precision import audit
 from segment.methods.mcbn import mcbn
 from segment.networks.load import load_network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import calls_of
 
 pytestmark = [
     pytest.mark.gpu,

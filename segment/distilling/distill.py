@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.distilling.choose import Chosen, Moments, choose
 from segment.distilling.refine import ROUNDING, Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
 from segment.errors import PredictionFailed, WrongUse, integer
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing.batch_independence import mixing_call
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.axes import Head
+from segment.batch_norm.call import BatchNormCall
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.distilling.choose import Chosen
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import WrongUse
 from segment.networks.modules import parameters
-from segment.tracing.batch_norm_call import BatchNormCall
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.trace import state_keeper
 from segment.uncertainty.heads import probabilities
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse, count_of, integer
-from segment.tracing.bn_layers import BatchNormNetwork
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """One draw: layer name -> mean, biased variance, each (C) float32."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from segment.tracing.bn_layers import BatchNormNetwork
+from segment.batch_norm.layers import BatchNormNetwork
 
 
 def module_in_float64(module: nn.Module) -> nn.Module | None:

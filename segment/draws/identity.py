@@ -13,14 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from segment.axes import size_text
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank, Statistics
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs, probe_of
 from segment.draws.recording import layers_in_order
 from segment.errors import BankRefused, one_line
 from segment.networks.load import Network
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of
 
 log = logging.getLogger(__name__)
 

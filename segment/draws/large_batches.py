@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from segment.batch_norm.call import BatchNormCall
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Statistics
 from segment.draws.recording import (
     Precision,
@@ -36,8 +38,6 @@ from segment.draws.recording import (
 )
 from segment.errors import ModelRefused, WrongUse
 from segment.tracing.batch_independence import mixing_call
-from segment.tracing.batch_norm_call import BatchNormCall
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording, reads_metadata
 from segment.tracing.sources import CONSTANT, constants_of
 from segment.tracing.trace import state_keeper

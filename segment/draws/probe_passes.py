@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segment.batch_norm.call import BatchNormCall
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.draws.bank import Statistics
 from segment.draws.float64_copy import in_float64, module_in_float64
 from segment.draws.probe import Probe
@@ -28,8 +30,6 @@ from segment.networks.load import Network
 from segment.networks.modules import first_tensor
 from segment.networks.preserve_state import preserve_state
 from segment.networks.trial_images import at_smallest_side
-from segment.tracing.batch_norm_call import BatchNormCall
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from segment.batch_norm.call import BatchNormCall
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.draws.bank import Statistics
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
-from segment.tracing.batch_norm_call import BatchNormCall
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.trace import state_keeper
 
 Precision = Literal["fp32", "bf16", "fp16"]

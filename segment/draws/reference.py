@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
-from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 

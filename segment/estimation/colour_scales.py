@@ -14,12 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.errors import error_message
 from segment.estimation.estimate import estimate
 from segment.methods.mcbn import mcbn
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 

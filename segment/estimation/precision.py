@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import PredictionFailed, one_line
@@ -24,7 +25,6 @@ from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 

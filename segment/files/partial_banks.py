@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
 from segment.draws.identity import computes_the_same, identified
 from segment.errors import SegmentError
@@ -25,7 +26,6 @@ from segment.networks.load import Network
 from segment.stores.copies import here
 from segment.stores.requests import is_there, remove
 from segment.stores.urls import is_url
-from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 

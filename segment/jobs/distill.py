@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.distilling.choose import Moments
 from segment.distilling.distill import FAST, PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
@@ -37,7 +38,6 @@ from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Passes
-from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 

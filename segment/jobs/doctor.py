@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import PredictionFailed
@@ -32,7 +33,6 @@ from segment.passes.drawn_calls import Program
 from segment.passes.onednn import available
 from segment.passes.passes import Passes, PassPlan
 from segment.scenes.scene import TRAIN, scene
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 

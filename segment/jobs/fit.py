@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from segment.batch_norm.network import bn_network_of, little_batchnorm
 from segment.draws.bank import Bank
 from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
@@ -35,7 +36,6 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.passes import Engine
 from segment.runners.runner import LOCAL, Runner
-from segment.tracing.bn_network import bn_network_of, little_batchnorm
 
 log = logging.getLogger(__name__)
 

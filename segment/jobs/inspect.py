@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from segment.batch_norm.layers import Layer
+from segment.batch_norm.network import bn_network_of, little_batchnorm
 from segment.networks.load import Network
 from segment.networks.modules import parameters
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.bn_layers import Layer
-from segment.tracing.bn_network import bn_network_of, little_batchnorm
 from segment.tracing.pass_memory import peak_bytes
 
 

@@ -13,6 +13,7 @@ from itertools import product, zip_longest
 from torch import Tensor
 from torch.nn import functional
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.images.specs import InputSpec
@@ -20,7 +21,6 @@ from segment.methods.dropout import Dropout
 from segment.methods.mcbn import UNPADDED, mcbn
 from segment.methods.method import Composite, Method
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 
 SEEDS = 1_000_003
 """Between the seeds of the dropout masks of two views."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import in_precision
 from segment.images.prepare import in_padding
@@ -20,7 +21,6 @@ from segment.methods.method import Method, OnePass
 from segment.networks.modules import device_of
 from segment.networks.preserve_state import StateKeeper
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 
 
 def deterministic(

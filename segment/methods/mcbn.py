@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.images.prepare import in_padding
 from segment.images.specs import InputSpec
 from segment.passes.passes import Engine, Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 
 UNPADDED = InputSpec()
 FEW_DRAWS = 3

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.float64_copy import in_float64
 from segment.draws.recording import layers_in_order
 from segment.networks.preserve_state import preserve_state
 from segment.passes.drawn_calls import PlainPass
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.uncertainty.heads import probabilities
 
 TOLERANCE = 1e-4

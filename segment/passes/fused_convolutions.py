@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.passes import onednn
 from segment.passes.fusions import Absorbed, fusions, readers_of
 from segment.passes.onednn import Geometry
@@ -31,7 +32,6 @@ from segment.passes.upsampled_convolutions import (
     upsampled,
     upsampling_calls,
 )
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""

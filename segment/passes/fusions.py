@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segment.batch_norm.call import batch_norm_of
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.passes.float32_calls import position_calls
 from segment.passes.onednn import NO_ACTIVATION, RELU, Activation
-from segment.tracing.batch_norm_call import batch_norm_of
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.call_kinds import READS_METADATA
 from segment.tracing.trace import Call, Trace
 

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segment.batch_norm.call import BatchNormCall
+from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.draws.bank import Bank
 from segment.draws.recording import BatchNormMode, layers_in_order
 from segment.errors import ModelRefused, SegmentError, imported, one_line
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.batch_norm_call import BatchNormCall
-from segment.tracing.bn_layers import BatchNormNetwork, Layer
 from segment.tracing.sources import CONSTANT, UNKNOWN
 
 OPSET = 17

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import error_message, imported
@@ -23,7 +24,6 @@ from segment.networks.modules import parameters_and_buffers
 from segment.passes.float32_calls import exact_calls
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, pass_graph
 from segment.passes.unchanged import Unchanged
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.sources import IMAGE as IMAGE_SOURCE
 from segment.tracing.trace import depends_on_draw
 

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
@@ -25,7 +26,6 @@ from segment.passes.drawn_calls import PlainPass
 from segment.passes.fast_passes import DrawnNetwork, FastPasses, changes_autocast
 from segment.passes.openvino_passes import CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.sources import IMAGE
 from segment.tracing.trace_cursor import OWN_AUTOCAST
 

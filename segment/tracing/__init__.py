@@ -1,1 +1,1 @@
-"""The calls of one pass, what each depends on, and which of them are batch normalisation."""
+"""The torch calls of one pass: what each depends on, how they are made again, and what follows from them."""

@@ -31,6 +31,7 @@ from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor, nn
 
 import segment
+from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.cli.app import run
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
 from segment.distilling.distill import FAST, Distilled, DistillPlan, Observed, distill, observe, observe_views
@@ -43,7 +44,6 @@ from segment.images.specs import TrainingSpec
 from segment.jobs.distill import _images_of_views, cut_views, distill_bank
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes
-from segment.tracing.bn_layers import BatchNormNetwork, survey
 
 
 def toy_network() -> BatchNormNetwork:

@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.draws.minibatches import DrawPlan, choices
@@ -30,7 +31,6 @@ from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.files.banks import load_bank, save_bank
 from segment.networks.load import load_network
 from segment.passes.passes import passes
-from segment.tracing.bn_network import bn_network_of
 
 
 def by_hand(toy: Toy, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -15,6 +15,7 @@ from plain import Toy, assert_same_state, calibrated, plain_loop, probabilities_
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import computes_the_same, identified, network_of_bank, preprocessing_of
 from segment.draws.probe import Probe, largest_difference
@@ -24,7 +25,6 @@ from segment.estimation.mcbn import MCBN
 from segment.images.prepare import crop
 from segment.images.specs import InputSpec
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 
 class Doubling(Toy):

@@ -13,12 +13,12 @@ from plain import Toy, assert_same_state, calibrated, noise, seeded, state_of, s
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.large_batches import MergedStatistics, record_in_parts
 from segment.draws.recording import record
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.architectures.enet import ENet
 from segment.tracing.batch_independence import mixing_call
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import peak_bytes
 
 KEEPING = (0, 4 * 2**10, float("inf"))

@@ -16,6 +16,7 @@ from plain import noise, plain_loop, plain_measures, probabilities_of, random_ba
 from processes import photographs
 from small_networks import Pooling, Small, network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
@@ -32,7 +33,6 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 DRAWS = 3

@@ -11,6 +11,7 @@ from labelled_scenes import written
 from plain import noise, random_bank
 from small_networks import Pooling, network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import OutOfMemory, WrongUse
@@ -33,7 +34,6 @@ from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
 from segment.scenes.scene import TEST, TRAIN, scene
-from segment.tracing.bn_network import bn_network_of
 
 SIZE = (509, 573)
 

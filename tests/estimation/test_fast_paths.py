@@ -16,6 +16,7 @@ from plain import noise, random_bank
 from small_networks import network_of
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.errors import FastPathDiffers
 from segment.estimation.estimate import ReadOut, estimate
 from segment.estimation.estimator import Estimator
@@ -28,7 +29,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.passes.passes import Passes
 from segment.scenes.scene import TEST, VALIDATION
-from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy")
 MESSAGE = "0.2 at a pixel"

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import segment
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
@@ -45,7 +46,6 @@ from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 Pixels = NDArray[np.uint8]

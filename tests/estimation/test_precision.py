@@ -13,9 +13,9 @@ from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
 from torch import Tensor
 
 import segment.estimation.precision as precision_module
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.estimation.precision import LIMIT, NOT_AUDITED, NOT_IN_FP32, ONE_DRAW, audit, choose
 from segment.passes import onednn
-from segment.tracing.bn_layers import BatchNormNetwork
 
 
 def network_of(build: type[Toy] = Toy) -> BatchNormNetwork:

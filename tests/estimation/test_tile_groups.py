@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from plain import noise, random_bank
 from small_networks import Pooling, Small, network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.errors import PredictionFailed
 from segment.estimation.estimate import Estimate, ReadOut
 from segment.estimation.estimator import Estimator
@@ -24,7 +25,6 @@ from segment.estimation.tiling.tiles import Cut
 from segment.files.lazy_arrays import FileArray
 from segment.files.runs.window_groups import GroupFiles
 from segment.methods.mcbn import mcbn
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.stopping import StopPlan
 

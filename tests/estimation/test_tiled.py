@@ -19,6 +19,7 @@ from processes import peak_of, photographs
 from small_networks import Pooling, Strided, network_of
 from torch import Tensor, nn
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import OutOfMemory, WrongUse
 from segment.estimation.estimate import Estimate, ReadOut, estimate
@@ -34,7 +35,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_network import bn_network_of
 from segment.tracing.pass_memory import peak_bytes
 from segment.tracing.receptive_field import measure_tiling
 

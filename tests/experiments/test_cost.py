@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.minibatches import DrawPlan
 from segment.experiments.cost import experiment as cost
 from segment.experiments.cost.experiment import CostPlan
@@ -20,7 +21,6 @@ from segment.experiments.segmentation.cases import bank_of, scenes_case
 from segment.images.prepare import prepare
 from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
-from segment.tracing.bn_network import bn_network_of
 
 SMALL = CostPlan(draws=3, repeats=1, steps=1)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.minibatches import DrawPlan, choices
 from segment.experiments.segmentation import experiment as segmentation
 from segment.experiments.segmentation.cases import CASES, Case, scenes_case
@@ -26,7 +27,6 @@ from segment.images.prepare import prepare
 from segment.passes.passes import passes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
-from segment.tracing.bn_network import bn_network_of
 
 EFFORT = Effort(batches=(1, 4, 8), draws=2, images=2)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from plain import Toy, calibrated, random_bank, seeded
 from safetensors.torch import load, save
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import BankRefused, SegmentError, WrongUse
@@ -21,7 +22,6 @@ from segment.estimation.mcbn import MCBN
 from segment.estimation.precision import choose
 from segment.files.banks import load_bank, save_bank
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.axes import Head
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import ModelRefused, WrongUse
 from segment.estimation.mcbn import MCBN
@@ -40,7 +41,6 @@ from segment.images.prepare import prepare
 from segment.images.specs import InputSpec
 from segment.jobs.prediction.export import export
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 SIZES = ((64, 48), (41, 75))
 COLOURS = InputSpec(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), stride=8)

@@ -14,6 +14,7 @@ from PIL import Image
 from plain import Toy, calibrated, random_bank, seeded
 from rasterio.transform import Affine
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.image_pool import ImagePool
 from segment.files.bank_cache import content_of
 from segment.files.runs.manifest import read_entries
@@ -26,7 +27,6 @@ from segment.images.specs import InputSpec
 from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.predict import predict
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 SIZE = (32, 40)
 RNG = np.random.default_rng(0)

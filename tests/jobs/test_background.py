@@ -16,6 +16,7 @@ from plain import calibrated, random_bank, seeded
 from processes import photographs
 from small_networks import Small
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.background import WORKERS, BackgroundWork, prefetch
@@ -24,7 +25,6 @@ from segment.files.writing import write_npz
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 
 class Counted:

@@ -20,6 +20,7 @@ from small_networks import Small
 from torch import Tensor, nn
 
 import segment
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import ModelRefused, OutOfMemory, WrongUse
 from segment.estimation.estimate import ReadOut
@@ -42,7 +43,6 @@ from segment.methods.method import Method
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.stopping import StopPlan
 
 MAPS = ("prediction", "variance", "predictive_entropy", "probability")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
+from segment.batch_norm.network import bn_network_of
 from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, ModelRefused, WrongUse
@@ -57,7 +58,6 @@ from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.stores.copies import here
 from segment.stores.requests import put
-from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("predictive_entropy", "variance")
 QUICK = MethodPlan(measures=MEASURES, precision="fp32")

@@ -16,6 +16,7 @@ import torch
 from labelled_scenes import SIZE, written
 from plain import Toy, calibrated, random_bank, seeded
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import ModelRefused, WrongUse
@@ -39,7 +40,6 @@ from segment.report.results import CLEAN, Sweep
 from segment.scenes.classes import CLASSES
 from segment.scenes.scene import TEST, VALIDATION
 from segment.scores.board import Board
-from segment.tracing.bn_network import bn_network_of
 
 
 @pytest.fixture(scope="module")

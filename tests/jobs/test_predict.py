@@ -12,10 +12,10 @@ from processes import photographs
 from small_networks import Small
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
-from segment.tracing.bn_network import bn_network_of
 
 
 class Asserting(Small):

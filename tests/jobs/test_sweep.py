@@ -19,6 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks.cost_tables import curves_table
+from segment.batch_norm.network import bn_network_of
 from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.estimator import Estimator
@@ -43,7 +44,6 @@ from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
-from segment.tracing.bn_network import bn_network_of
 
 
 @pytest.fixture(scope="module")

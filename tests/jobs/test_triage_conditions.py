@@ -16,6 +16,7 @@ from plain import calibrated, random_bank, seeded
 from small_networks import Pooling, Small
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.triages import load_triage, save_triage
@@ -31,7 +32,6 @@ from segment.jobs.triage.checking import check_triage
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, VALIDATION, scene
-from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("one_minus_max", "mutual_information")
 METHODS = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=MEASURES, precision="fp32"))

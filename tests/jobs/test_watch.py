@@ -20,6 +20,7 @@ from plain import calibrated, random_bank, seeded
 from processes import photographs
 from small_networks import Small
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
@@ -31,7 +32,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.prediction.summary import Summary
 from segment.jobs.prediction.watch import WatchPlan, arrivals
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 
 EVERY = 0.03
 PLAN = PredictPlan(formats=("npz",))

@@ -17,6 +17,7 @@ from plain import calibrated, noise, random_bank, seeded
 from torch import nn
 
 import segment
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.files.banks import load_bank
@@ -37,7 +38,6 @@ from segment.jobs.sweeping.states import SweepPlan
 from segment.jobs.tuning.tune import TunePlan, tune
 from segment.networks.load import Network, load_network
 from segment.report.html.details import detail
-from segment.tracing.bn_network import bn_network_of
 
 SIZE = (16, 16)
 ALONG_ROWS = Listing(axis=0)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.network import bn_network_of, calls_of
 from segment.draws.probe_passes import probe_side
 from segment.errors import ModelRefused, PredictionFailed, WrongUse
 from segment.networks.building.builders import build
 from segment.networks.cards import Card, default_card
 from segment.networks.load import Network, load_network
 from segment.networks.trial_images import trial_sides
-from segment.tracing.bn_network import bn_network_of, calls_of
 
 
 class Tiny(nn.Module):

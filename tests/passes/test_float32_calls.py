@@ -10,10 +10,10 @@ from plain import noise, random_bank, seeded, surveyed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.passes.float32_calls import exact_calls, position_calls
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
 
 HALVES = [PassPlan(precision="bf16", channels_last=last, fuse=last) for last in (False, True)]
 

@@ -19,12 +19,12 @@ from random_networks import OneWeight, scripted
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.layers import survey
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import in_precision, record
 from segment.errors import FastPathDiffers
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import survey
 
 FAST = PassPlan(channels_last=True, fuse=True)
 

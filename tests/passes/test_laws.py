@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.axes import Head
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.estimation.estimate import estimate, moments_of
@@ -37,8 +39,6 @@ from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn, mean_statistics
 from segment.networks.load import load_network
 from segment.passes.passes import Passes, PassPlan, passes
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.measures import MEASURES
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]

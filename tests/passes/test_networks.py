@@ -15,8 +15,8 @@ from benchmarks.measure import run_step
 from benchmarks.measured_files import measured
 from benchmarks.networks import Row, examine, survey_networks
 from benchmarks.plain_loop import largest_difference, noise_images, plain, random_bank, settle
+from segment.batch_norm.network import bn_network_of
 from segment.networks.load import load_network
-from segment.tracing.bn_network import bn_network_of
 
 FEW = (
     "smp:Unet?encoder=mobilenet_v2&classes=5",

@@ -11,12 +11,12 @@ import torch
 from segmentation_models_pytorch import Unet
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.passes import onednn
 from segment.passes.comparison import TOLERANCE
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork, survey
 
 OPERATORS = ("convolution", "upsampling_convolution", "add_convolution")
 FUSED = PassPlan(channels_last=True, fuse=True)

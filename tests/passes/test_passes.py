@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.errors import ModelRefused, WrongUse
@@ -37,8 +39,6 @@ from segment.estimation.estimate import estimate
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import Passes, PassPlan, passes
-from segment.tracing.bn_layers import BatchNormNetwork, survey
-from segment.tracing.bn_network import bn_network_of
 from segment.tracing.pass_memory import peak_bytes
 from segment.tracing.replay import OtherShapes, Recording
 from segment.uncertainty.measures import MEASURES

@@ -15,12 +15,12 @@ from plain import calibrated, noise, plain_loop, random_bank, seeded
 from random_networks import RandomNetwork
 from torch import Tensor
 
+from segment.batch_norm.layers import survey
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
 from segment.errors import SegmentError
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import survey
 
 NETWORKS = int(os.environ.get("SEGMENT_RANDOM_NETWORKS", "300"))
 """More of them in a longer search; new ones in each run, the failing seed is printed."""

@@ -14,6 +14,8 @@ from timm.layers import evo_norm
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.layers import survey
+from segment.batch_norm.network import bn_network_of
 from segment.distilling.choose import Chosen
 from segment.distilling.refine import Draws, Student
 from segment.draws.bank import Bank
@@ -30,8 +32,6 @@ from segment.networks.preserve_state import preserve_state
 from segment.passes import fused_convolutions
 from segment.passes.comparison import within_noise
 from segment.passes.passes import Passes, PassPlan
-from segment.tracing.bn_layers import survey
-from segment.tracing.bn_network import bn_network_of
 
 FUSED = PassPlan(channels_last=True, fuse=True)
 

@@ -15,6 +15,7 @@ from plain import calibrated, random_bank, seeded
 from small_networks import Small
 
 import segment
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.jobs.evaluate import EvaluatePlan, evaluate
@@ -25,7 +26,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
 from segment.report.html.build import Sources
-from segment.tracing.bn_network import bn_network_of
 
 PALETTE = ((0, 0, 0), (200, 10, 10), (10, 200, 10), (9, 9, 200))
 SIZE = (32, 40)

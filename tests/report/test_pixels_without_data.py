@@ -17,6 +17,7 @@ from PIL import Image
 from plain import random_bank
 from small_networks import network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.files.exports.image import UNCLAIMED
 from segment.images.read import read_label
 from segment.jobs.predict import predict
@@ -24,7 +25,6 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network
 from segment.pictures.heatmaps import ABSENT
 from segment.pictures.palettes import NO_CLASS
-from segment.tracing.bn_network import bn_network_of
 
 SIZE = (64, 80)
 FORMATS = ("png", "npz", "tif", "zarr", "csv")

@@ -21,6 +21,7 @@ from processes import photographs
 from pycocotools.coco import COCO
 from small_networks import network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
 from segment.files.exports.formats import FORMATS, checked
 from segment.files.exports.volumes import Part
@@ -29,7 +30,6 @@ from segment.images.read import read_image, read_label
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.report.run_files import exported_files
-from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
 BANK = random_bank(bn_network_of(NETWORK))

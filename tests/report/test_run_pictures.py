@@ -15,6 +15,7 @@ from plain import noise, plain_loop, plain_measures, probabilities_of, random_ba
 from processes import photographs
 from small_networks import network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.colour_scales import SPREADS, colour_scales, rounded_up
@@ -30,7 +31,6 @@ from segment.pictures.palettes import palette
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.sheet import EACH, KEPT, SheetCandidates, chosen
 from segment.report.run_files.style import PictureStyle
-from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
 

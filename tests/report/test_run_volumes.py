@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plain import random_bank
 from small_networks import network_of
 
+from segment.batch_norm.network import bn_network_of
 from segment.files.runs.places import STOP
 from segment.images.find import find_images
 from segment.images.listing.parts import Listing
@@ -25,7 +26,6 @@ from segment.jobs.prediction import watch
 from segment.jobs.prediction.plan import PredictPlan
 from segment.report.run_files import exported_files
 from segment.report.run_files.saved_run import load_run
-from segment.tracing.bn_network import bn_network_of
 
 NETWORK = network_of()
 BANK = random_bank(bn_network_of(NETWORK))

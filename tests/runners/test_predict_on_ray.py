@@ -21,12 +21,12 @@ from processes import photographs as noise
 from small_networks import Small
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.files.runs.manifest import SHARDS
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
-from segment.tracing.bn_network import bn_network_of
 
 
 class Slow(Small):

@@ -18,12 +18,12 @@ from plain import calibrated, random_bank, seeded
 from processes import photographs
 from torch import Tensor, nn
 
+from segment.batch_norm.network import bn_network_of
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.quiet import QUIET
-from segment.tracing.bn_network import bn_network_of
 
 STORE = 80 * 2**20
 """Bytes; Ray takes no fewer."""

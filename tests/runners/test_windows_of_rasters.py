@@ -22,6 +22,7 @@ from s3_server import s3_server
 from small_networks import Small
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.estimation.estimator import Estimator
 from segment.files.runs.places import WINDOWS
@@ -34,7 +35,6 @@ from segment.jobs.prediction.window_worker import Unit
 from segment.networks.load import Network, load_network
 from segment.runners.on_ray import RayRunner
 from segment.runners.runner import LOCAL
-from segment.tracing.bn_network import bn_network_of
 
 LIMIT = 100_000
 """Bytes of pixels from which a raster is large here."""

@@ -18,6 +18,7 @@ from small_networks import network_of
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from segment.batch_norm.network import bn_network_of
 from segment.cli.app import run
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
@@ -32,7 +33,6 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.stopping import CELLS, StoppingRule, StopPlan, check_counts, error_quantile, grid, on_grid
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.minibatches import DrawPlan
 from segment.experiments.cifar.curve import ORDERS, REPLICATES, Curve, curve_of, interval, joined, share_by
 from segment.experiments.cifar.figures import draw_curves
@@ -42,7 +43,6 @@ from segment.files.reading import file_bytes
 from segment.files.writing import check_writable
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn, mean_statistics
-from segment.tracing.bn_layers import BatchNormNetwork
 
 FLAT = 8
 """Draws after which the paper's curve is flat."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
@@ -27,7 +28,6 @@ from segment.networks.architectures.resnet import ResNet32
 from segment.networks.building.weights import load_weights
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.uncertainty.heads import probabilities
 
 INPUT = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)

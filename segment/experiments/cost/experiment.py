@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.minibatches import DrawPlan, choices
 from segment.experiments.cost.figures import LABELS, draw_costs
 from segment.experiments.cost.timing import (
@@ -44,7 +45,6 @@ from segment.methods.method import Method
 from segment.networks.architectures.tiny import TinyUNet
 from segment.runners.process import torch_threads
 from segment.scenes import scene as scenes
-from segment.tracing.bn_network import bn_network_of
 
 SLACK = 1.1
 """A pass that costs at most this many plain ones counts as one."""

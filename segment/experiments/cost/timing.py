@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.estimation.estimate import estimate
 from segment.experiments.regression.mnf_convolutions import FlowConvolution
@@ -26,7 +27,6 @@ from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.scenes import scene as scenes
-from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy")
 

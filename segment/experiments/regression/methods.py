@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import survey
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
@@ -34,7 +35,6 @@ from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import survey
 
 METHODS = ("mcbn", "mcdo", "mnf", "ensemble", "trained statistics")
 FLOW_BATCH = 100

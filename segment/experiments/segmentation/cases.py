@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.image_pool import training_pipeline
 from segment.draws.large_batches import record_in_parts
@@ -27,7 +28,6 @@ from segment.images.read import read_image, read_label
 from segment.networks.cards import read_card
 from segment.networks.load import Network, load_network
 from segment.scenes import scene as scenes
-from segment.tracing.bn_layers import BatchNormNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.minibatches import DrawPlan, choices
 from segment.estimation.estimate import Estimate, estimate
@@ -40,8 +42,6 @@ from segment.methods.method import Method
 from segment.passes.passes import PassPlan
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of
 
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
 JUDGED = {"nll": ("PLL", -1, 1), "error_auroc.variance": ("error AUROC", 1, 1), "ause.variance": ("AUSE", 1, -1)}

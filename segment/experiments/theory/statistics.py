@@ -15,10 +15,10 @@ from scipy.optimize import nnls
 from scipy.special import ndtr
 from torch import Tensor, nn
 
+from segment.batch_norm.layers import survey
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import record
 from segment.experiments.regression.predictive import Array
-from segment.tracing.bn_layers import survey
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
 from segment.errors import ImageUnreadable
 from segment.images.find import Source, find_images
 from segment.images.listing.parts import Listing
@@ -19,7 +20,6 @@ from segment.images.prepare import prepare
 from segment.images.read import few_pixels
 from segment.networks.load import Network
 from segment.scores.functional.binning import Floats
-from segment.tracing.bn_network import bn_network_of
 
 
 class BottleneckFeatures:

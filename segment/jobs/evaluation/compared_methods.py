@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segment.axes import size_text
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of, calls_of
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
@@ -23,8 +25,6 @@ from segment.methods.mcbn import mcbn, mean_statistics
 from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of, calls_of
 from segment.tracing.trace import Call
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.scaling import Calibration

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segment.axes import size_text
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import ModelRefused, WrongUse, imported, one_line, ran_out_of_memory
@@ -31,7 +32,6 @@ from segment.methods.mcbn import mcbn
 from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.passes.onnx_pass import pass_graph
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.trace import trace
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.identity import network_of_bank
 from segment.estimation.estimate import ReadOut
 from segment.estimation.estimator import Estimator
@@ -28,7 +29,6 @@ from segment.networks.load import Network
 from segment.passes.openvino_passes import copied_bytes
 from segment.passes.passes import PassPlan, held_passes
 from segment.report.run_files.style import PictureStyle
-from segment.tracing.bn_layers import BatchNormNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
 from segment.draws.image_pool import ImagePool
 from segment.draws.minibatches import MiniBatch
@@ -26,7 +27,6 @@ from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.runners.process import memory_for
 from segment.runners.runner import Runner
-from segment.tracing.bn_layers import BatchNormNetwork
 from segment.tracing.pass_memory import bytes_a_pixel
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.image_pool import ImagePool
 from segment.errors import SegmentError, error_message
@@ -15,7 +16,6 @@ from segment.estimation.colour_scales import IMAGES, colour_scales
 from segment.estimation.precision import audit, audit_key
 from segment.networks.load import Network
 from segment.passes.passes import Engine
-from segment.tracing.bn_network import bn_network_of
 
 log = logging.getLogger(__name__)
 

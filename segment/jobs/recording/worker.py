@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, takewhile
 
+from segment.batch_norm.layers import BatchNormNetwork
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Statistics
 from segment.draws.image_pool import ImagePool
 from segment.draws.large_batches import record_in_parts, why_whole
@@ -21,8 +23,6 @@ from segment.estimation.memory_budget import KeptPages, Parts
 from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
-from segment.tracing.bn_layers import BatchNormNetwork
-from segment.tracing.bn_network import bn_network_of
 
 EVERY = 60.0
 """Seconds between two times that the draws so far are kept."""

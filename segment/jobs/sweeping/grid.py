@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.minibatches import check_enough
 from segment.errors import WrongUse
@@ -25,7 +26,6 @@ from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import Network
 from segment.report.results import TRAINING_TRANSFORM, Setting
 from segment.runners.runner import LOCAL, Runner
-from segment.tracing.bn_layers import BatchNormNetwork
 
 log = logging.getLogger(__name__)
 

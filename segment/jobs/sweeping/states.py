@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut
@@ -31,7 +32,6 @@ from segment.networks.load import Network
 from segment.report.results import CLEAN, DETERMINISTIC, Setting
 from segment.scores.plan import ScorePlan
 from segment.stores.urls import url_of
-from segment.tracing.bn_network import bn_network_of
 from segment.uncertainty.scaling import Calibration, as_json, of_json
 
 MEASURES = ("predictive_entropy", "mutual_information", "variance")

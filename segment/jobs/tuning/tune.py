@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import OutOfMemory, WrongUse, near
@@ -32,7 +33,6 @@ from segment.networks.given import network_of
 from segment.networks.load import Network
 from segment.report.results import Setting
 from segment.report.tuned_page import tuned_words, write_tuned_page
-from segment.tracing.bn_network import bn_network_of
 from segment.tuning.choice import RULES, SCALINGS, Candidate, Choice, Rule, candidate, choose, fit, folds
 from segment.tuning.samples import GRID, MethodSamples
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
+from segment.batch_norm.layers import survey
+from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.recording import record
@@ -34,8 +36,6 @@ from segment.errors import BankRefused, ModelRefused, NoBatchNorm, WrongUse
 from segment.methods.deterministic import deterministic
 from segment.networks.load import load_network
 from segment.passes.passes import PassPlan, passes
-from segment.tracing.bn_layers import survey
-from segment.tracing.bn_network import bn_network_of
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]
 

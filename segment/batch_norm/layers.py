@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segment.axes import Head, size_text
+from segment.batch_norm.call import batch_norm_of, is_of_another_module
+from segment.batch_norm.modules import check_traceable, is_frozen, is_lower_batch_norm, looks_like_bn, statistics_in
+from segment.batch_norm.per_image import normalising_each_image
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, near
 from segment.networks.modules import device_of, named_modules
-from segment.tracing.batch_norm_call import batch_norm_of, is_of_another_module
-from segment.tracing.bn_modules import check_traceable, is_frozen, is_lower_batch_norm, looks_like_bn, statistics_in
 from segment.tracing.call_kinds import reads_values
 from segment.tracing.memory_layout import traced_in_a_layout
-from segment.tracing.per_image import normalising_each_image
 from segment.tracing.trace import Call, Trace, trace
 
 ARGUMENTS_KEPT: tuple[Callable[..., Any], ...] = (

@@ -10,11 +10,11 @@ from collections import Counter
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.errors import ModelRefused, count_of
 from segment.networks.load import Network
 from segment.networks.modules import named_modules, parameters
 from segment.networks.trial_images import at_smallest_side, trial_image
-from segment.tracing.bn_layers import BatchNormNetwork, survey
 from segment.tracing.probabilities import warn_of_probabilities
 from segment.tracing.trace import Call, trace
 
