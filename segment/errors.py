@@ -164,6 +164,15 @@ def warn_once(log: Logger, message: str, *arguments: object) -> None:
     log.warning(message, *arguments)
 
 
+def names_in(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names that a caller gives; a single one may stand alone.
+
+    >>> names_in("variance"), names_in(["variance", "margin"])
+    (('variance',), ('variance', 'margin'))
+    """
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def near(asked: str, known: Iterable[str]) -> str:
     """A hint " Near: 'x'." for a misspelt name, or nothing.
 

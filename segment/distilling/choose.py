@@ -75,7 +75,8 @@ def choose(products: Tensor, draws: int, generator: torch.Generator, *, starts: 
     if not 1 <= draws <= total:
         raise WrongUse(f"{draws} draws cannot be chosen from {total}; ask 1 to {total}.")
     products = products / products.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    candidates = [_swapped(products, torch.randperm(total, generator=generator)[:draws]) for _ in range(starts)]
+    orders = (torch.randperm(total, device="cpu", generator=generator) for _ in range(starts))
+    candidates = [_swapped(products, order[:draws]) for order in orders]
     return min(candidates, key=lambda chosen: chosen.distance)
 
 

@@ -222,7 +222,7 @@ def observe(
     passes: Passes, weights: Tensor, views: Tensor, head: Head, pixels: int, generator: torch.Generator
 ) -> tuple[list[Target], Tensor]:  # N C H W -> N targets and T N*P*K
     """The moments of a bank's passes over each view, and their probabilities at random pixels of each."""
-    taken = torch.randint(views.shape[-2] * views.shape[-1], (len(views), 1, pixels), generator=generator)
+    taken = torch.randint(views.shape[-2] * views.shape[-1], (len(views), 1, pixels), device="cpu", generator=generator)
     moments, kept = DrawMoments(head, ("square",)), []
     for weight, logits in zip(weights.tolist(), passes(views), strict=True):
         p = probabilities(logits, head)

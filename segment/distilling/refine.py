@@ -184,7 +184,7 @@ class Refinement:
             group["lr"] = rate * left
         self._optimiser.zero_grad()
         for _ in range(self.plan.together):
-            self._order = self._order or torch.randperm(len(targets), generator=self.generator).tolist()
+            self._order = self._order or torch.randperm(len(targets), device="cpu", generator=self.generator).tolist()
             loss = student.loss(self.draws, targets[self._order.pop()]) / self.plan.together
             loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()

@@ -120,7 +120,7 @@ class Bank:
         """One draw: the weighted mean of the means and of the variances (re-estimated BN)."""
         w = self.weights[:, None]
         return self.with_draws(
-            torch.ones(1),
+            torch.ones_like(self.weights[:1]),
             {name: (w * value).sum(dim=0, keepdim=True) for name, value in self.mean.items()},
             {name: (w * value).sum(dim=0, keepdim=True) for name, value in self.var.items()},
             averaged=len(self),
@@ -145,7 +145,7 @@ class Bank:
         if not draws:
             raise WrongUse("A bank needs at least one draw.")
         return Bank(
-            torch.full((len(draws),), 1.0 / len(draws), dtype=torch.float32),
+            torch.full((len(draws),), 1.0 / len(draws), dtype=torch.float32, device="cpu"),
             {name: torch.stack([draw[name][0] for draw in draws]) for name in draws[0]},
             {name: torch.stack([draw[name][1] for draw in draws]) for name in draws[0]},
             dict(provenance or {}),

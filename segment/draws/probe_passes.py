@@ -172,7 +172,7 @@ def _places(outputs: Tensor, seed: int) -> Tensor:  # I K' H W -> V
             others = [(turn + step) % classes for step in range(CLASSES - len(likeliest))]
             chosen = range(classes) if classes <= CLASSES else dict.fromkeys([*likeliest, *others])
             places += [((image * classes + k) * height + row) * width + column for k in chosen]
-    return torch.tensor(places)
+    return torch.tensor(places, device="cpu")
 
 
 class _UnderDraw(BatchNormMode):

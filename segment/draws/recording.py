@@ -99,7 +99,8 @@ def biased_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # M C ... -> C, C
     pieces = torch.split(values, PIECE, dim=2)
     statistics = [_of_piece(piece) for piece in pieces]
     means, variances = (torch.stack([each[part] for each in statistics]).double() for part in (0, 1))  # pieces C
-    counts = torch.tensor([piece.shape[2] for piece in pieces], dtype=torch.float64)[:, None] / values.shape[2]
+    pixels = [piece.shape[2] for piece in pieces]
+    counts = torch.tensor(pixels, dtype=torch.float64, device=x.device)[:, None] / values.shape[2]
     mean = (counts * means).sum(dim=0)
     var = (counts * (variances + (means - mean) ** 2)).sum(dim=0)  # Chan, Golub & LeVeque 1983
     return mean.to(x.dtype), var.to(x.dtype)

@@ -48,7 +48,7 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
     if not layers:
         return None
     every = torch.cat(ratios)
-    low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
+    low, middle, high = torch.quantile(every, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device=every.device))
     comparison: dict[str, Any] = {
         "variance_ratio": _short(middle),
         "low": _short(low),

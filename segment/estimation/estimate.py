@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segment.axes import Head, Plane
-from segment.errors import FastPathDiffers
+from segment.errors import FastPathDiffers, WrongUse, count_of
 from segment.estimation.estimate_display import EstimateDisplay
 from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import PictureContext
@@ -85,7 +85,11 @@ class Estimate(EstimateDisplay, Generic[A]):
         return replace(self, prediction=change(self.prediction), mean=mean, maps=maps)
 
     def image(self, index: int) -> Estimate[A]:
-        """One of the N images."""
+        """One of the N images; an estimate of one image, without the axis N, is its own. Errors: WrongUse beyond N."""
+        if index not in range(-self.images, self.images):
+            raise WrongUse(f"There is no image {index} in an estimate of {count_of(self.images, 'image')}.")
+        if self.single:
+            return self
         chosen = self.each(lambda values: values[index])  # type: ignore[index]
         chosen = chosen if self.class_sums is None else replace(chosen, class_sums=self.class_sums[index])
         return chosen if self.view is None else replace(chosen, view=self.view.image(index))

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segment.errors import names_in
 from segment.estimation import view as views
 from segment.pictures.palettes import Picture
 
@@ -36,7 +37,7 @@ class EstimateDisplay:
 
     def __repr__(self) -> str:
         shape = tuple(self.prediction.shape)
-        count = "" if self.single else f"{shape[0]} images of "
+        count = "" if self.single else f"{self.images} images of "
         classes = "" if self.view is None else f"{len(self.view.classes)} classes, "
         names = ", ".join(["prediction", *(["probability"] if self.mean is not None else []), *self.maps])
         return f"Estimate({count}{shape[-2]} x {shape[-1]}, {classes}T = {self.draws}: {names})"
@@ -49,12 +50,17 @@ class EstimateDisplay:
             return len(self.mean.shape) == 3
         return len(self.prediction.shape) == 2 + labels
 
+    @property
+    def images(self) -> int:
+        """N."""
+        return 1 if self.single else len(self.prediction)
+
     def numpy(self) -> Any:
         """As NumPy arrays on the CPU; class indices as uint8 up to 255 classes, else uint16."""
         return self.arrays(len(views.view_of(self).classes))
 
     def plot(
-        self, maps: Sequence[str] | None = None, *, high: Mapping[str, float] | None = None, width: float = 3.0
+        self, maps: str | Sequence[str] | None = None, *, high: Mapping[str, float] | None = None, width: float = 3.0
     ) -> Figure:
         """A figure of image, mask and maps, with colour bars in the measures' units and a key of the classes.
 
@@ -71,7 +77,7 @@ class EstimateDisplay:
             WrongUse: a measure has no map.
 
         """
-        return views.figure_of(self, maps, high or {}, width=width)
+        return views.figure_of(self, None if maps is None else names_in(maps), high or {}, width=width)
 
     def overlay(self, measure: str | None = None, *, high: float | None = None, index: int = 0) -> Picture:
         """The image in grey under a measure, in its heat map's colours and on its fixed scale.
@@ -90,7 +96,7 @@ class EstimateDisplay:
         """
         view, name = views.view_of(self), views.measure_of(self, measure)
         scale = view.scale(name, high)
-        single = self if self.single else self.image(index)
+        single = self.image(index)
         return views.overlay_of(next(views.each_shown(single, views.view_of(single))), name, scale)
 
     def to_xarray(self) -> Any:
@@ -102,7 +108,7 @@ class EstimateDisplay:
         """
         return import_module(FILES).to_xarray(self)
 
-    def save(self, folder: str | Path, *, formats: Sequence[str] = ("png", "npz")) -> tuple[Path, ...]:
+    def save(self, folder: str | Path, *, formats: str | Sequence[str] = ("png", "npz")) -> tuple[Path, ...]:
         """Write prediction, maps, heat map and overlay into a folder, as `segment predict` does for an image.
 
         Args:
@@ -116,7 +122,7 @@ class EstimateDisplay:
             WrongUse: an unknown format, or a folder that cannot be written.
 
         """
-        return tuple(import_module(FILES).save(self, Path(folder), tuple(formats)))
+        return tuple(import_module(FILES).save(self, Path(folder), names_in(formats)))
 
     def _repr_png_(self) -> bytes:
         return views.png_of(self)

@@ -27,6 +27,7 @@ from segment.images.formats.georeference import GDAL_CACHE
 from segment.images.prepare import Normalised, padding
 from segment.images.windowed import bytes_held
 from segment.networks.load import Network
+from segment.networks.trial_images import uniform_noise
 from segment.tracing.pass_memory import PROBED, bytes_a_pixel
 from segment.uncertainty.stopping import StoppingRule, check_counts
 
@@ -94,10 +95,10 @@ class Estimator:
     @cached_property
     def _measured(self) -> tuple[float, float]:
         """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
-        noise = torch.rand((1, self.network.channels, PROBED, PROBED), generator=torch.Generator().manual_seed(0))
+        image = uniform_noise(1, self.network.channels, PROBED, PROBED)
         seconds, head = list[float](), self.network.card.head
         computed = [replace(read_out, measures=self._computed(read_out)) for read_out in self.read_outs.values()]
-        held = bytes_a_pixel(lambda x: seconds.append(seconds_a_pixel(computed, x, head)), self.network.module, noise)
+        held = bytes_a_pixel(lambda x: seconds.append(seconds_a_pixel(computed, x, head)), self.network.module, image)
         return held, seconds[-1]
 
     def _computed(self, read_out: ReadOut) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Must not know a file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision
-from segment.errors import WrongUse, count_of
+from segment.errors import WrongUse, count_of, names_in
 from segment.estimation.colour_scales import scales_of
 from segment.estimation.estimate import Estimate, ReadOut, stacked
 from segment.estimation.estimator import Estimator
@@ -30,7 +30,8 @@ from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.devices import device_named
 from segment.networks.given import on_device
 from segment.networks.load import Network, load_network
-from segment.networks.modules import parameters_state
+from segment.networks.modules import values_state
+from segment.networks.preserve_state import undisturbed
 from segment.passes import onednn
 from segment.passes.passes import Engine, PassPlan
 from segment.pictures.palettes import palette
@@ -130,6 +131,8 @@ class MCBN:
         elif device is not None:
             network = on_device(network, device_named(device))
         self.network = network
+        asked = {"draws": draws, "tolerance": tolerance, "precision": precision, "plan": plan, "memory": memory}
+        self._made_of = bank, asked
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
         self.drawn = network_of_bank(network, bank)
         plan = plan or PassPlan(channels_last=True, fuse=True)
@@ -139,21 +142,26 @@ class MCBN:
         self.memory = memory
         self._estimators: dict[tuple[str, ...], Estimator] = {}
         self._apart: dict[tuple[int, ...], bool] = {}
-        self._parameters = parameters_state(network.module)
+        self._values = values_state(network.module)
 
-    def __call__(self, image: Image, measures: Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
+    def __reduce__(self) -> tuple[Callable[..., MCBN], tuple[Any, ...]]:
+        """Copied and pickled as what it was made of: a trace holds functions of torch that cannot be."""
+        bank, options = self._made_of
+        return _made_again, (type(self), self.network, bank, options)
+
+    def __call__(self, image: Image, measures: str | Iterable[str] = tuple(MEASURES)) -> Estimate[Tensor]:
         """Prediction, mean probability and maps of one image or several.
 
         image: float (C H W) or (N C H W), already normalised; or uint8 (H W 3) RGB, which the card's preprocessing
         prepares; as `segment.images.accept` lists them, for `fit_bank` too.
         Errors: WrongUse for another shape or type; PredictionFailed where an output is not finite; BankRefused where
-        the network's parameters were changed meanwhile.
+        the network's parameters or buffers were changed meanwhile.
         """
-        self._refuse_changed_parameters()
+        self._refuse_changed_values()
         images, single = self.network.accept.batch(image)
         if self.stop is not None:
             check_single_image(len(images))
-        estimator = self._estimator(tuple(measures))
+        estimator = self._estimator(names_in(measures))
         if self.memory is None and self._keeps_apart(images):
             estimate = estimator.whole(images)[""]
         else:
@@ -169,12 +177,13 @@ class MCBN:
         estimate = replace(estimate, view=self._view(images))
         return estimate.image(0) if single else estimate
 
-    def _refuse_changed_parameters(self) -> None:
+    def _refuse_changed_values(self) -> None:
         """The caller may hold the network: other weights under the bank's draws would be neither's estimate."""
-        state = parameters_state(self.network.module)
-        if state != self._parameters:
-            network_of_bank(self.network, self.bank)
-            self._parameters = state
+        with undisturbed(self.network.module):
+            state = values_state(self.network.module)
+            if state != self._values:
+                network_of_bank(self.network, self.bank)
+                self._values = state
 
     def _keeps_apart(self, images: Tensor) -> bool:  # N C H W
         """Whether an image's estimate does not depend on those beside it; decided once for each size of images."""
@@ -224,10 +233,14 @@ class MCBN:
         Errors: FastPathDiffers where a fast pass is found to be wrong: take the draws of this image again; WrongUse for
         several images where the network may mix them; BankRefused as a call.
         """
-        self._refuse_changed_parameters()
+        self._refuse_changed_values()
         images, single = self.network.accept.batch(image)
         if not self._keeps_apart(images):
             raise WrongUse("The network may mix the images of a batch: ask for the draws of one image after the other.")
         for _, logits in self.method(images):
             p = probabilities(logits, self.network.card.head)
             yield p[0] if single else p
+
+
+def _made_again(kind: type[MCBN], network: Network, bank: Bank, options: Mapping[str, Any]) -> MCBN:
+    return kind(network, bank, **options)

@@ -21,6 +21,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.failures import Sized
 from segment.images.prepare import Normalised, pad, padding
 from segment.methods.deterministic import runs_in_eval_mode
+from segment.networks.trial_images import noise
 from segment.tracing.batch_independence import mixing_call
 
 log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ class Together:
         except OutOfMemory:
             return "they do not fit in memory"
         network = estimator.network
-        pair = pad(torch.randn(2, network.channels, height, width, generator=torch.Generator()), network.input)
+        pair = pad(noise(2, network.channels, height, width), network.input)
         try:
             given = not any(map(runs_in_eval_mode, methods))
             mixing = mixing_call(network.module, network.module, pair.to(network.device), given_statistics=given)
@@ -180,13 +181,13 @@ class Together:
         draws = {name: min(MEASURED_DRAWS, read_out.passes) for name, read_out in estimator.read_outs.items()}
         few = {name: replace(read_out, draws=draws[name]) for name, read_out in estimator.read_outs.items()}
         timed = Estimator(estimator.network, few, estimator.plan)
-        noise = torch.randn(MOST, estimator.network.channels, height, width, generator=torch.Generator())
+        images = noise(MOST, estimator.network.channels, height, width)
         best = 1
         try:
-            noise = noise.to(estimator.network.device)
-            least = _seconds(timed, noise[:1])
+            images = images.to(estimator.network.device)
+            least = _seconds(timed, images[:1])
             while 2 * best <= MOST and self._fits(height, width, 2 * best):
-                seconds = _seconds(timed, noise[: 2 * best]) / (2 * best)
+                seconds = _seconds(timed, images[: 2 * best]) / (2 * best)
                 if seconds > GAIN * least:
                     break
                 best, least = 2 * best, seconds

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -71,11 +72,11 @@ class TriagePlan:
         if self.coverage is not None:
             numbers["--coverage"] = self.coverage
         for option, value in numbers.items():
-            if not 0 < value < 1:
+            if not isinstance(value, Real) or not 0 < value < 1:
                 raise WrongUse(f"{option} is a share between 0 and 1, as 0.02 for 2 %, not {value}.")
         if not 0 <= self.penalty < math.inf:
             raise WrongUse(f"--penalty is a mass from 0 up, not {self.penalty}.")
-        if self.seed < 0:
+        if not isinstance(self.seed, Integral) or self.seed < 0:
             raise WrongUse(f"--seed is an integer from 0 up, not {self.seed}.")
         if self.loss == "dice" and self.unit != "image":
             raise WrongUse("Dice belongs to whole images: give --unit image with --loss dice.")

@@ -174,6 +174,8 @@ class Accept:
     def _normalised(self, given: Tensor) -> Tensor:
         if not given.is_floating_point() or 0 in given.shape:
             raise self._refused(given)
+        if given.layout != torch.strided:
+            raise self._refused(given, "it is sparse: give `image.to_dense()`.")
         if not self.takes(given.shape[-3]):
             raise self._refused(given)
         if not bool(torch.isfinite(given).all()):

@@ -5,6 +5,7 @@ Must not know a network or a file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from segment.axes import Head
-from segment.errors import MissingExtra, WrongUse
+from segment.errors import MissingExtra, WrongUse, names_in
 from segment.estimation.estimate import Estimate
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -55,19 +56,21 @@ class UncertaintyScores(Metric):
         self,
         classes: int | Sequence[str],
         *,
-        measures: Sequence[str] = ("predictive_entropy",),
-        scores: Sequence[str] = (),
+        measures: str | Sequence[str] = ("predictive_entropy",),
+        scores: str | Sequence[str] = (),
         head: Head = "softmax",
         ignore_index: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         names = tuple(f"class {k}" for k in range(classes)) if isinstance(classes, int) else tuple(classes)
+        measures, scores = names_in(measures), names_in(scores)
         if strange := set(measures) - set(MEASURES):
             raise WrongUse(f"No measure is called {min(strange)!r}. Known: {', '.join(MEASURES)}.")
-        self.plan = ScorePlan(classes=names, head=head, measures=tuple(measures), void=ignore_index)
+        few = 2  # replicates of the bootstrap, whose intervals `compute` does not give
+        self.plan = ScorePlan(classes=names, head=head, measures=measures, void=ignore_index, replicates=few)
         ranked = [f"{kind}.{name}" for name in measures for kind in ("error_auroc", "aurc")]
-        self.names = tuple(scores) or (*MAIN, *ranked)
+        self.names = scores or (*MAIN, *ranked)
         self.board = Scoreboard(self.plan)
         self._count = 0
 
@@ -80,9 +83,13 @@ class UncertaintyScores(Metric):
 
         Raises:
             WrongUse: another number of labels than of predictions, or a measure that is scored has no map.
-            ImageUnreadable: labels of another size, or ids that are no class.
+            ImageUnreadable: labels of another size, or ids that are no class. No image of the batch was counted then.
 
         """
+        self.board.merge(self._batch(estimate, labels))
+
+    def _batch(self, estimate: Estimate[Any] | Tensor, labels: Tensor) -> Scoreboard:
+        """A batch counted on its own."""
         maps: dict[str, Any]
         if isinstance(estimate, Tensor):
             batch = estimate if estimate.ndim == 4 else estimate[None]
@@ -102,38 +109,34 @@ class UncertaintyScores(Metric):
                 "was counted."
             )
         rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        board = Scoreboard(self.plan)
         for index, label in enumerate(targets):
             of_image = {name: maps[name][index] for name in self.plan.measures if name in maps}
-            name = f"{rank}/{self._count}"
-            self.board.update(name, batch[index].detach(), of_image, label, masks[index])
-            self._count += 1
+            board.update(f"{rank}/{self._count + index}", batch[index].detach(), of_image, label, masks[index])
+        self._count += len(targets)
+        return board
 
     def compute(self) -> dict[str, Tensor]:
         """The scores by name, float64; NaN where one is not defined, as `scores.json` says why."""
-        board = _gathered(self.board) if self.sync_on_compute else self.board
-        values = board.compute()["scores"]
+        return self._scores(_gathered(self.board, self.process_group) if self.sync_on_compute else self.board)
+
+    def _scores(self, board: Scoreboard) -> dict[str, Tensor]:
+        values = {name: score.value for name, score in board.estimates().items()}
+        ranks = {name: entry["value"] for name, entry in board.image_ranks().items()}
+        values |= {name: math.nan if value is None else value for name, value in ranks.items()}
         missing = [name for name in self.names if name not in values]
         if missing:
             raise WrongUse(f"No score is called {missing[0]!r}. Known: {', '.join(values)}.")
-        found = {name: values[name]["value"] for name in self.names}
-        return {
-            name: torch.tensor(float("nan") if value is None else value, dtype=torch.float64)
-            for name, value in found.items()
-        }
+        return {name: torch.tensor(values[name], dtype=torch.float64) for name in self.names}
 
     def forward(self, estimate: Estimate[Any] | Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Count a batch, and give the scores of this batch alone."""
-        self.update(estimate, labels)
-        alone = UncertaintyScores(
-            self.plan.classes,
-            measures=self.plan.measures,
-            scores=self.names,
-            head=self.plan.head,
-            ignore_index=self.plan.void,
-            sync_on_compute=False,
-        )
-        alone.update(estimate, labels)
-        return alone.compute()
+        """Count a batch, and give the scores of this batch alone, of this process."""
+        board = self._batch(estimate, labels)
+        scores = self._scores(board)
+        self.board.merge(board)
+        self._update_count += 1
+        self._computed = None
+        return scores
 
     def merge(self, other: UncertaintyScores) -> None:
         """Add what another metric has counted of other images: equal to one metric over all of them."""
@@ -147,6 +150,12 @@ class UncertaintyScores(Metric):
         """As `merge`, by torchmetrics' name."""
         self.merge(incoming_state)
 
+    def persistent(self, mode: bool = False) -> None:  # noqa: FBT001, FBT002 - torchmetrics' signature
+        """Its images are in no `state_dict`. Errors: WrongUse where they are asked to be."""
+        if mode:
+            raise WrongUse("What UncertaintyScores has counted is in no state_dict: pickle the metric, or count again.")
+        super().persistent(mode)
+
     def reset(self) -> None:
         """Forget all images."""
         super().reset()
@@ -159,12 +168,12 @@ def _renamed(board: Scoreboard, prefix: str) -> Scoreboard:
     return board
 
 
-def _gathered(board: Scoreboard) -> Scoreboard:
-    """The boards of all processes as one, where there are several."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+def _gathered(board: Scoreboard, group: Any) -> Scoreboard:
+    """The boards of a group's processes as one, where there are several; None: of all processes."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size(group) == 1:
         return board
-    states: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(states, board.state())
+    states: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(states, board.state(), group=group)
     boards = [Scoreboard.of(state) for state in states]
     for other in boards[1:]:
         boards[0].merge(other)

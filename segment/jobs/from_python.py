@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import WrongUse, names_in
 from segment.estimation.mcbn import MCBN as EngineMCBN
 from segment.estimation.mcbn import Draws
 from segment.estimation.memory_budget import Memory
@@ -102,7 +102,7 @@ def evaluate(
     *,
     bank: Banks = None,
     output: str | Path | None = None,
-    methods: Sequence[str] = (),
+    methods: str | Sequence[str] = (),
     draws: int | None = None,
     validation: Any = None,
     plan: EvaluatePlan | None = None,
@@ -125,7 +125,7 @@ def evaluate(
     given = [] if bank is None else [bank] if isinstance(bank, Bank | str | Path) else bank
     banks = [bank_of(each) for each in given]
     if plan is None:
-        plan = EvaluatePlan(methods=MethodPlan(methods=tuple(methods), draws=draws))
+        plan = EvaluatePlan(methods=MethodPlan(methods=names_in(methods), draws=draws))
     elif methods or draws is not None:
         raise WrongUse("methods= and draws= are in the plan already; leave them out beside plan=.")
     data = _data(images, labels)

@@ -56,7 +56,8 @@ class _Masks(TorchFunctionMode):
         if p == 0:
             return input
         shape = torch.Size([*input.shape[:2], *[1] * (input.ndim - 2)]) if channels else input.shape
-        kept = torch.rand(shape, generator=self._generator) >= p  # on the CPU: the same masks on every device
+        # on the CPU: the same masks on every device
+        kept = torch.rand(shape, device="cpu", generator=self._generator) >= p
         factor = kept.to(input.device, input.dtype) / (1 - p if p < 1 else 1)
         return input.mul_(factor) if inplace else input * factor
 

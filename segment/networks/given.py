@@ -27,10 +27,11 @@ def network_of(
 ) -> Network:
     """The network; a module is copied, so that the caller's stays as it is.
 
-    mean, std: one number a channel, after the division by 255; channels: "RGB", "BGR", "grey", a number or names. For a
-    module, or the URI of one, whose preprocessing no card states
+    mean, std: one number a channel, after the division by 255; also an array or a tensor. channels: "RGB", "BGR",
+    "grey", a number or names. For a module, or the URI of one, whose preprocessing no card states
     Errors: WrongUse where a card states it, or the numbers do not fit the channels; as `load_network`.
     """
+    mean, std = _numbers("mean", mean), _numbers("std", std)
     stated = bool(mean or std or channels is not None)
     if isinstance(given, Network):
         network = given
@@ -52,9 +53,17 @@ def network_of(
         if len(numbers) not in (0, planes_of(wanted)):
             raise WrongUse(f"{name} has {len(numbers)} numbers for {planes_of(wanted)} channels. Give one a channel.")
     if any(number <= 0 for number in std):
-        raise WrongUse(f"std = {tuple(std)}: every number is above 0.")
-    spec = replace(network.card.input, mean=tuple(map(float, mean)), std=tuple(map(float, std)), channels=wanted)
+        raise WrongUse(f"std = {std}: every number is above 0.")
+    spec = replace(network.card.input, mean=mean, std=std, channels=wanted)
     return _with_input(network, spec)
+
+
+def _numbers(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    """One number a channel. Errors: WrongUse for anything else."""
+    try:
+        return tuple(map(float, given))
+    except (TypeError, ValueError):
+        raise WrongUse(f"{name} = {given!r}, but it is one number a channel, as (0.5, 0.5, 0.5).") from None
 
 
 def _with_input(network: Network, spec: InputSpec) -> Network:

@@ -53,22 +53,34 @@ def parameters_and_buffers(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in part._buffers.values() if value is not None)
 
 
-def parameters_state(module: nn.Module) -> list[tuple[int, int, float]]:
-    """Of every parameter what differs once it has other values: its address, how often it was written to, its sum."""
-    # `.data` and NumPy write without counting, and under inference_mode nothing counts
-    return [
-        (
-            value.data_ptr(),
-            0 if value.is_inference() else value._version,
-            float(value.detach().sum(dtype=torch.float32)),
-        )
-        for value in parameters(module)
-    ]
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; None for an inference tensor, which has no counter."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def checksum(tensor: Tensor) -> float:
+    """A sum with weights that grow along the axes: another one for other values, and for the same in another order."""
+    values = tensor.detach()
+    values = (torch.view_as_real(values) if values.is_complex() else values).float()
+    rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
+    weights = [torch.linspace(1, 2, length, dtype=rows.dtype, device=rows.device) for length in rows.shape]
+    with torch.autocast(rows.device.type, enabled=False):
+        return float(weights[0] @ (rows @ weights[1]))
+
+
+def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[float]]:
+    """What differs once a parameter or a buffer has other values.
+
+    The addresses of parameters and how often they were written to, and the checksums of all: `.data` and NumPy write
+    without counting. A pass may write to a buffer and restore it, which counts as written twice.
+    """
+    written = [(value.data_ptr(), version_of(value)) for value in parameters(module)]
+    return written, [checksum(value) for value in parameters_and_buffers(module)]
 
 
 def first_tensor(module: nn.Module) -> Tensor:
     """The first parameter, else the first buffer, else a float32 on the CPU: images have its device and its type."""
-    return next(parameters_and_buffers(module), torch.zeros(()))
+    return next(parameters_and_buffers(module), torch.zeros((), device="cpu"))
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -90,7 +102,8 @@ def copied(module: nn.Module) -> nn.Module:
     except Exception as error:
         raise ModelRefused(
             f"{type(module).__name__} cannot be copied ({one_line(error, 160)}), and yours is not to be "
-            "changed; name a factory that makes another: py:package.module:factory."
+            "changed. If it keeps results of its last training step, as weight_norm and spectral_norm do, run it once "
+            "under torch.no_grad() before; else name a factory that makes another: py:package.module:factory."
         ) from error
 
 

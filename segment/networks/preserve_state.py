@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from segment.networks.modules import named_modules, parameters_and_buffers
+from segment.networks.modules import named_modules, parameters_and_buffers, version_of
 
 _SEEDED = threading.RLock()
 """Held while the process's random generators are seeded, or restored: another thread would take its numbers there."""
 
 
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+"""Of each module, held during a block that may write to its buffers: another thread would take those for its own."""
+
+
 class StateKeeper:
     """A reusable context manager: a module in eval mode within each block. The modules are listed once.
+
+    Blocks of a module that writes to its buffers wait for one another, also in other threads.
 
     random: whether a pass may draw random numbers, so that the process's generators are restored after it. Else they
     are left alone: what other threads draw meanwhile would come again.
@@ -33,6 +40,8 @@ class StateKeeper:
         self._devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
         self._copies: dict[int, tuple[Tensor, int | None, Tensor]] = {}
         self._uncounted: set[int] | None = None
+        self._lock = undisturbed(module)
+        self._writes: bool | None = None  # until the first block has ended
 
     @contextmanager
     def random_state(self) -> Iterator[None]:
@@ -65,6 +74,10 @@ class StateKeeper:
 
         Flags are set one module at a time: `.train()` and `.eval()` may be overridden to skip a frozen encoder.
         """
+        with nullcontext() if self._writes is False else self._lock:
+            yield from self._block()
+
+    def _block(self) -> Iterator[None]:
         flags = [(part, part.training) for part in self._modules]
         registered = [(part, dict(part._buffers)) for part in self._modules if part._buffers]
         buffers = {id(value): value for _, by_name in registered for value in by_name.values() if value is not None}
@@ -87,7 +100,9 @@ class StateKeeper:
                 self._uncounted = self._written_uncounted()
             for key, (buffer, version, value) in copies.items():
                 if version is None or buffer._version != version or key in self._uncounted:
+                    self._writes = True
                     _restore(buffer, value)  # a network may write to its buffers in forward
+            self._writes = bool(self._writes)
 
     def _written_uncounted(self) -> set[int]:
         """The buffers that a block has written to without a trace, as by `buffer.data`: they are always restored.
@@ -118,6 +133,11 @@ def preserve_state(module: nn.Module, *, random: bool = True) -> AbstractContext
     return StateKeeper(module, random=random)()
 
 
+def undisturbed(module: nn.Module) -> AbstractContextManager[object]:
+    """A block in which no other thread runs a pass that writes to the module's buffers, to read them."""
+    return _LOCKS.setdefault(module, threading.RLock())
+
+
 def random_states() -> list[Tensor]:
     """Of the process's random generators: the CPU's, and those of GPUs where one is in use."""
     return [generator.get_state() for generator in _generators()]
@@ -138,11 +158,6 @@ def moved_since(states: Sequence[Tensor]) -> bool:
 def _generators() -> tuple[torch.Generator, ...]:
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return (torch.default_generator, *(torch.cuda.default_generators if in_use else ()))
-
-
-def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; None for an inference tensor, which has no counter."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def _restore(buffer: Tensor, value: Tensor) -> None:

@@ -29,10 +29,21 @@ def trial_sides(stride: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(-(-side // stride) * stride for side in SIDES))
 
 
+def noise(*shape: int) -> Tensor:
+    """Normal noise on the CPU, the same each time, whatever torch's default device and type are."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def uniform_noise(*shape: int) -> Tensor:
+    """As `noise`, within 0 and 1."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def trial_image(module: nn.Module, channels: int, side: int) -> Tensor:  # 1 C H W
     """Noise within 0 and 1, the same each time, with the device and the type of the module's parameters."""
-    noise = torch.rand((1, channels, side, side), generator=torch.Generator().manual_seed(0))
-    return noise.to(first_tensor(module))
+    return uniform_noise(1, channels, side, side).to(first_tensor(module))
 
 
 def at_smallest_side(name: str, stride: int, attempt: Callable[[int], Result], advice: str = "") -> Result:

@@ -21,6 +21,7 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision
 from segment.errors import error_message, imported
 from segment.networks.modules import parameters_and_buffers
+from segment.networks.trial_images import noise
 from segment.passes.float32_calls import exact_calls
 from segment.passes.onnx_pass import IMAGE, OPSET, OUTPUT, pass_graph
 from segment.passes.unchanged import Unchanged
@@ -74,7 +75,7 @@ class CompiledNetwork:
         weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
         buffers = [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
         self._weights, self._buffers = Unchanged(weights), Unchanged(buffers, versions=False)
-        self._graph = pass_graph(network, self._bank, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        self._graph = pass_graph(network, self._bank, noise(*shape))
         self._compiled: dict[tuple[Any, ...], list[_Part]] = {}
         self._draws = {name: [self.shared(draw) for draw in values] for name, values in self._graph.statistics.items()}
 

@@ -20,6 +20,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
+from segment.networks.trial_images import uniform_noise
 from segment.passes import onednn
 from segment.passes.comparison import beyond_rounding
 from segment.passes.drawn_calls import PlainPass
@@ -284,7 +285,7 @@ def _in_another_process(network: BatchNormNetwork, bank: Bank, plan: PassPlan) -
     """They begin anew, under a new trace: some of torch's functions are others once they were pickled."""
     shape = next((call.shape for call in network.calls if call.sources[:1] == (IMAGE,)), None)
     if shape is not None:
-        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        image = uniform_noise(*shape)
         network = network.retraced(network.placed(image))
     return Passes(network, bank, plan)
 

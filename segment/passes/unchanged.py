@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
-from segment.networks.preserve_state import version_of
+from segment.networks.modules import checksum, version_of
 
 
 class Unchanged:
-    """Tensors with their versions, addresses and sums: `.data` and NumPy write without a new version.
+    """Tensors with their versions, addresses and checksums: `.data` and NumPy write without a new version.
 
     versions: False for buffers that a pass may write to, and that are given back after it
     """
@@ -20,12 +19,11 @@ class Unchanged:
         self._tensors, self._versions = list(tensors), versions
         self._before = self._now()
 
-    def _now(self) -> tuple[list[tuple[int | None, int]], Tensor]:
-        with torch.no_grad():
-            sums = torch.stack([torch.zeros(()), *(tensor.sum(dtype=torch.float32).cpu() for tensor in self._tensors)])
-        marks = [(version_of(tensor) if self._versions else 0, tensor.data_ptr()) for tensor in self._tensors]
-        return marks, sums
+    def _now(self) -> list[tuple[int | None, int, float]]:
+        return [
+            (version_of(tensor) if self._versions else 0, tensor.data_ptr(), checksum(tensor))
+            for tensor in self._tensors
+        ]
 
     def __bool__(self) -> bool:
-        versions, sums = self._now()
-        return versions == self._before[0] and torch.equal(sums, self._before[1])
+        return self._now() == self._before

@@ -37,7 +37,7 @@ class Counted(TorchFunctionMode):
         arguments = {_storage_id(tensor) for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
             storage = _storage_id(tensor)
-            if tensor.device.type == "meta" or storage in arguments or storage in self._seen:
+            if not storage or tensor.device.type == "meta" or storage in arguments or storage in self._seen:
                 continue  # a meta tensor has no memory
             holder = tensor if tensor.is_mkldnn else tensor.untyped_storage()
             size = tensor.numel() * tensor.element_size() if isinstance(holder, Tensor) else holder.nbytes()
@@ -53,8 +53,11 @@ class Counted(TorchFunctionMode):
 
 
 def _storage_id(tensor: Tensor) -> int:
-    """An identifier of a tensor's memory; weights that oneDNN has packed have no storage."""
-    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
+    """An identifier of a tensor's memory; weights that oneDNN has packed have no storage. 0: torch does not say."""
+    try:
+        return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
+    except NotImplementedError:  # what `torch.vmap` and `torch.func.grad` give their function
+        return 0
 
 
 def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from segment.errors import one_line
 from segment.networks.modules import first_tensor, parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
+from segment.networks.trial_images import noise
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +162,9 @@ class _Strips:
     def repeats(self, period: int) -> bool:
         """Whether outputs move with the image when it moves by `period`: so with every stride that divides it."""
         length = 3 * period
-        noise = self._noise(length + period, 1, upright=False)
-        _brighten(noise[..., length:])
-        first, second = (self._forward(noise.narrow(3, start, length).contiguous()) for start in (0, period))
+        strip = self._noise(length + period, 1, upright=False)
+        _brighten(strip[..., length:])
+        first, second = (self._forward(strip.narrow(3, start, length).contiguous()) for start in (0, period))
         kept = length - period - 2 * LONGEST
         first, second = first.narrow(3, period + LONGEST, kept), second.narrow(3, LONGEST, kept)
         self.rounding = not bool(_differs(first, second, 3, ROUNDING).any())
@@ -191,13 +192,13 @@ class _Strips:
 
     def _noise(self, length: int, align: int, *, upright: bool) -> Tensor:
         width = -(-self._width // align) * align
-        noise = torch.randn((1, self._channels, width, length), generator=torch.Generator().manual_seed(0))
-        return (noise.transpose(2, 3).contiguous() if upright else noise).to(first_tensor(self._module))
+        made = noise(1, self._channels, width, length)
+        return (made.transpose(2, 3).contiguous() if upright else made).to(first_tensor(self._module))
 
 
-def _brighten(noise: Tensor) -> None:
+def _brighten(strip: Tensor) -> None:
     """Give what lies beyond a cut another mean and deviation, so that a global pool gives another value."""
-    noise.mul_(2).add_(1)
+    strip.mul_(2).add_(1)
 
 
 @contextmanager

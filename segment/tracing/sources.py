@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segment.networks.modules import named_modules, parameters_and_buffers
-from segment.networks.preserve_state import version_of
+from segment.networks.modules import named_modules, parameters_and_buffers, version_of
 
 IMAGE, CONSTANT, UNKNOWN = -1, -2, -3
 """Sources that are no earlier call: the image; a parameter, buffer or tensor attribute; a tensor of unknown origin."""

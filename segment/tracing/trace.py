@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segment.networks.modules import named_modules
+from segment.networks.modules import named_modules, version_of
 from segment.networks.preserve_state import (
     StateKeeper,
     moved_since,
     preserve_state,
     random_states,
     restore_random_states,
-    version_of,
 )
 from segment.tracing.call_kinds import call_gives_values
 from segment.tracing.sources import CONSTANT, IMAGE, UNKNOWN, Sources, constants_of, tensors_in

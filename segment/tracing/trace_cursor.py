@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segment.networks.preserve_state import version_of
+from segment.networks.modules import version_of
 from segment.tracing.replay import NotReplayable
 from segment.tracing.sources import CONSTANT, IMAGE, Sources, tensors_in
 from segment.tracing.trace import Call

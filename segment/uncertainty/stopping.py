@@ -75,7 +75,7 @@ def grid(length: int) -> Tensor:  # -> min(length, 64)
     ([0, 1, 2, 3, 4, 5], [1, 3, 5])
     """
     cells = min(length, CELLS)
-    return (2 * torch.arange(cells) + 1) * length // (2 * cells)
+    return (2 * torch.arange(cells, device="cpu") + 1) * length // (2 * cells)
 
 
 def on_grid(maps: Tensor, corner: tuple[int, int] = (0, 0), whole: tuple[int, int] | None = None) -> Tensor:

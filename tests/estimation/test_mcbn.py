@@ -6,10 +6,12 @@ import copy
 import inspect
 import json
 import logging
+import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
+from segment.passes.passes import PassPlan
 from segment.uncertainty.measures import MEASURES
 
 Pixels = NDArray[np.uint8]
@@ -257,7 +260,7 @@ def test_a_bank_of_another_network_or_preprocessing_is_refused() -> None:
         MCBN(network_of(network.module, input=InputSpec(pad="edge")), bank)
 
 
-@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data", "in place of data"])
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data", "in place of data", "another order"])
 def test_weights_that_were_changed_meanwhile_are_refused(how: str) -> None:
     network = network_of()
     bank = segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2)
@@ -268,6 +271,8 @@ def test_weights_that_were_changed_meanwhile_are_refused(how: str) -> None:
     if how == "in place":
         with torch.no_grad():
             network.module.get_parameter("head.bias").mul_(1.5)
+    elif how == "another order":
+        network.module.get_parameter("head.weight").data.copy_(weights["head.weight"].flip(0))
     elif how == "in place of data":
         network.module.get_parameter("head.bias").data.mul_(1.5)
     elif how == "data":
@@ -609,3 +614,82 @@ def test_every_public_function_takes_a_path_as_text_too() -> None:
 def test_importing_segment_does_not_import_torch() -> None:
     code = "import sys, segment; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Shifted(Toy):
+    """Subtracts a buffer from its image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift: Tensor
+        self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.shift)
+
+
+def test_a_buffer_that_was_changed_meanwhile_is_refused() -> None:
+    network = segment.load_network(calibrated(seeded(Shifted), (32, 32)))
+    made = MCBN(network, segment.fit_bank(network, noise(6, 3, 32, 32), batch=2, draws=2))
+    made(noise(3, 32, 32))
+    network.module.get_buffer("shift").fill_(1.0)
+    with pytest.raises(BankRefused, match="other weights"):
+        made(noise(3, 32, 32))
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_an_mcbn_is_copied_and_pickled_with_its_options(again: Callable[[MCBN], MCBN]) -> None:
+    network = network_of()
+    made = segment.MCBN(network, bank_of(network), draws=2, precision="fp32", plan=PassPlan())
+    image = noise(3, 32, 32)
+    expected = made(image)
+    other = again(made)
+    assert type(other) is segment.MCBN
+    assert (len(other.bank), other.precision, other.method.passes.plan) == (2, "fp32", PassPlan())
+    assert torch.equal(other(image).variance, expected.variance)
+    assert torch.equal(made(image).variance, expected.variance)
+
+
+def test_a_measure_alone_needs_no_list() -> None:
+    network = network_of()
+    made = MCBN(network, bank_of(network))
+    assert list(made(noise(3, 32, 32), measures="variance").maps) == ["variance"]
+
+
+def test_the_image_of_one_is_itself_and_there_is_no_other() -> None:
+    network = network_of()
+    made = MCBN(network, bank_of(network))
+    one, two = made(noise(3, 32, 32)), made(noise(2, 3, 32, 32))
+    assert one.image(0) is one is one.image(-1)
+    assert torch.equal(two.image(-1).variance, two.variance[1])
+    for estimate, index in ((one, 1), (two, 2), (two, -3)):
+        with pytest.raises(WrongUse, match=f"no image {index} in an estimate of"):
+            estimate.image(index)
+
+
+DEFAULTS = partial(torch.set_default_dtype, torch.float64), partial(torch.set_default_device, "meta")
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+def test_torchs_defaults_change_no_bank_and_no_map(default: Callable[[], None]) -> None:
+    images, image = noise(6, 3, 32, 32), noise(3, 32, 32)
+    module = calibrated(seeded(Toy), (32, 32))
+
+    def maps() -> Tensor:
+        bank = segment.fit_bank(module, images, batch=2, draws=4)
+        return MCBN(module, bank, draws="auto", precision="fp32")(image).variance
+
+    expected = maps()
+    try:
+        default()
+        found = maps()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(found, expected)
+
+
+def test_a_sparse_image_is_refused_in_a_line() -> None:
+    network = network_of()
+    with pytest.raises(WrongUse, match="it is sparse"):
+        MCBN(network, bank_of(network))(noise(3, 32, 32).to_sparse())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from plain import noise
 from small_networks import network_of
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassJaccardIndex
 
 import segment
-from segment.errors import WrongUse
+from segment.errors import ImageUnreadable, WrongUse
 from segment.integrations.metrics import UncertaintyScores
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
@@ -159,3 +161,60 @@ def test_a_merge_after_a_score_counts_and_a_step_gathers_nothing(monkeypatch: py
 
     monkeypatch.setattr("segment.integrations.metrics._gathered", gathered)
     torch.testing.assert_close(first(p[:1], labels[:1])["nll"], _nll(p[:1], labels[:1]))
+
+
+def test_a_batch_that_is_refused_leaves_no_image_counted() -> None:
+    p, labels = probabilities(4)
+    metric, right = UncertaintyScores(CLASSES), UncertaintyScores(CLASSES)
+    wrong = labels.clone()
+    wrong[3, 0, 0] = 77
+    for count in (metric.update, metric):
+        with pytest.raises(ImageUnreadable, match="77"):
+            count(p, wrong)
+    metric.update(p, labels)
+    right.update(p, labels)
+    assert metric.compute() == right.compute()
+    assert metric.board.images == 4
+
+
+def test_a_step_counts_its_batch_once() -> None:
+    p, labels = probabilities(4)
+    metric, right = UncertaintyScores(CLASSES), UncertaintyScores(CLASSES)
+    metric.update(p[:1], labels[:1])
+    first = metric.compute()
+    metric(p[1:], labels[1:])
+    right.update(p, labels)
+    assert metric.compute() == right.compute() != first
+    assert metric.update_count == 2
+
+
+def test_its_images_are_in_no_state_dict_and_it_says_so() -> None:
+    metric = UncertaintyScores(CLASSES)
+    assert metric.state_dict() == {}
+    with pytest.raises(WrongUse, match="pickle the metric"):
+        metric.persistent(True)
+    metric.update(*probabilities(2))
+    assert pickle.loads(pickle.dumps(metric)).compute() == metric.compute()
+
+
+def _in_groups_of_one(rank: int, address: str, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    groups = [distributed.new_group([each]) for each in range(2)]
+    p, labels = probabilities(2)
+    metric = UncertaintyScores(CLASSES, process_group=groups[rank])
+    metric.update(p[rank : rank + 1], labels[rank : rank + 1])
+    torch.save({name: float(value) for name, value in metric.compute().items()}, f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_scores_are_gathered_from_the_processes_of_its_group(tmp_path: Path) -> None:
+    multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
+        _in_groups_of_one, (f"file://{tmp_path}/meet", str(tmp_path)), 2
+    )
+    p, labels = probabilities(2)
+    for rank in range(2):
+        alone = UncertaintyScores(CLASSES)
+        alone.update(p[rank : rank + 1], labels[rank : rank + 1])
+        expected = {name: pytest.approx(float(value), nan_ok=True) for name, value in alone.compute().items()}
+        assert torch.load(tmp_path / f"{rank}.pt") == expected

@@ -11,6 +11,7 @@ import torch
 from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
 from torch import Tensor
 
+import segment
 from segment.draws.recording import record
 from segment.passes.passes import Passes, PassPlan
 from segment.tracing import trace as tracing
@@ -115,3 +116,33 @@ def test_a_network_is_listed_while_another_thread_runs_it() -> None:
         (layer.name, layer.call) for layer in expected.layers
     ]
     assert [call.module for call in listed.calls] == [call.module for call in expected.calls]
+
+
+class Counting(Toy):
+    """Counts its passes in a buffer, and subtracts the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Tensor
+        self.register_buffer("count", torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return super().forward(x - self.count)
+
+
+def test_a_network_that_writes_to_its_buffers_has_the_same_numbers_in_threads_as_alone() -> None:
+    module = calibrated(seeded(Counting), (32, 32))
+    module.count.zero_()
+    network = segment.load_network(module)
+    made = segment.MCBN(network, segment.fit_bank(network, noise(8, 3, 32, 32), batch=4, draws=3), precision="fp32")
+    images = [noise(1, 3, 32, 32, seed=seed) for seed in range(4)]
+    expected = [made(image).probability for image in images]
+
+    def several(number: int) -> bool:
+        return all(torch.equal(made(images[number]).probability, expected[number]) for _ in range(10))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(several, range(4)))
+    assert torch.equal(made(images[0]).probability, expected[0])
+    assert float(network.module.get_buffer("count").abs().max()) == 0

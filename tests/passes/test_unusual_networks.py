@@ -347,3 +347,36 @@ def test_a_layer_of_a_module_that_only_a_hook_holds_is_refused() -> None:
     with pytest.raises(ModelRefused, match=r"'conv2'.*that a hook or a closure holds"):
         bn_network_of(network)
     assert {layer.name for layer in survey(module, module, noise(1, 3, 32, 32)).stochastic} == {"bn1", "extra", "bn2"}
+
+
+class Vectorised(Toy):
+    """Calls a function image by image, as `torch.vmap` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.vmap(lambda image: image * torch.sigmoid(image))(x))
+
+
+class PartlyHalf(Toy):
+    """Its second BN layer, and what is before it, in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2.bfloat16()
+        self.bn2.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.head(functional.relu(self.bn2(self.conv2(x.to(self.conv2.weight.dtype)))).float())
+
+
+@pytest.mark.parametrize(("module", "tolerance"), [(Vectorised, 1e-5), (PartlyHalf, 2e-2)])
+@pytest.mark.parametrize("plan", [PassPlan(), FUSED])
+def test_a_network_of_vectorised_or_half_precision_calls_has_the_numbers_of_a_plain_loop(
+    module: type[Toy], tolerance: float, plan: PassPlan
+) -> None:
+    network = calibrated(seeded(module), (32, 32))
+    bank = fit_bank(network, noise(6, 3, 32, 32), batch=3, draws=3)
+    drawn, image = bn_network_of(load_network(network)), noise(1, 3, 32, 32, seed=1)
+    found = torch.cat(list(Passes(drawn, bank, plan)(image)))
+    expected = torch.cat(list(plain_loop(network, bank, image)))
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())

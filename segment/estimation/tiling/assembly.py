@@ -112,7 +112,7 @@ def moved(window: tuple[slice, slice], top: int, left: int) -> tuple[slice, slic
 
 
 def _zeros(shape: tuple[int, ...], kind: Any) -> Any:
-    return torch.zeros(shape, dtype=torch.float32)
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def empty_whole(part: Estimate[Tensor], size: tuple[int, int], blank: Blank | None, classes: int) -> Estimate[Any]:

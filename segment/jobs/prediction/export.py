@@ -31,6 +31,7 @@ from segment.images.specs import LARGEST, Channels, numbers_of
 from segment.methods.mcbn import mcbn
 from segment.networks.given import network_of
 from segment.networks.load import Network
+from segment.networks.trial_images import noise
 from segment.passes.onnx_pass import pass_graph
 from segment.tracing.trace import trace
 
@@ -108,7 +109,7 @@ def export(
     drawn = network_of_bank(network, bank)
     stride = network.input.stride
     rows, columns = (-(-side // stride) * stride for side in SIDES)
-    image = torch.randn((1, network.channels, rows, columns), generator=torch.Generator().manual_seed(0))
+    image = torch.randn((1, network.channels, rows, columns), device="cpu", generator=torch.Generator().manual_seed(0))
     traced = drawn.retraced(image)
     _refuse_other_calls(traced, image)
     model = deployed(network, bank, pass_graph(traced, bank, image))
@@ -124,7 +125,7 @@ def _refuse_other_calls(traced: BatchNormNetwork, image: Tensor) -> None:
     """Errors: ModelRefused where a pass over a larger image makes other calls than that over the traced one."""
     functions = [call.function for call in traced.calls]
     for rows, columns in LARGE:
-        larger = torch.randn((*image.shape[:2], rows, columns), generator=torch.Generator().manual_seed(0))
+        larger = noise(*image.shape[:2], rows, columns)
         try:
             calls = trace(traced.module, traced.forward, larger).calls
         except RuntimeError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from segment.draws.image_pool import ImagePool
 from segment.draws.minibatches import DrawPlan
-from segment.errors import WrongUse
+from segment.errors import WrongUse, integer
 from segment.networks.load import Network
 from segment.passes.passes import Engine
 
@@ -35,6 +35,18 @@ class FitPlan:
     precision: Literal["fp32", "bf16"] = "fp32"
     memory: int | str | None = None
     engine: Engine = "torch"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise WrongUse(f"Draws are recorded in fp32 or bf16, not {self.precision!r}.")
+        if self.size is not None:
+            try:
+                height, width = self.size
+            except (TypeError, ValueError):
+                raise WrongUse(f"size = {self.size}, but it is the height and the width, as (320, 480).") from None
+            object.__setattr__(self, "size", (integer("height", height, least=1), integer("width", width, least=1)))
+        if self.engine not in get_args(Engine):
+            raise WrongUse(f"--engine is {' or '.join(get_args(Engine))}, not {self.engine!r}.")
 
     def draw_plan(self, network: Network) -> DrawPlan:
         """With this network's mini-batches. Errors: WrongUse for a size that its card's pipeline sets, or a count."""
