@@ -132,19 +132,20 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
-def integer(name: str, value: object, *, least: int = 0) -> int:
+def integer(name: str, value: object, *, least: int | None = 0) -> int:
     """An integer of any kind, NumPy's too, as Python's. Errors: WrongUse for another type, or below `least`.
 
     >>> integer("draws", 2.0)
     Traceback (most recent call last):
     segment.errors.WrongUse: draws = 2.0, but it is an integer from 0 up.
     """
+    bound = "" if least is None else f" from {least} up"
     try:
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
-        number = least - 1
-    if number < least:
-        raise WrongUse(f"{name} = {value}, but it is an integer from {least} up.")
+        raise WrongUse(f"{name} = {value}, but it is an integer{bound}.") from None
+    if least is not None and number < least:
+        raise WrongUse(f"{name} = {value}, but it is an integer{bound}.")
     return number
 
 

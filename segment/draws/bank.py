@@ -92,7 +92,7 @@ class Bank:
 
     def first(self, draws: int) -> Bank:
         """The first N draws, weights renormalised. Errors: WrongUse above T, or below it in a distilled bank."""
-        draws = integer("draws", draws)
+        draws = integer("draws", draws, least=None)
         if draws == len(self):
             return self
         if not 1 <= draws <= len(self):

@@ -14,11 +14,14 @@ import torch
 
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
+from segment.errors import WrongUse
 
 log = logging.getLogger(__name__)
 
 LEAST, MOST = 0.8, 1.25
 """A median ratio of variances outside of these is warned about; banks of the training pipeline have .99 to 1.00."""
+ROUNDING = 1e-5
+"""By which the statistics of the same images differ in another order, over their means and standard deviations."""
 NAMED = 3
 """Layers that are named in the sentence."""
 
@@ -59,6 +62,26 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
         "layers": layers,
     }
     return comparison
+
+
+def refuse_equal_draws(bank: Bank) -> None:
+    """Refuse draws that differ by rounding alone: no map of their spread would say anything. Errors: WrongUse."""
+    if len(bank) < 2:
+        return
+    for name, mean in bank.mean.items():
+        size = mean.abs().amax(dim=0) + bank.var[name].amax(dim=0).sqrt()
+        if bool((mean.amax(dim=0) - mean.amin(dim=0) > ROUNDING * size).any()):
+            return
+    raise equal_draws(len(bank))
+
+
+def equal_draws(draws: int) -> WrongUse:
+    """What says that all draws of a bank are one."""
+    return WrongUse(
+        f"The {draws} draws are equal, so all measures of their spread would be 0: each mini-batch holds the same "
+        "images, transformed alike. Give more images than a mini-batch holds (or a smaller --batch), or a card whose "
+        "`training:` transforms are random."
+    )
 
 
 def warn_if_unlike_training(comparison: dict[str, Any] | None) -> None:

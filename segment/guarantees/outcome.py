@@ -23,7 +23,8 @@ class Outcome:
     images, groups: that have what the loss is of. accepted: share of an image's labelled pixels, or of the images
     loss: mean over groups, with its 95 % interval over them (None: too few). error: wrong pixels among all that is
     accepted, whatever the loss is (of whole images, the mean share of them); None where nothing is accepted
-    bad: groups with more than the limit lost among what is accepted, with the exact 95 % interval of their share
+    bad: groups above the limit, with the exact 95 % interval of their share: by their loss, or where the guarantee is
+    over images, by what is lost among what they have accepted
     """
 
     unit: str
@@ -106,7 +107,8 @@ def outcome_of(images: ValidationImages, plan: TriagePlan, decision: Decision) -
     groups = numbered(losses.ids, images.groups)
     count = int(groups.max(initial=-1)) + 1
     loss = losses.mean_losses(groups)[:, 0] if count else np.zeros(0)
-    bad = int(losses.bad(plan.max_error, groups)[:, 0].sum()) if count else 0
+    above = losses.bad(plan.max_error, groups)[:, 0] if plan.guarantee == "images" else loss > plan.max_error + 1e-12
+    bad = int(above.sum()) if count else 0
     wrong = _wrong(images, plan, decision, losses)
     kept = float(wrong.kept.sum())
     interval = binomtest(bad, count).proportion_ci(0.95, method="exact") if count else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -177,12 +178,18 @@ def level_legend(width: int, scale: Scale, *, size: int = 13) -> Picture:  # -> 
     cv2.rectangle(strip, (0, top), (end, foot - 1), INK, 1)
     last = _top(scale)
     free = width - width_of(last, size) - size // 2  # where the top number begins
+    places = []
     for mark, text in ticks(scale.high):
-        column = round(end * mark / scale.high)
-        left = max(0, column - width_of(text, size) // 2)
-        if left + width_of(text, size) < free:
-            strip[foot : foot + size // 4, column] = INK
-            write(strip, text, left, foot + round(1.25 * size), size=size)
+        column, wide = round(end * mark / scale.high), width_of(text, size)
+        left = max(0, column - wide // 2)
+        if left + wide < free:
+            places.append((column, left, wide, text))
+    step = 1
+    while any(left + wide + size // 2 > after for (_, left, wide, _), (_, after, *_) in pairwise(places[::step])):
+        step += 1
+    for column, left, _, text in places[::step]:
+        strip[foot : foot + size // 4, column] = INK
+        write(strip, text, left, foot + round(1.25 * size), size=size)
     write(strip, last, width - width_of(last, size), foot + round(1.25 * size), size=size)
     return strip
 

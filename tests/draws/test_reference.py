@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,13 @@ from hypothesis import strategies as st
 from plain import Toy, calibrated, noise, seeded, surveyed
 from torch import nn
 
+import segment
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.draws.reference import against_trained, warn_if_unlike_training
+from segment.errors import WrongUse
+from segment.images.specs import TrainingSpec
+from segment.networks.cards import default_card
 
 
 def test_the_trained_statistics_are_as_large_as_themselves(toy: Toy) -> None:
@@ -117,3 +122,23 @@ def test_a_layer_without_running_statistics_and_a_dead_channel_are_left_out(toy:
     untracked.bn2 = nn.BatchNorm2d(8, track_running_stats=False)
     network = surveyed(untracked.eval())
     assert against_trained(Bank.of_draws(list(record(network, [noise(2, 3, 32, 32)]))), network) is None
+
+
+def test_draws_of_the_same_images_are_refused_before_and_after_they_are_recorded() -> None:
+    module, images = calibrated(seeded(Toy), (32, 32)), noise(4, 3, 32, 32)
+    with pytest.raises(WrongUse, match="The 3 draws are equal"):
+        segment.fit_bank(module, images, batch=4, draws=3)
+    with pytest.raises(WrongUse, match="The 3 draws are equal"):
+        segment.fit_bank(module, images[:1].expand(6, 3, 32, 32), batch=4, draws=3)
+    assert len(segment.fit_bank(module, images, batch=4, draws=1)) == 1
+    assert len(segment.fit_bank(module, images, batch=3, draws=3)) == 3
+
+
+def test_random_transforms_make_draws_of_the_same_images_differ() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8)
+    for chance, refused in ((0.5, False), (0.0, True)):
+        transforms = ({"name": "HorizontalFlip", "p": chance},)
+        card = replace(default_card("py:given:module"), training=TrainingSpec(batch=4, transforms=transforms))
+        network = segment.load_network(calibrated(seeded(Toy), (32, 48)), card=card)
+        with pytest.raises(WrongUse, match="draws are equal") if refused else nullcontext():
+            segment.fit_bank(network, images, draws=8)

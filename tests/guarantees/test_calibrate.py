@@ -211,6 +211,21 @@ def test_what_is_wrong_in_the_accepted_does_not_depend_on_the_loss(unit: Unit) -
     assert errors[0] == errors[1]
 
 
+@pytest.mark.parametrize("guarantee", ["expectation", "images"])
+def test_images_above_the_limit_are_counted_by_what_is_promised(guarantee: Any) -> None:
+    images = images_of(np.random.default_rng(3).uniform(0, 0.6, 60))
+    decision = Decision(
+        unit="pixel", measure="one_minus_max", threshold=0.8, why="", images=60, groups=60, loss=0.0, accepted=0.0
+    )
+    plan = TriagePlan(max_error=0.1, guarantee=guarantee)
+    rows = images_outcomes(images, plan, {"pixel": decision, "image": replace(decision, unit="image")})
+    wrong = np.array([row.error or 0.0 for row in rows])
+    accepted = np.array([row.accepted or 0.0 for row in rows])
+    above = {"expectation": wrong * accepted > 0.1, "images": wrong > 0.1}
+    assert outcome_of(images, plan, decision).bad == above[guarantee].sum()
+    assert above["images"].sum() > above["expectation"].sum()
+
+
 def test_images_without_the_protected_class_do_not_count_as_safe() -> None:
     images = images_of(np.random.default_rng(4).beta(1, 8, 60))
     for identity in images.counts.ids[:20]:

@@ -21,6 +21,7 @@ from segment.pictures.heatmaps import (
     ABSENT,
     PAPER,
     SCALES,
+    Scale,
     heatmap,
     legend,
     level_legend,
@@ -205,3 +206,13 @@ def test_the_bar_of_a_legend_runs_from_the_last_colour_down_to_the_first() -> No
     bar = strip[14:386, 12].astype(int)
     np.testing.assert_allclose(bar[[0, -1]], ramp()[[-1, 0]], atol=3)
     assert np.abs(np.diff(bar, axis=0)).max() < 12
+
+
+@given(width=st.integers(100, 320), high=st.floats(1e-6, 10), top=st.floats(1, 100))
+def test_the_numbers_of_a_legend_keep_apart(width: int, high: float, top: float) -> None:
+    size = 13
+    strip = level_legend(width, Scale(title="Variance", unit="", high=high, bound=high * top), size=size)
+    foot = round(2.4 * size)
+    marks = int((strip[foot] < 128).all(axis=1).sum())
+    inked = np.flatnonzero((strip[foot + size // 4 :] < 160).all(axis=2).any(axis=0))
+    assert 1 + int((np.diff(inked) > size // 2 - 1).sum()) == marks + 1
