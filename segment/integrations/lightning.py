@@ -74,8 +74,8 @@ class MCBNScores(Callback):
         measures: Sequence[str] = ("predictive_entropy", "mutual_information"),
         prefix: str = "mcbn/",
     ) -> None:
-        if min(every, draws, batch, images) < 1 or batch > images:
-            raise WrongUse("every, draws, batch and images are counts from 1 up, and batch is at most images.")
+        if min(every, draws, batch, images) < 1 or batch >= images:
+            raise WrongUse("every, draws, batch and images are counts from 1 up, and batch is smaller than images.")
         if card is not None:
             _check_classes(card, classes if isinstance(classes, int) else len(classes))
             ignore_index = _ignored(card, ignore_index)
@@ -123,7 +123,7 @@ class MCBNScores(Callback):
             raise WrongUse(f"{self.network!r} of {type(pl_module).__name__} is no torch module; name the network's.")
         network = load_network(module, card=self.card)
         statistics = self._statistics(training, network.device)
-        bank = fit_bank(network, statistics, batch=min(self.batch, len(statistics)), draws=self.draws, seed=0)
+        bank = fit_bank(network, statistics, batch=min(self.batch, max(1, len(statistics) - 1)), draws=self.draws, seed=0)
         mcbn = MCBN(network, bank, precision="fp32")
         metric = UncertaintyScores(
             self.classes,

@@ -147,7 +147,8 @@ def _recorded(network: Network, pixels: Sequence[NDArray[Any]], progress: Progre
     if training is None or not training.transforms:  # mini-batches of images as they are need one size
         size = (min(image.shape[0] for image in pictures), min(image.shape[1] for image in pictures))
     batch = max(1, len(pictures) - 1)
-    return fit_bank(network, pictures, batch=batch, draws=COMPARED_DRAWS, size=size, progress=progress)
+    draws = COMPARED_DRAWS if batch < len(pictures) else 1  # of one image all would be equal
+    return fit_bank(network, pictures, batch=batch, draws=draws, size=size, progress=progress)
 
 
 def _reasons(network: BatchNormNetwork) -> list[str]:

@@ -132,7 +132,7 @@ def test_training_goes_on_as_without_the_callback(tmp_path: Path) -> None:
 def test_a_wrong_network_or_batch_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="'model' of Module is no torch module"):
         trained(tmp_path, [MCBNScores("model", CLASSES, every=1, draws=2, batch=4, images=8)], epochs=1)
-    with pytest.raises(WrongUse, match="batch is at most images"):
+    with pytest.raises(WrongUse, match="batch is smaller than images"):
         MCBNScores("network", CLASSES, batch=9, images=8)
 
 
