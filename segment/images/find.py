@@ -6,7 +6,6 @@ Must not know what an image shows: of a file with several images only its header
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +15,15 @@ from typing import Any
 
 from segment.errors import WrongUse, near
 from segment.images.formats.dicom import is_dicom, slices_of
-from segment.images.formats.kinds import IMAGE_SUFFIXES, kind_of, suffix_of
+from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
 from segment.images.geometry import Geometry
+from segment.images.listing.folders import files_below, image_files
 from segment.images.listing.ids import folded, free_id, given_id, safe, unique, valid_id
 from segment.images.listing.ids import in_text as in_text
 from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
 from segment.images.listing.on_store import above_glob, rows_on_store
 from segment.images.listing.parts import Listing, Part, part_name, parts_in
 from segment.stores.urls import is_url
-
-log = logging.getLogger(__name__)
 
 _SHOWN = 5  # names in one message
 _EVERYTHING = Listing()
@@ -69,11 +67,12 @@ class Source:
 def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:
     """The images of a folder (with its sub-folders), a glob, one image file or a list.
 
-    Folder and glob: files of `IMAGE_SUFFIXES`, hidden ones (".name") left out, sorted by their POSIX path; DICOM slices
-    of a series by their place in it. A file with several images (a video, a stack, a volume) gives one source each, of
-    id "file/0123". List (.txt, .csv, .tsv, .parquet): `listing.lists` says what a row may hold; in a text list a tab
-    separates image and label, or white space where the whole line is not a file; blank lines and "#" are skipped. Its
-    ids are relative to its folder, where all its images are below that, else to their common folder.
+    Folder and glob: files of `IMAGE_SUFFIXES`, and DICOM files without a suffix (`image_files` says which of a folder),
+    hidden ones (".name") left out, sorted by their POSIX path; DICOM slices of a series by their place in it. A file
+    with several images (a video, a stack, a volume) gives one source each, of id "file/0123". List (.txt, .csv, .tsv,
+    .parquet): `listing.lists` says what a row may hold; in a text list a tab separates image and label, or white space
+    where the whole line is not a file; blank lines and "#" are skipped. Its ids are relative to its folder, where all
+    its images are below that, else to their common folder.
     """
     source = Path(src)
     rows: list[Row]
@@ -156,7 +155,7 @@ def _in_series(sources: Sequence[Source]) -> list[Source]:
     """
     of_path: dict[Path, list[Source]] = {}
     for source in sources:
-        if _is_dicom(source.path):
+        if is_dicom(source.path):
             of_path.setdefault(source.path, []).append(source)
     volumes: dict[str, list[Source]] = {}
     volume_of: dict[Path, str] = {}
@@ -172,48 +171,18 @@ def _in_series(sources: Sequence[Source]) -> list[Source]:
     return ordered
 
 
-def _is_dicom(path: Path) -> bool:
-    return kind_of(path) == "dicom" or (not suffix_of(path) and is_dicom(path))
-
-
 def _images_below(folder: Path) -> list[Path]:
     images = image_files(folder)
     if not images:
-        raise WrongUse(f"No image in folder {str(folder)!r}. {_kinds(list(_files_below(folder)))}")
+        raise WrongUse(f"No image in folder {str(folder)!r}. {_kinds(list(files_below(folder)))}")
     return images
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by their POSIX path; without any, its DICOM files without a suffix."""
-    files = list(_files_below(folder))
-    images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES]
-    images = images or [path for path in files if not suffix_of(path) and is_dicom(path)]
-    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Links are followed; a folder reached by two links is read once."""
-    seen = {os.path.realpath(folder)}
-    for where, folders, files in os.walk(folder, followlinks=True, onerror=_warn_of_folder):
-        fresh = []
-        for name in sorted(folders):
-            real = os.path.realpath(Path(where, name))
-            if not name.startswith(".") and real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        folders[:] = fresh
-        yield from (Path(where, name) for name in files if not name.startswith("."))
-
-
-def _warn_of_folder(error: OSError) -> None:
-    log.warning("Folder %r cannot be read, and its images are left out: %s.", str(error.filename), error.strerror)
 
 
 def _matched(pattern: str) -> tuple[Path, list[Path]]:
     root = above_glob(Path(pattern))
     names = set(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern, shows hidden)
     files = [path for path in map(Path, names) if path.is_file()]
-    images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES or _is_dicom(path)]
+    images = [path for path in files if suffix_of(path) in IMAGE_SUFFIXES or is_dicom(path)]
     if not images:
         raise WrongUse(
             f"No image matches {pattern!r}. {_kinds(files)} Quote a glob, so that the shell leaves it alone."

@@ -22,7 +22,7 @@ from segment.images.contents.copied import by_ranges, image_here, in_parts, sour
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
 from segment.images.formats.beside import placed_beside
-from segment.images.formats.dicom import dicom_size, is_dicom, read_dicom
+from segment.images.formats.dicom import dicom_size, has_dicom_mark, read_dicom
 from segment.images.formats.georeference import picture_geometry, raster_size
 from segment.images.formats.kinds import Kind, kind_of, suffix_of
 from segment.images.formats.pictures import picture_size, read_indices, read_picture, several
@@ -228,7 +228,7 @@ def _size_of(source: Source) -> tuple[int, int] | None:
 
 def _kind(path: Path) -> Kind:
     kind = kind_of(path)
-    return "dicom" if kind == "picture" and not suffix_of(path) and is_dicom(path) else kind
+    return "dicom" if kind == "picture" and has_dicom_mark(path) else kind
 
 
 def _mask_of(

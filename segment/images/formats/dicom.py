@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segment.axes import size_text
 from segment.errors import ImageUnreadable, imported, one_line
+from segment.images.formats.kinds import kind_of, suffix_of
 from segment.images.formats.pictures import several
 from segment.images.formats.raster import Raster
 from segment.images.geometry import Affine, Geometry
@@ -54,11 +55,16 @@ class _Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's mark after its preamble, whatever its name."""
-    if not is_file(path):
+    """Whether the file is DICOM by its suffix, or by its bytes where it has none."""
+    return kind_of(path) == "dicom" or has_dicom_mark(path)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether the file has no suffix, and DICOM's mark after its preamble; a DICOMDIR lists files and is no image."""
+    if suffix_of(path) or path.name.upper() == "DICOMDIR" or not is_file(path):
         return False
     try:
-        with path.open("rb") as stream:
+        with path.open("rb", buffering=0) as stream:
             return stream.read(132)[128:] == _MAGIC
     except OSError:
         return False

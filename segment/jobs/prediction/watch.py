@@ -17,8 +17,9 @@ from stat import S_ISREG
 from segment.errors import WrongUse
 from segment.files.runs.places import STOP
 from segment.files.runs.run import Run
-from segment.images.find import Source, image_files, images_among
+from segment.images.find import Source, images_among
 from segment.images.formats.belonging import may_belong
+from segment.images.listing.folders import image_files
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import paths_outside_runs
 
