@@ -12,6 +12,8 @@ from pydicom.uid import generate_uid
 
 from segment.errors import WrongUse
 from segment.images.find import find_images
+from segment.images.labels.annotations import matching
+from segment.images.read import decode
 
 PIXELS = np.arange(80, dtype=np.uint16).reshape(8, 10)
 
@@ -63,3 +65,18 @@ def test_a_dicomdir_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a/IM0").unlink()
     with pytest.raises(WrongUse, match="Found 1 without suffix"):
         find_images(tmp_path)
+
+
+def test_dicom_files_that_are_called_by_a_uid_are_found_with_their_whole_names(tmp_path: Path) -> None:
+    names = [f"CT.1.2.840.113619.2.55.{number}" for number in (1, 10, 2)]
+    series(tmp_path, *names)
+    (tmp_path / "import.log.1").write_text("three files")
+    assert ids(tmp_path) == ids(f"{tmp_path}/CT*") == names
+    for height, name in enumerate(names):
+        (alone,) = find_images(tmp_path / name)
+        assert alone.id == name
+        np.testing.assert_array_equal(decode(alone.path).raw[..., 0], PIXELS + height)
+
+
+def test_a_file_of_annotations_may_name_dicom_files_by_a_uid() -> None:
+    assert matching(["ct/CT.1.2.1", "ct/CT.1.2.2"], "ct/CT.1.2.2") == "ct/CT.1.2.2"

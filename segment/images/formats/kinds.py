@@ -32,13 +32,15 @@ SEVERAL: frozenset[str] = frozenset({".gif", ".webp", ".png"}) | frozenset(
 
 
 def suffix_of(path: PurePath | str) -> str:
-    """The suffix in lower case, both parts of ".nii.gz".
+    """The suffix in lower case, both parts of ".nii.gz"; a number is none, as at the end of a DICOM file's UID.
 
-    >>> suffix_of("scan.NII.gz"), suffix_of("a.b.png"), suffix_of("README")
-    ('.nii.gz', '.png', '')
+    >>> suffix_of("scan.NII.gz"), suffix_of("a.b.png"), suffix_of("README"), suffix_of("CT.1.2.840.55.1")
+    ('.nii.gz', '.png', '', '')
     """
     path = PurePath(path)
     last = path.suffix.lower()
+    if last.isascii() and last[1:].isdigit():
+        return ""
     return ".nii.gz" if last == ".gz" and path.name.lower().endswith(".nii.gz") else last
 
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 from xml.etree import ElementTree
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segment.errors import ImageUnreadable, one_line
 from segment.images.contents.copied import image_here
 from segment.images.contents.states import FileState, state_in
+from segment.images.formats.kinds import without_suffix
 from segment.images.labels.shapes import Shape, Size
 from segment.images.limits import check_is_file
 
@@ -235,9 +236,9 @@ def matching(names: Sequence[str], id: str) -> str | None:
     ('set/day/a.jpg', 'a.jpg')
     >>> matching(["day/a.jpg"], "night/a")
     """
-    stems = {name: PurePosixPath(name.replace("\\", "/")).with_suffix("") for name in names}
+    stems = {name: without_suffix(PurePosixPath(name.replace("\\", "/"))) for name in names}
     last = PurePosixPath(id).name
-    rules: tuple[Callable[[PurePosixPath], bool], ...] = (
+    rules: tuple[Callable[[PurePath], bool], ...] = (
         lambda stem: stem.as_posix() == id,
         lambda stem: stem.as_posix().endswith(f"/{id}"),
         lambda stem: id.endswith(f"/{stem.as_posix()}"),
