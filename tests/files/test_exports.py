@@ -16,6 +16,7 @@ import pandas
 import pyarrow.parquet
 import pytest
 import rasterio
+import rasterio.enums
 import rasterio.features
 import tifffile
 import zarr
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
@@ -36,6 +38,7 @@ from segment.files.exports.zarr_group import write_group
 from segment.files.lazy_arrays import FileArray
 from segment.files.writing import write_npz, write_png
 from segment.images.geometry import Geometry, slice_of
+from segment.images.read import read_label
 from segment.pictures.palettes import palette
 
 UTM = rasterio.crs.CRS.from_epsg(32633)
@@ -121,6 +124,35 @@ def test_tiffs_of_an_image_without_a_georeference_are_plain_and_equal(tmp_path: 
             np.testing.assert_array_equal(file.asarray(), values)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "prediction.tif"), image.labels)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "probability.tif"), image.probability)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_class_indices_have_the_colours_of_their_classes_without_a_georeference_too(tmp_path: Path) -> None:
+    image = exported(hidden=2)
+    labels = np.asarray(image.labels).copy()
+    labels[:2] = 255
+    write_tifs(into(tmp_path), replace(image, labels=labels, prediction=labels))
+    colours = np.array([*palette(3), *[(128, 128, 128)] * 253])
+    with rasterio.open(tmp_path / "prediction.tif") as raster:
+        np.testing.assert_array_equal(raster.read(1), labels)
+        assert [raster.colormap(1)[index][:3] for index in range(256)] == [tuple(colour) for colour in colours.tolist()]
+    with Image.open(tmp_path / "prediction.tif") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), labels)
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours[labels])
+    np.testing.assert_array_equal(read_label(tmp_path / "prediction.tif"), labels)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("geometry", [Geometry(), PLACED])
+def test_masks_of_a_multi_label_head_have_no_palette(tmp_path: Path, geometry: Geometry) -> None:
+    image = exported(geometry)
+    mask = (np.asarray(image.labels) == 1).astype(np.uint8)[None]  # K = 1: one band, as class indices have
+    one = replace(image, head="multilabel", classes=("car",), palette=palette(1), prediction=mask, probability=None)
+    write_tifs(into(tmp_path), one)
+    with rasterio.open(tmp_path / "prediction.tif") as raster:
+        assert raster.colorinterp == (rasterio.enums.ColorInterp.gray,)
+        np.testing.assert_array_equal(raster.read(), mask)
 
 
 def test_a_zarr_group_holds_the_maps_in_chunks_and_says_where_they_lie(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from segment.errors import imported, one_line
 from segment.files.exports.image import UNCLAIMED, ExportedImage
 from segment.files.writing import fresh_path, unwritable
 from segment.images.formats.georeference import quiet_gdal
+from segment.pictures.palettes import no_class_colour
 from segment.uncertainty.class_indices import mask_type, no_class
 
 TILE, SIDE = 512, 256
@@ -29,21 +30,17 @@ _NODATA = 42113
 
 
 def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
-    """prediction.tif (class indices), a .tif for each measure, probability.tif (a band a class)."""
+    """prediction.tif (class indices), a .tif for each measure, probability.tif (a band a class).
+
+    The indices have the classes' colours; the masks of a multi-label head hold 0, 1 and 255, and have none.
+    """
     if image.prediction is not None:
-        kind = mask_type(len(image.classes))
+        kind, file = mask_type(len(image.classes)), path("prediction.tif")
         if len(image.prediction.shape) == 3:
-            _write(
-                path("prediction.tif"),
-                image,
-                list(_planes(image.prediction)),
-                list(image.classes),
-                kind,
-                float(UNCLAIMED),
-            )
+            _write(file, image, list(_planes(image.prediction)), list(image.classes), kind, float(UNCLAIMED))
         else:
             none = float(no_class(len(image.classes)))
-            _write(path("prediction.tif"), image, [image.prediction], ["prediction"], kind, none)
+            _write(file, image, [image.prediction], ["prediction"], kind, none, image.palette)
     for name, values in image.maps.items():
         _write(path(f"{name}.tif"), image, [values], [name], np.dtype(np.float32), np.nan)
     if image.probability is not None:
@@ -62,12 +59,13 @@ def _write(
     names: list[str],
     kind: np.dtype[Any],
     nodata: float | None,
+    colours: NDArray[np.uint8] | None = None,  # K 3
 ) -> None:
     nodata = nodata if image.absent or image.geometry.nodata is not None else None
     if not image.geometry.placed:
-        _write_plain(path, bands, names, kind, nodata)
+        _write_plain(path, bands, names, kind, nodata, colours)
     else:
-        _write_geotiff(path, image, bands, names, kind, nodata)
+        _write_geotiff(path, image, bands, names, kind, nodata, colours)
 
 
 def _write_geotiff(
@@ -77,6 +75,7 @@ def _write_geotiff(
     names: list[str],
     kind: np.dtype[Any],
     nodata: float | None,
+    colours: NDArray[np.uint8] | None,
 ) -> None:
     """By way of a tiled GeoTIFF beside it, because GDAL writes a cloud-optimised one only as a copy."""
     rasterio = imported("rasterio", extra="geo", what="GeoTIFFs")
@@ -107,10 +106,8 @@ def _write_geotiff(
                 for start in range(0, height, TILE):
                     block = np.asarray(band[start : min(height, start + TILE)]).astype(kind)
                     raster.write(block, number, window=windows.Window(0, start, width, len(block)))
-            if not real and len(bands) == 1 and len(image.palette) <= 256:
-                raster.write_colormap(
-                    1, {index: (*map(int, colour), 255) for index, colour in enumerate(image.palette)}
-                )
+            if colours is not None and len(colours) <= 256:
+                raster.write_colormap(1, {index: (*map(int, colour), 255) for index, colour in enumerate(colours)})
         rasterio.shutil.copy(
             tiled,
             place,
@@ -136,8 +133,15 @@ def _refusing(path: Path) -> Iterator[None]:
         raise unwritable(path, OSError(why)) from error
 
 
-def _write_plain(path: Path, bands: list[Plane], names: list[str], kind: np.dtype[Any], nodata: float | None) -> None:
-    """In tiles, each band a plane; the names of the bands stand in the description."""
+def _write_plain(
+    path: Path,
+    bands: list[Plane],
+    names: list[str],
+    kind: np.dtype[Any],
+    nodata: float | None,
+    colours: NDArray[np.uint8] | None,
+) -> None:
+    """In tiles, each band a plane; the names of the bands stand in the description. colours: left out above 8 bits."""
     height, width = bands[0].shape[-2:]
 
     def tiles() -> Iterator[NDArray[Any]]:
@@ -148,6 +152,7 @@ def _write_plain(path: Path, bands: list[Plane], names: list[str], kind: np.dtyp
                 for left in range(0, width, SIDE):
                     yield np.ascontiguousarray(padded[:, left : left + SIDE])
 
+    palette = None if colours is None or kind != np.uint8 else _colour_map(colours)
     tags = [] if nodata is None else [(_NODATA, "s", 0, str(nodata), True)]
     with fresh_path(path) as place:
         tifffile.imwrite(
@@ -156,7 +161,8 @@ def _write_plain(path: Path, bands: list[Plane], names: list[str], kind: np.dtyp
             shape=(len(bands), height, width) if len(bands) > 1 else (height, width),
             dtype=kind,
             tile=(SIDE, SIDE),
-            photometric="minisblack",
+            photometric="minisblack" if palette is None else "palette",
+            colormap=palette,
             planarconfig="separate" if len(bands) > 1 else None,
             compression="zlib",
             description=json.dumps({"bands": names}),
@@ -164,3 +170,10 @@ def _write_plain(path: Path, bands: list[Plane], names: list[str], kind: np.dtyp
             extratags=tags,
             bigtiff=len(bands) * height * width * kind.itemsize > 2**31,
         )
+
+
+def _colour_map(colours: NDArray[np.uint8]) -> NDArray[np.uint16]:  # K 3 -> 3 256
+    """As a TIFF keeps it: 16 bits a channel. Indices of no class have the grey of pictures."""
+    table = np.full((256, 3), no_class_colour(colours), np.uint16)
+    table[: len(colours)] = colours
+    return np.ascontiguousarray(table.T * np.uint16(257))
