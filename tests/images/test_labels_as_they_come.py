@@ -218,6 +218,28 @@ def test_colours_of_the_palette_are_ids_and_others_are_named_with_their_counts(t
         read_label_ids(path, None, 2, SIZE, LabelScheme(classes=CLASSES))
 
 
+def test_class_indices_in_three_equal_channels_are_to_be_saved_as_one(tmp_path: Path) -> None:
+    path, grey = tmp_path / "a.png", np.repeat(index_map(0)[..., None], 3, axis=2)
+    grey[0, 0] = 255
+    Image.fromarray(grey).save(path)
+    with pytest.raises(ImageUnreadable, match=r"\. Its three channels are equal.* save it as one channel\. Otherwise"):
+        read_label_ids(path, None, 2, SIZE, replace(SCHEME, void=255))
+    for value in (255, (1, 1, 2)):  # no id of this card; no grey
+        grey[0, 0] = value
+        Image.fromarray(grey).save(path)
+        with pytest.raises(ImageUnreadable, match=r"pixels\)\. Correct `palette:`"):
+            read_label_ids(path, None, 2, SIZE, SCHEME)
+
+
+def test_the_predictions_of_a_run_for_label_studio_are_no_labels(images: Path, tmp_path: Path) -> None:
+    network = load_network(calibrated(seeded(Toy), (32, 40)))
+    bank = segment.fit_bank(network, images, batch=2, draws=2)
+    plan = segment.PredictPlan(precision="fp32", formats=("labelstudio",))
+    segment.predict(network, images, bank, tmp_path / "run", plan=plan)
+    with pytest.raises(ImageUnreadable, match=r"'.*a\.png' holds predictions.* export the annotated ones"):
+        with_labels(find_images(images), tmp_path / "run" / "labelstudio.json")
+
+
 @pytest.mark.parametrize(
     ("image", "label", "suffix"),
     [

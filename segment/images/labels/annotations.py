@@ -166,6 +166,11 @@ def _label_studio(task: Mapping[str, Any]) -> Annotation:
     name = unquote(local[0] if local else address.path).lstrip("/")
     shapes: list[Shape] = []
     size: Size | None = None
+    if "annotations" not in task and "predictions" in task:  # what `--format labelstudio` writes
+        raise ImageUnreadable(
+            f"Label Studio's task of {name!r} holds predictions and no annotations. Annotate the tasks in Label Studio "
+            "and export the annotated ones: as JSON, brush labels as PNG masks."
+        )
     done = [made for made in task["annotations"] if not made.get("was_cancelled")]
     for result in done[0]["result"] if done else ():
         value = result["value"]

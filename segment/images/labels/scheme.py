@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +70,19 @@ class LabelScheme:
         ]:
             shown = ", ".join(f"#{code:06x} ({count} pixels)" for count, code in sorted(unknown, reverse=True)[:_SHOWN])
             more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            advice, code = self._first_advice(found.tolist()), f"#{sorted(unknown)[-1][1]:06x}"
             raise ImageUnreadable(
-                f"{name!r} holds colours that the palette does not: {shown}{more}. Correct `palette:`, or say in the "
-                f"card what they stand for: `labels: {{'#{sorted(unknown)[-1][1]:06x}': ID}}`."
+                f"{name!r} holds colours that the palette does not: {shown}{more}. {advice} `palette:`, or say in the "
+                f"card what they stand for: `labels: {{'{code}': ID}}`."
             )
         return table[places].reshape(codes.shape)
+
+    def _first_advice(self, codes: Sequence[int]) -> str:
+        """What to do before the palette is corrected, by all colours of a file as 0xrrggbb."""
+        known = {*range(len(self.classes) or len(self.palette)), self.void, *self.labels}
+        if all(code % 0x010101 == 0 and code & 255 in known for code in codes):  # indices in red, green and blue
+            return "Its three channels are equal, and hold class indices: save it as one channel. Otherwise correct"
+        return "Correct"
 
     def background(self, name: str, categories: Mapping[str, int | None]) -> int:
         """The id of pixels that no shape covers.
