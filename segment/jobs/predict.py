@@ -22,6 +22,7 @@ from segment.files.versions import versions
 from segment.images.display import Display, display_of
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_known_labels, with_masks
+from segment.images.labels.series import with_slices
 from segment.images.listing.lists import LIST_SUFFIXES
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
@@ -92,7 +93,7 @@ def predict(
             raise WrongUse(f"A watched folder's run lies here: give a folder in place of {in_text(folder)}.")
         images, source_text = tuple[Source, ...](), in_text(source)
     elif isinstance(source, str | Path):
-        images, source_text = images_outside_runs(source, listing), in_text(source)
+        images, source_text = with_slices(images_outside_runs(source, listing)), in_text(source)
     else:
         images, source_text = _listed(source, listing), f"{len(source)} images"
     if labels is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ PIXELS = np.arange(80, dtype=np.uint16).reshape(8, 10)
 
 def series(folder: Path, *names: str) -> Path:
     """A series whose slices lie above each other in the order of the names."""
-    uid, place = generate_uid(), {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    uid = generate_uid()
+    place: dict[str, Any] = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
     for height, name in enumerate(names):
         dicom(folder / name, PIXELS + height, SeriesInstanceUID=uid, ImagePositionPatient=[0, 0, height], **place)
     return folder

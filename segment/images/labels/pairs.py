@@ -15,6 +15,7 @@ from segment.errors import WrongUse, first_of
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source, find_images
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, matching
+from segment.images.labels.series import volumes_of_series, with_slices
 from segment.images.listing.ids import folded, safe
 from segment.images.listing.parts import Listing
 from segment.stores.requests import files_below, is_file_there
@@ -29,7 +30,7 @@ def with_labels(
     """The sources with their label maps below `labels`; one without keeps None.
 
     labels: a SRC of label maps of the images' names; or annotations: a file of COCO, Label Studio or CVAT, or a folder
-    of LabelMe's files
+    of LabelMe's files. A volume called as the folder of a DICOM series is that of its slices
     suffix: that label maps have after the image's name, as "_manual1". Where no image has the name before the suffix,
     the last parts of an image's name are left out: 21_manual1 belongs to 21_training
     Errors: WrongUse where two images would have the same labels.
@@ -57,7 +58,16 @@ def with_labels(
         **_of_alike([source for source in sources if _place(source) not in listed], maps_found, suffix, str(labels)),
     }
     _refuse_shared({id: label.id for id, label in maps.items() if label is not None}, str(labels))
-    return tuple(_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources)
+    labelled = [_with_label(source, listed.get(_place(source)) or maps.get(source.id)) for source in sources]
+    volumes = volumes_of_series(sources, maps_found, suffix)
+    return with_slices(
+        [
+            replace(source, label=volumes[source.id], label_part=None)
+            if source.id in volumes and source.label in (None, volumes[source.id])
+            else source
+            for source in labelled
+        ]
+    )
 
 
 def with_known_labels(

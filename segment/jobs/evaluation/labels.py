@@ -28,6 +28,7 @@ from segment.images.labels.annotations import ANNOTATION_SUFFIXES
 from segment.images.labels.pairs import with_labels
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
+from segment.images.labels.series import with_slices
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.outside_runs import images_outside_runs
@@ -85,7 +86,7 @@ def labelled(
     Errors: WrongUse where no image has a label.
     """
     listing = listing or Listing()
-    sources = images_outside_runs(images, listing)
+    sources = with_slices(images_outside_runs(images, listing))
     if labels is not None:
         sources = with_labels(sources, labels, suffix, listing)
     if all(source.label is None for source in sources):
