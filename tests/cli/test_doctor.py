@@ -166,7 +166,7 @@ def test_an_output_that_is_not_finite_is_one_line_that_names_the_image(
 ) -> None:
     (tmp_path / "nan_networks.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(tmp_path)
-    photos = photographs(tmp_path / "photos", 2)
+    photos = photographs(tmp_path / "photos", 3)
     bank = tmp_path / "bank.safetensors"
     fitted(bank, photos, "py:nan_networks:plain")
     ended = segment("doctor", "py:nan_networks:Nan", "--images", photos, "--bank", bank)
