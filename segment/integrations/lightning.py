@@ -123,7 +123,9 @@ class MCBNScores(Callback):
             raise WrongUse(f"{self.network!r} of {type(pl_module).__name__} is no torch module; name the network's.")
         network = load_network(module, card=self.card)
         statistics = self._statistics(training, network.device)
-        bank = fit_bank(network, statistics, batch=min(self.batch, max(1, len(statistics) - 1)), draws=self.draws, seed=0)
+        bank = fit_bank(
+            network, statistics, batch=min(self.batch, max(1, len(statistics) - 1)), draws=self.draws, seed=0
+        )
         mcbn = MCBN(network, bank, precision="fp32")
         metric = UncertaintyScores(
             self.classes,

@@ -131,8 +131,9 @@ def _demonstration(boards: Mapping[str, Scoreboard], folder: Path, sheet: Path, 
         "AUROC: how well a measure ranks wrong pixels, and pixels of objects of no trained class, first.",
         "Better, worse: the 95 % interval of the difference over scenes leaves out 0.",
     ]
-    if worse := [words for words, *_, verdict in rows if verdict == "worse"]:
-        findings.append(f"Here MCBN does not help but is worse at: {'; '.join(worse)}.")
+    for verdict in ("better", "worse"):
+        if named := [words for words, *_, found in rows if found == verdict]:
+            findings.append(f"Here MCBN is {verdict} at: {'; '.join(named)}.")
     write_json(folder / "scores.json", {"images": SCENES, "methods": scores, "mcbn_minus_deterministic": difference})
     title = f"{SCENES} generated scenes, {DRAWS} draws of M = {batch}"
     columns = ("", "deterministic", "MCBN", "MCBN is")

@@ -67,8 +67,8 @@ def comparison_picture(
             left.plot([change.low, change.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="round")
         face = colour if change.significant else "white"
         left.plot([change.value], [row], "o", color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.6)
-    ends = [end for change in moved for end in (change.value, change.low, change.high) if end is not None]
-    if max((abs(end - nothing) for end in ends), default=0.0) < LEAST:
+    reached = [end for change in moved for end in (change.value, change.low, change.high) if end is not None]
+    if max((abs(end - nothing) for end in reached), default=0.0) < LEAST:
         left.set_xlim(nothing - LEAST, nothing + LEAST)
     left.axvline(nothing, color="#333333", linewidth=0.9)
     left.set_yticks(range(len(moved)), [change.name for change in moved])

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from segment.cli import app as commands
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import WrongUse, first_of
 from segment.files.writing import write_png
 from segment.images.read import read_label
 from segment.jobs.decisions.compare import _estimated, compare, write_comparison
@@ -122,6 +122,19 @@ def test_a_run_and_itself_are_equal_and_a_corruption_is_significant_with_the_rig
     assert "accuracy" in noisy.significant
     assert noisy.paired["accuracy"].difference.value < 0
     assert noisy.paired["nll"].lower == 0
+
+
+def test_runs_of_other_classes_are_compared_and_it_says_so(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs / "clean", other)
+    record = json.loads((other / "run.json").read_text())
+    classes, record["classes"] = record["classes"], ["lesion", "background"]
+    (other / "run.json").write_text(json.dumps(record))
+    words = in_words(compare(runs / "clean", other))
+    counts = f"{len(classes)} classes ({first_of(classes)}) and 2 classes (lesion, background)"
+    expected = f"The runs are of other classes, {counts}"
+    assert any(line.startswith(expected) for line in words)
+    assert not any("other classes" in line for line in in_words(compare(runs / "clean", runs / "noisy")))
 
 
 def test_scenes_with_unseen_objects_differ_from_those_without_in_the_direction_that_they_should(

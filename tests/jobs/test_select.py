@@ -183,6 +183,7 @@ def test_images_without_the_column_are_listed_and_named(runs: Path, tmp_path: Pa
             del line["predictive_entropy"]["interior"], line["predictive_entropy"]["patch"]
     (copied / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = select(copied, 2, by="interior.predictive_entropy")
+    assert select(copied, 2, by="interior_predictive_entropy") == found, "as images.csv spells it"
     order = [name for name, *_ in (*found.images, *found.rest)]
     assert sorted(order) == names
     assert (order[0], order[-1]) == (names[4], names[2])

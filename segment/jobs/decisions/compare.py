@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segment.errors import WrongUse, count_of
+from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_json, write_text
 from segment.jobs.decisions.other_labels import other_labels
@@ -56,7 +56,7 @@ def compare(
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
-    notes = (*_other_pixels(a, b, compared.images[2]), *compared.notes)
+    notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *compared.notes)
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
@@ -156,6 +156,15 @@ def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
     both = [name for name in a.rows.keys() & b.rows.keys() if name in a.contents and name in b.contents]
     other = sum(a.contents[name] != b.contents[name] for name in both)
     return (f"{other} of {pairs} pairs hold other pixels: one id, and files that differ.",) if other else ()
+
+
+def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:
+    """What is said of runs whose masks mean other things; nothing where a run does not name its classes."""
+    first, second = (tuple(table.record.get("classes") or ()) for table in (a, b))
+    if not first or not second or first == second:
+        return ()
+    counts = " and ".join(f"{count_of(len(names), 'class')} ({first_of(names)})" for names in (first, second))
+    return (f"The runs are of other classes, {counts}: what moved says nothing of one network on other images.",)
 
 
 def _names(a: RunTable, b: RunTable) -> tuple[str, str]:

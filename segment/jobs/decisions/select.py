@@ -109,6 +109,7 @@ def select(
     else:
         chosen, why = _column(table, by)
     columns = table.columns
+    chosen = next((name for name in columns if name.replace(".", "_") == chosen), chosen)  # as images.csv spells it
     if chosen not in columns:
         raise WrongUse(f"No column is called {chosen!r}.{near(chosen, columns)} Known: {', '.join(sorted(columns))}.")
     if (quality := grows_with_quality(chosen)) is None:
