@@ -44,6 +44,9 @@ support completes a card that begins with
 ## Keys
 
 """
+TRANSFORMS = """
+Transforms take images of any number of channels; an error names a transform that does not.
+"""
 
 
 def meanings(docstring: str | None) -> dict[str, str]:
@@ -100,7 +103,7 @@ def page() -> str:
     for key, words in inner.items():
         part = schema["$defs"][f"{key.capitalize()}Entry"]
         text += f"\n## {key}\n\n" + "\n".join(rows(part["properties"], part.get("required", []), words)) + "\n"
-    return text
+    return text + TRANSFORMS
 
 
 def schema_text() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,14 @@ class ImagePool:
             return str(error)
         return ""
 
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """A refusal of the training pipeline names the image."""
+        try:
+            yield
+        except WrongUse as error:
+            raise WrongUse(f"{self.name(index)} of the statistics images: {error}") from None
+
     def decoded(self, index: int, seed: int = 0) -> NDArray[Any] | Tensor:
         """An image before it is augmented: pixels H W C, or a normalised tensor C H W. seed: of a Dataset's sample."""
         if not self.sources:
@@ -140,7 +149,8 @@ class ImagePool:
         if isinstance(image, Tensor):
             return self._at_size(self.network.accept.prepared(image))
         if self.augmentation is not None:
-            image = self.augmentation(image, seed)
+            with self._named(index):
+                image = self.augmentation(image, seed)
         elif self.size is not None:
             image = shorter_side_and_centre(image, (self.size[0], self.size[1]))
         return self._at_size(self.network.accept.prepared(image))

@@ -140,7 +140,7 @@ class TrainingSpec:
     """How training made a mini-batch.
 
     batch: M, its number of images
-    transforms: albumentations by name and arguments, in order, on H W 3 uint8, as {"name": "HorizontalFlip", "p": 0.5}
+    transforms: albumentations by name and arguments, in order, on H W C, as {"name": "HorizontalFlip", "p": 0.5}
     """
 
     batch: int

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain import calibrated, seeded
 from small_networks import network_of
+from torch import nn
 
 import segment
+from segment.draws.image_pool import ImagePool
 from segment.errors import WrongUse
-from segment.images.specs import TrainingSpec
+from segment.images.specs import InputSpec, TrainingSpec
+from segment.networks.load import Network, load_network
 
 SIZES = ((40, 64), (44, 64), (40, 60))
 
@@ -32,3 +36,28 @@ def test_where_the_cards_own_pipeline_leaves_two_sizes_it_is_the_pipeline_that_i
     with pytest.raises(WrongUse, match=r"share one size: .* The card's `training: .* RandomCrop or Resize") as refusal:
         segment.fit_bank(network, images(), batch=2, draws=2)
     assert "--size" not in str(refusal.value)
+
+
+FLIP = {"name": "HorizontalFlip", "p": 0.5}
+CROP = {"name": "RandomCrop", "height": 32, "width": 32}
+
+
+class Points(nn.Sequential):
+    """Each pixel by itself, so that its BN statistics do not depend on where pixels lie."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+
+
+def in_file_units(channels: int, *transforms: dict[str, Any]) -> Network:
+    network = load_network(calibrated(seeded(lambda: Points(channels)), (32, 32), channels=channels))
+    spec = InputSpec(channels=channels, white=255.0, scale=1.0, mean=(0.0,) * channels, std=(500.0,) * channels)
+    training = TrainingSpec(batch=2, transforms=transforms)
+    return replace(network, card=replace(network.card, input=spec, training=training))
+
+
+def test_images_of_two_sizes_and_of_four_bands_are_cropped_by_the_cards_transforms() -> None:
+    images = [np.zeros((*size, 4), np.uint8) for size in SIZES]
+    pool = ImagePool(in_file_units(4, CROP, FLIP), images)
+    assert [tuple(pool.prepared(index, index).shape) for index in range(3)] == [(4, 32, 32)] * 3
+    segment.fit_bank(in_file_units(4, CROP, FLIP), images, batch=2, draws=2)

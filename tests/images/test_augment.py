@@ -7,6 +7,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segment.errors import WrongUse
-from segment.images.transforms.augment import _transforms, pipeline
+from segment.images.transforms.augment import Pipeline, _transforms, pipeline
 
 CAMVID_UNET: tuple[dict[str, Any], ...] = (
     {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},
@@ -184,6 +185,31 @@ def test_a_crop_larger_than_the_image_says_what_to_do() -> None:
     assert pipeline((crop | {"pad_if_needed": True},))(small, 0).shape == (320, 320, 3)
 
 
-def test_a_pipeline_that_gives_no_rgb_is_refused() -> None:
-    with pytest.raises(WrongUse, match="not H W 3 uint8"):
-        pipeline(({"name": "ToGray", "num_output_channels": 1, "p": 1},))(FRAME, 0)
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_every_channel_is_cropped_and_flipped_alike(channels: int) -> None:
+    views = pipeline(({"name": "RandomCrop", "height": 20, "width": 24}, {"name": "HorizontalFlip", "p": 0.5}))
+    image = np.random.default_rng(1).integers(0, 256, (40, 48, channels)).astype(np.uint8)
+    for seed in range(4):
+        view = views(image, seed)
+        assert view.shape == (20, 24, channels)
+        for channel in range(channels):
+            alone = image[..., [channel] * 3]
+            np.testing.assert_array_equal(view[..., channel], views(alone, seed)[..., 0])
+
+
+def test_a_channel_whose_axis_a_transform_drops_gets_it_again() -> None:
+    def without_axis(image: NDArray[Any], **_: Any) -> NDArray[Any]:
+        return image[..., 0]
+
+    compose = pipeline(())._compose
+    compose.transforms = [A.Lambda(image=without_axis, p=1)]
+    assert Pipeline((), compose)(FRAME[..., :1], 0).shape == (360, 480, 1)
+
+
+def test_a_transform_that_refuses_or_changes_the_channels_is_named() -> None:
+    flip = {"name": "HorizontalFlip"}
+    with pytest.raises(WrongUse, match=r"360 x 480 x 1 .*: ToGray changes its channels"):
+        pipeline((flip, {"name": "ToGray", "num_output_channels": 1, "p": 1}, flip))(FRAME, 0)
+    bands = FRAME[..., [0, 1, 2, 0]]
+    with pytest.raises(WrongUse, match=r"360 x 480 x 4 .*: HueSaturationValue: .*Leave out"):
+        pipeline((flip, {"name": "HueSaturationValue", "p": 1}, flip))(bands, 0)

@@ -41,7 +41,7 @@ _ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedEr
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Transforms in order, on H W 3 uint8. Stateless: an image and a seed give the same result in any order or thread.
+    """Transforms in order, on H W C. Stateless: an image and a seed give the same result in any order or thread.
 
     transforms: as written in the card
     """
@@ -49,30 +49,45 @@ class Pipeline:
     transforms: tuple[Mapping[str, Any], ...]
     _compose: Any = field(repr=False, compare=False)  # a template, only ever copied
 
-    def __call__(self, image: NDArray[Any], seed: int) -> NDArray[np.uint8]:  # H W 3 -> H' W' 3
-        """One random augmentation of the image. A float image (a 16-bit file, 0..255) is rounded to uint8 first.
+    def __call__(self, image: NDArray[Any], seed: int) -> NDArray[Any]:  # H W C -> H' W' C
+        """One random augmentation of the image, in the units and of the type that `taken` gives.
 
         seed: an integer from 0 up, another for each augmentation; no global generator is read or advanced
         """
-        if image.dtype != np.uint8:
-            image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-        compose = _seeded(self._compose, seed)
+        image = self.taken(image)
         try:
-            result = compose(image=image)["image"]
+            result = _result(_seeded(self._compose, seed), image)
         except _ERRORS as error:
             advice = "Leave out or correct the transform that asks for more"
             if isinstance(error, CropSizeError):
                 advice = "Give larger images, or the crop `pad_if_needed: true` if the network was trained so"
             raise WrongUse(
-                f"The training pipeline does not take an image of {image.shape[0]} x {image.shape[1]}: "
-                f"{_error_message(error)}. {advice}."
+                f"The transforms do not take an image of {_described(image)}: "
+                f"{self._failing(image, seed)}: {_error_message(error)}. {advice}."
             ) from None
-        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
-            description = f"{getattr(result, 'dtype', type(result).__name__)} {getattr(result, 'shape', '')}".strip()
+        if not _alike(result, image):
             raise WrongUse(
-                f"The training pipeline gives {description}, not H W 3 uint8. Scaling and axes are `input:`'s job."
+                f"The transforms give {_described(result)} for an image of {_described(image)}: "
+                f"{self._failing(image, seed)} changes its channels or type. Leave it out: both are `input:`'s job."
             )
         return np.ascontiguousarray(result)
+
+    def taken(self, image: NDArray[Any]) -> NDArray[np.uint8]:  # H W C
+        """The image as the transforms take it. A float image (a 16-bit file, 0..255) is rounded to uint8."""
+        return image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+
+    def _failing(self, image: NDArray[Any], seed: int) -> str:
+        """The name of the first transform that raises an error, or changes the image's channels or type."""
+        for number, transform in enumerate(self._compose.transforms):
+            compose = _seeded(self._compose, seed)
+            compose.transforms = compose.transforms[: number + 1]
+            try:
+                fails = not _alike(_result(compose, image), image)
+            except _ERRORS:
+                fails = True
+            if fails:
+                return type(transform).__name__
+        return type(self._compose).__name__
 
 
 def pipeline(transforms: tuple[Mapping[str, Any], ...]) -> Pipeline:
@@ -87,6 +102,21 @@ def pipeline(transforms: tuple[Mapping[str, Any], ...]) -> Pipeline:
     compose = A.Compose([_built(entry) for entry in transforms])
     compose.set_random_state(np.random.default_rng(0), random.Random(0))
     return Pipeline(tuple(transforms), compose)
+
+
+def _result(compose: Any, image: NDArray[Any]) -> Any:  # H W C -> H' W' C
+    result = compose(image=image)["image"]
+    return result[..., None] if isinstance(result, np.ndarray) and result.ndim == 2 else result
+
+
+def _alike(result: Any, image: NDArray[Any]) -> bool:
+    return isinstance(result, np.ndarray) and result.dtype == image.dtype and result.shape[2:] == image.shape[2:]
+
+
+def _described(image: Any) -> str:
+    if not isinstance(image, np.ndarray):
+        return type(image).__name__
+    return f"{' x '.join(map(str, image.shape))} (H W C, {image.dtype})"
 
 
 def _seeded(compose: Any, seed: int) -> Any:

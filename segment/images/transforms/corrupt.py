@@ -52,11 +52,14 @@ def corruption(name: str, severity: int) -> dict[str, Any]:
 
 
 def corrupted(name: str, severity: int) -> Callable[[NDArray[Any], str], NDArray[np.uint8]]:
-    """A function of an image (H W 3) and its id; the id is the seed, so that any order gives the same pixels."""
+    """A function of an image (H W C) and its id; the id is the seed, so that any order gives the same pixels."""
     transform = pipeline((corruption(name, severity),))
 
     def corrupt(image: NDArray[Any], identity: str) -> NDArray[np.uint8]:
         digest = hashlib.sha256(f"{name} {severity} {identity}".encode()).digest()
-        return transform(image, int.from_bytes(digest[:4], "big") >> 1)
+        try:
+            return transform(image, int.from_bytes(digest[:4], "big") >> 1)
+        except WrongUse as error:
+            raise WrongUse(f"Image {identity!r} cannot be corrupted by {name}: {error}") from None
 
     return corrupt

@@ -57,6 +57,8 @@ class ImageNetC(A.ImageOnlyTransform):  # type: ignore[misc]
         return {"seed": self.py_random.getrandbits(32)}
 
     def apply(self, img: NDArray[np.uint8], seed: int, **params: Any) -> NDArray[np.uint8]:  # H W 3 -> H W 3
+        if img.shape[2:] != (3,):
+            raise ValueError(f"ImageNet-C's {self.corruption} is defined on RGB")
         module = imported("corrupt_tta.corruptions", extra="corruptions", what="ImageNet-C's corruptions")
         with _GLOBAL_RANDOM, _seeded(module, seed):
             made = getattr(module, self.corruption)(img, self.severity)
