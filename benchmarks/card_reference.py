@@ -45,7 +45,18 @@ support completes a card that begins with
 
 """
 TRANSFORMS = """
-Transforms take images of any number of channels; an error names a transform that does not.
+Transforms take images of any number of channels; an error names a transform that does not. What they are given depends
+on the pixels:
+
+| pixels | where all transforms only move pixels | where one computes with values |
+| --- | --- | --- |
+| whole numbers in 0..255 | uint8 (float32 if a `fill` is outside) | uint8 |
+| other values in 0..255 | float32, unrounded | rounded to uint8; a warning names the transform |
+| values outside 0..255 | float32, neither cut off nor rounded | refused, with the transform and the range |
+
+Those that only move pixels are albumentations' dual transforms: flips, crops, rotations, distortions, resizing,
+padding, dropout. Their `fill` is in the units of the pixels, as `white` leaves them. Brightness, colour, noise, blur,
+compression and a random fill compute with values, and are defined on 8 bits.
 """
 
 

@@ -101,7 +101,7 @@ class ImagePool:
                     "albumentations does, and a bank of the same seed will be another one."
                 )
         for index in sorted(indices) if not self.sources else ():
-            self.decoded(index)
+            self._check_image(index)
         with ThreadPoolExecutor(2) as threads:
             messages = list(threads.map(self._error_message, sorted(indices) if self.sources else ()))
         if errors := [message for message in messages if message]:
@@ -113,10 +113,16 @@ class ImagePool:
 
     def _error_message(self, index: int) -> str:
         try:
-            self.decoded(index)
+            self._check_image(index)
         except ImageUnreadable as error:
             return str(error)
         return ""
+
+    def _check_image(self, index: int) -> None:
+        image = self.decoded(index)
+        if self.augmentation is not None and not isinstance(image, Tensor):
+            with self._named(index):
+                self.augmentation.taken(image)
 
     @contextmanager
     def _named(self, index: int) -> Iterator[None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from plain import calibrated, seeded
 from small_networks import network_of
 from torch import nn
@@ -56,8 +57,31 @@ def in_file_units(channels: int, *transforms: dict[str, Any]) -> Network:
     return replace(network, card=replace(network.card, input=spec, training=training))
 
 
+def hounsfield(channels: int) -> list[np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(-1000, 2000, (40, 48, channels)).astype(np.int16) for _ in range(4)]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_flips_leave_the_statistics_of_each_pixel_as_they_are_in_any_unit(channels: int) -> None:
+    images = hounsfield(channels)
+    flipped = segment.fit_bank(in_file_units(channels, FLIP), images, draws=4)
+    plain = segment.fit_bank(in_file_units(channels), images, draws=4)
+    for name in plain.mean:
+        torch.testing.assert_close(flipped.mean[name], plain.mean[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(flipped.var[name], plain.var[name], rtol=1e-4, atol=1e-4)
+
+
 def test_images_of_two_sizes_and_of_four_bands_are_cropped_by_the_cards_transforms() -> None:
     images = [np.zeros((*size, 4), np.uint8) for size in SIZES]
     pool = ImagePool(in_file_units(4, CROP, FLIP), images)
     assert [tuple(pool.prepared(index, index).shape) for index in range(3)] == [(4, 32, 32)] * 3
     segment.fit_bank(in_file_units(4, CROP, FLIP), images, batch=2, draws=2)
+
+
+def test_a_transform_of_8_bits_refuses_other_units_before_the_first_draw_and_names_the_image() -> None:
+    network, images = in_file_units(1, CROP, {"name": "RandomBrightnessContrast"}), hounsfield(1)
+    pool = ImagePool(network, [np.zeros((40, 48, 1), np.uint8), images[0]])
+    pool.check({0})
+    with pytest.raises(WrongUse, match=r"^image 1 of the statistics images: .*RandomBrightnessContrast.* are -1000 to"):
+        pool.check({0, 1})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segment.errors import WrongUse
-from segment.images.transforms.augment import Pipeline, _transforms, pipeline
+from segment.images.transforms.augment import Pipeline, _seeded, _transforms, _warn_of_rounding, pipeline
 
 CAMVID_UNET: tuple[dict[str, Any], ...] = (
     {"name": "RandomScale", "scale_limit": [-0.1, 0.4], "p": 1},
@@ -28,6 +28,22 @@ CAMVID_UNET: tuple[dict[str, Any], ...] = (
         "p": 1,
     },
 )
+MOVES: dict[str, dict[str, Any]] = {  # with the arguments that they need, and without what they fill in
+    "CenterCrop": {"height": 20, "width": 24},
+    "Crop": {"x_max": 30, "y_max": 30},
+    "CropAndPad": {"px": [-3, 5]},
+    "GridElasticDeform": {"num_grid_xy": [4, 4], "magnitude": 5},
+    "LongestMaxSize": {"max_size": 60},
+    "PadIfNeeded": {"min_height": 60, "min_width": 60},
+    "Pad": {"padding": 5},
+    "RandomCrop": {"height": 20, "width": 24},
+    "RandomResizedCrop": {"size": [24, 24]},
+    "RandomSizedCrop": {"min_max_height": [20, 30], "size": [24, 24]},
+    "Resize": {"height": 50, "width": 40},
+    "SmallestMaxSize": {"max_size": 60},
+}
+HOUNSFIELD = np.random.default_rng(1).permutation(np.linspace(-1000, 2000, 40 * 48 * 5, dtype=np.float32))
+HOUNSFIELD = HOUNSFIELD.reshape(40, 48, 5)
 FRAME = np.random.default_rng(0).integers(0, 256, (360, 480, 3)).astype(np.uint8)
 
 
@@ -154,9 +170,90 @@ def test_no_transforms_leave_the_image_as_it_is() -> None:
     np.testing.assert_array_equal(pipeline(())(FRAME, 0), FRAME)
 
 
-def test_a_sixteen_bit_image_is_rounded_before_its_training_views() -> None:
-    image = np.array([[[0.4, 254.6, 270.0]]], dtype=np.float32)
-    np.testing.assert_array_equal(pipeline(())(image, 0), [[[0, 255, 255]]])
+@pytest.mark.parametrize("transforms", [CAMVID_UNET, CAMVID_UNET[:3]], ids=["with brightness", "geometric"])
+def test_eight_bit_pixels_go_through_albumentations_as_they_are_in_any_type(
+    transforms: tuple[dict[str, Any], ...],
+) -> None:
+    views = pipeline(transforms)
+    for seed in range(4):
+        expected = _seeded(views._compose, seed)(image=FRAME)["image"]
+        for given in (FRAME, FRAME.astype(np.float32)):  # as in a file of 16 bits, whose white is 65535
+            view = views(given, seed)
+            assert view.dtype == np.uint8
+            np.testing.assert_array_equal(view, expected)
+
+
+def test_values_in_a_files_units_are_flipped_and_cropped_as_they_are() -> None:
+    views = pipeline(({"name": "RandomCrop", "height": 20, "width": 24}, {"name": "HorizontalFlip", "p": 1}))
+    image = HOUNSFIELD[..., :1].copy()
+    view = views(image, 3)
+    (row, column), *others = np.argwhere(image[:, :, 0] == view[0, -1, 0])
+    assert not others  # values are all different: the view is a window of the image
+    np.testing.assert_array_equal(view, image[row : row + 20, column : column + 24][:, ::-1])
+    np.testing.assert_array_equal(image, HOUNSFIELD[..., :1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:albumentations")  # it advises other transforms than these
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_transforms_that_move_pixels_do_so_in_any_unit_and_in_every_channel(channels: int) -> None:
+    """Of a linear function of an image they give that function of the view, but for what they fill in."""
+    image, tried = np.ascontiguousarray(HOUNSFIELD[..., :channels]), 0
+    for name in sorted(set(_transforms()) - {"PiecewiseAffine"}):  # slow, says albumentations itself
+        try:
+            views = pipeline((MOVES.get(name, {}) | {"name": name, "p": 1},))
+        except WrongUse:
+            continue
+        if not views.values_of_8_bits:
+            try:
+                view, half = views(image, 11), views(image / 2, 11)
+            except WrongUse as refused:
+                assert f"{name}: " in str(refused)  # noqa: PT017 (a transform that takes RGB and grey only)
+                continue
+            assert view.dtype == np.float32
+            assert view.shape[2] == channels
+            assert view.min() < -500
+            assert view.max() > 1000
+            np.testing.assert_allclose(view / 2, half, atol=0.1, err_msg=name)
+            tried += 1
+    assert tried > 30
+
+
+def test_interpolated_values_of_more_than_8_bits_are_not_rounded() -> None:
+    image = (HOUNSFIELD - HOUNSFIELD.min()) / np.ptp(HOUNSFIELD) * np.float32(255)
+    view = pipeline(CAMVID_UNET[:1])(image, 0)
+    assert view.dtype == np.float32
+    assert np.abs(view - np.rint(view)).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"name": "RandomBrightnessContrast"},
+        {"name": "GaussianBlur"},
+        {"name": "OneOf", "transforms": [{"name": "HorizontalFlip"}, {"name": "RandomBrightnessContrast"}]},
+        {"name": "CoarseDropout", "fill": "random"},
+        {"name": "PixelDropout", "drop_value": None},
+    ],
+    ids=str,
+)
+def test_a_transform_that_computes_with_8_bits_refuses_other_units_and_warns_of_rounding(
+    transform: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = transform["transforms"][1]["name"] if "transforms" in transform else transform["name"]
+    views = pipeline(({"name": "HorizontalFlip"}, transform))
+    with pytest.raises(WrongUse, match=rf"'{name}' is defined on 8-bit pixels, and these are -1000 to 2000\. "):
+        views(HOUNSFIELD, 0)
+    _warn_of_rounding.cache_clear()
+    image = FRAME[:40, :48] * np.float32(0.997)
+    for _ in range(2):
+        np.testing.assert_array_equal(views(image, 0), views(np.rint(image).astype(np.uint8), 0))
+    assert [record.getMessage().endswith(f": {name}.") for record in caplog.records] == [True]
+
+
+def test_what_is_filled_in_is_in_the_units_of_the_images_also_where_an_image_holds_8_bits_only() -> None:
+    pad = {"name": "PadIfNeeded", "min_height": 3, "min_width": 3, "border_mode": 0, "fill": -1000}
+    view = pipeline((pad,))(np.zeros((1, 1, 1), np.float32), 0)
+    np.testing.assert_array_equal(np.unique(view), [-1000, 0])
 
 
 def test_a_pipeline_is_refused_when_it_is_made_not_when_it_runs() -> None:

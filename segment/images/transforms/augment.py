@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -30,6 +31,8 @@ import albumentations as A
 from albumentations.augmentations.crops.transforms import CropSizeError
 
 from segment.images.transforms.imagenet_c import TRANSFORM, ImageNetC
+
+log = logging.getLogger(__name__)
 
 _GROUPS = {"OneOf": A.OneOf, "RandomOrder": A.RandomOrder, "Sequential": A.Sequential, "SomeOf": A.SomeOf}
 _LATER = frozenset({"FromFloat", "Normalize", "ToFloat", "ToTensor3D", "ToTensorV2"})  # what `input:` does
@@ -72,9 +75,34 @@ class Pipeline:
             )
         return np.ascontiguousarray(result)
 
-    def taken(self, image: NDArray[Any]) -> NDArray[np.uint8]:  # H W C
-        """The image as the transforms take it. A float image (a 16-bit file, 0..255) is rounded to uint8."""
-        return image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    def taken(self, image: NDArray[Any]) -> NDArray[Any]:  # H W C
+        """The image as the transforms take it: whole values in 0..255 as uint8, others as they are, in float32.
+
+        A transform that computes with values takes 8 bits only: others in 0..255 are rounded, with a warning.
+        Errors: WrongUse for values outside, which such a transform would cut off.
+        """
+        if image.dtype == np.uint8:
+            return image
+        low, high = image.min(), image.max()
+        inside, rounded = bool(low >= 0 and high <= 255), np.rint(image)
+        whole = inside and np.array_equal(rounded, image)
+        names = self.values_of_8_bits
+        if not names and not (whole and all(map(_fills_with_8_bits, _single(self._compose)))):
+            return image.astype(np.float32, copy=False)
+        if not inside:
+            raise WrongUse(
+                f"Transform {names[0]!r} is defined on 8-bit pixels, and these are {low:g} to {high:g}. Leave it "
+                "out, or give values in 0..255: by the card's `white`, or a window of the units."
+            )
+        if not whole:
+            _warn_of_rounding(", ".join(names))
+        return rounded.astype(np.uint8)
+
+    @property
+    def values_of_8_bits(self) -> tuple[str, ...]:
+        """Names of the transforms that depend on the scale of pixel values, also of those in groups."""
+        names = (type(each).__name__ for each in _single(self._compose) if _computes_with_values(each))
+        return tuple(dict.fromkeys(names))
 
     def _failing(self, image: NDArray[Any], seed: int) -> str:
         """The name of the first transform that raises an error, or changes the image's channels or type."""
@@ -117,6 +145,38 @@ def _described(image: Any) -> str:
     if not isinstance(image, np.ndarray):
         return type(image).__name__
     return f"{' x '.join(map(str, image.shape))} (H W C, {image.dtype})"
+
+
+def _single(group: Any) -> Iterator[Any]:
+    """The transforms of a group, and of the groups in it."""
+    for each in group.transforms:
+        yield from _single(each) if isinstance(each, A.BaseCompose) else (each,)
+
+
+def _computes_with_values(transform: Any) -> bool:
+    """Whether a transform depends on the scale of pixel values; those that only move pixels do not."""
+    moves = isinstance(transform, A.DualTransform)
+    return not moves or isinstance(_fill(transform), str) or _fill(transform) is None  # a random fill is of 8 bits
+
+
+def _fills_with_8_bits(transform: Any) -> bool:
+    fill = np.ravel(_fill(transform))
+    return bool(((fill >= 0) & (fill <= 255)).all())
+
+
+def _fill(transform: Any) -> Any:
+    """What a transform puts where the image has no pixels; 0 for one that needs no such value."""
+    return getattr(transform, "drop_value", getattr(transform, "fill", 0))
+
+
+@cache
+def _warn_of_rounding(names: str) -> None:
+    """Once a process."""
+    log.warning(
+        "Images of more than 8 bits are rounded to whole numbers in 0..255 before the transforms, because these are "
+        "defined on 8-bit pixels: %s.",
+        names,
+    )
 
 
 def _seeded(compose: Any, seed: int) -> Any:
