@@ -52,10 +52,20 @@ def corruption(name: str, severity: int) -> dict[str, Any]:
 
 
 def corrupted(name: str, severity: int) -> Callable[[NDArray[Any], str], NDArray[np.uint8]]:
-    """A function of an image (H W C) and its id; the id is the seed, so that any order gives the same pixels."""
+    """A function of an image (H W C) and its id; the id is the seed, so that any order gives the same pixels.
+
+    It raises WrongUse for values outside 0..255: these would be cut off, and the scores would be those of the cut.
+    """
     transform = pipeline((corruption(name, severity),))
 
     def corrupt(image: NDArray[Any], identity: str) -> NDArray[np.uint8]:
+        low, high = image.min(), image.max()
+        if not (low >= 0 and high <= 255):
+            raise WrongUse(
+                f"Image {identity!r} cannot be corrupted by {name}: corruptions are defined on 8-bit pixels, and these "
+                f"are {low:g} to {high:g}. Leave the corruption out, or give values in 0..255: by the card's `white`, "
+                "or a window of the units."
+            )
         digest = hashlib.sha256(f"{name} {severity} {identity}".encode()).digest()
         try:
             return transform(image, int.from_bytes(digest[:4], "big") >> 1)
