@@ -72,13 +72,8 @@ def refuse_equal_draws(bank: Bank) -> None:
         size = mean.abs().amax(dim=0) + bank.var[name].amax(dim=0).sqrt()
         if bool((mean.amax(dim=0) - mean.amin(dim=0) > ROUNDING * size).any()):
             return
-    raise equal_draws(len(bank))
-
-
-def equal_draws(draws: int) -> WrongUse:
-    """What says that all draws of a bank are one."""
-    return WrongUse(
-        f"The {draws} draws are equal, so all measures of their spread would be 0: each mini-batch holds the same "
+    raise WrongUse(
+        f"The {len(bank)} draws are equal, so all measures of their spread would be 0: each mini-batch holds the same "
         "images, transformed alike. Give more images than a mini-batch holds (or a smaller --batch), or a card whose "
         "`training:` transforms are random."
     )

@@ -17,7 +17,7 @@ from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.minibatches import choices
 from segment.draws.probe_passes import probe_side
-from segment.draws.reference import against_trained, equal_draws, refuse_equal_draws, warn_if_unlike_training
+from segment.draws.reference import against_trained, refuse_equal_draws, warn_if_unlike_training
 from segment.errors import imported
 from segment.estimation.memory_budget import memory_budget
 from segment.files.bank_cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
@@ -168,9 +168,6 @@ def _recorded(
         log.warning("%s: %s", network.name, few)
     probe_side(network)  # what the probe would be refused for is refused before the draws are recorded
     picks = choices(plan.draw_plan(network), len(pool))
-    transformed = pool.augmentation is not None or isinstance(pool.given, DatasetImages)
-    if len(picks) > 1 and len(picks[0].images) == len(pool) and not transformed:
-        raise equal_draws(len(picks))  # before they are recorded
     pool.check({index for pick in picks for index in pick.images})
     bank = recorded(network, drawn, pool, picks, plan.precision, plan.memory, partial, progress, runner)
     refuse_equal_draws(bank)

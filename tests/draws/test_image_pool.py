@@ -73,7 +73,8 @@ def test_flips_leave_the_statistics_of_each_pixel_as_they_are_in_any_unit(channe
 
 
 def test_images_of_two_sizes_and_of_four_bands_are_cropped_by_the_cards_transforms() -> None:
-    images = [np.zeros((*size, 4), np.uint8) for size in SIZES]
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*size, 4), dtype=np.uint8) for size in SIZES]
     pool = ImagePool(in_file_units(4, CROP, FLIP), images)
     assert [tuple(pool.prepared(index, index).shape) for index in range(3)] == [(4, 32, 32)] * 3
     segment.fit_bank(in_file_units(4, CROP, FLIP), images, batch=2, draws=2)

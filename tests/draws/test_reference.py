@@ -124,7 +124,7 @@ def test_a_layer_without_running_statistics_and_a_dead_channel_are_left_out(toy:
     assert against_trained(Bank.of_draws(list(record(network, [noise(2, 3, 32, 32)]))), network) is None
 
 
-def test_draws_of_the_same_images_are_refused_before_and_after_they_are_recorded() -> None:
+def test_draws_of_the_same_images_are_refused() -> None:
     module, images = calibrated(seeded(Toy), (32, 32)), noise(4, 3, 32, 32)
     with pytest.raises(WrongUse, match="The 3 draws are equal"):
         segment.fit_bank(module, images, batch=4, draws=3)
