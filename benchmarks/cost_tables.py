@@ -113,28 +113,41 @@ def picture(result: Mapping[str, Any], title: str, score: str = "nll") -> bytes:
     return plot(lines, title=title, x="passes an image", y=words, logarithmic=True, ticks=[int(t) for t in ticks])
 
 
-def distilled(result: Mapping[str, Any]) -> Lines:
+NAMES = {"unet_lite0_camvid": "CamVid U-Net", "enet_camvid": "CamVid ENet"}
+"""Models as tables call them."""
+
+
+def distilled(results: Sequence[Mapping[str, Any]]) -> Lines:
     """A row a bank: its passes, the error of its variance map, and the plain draws that are as good.
 
     The error of T plain draws falls as 1 / sqrt(T), from the largest T that was measured.
     """
-    errors = result["errors"]
-    plain = {int(name.split()[3].rstrip(",")): error for name, error in errors.items() if name.startswith("plain")}
-    most = max(plain)
-    rows = [[f"{draws} plain draws", str(draws), f"{error:.3f}", f"{draws}", ""] for draws, error in plain.items()]
-    for name, error in errors.items():
-        draws = name.removeprefix("distilled, K = ")
-        if draws.isdecimal():
-            worth, held_out = most * (plain[most] / error) ** 2, errors[f"{name}, on held-out views"]
-            rows.append([f"{draws} distilled", draws, f"{error:.3f}", f"{worth:.0f}", f"{held_out:.3f}"])
-    columns = ("bank", "passes", "relative L1 error", "as good as plain draws", "error on held-out training views")
-    own = errors["the reference itself, estimated"]
-    images, views, draws = len(result["images"]), result["settings"]["views"], result["settings"]["reference"]
+    rows: list[list[str]] = []
+    for result in results:
+        errors, settings = result["errors"], result["settings"]
+        plain = {int(name.split()[3].rstrip(",")): error for name, error in errors.items() if name.startswith("plain")}
+        most, views = max(plain), settings.get("views_from", "None")
+        views = f"{settings['views']} of {'training' if views == 'None' else 'other test'} images"
+        network = NAMES[settings["model"]]
+        rows += [
+            [network, f"{draws} plain", str(draws), "", f"{error:.3f}", f"{draws}"] for draws, error in plain.items()
+        ]
+        for name, error in errors.items():
+            draws = name.removeprefix("distilled, K = ")
+            if draws.isdecimal():
+                worth, held_out = most * (plain[most] / error) ** 2, errors[f"{name}, on held-out views"]
+                rows.append(
+                    [network, f"{draws} distilled", draws, f"{views}: {held_out:.3f}", f"{error:.3f}", f"{worth:.0f}"]
+                )
+    rows = [row for index, row in enumerate(rows) if row not in rows[:index]]  # plain draws of one network, twice
+    columns = ("network", "bank", "passes", "on views that took no part", "on test images", "as good as plain draws")
+    own = " and ".join({f"{result['errors']['the reference itself, estimated']:.3f}": 0 for result in results})
+    images, draws = len(results[0]["images"]), results[0]["settings"]["reference"]
     words = (
-        f"{images} test images, {views} views. The reference, the variance map of {draws} draws of another seed, has "
-        f"an error of {own:.3f} itself by its halves, which is part of each number."
+        f"Relative L1 error of the variance map, on {images} test images. The reference, {draws} draws of another "
+        f"seed, has an error of {own} itself by its halves, which is part of each number."
     )
-    return [words, "", *markdown(columns, rows, right=[False, True, True, True, True])]
+    return [words, "", *markdown(columns, rows, right=[False, False, True, True, True, True])]
 
 
 def trained_heads(results: Sequence[Mapping[str, Any]]) -> Lines:

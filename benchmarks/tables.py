@@ -153,6 +153,7 @@ COMPARED_NUMBERS = {
     "mean.mutual_information": "mean mutual information",
 }
 HEADS = ("head", "head_told")
+DISTILLED = ("distill_k16", "distill_target")
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
     "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
@@ -187,7 +188,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "curves.scenes": partial(curves, "sweep_scenes"),
     "curves.unet": partial(curves, "sweep_unet_lite0"),
     "curves.enet": partial(curves, "sweep_enet"),
-    "distilled": lambda: [*distilled(measured("distill_k16")["result"]), "", made("distill_k16")],
+    "distilled": lambda: [*distilled([measured(name)["result"] for name in DISTILLED]), "", *map(made, DISTILLED)],
     "heads": lambda: [*trained_heads([measured(name)["result"] for name in HEADS]), "", *map(made, HEADS)],
     "passes": lambda: [*beside_others(measured("passes")["result"]), "", made("passes")],
     "curves.cifar": partial(curves, "sweep_cifar"),
