@@ -19,6 +19,7 @@ from segment.draws.bank import Bank, Statistics
 from segment.draws.probe import Probe, largest_difference
 from segment.draws.probe_passes import probabilities_under, probe_inputs, probe_of
 from segment.draws.recording import layers_in_order
+from segment.draws.reference import warn_of_equal_draws
 from segment.errors import BankRefused, one_line
 from segment.networks.load import Network
 
@@ -64,6 +65,7 @@ def network_of_bank(network: Network, bank: Bank) -> BatchNormNetwork:
     drawn = bn_network_of(network)
     bank.check_layers(drawn)
     drawn = drawn.select(bank.layers)
+    warn_of_equal_draws(bank)
     if bank.probe is not None:
         _check_probe(network, drawn, bank, bank.probe)
     return drawn

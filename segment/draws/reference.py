@@ -14,7 +14,7 @@ import torch
 
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
-from segment.errors import WrongUse
+from segment.errors import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,11 @@ LEAST, MOST = 0.8, 1.25
 """A median ratio of variances outside of these is warned about; banks of the training pipeline have .99 to 1.00."""
 ROUNDING = 1e-5
 """By which the statistics of the same images differ in another order, over their means and standard deviations."""
+EQUAL = (
+    "The bank's %d draws are equal: its mini-batches held the same images, transformed alike. Variance, mutual "
+    "information and all else that compares draws show rounding, and no uncertainty. Record it from more images than "
+    "a mini-batch holds (or with a smaller --batch), or with a card whose `training:` transforms are random."
+)
 NAMED = 3
 """Layers that are named in the sentence."""
 
@@ -64,19 +69,21 @@ def against_trained(bank: Bank, network: BatchNormNetwork) -> dict[str, Any] | N
     return comparison
 
 
-def refuse_equal_draws(bank: Bank) -> None:
-    """Refuse draws that differ by rounding alone: no map of their spread would say anything. Errors: WrongUse."""
+def are_equal(bank: Bank) -> bool:
+    """Whether several draws differ by rounding alone, as where each mini-batch holds the same images."""
     if len(bank) < 2:
-        return
+        return False
     for name, mean in bank.mean.items():
         size = mean.abs().amax(dim=0) + bank.var[name].amax(dim=0).sqrt()
         if bool((mean.amax(dim=0) - mean.amin(dim=0) > ROUNDING * size).any()):
-            return
-    raise WrongUse(
-        f"The {len(bank)} draws are equal, so all measures of their spread would be 0: each mini-batch holds the same "
-        "images, transformed alike. Give more images than a mini-batch holds (or a smaller --batch), or a card whose "
-        "`training:` transforms are random."
-    )
+            return False
+    return True
+
+
+def warn_of_equal_draws(bank: Bank) -> None:
+    """Log a warning, once a process, where maps of the draws' spread show rounding: for each use of such a bank."""
+    if are_equal(bank):
+        warn_once(log, EQUAL, len(bank))
 
 
 def warn_if_unlike_training(comparison: dict[str, Any] | None) -> None:

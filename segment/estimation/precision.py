@@ -20,6 +20,7 @@ from segment.axes import Head
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision
+from segment.draws.reference import are_equal
 from segment.errors import PredictionFailed, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
@@ -42,6 +43,8 @@ NO_BFLOAT16 = "this processor has no bfloat16 instructions, and passes without t
 NOT_AUDITED = "half precision was not audited: the processor that recorded the bank has no bfloat16 instructions"
 
 ONE_DRAW = "one draw has no variance map, so half precision was not audited; record two draws or more"
+
+EQUAL_DRAWS = "the draws are equal and have no variance map, so half precision was not audited"
 
 NOT_IN_FP32 = "half precision was not audited, because this network does not work in fp32 here either"
 
@@ -69,8 +72,9 @@ def audit(
     candidates: tuple[Precision, ...] = ("bf16",) if network.device.type == "cpu" else ("bf16", "fp16")
     if not images:
         return {}
-    if len(bank) < 2:
-        return {precision: {"reason": ONE_DRAW} for precision in candidates}
+    if len(bank) < 2 or are_equal(bank):
+        reason = ONE_DRAW if len(bank) < 2 else EQUAL_DRAWS
+        return {precision: {"reason": reason} for precision in candidates}
     if not onednn.computes_bfloat16(network.device):
         return {"bf16": {"reason": NOT_AUDITED}}
     audited: Audited = {}

@@ -17,7 +17,7 @@ from segment.draws.identity import computes_the_same, identified
 from segment.draws.image_pool import CACHE_BYTES, ImagePool, Images
 from segment.draws.minibatches import choices
 from segment.draws.probe_passes import probe_side
-from segment.draws.reference import against_trained, refuse_equal_draws, warn_if_unlike_training
+from segment.draws.reference import against_trained, warn_if_unlike_training, warn_of_equal_draws
 from segment.errors import imported
 from segment.estimation.memory_budget import memory_budget
 from segment.files.bank_cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
@@ -170,7 +170,7 @@ def _recorded(
     picks = choices(plan.draw_plan(network), len(pool))
     pool.check({index for pick in picks for index in pick.images})
     bank = recorded(network, drawn, pool, picks, plan.precision, plan.memory, partial, progress, runner)
-    refuse_equal_draws(bank)
+    warn_of_equal_draws(bank)
     training, reference = network.card.training, against_trained(bank, drawn)
     warn_if_unlike_training(reference)
     provenance: dict[str, Any] = {

@@ -467,7 +467,9 @@ def test_the_demo_goes_the_whole_way_and_never_over_what_is_there(
         assert numbers
         assert all(0 <= number <= 1 for number in numbers)
         assert row[3] in ("better", "worse", "no different", "")
-        assert (row[3] == "worse") == any(row[0] in finding for finding in report["findings"])
+        named = [finding for finding in report["findings"] if row[0] in finding]
+        assert [finding.startswith(f"Here MCBN is {row[3]} at: ") for finding in named] == [True] * len(named)
+        assert bool(named) == (row[3] in ("better", "worse"))
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
     assert set(scores["methods"]) == {"deterministic", "MCBN"}
     assert len(lines(tmp_path / "demo" / "run")) == 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +14,11 @@ from plain import Toy, calibrated, noise, seeded, surveyed
 from torch import nn
 
 import segment
+from segment import errors
+from segment.draws import reference
 from segment.draws.bank import Bank
 from segment.draws.recording import record
 from segment.draws.reference import against_trained, warn_if_unlike_training
-from segment.errors import WrongUse
 from segment.images.specs import TrainingSpec
 from segment.networks.cards import default_card
 
@@ -124,21 +124,38 @@ def test_a_layer_without_running_statistics_and_a_dead_channel_are_left_out(toy:
     assert against_trained(Bank.of_draws(list(record(network, [noise(2, 3, 32, 32)]))), network) is None
 
 
-def test_draws_of_the_same_images_are_refused() -> None:
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is warned of once a process is warned of again."""
+    monkeypatch.setattr(errors, "warn_once", lambda log, message, *arguments: log.warning(message, *arguments))
+    monkeypatch.setattr(reference, "warn_once", errors.warn_once)
+
+
+@pytest.mark.usefixtures("anew")
+def test_draws_of_the_same_images_are_warned_of_when_recorded_and_when_used(caplog: pytest.LogCaptureFixture) -> None:
     module, images = calibrated(seeded(Toy), (32, 32)), noise(4, 3, 32, 32)
-    with pytest.raises(WrongUse, match="The 3 draws are equal"):
-        segment.fit_bank(module, images, batch=4, draws=3)
-    with pytest.raises(WrongUse, match="The 3 draws are equal"):
-        segment.fit_bank(module, images[:1].expand(6, 3, 32, 32), batch=4, draws=3)
-    assert len(segment.fit_bank(module, images, batch=4, draws=1)) == 1
-    assert len(segment.fit_bank(module, images, batch=3, draws=3)) == 3
+    equal = segment.fit_bank(module, images, batch=4, draws=3)
+    assert "The bank's 3 draws are equal" in caplog.text
+    assert "equal" in equal.provenance["audit"].get("bf16", {"reason": "equal"})["reason"]
+    caplog.clear()
+    segment.MCBN(module, equal)
+    assert "The bank's 3 draws are equal" in caplog.text
+    caplog.clear()
+    segment.fit_bank(module, images[:1].expand(6, 3, 32, 32), batch=4, draws=2)
+    assert "The bank's 2 draws are equal" in caplog.text
+    caplog.clear()
+    for batch, draws in ((4, 1), (3, 3)):
+        segment.MCBN(module, segment.fit_bank(module, images, batch=batch, draws=draws))
+    assert "are equal" not in caplog.text
 
 
-def test_random_transforms_make_draws_of_the_same_images_differ() -> None:
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize(("chance", "said"), [(0.5, 0), (0.0, 1)])
+def test_random_transforms_make_draws_of_the_same_images_differ(
+    chance: float, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8)
-    for chance, refused in ((0.5, False), (0.0, True)):
-        transforms = ({"name": "HorizontalFlip", "p": chance},)
-        card = replace(default_card("py:given:module"), training=TrainingSpec(batch=4, transforms=transforms))
-        network = segment.load_network(calibrated(seeded(Toy), (32, 48)), card=card)
-        with pytest.raises(WrongUse, match="draws are equal") if refused else nullcontext():
-            segment.fit_bank(network, images, draws=8)
+    training = TrainingSpec(batch=4, transforms=({"name": "HorizontalFlip", "p": chance},))
+    card = replace(default_card("py:given:module"), training=training)
+    segment.fit_bank(segment.load_network(calibrated(seeded(Toy), (32, 48)), card=card), images, draws=8)
+    assert caplog.text.count("draws are equal") == said
