@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -58,14 +58,21 @@ def version_of(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def checksum(tensor: Tensor) -> float:
-    """A sum with weights that grow along the axes: another one for other values, and for the same in another order."""
+def checksums(tensors: Iterable[Tensor]) -> list[float]:
+    """Of each tensor a sum with weights that grow along its axes: another for other values, and in another order."""
+    sums = list(map(_weighted_sum, tensors))
+    if len({each.device for each in sums}) > 1:
+        sums = [each.cpu() for each in sums]
+    return torch.stack(sums).tolist() if sums else []  # a GPU is waited for once
+
+
+def _weighted_sum(tensor: Tensor) -> Tensor:
     values = tensor.detach()
     values = (torch.view_as_real(values) if values.is_complex() else values).float()
     rows = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
     weights = [torch.linspace(1, 2, length, dtype=rows.dtype, device=rows.device) for length in rows.shape]
     with torch.autocast(rows.device.type, enabled=False):
-        return float(weights[0] @ (rows @ weights[1]))
+        return weights[0] @ (rows @ weights[1])
 
 
 def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[float]]:
@@ -75,7 +82,7 @@ def values_state(module: nn.Module) -> tuple[list[tuple[int, int | None]], list[
     without counting. A pass may write to a buffer and restore it, which counts as written twice.
     """
     written = [(value.data_ptr(), version_of(value)) for value in parameters(module)]
-    return written, [checksum(value) for value in parameters_and_buffers(module)]
+    return written, checksums(parameters_and_buffers(module))
 
 
 def first_tensor(module: nn.Module) -> Tensor:

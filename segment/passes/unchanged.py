@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from segment.networks.modules import checksum, version_of
+from segment.networks.modules import checksums, version_of
 
 
 class Unchanged:
@@ -19,11 +19,9 @@ class Unchanged:
         self._tensors, self._versions = list(tensors), versions
         self._before = self._now()
 
-    def _now(self) -> list[tuple[int | None, int, float]]:
-        return [
-            (version_of(tensor) if self._versions else 0, tensor.data_ptr(), checksum(tensor))
-            for tensor in self._tensors
-        ]
+    def _now(self) -> tuple[list[tuple[int | None, int]], list[float]]:
+        marks = [(version_of(tensor) if self._versions else 0, tensor.data_ptr()) for tensor in self._tensors]
+        return marks, checksums(self._tensors)
 
     def __bool__(self) -> bool:
         return self._now() == self._before
