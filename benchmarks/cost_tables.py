@@ -173,6 +173,7 @@ def trained_heads(results: Sequence[Mapping[str, Any]]) -> Lines:
 
 
 def beside_others(result: Mapping[str, Any]) -> Lines:
-    """A row an implementation: its median seconds, and over those of the first of ours."""
+    """A row an implementation: its median seconds, and over those of the one that the ratios are over."""
+    reference = next(name for name, ratio in result["ratios"].items() if ratio == 1)
     rows = [[name, f"{seconds:.2f}", f"{result['ratios'][name]:.2f}"] for name, seconds in result["median"].items()]
-    return markdown(("implementation", "median, s", "over segment"), rows, right=[False, True, True])
+    return markdown(("implementation", "median, s", f"over {reference}"), rows, right=[False, True, True])
