@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.image_lists import evenly_spaced
 from segment.distilling.distill import DistillPlan, Observed, distill
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank
@@ -129,7 +130,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     network = load_network(arguments.model)
     every = find_images(arguments.test)
-    sources = [every[index * len(every) // arguments.count] for index in range(arguments.count)]
+    sources = [every[index] for index in evenly_spaced(len(every), arguments.count)]
     learnt_from = arguments.views_from or arguments.train
     if shared := {source.id for source in find_images(learnt_from)} & {source.id for source in sources}:
         parser.error(f"--views-from holds images that are measured on: {min(shared)}")

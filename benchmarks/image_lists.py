@@ -30,9 +30,14 @@ def folder_pairs(folder: Path, part: str) -> list[Pair]:
     return [(f"{part}/images/{name}", f"{part}/labels/{name}") for name in names]
 
 
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Places of so many of a list's items."""
+    return [index * length // count for index in range(count)]
+
+
 def unmeasured(images: Sequence[Pair], count: int) -> list[Pair]:
-    """All but the `count` evenly spaced images that `benchmarks.distill` measures on."""
-    measured = {index * len(images) // count for index in range(count)}
+    """All but the evenly spaced images that `benchmarks.distill` measures on."""
+    measured = evenly_spaced(len(images), count)
     return [pair for index, pair in enumerate(images) if index not in measured]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from logging import Logger
@@ -139,14 +140,11 @@ def integer(name: str, value: object, *, least: int | None = 0) -> int:
     Traceback (most recent call last):
     segment.errors.WrongUse: draws = 2.0, but it is an integer from 0 up.
     """
-    bound = "" if least is None else f" from {least} up"
-    try:
+    with suppress(TypeError):  # what is no integer
         number = index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise WrongUse(f"{name} = {value}, but it is an integer{bound}.") from None
-    if least is not None and number < least:
-        raise WrongUse(f"{name} = {value}, but it is an integer{bound}.")
-    return number
+        if least is None or number >= least:
+            return number
+    raise WrongUse(f"{name} = {value}, but it is an integer{'' if least is None else f' from {least} up'}.")
 
 
 def first_of(names: Iterable[str], most: int = 3) -> str:

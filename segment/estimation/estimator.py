@@ -95,9 +95,8 @@ class Estimator:
     @cached_property
     def _measured(self) -> tuple[float, float]:
         """Bytes a pixel of tensors alive at once in the passes, and seconds of all passes over a pixel, on noise."""
-        image = uniform_noise(1, self.network.channels, PROBED, PROBED)
-        seconds, head = list[float](), self.network.card.head
-        computed = [replace(read_out, measures=self._computed(read_out)) for read_out in self.read_outs.values()]
+        image, head = uniform_noise(1, self.network.channels, PROBED, PROBED), self.network.card.head
+        seconds, computed = list[float](), [replace(of, measures=self._computed(of)) for of in self.read_outs.values()]
         held = bytes_a_pixel(lambda x: seconds.append(seconds_a_pixel(computed, x, head)), self.network.module, image)
         return held, seconds[-1]
 
