@@ -305,7 +305,7 @@ def test_attributes_named_like_methods_of_torchs_change_no_number(module: Toy, t
         found.append(
             (
                 inspect_network(network, size=SIZE).parameters,
-                segment.MCBN(network, bank, memory="4GiB")(PIXELS[0]).probability.tolist(),
+                segment.MCBN(network, bank, memory="100GiB")(PIXELS[0]).probability.tolist(),
                 segment.load_run(folder / "run").table()[0]["mean.variance"],
                 segment.evaluate(network, labels, plan=plan).scores["methods"]["dropout"]["scores"],
             )
