@@ -5,7 +5,6 @@ Jobs are imported by the command that runs them, so that `--help` needs no torch
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from segment.cli import event_log, screen
+from segment.cli.log_messages import set_up, without_details
 from segment.errors import NotTrusted, SegmentError, WrongUse, count_of, one_line, ran_out_of_memory
 from segment.stores.urls import url_of
 from segment.version import __version__
@@ -43,7 +43,7 @@ def _from_config(context: typer.Context, value: Path | None) -> Path | None:
 
 
 def _set_verbosity(value: bool) -> None:  # noqa: FBT001 - typer calls it
-    screen.set_up(verbose=value)
+    set_up(verbose=value)
 
 
 def _set_quiet(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -234,7 +234,6 @@ def _report_parser_error(error: Any) -> int:
     return 2
 
 
-_NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\d+")
 REASONS = 3
 """Of failures that are shown; the others are in the manifest."""
 
@@ -257,7 +256,7 @@ def end_with_failures(
     failed = {**{f"validation image {name}": why for name, why in (held_out or {}).items()}, **failed}
     groups: dict[str, list[str]] = {}
     for name, why in failed.items():
-        groups.setdefault(_NAMES_AND_NUMBERS.sub("...", why), []).append(name)
+        groups.setdefault(without_details(why), []).append(name)
     by_reason = sorted(groups.values(), key=len, reverse=True)
     if (log := event_log.current()) is not None:
         log.summary(

@@ -6,12 +6,10 @@ NO_COLOR is obeyed, and a pipe gets plain text: rich sees to both.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -57,28 +55,6 @@ last_error = ""
 
 UNITS = {"recording draws": "draws", "training": "steps"}
 """What a stage counts, where that is not images."""
-
-
-class _LogHandler(logging.Handler):
-    """What the jobs log, above the progress bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warned = record.levelno >= logging.WARNING
-        if (log := event_log.current()) is not None:
-            log.write({"event": "message", "level": record.levelname.lower(), "message": record.getMessage()})
-            if log.on_stderr:
-                return
-        _message(err, Text.assemble(("Warning: " if warned else "", "bold yellow"), record.getMessage()))
-
-
-def set_up(*, verbose: bool = False) -> None:
-    """Warnings of ours in one line each on stderr; other libraries' stay out of the way unless asked for."""
-    ours = logging.getLogger("segment")
-    ours.handlers = [_LogHandler()]
-    ours.setLevel(logging.INFO if verbose else logging.WARNING)
-    ours.propagate = False
-    if not verbose:
-        warnings.simplefilter("ignore")
 
 
 def set_quiet(*, quiet: bool) -> None:
@@ -275,7 +251,7 @@ def _parts(
 def print_text(text: str) -> None:
     if _quiet:
         return
-    _message(out, Text(text))
+    message(out, Text(text))
 
 
 def as_json(value: Any) -> None:
@@ -292,8 +268,9 @@ def refuse(text: str) -> None:
     last_error = text
     if (log := event_log.current()) is not None and log.on_stderr:
         return
-    _message(err, Text.assemble(("Error: ", "bold red"), text))
+    message(err, Text.assemble(("Error: ", "bold red"), text))
 
 
-def _message(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=not console.is_terminal)  # one line in a pipe, however long
+def message(console: Console, text: Text) -> None:
+    """Text of several styles, wrapped on a terminal alone: one line in a pipe, however long."""
+    console.print(text, soft_wrap=not console.is_terminal)

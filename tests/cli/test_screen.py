@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ import segment as package
 from segment import errors
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
+from segment.cli.log_messages import ALIKE, set_up
 
 
 @pytest.fixture
@@ -189,3 +191,22 @@ def test_failures_name_the_file_that_lists_them(
     with pytest.raises(typer.Exit):
         end_with_failures(failed, Path("out"), held_out=held_out)
     assert re.search(said, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(False, ALIKE), (True, 30)])
+def test_warnings_that_say_the_same_of_many_images_are_shown_a_few_times(
+    pipe: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, verbose: bool, shown: int
+) -> None:
+    ours = logging.getLogger("segment")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(ours, name, getattr(ours, name))
+    set_up(verbose=verbose)
+    for number in range(30):
+        why = f"'{number}.png' does not decode: {number} bytes."
+        logging.getLogger("segment.jobs").warning("%s: %s", chr(ord("A") + number), why)
+    logging.getLogger("segment.jobs").warning("%s: %s", "z", "its labels are of another size.")
+    lines = pipe.getvalue().splitlines()
+    assert [line for line in lines if "does not decode" in line] == lines[:shown]
+    assert lines[0] == "Warning: A: '0.png' does not decode: 0 bytes."
+    assert lines[ALIKE - 1].endswith("--verbose shows all.)") != verbose
+    assert lines[shown:] == ["Warning: z: its labels are of another size."], "another reason is shown"
