@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from segment.axes import size_text
+from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.integrations.loaders import flat, in_turn, one_after_the_other, preserve_generators
 from segment.integrations.metrics import UncertaintyScores
 from segment.jobs.fit import fit_bank
 from segment.networks.cards import Card
-from segment.networks.load import load_network
+from segment.networks.load import Network, load_network
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -54,7 +55,8 @@ class MCBNScores(Callback):
 
     Raises:
         WrongUse: the card has another number of classes or another void, the network or a batch is not what was said,
-            or the training images have several sizes.
+            or the training images have several sizes. ModelRefused: a network without BN, a compiled one, or one in
+            half precision, before the training begins.
 
     """
 
@@ -104,6 +106,11 @@ class MCBNScores(Callback):
         if stage == "fit" and trainer.global_step == 0:  # not where a trainer goes on with a second `fit`
             self.validations = 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a network that can have no bank now, not after the first validations."""
+        with preserve_generators([]):
+            bn_network_of(self._network(pl_module))
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -117,11 +124,14 @@ class MCBNScores(Callback):
         with preserve_generators([*training, *validation]):
             self._score(pl_module, training, one_after_the_other(validation, trainer.num_val_batches))
 
-    def _score(self, pl_module: LightningModule, training: list[Any], validation: Iterable[Any]) -> None:
+    def _network(self, pl_module: LightningModule) -> Network:
         module = getattr(pl_module, self.network, None) if isinstance(self.network, str) else self.network(pl_module)
         if not isinstance(module, nn.Module):
             raise WrongUse(f"{self.network!r} of {type(pl_module).__name__} is no torch module; name the network's.")
-        network = load_network(module, card=self.card)
+        return load_network(module, card=self.card)
+
+    def _score(self, pl_module: LightningModule, training: list[Any], validation: Iterable[Any]) -> None:
+        network = self._network(pl_module)
         statistics = self._statistics(training, network.device)
         bank = fit_bank(
             network, statistics, batch=min(self.batch, max(1, len(statistics) - 1)), draws=self.draws, seed=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import segment
-from segment.errors import WrongUse
+from segment.errors import ModelRefused, WrongUse
 from segment.networks.cards import Card, default_card
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -134,6 +135,33 @@ def test_a_wrong_network_or_batch_is_refused_in_one_line(tmp_path: Path) -> None
         trained(tmp_path, [MCBNScores("model", CLASSES, every=1, draws=2, batch=4, images=8)], epochs=1)
     with pytest.raises(WrongUse, match="batch is smaller than images"):
         MCBNScores("network", CLASSES, batch=9, images=8)
+
+
+def without_bn() -> nn.Module:
+    return nn.Conv2d(3, CLASSES, 1)
+
+
+def compiled() -> nn.Module:
+    compiled_module: nn.Module = torch.compile(Module().network, backend="eager")  # type: ignore[assignment]
+    return compiled_module
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (without_bn, "no batch normalisation"),
+        (compiled, "is compiled, so its BN layers"),
+        (lambda: Module().network.bfloat16(), "parameters are in torch.bfloat16"),
+    ],
+)
+def test_a_network_that_can_have_no_bank_is_refused_before_the_training(
+    tmp_path: Path, made: Callable[[], nn.Module], message: str
+) -> None:
+    module, trainer = Module(), trainer_of(tmp_path, [small(every=9)], 1, num_sanity_val_steps=0)
+    module.network = made()
+    with pytest.raises(ModelRefused, match=message):
+        trainer.fit(module, loader(1, shuffle=True), loader(2))
+    assert trainer.global_step == 0
 
 
 def small(**settings: Any) -> MCBNScores:
