@@ -35,7 +35,7 @@ HEIGHT = {
     "graphs": 8,
     "pictures": 7,
     "methods": 8,
-    "guarantees": 8,
+    "guarantees": 9,
     "estimation": 9,
     "tuning": 9,
     "distilling": 9,

@@ -15,6 +15,7 @@ from segment.errors import WrongUse, near
 from segment.guarantees import control, sets
 from segment.guarantees.counts import ImageCounts
 from segment.guarantees.losses import Losses, image_losses, losses_of_images, losses_of_pixels, numbered
+from segment.guarantees.sentences import nothing_for_most, nothing_on_average, too_few
 from segment.guarantees.triage import Decision, Reference, Sets, TriagePlan, Unit, percent
 from segment.scores.functional.binning import Floats, Ints
 
@@ -61,7 +62,8 @@ def calibrate_unit(images: ValidationImages, plan: TriagePlan, unit: Unit) -> De
     ids = losses_of(measures[0]).ids
     groups = numbered(ids, images.groups)
     count = int(groups.max(initial=-1)) + 1
-    refuse_too_few(count, plan, images.kind, images=len(ids))
+    if count < plan.needed:
+        raise WrongUse(too_few(count, plan, images.kind, images=len(ids)))
     used: NDArray[np.bool_] = np.ones(len(ids), dtype=bool)
     if plan.measure is not None:
         measure, why = plan.measure, "asked for"
@@ -73,41 +75,6 @@ def calibrate_unit(images: ValidationImages, plan: TriagePlan, unit: Unit) -> De
 
 def _known(measures: tuple[str, ...]) -> str:
     return f"Scored: {', '.join(measures)}."
-
-
-def refuse_too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> None:
-    """Refuse what so few images cannot carry, with the number that could."""
-    if count >= plan.needed:
-        return
-    have = f"{count} {kind[:-1] if count == 1 else kind}" + (f" ({images} images)" if images != count else "")
-    reach = (
-        ""
-        if count < 1 or plan.guarantee != "expectation"
-        else f" With so many, the least --max-error is {_up(1 / (count + 1))}."
-    )
-    asked = {
-        "expectation": f"an expected loss of at most {plan.max_error:g}",
-        "images": f"{plan.share:.0%} of images at confidence {plan.confidence:g}",
-        "mean": f"a mean of at most {plan.max_error:g} at confidence {plan.confidence:g}",
-    }[plan.guarantee]
-    lacking = f" {_of_loss(plan)}" if plan.protect is not None or plan.loss == "dice" else ""
-    more = ""
-    if plan.guarantee == "mean":
-        likely = control.images_for_mean(plan.max_error / 2, plan.max_error, plan.confidence)
-        more = f" At a mean of half the limit it takes about {likely}." if likely and likely > plan.needed else ""
-    raise WrongUse(
-        f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
-        f"{reach}{more} Evaluate more labelled validation images, or ask for another --guarantee."
-    )
-
-
-def _of_loss(plan: TriagePlan) -> str:
-    return f"with pixels of {plan.protect!r}" if plan.protect is not None else "with a Dice"
-
-
-def _up(value: float) -> str:
-    """Three digits, rounded up, so that the number named works."""
-    return f"{np.ceil(value * 1000 - 1e-9) / 1000:g}"
 
 
 def losses_by_measure(images: ValidationImages, plan: TriagePlan, unit: Unit) -> Callable[[str], Losses]:
@@ -126,7 +93,8 @@ def losses_by_measure(images: ValidationImages, plan: TriagePlan, unit: Unit) ->
         of_image = {i: None if dice is None else 1 - dice for i, dice in images.dice.items()}
     else:
         of_image = image_losses(counts, protected)
-    return lambda measure: losses_of_images(counts, images.means[measure], of_image)
+    of_accepted = plan.loss == "error" and protected is None
+    return lambda measure: losses_of_images(counts, images.means[measure], of_image, of_accepted=of_accepted)
 
 
 def _chosen(
@@ -183,11 +151,12 @@ def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
 def _start(losses: Losses, plan: TriagePlan, groups: Ints) -> tuple[int, NDArray[np.bool_]]:
     """The level at which a tenth of the groups have START of their pixels accepted, and the groups that are left.
 
-    The strictest level, and all groups, where the others would be too few.
+    The strictest level, and all groups, where the others could not carry what their sequence is given of the error.
     """
     count = int(groups.max(initial=-1)) + 1
     tenth = np.random.default_rng(plan.seed).permutation(count) < count // 10
-    if not tenth.any() or count - int(tenth.sum()) < plan.needed:
+    confidence = 1 - control.FROM_START * (1 - plan.confidence)
+    if not tenth.any() or count - int(tenth.sum()) < control.needed_for_most(plan.share, confidence):
         return 0, np.ones(count, dtype=bool)
     accepted = losses.accepted[tenth[groups]].mean(axis=0)
     return int(np.argmax(accepted >= START)), ~tenth
@@ -204,33 +173,21 @@ def _decided(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, measure
         threshold=None if level is None else float(losses.thresholds[level]),
         why=why if level is not None else _nothing(losses, plan, groups, kind),
         loss=0.0 if level is None else float(losses.mean_losses(groups)[:, level].mean()),
-        accepted=0.0 if level is None else float(losses.accepted[:, level].mean()),
+        accepted=0.0 if level is None else float(losses.mean_accepted(groups)[:, level].mean()),
     )
 
 
 def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, kind: str) -> str:
     """Why no threshold will do."""
-    first = int(np.flatnonzero(losses.accepted.sum(axis=0))[0])
-    count = int(groups.max()) + 1
     if plan.guarantee == "images":
-        bad = int(losses.bad(plan.max_error, groups)[:, first].sum())
-        return (
-            f"even the strictest threshold leaves {bad} of {count} {kind} with more than {plan.max_error:g} wrong "
-            f"among what it accepts"
-        )
-    mean = float(losses.mean_losses(groups)[:, first].mean())
-    if plan.guarantee == "mean":
-        takes = control.images_for_mean(mean, plan.max_error, plan.confidence)
-        more = "no number of them would do" if takes is None else f"about {takes} {kind} like these would do"
-        return (
-            f"{count} {kind} do not bound a mean of {plan.max_error:g} at confidence {plan.confidence:g}: at the "
-            f"strictest threshold that accepts anything their mean is {mean:.4f}; {more}"
-        )
-    allowed = plan.max_error - (1 - plan.max_error) / count
-    return (
-        f"even the strictest threshold that accepts anything has a mean loss of {mean:.4f} on {count} {kind}, where at "
-        f"most {allowed:.4f} is allowed"
-    )
+        start, used = _start(losses, plan, groups)
+        bad = losses.bad(plan.max_error, groups)[used].sum(axis=0)[start:]
+        confidence = 1 - control.FROM_START * (1 - plan.confidence) if start else plan.confidence
+        most = control.most_bad(int(used.sum()), plan.share, confidence) or 0
+        stopped = int(bad[np.argmax(bad > most)])
+        return nothing_for_most(plan, kind, bad=stopped, most=most, count=int(used.sum()), from_others=start > 0)
+    first = int(np.flatnonzero(losses.accepted.sum(axis=0))[0])
+    return nothing_on_average(plan, kind, float(losses.mean_losses(groups)[:, first].mean()), int(groups.max()) + 1)
 
 
 def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
@@ -276,6 +233,7 @@ def calibrate_sets(images: ValidationImages, plan: TriagePlan) -> Sets:
         weight=penalty.weight,
         free=penalty.free,
         images=len(known),
+        groups=count,
         found=float(1 - missed[:, level].mean()),
     )
 

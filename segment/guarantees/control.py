@@ -18,6 +18,9 @@ from segment.scores.functional.binning import Floats
 MOST_IMAGES = 10_000_000
 """No number of images that something takes is larger than one more: beyond it, it only says "too many"."""
 FROM_START = 0.95
+"""Of the error that the confidence allows, the part of a sequence that starts at a level found on other images."""
+LARGEST_BET = 0.99
+"""Of the bet that would lose all at a loss of 1."""
 ROUNDING = 1e-12
 """Of p-values: 1 - 0.95 is a little above 0.05 or below it."""
 
@@ -41,7 +44,7 @@ def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float, *, s
 
     Levels are tested from strict to loose by exact binomial p-values until the first that is not rejected. At the
     strictest levels an image has few accepted pixels, and one wrong one makes it bad; a second sequence from `start`,
-    a level found on other images, gets FROM_START of the error that the confidence allows.
+    a level found on other images, gets FROM_START of the error.
     Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052 (Learn then Test).
 
     >>> bad = np.zeros((29, 2), dtype=bool)
@@ -49,13 +52,24 @@ def level_for_most(bad: NDArray[np.bool_], share: float, confidence: float, *, s
     >>> level_for_most(bad, 0.9, 0.95), level_for_most(bad[1:], 0.9, 0.95)
     (0, None)
     """
-    p = binom.cdf(bad.sum(axis=0), len(bad), 1 - share)
+    bad_images = bad.sum(axis=0)
     sequences = [(0, 1.0)] if start == 0 else [(0, 1 - FROM_START), (start, FROM_START)]
     reached = []
     for first, part in sequences:
-        level = _last(np.cumprod(p[first:] <= part * (1 - confidence) + ROUNDING).astype(bool))
+        most = most_bad(len(bad), share, 1 - part * (1 - confidence))
+        level = None if most is None else _last(np.cumprod(bad_images[first:] <= most).astype(bool))
         reached += [] if level is None else [first + level]
     return max(reached, default=None)
+
+
+def most_bad(images: int, share: float, confidence: float) -> int | None:
+    """How many of so many images may be bad at a level that is rejected; None: not even none of them.
+
+    >>> most_bad(29, 0.9, 0.95), most_bad(28, 0.9, 0.95), most_bad(100, 0.9, 0.95)
+    (0, None, 4)
+    """
+    p = binom.cdf(np.arange(images + 1), images, 1 - share)
+    return _last(p <= 1 - confidence + ROUNDING)
 
 
 def level_of_mean(losses: Floats, limit: float, confidence: float, *, seed: int = 0) -> int | None:
@@ -77,7 +91,7 @@ def level_of_mean(losses: Floats, limit: float, confidence: float, *, seed: int 
     mean = np.vstack([start, ordered]).cumsum(axis=0)[:-1] / before
     spread = np.vstack([start * (1 - limit), (ordered - mean) ** 2]).cumsum(axis=0)[:-1] / before
     bets = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(ordered) * spread.clip(min=1e-12)))
-    growth = np.log1p(bets.clip(max=0.99 / (1 - limit)) * (limit - ordered))
+    growth = np.log1p(bets.clip(max=LARGEST_BET / (1 - limit)) * (limit - ordered))
     p = np.exp(-growth.cumsum(axis=0).max(axis=0))
     return _last(np.cumprod(p <= 1 - confidence).astype(bool))
 
@@ -111,11 +125,24 @@ def needed_for_most(share: float, confidence: float) -> int:
 
 
 def needed_for_mean(limit: float, confidence: float) -> int:
-    """The fewest images without a single error from which any method could bound the mean.
+    """The fewest images without a single error from which `level_of_mean` bounds the mean.
+
+    About 1 % more than the ln(1 - confidence) / ln(1 - limit) that any method takes: no bet is the largest possible.
 
     >>> needed_for_mean(0.02, 0.95)
-    149
+    150
     """
+    if _least_for_mean(limit, confidence) > MOST_IMAGES:
+        return MOST_IMAGES + 1
+    largest_bets = math.log1p(LARGEST_BET / (1 - limit) * limit)
+    images = max(math.floor(-math.log(1 - confidence) / largest_bets), 1)
+    while level_of_mean(np.zeros((images, 1)), limit, confidence) is None:
+        images += 1
+    return images
+
+
+def _least_for_mean(limit: float, confidence: float) -> int:
+    """The fewest images without a single error from which any method could bound the mean."""
     return math.ceil(min(math.log(1 - confidence) / math.log1p(-limit), MOST_IMAGES + 1))
 
 
@@ -129,7 +156,7 @@ def images_for_mean(mean: float, limit: float, confidence: float) -> int | None:
     """
     if mean >= limit:
         return None
-    few, many = 0, needed_for_mean(limit, confidence)
+    few, many = 0, _least_for_mean(limit, confidence)
     if many > MOST_IMAGES:
         return MOST_IMAGES
     while _hoeffding_bentkus(mean, many, limit) > 1 - confidence:

@@ -18,8 +18,9 @@ class Losses:
     """N images at L thresholds, from strict to loose; what lies below a threshold is accepted.
 
     ids: of the images; those to which the loss does not apply are left out
-    thresholds: L. lost: N L, wrong pixels (or an image's loss) among what is accepted. total: N, what `lost` is a share
-    of. kept: N L, what an image's error among its accepted pixels is a share of. accepted: N L, share of its pixels
+    thresholds: L. lost: N L, wrong pixels among what is accepted, or an image's loss. total: N, what `lost` is a share
+    of. kept: N L, what is lost is a share of that over a group together: its accepted pixels; 1 where the loss of a
+    group is the mean over its images. accepted: N L, share of the image's pixels
     """
 
     ids: tuple[str, ...]
@@ -33,8 +34,12 @@ class Losses:
         """The loss of each group: the mean over its images of the share that is lost."""
         return _summed(self.lost / self.total[:, None], groups) / np.bincount(groups)[:, None]
 
+    def mean_accepted(self, groups: Ints) -> Floats:  # N -> G L
+        """What is accepted of each group: the mean over its images."""
+        return _summed(self.accepted, groups) / np.bincount(groups)[:, None]
+
     def bad(self, limit: float, groups: Ints) -> NDArray[np.bool_]:  # N -> G L
-        """Whether more than `limit` of what a group has accepted is wrong; no where nothing is accepted."""
+        """Whether more than `limit` of what a group keeps is lost; no where nothing is kept."""
         return _summed(self.lost, groups) > limit * _summed(self.kept, groups) + 1e-12
 
     def of(self, chosen: NDArray[np.bool_] | Ints) -> Losses:
@@ -62,23 +67,29 @@ def losses_of_pixels(counts: ImageCounts, unit: str, measure: str, protected: in
     right, wrong, lost = up_to(counts.at_levels(unit, measure, (RIGHT, WRONG, column))).astype(np.float64)
     labelled = counts.labelled.astype(np.float64)
     total = labelled[:, 0 if protected is None else 1 + protected]
-    accepted = right + wrong
-    kept = accepted if protected is None else np.broadcast_to(total[:, None], accepted.shape)
+    accepted = kept = right + wrong
     share = accepted / labelled[:, :1].clip(min=1)
+    if protected is not None:
+        lost, kept, applies = lost / total.clip(min=1)[:, None], np.ones_like(lost), total > 0
+        return _defined(Losses(tuple(counts.ids), thresholds(), lost, np.ones(len(total)), kept, share), applies)
     return _defined(Losses(tuple(counts.ids), thresholds(), lost, total, kept, share), total > 0)
 
 
-def losses_of_images(counts: ImageCounts, values: Mapping[str, float], losses: Mapping[str, float | None]) -> Losses:
+def losses_of_images(
+    counts: ImageCounts, values: Mapping[str, float], losses: Mapping[str, float | None], *, of_accepted: bool = True
+) -> Losses:
     """The loss of accepting whole images whose value lies below a threshold: that of the image where it is accepted.
 
     The thresholds are the values themselves, each rounded up by the smallest step.
+    of_accepted: what is lost of a group is a share of its accepted images, not of all of them
     """
     ids = tuple(i for i in counts.ids if losses.get(i) is not None)
     score = np.array([values[i] for i in ids], dtype=np.float64)
     limits = np.nextafter(np.unique(score), np.inf)
     accepted = (score[:, None] < limits).astype(np.float64)
     loss = np.array([losses[i] for i in ids], dtype=np.float64)
-    return Losses(ids, limits, accepted * loss[:, None], np.ones(len(ids)), accepted, accepted)
+    kept = accepted if of_accepted else np.ones_like(accepted)
+    return Losses(ids, limits, accepted * loss[:, None], np.ones(len(ids)), kept, accepted)
 
 
 def image_losses(counts: ImageCounts, protected: int | None = None) -> dict[str, float | None]:

@@ -14,15 +14,16 @@ from segment.guarantees.sets import score_bins
 from segment.guarantees.triage import Decision, Sets, TriagePlan, percent
 from segment.scores.functional.binning import Floats
 from segment.scores.intervals import middle_95, poisson_weights
+from segment.significance.paired import LEAST
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """One decision on labelled images; every share within 0..1.
 
-    images, groups: that have what the loss is of. accepted: share of an image's labelled pixels, or of the images
-    loss: mean over groups, with its 95 % interval over them (None: too few). error: wrong pixels among all that is
-    accepted, whatever the loss is (of whole images, the mean share of them); None where nothing is accepted
+    images, groups: that have what the loss is of. accepted: share of labelled pixels, or of the images; loss: of the
+    images. Both are means over groups; loss_interval: 95 %, over them (None: too few). error: wrong pixels among all
+    that is accepted, whatever the loss is (of whole images, the mean share of them); None where nothing is accepted
     bad: groups above the limit, with the exact 95 % interval of their share: by their loss, or where the guarantee is
     over images, by what is lost among what they have accepted
     """
@@ -119,7 +120,7 @@ def outcome_of(images: ValidationImages, plan: TriagePlan, decision: Decision) -
         limit=plan.max_error,
         images=len(losses.ids),
         groups=count,
-        accepted=float(losses.accepted.mean()) if count else 0.0,
+        accepted=float(losses.mean_accepted(groups)[:, 0].mean()) if count else 0.0,
         loss=float(loss.mean()) if count else 0.0,
         loss_interval=_interval(loss),
         error=float(wrong.lost.sum()) / kept if kept else None,
@@ -157,7 +158,7 @@ def _wrong(images: ValidationImages, plan: TriagePlan, decision: Decision, losse
 
 
 def _interval(loss: Floats) -> tuple[float, float] | None:
-    if len(loss) < 2:
+    if len(loss) < LEAST:  # the bootstrap of a few numbers has too narrow an interval
         return None
     weights = np.stack([poisson_weights(f"group {number}") for number in range(len(loss))])  # G R
     used = weights.sum(axis=0) > 0
@@ -194,11 +195,13 @@ def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
         seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} {lost}"
     else:
         limit, value = plan.max_error, outcome.loss
-        low = value if outcome.loss_interval is None else outcome.loss_interval[0]
+        low = None if outcome.loss_interval is None else outcome.loss_interval[0]
         seen = f"the mean loss is {percent(value)}"
     promised = f"{seen}, where at most {percent(limit)} is promised"
     if value <= limit:
         return f"Kept: {promised}."
+    if low is None:
+        return f"Above the limit: {promised}. Below {LEAST} images or groups nobody can say whether that is chance."
     if low <= limit:
         return f"Above the limit, but within chance: {promised}."
     unlucky = (

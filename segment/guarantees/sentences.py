@@ -1,7 +1,10 @@
-"""A triage in sentences: what may be accepted, what is promised of it, and when the promise is void."""
+"""A triage in sentences: what may be accepted, what is promised of it, when that is void, and why nothing may be."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from segment.guarantees import control
 from segment.guarantees.triage import Decision, Sets, Triage, TriagePlan, percent
 
 PLACES = {"pixel": "Pixels with", "segment": "Segments with a mean", "image": "Images with a mean"}
@@ -12,7 +15,7 @@ def sentences(triage: Triage) -> list[str]:
     kind = "groups" if triage.reference.groups else "images"
     lines = [_of_decision(decision, triage.plan, kind) for decision in triage.decisions.values()]
     if triage.sets is not None:
-        lines.append(_of_sets(triage.sets))
+        lines.append(_of_sets(triage.sets, kind))
     source = triage.source
     lines.append(
         f"All of this is for {kind} like those that calibrated it, under {source['method']} with {source['draws']} "
@@ -28,7 +31,8 @@ def _of_decision(decision: Decision, plan: TriagePlan, kind: str) -> str:
     what = f"{PLACES[decision.unit]} {decision.measure} below {decision.threshold:.6g} may be accepted"
     return (
         f"{what}: {promise(plan, decision.unit, kind)}. On the {decision.groups} {kind} that calibrated it, "
-        f"{percent(decision.accepted)} were accepted at a mean loss of {percent(decision.loss)}. "
+        f"{percent(decision.accepted)} were accepted at a mean loss of {percent(decision.loss)}"
+        f"{', as means over the groups' if kind == 'groups' else ''}. "
         f"Measure: {decision.why}."
     )
 
@@ -58,9 +62,76 @@ def promise(plan: TriagePlan, unit: str, kind: str) -> str:
     return f"with confidence {plan.confidence:g}, at most {limit} of what is accepted of {whose} is wrong {most}"
 
 
-def _of_sets(sets: Sets) -> str:
+def _of_sets(sets: Sets, kind: str) -> str:
+    whose, count = "an image's labelled pixels", sets.images
+    if kind == "groups":
+        whose, count = "the labelled pixels of an image, as the mean over the images of a group,", sets.groups
     return (
         f"Prediction sets ({sets.kind}, threshold {sets.threshold:.6g}) hold the true class of "
-        f"{percent(sets.coverage)} of an image's labelled pixels in expectation; on the {sets.images} images that "
-        f"calibrated them, of {percent(sets.found)}."
+        f"{percent(sets.coverage)} of {whose} in expectation; on the {count} {kind} that calibrated them, of "
+        f"{percent(sets.found)}."
+    )
+
+
+def too_few(count: int, plan: TriagePlan, kind: str, *, images: int) -> str:
+    """Why so few images or groups carry no guarantee, and how many could."""
+    have = f"{count} {kind[:-1] if count == 1 else kind}" + (f" ({images} images)" if images != count else "")
+    reach = (
+        ""
+        if count < 1 or plan.guarantee != "expectation"
+        else f" With so many, the least --max-error is {_up(1 / (count + 1))}."
+    )
+    asked = {
+        "expectation": f"an expected loss of at most {plan.max_error:g}",
+        "images": f"{plan.share:.0%} of {kind} at confidence {plan.confidence:g}",
+        "mean": f"a mean of at most {plan.max_error:g} at confidence {plan.confidence:g}",
+    }[plan.guarantee]
+    lacking = f" {_of_loss(plan)}" if plan.protect is not None or plan.loss == "dice" else ""
+    more = ""
+    if plan.guarantee == "mean":
+        likely = control.images_for_mean(plan.max_error / 2, plan.max_error, plan.confidence)
+        more = f" At a mean of half the limit it takes about {likely}." if likely and likely > plan.needed else ""
+    return (
+        f"{have}{lacking} cannot carry {asked}: it takes {plan.needed} {kind} at least, even without a single error."
+        f"{reach}{more} Evaluate more labelled validation images, or ask for another --guarantee."
+    )
+
+
+def _of_loss(plan: TriagePlan) -> str:
+    return f"with pixels of {plan.protect!r}" if plan.protect is not None else "with a Dice"
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up, so that the number named works."""
+    return f"{np.ceil(value * 1000 - 1e-9) / 1000:g}"
+
+
+def nothing_for_most(plan: TriagePlan, kind: str, *, bad: int, most: int, count: int, from_others: bool) -> str:
+    """Why no threshold keeps the limit in most images: of `count`, `bad` are bad where at most `most` may be.
+
+    from_others: whether the threshold was found on other images, so that it accepts a tenth of their pixels
+    """
+    threshold = f"a threshold that accepts a tenth of the pixels of other {kind}" if from_others else "the strictest"
+    lost = {"error": "wrong among what it accepts", "dice": "of 1 - Dice"}[plan.loss]
+    if plan.protect is not None:
+        lost = f"of their {plan.protect} pixels accepted as another class"
+    return (
+        f"even {threshold} leaves {bad} of {count} {kind} with more than {plan.max_error:g} {lost}, where at most "
+        f"{most} may have"
+    )
+
+
+def nothing_on_average(plan: TriagePlan, kind: str, mean: float, count: int) -> str:
+    """Why no threshold keeps the mean loss below the limit: `mean` is that of the strictest that accepts anything."""
+    if plan.guarantee == "mean":
+        takes = control.images_for_mean(mean, plan.max_error, plan.confidence)
+        more = "no number of them would do" if takes is None else f"about {takes} {kind} like these would do"
+        return (
+            f"{count} {kind} do not bound a mean of {plan.max_error:g} at confidence {plan.confidence:g}: at the "
+            f"strictest threshold that accepts anything their mean is {mean:.4f}; {more}"
+        )
+    allowed = plan.max_error - (1 - plan.max_error) / count
+    return (
+        f"even the strictest threshold that accepts anything has a mean loss of {mean:.4f} on {count} {kind}, where at "
+        f"most {allowed:.4f} is allowed"
     )

@@ -105,7 +105,7 @@ class Decision:
     unit: what is accepted as a whole. measure: of a pixel; the mean over a segment or an image for these units
     threshold: values below it are accepted; None: nothing is. why: the reason for the measure, or for None
     images: that calibrated it; groups: of them, as many as images where each is its own
-    loss, accepted: on these images, the mean loss and the share of labelled pixels (or images) that is accepted
+    loss, accepted: the mean over these groups of the loss and of the share of labelled pixels (or images) accepted
     """
 
     unit: Unit
@@ -128,7 +128,8 @@ class Decision:
 class Sets:
     """Prediction sets whose coverage is bounded in expectation: a class whose score is at most the threshold is in.
 
-    kind: "aps" or "raps". weight, free: the penalty of raps. coverage: asked; found: on the calibrating images
+    kind: "aps" or "raps". weight, free: the penalty of raps. images, groups: that calibrated them. coverage: asked;
+    found: the mean over these groups
     """
 
     kind: str
@@ -137,6 +138,7 @@ class Sets:
     weight: float
     free: int
     images: int
+    groups: int
     found: float
 
     @property

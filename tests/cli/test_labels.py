@@ -125,6 +125,15 @@ def test_test_images_that_are_validation_or_training_images_are_said_whatever_th
     assert "Warning" not in evaluated(model, "apart").out
 
 
+def test_copies_of_an_image_are_said_to_be_no_further_images() -> None:
+    for folder in ("images", "labels"):
+        shutil.copy(f"{folder}/v1.png", f"{folder}/again.png")
+    model = card(labels={255: 1})
+    first = evaluated(model, "run").out.splitlines()[0]
+    assert first.startswith("Warning: 1 of 4 test images are copies of others (v1): intervals, tests and guarantees")
+    assert scored("run")["warnings"] == [first.removeprefix("Warning: ")]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

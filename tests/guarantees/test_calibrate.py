@@ -16,6 +16,7 @@ from scipy.stats import binom
 from segment.errors import WrongUse
 from segment.guarantees.calibrate import (
     ValidationImages,
+    _nothing,
     calibrate_sets,
     calibrate_unit,
     level_of,
@@ -342,5 +343,107 @@ def test_a_broken_promise_is_called_one_and_chance_is_called_chance() -> None:
     confident = images_of(np.full(40, 0.3), noise=0.0)
     loose = replace(decision, threshold=1.0)
     assert verdict_of(outcome_of(confident, plan, loose), plan).startswith("Above the limit beyond chance")
-    few = images_of(np.array([0.0, 0.0, 0.0, 0.1]))
+    few = images_of(np.array([0.0] * 9 + [0.3]))
     assert "within chance" in verdict_of(outcome_of(few, plan, loose), plan)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_so_few_images_say_nothing_about_chance(count: int) -> None:
+    plan = TriagePlan(max_error=0.02, measure="one_minus_max")
+    images = images_of(np.full(count, 0.3), noise=0.0)
+    decision = Decision(
+        unit="pixel", measure="one_minus_max", threshold=1.0, why="", images=80, groups=80, loss=0.0, accepted=1.0
+    )
+    outcome = outcome_of(images, plan, decision)
+    assert outcome.loss > 0.02
+    assert outcome.loss_interval is None
+    assert "chance" in (said := verdict_of(outcome, plan))
+    assert "beyond chance" not in said
+    assert "within chance" not in said
+
+
+def with_far_views(groups: int) -> ValidationImages:
+    """Groups of two images: a near car of 100 pixels that is found, and a far one of 2 pixels that is missed."""
+    plan = ScorePlan(classes=CLASSES, measures=MEASURES, void=VOID)
+    counts, of_image = ImageCounts(plan), dict[str, str]()
+    for number in range(groups):
+        for view, pixels in (("near", 100), ("far", 2)):
+            label = (np.arange(100) < pixels).reshape(SIZE).astype(int)
+            car = np.full(SIZE, 0.9 if view == "near" else 0.1, np.float32)
+            maps = {name: 1 - np.maximum(car, 1 - car) for name in MEASURES}
+            counts.update(f"{number}/{view}", np.stack([1 - car, car]), maps, label)
+            of_image[f"{number}/{view}"] = str(number)
+    means = {name: dict.fromkeys(of_image, 0.1) for name in MEASURES}
+    return ValidationImages(counts, means, dict.fromkeys(of_image), of_image)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "image"])
+def test_a_missed_share_of_a_class_is_a_mean_over_the_images_of_a_group_also_for_most_groups(unit: Unit) -> None:
+    plan = TriagePlan(guarantee="images", protect="car", max_error=0.02, measure="one_minus_max", unit=unit)
+    images = with_far_views(40)
+    assert calibrate_unit(images, plan, unit).threshold is None, "in every group half of the cars are missed"
+    decision = Decision(
+        unit=unit, measure="one_minus_max", threshold=0.5, why="", images=80, groups=40, loss=0.5, accepted=1.0
+    )
+    outcome = outcome_of(images, plan, decision)
+    assert (outcome.bad, outcome.loss) == (40, 0.5)
+    assert verdict_of(outcome, plan).startswith("Above the limit beyond chance")
+    allowed = replace(plan, max_error=0.51)
+    assert outcome_of(images, allowed, decision).bad == 0
+    assert calibrate_unit(images, allowed, unit).threshold is not None
+
+
+def without_an_error(images: int) -> Losses:
+    """Images of 100 pixels, all right; the accepted share grows from threshold 10 to threshold 20 of 40."""
+    accepted = np.zeros((images, 40))
+    accepted[:, 10:] = np.linspace(0.02, 1, 30)
+    ids = tuple(f"{number:04}" for number in range(images))
+    total = np.full(images, 100.0)
+    return Losses(ids, np.linspace(0.01, 1, 40), np.zeros_like(accepted), total, 100 * accepted, accepted)
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.95, 0.95), (0.9, 0.9), (0.9, 0.99), (0.99, 0.95), (0.8, 0.9)])
+def test_images_without_an_error_are_accepted_from_the_fewest_images_on(share: float, confidence: float) -> None:
+    plan = TriagePlan(guarantee="images", share=share, confidence=confidence)
+    for images in range(plan.needed, plan.needed + 60):
+        assert level_of(without_an_error(images), plan, np.arange(images)) is not None, images
+
+
+def test_a_refusal_counts_the_bad_images_at_the_threshold_that_stopped_it() -> None:
+    losses = without_an_error(64)
+    losses.lost[::4] = losses.kept[::4] / 2  # at every threshold half of what 16 images accept is wrong
+    plan = TriagePlan(guarantee="images", max_error=0.02)
+    assert level_of(losses, plan, np.arange(64)) is None
+    found = re.search(
+        r"pixels of other images leaves (\d+) of (\d+) images with more than 0.02 wrong .* at most (\d+) may",
+        _nothing(losses, plan, np.arange(64), "images"),
+    )
+    assert found is not None
+    bad, count, most = map(int, found.groups())
+    assert bad > most
+    assert count == 58  # the others found the threshold
+    assert binom.cdf(most, count, 0.1) <= 0.05 * 0.95 < binom.cdf(most + 1, count, 0.1)
+
+
+def test_with_groups_the_sets_and_what_is_accepted_are_means_over_groups() -> None:
+    errors = np.array([0.4] * 60 + [0.02] * 40)
+    images = images_of(errors)
+    ids = images.counts.ids
+    images = replace(images, groups={i: "large" if n < 60 else i for n, i in enumerate(ids)})
+    plan = TriagePlan(max_error=0.1, coverage=0.8, measure="one_minus_max", guarantee="expectation")
+    sets, decision = calibrate_sets(images, plan), calibrate_unit(images, plan, "pixel")
+    assert (sets.images, sets.groups, decision.groups) == (100, 41, 41)
+    outcome = outcome_of(images, plan, decision)
+    assert outcome.accepted == pytest.approx(decision.accepted)
+    single = [outcome_of(images.of([i]), plan, decision).accepted for i in ids]
+    assert decision.accepted == pytest.approx(np.mean([np.mean(single[:60]), *single[60:]]))
+    triage = Triage(
+        plan=plan,
+        decisions={"pixel": decision, "image": decision},
+        reference=reference_of(images, "sequence"),
+        source=SOURCE,
+        sets=sets,
+    )
+    said = sentences(triage)
+    assert "as means over the groups" in said[0]
+    assert "the mean over the images of a group, in expectation; on the 41 groups that calibrated them" in said[2]

@@ -115,9 +115,19 @@ def test_the_fewest_images_for_most_are_enough_without_a_bad_one_and_one_less_is
     assert needed == 1 or control.level_for_most(np.zeros((needed - 1, 1), dtype=bool), share, confidence) is None
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("limit", [0.01, 0.02, 0.05, 0.3, 0.9])
+def test_the_fewest_images_for_the_mean_are_enough_without_an_error_and_one_less_is_not(
+    limit: float, confidence: float
+) -> None:
+    needed = control.needed_for_mean(limit, confidence)
+    assert needed >= np.log(1 - confidence) / np.log1p(-limit)  # what any method takes
+    assert control.level_of_mean(np.zeros((needed, 1)), limit, confidence) == 0
+    assert needed == 1 or control.level_of_mean(np.zeros((needed - 1, 1)), limit, confidence) is None
+
+
 def test_a_mean_cannot_be_bounded_by_as_few_images_as_the_other_guarantees_take() -> None:
-    assert control.needed_for_mean(0.02, 0.95) == 149
-    assert control.level_of_mean(np.zeros((148, 1)), 0.02, 0.95) is None
+    assert control.needed_for_mean(0.02, 0.95) == 150
     rng = np.random.default_rng(3)
     losses = rng.beta(0.4, 0.4 / 0.012 - 0.4, (300, 1))  # a mean of .012
     losses += 0.012 - losses.mean()

@@ -334,7 +334,7 @@ def test_a_triage_survives_its_file_and_a_damaged_one_is_refused(triage: Triage,
     [
         (TriagePlan(max_error=0.02), "24 images cannot carry.*takes 49 images at least.*least --max-error is 0.04"),
         (TriagePlan(guarantee="images"), "takes 29 images at least"),
-        (TriagePlan(guarantee="mean"), "takes 149 images at least"),
+        (TriagePlan(guarantee="mean"), "takes 150 images at least"),
         (TriagePlan(max_error=1e-300), "it takes 10000001 images at least, even without a single error. With so many"),
         (TriagePlan(guarantee="mean", max_error=1e-17), "it takes 10000001 images at least, even .* error. Evaluate"),
         (TriagePlan(max_error=0.05, protect="unicorn"), "No class is called 'unicorn'"),
@@ -647,7 +647,7 @@ def test_an_image_on_disk_is_triaged_as_the_same_one_in_memory(unit: Unit, tmp_p
     p = rng.dirichlet(np.ones(3), (300, 11)).transpose(2, 0, 1).astype(np.float32)
     on_disk = FileArray(tmp_path, p.shape, np.float32)
     on_disk[..., slice(0, 300), slice(0, 11)] = p
-    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, found=0.9)
+    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, groups=9, found=0.9)
     triage = asked_of(unit, 0.5, sets=sets)
     first = triaged_image(estimate_of(mask, values, mean=p), triage)
     second = triaged_image(estimate_of(mask, values, mean=on_disk), triage)
@@ -663,7 +663,7 @@ def test_pixels_without_data_decide_nothing_and_are_neither_accepted_nor_for_rev
     values = np.array([[0.1, 0.1, 0.9, 0.9], [0.1, 0.4, 0.9, 0.9]], np.float32)
     mask = np.zeros((2, 4), int)
     valid = np.array([[True, True, False, False], [True, True, True, False]])
-    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, found=0.9)
+    sets = Sets(kind="aps", coverage=0.9, threshold=0.6, weight=0.0, free=1, images=9, groups=9, found=0.9)
     p = np.full((2, 2, 4), 0.5, np.float32)
     triage = asked_of(unit, 0.45, sets=sets)
     image = triaged_image(estimate_of(mask, values, mean=p), triage, valid)

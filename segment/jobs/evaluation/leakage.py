@@ -37,6 +37,22 @@ def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
     return ids
 
 
+def copies(sources: Sequence[Source]) -> list[str]:
+    """Ids of the sources whose file holds the same bytes as an earlier one's; the images of one file are not copies."""
+    of_size: dict[int, dict[Path, list[str]]] = {}
+    for source in sources:
+        if (size := _size(source.path)) is not None:
+            of_size.setdefault(size, {}).setdefault(source.path, []).append(source.id)
+    copied: set[str] = set()
+    for ids in of_size.values():
+        seen: set[str] = set()
+        for path in ids if len(ids) > 1 else ():
+            sha = sha256_of(path)
+            copied |= set(ids[path]) if sha in seen else set()
+            seen.add(sha)
+    return [source.id for source in sources if source.id in copied]
+
+
 def training_images(network: Network, sources: Sequence[Source], seen: Collection[str]) -> list[str]:
     """Ids of the sources that are training images: those that the card names, or that a bank was recorded of.
 
@@ -85,9 +101,9 @@ def seen_before(
     seen: Collection[str] = (),
     statistics: Sequence[Source] = (),
 ) -> list[str]:
-    """A line for test images that are validation images, and for training images.
+    """A line for test images that are validation images, for training images, and for copies of each other.
 
-    Those are of the card, of a bank (`seen`, its marks), or `statistics`, which banks are recorded of.
+    Training images are of the card, of a bank (`seen`, its marks), or `statistics`, which banks are recorded of.
     """
     lines = []
     if twice := shared(sources, held_out):
@@ -100,6 +116,12 @@ def seen_before(
         lines.append(
             f"{_count(trained, sources)} training images ({first_of(trained, _SHOWN)}), which the card's `images:` or "
             "a bank names: the scores say nothing of new images."
+        )
+    if copied := copies(sources):
+        lines.append(
+            f"{_count(copied, sources)} copies of others ({first_of(copied, _SHOWN)}): intervals, "
+            "tests and guarantees count them as further images, and are too sure. Remove them, or give `segment "
+            "triage` --groups that hold copies together."
         )
     return lines
 
