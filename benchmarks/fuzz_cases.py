@@ -216,7 +216,7 @@ def _triage() -> Triage:
     decision = Decision(
         unit="pixel", measure="predictive_entropy", threshold=0.3, why="", images=9, groups=9, loss=0.01, accepted=0.9
     )
-    sets = Sets(kind="aps", coverage=0.9, threshold=0.8, weight=0.0, free=0, images=9, found=0.91)
+    sets = Sets(kind="aps", coverage=0.9, threshold=0.8, weight=0.0, free=0, images=9, groups=9, found=0.91)
     reference = Reference(measure="predictive_entropy", values=(0.1, 0.2, 0.3))
     decisions = {"pixel": decision, "image": replace(decision, unit="image")}
     return Triage(plan=TriagePlan(), decisions=decisions, reference=reference, source={"method": "mcbn"}, sets=sets)

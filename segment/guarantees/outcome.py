@@ -189,20 +189,18 @@ def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
     if not outcome.groups:
         return "No image has what the loss is of, so nothing can be said."
     if plan.guarantee == "images":
-        assert outcome.bad_interval is not None
-        limit, value, low = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval[0]
+        limit, value, interval = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval
         lost = "wrong" if plan.protect is None else f"of their {plan.protect} pixels accepted as another class"
         seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} {lost}"
     else:
-        limit, value = plan.max_error, outcome.loss
-        low = None if outcome.loss_interval is None else outcome.loss_interval[0]
+        limit, value, interval = plan.max_error, outcome.loss, outcome.loss_interval
         seen = f"the mean loss is {percent(value)}"
     promised = f"{seen}, where at most {percent(limit)} is promised"
     if value <= limit:
         return f"Kept: {promised}."
-    if low is None:
+    if interval is None:
         return f"Above the limit: {promised}. Below {LEAST} images or groups nobody can say whether that is chance."
-    if low <= limit:
+    if interval[0] <= limit:
         return f"Above the limit, but within chance: {promised}."
     unlucky = (
         "the promise is an average over validation sets, and this one was an unlucky draw"

@@ -15,7 +15,7 @@ from segment.errors import count_of
 from segment.report.comparison import lower_is_better
 from segment.report.estimate_words import estimate_words
 from segment.scores.functional.binning import Floats
-from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, holm, verdict
+from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, Interval, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
 from segment.significance.paired import (
     FEW,
@@ -186,8 +186,15 @@ def _change(compared: RunComparison, column: str) -> str:
         span = f" ({min(ends):.4g}..{max(ends):.4g})" if ends else ""
         return f"{better(column, d.value, comparable=not compared.other_labels)} by {abs(d.value):.4g}{span}"
     apart = compared.unpaired[column]
-    way = better(column, apart.second - apart.first, comparable=not compared.other_labels)
-    return f"{way} (AUROC {apart.auroc.value:.3f}, {apart.auroc.low:.3f}..{apart.auroc.high:.3f})"
+    chance, moved = apart.auroc, apart.second - apart.first
+    way = "distributed otherwise, but neither higher nor lower"  # the test is of the distributions, not of the means
+    if _excludes_half(chance) and (chance.value > 0.5) == (moved > 0):
+        way = better(column, moved, comparable=not compared.other_labels)
+    return f"{way} (AUROC {chance.value:.3f}, {chance.low:.3f}..{chance.high:.3f})"
+
+
+def _excludes_half(chance: Interval) -> bool:
+    return chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
 
 
 def _paired_notes(counts: tuple[int, int, int], tests: int) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = seeded(Small)
+        self.network: nn.Module = seeded(Small)
         self.seen: list[dict[str, float]] = []
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:

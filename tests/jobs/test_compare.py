@@ -298,6 +298,39 @@ def test_options_that_these_runs_would_ignore_are_refused(runs: Path) -> None:
         compare(runs / "clean", runs / "noisy", known=[runs / "predicted"])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda numbers: 2 * numbers, "NLL distributed otherwise, but neither higher nor lower"),
+        # most are lower, and a few so much higher that the mean is
+        (lambda numbers: np.where(numbers > 1, 40, numbers - 2), "NLL distributed otherwise, but neither higher"),
+        (lambda numbers: numbers + 1, "NLL worse"),
+        (lambda numbers: numbers - 1, "NLL better"),
+    ],
+)
+def test_sets_that_differ_are_called_higher_or_lower_only_where_the_auroc_and_the_means_are(
+    change: Callable[[Any], Any], said: str
+) -> None:
+    numbers = np.random.default_rng(0).normal(size=120)
+    first = {f"a{number}": {"nll": float(value)} for number, value in enumerate(numbers)}
+    second = {f"b{number}": {"nll": float(value)} for number, value in enumerate(change(numbers))}
+    compared = compare_rows(("A", "B"), first, second)
+    assert compared.significant == ["nll"]
+    assert said in in_words(compared)[0]
+
+
+def test_what_makes_equal_maps_differ_and_images_depend_is_said(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bordered"
+    shutil.copytree(runs / "predicted", other)
+    record = json.loads((other / "run.json").read_text())
+    record["settings"]["border"] = 16
+    (other / "run.json").write_text(json.dumps(record))
+    notes = compare(runs / "predicted", other).notes
+    assert any("leave out a border of 0 pixels, those of B one of 16 (`--border`)" in note for note in notes)
+    assert any(re.search(r"look like frames of 1 sequence \('o'\).* p-values .* are too small", note) for note in notes)
+    assert not any("border" in note for note in compare(runs / "predicted", runs / "predicted").notes)
+
+
 def test_without_a_picture_none_of_an_earlier_comparison_stays_and_one_image_is_one(tmp_path: Path) -> None:
     rows = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.25}}
     compared = compare_rows(("x", "y"), {"a": rows["a"]}, rows)

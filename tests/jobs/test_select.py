@@ -142,6 +142,23 @@ def test_an_evaluation_of_another_network_ranks_no_run_and_one_by_another_bank_d
         select(runs / "maps", 3, ranking=tmp_path)
 
 
+def test_means_without_a_border_are_ranked_by_no_evaluation_of_whole_images(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "maps", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["settings"]["border"] = 8
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    content = json.loads((runs / "scores" / "ranking.json").read_text())
+    content["methods"]["mcbn"]["best"]["dice"] = {"column": "mean.predictive_entropy", "why": "it ranks"}
+    (tmp_path / "ranking.json").write_text(json.dumps(content))
+    shutil.copy(runs / "scores" / "run.json", tmp_path)
+    with pytest.raises(WrongUse, match=r"border of 8 pixels out .* 'mean.predictive_entropy' of whole images"):
+        select(tmp_path / "run", 3, ranking=tmp_path)
+    assert select(tmp_path / "run", 3, by="mean.predictive_entropy").images
+    content["methods"]["mcbn"]["best"]["dice"]["column"] = "expected_accuracy"
+    (tmp_path / "ranking.json").write_text(json.dumps(content))
+    assert select(tmp_path / "run", 3, ranking=tmp_path).images, "not a measure: it is of the whole image"
+
+
 def test_the_maps_of_a_column_that_the_run_lacks_are_named(runs: Path, tmp_path: Path) -> None:
     content = json.loads((runs / "scores" / "ranking.json").read_text())
     shutil.copy(runs / "scores" / "run.json", tmp_path)

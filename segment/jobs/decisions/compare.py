@@ -11,6 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_json, write_text
+from segment.guarantees.groups import frames
 from segment.jobs.decisions.other_labels import other_labels
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture
@@ -56,8 +57,10 @@ def compare(
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
     compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
-    notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *compared.notes)
+    notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *_other_border(a, b), *compared.notes)
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
+    if pairs and (sequences := frames(pairs)):
+        notes = (*notes, _of_frames(sequences))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
@@ -125,7 +128,8 @@ PAIRED = (
 UNPAIRED = (
     "Means over the images of each run. *AUROC*: the chance that an image of B has a higher number than one of A, with "
     "a bootstrap over images. *KS*: distance of the two distributions, with its p. *Holm*: p corrected for the number "
-    "of tests; *significant* where it is at most .05. Frames of a video are not independent: two sequences "
+    "of tests; *significant* where it is at most .05. B is called higher or lower where the interval of the AUROC "
+    "excludes .5 and the means agree with it. Frames of a video are not independent: two sequences "
     "differ easily."
 )
 
@@ -156,6 +160,24 @@ def _other_pixels(a: RunTable, b: RunTable, pairs: int) -> tuple[str, ...]:
     both = [name for name in a.rows.keys() & b.rows.keys() if name in a.contents and name in b.contents]
     other = sum(a.contents[name] != b.contents[name] for name in both)
     return (f"{other} of {pairs} pairs hold other pixels: one id, and files that differ.",) if other else ()
+
+
+def _other_border(a: RunTable, b: RunTable) -> tuple[str, ...]:
+    """What is said of runs whose measures are means over other parts of an image."""
+    if a.border == b.border:
+        return ()
+    return (
+        f"The measures of A leave out a border of {a.border} pixels, those of B one of {b.border} (`--border`): their "
+        "means differ on equal maps too.",
+    )
+
+
+def _of_frames(sequences: Sequence[str]) -> str:
+    return (
+        f"The ids look like frames of {count_of(len(sequences), 'sequence')} ({first_of([*map(repr, sequences)])}). "
+        "Frames of one are not independent, so that the p-values over images are too small, and the intervals too "
+        "narrow."
+    )
 
 
 def _other_classes(a: RunTable, b: RunTable) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ class RunTable:
         """Fingerprint of the network that made it; None where none was recorded."""
         return network_in(self.record)
 
+    @property
+    def border(self) -> int:
+        """Pixels at each side of an image that its measures leave out."""
+        return int(self.record.get("settings", {}).get("border") or 0)
+
     def confidences(self) -> Ints | None:  # B 2
         """Pixels by the fine bin of 1 - max p: right and wrong ones, or all in the first column without labels.
 

@@ -207,6 +207,11 @@ def ranked_as(table: RunTable, evaluation: Path, method: str | None = None) -> t
         measures = dict.fromkeys(name for feature in missing if (name := feature.partition(".")[2]) in MEASURES)
         give = f" Predict with these among --maps: {', '.join(measures)}." if measures else ""
         raise WrongUse(f"The run lacks {len(missing)} numbers that rank its images, as {missing[0]!r}.{give}")
+    if table.border and (means := [feature for feature in needed if feature.partition(".")[2] in MEASURES]):
+        raise WrongUse(
+            f"The run leaves a border of {table.border} pixels out of its measures (--border), and --ranking knows "
+            f"{means[0]!r} of whole images. Predict without --border, or name a column with --by."
+        )
     if predictor is None:
         return table, column, why
     rows = {name: dict(row) for name, row in table.rows.items()}
