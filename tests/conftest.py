@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from console import fitted, training
 from golden_pictures import Golden
 from hypothesis import settings
 from plain import Toy, calibrated, noise, seeded
@@ -62,6 +63,18 @@ def toy() -> Toy:
 def image() -> Tensor:
     """One image as a network gets it: 1 3 32 32."""
     return noise(1, 3, 32, 32, seed=1)
+
+
+@pytest.fixture(scope="session")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of statistics images; no test writes there."""
+    return training(tmp_path_factory.mktemp("statistics"))
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory, statistics: Path) -> Path:
+    """The file of a bank of `scenes`, recorded by the command line; no test writes to it."""
+    return fitted(tmp_path_factory.mktemp("bank") / "bank.safetensors", statistics)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from console import DRAWS, NETWORKS, contents, fitted, lines, photographs, segment, training
+from console import DRAWS, NETWORKS, contents, fitted, lines, photographs, segment
 from safetensors.torch import load_file, save_file
 
 from segment.errors import WrongUse
@@ -23,16 +23,6 @@ from segment.files.writing import write_map_png, write_npz, write_png
 from segment.networks.cards import SHIPPED
 
 WEIGHTS = SHIPPED / "scenes.safetensors"
-
-
-@pytest.fixture(scope="module")
-def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training(tmp_path_factory.mktemp("statistics"))
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory, statistics: Path) -> Path:
-    return fitted(tmp_path_factory.mktemp("bank") / "bank.safetensors", statistics)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from console import DRAWS, NETWORKS, SMALL, contents, fitted, lines, photographs, segment, training
+from console import DRAWS, NETWORKS, SMALL, contents, fitted, lines, photographs, segment
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -47,16 +47,6 @@ ALL_MEASURES = (
 ALL_MAPS = ("prediction", "probability", *ALL_MEASURES)
 CARD = read_card("scenes")
 K = len(CARD.classes)
-
-
-@pytest.fixture(scope="module")
-def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training(tmp_path_factory.mktemp("statistics"))
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory, statistics: Path) -> Path:
-    return fitted(tmp_path_factory.mktemp("bank") / "bank.safetensors", statistics)
 
 
 @pytest.fixture(scope="module")

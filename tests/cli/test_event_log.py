@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console import DRAWS, Ended, fitted, photographs, segment, training
+from console import DRAWS, Ended, photographs, segment
 
 from segment.cli.event_log import current
 from segment.files.writing import write_png
@@ -27,16 +27,6 @@ def events_in(text: str) -> list[dict[str, Any]]:
 
 def of_kind(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == kind]
-
-
-@pytest.fixture(scope="module")
-def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training(tmp_path_factory.mktemp("statistics"))
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory, statistics: Path) -> Path:
-    return fitted(tmp_path_factory.mktemp("bank") / "bank.safetensors", statistics)
 
 
 @pytest.fixture

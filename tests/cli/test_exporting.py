@@ -16,12 +16,6 @@ from segment.files.banks import load_bank
 from segment.passes import onednn
 
 
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "images"))
-
-
 def test_an_exported_graph_has_the_maps_of_a_run(bank: Path, tmp_path: Path) -> None:
     ended = segment("export", "scenes", "--bank", bank, "-o", tmp_path / "g" / "mcbn.onnx", "--draws", 2, "--json")
     assert ended.code == 0, ended.err

@@ -19,12 +19,6 @@ from segment.images.isolation import isolated
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and names of any bytes")
 
 
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return photographs(tmp_path / "photos", 3, (32, 48))

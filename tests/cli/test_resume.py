@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from console import Ended, contents, fitted, lines, photographs, segment, training
+from console import Ended, contents, lines, photographs, segment
 from PIL import Image
 
 from segment.files.writing import write_png
@@ -19,12 +19,6 @@ from segment.jobs.decisions.select import select
 from segment.networks.cards import SHIPPED
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, scene
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
 
 
 @pytest.fixture

@@ -7,17 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from console import DRAWS, fitted, photographs, segment, training
+from console import DRAWS, photographs, segment
 
 from segment.files.writing import write_png
 from segment.report.run_files.saved_run import load_run
 from segment.scenes.scene import TEST, scene
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
 
 
 @pytest.fixture
@@ -42,22 +36,10 @@ def test_images_that_do_not_reach_the_tolerance_are_counted(photos: Path, bank: 
     assert "tolerance" not in predict(photos, bank, "--draws", "auto", "--tolerance", 0.5, run="enough")
 
 
-def test_one_draw_is_one_draw(tmp_path: Path, photos: Path, bank: Path) -> None:
+def test_one_draw_is_one_draw(tmp_path: Path, photos: Path, bank: Path, statistics: Path) -> None:
     assert "1 draw each" in predict(photos, bank, "--draws", 1)
-    ended = segment(
-        *(
-            "fit",
-            "scenes",
-            "--images",
-            bank.parent / "train",
-            "--batch",
-            2,
-            "--draws",
-            1,
-            "-o",
-            tmp_path / "one.safetensors",
-        )
-    )
+    one = tmp_path / "one.safetensors"
+    ended = segment("fit", "scenes", "--images", statistics, "--batch", 2, "--draws", 1, "-o", one)
     assert "1 draw of 14 BN layers" in " ".join(ended.out.split())
 
 

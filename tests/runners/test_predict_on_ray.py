@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from compared_runs import without_times
-from console import fitted, lines, photographs, segment, training
+from console import lines, photographs, segment
 from plain import calibrated, random_bank, seeded
 from processes import photographs as noise
 from small_networks import Small
@@ -35,12 +35,6 @@ class Slow(Small):
     def forward(self, x: Tensor) -> Tensor:
         time.sleep(0.02)
         return super().forward(x)
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
 
 
 def waited_for(condition: Callable[[], Any], seconds: float = 300) -> Any:

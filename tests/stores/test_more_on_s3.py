@@ -30,12 +30,6 @@ from segment.stores import requests
 from segment.stores.ranges import RangedFile
 
 
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
-
-
 def test_a_bank_recorded_from_and_to_a_store_has_the_bits_of_one_here(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

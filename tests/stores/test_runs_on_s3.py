@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from compared_runs import without_places
-from console import Ended, contents, fitted, lines, photographs, segment, training
+from console import Ended, contents, lines, photographs, segment
 from s3_server import S3Server
 
 from segment.files.runs.manifest import MANIFEST, SHARDS
@@ -22,12 +22,6 @@ from segment.images.find import find_images
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.stores import requests
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bank")
-    return fitted(folder / "bank.safetensors", training(folder / "train"))
 
 
 def uploaded(server: S3Server, folder: Path, prefix: str) -> str:
