@@ -91,7 +91,7 @@ def golden(tmp_path: Path) -> Golden:
     return Golden(Path(__file__).parent / "pictures" / "golden", tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the repository."""
     if not SHARED_DATA.is_dir():

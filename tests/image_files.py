@@ -17,7 +17,6 @@ from PIL import Image
 from segment.errors import ImageUnreadable
 from segment.images.read import read_image, read_label
 
-CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (6, 9, 3)).astype(np.uint16)

@@ -31,24 +31,16 @@ def likelihoods(draws: int, images: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the real data is not at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def once(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cifar")
-    assert len(cifar.run(out, budget="quick", data=data, seed=1, plan=SMALL)) == 4
+    assert len(cifar.run(out, budget="quick", data=shared_data, seed=1, plan=SMALL)) == 4
     return out
 
 
-def test_the_resnet_scores_what_its_maker_measured(data: Path) -> None:
-    network = drawn_network(data)
+def test_the_resnet_scores_what_its_maker_measured(shared_data: Path) -> None:
+    network = drawn_network(shared_data)
     assert len(network.stochastic) == 31
-    pixels, labels = read_images(data, "test1000")
+    pixels, labels = read_images(shared_data, "test1000")
     p = all_passes(deterministic(network, plan=cifar_network.PLAN), normalised(pixels))[0]
     assert accuracy_score(labels, p.argmax(axis=1)) == 0.84
     assert log_loss(labels, p / p.sum(axis=1, keepdims=True)) == pytest.approx(0.7949, abs=1e-4)
@@ -58,9 +50,9 @@ def test_the_resnet_scores_what_its_maker_measured(data: Path) -> None:
     torch.testing.assert_close(first, torch.tensor(expected), rtol=0, atol=1e-3)
 
 
-def test_weights_of_another_network_are_refused(data: Path) -> None:
+def test_weights_of_another_network_are_refused(shared_data: Path) -> None:
     with pytest.raises(WeightsRefused):
-        load_weights(ResNet32(classes=100), data / "weights" / "resnet32_cifar10.safetensors")
+        load_weights(ResNet32(classes=100), shared_data / "weights" / "resnet32_cifar10.safetensors")
 
 
 def test_the_curve_is_that_of_a_plain_loop_over_subsets() -> None:
@@ -114,22 +106,22 @@ def test_the_interval_is_over_banks_too() -> None:
     assert few == pytest.approx(many)  # banks that are alike add nothing
 
 
-def test_a_stopped_run_goes_on_from_the_banks_that_are_kept(once: Path, data: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_from_the_banks_that_are_kept(once: Path, shared_data: Path, tmp_path: Path) -> None:
     shutil.copytree(once / "kept", tmp_path / "kept")
     (tmp_path / "kept" / "M16-2.npz").unlink()
     messages: list[str] = []
-    cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=SMALL, progress=messages.append)
+    cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=SMALL, progress=messages.append)
     assert messages == ["cifar: 8 draws of M = 16, bank 2 of 2"]
     for name in ("cifar.csv", "page.md"):
         assert (tmp_path / name).read_bytes() == (once / name).read_bytes()
 
     messages.clear()
     fewer = replace(SMALL, images=10, banks={16: 1})  # other images: nothing that is kept serves
-    cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=fewer, progress=messages.append)
+    cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=fewer, progress=messages.append)
     assert messages == ["cifar: 8 draws of M = 16, bank 1 of 1"]
     (tmp_path / "kept" / "M16-1.npz").write_bytes(b"PK")
     with pytest.raises(WrongUse, match=r"M16-1\.npz' is damaged"):
-        cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=fewer)
+        cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=fewer)
 
 
 def test_banks_are_joined_by_their_mean() -> None:
@@ -158,8 +150,8 @@ def test_the_experiment_leaves_a_table_a_figure_and_verdicts(once: Path) -> None
     assert "lossy JPEG" in (once / "page.md").read_text()
 
 
-def test_the_same_seed_writes_the_same_bytes(once: Path, data: Path, tmp_path: Path) -> None:
-    cifar.run(tmp_path, budget="quick", data=data, seed=1, plan=SMALL)
+def test_the_same_seed_writes_the_same_bytes(once: Path, shared_data: Path, tmp_path: Path) -> None:
+    cifar.run(tmp_path, budget="quick", data=shared_data, seed=1, plan=SMALL)
     for path in (path for path in once.rglob("*") if path.is_file()):
         assert (tmp_path / path.relative_to(once)).read_bytes() == path.read_bytes(), path.name
 

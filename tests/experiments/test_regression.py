@@ -27,7 +27,6 @@ from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
 from segment.passes.passes import PassPlan
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 COUNTS = {
     "boston": (506, 13),
     "concrete": (1030, 8),
@@ -247,10 +246,8 @@ def test_a_rung_keeps_the_better_half_of_each_group() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_each_set_has_its_known_size(name: str) -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"the data beside the project is not here: {DATA}")
-    table = read_table(DATA, name)
+def test_each_set_has_its_known_size(name: str, shared_data: Path) -> None:
+    table = read_table(shared_data, name)
     assert (table.rows, table.x.shape[1]) == COUNTS[name]
     assert torch.isfinite(table.x).all()
 

@@ -135,10 +135,7 @@ def test_wrong_pixels_have_a_larger_variance_where_the_error_auroc_is_above_a_ha
 
 
 @pytest.mark.slow
-def test_the_quick_budget_runs_on_camvid(tmp_path: Path) -> None:
-    data = Path(__file__).parents[3] / "shared" / "data"
-    if not data.is_dir():
-        pytest.skip(f"the real data is not at {data}")
+def test_the_quick_budget_runs_on_camvid(tmp_path: Path, shared_data: Path) -> None:
     plan = SegmentationPlan(cases={name: Effort(batches=(1, 4), draws=2, images=2) for name in CASES})
-    assert len(segmentation.run(tmp_path, budget="quick", data=data, plan=plan)) >= 3
+    assert len(segmentation.run(tmp_path, budget="quick", data=shared_data, plan=plan)) >= 3
     assert (tmp_path / "segmentation_camvid-enet.png").is_file()

@@ -30,17 +30,9 @@ SMALL = TheoryPlan(draws=60, batches=(4, 32, 64), epochs=3, networks=2)
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the real data is not at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def once(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("theory")
-    verdicts = theory.run(out, budget="quick", data=data, plan=SMALL)
+    verdicts = theory.run(out, budget="quick", data=shared_data, plan=SMALL)
     assert [verdict.experiment for verdict in verdicts] == ["theory"] * 7
     return out
 
@@ -153,7 +145,7 @@ def test_the_experiment_leaves_tables_figures_and_verdicts(once: Path) -> None:
     assert len((once / "theory.csv").read_text().splitlines()) == 1 + 3 * 3
 
 
-def test_the_same_seed_writes_the_same_bytes(once: Path, data: Path, tmp_path: Path) -> None:
-    theory.run(tmp_path, budget="quick", data=data, plan=SMALL)
+def test_the_same_seed_writes_the_same_bytes(once: Path, shared_data: Path, tmp_path: Path) -> None:
+    theory.run(tmp_path, budget="quick", data=shared_data, plan=SMALL)
     for path in once.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name

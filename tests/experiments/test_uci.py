@@ -31,7 +31,6 @@ from segment.experiments.uci.protocol_words import check_note, smaller_searches
 from segment.experiments.uci.splits import PLANS, SETS, TAUS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SMALL = Protocol(
     hidden=(8, 8),
     l2=(1e-3,),
@@ -264,7 +263,9 @@ def test_the_toy_experiment_names_all_that_it_reduces() -> None:
 
 
 @pytest.mark.parametrize("name", ["kin8nm", "power", "protein"])
-def test_a_smaller_search_compares_by_more_rows_and_no_fewer_steps_than_one_of_a_small_set(name: str) -> None:
+def test_a_smaller_search_compares_by_more_rows_and_no_fewer_steps_than_one_of_a_small_set(
+    name: str, shared_data: Path
+) -> None:
     plan = PLANS["paper"]
 
     def search(name: str) -> tuple[int, dict[int, int]]:
@@ -277,7 +278,7 @@ def test_a_smaller_search_compares_by_more_rows_and_no_fewer_steps_than_one_of_a
         batches = (*plan.protocol.batches, FLOW_BATCH)
         return held * folds, {batch: fold // min(batch, fold) * protocol.race.epochs for batch in batches}
 
-    rows = {name: read_table(DATA, name).rows for name in SETS}
+    rows = {name: read_table(shared_data, name).rows for name in SETS}
     held, steps = search(name)
     for small in SETS[: SETS.index("kin8nm")]:
         held_small, steps_small = search(small)
@@ -423,9 +424,8 @@ def test_the_toy_points_inside_are_those_of_the_pieces() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="the data beside the project is not here")
-def test_the_quick_budget_runs_on_the_real_sets(tmp_path: Path) -> None:
-    verdicts = uci.run(tmp_path, budget="quick", data=DATA)
+def test_the_quick_budget_runs_on_the_real_sets(tmp_path: Path, shared_data: Path) -> None:
+    verdicts = uci.run(tmp_path, budget="quick", data=shared_data)
     table = (tmp_path / "uci.csv").read_text()
     assert "yacht" in table
     assert "boston" in table

@@ -16,8 +16,6 @@ from segment.images.find import Source, find_images, images_by_id, in_text, keep
 from segment.images.labels.pairs import with_labels
 from segment.images.listing.ids import safe, unique
 
-CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
-
 
 def filled(folder: Path, *names: str) -> Path:
     for name in names:
@@ -257,11 +255,10 @@ def test_a_list_with_both_columns_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "count"), [("train", 367), ("val", 101), ("test", 233)])
-def test_camvid_is_found_by_list_and_by_folder(part: str, count: int) -> None:
-    if not CAMVID.is_dir():
-        pytest.skip(f"the CamVid folder {CAMVID} is not there")
-    listed = find_images(CAMVID / f"{part}.txt")
-    paired = with_labels(find_images(CAMVID / part), CAMVID / f"{part}annot")
+def test_camvid_is_found_by_list_and_by_folder(part: str, count: int, shared_data: Path) -> None:
+    camvid = shared_data / "camvid"
+    listed = find_images(camvid / f"{part}.txt")
+    paired = with_labels(find_images(camvid / part), camvid / f"{part}annot")
     assert len(listed) == len(paired) == count
     assert {(source.path, source.label) for source in listed} == {(source.path, source.label) for source in paired}
     assert listed[0].id == f"{part}/{listed[0].path.stem}"

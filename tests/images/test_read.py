@@ -17,8 +17,6 @@ from segment.images.find import Source
 from segment.images.read import read_image, read_label, read_source
 from segment.images.specs import InputSpec
 
-CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
-
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP"])
 def test_a_lossless_colour_file_gives_its_pixels(format: str, tmp_path: Path) -> None:
@@ -38,10 +36,9 @@ def test_a_lossy_file_decodes_as_opencv_decodes_it(format: str, tmp_path: Path) 
     assert np.abs(read_image(path).astype(int) - other).max() <= 1
 
 
-def test_a_camvid_frame_and_its_labels_decode_as_opencv_decodes_them() -> None:
-    if not CAMVID.is_dir():
-        pytest.skip(f"the CamVid folder {CAMVID} is not there")
-    frame, label = CAMVID / "test/0001TP_008550.webp", CAMVID / "testannot/0001TP_008550.png"
+def test_a_camvid_frame_and_its_labels_decode_as_opencv_decodes_them(shared_data: Path) -> None:
+    camvid = shared_data / "camvid"
+    frame, label = camvid / "test/0001TP_008550.webp", camvid / "testannot/0001TP_008550.png"
     other = cv2.imdecode(np.frombuffer(frame.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_array_equal(read_image(frame), other)
     index = cv2.imdecode(np.frombuffer(label.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)

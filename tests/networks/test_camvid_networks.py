@@ -21,19 +21,12 @@ from torchvision.transforms.functional import normalize, to_tensor
 from segment.networks.architectures.enet import ENet, Upsampling, unpooled_in_order
 from segment.networks.load import Network, load_network
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 VOID = 11
 
 
-@pytest.fixture(scope="module", autouse=True)
-def data() -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"the data folder {DATA} is not on this machine")
-
-
-def images(count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:  # C H W in 0..1, H W
-    for path in sorted((DATA / "camvid" / "test").iterdir())[:count]:
-        label = Image.open(DATA / "camvid" / "testannot" / f"{path.stem}.png")
+def images(data: Path, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:  # C H W in 0..1, H W
+    for path in sorted((data / "camvid" / "test").iterdir())[:count]:
+        label = Image.open(data / "camvid" / "testannot" / f"{path.stem}.png")
         yield to_tensor(Image.open(path).convert("RGB")), torch.from_numpy(np.array(label)).long()
 
 
@@ -46,12 +39,12 @@ def logits(network: Network, x: Tensor) -> Tensor:  # C H W in 0..1 -> K H W
         return network(padded)[0, :, :height, :width]
 
 
-def scores(network: Network) -> tuple[float, float, float]:
+def scores(network: Network, data: Path) -> tuple[float, float, float]:
     """Over the whole test set: mIoU over 11 classes, pixel accuracy, NLL (nats a pixel)."""
     jaccard = MulticlassJaccardIndex(12, average=None, ignore_index=VOID)
     accuracy = MulticlassAccuracy(12, average="micro", ignore_index=VOID)
     nll, pixels = 0.0, 0
-    for x, label in images():
+    for x, label in images(data):
         outputs = logits(network, x)[None]
         jaccard.update(outputs.argmax(dim=1), label[None])
         accuracy.update(outputs.argmax(dim=1), label[None])
@@ -60,8 +53,8 @@ def scores(network: Network) -> tuple[float, float, float]:
     return float(jaccard.compute()[:VOID].mean()), float(accuracy.compute()), nll / pixels
 
 
-def test_enets_weights_load_strictly_and_are_all_there() -> None:
-    state = load_file(DATA / "weights" / "enet_camvid.safetensors")
+def test_enets_weights_load_strictly_and_are_all_there(shared_data: Path) -> None:
+    state = load_file(shared_data / "weights" / "enet_camvid.safetensors")
     network = ENet(classes=12)
     network.load_state_dict(state, strict=True)
     assert len(state) == 554
@@ -70,10 +63,10 @@ def test_enets_weights_load_strictly_and_are_all_there() -> None:
     assert sum(isinstance(layer, nn.Dropout2d) for layer in network.modules()) == 27
 
 
-def test_enet_gives_the_reference_logits() -> None:
-    reference = np.load(DATA / "weights" / "enet_camvid.reference.npz")
+def test_enet_gives_the_reference_logits(shared_data: Path) -> None:
+    reference = np.load(shared_data / "weights" / "enet_camvid.reference.npz")
     module = load_network("enet_camvid").module
-    x = to_tensor(Image.open(DATA / "camvid" / "test" / f"{reference['stem']}.webp").convert("RGB"))
+    x = to_tensor(Image.open(shared_data / "camvid" / "test" / f"{reference['stem']}.webp").convert("RGB"))
     with torch.no_grad():
         outputs = module(x[None])[0]  # all twelve outputs
     np.testing.assert_allclose(outputs[:, ::8, ::8], reference["logits"], rtol=0, atol=1e-3)
@@ -115,32 +108,32 @@ def test_unpooling_in_order_is_what_a_cpu_does_bit_for_bit() -> None:
 
 
 @pytest.mark.gpu
-def test_enet_on_a_gpu_gives_the_same_bits_each_time_and_the_cpus_classes() -> None:
+def test_enet_on_a_gpu_gives_the_same_bits_each_time_and_the_cpus_classes(shared_data: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    x = next(images())[0]
+    x = next(images(shared_data))[0]
     once, twice = (logits(load_network("enet_camvid", device="cuda"), x.cuda()).cpu() for _ in range(2))
     assert torch.equal(once, twice)
     assert (once.argmax(dim=0) == logits(load_network("enet_camvid"), x).argmax(dim=0)).float().mean() > 0.999
 
 
-def test_enet_as_carded_has_eleven_classes_and_never_gives_void() -> None:
+def test_enet_as_carded_has_eleven_classes_and_never_gives_void(shared_data: Path) -> None:
     network = load_network("enet_camvid")
-    x, _ = next(images())
+    x, _ = next(images(shared_data))
     with torch.no_grad():
         assert torch.equal(network(x[None]), network.module(x[None])[:, :VOID])
     assert network.classes == VOID
 
 
-def test_the_unet_as_carded_is_smps_with_the_epsilon_of_its_training() -> None:
+def test_the_unet_as_carded_is_smps_with_the_epsilon_of_its_training(shared_data: Path) -> None:
     network = load_network("unet_lite0_camvid")
     with torch.random.fork_rng(devices=[]):
         plain = smp.Unet(
             "tu-tf_efficientnet_lite0", encoder_weights=None, classes=11, decoder_channels=(192, 96, 48, 32, 16)
         )
-    plain.load_state_dict(load_file(DATA / "weights" / "unet_lite0_camvid.safetensors"))
+    plain.load_state_dict(load_file(shared_data / "weights" / "unet_lite0_camvid.safetensors"))
     layers = [layer for layer in plain.eval().encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
-    x = normalize(next(images())[0], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))[None, :, :352]
+    x = normalize(next(images(shared_data))[0], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))[None, :, :352]
     with torch.no_grad():
         for epsilon, same in ((1e-5, False), (1e-3, True)):
             for layer in layers:
@@ -151,10 +144,10 @@ def test_the_unet_as_carded_is_smps_with_the_epsilon_of_its_training() -> None:
 
 
 @pytest.mark.parametrize(("name", "least"), [("enet_camvid", 0.80), ("unet_lite0_camvid", 0.80)])
-def test_a_few_test_images_are_mostly_right(name: str, least: float) -> None:
+def test_a_few_test_images_are_mostly_right(name: str, least: float, shared_data: Path) -> None:
     """Six images: far off the recorded score means wrong channels, scale or class order."""
     network = load_network(name)
-    pairs = [(logits(network, x).argmax(dim=0), label) for x, label in images(6)]
+    pairs = [(logits(network, x).argmax(dim=0), label) for x, label in images(shared_data, 6)]
     predicted, label = (torch.cat([part.flatten() for part in parts]) for parts in zip(*pairs, strict=True))
     seen = label != VOID
     assert accuracy_score(label[seen], predicted[seen]) > least
@@ -162,15 +155,15 @@ def test_a_few_test_images_are_mostly_right(name: str, least: float) -> None:
 
 
 @pytest.mark.slow
-def test_enet_scores_on_the_whole_test_set_what_was_recorded() -> None:
-    miou, accuracy, _ = scores(load_network("enet_camvid"))
+def test_enet_scores_on_the_whole_test_set_what_was_recorded(shared_data: Path) -> None:
+    miou, accuracy, _ = scores(load_network("enet_camvid"), shared_data)
     assert miou == pytest.approx(0.5331, abs=0.001)
     assert accuracy == pytest.approx(0.8534, abs=0.001)
 
 
 @pytest.mark.slow
-def test_the_unet_scores_on_the_whole_test_set_what_was_recorded() -> None:
-    miou, accuracy, nll = scores(load_network("unet_lite0_camvid"))
+def test_the_unet_scores_on_the_whole_test_set_what_was_recorded(shared_data: Path) -> None:
+    miou, accuracy, nll = scores(load_network("unet_lite0_camvid"), shared_data)
     assert miou == pytest.approx(0.5151, abs=0.001)
     assert accuracy == pytest.approx(0.8504, abs=0.001)
     assert nll == pytest.approx(0.4664, abs=0.001)

@@ -24,7 +24,6 @@ from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty import measures
 from segment.uncertainty.moments import DrawMoments
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CLOSE = 1e-3
 
 
@@ -246,18 +245,16 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("images", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_camvid_images_score_as_their_sorted_pixels(images: int) -> None:
-    if not DATA.exists():
-        pytest.skip(f"the real data is not at {DATA}")
+def test_camvid_images_score_as_their_sorted_pixels(images: int, shared_data: Path) -> None:
     network = ENet(12)
-    load_weights(network, DATA / "weights" / "enet_camvid.safetensors")
+    load_weights(network, shared_data / "weights" / "enet_camvid.safetensors")
     network.eval()
     names = ("predictive_entropy", "mutual_information", "variance", "one_minus_max")
     board = Scoreboard(ScorePlan(classes=tuple("abcdefghijk"), measures=names, void=11))
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     errors, hits = [], []
-    for line in (DATA / "camvid" / "test.txt").read_text().splitlines()[::24][:images]:
-        image, label = (read(DATA / "camvid" / name) for name in line.split())
+    for line in (shared_data / "camvid" / "test.txt").read_text().splitlines()[::24][:images]:
+        image, label = (read(shared_data / "camvid" / name) for name in line.split())
         x = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None] / 255  # 1 C H W
         moments = DrawMoments()
         with torch.no_grad():
