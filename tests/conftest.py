@@ -18,6 +18,7 @@ from plain import Toy, calibrated, noise, seeded
 from torch import Tensor
 
 from segment.jobs.events import EVENTS
+from segment.networks.load import Network, load_network
 from segment.passes import onednn
 from segment.runners.quiet import QUIET
 
@@ -63,6 +64,12 @@ def toy() -> Toy:
 def image() -> Tensor:
     """One image as a network gets it: 1 3 32 32."""
     return noise(1, 3, 32, 32, seed=1)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """`scenes`; each module has its own, so that a change to it goes no further."""
+    return load_network("scenes")
 
 
 @pytest.fixture(scope="session")

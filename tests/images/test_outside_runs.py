@@ -21,13 +21,8 @@ from segment.images.outside_runs import images_outside_runs
 from segment.jobs.doctor import compare_passes
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.sweeping.inputs import input_hashes
-from segment.networks.load import Network, load_network
+from segment.networks.load import Network
 from segment.scenes.scene import TEST, scene
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
 
 
 @pytest.fixture

@@ -31,18 +31,13 @@ from segment.methods.augmentation import View
 from segment.methods.dropout import Dropout
 from segment.methods.temperature import Fit, TemperatureFit, update
 from segment.methods.vector_scaling import LEAST_IMAGES, PrefixScalings, VectorScalingFit
-from segment.networks.load import Network, load_network
+from segment.networks.load import Network
 from segment.report.results import Validation
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.uncertainty.scaling import VectorScaling, as_json, of_json
 
 QUICK = MethodPlan(measures=("predictive_entropy",), precision="fp32")
 EVERYTHING = ("mcbn+tta+vector_scaling", "mean_statistics+tta", "ensemble+tta+temperature", "dropout+tta")
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
-from segment.networks.load import Network, load_network
+from segment.networks.load import Network
 from segment.report.estimate_words import estimate_words
 from segment.report.run_comparison import compare_rows, in_words
 from segment.scenes.scene import TEST, TRAIN, scene
@@ -42,11 +42,6 @@ PLAN = EvaluatePlan(
         methods=("deterministic", "mcbn"), measures=("predictive_entropy", "mutual_information"), precision="fp32"
     )
 )
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
 
 
 @pytest.fixture(scope="module")

@@ -64,11 +64,6 @@ QUICK = MethodPlan(measures=MEASURES, precision="fp32")
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
-@pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
     return fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=4)
 

@@ -42,11 +42,6 @@ from segment.scenes.scene import TEST, VALIDATION
 from segment.scores.board import Board
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Labels:
     return written(tmp_path / "images", TEST[:3])

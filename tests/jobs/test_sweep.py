@@ -47,11 +47,6 @@ from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Labels:
     folder = tmp_path_factory.mktemp("test")
     for seed in TEST[:6]:

@@ -44,7 +44,7 @@ from segment.jobs.triage.checking import check_triage, shift_of, shift_sentence
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
-from segment.networks.load import Network, load_network
+from segment.networks.load import Network
 from segment.report.run_files.triaged_files import triaged_image, write_triaged
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 from segment.scores.functional.expected import EXPECTED
@@ -53,11 +53,6 @@ MEASURES = ("one_minus_max", "mutual_information")
 METHODS = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=MEASURES, precision="fp32"))
 ASKED = TriagePlan(max_error=0.05, coverage=0.9)
 IMAGES = 24
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
 
 
 @pytest.fixture(scope="module")

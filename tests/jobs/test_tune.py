@@ -52,11 +52,6 @@ PLAN = TunePlan(passes=4, grid=Grid(batches=(2, 4)), scalings=("temperature", "v
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
-@pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     for seed in TRAIN[:8]:

@@ -48,11 +48,6 @@ class EndsOnce(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
-@pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
     return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=4)
 

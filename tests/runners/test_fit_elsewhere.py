@@ -34,11 +34,6 @@ class Noisy(Small):
         return super().forward(x + 0.1 * torch.randn_like(x))
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network("scenes")
-
-
 def bank_of(network: Network, runner: Runner, **more: Any) -> Bank:
     images = [scene(seed).image for seed in TRAIN[:6]]
     bank, _ = fit(network, images, None, FitPlan(**{"batch": 3, "draws": 5} | more), runner=runner)
