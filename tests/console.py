@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from segment.cli.app import run
+from typer.testing import CliRunner, Result
+
+from segment.cli import app
 from segment.files.runs.lock import LOCK
 from segment.files.writing import write_png
 from segment.scenes.scene import TEST, TRAIN, scene
@@ -129,7 +131,7 @@ def segment(*arguments: object) -> Ended:
             redirect_stderr(err),
             warnings.catch_warnings(),
         ):
-            run()
+            app.run()
     except SystemExit as ended:
         code = ended.code
     finally:
@@ -138,6 +140,12 @@ def segment(*arguments: object) -> Ended:
     result = Ended(int(code or 0), out.getvalue(), err.getvalue())
     assert "Traceback" not in result.out + result.err
     return result
+
+
+def invoked(*arguments: object) -> Result:
+    """`segment ARGUMENTS` without what `run` makes of errors: a refusal is the result's `exception`."""
+    app._load_commands()
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
 def photographs(folder: Path, count: int = 3, size: tuple[int, int] = SMALL) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from console import segment as command
 from numpy.typing import NDArray
 from PIL import Image
 from plain import (
@@ -32,7 +33,6 @@ from torch import Tensor, nn
 
 import segment
 from segment.batch_norm.layers import BatchNormNetwork, survey
-from segment.cli.app import run
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
 from segment.distilling.distill import FAST, Distilled, DistillPlan, Observed, distill, observe, observe_views
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
@@ -467,9 +467,7 @@ def test_views_of_a_file_are_held_out_with_all_of_its_copies_and_frames(tmp_path
         sides(*thrice[:3])
 
 
-def test_the_command_writes_a_bank_that_predicts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_a_bank_that_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, image in enumerate(photographs(6)):
@@ -479,42 +477,36 @@ def test_the_command_writes_a_bank_that_predicts(
     save_file(network.state_dict(), tmp_path / "tiny.safetensors")
     model = ("segment:tiny?classes=3", "--weights", tmp_path / "tiny.safetensors")
 
-    def segment_(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["segment", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as ended:
-            run()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    assert segment_("fit", *model, "--images", photos, "--batch", 2, "--draws", 6, "-o", big)[0] == 0
+    assert command("fit", *model, "--images", photos, "--batch", 2, "--draws", 6, "-o", big).code == 0
     asked = ("--images", photos, "--draws", 2, "--views", 3, "--held-out", 1, "--steps", 2)
-    code, output, _ = segment_("distill", big, *model, *asked, "-o", small, "--json")
-    assert code == 0
-    assert json.loads(output)["draws"] == 2
+    ended = command("distill", big, *model, *asked, "-o", small, "--json")
+    assert ended.code == 0
+    assert ended.json["draws"] == 2
     assert segment.load_bank(small).distilled
     predict = ("predict", *model, photos, "--bank", small, "-o", tmp_path / "run")
-    code, _, output = segment_(*predict, "--draws", 1)
-    assert code == 2
-    assert "used whole" in output
-    assert segment_(*predict, "--maps", "standard_error")[0] == 0
+    ended = command(*predict, "--draws", 1)
+    assert ended.code == 2
+    assert "used whole" in ended.err
+    assert command(*predict, "--maps", "standard_error").code == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert all(line["draws"] == 2 for line in lines)
     assert all("chosen, not drawn at random" in line["notes"]["standard_error"] for line in lines)
     as_one = ("fit", *model, "--images", photos, "--batch", 2, "--draws", 6, "-o", again)
-    code, _, output = segment_(*as_one, "--distill", 6)
-    assert code == 2
-    assert "distilling leaves fewer" in output
+    ended = command(*as_one, "--distill", 6)
+    assert ended.code == 2
+    assert "distilling leaves fewer" in ended.err
     monkeypatch.setattr("segment.jobs.distill.RefinePlan", lambda steps: RefinePlan(steps=1, every=1))
-    code, output, _ = segment_(*as_one, "--distill", 2, "--json")
-    assert code == 0
-    assert json.loads(output)["distilled"]["of"] == 6
+    ended = command(*as_one, "--distill", 2, "--json")
+    assert ended.code == 0
+    assert ended.json["distilled"]["of"] == 6
     assert len(segment.load_bank(again)) == 2
     whole = segment.load_bank(tmp_path / "again.all.safetensors")
     assert bank_fingerprint(whole) == bank_fingerprint(segment.load_bank(big))
     again.unlink()
-    code, _, output = segment_("distill", small, *model, *asked, "-o", again)
-    assert code == 2
-    assert "distilled already" in output
+    ended = command("distill", small, *model, *asked, "-o", again)
+    assert ended.code == 2
+    assert "distilled already" in ended.err
     assert not again.exists()
 
 

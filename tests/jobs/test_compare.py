@@ -8,14 +8,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from console import invoked
 from labelled_scenes import SIZE, written
-from typer.testing import CliRunner
 
-from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse, first_of
 from segment.files.writing import write_png
@@ -193,17 +191,12 @@ def test_the_accuracy_of_an_unlabelled_run_is_estimated_and_checked_on_known_shi
     json.loads((tmp_path / "page" / "comparison.json").read_text(), parse_constant=pytest.fail)
 
 
-def run(*arguments: object) -> Any:
-    commands._load_commands()
-    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
-
-
 def test_the_command_shows_a_table_and_writes_a_page(runs: Path, tmp_path: Path) -> None:
-    ended = run("compare", runs / "clean", runs / "noisy", "-o", tmp_path / "out")
+    ended = invoked("compare", runs / "clean", runs / "noisy", "-o", tmp_path / "out")
     assert ended.exit_code == 0, ended.output
     assert "significant" in ended.stdout
     assert (tmp_path / "out" / "comparison.md").is_file()
-    assert json.loads(run("compare", runs / "clean", runs / "clean", "--json").stdout)["significant"] == []
+    assert json.loads(invoked("compare", runs / "clean", runs / "clean", "--json").stdout)["significant"] == []
 
 
 def test_what_is_no_run_and_an_unknown_method_are_refused(runs: Path, tmp_path: Path) -> None:

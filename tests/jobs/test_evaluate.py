@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from console import invoked
 from given_passes import Given
 from labelled_scenes import SIZE, written
 from numpy.typing import NDArray
@@ -20,10 +21,8 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
-from typer.testing import CliRunner
 
 from segment.batch_norm.network import bn_network_of
-from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, ModelRefused, WrongUse
 from segment.estimation.estimate import ReadOut, estimates, moments_of
@@ -275,8 +274,7 @@ def test_a_set_without_one_good_label_is_refused_and_every_image_named(network: 
 
 
 def run(*arguments: object) -> Any:
-    commands._load_commands()
-    ended = CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
+    ended = invoked(*arguments)
     assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
     return ended
 

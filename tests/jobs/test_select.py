@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from console import invoked
 from labelled_scenes import SIZE, written
 from PIL import Image
 from plain import seeded
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.files.banks import save_bank
@@ -60,11 +59,6 @@ def runs(network: Network, bank: Bank, tmp_path_factory: pytest.TempPathFactory)
     evaluate(network, data, folder / "scores", banks=[bank], plan=PLAN, validation=validation)
     predict(network, data.images, bank, folder / "maps", PredictPlan(maps=("predictive_entropy",), precision="fp32"))
     return folder
-
-
-def run(*arguments: object) -> Any:
-    commands._load_commands()
-    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
 
 
 def test_an_evaluation_with_validation_images_is_ranked_by_what_ranked_those_best(runs: Path) -> None:
@@ -111,7 +105,7 @@ def test_a_predict_run_is_ranked_by_what_an_evaluation_fitted_on_its_validation_
     assert selection.by == "predicted_dice"
     for name, _, value in (*selection.images, *selection.rest):
         assert value == pytest.approx(float(evaluated[name]["predicted_dice"]), abs=1e-4)
-    assert run("select", runs / "maps", "--ranking", runs / "scores", "--top", 2).exit_code == 0
+    assert invoked("select", runs / "maps", "--ranking", runs / "scores", "--top", 2).exit_code == 0
     of["predictors"]["dice"]["features"][0] = "mean.margin"
     (tmp_path / "ranking.json").write_text(json.dumps(content))
     with pytest.raises(WrongUse, match=r"lacks 1 numbers.*'mean.margin'. Predict with these among --maps: margin"):
@@ -173,13 +167,13 @@ def test_a_selection_replaces_only_a_selection(runs: Path, tmp_path: Path, name:
     for output in (path, path.with_name(f"{path.stem.removesuffix('_all')}x{path.suffix}")):
         if output != path:  # the file of all images would replace one
             path = path.replace(output.with_name(f"{output.stem}_all{output.suffix}"))
-        ended = run("select", runs / "maps", "--top", 2, "-o", output)
+        ended = invoked("select", runs / "maps", "--top", 2, "-o", output)
         assert isinstance(ended.exception, WrongUse), ended.output
         assert "is no selection of images" in str(ended.exception)
         assert [file.read_text() for file in tmp_path.iterdir()] == [text]
     path.unlink()
     for top in (2, 3):
-        assert run("select", runs / "maps", "--top", top, "-o", tmp_path / "s.csv").exit_code == 0
+        assert invoked("select", runs / "maps", "--top", top, "-o", tmp_path / "s.csv").exit_code == 0
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 4
 
 
@@ -199,7 +193,7 @@ def test_images_without_the_column_are_listed_and_named(runs: Path, tmp_path: Pa
     order = [name for name, *_ in (*found.images, *found.rest)]
     assert sorted(order) == names
     assert (order[0], order[-1]) == (names[4], names[2])
-    ended = run("select", copied, "--by", "interior.predictive_entropy", "--top", 2)
+    ended = invoked("select", copied, "--by", "interior.predictive_entropy", "--top", 2)
     said = " ".join(ended.stdout.split())
     assert "The first 2 of 8" in said
     assert f"no region of the mask has an interior, listed as the most uncertain: {names[4]}." in said
@@ -221,7 +215,7 @@ def test_the_worst_images_come_first_by_every_column(runs: Path, column: str, wo
 
 
 def test_as_many_are_shown_as_asked_and_all_are_written(runs: Path, tmp_path: Path) -> None:
-    ended = run("select", runs / "scores", "--top", 3, "-o", tmp_path / "some.csv")
+    ended = invoked("select", runs / "scores", "--top", 3, "-o", tmp_path / "some.csv")
     assert ended.exit_code == 0, ended.output
     assert "The first 3 of 8" in ended.stdout
     assert len((tmp_path / "some.csv").read_text().splitlines()) == 4
@@ -279,7 +273,7 @@ def test_images_are_unlike_in_the_features_of_the_runs_own_network(
     runs: Path, network: Network, tmp_path: Path
 ) -> None:
     plain = select(runs / "maps", 3)
-    ended = run(
+    ended = invoked(
         "select", runs / "maps", "--diverse", "--model", "scenes", "--top", 3, "-o", tmp_path / "s.csv", "--json"
     )
     assert ended.exit_code == 0, ended.output
@@ -295,12 +289,14 @@ def test_images_are_unlike_in_the_features_of_the_runs_own_network(
     assert [image[0] for image in select(runs / "scores", 2, unlike=True, network=network).images]
     with pytest.raises(WrongUse, match="is not the network of this run, which is 'scenes'"):
         select(runs / "maps", 3, unlike=True, network=load_network(Pooled()))
-    ended = run("select", runs / "maps", "--model", "scenes")
+    ended = invoked("select", runs / "maps", "--model", "scenes")
     assert isinstance(ended.exception, WrongUse)
 
 
 def test_windows_have_boxes_inside_their_images_and_crops_of_them(runs: Path, tmp_path: Path) -> None:
-    ended = run("select", runs / "maps", "--regions", "--side", 32, "--top", 5, "-o", tmp_path / "windows", "--json")
+    ended = invoked(
+        "select", runs / "maps", "--regions", "--side", 32, "--top", 5, "-o", tmp_path / "windows", "--json"
+    )
     assert ended.exit_code == 0, ended.output
     found = json.loads(ended.stdout)["regions"]
     assert len(found) == 5
@@ -375,7 +371,7 @@ def test_windows_of_an_evaluation_or_of_another_map_are_refused(runs: Path) -> N
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(runs: Path, options: tuple[object, ...], message: str) -> None:
-    ended = run("select", runs / "maps", *options)
+    ended = invoked("select", runs / "maps", *options)
     assert isinstance(ended.exception, WrongUse), ended.output
     assert re.search(message, str(ended.exception))
     assert not (runs / "maps" / "regions").exists()
@@ -455,7 +451,7 @@ def test_windows_of_a_run_on_a_store_are_those_of_the_same_run_here(runs: Path, 
 def test_a_measure_that_is_equal_in_all_images_ranks_none(runs: Path, bank: Bank, tmp_path: Path) -> None:
     save_bank(bank, tmp_path / "bank.safetensors")
     options = ("--draws", 1, "--maps", "prediction,variance", "--heat", "variance", "--format", "npz")
-    ended = run(
+    ended = invoked(
         "predict",
         "scenes",
         runs / "data" / "images",

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from console import invoked
 from labelled_scenes import written
 from torch import Tensor
-from typer.testing import CliRunner
 
 from benchmarks.cost_tables import curves_table
 from segment.batch_norm.network import bn_network_of
-from segment.cli import app as commands
 from segment.errors import MissingExtra, WrongUse
 from segment.estimation.estimator import Estimator
 from segment.files.banks import save_bank
@@ -582,7 +581,6 @@ def test_plots_need_their_extra_and_say_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, train: str, tmp_path: Path) -> None:
-    commands._load_commands()
     asked = [
         "sweep",
         "scenes",
@@ -603,7 +601,7 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
         "--report",
         tmp_path / "results.md",
     ]
-    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    ended = invoked(*asked)
     assert ended.exit_code == 0, ended.exception
     assert "best NLL first" in ended.stdout
     assert "mcbn, M=4, training, last, T=2" in (tmp_path / "results.md").read_text()
@@ -611,7 +609,7 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
     key = page.partition("<!-- sweep of scenes -->\n<!-- images ")[2].partition(" -->")[0]
     (tmp_path / "results.md").write_text(page.replace(key, "0" * len(key)))
     asked[asked.index("-o") + 1] = tmp_path / "other"
-    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    ended = invoked(*asked)
     assert "has a section 'sweep of scenes' of other images" in str(ended.exception)
     assert not (tmp_path / "other").exists()
     for name in ("pll_vs_draws", "quality_vs_batch_nll"):
@@ -619,10 +617,9 @@ def test_the_command_sweeps_and_writes_table_plots_and_report(data: Labels, trai
 
 
 def test_every_part_of_a_sweeps_table_names_setting_and_shift(data: Labels, train: Path, tmp_path: Path) -> None:
-    commands._load_commands()
     asked: list[object] = ["sweep", "scenes", "--images", data.images, "--labels", data.labels, "--train", train]
     asked += ["--batches", "2", "--draws", "1,2", "--shift", "noise,blur", "--severities", "3", "-o", tmp_path / "run"]
-    ended = CliRunner().invoke(commands.app, [str(argument) for argument in asked])
+    ended = invoked(*asked)
     assert ended.exit_code == 0, ended.exception
     lines = ended.stdout.splitlines()
     assert any("best NLL first within each shift, " in line for line in lines)

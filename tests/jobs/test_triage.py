@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from console import invoked
 from labelled_scenes import SIZE, written
 from PIL import Image
-from typer.testing import CliRunner
 
 from segment.axes import Plane
-from segment.cli import app as commands
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
@@ -556,23 +555,17 @@ def test_a_folder_without_counts_is_refused(tmp_path: Path) -> None:
 def test_the_commands_go_from_scores_to_a_triaged_run(
     bank: Bank, scores: Path, test_images: Labels, tmp_path: Path
 ) -> None:
-    commands._load_commands()
     save_bank(bank, tmp_path / "bank.safetensors")
     triage, run = tmp_path / "triage.json", tmp_path / "run"
-    made = CliRunner().invoke(
-        commands.app, ["triage", str(scores), "--max-error", ".05", "-o", str(triage), "--coverage", ".9"]
-    )
+    made = invoked("triage", scores, "--max-error", ".05", "-o", triage, "--coverage", ".9")
     assert made.exit_code == 0, made.output
     assert "in expectation over validation sets and new images" in " ".join(made.output.split())
-    options = ["--bank", str(tmp_path / "bank.safetensors"), "--triage", str(triage), "--precision", "fp32"]
-    done = CliRunner().invoke(commands.app, ["predict", "scenes", str(test_images.images), *options, "-o", str(run)])
+    options = ("--bank", tmp_path / "bank.safetensors", "--triage", triage, "--precision", "fp32")
+    done = invoked("predict", "scenes", test_images.images, *options, "-o", run)
     assert done.exit_code == 0, done.output
     assert "images are accepted whole" in " ".join(done.output.split())
-    asked = ["evaluate", "scenes", "--json", "--images", str(test_images.images)]
-    checked = CliRunner().invoke(
-        commands.app,
-        [*asked, "--labels", str(test_images.labels), *options, "--methods", "mcbn", "-o", str(tmp_path / "test")],
-    )
+    asked = ("evaluate", "scenes", "--json", "--images", test_images.images, "--labels", test_images.labels)
+    checked = invoked(*asked, *options, "--methods", "mcbn", "-o", tmp_path / "test")
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.output)["triaged"]["units"]["pixel"]["limit"] == 0.05
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from console import invoked
 from labelled_scenes import written
 from plain import Toy, calibrated, seeded
 from torch import Tensor
-from typer.testing import CliRunner
 
-from segment.cli import app as commands
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, OutOfMemory, WrongUse
 from segment.estimation.memory_budget import resident
@@ -351,20 +350,15 @@ def test_a_tuned_bank_that_is_replaced_by_another_is_named(
         assert caplog.text.count(f"of fingerprint {bank_fingerprint(tuned.bank)[:12]}, which is replaced") == warnings
 
 
-def run(*arguments: object) -> Any:
-    commands._load_commands()
-    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
-
-
 def test_the_commands_take_a_tuned_folder_in_place_of_a_bank(tuning: Tuning, tmp_path: Path) -> None:
     data = written(tmp_path / "test", TEST[:1])
-    ended = run(
+    ended = invoked(
         *("predict", "scenes", data.images, "--tuned", tuning.folder, "--precision", "fp32", "-o", tmp_path / "run"),
         "--json",
     )
     assert ended.exit_code == 0, ended.output
     assert json.loads(ended.stdout)["done"] == 1
-    neither = run("predict", "scenes", data.images, "-o", tmp_path / "none")
+    neither = invoked("predict", "scenes", data.images, "-o", tmp_path / "none")
     assert isinstance(neither.exception, WrongUse)
     assert "--tuned" in str(neither.exception)
 
@@ -373,7 +367,7 @@ def test_the_command_ends_with_1_and_names_validation_images_that_failed(train: 
     data = written(tmp_path / "validation", VALIDATION[:4])
     broken = sorted((tmp_path / "validation" / "labels").iterdir())[0]
     broken.write_bytes(b"not a png")
-    ended = run(
+    ended = invoked(
         *("tune", "scenes", "--train", train, "--images", data.images, "--labels", data.labels, "--passes", 2),
         *("--batches", 2, "-o", tmp_path / "out", "--json"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from console import segment
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from segment.batch_norm.network import bn_network_of
-from segment.cli.app import run
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
@@ -227,9 +227,7 @@ def photographs(folder: Path) -> Path:
     return folder
 
 
-def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_record_the_rule(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_record_the_rule(tmp_path: Path) -> None:
     photos, out = photographs(tmp_path / "photos"), tmp_path / "run"
     network = load_network("scenes")
     bank = equal_bank(network, 20)
@@ -242,16 +240,10 @@ def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_recor
     tolerance = (errors[quiet][8] + errors[busy][8]) / 2
     used = next((t for t in (8, 16) if errors[busy][t] <= tolerance), 20)
 
-    def segment_(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["segment", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as ended:
-            run()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
     asked = ("predict", "scenes", photos, "--bank", tmp_path / "bank.safetensors", "-o", out, "--precision", "fp32")
-    code, output, _ = segment_(*asked, "--draws", "auto", "--tolerance", tolerance)
-    assert code == 0
-    assert f"{(8 + used) / 2:.1f} of 20 draws on average" in output
+    ended = segment(*asked, "--draws", "auto", "--tolerance", tolerance)
+    assert ended.code == 0
+    assert f"{(8 + used) / 2:.1f} of 20 draws on average" in ended.out
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     draws_and_error = {line["id"]: (line["draws"], line["reached_error"]) for line in lines}
     assert draws_and_error[quiet] == (8, pytest.approx(errors[quiet][8], rel=1e-3, abs=1e-6))
@@ -260,12 +252,12 @@ def test_the_manifest_states_the_draws_and_the_error_of_each_image_and_the_recor
     assert record["settings"]["draws"] == "auto"
     assert record["plan"]["stop"] == {"tolerance": tolerance, "quiet": 0.95, "first": 8}
     assert record["timings"]["draws"] == 8 + used
-    code, _, message = segment_(*asked, "--resume", "--draws", "auto", "--tolerance", tolerance / 2)
-    assert code == 2
-    assert "tolerance" in message
-    code, _, message = segment_(*asked[:-4], "-o", tmp_path / "other", "--draws", "many")
-    assert code == 2
-    assert "--draws is auto or a number" in message
+    ended = segment(*asked, "--resume", "--draws", "auto", "--tolerance", tolerance / 2)
+    assert ended.code == 2
+    assert "tolerance" in ended.err
+    ended = segment(*asked[:-4], "-o", tmp_path / "other", "--draws", "many")
+    assert ended.code == 2
+    assert "--draws is auto or a number" in ended.err
 
 
 def test_without_auto_the_manifest_has_no_reached_error(tmp_path: Path) -> None:
