@@ -1,12 +1,15 @@
-"""Generated scenes as image and label files."""
+"""Generated scenes as image and label files, and a bank of others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from segment.draws.bank import Bank
 from segment.files.writing import write_png
 from segment.jobs.evaluation.labelled_images import Labels
-from segment.scenes.scene import scene
+from segment.jobs.fit import fit_bank
+from segment.networks.load import Network
+from segment.scenes.scene import TRAIN, scene
 
 SIZE = (64, 96)
 
@@ -18,3 +21,8 @@ def written(folder: Path, seeds: range, *, unseen: bool = False) -> Labels:
         write_png(folder / "images" / f"s{seed}.png", drawn.image)
         write_png(folder / "labels" / f"s{seed}.png", drawn.label)
     return Labels(folder / "images", folder / "labels")
+
+
+def bank_of_scenes(network: Network, *, draws: int, images: int = 8, seed: int = 0) -> Bank:
+    """Draws of M = 4 from the first scenes for training."""
+    return fit_bank(network, [scene(number).image for number in TRAIN[:images]], batch=4, draws=draws, seed=seed)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from given_passes import Given
-from labelled_scenes import written
+from labelled_scenes import bank_of_scenes, written
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
@@ -42,7 +42,7 @@ EVERYTHING = ("mcbn+tta+vector_scaling", "mean_statistics+tta", "ensemble+tta+te
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=4)
+    return bank_of_scenes(network, draws=4)
 
 
 def test_a_method_has_one_name_whatever_the_order_of_its_parts_and_wrong_ones_are_refused() -> None:

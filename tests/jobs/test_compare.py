@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from console import invoked
-from labelled_scenes import SIZE, written
+from labelled_scenes import SIZE, bank_of_scenes, written
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse, first_of
@@ -23,14 +23,13 @@ from segment.jobs.decisions.run_table import RunTable
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network
 from segment.report.estimate_words import estimate_words
 from segment.report.run_comparison import compare_rows, in_words
-from segment.scenes.scene import TEST, TRAIN, scene
+from segment.scenes.scene import TEST, scene
 from segment.scores.functional.binning import BINS, bin_of
 from segment.significance.estimated_accuracy import Estimates
 from segment.stores.requests import put
@@ -44,7 +43,7 @@ PLAN = EvaluatePlan(
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=2)
+    return bank_of_scenes(network, draws=2)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 import torchmetrics
 from console import invoked
 from given_passes import Given
-from labelled_scenes import SIZE, written
+from labelled_scenes import SIZE, bank_of_scenes, written
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_auc_score
@@ -52,7 +52,7 @@ from segment.report.html.charts import reliability
 from segment.report.html.details import Sums
 from segment.report.results_page import check_page, images_key, put_section
 from segment.report.tables import in_short
-from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
+from segment.scenes.scene import TEST, UNSEEN, VALIDATION, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.stores.copies import here
@@ -64,7 +64,7 @@ QUICK = MethodPlan(measures=MEASURES, precision="fp32")
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=4)
+    return bank_of_scenes(network, images=12, draws=4)
 
 
 @pytest.fixture

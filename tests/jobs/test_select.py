@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 from console import invoked
-from labelled_scenes import SIZE, written
+from labelled_scenes import SIZE, bank_of_scenes, written
 from PIL import Image
 from plain import seeded
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
 from segment.ranking.diversity import diverse
-from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.scenes.scene import TEST, VALIDATION
 from segment.stores.requests import files_below, put, remove
 
 PLAN = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("predictive_entropy",), precision="fp32"))
@@ -49,7 +49,7 @@ PLAN = EvaluatePlan(methods=MethodPlan(methods=("mcbn",), measures=("predictive_
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=2)
+    return bank_of_scenes(network, draws=2)
 
 
 @pytest.fixture(scope="module")

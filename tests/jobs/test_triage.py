@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from console import invoked
-from labelled_scenes import SIZE, written
+from labelled_scenes import SIZE, bank_of_scenes, written
 from PIL import Image
 
 from segment.axes import Plane
@@ -35,7 +35,6 @@ from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage
@@ -45,7 +44,7 @@ from segment.jobs.tuning.tuned import Tuned
 from segment.methods.augmentation import View
 from segment.networks.load import Network
 from segment.report.run_files.triaged_files import triaged_image, write_triaged
-from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+from segment.scenes.scene import TEST, VALIDATION, scene
 from segment.scores.functional.expected import EXPECTED
 
 MEASURES = ("one_minus_max", "mutual_information")
@@ -56,7 +55,7 @@ IMAGES = 24
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=3)
+    return bank_of_scenes(network, images=12, draws=3)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +196,7 @@ def test_a_triage_is_refused_for_another_bank_other_draws_or_precision(
         predicted(network, bank, test_images, tmp_path / "a", triage, draws=2)
     with pytest.raises(WrongUse, match="give --draws 3"):
         predicted(network, bank, test_images, tmp_path / "b", triage, draws="auto")
-    other = fit_bank(network, [scene(seed).image for seed in TRAIN[:12]], batch=4, draws=3, seed=1)
+    other = bank_of_scenes(network, images=12, draws=3, seed=1)
     with pytest.raises(WrongUse, match="the bank differs"):
         predicted(network, other, test_images, tmp_path / "c", triage)
     assert not list(tmp_path.iterdir()), "no folder is made for a refused run"

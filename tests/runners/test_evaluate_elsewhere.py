@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_scenes import written
+from labelled_scenes import bank_of_scenes, written
 from pickling import Pickling
 from torch import Tensor, nn
 
@@ -20,11 +20,10 @@ from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.counted import PackedCounts
 from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import Scoring
-from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
 from segment.report.results import Evaluation
 from segment.runners.on_ray import RayRunner
-from segment.scenes.scene import TEST, TRAIN, UNSEEN, VALIDATION, scene
+from segment.scenes.scene import TEST, UNSEEN, VALIDATION
 
 QUICK = EvaluatePlan(
     methods=MethodPlan(measures=("predictive_entropy", "variance"), precision="fp32", insert_dropout=0.2),
@@ -49,7 +48,7 @@ class EndsOnce(nn.Module):
 
 @pytest.fixture(scope="module")
 def bank(network: Network) -> Bank:
-    return fit_bank(network, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=4)
+    return bank_of_scenes(network, draws=4)
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_an_evaluation_on_ray_through_a_process_that_ends_counts_every_image_onc
 ) -> None:
     module = EndsOnce(network.module, tmp_path / "ended")
     ending = load_network(module, card=replace(network.card, training=None, weights=None, sha256=None))
-    bank = fit_bank(ending, [scene(seed).image for seed in TRAIN[:8]], batch=4, draws=4)
+    bank = bank_of_scenes(ending, draws=4)
     plan = replace(QUICK, methods=replace(QUICK.methods, methods=("mcbn", "deterministic"), insert_dropout=None))
     here = evaluate(ending, data, tmp_path / "here", banks=[bank], plan=plan)
     with RayRunner(actors=2) as runner:
