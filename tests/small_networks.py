@@ -1,11 +1,11 @@
-"""Small networks that see a few pixels, the whole image, or a pixel's place: what tiling has to tell apart."""
+"""Small networks, each with one property that a test is about: what it sees, what it draws, what it cannot do."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import torch
-from plain import calibrated, seeded
+from plain import Toy, calibrated, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,6 +43,35 @@ class Placed(Small):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + torch.linspace(-1, 1, x.shape[-1]))
+
+
+class Random(Small):
+    """Adds noise, drawn in the order of memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class Backwards(Toy):
+    """Calls its layers in another order than it names them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn1(self.conv2(self.bn2(self.conv1(x)))))
+
+
+class Contrast(Toy):
+    """Divides each image by its largest value: 0 / 0 on a black image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+
+
+class InNumpy(Toy):
+    """Goes through NumPy, which knows no bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        return self.head(self.bn2(self.conv2(torch.from_numpy(y.numpy()).clone())).relu())
 
 
 class Strided(nn.Module):

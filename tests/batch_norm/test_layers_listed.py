@@ -21,6 +21,7 @@ from plain import (
     state_of,
     surveyed,
 )
+from small_networks import Backwards
 from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
@@ -58,10 +59,6 @@ def normalised(x: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5) -> Tenso
 
 
 def test_layers_are_listed_in_the_order_in_which_data_reaches_them() -> None:
-    class Backwards(Toy):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.bn1(self.conv2(self.bn2(self.conv1(x)))))
-
     assert [layer.name for layer in surveyed(calibrated(seeded(Backwards))).layers] == ["bn2", "bn1"]
 
 

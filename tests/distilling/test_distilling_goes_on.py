@@ -11,6 +11,7 @@ import pytest
 import torch
 from plain import Toy, calibrated, noise, seeded
 from safetensors.torch import load_file
+from small_networks import Contrast
 from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
@@ -256,13 +257,6 @@ def test_where_a_fast_pass_differs_all_views_are_passed_again(
     assert bank_fingerprint(made) == bank_fingerprint(expected)
     assert [done for stage, done, _ in distilling.passed if stage == "views"].count(4) >= 1
     assert distilling.parts == []
-
-
-class Contrast(Toy):
-    """Divides each image by its largest value: 0 / 0 on a black image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
 
 
 @pytest.mark.parametrize("files", [True, False])

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import Toy, assert_same_state, calibrated, noise, random_bank, seeded, state_of, surveyed
 from safetensors.torch import load, save
+from small_networks import Backwards
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -296,10 +297,6 @@ def test_the_same_bank_is_written_as_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_order_of_layers_is_the_networks_not_the_alphabets(tmp_path: Path) -> None:
-    class Backwards(Toy):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.bn1(self.conv2(self.bn2(self.conv1(x)))))
-
     save_bank(bank_of_toy(build=Backwards), tmp_path / "b.safetensors")
     assert load_bank(tmp_path / "b.safetensors").layers == ("bn2", "bn1")
 

@@ -6,10 +6,10 @@ import itertools
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain import Toy, calibrated, noise, random_bank, seeded, surveyed
+from small_networks import InNumpy
 from torch import Tensor
 
 import segment.estimation.precision as precision_module
@@ -39,14 +39,6 @@ def test_a_bank_of_one_draw_says_why_it_was_not_audited() -> None:
     audited = audit(network, random_bank(network, draws=1), [noise(1, 3, 32, 32)], "softmax")
     assert audited == {"bf16": {"reason": ONE_DRAW}}
     assert choose(audited) == ("fp32", ONE_DRAW)
-
-
-class InNumpy(Toy):
-    """It goes through NumPy, which knows no bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        return self.head(self.bn2(self.conv2(torch.from_numpy(y.numpy()).clone())).relu())
 
 
 @pytest.mark.usefixtures("bfloat16")

@@ -17,6 +17,7 @@ from console import segment
 from PIL import Image
 from plain import Toy, calibrated, noise, seeded
 from processes import photographs
+from small_networks import InNumpy
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -331,15 +332,6 @@ def test_a_bank_whose_audit_was_cut_off_is_found_and_audited(
     assert load_bank(output).provenance == bank.provenance
 
 
-class InNumpy(Doubling):
-    """It goes through NumPy, which knows no bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        y = torch.from_numpy(y.numpy()).clone()
-        return self.head(self.bn2(self.conv2(y)).relu())
-
-
 class IntoBuffer(Doubling):
     """It writes into a float32 buffer, which takes no bfloat16."""
 
@@ -373,7 +365,7 @@ class Deformed(Doubling):
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("build", [InNumpy, IntoBuffer, Deformed])
 def test_a_network_that_does_not_work_in_half_precision_keeps_its_draws_and_the_reason(
-    images: Path, tmp_path: Path, build: type[Doubling]
+    images: Path, tmp_path: Path, build: type[Toy]
 ) -> None:
     network = load_network(calibrated(seeded(build)))
     asked(network, images, tmp_path / "bank.safetensors")

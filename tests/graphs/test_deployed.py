@@ -26,7 +26,7 @@ from plain import (
     seeded,
     state_of,
 )
-from small_networks import Pooling, Small, Strided
+from small_networks import Pooling, Random, Small, Strided
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -261,13 +261,6 @@ class OnlyLarge(Small):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if x.shape[-1] == 64 else super().forward(x) + super().forward(x[..., 96:]).mean()
-
-
-class Random(Small):
-    """Adds noise."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + 0.1 * torch.randn_like(x))
 
 
 class Pyramid(Small):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from given_passes import Given
 from plain import Toy, calibrated, noise, seeded
+from small_networks import Contrast
 from torch import Tensor
 
 from segment.draws.bank import Bank
@@ -37,13 +38,6 @@ from segment.uncertainty.scaling import VectorScaling
 
 FITTED = ("temperature", "mcbn+temperature", "mcbn+vector_scaling")
 KNOWN = np.ones((12, 12), dtype=np.bool_)
-
-
-class Contrast(Toy):
-    """Divides each image by its largest value: 0 / 0 on a black image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
 
 
 class Limited(Toy):

@@ -14,6 +14,7 @@ import torch
 from console import invoked
 from labelled_scenes import written
 from plain import Toy, calibrated, seeded
+from small_networks import Contrast
 from torch import Tensor
 
 from segment.draws.bank import Bank, bank_fingerprint
@@ -186,13 +187,13 @@ def test_training_images_another_network_and_what_is_no_tuned_folder_are_refused
         tune(network, written(tmp_path / "one", VALIDATION[:1]), str(train), tmp_path / "one_out", PLAN)
 
 
-class Contrast(Toy):
-    """Divides each image by its largest value: 0 / 0 on a black image. And it cannot pass images of 48 columns."""
+class Picky(Contrast):
+    """And it cannot pass images of 48 columns."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] == 48:
             raise RuntimeError("48 columns")
-        return super().forward(x / x.amax((1, 2, 3), keepdim=True))
+        return super().forward(x)
 
 
 def test_validation_images_without_a_known_pixel_on_the_grid_are_named(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def random_images(folder: Path, count: int, *, black: int, size: tuple[int, int]
 
 
 def test_validation_images_that_a_setting_cannot_use_are_named_and_the_others_are_used(tmp_path: Path) -> None:
-    network = load_network(calibrated(seeded(Contrast), (32, 32)))
+    network = load_network(calibrated(seeded(Picky), (32, 32)))
     train = random_images(tmp_path / "train", 6, black=-1, size=(32, 36)).images
     data = random_images(tmp_path / "validation", 6, black=2)
     random_images(tmp_path / "wide", 1, black=-1, size=(32, 48))

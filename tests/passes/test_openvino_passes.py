@@ -128,15 +128,15 @@ def test_a_graph_that_turns_wrong_later_stops_the_image(monkeypatch: pytest.Monk
     )
 
 
-class Random(Small):
-    """Adds noise."""
+class AlwaysDropout(Small):
+    """Drops values out in every pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + 0.1 * functional.dropout(torch.ones_like(x), training=True))
 
 
 def test_a_network_that_no_graph_expresses_is_refused_before_the_first_image() -> None:
-    network = surveyed(calibrated(seeded(Random)))
+    network = surveyed(calibrated(seeded(AlwaysDropout)))
     with pytest.raises(ModelRefused, match="draws random numbers"):
         Passes(network, random_bank(network), BY_OPENVINO)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from plain import Toy, calibrated, in_eval_mode, noise, random_bank, seeded, surveyed
-from small_networks import Small
+from small_networks import Random, Small
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,13 +29,6 @@ class Windows(nn.Module):
         strides = (c * rows * columns, rows * columns, columns, 1, columns, 1)
         made: Tensor = self.head(f + padded.as_strided((n, c, h, w, 5, 5), strides).amax((-1, -2)))
         return made
-
-
-class Random(Small):
-    """Its numbers are drawn in the order of memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + torch.randn_like(x))
 
 
 def test_a_network_that_reads_memory_by_its_layout_gets_contiguous_images() -> None:
