@@ -14,9 +14,13 @@ import torch
 from console import fitted, training
 from golden_pictures import Golden
 from hypothesis import settings
-from plain import Toy, calibrated, noise, seeded
+from plain import Toy, calibrated, noise, random_bank, seeded
+from small_networks import Small
 from torch import Tensor
 
+from segment.batch_norm.network import bn_network_of
+from segment.draws.bank import Bank
+from segment.estimation.estimator import Estimator
 from segment.jobs.events import EVENTS
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
@@ -72,6 +76,12 @@ def network() -> Network:
     return load_network("scenes")
 
 
+@pytest.fixture(scope="module")
+def small_and_bank() -> tuple[Network, Bank]:
+    network = load_network(calibrated(seeded(Small), (32, 32)))
+    return network, random_bank(bn_network_of(network))
+
+
 @pytest.fixture(scope="session")
 def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of statistics images; no test writes there."""
@@ -90,6 +100,19 @@ def no_fast_path_given_up(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     messages = [record.getMessage() for record in caplog.get_records("call")]
     assert not [message for message in messages if "other numbers than a plain pass" in message]
+
+
+@pytest.fixture
+def batches_timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that `auto` has timed; two images at once are best: one takes 1 s, 0.6 s, 0.59 s."""
+    sizes: list[int] = []
+
+    def seconds(_: Estimator, images: Tensor) -> float:
+        sizes.append(len(images))
+        return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]
+
+    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
+    return sizes
 
 
 @pytest.fixture

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain import calibrated, random_bank, seeded
 from processes import photographs
-from small_networks import Small
 
-from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.background import WORKERS, BackgroundWork, prefetch
@@ -24,7 +21,7 @@ from segment.files.runs.manifest import MANIFEST
 from segment.files.writing import write_npz
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
-from segment.networks.load import Network, load_network
+from segment.networks.load import Network
 
 
 class Counted:
@@ -122,14 +119,8 @@ def test_what_is_whole_is_taken_behind_work_that_failed_and_after_an_interrupt(i
     assert taken == [0, 2]
 
 
-@pytest.fixture(scope="module")
-def small() -> tuple[Network, Bank]:
-    network = load_network(calibrated(seeded(Small), (32, 32)))
-    return network, random_bank(bn_network_of(network))
-
-
-def test_a_run_is_the_same_whatever_the_number_of_workers(small: tuple[Network, Bank], tmp_path: Path) -> None:
-    network, bank = small
+def test_a_run_is_the_same_whatever_the_number_of_workers(small_and_bank: tuple[Network, Bank], tmp_path: Path) -> None:
+    network, bank = small_and_bank
     images = photographs(tmp_path / "images", 5, 32, 40)
     (images / "002.png").write_bytes(b"no image")
     found: dict[int, dict[str, bytes]] = {}
@@ -151,9 +142,9 @@ def test_a_run_is_the_same_whatever_the_number_of_workers(small: tuple[Network, 
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_the_lines_of_what_is_whole(
-    small: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, bank = small
+    network, bank = small_and_bank
     images = photographs(tmp_path / "images", 8, 32, 40)
     written, lock = [], threading.Lock()
 

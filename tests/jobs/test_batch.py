@@ -317,24 +317,17 @@ def test_half_of_a_group_is_made_again_where_a_fast_path_of_the_other_half_diffe
 
 
 def test_auto_measures_once_and_a_run_that_goes_on_keeps_it(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, batches_timed: list[int]
 ) -> None:
     network, bank = network_of(Small)
-    measured: list[int] = []
-
-    def seconds(_: Estimator, images: Tensor) -> float:
-        measured.append(len(images))
-        return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]  # an image takes 1, .6, .59
-
-    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
     plan = PredictPlan(batch="auto", formats=("npz",))
     predict(network, folder, bank, tmp_path / "run", plan)
-    assert measured == [1, 2, 4]
+    assert batches_timed == [1, 2, 4]
     record = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
     assert (record["images"], record["images_measured_at"]) == (2, 200 * 264)
     (tmp_path / "run" / "001" / "maps.npz").unlink()
     predict(network, folder, bank, tmp_path / "run", plan, resume=True)
-    assert measured == [1, 2, 4]
+    assert batches_timed == [1, 2, 4]
     with pytest.raises(WrongUse, match="batch is 'auto' there"):
         predict(network, folder, bank, tmp_path / "run", PredictPlan(formats=("npz",)), resume=True)
 
@@ -396,6 +389,7 @@ def test_one_image_of_a_batch_that_cannot_be_scored_fails_alone(tmp_path: Path) 
     assert "not finite" in made.failed["001"]
 
 
+@pytest.mark.usefixtures("batches_timed")
 def test_an_evaluation_that_goes_on_keeps_what_auto_measured(
     small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,9 +405,6 @@ def test_an_evaluation_that_goes_on_keeps_what_auto_measured(
         if done == 2:
             raise Stop
 
-    monkeypatch.setattr(
-        "segment.estimation.together._seconds", lambda _, images: {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]
-    )
     with pytest.raises(Stop):
         evaluate(network, data, tmp_path / "run", banks=[bank], plan=plan, progress=stop)
     monkeypatch.setattr("segment.estimation.together._seconds", None)  # not measured again

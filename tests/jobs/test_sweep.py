@@ -16,12 +16,10 @@ import pytest
 import torch
 from console import invoked
 from labelled_scenes import written
-from torch import Tensor
 
 from benchmarks.cost_tables import curves_table
 from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
-from segment.estimation.estimator import Estimator
 from segment.files.banks import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
@@ -449,18 +447,11 @@ def test_the_table_has_a_line_for_every_row_with_its_axes(swept: Sweep) -> None:
 
 
 def test_images_that_go_together_are_scored_the_same_and_auto_is_measured_once_for_all_conditions(
-    network: Network, data: Labels, train: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, data: Labels, train: str, tmp_path: Path, batches_timed: list[int]
 ) -> None:
-    measured: list[int] = []
-
-    def seconds(_: Estimator, images: Tensor) -> float:
-        measured.append(len(images))
-        return {1: 1.0, 2: 1.2, 4: 2.35}[len(images)]  # an image takes 1, .6, .59
-
-    monkeypatch.setattr("segment.estimation.together._seconds", seconds)
     plan = SweepPlan(grid=replace(GRID, seeds=(0,)), shifts=("noise",), severities=(5,), batch="auto")
     made = sweep(network, data, train, tmp_path / "run", plan)
-    assert measured == [1, 2, 4]
+    assert batches_timed == [1, 2, 4]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["images"] == 2
     alone = sweep(network, data, train, tmp_path / "alone", replace(plan, batch=1))
     for row, other in zip(made.rows, alone.rows, strict=True):
@@ -470,7 +461,7 @@ def test_images_that_go_together_are_scored_the_same_and_auto_is_measured_once_f
             assert entry["value"] == (expected if expected is None else pytest.approx(expected, abs=1e-4)), name
     (tmp_path / "run" / "condition_noise_5.json").unlink()
     sweep(network, data, train, tmp_path / "run", plan, resume=True)
-    assert measured == [1, 2, 4]
+    assert batches_timed == [1, 2, 4]
     with pytest.raises(WrongUse, match="batch is 'auto' there"):
         sweep(network, data, train, tmp_path / "run", replace(plan, batch=1), resume=True)
 

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 from console import segment
-from plain import calibrated, random_bank, seeded
+from plain import random_bank
 from processes import photographs
-from small_networks import Small
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
@@ -35,12 +34,6 @@ from segment.networks.load import Network, load_network
 
 EVERY = 0.03
 PLAN = PredictPlan(formats=("npz",))
-
-
-@pytest.fixture(scope="module")
-def small() -> tuple[Network, Bank]:
-    network = load_network(calibrated(seeded(Small), (32, 32)))
-    return network, random_bank(bn_network_of(network))
 
 
 @contextmanager
@@ -80,11 +73,14 @@ def status(run: Path, id: str) -> str:
     return next((line["status"] for line in reversed(lines) if line["id"] == id), "")
 
 
-def watch(small: tuple[Network, Bank], inbox: Path, run: Path, *, resume: bool = False) -> Summary:
-    return predict(small[0], inbox, small[1], run, PLAN, watch=WatchPlan(every=EVERY), resume=resume)
+def watch(small_and_bank: tuple[Network, Bank], inbox: Path, run: Path, *, resume: bool = False) -> Summary:
+    network, bank = small_and_bank
+    return predict(network, inbox, bank, run, PLAN, watch=WatchPlan(every=EVERY), resume=resume)
 
 
-def test_images_are_made_as_they_are_dropped_once_they_are_whole(small: tuple[Network, Bank], tmp_path: Path) -> None:
+def test_images_are_made_as_they_are_dropped_once_they_are_whole(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path
+) -> None:
     photos, inbox, run = photographs(tmp_path / "photos", 4, 32, 40), tmp_path / "inbox", tmp_path / "inbox" / "run"
     inbox.mkdir()
     shutil.copy(photos / "000.png", inbox / "there.png")
@@ -109,7 +105,7 @@ def test_images_are_made_as_they_are_dropped_once_they_are_whole(small: tuple[Ne
         (run / STOP).touch()  # at once: what was dropped before it is made
 
     with dropping(drop):
-        summary = watch(small, inbox, run)
+        summary = watch(small_and_bank, inbox, run)
     assert (summary.done, summary.failed) == (5, {})
     assert set(summary.uncertain) < {"there", "slow", "day/renamed", "bad", "last"}
     lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
@@ -118,15 +114,17 @@ def test_images_are_made_as_they_are_dropped_once_they_are_whole(small: tuple[Ne
     assert "timings" in json.loads((run / "run.json").read_text())
     # the same files as of a run over the folder
     with pytest.raises(WrongUse, match="--resume"):
-        watch(small, inbox, run)
-    whole = predict(small[0], photos, small[1], tmp_path / "whole", PLAN)
+        watch(small_and_bank, inbox, run)
+    whole = predict(small_and_bank[0], photos, small_and_bank[1], tmp_path / "whole", PLAN)
     assert whole.done == 4
     for id, photo in {"there": "000", "slow": "001", "day/renamed": "001", "bad": "002", "last": "003"}.items():
         same = (run / id / "maps.npz").read_bytes() == (tmp_path / "whole" / photo / "maps.npz").read_bytes()
         assert same, id
 
 
-def test_an_image_is_made_again_when_its_world_file_arrives(small: tuple[Network, Bank], tmp_path: Path) -> None:
+def test_an_image_is_made_again_when_its_world_file_arrives(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path
+) -> None:
     inbox, run = photographs(tmp_path / "inbox", 2, 32, 40), tmp_path / "run"
     (inbox / "000.pgw").symlink_to("nowhere")
 
@@ -137,14 +135,16 @@ def test_an_image_is_made_again_when_its_world_file_arrives(small: tuple[Network
         (run / STOP).touch()
 
     with dropping(drop):
-        assert watch(small, inbox, run).done == 2
+        assert watch(small_and_bank, inbox, run).done == 2
     lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["000", "001", "001"]
     assert "beside_sha256" in lines[2]
     assert "beside_sha256" not in lines[1]
 
 
-def test_a_watch_that_goes_on_makes_only_what_is_new_or_changed(small: tuple[Network, Bank], tmp_path: Path) -> None:
+def test_a_watch_that_goes_on_makes_only_what_is_new_or_changed(
+    small_and_bank: tuple[Network, Bank], tmp_path: Path
+) -> None:
     photos, inbox, run = photographs(tmp_path / "photos", 3, 32, 40), tmp_path / "inbox", tmp_path / "run"
     inbox.mkdir()
     for number in (0, 1):
@@ -156,20 +156,20 @@ def test_a_watch_that_goes_on_makes_only_what_is_new_or_changed(small: tuple[Net
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, and as SIGTERM on the command line
 
     with dropping(stop):
-        assert watch(small, inbox, run).done == 2
+        assert watch(small_and_bank, inbox, run).done == 2
     before = (run / "000" / "maps.npz").stat().st_mtime_ns
     shutil.copy(photos / "002.png", inbox / "001.png")
     shutil.copy(photos / "002.png", inbox / "002.png")
     (run / STOP).touch()
-    assert watch(small, inbox, run, resume=True).done == 3
+    assert watch(small_and_bank, inbox, run, resume=True).done == 3
     assert (run / "000" / "maps.npz").stat().st_mtime_ns == before
     assert (run / "001" / "maps.npz").read_bytes() == (run / "002" / "maps.npz").read_bytes()
     assert len(read_manifest(run / "manifest.jsonl")) == 3
-    assert predict(small[0], inbox, small[1], run, PLAN, resume=True).done == 3  # without watching
+    assert predict(small_and_bank[0], inbox, small_and_bank[1], run, PLAN, resume=True).done == 3  # without watching
 
 
 def test_an_image_too_large_for_the_memory_fails_alone(
-    small: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_and_bank: tuple[Network, Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox, run = photographs(tmp_path / "inbox", 2, 32, 40), tmp_path / "run"
     photographs(tmp_path / "more", 1, 64, 64)
@@ -182,7 +182,7 @@ def test_an_image_too_large_for_the_memory_fails_alone(
     monkeypatch.setattr("segment.estimation.estimator.Estimator.side_for", refuse)
     run.mkdir()
     (run / STOP).touch()
-    summary = watch(small, inbox, run)
+    summary = watch(small_and_bank, inbox, run)
     assert summary.done == 2
     assert summary.failed == {"large": "--tile 8 is too small."}
 
@@ -217,9 +217,9 @@ def test_what_is_no_file_is_given_to_fail_by_its_name_and_empty_files_are_told(
 
 
 @pytest.mark.parametrize("where", ["run", "missing"])
-def test_what_cannot_be_watched_is_refused(small: tuple[Network, Bank], tmp_path: Path, where: str) -> None:
+def test_what_cannot_be_watched_is_refused(small_and_bank: tuple[Network, Bank], tmp_path: Path, where: str) -> None:
     with pytest.raises(WrongUse, match="cannot be watched"):
-        watch(small, tmp_path / where, tmp_path / "run")
+        watch(small_and_bank, tmp_path / where, tmp_path / "run")
     with pytest.raises(WrongUse, match="looked at every 0 seconds"):
         WatchPlan(every=0)
 
