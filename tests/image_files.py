@@ -11,8 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rasterio
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.transform import Affine
 
 from segment.errors import ImageUnreadable
 from segment.images.read import read_image, read_label
@@ -20,6 +22,7 @@ from segment.images.read import read_image, read_label
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (6, 9, 3)).astype(np.uint16)
+NORTH_UP = Affine(10, 0, 500000, 0, -10, 5200000)
 SMOOTH = cv2.resize(COLOURS, (48, 40), interpolation=cv2.INTER_CUBIC)
 
 
@@ -62,6 +65,16 @@ def tiff(pixels: NDArray[np.uint16], *, orientation: int = 1) -> bytes:
     entries = b"".join(struct.pack("<HHII", t, 4 if t != 258 else 3, 1 if t != 258 else 3, v) for t, v in tags.items())
     head = b"II*\0" + struct.pack("<I", start) + strip + struct.pack("<H", len(tags))
     return head + entries + struct.pack("<IHHH", 0, 16, 16, 16)
+
+
+def geotiff(path: Path, pixels: NDArray[Any], place: Affine | None = NORTH_UP, crs: Any = "EPSG:32632") -> Path:
+    """pixels: C H W."""
+    path.parent.mkdir(exist_ok=True)
+    profile: dict[str, Any] = {"driver": "GTiff", "height": pixels.shape[1], "width": pixels.shape[2]}
+    profile |= {"count": len(pixels), "dtype": pixels.dtype}
+    with rasterio.open(path, "w", crs=crs, transform=place, **profile) as raster:
+        raster.write(pixels)
+    return path
 
 
 def refusal(path: Path, *, label: bool = False, white: float | None = None) -> str:

@@ -45,6 +45,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def two_images(side: int = 64) -> Tensor:  # -> 2 3 H W
+    """Uniform in 0..1; wider than high, so that exchanged axes show."""
+    return torch.rand(2, 3, side, side + 32, generator=torch.Generator().manual_seed(1))
+
+
 def seeded(build: Callable[[], M], seed: int = 0) -> M:
     """A module whose parameters come from a seed (He's scale) and whose process-wide RNG use leaves no trace."""
     with torch.random.fork_rng(devices=[]):

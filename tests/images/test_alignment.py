@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import rasterio
+from image_files import NORTH_UP, geotiff
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.crs import CRS
@@ -26,7 +26,6 @@ from segment.networks.load import load_network
 
 RNG = np.random.default_rng(0)
 LPS = np.array([[-0.7, 0, 0, 20.3], [0, -0.7, 0, 31.1], [0, 0, 3, -7], [0, 0, 0, 1.0]])
-NORTH_UP = Affine(10, 0, 500000, 0, -10, 5200000)
 VOXELS, SPEC = (40, 44, 3), InputSpec(channels=1, white=255)
 
 
@@ -34,15 +33,6 @@ def nifti(path: Path, voxels: NDArray[Any], affine: NDArray[Any] | None, *, cano
     image = nibabel.Nifti1Image(voxels, affine)
     path.parent.mkdir(exist_ok=True)
     nibabel.save(nibabel.as_closest_canonical(image) if canonical else image, path)
-    return path
-
-
-def geotiff(path: Path, pixels: NDArray[Any], place: Affine | None, crs: Any = "EPSG:32632") -> Path:
-    path.parent.mkdir(exist_ok=True)
-    profile: dict[str, Any] = {"driver": "GTiff", "height": pixels.shape[1], "width": pixels.shape[2]}
-    profile |= {"count": len(pixels), "dtype": pixels.dtype}
-    with rasterio.open(path, "w", crs=crs, transform=place, **profile) as raster:
-        raster.write(pixels)
     return path
 
 

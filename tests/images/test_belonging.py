@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from image_files import geotiff
 from numpy.typing import NDArray
 from PIL import Image
 from plain import Toy, calibrated, random_bank, seeded
-from rasterio.transform import Affine
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.image_pool import ImagePool
@@ -31,15 +31,6 @@ from segment.networks.load import Network, load_network
 SIZE = (32, 40)
 RNG = np.random.default_rng(0)
 WORLD = "10\n0\n0\n-10\n500005\n5199995\n"
-
-
-def geotiff(path: Path, pixels: NDArray[Any]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    profile: dict[str, Any] = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": len(pixels)}
-    profile |= {"dtype": "uint8", "crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5200000)}
-    with rasterio.open(path, "w", **profile) as raster:
-        raster.write(pixels)
-    return path
 
 
 def vrt(path: Path, source: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from plain import two_images
 from torch import Tensor, nn
 
 from segment.errors import ModelRefused, UnknownNetwork, WrongUse
@@ -22,10 +23,6 @@ TORCHVISION_QUICK = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"
 TORCHVISION_LARGE = ("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101")
 
 
-def image(side: int = 64, channels: int = 3) -> Tensor:  # N C H W
-    return torch.rand(2, channels, side, side + 32, generator=torch.Generator().manual_seed(1))
-
-
 def logits(network: Network, x: Tensor) -> Tensor:
     with torch.no_grad():
         return network(x)
@@ -35,7 +32,7 @@ def logits(network: Network, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("architecture", SMP_WITH_BN)
 def test_every_smp_architecture_with_bn_gives_logits_of_its_input(architecture: str, encoder: str) -> None:
     network = load_network(f"smp:{architecture}?encoder={encoder}&classes=5")
-    x = image(128 if architecture == "PAN" else 64)  # PAN pools 1/16 of the image three times more
+    x = two_images(128 if architecture == "PAN" else 64)  # PAN pools 1/16 of the image three times more
     assert logits(network, x).shape == (2, 5, *x.shape[-2:])
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in network.module.modules())
     assert network.classes == 5
@@ -45,13 +42,13 @@ def test_every_smp_architecture_with_bn_gives_logits_of_its_input(architecture: 
 @pytest.mark.parametrize("encoder", ["mobilenet_v2", "tu-tf_efficientnet_lite0", "efficientnet-b0", "resnet50"])
 @pytest.mark.parametrize("architecture", SMP_WITH_BN)
 def test_other_encoders_fit_every_smp_architecture(architecture: str, encoder: str) -> None:
-    assert logits(load_network(f"smp:{architecture}?encoder={encoder}&classes=2"), image(128)).shape[1] == 2
+    assert logits(load_network(f"smp:{architecture}?encoder={encoder}&classes=2"), two_images(128)).shape[1] == 2
 
 
 @pytest.mark.parametrize("name", TORCHVISION_QUICK)
 def test_a_torchvision_networks_map_is_taken_out_of_its_dictionary(name: str) -> None:
     network = load_network(f"torchvision:{name}?num_classes=4")
-    x = image()
+    x = two_images()
     assert logits(network, x).shape == (2, 4, *x.shape[-2:])
     with torch.no_grad():
         assert torch.equal(logits(network, x), network.module(x)["out"])
@@ -60,7 +57,7 @@ def test_a_torchvision_networks_map_is_taken_out_of_its_dictionary(name: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION_LARGE)
 def test_the_large_torchvision_networks_give_logits_too(name: str) -> None:
-    assert logits(load_network(f"torchvision:{name}?num_classes=4"), image()).shape[1] == 4
+    assert logits(load_network(f"torchvision:{name}?num_classes=4"), two_images()).shape[1] == 4
 
 
 def test_torchvision_weights_with_an_auxiliary_head_fit_with_and_without_it(tmp_path: Path) -> None:
@@ -71,7 +68,7 @@ def test_torchvision_weights_with_an_auxiliary_head_fit_with_and_without_it(tmp_
         trained = get_model(name, weights_backbone=None, num_classes=4, aux_loss=True).eval()
     assert any(key.startswith("aux_classifier.") for key in trained.state_dict())
     torch.save({"model": trained.state_dict()}, tmp_path / "w.pth")
-    x = image()
+    x = two_images()
     with torch.no_grad():
         wanted = trained(x)["out"]
     for aux in ("", "&aux_loss=True"):
@@ -89,7 +86,7 @@ def test_a_folder_that_smp_saved_comes_back_value_for_value(tmp_path: Path) -> N
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     network = load_network(f"smp-dir:{tmp_path / 'saved'}")
     with torch.no_grad():
-        assert torch.equal(logits(network, image()), saved(image()))
+        assert torch.equal(logits(network, two_images()), saved(two_images()))
     assert network.card.input.stride == 32
 
 
@@ -129,7 +126,7 @@ def test_a_folder_that_smp_did_not_save_is_refused(tmp_path: Path) -> None:
 
 def test_a_last_activation_is_left_out_for_logits_are_needed() -> None:
     network = load_network("smp:Unet?encoder=resnet18&classes=3&activation=softmax2d")
-    assert not torch.allclose(logits(network, image()).sum(dim=1), torch.ones(2, 64, 96))
+    assert not torch.allclose(logits(network, two_images()).sum(dim=1), torch.ones(2, 64, 96))
 
 
 FACTORY = """
@@ -161,7 +158,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_factory_in_the_working_folder_builds_the_network(here: Path) -> None:
     network = load_network("py:their_nets:Net?classes=7&width=6")
-    assert logits(network, image()).shape[1] == network.classes == 7
+    assert logits(network, two_images()).shape[1] == network.classes == 7
     assert network.card.input.mean == ()
 
 
@@ -259,7 +256,7 @@ def test_without_a_connection_pretrained_weights_are_refused_in_one_line(monkeyp
 @pytest.mark.parametrize(("uri", "classes"), [("segment:enet?classes=4", 4), ("segment:tiny?classes=6", 6)])
 def test_the_networks_kept_here_go_by_uri_too(uri: str, classes: int) -> None:
     network = load_network(uri)
-    assert logits(network, image()).shape == (2, classes, 64, 96)
+    assert logits(network, two_images()).shape == (2, classes, 64, 96)
     assert network.card.input.mean == ()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from plain import two_images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,10 +50,6 @@ class Output:
     logits: Tensor
 
 
-def image(side: int = 64, channels: int = 3) -> Tensor:  # N C H W
-    return torch.rand(2, channels, side, side + 32, generator=torch.Generator().manual_seed(1))
-
-
 def logits(network: Network | nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return network(x)
@@ -64,9 +61,9 @@ def carded(module: nn.Module, **settings: Any) -> Network:
 
 def test_one_output_is_never_guessed_to_be_a_sigmoid() -> None:
     with pytest.raises(ModelRefused, match="head=sigmoid in the URI"):
-        load_network("smp:Unet?encoder=resnet18&classes=1")(image())
+        load_network("smp:Unet?encoder=resnet18&classes=1")(two_images())
     network = load_network("smp:Unet?encoder=resnet18&classes=1&head=sigmoid")
-    assert logits(network, image()).shape[1] == 1
+    assert logits(network, two_images()).shape[1] == 1
     assert network.classes == 2
 
 
@@ -76,7 +73,7 @@ def test_a_module_keeps_its_weights_where_its_card_names_a_file(tmp_path: Path) 
         module.layer.weight += 1
     torch.save(older.state_dict(), file)
     card = Card(name="made", network="py:made:here", weights=file, sha256="0" * 64)
-    network, x = load_network(module, card=card), image()
+    network, x = load_network(module, card=card), two_images()
     assert torch.equal(logits(network, x), logits(module, x))
     assert network.card.weights is None
     replaced = load_network(module, card=replace(card, sha256=None), weights=file)
@@ -97,7 +94,7 @@ class Merging(Tiny):
 
 
 def test_what_a_network_does_in_its_own_train_is_done_in_the_copy_alone() -> None:
-    module, wanted, x = Merging().train(), Merging().eval(), image()
+    module, wanted, x = Merging().train(), Merging().eval(), two_images()
     wanted.load_state_dict(module.state_dict())
     assert torch.equal(logits(load_network(module), x), logits(wanted, x))
     assert module.training
@@ -127,7 +124,7 @@ def test_of_several_maps_the_first_is_taken_with_a_warning(dress: str, caplog: p
     module = Tiny(3, SEVERAL[dress][0]).eval()
     network = load_network(module, card=Card(name=dress, network="py:made:here"))
     with torch.no_grad():
-        assert torch.equal(logits(network, image()), module(image())[0])
+        assert torch.equal(logits(network, two_images()), module(two_images())[0])
     assert (f"{dress} gives" in caplog.text and "and the first is taken" in caplog.text) == SEVERAL[dress][1]
 
 
@@ -178,7 +175,7 @@ def test_a_network_without_bn_is_warned_of_too(caplog: pytest.LogCaptureFixture)
 
 def test_a_sigmoid_head_with_several_outputs_is_refused() -> None:
     with pytest.raises(ModelRefused, match="3 outputs; a sigmoid head has one"):
-        carded(Tiny(3), head="sigmoid")(image())
+        carded(Tiny(3), head="sigmoid")(two_images())
 
 
 def test_a_multilabel_head_has_as_many_classes_as_outputs() -> None:
@@ -188,7 +185,7 @@ def test_a_multilabel_head_has_as_many_classes_as_outputs() -> None:
 
 def test_dropped_outputs_are_gone_and_the_others_keep_their_order() -> None:
     module = Tiny(5).eval()
-    x = image()
+    x = two_images()
     network = carded(module, drop_outputs=(0, 3), classes=("a", "b", "c"))
     with torch.no_grad():
         assert torch.equal(logits(network, x), module(x)[:, [1, 2, 4]])
@@ -197,9 +194,9 @@ def test_dropped_outputs_are_gone_and_the_others_keep_their_order() -> None:
 
 def test_too_few_outputs_for_the_card_are_refused() -> None:
     with pytest.raises(ModelRefused, match=r"has 3 outputs, 0 to 2; drop_outputs asks for 11"):
-        carded(Tiny(3), drop_outputs=(11,))(image())
+        carded(Tiny(3), drop_outputs=(11,))(two_images())
     with pytest.raises(ModelRefused, match=r"gives 3 outputs for the 4 classes of its card"):
-        carded(Tiny(3), classes=("a", "b", "c", "d"))(image())
+        carded(Tiny(3), classes=("a", "b", "c", "d"))(two_images())
 
 
 @pytest.mark.parametrize(
@@ -216,23 +213,23 @@ def test_the_map_is_found_in_what_networks_wrap_around_it(dress: Callable[[Tenso
     plain = Tiny(3).eval()
     wrapped = Tiny(3, dress).eval()
     wrapped.load_state_dict(plain.state_dict())
-    assert torch.equal(logits(load_network(wrapped), image()), logits(load_network(plain), image()))
+    assert torch.equal(logits(load_network(wrapped), two_images()), logits(load_network(plain), two_images()))
 
 
 @pytest.mark.parametrize("dress", [lambda y: {"boxes": y}, lambda y: y.mean(dim=(2, 3)), lambda y: (), lambda y: "map"])
 def test_an_output_without_a_map_is_refused(dress: Callable[[Tensor], Any]) -> None:
     with pytest.raises(ModelRefused, match="let a py: factory wrap it"):
-        load_network(Tiny(3, dress))(image())
+        load_network(Tiny(3, dress))(two_images())
 
 
 def test_smps_second_head_does_not_hide_the_mask() -> None:
     network = load_network("smp:Unet?encoder=resnet18&classes=3&aux_params={'classes':2}")
-    assert logits(network, image()).shape == (2, 3, 64, 96)
+    assert logits(network, two_images()).shape == (2, 3, 64, 96)
 
 
 def test_a_map_of_another_size_than_the_image_is_refused_with_what_to_do() -> None:
     with pytest.raises(PredictionFailed, match=r"gave 2x3x32x48 for an input of 2x3x64x96; .*resize"):
-        load_network(Tiny(3, stride=2))(image())
+        load_network(Tiny(3, stride=2))(two_images())
 
 
 def test_every_part_of_a_loaded_network_is_in_eval_mode_even_behind_a_frozen_encoder() -> None:
@@ -248,7 +245,7 @@ def test_the_callers_module_stays_as_it_was() -> None:
     module.get_buffer("norm.running_mean").add_(1)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     network = load_network(module, card=Card(name="made", network="py:a:b", batchnorm_eps={"norm": 0.5}))
-    logits(network, image())
+    logits(network, two_images())
     assert all(part.training for part in module.modules())
     assert module.norm.eps == 1e-5
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
