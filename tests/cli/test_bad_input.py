@@ -92,7 +92,7 @@ def test_bad_files_are_named_with_the_reason_and_the_other_images_are_done(
         assert any(line["error"] in warning for warning in ended.err.splitlines() if warning.startswith("Warning: "))
     assert contents(tmp_path / "run")["b/maps.npz"] == contents(whole)["b/maps.npz"]
     again = segment("predict", "scenes", tmp_path / "images", "--bank", bank, "-o", tmp_path / "run", "--resume")
-    assert again.code == 1, "what failed before is tried again, and told again"
+    assert again.code == 1, "what failed before is tried again, and reported again"
 
 
 def test_a_bad_statistics_image_is_named_and_no_bank_is_written(tmp_path: Path, statistics: Path) -> None:

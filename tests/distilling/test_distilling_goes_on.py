@@ -54,7 +54,7 @@ class Distilling:
     def __call__(self, *, end_after: int | None = None, end_at: str = "", views: int = 4, seed: int = 0) -> Bank:
         self.refined, self.passed = [], []
 
-        def told(stage: str, done: int, total: int, draws: int = 0) -> None:
+        def record_or_end(stage: str, done: int, total: int, draws: int = 0) -> None:
             if stage != "refining":
                 self.passed.append((stage.removeprefix("passing the bank over "), done, total))
                 if stage.endswith(end_at or "-") and done == end_after:
@@ -74,7 +74,7 @@ class Distilling:
             steps=STEPS,
             seed=seed,
             output=self.output,
-            progress=told,
+            progress=record_or_end,
         )
 
     def end_after(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Blended tiles: each draw is mixed as probabilities where tiles overlap, and how far that is from exact is told."""
+"""Blended tiles: each draw is mixed as probabilities where tiles overlap, and its distance from exact is reported."""
 
 from __future__ import annotations
 

@@ -281,10 +281,14 @@ def test_a_device_that_runs_out_gets_half_of_the_images_and_none_is_lost(
     plan = PredictPlan(batch=batch, formats=("npz",), maps=MAPS, precision="fp32")
     summary = predict(network, images, bank, tmp_path / "run", plan)
     assert (summary.done, summary.failed) == (6, {})
-    told = [record.levelname for record in caplog.records if record.message.startswith("Out of memory: images of 32 x")]
+    levels = [
+        record.levelname for record in caplog.records if record.message.startswith("Out of memory: images of 32 x")
+    ]
     if isinstance(batch, int):
-        assert told == (["WARNING", "INFO"][: len(told)] if fits > 1 else []), "two are tried before the first group"
-        assert bool(told) == (fits > 1)
+        assert levels == (["WARNING", "INFO"][: len(levels)] if fits > 1 else []), (
+            "two are tried before the first group"
+        )
+        assert bool(levels) == (fits > 1)
         tried = [size for size in module.sizes if size > fits]
         assert len(tried) <= 4, "what ran out of memory is not tried again"
     module.fits = 8

@@ -51,13 +51,13 @@ class Fit:
     def __call__(self, progress: Progress = silent, *, output: bool = True, plan: FitPlan = DEFAULT) -> Bank:
         self.recorded = []
 
-        def told(stage: str, done: int, total: int, draws: int = 0) -> None:
+        def record(stage: str, done: int, total: int, draws: int = 0) -> None:
             if stage == "recording draws":
                 self.recorded.append(done)
             progress(stage, done, total, draws)
 
         place = self.output if output else None
-        return fit(self.network, IMAGES, place, plan, progress=told)[0]
+        return fit(self.network, IMAGES, place, plan, progress=record)[0]
 
     def end_after(self, count: int) -> None:
         with pytest.raises(Ended):

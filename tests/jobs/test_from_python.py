@@ -122,14 +122,14 @@ def samplers() -> dict[str, DataLoader[Any]]:
 @pytest.mark.parametrize("name", list(samplers()))
 def test_of_a_loader_only_what_its_sampler_gives_is_taken(module: Toy, name: str) -> None:
     loader = samplers()[name]
-    told: dict[str, Any] = {"mean": MEAN, "std": STD}
+    normalisation: dict[str, Any] = {"mean": MEAN, "std": STD}
     own: torch.Generator | None = getattr(loader.sampler, "generator", None)
     before = torch.empty(0) if own is None else own.get_state()
-    bank = segment.fit_bank(module, loader, batch=2, draws=2, **told)
-    scores = segment.evaluate(module, loader, bank=bank, methods=("deterministic",), **told)
+    bank = segment.fit_bank(module, loader, batch=2, draws=2, **normalisation)
+    scores = segment.evaluate(module, loader, bank=bank, methods=("deterministic",), **normalisation)
     taken = {"weights": 6}.get(name, 3)
     assert bank.provenance["images"] == scores.scores["images"] == taken
-    pool = ImagePool(network_of(module, **told), loader)
+    pool = ImagePool(network_of(module, **normalisation), loader)
     found = {
         next(at for at, pixels in enumerate(PIXELS) if torch.equal(image, normalised(pixels)))
         for image in (pool.prepared(index, 0) for index in range(len(pool)))
@@ -169,9 +169,9 @@ def test_an_evaluation_of_a_loader_has_the_scores_of_the_files(module: Toy, file
         "own collation": DataLoader(Scans("dictionary"), batch_size=2, collate_fn=list),
     }[form]
     bank = segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD)
-    told: dict[str, Any] = {"mean": MEAN, "std": STD, "bank": bank, "methods": ("deterministic", "mcbn")}
-    found = segment.evaluate(module, given, **told)
-    expected = segment.evaluate(module, str(files / "images"), files / "labels", output=files / "scores", **told)
+    options: dict[str, Any] = {"mean": MEAN, "std": STD, "bank": bank, "methods": ("deterministic", "mcbn")}
+    found = segment.evaluate(module, given, **options)
+    expected = segment.evaluate(module, str(files / "images"), files / "labels", output=files / "scores", **options)
     assert found.scores["images"] == 5
     assert not found.failed
     for method in ("deterministic", "mcbn"):
@@ -202,9 +202,9 @@ def test_a_bare_module_given_pixels_is_told_once_what_happens_to_them(
     with caplog.at_level(logging.WARNING):
         bank = segment.fit_bank(module, PIXELS, batch=2, draws=2)
         segment.MCBN(module, bank)(PIXELS[0])
-    told = [message for message in caplog.messages if "how the images of Toy were prepared" in message]
-    assert len(told) == 1
-    assert "RGB pixels divided by 255, neither mean nor std" in told[0]
+    warnings = [message for message in caplog.messages if "how the images of Toy were prepared" in message]
+    assert len(warnings) == 1
+    assert "RGB pixels divided by 255, neither mean nor std" in warnings[0]
     warn_once.cache_clear()
     caplog.clear()
     segment.fit_bank(module, PIXELS, batch=2, draws=2, mean=MEAN, std=STD)

@@ -50,9 +50,9 @@ def test_a_lightning_checkpoint_with_a_loss_and_an_average_loads_and_says_so(
         "hyper_parameters": {"lr": 0.1},
     }
     assert_equal(loaded(contents, tmp_path / "w.ckpt"), state)
-    (told,) = caplog.messages
-    assert "prefix 'net.' taken off" in told
-    assert f"left out: {len(state) + 1} keys" in told
+    (message,) = caplog.messages
+    assert "prefix 'net.' taken off" in message
+    assert f"left out: {len(state) + 1} keys" in message
     assert_equal(loaded(contents, tmp_path / "w.ckpt", prefix="ema_net."), average)
     with pytest.raises(
         WeightsRefused, match=r"no key starts with 'student\.'\. They start with ema_net\., loss\., net\."

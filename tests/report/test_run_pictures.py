@@ -220,9 +220,9 @@ def test_what_was_asked_for_and_is_left_out_is_one_warning_each(
     plan = PredictPlan(draws=1, maps=("prediction", "standard_error"))
     with caplog.at_level("WARNING", logger="segment"):
         predict(NETWORK, str(images), bank, tmp_path / "run", plan, labels=str(labels))
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len([line for line in told if "standard_error is left out of 3 of 3 images ('000'" in line]) == 1
-    (label,) = [line for line in told if line.startswith("The labels of 1 of 3 images are not shown ('001'): ")]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in warnings if "standard_error is left out of 3 of 3 images ('000'" in line]) == 1
+    (label,) = [line for line in warnings if line.startswith("The labels of 1 of 3 images are not shown ('001'): ")]
     assert "The label map is 20x32, its image 40x64" in label
     assert "label" in lines_of(tmp_path / "run")["001"]["notes"]
     assert "label" not in lines_of(tmp_path / "run")["000"]["notes"]

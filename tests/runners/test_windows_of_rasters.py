@@ -200,8 +200,8 @@ def test_one_worker_goes_on_by_windows_and_an_image_that_changed_begins_again(
     caplog.set_level(logging.INFO, "segment")
     predict(*network_and(network, images), run, PLAN, resume=True, runner=LOCAL)
     assert without_times(run) == without_times(tmp_path / "here")
-    told = [record.getMessage() for record in caplog.records if "is whole" in record.getMessage()]
-    assert [message.split(":")[0] for message in told] == ["a"], "the other was not begun"
+    messages = [record.getMessage() for record in caplog.records if "is whole" in record.getMessage()]
+    assert [message.split(":")[0] for message in messages] == ["a"], "the other was not begun"
     assert not (run / WINDOWS).exists()
 
 
