@@ -141,7 +141,8 @@ def distilled(results: Sequence[Mapping[str, Any]]) -> Lines:
                 )
     rows = [row for index, row in enumerate(rows) if row not in rows[:index]]  # plain draws of one network, twice
     columns = ("network", "bank", "passes", "on views that took no part", "on test images", "as good as plain draws")
-    own = " and ".join({f"{result['errors']['the reference itself, estimated']:.3f}": 0 for result in results})
+    errors_of = {NAMES[r["settings"]["model"]]: r["errors"]["the reference itself, estimated"] for r in results}
+    own = " and ".join(f"{error:.3f} ({network})" for network, error in errors_of.items())
     images, draws = len(results[0]["images"]), results[0]["settings"]["reference"]
     words = (
         f"Relative L1 error of the variance map, on {images} test images. The reference, {draws} draws of another "

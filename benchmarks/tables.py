@@ -153,7 +153,7 @@ COMPARED_NUMBERS = {
     "mean.mutual_information": "mean mutual information",
 }
 HEADS = ("head", "head_told")
-DISTILLED = ("distill_k16", "distill_target")
+DISTILLED = ("distill_k16", "distill_target", "distill_enet")
 BUSY = {"T = 16": "busy_t16", "K = 8, distilled": "busy_k8"}
 TABLES: Mapping[str, Callable[[], Lines]] = {
     "runs.kills": partial(kills, ("kills", "kills_fit_evaluate", "kills_sweep")),
