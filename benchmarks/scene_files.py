@@ -1,8 +1,7 @@
 """Generated scenes as files, for commands that take folders: `python -m benchmarks.scene_files OUT [--test 200]`.
 
 OUT/train, OUT/validation, OUT/test and OUT/unseen hold `images` and `labels`; the scenes of `unseen` are those of
-`test` with an object of no trained class in them. OUT/quarter_validation.txt, OUT/some_validation.txt and
-OUT/some_test.txt list every fourth or, the last two, every tenth of them.
+`test` with an object of no trained class in them. OUT/quarter_validation.txt lists every fourth of `validation`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ def main() -> None:
             drawn = scene(seed, unseen=name == "unseen")
             write_png(asked.out / name / "images" / f"s{seed}.png", drawn.image)
             write_png(asked.out / name / "labels" / f"s{seed}.png", drawn.label)
-    validation, test = (folder_pairs(asked.out, part) for part in ("validation", "test"))
-    lists = {"quarter_validation": validation[::4], "some_validation": validation[::10], "some_test": test[::10]}
-    for list_name, pairs in lists.items():
-        write_list(asked.out / f"{list_name}.txt", pairs)
+    write_list(asked.out / "quarter_validation.txt", folder_pairs(asked.out, "validation")[::4])
 
 
 if __name__ == "__main__":
