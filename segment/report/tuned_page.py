@@ -13,7 +13,7 @@ from segment.errors import MissingExtra
 from segment.files.text_tables import markdown
 from segment.files.writing import fresh, write_text
 from segment.pictures.plots import Line, plot
-from segment.significance.paired import FEW, PairedTest
+from segment.significance.paired import FEW, LEAST, PairedTest
 from segment.tuning.choice import RULES, Candidate, Choice
 
 PAGE, PICTURE = "tuned.md", "pareto.png"
@@ -31,12 +31,15 @@ def tuned_words(choice: Choice, images: int, cost: float) -> str:
     if choice.refused:
         lowest = min(choice.refused, key=lambda each: each.mean)
         parts.append(
-            f"Refused, because its masks have a significantly lower mIoU than those of the plain pass: {lowest.name}"
+            "Refused, because its mIoU is below that of the plain pass by the 95 % interval of the difference, without a "
+            f"correction for the number of settings: {lowest.name}"
             + (f", and {len(choice.refused) - 1} more." if len(choice.refused) > 1 else ".")
         )
     parts.append(f"The search took {cost:.1f} passes over every validation image.")
-    if images < FEW:
-        parts.append(f"{images} images are few, so that another set might lead to another choice.")
+    if choice.untested:
+        parts.append(f"{choice.count} {choice.over} can show no difference: {LEAST} are the least.")
+    elif choice.count < FEW:
+        parts.append(f"{choice.count} {choice.over} are few, so that another set might lead to another choice.")
     parts.append("A choice flatters itself a little: score it on test images once, and do not choose again by them.")
     return " ".join(parts)
 
@@ -45,7 +48,12 @@ def _by_best(choice: Choice) -> list[str]:
     """What the choice by the rule `best` gains, and what the other rule would cost."""
     chosen, best, single, cheapest = choice.chosen, choice.best, choice.single, choice.cheapest
     if choice.gain is None:
-        parts = ["It takes one pass, and nothing that takes more has a lower NLL."]
+        parts = ["It takes one pass, and no setting that takes more has a lower NLL with all of its passes."]
+    elif choice.untested:
+        parts = [
+            f"It is the best of one pass. The best of all, {best.name}, has {best.mean:.4f}; whether the difference is "
+            f"chance, {_span(choice.gain)}, cannot be tested."
+        ]
     elif chosen is single:
         parts = [
             f"One pass is as good: the best of all, {best.name}, has {best.mean:.4f}, and the difference "
@@ -65,7 +73,9 @@ def _by_cheapest(choice: Choice) -> list[str]:
     """What the choice by the rule `cheapest` costs."""
     best, chosen = choice.best, choice.chosen
     if choice.loss is None:
-        return ["It has the lowest NLL, and everything of fewer passes is significantly worse."]
+        if choice.best.passes == 1:
+            return ["It has the lowest NLL, and takes one pass."]
+        return ["It has the lowest NLL, and every setting of fewer passes that could be taken is significantly worse."]
     fewer = best.passes - chosen.passes
     counted = "1 pass fewer costs" if fewer == 1 else f"{fewer} passes fewer cost"
     missed = "" if choice.missed is None else f" These {choice.over} would miss {choice.missed:.4f} one time in five."
@@ -105,7 +115,9 @@ def write_tuned_page(
     lines += [f"![NLL against passes]({PICTURE})", ""] if picture is not None else []
     lines += [*markdown(COLUMNS, candidate_rows(candidates, choice)), ""]
     lines += ["*Pareto*: nothing of as few passes has a lower NLL. All scores are cross-validated over images.", ""]
-    lines += ["*Refused*: its mIoU is significantly below that of the plain pass.", ""] if choice.refused else []
+    lines += (
+        ["*Refused*: its mIoU is below that of the plain pass, by the 95 % interval.", ""] if choice.refused else []
+    )
     if dropped:
         rows = [[d["arm"], str(d["images"]), str(d["draws"]), _loss(d)] for d in dropped]
         lines += ["Fell out of the search (NLL at the best temperature of those images):", ""]

@@ -16,7 +16,7 @@ from segment.scores.functional.binning import Floats
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
 from segment.significance.corrections import LEVEL
-from segment.significance.paired import PairedTest, paired_test, smallest_difference
+from segment.significance.paired import LEAST, PairedTest, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
     MethodSamples,
@@ -89,8 +89,8 @@ class Choice:
     rule: by which `chosen` was chosen. loss: cheapest against best, paired over images; None where they are the same
     missed: the difference between these two that so many images would miss one time in five
     front: the Pareto-efficient ones
-    refused: those whose mIoU is significantly below that of the plain pass, in no comparison above
-    over: what the paired differences are over, "images" or "groups"
+    refused: those whose mIoU is below that of the plain pass by its 95 % interval, in no comparison above
+    over: what the paired differences are over, "images" or "groups"; count: how many of these
     """
 
     chosen: Candidate
@@ -104,6 +104,12 @@ class Choice:
     rule: Rule = "best"
     refused: tuple[Candidate, ...] = ()
     over: str = "images"
+    count: int = 0
+
+    @property
+    def untested(self) -> bool:
+        """Whether so few images or groups can show no difference."""
+        return self.count < LEAST
 
 
 def folds(ids: Sequence[str], groups: Mapping[str, str], *, whole: bool = False) -> list[list[str]]:
@@ -181,7 +187,8 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best", groups: Mapping
     Args:
         candidates: Two or more images each, the same ones; the first is the plain pass, which none may lose mIoU to.
         rule: One of RULES. That nothing is significantly worse says little where images are few: `cheapest` then takes
-            less than was asked for, so it is not the default.
+            less than was asked for, so it is not the default. Below LEAST images or groups no difference is
+            significant: both rules then take one pass.
         groups: Id to group, over which differences are tested: images of a group are not independent. None: over
             images.
 
@@ -204,8 +211,8 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "best", groups: Mapping
     if rule == "best":
         chosen = best if gain is None or _lower(gain) else single
     missed = None if cheapest is best else smallest_difference(np.subtract(*_pairs(cheapest, best, groups)))
-    over = "images" if groups is None else "groups"
-    return Choice(chosen, best, single, gain, pareto(kept), cheapest, loss, missed, rule, refused, over)
+    over, count = "images" if groups is None else "groups", len(_pairs(single, single, groups)[0])
+    return Choice(chosen, best, single, gain, pareto(kept), cheapest, loss, missed, rule, refused, over, count)
 
 
 def _cheapest(candidates: Sequence[Candidate], best: Candidate, groups: Mapping[str, str] | None) -> Candidate:
@@ -235,9 +242,13 @@ def _is_significant(test: PairedTest) -> bool:
 
 
 def loses_masks(plain: Candidate, other: Candidate, groups: Mapping[str, str] | None = None) -> bool:
-    """Whether the mIoU of the other is significantly lower, by a bootstrap over the images of both, or their groups."""
+    """Whether the 95 % interval of the difference in mIoU, by a bootstrap over images or groups, lies below 0.
+
+    No for fewer than LEAST, whose bootstrap has too narrow an interval. Each setting is judged by itself: what may make
+    masks worse is left out, at the price that one in forty of those that do not is left out too.
+    """
     ids = sorted(plain.masks.keys() & other.masks.keys())
-    if not ids:
+    if len(set(ids if groups is None else map(groups.__getitem__, ids))) < LEAST:
         return False
     weights = np.stack([poisson_weights(name if groups is None else groups[name]) for name in ids])  # N R
     before, after = (np.stack([each.masks[name] for name in ids]) for each in (plain, other))  # N 3 K

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -136,7 +137,13 @@ def test_frames_of_a_few_groups_are_no_evidence_of_a_gain() -> None:
     assert by_group.chosen is plain  # two groups, which no test can tell apart
     assert by_group.gain is not None
     assert by_group.gain.images == 2
-    assert "not significant over groups" in tuned_words(by_group, 40, 1.0)
+    words = tuned_words(by_group, 40, 1.0)
+    assert re.search(r"It is the best of one pass\. The best of all, .*; whether .* cannot be tested\.", words)
+    assert "2 groups can show no difference: 6 are the least." in words
+    assert "as good" not in words
+    cheapest = choose([plain, better], "cheapest", groups={name: name[:2] for name in nll})
+    assert cheapest.chosen is plain
+    assert "2 groups can show no difference" in tuned_words(cheapest, 40, 1.0)
 
 
 def test_a_scaling_is_never_scored_on_the_images_that_it_was_fitted_on() -> None:
@@ -247,7 +254,7 @@ def test_nothing_cheaper_is_taken_where_everything_cheaper_is_significantly_wors
     single, whole = of("deterministic", 1, (base + 0.1).tolist()), of("mcbn", 16, base.tolist())
     choice = choose([single, whole], "cheapest")
     assert (choice.chosen, choice.loss, choice.missed) == (whole, None, None)
-    assert "everything of fewer passes is significantly worse" in tuned_words(choice, 40, 20.0)
+    assert "every setting of fewer passes that could be taken is significantly worse" in tuned_words(choice, 40, 20.0)
     lucky = of("mcbn", 2, (base - 0.01).tolist())  # of a bank whose 16 draws are worse
     pair = of("tta", 2, base.tolist())
     assert choose([single, lucky, pair, of("mcbn", 16, (base + 0.01).tolist())], "cheapest").chosen is pair
@@ -271,6 +278,10 @@ def test_a_setting_whose_masks_lose_a_rare_class_is_refused_whatever_its_nll() -
     assert vanishing not in choice.front
     one_image = {name: lost[name] if name == "s3" else counts for name, counts in plain.masks.items()}
     assert not loses_masks(plain, replace(vanishing, masks=one_image))  # one image proves nothing
+    few = {name: lost[name] for name in [*lost][:5]}
+    assert not loses_masks(plain, replace(vanishing, masks=few))  # nor do five that agree
+    pairs = {name: name if name == "s11" else "all the others" for name in lost}
+    assert not loses_masks(plain, vanishing, pairs)
 
 
 @pytest.mark.parametrize("head", ["softmax", "multilabel"])
@@ -307,6 +318,6 @@ def test_degenerate_images_are_chosen_on_with_a_sentence_and_without_nan(case: s
     assert "NaN" not in content
     words = tuned_words(choice, count, 1.0)
     assert words.startswith(f"Chosen: {choice.chosen.name}")
-    assert f"{count} images are few" in words
+    assert f"{count} images {'are few' if count == 6 else 'can show no difference'}" in words
     assert "nan" not in words.split()
     assert all("nan" not in cell for row in candidate_rows([plain, other], choice) for cell in row)
