@@ -5,6 +5,7 @@ Must not know how a score was made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,6 +155,12 @@ class Row:
             return self.method if self.draws == 1 else f"{self.method}, T={self.draws}"
         return f"{self.method}, {self.setting}, T={self.draws}"
 
+    @property
+    def nll(self) -> float:
+        """What settings are sorted by: the NLL, infinite where it is undefined."""
+        value = (self.result["scores"].get("nll") or {}).get("value")
+        return math.inf if value is None else float(value)
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -181,7 +188,7 @@ class Sweep:
 
     def __repr__(self) -> str:
         clean = [row for row in self.rows if row.condition == CLEAN]
-        best = sorted(clean, key=lambda row: row.result["scores"].get("nll", {}).get("value") or float("inf"))
+        best = sorted(clean, key=lambda row: row.nll)
         lines = [
             f"Sweep: {len(self.rows)} settings, {len(self.failed)} images failed, in {self.folder}; best NLL first"
         ]

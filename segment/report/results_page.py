@@ -14,7 +14,7 @@ from segment.files.writing import write_text
 from segment.images.find import Source
 from segment.ranking.quality import finding
 from segment.report.comparison import COMMON
-from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Row, Sweep
+from segment.report.results import CLEAN, DETERMINISTIC, Evaluation, Sweep
 from segment.report.tables import BEST_TWO, COLUMNS, best_two, counted, in_short, number, table
 from segment.stores.copies import here
 from segment.stores.requests import size_of_file
@@ -89,7 +89,7 @@ def image_ranking_sentences(ranking: Mapping[str, Any]) -> list[str]:
 
 def sweep_section(swept: Sweep, title: str) -> str:
     """The section of one sweep: the best settings on clean images, then each corruption by severity."""
-    clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=_nll)
+    clean = sorted((row for row in swept.rows if row.condition == CLEAN), key=lambda row: row.nll)
     columns = ("setting", "s/image", "NLL", "mIoU", "accuracy", "ECE", "error AUROC, entropy", "variance")
     names = ("nll", "miou", "accuracy", "ece", "error_auroc.predictive_entropy", "error_auroc.variance")
     shown = clean[:LINES] + [row for row in clean[LINES:] if row.method == DETERMINISTIC]
@@ -123,10 +123,6 @@ def _along(swept: Sweep, condition: str) -> list[str]:
 def _value(scores: Mapping[str, Any], name: str) -> str:
     value = (scores.get(name) or {}).get("value")
     return number({"value": value})
-
-
-def _nll(row: Row) -> float:
-    return float(row.result["scores"]["nll"]["value"] or 0.0)
 
 
 def _how_made(evaluation: Evaluation, banks: Sequence[Mapping[str, Any]]) -> str:

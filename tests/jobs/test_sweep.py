@@ -40,6 +40,7 @@ from segment.pictures.plots import Line, plot
 from segment.report.curves import plot_sweep
 from segment.report.html.charts import sweep_charts
 from segment.report.results import CLEAN, OVER, Row, Setting, Sweep
+from segment.report.results_page import sweep_section
 from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
 
 
@@ -369,6 +370,19 @@ def test_a_line_of_the_report_is_one_setting() -> None:
     names = [line["name"] for line in charts[1]["lines"]]
     assert names == [row.name for row in rows[10:]]
     assert [line["x"] for line in charts[1]["lines"]] == [[0, 2]] * 5 + [[2]]
+
+
+def test_a_setting_without_nll_is_the_last_of_every_list_by_nll_and_one_of_0_the_first() -> None:
+    rows = [a_row(Setting(batch=batch), 4, nll) for batch, nll in ((8, 0.5), (4, 0.0), (2, 0.1))]
+    unknown = rows[0].result | {"scores": {"nll": {"value": None}}, "images": 1}
+    rows[0] = replace(rows[0], result=unknown)
+    rows[1:] = [replace(row, result=row.result | {"images": 1}) for row in rows[1:]]
+    swept = Sweep(Path("swept"), rows, {})
+    by_nll = [rows[1].name, rows[2].name, rows[0].name]
+    page = sweep_section(swept, "a network")
+    assert [name for _, name in sorted((page.index(name), name) for name in by_nll)] == by_nll
+    assert [cells[0] for cells in best_rows(rows)[1]] == by_nll
+    assert [line.strip().partition(":")[0] for line in repr(swept).splitlines()[1:]] == by_nll
 
 
 def test_a_bank_that_was_given_has_its_name_in_the_table_and_no_axes_of_recording() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from segment.files.text_tables import csv_text
 from segment.report.results import CLEAN, DETERMINISTIC, Row
@@ -48,12 +46,6 @@ def sweep_csv(rows: Sequence[Row]) -> str:
 COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
 
 
-def _nll(result: Mapping[str, Any]) -> float:
-    """A setting's NLL, infinite where it has none."""
-    value = result["scores"]["nll"]["value"]
-    return math.inf if value is None else float(value)
-
-
 def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list[str]]]:
     """Columns and cells of the best settings by NLL, and of the deterministic ones, condition by condition.
 
@@ -70,7 +62,7 @@ def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list
     conditions = list(dict.fromkeys((row.condition, row.severity) for row in rows))
     for condition in conditions:
         same = [row for row in rows if (row.condition, row.severity) == condition]
-        same.sort(key=lambda row: _nll(row.result))
+        same.sort(key=lambda row: row.nll)
         for rank, row in enumerate(same):
             if rank < most or row.method == DETERMINISTIC:
                 cells = [
