@@ -26,6 +26,7 @@ from segment.pictures.palettes import Picture, colour_mask, no_class_colour, pal
 from segment.pictures.plots import new_figure
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import thumbnail
+from segment.uncertainty.class_indices import likeliest_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,8 +124,7 @@ def each_shown(estimate: Any, view: PictureContext, most: int = MOST) -> Iterato
     for number, single in enumerate(singles):
         labels = np.asarray(single.prediction[...])
         if view.head == "multilabel":
-            likely = labels if single.mean is None else np.asarray(single.mean[...])
-            labels = np.where((labels == 1).any(axis=0), likely.argmax(axis=0), len(view.classes))
+            labels = likeliest_label(labels == 1, None if single.mean is None else np.asarray(single.mean[...]))
         colours = np.vstack([view.palette, np.array([no_class_colour(view.palette)], np.uint8)])
         maps = {name: np.asarray(values[...]) for name, values in single.maps.items()}
         yield Shown(view.images[number]() if number < len(view.images) else None, labels, colours, maps)

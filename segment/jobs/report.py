@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segment.axes import Head
 from segment.draws.bank import Bank, bank_fingerprint
@@ -39,6 +37,7 @@ from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedRun, load_run
 from segment.report.run_files.score_shapes import MethodScores, checked
 from segment.scores.plan import OUTSIDE
+from segment.uncertainty.class_indices import likeliest_label
 
 log = logging.getLogger(__name__)
 
@@ -264,15 +263,14 @@ def _draws(
         if draws not in of_draws:
             of_draws[draws] = MCBN(network, bank, draws=draws, precision="fp32")
         drawn = of_draws[draws].draws(run[id].image)
-        masks[id] = np.stack([_mask_of(draw, run.head).cpu().numpy() for draw in drawn])
+        masks[id] = np.stack([_mask_of(draw.cpu().numpy(), run.head) for draw in drawn])
     return masks
 
 
-def _mask_of(draw: Tensor, head: Head) -> Tensor:  # K H W -> H W
+def _mask_of(draw: NDArray[Any], head: Head) -> NDArray[np.int64]:  # K H W -> H W
     """The likeliest class, or of a multi-label head the likeliest label that is set; K where none is.
 
-    >>> _mask_of(torch.tensor([[[0.4, 0.6]], [[0.3, 0.7]]]), "multilabel")
-    tensor([[2, 1]])
+    >>> _mask_of(np.array([[[0.4, 0.6]], [[0.3, 0.7]]]), "multilabel")
+    array([[2, 1]])
     """
-    likeliest, mask = draw.max(dim=0)
-    return torch.where(likeliest >= 0.5, mask, len(draw)) if head == "multilabel" else mask
+    return likeliest_label(draw >= 0.5, draw) if head == "multilabel" else draw.argmax(axis=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segment.errors import WrongUse
 
@@ -45,3 +46,18 @@ def no_class(classes: int) -> int:
     (255, 65535)
     """
     return int(np.iinfo(mask_type(classes)).max)
+
+
+def likeliest_label(
+    claimed: NDArray[np.bool_], probability: NDArray[Any] | None = None
+) -> NDArray[np.int64]:  # K H W, K H W -> H W
+    """One mask of a multi-label head: the likeliest label that is set in a pixel, K where none is.
+
+    probability: the mean probability, within [0, 1]; None: the first label that is set stands for the likeliest
+
+    >>> claimed, p = np.array([[[True, False]], [[True, False]]]), np.array([[[0.6, 0.1]], [[0.9, 0.3]]])
+    >>> likeliest_label(claimed, p), likeliest_label(claimed)
+    (array([[1, 2]]), array([[0, 2]]))
+    """
+    likely = claimed if probability is None else probability
+    return np.where(claimed.any(axis=0), likely.argmax(axis=0), len(claimed))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from plain import noise, plain_loop, plain_measures, probabilities_of, random_bank
 from processes import photographs
-from small_networks import network_of
+from small_networks import Small, network_of
+from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
@@ -240,6 +241,29 @@ def test_a_sheet_made_again_from_files_is_the_same(*, alone: bool, tmp_path: Pat
     sheet, (rows, columns, _) = picture(tmp_path / "run" / "sheet.png"), small.shape
     starts = np.argwhere((sheet[: -rows + 1, : -columns + 1] == small[0, 0]).all(axis=-1))
     assert any(np.array_equal(sheet[y : y + rows, x : x + columns], small) for y, x in starts)
+
+
+class Overlapping(Small):
+    """Small, all of whose labels are set in every pixel; the likeliest one differs from pixel to pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return 3 + 9 * (logits - logits.mean(dim=(-2, -1), keepdim=True))
+
+
+def test_a_sheet_made_again_colours_overlapping_labels_as_the_run_did(tmp_path: Path, images: Path) -> None:
+    network = network_of(Overlapping)
+    network = replace(network, card=replace(network.card, head="multilabel"))
+    plan = PredictPlan(maps=("prediction", "probability", "variance"))
+    source, bank = str(images / "000.png"), random_bank(bn_network_of(network))
+    predict(network, source, bank, tmp_path / "run", plan)
+    maps = np.load(tmp_path / "run" / "000" / "maps.npz")
+    claimed = maps["prediction"] == 1
+    assert (claimed.argmax(axis=0) != maps["probability"].argmax(axis=0))[claimed.sum(axis=0) > 1].any()
+    before = (tmp_path / "run" / "sheet.png").read_bytes()
+    (tmp_path / "run" / "sheet.png").unlink()
+    predict(network, source, bank, tmp_path / "run", plan, resume=True)
+    assert (tmp_path / "run" / "sheet.png").read_bytes() == before
 
 
 def test_a_background_has_no_colour_in_overlays() -> None:

@@ -26,7 +26,7 @@ from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.scores.functional import binning
 from segment.scores.functional.binning import Span, bin_of
-from segment.uncertainty.class_indices import no_class
+from segment.uncertainty.class_indices import likeliest_label, no_class
 from segment.uncertainty.measures import MEASURES
 
 DIGITS = {"predictive_entropy": 2, "expected_entropy": 2, "mutual_information": 3, "variance": 4, "standard_error": 4}
@@ -177,9 +177,7 @@ def _mask(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
     prediction = np.asarray(maps[PREDICTION]).astype(np.int64)
     if prediction.ndim == 2:
         return np.where(_without_data(run, maps), len(run.classes), prediction)
-    prediction = np.where(prediction == 1, 1, 0)
-    likely = maps.get(PROBABILITY, prediction)
-    return np.where(prediction.any(axis=0), likely.argmax(axis=0), len(run.classes))
+    return likeliest_label(prediction == 1, maps.get(PROBABILITY))
 
 
 def _without_data(run: SavedRun, maps: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:  # H W

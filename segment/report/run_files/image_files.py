@@ -28,7 +28,7 @@ from segment.report.run_files.hidden import hidden, labels_or_none, with_hidden
 from segment.report.run_files.style import PictureStyle
 from segment.report.run_files.triaged_files import TriagedImage, write_triaged
 from segment.scores.functional.image_level import highest_patch, interior
-from segment.uncertainty.class_indices import no_class
+from segment.uncertainty.class_indices import likeliest_label, no_class
 from segment.uncertainty.measures import MEASURES
 
 
@@ -263,12 +263,11 @@ def _write_masks(path: Callable[[str], Path], labels: Plane, style: PictureStyle
 
 def likeliest(estimate: Estimate[Plane], style: PictureStyle) -> Plane:  # -> H W
     """The mask; for a multi-label head the likeliest label of each pixel, or K where none is claimed."""
-    p = estimate.mean
-    if style.head != "multilabel" or p is None:
-        return estimate.prediction
+    labels, p = estimate.prediction, estimate.mean
+    if style.head != "multilabel":
+        return labels
 
     def of(rows: slice) -> NDArray[np.int64]:
-        some = p[..., rows, :]
-        return np.where(some.max(axis=0) >= 0.5, some.argmax(axis=0), len(style.classes)).astype(np.int64)
+        return likeliest_label(labels[..., rows, :] == 1, None if p is None else p[..., rows, :])
 
-    return ComputedRows(p.shape[-2:], np.dtype(np.int64), of)
+    return ComputedRows(labels.shape[-2:], np.dtype(np.int64), of)

@@ -29,8 +29,9 @@ from segment.pictures.palettes import Picture, colour_mask, no_class_colour
 from segment.pictures.sheets import SheetRow, contact_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
 from segment.report.run_files.image_files import ImageResult, likeliest
-from segment.report.run_files.saved_maps import opened_maps
+from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY, opened_maps
 from segment.report.run_files.style import PictureStyle
+from segment.uncertainty.class_indices import likeliest_label
 
 log = logging.getLogger(__name__)
 
@@ -260,10 +261,11 @@ def _mask_of(found: Mapping[str, Any], folder: Path, style: PictureStyle, maps: 
     if "prediction" not in maps:
         return None
     if style.head == "multilabel":
-        parts = [read_label(path) for path in sorted(folder.glob("prediction_*_*.png"), key=_index)]
-        claimed = np.stack(parts) == 1
-        return np.where(claimed.any(axis=0), claimed.argmax(axis=0), len(style.classes))
-    return np.asarray(found["prediction"]) if "prediction" in found else read_label(folder / "prediction.png")
+        labels = found.get(PREDICTION)
+        if labels is None:
+            labels = np.stack([read_label(path) for path in sorted(folder.glob("prediction_*_*.png"), key=_index)])
+        return likeliest_label(labels == 1, found.get(PROBABILITY))
+    return np.asarray(found[PREDICTION]) if PREDICTION in found else read_label(folder / "prediction.png")
 
 
 def _index(path: Path) -> int:
