@@ -23,7 +23,7 @@ from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race, SearchResult, race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.regression.toy import ToyPlan
-from segment.experiments.regression.uncertainty_error import rank_correlation, running
+from segment.experiments.regression.uncertainty_error import running, spearman_with_interval
 from segment.experiments.reproduction import run_experiment
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES, random_split, read_table
@@ -368,7 +368,7 @@ def test_the_rank_correlation_is_scipys_and_its_interval_holds_it() -> None:
     spreads = np.round(rng.uniform(1, 2, 300), 2)  # with ties
     errors = np.abs(rng.normal(size=300)) * spreads**3
     rows = np.repeat(np.arange(150.0), 2)
-    value, low, high = rank_correlation(errors, spreads, rows, seed=0)
+    value, low, high = spearman_with_interval(errors, spreads, rows, seed=0)
     assert value == pytest.approx(float(spearmanr(errors, spreads).statistic))
     assert 0 < low < value < high < 1
 
@@ -377,13 +377,13 @@ def test_rows_tested_twice_are_drawn_as_one() -> None:
     rng = np.random.default_rng(2)
     spreads = rng.uniform(1, 2, 100)
     errors = np.abs(rng.normal(size=100)) * spreads
-    single = rank_correlation(errors, spreads, np.arange(100.0), seed=0)
-    doubled = rank_correlation(np.tile(errors, 2), np.tile(spreads, 2), np.tile(np.arange(100.0), 2), seed=0)
+    single = spearman_with_interval(errors, spreads, np.arange(100.0), seed=0)
+    doubled = spearman_with_interval(np.tile(errors, 2), np.tile(spreads, 2), np.tile(np.arange(100.0), 2), seed=0)
     assert doubled == pytest.approx(single)
 
 
 def test_a_constant_uncertainty_has_no_rank_correlation() -> None:
-    value, low, high = rank_correlation(np.arange(50.0), np.ones(50), np.arange(50.0), seed=0)
+    value, low, high = spearman_with_interval(np.arange(50.0), np.ones(50), np.arange(50.0), seed=0)
     assert value == low == high == 0
 
 

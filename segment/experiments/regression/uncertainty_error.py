@@ -33,7 +33,7 @@ from segment.experiments.reporting import (
 )
 from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits, seeds_in
 from segment.files.writing import check_writable
-from segment.scores.functional.image_level import rank_correlation as spearmans_rho
+from segment.scores.functional.image_level import rank_correlation
 from segment.scores.intervals import middle_95
 
 METHODS = {"mcbn": "MCBN", "mcdo": "MC dropout", "mnf": "MNF"}
@@ -65,7 +65,7 @@ def run(
     for name, splits in splits_by_set.items():
         for method in METHODS:
             errors, spreads, points = pooled(splits, method)
-            value, low, high = rank_correlation(errors, spreads, points, seed=seed)
+            value, low, high = spearman_with_interval(errors, spreads, points, seed=seed)
             fifth = len(errors) // 5
             order = spreads.argsort(kind="stable")
             rows.append(
@@ -112,7 +112,7 @@ def pooled(splits: Sequence[SplitResult], method: str) -> tuple[Array, Array, Ar
     return errors, spreads, np.concatenate([np.array(split.rows, dtype=np.float64) for split in splits])
 
 
-def rank_correlation(errors: Array, spreads: Array, rows: Array, *, seed: int) -> tuple[float, float, float]:
+def spearman_with_interval(errors: Array, spreads: Array, rows: Array, *, seed: int) -> tuple[float, float, float]:
     """Spearman's rho and its 95 % interval; ties share their mean rank, and a constant has a rho of 0.
 
     Percentiles of a bootstrap over table rows: a row that is tested in several splits is drawn as one.
@@ -132,7 +132,7 @@ def rank_correlation(errors: Array, spreads: Array, rows: Array, *, seed: int) -
 
 
 def _spearman(first: Array, second: Array) -> float:
-    rho = spearmans_rho(first, second)
+    rho = rank_correlation(first, second)
     return 0.0 if math.isnan(rho) else rho
 
 
