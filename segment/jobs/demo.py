@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ from segment.pictures.palettes import palette
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
-
-log = logging.getLogger(__name__)
 
 SCENES = 24
 EVERY = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,8 +27,6 @@ from segment.passes.passes import PassPlan
 from segment.tracing.trace import Call
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.scaling import Calibration
-
-log = logging.getLogger(__name__)
 
 METHODS = (
     "mcbn",

@@ -5,7 +5,6 @@ Must not know how an image was scored.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,6 @@ from segment.ranking.predictor import Predictor, fit_predictor
 from segment.ranking.quality import ranking_scores
 from segment.report.results import Validation
 from segment.scores.functional.image_level import spearman
-
-log = logging.getLogger(__name__)
 
 NO_VALIDATION = "no validation images were given"
 LEAST = 6

@@ -5,7 +5,6 @@ One bank serves every T, every choice of layers and every alpha. Must not know a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -26,8 +25,6 @@ from segment.jobs.recording.plan import FitPlan
 from segment.networks.load import Network
 from segment.report.results import TRAINING_TRANSFORM, Setting
 from segment.runners.runner import LOCAL, Runner
-
-log = logging.getLogger(__name__)
 
 CROP = "crop:"
 PLAIN = "plain"
