@@ -12,7 +12,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from segment.errors import ImageUnreadable, PredictionFailed, SegmentError, WrongUse
-from segment.scores.functional import image_level, patches
+from segment.scores.functional import patches
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -44,12 +44,8 @@ def test_a_measure_that_follows_the_mask_quality_ranks_images_by_it() -> None:
     assert scores["dice_rank_area.flat"]["why"] == "no threshold was given for this measure"
     rows = board.per_image()
     assert [row["id"] for row in rows] == [f"{i:02}" for i in range(12)]
-    picked = image_level.select(rows, "mean.good", top=3)
-    assert [name for name, _ in picked] == sorted(shares, key=lambda name: -shares[name])[:3]
-    with pytest.raises(WrongUse, match=r"Near: 'mean\.good'"):
-        image_level.select(rows, "mean.goood", top=3)
-    with pytest.raises(WrongUse, match="1 or more"):
-        image_level.select(rows, "mean.good", top=0)
+    by_measure = sorted(rows, key=lambda row: -row["mean.good"])
+    assert [row["id"] for row in by_measure] == sorted(shares, key=lambda name: -shares[name])
 
 
 def test_a_row_holds_the_scores_of_its_image_alone() -> None:

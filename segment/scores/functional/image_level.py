@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.errors import WrongUse, near
 from segment.scores.functional.binning import Floats
 
 AGGREGATIONS = ("mean", "p95", "area", "interior", "patch")
@@ -135,22 +133,3 @@ def spearman(x: Floats, y: Floats) -> tuple[float, int]:  # N, N
     """
     known = ~(np.isnan(x) | np.isnan(y))
     return round(rank_correlation(x[known], y[known]), 12), int(known.sum())
-
-
-def select(rows: Sequence[Mapping[str, object]], by: str, top: int) -> list[tuple[str, float]]:
-    """The `top` images with the highest values of a column, to inspect or label first; ties in the order of their ids.
-
-    rows: `Scoreboard.per_image()`, or the flattened lines of a manifest; an image without the column is left out
-    by: the column's name
-    Errors: WrongUse for an unknown column, or `top` below 1
-
-    >>> select([{"id": "a", "mean.variance": 0.1}, {"id": "b", "mean.variance": 0.3}], "mean.variance", 1)
-    [('b', 0.3)]
-    """
-    if top < 1:
-        raise WrongUse(f"The top {top} images were asked for. Ask for 1 or more.")
-    known = {column for row in rows for column in row} - {"id"}
-    if rows and by not in known:
-        raise WrongUse(f"No column is called {by!r}.{near(by, known)} Known: {', '.join(sorted(known))}.")
-    values = [(str(row["id"]), float(value)) for row in rows if isinstance(value := row.get(by), (int, float))]
-    return sorted(values, key=lambda pair: (-pair[1], pair[0]))[:top]
