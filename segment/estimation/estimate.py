@@ -27,7 +27,7 @@ from segment.uncertainty.heads import probabilities, refuse_not_finite
 from segment.uncertainty.measures import MEASURES, needed, prediction
 from segment.uncertainty.moments import DrawMoments
 from segment.uncertainty.scaling import Calibration, calibrated
-from segment.uncertainty.stopping import Stop, StoppingRule
+from segment.uncertainty.stopping import StoppingRule
 
 A = TypeVar("A")
 """The type of arrays: a tensor, or a plane (a NumPy array, or one in a file)."""
@@ -173,25 +173,15 @@ def accumulate(method: Method, images: Tensor, sums: Sequence[MomentsAtTemperatu
         yield weight
 
 
-def moments_of(
-    method: Method,
-    images: Tensor,
-    *,
-    head: Head,
-    keep: Iterable[str],
-    temperature: Calibration = 1.0,
-    stop: Stop | None = None,
-) -> DrawMoments:
+def moments_of(method: Method, images: Tensor, *, head: Head, keep: Iterable[str]) -> DrawMoments:
     """Every pass of a method over images (N C H W), as moments of its probabilities (N K H W), float32 or better.
 
     images: normalised, not padded. keep: what is summed beside p: those of `DrawMoments` that the measures need
-    temperature: divides the logits; stop: called after each draw, ends the passes when it returns True
     Errors: PredictionFailed where an output is not finite.
     """
-    sums = MomentsAtTemperature(head, keep, temperature)
-    for weight in accumulate(method, images, (sums,)):
-        if stop is not None and stop(sums.p, weight):
-            break
+    sums = MomentsAtTemperature(head, keep)
+    for _ in accumulate(method, images, (sums,)):
+        pass
     refuse_not_finite(sums.moments.mean)
     return sums.moments
 

@@ -15,7 +15,6 @@ Must not know a network, a bank or a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +24,6 @@ from segment.axes import Head
 from segment.errors import WrongUse
 from segment.uncertainty.measures import standard_error
 from segment.uncertainty.moments import DrawMoments
-
-Stop = Callable[[Tensor, float], bool]
-"""Called after each draw with its probabilities (1 K H W) and its weight; returns whether to stop."""
 
 CELLS = 64
 """Cells of the grid along each side of an image."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.estimation.estimate import ReadOut, estimates, moments_of
+from segment.estimation.estimate import ReadOut, estimate, estimates
 from segment.files.bank_cache import marks_in
 from segment.files.writing import write_png
 from segment.images.prepare import prepare
@@ -227,7 +227,7 @@ def test_mcbn_with_views_and_a_temperature_is_the_mean_over_both(network: Networ
     image = read_image(sorted(Path(data.images).iterdir())[0])
     images = prepare(image, replace(network.card.input, stride=1))[None]
     (method,) = build_methods(network, [bank], replace(QUICK, methods=("mcbn+tta",))).methods["mcbn+tta"]
-    warm = moments_of(method, images, head="softmax", keep=(), temperature=1.5).mean
+    warm = estimate(method, images, head="softmax", measures=(), temperature=1.5).probability
     plain = [output for _, output in method(images)]
     expected = torch.stack([(output / 1.5).softmax(dim=1) for output in plain]).mean(dim=0)
     torch.testing.assert_close(warm, expected, rtol=0, atol=1e-6)
