@@ -1,13 +1,13 @@
 """MCBN the plain way, which the engine is held to: statistics swapped in by hand, T passes stacked, NumPy in float64.
 
-Nothing here uses segment's passes, moments or measures.
+Nothing here uses segment's passes, moments or measures, but `passes`, which runs what is compared.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
+from segment.passes.passes import Passes, PassPlan
 
 Floats = NDArray[np.float64]
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -127,6 +128,11 @@ def plain_loop(
             given = image.to(dtype).clone()
             outputs.append(swapped(given) if forward is None else forward(swapped, given))
     return torch.stack(outputs)
+
+
+def passes(network: BatchNormNetwork, bank: Bank, images: Tensor, plan: PassPlan | None = None) -> Iterator[Tensor]:
+    """The outputs (N K ...) of the network under each draw of the bank, in order."""
+    yield from Passes(network, bank, plan)(images)
 
 
 def probabilities_of(logits: NDArray[Any], head: str = "softmax") -> Floats:  # T N K' ... -> T N K ...

@@ -288,8 +288,3 @@ def _in_another_process(network: BatchNormNetwork, bank: Bank, plan: PassPlan) -
         image = uniform_noise(*shape)
         network = network.retraced(network.placed(image))
     return Passes(network, bank, plan)
-
-
-def passes(network: BatchNormNetwork, bank: Bank, images: Tensor, plan: PassPlan | None = None) -> Iterator[Tensor]:
-    """The outputs (N K ...) of the network under each draw of the bank, in order."""
-    yield from Passes(network, bank, plan)(images)

@@ -15,6 +15,7 @@ from plain import (
     calibrated,
     in_eval_mode,
     noise,
+    passes,
     plain_loop,
     random_bank,
     seeded,
@@ -36,7 +37,7 @@ from segment.draws.recording import record
 from segment.errors import BankRefused, ModelRefused, NoBatchNorm, WrongUse
 from segment.methods.deterministic import deterministic
 from segment.networks.load import load_network
-from segment.passes.passes import PassPlan, passes
+from segment.passes.passes import PassPlan
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]
 

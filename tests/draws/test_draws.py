@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import Toy, assert_same_state, calibrated, noise, random_bank, seeded, state_of, surveyed
+from plain import Toy, assert_same_state, calibrated, noise, passes, random_bank, seeded, state_of, surveyed
 from safetensors.torch import load, save
 from small_networks import Backwards
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from segment.draws.recording import biased_statistics, record
 from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
 from segment.files.banks import load_bank, save_bank
 from segment.networks.load import load_network
-from segment.passes.passes import passes
 
 
 def by_hand(toy: Toy, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain import passes
 from torch import nn
 
 from segment.batch_norm.network import bn_network_of
@@ -24,7 +25,6 @@ from segment.experiments.segmentation.experiment import (
     scored,
 )
 from segment.images.prepare import prepare
-from segment.passes.passes import passes
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 

@@ -17,6 +17,7 @@ from plain import (
     calibrated,
     in_eval_mode,
     noise,
+    passes,
     plain_loop,
     plain_measures,
     probabilities_of,
@@ -38,7 +39,7 @@ from segment.estimation.estimate import estimate, moments_of
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn, mean_statistics
 from segment.networks.load import load_network
-from segment.passes.passes import Passes, PassPlan, passes
+from segment.passes.passes import Passes, PassPlan
 from segment.uncertainty.measures import MEASURES
 
 PLANS = [PassPlan(fold=fold, share=share) for fold in (1, 3) for share in (False, True)]

@@ -19,6 +19,7 @@ from plain import (
     Toy,
     calibrated,
     noise,
+    passes,
     plain_loop,
     plain_measures,
     probabilities_of,
@@ -38,7 +39,7 @@ from segment.errors import ModelRefused, WrongUse
 from segment.estimation.estimate import estimate
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.passes.passes import Passes, PassPlan, passes
+from segment.passes.passes import Passes, PassPlan
 from segment.tracing.pass_memory import peak_bytes
 from segment.tracing.replay import OtherShapes, Recording
 from segment.uncertainty.measures import MEASURES
