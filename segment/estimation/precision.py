@@ -58,7 +58,6 @@ def audit(
     images: Sequence[Tensor],
     head: Head,
     *,
-    draws: int = AUDIT_DRAWS,
     engine: Engine = "torch",
 ) -> Audited:
     """For each half precision of this device and engine: its error of the variance map, and its speed-up.
@@ -68,7 +67,7 @@ def audit(
     of neighbouring passes; a quarter of the pairs lies below speed_low, a quarter above speed_high
     An exception of the network in a half precision becomes its `reason`; nothing is raised.
     """
-    bank = bank if bank.distilled else bank.first(min(draws, len(bank)))
+    bank = bank if bank.distilled else bank.first(min(AUDIT_DRAWS, len(bank)))
     candidates: tuple[Precision, ...] = ("bf16",) if network.device.type == "cpu" else ("bf16", "fp16")
     if not images:
         return {}

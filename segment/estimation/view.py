@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Images of one picture; more are left out, and the picture says so."""
+TALL = 220
+"""Pixels of the height of a sheet's pictures, at most."""
 SHOWN = ("predictive_entropy", "variance")
 """Measures of a figure, where an estimate has them and none are named."""
 
@@ -117,10 +119,10 @@ def view_of(estimate: Any) -> PictureContext:
     )
 
 
-def each_shown(estimate: Any, view: PictureContext, most: int = MOST) -> Iterator[Shown]:
+def each_shown(estimate: Any, view: PictureContext) -> Iterator[Shown]:
     """The first images of an estimate, one after the other."""
     arrays = estimate.arrays()
-    singles = [arrays] if arrays.single else [arrays.image(n) for n in range(min(most, len(arrays.prediction)))]
+    singles = [arrays] if arrays.single else [arrays.image(n) for n in range(min(MOST, len(arrays.prediction)))]
     for number, single in enumerate(singles):
         labels = np.asarray(single.prediction[...])
         if view.head == "multilabel":
@@ -148,11 +150,8 @@ def overlay_of(shown: Shown, measure: str, scale: Scale) -> Picture:  # -> H W 3
     return uncertainty_overlay(base, shown.maps[measure], high=scale.high)
 
 
-def sheet_of(estimate: Any, tall: int = 220) -> Picture:
-    """Image, prediction, heat map and overlay of up to MOST images, with class key and legend.
-
-    tall: pixels of a picture's height at most
-    """
+def sheet_of(estimate: Any) -> Picture:
+    """Image, prediction, heat map and overlay of up to MOST images, with class key and legend."""
     view = view_of(estimate)
     measure = measure_of(estimate, None) if estimate.maps else None
     scale = None if measure is None else view.scale(measure)
@@ -165,7 +164,7 @@ def sheet_of(estimate: Any, tall: int = 220) -> Picture:
             pictures[scale.title] = heatmap(shown.maps[measure], high=scale.high)
             pictures["overlay"] = overlay_of(shown, measure, scale)
             note = f"mean {shown.maps[measure].mean():.3f}"
-        small = {name: thumbnail(picture, tall, 2 * tall) for name, picture in pictures.items()}
+        small = {name: thumbnail(picture, TALL, 2 * TALL) for name, picture in pictures.items()}
         rows.append(SheetRow(name=f"image {number}", pictures=small, note=note))
     count = 1 if estimate.single else len(estimate.prediction)
     some = f"{len(rows)} of {count} images, " if len(rows) < count else ""

@@ -24,6 +24,9 @@ ABSENT = (128, 128, 128)
 
 PAPER = (255, 255, 255)
 
+TICKS = 6
+"""Steps between the numbers of a legend, at most."""
+
 ROWS = 256
 """Rows painted at a time, so that a large map is not copied as a whole."""
 
@@ -123,15 +126,15 @@ def ramp() -> Picture:  # -> 256 3
     return np.ascontiguousarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[0, :, ::-1])
 
 
-def ticks(high: float, most: int = 6) -> list[tuple[float, str]]:
+def ticks(high: float) -> list[tuple[float, str]]:
     """Round numbers from 0 up to, but not too near, high; high itself is written at the end of the bar.
 
     >>> [text for _, text in ticks(2.398)], [text for _, text in ticks(0.02)]
     (['0', '0.5', '1.0', '1.5', '2.0'], ['0', '0.005', '0.010', '0.015'])
     """
-    power = 10.0 ** math.floor(math.log10(high / most))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if high / (power * factor) <= most)
-    marks = [index * step for index in range(most + 2)]
+    power = 10.0 ** math.floor(math.log10(high / TICKS))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if high / (power * factor) <= TICKS)
+    marks = [index * step for index in range(TICKS + 2)]
     marks = [mark for mark in marks if mark < high - 0.6 * step]
     kind = "f" if step >= 1e-4 else "e"
     decimals = next(  # the fewest that distinguish every mark from its neighbours
@@ -202,18 +205,12 @@ def _title(scale: Scale) -> str:
     return scale.title + (f", {scale.unit}" if scale.unit else "")
 
 
-def with_legend(heat: Picture, scale: Scale) -> Picture:
-    """The heat map, unscaled in the top left corner, with its legend at the right on white.
+def legend_beside(rows: int, columns: int, scale: Scale) -> Picture:  # -> h w 3
+    """The legend beside a heat map of that size, on white.
 
     Letters grow with the picture (13 to 52 pixels). A legend taller than the picture extends below it; in a very tall
     picture the legend is 40 lines of its letters high.
     """
-    strip = legend_beside(heat.shape[0], heat.shape[1], scale)
-    return beside(heat, strip, slice(0, max(heat.shape[0], strip.shape[0])))
-
-
-def legend_beside(rows: int, columns: int, scale: Scale) -> Picture:  # -> h w 3
-    """The legend that `with_legend` adds to a heat map of that size."""
     size = round(min(max(13.0, 13 * math.sqrt(rows * columns) / 600), 52.0))
     return legend(min(rows, 40 * size), scale, size=size)
 

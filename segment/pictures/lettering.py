@@ -88,8 +88,8 @@ def write(
         cv2.putText(picture, text, (x, y), colour, cv2.FontFace("sans"), size, weight)
 
 
-def rising(text: str, size: int, weight: int = REGULAR, paper: tuple[int, int, int] = (255, 255, 255)) -> Picture:
-    """The text rotated to read from bottom to top, on a strip of the length it needs."""
-    strip = np.full((size + size // 2, width_of(text, size, weight) + 2, 3), paper, np.uint8)
+def rising(text: str, size: int, weight: int = REGULAR) -> Picture:
+    """The text rotated to read from bottom to top, on a white strip of the length it needs."""
+    strip = np.full((size + size // 2, width_of(text, size, weight) + 2, 3), 255, np.uint8)
     write(strip, text, 0, size + size // 8, size=size, weight=weight)
     return np.ascontiguousarray(np.rot90(strip))

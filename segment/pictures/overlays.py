@@ -42,27 +42,16 @@ ROWS = 256
 """Rows painted at a time, because the float32 sums of a large picture need too much memory."""
 
 
-def class_overlay(
-    image: Picture, regions: Regions, *, palette: Picture, classes: int, bare: Sequence[int] = ()
-) -> Picture:  # -> H W 3
-    """The image under its classes' colours, translucent, each large region with a thin, paler outline.
+def class_overlay_rows(
+    image: Plane, regions: Regions, rows: slice, *, palette: Picture, classes: int, bare: Sequence[int] = ()
+) -> Picture:
+    """Rows of an image under its classes' colours, translucent, each large region with a thin, paler outline.
 
+    rows: a few at a time, for arrays that are read from disk
     classes: K; a region of a class from K up or in `bare`, and a pixel of no region, shows the image only
     Lines lie inside their region, so both sides of a border have their own. Regions below `SMALL` of the image have
     no line, nor has what surrounds them.
     """
-    rows = range(0, len(image), ROWS)
-    parts = [
-        class_overlay_rows(image, regions, slice(r, r + ROWS), palette=palette, classes=classes, bare=bare)
-        for r in rows
-    ]
-    return np.concatenate(parts) if parts else image.copy()
-
-
-def class_overlay_rows(
-    image: Plane, regions: Regions, rows: slice, *, palette: Picture, classes: int, bare: Sequence[int] = ()
-) -> Picture:
-    """Some rows of the class overlay, for arrays that are read from disk a few rows at a time."""
     _check(image, regions.shape)
     start, stop, _ = rows.indices(image.shape[0])
     thick = max(1, round(math.sqrt(image.shape[0] * image.shape[1]) / 700))

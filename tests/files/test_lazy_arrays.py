@@ -29,9 +29,8 @@ from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
-from segment.pictures.heatmaps import heatmap, scale_of, with_legend
+from segment.pictures.heatmaps import beside, heatmap, legend_beside, scale_of
 from segment.pictures.overlays import (
-    class_overlay,
     class_overlay_rows,
     uncertainty_overlay,
     uncertainty_overlay_rows,
@@ -114,7 +113,6 @@ def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
     regions = regions_of(labels)
     how: dict[str, Any] = {"palette": palette(5), "classes": 5}
     whole = class_overlay_rows(image, regions, slice(0, 1500), **how)
-    np.testing.assert_array_equal(class_overlay(image, regions, **how), whole)
     warm = uncertainty_overlay_rows(image, entropy, slice(0, 1500), high=1.0)
     np.testing.assert_array_equal(uncertainty_overlay(image, entropy, high=1.0), warm)
     for rows in (slice(0, 1), slice(48, 53), slice(700, 1500)):
@@ -124,7 +122,7 @@ def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
 
 def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
     heat = heatmap(np.random.default_rng(3).random((700, 40)), high=1.0)
-    picture = with_legend(heat, scale_of("margin", 4))
+    picture = beside(heat, legend_beside(*heat.shape[:2], scale_of("margin", 4)), slice(0, 700))
     write_png(tmp_path / "made.png", ComputedRows(picture.shape, picture.dtype, lambda rows: picture[rows]))
     np.testing.assert_array_equal(read_image(tmp_path / "made.png"), picture)
 

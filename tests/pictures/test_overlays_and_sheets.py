@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.pictures.heatmaps import PAPER, SCALES, heatmap, scale_of
 from segment.pictures.lettering import shortened, width_of
-from segment.pictures.overlays import GREY_LOW, HIDDEN, LINE_WHITE, OPACITY, class_overlay, uncertainty_overlay
+from segment.pictures.overlays import GREY_LOW, HIDDEN, LINE_WHITE, OPACITY, class_overlay_rows, uncertainty_overlay
 from segment.pictures.palettes import palette
 from segment.pictures.sheets import MARGIN, SheetRow, contact_sheet
 from segment.pictures.thumbnails import HEIGHT, WIDEST, thumbnail
@@ -31,8 +31,9 @@ PLAIN = 4
 """K of the test palettes."""
 
 
-def classes_over(image: Picture, labels: NDArray[Any]) -> Picture:
-    return class_overlay(image, regions_of(labels), palette=palette(PLAIN), classes=PLAIN)
+def classes_over(image: Picture, labels: NDArray[Any], bare: tuple[int, ...] = ()) -> Picture:
+    rows = slice(0, len(image))
+    return class_overlay_rows(image, regions_of(labels), rows, palette=palette(PLAIN), classes=PLAIN, bare=bare)
 
 
 def lab(colour: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
@@ -81,8 +82,7 @@ def test_a_pixel_of_no_class_shows_the_image() -> None:
 
 def test_a_bare_class_shows_the_image_and_the_others_keep_their_lines() -> None:
     image, labels = street(), blocks()
-    regions = regions_of(labels)
-    bare = class_overlay(image, regions, palette=palette(PLAIN), classes=PLAIN, bare=(0,))
+    bare = classes_over(image, labels, bare=(0,))
     np.testing.assert_array_equal(bare[labels == 0], classes_over(image, np.full_like(labels, PLAIN))[labels == 0])
     np.testing.assert_array_equal(bare[labels != 0], classes_over(image, labels)[labels != 0])
 

@@ -22,13 +22,14 @@ from segment.pictures.heatmaps import (
     PAPER,
     SCALES,
     Scale,
+    beside,
     heatmap,
     legend,
+    legend_beside,
     level_legend,
     ramp,
     scale_of,
     ticks,
-    with_legend,
 )
 from segment.pictures.palettes import VOID, colour_mask, oklab, palette
 
@@ -190,8 +191,9 @@ def test_a_legend_says_so_where_values_may_lie_above_its_top() -> None:
 def test_a_heat_map_with_its_legend_holds_the_heat_map_pixel_for_pixel(size: tuple[int, int]) -> None:
     scale = scale_of("predictive_entropy", 4)
     heat = heatmap(np.random.default_rng(0).random(size), high=scale.high)
-    picture = with_legend(heat, scale)
     rows, columns = size
+    strip = legend_beside(rows, columns, scale)
+    picture = beside(heat, strip, slice(0, max(rows, strip.shape[0])))
     np.testing.assert_array_equal(picture[:rows, :columns], heat)
     assert (picture[rows:, :columns] == PAPER).all()
     strip = picture[:, columns:]

@@ -43,15 +43,17 @@ def sweep_csv(rows: Sequence[Row]) -> str:
     return csv_text(columns, lines)
 
 
+MOST = 10
+"""Settings of a condition in the terminal, beside the deterministic one."""
+
 COLUMNS = ("setting", "shift", "s/image", "NLL", "mIoU", "ECE", "error AUROC")
 
 
-def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the best settings by NLL, and of the deterministic ones, condition by condition.
+def best_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the ten best settings by NLL, and of the deterministic ones, condition by condition.
 
     Args:
         rows: settings with their scores, in any order.
-        most: how many of a condition beside the deterministic one, from 1 up.
 
     Returns:
         The names of the columns, `shift` only where a corruption was applied, and a row of cells a setting.
@@ -64,7 +66,7 @@ def best_rows(rows: Sequence[Row], most: int = 10) -> tuple[list[str], list[list
         same = [row for row in rows if (row.condition, row.severity) == condition]
         same.sort(key=lambda row: row.nll)
         for rank, row in enumerate(same):
-            if rank < most or row.method == DETERMINISTIC:
+            if rank < MOST or row.method == DETERMINISTIC:
                 cells = [
                     compact(row.result["scores"].get(score))
                     for score in ("nll", "miou", "ece", "error_auroc.predictive_entropy")

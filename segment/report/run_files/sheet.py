@@ -52,7 +52,7 @@ Thumbnails = dict[str, Picture]
 """Column -> picture of one image's row."""
 
 
-def chosen(values: Mapping[str, float], each: int = EACH) -> dict[str, list[str]]:
+def chosen(values: Mapping[str, float]) -> dict[str, list[str]]:
     """Section -> ids, the largest value first; one section without a name where all have room.
 
     >>> chosen({"a": 0.1, "b": 0.3})
@@ -61,10 +61,10 @@ def chosen(values: Mapping[str, float], each: int = EACH) -> dict[str, list[str]
     {'Most uncertain': 6, 'Around the median': 6, 'Least uncertain': 6}
     """
     order = sorted(values, key=lambda id: (-values[id], id))
-    if len(order) <= 3 * each:
+    if len(order) <= 3 * EACH:
         return {"": order}
-    middle = (len(order) - each) // 2
-    parts = order[:each], order[middle : middle + each], order[-each:]
+    middle = (len(order) - EACH) // 2
+    parts = order[:EACH], order[middle : middle + EACH], order[-EACH:]
     return dict(zip(("Most uncertain", "Around the median", "Least uncertain"), map(list, parts), strict=True))
 
 
