@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from segment.errors import WrongUse
-from segment.estimation.background import WORKERS
 from segment.estimation.memory_budget import Memory
 from segment.estimation.together import Batch
 from segment.files.reading import file_bytes, json_values
@@ -26,7 +25,7 @@ from segment.jobs.evaluation.temperatures import ALL_VOID, temperatures
 from segment.jobs.progress import Progress
 from segment.networks.load import Network
 from segment.report.results import Validation
-from segment.runners.runner import LOCAL, Runner
+from segment.runners.runner import Runner
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 
@@ -48,7 +47,10 @@ def validation_of_run(
     batch: Batch,
     runner: Runner,
 ) -> Validation:
-    """As `validate`; read back where this very run has done so before. Nothing without images."""
+    """Temperatures, then thresholds and accuracies of every method; read back where this very run has done so before.
+
+    Nothing without images. Errors: WrongUse where no image can be used.
+    """
     if not sources:
         return Validation.none()
     path = run.folder / VALIDATION
@@ -64,27 +66,6 @@ def validation_of_run(
                 return Validation.of(stored["validation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("%s is not used: %s", path, error)
-    validated = validate(
-        network, sources, methods, plan, progress, memory=memory, workers=workers, batch=batch, runner=runner
-    )
-    write_json(path, made_of | {"validation": validated.as_dict()})
-    run.deliver()
-    return validated
-
-
-def validate(
-    network: Network,
-    sources: Sequence[Source],
-    methods: ComparedMethods,
-    plan: ScorePlan,
-    progress: Progress,
-    *,
-    memory: Memory = None,
-    workers: int = WORKERS,
-    batch: Batch = 1,
-    runner: Runner = LOCAL,
-) -> Validation:
-    """Temperatures, then thresholds and accuracies of every method. Errors: WrongUse where no image can be used."""
     fitted = temperatures(network, sources, methods, plan, progress, memory=memory, workers=workers)
     read_outs = methods.read_outs(fitted.calibrations)
     boards = {name: Scoreboard(_blind(plan, read_out.measures)) for name, read_out in read_outs.items()}
@@ -95,7 +76,7 @@ def validate(
         raise WrongUse(f"None of the {len(sources)} validation images can be used. {first}")
     if not next(iter(boards.values())).pixels:
         raise WrongUse(ALL_VOID.format(len(scoring.done)))
-    return Validation(
+    validated = Validation(
         fitted.calibrations,
         {name: _accuracy(board) for name, board in scoring.boards.items()},
         {name: board.thresholds() for name, board in scoring.boards.items()},
@@ -104,6 +85,9 @@ def validate(
         {name: board.per_image() for name, board in scoring.boards.items()},
         fitted.left_out,
     )
+    write_json(path, made_of | {"validation": validated.as_dict()})
+    run.deliver()
+    return validated
 
 
 def _blind(plan: ScorePlan, measures: tuple[str, ...]) -> ScorePlan:
