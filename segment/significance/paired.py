@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from segment.scores.functional.binning import Floats
+from segment.scores.intervals import middle_95
 from segment.significance.corrections import LEVEL, Interval
 
 RESAMPLES = 9999
@@ -83,8 +84,7 @@ def mean_interval(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mea
     means = np.concatenate(
         [values[rng.integers(values.size, size=(some, values.size))].mean(axis=1) for some in _parts(values.size)]
     )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(values.mean()), *middle_95(means))
 
 
 def sign_flip_p(differences: Floats, *, seed: int = 0) -> float:  # N

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from segment.scores.functional.binning import Floats
+from segment.scores.intervals import middle_95
 from segment.significance.corrections import Interval
 
 RESAMPLES = 2000
@@ -55,10 +56,9 @@ def unpaired_test(first: Floats, second: Floats, *, seed: int = 0) -> UnpairedTe
         return None
     rng = np.random.default_rng(seed)
     chances = np.array([auroc(rng.choice(a, a.size), rng.choice(b, b.size)) for _ in range(RESAMPLES)])
-    low, high = np.quantile(chances, [0.025, 0.975])
     ks = stats.ks_2samp(a, b)
     ratio = float(b.mean() / a.mean()) if a.mean() != 0 else None
-    between = Interval(auroc(a, b), float(low), float(high))
+    between = Interval(auroc(a, b), *middle_95(chances))
     return UnpairedTest((a.size, b.size), float(a.mean()), float(b.mean()), ratio, between, float(ks[0]), float(ks[1]))
 
 

@@ -27,6 +27,7 @@ from segment.methods.method import Method
 from segment.networks.load import Network
 from segment.passes.passes import PassPlan
 from segment.scenes import scene as scenes
+from segment.scores.intervals import middle_95
 
 MEASURES = ("variance", "predictive_entropy")
 
@@ -82,8 +83,7 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
     """
     rounds = np.random.default_rng(0).integers(len(above), size=(REPLICATES, len(above)))
     ratios = np.median(np.asarray(above)[rounds], axis=1) / np.median(np.asarray(below)[rounds], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return middle_95(ratios)
 
 
 def step_seconds(module: nn.Module, network: Network, steps: int) -> float:
