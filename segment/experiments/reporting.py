@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from segment.files.text_tables import csv_text, markdown
@@ -97,6 +99,11 @@ def judged_by_all(outcomes: Sequence[Outcome]) -> Outcome:
     return decided.pop() if len(decided) == 1 else "inconclusive"
 
 
+def standard_error(values: Sequence[float] | NDArray[np.floating]) -> float:
+    """Of the mean of independent values; nan for fewer than two."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of a mean by Student's t; nan for fewer than two values.
 
@@ -107,8 +114,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return math.nan, math.nan
     mean = sum(values) / count
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    half = float(stdtrit(count - 1, 0.975)) * error
+    half = float(stdtrit(count - 1, 0.975)) * standard_error(values)
     return mean - half, mean + half
 
 
@@ -160,8 +166,7 @@ def with_error(values: Sequence[float], *, digits: int = 3) -> str:
     mean = sum(values) / count
     if count < 2:
         return f"{mean:.{digits}f}"
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    return f"{mean:.{digits}f} ± {standard_error(values):.{digits}f}"
 
 
 def ranged(low: float, high: float, *, digits: int = 3) -> str:

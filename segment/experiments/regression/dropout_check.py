@@ -27,7 +27,7 @@ from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
 from segment.experiments.regression.stack_training import Fit, Training
-from segment.experiments.reporting import Row, Verdict, judged, with_error
+from segment.experiments.reporting import Row, Verdict, judged, standard_error, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
 from segment.files.reading import as_json_values, file_bytes
 from segment.files.writing import write_text
@@ -206,12 +206,12 @@ def check_rows(scores: dict[str, tuple[list[float], list[float]]]) -> tuple[list
                 "set": name,
                 "splits": len(rmse),
                 "rmse": np.mean(rmse),
-                "rmse_se": _se(rmse),
+                "rmse_se": standard_error(rmse),
                 "reference_rmse": reference.rmse[0],
                 "reference_rmse_se": reference.rmse[1],
                 "rmse_within": fits["rmse"],
                 "log_likelihood": np.mean(loglik),
-                "log_likelihood_se": _se(loglik),
+                "log_likelihood_se": standard_error(loglik),
                 "reference_log_likelihood": reference.log_likelihood[0],
                 "reference_log_likelihood_se": reference.log_likelihood[1],
                 "log_likelihood_within": fits["ll"],
@@ -259,12 +259,8 @@ def check_verdict(scores: dict[str, tuple[list[float], list[float]]], *, complet
 
 
 def _within(values: Sequence[float], reference: tuple[float, float | None]) -> bool:
-    error = _se(values) if reference[1] is None else reference[1]
+    error = standard_error(values) if reference[1] is None else reference[1]
     return abs(float(np.mean(values)) - reference[0]) <= 2 * error + ROUNDING
-
-
-def _se(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _printed(reference: tuple[float, float | None]) -> str:

@@ -27,6 +27,7 @@ from segment.experiments.reporting import (
     judged_by_majority,
     markdown_table,
     new_figure,
+    standard_error,
     styled,
     with_error,
     write_figure,
@@ -43,7 +44,6 @@ from segment.experiments.uci.tables import (
     overlap,
     score_rows,
     split_rows,
-    standard_error,
     summary_rows,
 )
 from segment.files.writing import check_writable
@@ -220,7 +220,7 @@ def _figure(out: Path, results: Results) -> None:
         for place, method in enumerate(methods):
             height = np.arange(len(names)) + (place - 1.5) * 0.18
             columns = [getattr(columns_of(results[name], method), key) for name in names]
-            errors = [standard_error(values) or 0.0 for values in columns]
+            errors = np.nan_to_num([standard_error(values) for values in columns])
             for at, values in zip(height, columns, strict=True):
                 axes.plot(values, [at] * len(values), "o", color=COLOURS[method], markersize=2.2, alpha=0.45, zorder=2)
             axes.errorbar(

@@ -13,7 +13,7 @@ import numpy as np
 
 from segment.experiments.regression.methods import METHODS
 from segment.experiments.regression.predictive import Array, better_by_splits
-from segment.experiments.reporting import Row, with_error
+from segment.experiments.reporting import Row, standard_error, with_error
 from segment.experiments.uci.splits import SplitResult
 
 Results = Mapping[str, Sequence[SplitResult]]
@@ -68,7 +68,8 @@ def score_rows(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, A
             text: dict[str, Any] = {"set": name, "method": method}
             for label in ("rmse", "pll", "crps", "normalised_pll", "normalised_crps"):
                 values = getattr(column, label)
-                row[label], row[f"{label}_se"] = float(values.mean()), standard_error(values)
+                row[label] = float(values.mean())
+                row[f"{label}_se"] = standard_error(values) if len(values) > 1 else None
                 heading = label.replace("_", " ").replace("pll", "PLL").replace("crps", "CRPS").replace("rmse", "RMSE")
                 text[heading] = with_error(values.tolist(), digits=2 if "normalised" in label else 3)
             row |= {
@@ -100,10 +101,6 @@ def _t_test(values: Array) -> float | None:
 
 def _ranks(losses: Mapping[str, float]) -> dict[str, int]:
     return {method: 1 + sum(other < loss for other in losses.values()) for method, loss in losses.items()}
-
-
-def standard_error(values: Array) -> float | None:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def split_rows(results: Results) -> list[Row]:
