@@ -23,7 +23,7 @@ from benchmarks.network_tables import families, networks
 from benchmarks.run_tables import busy, endurance, kills, on_ray, scoring
 from benchmarks.triage_tables import triage, triage_sequences
 from segment.files.text_tables import markdown
-from segment.files.writing import fresh, write_text
+from segment.files.writing import write_bytes, write_text
 from segment.report.comparison import best_entry
 from segment.report.tables import COLUMNS, counted, table, verdict
 
@@ -273,8 +273,7 @@ def main() -> None:
             write_text(document, written(text))
             sys.stdout.write(f"{document.relative_to(ROOT)}\n")
     for name, made_picture in PICTURES.items():
-        with fresh(ROOT / "docs" / "images" / name) as stream:
-            stream.write(made_picture())
+        write_bytes(ROOT / "docs" / "images" / name, made_picture())
 
 
 if __name__ == "__main__":

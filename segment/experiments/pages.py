@@ -18,7 +18,7 @@ from PIL import Image
 
 from segment.errors import WrongUse
 from segment.experiments.reporting import Row, markdown_table
-from segment.files.writing import fresh, write_text
+from segment.files.writing import write_bytes, write_text
 
 PICTURE = re.compile(r"\]\(([\w-]+)\.png\)")
 WIDE, HEAVY = 1200, 200_000
@@ -70,8 +70,7 @@ def _smaller(source: Path, target: Path) -> None:
     width = min(picture.width, WIDE)
     while len(encoded := _small_png(picture, width)) > HEAVY:
         width = round(0.85 * width)
-    with fresh(target) as stream:
-        stream.write(encoded)
+    write_bytes(target, encoded)
 
 
 def _small_png(picture: Image.Image, most_width: int) -> bytes:

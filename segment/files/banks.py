@@ -19,7 +19,7 @@ from segment.draws.bank import Bank
 from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse, one_line
 from segment.files.reading import first_error
-from segment.files.writing import fresh
+from segment.files.writing import write_bytes
 from segment.stores.copies import here
 from segment.stores.requests import is_there
 from segment.stores.urls import url_of
@@ -125,8 +125,7 @@ def save_bank(bank: Bank, path: str | Path) -> None:
         "probe": json.dumps(settings, sort_keys=True),
         "provenance": provenance,
     }
-    with fresh(path) as stream:
-        stream.write(_in_one_order(save(tensors, metadata)))
+    write_bytes(path, _in_one_order(save(tensors, metadata)))
 
 
 def _in_one_order(data: bytes) -> bytes:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from segment.errors import imported
-from segment.files.writing import fresh, fresh_path
+from segment.files.writing import fresh_path, write_bytes
 
 
 def write_onnx(path: Path, model: Any, metadata: Mapping[str, str]) -> None:
     """An ONNX model with its metadata."""
     imported("onnx", extra="onnx", what="Exported graphs").helper.set_model_props(model, dict(metadata))
-    with fresh(path) as stream:
-        stream.write(model.SerializeToString(deterministic=True))
+    write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def write_openvino(path: Path, model: Any, metadata: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from segment.draws.identity import computes_the_same, identified
 from segment.errors import SegmentError
 from segment.files.bank_cache import bank_of_recipe, signed
 from segment.files.banks import save_bank
-from segment.files.writing import fresh
+from segment.files.writing import write_bytes
 from segment.networks.load import Network
 from segment.stores.copies import here
 from segment.stores.requests import is_there, remove
@@ -117,8 +117,7 @@ class PartialTensors:
             return
         path = _beside(self.output, part)
         try:
-            with fresh(path) as stream:
-                stream.write(save(dict(state), self._metadata(state, part)))
+            write_bytes(path, save(dict(state), self._metadata(state, part)))
         except (SegmentError, OSError) as error:
             log.info("What was reached is not kept: %s", error)
         else:

@@ -159,9 +159,13 @@ def _discard(part: Path) -> None:
         return  # its folder is not one: nothing was written there
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     with fresh(path) as stream:
-        stream.write(text.encode())
+        stream.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segment.files.writing import fresh
+from segment.files.writing import write_bytes
 from segment.pictures.plots import Line, line_of, plot
 from segment.report.comparison import best_entry
 from segment.report.over_banks import curve_name
@@ -208,6 +208,5 @@ def _words(measure: str) -> str:
 
 
 def _write(path: Path, picture: bytes) -> Path:
-    with fresh(path) as stream:
-        stream.write(picture)
+    write_bytes(path, picture)
     return path

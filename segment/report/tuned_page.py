@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.errors import MissingExtra
 from segment.files.text_tables import markdown
-from segment.files.writing import fresh, write_text
+from segment.files.writing import write_bytes, write_text
 from segment.pictures.plots import Line, plot
 from segment.significance.paired import FEW, LEAST, PairedTest
 from segment.tuning.choice import RULES, Candidate, Choice
@@ -109,8 +109,7 @@ def write_tuned_page(
     except MissingExtra:
         picture = None
     if picture is not None:
-        with fresh(folder / PICTURE) as stream:
-            stream.write(picture)
+        write_bytes(folder / PICTURE, picture)
     lines = ["# Tuned setting", "", why, ""]
     lines += [f"![NLL against passes]({PICTURE})", ""] if picture is not None else []
     lines += [*markdown(COLUMNS, candidate_rows(candidates, choice)), ""]

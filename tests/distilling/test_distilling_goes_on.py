@@ -232,7 +232,7 @@ def test_refining_goes_on_where_its_steps_cannot_be_kept(
     def full(*_: object) -> None:
         raise WrongUse("No space left on device.")
 
-    monkeypatch.setattr("segment.files.partial_banks.fresh", full)
+    monkeypatch.setattr("segment.files.partial_banks.write_bytes", full)
     assert bank_fingerprint(distilling()) == whole
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segment.errors import WrongUse
-from segment.files.writing import check_writable, fresh
+from segment.files.writing import check_writable, write_bytes
 from segment.networks.architectures.tiny import TinyUNet
 from segment.runners.process import torch_threads
 from segment.scenes.scene import CLASSES, PALETTE, SIZE, TEST, TRAIN, UNSEEN, Scene, scene
@@ -216,6 +216,5 @@ def _write(
     head = "# A small U-Net for generated street scenes. Written by `segment experiment train-scenes`.\n"
     text = head + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=120)
     for name, content in (("scenes.safetensors", weights), ("scenes.yaml", text.encode())):
-        with fresh(out / name) as stream:
-            stream.write(content)
+        write_bytes(out / name, content)
     logger.info("Wrote %s and %s.", out / "scenes.safetensors", out / "scenes.yaml")

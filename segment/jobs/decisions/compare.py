@@ -10,7 +10,7 @@ import numpy as np
 
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
-from segment.files.writing import fresh, write_json, write_text
+from segment.files.writing import write_bytes, write_json, write_text
 from segment.guarantees.groups import frames
 from segment.jobs.decisions.other_labels import other_labels
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
@@ -93,8 +93,7 @@ def write_comparison(compared: RunComparison, folder: Path, runs: tuple[str, str
     if drawn is None:
         (folder / PICTURE).unlink(missing_ok=True)  # an earlier comparison's
     else:
-        with fresh(folder / PICTURE) as stream:
-            stream.write(drawn)
+        write_bytes(folder / PICTURE, drawn)
     write_text(folder / PAGE, page(compared, runs, picture=drawn is not None))
     return folder / PAGE
 
