@@ -5,16 +5,14 @@ Must not measure or simulate anything.
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
-from typing import Any
 
 from benchmarks.measured_files import made, measured
 from benchmarks.sizing.__main__ import row_cells
 from benchmarks.sizing.model import Fleet, Head, Image, Store, bounds
 from benchmarks.sizing.simulation import SHARED
 from segment.files.text_tables import markdown
-from segment.pictures.plots import new_figure
+from segment.pictures.plots import new_figure, png_of, quiet
 
 Lines = list[str]
 SHOWN = (1, 2, 10, 100, 1000)
@@ -110,9 +108,7 @@ def limits() -> Lines:
 def picture() -> bytes:
     """Images a second against workers, a line a setting; a ring where another part becomes the busiest."""
     figure = new_figure(7.2, 4.8, 150)
-    axes: Any = figure.add_subplot()
-    axes.grid(visible=True, which="major", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes = quiet(figure.add_subplot())
     settings = measured("sizing")["result"]["settings"]
     for number, (name, entry) in enumerate(settings.items()):
         colour, marker, line = STYLES[number % len(STYLES)]
@@ -148,9 +144,5 @@ def picture() -> bytes:
     axes.yaxis.set_major_formatter("{x:,.4g}")
     axes.minorticks_off()
     axes.set(xlabel="workers", ylabel="images a second", title="Simulated rate; rings: where another part limits it")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return png_of(figure)

@@ -18,7 +18,6 @@ from scipy.special import stdtrit
 
 from segment.files.text_tables import csv_text, markdown
 from segment.files.writing import fresh, write_text
-from segment.pictures.plots import new_figure as new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,14 +5,13 @@ Needs matplotlib, the extra `plots`. Must not know how a number was made.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segment.pictures.plots import new_figure
+from segment.pictures.plots import new_figure, png_of, quiet
 
 SIGNIFICANT, OPEN = "#d1495b", "#7a8794"
 FIRST, SECOND = "#1b6ca8", "#d1495b"
@@ -92,10 +91,5 @@ def comparison_picture(
         right.set(title=f"{number}, by images", xlabel=number, ylabel="density of images")
         right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
-        axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+        quiet(axes)
+    return png_of(figure)

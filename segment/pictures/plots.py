@@ -77,7 +77,8 @@ def plot(
     ticks: of the x axis; empty: matplotlib's
     Errors: MissingExtra without matplotlib
     """
-    figure, axes = _axes()
+    figure = new_figure(WIDTH, HEIGHT, DPI)
+    axes = quiet(figure.add_subplot())
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="ideal")
     for number, line in enumerate(lines):
@@ -103,7 +104,7 @@ def plot(
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
     else:
         axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def new_figure(width: float, height: float, dpi: float | None = None) -> Figure:
@@ -118,17 +119,17 @@ def new_figure(width: float, height: float, dpi: float | None = None) -> Figure:
     return figure
 
 
-def _axes() -> tuple[Any, Any]:
-    figure = new_figure(WIDTH, HEIGHT, DPI)
-    axes = figure.add_subplot()
-    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+def quiet(axes: Any) -> Any:
+    """The same matplotlib axes with a pale grid behind what is drawn, and no lines at the top and right."""
+    axes.grid(visible=True, which="major", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _png(figure: Any) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The bytes of a PNG, which are the same for the same figure."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
@@ -136,4 +137,4 @@ def _png(figure: Any) -> bytes:
 
 def needs_matplotlib() -> None:
     """Check for matplotlib before a long computation. Errors: MissingExtra."""
-    _axes()
+    new_figure(WIDTH, HEIGHT)

@@ -26,7 +26,6 @@ from segment.experiments.reporting import (
     judged_by_majority,
     markdown_table,
     mean_interval,
-    new_figure,
     styled,
     with_error,
     write_figure,
@@ -34,6 +33,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci import experiment as uci
+from segment.pictures.plots import new_figure
 
 ROWS = [{"set": "yacht", "rmse": 0.1 + 0.2, "p": None}, {"set": "wine", "rmse": -0.0001, "p": math.nan}]
 

@@ -15,10 +15,10 @@ from segment.experiments.reporting import (
     COLOURS,
     INK,
     MUTED,
-    new_figure,
     styled,
     write_figure,
 )
+from segment.pictures.plots import new_figure
 
 
 def draw_curves(out: Path, curves: Mapping[int, Curve], single: Mapping[str, Curve], *, flat: int, seed: int) -> None:

@@ -15,10 +15,10 @@ from segment.experiments.reporting import (
     COLOURS,
     INK,
     MUTED,
-    new_figure,
     styled,
     write_figure,
 )
+from segment.pictures.plots import new_figure
 
 LABELS = {
     "single pass": "single pass",

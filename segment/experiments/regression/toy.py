@@ -29,7 +29,6 @@ from segment.experiments.reporting import (
     Verdict,
     judged_by,
     mean_interval,
-    new_figure,
     ranged,
     styled,
     with_error,
@@ -38,6 +37,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.files.writing import check_writable
+from segment.pictures.plots import new_figure
 
 PIECES = ((-2.0, -0.8), (0.2, 0.9), (1.7, 2.4))  # where there is data
 SPAN = (-3.4, 3.8)

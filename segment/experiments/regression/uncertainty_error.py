@@ -25,7 +25,6 @@ from segment.experiments.reporting import (
     Verdict,
     judged_by,
     judged_by_majority,
-    new_figure,
     styled,
     write_figure,
     write_page,
@@ -33,6 +32,7 @@ from segment.experiments.reporting import (
 )
 from segment.experiments.uci.splits import PLANS, Plan, SplitResult, run_splits, seeds_in
 from segment.files.writing import check_writable
+from segment.pictures.plots import new_figure
 from segment.scores.functional.image_level import rank_correlation
 from segment.scores.intervals import middle_95
 

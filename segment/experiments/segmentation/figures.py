@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.estimation.estimate import Estimate
-from segment.experiments.reporting import COLOURS, INK, MUTED, new_figure, styled, write_figure
+from segment.experiments.reporting import COLOURS, INK, MUTED, styled, write_figure
 from segment.networks.load import Network
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import colour_mask, palette
+from segment.pictures.plots import new_figure
 
 THUMB = 240
 """Pixels across a picture in the figure."""

@@ -13,8 +13,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from segment.experiments.regression.predictive import Array
-from segment.experiments.reporting import COLOURS, INK, MUTED, new_figure, styled, write_figure
+from segment.experiments.reporting import COLOURS, INK, MUTED, styled, write_figure
 from segment.experiments.theory.statistics import BatchStatistics, Prior, distance
+from segment.pictures.plots import new_figure
 
 QUANTILES = np.linspace(0.005, 0.995, 199)
 PARTS = {"mean": "mean", "sd": "standard deviation"}

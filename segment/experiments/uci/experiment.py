@@ -26,7 +26,6 @@ from segment.experiments.reporting import (
     Verdict,
     judged_by_majority,
     markdown_table,
-    new_figure,
     standard_error,
     styled,
     with_error,
@@ -47,6 +46,7 @@ from segment.experiments.uci.tables import (
     summary_rows,
 )
 from segment.files.writing import check_writable
+from segment.pictures.plots import new_figure
 
 CHECKS: Mapping[Budget, CheckPlan] = {
     "paper": CheckPlan(sets=SETS),
