@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segment.errors import SegmentError
 from segment.files.writing import write_text
+from segment.images.contents.hashes import sha256_of_file
 from segment.images.contents.states import FileState, state_in, state_of
 from segment.images.formats.belonging import files_of
 from segment.stores.copies import here
@@ -76,9 +77,8 @@ def _of_url(path: Path) -> str:
 
 def _hashed(path: Path) -> tuple[str, FileState | None]:
     """The hash, and the state that it is of; None where the file is or may be being written to."""
-    with path.open("rb") as stream:
-        state = state_in(path.stat())
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    state = state_in(path.stat())
+    digest = sha256_of_file(path)
     settled = state_of(path) == state and time.time_ns() - max(state[1:3]) > SETTLED
     return digest, state if settled else None
 

@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
         return ""
     try:
         status = path.stat()
-        return _sha256(path) if status.st_size < _KEPT_HASHES else _kept_sha256(path, state_in(status))
+        return sha256_of_file(path) if status.st_size < _KEPT_HASHES else _kept_sha256(path, state_in(status))
     except OSError:
         return ""
 
@@ -65,11 +65,12 @@ def content_of(source: Source) -> tuple[str, str]:
     return sha256_of(source.path), version
 
 
-def _sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a local file's bytes, as 64 hexadecimal digits. Errors: OSError where it cannot be read."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=4096)
 def _kept_sha256(path: Path, _state: FileState) -> str:
-    return _sha256(path)
+    return sha256_of_file(path)

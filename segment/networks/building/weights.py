@@ -6,7 +6,6 @@ Must not know how a network is built, nor what a card is.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from segment.axes import size_text
 from segment.errors import WeightsRefused, first_of, one_line
+from segment.images.contents.hashes import sha256_of_file
 from segment.networks.building.pickles import not_weights
 from segment.stores.copies import here
 from segment.stores.requests import is_there
@@ -78,15 +78,10 @@ def differs_from_card(path: Path, sha256: str) -> str:
     if not is_there(path):
         return ""  # refused when it is read
     with here(path) as copy:
-        actual = _sha256(copy)
+        actual = sha256_of_file(copy)
     if actual == sha256:
         return ""
     return f"{path} holds other weights than the card names: SHA-256 {actual[:12]}..., the card says {sha256[:12]}..."
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(
@@ -193,7 +188,7 @@ def _check_file(path: Path, sha256: str | None) -> None:
         raise WeightsRefused(f"Weights {str(path)!r} are empty (0 bytes); copy the file again.")
     if sha256 is None:
         return
-    actual = _sha256(path)
+    actual = sha256_of_file(path)
     if actual != sha256:
         raise WeightsRefused(
             f"Weights {str(path)!r} are not the card's: SHA-256 {actual[:12]}..., the card says {sha256[:12]}...; "
