@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,7 @@ from torch import Tensor
 from segment.draws.bank import Bank
 from segment.draws.probe import Probe
 from segment.errors import BankRefused, WrongUse, one_line
-from segment.files.reading import first_error
+from segment.files.reading import first_error, json_values
 from segment.files.writing import write_bytes
 from segment.stores.copies import here
 from segment.stores.requests import is_there
@@ -169,15 +169,15 @@ def bank_of(given: Bank | str | Path) -> Bank:
 
 
 def _bank_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Bank:
-    layers = _json(metadata["layers"])
+    layers = json_values(metadata["layers"])
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
         raise TypeError("its layers are no list of names")
     ours = {"weights", PLACES, TRAINED, DRAWN, *(f"{name}.{which}" for name in layers for which in ("mean", "var"))}
     if others := sorted(tensors.keys() - ours):
         raise ValueError(f"it holds {others[0]!r}, which is no part of a bank")
-    provenance = _json(metadata["provenance"])
+    provenance = json_values(metadata["provenance"])
     _Provenance.model_validate(provenance)
-    settings = _ProbeSettings.model_validate(_json(metadata["probe"]))
+    settings = _ProbeSettings.model_validate(json_values(metadata["probe"]))
     images, outputs, height, width = settings.shape
     shape = (images, outputs, height, width)
     probe = Probe(
@@ -186,13 +186,6 @@ def _bank_of(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Bank
     mean = {name: tensors[f"{name}.mean"] for name in layers}
     var = {name: tensors[f"{name}.var"] for name in layers}
     return Bank(tensors["weights"], mean, var, provenance, probe)
-
-
-def _json(text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"it holds {constant}, which JSON has not")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def _reason(error: Exception) -> str:

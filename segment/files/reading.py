@@ -29,7 +29,7 @@ def file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def json_values(data: bytes) -> Any:
+def json_values(data: bytes | str) -> Any:
     """What JSON holds. Errors: ValueError, also for NaN, infinity, and nesting beyond what Python reads.
 
     >>> json_values(b'{"a": [1, null]}')

@@ -389,7 +389,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]
     "a card of words": (lambda _, m: changed_json(m, "provenance", preprocessing="RGB"), "preprocessing: Input should"),
     "distilled perhaps": (lambda _, m: changed_json(m, "provenance", distilled="yes"), "distilled: Input should be a"),
     "endless nesting": (lambda _, m: m.update(provenance="[" * 100_000), "does not read as a bank"),
-    "a NaN that JSON has not": (lambda _, m: m.update(provenance='{"seed": NaN}'), "which JSON has not"),
+    "a NaN that JSON has not": (lambda _, m: m.update(provenance='{"seed": NaN}'), "NaN is no number of JSON"),
     "a NaN": (lambda t, _: t["bn1.mean"][0].fill_(float("nan")), "'bn1' of the bank holds a NaN"),
     "an infinity": (lambda t, _: t["bn2.var"][0].fill_(float("inf")), "'bn2' of the bank holds a NaN, an infinity"),
     "a negative variance": (lambda t, _: t["bn2.var"][0, :1].fill_(-1e-9), "negative variance"),
