@@ -38,13 +38,12 @@ from segment.jobs.distill import cut_views, observe_in_parts
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST
 
 log = logging.getLogger(__name__)
 
 DECIDING = 16
 """Held-out views, which decide the step, as `segment distill` takes them."""
-FAST = PassPlan(channels_last=True, fuse=True)
 Moments = list[tuple[Tensor, Tensor]]
 """Of each image the mean over draws and the variance, each (K H W)."""
 

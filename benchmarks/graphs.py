@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,7 +44,7 @@ from segment.jobs.prediction.export import export
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.onednn import has_bfloat16
-from segment.passes.passes import Engine, PassPlan
+from segment.passes.passes import FAST, Engine
 
 NETWORKS = (
     "unet_lite0_camvid",
@@ -69,7 +70,7 @@ class GivenUp(Exception):
 
 
 def ours(network: Network, drawn: BatchNormNetwork, bank: Bank, precision: Precision, engine: Engine) -> Run:
-    plan = PassPlan(precision=precision, channels_last=True, fuse=True, engine=engine)
+    plan = replace(FAST, precision=precision, engine=engine)
     method = mcbn(drawn, bank, plan, network.input)
 
     def run(image: Pixels) -> Estimate[torch.Tensor]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from benchmarks.distill import FAST, load_or_make_bank, part
+from benchmarks.distill import load_or_make_bank, part
 from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.estimation.estimate import estimate
@@ -38,6 +38,7 @@ from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.load import Network, load_network
+from segment.passes.passes import FAST
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, scene
 
 log = logging.getLogger(__name__)

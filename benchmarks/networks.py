@@ -35,7 +35,7 @@ from segment.errors import SegmentError, one_line
 from segment.files.versions import versions
 from segment.files.writing import write_json
 from segment.networks.load import Network, load_network
-from segment.passes.passes import Passes, PassPlan
+from segment.passes.passes import FAST, Passes
 
 ALLOWED, TIMES_NOISE = 1e-4, 4.0
 """Largest difference in probability that counts as none; or so many times what float32 costs, where that is more."""
@@ -114,7 +114,7 @@ def compare(network: Network) -> Row:
     drawn = bn_network_of(network)
     bank = random_bank(drawn)
     images = noise_images()
-    passes = Passes(drawn, bank, PassPlan(channels_last=True, fuse=True))
+    passes = Passes(drawn, bank, FAST)
     outputs = [[output.clone() for output in passes(image)] for image in images]
     fast, _ = _timed(lambda: passes(images[0]))
     slow, first = _timed(lambda: plain(network, bank, images[0]))

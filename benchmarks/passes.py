@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -29,7 +30,7 @@ from segment.estimation.estimate import estimate
 from segment.estimation.memory_budget import keep_freed_pages
 from segment.methods.mcbn import mcbn
 from segment.passes.onednn import has_bfloat16
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST
 
 SIZE, CLASSES, THREADS, M = (384, 480), 11, 2, 2
 MEASURES = ("variance", "predictive_entropy", "mutual_information")
@@ -41,7 +42,7 @@ def ours(network: nn.Module, image: Tensor, draws: int, precision: Precision, la
     keep_freed_pages()  # as the command and segment.MCBN do
     drawn = survey(network, network, image[..., :128, :128]).select([layers])
     bank = Bank.of_draws(list(record(drawn, _batches(draws))))
-    method = mcbn(drawn, bank, PassPlan(precision=precision, channels_last=True, fuse=True))
+    method = mcbn(drawn, bank, replace(FAST, precision=precision))
     return lambda: estimate(method, image, head="softmax", measures=MEASURES)
 
 

@@ -33,12 +33,11 @@ from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard
 from segment.uncertainty.measures import MEASURES
 
-FAST = PassPlan(precision="fp32", channels_last=True, fuse=True)
 SIZE, CLASSES = (256, 320), 4
 STRETCHED = 3.0
 """Standard deviation over the pixels of a random network's logits."""

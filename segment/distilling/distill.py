@@ -28,12 +28,11 @@ from segment.distilling.choose import Chosen, Moments, choose
 from segment.distilling.refine import ROUNDING, Draws, Progress, Refinement, RefinePlan, Student, Target, refine
 from segment.draws.bank import Bank
 from segment.errors import PredictionFailed, WrongUse, integer
-from segment.passes.passes import Passes, PassPlan
+from segment.passes.passes import Passes
 from segment.tracing.batch_independence import mixing_call
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 
-FAST = PassPlan(channels_last=True, fuse=True)
 PIXELS = 64
 """Of each view, that the choice uses."""
 TOGETHER = 4

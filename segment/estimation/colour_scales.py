@@ -19,7 +19,7 @@ from segment.draws.bank import Bank
 from segment.errors import error_message
 from segment.estimation.estimate import estimate
 from segment.methods.mcbn import mcbn
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def colour_scales(network: BatchNormNetwork, bank: Bank, images: Sequence[Tensor
     if len(used) < 2 or not images:
         return {}
     values: dict[str, list[np.ndarray]] = {name: [] for name in SPREADS}
-    method = mcbn(network, used, PassPlan(channels_last=True, fuse=True))
+    method = mcbn(network, used, FAST)
     for number, image in enumerate(images):
         try:
             maps = estimate(method, image, head=head, measures=SPREADS).maps

@@ -33,7 +33,7 @@ from segment.networks.load import Network, load_network
 from segment.networks.modules import values_state
 from segment.networks.preserve_state import undisturbed
 from segment.passes import onednn
-from segment.passes.passes import Engine, PassPlan
+from segment.passes.passes import FAST, Engine, PassPlan
 from segment.pictures.palettes import palette
 from segment.tracing.batch_independence import mixing_call
 from segment.uncertainty.heads import probabilities
@@ -135,7 +135,7 @@ class MCBN:
         self._made_of = bank, asked
         self.bank, self.stop = resolve_draws(draws, bank, StopPlan(tolerance=tolerance))
         self.drawn = network_of_bank(network, bank)
-        plan = plan or PassPlan(channels_last=True, fuse=True)
+        plan = plan or FAST
         self.precision, self.why = resolve_precision(precision, bank, self.drawn.device, plan.engine)
         spec = network.input
         self.method: BankMethod = mcbn(self.drawn, self.bank, replace(plan, precision=self.precision), spec)

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from segment.errors import PredictionFailed, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.passes import onednn
-from segment.passes.passes import Engine, PassPlan
+from segment.passes.passes import FAST, Engine
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
 
@@ -106,7 +107,7 @@ def _compared(
     engine: Engine,
 ) -> dict[str, float]:
     """Passes in fp32 and in half precision in turn, so that other load on the machine affects both alike."""
-    plans = [PassPlan(precision=of, channels_last=True, fuse=True, engine=engine) for of in ("fp32", precision)]
+    plans = [replace(FAST, precision=of, engine=engine) for of in ("fp32", precision)]
     methods = [mcbn(network, bank, plan) for plan in plans]
     for method in methods:  # the first call compares with plain passes: not timed
         try:

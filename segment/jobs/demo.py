@@ -24,7 +24,7 @@ from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network, load_network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST
 from segment.pictures.palettes import palette
 from segment.scenes.scene import TEST, TRAIN, UNSEEN, Scene, scene
 from segment.scores.plan import ScorePlan
@@ -81,7 +81,7 @@ def demo(folder: Path, *, progress: Progress = silent) -> Demonstration:
     if summary.failed:
         raise WrongUse(f"The demo's own images failed: {dict(summary.failed)}")
     drawn = network_of_bank(network, bank)
-    plain, spec = PassPlan(channels_last=True, fuse=True), network.card.input
+    plain, spec = FAST, network.card.input
     boards = {
         "deterministic": _scoreboard(network, deterministic(drawn, bank, plain, spec), shown, progress),
         "MCBN": _scoreboard(network, mcbn(drawn, bank, plain, spec), shown, progress),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segment.axes import Head
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.distilling.choose import Moments
-from segment.distilling.distill import FAST, PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
+from segment.distilling.distill import PIXELS, DistillPlan, Observed, check_bank, distill, observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import computes_the_same, identified, network_of_bank
@@ -37,7 +37,7 @@ from segment.jobs.progress import Progress, silent
 from segment.jobs.recording.plan import FitPlan
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.passes import Passes
+from segment.passes.passes import FAST, Passes
 
 log = logging.getLogger(__name__)
 

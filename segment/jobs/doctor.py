@@ -31,7 +31,7 @@ from segment.networks.load import Network, load_network
 from segment.passes.comparison import TOLERANCE, float32_noise, output_differences, within_noise
 from segment.passes.drawn_calls import Program
 from segment.passes.onednn import available
-from segment.passes.passes import Passes, PassPlan
+from segment.passes.passes import FAST, Passes, PassPlan
 from segment.scenes.scene import TRAIN, scene
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments
@@ -129,7 +129,7 @@ def compare_passes(
             bank = _recorded(network, pixels, progress)
         bank = bank.take(range(min(COMPARED_DRAWS, len(bank))))
         drawn = network_of_bank(network, bank)
-        fast = Passes(drawn, bank, PassPlan(channels_last=True, fuse=True))
+        fast = Passes(drawn, bank, FAST)
         plain = Passes(drawn, bank, PassPlan(share=False))
         for number, (source, values) in enumerate(zip(sources, pixels, strict=True), start=1):
             image = pad(normalise(values, network.input)[None], network.input)

@@ -68,6 +68,10 @@ class PassPlan:
             raise WrongUse("OpenVINO runs one draw a pass, in fp32 or bf16: leave --fold and --precision fp16 out.")
 
 
+FAST = PassPlan(channels_last=True, fuse=True)
+"""How predictions are made: the fast ways, which give the numbers of the plain one, in fp32."""
+
+
 def held_passes(plan: PassPlan) -> int:
     """How many passes' tensors are alive at once.
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import segment
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
-from segment.distilling.distill import FAST, Distilled, DistillPlan, Observed, distill, observe, observe_views
+from segment.distilling.distill import Distilled, DistillPlan, Observed, distill, observe, observe_views
 from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.image_pool import ImagePool
@@ -43,7 +43,7 @@ from segment.estimation.mcbn import MCBN
 from segment.images.specs import TrainingSpec
 from segment.jobs.distill import _images_of_views, cut_views, distill_bank
 from segment.networks.load import Network, load_network
-from segment.passes.passes import Passes
+from segment.passes.passes import FAST, Passes
 
 
 def toy_network() -> BatchNormNetwork:

@@ -15,7 +15,7 @@ from small_networks import Contrast
 from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
-from segment.distilling.distill import FAST, observe_views
+from segment.distilling.distill import observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, PredictionFailed, WrongUse
@@ -25,7 +25,7 @@ from segment.files.writing import write_png
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import Network, load_network
-from segment.passes.passes import Passes
+from segment.passes.passes import FAST, Passes
 
 STEPS, EVERY = 9, 2
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8) for seed in range(5)]

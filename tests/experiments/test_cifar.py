@@ -13,13 +13,13 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from segment.errors import WeightsRefused, WrongUse
 from segment.experiments.cifar import experiment as cifar
-from segment.experiments.cifar import network as cifar_network
 from segment.experiments.cifar.curve import Curve, curve_of, interval, joined, share_by
 from segment.experiments.cifar.experiment import CifarPlan
 from segment.experiments.cifar.network import all_passes, drawn_network, normalised, read_images
 from segment.methods.deterministic import deterministic
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.building.weights import load_weights
+from segment.passes.passes import FAST
 
 SMALL = CifarPlan(draws=8, banks={16: 2}, images=20)
 
@@ -41,7 +41,7 @@ def test_the_resnet_scores_what_its_maker_measured(shared_data: Path) -> None:
     network = drawn_network(shared_data)
     assert len(network.stochastic) == 31
     pixels, labels = read_images(shared_data, "test1000")
-    p = all_passes(deterministic(network, plan=cifar_network.PLAN), normalised(pixels))[0]
+    p = all_passes(deterministic(network, plan=FAST), normalised(pixels))[0]
     assert accuracy_score(labels, p.argmax(axis=1)) == 0.84
     assert log_loss(labels, p / p.sum(axis=1, keepdims=True)) == pytest.approx(0.7949, abs=1e-4)
     with torch.no_grad():

@@ -22,7 +22,6 @@ from segment.experiments.cifar.curve import ORDERS, REPLICATES, Curve, curve_of,
 from segment.experiments.cifar.figures import draw_curves
 from segment.experiments.cifar.kept import kept_curves
 from segment.experiments.cifar.network import (
-    PLAN,
     all_passes,
     bank_of,
     drawn_network,
@@ -43,6 +42,7 @@ from segment.files.reading import file_bytes
 from segment.files.writing import check_writable
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn, mean_statistics
+from segment.passes.passes import FAST
 
 FLAT = 8
 """Draws after which the paper's curve is flat."""
@@ -112,7 +112,7 @@ def run(
             by_mean.append(kept["mean statistics"])
         curves[batch] = joined(by_bank)
         single[f"mean statistics, M = {batch}"] = joined(by_mean)
-    single["trained statistics"] = curve_of(all_passes(deterministic(network, plan=PLAN), images), labels, seed=seed)
+    single["trained statistics"] = curve_of(all_passes(deterministic(network, plan=FAST), images), labels, seed=seed)
     rows = _rows(curves, single, seed)
     table = write_table(out, "cifar", rows, shown=_shown(rows))
     draw_curves(out, curves, single, flat=FLAT, seed=seed)
@@ -141,7 +141,7 @@ def _bank_curves(
     """Of one bank: its draws, and one pass with their mean."""
     say()
     bank = bank_of(network, train, drawing)
-    methods = {"mcbn": mcbn(network, bank, PLAN), "mean statistics": mean_statistics(network, bank, PLAN)}
+    methods = {"mcbn": mcbn(network, bank, FAST), "mean statistics": mean_statistics(network, bank, FAST)}
     return {name: curve_of(all_passes(method, images), labels, seed=seed) for name, method in methods.items()}
 
 

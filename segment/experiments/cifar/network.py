@@ -27,7 +27,6 @@ from segment.methods.method import Method
 from segment.networks.architectures.resnet import ResNet32
 from segment.networks.building.weights import load_weights
 from segment.networks.cards import IMAGENET_MEAN, IMAGENET_STD
-from segment.passes.passes import PassPlan
 from segment.uncertainty.heads import probabilities
 
 INPUT = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -43,9 +42,6 @@ TRANSFORMS: tuple[Mapping[str, Any], ...] = (
 
 AT_ONCE = 50
 """Images in one pass: of more, what a layer gives does not stay in the processor's cache."""
-
-
-PLAN = PassPlan(channels_last=True, fuse=True)
 
 
 def weights_in(data: Path) -> Path:

@@ -25,15 +25,11 @@ from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST, PassPlan
 from segment.scenes import scene as scenes
 from segment.scores.intervals import middle_95
 
 MEASURES = ("variance", "predictive_entropy")
-
-
-USUAL = PassPlan(channels_last=True, fuse=True)
-"""As `segment predict` runs."""
 
 
 UNSHARED = PassPlan(channels_last=True, share=False)
@@ -57,7 +53,7 @@ def methods_of(network: Network, bank: Bank, flows: nn.Module, draws: int, seed:
     one_flow = Plain(flows, flows, PassPlan())
     return {
         "single pass": single,
-        "mcbn": mcbn(drawn, bank, USUAL),
+        "mcbn": mcbn(drawn, bank, FAST),
         "mcdo": Dropout(deterministic(drawn, plan=UNSHARED), draws=draws, seed=seed, insert=dropout),
         "ensemble": Ensemble((single,) * MEMBERS),  # its members differ in their weights only, which cost the same
         "mnf": Ensemble((one_flow,) * draws, name="mnf"),

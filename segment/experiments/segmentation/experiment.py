@@ -39,7 +39,7 @@ from segment.images.prepare import normalise, pad
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn
 from segment.methods.method import Method
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST, PassPlan
 from segment.scores.plan import ScorePlan
 from segment.scores.scoreboard import Scoreboard, paired_differences
 
@@ -50,7 +50,6 @@ TRAINED, INSIDE = "trained statistics", "test image inside"
 INSIDE_BATCH = 8
 FEWEST = 10
 """Images for a verdict: intervals over fewer are too narrow."""
-FAST = PassPlan(channels_last=True, fuse=True)
 PLAIN = PassPlan(channels_last=True, share=False)  # a bank for one image: to check a faster way costs more
 
 

@@ -23,7 +23,7 @@ from segment.methods.ensemble import Ensemble
 from segment.methods.mcbn import mcbn, mean_statistics
 from segment.methods.method import Method
 from segment.networks.load import Network
-from segment.passes.passes import PassPlan
+from segment.passes.passes import FAST, PassPlan
 from segment.tracing.trace import Call
 from segment.uncertainty.measures import MEASURES
 from segment.uncertainty.scaling import Calibration
@@ -143,7 +143,7 @@ def build_methods(
     names = tuple(name for name in possible if name != TUNED)  # added by `with_tuned`
     _refuse_lacking(names, banks, members, validated=validated)
     precision, why = _precision(plan, banks, network)
-    passes = PassPlan(precision=precision, channels_last=True, fuse=True)
+    passes = replace(FAST, precision=precision)
     maker = _Maker(network, banks, plan, passes, drawn, calls, members)
     methods = {name: maker.methods(combination(name)) for name in names}
     notes = {name: of_banks[0].note for name, of_banks in methods.items() if of_banks[0].note}

@@ -27,7 +27,7 @@ from segment.methods.method import Method
 from segment.networks.given import on_device
 from segment.networks.load import Network
 from segment.passes.openvino_passes import copied_bytes
-from segment.passes.passes import PassPlan, held_passes
+from segment.passes.passes import FAST, held_passes
 from segment.report.run_files.style import PictureStyle
 
 
@@ -50,7 +50,7 @@ class PredictRecipe:
         """
         network, plan, execution = self.network, self.plan, self.execution
         engine, precision = execution.engine, execution.precision
-        passes = PassPlan(fold=execution.fold, precision=precision, channels_last=True, fuse=True, engine=engine)
+        passes = replace(FAST, fold=execution.fold, precision=precision, engine=engine)
         likely = plan.needs_probability or network.card.head == "multilabel"  # whose pictures show the likeliest label
         if plan.tuned is None:
             drawn = drawn or network_of_bank(network, execution.bank)
