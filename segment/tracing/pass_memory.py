@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from segment.networks.modules import parameters_and_buffers
 from segment.networks.preserve_state import preserve_state
-from segment.tracing.sources import tensors_in
+from segment.tracing.sources import memory_id, tensors_in
 
 
 class Counted(TorchFunctionMode):
@@ -34,10 +34,10 @@ class Counted(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        arguments = {_storage_id(tensor) for tensor in tensors_in((args, kwargs or {}))}
+        arguments = {_memory_id(tensor) for tensor in tensors_in((args, kwargs or {}))}
         for tensor in tensors_in(result):
-            storage = _storage_id(tensor)
-            if not storage or tensor.device.type == "meta" or storage in arguments or storage in self._seen:
+            storage = _memory_id(tensor)
+            if storage is None or tensor.device.type == "meta" or storage in arguments or storage in self._seen:
                 continue  # a meta tensor has no memory
             holder = tensor if tensor.is_mkldnn else tensor.untyped_storage()
             size = tensor.numel() * tensor.element_size() if isinstance(holder, Tensor) else holder.nbytes()
@@ -52,12 +52,9 @@ class Counted(TorchFunctionMode):
         self.alive -= size
 
 
-def _storage_id(tensor: Tensor) -> int:
-    """An identifier of a tensor's memory; weights that oneDNN has packed have no storage. 0: torch does not say."""
-    try:
-        return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
-    except NotImplementedError:  # what `torch.vmap` and `torch.func.grad` give their function
-        return 0
+def _memory_id(tensor: Tensor) -> int | None:
+    """As `memory_id`; weights that oneDNN has packed have no storage, and are their own memory."""
+    return id(tensor) if tensor.is_mkldnn else memory_id(tensor)
 
 
 def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:
