@@ -122,7 +122,7 @@ def test_an_overlay_made_some_rows_at_a_time_is_the_one_made_at_once() -> None:
 
 def test_a_picture_made_as_it_is_written_is_the_picture(tmp_path: Path) -> None:
     heat = heatmap(np.random.default_rng(3).random((700, 40)), high=1.0)
-    picture = beside(heat, legend_beside(*heat.shape[:2], scale_of("margin", 4)), slice(0, 700))
+    picture = beside(heat, legend_beside(700, 40, scale_of("margin", 4)), slice(0, 700))
     write_png(tmp_path / "made.png", ComputedRows(picture.shape, picture.dtype, lambda rows: picture[rows]))
     np.testing.assert_array_equal(read_image(tmp_path / "made.png"), picture)
 

@@ -374,9 +374,8 @@ def test_a_line_of_the_report_is_one_setting() -> None:
 
 def test_a_setting_without_nll_is_the_last_of_every_list_by_nll_and_one_of_0_the_first() -> None:
     rows = [a_row(Setting(batch=batch), 4, nll) for batch, nll in ((8, 0.5), (4, 0.0), (2, 0.1))]
-    unknown = rows[0].result | {"scores": {"nll": {"value": None}}, "images": 1}
-    rows[0] = replace(rows[0], result=unknown)
-    rows[1:] = [replace(row, result=row.result | {"images": 1}) for row in rows[1:]]
+    rows = [replace(row, result={**row.result, "images": 1}) for row in rows]
+    rows[0] = replace(rows[0], result={**rows[0].result, "scores": {"nll": {"value": None}}})
     swept = Sweep(Path("swept"), rows, {})
     by_nll = [rows[1].name, rows[2].name, rows[0].name]
     page = sweep_section(swept, "a network")
