@@ -6,7 +6,7 @@ For several draws it divides each draw's logits, and the NLL is that of the mean
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,21 @@ ENDS = float(GRID[0]), float(GRID[-1])
 """A temperature that is one of these was not found: the NLL falls still where the grid ends."""
 PIXELS = 20_000
 """The most pixels of an image that are used, on a regular grid: enough to fit one number."""
+
+
+def sampling_step(height: int, width: int, pixels: int) -> int:
+    """Of rows and columns, from 1 up, at which an image has about that many sampled pixels.
+
+    >>> sampling_step(100, 200, 200), sampling_step(3, 3, 200)
+    (10, 1)
+    """
+    return max(1, round((height * width / pixels) ** 0.5))
+
+
+def sampling_window(height: int, width: int, step: int) -> tuple[Any, slice, slice]:
+    """Each step-th row and column from the middle of the first step, or of a side that is shorter than it."""
+    rows, columns = (slice(min(step, side) // 2, None, step) for side in (height, width))
+    return ..., rows, columns
 
 
 class Fit(Protocol):
@@ -93,7 +108,7 @@ class TemperatureFit:
 
     def begin(self, label: NDArray[np.int64], known: NDArray[np.bool_]) -> bool:  # H W; multi-label K H W
         """Prepare for one image's passes; False where none of its pixels counts."""
-        self._step = step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
+        self._step = step = sampling_step(label.shape[-2], label.shape[-1], PIXELS)
         self._truth = torch.from_numpy(np.where(known, label, 0)[..., ::step, ::step].copy())
         self._counted = torch.from_numpy(known[..., ::step, ::step].copy())
         self._sums = torch.zeros((len(GRID), *self._truth.shape), dtype=torch.float64)

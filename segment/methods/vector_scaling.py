@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.errors import WrongUse
-from segment.methods.temperature import NOT_ADDED
+from segment.methods.temperature import NOT_ADDED, sampling_step, sampling_window
 from segment.scores.functional.calibration import SMALLEST
 from segment.uncertainty.heads import of_truth, probabilities, refuse_unusable
 from segment.uncertainty.scaling import Calibration, VectorScaling
@@ -58,10 +58,8 @@ class VectorScalingFit:
         """
         height, width = logits.shape[-2:]
         pixels = max(1, self.values // (self.images * draws * logits.shape[1]))
-        step = max(1, round((height * width / pixels) ** 0.5)) if height > 1 else max(1, width // pixels)
-        # of a thin image the step is larger than its side
-        rows, columns = (slice(min(step, side) // 2, None, step) for side in (height, width))
-        self._window = (..., rows, columns)
+        step = sampling_step(height, width, pixels) if height > 1 else max(1, width // pixels)
+        self._window = sampling_window(height, width, step)
         sampled = logits[0][self._window].float().cpu()
         refuse_unusable(sampled[None], self.head)
         self._passes.append((weight, torch.nan_to_num(sampled, posinf=LARGE, neginf=-LARGE)))

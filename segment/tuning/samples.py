@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segment.axes import Head
 from segment.methods.method import Method
+from segment.methods.temperature import sampling_step, sampling_window
 from segment.methods.vector_scaling import VectorScalingFit
 from segment.scores.functional import calibration as reliability
 from segment.scores.functional import confusion
@@ -92,9 +93,8 @@ class MethodSamples:
             PredictionFailed: An output is not finite, or not at some temperature; the image is not added.
 
         """
-        step = max(1, round((label.shape[-2] * label.shape[-1] / PIXELS) ** 0.5))
-        rows, columns = (slice(min(step, side) // 2, None, step) for side in label.shape[-2:])
-        window = (..., rows, columns)
+        height, width = label.shape[-2:]
+        window = sampling_window(height, width, sampling_step(height, width, PIXELS))
         truth = torch.from_numpy(np.where(known, label, 0)[window].copy()).flatten(-2)
         counted = torch.from_numpy(known[window].copy()).flatten(-2)
         if not bool(counted.any()):
