@@ -21,6 +21,7 @@ from segment.estimation.estimate_display import EstimateDisplay
 from segment.estimation.tiling.blending import BlendingError, Overlaps
 from segment.estimation.view import PictureContext
 from segment.methods.method import Method
+from segment.networks.devices import synchronise
 from segment.uncertainty.class_indices import mask_type
 from segment.uncertainty.class_sums import class_sums
 from segment.uncertainty.heads import probabilities, refuse_not_finite
@@ -285,6 +286,5 @@ def from_the_first_draw(
 
 
 def _now(tensor: Tensor) -> float:
-    if tensor.device.type == "cuda":
-        torch.cuda.synchronize(tensor.device)
+    synchronise(tensor.device)
     return time.perf_counter()

@@ -25,6 +25,7 @@ from segment.draws.reference import are_equal
 from segment.errors import PredictionFailed, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
+from segment.networks.devices import synchronise
 from segment.passes import onednn
 from segment.passes.passes import FAST, Engine
 from segment.uncertainty.heads import probabilities
@@ -155,10 +156,8 @@ def _in_turn(methods: Sequence[BankMethod], image: Tensor, head: Head, ratios: l
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()  # the time of other processes does not count
+    synchronise(device)  # on a processor the time of other processes does not count
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
 
 
 def audit_key(device: torch.device, engine: Engine) -> str:

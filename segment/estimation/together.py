@@ -21,6 +21,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.failures import Sized
 from segment.images.prepare import Normalised, pad, padding
 from segment.methods.deterministic import runs_in_eval_mode
+from segment.networks.devices import synchronise
 from segment.networks.trial_images import noise
 from segment.tracing.batch_independence import mixing_call
 
@@ -211,7 +212,6 @@ def _seconds(estimator: Estimator, images: Tensor) -> float:
     for _ in range(3):
         start = time.perf_counter()
         estimator.whole(images)
-        if images.device.type == "cuda":
-            torch.cuda.synchronize(images.device)
+        synchronise(images.device)
         times.append(time.perf_counter() - start)
     return min(times)

@@ -24,3 +24,9 @@ def device_named(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         why = one_line(error, 160).rstrip(".")
         raise WrongUse(f"Device {name!r} cannot be used: {why}. 'auto' takes {auto} here.") from None
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has computed what it was given: torch's calls return before that, too early for a clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
