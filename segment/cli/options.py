@@ -101,6 +101,10 @@ TriageFile = Annotated[
     Path | None,
     typer.Option("--triage", help="What `segment triage` wrote: also accept or review, and test for shift."),
 ]
+Batches = Annotated[str, typer.Option(help="Values of M, with commas.")]
+Transforms = Annotated[str, typer.Option(help="How statistics images are transformed: training, plain, crop:HxW.")]
+Alphas = Annotated[str, typer.Option(help="Share of the draw in the statistics; the rest are the trained ones.")]
+Title = Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")]
 Report = Annotated[Path | None, typer.Option(help="Markdown page to write the tables into, as docs/results.md.")]
 
 

@@ -12,7 +12,9 @@ import typer
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
+    Alphas,
     Axis,
+    Batches,
     Every,
     ExtraKeys,
     Images,
@@ -26,7 +28,9 @@ from segment.cli.options import (
     Out,
     Prefix,
     Report,
+    Title,
     Together,
+    Transforms,
     Trust,
     ValidationImages,
     ValidationLabels,
@@ -51,7 +55,7 @@ def sweep(
     output: Out,
     train: Annotated[str, typer.Option(help="Training images that the draws come from.")],
     labels: LabelMaps = None,
-    batches: Annotated[str, typer.Option(help="Values of M, with commas.")] = "4,8,16,32",
+    batches: Batches = "4,8,16,32",
     draws: Annotated[
         str, typer.Option(help="Values of T, with commas; the smaller ones are the first draws of the largest.")
     ] = "1,2,4,8,16",
@@ -61,12 +65,8 @@ def sweep(
             help="Layers that are drawn, with commas: all, encoder, decoder, first, last, or globs joined by +.",
         ),
     ] = "all",
-    transforms: Annotated[
-        str, typer.Option(help="How statistics images are transformed: training, plain, crop:HxW.")
-    ] = "training",
-    alphas: Annotated[
-        str, typer.Option(help="Share of the draw in the statistics; the rest are the trained ones.")
-    ] = "1",
+    transforms: Transforms = "training",
+    alphas: Alphas = "1",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas: a bank each; several: also their spread.")] = "0",
     methods: Annotated[
         str,
@@ -98,7 +98,7 @@ def sweep(
         typer.Option("--plots/--no-plots", help="PNG of the curves (extra `plots`); default: where it is installed."),
     ] = None,
     report: Report = None,
-    title: Annotated[str, typer.Option(help="Heading in the report; default: MODEL.")] = "",
+    title: Title = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in this folder.")] = False,
     label_suffix: LabelSuffix = "",
     mask: Mask = None,

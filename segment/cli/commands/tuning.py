@@ -10,7 +10,9 @@ import typer
 from segment.cli import screen
 from segment.cli.app import app, end_with_failures
 from segment.cli.options import (
+    Alphas,
     Axis,
+    Batches,
     Device,
     Every,
     Json,
@@ -19,6 +21,7 @@ from segment.cli.options import (
     Memory,
     Model,
     OutHere,
+    Transforms,
     Trust,
     Void,
     Weights,
@@ -44,16 +47,12 @@ def tune(
             help="best: the lowest NLL, unless one pass is as good; cheapest: the fewest passes that are as good."
         ),
     ] = "best",
-    batches: Annotated[str, typer.Option(help="Values of M, with commas.")] = "4,8,16,32",
-    transforms: Annotated[
-        str, typer.Option(help="How statistics images are transformed: training, plain, crop:HxW.")
-    ] = "training",
+    batches: Batches = "4,8,16,32",
+    transforms: Transforms = "training",
     layers: Annotated[
         str, typer.Option(help="Layers that are drawn, with commas: all, encoder, decoder, first, last, or globs.")
     ] = "all",
-    alphas: Annotated[
-        str, typer.Option(help="Share of the draw in the statistics; the rest are the trained ones.")
-    ] = "1",
+    alphas: Alphas = "1",
     bank: Annotated[list[Path] | None, typer.Option(help="A further bank, such as a distilled one.")] = None,
     views: Annotated[
         str, typer.Option(help="Views of test-time augmentation, with commas: flip, and scales.")
