@@ -24,10 +24,6 @@ from segment.cli.options import (
 from segment.errors import WrongUse, count_of
 
 
-def mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"
-
-
 @app.command()
 def inspect(
     model: Model,
@@ -41,6 +37,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """List the BN layers of MODEL: stochastic, fixed and why; and the memory of one pass."""
+    from segment.estimation.memory_budget import in_words
     from segment.jobs.inspect import inspect_network
 
     inspection = inspect_network(
@@ -83,7 +80,7 @@ def inspect(
     screen.print_text(
         f"{inspection.stochastic} of {len(inspection.layers)} BN layers are stochastic. "
         f"{inspection.parameters:,} parameters, {inspection.classes} classes ({inspection.head}).\n"
-        f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {mebibytes(inspection.pass_bytes)} of "
+        f"One pass over {inspection.size[0]}x{inspection.size[1]} holds {in_words(inspection.pass_bytes)} of "
         f"activations at once in fp32.\nImages: {inspection.preprocessing}."
     )
     if inspection.few:
