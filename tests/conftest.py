@@ -21,7 +21,7 @@ from torch import Tensor
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.estimation.estimator import Estimator
-from segment.jobs.events import EVENTS
+from segment.jobs.progress import EVENTS
 from segment.networks.load import Network, load_network
 from segment.passes import onednn
 from segment.runners.quiet import QUIET

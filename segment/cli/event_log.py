@@ -18,7 +18,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from segment.jobs.events import EVENTS
+from segment.jobs.progress import EVENTS
 from segment.version import __version__
 
 EVERY = 1.0

@@ -33,8 +33,7 @@ from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
 from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.task import Change, Task
-from segment.jobs.events import report_image
-from segment.jobs.progress import Progress, silent
+from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings
 from segment.runners.runner import LOCAL, Runner
