@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segment.axes import size_text
 from segment.errors import WrongUse, count_of, warn_once
-from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.bands import channels_in, filled, in_255
 from segment.images.find import Source
 from segment.images.formats.pictures import planes_of_pillow
 from segment.images.formats.raster import Raster
@@ -168,7 +168,7 @@ class Accept:
             raise self._refused(given)
         if given.dtype != np.uint8 and self.spec.white is None:
             raise self._refused(given, "nothing says which value is white. Set `input: {white: 65535}` in the card.")
-        valid = valid_in(Raster(image))
+        valid = Raster(image).valid()
         return in_255(filled(image, valid), self.spec.white, "the array", self.spec.channels)
 
     def _normalised(self, given: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The planes of a file → the channels that a card asks for, in 0..255, and which pixels hold data.
+"""The planes of a file → the channels that a card asks for, in 0..255, with 0 where there are no data.
 
 Must not know how a file is decoded.
 """
@@ -111,30 +111,6 @@ def from_raw(raw: NDArray[Any], white: tuple[float, ...]) -> NDArray[np.float32]
     for plane, number in enumerate(white):  # plane by plane: float64 takes twice the memory
         scaled[..., plane] = raw[..., plane].astype(np.float64) / number * 255
     return scaled
-
-
-def valid_in(raster: Raster) -> NDArray[np.bool_] | None:  # H W
-    """Where a raster holds data; None: everywhere.
-
-    Outside: every band has the nodata value, a band is not finite, the picture is fully transparent there, or the
-    file's own mask says so.
-    """
-    raw = raster.raw
-    parts: list[NDArray[np.bool_]] = [] if raster.mask is None or raster.mask.all() else [raster.mask]
-    if raw.dtype.kind == "f":
-        finite = np.isfinite(raw).all(axis=2)
-        if not finite.all():
-            parts.append(finite)
-    if raster.nodata is not None and not np.isnan(raster.nodata):
-        opaque = raw if raster.alpha is None else np.delete(raw, raster.alpha, axis=2)
-        empty = (opaque == raster.nodata).all(axis=2)  # a nodata value that the type cannot hold is no pixel's
-        if empty.any():
-            parts.append(~empty)
-    if raster.clear and raster.alpha is not None:
-        opaque_there = raw[..., raster.alpha] > 0
-        if not opaque_there.all():
-            parts.append(opaque_there)
-    return np.logical_and.reduce(parts) if parts else None
 
 
 def filled(raw: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[Any]:

@@ -42,9 +42,8 @@ For one on a store the time that the store may fail is added: large rasters are 
 _HEAD = 8
 _ANSWERED = {
     "segment.images.read": ("Pixels",),
-    "segment.images.formats.raster": ("Raster",),
+    "segment.images.formats.raster": ("Raster", "SampleMeaning"),
     "segment.images.formats.georeference": ("Described",),
-    "segment.images.formats.samples": ("SampleMeaning",),
     "segment.images.geometry": ("Geometry",),
     "pathlib": ("Path", "PosixPath", "WindowsPath"),
     "numpy": ("ndarray", "dtype"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
 from segment.images.alignment import check_same_place
-from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.bands import channels_in, filled, in_255
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
 from segment.images.formats.arrays import LABEL_KEYS, array_size, read_array
@@ -75,12 +75,12 @@ def read_source(source: Source, spec: InputSpec) -> Pixels:
 def _read_whole(source: Source, spec: InputSpec) -> Pixels:
     check_pixels(source.path, size_of(source), spec.max_pixels)
     raster = decode(source.path, source.part, source.axis)
-    valid = valid_in(raster)
+    valid = raster.valid()
     if source.mask is not None:
         inside = _region_mask(source, source.mask, (raster.raw.shape[0], raster.raw.shape[1]))
         valid = inside if valid is None else valid & inside
     raw = channels_in(raster, spec.channels, str(source.path))
-    data = valid_in(raster)
+    data = raster.valid()
     return Pixels(in_255(filled(raw, data), spec.white, str(source.path), spec.channels), valid)
 
 

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
-from segment.images.bands import channels_in, filled, in_255, valid_in
+from segment.images.bands import channels_in, filled, in_255
 from segment.images.formats.georeference import Described, described
 from segment.images.formats.kinds import kind_of
-from segment.images.formats.raster import Raster
+from segment.images.formats.raster import Raster, SampleMeaning
 from segment.images.formats.raster_windows import mask_of, mask_overview_of, overview_of, window_of
-from segment.images.formats.samples import SampleMeaning
 from segment.images.formats.tiff import samples_by_windows
 from segment.images.limits import check_pixels, states_pixels
 from segment.images.specs import InputSpec
@@ -93,7 +92,7 @@ class WindowedImage:
     def __getitem__(self, window: Any) -> NDArray[Any]:  # -> h w C
         raster = self._raster(*self._spans(window))
         raw = channels_in(raster, self.spec.channels, str(self.path))
-        return in_255(filled(raw, valid_in(raster)), self.spec.white, str(self.path), self.spec.channels)
+        return in_255(filled(raw, raster.valid()), self.spec.white, str(self.path), self.spec.channels)
 
     def small(self, side: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """The image (H W C) at most so large, from its overviews where it has them, and where that holds data."""
@@ -102,7 +101,7 @@ class WindowedImage:
         size = -(-height // step), -(-width // step)
         mask = mask_overview_of(self.path, size) if self.masked else None
         raster = self.samples.raster(overview_of(self.path, size), mask)
-        valid = valid_in(raster)
+        valid = raster.valid()
         raw = channels_in(raster, self.spec.channels, str(self.path))
         return in_255(filled(raw, valid), self.spec.white, str(self.path), self.spec.channels), valid
 
@@ -114,7 +113,7 @@ class WindowedImage:
         whole, everywhere = Bits(height, width), True
         for start in range(0, height, ROWS):
             stop = min(start + ROWS, height)
-            part = valid_in(self._raster((start, stop), (0, width)))
+            part = self._raster((start, stop), (0, width)).valid()
             whole.set_rows(start, np.ones((stop - start, width), np.bool_) if part is None else part)
             everywhere &= part is None
         return None if everywhere else whole

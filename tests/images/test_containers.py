@@ -25,7 +25,6 @@ from test_accept import Channels
 
 import segment
 from segment.errors import ImageUnreadable, MissingExtra
-from segment.images.bands import valid_in
 from segment.images.find import Source, find_images
 from segment.images.formats import volumes
 from segment.images.formats.raster import Raster
@@ -398,7 +397,7 @@ def test_names_that_no_band_has_are_refused_and_case_does_not_matter(tmp_path: P
 def test_a_nodata_value_that_the_type_cannot_hold_is_no_pixels(kind: type[np.generic], nodata: float) -> None:
     wrapped = np.array(nodata).astype(kind)
     raw = np.full((4, 5, 1), wrapped)
-    assert valid_in(Raster(raw, nodata=nodata)) is None
+    assert Raster(raw, nodata=nodata).valid() is None
 
 
 def test_each_slice_of_a_volume_has_its_own_slice_of_the_mask(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from segment.errors import ImageUnreadable, SegmentError, imported, one_line
 from segment.images.formats.beside import placed_beside
 from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.pictures import orientation_and_size
-from segment.images.formats.samples import SampleMeaning
+from segment.images.formats.raster import SampleMeaning
 from segment.images.geometry import Geometry, upright_geometry
 from segment.images.isolation import contained
 from segment.stores.ranges import failure, opened_by_ranges

@@ -1,11 +1,11 @@
-"""What a file holds, before anything is asked of it: the raw planes, and what they are.
+"""What a file holds, before anything is asked of it: the raw planes, and what their samples mean by its header.
 
-Must not know a card.
+Must not know a card, nor how the samples are read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,3 +30,68 @@ class Raster:
     nodata: float | None = None
     clear: bool = False
     mask: NDArray[np.bool_] | None = None
+
+    def valid(self) -> NDArray[np.bool_] | None:  # H W
+        """Where it holds data; None: everywhere.
+
+        Outside: every band has the nodata value, a band is not finite, the picture is fully transparent there, or the
+        file's own mask says so.
+        """
+        parts: list[NDArray[np.bool_]] = [] if self.mask is None or self.mask.all() else [self.mask]
+        if self.raw.dtype.kind == "f":
+            finite = np.isfinite(self.raw).all(axis=2)
+            if not finite.all():
+                parts.append(finite)
+        if self.nodata is not None and not np.isnan(self.nodata):
+            opaque = self.raw if self.alpha is None else np.delete(self.raw, self.alpha, axis=2)
+            empty = (opaque == self.nodata).all(axis=2)  # a nodata value that the type cannot hold is no pixel's
+            if empty.any():
+                parts.append(~empty)
+        if self.clear and self.alpha is not None:
+            opaque_there = self.raw[..., self.alpha] > 0
+            if not opaque_there.all():
+                parts.append(opaque_there)
+        return np.logical_and.reduce(parts) if parts else None
+
+
+@dataclass(frozen=True)
+class SampleMeaning:
+    """What a raster's header says of its samples.
+
+    palette: the colours (P 3) that a sample is an index into; None: it is a value
+    black: the sample that is black, where 0 is white
+    bit: whether a sample is one bit, of which 1 is white
+    alpha, bands, nodata, clear: as in `Raster`
+    """
+
+    palette: NDArray[np.uint8] | None = None
+    black: int | None = None
+    bit: bool = False
+    alpha: int | None = None
+    bands: tuple[str, ...] = ()
+    nodata: float | None = None
+    clear: bool = False
+
+    @property
+    def can_be_absent(self) -> bool:
+        """Whether a pixel may hold no data by its own samples, be they finite."""
+        return self.nodata is not None or (self.clear and self.alpha is not None)
+
+    def stored(self) -> SampleMeaning:
+        """The same samples taken as they are stored, as label maps are."""
+        return replace(self, palette=None, black=None, bit=False)
+
+    def raster(self, samples: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Raster:
+        """The planes of samples (H W B), and where they hold data. mask: H W, where the file's own mask says so."""
+        raster = Raster(samples, self.alpha, self.bands, self.nodata, self.clear, mask)
+        if self.palette is None and self.black is None:
+            return replace(raster, raw=samples.astype(np.bool_, copy=False)) if self.bit else raster
+        valid = raster.valid()  # nodata is a stored sample, not what it stands for
+        if self.palette is not None:
+            index = samples[..., 0]
+            return Raster(self.palette[index.view(np.uint8) if index.dtype == np.bool_ else index], mask=valid)
+        bits = self.bit or samples.dtype == np.bool_
+        inverted = samples == 0 if bits else samples.dtype.type(self.black) - samples
+        if self.alpha is not None:
+            inverted[..., self.alpha] = samples[..., self.alpha]
+        return Raster(inverted, self.alpha, self.bands, mask=valid)

@@ -32,8 +32,7 @@ from segment.images.formats.pictures import (
     unknown_pixels,
     upright,
 )
-from segment.images.formats.raster import Raster
-from segment.images.formats.samples import SampleMeaning
+from segment.images.formats.raster import Raster, SampleMeaning
 from segment.images.isolation import contained
 from segment.images.limits import check_bytes, is_file
 from segment.stores.ranges import failure, opened_by_ranges
