@@ -27,7 +27,7 @@ from segment.images.prepare import normalise, pad
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SCALED = (
     "%s was given a float tensor whose values all lie within [0, 1], and its input has mean and std: normalised "
@@ -184,9 +184,9 @@ class Accept:
         given = given.detach().as_subclass(Tensor).float()
         low, high = float(given.min()), float(given.max())
         if (self.spec.mean or self.spec.std) and low >= 0 and high <= 1 and high - low > CONTRAST:
-            warn_once(logger, SCALED, self.name, self.spec.sentence)
+            warn_once(log, SCALED, self.name, self.spec.sentence)
         if low >= 0 and high > BEYOND * self.spec.normalised_white:
-            warn_once(logger, PIXELS, self.name, high, self.spec.sentence)
+            warn_once(log, PIXELS, self.name, high, self.spec.sentence)
         return given
 
     def _several_grey(self, given: NDArray[Any] | Tensor) -> bool:  # N H W

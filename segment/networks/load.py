@@ -41,7 +41,7 @@ from segment.networks.preserve_state import preserve_state
 from segment.networks.resized import Resized
 from segment.networks.trial_images import at_smallest_side, trial_image
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -134,7 +134,7 @@ class Network:
         """Warn, once a process, where pixels go through a preprocessing that nobody has stated."""
         if self.card.assumed:
             warn_once(
-                logger,
+                log,
                 "Nothing says how the images of %s were prepared in training. They are taken as %s. If it was trained "
                 "with others, its maps are wrong: give mean=, std= and channels= from Python, or a card with `input:`.",
                 self.name,
@@ -245,12 +245,12 @@ def load_network(
     if weights is not None:
         load_weights(module, weights, prefix=prefix, extra_keys=extra_keys)
         if card.sha256 is not None and (difference := differs_from_card(Path(weights), card.sha256)):
-            logger.warning("%s: %s", card.name, difference)
+            log.warning("%s: %s", card.name, difference)
     elif card.weights is not None:
         file = find_weights(card.weights)
         load_weights(module, file, sha256=card.sha256, prefix=prefix, extra_keys=extra_keys)
     elif not isinstance(model, nn.Module) and _is_random(card.network):
-        logger.warning("%s has random weights: no weights file was named.", card.name)
+        log.warning("%s has random weights: no weights file was named.", card.name)
     _set_epsilons(module, card)
     if card.input.size is not None:
         module = Resized(module, card.input.size)

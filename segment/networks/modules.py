@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segment.errors import ModelRefused, one_line
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -98,7 +98,7 @@ def device_of(module: nn.Module) -> torch.device:
 def copied(module: nn.Module) -> nn.Module:
     """A copy, so that the caller's stays as it is; warns of hooks that hold the original. Errors: ModelRefused."""
     if held := _hooks_that_hold(module):
-        logger.warning(
+        log.warning(
             "A hook of %r holds the %s that you gave, and not the copy that is used: what it keeps is of other images. "
             "Let it use the module that it is called with, or name a factory: py:package.module:factory.",
             held[0],
@@ -142,7 +142,7 @@ def to_eval_mode(module: nn.Module) -> None:
     try:
         module.eval()
     except Exception as error:  # whatever the override raises
-        logger.warning(
+        log.warning(
             "eval() of %s fails (%s: %s): its parts are set to eval mode one by one, and what its `train` does besides "
             "is not done.",
             type(module).__name__,

@@ -14,7 +14,7 @@ from torch import Tensor
 from segment.axes import size_text
 from segment.errors import ModelRefused, warn_once
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAP_KEYS = ("out", "logits", "masks")
 """Keys or attributes of the logits in the outputs of torchvision, transformers and others."""
@@ -32,7 +32,7 @@ def logits_in(output: Any, name: str) -> Tensor | None:
         channels = [item.shape[1] for item in output if isinstance(item, Tensor) and item.ndim == 4]
         if len(channels) > 1 and len(set(channels)) == 1:
             warn_once(
-                logger,
+                log,
                 "%s gives %d maps of %d channels, and the first is taken. Where another is the prediction (some "
                 "networks give an auxiliary map first), give a module, or a py: factory of one, whose forward returns "
                 "that map alone.",

@@ -30,7 +30,7 @@ from segment.networks.architectures.tiny import TinyUNet
 from segment.runners.process import torch_threads
 from segment.scenes.scene import CLASSES, PALETTE, SIZE, TEST, TRAIN, UNSEEN, Scene, scene
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NETWORK = f"segment:tiny?classes={len(CLASSES)}"
 BATCH = 4
@@ -217,4 +217,4 @@ def _write(
     text = head + yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=120)
     for name, content in (("scenes.safetensors", weights), ("scenes.yaml", text.encode())):
         write_bytes(out / name, content)
-    logger.info("Wrote %s and %s.", out / "scenes.safetensors", out / "scenes.yaml")
+    log.info("Wrote %s and %s.", out / "scenes.safetensors", out / "scenes.yaml")

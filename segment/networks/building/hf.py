@@ -17,7 +17,7 @@ from torch.nn import functional
 from segment.errors import ModelRefused, imported, one_line
 from segment.networks.building.uris import REMOTE_CODE, Uri
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CONFIG = "preprocessor_config.json"
 WHERE = ("cache_dir", "revision", "subfolder", "token")
@@ -93,7 +93,7 @@ def _processor(parsed: Uri, *, ask_hub: bool) -> Any:
             **{key: value for key, value in parsed.arguments.items() if key in WHERE},
         )
     except Exception as error:  # what it raises depends on the library's version, and on the file
-        logger.info("'hf:%s' has no image processor that can be read: %s", parsed.target, one_line(error, 200))
+        log.info("'hf:%s' has no image processor that can be read: %s", parsed.target, one_line(error, 200))
         return None
 
 

@@ -18,7 +18,7 @@ from segment.errors import ModelRefused, UnknownNetwork, error_message, near
 from segment.networks.building.uris import Uri, check_arguments
 from segment.networks.building.weights import load_weights
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OLD_ARGUMENTS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")
 CONFIG = "config.json"
@@ -92,7 +92,7 @@ def _built(architecture: type[nn.Module], arguments: dict[str, Any]) -> nn.Modul
             "softmax nor of a sigmoid. Train it without, or with one of these."
         )
     if activation is not None:
-        logger.info("The activation after %s's last layer is left out: logits are needed.", architecture.__name__)
+        log.info("The activation after %s's last layer is left out: logits are needed.", architecture.__name__)
     return architecture(**{"encoder_weights": None} | arguments)
 
 

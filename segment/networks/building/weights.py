@@ -28,7 +28,7 @@ from segment.stores.copies import here
 from segment.stores.requests import is_there
 from segment.stores.urls import is_url, url_of
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 WRAPPERS = (
     "state_dict",
@@ -173,7 +173,7 @@ def _report(path: Path, prefix: str, left_out: Sequence[str]) -> None:
     if usual or left_out:
         stripped = f"prefix {prefix!r} taken off" if prefix else "no prefix taken off"
         rest = f"; left out: {len(left_out)} keys, {first_of(left_out)}" if left_out else ""
-        logger.warning("Weights %r: %s%s.", str(path), stripped, rest)
+        log.warning("Weights %r: %s%s.", str(path), stripped, rest)
 
 
 def _check_file(path: Path, sha256: str | None) -> None:
