@@ -166,7 +166,7 @@ def test_the_overlay_is_that_of_a_run(mcbn: segment.MCBN, picture: np.ndarray, t
 
 
 @pytest.mark.parametrize("head", ["softmax", "multilabel"])
-def test_an_estimate_without_a_view_is_shown_too(head: Head) -> None:
+def test_an_estimate_without_a_view_is_shown_too(head: Head, tmp_path: Path) -> None:
     maps: dict[str, Any] = {"variance": torch.rand(8, 8) * 0.01}
     labels = torch.randint(0, 2, (3, 8, 8) if head == "multilabel" else (8, 8))
     view = (
@@ -178,3 +178,5 @@ def test_an_estimate_without_a_view_is_shown_too(head: Head) -> None:
     assert made.single
     assert opened(made._repr_png_()).ndim == 3
     assert made.plot().axes[0].get_title() == "prediction"
+    made.save(tmp_path)
+    assert (tmp_path / "overlay.png").is_file()
