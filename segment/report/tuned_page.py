@@ -31,8 +31,8 @@ def tuned_words(choice: Choice, images: int, cost: float) -> str:
     if choice.refused:
         lowest = min(choice.refused, key=lambda each: each.mean)
         parts.append(
-            "Refused, because its mIoU is below that of the plain pass by the 95 % interval of the difference, without a "
-            f"correction for the number of settings: {lowest.name}"
+            "Refused, because its mIoU is below that of the plain pass by the 95 % interval of the difference, not "
+            f"corrected for the number of settings: {lowest.name}"
             + (f", and {len(choice.refused) - 1} more." if len(choice.refused) > 1 else ".")
         )
     parts.append(f"The search took {cost:.1f} passes over every validation image.")
