@@ -1,0 +1,118 @@
+"""Nothing mixes two devices: on a GPU that is pretended, the jobs give the CPU's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from labelled_scenes import written
+from plain import noise
+from pretended_gpu import OnGpu, pretended_gpu
+from torch import Tensor, nn
+
+import segment
+from segment.draws.bank import Bank
+from segment.jobs.evaluation.compared_methods import MethodPlan
+from segment.networks.load import Network
+from segment.passes.passes import PassPlan
+from segment.scenes.scene import TEST, TRAIN, VALIDATION, scene
+
+METHODS = (
+    *("deterministic", "temperature", "vector_scaling", "mean_statistics", "tta", "dropout"),
+    *("mcbn", "mcbn+temperature", "mcbn+tta"),
+)
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    with pretended_gpu():
+        yield
+
+
+def placed(device: str) -> Network:
+    network = segment.load_network("scenes", device=device)
+    network.module.requires_grad_(False)
+    return network
+
+
+def banks_of(device: str) -> Bank:
+    return segment.fit_bank(placed(device), [scene(seed).image for seed in TRAIN[:6]], batch=4, draws=3)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_two_devices_are_mixed_by_nothing_that_a_gpu_refuses() -> None:
+    here, there = noise(1, 3, 16, 16), noise(1, 3, 16, 16).to("cuda:0")
+    mixtures: list[Callable[[], Tensor]] = [
+        lambda: here + there,
+        lambda: nn.functional.conv2d(there, noise(4, 3, 3, 3)),
+        lambda: torch.cat([here, there]),
+        lambda: here.add_(there),
+        lambda: here[torch.zeros(1, dtype=torch.int64, device="cuda:0")],
+    ]
+    for mixed in mixtures:
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            mixed()
+    with pytest.raises(TypeError, match="device type tensor to numpy"):
+        there.numpy()
+    assert isinstance(there + torch.tensor(2.0), OnGpu), "a number may be on the CPU"
+    assert isinstance(there[:, torch.tensor([0, 2])], OnGpu), "and so may indices"
+    torch.testing.assert_close((there.cpu() + 1), (there + 1).cpu())
+    assert there.new_zeros(2).device == torch.ones(2, device="cuda").device == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    "options", [{"precision": "fp32"}, {"precision": "bf16"}, {"plan": PassPlan(fold=3, fuse=True)}]
+)
+def test_passes_on_a_gpu_have_the_cpus_maps(options: dict[str, Any]) -> None:
+    bank, image = banks_of("cpu"), scene(TEST[0]).image
+    wanted = segment.MCBN(placed("cpu"), bank, precision="fp32")(image)
+    with pretended_gpu():
+        network = placed("auto")
+        assert network.device == torch.device("cuda:0")
+        made = segment.MCBN(network, bank, **options)(image)
+        found = {"probability": made.probability.cpu(), **{name: map.cpu() for name, map in made.maps.items()}}
+    allowed = 0.05 if options.get("precision") == "bf16" else 1e-4
+    torch.testing.assert_close(found.pop("probability"), wanted.probability, rtol=0, atol=allowed)
+    for name, values in found.items():
+        assert (values - wanted.maps[name]).abs().mean() <= 3 * allowed * wanted.maps[name].abs().mean(), name
+
+
+def test_a_bank_that_is_recorded_on_a_gpu_is_the_cpus() -> None:
+    wanted = banks_of("cpu")
+    with pretended_gpu():
+        found = banks_of("cuda")
+    for name in wanted.layers:
+        torch.testing.assert_close(found.mean[name], wanted.mean[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.var[name], wanted.var[name], rtol=1e-4, atol=1e-5)
+
+
+def test_predict_and_evaluate_on_a_gpu_write_the_cpus_numbers(tmp_path: Path) -> None:
+    data, held_out = written(tmp_path / "test", TEST[:3]), written(tmp_path / "validation", VALIDATION[:3])
+    bank = banks_of("cpu")
+
+    def jobs(device: str) -> tuple[dict[str, Any], list[Any]]:
+        network, folder = placed(device), tmp_path / device
+        plan = segment.PredictPlan(precision="fp32", formats=("npz",), batch=2)
+        segment.predict(network, data.images, bank, folder / "run", plan)
+        methods = MethodPlan(methods=METHODS, insert_dropout=0.1, precision="fp32")
+        scores = segment.evaluate(
+            network,
+            data,
+            bank=bank,
+            plan=segment.EvaluatePlan(methods=methods),
+            validation=held_out,
+        ).scores
+        nll = {name: of["scores"]["nll"]["value"] for name, of in scores["methods"].items() if "dropout" not in name}
+        return nll, [np.load(path)["predictive_entropy"] for path in sorted((folder / "run").glob("*/maps.npz"))]
+
+    wanted, maps = jobs("cpu")
+    with pretended_gpu():
+        found, others = jobs("cuda")
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert len(maps) == len(others) == 3
+    for one, other in zip(maps, others, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
