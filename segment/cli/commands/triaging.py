@@ -41,7 +41,9 @@ def triage(
         str | None,
         typer.Option(help="Measure that ranks; default: chosen on half of the images where they are enough."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Method of the evaluation; default: mcbn.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Method of the evaluation; default: tuned where it was scored, else mcbn.")
+    ] = None,
     coverage: Annotated[
         float | None, typer.Option(help="Also make prediction sets that cover this share of the pixels.")
     ] = None,
