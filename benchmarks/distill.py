@@ -29,8 +29,8 @@ from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.draws.image_pool import ImagePool
 from segment.estimation.estimate import moments_of
-from segment.files.banks import load_bank, save_bank
-from segment.files.partial_banks import PartialTensors
+from segment.files.banks.bank_file import load_bank, save_bank
+from segment.files.banks.unfinished import PartialTensors
 from segment.images.find import Source, find_images
 from segment.images.prepare import normalise
 from segment.images.read import read_source

@@ -30,7 +30,7 @@ from benchmarks.memory import make_bank
 from segment.draws.bank import Bank
 from segment.estimation.background import WORKERS
 from segment.estimation.memory_budget import keep_freed_pages, resident
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import Network, load_network

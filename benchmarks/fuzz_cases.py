@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from segment.errors import SegmentError
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
 from segment.files.runs.image_counts import read_image_counts, write_image_counts
 from segment.files.runs.manifest import Entry, Lines, read_manifest
 from segment.files.triages import load_triage, save_triage
@@ -32,10 +32,10 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.triage import Decision, Reference, Sets, Triage, TriagePlan
 from segment.images.find import find_images
 from segment.images.labels.annotations import annotations_in
+from segment.images.placing.of_source import geometry_of
 from segment.images.read import read_label, read_source, size_of
 from segment.images.specs import InputSpec
 from segment.images.transforms.augment import pipeline
-from segment.images.where import geometry_of
 from segment.jobs.fit import fit_bank
 from segment.networks.building.weights import load_weights
 from segment.networks.cards import SHIPPED, read_card

@@ -35,7 +35,7 @@ from segment.draws.identity import network_of_bank
 from segment.draws.recording import Precision, record
 from segment.estimation.estimate import Estimate, estimate, from_the_first_draw
 from segment.estimation.memory_budget import keep_freed_pages
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.graphs.parts import OUTPUTS
 from segment.images.find import find_images
 from segment.images.prepare import normalise, prepare
@@ -43,7 +43,7 @@ from segment.images.read import read_source
 from segment.jobs.prediction.export import export
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
-from segment.passes.onednn import has_bfloat16
+from segment.passes.fused.onednn import has_bfloat16
 from segment.passes.passes import FAST, Engine
 
 NETWORKS = (

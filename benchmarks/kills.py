@@ -33,7 +33,7 @@ from PIL import Image
 
 from segment.cli.app import run as run_command
 from segment.draws.bank import bank_fingerprint
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.jobs.recording import worker as recording
 from segment.scenes.scene import SIZE, TEST, TRAIN, scene
 

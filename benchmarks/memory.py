@@ -22,7 +22,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.estimation.memory_budget import bytes_of
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.networks.load import load_network
 
 SIZES = ((360, 480), (4096, 4096))

@@ -29,7 +29,7 @@ from segment.draws.recording import Precision, record
 from segment.estimation.estimate import estimate
 from segment.estimation.memory_budget import keep_freed_pages
 from segment.methods.mcbn import mcbn
-from segment.passes.onednn import has_bfloat16
+from segment.passes.fused.onednn import has_bfloat16
 from segment.passes.passes import FAST
 
 SIZE, CLASSES, THREADS, M = (384, 480), 11, 2, 2

@@ -28,9 +28,9 @@ from segment.estimation.estimate import ReadOut
 from segment.estimation.memory_budget import keep_freed_pages
 from segment.images.find import Source
 from segment.images.prepare import normalise
-from segment.jobs.evaluation.labels import labelled
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.labels import labelled
 from segment.methods.mcbn import mcbn
 from segment.networks.load import Network, load_network
 from segment.passes.passes import FAST

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from segment.draws.bank import Bank as Bank
     from segment.errors import SegmentError as SegmentError
     from segment.estimation.estimate import Estimate as Estimate
-    from segment.files.banks import load_bank as load_bank
-    from segment.files.banks import save_bank as save_bank
+    from segment.files.banks.bank_file import load_bank as load_bank
+    from segment.files.banks.bank_file import save_bank as save_bank
     from segment.files.triages import load_triage as load_triage
     from segment.files.triages import save_triage as save_triage
     from segment.guarantees.triage import Triage as Triage
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from segment.jobs.distill import distill_bank as distill_bank
     from segment.jobs.evaluate import EvaluatePlan as EvaluatePlan
     from segment.jobs.evaluation.compared_methods import MethodPlan as MethodPlan
-    from segment.jobs.evaluation.labelled_images import Labels as Labels
     from segment.jobs.fit import fit_bank as fit_bank
     from segment.jobs.from_python import MCBN as MCBN
     from segment.jobs.from_python import evaluate as evaluate
+    from segment.jobs.labelled.images import Labels as Labels
     from segment.jobs.predict import predict as predict
     from segment.jobs.prediction.export import export as export
     from segment.jobs.prediction.plan import PredictPlan as PredictPlan
@@ -68,7 +68,7 @@ _MODULE_OF = {
     "EvaluatePlan": "segment.jobs.evaluate",
     "Evaluation": "segment.report.results",
     "Grid": "segment.jobs.sweeping.grid",
-    "Labels": "segment.jobs.evaluation.labelled_images",
+    "Labels": "segment.jobs.labelled.images",
     "Listing": "segment.images.listing.parts",
     "MCBN": "segment.jobs.from_python",
     "MCBNScores": "segment.integrations.lightning",
@@ -93,7 +93,7 @@ _MODULE_OF = {
     "export": "segment.jobs.prediction.export",
     "fit_bank": "segment.jobs.fit",
     "isolated": "segment.images.isolation",
-    "load_bank": "segment.files.banks",
+    "load_bank": "segment.files.banks.bank_file",
     "load_network": "segment.networks.load",
     "load_run": "segment.report.run_files.saved_run",
     "load_triage": "segment.files.triages",
@@ -101,7 +101,7 @@ _MODULE_OF = {
     "progress": "segment.cli.screen",
     "read_card": "segment.networks.cards",
     "read_tuned": "segment.jobs.tuning.tuned",
-    "save_bank": "segment.files.banks",
+    "save_bank": "segment.files.banks.bank_file",
     "save_triage": "segment.files.triages",
     "select": "segment.jobs.decisions.select",
     "sweep": "segment.jobs.sweep",

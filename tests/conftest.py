@@ -23,7 +23,7 @@ from segment.draws.bank import Bank
 from segment.estimation.estimator import Estimator
 from segment.jobs.progress import EVENTS
 from segment.networks.load import Network, load_network
-from segment.passes import onednn
+from segment.passes.fused import onednn
 from segment.runners.quiet import QUIET
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the network when it is imported

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from segment.draws.bank import Bank
 from segment.files.writing import write_png
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
 from segment.networks.load import Network
 from segment.scenes.scene import TRAIN, scene
 

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.endurance import noise
 from benchmarks.memory import make_bank
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.images import ImagePredictor
 from segment.jobs.prediction.plan import PredictPlan

@@ -32,7 +32,7 @@ from segment.networks.given import on_device
 from segment.networks.load import Network, load_network
 from segment.networks.modules import values_state
 from segment.networks.preserve_state import undisturbed
-from segment.passes import onednn
+from segment.passes.fused import onednn
 from segment.passes.passes import FAST, Engine, PassPlan
 from segment.pictures.palettes import palette
 from segment.tracing.batch_independence import mixing_call

@@ -26,7 +26,7 @@ from segment.errors import PredictionFailed, one_line
 from segment.estimation.estimate import from_the_first_draw, moments_of
 from segment.methods.mcbn import BankMethod, mcbn
 from segment.networks.devices import synchronise
-from segment.passes import onednn
+from segment.passes.fused import onednn
 from segment.passes.passes import FAST, Engine
 from segment.uncertainty.heads import probabilities
 from segment.uncertainty.moments import DrawMoments

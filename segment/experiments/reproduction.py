@@ -20,7 +20,7 @@ from segment.files.runs.lock import sole_writer
 from segment.files.writing import check_writable, write_text
 
 if TYPE_CHECKING:
-    from segment.experiments.regression.dropout_check import CheckPlan
+    from segment.experiments.uci.dropout_check import CheckPlan
     from segment.experiments.uci.splits import Plan
 
 MODULES = {

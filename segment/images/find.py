@@ -16,13 +16,13 @@ from typing import Any
 from segment.errors import WrongUse, near
 from segment.images.formats.dicom import is_dicom, slices_of
 from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
-from segment.images.geometry import Geometry
 from segment.images.listing.folders import files_below, image_files
 from segment.images.listing.ids import folded, free_id, given_id, safe, unique, valid_id
 from segment.images.listing.ids import in_text as in_text
 from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
 from segment.images.listing.on_store import above_glob, rows_on_store
 from segment.images.listing.parts import Listing, Part, part_name, parts_in
+from segment.images.placing.geometry import Geometry
 from segment.stores.urls import is_url
 
 _SHOWN = 5  # names in one message

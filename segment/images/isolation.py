@@ -44,7 +44,7 @@ _ANSWERED = {
     "segment.images.read": ("Pixels",),
     "segment.images.formats.raster": ("Raster", "SampleMeaning"),
     "segment.images.formats.georeference": ("Described",),
-    "segment.images.geometry": ("Geometry",),
+    "segment.images.placing.geometry": ("Geometry",),
     "pathlib": ("Path", "PosixPath", "WindowsPath"),
     "numpy": ("ndarray", "dtype"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from segment.axes import Plane
 from segment.errors import ImageUnreadable
-from segment.images.alignment import check_same_place
 from segment.images.bands import channels_in, filled, in_255
 from segment.images.contents.copied import by_ranges, image_here, in_parts, source_here
 from segment.images.find import Source
@@ -33,6 +32,7 @@ from segment.images.formats.video import frame_count, frame_size, read_frame
 from segment.images.formats.volumes import read_slice, slice_size, volume_shape
 from segment.images.isolation import contained
 from segment.images.limits import check_is_file, check_pixels, is_file
+from segment.images.placing.alignment import check_same_place
 from segment.images.specs import InputSpec
 from segment.images.windowed import Bits, by_windows, in_windows, region_in_windows, windowed
 from segment.stores.urls import is_url

@@ -12,7 +12,7 @@ import numpy as np
 from segment.draws.identity import network_of_bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import estimate
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.writing import check_writable, write_json, write_palette_png, write_png
 from segment.images.find import Source
 from segment.images.prepare import normalise

@@ -24,10 +24,10 @@ from segment.draws.image_pool import ImagePool, Images
 from segment.draws.probe_passes import probe_of
 from segment.errors import FastPathDiffers, WrongUse
 from segment.estimation.precision import audit
-from segment.files.bank_cache import RECIPE, content_of, recipe_of
-from segment.files.bank_output import bank_there, refuse_other_bank
-from segment.files.banks import bank_of, save_bank
-from segment.files.partial_banks import PartialTensors
+from segment.files.banks.bank_file import bank_of, save_bank
+from segment.files.banks.cache import RECIPE, content_of, recipe_of
+from segment.files.banks.output import bank_there, refuse_other_bank
+from segment.files.banks.unfinished import PartialTensors
 from segment.files.reading import as_json_values
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing

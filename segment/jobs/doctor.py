@@ -30,7 +30,7 @@ from segment.jobs.progress import Progress, silent
 from segment.networks.load import Network, load_network
 from segment.passes.comparison import TOLERANCE, float32_noise, output_differences, within_noise
 from segment.passes.drawn_calls import Program
-from segment.passes.onednn import available
+from segment.passes.fused.onednn import available
 from segment.passes.passes import FAST, Passes, PassPlan
 from segment.scenes.scene import TRAIN, scene
 from segment.uncertainty.heads import probabilities

@@ -24,13 +24,13 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import corrupted, corruption
 from segment.jobs.evaluation.combinations import TUNED
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
-from segment.jobs.evaluation.labels import score_plan
-from segment.jobs.evaluation.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.evaluation.results_files import as_begun, decided_before, note_decided, passes_record, write_results
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
 from segment.jobs.evaluation.validation import VALIDATION, validation_of_run
+from segment.jobs.labelled.images import Labels, refuse_unmasked
+from segment.jobs.labelled.labels import score_plan
+from segment.jobs.labelled.leakage import absent_classes, few_hold, seen_before
 from segment.jobs.progress import Progress, silent
 from segment.jobs.triage.checking import check_triage, groups_of_sources, refuse_other_evaluation
 from segment.jobs.triage.source import refuse_edited_network

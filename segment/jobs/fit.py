@@ -20,10 +20,10 @@ from segment.draws.probe_passes import probe_side
 from segment.draws.reference import against_trained, warn_if_unlike_training, warn_of_equal_draws
 from segment.errors import imported
 from segment.estimation.memory_budget import memory_budget
-from segment.files.bank_cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
-from segment.files.bank_output import refuse_other_bank
-from segment.files.banks import save_bank
-from segment.files.partial_banks import PartialBank
+from segment.files.banks.bank_file import save_bank
+from segment.files.banks.cache import MARKS, BankCache, content_of, is_of_recipe, marks_of, recipe_of, signed
+from segment.files.banks.output import refuse_other_bank
+from segment.files.banks.unfinished import PartialBank
 from segment.files.versions import versions
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import DatasetImages

@@ -18,14 +18,14 @@ from segment.errors import WrongUse, names_in
 from segment.estimation.mcbn import MCBN as EngineMCBN
 from segment.estimation.mcbn import Draws
 from segment.estimation.memory_budget import Memory
-from segment.files.banks import bank_of
+from segment.files.banks.bank_file import bank_of
 from segment.images.find import Source
 from segment.images.listing.samples import labelled_samples
 from segment.images.specs import Channels
 from segment.jobs.evaluate import EvaluatePlan
 from segment.jobs.evaluate import evaluate as evaluate_into
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network

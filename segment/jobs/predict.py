@@ -16,7 +16,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import network_of_bank
 from segment.errors import ImageUnreadable, WrongUse
 from segment.estimation.colour_scales import scales_of
-from segment.files.banks import bank_of
+from segment.files.banks.bank_file import bank_of
 from segment.files.runs.run import Run
 from segment.files.versions import versions
 from segment.images.display import Display, display_of

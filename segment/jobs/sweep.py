@@ -13,8 +13,8 @@ from torch import nn
 
 from segment.draws.identity import network_of_bank
 from segment.errors import FastPathDiffers, WrongUse
-from segment.files.bank_cache import marks_in
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
+from segment.files.banks.cache import marks_in
 from segment.files.reading import as_json_values
 from segment.files.runs.manifest import Entry
 from segment.files.runs.run import Run
@@ -25,12 +25,12 @@ from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import Channels
 from segment.images.transforms.corrupt import corrupted
 from segment.jobs.evaluation.combinations import combination
-from segment.jobs.evaluation.labelled_images import Labels, refuse_unmasked
-from segment.jobs.evaluation.labels import contents_of
-from segment.jobs.evaluation.leakage import absent_classes, seen_before
 from segment.jobs.evaluation.results_files import SCORES, decided_before, note_decided
 from segment.jobs.evaluation.scoring import REDONE, Scoring
 from segment.jobs.evaluation.temperatures import at_an_end_words, left_out_words
+from segment.jobs.labelled.images import Labels, refuse_unmasked
+from segment.jobs.labelled.labels import contents_of
+from segment.jobs.labelled.leakage import absent_classes, seen_before
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.conditions import (
     condition_file,
@@ -47,7 +47,7 @@ from segment.jobs.sweeping.states import Place, SweepPlan, Swept
 from segment.jobs.sweeping.tables import sweep_csv
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.passes.onednn import computes_bfloat16
+from segment.passes.fused.onednn import computes_bfloat16
 from segment.report.comparison import MethodBoards, differences, scores
 from segment.report.results import CLEAN, DETERMINISTIC, OVER, Condition, Row, Sweep
 from segment.runners.process import memory_for

@@ -18,7 +18,7 @@ from segment.batch_norm.call import BatchNormCall
 from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.draws.recording import BatchNormMode, expected_layer
 from segment.passes.float32_calls import exact_calls, in_float32
-from segment.passes.fused_convolutions import FusedCalls
+from segment.passes.fused.convolutions import FusedCalls
 from segment.tracing.replay import Recording, reads_metadata
 from segment.tracing.sources import UNKNOWN, constants_of
 from segment.tracing.trace import depends_on_draw, writes_over_shared

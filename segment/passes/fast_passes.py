@@ -16,9 +16,9 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision
 from segment.errors import SegmentError, error_message, ran_out_of_memory
-from segment.passes import onednn
 from segment.passes.drawn_calls import DrawnCalls, Program, RecordedPass, Statistics
-from segment.passes.fused_convolutions import FusedConvolutions
+from segment.passes.fused import onednn
+from segment.passes.fused.convolutions import FusedConvolutions
 from segment.tracing.replay import NotReplayable, OtherShapes, Recording
 from segment.tracing.trace import may_draw, state_keeper
 from segment.tracing.trace_cursor import OWN_AUTOCAST, Diverged

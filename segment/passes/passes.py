@@ -21,10 +21,10 @@ from segment.draws.bank import Bank
 from segment.draws.recording import Precision, in_precision, layers_in_order
 from segment.errors import FastPathDiffers, WrongUse
 from segment.networks.trial_images import uniform_noise
-from segment.passes import onednn
 from segment.passes.comparison import beyond_rounding
 from segment.passes.drawn_calls import PlainPass
 from segment.passes.fast_passes import DrawnNetwork, FastPasses, changes_autocast
+from segment.passes.fused import onednn
 from segment.passes.openvino_passes import CompiledNetwork, OpenVinoPasses
 from segment.tracing.batch_independence import mixing_call
 from segment.tracing.sources import IMAGE

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from segment.cli import screen
 from segment.cli.app import _load_commands, app
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.files.writing import write_png
 from segment.images.isolation import isolating
 from segment.images.limits import asked
 from segment.networks.cards import SHIPPED, read_card
-from segment.passes import onednn
+from segment.passes.fused import onednn
 from segment.scenes.scene import TEST, scene
 
 ALL_MEASURES = (

@@ -13,7 +13,7 @@ import torch
 from console import DRAWS, NETWORKS, SMALL, fitted, photographs, segment, training
 
 from segment.jobs.doctor import EXTRAS
-from segment.passes.fused_convolutions import FusedConvolutions
+from segment.passes.fused.convolutions import FusedConvolutions
 from segment.passes.passes import Passes
 from segment.scenes.scene import TRAIN
 

@@ -12,8 +12,8 @@ import pytest
 from console import DRAWS, SMALL, contents, fitted, photographs, segment, training
 from PIL import Image
 
-from segment.files.banks import load_bank
-from segment.passes import onednn
+from segment.files.banks.bank_file import load_bank
+from segment.passes.fused import onednn
 
 
 def test_an_exported_graph_has_the_maps_of_a_run(bank: Path, tmp_path: Path) -> None:

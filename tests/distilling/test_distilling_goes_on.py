@@ -19,8 +19,8 @@ from segment.distilling.distill import observe_views
 from segment.distilling.refine import RefinePlan
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import FastPathDiffers, PredictionFailed, WrongUse
-from segment.files.banks import load_bank
-from segment.files.partial_banks import PartialTensors
+from segment.files.banks.bank_file import load_bank
+from segment.files.banks.unfinished import PartialTensors
 from segment.files.writing import write_png
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit_bank
@@ -232,7 +232,7 @@ def test_refining_goes_on_where_its_steps_cannot_be_kept(
     def full(*_: object) -> None:
         raise WrongUse("No space left on device.")
 
-    monkeypatch.setattr("segment.files.partial_banks.write_bytes", full)
+    monkeypatch.setattr("segment.files.banks.unfinished.write_bytes", full)
     assert bank_fingerprint(distilling()) == whole
 
 

@@ -29,7 +29,7 @@ from segment.draws.identity import identified
 from segment.draws.minibatches import DrawPlan, choices
 from segment.draws.recording import biased_statistics, record
 from segment.errors import BankRefused, ModelRefused, PredictionFailed, WrongUse
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
 from segment.networks.load import load_network
 
 

@@ -25,9 +25,9 @@ from segment.estimation.tiling.tiler import TILE_MODES, TileMode
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
 from segment.methods.augmentation import View, augmented, mcbn_augmented
 from segment.methods.deterministic import deterministic
 from segment.methods.mcbn import mcbn

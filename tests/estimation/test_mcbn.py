@@ -47,7 +47,7 @@ from segment.estimation.precision import NO_BFLOAT16
 from segment.images.specs import InputSpec, TrainingSpec
 from segment.networks.cards import Card
 from segment.networks.load import Network, load_network
-from segment.passes import onednn
+from segment.passes.fused import onednn
 from segment.passes.passes import PassPlan
 from segment.uncertainty.measures import MEASURES
 

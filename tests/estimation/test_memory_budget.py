@@ -30,7 +30,7 @@ from segment.estimation.memory_budget import (
     parts_of,
     resident,
 )
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.jobs.fit import fit_bank
 from segment.networks.load import load_network
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import segment.estimation.precision as precision_module
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.estimation.precision import LIMIT, NOT_AUDITED, NOT_IN_FP32, ONE_DRAW, audit, choose
-from segment.passes import onednn
+from segment.passes.fused import onednn
 
 
 def network_of(build: type[Toy] = Toy) -> BatchNormNetwork:

@@ -28,7 +28,7 @@ from segment.estimation.image_bytes import BYTES_BESIDE_PASSES
 from segment.estimation.memory_budget import FIRST_PASS_BYTES, KERNEL_FACTOR, MemoryBudget
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiles import Cut
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.jobs.fit import fit_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segment.errors import WrongUse
-from segment.experiments.regression.methods import mcbn_draws, outputs, seeded
+from segment.experiments.regression.methods import fold_rows, mcbn_draws, outputs, seeded
 from segment.experiments.regression.search import Race, race
 from segment.experiments.regression.stack import (
     EPS,
@@ -22,7 +22,7 @@ from segment.experiments.regression.stack import (
     standardised,
 )
 from segment.experiments.regression.stack_training import Fit, Training
-from segment.experiments.uci.data import FILES, fold_rows, random_split, read_table, standard_splits
+from segment.experiments.uci.data import FILES, random_split, read_table, standard_splits
 from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
 from segment.passes.passes import PassPlan

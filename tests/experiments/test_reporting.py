@@ -16,7 +16,7 @@ from scipy.stats import sem, t
 
 from segment.errors import MissingExtra, WrongUse
 from segment.experiments.pages import assemble
-from segment.experiments.regression import toy, uncertainty_error
+from segment.experiments.regression import toy
 from segment.experiments.reporting import (
     Outcome,
     Verdict,
@@ -33,6 +33,7 @@ from segment.experiments.reporting import (
     write_table,
 )
 from segment.experiments.uci import experiment as uci
+from segment.experiments.uci import uncertainty_error
 from segment.pictures.plots import new_figure
 
 ROWS = [{"set": "yacht", "rmse": 0.1 + 0.2, "p": None}, {"set": "wine", "rmse": -0.0001, "p": math.nan}]

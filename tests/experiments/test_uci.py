@@ -16,20 +16,21 @@ from scipy.stats import spearmanr, ttest_1samp
 
 from benchmarks import uci_splits
 from segment.errors import WrongUse
-from segment.experiments.regression import dropout_check, methods, toy, uncertainty_error
-from segment.experiments.regression.dropout_check import CheckPlan
+from segment.experiments.regression import methods, toy
 from segment.experiments.regression.methods import FLOW_BATCH, METHODS, Protocol, drawn_methods, folded
 from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race, SearchResult, race
 from segment.experiments.regression.stack import standardised
 from segment.experiments.regression.toy import ToyPlan
-from segment.experiments.regression.uncertainty_error import running, spearman_with_interval
 from segment.experiments.reproduction import run_experiment
+from segment.experiments.uci import dropout_check, uncertainty_error
 from segment.experiments.uci import experiment as uci
 from segment.experiments.uci.data import FILES, random_split, read_table
+from segment.experiments.uci.dropout_check import CheckPlan
 from segment.experiments.uci.protocol_words import check_note, smaller_searches
 from segment.experiments.uci.splits import PLANS, SETS, TAUS, Plan, Reduction, protocol_of, run_splits
 from segment.experiments.uci.tables import columns_of
+from segment.experiments.uci.uncertainty_error import running, spearman_with_interval
 
 SMALL = Protocol(
     hidden=(8, 8),

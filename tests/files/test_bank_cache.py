@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.files.bank_cache import KEPT, BankCache, signed, user_folder
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
+from segment.files.banks.cache import KEPT, BankCache, signed, user_folder
 from segment.images.specs import TrainingSpec
 from segment.jobs.distill import distill_bank
 from segment.jobs.fit import fit, fit_bank

@@ -16,7 +16,7 @@ from processes import photographs
 from segment.distilling.distill import DistillPlan
 from segment.draws.bank import bank_fingerprint
 from segment.errors import WrongUse
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
 from segment.files.reading import as_json_values
 from segment.jobs.distill import check_output, distill_bank
 from segment.jobs.fit import fit

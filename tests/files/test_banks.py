@@ -20,7 +20,7 @@ from segment.draws.identity import identified
 from segment.errors import BankRefused, SegmentError, WrongUse
 from segment.estimation.mcbn import MCBN
 from segment.estimation.precision import choose
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
 from segment.networks.load import Network, load_network
 
 JSON = st.recursive(

@@ -13,7 +13,7 @@ from test_exports import UTM, exported, into
 from segment.files.exports import geojson
 from segment.files.exports.geotiff import write_tifs
 from segment.files.exports.zarr_group import write_group
-from segment.images.geometry import Geometry
+from segment.images.placing.geometry import Geometry
 
 POINTS = ((0.0, 0.0, 5e5, 4e6, 7.0), (0.0, 43.0, 5.1e5, 4e6, 0.0), (48.0, 0.0, 5e5, 3.9e6, 0.0))
 

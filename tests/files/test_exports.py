@@ -37,7 +37,7 @@ from segment.files.exports.volumes import Part, write_volumes
 from segment.files.exports.zarr_group import write_group
 from segment.files.lazy_arrays import FileArray
 from segment.files.writing import write_npz, write_png
-from segment.images.geometry import Geometry, slice_of
+from segment.images.placing.geometry import Geometry, slice_of
 from segment.images.read import read_label
 from segment.pictures.palettes import palette
 

@@ -21,7 +21,7 @@ from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
-from segment.jobs.evaluation.labels import read_labelled_image
+from segment.jobs.labelled.labels import read_labelled_image
 from segment.networks.load import load_network
 
 RNG = np.random.default_rng(0)

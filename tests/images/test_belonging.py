@@ -16,7 +16,7 @@ from plain import Toy, calibrated, random_bank, seeded
 
 from segment.batch_norm.network import bn_network_of
 from segment.draws.image_pool import ImagePool
-from segment.files.bank_cache import content_of
+from segment.files.banks.cache import content_of
 from segment.files.runs.manifest import read_entries
 from segment.images.find import Source
 from segment.images.formats import belonging
@@ -24,7 +24,7 @@ from segment.images.formats.belonging import files_of
 from segment.images.formats.raster_windows import mask_of, window_of
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
-from segment.jobs.evaluation.labels import contents_of
+from segment.jobs.labelled.labels import contents_of
 from segment.jobs.predict import predict
 from segment.networks.load import Network, load_network
 

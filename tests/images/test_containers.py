@@ -32,10 +32,10 @@ from segment.images.formats.tiff import read_tiff
 from segment.images.labels.annotations import annotations_in
 from segment.images.labels.pairs import with_masks
 from segment.images.listing.parts import Listing
+from segment.images.placing.of_source import geometry_of
 from segment.images.read import read_label, read_source, size_of
 from segment.images.specs import Channels as CardChannels
 from segment.images.specs import InputSpec
-from segment.images.where import geometry_of
 from segment.networks.load import Network, load_network
 
 RNG = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from pydicom.uid import generate_uid
 
 from segment.errors import ImageUnreadable
 from segment.images.find import Source, find_images
+from segment.images.placing.of_source import geometry_of
 from segment.images.read import decode, read_label, read_source
 from segment.images.specs import InputSpec
-from segment.images.where import geometry_of
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 4096, (4, 8, 10)).astype(np.uint16)

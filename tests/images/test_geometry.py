@@ -15,8 +15,8 @@ from rasterio.transform import from_origin
 from segment.images.find import Source
 from segment.images.formats.video import frame_count, read_frame
 from segment.images.formats.volumes import read_slice
-from segment.images.geometry import Geometry, slice_of, stacked
-from segment.images.where import geometry_of
+from segment.images.placing.geometry import Geometry, slice_of, stacked
+from segment.images.placing.of_source import geometry_of
 
 
 def test_a_geotiff_says_its_crs_transform_nodata_and_bands(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from segment.images.labels.pairs import partners, with_labels, with_masks
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
 from segment.images.labels.shapes import Shape
-from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.evaluation.labels import scheme_of
+from segment.jobs.labelled.images import Labels
+from segment.jobs.labelled.labels import scheme_of
 from segment.networks.load import load_network
 
 SIZE = (32, 40)

@@ -18,7 +18,7 @@ from segment.images.find import find_images
 from segment.images.labels.pairs import with_labels
 from segment.images.labels.read import read_label_ids
 from segment.images.labels.scheme import LabelScheme
-from segment.jobs.evaluation.labels import labelled
+from segment.jobs.labelled.labels import labelled
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, (4, 8, 10)).astype(np.uint8)  # slice row column

@@ -19,7 +19,7 @@ from segment.images.find import find_images
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.jobs.doctor import compare_passes
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.sweeping.inputs import input_hashes
 from segment.networks.load import Network
 from segment.scenes.scene import TEST, scene

@@ -17,10 +17,10 @@ from rasterio.crs import CRS
 from segment.errors import ImageUnreadable
 from segment.images.find import Source
 from segment.images.formats import georeference
-from segment.images.geometry import Geometry, upright_geometry
+from segment.images.placing.geometry import Geometry, upright_geometry
+from segment.images.placing.of_source import geometry_of
 from segment.images.read import read_source
 from segment.images.specs import InputSpec
-from segment.images.where import geometry_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

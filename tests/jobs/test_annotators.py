@@ -16,7 +16,7 @@ from segment.files.writing import write_png
 from segment.images.read import read_label
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.networks.load import Network, load_network
 from segment.scenes.scene import TEST, scene
 

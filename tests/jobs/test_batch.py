@@ -32,7 +32,7 @@ from segment.images.find import Source, find_images
 from segment.images.specs import InputSpec
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.deterministic import Plain

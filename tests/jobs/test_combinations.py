@@ -18,15 +18,15 @@ from torch.nn import functional
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import ReadOut, estimate, estimates
-from segment.files.bank_cache import marks_in
+from segment.files.banks.cache import marks_in
 from segment.files.writing import write_png
 from segment.images.prepare import prepare
 from segment.images.read import read_image
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
 from segment.methods.augmentation import View
 from segment.methods.dropout import Dropout
 from segment.methods.temperature import Fit, TemperatureFit, update

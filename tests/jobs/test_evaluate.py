@@ -26,7 +26,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, ModelRefused, WrongUse
 from segment.estimation.estimate import ReadOut, estimates, moments_of
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.writing import write_png
 from segment.images.find import Source, find_images
 from segment.images.prepare import prepare
@@ -35,9 +35,9 @@ from segment.images.specs import InputSpec
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
 from segment.methods.augmentation import View, augmented, mcbn_augmented, views
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout, Inserted

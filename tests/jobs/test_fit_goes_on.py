@@ -154,7 +154,7 @@ def test_a_fit_goes_on_where_draws_cannot_be_kept(
         raise WrongUse("No space left on device.")
 
     monkeypatch.setattr("segment.jobs.recording.worker.EVERY", 0)
-    monkeypatch.setattr("segment.files.partial_banks.save_bank", full)
+    monkeypatch.setattr("segment.files.banks.unfinished.save_bank", full)
     with caplog.at_level(logging.INFO):
         assert bank_fingerprint(fits()) == whole
     assert "are not kept: No space left" in caplog.text

@@ -27,9 +27,9 @@ from segment.images.listing.parts import Listing
 from segment.images.read import read_label, read_source
 from segment.jobs import sweep as sweeping
 from segment.jobs.evaluate import EvaluatePlan, evaluate
-from segment.jobs.evaluation import labels
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled import labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid

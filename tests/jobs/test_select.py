@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.writing import write_png
 from segment.images.listing.parts import Listing
 from segment.images.read import read_image, read_source

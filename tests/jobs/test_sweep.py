@@ -20,7 +20,7 @@ from labelled_scenes import written
 from benchmarks.cost_tables import curves_table
 from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.writing import write_png
 from segment.images.read import read_image
 from segment.images.transforms.corrupt import CORRUPTIONS, SEVERITIES, corrupted, corruption
@@ -28,7 +28,7 @@ from segment.jobs.decisions.compare import compare
 from segment.jobs.decisions.select import select
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import METHODS, MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.report import _rows, report
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers

@@ -21,9 +21,9 @@ from segment.estimation.memory_budget import resident
 from segment.files.writing import write_png
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.temperatures import temperatures
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
 from segment.jobs.progress import silent
 from segment.jobs.sweep import sweep
 from segment.jobs.sweeping.grid import Grid

@@ -22,7 +22,7 @@ from segment.axes import Plane
 from segment.draws.bank import Bank
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.lazy_arrays import FileArray
 from segment.files.runs.image_counts import IMAGE_COUNTS, read_image_counts
 from segment.files.triages import digest_of, load_triage, save_triage
@@ -34,7 +34,7 @@ from segment.jobs.decisions.run_table import run_table
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage

@@ -24,7 +24,7 @@ from segment.files.writing import write_png
 from segment.guarantees.triage import Triage, TriagePlan
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.triage.calibration import calibrate_triage

@@ -20,17 +20,17 @@ from torch import Tensor
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, OutOfMemory, WrongUse
 from segment.estimation.memory_budget import resident
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.writing import write_png
 from segment.images.find import Source
 from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.evaluation.labels import read_labelled
 from segment.jobs.evaluation.temperatures import MISSED
 from segment.jobs.fit import fit_bank
+from segment.jobs.labelled.images import Labels
+from segment.jobs.labelled.labels import read_labelled
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.progress import silent

@@ -23,7 +23,7 @@ from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.draws.identity import identified
 from segment.errors import WrongUse
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.files.runs.manifest import read_manifest
 from segment.files.runs.places import STOP
 from segment.jobs.predict import predict

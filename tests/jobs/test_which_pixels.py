@@ -20,15 +20,15 @@ import segment
 from segment.batch_norm.network import bn_network_of
 from segment.draws.bank import Bank
 from segment.errors import ImageUnreadable, WrongUse
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.files.reading import read_json
 from segment.files.writing import write_png
 from segment.images.find import find_images
 from segment.images.listing.parts import Listing
 from segment.jobs.evaluate import EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.temperatures import at_an_end_words
+from segment.jobs.labelled.images import Labels
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report

@@ -13,7 +13,7 @@ from console import NETWORKS, segment
 from torch import nn
 
 from segment.errors import BankRefused, NotTrusted, WeightsRefused, WrongUse
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.networks.building.hf import hf_network
 from segment.networks.building.uris import parse_uri, runs_code
 from segment.networks.building.weights import load_weights

@@ -321,15 +321,15 @@ def test_a_fast_path_that_goes_wrong_later_is_detected_stopped_and_reported(monk
     engine = Passes(network, random_bank(network, 8), FAST)
     image = noise(1, 3, 32, 32)
     assert len(list(engine(image))) == 8
-    from segment.passes import fused_convolutions
+    from segment.passes.fused import convolutions
 
-    run = fused_convolutions.FusedConvolutions.run
+    run = convolutions.FusedConvolutions.run
 
     def wrong(self: Any, *args: Any, **named: Any) -> Any:
         result, through = run(self, *args, **named)
         return result + 0.5, through
 
-    monkeypatch.setattr(fused_convolutions.FusedConvolutions, "run", wrong)
+    monkeypatch.setattr(convolutions.FusedConvolutions, "run", wrong)
     while engine.unverified < engine._every():
         assert len(list(engine(image))) == 8
     with pytest.raises(FastPathDiffers, match="largest difference of an output"):
@@ -343,15 +343,15 @@ def test_a_fast_path_that_goes_wrong_later_is_detected_stopped_and_reported(monk
 def test_a_fast_path_that_is_wrong_at_once_is_never_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from segment.passes import fused_convolutions
+    from segment.passes.fused import convolutions
 
-    run = fused_convolutions.FusedConvolutions.run
+    run = convolutions.FusedConvolutions.run
 
     def wrong(self: Any, *args: Any, **named: Any) -> Any:
         result, through = run(self, *args, **named)
         return result * 1.1, through
 
-    monkeypatch.setattr(fused_convolutions.FusedConvolutions, "run", wrong)
+    monkeypatch.setattr(convolutions.FusedConvolutions, "run", wrong)
     with caplog.at_level(logging.WARNING):
         engine = assert_equals_plain(calibrated(seeded(RulesOutEntirely), (32, 32)), different_images()[:2])
     assert not engine.plan.fuse

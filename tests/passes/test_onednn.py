@@ -14,8 +14,8 @@ from torch import Tensor
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.draws.bank import Bank
 from segment.draws.recording import record
-from segment.passes import onednn
 from segment.passes.comparison import TOLERANCE
+from segment.passes.fused import onednn
 from segment.passes.passes import Passes, PassPlan
 
 OPERATORS = ("convolution", "upsampling_convolution", "add_convolution")

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from segment.errors import FastPathDiffers, ModelRefused, WrongUse
 from segment.networks.architectures.enet import ENet
-from segment.passes import onednn, openvino_passes
+from segment.passes import openvino_passes
+from segment.passes.fused import onednn
 from segment.passes.openvino_passes import CompiledNetwork, OpenVinoPasses
 from segment.passes.passes import Passes, PassPlan
 

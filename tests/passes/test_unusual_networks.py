@@ -29,8 +29,8 @@ from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
 from segment.networks.load import load_network
 from segment.networks.preserve_state import preserve_state
-from segment.passes import fused_convolutions
 from segment.passes.comparison import within_noise
+from segment.passes.fused import convolutions
 from segment.passes.passes import Passes, PassPlan
 
 FUSED = PassPlan(channels_last=True, fuse=True)
@@ -211,13 +211,13 @@ class Hard(Toy):
 
 
 def test_a_decision_that_rounding_flips_at_one_pixel_excuses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = fused_convolutions._scaled
+    real = convolutions._scaled
 
     def wrong(*given: object) -> tuple[Tensor, Tensor]:
         weight, shift = real(*given)  # type: ignore[arg-type]
         return weight * 1.3, shift + 0.2
 
-    monkeypatch.setattr(fused_convolutions, "_scaled", wrong)
+    monkeypatch.setattr(convolutions, "_scaled", wrong)
     module = calibrated(seeded(Hard), (32, 32))
     network = replace(surveyed(module), head="softmax")
     bank = random_bank(network, 4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segment.jobs.evaluation.leakage import few_hold
+from segment.jobs.labelled.leakage import few_hold
 from segment.report.comparison import MethodBoards, compare, gains
 from segment.report.tables import in_short, verdict
 from segment.scores.board import Score

@@ -18,7 +18,7 @@ from segment.estimation.estimate import Estimate
 from segment.files.exports.geotiff import write_tifs
 from segment.files.exports.volumes import Part, write_volumes
 from segment.images.find import Source
-from segment.images.geometry import Geometry, stacked
+from segment.images.placing.geometry import Geometry, stacked
 from segment.images.read import read_label
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import palette

@@ -18,8 +18,8 @@ from segment.draws.bank import Bank
 from segment.jobs.evaluate import STATE, EvaluatePlan, evaluate
 from segment.jobs.evaluation.compared_methods import MethodPlan
 from segment.jobs.evaluation.counted import PackedCounts
-from segment.jobs.evaluation.labelled_images import Labels
 from segment.jobs.evaluation.scoring import Scoring
+from segment.jobs.labelled.images import Labels
 from segment.networks.load import Network, load_network
 from segment.report.results import Evaluation
 from segment.runners.on_ray import RayRunner

@@ -17,7 +17,7 @@ from s3_server import S3Server
 from test_runs_on_s3 import same, uploaded
 
 from segment.errors import StoreUnreachable
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
 from segment.files.runs.manifest import SHARDS, Entry, Lines
 from segment.files.runs.shards import begin_shards, merge_shards
 from segment.images import windowed

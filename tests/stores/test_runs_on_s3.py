@@ -201,7 +201,7 @@ def test_what_is_not_on_the_store_is_one_clear_line(src: str, says: str, server:
 
 
 def test_python_takes_urls_too(server: S3Server, tmp_path: Path, bank: Path) -> None:
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.networks.load import load_network
 
     url = uploaded(server, photographs(tmp_path / "photos", 2), "python")

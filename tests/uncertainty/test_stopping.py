@@ -28,7 +28,7 @@ from segment.estimation.estimator import Estimator
 from segment.estimation.mcbn import MCBN
 from segment.estimation.plan import EstimatePlan
 from segment.estimation.tiling.tiler import Tiling
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.methods.mcbn import mcbn

@@ -87,7 +87,7 @@ def fit(
 
     from segment.draws.reference import sentence
     from segment.estimation.mcbn import resolve_precision
-    from segment.files.bank_cache import BankCache
+    from segment.files.banks.cache import BankCache
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
     from segment.jobs.distill import check_output, distill_bank
@@ -223,7 +223,7 @@ def distill(
     json: Json = False,
 ) -> None:
     """Make K weighted draws that stand for a whole bank, so that a map takes K passes."""
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.files.writing import check_writable
     from segment.images.listing.parts import Listing
     from segment.jobs.distill import distill_bank

@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write MODEL under the draws of a bank as one graph: pixels in, probability and maps of uncertainty out."""
     from segment.estimation.memory_budget import in_words
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.jobs.prediction.export import export as run_export
 
     whole = load_bank(bank)

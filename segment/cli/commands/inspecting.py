@@ -137,7 +137,7 @@ def doctor(
         return
     if images is None:
         raise WrongUse("Passes are compared on images: give --images SRC, a few images that MODEL is used on.")
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.jobs.doctor import compare_passes
 
     network = loaded(model, weights, device, prefix, extra_keys, trust=trust)

@@ -115,7 +115,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Write mask, uncertainty maps, heat map and overlay of every image into a RUN folder."""
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.files.runs.places import STOP
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.listing.parts import Listing

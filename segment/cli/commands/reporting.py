@@ -38,7 +38,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one self-contained HTML file to decide by: which images, and which pixels, to trust."""
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.jobs.report import report as write_report
 
     if model is None:

@@ -108,7 +108,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score MCBN and other methods on labelled images: how right the uncertainty is, and what it costs."""
-    from segment.files.banks import load_bank
+    from segment.files.banks.bank_file import load_bank
     from segment.files.triages import TRIAGED_TABLE, load_triage
     from segment.images.listing.parts import Listing
     from segment.images.outside_runs import images_outside_runs
@@ -116,7 +116,7 @@ def evaluate(
     from segment.jobs.evaluate import evaluate as run_evaluate
     from segment.jobs.evaluation.combinations import combination
     from segment.jobs.evaluation.compared_methods import SCORED, MethodPlan
-    from segment.jobs.evaluation.labelled_images import Labels, validation_of
+    from segment.jobs.labelled.images import Labels, validation_of
     from segment.jobs.triage.checking import outcome_rows
     from segment.jobs.tuning.tuned import read_tuned
     from segment.methods.augmentation import views as views_of

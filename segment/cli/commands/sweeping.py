@@ -119,7 +119,7 @@ def sweep(
     from segment.images.listing.parts import Listing
     from segment.images.outside_runs import images_outside_runs
     from segment.jobs.evaluation.combinations import combination
-    from segment.jobs.evaluation.labelled_images import Labels, validation_of
+    from segment.jobs.labelled.images import Labels, validation_of
     from segment.jobs.sweep import sweep as run_sweep
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.sweeping.states import SWEPT, SweepPlan

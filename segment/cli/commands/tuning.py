@@ -83,7 +83,7 @@ def tune(
     """Choose M, T, views, scaling and more under a budget of passes, by cross-validation on validation images."""
     from segment.images.listing.groups import group_table
     from segment.images.listing.parts import Listing
-    from segment.jobs.evaluation.labelled_images import Labels
+    from segment.jobs.labelled.images import Labels
     from segment.jobs.sweeping.grid import Grid
     from segment.jobs.tuning.tune import TunePlan
     from segment.jobs.tuning.tune import tune as run_tune

@@ -28,7 +28,6 @@ from segment.experiments.regression.predictive import Array, Scores, best_precis
 from segment.experiments.regression.search import Race, SearchResult, race
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
 from segment.experiments.regression.stack_training import Fit, Training
-from segment.experiments.uci.data import fold_rows
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout
 from segment.methods.ensemble import Ensemble
@@ -275,3 +274,12 @@ def seeded(*numbers: int) -> torch.Generator:
     """A generator of its own for these numbers, unlike that of any others."""
     state: Any = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+def fold_rows(train: Tensor, folds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:  # S N, S V
+    """Training and held-out rows of S cross-validation folds, all of one size; fewer than S rows are never held out."""
+    order = train[torch.randperm(len(train), generator=generator)]
+    size = len(order) // folds
+    held = order[: size * folds].view(folds, size)
+    rest = [torch.cat([order[: fold * size], order[(fold + 1) * size :]]) for fold in range(folds)]
+    return torch.stack(rest), held

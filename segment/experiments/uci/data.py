@@ -79,12 +79,3 @@ def standard_splits(rows: int, count: int) -> list[tuple[Tensor, Tensor]]:
         train = round(0.9 * rows)
         splits.append((order[:train], order[train:]))
     return splits
-
-
-def fold_rows(train: Tensor, folds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:  # S N, S V
-    """Training and held-out rows of S cross-validation folds, all of one size; fewer than S rows are never held out."""
-    order = train[torch.randperm(len(train), generator=generator)]
-    size = len(order) // folds
-    held = order[: size * folds].view(folds, size)
-    rest = [torch.cat([order[: fold * size], order[(fold + 1) * size :]]) for fold in range(folds)]
-    return torch.stack(rest), held

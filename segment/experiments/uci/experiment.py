@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtrit
 
-from segment.experiments.regression.dropout_check import CheckPlan, check, check_rows, check_verdict
 from segment.experiments.regression.methods import METHODS
 from segment.experiments.regression.predictive import Array, better_by_splits
 from segment.experiments.reporting import (
@@ -33,6 +32,7 @@ from segment.experiments.reporting import (
     write_page,
     write_table,
 )
+from segment.experiments.uci.dropout_check import CheckPlan, check, check_rows, check_verdict
 from segment.experiments.uci.protocol_words import check_note, opening
 from segment.experiments.uci.published import NOTE, beside
 from segment.experiments.uci.splits import PLANS, SETS, Plan, run_splits

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segment.experiments.regression.dropout_check import BATCH, REFERENCES, CheckPlan
 from segment.experiments.regression.reductions import reductions
 from segment.experiments.regression.search import Race
 from segment.experiments.reporting import Budget
+from segment.experiments.uci.dropout_check import BATCH, REFERENCES, CheckPlan
 from segment.experiments.uci.splits import PLANS, SETS, WIDTHS, Plan, seeds_in
 from segment.experiments.uci.tables import Results
 

@@ -18,7 +18,7 @@ from segment.errors import imported
 from segment.files.exports.image import ExportedImage, Segment
 from segment.files.writing import fresh
 from segment.images.formats.georeference import quiet_gdal
-from segment.images.geometry import Geometry
+from segment.images.placing.geometry import Geometry
 
 FILE = "segments.geojson"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segment.axes import Head, Plane
 from segment.files.lazy_arrays import ComputedRows
-from segment.images.geometry import Geometry
+from segment.images.placing.geometry import Geometry
 from segment.regions.components import Blank, Regions, regions_of
 from segment.regions.statistics import RegionStatistics, statistics_of
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse, imported
 from segment.files.exports.image import UNCLAIMED, file_of_class
 from segment.files.writing import fresh
-from segment.images.geometry import Geometry, stacked
+from segment.images.placing.geometry import Geometry, stacked
 from segment.uncertainty.class_indices import no_class
 
 

@@ -20,8 +20,8 @@ from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.formats.kinds import kind_of, suffix_of
 from segment.images.formats.pictures import several
 from segment.images.formats.raster import Raster
-from segment.images.geometry import Affine, Geometry
 from segment.images.limits import check_is_file, is_file
+from segment.images.placing.geometry import Affine, Geometry
 from segment.stores.copies import here
 
 log = logging.getLogger(__name__)

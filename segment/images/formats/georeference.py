@@ -25,8 +25,8 @@ from segment.images.formats.beside import placed_beside
 from segment.images.formats.jpeg2000 import check_boxes
 from segment.images.formats.pictures import orientation_and_size
 from segment.images.formats.raster import SampleMeaning
-from segment.images.geometry import Geometry, upright_geometry
 from segment.images.isolation import contained
+from segment.images.placing.geometry import Geometry, upright_geometry
 from segment.stores.ranges import failure, opened_by_ranges
 from segment.stores.urls import is_url, url_of
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
-from segment.images.geometry import Geometry
+from segment.images.placing.geometry import Geometry
 
 _open = local()  # the last video of this thread, and the number of its next frame
 

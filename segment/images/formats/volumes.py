@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported, one_line
 from segment.images.contents.states import FileState, state_of
-from segment.images.geometry import Geometry, slice_of
 from segment.images.limits import check_bytes
+from segment.images.placing.geometry import Geometry, slice_of
 
 KEPT = 512 * 2**20
 """Bytes of the one volume that is kept decoded: a compressed file cannot be read from its middle."""

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable
-from segment.images.alignment import check_same_place
 from segment.images.bands import channels_in
 from segment.images.find import Source
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES, annotations_in, drawn
 from segment.images.labels.scheme import LabelScheme
+from segment.images.placing.alignment import check_same_place
 from segment.images.read import decode, read_plane
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from segment.errors import ImageUnreadable
 from segment.images.find import Source
 from segment.images.formats.kinds import kind_of
-from segment.images.geometry import Geometry
-from segment.images.where import geometry_of
+from segment.images.placing.geometry import Geometry
+from segment.images.placing.of_source import geometry_of
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segment.estimation.estimate import Estimate
-from segment.jobs.evaluation.labels import Labelled
+from segment.jobs.labelled.labels import Labelled
 from segment.scores import arrays, summary
 from segment.scores.board import mean_of
 from segment.scores.plan import OUTSIDE, ScorePlan

@@ -14,7 +14,7 @@ from segment.draws.recording import Precision
 from segment.errors import ModelRefused, NoBatchNorm, WrongUse, first_of, near
 from segment.estimation.estimate import ReadOut
 from segment.estimation.mcbn import known_precision, resolve_precision
-from segment.files.bank_cache import marks_in
+from segment.files.banks.cache import marks_in
 from segment.jobs.evaluation.combinations import TUNED, Combination, combination
 from segment.methods.augmentation import View, augmented, dropout_augmented, mcbn_augmented
 from segment.methods.deterministic import Plain, deterministic
@@ -85,7 +85,7 @@ class ComparedMethods:
     """The methods of an evaluation by name, one for every bank (or one), how their passes run, and notes.
 
     precision: of all passes; why: the reason for it. notes: method -> what a reader of its scores has to know
-    seen: marks of the banks' statistics images, as `bank_cache.marks_of` gives them
+    seen: marks of the banks' statistics images, as `banks.cache.marks_of` gives them
     """
 
     network: Network

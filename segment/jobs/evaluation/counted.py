@@ -23,7 +23,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.images.find import Source
 from segment.images.formats.arrays import ARRAY_ERRORS
 from segment.jobs.evaluation.annotators import further_boards
-from segment.jobs.evaluation.labels import contents_of
+from segment.jobs.labelled.labels import contents_of
 from segment.scores.scoreboard import Scoreboard
 
 COUNTS = "image counts/"

@@ -31,8 +31,8 @@ from segment.images.prepare import Normalised
 from segment.images.read import size_of
 from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
-from segment.jobs.evaluation.labels import Labelled, read_labelled
 from segment.jobs.evaluation.task import Change, Task
+from segment.jobs.labelled.labels import Labelled, read_labelled
 from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
 from segment.runners.process import ProcessSettings

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from segment.jobs.evaluation.labels import Pixels
+from segment.jobs.labelled.labels import Pixels
 from segment.jobs.progress import Progress, silent
 
 Change = Callable[[Pixels, str], Pixels]

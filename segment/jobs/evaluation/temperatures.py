@@ -18,9 +18,9 @@ from segment.estimation.plan import EstimatePlan
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, key
-from segment.jobs.evaluation.labels import Labelled, read_labelled
-from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.scoring import SCORING
+from segment.jobs.labelled.labels import Labelled, read_labelled
+from segment.jobs.labelled.leakage import refuse_seen
 from segment.jobs.progress import Progress
 from segment.methods.method import Method
 from segment.methods.temperature import ENDS, Fit, TemperatureFit, update

@@ -19,9 +19,9 @@ from segment.files.runs.run import Run
 from segment.files.writing import write_json
 from segment.images.find import Source
 from segment.jobs.evaluation.compared_methods import ComparedMethods
-from segment.jobs.evaluation.labels import contents_of
 from segment.jobs.evaluation.scoring import Scoring
 from segment.jobs.evaluation.temperatures import ALL_VOID, temperatures
+from segment.jobs.labelled.labels import contents_of
 from segment.jobs.progress import Progress
 from segment.networks.load import Network
 from segment.report.results import Validation

@@ -19,7 +19,7 @@ from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import ModelRefused, WrongUse, imported, one_line, ran_out_of_memory
 from segment.estimation.estimate import estimate
-from segment.files.banks import bank_of
+from segment.files.banks.bank_file import bank_of
 from segment.files.graphs import write_onnx, write_openvino
 from segment.files.versions import versions
 from segment.files.writing import check_writable

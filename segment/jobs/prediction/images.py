@@ -31,7 +31,7 @@ from segment.images.display import Display, picture_of
 from segment.images.find import Source
 from segment.images.prepare import Normalised
 from segment.images.read import read_source
-from segment.jobs.evaluation.labels import read_labelled_image
+from segment.jobs.labelled.labels import read_labelled_image
 from segment.jobs.progress import report_image
 from segment.jobs.triage.predicting import TriageOfRun
 from segment.networks.load import Network

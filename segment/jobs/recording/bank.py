@@ -19,7 +19,7 @@ from segment.draws.minibatches import MiniBatch
 from segment.errors import BankRefused, ModelRefused, PredictionFailed
 from segment.estimation.estimate import moments_of
 from segment.estimation.memory_budget import Memory, Parts, memory_budget, parts_of
-from segment.files.partial_banks import PartialBank
+from segment.files.banks.unfinished import PartialBank
 from segment.jobs.progress import Progress
 from segment.jobs.recording.worker import Draws, Recorder
 from segment.methods.mcbn import mcbn

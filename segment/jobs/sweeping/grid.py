@@ -15,7 +15,7 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank
 from segment.draws.minibatches import check_enough
 from segment.errors import WrongUse
-from segment.files.bank_cache import BankCache
+from segment.files.banks.cache import BankCache
 from segment.images.listing.parts import Listing
 from segment.images.outside_runs import images_outside_runs
 from segment.images.specs import TrainingSpec

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segment.draws.bank import Bank, bank_fingerprint
-from segment.files.bank_cache import HASHES, user_folder
+from segment.files.banks.cache import HASHES, user_folder
 from segment.files.file_hashes import hashes_beside, sha256_of_files
 from segment.images.find import Source
 from segment.images.outside_runs import images_outside_runs
-from segment.jobs.evaluation.labels import contents_of
+from segment.jobs.labelled.labels import contents_of
 
 IMAGES = "images_and_labels_sha256"
 """Key of the settings of earlier versions: `joined` contents of all test images, which each condition has now."""

@@ -24,8 +24,8 @@ from segment.images.find import Source
 from segment.images.transforms.corrupt import SEVERITIES, corruption
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import ComparedMethods, MethodPlan, build_methods
-from segment.jobs.evaluation.labels import score_plan
 from segment.jobs.evaluation.temperatures import temperatures
+from segment.jobs.labelled.labels import score_plan
 from segment.jobs.progress import Progress
 from segment.jobs.sweeping.grid import Banks, Grid, blended, chosen_layers
 from segment.networks.load import Network

@@ -22,9 +22,9 @@ from segment.estimation.plan import EstimatePlan
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import combination
 from segment.jobs.evaluation.compared_methods import MethodPlan, build_methods
-from segment.jobs.evaluation.labels import Labelled, read_labelled, score_plan
 from segment.jobs.evaluation.scoring import SCORING
 from segment.jobs.evaluation.temperatures import MISSED
+from segment.jobs.labelled.labels import Labelled, read_labelled, score_plan
 from segment.jobs.progress import Progress
 from segment.methods.augmentation import View
 from segment.methods.method import Method

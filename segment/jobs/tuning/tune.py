@@ -13,17 +13,17 @@ from segment.draws.bank import Bank
 from segment.draws.identity import network_of_bank
 from segment.errors import OutOfMemory, WrongUse, near
 from segment.estimation.memory_budget import in_words
-from segment.files.bank_cache import MARK, marks_in
-from segment.files.banks import load_bank
+from segment.files.banks.bank_file import load_bank
+from segment.files.banks.cache import MARK, marks_in
 from segment.files.runs.lock import sole_writer
 from segment.files.versions import versions
 from segment.guarantees.groups import sequence_of
 from segment.images.contents.hashes import sha256_of
 from segment.images.listing.groups import groups_by_id
 from segment.jobs.evaluation.combinations import combination
-from segment.jobs.evaluation.labelled_images import Labels
-from segment.jobs.evaluation.leakage import refuse_seen
 from segment.jobs.evaluation.temperatures import at_an_end_words
+from segment.jobs.labelled.images import Labels
+from segment.jobs.labelled.leakage import refuse_seen
 from segment.jobs.progress import Progress, silent
 from segment.jobs.sweeping.grid import Banks, Grid, blended, check_grid, chosen_layers
 from segment.jobs.tuning.search import Arm, Search, SearchPlan, unfit

@@ -13,9 +13,9 @@ from typing import Any
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, WrongUse
-from segment.files.bank_cache import MARK, marks_in
-from segment.files.bank_output import SHOWN, bank_there
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
+from segment.files.banks.cache import MARK, marks_in
+from segment.files.banks.output import SHOWN, bank_there
 from segment.files.reading import read_json
 from segment.files.writing import write_json
 from segment.images.contents.hashes import sha256_of

@@ -22,9 +22,9 @@ from segment.files.exports.zarr_group import write_group
 from segment.files.runs.run import Run
 from segment.images.find import Source
 from segment.images.formats.dicom import slices_of
-from segment.images.geometry import Geometry
 from segment.images.listing.ids import natural_order
-from segment.images.where import geometry_of
+from segment.images.placing.geometry import Geometry
+from segment.images.placing.of_source import geometry_of
 from segment.networks.load import Network
 from segment.report.run_files.style import PictureStyle
 

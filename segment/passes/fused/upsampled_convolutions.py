@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segment.passes.onednn import (
+from segment.passes.fused.onednn import (
     NO_ACTIVATION,
     PADDED_3X3,
     Activation,

@@ -20,7 +20,7 @@ from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.identity import computes_the_same, preprocessing_of
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, SegmentError
-from segment.files.banks import load_bank, save_bank
+from segment.files.banks.bank_file import load_bank, save_bank
 from segment.files.file_hashes import hashes_beside, sha256_of_files
 from segment.files.versions import versions
 from segment.images.listing.samples import DatasetImages, as_array

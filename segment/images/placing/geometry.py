@@ -20,7 +20,9 @@ Affine = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Where an image lies. `segment.images.where.geometry_of(source)` reads it; None or 0 where a file does not say.
+    """Where an image lies, by its file; None or 0 where that does not say.
+
+    `segment.images.placing.of_source.geometry_of(source)` reads it.
 
     crs: coordinate reference system of a raster, as WKT
     transform: (a, b, c, d, e, f), as rasterio's Affine: the corner of pixel (row, column) lies at

@@ -10,7 +10,7 @@ from segment.errors import WrongUse
 from segment.images.find import Source, in_text
 from segment.images.labels.pairs import with_annotators, with_masks
 from segment.images.listing.parts import Listing
-from segment.jobs.evaluation.labels import labelled, multilabels
+from segment.jobs.labelled.labels import labelled, multilabels
 from segment.networks.load import Network
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from segment.errors import ImageUnreadable, imported
 from segment.images.find import Source
-from segment.images.geometry import Geometry
-from segment.images.where import geometry_of
+from segment.images.placing.geometry import Geometry
+from segment.images.placing.of_source import geometry_of
 from segment.stores.urls import url_of
 
 APART = 0.1

@@ -16,7 +16,7 @@ from torch.nn import functional
 from segment.batch_norm.call import batch_norm_of
 from segment.batch_norm.layers import BatchNormNetwork, Layer
 from segment.passes.float32_calls import position_calls
-from segment.passes.onednn import NO_ACTIVATION, RELU, Activation
+from segment.passes.fused.onednn import NO_ACTIVATION, RELU, Activation
 from segment.tracing.call_kinds import READS_METADATA
 from segment.tracing.trace import Call, Trace
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.errors import BankRefused, WrongUse
-from segment.files.banks import NotABank, load_bank
+from segment.files.banks.bank_file import NotABank, load_bank
 from segment.files.reading import as_json_values
 from segment.stores.requests import is_there
 from segment.stores.urls import url_of

@@ -21,7 +21,6 @@ from segment.axes import size_text
 from segment.errors import ImageUnreadable, SegmentError, WrongUse, error_message, first_of
 from segment.estimation.background import LARGE, WORKERS, prefetch
 from segment.estimation.failures import reason_of
-from segment.images.alignment import check_same_place
 from segment.images.contents.hashes import sha256_of, sha256_of_beside
 from segment.images.find import Source
 from segment.images.labels.annotations import ANNOTATION_SUFFIXES
@@ -32,6 +31,7 @@ from segment.images.labels.series import with_slices
 from segment.images.listing.parts import Listing
 from segment.images.listing.samples import as_array
 from segment.images.outside_runs import images_outside_runs
+from segment.images.placing.alignment import check_same_place
 from segment.images.prepare import normalise
 from segment.images.read import read_label, read_source, size_of
 from segment.networks.load import Network

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from segment.errors import WrongUse, first_of
-from segment.files.bank_cache import MARK
+from segment.files.banks.cache import MARK
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
 from segment.images.outside_runs import images_outside_runs
@@ -59,7 +59,7 @@ def training_images(network: Network, sources: Sequence[Source], seen: Collectio
     Args:
         network: Whose card may name its training images.
         sources: The images in question.
-        seen: Marks of banks' statistics images, as `bank_cache.marks_in` gives them.
+        seen: Marks of banks' statistics images, as `banks.cache.marks_in` gives them.
 
     Returns:
         The ids in the order of the sources.

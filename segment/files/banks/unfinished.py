@@ -19,8 +19,8 @@ from segment.batch_norm.layers import BatchNormNetwork
 from segment.draws.bank import Bank, Statistics
 from segment.draws.identity import computes_the_same, identified
 from segment.errors import SegmentError
-from segment.files.bank_cache import bank_of_recipe, signed
-from segment.files.banks import save_bank
+from segment.files.banks.bank_file import save_bank
+from segment.files.banks.cache import bank_of_recipe, signed
 from segment.files.writing import write_bytes
 from segment.networks.load import Network
 from segment.stores.copies import here

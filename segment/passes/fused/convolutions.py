@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from segment.batch_norm.layers import BatchNormNetwork, Layer
-from segment.passes import onednn
-from segment.passes.fusions import Absorbed, fusions, readers_of
-from segment.passes.onednn import Geometry
-from segment.passes.unchanged import Unchanged
-from segment.passes.upsampled_convolutions import (
+from segment.passes.fused import onednn
+from segment.passes.fused.fusions import Absorbed, fusions, readers_of
+from segment.passes.fused.onednn import Geometry
+from segment.passes.fused.upsampled_convolutions import (
     Upsampled,
     concatenated,
     convolve,
@@ -32,6 +31,7 @@ from segment.passes.upsampled_convolutions import (
     upsampled,
     upsampling_calls,
 )
+from segment.passes.unchanged import Unchanged
 
 PACK_BYTES = 256 * 2**20
 """Most bytes of packed weights that are kept between images."""

@@ -14,8 +14,8 @@ from segment.images.formats.georeference import picture_geometry, raster_geometr
 from segment.images.formats.kinds import kind_of
 from segment.images.formats.video import video_geometry
 from segment.images.formats.volumes import volume_geometry
-from segment.images.geometry import Geometry
 from segment.images.isolation import contained
+from segment.images.placing.geometry import Geometry
 
 
 def geometry_of(source: Source) -> Geometry:
