@@ -2,8 +2,7 @@
 
 OUT/train, OUT/validation and OUT/test hold `images`; the last two `labels`, each pixel with the image's class. The card
 OUT/resnet32.yaml names a network whose logits are the same at each pixel, so that a score over pixels is one over
-images. Validation has every fourth of the test images: the network was trained on the others. OUT/some_test.txt and
-OUT/some_validation.txt list every third image.
+images. Validation has every fourth of the test images: the network was trained on the others.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy as np
 import yaml
 from torch import Tensor
 
-from benchmarks.image_lists import folder_pairs, write_list
 from segment.experiments.cifar.network import INPUT, TRANSFORMS, read_images
 from segment.files.writing import write_png, write_text
 from segment.networks.architectures.resnet import ResNet32
@@ -44,8 +42,6 @@ def main() -> None:
             write_png(folder / "images" / f"c{number:04}.png", image)
             if part == "test":
                 write_png(folder / "labels" / f"c{number:04}.png", np.full(image.shape[:2], label, np.uint8))
-    for part in ("test", "validation"):
-        write_list(asked.out / f"some_{part}.txt", folder_pairs(asked.out, part)[::3])
     weights = (asked.data / "weights" / "resnet32_cifar10.safetensors").resolve()
     card = {
         "network": "py:benchmarks.cifar_files:PerPixel",
