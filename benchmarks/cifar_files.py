@@ -2,7 +2,7 @@
 
 OUT/train, OUT/validation and OUT/test hold `images`; the last two `labels`, each pixel with the image's class. The card
 OUT/resnet32.yaml names a network whose logits are the same at each pixel, so that a score over pixels is one over
-images. Validation has every fourth of the test images: the network was trained on the others.
+images. Validation has every fourth of the test images, for the network was trained on those of OUT/train.
 """
 
 from __future__ import annotations
