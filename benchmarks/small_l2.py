@@ -16,7 +16,7 @@ import torch
 from segment.experiments.regression.methods import folded, seeded
 from segment.experiments.regression.search import race
 from segment.experiments.regression.stack import Architecture, Stack
-from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.uci.data import random_split, read_table
 from segment.experiments.uci.splits import PLANS, protocol_of
 
@@ -32,7 +32,7 @@ def errors_by_l2(data: Path, name: str) -> dict[float, float]:
     fold = folded(train, table.x, table.y, plan, 0).first(1)
     architecture = Architecture(features=table.x.shape[1], hidden=plan.hidden)
     generator = seeded(0)
-    fit = Fit(data=fold, sets=torch.zeros(len(whole), dtype=torch.long), batch=BATCH, l2=torch.tensor(whole))
+    fit = StackFit(data=fold, sets=torch.zeros(len(whole), dtype=torch.long), batch=BATCH, l2=torch.tensor(whole))
     training = Training(Stack(architecture, 1, generator, copies=len(whole)), fit, generator)
     found = race(training, [0] * len(whole), 1, plan.race)
     return dict(zip(whole, (round(value, 5) for value in found.rmse.tolist()), strict=True))

@@ -30,7 +30,7 @@ from segment.guarantees.outcome import outcome_of
 from segment.guarantees.shift import shift_test
 from segment.guarantees.triage import Guarantee, TriagePlan, Unit
 from segment.jobs.fit import fit_bank
-from segment.jobs.triage.calibration import Scores
+from segment.jobs.triage.calibration import EvaluationFolder
 from segment.networks.load import load_network
 from segment.scenes.scene import TEST, TRAIN, scene
 from segment.scores.plan import ScorePlan
@@ -134,7 +134,7 @@ def rows_of(images: ValidationImages, splits: Splits) -> list[dict[str, Any]]:
 
 def of_folder(folder: Path, splits: Splits) -> dict[str, Any]:
     """The rows of an evaluation's first method, and its sequences against each other."""
-    scores = Scores.read(folder)
+    scores = EvaluationFolder.read(folder)
     method = next(iter(scores.counts))
     images = scores.images_of(method, None)
     source = scores.source(method)
@@ -156,7 +156,7 @@ def _occupied(losses: Losses) -> Losses:
     return Losses(losses.ids, *parts, losses.kept[:, kept], losses.accepted[:, kept])
 
 
-def sequences(scores: Scores, method: str) -> list[dict[str, Any]]:
+def sequences(scores: EvaluationFolder, method: str) -> list[dict[str, Any]]:
     """Calibrated on one sequence, used on another: the loss there, and what the shift test says."""
     counts = scores.counts[method]
     names = sorted({sequence_of(i) for i in counts.ids})

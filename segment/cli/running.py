@@ -42,7 +42,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkPlace:
     """Where a command's work is done.
 
     runner: local or ray. device: the command's own. address, actors, actor_gpus: of Ray, as asked
@@ -74,7 +74,7 @@ def gpus_of(device: str) -> tuple[int, ...]:
     return numbers
 
 
-def place_of(runner: str, address: str, actors: int | None, actor_gpus: float | None, device: str) -> Place:
+def place_of(runner: str, address: str, actors: int | None, actor_gpus: float | None, device: str) -> WorkPlace:
     """Where a command line has its work done. Errors: WrongUse for options that contradict each other."""
     gpus = gpus_of(device)
     if runner not in ("", "local", "ray"):
@@ -85,7 +85,7 @@ def place_of(runner: str, address: str, actors: int | None, actor_gpus: float | 
         for option, value in (("--ray-address", address), ("--actors", actors), ("--actor-gpus", actor_gpus)):
             if value:
                 raise WrongUse(f"{option} {value} is for --runner ray.")
-        return Place("local", device)
+        return WorkPlace("local", device)
     if gpus and address:
         raise WrongUse(
             f"--device {device} names GPUs of this machine, --ray-address {address} a cluster: take --device cuda for "
@@ -94,7 +94,7 @@ def place_of(runner: str, address: str, actors: int | None, actor_gpus: float | 
     if actors is not None and actors < len(gpus):
         raise WrongUse(f"--actors {actors} leaves GPUs of --device {device} without work: give {len(gpus)} or more.")
     # of the GPUs that are named a process sees those alone, so the first of them is its cuda:0
-    return Place("ray", "cuda:0" if gpus else device, "local" if gpus else address, actors, actor_gpus, gpus)
+    return WorkPlace("ray", "cuda:0" if gpus else device, "local" if gpus else address, actors, actor_gpus, gpus)
 
 
 def visible_gpus(gpus: Sequence[int], count: int, visible: str | None) -> str:
@@ -127,7 +127,7 @@ def see_alone(gpus: Sequence[int]) -> None:
 
 
 @contextmanager
-def runner_at(place: Place, device: str) -> Iterator[Runner]:
+def runner_at(place: WorkPlace, device: str) -> Iterator[Runner]:
     """The runner; a Ray that it starts ends with the block. device: type of the network's."""
     from segment.runners.runner import LOCAL
 

@@ -25,7 +25,16 @@ from torch import Tensor
 from segment.axes import Head
 from segment.batch_norm.layers import BatchNormNetwork
 from segment.distilling.choose import Chosen, Moments, choose
-from segment.distilling.refine import ROUNDING, Draws, Progress, Refinement, RefinePlan, Student, Target, refine
+from segment.distilling.refine import (
+    ROUNDING,
+    DrawParameters,
+    Progress,
+    Refinement,
+    RefinePlan,
+    Student,
+    Target,
+    refine,
+)
 from segment.draws.bank import Bank
 from segment.errors import PredictionFailed, WrongUse, integer
 from segment.passes.passes import Passes
@@ -176,7 +185,7 @@ def distill(
     generator = torch.Generator().manual_seed(plan.seed)
     chosen = choose(observed.moments.products(), plan.draws, generator)
     student = Student(network, head)
-    draws = Draws(bank, chosen, network.device)
+    draws = DrawParameters(bank, chosen, network.device)
     before = student.error(draws, held_out)
     if plan.refine.steps == 0:
         return Distilled(draws.bank(bank), chosen, before, before, 0)

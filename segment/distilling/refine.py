@@ -74,7 +74,7 @@ def variance_error(variances: Sequence[Tensor], references: Sequence[Tensor]) ->
     return off / max(sum(float(b.mean(dim=1).sum()) for b in references), 1e-30)
 
 
-class Draws(nn.Module):
+class DrawParameters(nn.Module):
     """K draws as parameters: means and logarithms of variances, in standard deviations over the bank's draws."""
 
     def __init__(self, bank: Bank, chosen: Chosen, device: torch.device) -> None:
@@ -123,7 +123,7 @@ class Student:
         self._layers = layers_in_order(network)
         self._state = state_keeper(network.module, network.trace)
 
-    def moments(self, draws: Draws, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
+    def moments(self, draws: DrawParameters, views: Tensor) -> tuple[Tensor, Tensor]:  # N C H W -> N K H W, N K H W
         """Mean and variance over the weighted draws."""
         outputs = []
         with _without_gradients(self.network.module):
@@ -138,11 +138,11 @@ class Student:
         return mean, torch.einsum("t,t...->...", weights, (p - mean) ** 2)
 
     @torch.no_grad()
-    def error(self, draws: Draws, targets: Sequence[Target]) -> float:
+    def error(self, draws: DrawParameters, targets: Sequence[Target]) -> float:
         variances = [self.moments(draws, target.views)[1] for target in targets]
         return variance_error(variances, [target.variance for target in targets])
 
-    def loss(self, draws: Draws, target: Target) -> Tensor:
+    def loss(self, draws: DrawParameters, target: Target) -> Tensor:
         """Poisson deviance of the variance map, plus the squared error of the mean in units of that variance.
 
         Both are least at the target. The deviance bounds the squared L1 error (Pinsker's inequality), where squares
@@ -163,7 +163,7 @@ class Refinement:
     step: steps that were made. best: the least error on the held-out views; kept: the step it was at, 0: none
     """
 
-    def __init__(self, draws: Draws, plan: RefinePlan, generator: torch.Generator, before: float) -> None:
+    def __init__(self, draws: DrawParameters, plan: RefinePlan, generator: torch.Generator, before: float) -> None:
         self.draws, self.plan, self.generator = draws, plan, generator
         self.step, self.best, self.kept, self._worse = 0, before, 0, 0
         self._moving = {"moved": draws.moved, "logits": draws.logits}

@@ -19,7 +19,7 @@ from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
 from segment.images.listing.folders import files_below, image_files
 from segment.images.listing.ids import folded, free_id, given_id, safe, unique, valid_id
 from segment.images.listing.ids import in_text as in_text
-from segment.images.listing.lists import LIST_SUFFIXES, Row, read_list
+from segment.images.listing.lists import LIST_SUFFIXES, ListLine, read_list
 from segment.images.listing.on_store import above_glob, rows_on_store
 from segment.images.listing.parts import Listing, Part, part_name, parts_in
 from segment.images.placing.geometry import Geometry
@@ -75,24 +75,24 @@ def find_images(src: str | Path, listing: Listing = _EVERYTHING) -> tuple[Source
     its images are below that, else to their common folder.
     """
     source = Path(src)
-    rows: list[Row]
+    rows: list[ListLine]
     listed = source.suffix.lower() in LIST_SUFFIXES
     if is_url(source) and not listed:
         root, rows = rows_on_store(source, _kinds)
     elif source.is_dir():
-        root, rows = source, [Row(path) for path in _images_below(source)]
+        root, rows = source, [ListLine(path) for path in _images_below(source)]
     elif is_url(source) or source.is_file():
-        rows = read_list(source) if listed else [Row(source)]
+        rows = read_list(source) if listed else [ListLine(source)]
         root = _root_of(rows, source.parent)
     elif glob.has_magic(str(src)):
         root, images = _matched(str(src))
-        rows = [Row(path) for path in images]
+        rows = [ListLine(path) for path in images]
     else:
         raise WrongUse(f"{str(src)!r} is not there.{_hint(source)} Give a folder, a glob, an image or a list.")
     return _sources(rows, root, listing)
 
 
-def _root_of(rows: Sequence[Row], folder: Path) -> Path:
+def _root_of(rows: Sequence[ListLine], folder: Path) -> Path:
     """The folder that a list's ids are relative to: its own, or where an image is outside, the images' common one."""
     parents = {os.path.dirname(os.path.abspath(row.image)) for row in rows if not row.id}  # noqa: PTH100, PTH120
     above = os.path.abspath(folder)  # noqa: PTH100 (Path.resolve would follow links)
@@ -106,16 +106,16 @@ def _root_of(rows: Sequence[Row], folder: Path) -> Path:
 
 def images_among(paths: Sequence[Path], root: Path, listing: Listing = _EVERYTHING) -> tuple[Source, ...]:
     """The images of some of a folder's files, with the ids that they have below that folder."""
-    return _sources([Row(path) for path in paths], root, listing)
+    return _sources([ListLine(path) for path in paths], root, listing)
 
 
-def _sources(rows: Sequence[Row], root: Path, listing: Listing) -> tuple[Source, ...]:
+def _sources(rows: Sequence[ListLine], root: Path, listing: Listing) -> tuple[Source, ...]:
     found = _in_series([source for row in rows for source in _sources_of(row, root, listing)])
     ids = unique(source.id for source in found)
     return tuple(replace(source, id=id) for id, source in zip(ids, found, strict=True))
 
 
-def _sources_of(row: Row, root: Path, listing: Listing) -> Iterator[Source]:
+def _sources_of(row: ListLine, root: Path, listing: Listing) -> Iterator[Source]:
     """The images of a row's file; one of them, where the row's id names it as `file/000123`."""
     path, listing = row.image, listing if row.axis is None else replace(listing, axis=row.axis)
     id = given_id(row.id) if row.id else safe(os.path.relpath(path, root))

@@ -30,7 +30,7 @@ from segment.jobs.labelled.labels import labelled
 from segment.jobs.progress import Progress, silent
 from segment.networks.given import network_of
 from segment.networks.load import Network
-from segment.report.html.build import Sources, Written, write_report
+from segment.report.html.build import ReportContents, WrittenReport, write_report
 from segment.report.html.details import Labels
 from segment.report.results import Condition, Row
 from segment.report.run_files.other_settings import differences
@@ -55,7 +55,7 @@ def report(
     network: Network | str | Path | None = None,
     bank: Bank | str | Path | None = None,
     progress: Progress = silent,
-) -> Written:
+) -> WrittenReport:
     """Write one self-contained HTML file about a run.
 
     Args:
@@ -93,7 +93,7 @@ def report(
     label_of, void = _labels(run, evaluations, labels)
     warnings = [line for evaluation in evaluations for line in (evaluation.scores or {}).get("warnings", [])]
     warnings += [line for evaluation in evaluations if runs for line in differences(run, evaluation)]
-    sources = Sources(
+    sources = ReportContents(
         run=run,
         title=title or f"{run.folder.name}: {run.settings.get('model', 'segmentation')}",
         evaluations=evaluations,

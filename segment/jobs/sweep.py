@@ -43,7 +43,7 @@ from segment.jobs.sweeping.conditions import (
 )
 from segment.jobs.sweeping.grid import Banks, check_grid
 from segment.jobs.sweeping.inputs import IMAGES, input_hashes, joined
-from segment.jobs.sweeping.states import Place, SweepPlan, Swept
+from segment.jobs.sweeping.states import SweepPlan, SweepPoint, Swept
 from segment.jobs.sweeping.tables import sweep_csv
 from segment.networks.given import network_of
 from segment.networks.load import Network
@@ -234,11 +234,11 @@ def _save(run: Run, scoring: Scoring, state: Path) -> None:
 
 
 def _rows(
-    scoring: Scoring, places: Sequence[Place], condition: str, severity: int, progress: Callable[[int, int], None]
+    scoring: Scoring, places: Sequence[SweepPoint], condition: str, severity: int, progress: Callable[[int, int], None]
 ) -> list[Row]:
     """One row for each combination of the axes, whose seeds are its banks."""
     images = len(scoring.done)
-    groups: dict[Place, list[str]] = {}
+    groups: dict[SweepPoint, list[str]] = {}
     for place in places:
         groups.setdefault(replace(place, seed=0), []).append(str(place))
     by_group = {}

@@ -41,7 +41,7 @@ FAN_IN = 8
 
 
 @dataclass
-class Outcome:
+class RowOutcome:
     """What came of some rows.
 
     rows: their numbers. part: what was done; None after an error. error: what ended the row, with its traceback
@@ -53,7 +53,7 @@ class Outcome:
     error: BaseException | None = None
     records: list[tuple[str, int, str]] = field(default_factory=list)
 
-    def merge(self, other: Outcome) -> None:
+    def merge(self, other: RowOutcome) -> None:
         self.rows += other.rows
         self.records += other.records
         self.error = self.error or other.error
@@ -102,8 +102,8 @@ class RowActor:
         ]
         return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
 
-    def _outcome(self, number: int, units: Sequence[Any]) -> Outcome:
-        outcome = Outcome([number])
+    def _outcome(self, number: int, units: Sequence[Any]) -> RowOutcome:
+        outcome = RowOutcome([number])
         try:
             if self._worker is None:
                 ray = imported("ray", extra="ray", what="Runs on Ray")
@@ -252,7 +252,7 @@ class RayRunner:
                 del left[number]
         return list(left.values())
 
-    def _outcomes(self, rows: Sequence[Sequence[Any]], reference: Any) -> Iterator[Outcome]:
+    def _outcomes(self, rows: Sequence[Sequence[Any]], reference: Any) -> Iterator[RowOutcome]:
         pickle = imported("ray.cloudpickle", extra="ray", what="Runs on Ray")
         items = [{"number": number, "units": pickle.dumps(list(row))} for number, row in enumerate(rows)]
         actors, path = min(self.actors, len(rows)), [folder or os.getcwd() for folder in sys.path]  # noqa: PTH109

@@ -12,7 +12,7 @@ from scipy import special
 
 from segment.scores import intervals, summary
 from segment.scores.functional.binning import Floats, Ints, mean_defined
-from segment.scores.tally import Counted, Tally, Task, exact, rough, shapes
+from segment.scores.tally import CountedImage, Tally, Task, exact, rough, shapes
 
 Entry = dict[str, Any]
 TOO_FEW = "an interval needs two images or more"
@@ -32,7 +32,7 @@ class Board:
         self.holding = dict.fromkeys(KINDS, 0)
         """Images that hold pixels of each kind."""
 
-    def add(self, counted: Counted, weights: Ints) -> None:
+    def add(self, counted: CountedImage, weights: Ints) -> None:
         for name, added in counted.whole.items():
             self.counts[name] += added
         for name, span in counted.fine.items():
@@ -60,7 +60,7 @@ class Board:
         return whole, {n: c[None] for n, c in coarse.items()}, replicates
 
 
-def _pixels(counted: Counted, task: Task) -> dict[str, int]:
+def _pixels(counted: CountedImage, task: Task) -> dict[str, int]:
     """How many pixels of each of KINDS an image holds."""
     confusion = counted.whole["confusion"]
     known, right = int(confusion.sum()), int(np.trace(confusion))

@@ -23,7 +23,7 @@ from segment.scores.functional import calibration, confusion, detection, expecte
 from segment.scores.functional.binning import SCALE, Floats, Ints, mean_defined, quotient
 from segment.scores.functional.expected import EXPECTED
 from segment.scores.plan import ScorePlan
-from segment.scores.tally import Counted, Tally, count
+from segment.scores.tally import CountedImage, Tally, count
 from segment.uncertainty.class_indices import index_type
 
 
@@ -153,7 +153,7 @@ class Scoreboard:
 
     def _row(
         self,
-        tallies: list[Counted],
+        tallies: list[CountedImage],
         sums: list[Floats],
         masks: Ints,
         maps: Mapping[str, NDArray[np.float32]],

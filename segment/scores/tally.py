@@ -76,7 +76,7 @@ def shapes(task: Task) -> dict[str, tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedImage:
     """The counts of one image in the shapes above: whole arrays by name, and of the finest bins those that it spans."""
 
     whole: Tally
@@ -87,7 +87,7 @@ class Counted:
         return rough(self.whole) | {name: span.coarser(ROUGH_OCTAVE) for name, span in self.fine.items()}
 
 
-def count(image: CheckedImage, task: Task) -> Counted:
+def count(image: CheckedImage, task: Task) -> CountedImage:
     """The counts of one image."""
     known = np.flatnonzero(image.known)
     label, prediction = image.label.ravel()[known], image.prediction.ravel()[known]
@@ -103,10 +103,10 @@ def count(image: CheckedImage, task: Task) -> Counted:
     }
     measured = _measured(image, task)
     fine = {"confidence": Span.of(uncertainty, (~right).astype(np.int32), 2)} | measured.fine
-    return Counted(whole | measured.whole, fine)
+    return CountedImage(whole | measured.whole, fine)
 
 
-def _measured(image: CheckedImage, task: Task) -> Counted:
+def _measured(image: CheckedImage, task: Task) -> CountedImage:
     k = task.classes
     right = image.known & (image.label == image.prediction)
     wrong = image.known & ~right
@@ -131,7 +131,7 @@ def _measured(image: CheckedImage, task: Task) -> Counted:
         else:
             pixels = parts[0].reshape(rows, 2, k).sum(axis=2)  # patches of one pixel
             whole[f"patch_means/{name}"] = np.stack([pixels, *cut.histograms(image.maps[name])])
-    return Counted(whole, fine)
+    return CountedImage(whole, fine)
 
 
 def rough(tally: Tally) -> Tally:

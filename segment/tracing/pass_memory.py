@@ -18,7 +18,7 @@ from segment.networks.preserve_state import preserve_state
 from segment.tracing.sources import memory_id, tensors_in
 
 
-class Counted(TorchFunctionMode):
+class MemoryCounter(TorchFunctionMode):
     """Counts the bytes of the storages that torch calls inside return: alive now, and the most at once.
 
     It is no TorchDispatchMode, which would count the work memory of calls too, because that loads 150 MiB of torch.
@@ -59,7 +59,7 @@ def _memory_id(tensor: Tensor) -> int | None:
 
 def peak_bytes(forward: Callable[[Tensor], Any], images: Tensor) -> int:
     """Most bytes of tensors alive at once in one pass over images (N C H W), these not counted."""
-    with torch.no_grad(), Counted() as counter:
+    with torch.no_grad(), MemoryCounter() as counter:
         forward(images)
     return counter.peak
 

@@ -10,25 +10,25 @@ import pytest
 import torch
 from console import fitted, photographs, segment, training
 
-from segment.cli.running import VISIBLE, Place, gpus_of, place_of, see_alone, visible_gpus
+from segment.cli.running import VISIBLE, WorkPlace, gpus_of, place_of, see_alone, visible_gpus
 from segment.errors import WrongUse
 from segment.runners import on_ray
 
 
-def placed(device: str, runner: str = "", address: str = "", actors: int | None = None) -> Place:
+def placed(device: str, runner: str = "", address: str = "", actors: int | None = None) -> WorkPlace:
     return place_of(runner, address, actors, None, device)
 
 
 @pytest.mark.parametrize("runner", ["", "ray"])
 def test_several_gpus_are_ray_on_this_machine_over_these_alone(runner: str) -> None:
-    assert placed("cuda:2,cuda:0", runner) == Place("ray", "cuda:0", "local", gpus=(2, 0))
+    assert placed("cuda:2,cuda:0", runner) == WorkPlace("ray", "cuda:0", "local", gpus=(2, 0))
 
 
 def test_one_device_stays_in_this_process_unless_ray_is_asked_for() -> None:
-    assert placed("cuda:1") == Place("local", "cuda:1")
-    assert placed("auto", "local") == Place("local", "auto")
-    assert placed("cuda:1", "ray") == Place("ray", "cuda:0", "local", gpus=(1,))
-    assert placed("cuda", "ray", "auto", 3) == Place("ray", "cuda", "auto", 3)
+    assert placed("cuda:1") == WorkPlace("local", "cuda:1")
+    assert placed("auto", "local") == WorkPlace("local", "auto")
+    assert placed("cuda:1", "ray") == WorkPlace("ray", "cuda:0", "local", gpus=(1,))
+    assert placed("cuda", "ray", "auto", 3) == WorkPlace("ray", "cuda", "auto", 3)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ import segment
 from segment.batch_norm.layers import BatchNormNetwork, survey
 from segment.distilling.choose import Chosen, Moments, choose, simplex_weights
 from segment.distilling.distill import Distilled, DistillPlan, Observed, distill, observe, observe_views
-from segment.distilling.refine import Draws, RefinePlan, Student, Target, variance_error
+from segment.distilling.refine import DrawParameters, RefinePlan, Student, Target, variance_error
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.image_pool import ImagePool
 from segment.errors import BankRefused, ImageUnreadable, WrongUse
@@ -169,12 +169,12 @@ def test_choosing_beats_the_first_draws_on_other_images() -> None:
     student = Student(network, "softmax")
     first = [
         student.error(
-            Draws(bank, Chosen(tuple(range(at, at + 4)), torch.full((4,), 0.25), 0.0), network.device), others
+            DrawParameters(bank, Chosen(tuple(range(at, at + 4)), torch.full((4,), 0.25), 0.0), network.device), others
         )
         for at in range(0, 40, 4)
     ]
     distillation = distilled(network, bank, replace(SMALL, refine=RefinePlan(steps=0)))
-    chosen = student.error(Draws(bank, distillation.chosen, network.device), others)
+    chosen = student.error(DrawParameters(bank, distillation.chosen, network.device), others)
     assert chosen < 0.8 * float(np.mean(first))
 
 
@@ -263,7 +263,7 @@ def test_passes_that_gradients_reach_are_the_plain_passes() -> None:
         bank = random_bank(network, draws=3, seed=5)
         (view,) = views(1, seed=6)
         (target,) = observed(network, bank, [view])
-        draws = Draws(bank, Chosen((0, 1, 2), bank.weights, 0.0), network.device)
+        draws = DrawParameters(bank, Chosen((0, 1, 2), bank.weights, 0.0), network.device)
         mean, variance = Student(network, "softmax").moments(draws, view)
         torch.testing.assert_close(mean.detach(), target.mean, atol=1e-5, rtol=0)
         torch.testing.assert_close(variance.detach(), target.variance, atol=1e-5, rtol=0)
@@ -275,7 +275,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     bank = random_bank(network, draws=3, seed=5)
     view = noise(1, 3, 8, 8, seed=6).double()
     target = Target(view, torch.full((1, 3, 8, 8), 1 / 3).double(), torch.full((1, 3, 8, 8), 0.02).double())
-    draws = Draws(bank, Chosen((0, 2), torch.tensor([0.3, 0.7]), 0.0), network.device).double()
+    draws = DrawParameters(bank, Chosen((0, 2), torch.tensor([0.3, 0.7]), 0.0), network.device).double()
     student = Student(network, "softmax")
     student.loss(draws, target).backward()  # type: ignore[no-untyped-call]
     picked = torch.randperm(draws.moved.numel(), generator=torch.Generator().manual_seed(0))[:12]
@@ -298,8 +298,8 @@ def test_refining_comes_nearer_to_the_bank_on_images_it_never_saw() -> None:
     others = observed(network, bank, views(6, seed=90))
     distillation = distilled(network, bank)
     student = Student(network, "softmax")
-    kept = Draws(distillation.bank, Chosen((0, 1, 2, 3), distillation.bank.weights, 0.0), network.device)
-    chosen = Draws(bank, distillation.chosen, network.device)
+    kept = DrawParameters(distillation.bank, Chosen((0, 1, 2, 3), distillation.bank.weights, 0.0), network.device)
+    chosen = DrawParameters(bank, distillation.chosen, network.device)
     assert distillation.step > 0
     assert distillation.error < distillation.chosen_error
     assert student.error(kept, others) < 0.9 * student.error(chosen, others)
@@ -538,7 +538,7 @@ def test_a_view_under_which_all_draws_are_equal_does_not_end_the_refinement() ->
     seen = observe_views(Passes(network, bank, FAST), views(2, seed=1), "softmax")
     target = seen.targets[0]
     equal = replace(target, variance=torch.zeros_like(target.variance))
-    draws = Draws(bank, Chosen((0, 1), torch.tensor([0.5, 0.5]), 0.0), network.device)
+    draws = DrawParameters(bank, Chosen((0, 1), torch.tensor([0.5, 0.5]), 0.0), network.device)
     loss = Student(network, "softmax").loss(draws, equal)
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)

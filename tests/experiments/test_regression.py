@@ -21,7 +21,7 @@ from segment.experiments.regression.stack import (
     error_of_mean,
     standardised,
 )
-from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.uci.data import FILES, random_split, read_table, standard_splits
 from segment.methods.deterministic import Plain
 from segment.methods.dropout import Dropout
@@ -76,7 +76,7 @@ def test_a_network_trained_in_a_stack_is_the_one_trained_alone(data: TrainingDat
     alone = stack.network(1).train()
     l2 = torch.tensor([1e-1, 1e-2, 1e-4])
     before = stack.layers.weights[0][1].clone()
-    fit = Fit(data=data, sets=torch.tensor([0, 2, 1]), batch=16, l2=l2)
+    fit = StackFit(data=data, sets=torch.tensor([0, 2, 1]), batch=16, l2=l2)
     Training(stack, fit, generator(9)).run(15)
     in_a_plain_loop(alone, data.x[2], data.y[2], seed=9, size=3, number=1, epochs=15, batch=16, l2=float(l2[1]))
     together = stack.network(1)
@@ -89,7 +89,7 @@ def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(data: Train
     def trained(chosen: list[int]) -> Tensor:
         stack = Stack(Architecture(features=5, hidden=(4,)), 2, generator(), copies=3)
         l2 = torch.tensor([0.1, 0.2, 0.3] * 2)
-        fit = Fit(data=data, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2)
+        fit = StackFit(data=data, sets=torch.arange(2).repeat_interleave(3), batch=16, l2=l2)
         training = Training(stack, fit, generator(1))
         training.run(5)
         training.select(torch.tensor(chosen))
@@ -101,7 +101,7 @@ def test_networks_dropped_from_a_stack_leave_the_others_on_their_way(data: Train
 
 def test_the_stacks_quick_mean_over_draws_is_the_engines(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5, hidden=(8, 6)), 2, generator())
-    Training(stack, Fit(data=data, sets=torch.arange(2), batch=16, l2=torch.full((2,), 1e-3)), generator()).run(9)
+    Training(stack, StackFit(data=data, sets=torch.arange(2), batch=16, l2=torch.full((2,), 1e-3)), generator()).run(9)
     rows, held = data.x[1], data.x_held[1]
     network = stack.network(1, statistics=rows)
     engine = mcbn_draws(network, rows, held, batch=16, draws=1500, seed=0).mean(dim=0)
@@ -119,7 +119,7 @@ def test_the_written_out_gradient_is_autograds(data: TrainingData, rates: tuple[
     keep = None if rates is None else 1 - torch.tensor(rates * 2)
     stack = Stack(architecture, 2, generator(), copies=2)
     stack.table += 0.2 * torch.randn(stack.table.shape, generator=generator(2))
-    fit = Fit(data=data, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep)
+    fit = StackFit(data=data, sets=torch.tensor([0, 0, 2, 2]), batch=16, l2=torch.zeros(4), keep=keep)
     training = Training(stack, fit, generator(1))
     table = stack.table.detach().clone().requires_grad_()
     x, y = data.x[fit.sets, :16].transpose(1, 2), data.y[fit.sets, :16]
@@ -144,7 +144,7 @@ def test_the_written_out_gradient_is_autograds(data: TrainingData, rates: tuple[
 
 def test_networks_of_a_pair_differ_by_their_strengths_alone(data: TrainingData) -> None:
     stack = Stack(Architecture(features=5, hidden=(8,), batchnorm=False), 2, generator(), copies=2)
-    fit = Fit(
+    fit = StackFit(
         data=data,
         sets=torch.zeros(4, dtype=torch.long),
         batch=16,

@@ -33,7 +33,7 @@ from segment.files.exports.geotiff import write_tifs
 from segment.files.exports.image import ExportedImage
 from segment.files.exports.rle import brush, coco_counts, coco_text
 from segment.files.exports.videos import rate_of, write_videos
-from segment.files.exports.volumes import Part, write_volumes
+from segment.files.exports.volumes import PlacedImage, write_volumes
 from segment.files.exports.zarr_group import write_group
 from segment.files.lazy_arrays import FileArray
 from segment.files.writing import write_npz, write_png
@@ -376,7 +376,7 @@ def test_slices_become_the_volume_that_they_were_cut_from(tmp_path: Path, axis: 
             folder / "maps.npz", {"prediction": slice_of(mask, axis, index), "variance": slice_of(volume, axis, index)}
         )
         geometry = Geometry(volume="scan.nii", affine=affine, axis=axis, index=index, count=count)
-        parts.append(Part(f"scan/{index}", folder, geometry))
+        parts.append(PlacedImage(f"scan/{index}", folder, geometry))
     write_volumes(tmp_path / "scan", parts, classes=("a", "b", "c"))
     inside = [slice(None)] * 3
     inside[axis] = slice(0, count - 1)
@@ -396,7 +396,9 @@ def test_maps_of_several_classes_become_a_volume_a_class(tmp_path: Path) -> None
     parts = []
     for index in range(2):  # of three
         write_npz(tmp_path / str(index) / "maps.npz", {"prediction": masks[index], "probability": p[index]})
-        parts.append(Part(str(index), tmp_path / str(index), Geometry(volume="scan", axis=2, index=index, count=3)))
+        parts.append(
+            PlacedImage(str(index), tmp_path / str(index), Geometry(volume="scan", axis=2, index=index, count=3))
+        )
     written = write_volumes(tmp_path, parts, classes=("vein", "a/b"))
     stems = ["prediction_0_vein", "prediction_1_a_b", "probability_0_vein", "probability_1_a_b"]
     assert [path.name for path in written] == [f"{stem}.nii.gz" for stem in stems]
@@ -414,7 +416,7 @@ def test_a_video_has_the_frames_at_the_source_s_speed(tmp_path: Path) -> None:
         picture = np.full((41, 60, 3), (40 + 20 * index, 90, 200 - 10 * index), np.uint8)
         write_png(tmp_path / "film" / f"{index:06}" / "overlay.png", picture)
         geometry = Geometry(video="film.mp4", frame_rate=24.0, index=index, count=12)
-        parts.append(Part(f"film/{index}", tmp_path / "film" / f"{index:06}", geometry))
+        parts.append(PlacedImage(f"film/{index}", tmp_path / "film" / f"{index:06}", geometry))
     assert rate_of(parts) == 6.0
     (path,) = write_videos(tmp_path / "film", parts, ["overlay"])
     capture = cv2.VideoCapture(str(path))

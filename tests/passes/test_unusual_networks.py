@@ -17,7 +17,7 @@ from torch.nn import functional
 from segment.batch_norm.layers import survey
 from segment.batch_norm.network import bn_network_of
 from segment.distilling.choose import Chosen
-from segment.distilling.refine import Draws, Student
+from segment.distilling.refine import DrawParameters, Student
 from segment.draws.bank import Bank
 from segment.draws.large_batches import record_in_parts
 from segment.draws.minibatches import DrawPlan, choices
@@ -92,7 +92,7 @@ def test_a_network_that_writes_into_its_image_leaves_each_pass_a_clean_one(
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
     image, bank = noise(1, channels, 32, 32, seed=5), random_bank(drawn, 3)
     outputs = plain_loop(network, bank, image.clone()).softmax(2)
-    draws = Draws(Bank.of_draws(list(bank)), Chosen((0, 1, 2), torch.full((3,), 1 / 3), 0.0), drawn.device)
+    draws = DrawParameters(Bank.of_draws(list(bank)), Chosen((0, 1, 2), torch.full((3,), 1 / 3), 0.0), drawn.device)
     with torch.no_grad():
         mean, variance = Student(drawn, "softmax").moments(draws, image)
     torch.testing.assert_close(mean, outputs.mean(0), rtol=1e-4, atol=1e-5)

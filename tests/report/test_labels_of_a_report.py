@@ -25,7 +25,7 @@ from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.jobs.report import report
 from segment.networks.load import Network, load_network
-from segment.report.html.build import Sources
+from segment.report.html.build import ReportContents
 
 PALETTE = ((0, 0, 0), (200, 10, 10), (10, 200, 10), (9, 9, 200))
 SIZE = (32, 40)
@@ -39,9 +39,9 @@ def fitted() -> tuple[Network, Bank]:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[ReportContents]:
     """What the newest report would have been written from."""
-    kept: list[Sources] = []
+    kept: list[ReportContents] = []
     monkeypatch.setattr("segment.jobs.report.write_report", lambda sources, *_: kept.append(sources))
     return kept
 
@@ -71,7 +71,7 @@ def runs(fitted: tuple[Network, Bank], top: Path, images: str, data: Labels) -> 
 
 
 def test_colours_with_a_suffix_and_values_that_stand_for_others(
-    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents]
 ) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
@@ -87,7 +87,7 @@ def test_colours_with_a_suffix_and_values_that_stand_for_others(
 
 @pytest.mark.parametrize("named", [False, True])
 def test_each_slice_of_a_volume_has_its_own_label_map(
-    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources], *, named: bool
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents], *, named: bool
 ) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
@@ -105,7 +105,7 @@ def test_each_slice_of_a_volume_has_its_own_label_map(
 
 
 def test_one_label_map_is_not_given_to_two_images_of_one_name(
-    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents]
 ) -> None:
     for name, seed in (("a/x", 1), ("b/x", 2), ("b/y", 3)):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def test_one_label_map_is_not_given_to_two_images_of_one_name(
 
 
 def test_a_flip_book_shows_the_draws_that_the_run_took_and_refuses_others(
-    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[Sources]
+    fitted: tuple[Network, Bank], tmp_path: Path, shown: list[ReportContents]
 ) -> None:
     network, bank = fitted
     data = labelled_images(tmp_path, {"a": 1})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segment.errors import WrongUse
 from segment.estimation.estimate import Estimate
 from segment.files.exports.geotiff import write_tifs
-from segment.files.exports.volumes import Part, write_volumes
+from segment.files.exports.volumes import PlacedImage, write_volumes
 from segment.images.find import Source
 from segment.images.placing.geometry import Geometry, stacked
 from segment.images.read import read_label
@@ -102,7 +102,9 @@ def test_a_slice_that_is_missing_from_a_volume_is_of_no_class(classes: int, tmp_
     labels, written = result(classes, None)
     render(Below(tmp_path), written, ("npz",))
     there = Geometry(volume="scan.nii", axis=2, index=0, count=2)
-    write_volumes(tmp_path, [Part("image", tmp_path / "image", there)], classes=[f"class {k}" for k in range(classes)])
+    write_volumes(
+        tmp_path, [PlacedImage("image", tmp_path / "image", there)], classes=[f"class {k}" for k in range(classes)]
+    )
     volume = np.asanyarray(nibabel.load(tmp_path / "prediction.nii.gz").dataobj)  # type: ignore[attr-defined]
     expected = stacked([labels, np.full_like(labels, no_class(classes))], 2)
     np.testing.assert_array_equal(volume, expected)

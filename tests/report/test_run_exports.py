@@ -24,7 +24,7 @@ from small_networks import network_of
 from segment.batch_norm.network import bn_network_of
 from segment.errors import MissingExtra, WrongUse
 from segment.files.exports.formats import FORMATS, checked
-from segment.files.exports.volumes import Part
+from segment.files.exports.volumes import PlacedImage
 from segment.files.writing import write_png
 from segment.images.read import read_image, read_label
 from segment.jobs.predict import predict
@@ -157,7 +157,7 @@ def test_images_of_a_folder_become_a_video_in_the_order_of_their_numbers(
 ) -> None:
     kept: list[list[str]] = []
 
-    def noted(folder: Path, parts: Sequence[Part], names: Sequence[str]) -> list[Path]:
+    def noted(folder: Path, parts: Sequence[PlacedImage], names: Sequence[str]) -> list[Path]:
         kept.append([part.id for part in parts])
         return []
 

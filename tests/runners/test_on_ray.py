@@ -14,7 +14,7 @@ from counting import Counting, Unit
 
 import segment
 from segment.errors import MissingExtra, OutOfMemory, WrongUse
-from segment.runners.on_ray import Outcome, RayRunner
+from segment.runners.on_ray import RayRunner, RowOutcome
 from segment.runners.runner import LOCAL, Runner
 
 
@@ -126,7 +126,7 @@ def test_rows_that_come_back_beside_one_that_was_counted_are_done_again(monkeypa
             self.counted.extend(part)
 
     runner = RayRunner.__new__(RayRunner)
-    outcomes = [Outcome([0], Part([0])), Outcome([0, 1], Part([0, 1])), Outcome([2], Part([2]))]
+    outcomes = [RowOutcome([0], Part([0])), RowOutcome([0, 1], Part([0, 1])), RowOutcome([2], Part([2]))]
     monkeypatch.setattr(RayRunner, "_outcomes", lambda *_: iter(outcomes))
     worker: Any = Merging()
     assert runner._missing(worker, [[0], [1], [2]], None) == [[1]]

@@ -24,10 +24,10 @@ from segment.experiments.regression.mnf_regression import (
     VariationalTraining,
     predictions,
 )
-from segment.experiments.regression.predictive import Array, Scores, best_precision, moments, scores_of
+from segment.experiments.regression.predictive import Array, RegressionScores, best_precision, moments, scores_of
 from segment.experiments.regression.search import Race, SearchResult, race
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
-from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.regression.stack_training import StackFit, Training
 from segment.methods.deterministic import Plain, deterministic
 from segment.methods.dropout import Dropout
 from segment.methods.ensemble import Ensemble
@@ -91,7 +91,7 @@ class Scored:
     choice: dict[str, float]
     precision: float
     constant: float
-    scores: Scores
+    scores: RegressionScores
     errors: list[float]
     spreads: list[float]
 
@@ -158,7 +158,7 @@ def _batchnorm(folds: TrainingData, final: TrainingData, protocol: Protocol, see
         sets = torch.arange(len(data.x)).repeat_interleave(members)
         stack = Stack(architecture, len(sets), generator)
         l2 = torch.full((len(sets),), choice["l2"])
-        Training(stack, Fit(data=data, sets=sets, batch=batch, l2=l2), generator).run(epochs)
+        Training(stack, StackFit(data=data, sets=sets, batch=batch, l2=l2), generator).run(epochs)
         kept.append((data, stack))
 
     def networks(data: TrainingData, stack: Stack, number: int) -> list[nn.Sequential]:
@@ -195,7 +195,7 @@ def _batchnorm_choice(
         effective.add(min(batch, folds.rows))
         count, size = len(protocol.l2), len(folds.x)
         l2, sets = torch.tensor(protocol.l2).repeat(size), torch.arange(size)
-        fit = Fit(data=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2)
+        fit = StackFit(data=folds, sets=sets.repeat_interleave(count), batch=batch, l2=l2)
         training = Training(Stack(architecture, size, generator, copies=count), fit, generator)
         results.append((race(training, [0] * count, size, protocol.race), batch))
     best, batch = min(results, key=lambda pair: float(pair[0].rmse.min()))
@@ -211,7 +211,7 @@ def _dropout(folds: TrainingData, final: TrainingData, protocol: Protocol, seed:
     def fit(data: TrainingData, pairs: list[tuple[float, float]]) -> Training:
         count, sets = len(pairs), torch.arange(len(data.x)).repeat_interleave(len(pairs))
         rates, l2 = (torch.tensor(column).repeat(len(data.x)) for column in zip(*pairs, strict=True))
-        fit = Fit(data=data, sets=sets, batch=batch, l2=l2, keep=1 - rates)
+        fit = StackFit(data=data, sets=sets, batch=batch, l2=l2, keep=1 - rates)
         return Training(Stack(architecture, len(data.x), generator, copies=count), fit, generator)
 
     groups = [protocol.dropouts.index(rate) for rate, _ in candidates]

@@ -83,7 +83,7 @@ def best_precision(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class RegressionScores:
     """Means over points: a method's log-likelihood and CRPS, each beside its constant and its optimum, and the RMSE."""
 
     pll: float
@@ -102,13 +102,13 @@ class Scores:
     def normalised_crps(self) -> float:
         return normalised(self.crps, self.crps_constant, self.crps_optimal)
 
-    def in_units(self, scale: float) -> Scores:
+    def in_units(self, scale: float) -> RegressionScores:
         """The same for a target whose standard deviation is `scale`: log-likelihoods fall by log(scale)."""
         moved = {
             name: value - math.log(scale) if name.startswith("pll") else value * scale
             for name, value in asdict(self).items()
         }
-        return Scores(**moved)
+        return RegressionScores(**moved)
 
 
 def normalised(score: float, constant: float, optimal: float) -> float:
@@ -120,7 +120,7 @@ def normalised(score: float, constant: float, optimal: float) -> float:
     return 100 * (score - constant) / (optimal - constant)
 
 
-def scores_of(draws: Array, y: Array, *, precision: float, constant: float) -> Scores:  # T N, N
+def scores_of(draws: Array, y: Array, *, precision: float, constant: float) -> RegressionScores:  # T N, N
     """Score T draws of standardised targets under an observation precision, beside the constant (a precision too).
 
     The constant uncertainty has the same mean and one variance; the optimum has, for each point, the variance that is
@@ -128,7 +128,7 @@ def scores_of(draws: Array, y: Array, *, precision: float, constant: float) -> S
     """
     mean, variance = moments(draws)
     error = np.abs(y - mean)
-    return Scores(
+    return RegressionScores(
         pll=float(log_likelihood(draws, y, precision).mean()),
         pll_constant=float(log_likelihood(mean[None], y, constant).mean()),
         pll_optimal=float((-HALF_LOG_2_PI - 0.5 - np.log(np.maximum(error, RESIDUAL_FLOOR))).mean()),

@@ -21,7 +21,7 @@ PART = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class StackFit:
     """How one stack is trained: which set each network sees, and each one's own strengths.
 
     sets: (R,) into the data's S; batch: rows a step, at most N; l2: (R,), the loss adds l2/2 of the squared weights
@@ -42,7 +42,7 @@ class Fit:
 class Training:
     """A stack under Adam: run some epochs, compute the held-out error, drop networks, continue."""
 
-    def __init__(self, stack: Stack, fit: Fit, generator: torch.Generator) -> None:
+    def __init__(self, stack: Stack, fit: StackFit, generator: torch.Generator) -> None:
         self.stack, self.data, self.generator = stack, fit.data, generator
         self.sets, self.l2 = fit.sets, fit.l2[:, None]
         self.keep, self.scale, self.rate = fit.keep, fit.loss_scale, fit.learning_rate

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segment.experiments.cifar.network import drawn_network, normalised, read_images
 from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.stack import Architecture, Stack, standardised
-from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.uci.data import read_table
 
 SET, HIDDEN, BATCH = "concrete", (50, 50), 32
@@ -26,7 +26,9 @@ def trained(data: Path, *, count: int, epochs: int, l2: float, seed: int) -> tup
     training_data = standardised(table.x, table.y, rows, rows)
     generator = seeded(seed, 6)
     stack = Stack(Architecture(features=table.x.shape[1], hidden=HIDDEN), count, generator)
-    fit = Fit(data=training_data, sets=torch.zeros(count, dtype=torch.long), batch=BATCH, l2=torch.full((count,), l2))
+    fit = StackFit(
+        data=training_data, sets=torch.zeros(count, dtype=torch.long), batch=BATCH, l2=torch.full((count,), l2)
+    )
     Training(stack, fit, generator).run(epochs)
     networks = [stack.network(number, statistics=training_data.x[0]) for number in range(count)]
     with torch.no_grad():

@@ -26,7 +26,7 @@ from segment.errors import WrongUse, one_line
 from segment.experiments.regression.methods import seeded
 from segment.experiments.regression.predictive import Array, log_likelihood
 from segment.experiments.regression.stack import Architecture, Stack, TrainingData, standardised
-from segment.experiments.regression.stack_training import Fit, Training
+from segment.experiments.regression.stack_training import StackFit, Training
 from segment.experiments.reporting import Row, Verdict, judged, standard_error, with_error
 from segment.experiments.uci.data import FILES, Table, read_table, standard_splits
 from segment.files.reading import as_json_values, file_bytes
@@ -40,7 +40,7 @@ AT_ONCE = 100_000  # rows in one pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ReportedScores:
     """What the reference code is set to and reports: tau grid (original units), width, epochs; mean and standard error.
 
     A standard error of None was printed as 0.00 or not at all.
@@ -55,14 +55,14 @@ class Reference:
 
 
 REFERENCES = {
-    "yacht": Reference(taus=(0.25, 0.5, 0.75), rmse=(0.67, 0.05), log_likelihood=(-1.25, 0.01)),
-    "boston": Reference(taus=(0.1, 0.15, 0.2), rmse=(2.90, 0.18), log_likelihood=(-2.40, 0.04)),
-    "energy": Reference(taus=(0.25, 0.5, 0.75), rmse=(0.54, 0.06), log_likelihood=(-1.21, 0.01)),
-    "wine": Reference(taus=(2.5, 3.0, 3.5), rmse=(0.62, 0.01), log_likelihood=(-0.93, 0.01)),
-    "concrete": Reference(taus=(0.025, 0.05, 0.075), rmse=(4.82, 0.16), log_likelihood=(-2.93, 0.02)),
-    "power": Reference(taus=(0.05, 0.1, 0.15), rmse=(4.01, 0.04), log_likelihood=(-2.80, 0.01)),
-    "kin8nm": Reference(taus=(150.0, 200.0, 250.0), rmse=(0.08, None), log_likelihood=(1.14, 0.01)),
-    "protein": Reference(
+    "yacht": ReportedScores(taus=(0.25, 0.5, 0.75), rmse=(0.67, 0.05), log_likelihood=(-1.25, 0.01)),
+    "boston": ReportedScores(taus=(0.1, 0.15, 0.2), rmse=(2.90, 0.18), log_likelihood=(-2.40, 0.04)),
+    "energy": ReportedScores(taus=(0.25, 0.5, 0.75), rmse=(0.54, 0.06), log_likelihood=(-1.21, 0.01)),
+    "wine": ReportedScores(taus=(2.5, 3.0, 3.5), rmse=(0.62, 0.01), log_likelihood=(-0.93, 0.01)),
+    "concrete": ReportedScores(taus=(0.025, 0.05, 0.075), rmse=(4.82, 0.16), log_likelihood=(-2.93, 0.02)),
+    "power": ReportedScores(taus=(0.05, 0.1, 0.15), rmse=(4.01, 0.04), log_likelihood=(-2.80, 0.01)),
+    "kin8nm": ReportedScores(taus=(150.0, 200.0, 250.0), rmse=(0.08, None), log_likelihood=(1.14, 0.01)),
+    "protein": ReportedScores(
         taus=(0.025, 0.05, 0.075), rmse=(4.27, 0.02), log_likelihood=(-2.87, None), width=100, epochs=2000, splits=5
     ),
 }
@@ -118,7 +118,7 @@ def _held(path: Path) -> dict[str, Any]:
 
 
 def _scores_of(
-    table: Table, reference: Reference, plan: CheckPlan, generator: torch.Generator
+    table: Table, reference: ReportedScores, plan: CheckPlan, generator: torch.Generator
 ) -> tuple[list[float], list[float]]:
     splits = standard_splits(table.rows, reference.splits)[: plan.splits]
     epochs = plan.epochs or reference.epochs
@@ -146,7 +146,7 @@ def _scores_of(
 
 def _trained(
     data: TrainingData,
-    reference: Reference,
+    reference: ReportedScores,
     pairs: Sequence[tuple[float, float]],
     epochs: int,
     generator: torch.Generator,
@@ -156,7 +156,7 @@ def _trained(
     count = len(pairs) // len(data.x)
     stack = Stack(architecture, len(data.x), generator, copies=count)
     rates, taus = torch.tensor(pairs).unbind(dim=1)
-    fit = Fit(
+    fit = StackFit(
         data=data,
         sets=torch.arange(len(data.x)).repeat_interleave(count),
         batch=BATCH,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from segment.errors import WrongUse
-from segment.files.exports.volumes import Part
+from segment.files.exports.volumes import PlacedImage
 from segment.files.writing import fresh_path
 from segment.images.read import read_image
 
@@ -21,7 +21,7 @@ RATE = 10.0
 """Frames a second of pictures that are of no video."""
 
 
-def rate_of(parts: Sequence[Part]) -> float:
+def rate_of(parts: Sequence[PlacedImage]) -> float:
     """Frames a second, so that a run over every Nth frame takes as long as the source.
 
     >>> from segment.images.placing.geometry import Geometry
@@ -35,7 +35,7 @@ def rate_of(parts: Sequence[Part]) -> float:
     return rate / median(np.diff(numbers).tolist()) if len(numbers) > 1 else rate
 
 
-def write_videos(folder: Path, parts: Sequence[Part], names: Sequence[str]) -> list[Path]:
+def write_videos(folder: Path, parts: Sequence[PlacedImage], names: Sequence[str]) -> list[Path]:
     """<name>.mp4 of each kind of picture (overlay, variance, ...), MPEG-4; an odd side repeats its last pixels.
 
     Errors: WrongUse where the pictures differ in size, or OpenCV writes no MPEG-4.

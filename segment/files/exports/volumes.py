@@ -22,7 +22,7 @@ from segment.uncertainty.class_indices import no_class
 
 
 @dataclass(frozen=True)
-class Part:
+class PlacedImage:
     """One image of a volume or a video: its id in the run, its folder, where it lies."""
 
     id: str
@@ -30,7 +30,9 @@ class Part:
     geometry: Geometry
 
 
-def write_volumes(folder: Path, parts: Sequence[Part], *, classes: Sequence[str], prefix: str = "") -> list[Path]:
+def write_volumes(
+    folder: Path, parts: Sequence[PlacedImage], *, classes: Sequence[str], prefix: str = ""
+) -> list[Path]:
     """<map>.nii.gz in `folder` for each map that the slices have, in the voxel order of the source.
 
     A map of several classes (the masks of a multi-label head, `probability`) is a volume a class. A slice that was not
@@ -38,7 +40,7 @@ def write_volumes(folder: Path, parts: Sequence[Part], *, classes: Sequence[str]
     say where it lies. classes: K names; prefix: of the files' names
     Errors: WrongUse for two slices in one place.
     """
-    of_index: dict[int, Part] = {}
+    of_index: dict[int, PlacedImage] = {}
     for part in parts:
         index = part.geometry.index
         if of_index.setdefault(index, part) is not part:
@@ -71,7 +73,7 @@ def _write(path: Path, volume: NDArray[Any], geometry: Geometry) -> None:
         packed.write(image.to_bytes())
 
 
-def _volume(parts: Sequence[Part], name: str, plane: int | None, missing: int) -> NDArray[Any]:  # -> i j k
+def _volume(parts: Sequence[PlacedImage], name: str, plane: int | None, missing: int) -> NDArray[Any]:  # -> i j k
     """One map of the slices, or one class of it. missing: of a mask's slice that was not done."""
     slices: dict[int, NDArray[Any]] = {}
     for part in parts:

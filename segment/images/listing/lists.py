@@ -32,7 +32,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ListLine:
     """One line of a list. id: as written; "": none. more: cells of the other columns, by their headings.
 
     axis: that slices of the file lie along; None: as the listing says
@@ -48,7 +48,7 @@ class Row:
     axis: int | None = None
 
 
-def read_list(path: Path) -> list[Row]:
+def read_list(path: Path) -> list[ListLine]:
     """The rows of a list, in its order; paths are relative to its folder, else to the working folder.
 
     Errors: WrongUse for a list that is not readable, names no image, or whose images are all missing.
@@ -79,7 +79,7 @@ def _here(path: Path) -> Iterator[Path]:
         raise WrongUse(f"The list {url_of(path)!r} is not readable: {error.strerror or error}.") from None
 
 
-def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
+def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[ListLine]:
     if not table:
         return []
     headings = {heading.strip().lower(): heading for heading in table[0]}
@@ -99,7 +99,7 @@ def _of_table(path: Path, table: Sequence[Mapping[str, str]]) -> list[Row]:
         if not cells["image"]:
             raise WrongUse(f"Line {number} of the list {str(path)!r} names no image.")
         rows.append(
-            Row(
+            ListLine(
                 _beside(path, cells["image"]),
                 _beside(path, cells["label"]) if cells["label"] else None,
                 cells["id"],
@@ -169,7 +169,7 @@ def _text(path: Path) -> str:
         raise WrongUse(f"The list {str(path)!r} is not readable: {error}. Save it as UTF-8 text.") from None
 
 
-def _of_text(path: Path, text: str) -> list[Row]:
+def _of_text(path: Path, text: str) -> list[ListLine]:
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -181,7 +181,7 @@ def _of_text(path: Path, text: str) -> list[Row]:
                 "its label map with a tab between them."
             )
         image, label = fields[0], fields[1] if len(fields) > 1 else None
-        rows.append(Row(_beside(path, image), None if label is None else _beside(path, label)))
+        rows.append(ListLine(_beside(path, image), None if label is None else _beside(path, label)))
     return rows
 
 

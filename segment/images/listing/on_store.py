@@ -8,12 +8,12 @@ from pathlib import Path, PurePath
 
 from segment.errors import WrongUse
 from segment.images.formats.kinds import IMAGE_SUFFIXES, suffix_of
-from segment.images.listing.lists import Row
+from segment.images.listing.lists import ListLine
 from segment.stores.requests import files_below, is_file_there, matching
 from segment.stores.urls import url_of
 
 
-def rows_on_store(src: Path, kinds: Callable[[Sequence[Path]], str]) -> tuple[Path, list[Row]]:
+def rows_on_store(src: Path, kinds: Callable[[Sequence[Path]], str]) -> tuple[Path, list[ListLine]]:
     """The folder that ids are relative to, and the images of a folder, a glob or one file.
 
     kinds: a sentence on what there is in place of images. Errors: WrongUse without an image.
@@ -21,7 +21,7 @@ def rows_on_store(src: Path, kinds: Callable[[Sequence[Path]], str]) -> tuple[Pa
     if glob.has_magic(str(src)):
         root, files = above_glob(src), dict.fromkeys(matching(src), "")
     elif is_file_there(src):
-        return src.parent, [Row(src)]
+        return src.parent, [ListLine(src)]
     else:
         root, files = src, files_below(src)
     shown = {path: version for path, version in files.items() if not _is_hidden(path.relative_to(root))}
@@ -30,7 +30,7 @@ def rows_on_store(src: Path, kinds: Callable[[Sequence[Path]], str]) -> tuple[Pa
         raise WrongUse(f"{url_of(src)} is not there. Give a folder, a glob, an image or a list.")
     if not images:
         raise WrongUse(f"No image at {url_of(src)}. {kinds(list(shown))}")
-    return root, [Row(path, version=shown[path]) for path in images]
+    return root, [ListLine(path, version=shown[path]) for path in images]
 
 
 def above_glob(pattern: Path) -> Path:

@@ -31,7 +31,7 @@ from segment.images.prepare import Normalised
 from segment.images.read import size_of
 from segment.jobs.evaluation.annotators import check_others, count_others
 from segment.jobs.evaluation.counted import Counted, PackedCounts
-from segment.jobs.evaluation.task import Change, Task
+from segment.jobs.evaluation.task import Change, ScoringCall
 from segment.jobs.labelled.labels import Labelled, read_labelled
 from segment.jobs.progress import Progress, report_image, silent
 from segment.networks.load import Network
@@ -76,7 +76,7 @@ class Scoring(Counted):
         self.together = Together(self.estimator, batch, batch_area)
         self.read_outs = dict(read_outs)
         self.workers = checked_workers(workers)
-        self.task = Task()
+        self.task = ScoringCall()
 
     @property
     def passes_seconds(self) -> float:
@@ -109,7 +109,7 @@ class Scoring(Counted):
         done = self.done
         pending = [source for source in sources if source.id not in done]
         number, threads = len(sources) - len(pending), runner.threads(torch.get_num_threads())
-        self.task = Task(change, stage, save, progress, len(sources), number, threads=threads)
+        self.task = ScoringCall(change, stage, save, progress, len(sources), number, threads=threads)
         self._show(0)
         try:
             runner(self, pending)
@@ -183,7 +183,7 @@ class Scoring(Counted):
             batch_area=self.together.area,
         )
         paths = [path for source in pending for path in (source.path, source.label) if path is not None]
-        task = Task(self.task.change, self.task.stage, elsewhere=True)
+        task = ScoringCall(self.task.change, self.task.stage, elsewhere=True)
         return partial(_start_in_process, scoring, task, ProcessSettings.here(self.task.threads, paths))
 
     def take_part(self) -> PackedCounts:
@@ -283,7 +283,7 @@ REDONE = (
 )
 
 
-def _start_in_process(scoring: Callable[[], Scoring], task: Task, process: ProcessSettings) -> Scoring:
+def _start_in_process(scoring: Callable[[], Scoring], task: ScoringCall, process: ProcessSettings) -> Scoring:
     process.apply()
     made = scoring()
     made.task = task

@@ -17,7 +17,7 @@ Change = Callable[[Pixels, str], Pixels]
 
 
 @dataclass
-class Task:
+class ScoringCall:
     """A call of `Scoring.run`, whose arguments it holds.
 
     total: of the images; number: of those that are tried; passes: made; saved: when the state was, last

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Raster:
+class SharedRaster:
     """A large raster whose windows are shared out.
 
     size: H, W. plan: what its files say of it: the SHA-256 of its bytes, its version on a store, its groups, and the
@@ -60,7 +60,7 @@ class Unit:
     number: None: all groups are there, and the image is put together from them
     """
 
-    raster: Raster
+    raster: SharedRaster
     draws: int | None
     number: int | None
 
@@ -95,7 +95,7 @@ class WindowLoop:
     def estimator(self) -> Any:
         return self.loop.predictor.estimator
 
-    def files(self, raster: Raster) -> GroupFiles:
+    def files(self, raster: SharedRaster) -> GroupFiles:
         return GroupFiles(self.loop.predictor.run.place, raster.source.id)
 
     def __call__(self, units: Sequence[Unit]) -> None:
@@ -116,7 +116,7 @@ class WindowLoop:
     def _estimate(self, unit: Unit, number: int) -> None:
         raster, spec = unit.raster, self.loop.predictor.network.input
 
-        def make(rasters: Sequence[Raster]) -> list[int]:
+        def make(rasters: Sequence[SharedRaster]) -> list[int]:
             image = Normalised(windowed(raster.source.path, spec), spec)  # type: ignore[arg-type]
             group = raster.groups[number]
             made = self.estimator.group(image, raster.cut, group, unit.draws, raster.source.id)
@@ -137,7 +137,7 @@ class WindowLoop:
         windows = [group.window(raster.cut, raster.size) for group in raster.groups]
         image = predictor.read(raster.source)
 
-        def make(rasters: Sequence[Raster]) -> list[Estimate[Plane]]:
+        def make(rasters: Sequence[SharedRaster]) -> list[Estimate[Plane]]:
             pixels = Normalised(image.pixels, predictor.network.input)  # type: ignore[arg-type]
             blank = self.estimator.plan.blank
             tiles = self.files(raster).joined(windows, unit.draws, raster.size, blank)
@@ -169,12 +169,12 @@ class WindowLoop:
             if unit.number is not None:
                 self._estimate(unit, unit.number)
 
-    def why(self, raster: Raster) -> str:
+    def why(self, raster: SharedRaster) -> str:
         """Why the first of a raster's groups has failed; "" where none has."""
         failed = {number: why for (id, number), why in self.failed.items() if id == raster.source.id}
         return failed[min(failed)] if failed else ""
 
-    def fail(self, raster: Raster, why: str) -> None:
+    def fail(self, raster: SharedRaster, why: str) -> None:
         """The line of a raster that has failed. What is estimated of it stays for --resume."""
         self.loop.predictor.add(failed(raster.source, why, raster.content[0]))
         self.loop.count(why)

@@ -21,7 +21,7 @@ from segment.images.find import Source
 from segment.images.read import is_large, read_source
 from segment.images.windowed import windowed
 from segment.jobs.prediction.loop import PredictLoop
-from segment.jobs.prediction.window_worker import Raster, Unit, WindowLoop
+from segment.jobs.prediction.window_worker import SharedRaster, Unit, WindowLoop
 from segment.runners.runner import Runner
 from segment.stores.urls import is_url
 from segment.uncertainty.class_indices import mask_type
@@ -53,7 +53,7 @@ def predict_images(loop: PredictLoop, pending: Sequence[Source], runner: Runner)
             worker(ready)
 
 
-def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> Iterator[Raster]:
+def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> Iterator[SharedRaster]:
     """Those of the images whose windows several workers make, or have made in part."""
     predictor = loop.predictor
     place, spec = predictor.run.place, predictor.network.input
@@ -76,7 +76,7 @@ def _shared_out(loop: PredictLoop, pending: Sequence[Source], workers: int) -> I
             yield _raster(loop, source, size, side, workers)
 
 
-def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int, workers: int) -> Raster:
+def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int, workers: int) -> SharedRaster:
     """A raster with the groups that an earlier run has begun, if it is still cut as it was."""
     estimator, files = loop.predictor.estimator, GroupFiles(loop.predictor.run.place, source.id)
     sha256, version = content_of(source)
@@ -88,12 +88,12 @@ def _raster(loop: PredictLoop, source: Source, size: tuple[int, int], side: int,
         files.forget()
         spans = [[*group.rows, *group.columns] for group in split(cut, size, workers)]
         earlier = {**asked, "groups": spans, "draws": estimator.rounds()[0]}
-    return Raster(source, size, cut, earlier)
+    return SharedRaster(source, size, cut, earlier)
 
 
-def _at_a_time(loop: PredictLoop, rasters: Sequence[Raster]) -> Iterator[list[Raster]]:
+def _at_a_time(loop: PredictLoop, rasters: Sequence[SharedRaster]) -> Iterator[list[SharedRaster]]:
     """The rasters in order, in groups that may take room on the disk before they are put together."""
-    folder, some, taken = loop.predictor.run.folder, list[Raster](), 0
+    folder, some, taken = loop.predictor.run.folder, list[SharedRaster](), 0
     for raster in rasters:
         free, needed = shutil.disk_usage(folder).free, _bytes(loop, raster.size)
         if some and taken + needed > free * DISK:
@@ -108,7 +108,7 @@ def _at_a_time(loop: PredictLoop, rasters: Sequence[Raster]) -> Iterator[list[Ra
         yield some
 
 
-def _estimated(worker: WindowLoop, rasters: Sequence[Raster], runner: Runner) -> list[Unit]:
+def _estimated(worker: WindowLoop, rasters: Sequence[SharedRaster], runner: Runner) -> list[Unit]:
     """Have all groups of some rasters estimated, in as many rounds as their draws need; the units that are left."""
     rounds, ready = worker.estimator.rounds(), list[Unit]()
     at = {raster: rounds.index(raster.plan["draws"]) for raster in rasters}

@@ -98,7 +98,7 @@ class SweepPlan:
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepPoint:
     """Where a read-out stands: method, setting and T are a row, seeds are its banks."""
 
     method: str
@@ -131,14 +131,14 @@ class Swept:
     def scored(self) -> ScorePlan:
         return score_plan(self.network, self.plan.void)
 
-    def read_outs(self, condition: str, severity: int) -> dict[Place, ReadOut]:
+    def read_outs(self, condition: str, severity: int) -> dict[SweepPoint, ReadOut]:
         """On the test images as they are, or as one corruption leaves them."""
         clean = condition == CLEAN
         worse = None if clean else corruption(condition, severity)
         settings = self.plan.grid.settings() + (
             self.plan.grid.settings(adapted=True) if self.plan.adapt and not clean else ()
         )
-        read_outs: dict[Place, ReadOut] = {}
+        read_outs: dict[SweepPoint, ReadOut] = {}
         whole = bn_network_of(self.network)
         for setting in settings:
             for seed in self.plan.grid.seeds:
@@ -152,14 +152,14 @@ class Swept:
             read_outs |= self._read(setting, 0, bank, clean=clean)
         return read_outs
 
-    def _read(self, setting: Setting | None, seed: int, bank: Bank, *, clean: bool) -> dict[Place, ReadOut]:
+    def _read(self, setting: Setting | None, seed: int, bank: Bank, *, clean: bool) -> dict[SweepPoint, ReadOut]:
         plan = self.plan.methods
         names = tuple(name for name in plan.methods if combination(name).banked == (setting is not None))
         if setting is not None and setting.adapted:
             names = tuple(
                 name for name in names if not combination(name).fitted
             )  # what could be fitted on is not corrupted
-        read_outs: dict[Place, ReadOut] = {}
+        read_outs: dict[SweepPoint, ReadOut] = {}
         for name in names:
             counts = self._counts(name, setting)
             same = tuple(other for other in names if self._most(other, setting) == self._most(name, setting))
@@ -167,7 +167,7 @@ class Swept:
             calibrations = self._fitted(compared, setting, seed).get(name, {})
             (method, *_) = compared.methods[name]
             for draws in (counts if clean else (max(counts),)) if counts else (method.draws,):
-                read_outs[Place(name, setting, draws, seed)] = ReadOut(
+                read_outs[SweepPoint(name, setting, draws, seed)] = ReadOut(
                     method=method,
                     measures=plan.measures if draws > 1 else plan.measures[:1],
                     draws=draws,
@@ -190,11 +190,11 @@ class Swept:
             for draws, value in of_method.items()
         }
 
-    def _stored(self) -> _Kept:
+    def _stored(self) -> _StoredCalibrations:
         """The calibrations of each setting, and what was left out of them, as they were kept."""
         if not self.temperatures.exists():
-            return _Kept()
-        return read_json(self.temperatures, _Kept, advice="Remove it to fit the temperatures again.")
+            return _StoredCalibrations()
+        return read_json(self.temperatures, _StoredCalibrations, advice="Remove it to fit the temperatures again.")
 
     def _counts(self, name: str, setting: Setting | None) -> tuple[int, ...]:
         """The T of a method's rows; empty where it has one row, with all of its passes."""
@@ -237,13 +237,13 @@ class Swept:
                 memory=self.memory,
             )
             of_place |= {name: {T: as_json(fit) for T, fit in of.items()} for name, of in fits.by_draws.items()}
-            kept = _Kept(stored.calibrations, {**fits.left_out, **stored.left_out})
+            kept = _StoredCalibrations(stored.calibrations, {**fits.left_out, **stored.left_out})
             write_json(self.temperatures, asdict(kept))
         return {name: {draws: of_json(value) for draws, value in of_place[name].items()} for name in fitted}
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredCalibrations:
     """The file of calibrations: setting and seed -> method -> T -> as JSON; left_out: id -> why it is in no fit."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files of older versions had one calibration for all T

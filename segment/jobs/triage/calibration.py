@@ -29,7 +29,7 @@ SHA_DIGITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class EvaluationFolder:
     """What a triage takes from an evaluation's folder.
 
     counts: by method and bank. rows: of per_image.csv, method -> id -> column -> value
@@ -44,7 +44,7 @@ class Scores:
     sha256: Mapping[str, str]
 
     @classmethod
-    def read(cls, folder: Path) -> Scores:
+    def read(cls, folder: Path) -> EvaluationFolder:
         """Errors: WrongUse where the folder holds no finished evaluation."""
         folder = folder_here(folder)
         counts = read_image_counts(folder)
@@ -130,7 +130,7 @@ def calibrate_triage(
 
     """
     plan = plan or TriagePlan()
-    scores = Scores.read(Path(folder))
+    scores = EvaluationFolder.read(Path(folder))
     chosen = method or next((name for name in (TUNED, "mcbn") if name in scores.counts), next(iter(scores.counts)))
     if chosen not in scores.counts:
         raise WrongUse(

@@ -20,7 +20,7 @@ from segment.guarantees.shift import LEVEL, ShiftTest, shift_test
 from segment.guarantees.triage import Triage, percent
 from segment.images.find import Source
 from segment.jobs.evaluation.combinations import TUNED
-from segment.jobs.triage.calibration import SHA_DIGITS, Scores
+from segment.jobs.triage.calibration import SHA_DIGITS, EvaluationFolder
 from segment.jobs.triage.source import PROBE, refuse_other_probe, refuse_other_source, settings_of_method
 from segment.significance.paired import FEW
 
@@ -75,7 +75,7 @@ def check_triage(folder: str | Path, triage: Triage, groups: Mapping[str, str] |
         WrongUse: where the folder holds no evaluation by the triage's method, network, bank, draws and precision.
 
     """
-    scores = Scores.read(Path(folder))
+    scores = EvaluationFolder.read(Path(folder))
     name = _method_of(scores, triage)
     ids = scores.counts[name].ids
     if triage.reference.by_id:
@@ -115,7 +115,7 @@ def promise_or_void(triage: Triage, *, shifted: bool) -> str:
     return "void: the images are shifted" if shifted else promise(triage.plan, triage.plan.unit, kind)
 
 
-def _method_of(scores: Scores, triage: Triage) -> str:
+def _method_of(scores: EvaluationFolder, triage: Triage) -> str:
     """The method of the triage under its bank."""
     method = triage.source["method"]
     names = [name for name in scores.counts if name.partition("#")[0] == method]

@@ -27,7 +27,7 @@ INEXPRESSIBLE = ("do_binarize", "do_color_quantize", "do_grayscale", "do_offset"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-class Upsampled(nn.Module):
+class UpsampledLogits(nn.Module):
     """A network of transformers, whose logits are smaller than the image: upsampled as its family does.
 
     The names of its layers stay.
@@ -63,7 +63,7 @@ def hf_network(parsed: Uri) -> nn.Module:
         ) from None
     if not local and _processor(parsed, ask_hub=False) is None:
         _processor(parsed, ask_hub=True)  # it is kept beside the network then, where `hf_input` reads it
-    return Upsampled(network)
+    return UpsampledLogits(network)
 
 
 def hf_input(parsed: Uri) -> tuple[dict[str, Any], bool]:

@@ -20,9 +20,9 @@ from segment.errors import SegmentError, WrongUse, count_of, error_message
 from segment.pictures.heatmaps import ramp
 from segment.pictures.palettes import palette
 from segment.report.html import charts, tables, words
-from segment.report.html.details import HIDDEN, Labels, Shape, Sums, detail, measure_entry, measures_of, thumbnail
+from segment.report.html.details import HIDDEN, DetailShape, Labels, Sums, detail, measure_entry, measures_of, thumbnail
 from segment.report.html.page import page_name, remove_further_pages, write_page
-from segment.report.html.streams import Block
+from segment.report.html.streams import ImageStreams
 from segment.report.results import Row
 from segment.report.run_files.other_settings import differences
 from segment.report.run_files.saved_run import SavedImage, SavedRun
@@ -45,7 +45,7 @@ ROUNDED = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class ReportContents:
     """What a report is made of.
 
     run: with images; None: scores only. evaluations: scores.json and comparisons.json of each
@@ -66,7 +66,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """The files of a report, their size in bytes, and how many images they hold."""
 
     files: tuple[Path, ...]
@@ -76,8 +76,8 @@ class Written:
 
 
 def write_report(
-    sources: Sources, output: Path, version: str, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Written:
+    sources: ReportContents, output: Path, version: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> WrittenReport:
     """Write the report, in several pages where one would be too large."""
     run = sources.run
     done = [image for image in run.values() if image.status == "done"]
@@ -85,7 +85,7 @@ def write_report(
         raise WrongUse(f"{str(run.folder)!r} has no image that is done; there is nothing to show.")
     measures = _measures(run, done)
     done.sort(key=lambda image: -float(image.measures.get(measures[0], {}).get("mean", 0.0)) if measures else 0.0)
-    shape = _shape(sources, done, measures) if done else Shape(measures=(), stride=1)
+    shape = _shape(sources, done, measures) if done else DetailShape(measures=(), stride=1)
     thumbs: list[bytes] = []
     sums, rows, blocks = Sums(), [], list[bytes]()
     failed = [(image.id, str(image.error)) for image in run.values() if image.status != "done"]
@@ -128,7 +128,7 @@ def write_report(
         files.append(path)
         total += size_of_file(path)
     remove_further_pages(output, len(pages) + 1)
-    return Written(tuple(files), total, len(rows), len(failed))
+    return WrittenReport(tuple(files), total, len(rows), len(failed))
 
 
 def _measures(run: SavedRun, done: Sequence[SavedImage]) -> tuple[str, ...]:
@@ -139,14 +139,16 @@ def _measures(run: SavedRun, done: Sequence[SavedImage]) -> tuple[str, ...]:
     return ()
 
 
-def _packed(sources: Sources, image: SavedImage, shape: Shape) -> tuple[Block, dict[str, Any], Sums]:
+def _packed(
+    sources: ReportContents, image: SavedImage, shape: DetailShape
+) -> tuple[ImageStreams, dict[str, Any], Sums]:
     """The streams of one image, its row, and what it adds to the sums; nothing is added where a map does not read."""
     sums = Sums()
     block, row = detail(sources.run, image, shape, _label(sources, image), sources.void, sums)
     return block, row, sums
 
 
-def _label(sources: Sources, image: SavedImage) -> Labels | None:
+def _label(sources: ReportContents, image: SavedImage) -> Labels | None:
     try:
         return sources.label_of(image.id)
     except (SegmentError, OSError) as error:
@@ -154,11 +156,11 @@ def _label(sources: Sources, image: SavedImage) -> Labels | None:
         return None
 
 
-def _shape(sources: Sources, done: Sequence[SavedImage], measures: Sequence[str]) -> Shape:
+def _shape(sources: ReportContents, done: Sequence[SavedImage], measures: Sequence[str]) -> DetailShape:
     """The finest stride that keeps the report comfortable, by packing a few images at each."""
     tried = done[:: max(1, len(done) // TRIED)][:TRIED]
     for stride in STRIDES:
-        shape = Shape(measures=tuple(measures), stride=stride)
+        shape = DetailShape(measures=tuple(measures), stride=stride)
         sizes = []
         for image in tried:
             with suppress(*UNSHOWN):  # it is named when its turn comes
@@ -185,10 +187,10 @@ def _pages(blocks: Sequence[bytes], thumbs: int) -> list[list[int]]:
 
 
 def _content(
-    sources: Sources,
+    sources: ReportContents,
     rows: Sequence[Mapping[str, Any]],
     failed: Sequence[tuple[str, str]],
-    shape: Shape,
+    shape: DetailShape,
     sums: Sums,
     top: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -235,7 +237,7 @@ def _content(
     }
 
 
-def _scored(sources: Sources, sums: Sums) -> Mapping[str, Any]:
+def _scored(sources: ReportContents, sums: Sums) -> Mapping[str, Any]:
     """The scores of the very pixels that the run shows, by their images, settings, number and accuracy; {} without."""
     for evaluation in sources.evaluations:
         content = evaluation.scores or {}

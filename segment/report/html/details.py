@@ -21,7 +21,7 @@ from segment.errors import SegmentError, WrongUse
 from segment.files.exports.image import UNCLAIMED
 from segment.pictures.heatmaps import scale_of
 from segment.pictures.palettes import Picture
-from segment.report.html.streams import Block
+from segment.report.html.streams import ImageStreams
 from segment.report.run_files.saved_maps import PREDICTION, PROBABILITY
 from segment.report.run_files.saved_run import SavedImage, SavedRun
 from segment.scores.functional import binning
@@ -45,7 +45,7 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class DetailShape:
     """What is kept of every image.
 
     stride: values are kept of each stride-th row and column. quality: of the WebP picture
@@ -115,10 +115,10 @@ def measures_of(run: SavedRun, image: SavedImage) -> tuple[str, ...]:
 
 
 def detail(
-    run: SavedRun, image: SavedImage, shape: Shape, label: Labels | None, void: int | None, sums: Sums
-) -> tuple[Block, dict[str, Any]]:
+    run: SavedRun, image: SavedImage, shape: DetailShape, label: Labels | None, void: int | None, sums: Sums
+) -> tuple[ImageStreams, dict[str, Any]]:
     """The streams of one image, and its row of numbers: means, class shares, and with a label its accuracy."""
-    block, maps = Block(), image.maps
+    block, maps = ImageStreams(), image.maps
     if PREDICTION not in maps:
         raise WrongUse(
             "It has no mask, which a report shows: predict with prediction among --maps, and npz or png among --format."
@@ -200,7 +200,7 @@ def _counts(
     return counts
 
 
-def _top_classes(block: Block, p: NDArray[np.floating]) -> None:  # K h w
+def _top_classes(block: ImageStreams, p: NDArray[np.floating]) -> None:  # K h w
     """The three likeliest classes and their probabilities in per cent; a class of 0 % is written as 0."""
     order = np.argsort(-p, axis=0, kind="stable")[:TOP]
     percent = np.rint(np.take_along_axis(p, order, axis=0) * PERCENT).astype(np.int64)

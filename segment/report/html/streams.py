@@ -37,7 +37,7 @@ def packed(plane: NDArray[np.integer[Any]]) -> tuple[bytes, int]:  # H W, values
 
 
 @dataclass
-class Block:
+class ImageStreams:
     """The streams of one image, one after the other, and where each of them lies.
 
     streams: name -> offset, length, rows, columns, bytes a value; pictures and tables have no rows

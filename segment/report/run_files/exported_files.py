@@ -17,7 +17,7 @@ from segment.files.exports import coco, geojson, labelstudio, tables
 from segment.files.exports.geotiff import write_tifs
 from segment.files.exports.image import ExportedImage
 from segment.files.exports.videos import write_videos
-from segment.files.exports.volumes import Part, write_volumes
+from segment.files.exports.volumes import PlacedImage, write_volumes
 from segment.files.exports.zarr_group import write_group
 from segment.files.runs.run import Run
 from segment.images.find import Source
@@ -108,13 +108,13 @@ def _of_sequences(
     *,
     in_order: bool,
 ) -> Iterator[Path]:
-    volumes: dict[str, list[Part]] = defaultdict(list)
+    volumes: dict[str, list[PlacedImage]] = defaultdict(list)
     in_series = _places_in_series(run.sources) if "nii" in formats else {}
-    frames: dict[str, list[Part]] = defaultdict(list)
+    frames: dict[str, list[PlacedImage]] = defaultdict(list)
     for source in sources:
         geometry = in_series.get(source.id) or where(source)
         run.bring_image(source.id)
-        part = Part(source.id, run.path(source.id, "maps.npz").parent, geometry)
+        part = PlacedImage(source.id, run.path(source.id, "maps.npz").parent, geometry)
         if geometry.volume:
             volumes[geometry.volume].append(part)
         else:
@@ -164,12 +164,12 @@ def _places_in_series(sources: Sequence[Source]) -> dict[str, Geometry]:
     return places
 
 
-def _folder_of(parts: Sequence[Part]) -> Path:
+def _folder_of(parts: Sequence[PlacedImage]) -> Path:
     """The folder beside or above those of all parts."""
     return Path(os.path.commonpath([part.folder.parent for part in parts]))
 
 
-def _written(parts: Sequence[Part], write: Callable[[Path, Sequence[Part]], list[Path]]) -> list[Path]:
+def _written(parts: Sequence[PlacedImage], write: Callable[[Path, Sequence[PlacedImage]], list[Path]]) -> list[Path]:
     """Beside the folders of the parts, or above them. A sequence that does not go together is reported, not raised."""
     try:
         return write(_folder_of(parts), parts)
