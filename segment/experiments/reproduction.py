@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MODULES = {
     "uci": "uci.experiment",
     "toy": "regression.toy",
-    "uncertainty-error": "regression.uncertainty_error",
+    "uncertainty-error": "uci.uncertainty_error",
     "cifar": "cifar.experiment",
     "segmentation": "segmentation.experiment",
     "theory": "theory.experiment",
