@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.tables import DOCUMENTS, ROOT
 from segment.cli.app import app
-from segment.cli.commands import predicting  # noqa: F401 - adds its command to `app`
+from segment.cli.commands import predict  # noqa: F401 - adds its command to `app`
 
 EXAMPLE = ROOT / "docs" / "how-to" / "kuberay.yaml"
 PAGE = ROOT / "docs" / "how-to" / "several-machines.md"

@@ -280,7 +280,7 @@ def end_with_failures(
 
 
 def _load_commands() -> None:
-    decisions = ("selecting", "triaging", "comparing", "tuning")
-    reports = ("sweeping", "reporting", "exporting", "experiments")
-    for module in ("inspecting", "banks", "predicting", "scoring", *decisions, *reports):
+    decisions = ("select", "triage", "compare", "tune")
+    reports = ("sweep", "report", "export", "experiments")
+    for module in ("inspect", "banks", "predict", "evaluate", *decisions, *reports):
         import_module(f"segment.cli.commands.{module}")  # each adds its commands to `app`

@@ -173,5 +173,5 @@ def test_a_negative_number_of_workers_is_refused() -> None:
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_the_command_line_has_the_same_default(command: str) -> None:
-    module = import_module(f"segment.cli.commands.{'predicting' if command == 'predict' else 'scoring'}")
+    module = import_module(f"segment.cli.commands.{command}")
     assert signature(getattr(module, command)).parameters["workers"].default == WORKERS
