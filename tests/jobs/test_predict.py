@@ -13,6 +13,7 @@ from small_networks import Small
 from torch import Tensor
 
 from segment.batch_norm.network import bn_network_of
+from segment.errors import WrongUse
 from segment.jobs.predict import predict
 from segment.jobs.prediction.plan import PredictPlan
 from segment.networks.load import load_network
@@ -52,3 +53,9 @@ def test_a_mistake_of_our_own_ends_the_run_and_is_no_failed_image(
     images = photographs(tmp_path / "images", 1, 64, 64)
     with pytest.raises(mistake, match="of our own"):
         predict(network, str(images), random_bank(bn_network_of(network)), tmp_path / "run", PredictPlan())
+
+
+@pytest.mark.parametrize("border", [-1, 1.5, "8"])
+def test_a_border_is_a_whole_number_of_pixels(border: Any) -> None:
+    with pytest.raises(WrongUse, match=rf"border = {border}, but it is an integer from 0 up"):
+        PredictPlan(border=border)

@@ -14,7 +14,7 @@ import torch
 
 from segment.draws.bank import Bank, bank_fingerprint
 from segment.draws.recording import Precision
-from segment.errors import WrongUse, near
+from segment.errors import WrongUse, integer, near
 from segment.estimation.background import WORKERS, checked_workers
 from segment.estimation.mcbn import Draws, known_precision, resolve_draws, resolve_precision
 from segment.estimation.memory_budget import MemoryBudget, memory_budget, resident
@@ -90,8 +90,7 @@ class PredictPlan:
         object.__setattr__(self, "formats", checked(self.formats))
         if self.heat_max is not None and not 0 < self.heat_max < math.inf:
             raise WrongUse(f"--heat-max is a number above 0, the value of the last colour, not {self.heat_max}.")
-        if self.border < 0:
-            raise WrongUse(f"--border is a number of pixels from 0 up, not {self.border}.")
+        object.__setattr__(self, "border", integer("border", self.border))
         if "probability" in self.maps and not set(HOLDS_PROBABILITY) & set(self.formats):
             raise WrongUse(f"probability is written by {', '.join(HOLDS_PROBABILITY)} only; add one to --format.")
         if self.tile not in ("auto", "off") and not (isinstance(self.tile, int) and self.tile > 0):
