@@ -6,8 +6,9 @@ Must not know a network. A map is read and written some rows at a time, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ _NODATA = 42113
 """GDAL's tag for the value of a pixel without data."""
 
 
+@dataclass(frozen=True)
+class _Bands:
+    """The bands of one file.
+
+    planes: H W each; names: theirs; kind: of the file's numbers; nodata: the value of a pixel without data
+    colours: K 3, of class indices; None: no indices
+    """
+
+    planes: Sequence[Plane]
+    names: Sequence[str]
+    kind: np.dtype[Any]
+    nodata: float
+    colours: NDArray[np.uint8] | None = None
+
+
 def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
     """prediction.tif (class indices), a .tif for each measure, probability.tif (a band a class).
 
@@ -37,53 +53,38 @@ def write_tifs(path: Callable[[str], Path], image: ExportedImage) -> None:
     if image.prediction is not None:
         kind, file = mask_type(len(image.classes)), path("prediction.tif")
         if len(image.prediction.shape) == 3:
-            _write(file, image, list(_planes(image.prediction)), list(image.classes), kind, float(UNCLAIMED))
+            masks = _Bands(list(_planes(image.prediction)), image.classes, kind, float(UNCLAIMED))
+            _write(file, image, masks)
         else:
             none = float(no_class(len(image.classes)))
-            _write(file, image, [image.prediction], ["prediction"], kind, none, image.palette)
+            _write(file, image, _Bands([image.prediction], ["prediction"], kind, none, image.palette))
     for name, values in image.maps.items():
-        _write(path(f"{name}.tif"), image, [values], [name], np.dtype(np.float32), np.nan)
+        _write(path(f"{name}.tif"), image, _Bands([values], [name], np.dtype(np.float32), np.nan))
     if image.probability is not None:
         planes = list(_planes(image.probability))
-        _write(path("probability.tif"), image, planes, list(image.classes), np.dtype(np.float32), np.nan)
+        _write(path("probability.tif"), image, _Bands(planes, image.classes, np.dtype(np.float32), np.nan))
 
 
 def _planes(array: Plane) -> Iterator[Plane]:
     return (array[index] for index in range(array.shape[0]))
 
 
-def _write(
-    path: Path,
-    image: ExportedImage,
-    bands: list[Plane],
-    names: list[str],
-    kind: np.dtype[Any],
-    nodata: float | None,
-    colours: NDArray[np.uint8] | None = None,  # K 3
-) -> None:
-    nodata = nodata if image.absent or image.geometry.nodata is not None else None
+def _write(path: Path, image: ExportedImage, bands: _Bands) -> None:
+    nodata = bands.nodata if image.absent or image.geometry.nodata is not None else None
     if not image.geometry.placed:
-        _write_plain(path, bands, names, kind, nodata, colours)
+        _write_plain(path, bands, nodata)
     else:
-        _write_geotiff(path, image, bands, names, kind, nodata, colours)
+        _write_geotiff(path, image, bands, nodata)
 
 
-def _write_geotiff(
-    path: Path,
-    image: ExportedImage,
-    bands: list[Plane],
-    names: list[str],
-    kind: np.dtype[Any],
-    nodata: float | None,
-    colours: NDArray[np.uint8] | None,
-) -> None:
+def _write_geotiff(path: Path, image: ExportedImage, bands: _Bands, nodata: float | None) -> None:
     """By way of a tiled GeoTIFF beside it, because GDAL writes a cloud-optimised one only as a copy."""
     rasterio = imported("rasterio", extra="geo", what="GeoTIFFs")
     imported("rasterio.shutil", extra="geo", what="GeoTIFFs")
     windows = imported("rasterio.windows", extra="geo", what="GeoTIFFs")
     height, width = image.shape
-    profile: dict[str, Any] = {"driver": "GTiff", "height": height, "width": width, "count": len(bands)}
-    profile |= {"dtype": kind.name, "tiled": True, "blockxsize": TILE, "blockysize": TILE, "BIGTIFF": "IF_SAFER"}
+    profile: dict[str, Any] = {"driver": "GTiff", "height": height, "width": width, "count": len(bands.planes)}
+    profile |= {"dtype": bands.kind.name, "tiled": True, "blockxsize": TILE, "blockysize": TILE, "BIGTIFF": "IF_SAFER"}
     if image.geometry.crs is not None:
         profile["crs"] = rasterio.crs.CRS.from_wkt(image.geometry.crs)
     if image.geometry.transform is not None:
@@ -93,7 +94,7 @@ def _write_geotiff(
         profile["gcps"] = [point(*values, id=str(number)) for number, values in enumerate(image.geometry.gcps, 1)]
     if nodata is not None:
         profile["nodata"] = nodata
-    real = np.issubdtype(kind, np.floating)
+    real = np.issubdtype(bands.kind, np.floating)
     with (
         fresh_path(path) as place,
         fresh_path(path.with_suffix(".tiled.tif")) as tiled,
@@ -101,13 +102,14 @@ def _write_geotiff(
         _refusing(path),
     ):
         with rasterio.open(tiled, "w", **profile) as raster:
-            raster.descriptions = names
-            for number, band in enumerate(bands, start=1):
+            raster.descriptions = bands.names
+            for number, plane in enumerate(bands.planes, start=1):
                 for start in range(0, height, TILE):
-                    block = np.asarray(band[start : min(height, start + TILE)]).astype(kind)
+                    block = np.asarray(plane[start : min(height, start + TILE)]).astype(bands.kind)
                     raster.write(block, number, window=windows.Window(0, start, width, len(block)))
-            if colours is not None and len(colours) <= 256:
-                raster.write_colormap(1, {index: (*map(int, colour), 255) for index, colour in enumerate(colours)})
+            if bands.colours is not None and len(bands.colours) <= 256:
+                colours = {index: (*map(int, colour), 255) for index, colour in enumerate(bands.colours)}
+                raster.write_colormap(1, colours)
         rasterio.shutil.copy(
             tiled,
             place,
@@ -133,42 +135,36 @@ def _refusing(path: Path) -> Iterator[None]:
         raise unwritable(path, OSError(why)) from error
 
 
-def _write_plain(
-    path: Path,
-    bands: list[Plane],
-    names: list[str],
-    kind: np.dtype[Any],
-    nodata: float | None,
-    colours: NDArray[np.uint8] | None,
-) -> None:
-    """In tiles, each band a plane; the names of the bands stand in the description. colours: left out above 8 bits."""
-    height, width = bands[0].shape[-2:]
+def _write_plain(path: Path, bands: _Bands, nodata: float | None) -> None:
+    """In tiles, each band a plane; the bands' names stand in the description. Colours are left out above 8 bits."""
+    kind, count = bands.kind, len(bands.planes)
+    height, width = bands.planes[0].shape[-2:]
 
     def tiles() -> Iterator[NDArray[Any]]:
-        for band in bands:
+        for plane in bands.planes:
             for top in range(0, height, SIDE):
-                rows = np.asarray(band[top : min(height, top + SIDE)]).astype(kind)
+                rows = np.asarray(plane[top : min(height, top + SIDE)]).astype(kind)
                 padded = np.pad(rows, ((0, SIDE - len(rows)), (0, -width % SIDE)), mode="edge")
                 for left in range(0, width, SIDE):
                     yield np.ascontiguousarray(padded[:, left : left + SIDE])
 
-    palette = None if colours is None or kind != np.uint8 else _colour_map(colours)
+    palette = None if bands.colours is None or kind != np.uint8 else _colour_map(bands.colours)
     tags = [] if nodata is None else [(_NODATA, "s", 0, str(nodata), True)]
     with fresh_path(path) as place:
         tifffile.imwrite(
             place,
             tiles(),
-            shape=(len(bands), height, width) if len(bands) > 1 else (height, width),
+            shape=(count, height, width) if count > 1 else (height, width),
             dtype=kind,
             tile=(SIDE, SIDE),
             photometric="minisblack" if palette is None else "palette",
             colormap=palette,
-            planarconfig="separate" if len(bands) > 1 else None,
+            planarconfig="separate" if count > 1 else None,
             compression="zlib",
-            description=json.dumps({"bands": names}),
+            description=json.dumps({"bands": list(bands.names)}),
             metadata=None,
             extratags=tags,
-            bigtiff=len(bands) * height * width * kind.itemsize > 2**31,
+            bigtiff=count * height * width * kind.itemsize > 2**31,
         )
 
 
