@@ -1,7 +1,6 @@
 """What the jobs log, on the screen and in the event log.
 
-Warnings that say the same of image after image are shown a few times: the manifest and the command's last line have
-all of them.
+Warnings that say the same of image after image are shown a few times: a run's manifest names every image that failed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from segment.cli import event_log, screen
 
 ALIKE = 5
 """Warnings that differ in names and numbers alone and are shown."""
-_NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\d+")
+_NAMES_AND_NUMBERS = re.compile(r"""'[^']*'|"[^"]*"|\d+""")
 
 
 def without_details(text: str) -> str:
@@ -35,7 +34,7 @@ class LogHandler(logging.Handler):
     def __init__(self, most: int | None) -> None:
         super().__init__()
         self._most = most
-        self._alike: Counter[tuple[str, str]] = Counter()
+        self._alike: Counter[tuple[str, ...]] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
         text, warned = record.getMessage(), record.levelno >= logging.WARNING
@@ -44,9 +43,9 @@ class LogHandler(logging.Handler):
             if log.on_stderr:
                 return
         if warned and self._most is not None:
-            # the first argument is often an image's id, which can be any word
-            last = str(record.args[-1]) if isinstance(record.args, tuple) and record.args else ""
-            kind = str(record.msg), without_details(last)
+            # an argument in one word names something; one of several is a reason, which makes the warning another one
+            texts = [str(value) for value in record.args] if isinstance(record.args, tuple) else []
+            kind = (str(record.msg), *(without_details(text) for text in texts if " " in text))
             self._alike[kind] += 1
             if self._alike[kind] > self._most:
                 return

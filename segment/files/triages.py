@@ -18,7 +18,7 @@ from segment.stores.copies import here
 
 TRIAGED, TRIAGED_TABLE = "triaged.json", "triaged.csv"
 """What a triage accepts of a run's or an evaluation's images."""
-FORMAT = 2
+FORMAT = 3
 AGAIN = "Make it again by `segment triage`."
 
 

@@ -110,7 +110,8 @@ def _chosen(
         return preset, why, everyone
     half = _half(count, plan.seed)
     choosing = half[groups]
-    accepted = {name: _reached(losses(name).of(choosing), plan) for name in measures}
+    of_choosing = np.unique(groups[choosing], return_inverse=True)[1]
+    accepted = {name: _reached(losses(name).of(choosing), plan, of_choosing) for name in measures}
     best = max(accepted, key=lambda name: accepted[name])
     why = f"chosen on {int(half.sum())} other {kind}, of which it accepts most ({percent(accepted[best])})"
     return best, why, ~choosing
@@ -121,15 +122,14 @@ def _half(count: int, seed: int) -> NDArray[np.bool_]:
     return np.random.default_rng(seed).permutation(count) < count // 2
 
 
-def _reached(losses: Losses, plan: TriagePlan) -> float:
-    """What is accepted at the loosest threshold that keeps the limit on these very images."""
+def _reached(losses: Losses, plan: TriagePlan, groups: Ints) -> float:
+    """What is accepted at the loosest threshold that keeps the limit on these very images or groups."""
     if plan.guarantee == "images":
-        each = np.arange(len(losses.ids))
-        holds = losses.bad(plan.max_error, each).mean(axis=0) <= 1 - plan.share
+        holds = losses.bad(plan.max_error, groups).mean(axis=0) <= 1 - plan.share
     else:
-        holds = (losses.lost / losses.total[:, None]).mean(axis=0) <= plan.max_error
+        holds = losses.mean_losses(groups).mean(axis=0) <= plan.max_error
     places = np.flatnonzero(np.cumprod(holds))
-    return float(losses.accepted[:, places[-1]].mean()) if places.size else 0.0
+    return float(losses.mean_accepted(groups)[:, places[-1]].mean()) if places.size else 0.0
 
 
 def level_of(losses: Losses, plan: TriagePlan, groups: Ints) -> int | None:
@@ -158,7 +158,7 @@ def _start(losses: Losses, plan: TriagePlan, groups: Ints) -> tuple[int, NDArray
     confidence = 1 - control.FROM_START * (1 - plan.confidence)
     if not tenth.any() or count - int(tenth.sum()) < control.needed_for_most(plan.share, confidence):
         return 0, np.ones(count, dtype=bool)
-    accepted = losses.accepted[tenth[groups]].mean(axis=0)
+    accepted = losses.mean_accepted(groups)[tenth].mean(axis=0)
     return int(np.argmax(accepted >= START)), ~tenth
 
 
@@ -171,13 +171,13 @@ def _decided(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, measure
         images=len(losses.ids),
         groups=count,
         threshold=None if level is None else float(losses.thresholds[level]),
-        why=why if level is not None else _nothing(losses, plan, groups, kind),
+        why=why if level is not None else _nothing(losses, plan, groups, unit, kind),
         loss=0.0 if level is None else float(losses.mean_losses(groups)[:, level].mean()),
         accepted=0.0 if level is None else float(losses.mean_accepted(groups)[:, level].mean()),
     )
 
 
-def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, kind: str) -> str:
+def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, unit: Unit, kind: str) -> str:
     """Why no threshold will do."""
     if plan.guarantee == "images":
         start, used = _start(losses, plan, groups)
@@ -185,7 +185,7 @@ def _nothing(losses: Losses, plan: TriagePlan, groups: Ints, kind: str) -> str:
         confidence = 1 - control.FROM_START * (1 - plan.confidence) if start else plan.confidence
         most = control.most_bad(int(used.sum()), plan.share, confidence) or 0
         stopped = int(bad[np.argmax(bad > most)])
-        return nothing_for_most(plan, kind, bad=stopped, most=most, count=int(used.sum()), from_others=start > 0)
+        return nothing_for_most(plan, unit, kind, bad=stopped, most=most, count=int(used.sum()), from_others=start > 0)
     first = int(np.flatnonzero(losses.accepted.sum(axis=0))[0])
     return nothing_on_average(plan, kind, float(losses.mean_losses(groups)[:, first].mean()), int(groups.max()) + 1)
 

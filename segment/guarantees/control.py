@@ -8,6 +8,7 @@ Must not know what a loss measures.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,7 @@ def needed_for_most(share: float, confidence: float) -> int:
     return images
 
 
+@lru_cache
 def needed_for_mean(limit: float, confidence: float) -> int:
     """The fewest images without a single error from which `level_of_mean` bounds the mean.
 

@@ -6,6 +6,10 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+
+from segment.errors import WrongUse
+from segment.images.listing.groups import group_table, groups_by_id
 
 BUILT_IN = ("folder", "sequence")
 FRAMES = 5
@@ -55,3 +59,19 @@ def frames(ids: Sequence[str]) -> tuple[str, ...]:
 def group_of(name: str, identity: str) -> str:
     """The group of an id under one of the built-in rules."""
     return folder_of(identity) if name == "folder" else sequence_of(identity)
+
+
+def groups_of(ids: Sequence[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
+    """The group of each id. Errors: WrongUse for a table or column that is not there, or an image without a group."""
+    if name is None:
+        if table is not None:
+            raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
+        return None
+    if table is None:
+        if name not in BUILT_IN:
+            raise WrongUse(
+                f"--groups {name!r} is a column of a CSV: give --groups-table CSV with it. Without one: "
+                f"{' or '.join(BUILT_IN)}."
+            )
+        return {i: group_of(name, i) for i in ids}
+    return groups_by_id(ids, group_table(table, name), repr(str(table)))

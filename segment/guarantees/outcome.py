@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from segment.guarantees.calibrate import ValidationImages, losses_by_measure
 from segment.guarantees.losses import Losses, numbered
+from segment.guarantees.sentences import too_much
 from segment.guarantees.sets import score_bins
 from segment.guarantees.triage import Decision, Sets, TriagePlan, percent
 from segment.scores.functional.binning import Floats
@@ -25,7 +26,7 @@ class Outcome:
     images. Both are means over groups; loss_interval: 95 %, over them (None: too few). error: wrong pixels among all
     that is accepted, whatever the loss is (of whole images, the mean share of them); None where nothing is accepted
     bad: groups above the limit, with the exact 95 % interval of their share: by their loss, or where the guarantee is
-    over images, by what is lost among what they have accepted
+    for most images and the loss is of wrong pixels, by what is wrong among all that they have accepted
     """
 
     unit: str
@@ -190,8 +191,8 @@ def verdict_of(outcome: Outcome, plan: TriagePlan) -> str:
         return "No image has what the loss is of, so nothing can be said."
     if plan.guarantee == "images":
         limit, value, interval = 1 - plan.share, outcome.bad / outcome.groups, outcome.bad_interval
-        lost = "wrong" if plan.protect is None else f"of their {plan.protect} pixels accepted as another class"
-        seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have more than {percent(plan.max_error)} {lost}"
+        kind = "images" if outcome.groups == outcome.images else "groups"
+        seen = f"{outcome.bad} of {outcome.groups} ({percent(value)}) have {too_much(plan, outcome.unit, kind)}"
     else:
         limit, value, interval = plan.max_error, outcome.loss, outcome.loss_interval
         seen = f"the mean loss is {percent(value)}"

@@ -59,7 +59,24 @@ def promise(plan: TriagePlan, unit: str, kind: str) -> str:
         return f"with confidence {plan.confidence:g}, {loss} is at most {limit} on average over all {kind}"
     if plan.protect is not None or plan.loss == "dice":
         return f"with confidence {plan.confidence:g}, {loss} is at most {limit} {most}"
+    if kind == "groups" and unit == "image":
+        wrong = "the mean over the accepted images of a group of the share of their pixels that is wrong"
+        return f"with confidence {plan.confidence:g}, {wrong} is at most {limit} {most}"
     return f"with confidence {plan.confidence:g}, at most {limit} of what is accepted of {whose} is wrong {most}"
+
+
+def too_much(plan: TriagePlan, unit: str, kind: str) -> str:
+    """What an image or group has that is above the limit, where the guarantee is for most of them."""
+    limit = percent(plan.max_error)
+    if plan.loss == "dice":
+        text, over = f"a 1 - Dice above {limit}", "images"
+    elif plan.protect is not None:
+        text, over = f"more than {limit} of their {plan.protect} pixels accepted as another class", "images"
+    else:
+        text, over = f"more than {limit} wrong among what is accepted of them", "accepted images"
+        if unit != "image":
+            return text  # of a group together
+    return text if kind == "images" else f"{text}, as the mean over their {over}"
 
 
 def _of_sets(sets: Sets, kind: str) -> str:
@@ -106,19 +123,19 @@ def _up(value: float) -> str:
     return f"{np.ceil(value * 1000 - 1e-9) / 1000:g}"
 
 
-def nothing_for_most(plan: TriagePlan, kind: str, *, bad: int, most: int, count: int, from_others: bool) -> str:
+def nothing_for_most(
+    plan: TriagePlan, unit: str, kind: str, *, bad: int, most: int, count: int, from_others: bool
+) -> str:
     """Why no threshold keeps the limit in most images: of `count`, `bad` are bad where at most `most` may be.
 
-    from_others: whether the threshold was found on other images, so that it accepts a tenth of their pixels
+    from_others: whether the threshold was found on other images, of which it accepts a tenth
     """
-    threshold = f"a threshold that accepts a tenth of the pixels of other {kind}" if from_others else "the strictest"
-    lost = {"error": "wrong among what it accepts", "dice": "of 1 - Dice"}[plan.loss]
-    if plan.protect is not None:
-        lost = f"of their {plan.protect} pixels accepted as another class"
-    return (
-        f"even {threshold} leaves {bad} of {count} {kind} with more than {plan.max_error:g} {lost}, where at most "
-        f"{most} may have"
-    )
+    others = f"the {'images' if unit == 'image' else 'pixels'} of other {kind}"
+    if unit == "image" and kind == "images":
+        others = "other images"
+    threshold = f"a threshold that accepts at least a tenth of {others}" if from_others else "the strictest"
+    bad_ones = f"{bad} of {count} {kind} with {too_much(plan, unit, kind)}"
+    return f"even {threshold} leaves {bad_ones}, where at most {most} may have"
 
 
 def nothing_on_average(plan: TriagePlan, kind: str, mean: float, count: int) -> str:

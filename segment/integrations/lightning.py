@@ -39,7 +39,8 @@ class MCBNScores(Callback):
     The random generators of torch, NumPy and Python, and those that the loaders hold, have the same states after it.
 
     Args:
-        network: the segmentation network inside the LightningModule: its attribute's name, or a function of it.
+        network: the segmentation network inside the LightningModule: its attribute's name, or a function of it. It is
+            there before `on_fit_start` of the module, and is tried then.
         classes: K, or the K names.
         every: validations between two banks; the first is fitted after that many. The sanity check is not counted.
             The count is kept in checkpoints.

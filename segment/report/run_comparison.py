@@ -13,18 +13,12 @@ import numpy as np
 
 from segment.errors import count_of
 from segment.report.comparison import lower_is_better
+from segment.report.comparison_notes import paired_notes, unpaired_notes
 from segment.report.estimate_words import estimate_words
 from segment.scores.functional.binning import Floats
 from segment.significance.corrections import NOT_SIGNIFICANT, SIGNIFICANT, Interval, holm, verdict
 from segment.significance.estimated_accuracy import Estimates
-from segment.significance.paired import (
-    FEW,
-    PairedTest,
-    least_images,
-    paired_test,
-    seen_deviations,
-    smallest_difference,
-)
+from segment.significance.paired import PairedTest, group_means, paired_test, smallest_difference
 from segment.significance.unpaired import UnpairedTest, unpaired_test
 from segment.uncertainty.measures import MEASURES
 
@@ -57,6 +51,7 @@ class RunComparison:
     values: column -> the images' numbers in both runs. notes: sentences
     other_labels: where quality is measured by other labels in B than in A, what differs
     estimated: B's accuracy; errors: of the estimates on `checked_on` labelled runs
+    over: what the tests are over, "images" or "groups", whose numbers are the means over their images
     """
 
     names: tuple[str, str]
@@ -72,6 +67,7 @@ class RunComparison:
     checked_on: int = 0
     notes: tuple[str, ...] = ()
     other_labels: str = ""
+    over: str = "images"
 
     @property
     def significant(self) -> list[str]:
@@ -89,6 +85,7 @@ class RunComparison:
         return {
             "names": list(self.names),
             "paired": bool(self.paired),
+            "over": self.over,
             "images": list(self.images),
             "columns": columns,
             "significant": self.significant,
@@ -99,7 +96,9 @@ class RunComparison:
         }
 
 
-def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: bool = True) -> RunComparison:
+def compare_rows(
+    names: tuple[str, str], first: Rows, second: Rows, *, pair: bool = True, groups: Mapping[str, str] | None = None
+) -> RunComparison:
     """Test every column that both runs have.
 
     Args:
@@ -107,6 +106,8 @@ def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: boo
         first: A's images by id, each a mapping of columns to numbers.
         second: B's.
         pair: Whether images of the same id are compared with one another; False: the sets are compared as wholes.
+        groups: The group of each id, over which differences are tested: images of a group are not independent. None:
+            over images.
 
     Returns:
         Paired tests where some id is in both runs, else unpaired ones, with p-values after Holm's correction over
@@ -118,6 +119,11 @@ def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: boo
     counts = (len(first), len(second), len(both))
     ids = (both, both) if both else (list(first), list(second))
     values = {c: (_values(first, ids[0], c), _values(second, ids[1], c)) for c in shared}
+    over, units = "images" if groups is None else "groups", counts
+    if groups is not None:
+        a_groups, b_groups = ([groups[name] for name in of_run] for of_run in ids)
+        units = (len({*a_groups}), len({*b_groups}), len({*a_groups} & {*b_groups}) if both else 0)
+        values = {c: _by_group(*pair_of, a_groups, b_groups, paired=bool(both)) for c, pair_of in values.items()}
     if both:
         paired = {c: test for c, pair_of in values.items() if (test := paired_test(*pair_of)) is not None}
         p = {c: test.permutation_p for c, test in paired.items() if test.permutation_p is not None}
@@ -126,12 +132,12 @@ def compare_rows(names: tuple[str, str], first: Rows, second: Rows, *, pair: boo
             c: limit for c, d in differences.items() if (limit := smallest_difference(d, tests=len(p))) is not None
         }
         spreads = {c: float(d.std(ddof=1)) for c, d in differences.items() if d.size > 1}
-        kept, notes = _finite(values, pair=True), _paired_notes(counts, len(p))
-        return RunComparison(names, counts, paired, {}, holm(p), least, spreads, kept, notes=notes)
+        kept, notes = _finite(values, pair=True), paired_notes(counts, units[2], over, len(p))
+        return RunComparison(names, counts, paired, {}, holm(p), least, spreads, kept, notes=notes, over=over)
     unpaired = {c: apart for c, pair_of in values.items() if (apart := unpaired_test(*pair_of)) is not None}
     adjusted = holm({c: apart.ks_p for c, apart in unpaired.items()})
-    kept = _finite(values, pair=False)
-    return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=_unpaired_notes(counts, pair=pair))
+    kept, notes = _finite(values, pair=False), unpaired_notes(min(units[:2]), over, pair=pair)
+    return RunComparison(names, counts, {}, unpaired, adjusted, {}, {}, kept, notes=notes, over=over)
 
 
 def words(column: str) -> str:
@@ -164,7 +170,8 @@ def in_words(compared: RunComparison) -> list[str]:
     lines = []
     if compared.significant:
         parts = [f"{words(column)} {_change(compared, column)}" for column in compared.significant]
-        lines.append(f"{b} against {a}, significant after Holm's correction over {tested} tests: {'; '.join(parts)}.")
+        tests = f"{tested} tests" + (" over groups" if compared.over == "groups" else "")
+        lines.append(f"{b} against {a}, significant after Holm's correction over {tests}: {'; '.join(parts)}.")
     open_ = [words(column) for column in compared.adjusted if column not in compared.significant]
     if open_:
         lines.append(f"Not significant: {', '.join(open_)}.")
@@ -187,9 +194,13 @@ def _change(compared: RunComparison, column: str) -> str:
         return f"{better(column, d.value, comparable=not compared.other_labels)} by {abs(d.value):.4g}{span}"
     apart = compared.unpaired[column]
     chance, moved = apart.auroc, apart.second - apart.first
-    way = "distributed otherwise, but neither higher nor lower"  # the test is of the distributions, not of the means
-    if _excludes_half(chance) and (chance.value > 0.5) == (moved > 0):
-        way = better(column, moved, comparable=not compared.other_labels)
+    # the test is of the distributions, and says nothing of the means
+    way = better(column, moved, comparable=not compared.other_labels)
+    if not _excludes_half(chance):
+        way = "distributed otherwise, but neither higher nor lower"
+    elif (chance.value > 0.5) != (moved > 0):
+        pairs, mean = ("lower", "higher") if moved > 0 else ("higher", "lower")
+        way = f"{pairs} in most pairs of {compared.over}, with a {mean} mean"
     return f"{way} (AUROC {chance.value:.3f}, {chance.low:.3f}..{chance.high:.3f})"
 
 
@@ -197,37 +208,17 @@ def _excludes_half(chance: Interval) -> bool:
     return chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
 
 
-def _paired_notes(counts: tuple[int, int, int], tests: int) -> tuple[str, ...]:
-    first, second, both = counts
-    notes = []
-    if both < max(first, second):
-        notes.append(f"{_images(both)} in both runs and compared; A has {first}, B {second}.")
-    seen = seen_deviations(both, max(tests, 1))
-    if both == 1:
-        notes.append("One image shows a difference of that image and nothing more.")
-    elif seen is None:
-        least = least_images(max(tests, 1))
-        more = f"{least} images are the least" if least else "so many tests leave none"
-        notes.append(f"With {both} images and {count_of(tests, 'measure')} no difference can be significant: {more}.")
-    elif both < FEW:
-        notes.append(
-            f"{both} images are few: a difference below {seen:.1f} standard deviations over images would be missed "
-            "more often than one time in five."
-        )
-    return tuple(notes)
+def _by_group(
+    a: Floats, b: Floats, a_groups: Sequence[str], b_groups: Sequence[str], *, paired: bool
+) -> tuple[Floats, Floats]:
+    """The means over the images of each group, in the order of the groups; nan where no image of it has the number.
 
-
-def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count} images are"
-
-
-def _unpaired_notes(counts: tuple[int, int, int], *, pair: bool) -> tuple[str, ...]:
-    first, second, _ = counts
-    why = "The runs share no image id, so" if pair else "As asked,"
-    notes = [f"{why} the two sets of images are compared as wholes."]
-    if min(first, second) < FEW:
-        notes.append(f"{_images(min(first, second))} few: only large differences can be seen.")
-    return tuple(notes)
+    paired: whether an image counts only where both have its number
+    """
+    if paired:
+        both = np.isfinite(a) & np.isfinite(b)
+        a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
+    return group_means(a, a_groups), group_means(b, b_groups)
 
 
 def _finite(values: Mapping[str, tuple[Floats, Floats]], *, pair: bool) -> dict[str, tuple[Floats, Floats]]:
@@ -248,7 +239,7 @@ def _values(rows: Rows, ids: Sequence[str], column: str) -> Floats:
 
 
 PAIRED_COLUMNS = (
-    *("number", "images", "A", "B", "B - A (95 %)", "B higher / lower"),
+    *("number", "tested", "A", "B", "B - A (95 %)", "B higher / lower"),
     *("p sign", "p flip", "Holm", "verdict"),
 )
 UNPAIRED_COLUMNS = ("number", "A", "B", "B / A", "AUROC (95 %)", "KS", "p", "Holm", "verdict")

@@ -45,13 +45,13 @@ class RowOutcome:
     """What came of some rows.
 
     rows: their numbers. part: what was done; None after an error. error: what ended the row, with its traceback
-    records: what was logged: logger, level and message
+    records: what was logged: logger, level, message and its arguments
     """
 
     rows: list[int]
     part: Part | None = None
     error: BaseException | None = None
-    records: list[tuple[str, int, str]] = field(default_factory=list)
+    records: list[tuple[str, int, str, tuple[Any, ...]]] = field(default_factory=list)
 
     def merge(self, other: RowOutcome) -> None:
         self.rows += other.rows
@@ -68,10 +68,13 @@ class _Records(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.kept: list[tuple[str, int, str]] = []
+        self.kept: list[tuple[str, int, str, tuple[Any, ...]]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.kept.append((record.name, record.levelno, record.getMessage()))
+        given = record.args if isinstance(record.args, tuple) else ()
+        # an error need not pickle, and is shown as its text
+        arguments = tuple(value if isinstance(value, int | float | str) else str(value) for value in given)
+        self.kept.append((record.name, record.levelno, str(record.msg), arguments))
 
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -240,8 +243,8 @@ class RayRunner:
         if not left:
             return []
         for outcome in self._outcomes(rows, reference):
-            for name, level, message in outcome.records:
-                logging.getLogger(name).log(level, "%s", message)
+            for name, level, message, arguments in outcome.records:
+                logging.getLogger(name).log(level, message, *arguments)
             if outcome.error is not None:
                 raise outcome.error
             if not left.keys() >= set(outcome.rows):  # one of them was counted; the others are done again

@@ -6,6 +6,7 @@ Must not know what the number is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,18 @@ def paired_test(first: Floats, second: Floats, *, seed: int = 0) -> PairedTest |
     sign = float(stats.binomtest(higher, higher + lower).pvalue)
     interval = mean_interval(d, seed=seed)
     return PairedTest(a.size, *means, interval, sign, sign_flip_p(d, seed=seed), higher, lower)
+
+
+def group_means(values: Floats, groups: Sequence[str]) -> Floats:  # N -> G
+    """The mean of each group's numbers, in the order in which groups come first; nan for a group without any.
+
+    >>> group_means(np.array([1.0, 3.0, np.nan, 5.0]), ["b", "b", "a", "c"]).tolist()
+    [2.0, nan, 5.0]
+    """
+    of_group: dict[str, list[float]] = {name: [] for name in groups}
+    for value, name in zip(values, groups, strict=True):
+        of_group[name] += [float(value)] if np.isfinite(value) else []
+    return np.array([np.mean(numbers) if numbers else np.nan for numbers in of_group.values()], dtype=np.float64)
 
 
 def mean_interval(values: Floats, *, seed: int = 0) -> Interval:  # N -> the mean

@@ -16,7 +16,7 @@ from segment.scores.functional.binning import Floats
 from segment.scores.functional.confusion import mean_iou
 from segment.scores.intervals import interval, poisson_weights
 from segment.significance.corrections import LEVEL
-from segment.significance.paired import LEAST, PairedTest, paired_test, smallest_difference
+from segment.significance.paired import LEAST, PairedTest, group_means, paired_test, smallest_difference
 from segment.tuning.samples import (
     GRID,
     MethodSamples,
@@ -265,13 +265,9 @@ def difference(first: Candidate, second: Candidate, groups: Mapping[str, str] | 
 
 def _pairs(first: Candidate, second: Candidate, groups: Mapping[str, str] | None) -> tuple[Floats, Floats]:  # N, N
     """The NLL of both on each image; with groups the mean over the images of each."""
-    of_group: dict[str, list[str]] = {}
-    for name in sorted(first.nll.keys() & second.nll.keys()):
-        of_group.setdefault(name if groups is None else groups[name], []).append(name)
-    a, b = (
-        np.array([np.mean([each.nll[name] for name in names]) for names in of_group.values()], dtype=np.float64)
-        for each in (first, second)
-    )
+    ids = sorted(first.nll.keys() & second.nll.keys())
+    of_ids = [name if groups is None else groups[name] for name in ids]
+    a, b = (group_means(np.array([each.nll[name] for name in ids]), of_ids) for each in (first, second))
     return a, b
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from console import NETWORKS, Ended, segment
 from PIL import Image
 
 from segment.files.writing import write_png
+from segment.images.find import Source
+from segment.jobs.labelled.leakage import copies
 
 METHODS = ("--methods", "deterministic")
 
@@ -132,6 +135,20 @@ def test_copies_of_an_image_are_said_to_be_no_further_images() -> None:
     first = evaluated(model, "run").out.splitlines()[0]
     assert first.startswith("Warning: 1 of 4 test images are copies of others (v1): intervals, tests and guarantees")
     assert scored("run")["warnings"] == [first.removeprefix("Warning: ")]
+
+
+def test_copies_are_the_same_image_of_the_same_bytes_and_no_two_unreadable_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copy("images/v1.png", tmp_path / f"{name}.png")
+    for name in ("gone1", "gone2"):
+        os.mkfifo(tmp_path / name)
+    a, b, gone1, gone2 = (tmp_path / name for name in ("a.png", "b.png", "gone1", "gone2"))
+    sources = [
+        *(Source("a", a), Source("again", a), Source("b", b)),
+        *(Source("page 0", b, part=0), Source("page 1", b, part=1), Source("the same page", a, part=1)),
+        *(Source("gone1", gone1), Source("gone2", gone2), Source("in memory 1", Path("x 1")), Source("2", Path("x 2"))),
+    ]
+    assert copies(sources) == ["again", "b", "the same page"]
 
 
 @pytest.mark.parametrize(

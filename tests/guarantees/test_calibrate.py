@@ -27,7 +27,7 @@ from segment.guarantees.counts import ImageCounts
 from segment.guarantees.levels import thresholds
 from segment.guarantees.losses import Losses
 from segment.guarantees.outcome import images_outcomes, outcome_of, verdict_of
-from segment.guarantees.sentences import sentences
+from segment.guarantees.sentences import nothing_for_most, promise, sentences, too_much
 from segment.guarantees.sets import score_bins
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
 from segment.scores.plan import ScorePlan
@@ -387,10 +387,48 @@ def test_a_missed_share_of_a_class_is_a_mean_over_the_images_of_a_group_also_for
     )
     outcome = outcome_of(images, plan, decision)
     assert (outcome.bad, outcome.loss) == (40, 0.5)
-    assert verdict_of(outcome, plan).startswith("Above the limit beyond chance")
+    assert verdict_of(outcome, plan).startswith(
+        "Above the limit beyond chance: 40 of 40 (100 %) have more than 2 % of their car pixels accepted as another "
+        "class, as the mean over their images, where at most 10 % is promised."
+    )
     allowed = replace(plan, max_error=0.51)
     assert outcome_of(images, allowed, decision).bad == 0
     assert calibrate_unit(images, allowed, unit).threshold is not None
+
+
+@pytest.mark.parametrize(
+    ("plan", "unit", "kind", "words"),
+    [
+        ({}, "pixel", "images", "more than 2 % wrong among what is accepted of them"),
+        ({}, "pixel", "groups", "more than 2 % wrong among what is accepted of them"),
+        (
+            {},
+            "image",
+            "groups",
+            "more than 2 % wrong among what is accepted of them, as the mean over their accepted images",
+        ),
+        ({"loss": "dice", "unit": "image"}, "image", "images", "a 1 - Dice above 2 %"),
+        ({"loss": "dice", "unit": "image"}, "image", "groups", "a 1 - Dice above 2 %, as the mean over their images"),
+        ({"protect": "car"}, "pixel", "images", "more than 2 % of their car pixels accepted as another class"),
+    ],
+)
+def test_what_is_above_the_limit_is_said_as_it_is_counted(
+    plan: dict[str, Any], unit: str, kind: str, words: str
+) -> None:
+    assert too_much(TriagePlan(guarantee="images", **plan), unit, kind) == words
+
+
+def test_groups_of_whole_images_are_promised_the_mean_over_their_accepted_images() -> None:
+    """Four images of 4 pixels that are right, and one of 100 with 10 wrong: 2 % a mean image, 8.6 % of the pixels."""
+    plan = TriagePlan(guarantee="images", unit="image", max_error=0.03)
+    assert "the mean over the accepted images of a group of the share of their pixels" in promise(
+        plan, "image", "groups"
+    )
+    assert "of what is accepted of an image is wrong" in promise(plan, "image", "images")
+    refused = nothing_for_most(plan, "image", "groups", bad=9, most=2, count=60, from_others=True)
+    assert refused.startswith(
+        "even a threshold that accepts at least a tenth of the images of other groups leaves 9 of 60"
+    )
 
 
 def without_an_error(images: int) -> Losses:
@@ -415,8 +453,8 @@ def test_a_refusal_counts_the_bad_images_at_the_threshold_that_stopped_it() -> N
     plan = TriagePlan(guarantee="images", max_error=0.02)
     assert level_of(losses, plan, np.arange(64)) is None
     found = re.search(
-        r"pixels of other images leaves (\d+) of (\d+) images with more than 0.02 wrong .* at most (\d+) may",
-        _nothing(losses, plan, np.arange(64), "images"),
+        r"pixels of other images leaves (\d+) of (\d+) images with more than 2 % wrong .* at most (\d+) may",
+        _nothing(losses, plan, np.arange(64), "pixel", "images"),
     )
     assert found is not None
     bad, count, most = map(int, found.groups())

@@ -291,7 +291,10 @@ def test_options_that_these_runs_would_ignore_are_refused(runs: Path) -> None:
     [
         (lambda numbers: 2 * numbers, "NLL distributed otherwise, but neither higher nor lower"),
         # most are lower, and a few so much higher that the mean is
-        (lambda numbers: np.where(numbers > 1, 40, numbers - 2), "NLL distributed otherwise, but neither higher"),
+        (
+            lambda numbers: np.where(numbers > 1, 40, numbers - 2),
+            "NLL lower in most pairs of images, with a higher mean",
+        ),
         (lambda numbers: numbers + 1, "NLL worse"),
         (lambda numbers: numbers - 1, "NLL better"),
     ],
@@ -307,6 +310,54 @@ def test_sets_that_differ_are_called_higher_or_lower_only_where_the_auroc_and_th
     assert said in in_words(compared)[0]
 
 
+@pytest.mark.parametrize("pair", [True, False])
+def test_groups_are_compared_by_the_means_over_their_images(*, pair: bool) -> None:
+    rng = np.random.default_rng(3)
+    ids = [f"g{number % 8}/{number:03}" for number in range(60)]
+    groups = {name: name.partition("/")[0] for name in ids}
+    of_a, of_b = ({name: {"nll": float(rng.normal())} for name in ids} for _ in range(2))
+    del of_b[ids[7]]
+    of_a[ids[9]] = {"accuracy": 0.5}  # no NLL: no pair
+    compared = compare_rows(("A", "B"), of_a, of_b, pair=pair, groups=groups)
+
+    def means(rows: dict[str, dict[str, float]], counted: list[str]) -> dict[str, dict[str, float]]:
+        of_group: dict[str, list[float]] = {}
+        for name in counted:
+            of_group.setdefault(groups[name], []).append(rows[name]["nll"])
+        return {name: {"nll": float(np.mean(numbers))} for name, numbers in of_group.items()}
+
+    with_number = [[name for name in ids if "nll" in rows.get(name, {})] for rows in (of_a, of_b)]
+    if pair:
+        with_number = [sorted({*with_number[0]} & {*with_number[1]})] * 2
+    plain = compare_rows(("A", "B"), *map(means, (of_a, of_b), with_number), pair=pair)
+    assert compared.over == "groups"
+    assert compared.adjusted == pytest.approx(plain.adjusted)
+    if pair:
+        one, other = compared.paired["nll"], plain.paired["nll"]
+        assert (one.images, one.higher) == (other.images, other.higher) == (8, one.higher)
+        assert one.difference.value == pytest.approx(other.difference.value)
+        assert any("8 groups are few" in note for note in compared.notes)
+    else:
+        assert compared.unpaired["nll"].auroc.value == pytest.approx(plain.unpaired["nll"].auroc.value)
+        assert any("8 groups are few: only large differences" in note for note in compared.notes)
+
+
+def test_groups_of_runs_are_folders_sequences_or_columns_of_a_table(runs: Path, tmp_path: Path) -> None:
+    compared = compare(runs / "clean", runs / "noisy", groups="sequence")
+    assert (compared.over, compared.paired["nll"].images) == ("groups", 1)
+    assert "One group shows a difference of that group and nothing more." in compared.notes
+    assert not any("numbered as frames" in note for note in compared.notes)
+    rows = "".join(f"s{seed},{'ab'[seed % 2]}\n" for seed in TEST[:10])
+    (tmp_path / "site.csv").write_text(f"id,site\n{rows}")
+    ended = invoked(
+        "compare", runs / "clean", runs / "noisy", "--groups", "site", "--groups-table", tmp_path / "site.csv", "--json"
+    )
+    content = json.loads(ended.stdout)
+    assert (content["over"], content["columns"]["nll"]["images"], content["images"]) == ("groups", 2, [10, 10, 10])
+    with pytest.raises(WrongUse, match="'site' is a column of a CSV: give --groups-table"):
+        compare(runs / "clean", runs / "noisy", groups="site")
+
+
 def test_what_makes_equal_maps_differ_and_images_depend_is_said(runs: Path, tmp_path: Path) -> None:
     other = tmp_path / "bordered"
     shutil.copytree(runs / "predicted", other)
@@ -315,7 +366,8 @@ def test_what_makes_equal_maps_differ_and_images_depend_is_said(runs: Path, tmp_
     (other / "run.json").write_text(json.dumps(record))
     notes = compare(runs / "predicted", other).notes
     assert any("leave out a border of 0 pixels, those of B one of 16 (`--border`)" in note for note in notes)
-    assert any(re.search(r"look like frames of 1 sequence \('o'\).* p-values .* are too small", note) for note in notes)
+    said = r"numbered as frames of 1 video are \('o'\)\. If they are frames, .*Give --groups\."
+    assert any(re.search(said, note) for note in notes)
     assert not any("border" in note for note in compare(runs / "predicted", runs / "predicted").notes)
 
 

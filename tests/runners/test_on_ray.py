@@ -53,6 +53,9 @@ def test_units_are_done_once_by_several_processes_and_their_counts_merge_in_a_tr
     assert worker.counts.arenas == {"1"}  # so that the pages of a pass are kept for the next
     assert worker.failed == {}
     assert [record.getMessage() for record in caplog.records] == ["last is odd"]
+    assert [record.args for record in caplog.records] == [("last",)], (
+        "with its arguments, so that what is alike is seen"
+    )
 
 
 def test_a_process_that_ends_loses_no_unit_and_one_that_always_ends_it_is_recorded(

@@ -24,6 +24,11 @@ def compare(
     known: Annotated[
         list[Path] | None, typer.Option(help="Labelled run under another shift, to check estimated accuracies on.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="Test over groups of images: folder, sequence, or a column of --groups-table."),
+    ] = None,
+    groups_table: Annotated[Path | None, typer.Option(help="CSV with a column `id` and that of the groups.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +55,16 @@ def compare(
     picture = plots is not False
     if picture and output is not None:
         needs_matplotlib()
-    compared = run_compare(first, second, method=method, other_method=other_method, pair=pair, known=known or ())
+    compared = run_compare(
+        first,
+        second,
+        method=method,
+        other_method=other_method,
+        pair=pair,
+        known=known or (),
+        groups=groups,
+        table=groups_table,
+    )
     page = None
     if output is not None:
         page = write_comparison(compared, output, (str(first), str(second)), picture=picture)

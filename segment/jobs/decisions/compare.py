@@ -11,7 +11,7 @@ import numpy as np
 from segment.errors import WrongUse, count_of, first_of
 from segment.files.text_tables import markdown
 from segment.files.writing import write_bytes, write_json, write_text
-from segment.guarantees.groups import frames
+from segment.guarantees.groups import frames, groups_of
 from segment.jobs.decisions.other_labels import other_labels
 from segment.jobs.decisions.run_table import PER_IMAGE, RunTable, run_table
 from segment.pictures.comparisons import Moved, comparison_picture
@@ -35,6 +35,8 @@ def compare(
     other_method: str | None = None,
     pair: bool = True,
     known: Sequence[str | Path] = (),
+    groups: str | None = None,
+    table: str | Path | None = None,
 ) -> RunComparison:
     """Compare two runs, of one data set or of two, image by image where their ids match.
 
@@ -45,22 +47,27 @@ def compare(
         other_method: Of B; None: as `method`.
         pair: Whether images with one id are compared with one another.
         known: Labelled runs under other shifts, on which the estimates of accuracy are checked.
+        groups: "folder", "sequence" (an id without its number), or a column of `table`: differences are tested over
+            groups, each with the means over its images. None: over images.
+        table: A CSV with a column `id` and that of the groups.
 
     Returns:
         The tests, corrected for their number, and B's estimated accuracy where A is labelled.
 
     Raises:
-        WrongUse: A folder holds no run, a run has no such method, or an argument would be ignored for these runs.
+        WrongUse: A folder holds no run, a run has no such method, an image has no group, or an argument would be
+            ignored for these runs.
 
     """
     a, b = run_table(Path(first), method), _other(Path(second), other_method or method)
     if other_method is not None and not b.labelled:
         raise WrongUse("--other-method picks a method of an evaluation, and B is what `segment predict` wrote.")
-    compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair)
+    of_ids = groups_of(sorted({*a.rows, *b.rows}), groups, table)
+    compared = compare_rows(_names(a, b), a.rows, b.rows, pair=pair, groups=of_ids)
     notes = (*_other_classes(a, b), *_other_pixels(a, b, compared.images[2]), *_other_border(a, b), *compared.notes)
     pairs = sorted(a.rows.keys() & b.rows.keys()) if compared.images[2] else []
-    if pairs and (sequences := frames(pairs)):
-        notes = (*notes, _of_frames(sequences))
+    if pairs and of_ids is None and (videos := frames(pairs)):
+        notes = (*notes, _of_frames(videos))
     compared = replace(compared, notes=notes, other_labels=other_labels(a, b, pairs))
     confidences = a.confidences() if a.labelled else None
     if confidences is None:
@@ -120,12 +127,14 @@ OF_LABELS = (
     "their mean."
 )
 PAIRED = (
-    "Means over the images that both runs have. The interval is a bootstrap over images. *p sign*: exact sign test; "
+    "Means over the images that both runs have; with groups, over the groups, each with the mean over its images. The "
+    "interval is a bootstrap over images, or groups. *p sign*: exact sign test; "
     "*p flip*: sign-flip permutation test of the mean, exact where all signs can be tried. *Holm*: p flip corrected "
     "for the number of tests; *significant* where it is at most .05."
 )
 UNPAIRED = (
-    "Means over the images of each run. *AUROC*: the chance that an image of B has a higher number than one of A, with "
+    "Means over the images of each run, or over its groups. *AUROC*: the chance that an image (or group) of B has a "
+    "higher number than one of A, with "
     "a bootstrap over images. *KS*: distance of the two distributions, with its p. *Holm*: p corrected for the number "
     "of tests; *significant* where it is at most .05. B is called higher or lower where the interval of the AUROC "
     "excludes .5 and the means agree with it. Frames of a video are not independent: two sequences "
@@ -171,11 +180,11 @@ def _other_border(a: RunTable, b: RunTable) -> tuple[str, ...]:
     )
 
 
-def _of_frames(sequences: Sequence[str]) -> str:
+def _of_frames(videos: Sequence[str]) -> str:
     return (
-        f"The ids look like frames of {count_of(len(sequences), 'sequence')} ({first_of([*map(repr, sequences)])}). "
-        "Frames of one are not independent, so that the p-values over images are too small, and the intervals too "
-        "narrow."
+        f"The ids are numbered as frames of {count_of(len(videos), 'video')} are ({first_of([*map(repr, videos)])}). "
+        "If they are frames, they are not independent: the p-values over images are then too small, and the intervals "
+        "too narrow. Give --groups."
     )
 
 

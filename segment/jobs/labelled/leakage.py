@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from segment.errors import WrongUse, first_of
 from segment.files.banks.cache import MARK
+from segment.images.contents.copied import by_ranges
 from segment.images.contents.hashes import sha256_of
 from segment.images.find import Source
 from segment.images.outside_runs import images_outside_runs
@@ -31,26 +33,27 @@ def shared(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
         if size is None or size not in sizes:
             continue
         if size not in sums:
-            sums[size] = {sha256_of(path) for path in sizes[size]}
+            sums[size] = {sha256_of(path) for path in sizes[size]} - {""}  # of a file that cannot be read
         if sha256_of(source.path) in sums[size]:
             ids.append(source.id)
     return ids
 
 
 def copies(sources: Sequence[Source]) -> list[str]:
-    """Ids of the sources whose file holds the same bytes as an earlier one's; the images of one file are not copies."""
-    of_size: dict[int, dict[Path, list[str]]] = {}
+    """Ids of the sources that hold the same image of the same bytes as an earlier one.
+
+    The images of one file are no copies of each other. Files that cannot be read, or are read by ranges, are none.
+    """
+    sizes = Counter(_size(path) for path in {source.path for source in sources})
+    copied, seen = [], set[tuple[str | Path, int | str | None, int]]()
     for source in sources:
-        if (size := _size(source.path)) is not None:
-            of_size.setdefault(size, {}).setdefault(source.path, []).append(source.id)
-    copied: set[str] = set()
-    for ids in of_size.values():
-        seen: set[str] = set()
-        for path in ids if len(ids) > 1 else ():
-            sha = sha256_of(path)
-            copied |= set(ids[path]) if sha in seen else set()
-            seen.add(sha)
-    return [source.id for source in sources if source.id in copied]
+        size = _size(source.path)
+        alike = size is not None and sizes[size] > 1 and not by_ranges(source)
+        image = (sha256_of(source.path) if alike else "") or source.path, source.part, source.axis
+        if image in seen:
+            copied.append(source.id)
+        seen.add(image)
+    return copied
 
 
 def training_images(network: Network, sources: Sequence[Source], seen: Collection[str]) -> list[str]:
@@ -119,9 +122,9 @@ def seen_before(
         )
     if copied := copies(sources):
         lines.append(
-            f"{_count(copied, sources)} copies of others ({first_of(copied, _SHOWN)}): intervals, "
-            "tests and guarantees count them as further images, and are too sure. Remove them, or give `segment "
-            "triage` --groups that hold copies together."
+            f"{_count(copied, sources)} copies of others ({first_of(copied, _SHOWN)}): intervals, tests and guarantees "
+            "count them as further images, and are too sure. Remove them, or give `segment triage` --groups that hold "
+            "copies together."
         )
     return lines
 

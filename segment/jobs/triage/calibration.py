@@ -16,9 +16,8 @@ from segment.files.runs.places import RECORD, removed_images
 from segment.files.text_tables import read_csv
 from segment.guarantees.calibrate import ValidationImages, calibrate_sets, calibrate_unit, reference_of
 from segment.guarantees.counts import ImageCounts
-from segment.guarantees.groups import BUILT_IN, frames, group_of
+from segment.guarantees.groups import frames, groups_of
 from segment.guarantees.triage import Decision, Triage, TriagePlan, Unit
-from segment.images.listing.groups import group_table, groups_by_id
 from segment.jobs.evaluation.combinations import TUNED, combination
 from segment.jobs.triage.source import PROBE, settings_of_method
 from segment.stores.copies import folder_here
@@ -170,19 +169,3 @@ def frames_warning(names: Sequence[str]) -> str:
         "independent, so the guarantee holds for other frames of the same at best; give --groups sequence, or a column "
         "of a CSV."
     )
-
-
-def groups_of(ids: Sequence[str], name: str | None, table: str | Path | None) -> dict[str, str] | None:
-    """The group of each id. Errors: WrongUse for a table or column that is not there, or an image without a group."""
-    if name is None:
-        if table is not None:
-            raise WrongUse("A table of groups needs --groups COLUMN, the column that names an image's group.")
-        return None
-    if table is None:
-        if name not in BUILT_IN:
-            raise WrongUse(
-                f"--groups {name!r} is a column of a CSV: give --groups-table CSV with it. Without one: "
-                f"{' or '.join(BUILT_IN)}."
-            )
-        return {i: group_of(name, i) for i in ids}
-    return groups_by_id(ids, group_table(table, name), repr(str(table)))
