@@ -539,7 +539,7 @@ def test_a_triage_that_was_edited_is_refused_and_so_is_a_damaged_one(
     assert "\n" not in str(refusal.value)
     del values["digest"]
     path.write_text(json.dumps(values | {"format": 1}))
-    with pytest.raises(WrongUse, match=r"has format 1; this version reads 2. Make it again"):
+    with pytest.raises(WrongUse, match=r"has format 1; this version reads 3. Make it again"):
         load_triage(path)
 
 

@@ -25,7 +25,7 @@ def rate_of(parts: Sequence[PlacedImage]) -> float:
     """Frames a second, so that a run over every Nth frame takes as long as the source.
 
     >>> from segment.images.placing.geometry import Geometry
-    >>> rate_of([Part("v/0", Path(), Geometry(video="v", frame_rate=24.0, index=i)) for i in (0, 5, 10)])
+    >>> rate_of([PlacedImage("v/0", Path(), Geometry(video="v", frame_rate=24.0, index=i)) for i in (0, 5, 10)])
     4.8
     """
     rate = parts[0].geometry.frame_rate
